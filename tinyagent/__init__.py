@@ -1,0 +1,1 @@
+"""tinyagent: a small agent library, with streaming, tools, events and steering."""

@@ -1,0 +1,197 @@
+"""A stream of events and the task that makes them, with one owner: the stream.
+
+The task's errors reach whoever reads; leaving the stream, by `async with`, `aclose` or by letting go
+of the last reference to it, cancels the task. Nothing is fired and forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from .errors import AgentStateError
+
+__all__ = ["Channel", "EventStream"]
+
+E = TypeVar("E")
+R = TypeVar("R")
+
+LIMIT = 1024
+"""Events that may wait for a slow reader before the run waits for it."""
+
+_running: set[asyncio.Task[None]] = set()
+
+
+class Channel(Generic[E, R]):
+    """The queue between the two: events in, events out, one result."""
+
+    def __init__(self) -> None:
+        self._events: deque[E] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self._writers: list[asyncio.Future[None]] = []
+        self._finished: list[asyncio.Future[None]] = []
+        self._result: R | None = None
+        self._error: BaseException | None = None
+        self.ended = False
+        self.bounded = False
+
+    def push(self, event: E) -> Awaitable[None] | None:
+        """Add an event; await what comes back, if anything does: the reader is behind."""
+        if self.ended:
+            return None
+        self._events.append(event)
+        reader = self._reader
+        if reader is not None:
+            self._reader = None
+            if not reader.done():
+                reader.set_result(None)
+        return self._room() if self.bounded and len(self._events) >= LIMIT else None
+
+    async def _room(self) -> None:
+        while self.bounded and not self.ended and len(self._events) >= LIMIT:
+            writer = asyncio.get_running_loop().create_future()
+            self._writers.append(writer)
+            await writer
+
+    def unbind(self) -> None:
+        """Let events pile up from now on: nobody reads them while the result is awaited."""
+        self.bounded = False
+        _release(self._writers)
+
+    def end(self, result: R | None = None, error: BaseException | None = None) -> None:
+        """No more events; the first end counts."""
+        if self.ended:
+            return
+        self.ended, self._result, self._error = True, result, error
+        if self._reader is not None:
+            _release([self._reader])
+        _release(self._writers)
+        _release(self._finished)
+
+    async def next(self) -> E:
+        """The next event; raises the error that ended the stream, then `StopAsyncIteration`."""
+        while not self._events:
+            if self.ended:
+                error, self._error = self._error, None
+                if error is not None:
+                    raise error
+                raise StopAsyncIteration
+            if self._reader is not None and not self._reader.done():
+                raise AgentStateError("two tasks read one event stream; give each a stream of its own")
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        event = self._events.popleft()
+        if self._writers and len(self._events) <= LIMIT // 2:
+            _release(self._writers)
+        return event
+
+    async def result(self) -> R:
+        """The result, once there is one."""
+        while not self.ended:
+            waiting = asyncio.get_running_loop().create_future()
+            self._finished.append(waiting)
+            await waiting
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]
+
+
+class EventStream(Generic[E, R]):
+    """An async iterator of events with a result.
+
+    Without `run`, `push(event)` and `end(result)` feed it. With `run`, the stream owns a task that begins
+    with the first read (or `async with`, or `result()`) and is over when the stream is left.
+    """
+
+    def __init__(self, run: Callable[[Channel[E, R]], Awaitable[R]] | None = None) -> None:
+        self._channel: Channel[E, R] = Channel()
+        self._run = run
+        self._task: asyncio.Task[None] | None = None
+
+    def push(self, event: E) -> None:
+        """Add an event; ignored after the end."""
+        self._channel.push(event)
+
+    def end(self, result: R | None = None) -> None:
+        """End the stream with a result; only the first end counts."""
+        self._channel.end(result)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> E:
+        channel = self._channel
+        if self._run is not None:
+            self._start()
+        return await channel.next()
+
+    async def result(self) -> R:
+        """What the run gave; events not read yet can still be read afterwards.
+
+        Raises:
+            Exception: what ended the run, if it did not end by itself.
+        """
+        self._start()
+        self._channel.unbind()
+        return await self._channel.result()
+
+    def _start(self) -> None:
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        self._channel.bounded = True
+        self._task = asyncio.create_task(_drive(run, self._channel))
+        _running.add(self._task)
+        self._task.add_done_callback(_running.discard)
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel the run if it is still going, and wait until it is gone."""
+        self._run = None
+        task = self._task
+        if task is not None and not task.done():
+            self._channel.unbind()
+            task.cancel()
+            if task is not asyncio.current_task():
+                await asyncio.wait([task])
+        self._channel.end()
+
+    def __del__(self) -> None:
+        task = getattr(self, "_task", None)
+        if task is None or task.done():
+            return
+        loop = task.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_abandon, self._channel, task)
+
+
+async def _drive(run: Callable[[Channel[E, R]], Awaitable[R]], channel: Channel[E, R]) -> None:
+    try:
+        channel.end(await run(channel))
+    except BaseException as error:
+        channel.end(error=error)
+        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+            raise
+
+
+def _abandon(channel: Channel[E, R], task: asyncio.Task[None]) -> None:
+    channel.unbind()
+    task.cancel()
+
+
+def _release(futures: list[asyncio.Future[None]]) -> None:
+    while futures:
+        future = futures.pop()
+        if not future.done():
+            future.set_result(None)

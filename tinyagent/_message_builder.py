@@ -1,0 +1,343 @@
+"""Deltas in, assistant message out: the only message in the program that grows.
+
+A provider calls one method a delta and yields the event that it returns. The builder keeps the pieces
+in one flat list, and an event keeps the builder and how many pieces there were: `event["partial"]`
+is put together from those when somebody reads it, so a delta costs the same at any length, and an
+event that was kept shows its own moment.
+
+    builder = MessageBuilder(model)
+    yield builder.start()
+    index, event = builder.open_text()
+    yield event
+    yield builder.delta(index, "Hel")
+    yield builder.close(index)
+    yield builder.done("stop")
+
+`absorb` takes events that another implementation made (full `partial` dicts, or deltas only) and gives
+back the builder's own; the loop passes every foreign provider through it.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any, cast
+
+import jiter
+
+from . import _json
+from .agent_types import AssistantMessage, StopReason
+
+__all__ = ["BuilderEvent", "MessageBuilder", "copy_message", "now_ms", "parse_partial_object"]
+
+_TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"}
+
+
+def now_ms() -> int:
+    """Unix milliseconds of the wall clock."""
+    return time.time_ns() // 1_000_000
+
+
+class BuilderEvent(dict[str, Any]):
+    """An assistant message event whose `partial` is built when it is read."""
+
+    __slots__ = ("_builder", "_count")
+
+    _builder: MessageBuilder
+    _count: int
+
+    def __missing__(self, key: str) -> Any:
+        if key == "partial":
+            return self._builder.snapshot(self._count)
+        raise KeyError(key)
+
+    def __contains__(self, key: object) -> bool:
+        return key == "partial" or dict.__contains__(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As `dict.get`; `partial` is always there."""
+        if key == "partial" and not dict.__contains__(self, key):
+            return self._builder.snapshot(self._count)
+        return dict.get(self, key, default)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy or a pickle holds what there is to see, not the builder.
+        return (dict, ({**self, "partial": self["partial"]},))
+
+
+class MessageBuilder:
+    """Builds one assistant message.
+
+    Args:
+        model: Anything with `api`, `provider` and `id`.
+        timestamp: Unix milliseconds; now if None.
+    """
+
+    __slots__ = (
+        "_blocks", "_cache", "_changes", "_head", "_ids", "_last", "_marks", "_pieces", "_tail", "_tail_from"
+    )  # fmt: skip
+
+    def __init__(self, model: Any, *, timestamp: int | None = None) -> None:
+        self._head = {
+            "role": "assistant",
+            "content": [],
+            "stop_reason": "stop",
+            "timestamp": now_ms() if timestamp is None else timestamp,
+            "api": getattr(model, "api", "") or "",
+            "provider": getattr(model, "provider", "") or "",
+            "model": getattr(model, "id", "") or "",
+            "usage": None,
+        }
+        self._blocks: list[dict[str, Any]] = []
+        self._pieces: list[str] = []
+        self._marks: list[tuple[int, int]] = []
+        """From this piece on, pieces belong to this block."""
+        self._changes: list[tuple[int, int, dict[str, Any]]] = []
+        """At this piece, these fields of this block were set."""
+        self._tail: dict[str, Any] = {}
+        self._tail_from = sys.maxsize
+        self._last = -1
+        self._ids: set[str] = set()
+        self._cache: tuple[int, dict[int, str]] = (0, {})
+
+    # ---- growing --------------------------------------------------------------------------------
+
+    def start(self) -> BuilderEvent:
+        """The event that opens the message."""
+        return self._event({"type": "start"})
+
+    def open_text(self, **fields: Any) -> tuple[int, BuilderEvent]:
+        """Open a text block; returns its index and the event."""
+        return self._open({"type": "text", "text": "", **fields})
+
+    def open_thinking(self, **fields: Any) -> tuple[int, BuilderEvent]:
+        """Open a thinking block; returns its index and the event."""
+        return self._open({"type": "thinking", "thinking": "", **fields})
+
+    def open_tool_call(self, call_id: str = "", name: str = "") -> tuple[int, BuilderEvent]:
+        """Open a tool call; an id that another call has already, or none, is replaced by a new one."""
+        call_id = self.unique_id(call_id)
+        # None for the arguments says that they are still being streamed.
+        return self._open(
+            {"type": "tool_call", "id": call_id, "name": name, "arguments": None, "partial_json": ""}
+        )
+
+    def unique_id(self, call_id: str) -> str:
+        """`call_id`, or a new id if it is empty or taken."""
+        candidate, n = call_id or "call_1", 1
+        while candidate in self._ids:
+            n += 1
+            candidate = f"{call_id or 'call'}_{n}"
+        self._ids.add(candidate)
+        return candidate
+
+    def delta(self, index: int, piece: str) -> BuilderEvent:
+        """Add `piece` to a block; for a tool call it is a piece of the arguments' JSON text."""
+        if index != self._last:
+            self._mark(index)
+        self._pieces.append(piece)
+        event = BuilderEvent(type=_DELTA[self._blocks[index]["type"]], content_index=index, delta=piece)
+        event._builder = self
+        event._count = len(self._pieces)
+        return event
+
+    def update(self, index: int, **fields: Any) -> None:
+        """Set other fields of a block, such as a signature or a name that came late."""
+        self._changes.append((len(self._pieces), index, fields))
+        self._mark(index)
+
+    def text(self, index: int) -> str:
+        """The text of a block so far; of a tool call, its arguments' JSON text."""
+        return self._texts(len(self._pieces))[index]
+
+    def close(self, index: int, arguments: Any = None, **fields: Any) -> BuilderEvent:
+        """Close a block.
+
+        A tool call's arguments are parsed here, strictly: no text at all is `{}`; text that is not an
+        object leaves `arguments` empty and the text in `partial_json`, which marks the call invalid.
+        `arguments`, if given, is the object, and the text is not looked at.
+        """
+        kind = self._blocks[index]["type"]
+        if kind != "tool_call":
+            if fields:
+                self.update(index, **fields)
+            block = self.block(index)
+            return self._event({"type": f"{kind}_end", "content_index": index, "content": block[kind]})
+        raw = self.text(index)
+        if arguments is None:
+            arguments = _json.decode_object(raw) if raw.strip() else {}
+        if isinstance(arguments, dict):
+            fields |= {"arguments": arguments, "partial_json": None}
+        else:
+            fields |= {"arguments": {}, "partial_json": raw}
+        self.update(index, **fields)
+        return self._event(
+            {"type": "tool_call_end", "content_index": index, "tool_call": self.block(index)}
+        )
+
+    def done(self, reason: StopReason, **fields: Any) -> BuilderEvent:
+        """Finish the message; `fields` are set on it (`usage`, `finish_reason`)."""
+        self._finish({**fields, "stop_reason": reason})
+        return self._event({"type": "done", "reason": reason, "message": self.message()})
+
+    def fail(self, reason: StopReason, error_message: str, **fields: Any) -> BuilderEvent:
+        """End the message as failed (`error`) or `aborted`; what was built so far stays."""
+        self._finish({**fields, "stop_reason": reason, "error_message": error_message})
+        return self._event({"type": "error", "reason": reason, "error": self.message()})
+
+    # ---- reading --------------------------------------------------------------------------------
+
+    def message(self) -> AssistantMessage:
+        """The message as it is now, a new dict."""
+        return self._assemble(len(self._pieces))
+
+    def snapshot(self, count: int) -> AssistantMessage:
+        """The message as it was when it had `count` pieces, a new dict."""
+        return self._assemble(count)
+
+    def block(self, index: int) -> Any:
+        """One block as it is now, a new dict."""
+        return self._content(len(self._pieces), only=index)[0]
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    # ---- events of other implementations ----------------------------------------------------------
+
+    def absorb(self, event: Mapping[str, Any]) -> BuilderEvent:
+        """The builder's own event for a foreign one.
+
+        A `partial`, `message` or `error` that came with it is taken as it stands, as a copy, so that a
+        provider that goes on changing its dict changes nothing here.
+        """
+        kind = str(event.get("type", ""))
+        block, _, step = kind.rpartition("_")
+        if step in ("start", "delta", "end") and block in _TEXT_KEY:
+            own = self._absorb_step(block, step, event)
+        elif kind in ("done", "error"):
+            own = self._absorb_end(kind, event)
+        else:
+            own = self._event({key: value for key, value in event.items() if key != "partial"})
+        if isinstance(event.get("partial"), Mapping):
+            own["partial"] = copy_message(event["partial"])
+        return own
+
+    def _absorb_step(self, kind: str, step: str, event: Mapping[str, Any]) -> BuilderEvent:
+        index, call = event.get("content_index"), event.get("tool_call") or {}
+        if not isinstance(index, int) or index < 0:
+            index = len(self) if step == "start" else max(len(self) - 1, 0)
+        opened = None
+        while index >= len(self):
+            if kind == "tool_call":
+                opened = self.open_tool_call(str(call.get("id") or ""), str(call.get("name") or ""))[1]
+            else:
+                opened = self._open({"type": kind, kind: ""})[1]
+        if step == "start":
+            return opened or self._event({"type": f"{kind}_start", "content_index": index})
+        if step == "delta":
+            return self.delta(index, str(event.get("delta") or ""))
+        if kind == "tool_call":
+            known = {key: call[key] for key in ("id", "name") if call.get(key)}
+            return self.close(index, call.get("arguments"), **known)
+        content = event.get("content")
+        changed = isinstance(content, str) and content != self.text(index)
+        return self.close(index, **({kind: content} if changed else {}))
+
+    def _absorb_end(self, kind: str, event: Mapping[str, Any]) -> BuilderEvent:
+        key = "message" if kind == "done" else "error"
+        whole, reason = event.get(key), event.get("reason")
+        if isinstance(whole, Mapping):
+            message = copy_message({**self._head, **whole})
+            return self._event({"type": kind, "reason": reason or message["stop_reason"], key: message})
+        if kind == "done":
+            return self.done(cast(StopReason, reason or "stop"))
+        return self.fail(cast(StopReason, reason or "error"), str(whole or "the provider gave no reason"))
+
+    # ---- inside ---------------------------------------------------------------------------------
+
+    def _event(self, fields: dict[str, Any]) -> BuilderEvent:
+        event = BuilderEvent(fields)
+        event._builder = self
+        event._count = len(self._pieces)
+        return event
+
+    def _open(self, block: dict[str, Any]) -> tuple[int, BuilderEvent]:
+        index = len(self._blocks)
+        self._blocks.append(block)
+        self._mark(index)
+        return index, self._event({"type": f"{block['type']}_start", "content_index": index})
+
+    def _mark(self, index: int) -> None:
+        """From here on pieces belong to this block; the empty piece makes this a moment of its own."""
+        self._marks.append((len(self._pieces), index))
+        self._pieces.append("")
+        self._last = index
+
+    def _finish(self, fields: dict[str, Any]) -> None:
+        self._tail = fields
+        self._tail_from = len(self._pieces)
+        self._pieces.append("")
+
+    def _texts(self, count: int) -> dict[int, str]:
+        """The text of each block as it was at `count` pieces; goes on from the last reading."""
+        done, known = self._cache if self._cache[0] <= count else (0, {})
+        texts = dict(known)
+        first = max(bisect_right(self._marks, done, key=_begin) - 1, 0)
+        for n in range(first, len(self._marks)):
+            begin, index = self._marks[n]
+            if begin >= count:
+                break
+            end = self._marks[n + 1][0] if n + 1 < len(self._marks) else count
+            piece = "".join(self._pieces[max(begin, done) : min(end, count)])
+            texts[index] = texts.get(index, "") + piece
+        self._cache = (count, texts)
+        return texts
+
+    def _content(self, count: int, only: int | None = None) -> list[dict[str, Any]]:
+        texts = self._texts(count)
+        wanted = [only] if only is not None else [n for n in range(len(self._blocks)) if n in texts]
+        blocks = {n: dict(self._blocks[n]) for n in wanted}
+        for n, block in blocks.items():
+            block[_TEXT_KEY[block["type"]]] = texts[n]
+        for begin, index, fields in self._changes:
+            if begin < count and index in blocks:
+                blocks[index].update(fields)
+        for block in blocks.values():
+            if block["type"] == "tool_call":
+                if block["arguments"] is None:
+                    block["arguments"] = parse_partial_object(block["partial_json"]) or {}
+                if block["partial_json"] is None:
+                    del block["partial_json"]
+        return list(blocks.values())
+
+    def _assemble(self, count: int) -> AssistantMessage:
+        message: dict[str, Any] = {**self._head, "content": self._content(count)}
+        if count > self._tail_from:
+            message |= self._tail
+        return cast(AssistantMessage, message)
+
+
+_DELTA = {kind: f"{kind}_delta" for kind in _TEXT_KEY}
+
+
+def _begin(mark: tuple[int, int]) -> int:
+    return mark[0]
+
+
+def copy_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy that shares nothing that its owner could still change."""
+    return cast(dict[str, Any], copy.deepcopy(dict(message)))
+
+
+def parse_partial_object(text: str) -> dict[str, Any] | None:
+    """The best object that a prefix of JSON text can give; None if it does not begin like one."""
+    if not text:
+        return None
+    try:
+        value = jiter.from_json(text.encode("utf-8", "replace"), partial_mode="trailing-strings")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

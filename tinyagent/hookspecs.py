@@ -1,0 +1,100 @@
+"""The extension surface: one name, one marker, six hooks.
+
+A plugin is any distribution with an entry point in one of the groups `tinyagent.tools`,
+`tinyagent.providers`, `tinyagent.commands` (loaded when its name is asked for) or
+`tinyagent.hooks` (loaded for every run):
+
+    [project.entry-points."tinyagent.tools"]
+    weather = "tinyagent_weather"
+
+and a module (or instance, or class) with functions marked by `hookimpl`:
+
+    from tinyagent import hookimpl, tool
+
+    @tool
+    def weather(city: str) -> str:
+        "Say the weather in a city."
+        return f"It is sunny in {city}."
+
+    @hookimpl
+    def tinyagent_register_tools(register):
+        register(weather)
+
+Hooks register things at start or guard a tool call; events never travel through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from .agent_types import (
+        AgentEvent,
+        AgentTool,
+        AgentToolResult,
+        Provider,
+        ToolCallDecision,
+        ToolCallInfo,
+    )
+
+__all__ = ["NAME", "hookimpl", "hookspec"]
+
+NAME = "tinyagent"
+"""The pluggy project name, and the first part of every entry-point group."""
+
+hookspec = pluggy.HookspecMarker(NAME)
+hookimpl = pluggy.HookimplMarker(NAME)
+"""Marks a plugin's function as the implementation of the hook of the same name."""
+
+
+@hookspec
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Call `register(tool)` for each tool; called when the plugin's name is asked for."""
+
+
+@hookspec
+def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
+    """Call `register(provider)` for each provider; called when its name stands before the slash of `-m`."""
+
+
+@hookspec
+def tinyagent_register_commands(group: click.Group) -> None:
+    """Add sub-commands to `group`; called when the entry point's name is the sub-command."""
+
+
+@hookspec
+def tinyagent_register_sinks(
+    register: Callable[[str, Callable[[], Callable[[AgentEvent], None]]], None],
+) -> None:
+    """Call `register(name, factory)`; each run calls the factory once and the sink for every event.
+
+    A sink may have a `close()` method, which is called when the run is over. A sink that raises is
+    reported once and then left out; it never breaks the run.
+    """
+
+
+@hookspec
+def tinyagent_before_tool_call(
+    call: ToolCallInfo,
+) -> ToolCallDecision | None | Awaitable[ToolCallDecision | None]:
+    """Guard a tool call, after its arguments were validated; may be async.
+
+    Return `ToolCallDecision(block="reason")` to refuse, `ToolCallDecision(arguments=...)` to change the
+    arguments, None to let it pass. A hook that raises or takes too long refuses the call.
+    """
+
+
+@hookspec
+def tinyagent_after_tool_call(
+    call: ToolCallInfo, result: AgentToolResult, is_error: bool
+) -> Any:
+    """See, and maybe replace, the result of a tool call; may be async.
+
+    Return an `AgentToolResult` to replace the result, a `ToolCallDecision` with `is_error` or
+    `terminate` to change those, None to leave it. A hook that raises makes the result an error.
+    """
