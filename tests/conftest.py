@@ -1,0 +1,84 @@
+"""What holds for every test: no network, no key, no home, no task left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+KEEP = {"PATH", "LANG", "LC_ALL", "TMPDIR", "CI", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV"}
+"""Of the environment that the tests were started in, this much is left."""
+
+
+@pytest.fixture(autouse=True)
+def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and TINYAGENT_HOME, and no provider's key; child processes inherit this."""
+    home = tmp_path_factory.mktemp("home")
+    for name in os.environ.keys() - KEEP:
+        if not name.startswith(("PYTEST_", "PIP_", "COVERAGE_", "HYPOTHESIS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.setenv("TINYAGENT_HOME", str(home / "tinyagent"))
+    return home
+
+
+class NetworkUsedError(AssertionError):
+    """A test tried to reach something that is not on this machine."""
+
+
+def _refuse_unless_loopback(address: Any) -> None:
+    host = address[0] if isinstance(address, tuple) else None  # AF_UNIX addresses are paths
+    if host is None or host in ("localhost", ""):
+        return
+    try:
+        loopback = ipaddress.ip_address(str(host).split("%")[0]).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise NetworkUsedError(f"a test tried to reach {host!r}: only loopback is allowed")
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections and name look-ups of this process that leave the machine fail the test."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _refuse_unless_loopback(address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _refuse_unless_loopback(address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse_unless_loopback((host.decode() if isinstance(host, bytes) else host, 0))
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+@pytest.fixture
+async def _task_check() -> AsyncIterator[None]:
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(3):  # tasks that are over in all but name get their last steps
+        await asyncio.sleep(0)
+    left = asyncio.all_tasks() - before - {asyncio.current_task()}
+    assert set() == left, "the test left tasks behind"
+
+
+@pytest.fixture(autouse=True)
+def no_task_left(request: pytest.FixtureRequest) -> None:
+    """An asynchronous test ends with the tasks that it began with."""
+    if request.node.get_closest_marker("asyncio"):
+        request.getfixturevalue("_task_check")

@@ -1,0 +1,85 @@
+"""What the files around the code promise."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _tracked() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_the_installed_tinyagent_is_ours() -> None:
+    """The distribution that answers to our name is this checkout, not the one on the public index."""
+    assert [] == runpy.run_path(str(ROOT / "scripts" / "check_install.py"))["faults"]()
+
+
+def test_the_check_of_the_install_can_fail() -> None:
+    """An environment without our distribution is told apart."""
+    checked = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "scripts" / "check_install.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 1 == checked.returncode
+    assert "distribution 'tinyagent' is not installed" in checked.stderr
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "tests/peers/constraints.txt"])
+def test_constraints_hold_names_and_versions_only(name: str) -> None:
+    """No address of an index and no path gets into the constraint files."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert [] == [line for line in lines if not re.fullmatch(r"#.*|[\w.-]+==[\w.!+]+", line)]
+
+
+def test_every_dependency_is_pinned() -> None:
+    """What .venv needs is in constraints.txt, so that everybody tests the same versions."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pinned = {
+        _canonical(line.split("==")[0])
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if "==" in line
+    }
+    assert set() == {_canonical(re.split(r"[^\w.-]", entry)[0]) for entry in wanted} - pinned
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_versions_agree() -> None:
+    """One version for tinyagent and its own plugins, and it is the one that is installed."""
+    projects = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
+    versions = {
+        str(path.relative_to(ROOT)): tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"]
+        for path in projects
+    }
+    assert {metadata.version("tinyagent")} == set(versions.values()), versions
+
+
+def test_no_machine_path_is_committed() -> None:
+    """Nothing in the repository spells where somebody's checkout or home is."""
+    places = [str(ROOT), str(ROOT.parent), str(Path(sys.base_prefix))]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {place}"
+        for path in _tracked()
+        for place in places
+        if len(Path(place).parts) > 2 and place.encode() + b"/" in path.read_bytes()
+    ]
+    assert [] == wrong
