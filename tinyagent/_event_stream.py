@@ -37,6 +37,7 @@ class Channel(Generic[E, R]):
         self._error: BaseException | None = None
         self.ended = False
         self.bounded = False
+        self.abandoned = False
 
     def push(self, event: E) -> Awaitable[None] | None:
         """Add an event; await what comes back, if anything does: the reader is behind."""
@@ -171,6 +172,7 @@ class EventStream(Generic[E, R]):
         task = getattr(self, "_task", None)
         if task is None or task.done():
             return
+        self._channel.abandoned = True
         loop = task.get_loop()
         if not loop.is_closed():
             loop.call_soon_threadsafe(_abandon, self._channel, task)

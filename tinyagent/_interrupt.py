@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 __all__ = ["AbortSignal", "Aborted", "Interrupt", "finish", "resolve"]
 
@@ -22,6 +22,9 @@ T = TypeVar("T")
 
 class Aborted(Exception):
     """The signal was set; internal, it never leaves a run."""
+
+    def __init__(self, message: str = "The run was aborted.") -> None:
+        super().__init__(message)
 
 
 class AbortSignal(asyncio.Event):
@@ -70,6 +73,8 @@ class Interrupt:
             self._task.cancel()
 
     async def __aenter__(self) -> Self:
+        if self._signal is not None and self._signal.is_set():
+            raise Aborted
         self._task = asyncio.current_task()
         assert self._task is not None, "an Interrupt guards a task"
         self._cancelling = self._task.cancelling()
@@ -109,7 +114,7 @@ class Interrupt:
 async def resolve(value: T | Awaitable[T]) -> T:
     """The value of a callback that may be sync or async."""
     if isinstance(value, Awaitable):
-        return await value
+        return cast(T, await value)
     return value
 
 

@@ -81,7 +81,7 @@ class MessageBuilder:
     )  # fmt: skip
 
     def __init__(self, model: Any, *, timestamp: int | None = None) -> None:
-        self._head = {
+        self._head: dict[str, Any] = {
             "role": "assistant",
             "content": [],
             "stop_reason": "stop",
@@ -329,7 +329,7 @@ def _begin(mark: tuple[int, int]) -> int:
 
 def copy_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """A copy that shares nothing that its owner could still change."""
-    return cast(dict[str, Any], copy.deepcopy(dict(message)))
+    return copy.deepcopy(dict(message))
 
 
 def parse_partial_object(text: str) -> dict[str, Any] | None:

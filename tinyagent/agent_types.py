@@ -163,13 +163,13 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     type: ClassVar[str]
 
 
-class AgentStartEvent(_Event, tag="agent_start"):
+class AgentStartEvent(_Event, frozen=True, kw_only=True, tag="agent_start"):
     """A run begins."""
 
     type: ClassVar[str] = "agent_start"
 
 
-class AgentEndEvent(_Event, tag="agent_end"):
+class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
     """A run is over; `messages` are the new ones, in order; `limit` names the limit that ended it."""
 
     type: ClassVar[str] = "agent_end"
@@ -177,13 +177,13 @@ class AgentEndEvent(_Event, tag="agent_end"):
     limit: Literal["max_turns", "budget", "repeat"] | None = None
 
 
-class TurnStartEvent(_Event, tag="turn_start"):
+class TurnStartEvent(_Event, frozen=True, kw_only=True, tag="turn_start"):
     """A turn begins: at most one model call and the tools that it asks for."""
 
     type: ClassVar[str] = "turn_start"
 
 
-class TurnEndEvent(_Event, tag="turn_end"):
+class TurnEndEvent(_Event, frozen=True, kw_only=True, tag="turn_end"):
     """A turn is over."""
 
     type: ClassVar[str] = "turn_end"
@@ -191,14 +191,14 @@ class TurnEndEvent(_Event, tag="turn_end"):
     tool_results: list[ToolResultMessage] = msgspec.field(default_factory=list)
 
 
-class MessageStartEvent(_Event, tag="message_start"):
+class MessageStartEvent(_Event, frozen=True, kw_only=True, tag="message_start"):
     """A message begins; an assistant's is still empty here."""
 
     type: ClassVar[str] = "message_start"
     message: AgentMessage
 
 
-class MessageUpdateEvent(_Event, tag="message_update", gc=False):
+class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update", gc=False):
     """The assistant's message grew; `message` is the message so far, built when it is read."""
 
     type: ClassVar[str] = "message_update"
@@ -213,14 +213,14 @@ class MessageUpdateEvent(_Event, tag="message_update", gc=False):
         )
 
 
-class MessageEndEvent(_Event, tag="message_end"):
+class MessageEndEvent(_Event, frozen=True, kw_only=True, tag="message_end"):
     """A message is complete."""
 
     type: ClassVar[str] = "message_end"
     message: AgentMessage
 
 
-class ToolExecutionStartEvent(_Event, tag="tool_execution_start"):
+class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_start"):
     """A tool call is taken up."""
 
     type: ClassVar[str] = "tool_execution_start"
@@ -229,7 +229,7 @@ class ToolExecutionStartEvent(_Event, tag="tool_execution_start"):
     args: dict[str, Any]
 
 
-class ToolExecutionUpdateEvent(_Event, tag="tool_execution_update"):
+class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_update"):
     """A running tool reports what it has so far."""
 
     type: ClassVar[str] = "tool_execution_update"
@@ -239,7 +239,7 @@ class ToolExecutionUpdateEvent(_Event, tag="tool_execution_update"):
     partial_result: AgentToolResult
 
 
-class ToolExecutionEndEvent(_Event, tag="tool_execution_end"):
+class ToolExecutionEndEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_end"):
     """A tool call is over."""
 
     type: ClassVar[str] = "tool_execution_end"
@@ -272,7 +272,7 @@ def _message_so_far(event: MessageUpdateEvent) -> Any:
     return event.assistant_message_event.get("partial") if given is None else given
 
 
-MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignment,misc]
+MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignment]
 
 # ---- tools --------------------------------------------------------------------------------------
 

@@ -1,0 +1,540 @@
+"""The agent: a conversation, its queues, and one run at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from ._event_stream import Channel, EventStream
+from ._interrupt import AbortSignal, finish
+from ._message_builder import now_ms
+from .agent_loop import run_agent_loop
+from .agent_types import (
+    AfterToolCall,
+    AgentContext,
+    AgentEndEvent,
+    AgentEvent,
+    AgentLoopConfig,
+    AgentMessage,
+    AgentStartEvent,
+    AgentState,
+    AgentTool,
+    AssistantMessage,
+    BeforeToolCall,
+    ConvertToLlm,
+    GetApiKey,
+    ImageContent,
+    Message,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    ShouldStop,
+    StreamFn,
+    TextContent,
+    ThinkingBudgets,
+    ThinkingLevel,
+    ToolExecutionEndEvent,
+    ToolExecutionMode,
+    ToolExecutionStartEvent,
+    TransformContext,
+    UserMessage,
+)
+from .errors import AgentStateError
+
+__all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
+
+logger = logging.getLogger("tinyagent")
+
+LISTENER_GRACE = 1.0
+"""Seconds that an async listener may still take for an event when its run is cancelled."""
+
+QueueMode = Literal["one-at-a-time", "all"]
+Listener = Callable[[AgentEvent], Awaitable[None] | None]
+Input = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+
+
+def extract_text(message: Mapping[str, Any] | None) -> str:
+    """The text of a message, its text blocks joined; empty if there is none."""
+    content = (message or {}).get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(block["text"] for block in content if block.get("type") == "text")
+
+
+def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
+    """The messages that a model can be sent: user, assistant and tool result; other roles are left out."""
+    return [
+        cast(Message, message)
+        for message in messages
+        if message.get("role") in ("user", "assistant", "tool_result")
+    ]
+
+
+def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMessage:
+    """A user message of now, with images given as content or as URLs."""
+    content: list[TextContent | ImageContent] = [{"type": "text", "text": text}] if text else []
+    for image in images:
+        content.append({"type": "image", "url": image} if isinstance(image, str) else image)
+    return {"role": "user", "content": content, "timestamp": now_ms()}
+
+
+@dataclass
+class AgentOptions:
+    """How an agent is made; see `AgentLoopConfig` for what the callbacks are given.
+
+    Attributes:
+        initial_state: Any keys of `AgentState` to begin with.
+        stream_fn: The provider, such as `stream_openrouter`.
+        steering_mode: How many queued messages are taken at a time, likewise `follow_up_mode`.
+        session_id: Names the conversation to providers that cache by it.
+        max_turns: Model calls in one run.
+        max_cost: US dollars in one run, as far as the provider says what it charges.
+        timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
+        on_retry: Hears why a request is sent again.
+    """
+
+    initial_state: Mapping[str, Any] | None = None
+    convert_to_llm: ConvertToLlm | None = None
+    transform_context: TransformContext | None = None
+    steering_mode: QueueMode = "one-at-a-time"
+    follow_up_mode: QueueMode = "one-at-a-time"
+    stream_fn: StreamFn | None = None
+    session_id: str | None = None
+    get_api_key: GetApiKey | None = None
+    thinking_budgets: ThinkingBudgets | None = None
+    tool_execution: ToolExecutionMode = "auto"
+    before_tool_call: BeforeToolCall | None = None
+    after_tool_call: AfterToolCall | None = None
+    should_stop_after_turn: ShouldStop | None = None
+    max_turns: int | None = None
+    max_cost: float | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    timeout: float | Mapping[str, float] | None = None
+    on_retry: Callable[[str], None] | None = None
+
+
+class _ActiveRun:
+    """The run that is under way."""
+
+    def __init__(self, channel: Channel[AgentEvent, Any] | None) -> None:
+        self.signal = AbortSignal()
+        self.channel = channel
+        self.idle = asyncio.Event()
+        self.task = asyncio.current_task()
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+
+    @property
+    def abandoned(self) -> bool:
+        return self.channel is not None and self.channel.abandoned
+
+
+class Agent:
+    """A conversation with a model that can use tools.
+
+    Example:
+        agent = Agent(AgentOptions(stream_fn=stream_openrouter))
+        agent.set_model(OpenRouterModel(id="anthropic/claude-3.5-sonnet"))
+        print(await agent.prompt_text("What is the capital of France?"))
+
+    An agent does one run at a time. `steer` and `follow_up` talk to a run under way, `abort` ends it.
+    """
+
+    def __init__(self, options: AgentOptions | None = None) -> None:
+        self.options = options or AgentOptions()
+        self._session_id = self.options.session_id
+        self._steering: list[AgentMessage] = []
+        self._follow_ups: list[AgentMessage] = []
+        self._listeners: dict[object, Listener] = {}
+        self._reported: set[object] = set()
+        self._active: _ActiveRun | None = None
+        self._latest: MessageUpdateEvent | None = None
+        self._state: AgentState = {
+            "system_prompt": "",
+            "model": None,
+            "thinking_level": ThinkingLevel.OFF,
+            "tools": [],
+            "messages": [],
+            "is_streaming": False,
+            "stream_message": None,
+            "pending_tool_calls": set(),
+            "error": None,
+        }
+        initial: Any = dict(self.options.initial_state or {})
+        unknown = set(initial) - set(self._state)
+        if unknown:
+            raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
+        self._state.update(initial)
+        self._state["messages"] = list(self._state["messages"])
+        self._state["tools"] = list(self._state["tools"])
+        self._state["thinking_level"] = ThinkingLevel(self._state["thinking_level"])
+
+    # ---- state --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> AgentState:
+        """What the agent is and does now. `stream_message` is the message so far."""
+        if self._latest is not None:
+            self._state["stream_message"] = self._latest.message
+        return self._state
+
+    @property
+    def session_id(self) -> str | None:
+        """Names the conversation to providers that cache by it."""
+        return self._session_id
+
+    @session_id.setter
+    def session_id(self, value: str | None) -> None:
+        self._session_id = value
+
+    def set_system_prompt(self, system_prompt: str) -> None:
+        """Set the system prompt, from the next run on."""
+        self._state["system_prompt"] = system_prompt
+
+    def set_model(self, model: Any) -> None:
+        """Set the model, from the next run on."""
+        self._state["model"] = model
+
+    def set_thinking_level(self, level: ThinkingLevel | str) -> None:
+        """Set how much the model is to reason, from the next run on.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        self._state["thinking_level"] = ThinkingLevel(level)
+
+    def set_tools(self, tools: Sequence[AgentTool]) -> None:
+        """Set the tools, from the next run on."""
+        self._state["tools"] = list(tools)
+
+    def replace_messages(self, messages: Sequence[AgentMessage]) -> None:
+        """Put another history in the place of this one."""
+        self._state["messages"] = list(messages)
+
+    def append_message(self, message: AgentMessage) -> None:
+        """Add a message to the history without asking the model."""
+        self._state["messages"].append(message)
+
+    def clear_messages(self) -> None:
+        """Forget the history."""
+        self._state["messages"] = []
+
+    def reset(self) -> None:
+        """Forget the history, the queues and the last error; settings and listeners stay."""
+        self.clear_messages()
+        self.clear_steering_queue()
+        self.clear_follow_up_queue()
+        self._latest = None
+        self._state["stream_message"] = None
+        self._state["pending_tool_calls"] = set()
+        self._state["error"] = None
+
+    # ---- listening ------------------------------------------------------------------------------------
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event; gives the function that ends this.
+
+        The run waits for async listeners. One that raises is reported once, through `logging`, and
+        goes on being called.
+        """
+        key = object()
+        self._listeners = {**self._listeners, key: listener}
+
+        def unsubscribe() -> None:
+            self._listeners = {other: fn for other, fn in self._listeners.items() if other is not key}
+
+        return unsubscribe
+
+    def _emit(self, event: AgentEvent) -> Awaitable[None] | None:
+        if type(event) is MessageUpdateEvent:
+            self._latest = event
+        else:
+            self._fold(event)
+        waiting: list[tuple[object, Awaitable[None]]] | None = None
+        for key, listener in self._listeners.items():
+            try:
+                returned = listener(event)
+            except Exception:
+                self._report(key, listener)
+            else:
+                if returned is not None and inspect.isawaitable(returned):
+                    waiting = [*(waiting or ()), (key, returned)]
+        active = self._active
+        channel = active.channel if active is not None else None
+        room = channel.push(event) if channel is not None else None
+        return self._settle(waiting, room) if waiting is not None else room
+
+    async def _settle(
+        self, waiting: list[tuple[object, Awaitable[None]]], room: Awaitable[None] | None
+    ) -> None:
+        async def listen() -> None:
+            for key, returned in waiting:
+                try:
+                    await returned
+                except Exception:
+                    self._report(key, self._listeners.get(key))
+
+        await finish(listen(), LISTENER_GRACE)
+        if room is not None:
+            await room
+
+    def _report(self, key: object, listener: Listener | None) -> None:
+        if key not in self._reported:
+            self._reported.add(key)
+            logger.exception("The event listener %r raised; it is reported once and the run goes on.", listener)
+
+    def _fold(self, event: AgentEvent) -> None:
+        state = self._state
+        match event:
+            case MessageStartEvent(message=message):
+                if message.get("role") == "assistant":
+                    state["stream_message"] = cast(AssistantMessage, message)
+            case MessageEndEvent(message=message):
+                self._latest = state["stream_message"] = None
+                state["messages"].append(message)
+                _forget(self._steering, message)
+                _forget(self._follow_ups, message)
+                if message.get("error_message"):
+                    state["error"] = cast(AssistantMessage, message)["error_message"]
+            case ToolExecutionStartEvent(tool_call_id=call_id):
+                state["pending_tool_calls"] = state["pending_tool_calls"] | {call_id}
+            case ToolExecutionEndEvent(tool_call_id=call_id):
+                state["pending_tool_calls"] = state["pending_tool_calls"] - {call_id}
+            case AgentStartEvent():
+                state["error"] = None
+            case AgentEndEvent():
+                state["is_streaming"] = False
+            case _:
+                pass
+
+    # ---- running --------------------------------------------------------------------------------------
+
+    async def prompt(
+        self, input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> AssistantMessage:
+        """Ask the model, run the tools that it calls, and give its last message.
+
+        A failure of the provider does not raise: the message has `stop_reason` `error` and says why in
+        `error_message`.
+
+        Args:
+            input: The prompt, a message, or a list of them.
+            images: Images (content or URLs) that go with it.
+
+        Raises:
+            RuntimeError: the agent is streaming, or has no model or no stream function.
+        """
+        return _last_assistant(await self._start(_messages(input, images)))
+
+    async def prompt_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> str:
+        """As `prompt`, giving the text of the last message."""
+        return extract_text(await self.prompt(input, images))
+
+    async def continue_(self) -> AssistantMessage:
+        """Go on from the history as it stands, or with what is queued.
+
+        Raises:
+            RuntimeError: there is nothing to answer, or `prompt` would refuse too.
+        """
+        messages = self._state["messages"]
+        prompts: list[AgentMessage] = []
+        if not messages or messages[-1].get("role") == "assistant":
+            if not self._steering:
+                prompts = self._take_follow_ups()
+            if not self._steering and not prompts:
+                raise AgentStateError(
+                    "There is nothing to continue: the history is empty."
+                    if not messages
+                    else "There is nothing to continue: the last message is the assistant's. Use prompt()."
+                )
+        return _last_assistant(await self._start(prompts))
+
+    def stream(
+        self, input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> EventStream[AgentEvent, list[AgentMessage]]:
+        """As `prompt`, giving the events: `async for event in agent.stream("Hi")`.
+
+        Leaving early ends the run, closes its connection and leaves no task behind; with
+        `async with agent.stream("Hi") as events` that has happened when the block is left.
+
+        Raises:
+            RuntimeError: as `prompt`.
+        """
+        prompts = _messages(input, images)
+        self._check_ready()
+
+        async def run(channel: Channel[AgentEvent, list[AgentMessage]]) -> list[AgentMessage]:
+            return await self._start(prompts, channel)
+
+        return EventStream(run)
+
+    async def stream_text(
+        self, input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> AsyncGenerator[str, None]:
+        """As `stream`, giving the pieces of text only."""
+        async with self.stream(input, images) as events:
+            async for event in events:
+                if isinstance(event, MessageUpdateEvent):
+                    step = event.assistant_message_event
+                    if step["type"] == "text_delta":
+                        yield step["delta"]
+
+    def _check_ready(self) -> None:
+        if self._active is not None and not self._active.abandoned:
+            raise AgentStateError(
+                "The agent is streaming. Wait with wait_for_idle(), end the run with abort(), or queue the "
+                "message with steer() or follow_up()."
+            )
+        if self._state["model"] is None:
+            raise AgentStateError("The agent has no model. Call set_model() first.")
+        if self.options.stream_fn is None:
+            raise AgentStateError(
+                "The agent has no stream function. Make it with AgentOptions(stream_fn=...), for example "
+                "stream_openrouter."
+            )
+
+    async def _start(
+        self, prompts: list[AgentMessage], channel: Channel[AgentEvent, Any] | None = None
+    ) -> list[AgentMessage]:
+        self._check_ready()
+        while self._active is not None and self._active.abandoned:
+            await self._active.idle.wait()
+        self._check_ready()
+        active = self._active = _ActiveRun(channel)
+        self._state["is_streaming"] = True
+        try:
+            return await run_agent_loop(
+                prompts, self._context(), self._config(), self._emit, active.signal, self.options.stream_fn
+            )
+        finally:
+            self._active = self._latest = None
+            self._state["is_streaming"] = False
+            self._state["stream_message"] = None
+            self._state["pending_tool_calls"] = set()
+            active.idle.set()
+
+    def _context(self) -> AgentContext:
+        state = self._state
+        return AgentContext(state["system_prompt"], list(state["messages"]), list(state["tools"]))
+
+    def _config(self) -> AgentLoopConfig:
+        state, options = self._state, self.options
+        return AgentLoopConfig(
+            model=state["model"],
+            convert_to_llm=options.convert_to_llm or default_convert_to_llm,
+            transform_context=options.transform_context,
+            get_api_key=options.get_api_key,
+            get_steering_messages=lambda: _head(self._steering, options.steering_mode),
+            get_follow_up_messages=lambda: _head(self._follow_ups, options.follow_up_mode),
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
+            session_id=self._session_id,
+            thinking_level=state["thinking_level"],
+            thinking_budgets=options.thinking_budgets,
+            tool_execution=options.tool_execution,
+            before_tool_call=options.before_tool_call,
+            after_tool_call=options.after_tool_call,
+            should_stop_after_turn=options.should_stop_after_turn,
+            max_turns=options.max_turns,
+            max_cost=options.max_cost,
+            timeout=options.timeout,
+            on_retry=options.on_retry,
+        )
+
+    # ---- talking to a run -------------------------------------------------------------------------------
+
+    def steer(self, message: str | AgentMessage) -> None:
+        """Say something to the run: tool calls that have not begun are skipped, and it goes on with this.
+
+        Without a run it waits for the next one. It stays queued until it is part of the conversation.
+        """
+        self._steering.append(_message(message))
+
+    def follow_up(self, message: str | AgentMessage) -> None:
+        """Queue a message for when the agent would otherwise stop."""
+        self._follow_ups.append(_message(message))
+
+    def clear_steering_queue(self) -> None:
+        """Forget what `steer` queued."""
+        self._steering.clear()
+
+    def clear_follow_up_queue(self) -> None:
+        """Forget what `follow_up` queued."""
+        self._follow_ups.clear()
+
+    def _take_follow_ups(self) -> list[AgentMessage]:
+        return _head(self._follow_ups, self.options.follow_up_mode)
+
+    def abort(self) -> None:
+        """End the run: its request is closed at once, its tools soon after. May be called from any thread."""
+        active = self._active
+        if active is None:
+            return
+        if threading.get_ident() == active.thread:
+            active.signal.set()
+        elif not active.loop.is_closed():
+            active.loop.call_soon_threadsafe(active.signal.set)
+
+    async def wait_for_idle(self) -> None:
+        """Wait until no run is under way.
+
+        Raises:
+            RuntimeError: called from inside the run (a listener or a callback), which would never end.
+        """
+        while (active := self._active) is not None:
+            if active.task is asyncio.current_task():
+                raise AgentStateError("wait_for_idle() was called from inside the run that it would wait for.")
+            if active.channel is not None:
+                # Whoever waits here may be the one who should be reading.
+                active.channel.unbind()
+            await active.idle.wait()
+
+
+# ---- helpers ------------------------------------------------------------------------------------------
+
+
+def _message(given: str | Mapping[str, Any]) -> AgentMessage:
+    if isinstance(given, str):
+        return user_message(given)
+    message = dict(given)
+    if isinstance(message.get("content"), str):
+        message["content"] = [{"type": "text", "text": message["content"]}]
+    return cast(AgentMessage, message)
+
+
+def _messages(given: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
+    if isinstance(given, str):
+        return [user_message(given, images or ())]
+    messages = [_message(given)] if isinstance(given, Mapping) else [_message(one) for one in given]
+    if not messages:
+        raise ValueError("There is no message in the prompt.")
+    if images:
+        last = cast(UserMessage, messages[-1])
+        added = user_message("", images)["content"]
+        messages[-1] = {**last, "content": [*last["content"], *added]}
+    return messages
+
+
+def _head(queue: list[AgentMessage], mode: QueueMode) -> list[AgentMessage]:
+    """What is to be taken next. It leaves the queue when it is in the history, so nothing gets lost."""
+    return list(queue) if mode == "all" else queue[:1]
+
+
+def _forget(queue: list[AgentMessage], message: AgentMessage) -> None:
+    for position, queued in enumerate(queue):
+        if queued is message:
+            del queue[position]
+            return
+
+
+def _last_assistant(messages: Sequence[AgentMessage]) -> AssistantMessage:
+    for message in reversed(messages):
+        if message.get("role") == "assistant":
+            return cast(AssistantMessage, message)
+    raise AssertionError("a run has at least one turn, and a turn one assistant message")

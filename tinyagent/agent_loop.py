@@ -1,0 +1,596 @@
+"""The loop: drain the queue, ask the model, run the tools, decide.
+
+The grammar of a run, which holds however it ends (answer, error, abort, cancellation, limit):
+
+    agent_start
+      ( turn_start
+          ( message_start message_end )*                 prompts, steering, follow-ups
+          message_start message_update* message_end      the assistant, exactly one per turn
+          ( tool_execution_start tool_execution_update*
+            tool_execution_end message_start message_end )*   one per tool call
+        turn_end )+
+    agent_end
+
+Every `*_start` gets its `*_end`, `agent_end` is last and always arrives. Each level closes what it
+opened; nobody closes for somebody else.
+
+The loop is a coroutine that hands events to an `emit` function, so that tools can report while they
+run; `agent_loop` puts a stream around it. Providers speak in assistant message events and everybody else
+hears agent events: they meet in `_Turn._ask`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from . import _json
+from ._event_stream import Channel, EventStream
+from ._interrupt import Aborted, Interrupt, resolve
+from ._message_builder import BuilderEvent, MessageBuilder
+from .agent_tool_execution import Emit, ToolBatch, describe_error
+from .agent_types import (
+    STREAM_UPDATE_EVENTS,
+    AgentContext,
+    AgentEndEvent,
+    AgentEvent,
+    AgentLoopConfig,
+    AgentMessage,
+    AgentStartEvent,
+    AssistantMessage,
+    Context,
+    Message,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    SimpleStreamOptions,
+    StopReason,
+    StreamFn,
+    StreamResponse,
+    ToolResultMessage,
+    TurnEndEvent,
+    TurnStartEvent,
+)
+from .errors import InvalidReplyError, StreamInterruptedError, TinyAgentError
+
+__all__ = [
+    "agent_loop",
+    "agent_loop_continue",
+    "create_agent_stream",
+    "run_agent_loop",
+    "stream_assistant_response",
+    "stream_simple",
+]
+
+MAX_REPEATS = 10
+"""The same call with the same arguments and the same result, this often in a row, ends the run."""
+
+CLOSE_GRACE = 2.0
+"""Seconds that a provider has to close a stream that is left."""
+
+OUTPUT_LIMIT = (
+    "Not run: your reply hit the output limit before it was complete, so this call may be cut. "
+    "Make the call again, with shorter arguments if it was long."
+)
+
+_STOP_REASONS: dict[str, StopReason] = {
+    "stop": "stop",
+    "complete": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_use": "tool_use",
+    "tool_calls": "tool_use",
+    "toolUse": "tool_use",
+    "error": "error",
+    "aborted": "aborted",
+}
+
+
+# ---- the run --------------------------------------------------------------------------------------
+
+
+async def run_agent_loop(
+    prompts: Sequence[AgentMessage],
+    context: AgentContext,
+    config: AgentLoopConfig,
+    emit: Emit,
+    signal: asyncio.Event | None = None,
+    stream_fn: StreamFn | None = None,
+) -> list[AgentMessage]:
+    """Run until the model has nothing more to do; gives the new messages.
+
+    Whatever a provider, a tool or a callback does ends as events and messages. Only the cancellation
+    of the calling task is raised, after the events have been closed.
+    """
+    run = _Run(context, config, emit, signal, stream_fn or stream_simple)
+    await _send(emit, AgentStartEvent())
+    try:
+        await run.turns(list(prompts))
+    finally:
+        await _send(emit, AgentEndEvent(messages=run.new, limit=run.limit))
+    return run.new
+
+
+class _Run:
+    """What one run knows: its messages, and why it must end."""
+
+    def __init__(
+        self,
+        context: AgentContext,
+        config: AgentLoopConfig,
+        emit: Emit,
+        signal: asyncio.Event | None,
+        stream_fn: StreamFn,
+    ) -> None:
+        self.context = replace(context, messages=list(context.messages))
+        self.config = config
+        self.emit = emit
+        self.signal = signal
+        self.stream_fn = stream_fn
+        self.new: list[AgentMessage] = []
+        self.limit: Any = None
+        self._cost = 0.0
+        self._repeats: tuple[bytes, int] = (b"", 0)
+
+    async def turns(self, pending: list[AgentMessage]) -> None:
+        failure: Exception | None = None
+        try:
+            pending += await self._poll(self.config.get_steering_messages)
+        except Exception as error:
+            failure = error
+        count = 0
+        while True:
+            count += 1
+            turn = _Turn(self)
+            await turn.run(pending, failure)
+            if failure is not None or turn.failed:
+                return
+            try:
+                following = await self._following(turn, count)
+            except Exception as error:
+                # A callback failed: that is said in a turn of its own, which calls no model.
+                following, failure = [], error
+            if following is None:
+                return
+            pending = following
+
+    async def _following(self, turn: _Turn, count: int) -> list[AgentMessage] | None:
+        """The messages that open the next turn; None if there is to be none."""
+        config = self.config
+        if turn.callback_error is not None:
+            raise turn.callback_error
+        if self._aborted:
+            # The tools were cut short: the next turn says so, without asking the model.
+            return [] if turn.results else None
+        stop = turn.terminate
+        if not stop and config.should_stop_after_turn is not None:
+            snapshot = replace(self.context, messages=list(self.context.messages))
+            stop = bool(await resolve(config.should_stop_after_turn(turn.message, turn.results, snapshot)))
+        if stop:
+            return None
+        self._count(turn)
+        if self.limit is None and config.max_turns is not None and count >= config.max_turns:
+            self.limit = "max_turns"
+        if self.limit is not None:
+            # Nothing is asked of the queues here: what waits in them stays there.
+            if not (turn.results or turn.steering):
+                self.limit = None  # The model was done anyway.
+            return None
+        steering = turn.steering or await self._poll(config.get_steering_messages)
+        if steering or turn.results:
+            return steering
+        return await self._poll(config.get_follow_up_messages) or None
+
+    def _count(self, turn: _Turn) -> None:
+        """See whether the budget is used up, or the model goes round in circles."""
+        usage = turn.message.get("usage")
+        self._cost += (usage.get("cost") or 0.0) if usage else 0.0
+        if self.config.max_cost is not None and self._cost >= self.config.max_cost:
+            self.limit = "budget"
+        calls = {block["id"]: block for block in turn.message["content"] if block["type"] == "tool_call"}
+        for result in turn.results:
+            call = calls[result["tool_call_id"]]
+            same = _json.encode([call["name"], call["arguments"], result["content"], result["is_error"]])
+            last, times = self._repeats
+            self._repeats = (same, times + 1 if same == last else 1)
+            if self._repeats[1] >= MAX_REPEATS:
+                self.limit = "repeat"
+
+    async def _poll(self, get_messages: Callable[[], Any] | None) -> list[AgentMessage]:
+        if get_messages is None or self._aborted:
+            return []
+        async with Interrupt(self.signal):
+            return list(await resolve(get_messages()) or ())
+
+    @property
+    def _aborted(self) -> bool:
+        return self.signal is not None and self.signal.is_set()
+
+    def keep(self, message: AgentMessage) -> None:
+        """Add a finished message to the history and to what this run gives back."""
+        self.new.append(message)
+        self.context.messages.append(message)
+
+
+class _Turn:
+    """One model call with what comes before it and the tools that come after it."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._reply: _Reply | None = None
+        self._open: AgentMessage | None = None
+        self.results: list[ToolResultMessage] = []
+        self.steering: list[AgentMessage] = []
+        self.terminate = False
+        self.callback_error: Exception | None = None
+
+    @property
+    def message(self) -> AssistantMessage:
+        assert self._reply is not None
+        assert self._reply.message is not None
+        return self._reply.message
+
+    @property
+    def failed(self) -> bool:
+        return self.message["stop_reason"] in ("error", "aborted")
+
+    async def run(self, pending: Sequence[AgentMessage], failure: Exception | None) -> None:
+        run = self._run
+        try:
+            await _send(run.emit, TurnStartEvent())
+            for message in pending:
+                await self._inject(message)
+            self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
+            await self._reply.run(failure)
+            run.keep(self.message)
+            if not self.failed:
+                await self._run_tools()
+        except BaseException:
+            await self._close()
+            raise
+        await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
+
+    async def _inject(self, message: AgentMessage) -> None:
+        self._open = message
+        await _send(self._run.emit, MessageStartEvent(message=message))
+        await self._end_injected()
+
+    async def _end_injected(self) -> None:
+        message, self._open = self._open, None
+        if message is not None:
+            self._run.keep(message)
+            await _send(self._run.emit, MessageEndEvent(message=message))
+
+    async def _run_tools(self) -> None:
+        run, config = self._run, self._run.config
+        if not any(block["type"] == "tool_call" for block in self.message["content"]):
+            return
+        batch = ToolBatch(
+            self.message,
+            run.context.tools,
+            run.emit,
+            signal=run.signal,
+            mode=config.tool_execution,
+            before=config.before_tool_call,
+            after=config.after_tool_call,
+            get_steering=config.get_steering_messages,
+            context=run.context,
+        )
+        try:
+            await batch.run(OUTPUT_LIMIT if self.message["stop_reason"] == "length" else None)
+        except Exception as error:
+            self.callback_error = error
+        finally:
+            self.results, self.steering, self.terminate = batch.results, batch.steering, batch.terminate
+            for result in self.results:
+                run.keep(result)
+
+    async def _close(self) -> None:
+        """The run is being cancelled in the middle of this turn."""
+        await self._end_injected()
+        if self._reply is None:
+            run = self._run
+            self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
+        if self._reply.message is None:
+            await self._reply.close("aborted", Aborted("The run was cancelled."))
+        if not any(message is self.message for message in self._run.new):
+            self._run.keep(self.message)
+        await _send(self._run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
+
+
+# ---- one reply --------------------------------------------------------------------------------------
+
+
+class _Reply:
+    """Asks the model once; `message` is there afterwards, whatever happened."""
+
+    def __init__(
+        self,
+        context: AgentContext,
+        config: AgentLoopConfig,
+        emit: Emit,
+        signal: asyncio.Event | None,
+        stream_fn: StreamFn,
+    ) -> None:
+        self._context = context
+        self._config = config
+        self._emit = emit
+        self._signal = signal
+        self._stream_fn = stream_fn
+        self._builder = MessageBuilder(config.model)
+        self._last: BuilderEvent | None = None
+        self._key: str | None = None
+        self._started = False
+        self.message: AssistantMessage | None = None
+
+    async def run(self, failure: Exception | None = None) -> None:
+        try:
+            if failure is not None:
+                raise failure
+            async with Interrupt(self._signal):
+                final = await self._ask()
+        except Aborted:
+            await self.close("aborted", Aborted())
+        except asyncio.CancelledError:
+            await self.close("aborted", Aborted("The run was cancelled."))
+            raise
+        except Exception as error:
+            await self.close("error", error)
+        else:
+            await self._finish(final)
+
+    async def _ask(self) -> dict[str, Any]:
+        """The final message of a reply, every delta emitted on the way."""
+        response = await self._call()
+        events = response.__aiter__()
+        try:
+            emit, builder = self._emit, self._builder
+            async for given in events:
+                event = given if type(given) is BuilderEvent else builder.absorb(given)
+                kind = event["type"]
+                if kind in STREAM_UPDATE_EVENTS:
+                    if not self._started:
+                        await self._start()
+                    self._last = event
+                    waiting = emit(MessageUpdateEvent(assistant_message_event=cast(Any, event)))
+                    if waiting is not None:
+                        await waiting
+                elif kind == "start":
+                    if not self._started:
+                        await self._start(event["partial"])
+                elif kind in ("done", "error"):
+                    return cast(dict[str, Any], event["message" if kind == "done" else "error"])
+                if self._signal is not None and self._signal.is_set():
+                    raise Aborted
+        finally:
+            await _aclose(events, response)
+        raise StreamInterruptedError(
+            "The provider's stream ended without `done` or `error`, so the reply may be incomplete.",
+            retryable=True,
+        )
+
+    async def _call(self) -> StreamResponse:
+        config, signal = self._config, self._signal
+        messages: list[AgentMessage] = list(self._context.messages)
+        if config.transform_context is not None:
+            messages = list(await resolve(config.transform_context(messages, signal)))
+        sent = sendable(await resolve(config.convert_to_llm(messages)))
+        self._key = config.api_key
+        if config.get_api_key is not None:
+            provider = getattr(config.model, "provider", "") or ""
+            self._key = await resolve(config.get_api_key(provider)) or self._key
+        context = Context(self._context.system_prompt, sent, self._context.tools)
+        level = config.thinking_level or getattr(config.model, "thinking_level", None)
+        options: dict[str, Any] = {
+            "api_key": self._key,
+            "temperature": config.temperature,
+            "max_tokens": config.max_tokens,
+            "signal": signal,
+            "session_id": config.session_id,
+            "thinking_level": level,
+            "thinking_budgets": config.thinking_budgets,
+            "timeout": config.timeout,
+            "on_retry": config.on_retry,
+        }
+        options = {key: value for key, value in options.items() if value is not None}
+        return await resolve(self._stream_fn(config.model, context, cast(SimpleStreamOptions, options)))
+
+    # ---- ends -----------------------------------------------------------------------------------------
+
+    async def _start(self, message: AssistantMessage | None = None) -> None:
+        self._started = True
+        if message is None:
+            message = self._builder.start()["partial"]
+        await _send(self._emit, MessageStartEvent(message=message))
+
+    async def _finish(self, final: dict[str, Any]) -> None:
+        try:
+            message = _normalise(final)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            malformed = InvalidReplyError(f"The provider's message is malformed: {error!r}")
+            return await self.close("error", malformed)
+        if message["stop_reason"] == "error":
+            message.setdefault("error_message", "The provider reported an error without a reason.")
+        elif message["stop_reason"] == "aborted":
+            message.setdefault("error_message", str(Aborted()))
+        await self._end(message)
+
+    async def close(self, reason: StopReason, error: Exception) -> None:
+        """End the message as failed, with the text that has arrived so far."""
+        partial = self._last["partial"] if self._last is not None else self._builder.start()["partial"]
+        message = _normalise({**cast(dict[str, Any], partial), "stop_reason": reason})
+        if isinstance(error, Aborted):
+            message["error_message"] = str(error)
+        else:
+            message["error_message"] = self._without_key(describe_error(error))
+            message["error_kind"] = error.kind if isinstance(error, TinyAgentError) else "internal"
+            if isinstance(error, TinyAgentError) and error.hint:
+                message["error_hint"] = error.hint
+        await self._end(message)
+
+    async def _end(self, message: AssistantMessage) -> None:
+        if not self._started:
+            await self._start()
+        self.message = message
+        await _send(self._emit, MessageEndEvent(message=message))
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key and len(self._key) >= 6 else text
+
+
+def _normalise(message: dict[str, Any]) -> AssistantMessage:
+    """A provider's final message with our spellings; tool calls count whatever the stop reason says."""
+    content = message.get("content")
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
+    calls = 0
+    block: dict[str, Any]
+    for block in blocks:
+        if block["type"] == "tool_call":
+            calls += 1
+            block.setdefault("arguments", {})
+            block["id"], block["name"] = str(block.get("id") or f"call_{calls}"), str(block.get("name") or "")
+    final = dict(message)
+    given: Any = final.get("stop_reason")
+    reason: StopReason = _STOP_REASONS.get(str(given), "stop")
+    if str(given) not in _STOP_REASONS and given:
+        final.setdefault("finish_reason", str(given))
+    if reason in ("stop", "tool_use"):
+        reason = "tool_use" if calls else "stop"
+    return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
+
+
+def sendable(messages: Sequence[Message]) -> list[Message]:
+    """What may be sent of a history, so that a session never becomes unusable.
+
+    Failed and aborted replies are left out, with the results of their calls; a call without a result
+    gets one that says so.
+    """
+    sent: list[Message] = []
+    waiting: dict[str, str] = {}
+
+    def answer_the_rest() -> None:
+        for call_id, name in waiting.items():
+            sent.append(
+                {
+                    "role": "tool_result",
+                    "tool_call_id": call_id,
+                    "tool_name": name,
+                    "content": [{"type": "text", "text": "No result provided"}],
+                    "details": {},
+                    "is_error": True,
+                    "timestamp": 0,
+                }
+            )
+        waiting.clear()
+
+    for message in messages:
+        if message["role"] == "tool_result":
+            if waiting.pop(message["tool_call_id"], None) is not None:
+                sent.append(message)
+            continue
+        answer_the_rest()
+        if message["role"] == "assistant":
+            if message.get("stop_reason") in ("error", "aborted"):
+                continue
+            waiting = {
+                block["id"]: block["name"] for block in message["content"] if block["type"] == "tool_call"
+            }
+        sent.append(message)
+    answer_the_rest()
+    return sent
+
+
+async def _aclose(*closeables: Any) -> None:
+    """Close a stream that was left; one that hangs or raises here must not hold up the run."""
+    for closeable in closeables:
+        close = getattr(closeable, "aclose", None)
+        if close is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_GRACE):
+                    await resolve(close())
+            return
+
+
+async def _send(emit: Emit, event: AgentEvent) -> None:
+    waiting = emit(event)
+    if waiting is not None:
+        await waiting
+
+
+# ---- the public functions -----------------------------------------------------------------------------
+
+
+def agent_loop(
+    prompts: Sequence[AgentMessage],
+    context: AgentContext,
+    config: AgentLoopConfig,
+    signal: asyncio.Event | None = None,
+    stream_fn: StreamFn | None = None,
+) -> EventStream[AgentEvent, list[AgentMessage]]:
+    """Run the agent on `prompts`; iterate for the events, await `result()` for the new messages.
+
+    The run begins with the first read and is over when the stream is left. `context` is not changed.
+    """
+
+    async def run(channel: Channel[AgentEvent, list[AgentMessage]]) -> list[AgentMessage]:
+        return await run_agent_loop(prompts, context, config, channel.push, signal, stream_fn)
+
+    return EventStream(run)
+
+
+def agent_loop_continue(
+    context: AgentContext,
+    config: AgentLoopConfig,
+    signal: asyncio.Event | None = None,
+    stream_fn: StreamFn | None = None,
+) -> EventStream[AgentEvent, list[AgentMessage]]:
+    """Go on from the context as it stands, without a new message.
+
+    Raises:
+        ValueError: the context has no messages, or the last one is the assistant's.
+    """
+    if not context.messages:
+        raise ValueError("Cannot continue: the context has no messages. Use agent_loop with a prompt.")
+    if context.messages[-1].get("role") == "assistant":
+        raise ValueError(
+            "Cannot continue: the last message is the assistant's. Use agent_loop with a prompt."
+        )
+    return agent_loop([], context, config, signal, stream_fn)
+
+
+def create_agent_stream() -> EventStream[AgentEvent, list[AgentMessage]]:
+    """An empty stream that is fed by `push(event)` and `end(result)`."""
+    return EventStream()
+
+
+async def stream_assistant_response(
+    context: AgentContext,
+    config: AgentLoopConfig,
+    signal: asyncio.Event | None,
+    stream: EventStream[AgentEvent, Any],
+    stream_fn: StreamFn | None = None,
+) -> AssistantMessage:
+    """Ask the model once, pushing `message_start`, `message_update` and `message_end` to `stream`.
+
+    The message is not added to the context. A failure is a message too.
+    """
+    reply = _Reply(context, config, stream.push, signal, stream_fn or stream_simple)
+    await reply.run()
+    assert reply.message is not None
+    return reply.message
+
+
+async def stream_simple(model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+    """Stands where no stream function was given.
+
+    Raises:
+        NotImplementedError: always; says what to pass instead.
+    """
+    raise NotImplementedError(
+        "No stream function was given. Pass one as `stream_fn`: stream_openrouter, "
+        "stream_openai_completions, stream_proxy, or your own."
+    )

@@ -1,0 +1,480 @@
+"""From a tool call to its result: look up, validate, ask the hooks, run, report.
+
+Every call of a batch takes the same way, the ones that are never run included:
+
+    tool_execution_start → prepare → execute → tool_execution_end → the result as a message
+
+`prepare` goes through the calls in order, so a hook that asks the user asks one thing at a time. One
+coroutine emits everything but updates; the tools themselves run in tasks, so that an abort can end
+them. Result messages keep the order of the calls, each sent as soon as all earlier ones are there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from . import _json
+from ._event_stream import EventStream
+from ._interrupt import Aborted, Interrupt, resolve
+from ._message_builder import now_ms
+from .agent_types import (
+    AfterToolCall,
+    AgentContext,
+    AgentEvent,
+    AgentMessage,
+    AgentTool,
+    AgentToolResult,
+    AssistantMessage,
+    BeforeToolCall,
+    GetMessages,
+    MessageEndEvent,
+    MessageStartEvent,
+    ToolCallContent,
+    ToolCallDecision,
+    ToolCallInfo,
+    ToolExecutionEndEvent,
+    ToolExecutionMode,
+    ToolExecutionResult,
+    ToolExecutionStartEvent,
+    ToolExecutionUpdateEvent,
+    ToolResultMessage,
+)
+from .errors import TinyAgentError, ToolArgumentsError
+
+__all__ = ["ToolBatch", "describe_error", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
+
+Emit = Callable[[AgentEvent], Awaitable[None] | None]
+"""Takes an event; what it returns, if anything, is awaited before the next one."""
+
+ABORT_GRACE = 1.0
+"""Seconds that a running tool has to notice the signal, and again to clean up once it is cancelled."""
+
+MAX_CALLS = 128
+"""Calls of one reply that are run; the rest are refused with a result."""
+
+SKIPPED = "Skipped due to queued user message."
+ABORTED = "Operation aborted"
+
+
+def tool_error(text: str) -> AgentToolResult:
+    """A result that tells the model what went wrong."""
+    return AgentToolResult(content=[{"type": "text", "text": text}])
+
+
+# ---- arguments ------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=512)
+def _validator(schema: bytes) -> Any:
+    import jsonschema_rs
+
+    # Offline: a schema that comes from somewhere else must not make us fetch what it names.
+    return jsonschema_rs.validator_for(_json.decode(schema), offline=True)
+
+
+def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict[str, Any]:
+    """The arguments of a call, a copy of their own, once they fit the tool's schema.
+
+    Raises:
+        ToolArgumentsError: they are not a JSON object, or break a rule; names the path and the rule.
+    """
+    arguments: Any = tool_call.get("arguments")
+    raw = tool_call.get("partial_json")
+    if raw and raw.strip() and _json.decode_object(raw) is None:
+        raise ToolArgumentsError(
+            f"The arguments of {tool.name!r} are not a JSON object: {_shorten(raw)}. "
+            "Call it again with a JSON object."
+        )
+    if not isinstance(arguments, dict):
+        raise ToolArgumentsError(
+            f"The arguments of {tool.name!r} are not a JSON object but {type(arguments).__name__}. "
+            "Call it again with a JSON object."
+        )
+    try:
+        validator = _validator(_json.encode(tool.parameters or {}))
+        problems = [
+            f"at {_path(error.instance_path)}: {_shorten(error.message)} "
+            f"(rule: {'/'.join(map(str, error.schema_path))})"
+            for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
+        ]
+    except Exception as error:
+        raise ToolArgumentsError(
+            f"The schema of {tool.name!r} cannot be used, so the call was not run: {_shorten(str(error))}"
+        ) from error
+    if problems:
+        raise ToolArgumentsError(
+            f"The arguments of {tool.name!r} do not fit its schema: {'; '.join(problems)}. "
+            "Mend them and call it again."
+        )
+    return copy.deepcopy(arguments)
+
+
+def _path(parts: Sequence[str | int]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+
+
+def _shorten(text: str, limit: int = 500) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+# ---- a batch --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Call:
+    """One call on its way through the pipeline."""
+
+    call: ToolCallContent
+    tool: AgentTool | None
+    info: ToolCallInfo | None = None
+    result: AgentToolResult | None = None
+    is_error: bool = False
+    started: bool = False
+    updates: asyncio.Future[None] | None = None
+    message: ToolResultMessage | None = None
+
+    def fail(self, text: str) -> None:
+        self.result, self.is_error = tool_error(text), True
+
+
+class ToolBatch:
+    """The tool calls of one assistant message.
+
+    After `run`, `results` has a message for every call, in order; `steering` what came in meanwhile;
+    `terminate` says whether a result asks for the end of the run.
+    """
+
+    def __init__(
+        self,
+        message: AssistantMessage,
+        tools: Sequence[AgentTool] | None,
+        emit: Emit,
+        *,
+        signal: asyncio.Event | None = None,
+        mode: ToolExecutionMode = "auto",
+        before: BeforeToolCall | None = None,
+        after: AfterToolCall | None = None,
+        get_steering: GetMessages | None = None,
+        context: AgentContext | None = None,
+    ) -> None:
+        known = {tool.name: tool for tool in tools or ()}
+        self._message = message
+        self._names = sorted(known)
+        self._emit = emit
+        self._signal = signal
+        self._before = before
+        self._after = after
+        self._get_steering = get_steering
+        self._context = context
+        self._calls = [
+            _Call(call, known.get(call["name"])) for call in message["content"] if call["type"] == "tool_call"
+        ]
+        self._parallel = mode == "parallel" or (
+            mode == "auto" and all(item.tool is None or item.tool.read_only for item in self._calls)
+        )
+        self._open: ToolResultMessage | None = None
+        self.results: list[ToolResultMessage] = []
+        self.steering: list[AgentMessage] = []
+        self.terminate = False
+
+    async def run(self, refuse: str | None = None) -> None:
+        """Run the calls; with `refuse` none of them is run, and each gets that as its error."""
+        running: dict[asyncio.Task[None], _Call] = {}
+        try:
+            for number, item in enumerate(self._calls):
+                reason = refuse or self._reason_not_to_start(number)
+                await self._start(item)
+                if reason is not None:
+                    item.fail(reason)
+                else:
+                    await self._prepare(item)
+                if item.result is not None:
+                    await self._end(item)
+                    continue
+                running[asyncio.create_task(self._execute(item))] = item
+                if not self._parallel:
+                    await self._wait(running)
+                    await self._poll_steering()
+            await self._wait(running)
+            if refuse is None:
+                await self._poll_steering()
+        except BaseException:
+            await self._close(running)
+            raise
+
+    def _reason_not_to_start(self, number: int) -> str | None:
+        if self._aborted:
+            return ABORTED
+        if self.steering:
+            return SKIPPED
+        if number >= MAX_CALLS:
+            return f"Not run: a reply may call at most {MAX_CALLS} tools. Call the rest in your next reply."
+        return None
+
+    @property
+    def _aborted(self) -> bool:
+        return self._signal is not None and self._signal.is_set()
+
+    async def _poll_steering(self) -> None:
+        if self._get_steering is not None and not self.steering and not self._aborted:
+            self.steering = list(await resolve(self._get_steering()))
+
+    # ---- stages -----------------------------------------------------------------------------------
+
+    async def _start(self, item: _Call) -> None:
+        item.started = True
+        call = item.call
+        args: Any = call.get("arguments")
+        await self._send(
+            ToolExecutionStartEvent(
+                tool_call_id=call["id"],
+                tool_name=call["name"],
+                args=args if isinstance(args, dict) else {},
+            )
+        )
+
+    async def _prepare(self, item: _Call) -> None:
+        """Look up, validate, ask the hook; leaves a result if the call must not be run."""
+        call, tool = item.call, item.tool
+        if tool is None:
+            names = ", ".join(self._names) or "none"
+            return item.fail(f"There is no tool {call['name']!r}. Available tools: {names}.")
+        if tool.execute is None:
+            return item.fail(f"The tool {tool.name!r} has no execute function, so it cannot be run here.")
+        try:
+            arguments = validate_tool_arguments(tool, call)
+            info = ToolCallInfo(tool, call["id"], arguments, self._message, self._context)
+            if self._before is not None:
+                async with Interrupt(self._signal):
+                    decision = await resolve(self._before(info))
+                if decision is not None:
+                    if decision.block is not None:
+                        return item.fail(decision.block or "This call was refused.")
+                    if decision.arguments is not None:
+                        changed: ToolCallContent = {
+                            "type": "tool_call",
+                            "id": call["id"],
+                            "name": call["name"],
+                            "arguments": decision.arguments,
+                        }
+                        info.arguments = validate_tool_arguments(tool, changed)
+            item.info = info
+        except ToolArgumentsError as error:
+            item.fail(str(error))
+        except Aborted:
+            item.fail(ABORTED)
+        except Exception as error:
+            item.fail(f"The call was refused: before_tool_call failed with {describe_error(error)}.")
+        return None
+
+    async def _execute(self, item: _Call) -> None:
+        info, update = item.info, self._updater(item)
+        assert info is not None
+        tool = info.tool
+        assert tool.execute is not None
+        limit = asyncio.timeout(tool.timeout)
+        try:
+            async with limit:
+                given: Any = tool.execute(info.tool_call_id, info.arguments, self._signal, update)
+                item.result = _checked(tool.name, await resolve(given))
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a tool raises, sys.exit() included, is its result
+            if isinstance(error, TimeoutError) and limit.expired():
+                item.fail(f"The tool {tool.name!r} timed out after {tool.timeout:g} s.")
+            else:
+                item.fail(describe_error(error))
+        if self._after is not None:
+            assert item.result is not None
+            try:
+                self._apply(item, await resolve(self._after(info, item.result, item.is_error)))
+            except Exception as error:
+                item.fail(f"The result was withheld: after_tool_call failed with {describe_error(error)}.")
+
+    @staticmethod
+    def _apply(item: _Call, decision: Any) -> None:
+        if isinstance(decision, AgentToolResult):
+            item.result = _checked(item.call["name"], decision)
+        elif isinstance(decision, ToolCallDecision):
+            assert item.result is not None
+            if decision.block is not None:
+                item.fail(decision.block or "The result was withheld.")
+            if decision.is_error is not None:
+                item.is_error = decision.is_error
+            item.result.terminate = item.result.terminate or decision.terminate
+
+    def _updater(self, item: _Call) -> Callable[[AgentToolResult], None]:
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+
+        def emit(partial: AgentToolResult) -> None:
+            if item.result is not None or item.message is not None:
+                return
+            call = item.call
+            waiting = self._emit(
+                ToolExecutionUpdateEvent(
+                    tool_call_id=call["id"],
+                    tool_name=call["name"],
+                    args=call["arguments"],
+                    partial_result=partial,
+                )
+            )
+            if waiting is not None:
+                item.updates = asyncio.ensure_future(_after(item.updates, waiting))
+
+        def update(partial: AgentToolResult) -> None:
+            kept = copy.deepcopy(_checked(item.call["name"], partial))
+            if threading.get_ident() == thread:
+                emit(kept)
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(emit, kept)
+
+        return update
+
+    async def _end(self, item: _Call) -> None:
+        """Emit the end of a call, and every result message whose turn has come."""
+        if item.updates is not None:
+            await item.updates
+        result, call = item.result, item.call
+        if result is None:
+            if self._aborted:
+                item.fail(ABORTED)
+            else:
+                item.fail(f"The tool {call['name']!r} was cancelled.")
+            result = item.result
+        assert result is not None
+        item.message = _result_message(call, result, item.is_error)
+        self.terminate = self.terminate or result.terminate
+        await self._send(
+            ToolExecutionEndEvent(
+                tool_call_id=call["id"], tool_name=call["name"], result=result, is_error=item.is_error
+            )
+        )
+        await self._flush()
+
+    async def _flush(self) -> None:
+        """Emit the result messages that are due. Takes up where a cancellation left it."""
+        while True:
+            if self._open is None:
+                number = len(self.results)
+                if number == len(self._calls) or self._calls[number].message is None:
+                    return
+                self._open = self._calls[number].message
+                await self._send(MessageStartEvent(message=cast(ToolResultMessage, self._open)))
+            message, self._open = self._open, None
+            assert message is not None
+            self.results.append(message)
+            await self._send(MessageEndEvent(message=message))
+
+    async def _send(self, event: AgentEvent) -> None:
+        waiting = self._emit(event)
+        if waiting is not None:
+            await waiting
+
+    # ---- waiting and ending -------------------------------------------------------------------------
+
+    async def _wait(self, running: dict[asyncio.Task[None], _Call]) -> None:
+        """Wait for the running calls, ending each as it completes; an abort ends them all."""
+        while running:
+            try:
+                async with Interrupt(self._signal):
+                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            except Aborted:
+                await asyncio.wait(running, timeout=ABORT_GRACE)
+                await _cancel(running)
+                done = set(running)  # A tool that does not react even now is left behind.
+            for task in [task for task in running if task in done]:
+                await self._end(running.pop(task))
+
+    async def _close(self, running: dict[asyncio.Task[None], _Call]) -> None:
+        """The run itself is being cancelled: end what is open, so that the events still close."""
+        await _cancel(running)
+        for item in self._calls:
+            if not item.started:
+                await self._start(item)
+            if item.message is None:
+                item.updates = None
+                await self._end(item)
+        await self._flush()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.wait(pending, timeout=ABORT_GRACE)
+
+
+def _result_message(call: ToolCallContent, result: AgentToolResult, is_error: bool) -> ToolResultMessage:
+    return {
+        "role": "tool_result",
+        "tool_call_id": call["id"],
+        "tool_name": call["name"],
+        "content": result.content,
+        "details": result.details,
+        "is_error": is_error,
+        "timestamp": now_ms(),
+    }
+
+
+async def _after(earlier: Awaitable[None] | None, waiting: Awaitable[None]) -> None:
+    if earlier is not None:
+        await earlier
+    await waiting
+
+
+def _checked(name: str, result: object) -> AgentToolResult:
+    if not isinstance(result, AgentToolResult):
+        raise TypeError(f"the tool {name!r} gave {type(result).__name__}, not an AgentToolResult")
+    content: Any = result.content
+    if not isinstance(content, list) or not all(
+        isinstance(part, dict) and part.get("type") in ("text", "image") for part in content
+    ):
+        raise TypeError(f"the content of the result of {name!r} is not a list of text and image parts")
+    return result
+
+
+def describe_error(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, TinyAgentError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# ---- the public functions -------------------------------------------------------------------------
+
+
+async def execute_tool_calls(
+    tools: Sequence[AgentTool] | None,
+    assistant_message: AssistantMessage,
+    signal: asyncio.Event | None,
+    stream: EventStream[AgentEvent, Any],
+    get_steering_messages: GetMessages | None = None,
+) -> ToolExecutionResult:
+    """Run the tool calls of a message, pushing the events to `stream`.
+
+    Steering messages that arrive meanwhile skip the calls that have not begun.
+    """
+    batch = ToolBatch(
+        assistant_message, tools, stream.push, signal=signal, get_steering=get_steering_messages
+    )
+    await batch.run()
+    return {"tool_results": batch.results, "steering_messages": batch.steering or None}
+
+
+def skip_tool_call(tool_call: ToolCallContent, stream: EventStream[AgentEvent, Any]) -> ToolResultMessage:
+    """The error result of a call that is not run because the user has something to say."""
+    result = tool_error(SKIPPED)
+    message = _result_message(tool_call, result, is_error=True)
+    call_id, name = tool_call["id"], tool_call["name"]
+    stream.push(ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=tool_call["arguments"]))
+    stream.push(ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, result=result, is_error=True))
+    stream.push(MessageStartEvent(message=message))
+    stream.push(MessageEndEvent(message=message))
+    return message

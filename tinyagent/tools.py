@@ -1,0 +1,238 @@
+"""`@tool`: a typed function becomes a tool.
+
+    @tool
+    def weather(city: str, days: int = 1) -> str:
+        '''Say how the weather will be.
+
+        Args:
+            city: Name of the city.
+            days: How many days ahead.
+        '''
+        return f"Sunny in {city} for {days} days."
+
+The schema comes from the type hints and the docstring; the arguments arrive converted to the types.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import functools
+import inspect
+import re
+import threading
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, overload
+
+import msgspec
+
+from . import _json
+from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
+from .errors import ToolArgumentsError
+
+__all__ = ["FunctionTool", "tool"]
+
+_PASSED = ("tool_call_id", "signal", "on_update")
+"""Parameters of these names are not the model's: they get what `AgentTool.execute` gets."""
+
+
+@dataclass
+class FunctionTool(AgentTool):
+    """A tool made of a function; calling it calls the function."""
+
+    function: Callable[..., Any] = field(default=lambda: None, repr=False)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> FunctionTool: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    label: str | None = None,
+    read_only: bool = False,
+    timeout: float | None = None,
+) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    label: str | None = None,
+    read_only: bool = False,
+    timeout: float | None = None,
+) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
+    """Make a tool of a typed function, sync or async.
+
+    A sync function runs in a thread of its own. It may return a str, a number, a dict, a list, anything
+    that msgspec can encode, or an `AgentToolResult`. Parameters named `tool_call_id`, `signal` and
+    `on_update` are passed what `AgentTool.execute` gets and are not part of the schema.
+
+    Args:
+        function: The function, where the decorator is used without parentheses.
+        name: The tool's name; the function's if None.
+        description: What the model is told; the docstring without its `Args:` if None.
+        label: A name for people.
+        read_only: It changes nothing, so it needs no approval and may run beside others.
+        timeout: Seconds after which the call becomes an error result.
+
+    Raises:
+        TypeError: a parameter has no type hint, or one that JSON cannot say.
+    """
+
+    def make(made_of: Callable[..., Any]) -> FunctionTool:
+        summary, told = _read_docstring(inspect.getdoc(made_of) or "")
+        arguments, passed = _arguments_type(made_of, told)
+        tool_name = name or made_of.__name__
+        return FunctionTool(
+            name=tool_name,
+            description=summary if description is None else description,
+            parameters=_schema(arguments),
+            label=label or tool_name,
+            execute=_executor(tool_name, made_of, arguments, passed),
+            read_only=read_only,
+            timeout=timeout,
+            function=made_of,
+        )
+
+    return make if function is None else make(function)
+
+
+def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
+    """The description, and what a Google-style `Args:` section says of each parameter."""
+    match = re.search(r"^(?:Args|Arguments|Parameters):\s*$", text, re.MULTILINE)
+    if match is None:
+        return text.strip(), {}
+    body = text[match.end() :].strip("\n").splitlines()
+    section = []
+    for line in body:
+        if line and not line[0].isspace():
+            break
+        section.append(line)
+    rest = "\n".join(body[len(section) :])
+    told: dict[str, str] = {}
+    current = None
+    width = min((len(line) - len(line.lstrip()) for line in section if line.strip()), default=0)
+    for line in section:
+        entry = re.match(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)", line[width:])
+        if entry is not None:
+            current = entry[1]
+            told[current] = entry[2].strip()
+        elif current is not None and line.strip():
+            told[current] = f"{told[current]} {line.strip()}".strip()
+    return f"{text[: match.start()].strip()}\n\n{rest}".strip(), told
+
+
+def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple[type, list[str]]:
+    """A Struct with a field for each argument, and the names that are passed from elsewhere."""
+    where = f"the tool {function.__name__!r}"
+    try:
+        hints = typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(f"A type hint of {where} cannot be resolved: {error}") from error
+    fields: list[Any] = []
+    passed: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        name = parameter.name
+        if name in _PASSED:
+            passed.append(name)
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            raise TypeError(f"The parameter {name!r} of {where} cannot be given by name.")
+        if name not in hints:
+            raise TypeError(f"The parameter {name!r} of {where} needs a type hint.")
+        hint = hints[name]
+        if name in told:
+            hint = Annotated[hint, msgspec.Meta(description=told[name])]
+        if parameter.default is parameter.empty:
+            fields.append((name, hint))
+        elif isinstance(parameter.default, list | dict | set | bytearray):
+            default = functools.partial(copy.copy, parameter.default)
+            fields.append((name, hint, msgspec.field(default_factory=default)))
+        else:
+            fields.append((name, hint, parameter.default))
+    return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), passed
+
+
+def _schema(arguments: type) -> dict[str, Any]:
+    try:
+        (top,), components = msgspec.json.schema_components([arguments], ref_template="#/$defs/{name}")
+    except TypeError as error:
+        raise TypeError(f"A parameter cannot be described in JSON: {error}") from error
+    schema = components.pop(top["$ref"].rpartition("/")[2])
+    schema.pop("title", None)
+    return {**schema, "$defs": components} if components else schema
+
+
+def _executor(
+    name: str, function: Callable[..., Any], arguments: type, passed: list[str]
+) -> Callable[..., Any]:
+    async def execute(
+        tool_call_id: str,
+        args: dict[str, Any],
+        signal: asyncio.Event | None,
+        on_update: AgentToolUpdateCallback,
+    ) -> AgentToolResult:
+        given = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
+        try:
+            converted: Any = msgspec.convert(args, arguments)
+        except msgspec.ValidationError as error:
+            raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
+        values = {key: getattr(converted, key) for key in converted.__struct_fields__}
+        values |= {key: given[key] for key in passed}
+        if inspect.iscoroutinefunction(function):
+            return as_result(await function(**values))
+        returned = await _in_thread(function, values)
+        return as_result(await returned if inspect.isawaitable(returned) else returned)
+
+    return execute
+
+
+async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    """Run a sync function in a daemon thread, so that one that never ends cannot hold up the exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if not future.done():
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+    def work() -> None:
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = context.run(function, **values)
+        except StopIteration as stop:
+            error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
+        except BaseException as raised:  # noqa: BLE001 - handed over to whoever awaits, SystemExit included
+            error = raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, name=f"tinyagent tool {function.__name__}", daemon=True).start()
+    return await future
+
+
+def as_result(value: Any) -> AgentToolResult:
+    """What a function returned, as a result: text as it is, everything else as JSON."""
+    if isinstance(value, AgentToolResult):
+        return value
+    if isinstance(value, str):
+        return AgentToolResult(content=[{"type": "text", "text": value}])
+    if value is None:
+        return AgentToolResult(content=[{"type": "text", "text": "Done."}])
+    plain = msgspec.to_builtins(value)
+    text = _json.encode(plain).decode()
+    return AgentToolResult(content=[{"type": "text", "text": text}], details={"result": plain})
