@@ -121,9 +121,11 @@ class MessageBuilder:
         """Open a tool call; an id that another call has already, or none, is replaced by a new one."""
         call_id = self.unique_id(call_id)
         # None for the arguments says that they are still being streamed.
-        return self._open(
+        index, event = self._open(
             {"type": "tool_call", "id": call_id, "name": name, "arguments": None, "partial_json": ""}
         )
+        event["tool_call"] = {"type": "tool_call", "id": call_id, "name": name, "arguments": {}}
+        return index, event
 
     def unique_id(self, call_id: str) -> str:
         """`call_id`, or a new id if it is empty or taken."""

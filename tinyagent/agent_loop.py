@@ -445,9 +445,10 @@ class _Reply:
 def _normalise(message: dict[str, Any]) -> AssistantMessage:
     """A provider's final message with our spellings; tool calls count whatever the stop reason says."""
     content = message.get("content")
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else list(content or ())
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    blocks: list[dict[str, Any]] = list(content or ())
     calls = 0
-    block: dict[str, Any]
     for block in blocks:
         if block["type"] == "tool_call":
             calls += 1

@@ -137,7 +137,8 @@ class AssistantMessageEvent(TypedDict, total=False):
     """One step of an assistant message.
 
     `start`; `text_start|text_delta|text_end`; `thinking_start|_delta|_end`;
-    `tool_call_start|_delta|_end`; `done`; `error`. `partial` is the message so far.
+    `tool_call_start|_delta|_end`; `done`; `error`. `partial` is the message so far. The `tool_call` of
+    a `tool_call_start` has no arguments yet.
     """
 
     type: Required[str]
@@ -204,6 +205,9 @@ class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update"
     type: ClassVar[str] = "message_update"
     assistant_message_event: AssistantMessageEvent
     message: AssistantMessage | None = None
+
+    def __repr__(self) -> str:
+        return f"MessageUpdateEvent(assistant_message_event={dict(self.assistant_message_event)!r})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MessageUpdateEvent):
