@@ -1,0 +1,59 @@
+"""A provider is one coroutine: (model, context, options) -> a stream of events. This one needs no network.
+
+python examples/custom_provider.py
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+
+from tinyagent import Agent, AgentOptions, AssistantMessage, Context, Model, SimpleStreamOptions, extract_text
+
+
+class Echo:
+    """A reply under way: events when it is iterated, the whole message from `result()`."""
+
+    def __init__(self, model: Model, text: str) -> None:
+        self.text = text
+        self.message: AssistantMessage = {
+            "role": "assistant",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "stop",
+            "timestamp": time.time_ns() // 1_000_000,
+            "api": model.api,
+            "provider": model.provider,
+            "model": model.id,
+            "usage": None,
+        }
+
+    async def __aiter__(self) -> AsyncIterator[dict]:
+        """Yield each word as it comes; the last event is `done` (or `error`)."""
+        yield {"type": "start"}
+        yield {"type": "text_start", "content_index": 0}
+        for word in re.findall(r"\S+\s*", self.text):
+            yield {"type": "text_delta", "content_index": 0, "delta": word}
+            await asyncio.sleep(0.05)
+        yield {"type": "text_end", "content_index": 0, "content": self.text}
+        yield {"type": "done", "reason": "stop", "message": self.message}
+
+    async def result(self) -> AssistantMessage:
+        """The whole message."""
+        return self.message
+
+
+async def stream_echo(model: Model, context: Context, options: SimpleStreamOptions) -> Echo:
+    """Answer with the user's own words, louder."""
+    return Echo(model, extract_text(context.messages[-1]).upper())
+
+
+async def main() -> None:
+    """Use it like any other provider."""
+    agent = Agent(AgentOptions(stream_fn=stream_echo))
+    agent.set_model(Model(provider="echo", id="echo-1", api="echo"))
+    async for delta in agent.stream_text("is there anybody out there?"):
+        print(delta, end="", flush=True)
+    print()
+
+
+asyncio.run(main())

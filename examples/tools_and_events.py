@@ -1,0 +1,65 @@
+"""Two tools, and everything that happens in a run, as it happens.
+
+OPENROUTER_API_KEY=... python examples/tools_and_events.py, or set BASE_URL as in quickstart.py.
+"""
+
+import asyncio
+import os
+
+from tinyagent import (
+    Agent,
+    AgentOptions,
+    AgentTool,
+    AgentToolResult,
+    OpenRouterModel,
+    stream_openrouter,
+    tool,
+)
+
+
+@tool(read_only=True)
+def word_count(text: str) -> int:
+    """Count the words of a text."""
+    return len(text.split())
+
+
+# The long form of a tool: a JSON Schema, and a coroutine that may watch `signal` and report progress.
+async def calculate_sum(tool_call_id: str, args: dict, signal, on_update) -> AgentToolResult:
+    """Add two numbers."""
+    return AgentToolResult(content=[{"type": "text", "text": str(args["a"] + args["b"])}])
+
+
+sum_tool = AgentTool(
+    name="sum",
+    description="Add two numbers",
+    parameters={
+        "type": "object",
+        "properties": {"a": {"type": "number"}, "b": {"type": "number"}},
+        "required": ["a", "b"],
+    },
+    execute=calculate_sum,
+)
+
+
+async def main() -> None:
+    """Stream a run: text as it comes, every other event on a line of its own."""
+    agent = Agent(AgentOptions(stream_fn=stream_openrouter))
+    model = OpenRouterModel()
+    model.base_url = os.environ.get("BASE_URL", model.base_url)
+    agent.set_model(model)
+    agent.set_tools([sum_tool, word_count])
+
+    async with agent.stream("How much is 20 + 22?") as events:
+        async for event in events:
+            match event.type:
+                case "message_update" if event.assistant_message_event["type"] == "text_delta":
+                    print(event.assistant_message_event["delta"], end="", flush=True)
+                case "tool_execution_start":
+                    print(f"[{event.tool_name} {event.args}]")
+                case "tool_execution_end":
+                    print(f"[{event.tool_name} -> {event.result.content[0]['text']}]")
+                case "agent_end":
+                    print(f"\n[{len(event.messages)} messages]")
+
+
+asyncio.run(main())
