@@ -59,6 +59,6 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 
 $(PEERS)/.ready: pyproject.toml tests/peers/constraints.txt
 	@test -x $(PEERS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(PEERS); }
-	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet \
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--constraint tests/peers/constraints.txt --editable '.[peers]'
 	@touch $@

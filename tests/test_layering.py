@@ -19,6 +19,7 @@ LEVELS = {
     "_interrupt": 0,
     "_json": 0,
     "_sse": 0,
+    "_version": 0,
     "_event_stream": 1,
     "_http": 1,
     "_message_builder": 1,

@@ -1,0 +1,173 @@
+"""Environments in which a plugin is installed as a user installs it: by pip, from a wheel, into a venv.
+
+The dependencies of `tinyagent` (and nothing else) are linked in from the environment of the tests, with
+their metadata, so that pip resolves everything without an index.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SETUP_SECONDS = 180
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of each environment pays for building it."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(SETUP_SECONDS))
+            item.add_marker(pytest.mark.slow)
+
+
+def _clean_environment(**more: str) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return {**kept, **more}
+
+
+def _pip(*arguments: str | Path, wheels: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", *arguments],
+        env=_clean_environment(
+            PIP_CONFIG_FILE=os.devnull,
+            PIP_DISABLE_PIP_VERSION_CHECK="1",
+            PIP_FIND_LINKS=str(wheels),
+            PIP_NO_INDEX="1",
+        ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def _with_dependencies(names: Iterable[str]) -> set[str]:
+    """The distributions that these need, themselves included."""
+    found: set[str] = set()
+    pending = [canonicalize_name(name) for name in names]
+    while pending:
+        if (name := pending.pop()) not in found:
+            found.add(name)
+            wanted = [Requirement(line) for line in metadata.requires(name) or []]
+            pending += [
+                canonicalize_name(entry.name)
+                for entry in wanted
+                if entry.marker is None or entry.marker.evaluate({"extra": ""})
+            ]
+    return found
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A virtual environment with `tinyagent` in it."""
+
+    folder: Path
+    home: Path
+    wheels: Path
+
+    @property
+    def python(self) -> Path:
+        """Its interpreter."""
+        return self.folder / "bin" / "python"
+
+    def install(self, *wanted: str | Path) -> None:
+        """`pip install`, with what the wheels of the tests offer."""
+        _pip("--python", self.python, "install", "--quiet", *wanted, wheels=self.wheels)
+
+    def link(self, names: Iterable[str]) -> None:
+        """Put installed distributions, and what they need, beside those that pip installs."""
+        [site] = self.folder.glob("lib/python*/site-packages")
+        for name in _with_dependencies(names):
+            distribution = metadata.distribution(name)
+            tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
+            for top in tops:
+                if not (site / top).exists():
+                    (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+
+    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the environment; TINYAGENT_HOME is empty, no key is set."""
+        return subprocess.run(
+            [self.folder / "bin" / command[0], *command[1:]],
+            cwd=self.home,
+            env=_clean_environment(TINYAGENT_HOME=str(self.home / "tinyagent"), **environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def tinyagent(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed `tinyagent`."""
+        return self.run("tinyagent", *arguments, **environment)
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels of tinyagent, of its own plugin and of the example of a third party's."""
+    folder = tmp_path_factory.mktemp("wheels")
+    sources = [ROOT, ROOT / "plugins" / "tinyagent-tools-calc", ROOT / "examples" / "tinyagent-dice"]
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *sources, wheels=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def new_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
+    """Make an environment and `pip install` into it: names of our wheels, or paths."""
+
+    def make(*wanted: str | Path) -> Environment:
+        base = tmp_path_factory.mktemp("environment")
+        made = Environment(folder=base / "venv", home=base / "home", wheels=wheels)
+        made.home.mkdir()
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.folder], check=True)
+        runtime = [Requirement(line) for line in metadata.requires("tinyagent") or []]
+        made.link(entry.name for entry in runtime if entry.marker is None)
+        made.install("tinyagent", *wanted)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def build_plugin(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Build the wheel of a one-module plugin from its source text."""
+
+    def build(name: str, source: str, *, group: str = "tinyagent.tools", version: str = "0.3.1") -> Path:
+        module = f"tinyagent_{name}"
+        project = tmp_path_factory.mktemp(name)
+        (project / f"{module}.py").write_text(source, encoding="utf-8")
+        (project / "pyproject.toml").write_text(
+            f"""
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tinyagent-{name}"
+version = "{version}"
+dependencies = ["tinyagent"]
+
+[project.entry-points."{group}"]
+{name} = "{module}"
+
+[tool.hatch.build.targets.wheel]
+only-include = ["{module}.py"]
+""",
+            encoding="utf-8",
+        )
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", project, project, wheels=wheels)
+        [wheel] = project.glob("*.whl")
+        return wheel
+
+    return build

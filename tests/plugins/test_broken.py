@@ -1,0 +1,179 @@
+"""Broken plugins, each really installed: they harm nobody but those who ask for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Environment
+
+BROKEN = {
+    "import_error": "import a_module_that_is_not_there",
+    "syntax_error": "def broken(:",
+    "exits": "raise SystemExit(0)",
+    "unknown_hook": """
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_tool(register):
+    pass
+""",
+    "wrong_signature": """
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_tools(register, toolbox):
+    pass
+""",
+    "raises": """
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_tools(register):
+    raise RuntimeError("the weather is bad")
+""",
+    "not_a_tool": """
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_tools(register):
+    register("hammer")
+""",
+}
+REASONS = {
+    "import_error": "a_module_that_is_not_there",
+    "syntax_error": "invalid syntax",
+    "exits": "SystemExit",
+    "unknown_hook": "tinyagent_register_tool",
+    "wrong_signature": "toolbox",
+    "raises": "the weather is bad",
+    "not_a_tool": "hammer",
+}
+DUPLICATE = """
+from tinyagent import hookimpl, tool
+
+@tool(name="calc")
+def calc(expression: str) -> str:
+    "Calculate wrongly."
+    return "43"
+
+@hookimpl
+def tinyagent_register_tools(register):
+    register(calc)
+"""
+TRIPWIRE = """
+import os
+from pathlib import Path
+
+Path(os.environ["TRIPWIRE"]).write_text("imported")
+"""
+GUARD = """
+import a_module_that_is_not_there
+"""
+
+ASK = ("run", "-m", "demo", "-t", "calc", "What is 6 * 7?")
+
+
+@pytest.fixture(scope="module")
+def environment(
+    new_environment: Callable[..., Environment], build_plugin: Callable[..., Path]
+) -> Environment:
+    """Our calculator, and every broken plugin at once."""
+    broken = [build_plugin(name, source) for name, source in {**BROKEN, "duplicate": DUPLICATE}.items()]
+    return new_environment("tinyagent-tools-calc", *broken)
+
+
+@pytest.mark.parametrize(
+    "command", [("--version",), ("--help",), ("plugins", "list"), ("run", "--help"), ASK]
+)
+def test_everybody_else_goes_on_working(environment: Environment, command: tuple[str, ...]) -> None:
+    """Commands that did not ask for a broken plugin succeed, and nothing is said about it."""
+    done = environment.tinyagent(*command)
+    assert 0 == done.returncode, done.stderr
+    assert "Traceback" not in done.stderr
+    if command[0] != "plugins":
+        assert [] == [name for name in BROKEN if name in done.stderr]
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_who_asks_for_it_is_told(environment: Environment, name: str) -> None:
+    """Exit code 3; one line names plugin, distribution, version and reason; nothing was answered."""
+    done = environment.tinyagent("run", "-m", "demo", "-t", name, "hello")
+    assert ("", 3) == (done.stdout, done.returncode), done.stderr
+    distribution = f"tinyagent-{name.replace('_', '-')}"
+    named = [line for line in done.stderr.splitlines() if distribution in line.replace("_", "-")]
+    assert 1 == len(named), done.stderr
+    assert "0.3.1" in named[0]
+    assert REASONS[name] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_a_record_says_so_too(environment: Environment, name: str) -> None:
+    """With --jsonl the last line agrees with the exit code."""
+    done = environment.tinyagent("run", "--jsonl", "-m", "demo", "-t", name, "hello")
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ("session", "result", 3, 3) == (
+        lines[0]["type"],
+        lines[-1]["type"],
+        lines[-1]["exit_code"],
+        done.returncode,
+    )
+    assert "plugin" == lines[-1]["error"]["kind"]
+
+
+def test_the_list_names_each(environment: Environment) -> None:
+    """`plugins list --json` has every broken plugin, with its distribution, version and reason."""
+    done = environment.tinyagent("plugins", "list", "--json")
+    assert 0 == done.returncode, done.stderr
+    listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
+    assert dict.fromkeys(BROKEN, "broken") == {name: listed[name]["status"] for name in BROKEN}
+    for name in BROKEN:
+        assert REASONS[name] in listed[name]["error"]
+        assert (f"tinyagent-{name.replace('_', '-')}", "0.3.1") == (
+            listed[name]["distribution"].replace("_", "-"),
+            listed[name]["version"],
+        )
+    assert "broken" != listed["calc"]["status"]
+
+
+def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
+    """Asked for together, the second tool of a name is refused; alone, each one works."""
+    both = environment.tinyagent("run", "-m", "demo", "-t", "calc", "-t", "duplicate", "What is 6 * 7?")
+    assert ("", 3) == (both.stdout, both.returncode)
+    assert "tinyagent-duplicate 0.3.1" in both.stderr
+    assert "calc" in both.stderr
+    alone = environment.tinyagent("run", "-m", "demo", "-t", "duplicate", "What is 6 * 7?")
+    assert 0 == alone.returncode, alone.stderr
+
+
+def test_what_is_not_asked_for_is_not_imported(
+    new_environment: Callable[..., Environment], build_plugin: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A plugin's module is imported when its name is asked for, and not before."""
+    environment = new_environment("tinyagent-tools-calc", build_plugin("tripwire", TRIPWIRE))
+    wire = tmp_path / "wire"
+    for command in (["--version"], ["--help"], ["run", "--help"], ASK, ["models", "list"]):
+        environment.tinyagent(*command, TRIPWIRE=str(wire))
+        assert not wire.exists(), command
+    environment.tinyagent("run", "-m", "demo", "-t", "tripwire", "hello", TRIPWIRE=str(wire))
+    assert wire.exists()
+
+
+def test_a_broken_guard_stops_what_could_run_a_tool(
+    new_environment: Callable[..., Environment], build_plugin: Callable[..., Path]
+) -> None:
+    """A `tinyagent.hooks` plugin that cannot be loaded fails closed, and `plugins` still works."""
+    environment = new_environment(
+        "tinyagent-tools-calc", build_plugin("guard", GUARD, group="tinyagent.hooks")
+    )
+    for command in (ASK, ("tools", "call", "calc", '{"expression": "1"}')):
+        done = environment.tinyagent(*command)
+        assert ("", 3) == (done.stdout, done.returncode), command
+        assert "tinyagent-guard 0.3.1" in done.stderr
+        assert "Traceback" not in done.stderr
+    for command in (("--version",), ("--help",), ("plugins", "list")):
+        assert 0 == environment.tinyagent(*command).returncode
