@@ -146,7 +146,7 @@ class MessageBuilder:
         event._count = len(self._pieces)
         return event
 
-    def update(self, index: int, **fields: Any) -> None:
+    def update(self, index: int, /, **fields: Any) -> None:
         """Set other fields of a block, such as a signature or a name that came late."""
         self._changes.append((len(self._pieces), index, fields))
         self._mark(index)

@@ -1,0 +1,1048 @@
+"""Events as lines: the one format of `--jsonl`, session files, pipes, replays and test snapshots.
+
+UTF-8, one JSON object a line, LF only, `type` first. A stream is a `session` line, the `history` lines
+that it goes on from, the events, and a `result` line. Each body stands in exactly one place:
+
+    message_start         role; an assistant's also timestamp, api, provider, model
+    message_update        assistant_message_event; text_end and the like without their body
+                          blocks: what the events do not tell of a block (a tool call's id and name)
+    message_end           message; a tool result's only tool_call_id and timestamp, as its body is the
+    tool_execution_end    result
+    turn_end, agent_end   nothing
+
+Writer and reader keep the same small state, so the writer knows what the reader will restore. What it
+would not (events that are no well-formed run) is written out on the line itself: `message`,
+`messages`, `tool_results`; an event that carried its own `partial` has a `snapshot`. Hence
+`read(write(events))` gives back any events, and the size of a run is linear in its text.
+
+A user's `message_start` is restored when its `message_end` is read, which is the next line. Should it
+not be, the line is written again, with its `message` and the same `seq`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, TypeAlias, TypedDict, cast, get_args, get_type_hints
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from . import _json
+from ._message_builder import BuilderEvent, MessageBuilder, now_ms
+from .agent_types import (
+    STREAM_UPDATE_EVENTS,
+    AgentEndEvent,
+    AgentEvent,
+    AgentMessage,
+    AgentStartEvent,
+    AgentToolResult,
+    AssistantMessage,
+    ImageContent,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    TextContent,
+    ThinkingContent,
+    ToolCallContent,
+    ToolExecutionEndEvent,
+    ToolExecutionStartEvent,
+    ToolExecutionUpdateEvent,
+    ToolResultMessage,
+    TurnEndEvent,
+    TurnStartEvent,
+    Usage,
+    UserMessage,
+    _given_message,
+)
+from .errors import RecordError
+
+__all__ = [
+    "VERSION",
+    "Decoder",
+    "Encoder",
+    "ErrorRecord",
+    "HistoryRecord",
+    "Record",
+    "ResultRecord",
+    "SessionRecord",
+    "messages",
+    "read",
+    "read_records",
+    "schema",
+    "write",
+]
+
+VERSION = 1
+"""The version of the format, in the `session` line."""
+
+# ---- records ------------------------------------------------------------------------------------
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="session"):
+    """The first line of a stream: what the run starts from; `created` is an RFC 3339 time."""
+
+    version: int
+    id: str
+    created: str
+    model: dict[str, Any] | None
+    system_prompt: str
+    thinking_level: str
+    tools: list[str]
+    tinyagent: str
+    time: int | UnsetType = UNSET
+
+
+class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="history"):
+    """A message that the run goes on from."""
+
+    message: dict[str, Any]
+    time: int | UnsetType = UNSET
+
+
+class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong: the `kind` of a class in `tinyagent.errors`, its message and its hint."""
+
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
+    """The last line of a run, on every way out."""
+
+    ok: bool
+    exit_code: int
+    stop_reason: str | None
+    text: str
+    usage: dict[str, Any] | None
+    turns: int
+    duration_ms: int
+    error: ErrorRecord | None
+    time: int | UnsetType = UNSET
+
+
+Record: TypeAlias = SessionRecord | HistoryRecord | AgentEvent | ResultRecord
+
+# ---- lines --------------------------------------------------------------------------------------
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    seq: int = 0
+    time: int = 0
+
+
+class _AgentStart(_Line, frozen=True, kw_only=True, tag="agent_start"):
+    pass
+
+
+class _AgentEnd(_Line, frozen=True, kw_only=True, tag="agent_end"):
+    limit: str | None = None
+    messages: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class _TurnStart(_Line, frozen=True, kw_only=True, tag="turn_start"):
+    pass
+
+
+class _TurnEnd(_Line, frozen=True, kw_only=True, tag="turn_end"):
+    message: dict[str, Any] | UnsetType = UNSET
+    tool_results: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class _MessageStart(_Line, frozen=True, kw_only=True, tag="message_start"):
+    role: str
+    tool_call_id: str | UnsetType = UNSET
+    timestamp: int | UnsetType = UNSET
+    api: str | UnsetType = UNSET
+    provider: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    message: dict[str, Any] | UnsetType = UNSET
+
+
+class _MessageUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message_update"):
+    seq: int = 0
+    time: int | UnsetType = UNSET
+    assistant_message_event: dict[str, Any]
+    blocks: dict[str, dict[str, Any]] | UnsetType = UNSET
+    snapshot: bool | dict[str, Any] | UnsetType = UNSET
+    message: dict[str, Any] | UnsetType | None = UNSET
+
+
+class _Delta(msgspec.Struct, frozen=True, tag_field="type", tag="message_update", gc=False):
+    """The short form of `_MessageUpdate`; made for nearly every line, hence without anything else."""
+
+    seq: int
+    assistant_message_event: dict[str, Any]
+
+
+class _MessageEnd(_Line, frozen=True, kw_only=True, tag="message_end"):
+    role: str = ""
+    tool_call_id: str | UnsetType = UNSET
+    timestamp: int | UnsetType = UNSET
+    message: dict[str, Any] | UnsetType = UNSET
+
+
+class _ToolStart(_Line, frozen=True, kw_only=True, tag="tool_execution_start"):
+    tool_call_id: str
+    tool_name: str
+    args: dict[str, Any]
+
+
+class _ToolUpdate(_Line, frozen=True, kw_only=True, tag="tool_execution_update"):
+    tool_call_id: str
+    tool_name: str
+    args: dict[str, Any] | UnsetType = UNSET
+    partial_result: dict[str, Any]
+
+
+class _ToolEnd(_Line, frozen=True, kw_only=True, tag="tool_execution_end"):
+    tool_call_id: str
+    tool_name: str
+    result: dict[str, Any]
+    is_error: bool
+
+
+_EVENT_LINES: tuple[type[msgspec.Struct], ...] = (
+    _AgentStart,
+    _TurnStart,
+    _MessageStart,
+    _MessageUpdate,
+    _MessageEnd,
+    _ToolStart,
+    _ToolUpdate,
+    _ToolEnd,
+    _TurnEnd,
+    _AgentEnd,
+)
+_ALL_LINES: tuple[type[msgspec.Struct], ...] = (SessionRecord, HistoryRecord, *_EVENT_LINES, ResultRecord)
+_LINES = {str(line.__struct_config__.tag): line for line in _ALL_LINES}
+
+# ---- what writer and reader both know -------------------------------------------------------------
+
+_BODY = {"text_end": "content", "thinking_end": "content", "tool_call_end": "tool_call"}
+_DELTAS = frozenset({"text_delta", "thinking_delta", "tool_call_delta"})
+_NOTHING: Any = object()
+
+
+class _State:
+    """What the lines so far tell, which later lines need not repeat."""
+
+    def __init__(self) -> None:
+        self.run: list[Any] = []
+        self.turn_message: Any = None
+        self.turn_results: list[Any] = []
+        self.args: dict[str, Any] = {}
+        self.results: dict[str, dict[str, Any]] = {}
+        self.builder: MessageBuilder | None = None
+        self.envelope: dict[str, Any] | None = None
+
+    # ---- what can be restored ---------------------------------------------------------------------
+
+    def result_message(self, call_id: Any, timestamp: int) -> dict[str, Any] | None:
+        """The tool result message that follows from the call's `tool_execution_end`."""
+        known = self.results.get(call_id) if isinstance(call_id, str) else None
+        return None if known is None else {**known, "timestamp": timestamp}
+
+    def closing(self, event: dict[str, Any]) -> Any:
+        """The body that an event such as `text_end` has, if nothing else is said."""
+        kind, index = event["type"].removesuffix("_end"), event.get("content_index")
+        if self.builder is None or not self._holds(index, kind):
+            return _NOTHING
+        block = self.builder.block(cast(int, index))
+        if kind != "tool_call":
+            return block[kind]
+        raw = block.pop("partial_json", None)
+        if raw is None:
+            return block
+        arguments = _json.decode_object(raw) if raw.strip() else {}
+        if arguments is None:
+            return {**block, "arguments": {}, "partial_json": raw}
+        return {**block, "arguments": arguments}
+
+    # ---- what a line changes ------------------------------------------------------------------------
+
+    def feed(self, event: dict[str, Any]) -> BuilderEvent | None:
+        """Let the message in the making grow by an event; None if it is not one that makes it grow."""
+        builder, name = self.builder, event.get("type")
+        if builder is None or not isinstance(name, str):
+            return None
+        kind, _, step = name.rpartition("_")
+        index = event.get("content_index")
+        if step == "start" and kind in ("text", "thinking", "tool_call"):
+            if type(index) is not int or index != len(builder):
+                return None
+            if kind == "tool_call":
+                call = event.get("tool_call")
+                named = {key: call.get(key, "") if isinstance(call, dict) else "" for key in ("id", "name")}
+                empty = {"type": kind, **named, "arguments": None, "partial_json": ""}
+            else:
+                empty = {"type": kind, kind: ""}
+            builder._open(empty)
+        elif not self._holds(index, kind):
+            return None
+        elif step == "delta" and isinstance(event.get("delta"), str):
+            builder.delta(cast(int, index), event["delta"])
+        elif step == "end":
+            self._close(builder, cast(int, index), kind, event)
+        else:
+            return None
+        return builder._event(dict(event))
+
+    def _close(self, builder: MessageBuilder, index: int, kind: str, event: dict[str, Any]) -> None:
+        body = event.get(_BODY[event["type"]], _NOTHING)
+        if body is _NOTHING:
+            body = self.closing(event)
+        if kind != "tool_call":
+            if isinstance(body, str) and body != builder.block(index)[kind]:
+                builder.update(index, **{kind: body})
+        elif isinstance(body, dict) and isinstance(body.get("arguments"), dict):
+            fields = {key: value for key, value in body.items() if key != "type"}
+            builder.update(index, **{"partial_json": None, **fields})
+
+    def amend(self, blocks: dict[str, dict[str, Any]]) -> None:
+        """Set fields of blocks that no event told of."""
+        for key, fields in blocks.items():
+            if self.builder is not None and key.isdecimal() and int(key) < len(self.builder):
+                self.builder.update(int(key), **fields)
+
+    def after(self, event: Any) -> None:
+        """Take note of an event that was written or read."""
+        match event:
+            case MessageUpdateEvent():
+                pass
+            case MessageStartEvent():
+                self._begin(event.message)
+            case MessageEndEvent():
+                self.builder = None
+                self.run.append(event.message)
+                role = event.message.get("role")
+                if role == "assistant":
+                    self.turn_message = event.message
+                elif role == "tool_result":
+                    self.turn_results.append(event.message)
+            case ToolExecutionStartEvent():
+                self.args[event.tool_call_id] = event.args
+            case ToolExecutionEndEvent():
+                self.args.pop(event.tool_call_id, None)
+                self.results[event.tool_call_id] = {
+                    "role": "tool_result",
+                    "tool_call_id": event.tool_call_id,
+                    "tool_name": event.tool_name,
+                    "content": event.result.content,
+                    "details": event.result.details,
+                    "is_error": event.is_error,
+                }
+            case TurnStartEvent():
+                self.turn_message, self.turn_results = None, []
+                self.args, self.results = {}, {}
+            case AgentStartEvent():
+                self.run = []
+
+    def _begin(self, message: Any) -> None:
+        self.builder = self.envelope = None
+        if message.get("role") == "assistant" and message.get("content") == []:
+            self.builder = MessageBuilder(None, timestamp=0)
+            self.builder._head = dict(message)
+
+    def _holds(self, index: Any, kind: str) -> bool:
+        builder = self.builder
+        return (
+            builder is not None
+            and type(index) is int
+            and 0 <= index < len(builder)
+            and builder._blocks[index]["type"] == kind
+        )
+
+
+def _empty_message(line: _MessageStart) -> dict[str, Any]:
+    """The assistant message that a builder begins with."""
+    return {
+        "role": "assistant",
+        "content": [],
+        "stop_reason": "stop",
+        "timestamp": line.timestamp,
+        "api": line.api,
+        "provider": line.provider,
+        "model": line.model,
+        "usage": None,
+    }
+
+
+def _difference(predicted: list[Any], actual: Any) -> dict[str, dict[str, Any]] | None:
+    """The fields to set on predicted blocks to make them the actual ones; None if that cannot do it."""
+    if not isinstance(actual, list) or len(actual) != len(predicted):
+        return None
+    changes: dict[str, dict[str, Any]] = {}
+    for index, (old, new) in enumerate(zip(predicted, actual, strict=True)):
+        if old == new:
+            continue
+        if not isinstance(new, dict) or new.get("type") != old["type"]:
+            return None
+        gone = old.keys() - new.keys()
+        fields = {key: value for key, value in new.items() if key not in old or old[key] != value}
+        if old["type"] != "tool_call":
+            if gone:
+                return None
+        elif gone or fields.keys() & {"partial_json", "arguments"}:
+            # In a builder, None for the text takes it away, and for the arguments has them parsed from it.
+            arguments, raw = new.get("arguments"), new.get("partial_json", "")
+            if gone - {"partial_json"} or not isinstance(arguments, dict) or not isinstance(raw, str):
+                return None
+            fields |= {"arguments": arguments, **dict.fromkeys(gone)}
+        changes[str(index)] = fields
+    return changes
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Turns records and events into lines; one for each run.
+
+    Args:
+        deltas: Whether `message_update` events are written; a session file has none.
+        clock: Unix milliseconds.
+    """
+
+    def __init__(self, *, deltas: bool = True, clock: Callable[[], int] = now_ms) -> None:
+        self._deltas = deltas
+        self._clock = clock
+        self._seq = 0
+        self._state = _State()
+        self._held: tuple[_MessageStart, Any] | None = None
+        # While a builder of this process makes the message and its events are written one by one,
+        # the state's builder holds the same as that one held at `_count` pieces.
+        self._source: MessageBuilder | None = None
+        self._count = 0
+        self._changes = 0
+
+    def encode(self, record: Record) -> bytes:
+        """The record's line with its LF; nothing for an event that is left out.
+
+        What JSON cannot say (in a tool's details, say) is written as its text.
+        """
+        if type(record) is MessageUpdateEvent:
+            return self._update(record) if self._deltas else b""
+        before = b"" if self._held is None else self._settle(record)
+        if isinstance(record, SessionRecord | HistoryRecord | ResultRecord):
+            if record.time is UNSET:
+                record = msgspec.structs.replace(record, time=self._clock())
+            return before + _encode(record)
+        line = self._line(record)
+        self._state.after(record)
+        return before + _encode(line)
+
+    def close(self) -> bytes:
+        """What is still to be written when the events ended in the middle of a user's message."""
+        return b"" if self._held is None else self._settle(None)
+
+    def _settle(self, following: Any) -> bytes:
+        """A `message_start` that waits for its body gets it from its end, or is written again."""
+        assert self._held is not None
+        (line, message), self._held = self._held, None
+        if isinstance(following, MessageEndEvent) and following.message == message:
+            return b""
+        return _encode(msgspec.structs.replace(line, message=message))
+
+    def _next(self) -> dict[str, Any]:
+        self._seq += 1
+        return {"seq": self._seq, "time": self._clock()}
+
+    def _line(self, event: Any) -> msgspec.Struct:
+        state, head = self._state, self._next()
+        match event:
+            case MessageStartEvent():
+                return self._start(event.message, head)
+            case MessageEndEvent():
+                return self._end(event.message, head)
+            case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
+                return _ToolStart(**head, tool_call_id=call_id, tool_name=name, args=args)
+            case ToolExecutionUpdateEvent(tool_call_id=call_id, tool_name=name, args=args):
+                known = state.args.get(call_id, _NOTHING)
+                return _ToolUpdate(
+                    **head,
+                    tool_call_id=call_id,
+                    tool_name=name,
+                    args=UNSET if known is args or known == args else args,
+                    partial_result=cast(Any, event.partial_result),
+                )
+            case ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, is_error=is_error):
+                result = cast(Any, event.result)
+                return _ToolEnd(
+                    **head, tool_call_id=call_id, tool_name=name, result=result, is_error=is_error
+                )
+            case TurnEndEvent(message=message, tool_results=results):
+                return _TurnEnd(
+                    **head,
+                    message=UNSET if message == state.turn_message else cast(Any, message),
+                    tool_results=UNSET if results == state.turn_results else cast(Any, results),
+                )
+            case AgentEndEvent(messages=new, limit=limit):
+                return _AgentEnd(**head, limit=limit, messages=UNSET if new == state.run else cast(Any, new))
+            case AgentStartEvent():
+                return _AgentStart(**head)
+            case TurnStartEvent():
+                return _TurnStart(**head)
+        raise TypeError(f"not an event or a record: {event!r}")
+
+    def _start(self, message: Any, head: dict[str, Any]) -> _MessageStart:
+        role = str(message.get("role", ""))
+        timestamp = message.get("timestamp")
+        if role == "assistant":
+            fields = {key: message.get(key) for key in ("api", "provider", "model")}
+            if type(timestamp) is int and all(isinstance(value, str) for value in fields.values()):
+                line = _MessageStart(**head, role=role, timestamp=timestamp, **fields)
+                if message == _empty_message(line):
+                    return line
+            return _MessageStart(**head, role=role, message=message)
+        call_id = message.get("tool_call_id") if role == "tool_result" else None
+        named = call_id if isinstance(call_id, str) else UNSET
+        if type(timestamp) is int and message == self._state.result_message(call_id, timestamp):
+            return _MessageStart(**head, role=role, tool_call_id=named, timestamp=timestamp)
+        line = _MessageStart(**head, role=role, tool_call_id=named)
+        self._held = line, message
+        return line
+
+    def _end(self, message: Any, head: dict[str, Any]) -> _MessageEnd:
+        self._source = None
+        role, timestamp = str(message.get("role", "")), message.get("timestamp")
+        if role == "tool_result" and type(timestamp) is int:
+            call_id = message.get("tool_call_id")
+            if message == self._state.result_message(call_id, timestamp):
+                return _MessageEnd(**head, role=role, tool_call_id=call_id, timestamp=timestamp)
+        return _MessageEnd(**head, role=role, message=message)
+
+    # ---- message_update: nearly every line is one -----------------------------------------------------
+
+    def _update(self, event: MessageUpdateEvent) -> bytes:
+        step = event.assistant_message_event
+        if type(step) is BuilderEvent and step._builder is self._source and self._follows(step, event):
+            self._seq += 1
+            return _encode(_Delta(self._seq, step))
+        before = b"" if self._held is None else self._settle(event)
+        line = self._whole_update(event)
+        return before + _encode(line)
+
+    def _follows(self, step: BuilderEvent, event: MessageUpdateEvent) -> bool:
+        """Whether the event is the next delta of the builder whose last event was written.
+
+        If so the state follows and there is nothing to compare.
+        """
+        source = step._builder
+        count, pieces, changes = step._count, source._pieces, source._changes
+        grown = count - self._count
+        if not (
+            (grown == 1 or (grown == 2 and not pieces[count - 2]))
+            and len(step) == 3
+            and step["type"] in _DELTAS
+            and step["delta"] is pieces[count - 1]
+            and (len(changes) == self._changes or changes[self._changes][0] >= count)
+            and _given_message(event) is None
+        ):
+            return False
+        index, mirror = step["content_index"], self._state.builder
+        if mirror is None or index >= len(mirror):
+            return False
+        if index == mirror._last:
+            mirror._pieces.append(step["delta"])
+        else:
+            mirror.delta(index, step["delta"])
+        self._count = count
+        return True
+
+    def _whole_update(self, event: MessageUpdateEvent) -> _MessageUpdate:
+        step, given = event.assistant_message_event, _given_message(event)
+        self._seq += 1
+        head: dict[str, Any] = {"seq": self._seq}
+        if step.get("type") not in _DELTAS:
+            head["time"] = self._clock()
+        self._source = None
+        own: dict[str, Any] = {**step}
+        carried = own.pop("partial", _NOTHING)
+        lazy = carried is _NOTHING and isinstance(step, BuilderEvent)
+        if given is None and (lazy or isinstance(carried, dict)):
+            partial = step["partial"] if lazy else carried
+            if (line := self._short_update(own, partial, lazy, head)) is not None:
+                if lazy:
+                    self._track(cast(BuilderEvent, step))
+                return line
+        verbatim = {**step}
+        self._state.feed(verbatim)
+        message = step["partial"] if lazy and given is None else given
+        return _MessageUpdate(**head, assistant_message_event=verbatim, message=cast(Any, message))
+
+    def _short_update(
+        self, own: dict[str, Any], partial: Any, lazy: bool, head: dict[str, Any]
+    ) -> _MessageUpdate | None:
+        """The line of an event whose message the reader can put together; None if it cannot."""
+        state = self._state
+        builder = state.builder
+        if builder is None:
+            return None
+        body = _BODY.get(str(own.get("type")))
+        if body is not None:
+            if body not in own:
+                return None
+            if state.closing(own) == own[body]:
+                del own[body]
+        undo = _Undo(builder)
+        if state.feed(own) is None:
+            return None
+        predicted = builder.message()
+        blocks = _difference(cast(Any, predicted["content"]), partial.get("content"))
+        envelope = {key: value for key, value in partial.items() if key != "content"}
+        known = {key: value for key, value in predicted.items() if key != "content"}
+        if blocks is None or (lazy and envelope != known):
+            undo()
+            return None
+        state.amend(blocks)
+        snapshot: Any = UNSET
+        if not lazy:
+            snapshot = True if envelope == state.envelope else envelope
+            state.envelope = envelope
+        return _MessageUpdate(**head, assistant_message_event=own, blocks=blocks or UNSET, snapshot=snapshot)
+
+    def _track(self, step: BuilderEvent) -> None:
+        self._source, self._count = step._builder, step._count
+        self._changes = sum(change[0] < step._count for change in self._source._changes)
+
+
+class _Undo:
+    """Takes a builder back to where it was."""
+
+    def __init__(self, builder: MessageBuilder) -> None:
+        self._builder = builder
+        self._lengths = [len(part) for part in self._parts()]
+        self._last = builder._last
+
+    def _parts(self) -> list[list[Any]]:
+        builder = self._builder
+        return [builder._blocks, builder._pieces, builder._marks, builder._changes]
+
+    def __call__(self) -> None:
+        for part, length in zip(self._parts(), self._lengths, strict=True):
+            del part[length:]
+        self._builder._last = self._last
+        self._builder._cache = (0, {})
+
+
+def _encode(line: Any) -> bytes:
+    try:
+        return _json.encode(line) + b"\n"
+    except TypeError:
+        return _json.encode(_sayable(msgspec.to_builtins(line, enc_hook=str, str_keys=False))) + b"\n"
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _sayable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_sayable(item) for item in value]
+    return value
+
+
+def write(
+    events: Iterable[Record], *, deltas: bool = True, clock: Callable[[], int] = now_ms
+) -> Iterator[bytes]:
+    """The lines of records and events."""
+    encoder = Encoder(deltas=deltas, clock=clock)
+    for event in events:
+        if line := encoder.encode(event):
+            yield line
+    if line := encoder.close():
+        yield line
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+Lines: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str] | IO[bytes]
+Warn: TypeAlias = Callable[[str], None]
+
+_decoder = msgspec.json.Decoder(
+    SessionRecord
+    | HistoryRecord
+    | _AgentStart
+    | _AgentEnd
+    | _TurnStart
+    | _TurnEnd
+    | _MessageStart
+    | _MessageUpdate
+    | _MessageEnd
+    | _ToolStart
+    | _ToolUpdate
+    | _ToolEnd
+    | ResultRecord
+)
+
+
+class Decoder:
+    """Turns lines into records and events, with their bodies; one for a stream, or several in a row."""
+
+    def __init__(self) -> None:
+        self._state = _State()
+        self._held: _MessageStart | None = None
+        self._number = 0
+
+    def decode(self, line: bytes | str) -> list[Record]:
+        """What this line completes: nothing, a record, or a `message_start` and what follows it.
+
+        Raises:
+            RecordError: if the line is not one of this format; it names the line and the fault.
+        """
+        self._number += 1
+        parsed = self._parse(line)
+        if parsed is None:
+            return []
+        if self._held is not None:
+            return self._settle(parsed)
+        return self._records(parsed)
+
+    def close(self) -> list[Record]:
+        """What was waiting for a line that never came."""
+        held, self._held = self._held, None
+        return [] if held is None else [self._started(held, {"role": held.role, "content": []})]
+
+    def _parse(self, line: bytes | str) -> Any:
+        """The line's Struct; None for a blank line or a type that is not known."""
+        try:
+            return _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeError):
+            pass  # the slow way finds out what it is
+        if not line.strip():
+            return None
+        try:
+            value = _json.decode(line)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"line {self._number} is not JSON: {error}", hint=_HINT) from None
+        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(kind, str):
+            raise RecordError(f"line {self._number} is not an object with a `type`", hint=_HINT)
+        if kind not in _LINES:
+            return None
+        try:
+            return msgspec.convert(value, _LINES[kind])
+        except msgspec.ValidationError as error:
+            raise RecordError(f"line {self._number} ({kind}): {error}") from None
+
+    def _settle(self, line: Any) -> list[Record]:
+        held, self._held = cast(_MessageStart, self._held), None
+        again = isinstance(line, _MessageStart) and line.seq == held.seq
+        if again and isinstance(line.message, dict):
+            return [self._started(held, line.message)]
+        if isinstance(line, _MessageEnd) and isinstance(line.message, dict):
+            return [self._started(held, line.message), *self._records(line)]
+        return [self._started(held, {"role": held.role, "content": []}), *self._records(line)]
+
+    def _started(self, line: _MessageStart, message: Any) -> MessageStartEvent:
+        event = MessageStartEvent(message=message)
+        self._state.after(event)
+        return event
+
+    def _records(self, line: Any) -> list[Record]:
+        if isinstance(line, _MessageUpdate):
+            return [self._update(line)]
+        if isinstance(line, _MessageStart):
+            message = self._start_message(line)
+            if message is None:
+                self._held = line
+                return []
+            return [self._started(line, message)]
+        if isinstance(line, HistoryRecord | ResultRecord):
+            return [line]
+        if isinstance(line, SessionRecord):
+            if line.version > VERSION:
+                raise RecordError(
+                    f"line {self._number}: this is version {line.version} of the format, "
+                    f"and version {VERSION} is the newest that this tinyagent reads",
+                    hint="Update tinyagent.",
+                )
+            self._state = _State()
+            return [line]
+        event = self._event(line)
+        self._state.after(event)
+        return [event]
+
+    def _start_message(self, line: _MessageStart) -> dict[str, Any] | None:
+        if line.message is not UNSET:
+            return line.message
+        if line.timestamp is UNSET:
+            return None
+        if line.role == "assistant":
+            return _empty_message(line)
+        return self._state.result_message(line.tool_call_id, line.timestamp)
+
+    def _event(self, line: Any) -> AgentEvent:
+        state = self._state
+        match line:
+            case _MessageEnd():
+                return MessageEndEvent(message=cast(Any, self._end_message(line)))
+            case _ToolStart(tool_call_id=call_id, tool_name=name, args=args):
+                return ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args)
+            case _ToolUpdate(tool_call_id=call_id, tool_name=name):
+                args = state.args.get(call_id, {}) if line.args is UNSET else line.args
+                partial = _result(line.partial_result)
+                return ToolExecutionUpdateEvent(
+                    tool_call_id=call_id, tool_name=name, args=args, partial_result=partial
+                )
+            case _ToolEnd(tool_call_id=call_id, tool_name=name):
+                result = _result(line.result)
+                return ToolExecutionEndEvent(
+                    tool_call_id=call_id, tool_name=name, result=result, is_error=line.is_error
+                )
+            case _TurnEnd():
+                message = state.turn_message if line.message is UNSET else line.message
+                results = state.turn_results if line.tool_results is UNSET else line.tool_results
+                if message is None:
+                    raise RecordError(
+                        f"line {self._number} (turn_end): the turn's assistant message is missing"
+                    )
+                return TurnEndEvent(message=cast(Any, message), tool_results=cast(Any, list(results)))
+            case _AgentEnd():
+                new = list(state.run) if line.messages is UNSET else line.messages
+                return AgentEndEvent(messages=cast(Any, new), limit=cast(Any, line.limit))
+            case _AgentStart():
+                return AgentStartEvent()
+        return TurnStartEvent()
+
+    def _end_message(self, line: _MessageEnd) -> dict[str, Any]:
+        if line.message is not UNSET:
+            return line.message
+        timestamp = 0 if line.timestamp is UNSET else line.timestamp
+        message = self._state.result_message(line.tool_call_id, timestamp)
+        if message is None:
+            raise RecordError(
+                f"line {self._number} (message_end): no `message`, and no tool_execution_end before it "
+                f"for tool_call_id {None if line.tool_call_id is UNSET else line.tool_call_id!r}"
+            )
+        return message
+
+    def _update(self, line: _MessageUpdate) -> MessageUpdateEvent:
+        state, own = self._state, line.assistant_message_event
+        if line.message is not UNSET:
+            state.feed(own)
+            return MessageUpdateEvent(assistant_message_event=cast(Any, own), message=cast(Any, line.message))
+        key = _BODY.get(str(own.get("type")))
+        body = state.closing(own) if key is not None and key not in own else _NOTHING
+        step = state.feed(own)
+        if step is None or state.builder is None:
+            return MessageUpdateEvent(assistant_message_event=cast(Any, own))
+        if key is not None and body is not _NOTHING:
+            step[key] = body
+        if line.blocks is not UNSET:
+            state.amend(line.blocks)
+            step._count = len(state.builder._pieces)
+        if line.snapshot is not UNSET:
+            if isinstance(line.snapshot, dict):
+                state.envelope = line.snapshot
+            step["partial"] = {**(state.envelope or {}), "content": state.builder.message()["content"]}
+        return MessageUpdateEvent(assistant_message_event=cast(Any, step))
+
+
+_HINT = "A tinyagent stream is what `tinyagent run --jsonl` prints: one JSON object a line."
+
+
+def _result(fields: dict[str, Any]) -> AgentToolResult:
+    return AgentToolResult(
+        content=fields.get("content") or [],
+        details=fields.get("details", {}),
+        terminate=fields.get("terminate") is True,
+    )
+
+
+def read_records(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[Record]:
+    """The records and events of one stream, or of several one after another.
+
+    Args:
+        lines: A binary file, or whole lines with or without their LF.
+        on_warning: Hears of a torn last line, which is left out; `warnings.warn` if None.
+
+    Raises:
+        RecordError: at a line that is not one of this format.
+    """
+    decoder = Decoder()
+    waiting: bytes | str | None = None
+    for line in _split(lines):
+        if waiting is not None:
+            yield from decoder.decode(waiting)
+        waiting = line
+    if waiting is not None:
+        try:
+            last = decoder.decode(waiting)
+        except RecordError:
+            if not _is_torn(waiting):
+                raise
+            warn = on_warning or _warn
+            warn(f"line {decoder._number} is cut off and was left out; everything before it was read")
+            last = []
+        yield from last
+    yield from decoder.close()
+
+
+def read(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[AgentEvent]:
+    """The events, as `read_records` gives them."""
+    for record in read_records(lines, on_warning=on_warning):
+        if not isinstance(record, SessionRecord | HistoryRecord | ResultRecord):
+            yield record
+
+
+def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessage]:
+    """The conversation: the history and every message that ended.
+
+    Several streams one after another are one conversation. A stream whose own history begins with all
+    that was said so far does not say it twice.
+    """
+    said: list[Any] = []
+    carried: list[Any] = []
+    new: list[Any] = []
+
+    def add() -> None:
+        goes_on = carried[: len(said)] == said
+        said[:] = [*([] if goes_on else said), *carried, *new]
+        carried.clear()
+        new.clear()
+
+    for record in read_records(lines, on_warning=on_warning):
+        if isinstance(record, SessionRecord):
+            add()
+        elif isinstance(record, HistoryRecord):
+            carried.append(record.message)
+        elif isinstance(record, MessageEndEvent):
+            new.append(record.message)
+    add()
+    return said
+
+
+def _split(lines: Lines) -> Iterator[bytes | str]:
+    """Lines, each with the LF that it had; other line separators are text."""
+    for chunk in (lines,) if isinstance(lines, bytes | str) else lines:
+        parts: Any = chunk.split(b"\n") if isinstance(chunk, bytes) else chunk.split("\n")
+        last = parts.pop()
+        for part in parts:
+            yield part + (b"\n" if isinstance(part, bytes) else "\n")
+        if last:
+            yield last
+
+
+def _is_torn(line: bytes | str) -> bool:
+    """Whether the last line broke off while it was being written."""
+    head = line if isinstance(line, bytes) else line.encode("utf-8", "replace")
+    begins = head.startswith(b'{"type":"'[: len(head)])
+    return not head.endswith(b"\n") and (begins or not head.strip(b"\0"))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+# ---- the schema -----------------------------------------------------------------------------------
+
+_DICT_LIST = list[dict[str, Any]]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a line; `$defs` has one component for each type."""
+    lines = list(_LINES.values())
+    parts = [ErrorRecord, Usage, TextContent, ImageContent, ThinkingContent, ToolCallContent]
+    roles = [UserMessage, AssistantMessage, ToolResultMessage]
+    plain = [_without_unions(kind) for kind in roles]
+    _, components = msgspec.json.schema_components([*lines, *parts, *plain], ref_template="#/$defs/{name}")
+    components = {name.lstrip("_"): part for name, part in components.items()}
+    for kind in roles:
+        hint = get_type_hints(kind)["content"]
+        components[kind.__name__]["properties"]["content"]["items"] = _one_of(
+            option.__name__ for option in get_args(get_args(hint)[0])
+        )
+    # Other spellings are accepted on what is read, and written on as `history`.
+    components["AssistantMessage"]["properties"]["stop_reason"] = {
+        "type": "string",
+        "description": "stop, length, tool_use, error or aborted",
+    }
+    components["CustomAgentMessage"] = {
+        "title": "CustomAgentMessage",
+        "description": "Any other role: kept in the history, not sent to a model.",
+        "type": "object",
+        "properties": {
+            "role": {"type": "string", "not": {"enum": ["user", "assistant", "tool_result"]}},
+            "timestamp": {"type": "integer"},
+        },
+        "required": ["role"],
+    }
+    components["Message"] = _one_of([*(kind.__name__ for kind in roles), "CustomAgentMessage"])
+    components["AgentToolResult"] = {
+        "title": "AgentToolResult",
+        "description": "What a tool gives back: `content` for the model, `details` for programs and people.",
+        "type": "object",
+        "properties": {
+            "content": {"type": "array", "items": _one_of(["TextContent", "ImageContent"])},
+            "details": {"type": "object"},
+            "terminate": {"type": "boolean"},
+        },
+        "required": ["content", "details", "terminate"],
+    }
+    components["AssistantMessageEvent"] = {
+        "title": "AssistantMessageEvent",
+        "description": "One step of an assistant message, without `partial` and without bodies.",
+        "type": "object",
+        "properties": {
+            "type": {"enum": [*sorted(STREAM_UPDATE_EVENTS), "done", "error", "start"]},
+            "content_index": {"type": "integer", "minimum": 0},
+            "delta": {"type": "string"},
+        },
+        "required": ["type"],
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"enum": sorted(names)}}},
+                "then": {"required": required},
+            }
+            for names, required in (
+                (_DELTAS, ["delta"]),
+                (STREAM_UPDATE_EVENTS, ["content_index"]),
+            )
+        ],
+    }
+    for (name, field), part in _REFERENCES.items():
+        components[name]["properties"][field] = part
+    for line in _EVENT_LINES:
+        component = components[line.__name__.lstrip("_")]
+        always = ["type", "seq"] if line is _MessageUpdate else ["type", "seq", "time"]
+        component["required"] = [*always, *(key for key in component["required"] if key not in always)]
+    components["MessageEnd"]["required"].append("role")
+    components["MessageEnd"]["anyOf"] = [{"required": ["message"]}, {"required": ["tool_call_id"]}]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A line of a tinyagent stream, version {VERSION}",
+        **_one_of(line.__name__.lstrip("_") for line in lines),
+        "$defs": components,
+    }
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _one_of(names: Iterable[str]) -> dict[str, Any]:
+    return {"oneOf": [_ref(name) for name in names]}
+
+
+_REFERENCES: dict[tuple[str, str], dict[str, Any]] = {
+    ("HistoryRecord", "message"): _ref("Message"),
+    ("MessageStart", "message"): _ref("Message"),
+    ("MessageEnd", "message"): _ref("Message"),
+    ("MessageUpdate", "assistant_message_event"): _ref("AssistantMessageEvent"),
+    ("MessageUpdate", "message"): {"anyOf": [_ref("AssistantMessage"), {"type": "null"}]},
+    ("ToolUpdate", "partial_result"): _ref("AgentToolResult"),
+    ("ToolEnd", "result"): _ref("AgentToolResult"),
+    ("TurnEnd", "message"): _ref("AssistantMessage"),
+    ("TurnEnd", "tool_results"): {"type": "array", "items": _ref("ToolResultMessage")},
+    ("AgentEnd", "messages"): {"type": "array", "items": _ref("Message")},
+    ("ResultRecord", "usage"): {"anyOf": [_ref("Usage"), {"type": "null"}]},
+}
+
+
+def _without_unions(kind: Any) -> Any:
+    """The typed dictionary with its `content` as plain objects: msgspec refuses a union of dictionaries."""
+    hints = {**get_type_hints(kind, include_extras=True), "content": _DICT_LIST}
+    flat = TypedDict(kind.__name__, hints)  # type: ignore[misc]
+    flat.__doc__ = kind.__doc__
+    return flat
