@@ -77,8 +77,18 @@ class MessageBuilder:
     """
 
     __slots__ = (
-        "_blocks", "_cache", "_changes", "_head", "_ids", "_last", "_marks", "_pieces", "_tail", "_tail_from"
-    )  # fmt: skip
+        "_blocks",
+        "_cache",
+        "_changes",
+        "_deltas",
+        "_head",
+        "_ids",
+        "_last",
+        "_marks",
+        "_pieces",
+        "_tail",
+        "_tail_from",
+    )
 
     def __init__(self, model: Any, *, timestamp: int | None = None) -> None:
         self._head: dict[str, Any] = {
@@ -92,6 +102,8 @@ class MessageBuilder:
             "usage": None,
         }
         self._blocks: list[dict[str, Any]] = []
+        self._deltas: list[dict[str, Any]] = []
+        """What the delta events of each block have in common."""
         self._pieces: list[str] = []
         self._marks: list[tuple[int, int]] = []
         """From this piece on, pieces belong to this block."""
@@ -141,7 +153,8 @@ class MessageBuilder:
         if index != self._last:
             self._mark(index)
         self._pieces.append(piece)
-        event = BuilderEvent(type=_DELTA[self._blocks[index]["type"]], content_index=index, delta=piece)
+        event = BuilderEvent(self._deltas[index])  # Copying a dict is quicker than making one.
+        event["delta"] = piece
         event._builder = self
         event._count = len(self._pieces)
         return event
@@ -269,6 +282,7 @@ class MessageBuilder:
     def _open(self, block: dict[str, Any]) -> tuple[int, BuilderEvent]:
         index = len(self._blocks)
         self._blocks.append(block)
+        self._deltas.append({"type": f"{block['type']}_delta", "content_index": index, "delta": ""})
         self._mark(index)
         return index, self._event({"type": f"{block['type']}_start", "content_index": index})
 
@@ -320,9 +334,6 @@ class MessageBuilder:
         if count > self._tail_from:
             message |= self._tail
         return cast(AssistantMessage, message)
-
-
-_DELTA = {kind: f"{kind}_delta" for kind in _TEXT_KEY}
 
 
 def _begin(mark: tuple[int, int]) -> int:
