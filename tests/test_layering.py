@@ -21,8 +21,10 @@ LEVELS = {
     "_sse": 0,
     "_version": 0,
     "_event_stream": 1,
+    "_handover": 1,
     "_http": 1,
     "_message_builder": 1,
+    "_response": 1,
     "agent_tool_execution": 1,
     "alchemy_provider": 1,
     "anthropic_provider": 1,
@@ -41,7 +43,7 @@ LEVELS = {
 }
 SHARED = {
     *("agent_types", "errors", "_interrupt", "_json"),
-    *("_event_stream", "_http", "_message_builder", "jsonl", "openai_wire"),
+    *("_event_stream", "_handover", "_http", "_message_builder", "_response", "jsonl", "openai_wire"),
 }
 
 # Each of these is used behind one door, so that replacing it is one file's work.
