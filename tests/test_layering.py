@@ -54,9 +54,10 @@ ONLY_USERS = {
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
 
-# The library's providers read the one variable that holds their key (the proxy: URL and token).
+# The library's providers read the one variable that holds their key (the proxy: URL and token), and
+# the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
-    *("alchemy_provider", "anthropic_provider", "openai_wire", "openrouter_provider"),
+    *("_http", "alchemy_provider", "anthropic_provider", "openai_wire", "openrouter_provider"),
     *("proxy", "responses_provider"),
 }
 

@@ -131,5 +131,4 @@ def test_the_example_passes_its_own_tests(environment: Environment, tmp_path: Pa
     shutil.copytree(ROOT / "examples" / "tinyagent-dice", project, ignore=shutil.ignore_patterns("src"))
     done = environment.run("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", project)
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "6 passed" not in done.stdout  # parametrized: more than the functions
     assert " passed" in done.stdout
