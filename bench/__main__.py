@@ -1,0 +1,99 @@
+"""`python -m bench`: measure, print the tables beside the goals, keep the figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import report, start, streams, tokens, turns
+from bench.measure import Figure, Peers, server
+
+PARTS = ("start", "tokens", "streams", "turns")
+
+
+def options() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)}; everything without")
+    parser.add_argument("--quick", action="store_true", help="few rounds, no long replies")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (7 for processes, else 3)")
+    parser.add_argument(
+        "--peers", type=Path, default=os.environ.get("BENCH_PEERS"),
+        help="a virtual environment with the competitors in it (llm, openai); also $BENCH_PEERS",
+    )  # fmt: skip
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("build/bench.json"), help="the figures, as JSON"
+    )
+    given = parser.parse_args()
+    if unknown := set(given.part) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    given.peers = Path(given.peers).absolute() if given.peers else None
+    return given
+
+
+def machine(peers: Peers) -> dict[str, Any]:
+    """Where the figures come from."""
+    model = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: peers.version(name) for name in ("httpx", "msgspec", "openai", "llm")},
+    }
+
+
+def say(text: str) -> None:
+    """Progress, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Figures as dictionaries."""
+    if isinstance(value, Figure):
+        return dataclasses.asdict(value)
+    return {str(key): plain(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    given = options()
+    wanted = given.part or PARTS
+    peers = Peers(given.peers)
+    few, many = (
+        (given.rounds or 2, given.rounds or 3) if given.quick else (given.rounds or 3, given.rounds or 7)
+    )
+    lengths = [1_000, 10_000] if given.quick else [1_000, 10_000, 100_000]
+    results: dict[str, Any] = {"machine": machine(peers)}
+    print(" · ".join(f"{key} {value}" for key, value in results["machine"].items() if value), end="\n\n")
+    with server() as url:
+        if "start" in wanted:
+            results["start"] = start.run(url, peers, many, say)
+        if "tokens" in wanted:
+            results["tokens"] = tokens.run(url, peers, few, lengths, say)
+        if "streams" in wanted:
+            results["streams"] = streams.run(url, peers, few, [100] if given.quick else [100, 500], say)
+        if "turns" in wanted:
+            results["turns"] = turns.run(url, peers, few, 30 if given.quick else 100, say)
+    say("")
+    print(report.text(results))
+    verdicts = [{**dataclasses.asdict(goal), "met": goal.met} for goal in report.goals(results)]
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(json.dumps(plain(results) | {"goals": verdicts}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

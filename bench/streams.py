@@ -1,0 +1,69 @@
+"""Many streams at once, each paced to last a second: wall, CPU, how late the loop runs, memory.
+
+`python -m bench.streams CLIENT URL COUNT` measures one client in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from bench.clients import CLIENTS, question
+from bench.measure import CPUS, Figure, Memory, Peers, pin, rounds, worker
+
+MODEL = "paced-500"
+BEAT = 0.005
+
+
+async def lateness(late: list[float]) -> None:
+    """How many milliseconds too late the loop wakes a task, over and over."""
+    while True:
+        begin = time.perf_counter()
+        await asyncio.sleep(BEAT)
+        late.append((time.perf_counter() - begin - BEAT) * 1e3)
+
+
+async def measure(client: str, url: str, count: int) -> dict[str, float]:
+    """`count` streams at the same time."""
+    late: list[float] = []
+    async with CLIENTS[client].load()(url) as ask:
+        await ask(question("text-200"))
+        with Memory() as memory:
+            watch = asyncio.create_task(lateness(late))
+            wall, cpu = time.perf_counter(), time.process_time()
+            replies = await asyncio.gather(*(ask(question(MODEL)) for _ in range(count)))
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            watch.cancel()
+    short = sum(reply.count < 500 for reply in replies)
+    if short:
+        raise RuntimeError(f"{client}: {short} of {count} replies are not whole")
+    late.sort()
+    return {"wall s": wall, "CPU s": cpu, "lag p99 ms": late[int(len(late) * 0.99)], "MiB": memory.mib}
+
+
+def run(
+    url: str, peers: Peers, count: int, streams: list[int], say: Callable[[str], None]
+) -> dict[int, dict[str, dict[str, Figure]]]:
+    """Every client, for each number of streams."""
+    return {
+        number: rounds(
+            count,
+            {
+                name: lambda name=name, python=python, number=number: worker(
+                    "streams", python, name, url, number
+                )
+                for name in ("floor", "httpx", "openai", "agent")
+                if (python := peers.python(*CLIENTS[name].needs))
+            },
+            lambda text, number=number: say(f"{number} streams, {text}"),
+        )
+        for number in streams
+    }
+
+
+if __name__ == "__main__":
+    pin(CPUS[-1])
+    print(json.dumps(asyncio.run(measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
