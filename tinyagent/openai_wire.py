@@ -1,0 +1,1274 @@
+"""The chat/completions protocol, both ways, for every provider that speaks it.
+
+`chat_request` makes a request of a context. `ChatDecoder` makes events of the bytes that come back, and
+knows what real servers do to the protocol; it does no I/O. `ChatStream` brings the two together over
+HTTP and is what `stream_openai_completions` gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+
+from . import _json
+from ._http import Call, Reply, check_headers, check_key, get_json, provider_error, words_of
+from ._interrupt import Aborted
+from ._message_builder import BuilderEvent, MessageBuilder
+from ._sse import MAX_EVENT_BYTES, SSEDecoder
+from .agent_types import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    Context,
+    Model,
+    ModelInfo,
+    SimpleStreamOptions,
+    StopReason,
+    ThinkingLevel,
+)
+from .errors import (
+    ConfigurationError,
+    ContentFilterError,
+    InvalidReplyError,
+    MissingKeyError,
+    ProviderError,
+    StreamInterruptedError,
+    TinyAgentError,
+)
+
+__all__ = [
+    "ChatDecoder",
+    "ChatStream",
+    "OpenAICompatModel",
+    "chat_request",
+    "endpoint",
+    "list_openai_models",
+    "stream_openai_completions",
+]
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1/chat/completions"
+
+
+@dataclass
+class OpenAICompatModel(Model):
+    """A model behind any chat/completions endpoint.
+
+    Attributes:
+        base_url: With or without `/chat/completions`; a query is kept.
+        name: A name for people.
+        headers: Sent with each request, `Authorization` among them if it is given here.
+        context_window: Tokens that the model can take in.
+        max_tokens: Tokens that the model can give out. A call's limit is `options["max_tokens"]`.
+        reasoning: Whether the model reasons.
+        api_key_env: The environment variable that holds the key; None: no key is needed.
+        extra_body: Merged into the request's body, last; None as a value takes a field out.
+        ca_file: Certificates of a CA of your own.
+        allow_http: Allow http:// to other machines.
+    """
+
+    provider: str = "openai-compatible"
+    id: str = ""
+    api: str = "openai-completions"
+    base_url: str = OPENROUTER_URL
+    name: str = ""
+    headers: dict[str, str] | None = None
+    context_window: int = 128_000
+    max_tokens: int = 4096
+    reasoning: bool = False
+    api_key_env: str | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    ca_file: str | None = None
+    allow_http: bool = False
+
+
+# ---- what is known of servers -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """What a server takes beyond the least that all of them take."""
+
+    stream_options: bool = False
+    max_tokens: str = "max_tokens"
+    thinking: str = "reasoning_effort"
+    efforts: tuple[str, ...] = ("low", "medium", "high")
+    session: str = ""
+    key_env: str | None = None
+
+
+_LEAST = _Dialect()
+_DIALECTS = {
+    "openrouter": _Dialect(
+        stream_options=True, thinking="reasoning", session="session_id", key_env="OPENROUTER_API_KEY",
+        efforts=("minimal", "low", "medium", "high", "xhigh"),
+    ),
+    "openai": _Dialect(
+        stream_options=True, max_tokens="max_completion_tokens", session="prompt_cache_key",
+        efforts=("minimal", "low", "medium", "high", "xhigh"), key_env="OPENAI_API_KEY",
+    ),
+    "groq": _Dialect(stream_options=True),
+    "together": _Dialect(stream_options=True),
+    "deepseek": _Dialect(stream_options=True, thinking="thinking"),
+    "zai": _Dialect(stream_options=True, thinking="thinking"),
+    "mistral": _Dialect(thinking=""),
+    "xai": _Dialect(stream_options=True, efforts=("low", "high")),
+    "cerebras": _Dialect(stream_options=True),
+    "ollama": _Dialect(stream_options=True),
+    "lmstudio": _Dialect(stream_options=True),
+    "llamacpp": _Dialect(stream_options=True),
+    "vllm": _Dialect(stream_options=True),
+}  # fmt: skip
+_HOSTS = {
+    "openrouter.ai": "openrouter",
+    "api.openai.com": "openai",
+    "api.groq.com": "groq",
+    "api.together.xyz": "together",
+    "api.deepseek.com": "deepseek",
+    "api.z.ai": "zai",
+    "api.mistral.ai": "mistral",
+    "api.x.ai": "xai",
+    "api.cerebras.ai": "cerebras",
+}
+
+
+def _dialect(model: Any) -> _Dialect:
+    """By the host that is asked, else by the provider's name, else the least."""
+    name = _HOSTS.get(_host(model), "") or str(getattr(model, "provider", "")).lower()
+    return _DIALECTS.get(name, _LEAST)
+
+
+def _host(model: Any) -> str:
+    try:
+        return urlsplit(getattr(model, "base_url", "") or "").hostname or ""
+    except ValueError:
+        return ""
+
+
+def endpoint(base_url: str, path: str = "/chat/completions") -> str:
+    """The URL of `path` under a base URL that may or may not name chat/completions itself."""
+    try:
+        parts = urlsplit(base_url.strip())
+    except ValueError:
+        return base_url
+    base = parts.path.rstrip("/").removesuffix("/chat/completions")
+    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
+
+
+# ---- the request --------------------------------------------------------------------------------------
+
+
+def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The request's body, before it is encoded."""
+    dialect = _dialect(model)
+    body: dict[str, Any] = {
+        "model": model.id,
+        "messages": _messages(model, context),
+        "stream": True,
+    }
+    if dialect.stream_options:
+        body["stream_options"] = {"include_usage": True}
+    if context.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.parameters or {"type": "object", "properties": {}},
+                },
+            }
+            for tool in context.tools
+        ]
+    if options.get("temperature") is not None:
+        body["temperature"] = options["temperature"]
+    if options.get("max_tokens") is not None:
+        body[dialect.max_tokens] = options["max_tokens"]
+    body.update(_thinking(model, dialect, options))
+    if dialect.session and options.get("session_id"):
+        body[dialect.session] = options["session_id"]
+    body.update(getattr(model, "extra_body", None) or {})
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _thinking(model: Any, dialect: _Dialect, options: Mapping[str, Any]) -> dict[str, Any]:
+    level = options.get("thinking_level") or getattr(model, "thinking_level", None) or ThinkingLevel.OFF
+    level = str(level)
+    if level == ThinkingLevel.OFF or not dialect.thinking:
+        return {}
+    if dialect.thinking == "thinking":
+        return {"thinking": {"type": "enabled"}}
+    efforts = dialect.efforts
+    if level not in efforts:
+        level = efforts[0] if level in (ThinkingLevel.MINIMAL, ThinkingLevel.LOW) else efforts[-1]
+    if dialect.thinking == "reasoning":
+        budget = (options.get("thinking_budgets") or {}).get(level)
+        return {"reasoning": {"max_tokens": budget} if budget else {"effort": level}}
+    return {"reasoning_effort": level}
+
+
+NO_RESULT = "No result provided"
+
+
+def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
+    """The conversation in the provider's form.
+
+    What cannot be sent is mended here: failed assistant messages are left out, each call gets a result
+    and each result has a call, ids are unique, reasoning goes only to the model that it came from.
+    """
+    sent: list[dict[str, Any]] = []
+    if context.system_prompt:
+        sent.append({"role": "system", "content": context.system_prompt})
+    ids = _Ids(model)
+    open_calls: dict[str, str] = {}
+    images: list[dict[str, Any]] = []
+
+    def settle() -> None:
+        for call_id in open_calls.values():
+            sent.append({"role": "tool", "tool_call_id": call_id, "content": NO_RESULT})
+        open_calls.clear()
+        if images:
+            note = {"type": "text", "text": "Attached image(s) from the tool results:"}
+            sent.append({"role": "user", "content": [note, *images]})
+            images.clear()
+
+    for message in cast("list[dict[str, Any]]", context.messages):
+        role, content = message["role"], message["content"]
+        if role == "tool_result":
+            call_id = open_calls.pop(message["tool_call_id"], None)
+            if call_id is None:
+                continue  # its call was left out, or it has a result already
+            text = "\n".join(block["text"] for block in content if block["type"] == "text")
+            pictures = [_image(block) for block in content if block["type"] == "image"]
+            images += pictures
+            text = text or ("(see the attached image)" if pictures else "(no output)")
+            sent.append({"role": "tool", "tool_call_id": call_id, "content": text})
+            if not open_calls:
+                settle()
+            continue
+        if role == "assistant":
+            if message.get("stop_reason") in ("error", "aborted"):
+                continue
+            settle()
+            ids.begin(message)
+            entry, calls = _assistant(model, message, ids)
+            if entry is not None:
+                sent.append(entry)
+                open_calls.update(calls)
+        elif role == "user":
+            settle()
+            sent.append({"role": "user", "content": _user_content(content)})
+    settle()
+    return sent
+
+
+def _user_content(content: Any) -> Any:
+    if isinstance(content, str):
+        return content
+    if all(block["type"] == "text" for block in content):
+        # Plain text is what every server takes.
+        return "\n".join(block["text"] for block in content)
+    return [
+        _image(block) if block["type"] == "image" else {"type": "text", "text": block["text"]}
+        for block in content
+    ]
+
+
+def _image(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": block["url"]}}
+
+
+class _Ids:
+    """Tool call ids that are unique in the whole conversation and that the server takes."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._short = "mistral" in (str(getattr(model, "provider", "")).lower(), _HOSTS.get(_host(model)))
+        self._used: set[str] = set()
+        self._foreign = False
+
+    def begin(self, message: Mapping[str, Any]) -> None:
+        self._foreign = not _same_model(self._model, message)
+
+    def __call__(self, call_id: str) -> str:
+        wanted = call_id or "call"
+        if self._foreign and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", wanted) is None:
+            wanted = "call_" + hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:24]
+        if self._short and re.fullmatch(r"[A-Za-z0-9]{9}", wanted) is None:
+            wanted = hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:9]
+        unique, n = wanted, 1
+        while unique in self._used:
+            n += 1
+            unique = f"{wanted[:36]}_{n}" if not self._short else f"{wanted[:6]}{n:03}"
+        self._used.add(unique)
+        return unique
+
+
+def _same_model(model: Any, message: Mapping[str, Any]) -> bool:
+    return (message.get("provider"), message.get("api"), message.get("model")) == (
+        getattr(model, "provider", ""), getattr(model, "api", ""), getattr(model, "id", "")
+    )  # fmt: skip
+
+
+def _assistant(
+    model: Any, message: Mapping[str, Any], ids: _Ids
+) -> tuple[dict[str, Any] | None, dict[str, str]]:
+    """The message in the provider's form, and the new id of each of its calls."""
+    texts, thoughts, calls = [], [], []
+    renamed: dict[str, str] = {}
+    for block in message["content"]:
+        if block["type"] == "text":
+            texts.append(block["text"])
+        elif block["type"] == "thinking":
+            thoughts.append(block)
+        elif block["type"] == "tool_call":
+            call_id = renamed[block["id"]] = ids(block["id"])
+            arguments = _json.encode(block["arguments"]).decode()
+            function = {"name": block["name"] or "unknown", "arguments": arguments}
+            calls.append({"id": call_id, "type": "function", "function": function})
+    text = "".join(texts)
+    entry: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if calls:
+        entry["tool_calls"] = calls
+    if thoughts and _same_model(model, message):
+        _send_back(thoughts, entry)
+    if entry["content"] is None and not calls:
+        if len(entry) == 2:
+            return None, {}
+        entry["content"] = ""
+    return entry, renamed
+
+
+def _send_back(thoughts: list[Mapping[str, Any]], entry: dict[str, Any]) -> None:
+    """Put reasoning where it came from; the signature says where that was."""
+    by_field: dict[str, list[str]] = {}
+    details: list[Any] = []
+    for block in thoughts:
+        signature = block.get("thinking_signature") or ""
+        if signature.startswith("{"):
+            kept = _json.decode_object(signature) or {}
+            details += kept.get("reasoning_details") or []
+            signature = kept.get("field") or ""
+        if signature in _REASONING_FIELDS or signature == _PARTS:
+            by_field.setdefault(signature, []).append(block["thinking"])
+    if details:
+        entry["reasoning_details"] = details
+    for name, pieces in by_field.items():
+        text = "".join(pieces)
+        if name != _PARTS:
+            entry[name] = text
+        elif text:
+            parts: list[Any] = [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]
+            if entry["content"]:
+                parts.append({"type": "text", "text": entry["content"]})
+            entry["content"] = parts
+
+
+# ---- the reply: types ----------------------------------------------------------------------------------
+# Only the fields that are read. What does not fit them takes the slow way through `_chunk_of`.
+
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
+_PARTS = "content.thinking"
+"""Reasoning that came as parts of the content (Mistral)."""
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: Any = None
+
+
+class _ToolCall(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | list[Any] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_text: str | None = None
+    reasoning_details: list[Any] | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int | None = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+    error: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    x_groq: Any = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+def _text(value: Any) -> str | None:
+    return _json.without_surrogates(value) if isinstance(value, str) else None
+
+
+def _int(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _chunk_of(value: Mapping[str, Any]) -> _Chunk:
+    """The chunk in a JSON object, whatever the types of its fields; surrogates stay in `content`."""
+    choices = value.get("choices")
+    return _Chunk(
+        choices=[_choice_of(item) for item in choices if isinstance(item, dict)]
+        if isinstance(choices, list)
+        else None,
+        usage=value.get("usage"),
+        error=_json.without_surrogates(value.get("error")),
+        x_groq=value.get("x_groq"),
+    )
+
+
+def _choice_of(value: Mapping[str, Any]) -> _Choice:
+    return _Choice(
+        index=_int(value.get("index")),
+        delta=_delta_of(value.get("delta")),
+        message=_delta_of(value.get("message")),
+        finish_reason=_text(value.get("finish_reason")),
+        error=_json.without_surrogates(value.get("error")),
+    )
+
+
+def _delta_of(value: Any) -> _Delta | None:
+    if not isinstance(value, dict):
+        return None
+    content, details, calls = value.get("content"), value.get("reasoning_details"), value.get("tool_calls")
+    if isinstance(calls, dict):
+        calls = [calls]
+    return _Delta(
+        content=content if isinstance(content, str) else _json.without_surrogates(content)
+        if isinstance(content, list)
+        else None,
+        reasoning_content=_text(value.get("reasoning_content")),
+        reasoning=_text(value.get("reasoning")),
+        reasoning_text=_text(value.get("reasoning_text")),
+        reasoning_details=_json.without_surrogates(details) if isinstance(details, list) else None,
+        refusal=_text(value.get("refusal")),
+        tool_calls=[
+            _ToolCall(_int(item.get("index")), _text(item.get("id")), _function_of(item.get("function")))
+            for item in calls
+            if isinstance(item, dict)
+        ]
+        if isinstance(calls, list)
+        else None,
+        function_call=_function_of(value.get("function_call")),
+    )  # fmt: skip
+
+
+def _function_of(value: Any) -> _Function | None:
+    if not isinstance(value, dict):
+        return None
+    return _Function(_text(value.get("name")), _json.without_surrogates(value.get("arguments")))
+
+
+# ---- the reply: decoding -------------------------------------------------------------------------------
+
+
+class _Call:
+    """One tool call as it is being put together."""
+
+    __slots__ = ("arguments", "block", "id", "name", "whole")
+
+    def __init__(self, block: int, call_id: str, name: str) -> None:
+        self.block = block
+        self.id = call_id
+        """As the server gave it."""
+        self.name = name
+        self.arguments = False
+        """Some text of the arguments was seen."""
+        self.whole: Any = None
+        """Arguments that came as an object and not as text."""
+
+
+_STREAM, _JSON, _OTHER = "stream", "json", "other"
+
+
+class ChatDecoder:
+    """Bytes of a reply in, events out.
+
+    After `feed` or `close`, `ended` says whether there is more to come. If then `error` is set the reply
+    failed, and `fail` gives the event that says so; otherwise `done` was among the events.
+
+    Args:
+        model: Anything with `api`, `provider` and `id`.
+        clean: Takes secrets out of a provider's words.
+        builder: To go on with, after an attempt that showed nothing.
+    """
+
+    def __init__(
+        self, model: Any, *, clean: Any = str, builder: MessageBuilder | None = None, status: int = 200
+    ) -> None:
+        self.builder = builder or MessageBuilder(model)
+        self.ended = False
+        self.error: TinyAgentError | None = None
+        self.seen = 0
+        """Events of the stream so far; comments are none."""
+        self.finish_reason: str | None = None
+        self._provider = getattr(model, "provider", "") or ""
+        self._name = self._provider or "the provider"
+        self._clean = clean
+        self._status = status
+        self._sse = SSEDecoder()
+        self._kind = ""
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._usage: Any = None
+        self._block = -1
+        """The text or thinking block that is open, and its type."""
+        self._block_type = ""
+        self._thinking_block = -1
+        self._reasoning_field = ""
+        self._details: list[Any] = []
+        self._half = ""
+        """The first half of a surrogate pair at the end of a delta."""
+        self._calls: list[_Call] = []
+        self._by_index: dict[int, _Call] = {}
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything of the reply was given out."""
+        return len(self.builder) > 0
+
+    # ---- bytes ------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[BuilderEvent]:
+        """Take in the next bytes."""
+        out: list[BuilderEvent] = []
+        if self._kind is not _STREAM and not self._is_stream(data):
+            return out
+        try:
+            if self._body:
+                data = b"".join([*self._body, data])
+                self._body.clear()
+            self._take(self._sse.feed(data), out)
+        except InvalidReplyError as error:
+            self._stop(error)
+        return out
+
+    def close(self) -> list[BuilderEvent]:
+        """The body is over."""
+        out: list[BuilderEvent] = []
+        if self.ended:
+            return out
+        if self._kind in (_JSON, _OTHER):
+            self._take_body(out)
+        else:
+            try:
+                self._take(self._sse.close(), out)
+            except InvalidReplyError as error:
+                self._stop(error)
+        if not self.ended:
+            self.broken(
+                StreamInterruptedError(
+                    f"{self._name}: the reply broke off before it was complete"
+                    if self.seen
+                    else f"{self._name}: the reply is empty (HTTP {self._status} without a body)",
+                    provider=self._provider,
+                ),
+                out,
+            )
+        return out
+
+    def broken(self, error: TinyAgentError, out: list[BuilderEvent]) -> None:
+        """No more bytes will come: that completes a reply whose finish reason was seen, and fails others."""
+        if self.ended:
+            return
+        if self.finish_reason is not None:
+            self._finish(out)
+        else:
+            self._stop(error)
+
+    def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
+        """The `error` event; what was built so far stays."""
+        error = error or self.error
+        assert error is not None
+        self._flush_half([])
+        fields: dict[str, Any] = {"error_kind": error.kind, "usage": normal_usage(self._usage)}
+        if error.hint:
+            fields["error_hint"] = error.hint
+        if self.finish_reason:
+            fields["finish_reason"] = self.finish_reason
+        return self.builder.fail("error", str(error), **fields)
+
+    def abort(self) -> BuilderEvent:
+        """The `error` event of a reply that was not wanted any more."""
+        self.ended = True
+        return self.builder.fail("aborted", "Operation aborted", usage=normal_usage(self._usage))
+
+    def _is_stream(self, data: bytes) -> bool:
+        """Look at the first byte that is no space: a stream's line begins with a field name or a colon."""
+        if not self._kind:
+            start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
+            if start in (b"{", b"["):
+                self._kind = _JSON
+            elif start == b"<":
+                self._kind = _OTHER
+            elif start:
+                self._kind = _STREAM
+                return True
+        self._body.append(data)
+        self._body_size += len(data)
+        if self._body_size > MAX_EVENT_BYTES:
+            self._stop(self._invalid(f"the reply is longer than {MAX_EVENT_BYTES >> 20} MiB"))
+        return False
+
+    def _take_body(self, out: list[BuilderEvent]) -> None:
+        """A reply that is no stream: one JSON document, or a page of somebody in between."""
+        body = b"".join(self._body)
+        try:
+            value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            self.seen += 1
+            if isinstance(value.get("choices"), list) and value["choices"] and not value.get("error"):
+                self._step(_chunk_of(value), out)
+                if not self.ended:
+                    self.finish_reason = self.finish_reason or "stop"
+                    self._finish(out)
+                return
+            self._stop(self._reported(value))
+            return
+        start = self._clean(" ".join(body[:400].decode("utf-8", "replace").split()))
+        what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
+        self._stop(
+            self._invalid(f"the reply is {what}: {start[:200]}", hint="Check the base URL, and proxies on the way.")
+        )
+
+    # ---- events -------------------------------------------------------------------------------------
+
+    def _take(self, events: Iterable[tuple[bytes, bytes, bytes]], out: list[BuilderEvent]) -> None:
+        for name, data, error_field in events:
+            self.seen += 1
+            if error_field or name == b"error":
+                self._stop(self._reported(_loose(error_field or data)))
+                return
+            try:
+                chunk = _decode(data)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                odd = self._odd(data, out)
+                if self.ended:
+                    return
+                if odd is None:
+                    continue
+                chunk = odd
+            if not chunk.choices and chunk.usage is None and chunk.error is None:
+                self._without_choices(data)
+            self._step(chunk, out)
+            if self.ended:
+                return
+
+    def _odd(self, data: bytes, out: list[BuilderEvent]) -> _Chunk | None:
+        """An event that did not decode: the end marker, an empty one, odd types, or no JSON."""
+        text = data.strip()
+        if not text:
+            self.seen -= 1
+            return None
+        if text == b"[DONE]":
+            if self.finish_reason is None and not self.shown and not self._details:
+                self._stop(self._invalid("the reply is empty: its end marker came first"))
+            else:
+                self._finish(out)
+            return None
+        try:
+            value = json.loads(text.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            shown = self._clean(text[:200].decode("utf-8", "replace"))
+            self._stop(self._invalid(f"an event of the reply is not JSON: {shown}"))
+            return None
+        if not isinstance(value, dict):
+            self._stop(self._invalid(f"an event of the reply is not an object: {str(value)[:200]}"))
+            return None
+        chunk = _chunk_of(value)
+        for choice in chunk.choices or ():
+            delta = choice.delta or choice.message
+            if delta is not None and isinstance(delta.content, str) and not choice.index:
+                delta.content = self._mend(delta.content)
+        return chunk
+
+    def _without_choices(self, data: bytes) -> None:
+        """An error that does not call itself one: vLLM's `object`, FastAPI's `detail`."""
+        value = _loose(data)
+        if isinstance(value, dict) and (
+            value.get("object") == "error"
+            or ("choices" not in value and any(isinstance(value.get(key), str) for key in ("message", "detail")))
+        ):
+            self._stop(self._reported(value))
+
+    def _step(self, chunk: _Chunk, out: list[BuilderEvent]) -> None:
+        if self.ended:
+            return
+        usage = chunk.usage
+        if usage is None and chunk.x_groq is not None:
+            usage = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
+        if usage and isinstance(usage, dict):
+            self._usage = usage
+        for choice in chunk.choices or ():
+            if choice.index:
+                continue
+            delta = choice.delta or choice.message
+            if delta is not None:
+                self._add(delta, out)
+            if choice.finish_reason:
+                self.finish_reason = choice.finish_reason
+            if choice.error or (chunk.error is None and choice.finish_reason == "error"):
+                self._stop(self._reported(choice.error or "the provider ended the reply with an error"))
+                return
+        if chunk.error:
+            self._stop(self._reported(chunk.error))
+
+    def _add(self, delta: _Delta, out: list[BuilderEvent]) -> None:
+        details = delta.reasoning_details
+        if delta.reasoning_content:
+            self._think(delta.reasoning_content, "reasoning_content", out)
+        elif delta.reasoning:
+            self._think(delta.reasoning, "reasoning", out)
+        elif delta.reasoning_text:
+            self._think(delta.reasoning_text, "reasoning_text", out)
+        elif details:
+            for text in map(_detail_text, details):
+                if text:
+                    self._think(text, "", out)
+        if details:
+            self._keep(details)
+        content = delta.content
+        if content:
+            if type(content) is str:
+                if self._half:
+                    content = self._mend(content)
+                if self._block_type == "text":
+                    out.append(self.builder.delta(self._block, content))
+                elif content:
+                    self._say(content, out)
+            else:
+                self._add_parts(cast("list[Any]", content), out)
+        if delta.refusal:
+            self._say(delta.refusal, out)
+        if delta.tool_calls:
+            for call in delta.tool_calls:
+                self._call(call.index, call.id or "", call.function, out)
+        elif delta.function_call is not None:
+            # The protocol before tools: one call, without an id.
+            self._call(0, "", delta.function_call, out)
+
+    def _add_parts(self, parts: list[Any], out: list[BuilderEvent]) -> None:
+        for part in parts:
+            if isinstance(part, str):
+                self._say(part, out)
+            elif not isinstance(part, dict):
+                continue
+            elif part.get("type") == "thinking":
+                inner = part.get("thinking")
+                pieces = inner if isinstance(inner, list) else [inner]
+                for piece in pieces:
+                    text = piece.get("text") if isinstance(piece, dict) else piece
+                    if isinstance(text, str) and text:
+                        self._think(text, _PARTS, out)
+            elif isinstance(part.get("text"), str):
+                self._say(part["text"], out)
+
+    # ---- blocks -------------------------------------------------------------------------------------
+
+    def _say(self, text: str, out: list[BuilderEvent]) -> None:
+        if not text:
+            return
+        if self._block_type != "text":
+            self._close_block(out)
+            self._block, event = self.builder.open_text()
+            self._block_type = "text"
+            out.append(event)
+        out.append(self.builder.delta(self._block, text))
+
+    def _think(self, text: str, where: str, out: list[BuilderEvent]) -> None:
+        if where and not self._reasoning_field:
+            self._reasoning_field = where
+        if self._block_type != "thinking":
+            self._close_block(out)
+            self._block, event = self.builder.open_thinking()
+            self._block_type = "thinking"
+            if self._thinking_block < 0:
+                self._thinking_block = self._block
+            elif self._reasoning_field:
+                self.builder.update(self._block, thinking_signature=self._reasoning_field)
+            out.append(event)
+        out.append(self.builder.delta(self._block, text))
+
+    def _close_block(self, out: list[BuilderEvent]) -> None:
+        self._flush_half(out)
+        if self._block_type:
+            out.append(self.builder.close(self._block))
+            self._block_type = ""
+
+    def _mend(self, text: str) -> str:
+        """Join a surrogate pair that two deltas share."""
+        text = self._half + text
+        self._half = ""
+        if "\ud800" <= text[-1:] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return cast(str, _json.without_surrogates(text))
+
+    def _flush_half(self, out: list[BuilderEvent]) -> None:
+        if self._half and self._block_type == "text":
+            self._half = ""
+            out.append(self.builder.delta(self._block, "\ufffd"))
+
+    def _keep(self, details: list[Any]) -> None:
+        """Keep what must be sent back, with the pieces of one text put together."""
+        for detail in details:
+            last = self._details[-1] if self._details else None
+            if isinstance(last, dict) and isinstance(detail, dict) and _continues(last, detail):
+                for key, value in detail.items():
+                    if key in _DETAIL_TEXT:
+                        last.setdefault(key, []).append(value)
+                    elif value is not None:
+                        last[key] = value
+            elif isinstance(detail, dict):
+                # Lists of pieces while they come, joined at the end: a long thought stays linear.
+                self._details.append(
+                    {key: [value] if key in _DETAIL_TEXT else value for key, value in detail.items()}
+                )
+            else:
+                self._details.append(detail)
+
+    def _sign(self) -> None:
+        """Note on the first thinking block what has to go back with it."""
+        signature: str = self._reasoning_field
+        if self._details:
+            kept = [
+                {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
+                if isinstance(item, dict)
+                else item
+                for item in self._details
+            ]
+            record = {"field": self._reasoning_field, "reasoning_details": kept}
+            signature = _json.encode(record).decode()
+        if signature and self._thinking_block >= 0:
+            self.builder.update(self._thinking_block, thinking_signature=signature)
+
+    # ---- tool calls ---------------------------------------------------------------------------------
+
+    def _call(
+        self, index: int | None, call_id: str, function: _Function | None, out: list[BuilderEvent]
+    ) -> None:
+        name = (function.name if function is not None else None) or ""
+        arguments = function.arguments if function is not None else None
+        call = self._find(index, call_id, name)
+        if call is None:
+            self._close_block(out)
+            block, event = self.builder.open_tool_call(call_id, name)
+            out.append(event)
+            call = _Call(block, call_id, name)
+            self._calls.append(call)
+        elif call_id and not call.id:
+            call.id = call_id
+            self.builder.update(call.block, id=self.builder.unique_id(call_id))
+        if index is not None:
+            self._by_index[index] = call
+        if name and name != call.name:
+            # A name in fragments, or in growing prefixes; once there are arguments it is complete.
+            if not call.arguments:
+                call.name = name if name.startswith(call.name) else call.name + name
+                self.builder.update(call.block, name=call.name)
+        if arguments is None or arguments == "":
+            return
+        if not isinstance(arguments, str):
+            call.whole = arguments
+            arguments = _json.encode(arguments).decode()
+        call.arguments = True
+        out.append(self.builder.delta(call.block, arguments))
+
+    def _find(self, index: int | None, call_id: str, name: str) -> _Call | None:
+        """The call that a delta goes on with; None: it begins one."""
+        if index is not None:
+            call = self._by_index.get(index)
+            return None if call is not None and call_id and call.id and call.id != call_id else call
+        if call_id:
+            return next((call for call in reversed(self._calls) if call.id == call_id), None)
+        latest = self._calls[-1] if self._calls else None
+        if latest is not None and name:
+            begun_anew = name != latest.name or _json.decode_object(self.builder.text(latest.block)) is not None
+            return None if begun_anew else latest
+        return latest
+
+    def _close_calls(self, out: list[BuilderEvent]) -> None:
+        for call in self._calls:
+            text = self.builder.text(call.block)
+            arguments: Any = call.whole
+            if not call.name:
+                arguments = text  # not an object, which marks the call as invalid: nobody knows what to run
+            elif arguments is None and text.strip() == "null":
+                arguments = {}
+            out.append(self.builder.close(call.block, arguments))
+
+    # ---- the end --------------------------------------------------------------------------------------
+
+    def _finish(self, out: list[BuilderEvent]) -> None:
+        finish = self.finish_reason
+        if finish == "content_filter":
+            self._stop(
+                ContentFilterError(
+                    f"{self._name}: the rest of the reply was withheld (content_filter)", provider=self._provider
+                )
+            )
+            return
+        if self._details and self._thinking_block < 0:
+            # Reasoning that cannot be read but must go back needs a block to go back in.
+            self._close_block(out)
+            self._block, event = self.builder.open_thinking()
+            self._block_type, self._thinking_block = "thinking", self._block
+            out.append(event)
+        self._sign()
+        self._close_block(out)
+        self._close_calls(out)
+        reason: StopReason = "tool_use" if self._calls else "stop"
+        if finish in ("length", "max_tokens", "model_length"):
+            reason = "length"
+        fields: dict[str, Any] = {"usage": normal_usage(self._usage)}
+        if finish:
+            fields["finish_reason"] = finish
+        out.append(self.builder.done(reason, **fields))
+        self.ended = True
+
+    def _stop(self, error: TinyAgentError) -> None:
+        if not self.ended:
+            self.ended, self.error = True, error
+
+    def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
+        return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)
+
+    def _reported(self, value: Any) -> TinyAgentError:
+        """The error that the provider reported inside its reply."""
+        inner = value
+        if isinstance(value, Mapping) and value.get("error"):
+            inner = value["error"]
+        if isinstance(value, Mapping) and not words_of(inner):
+            inner = value
+        words = self._clean(words_of(inner)) or "the provider reported an error without saying which"
+        return provider_error(words, provider=self._provider, status=_status_in(inner, value))
+
+
+_DETAIL_TEXT = ("text", "summary")
+
+
+def _continues(last: Mapping[str, Any], detail: Mapping[str, Any]) -> bool:
+    return (
+        detail.get("type") == last.get("type")
+        and detail.get("type") in ("reasoning.text", "reasoning.summary")
+        and detail.get("index") == last.get("index")
+        and detail.get("id") in (None, last.get("id"))
+        and not last.get("signature")
+    )
+
+
+def _joined(pieces: list[Any]) -> Any:
+    strings = [piece for piece in pieces if isinstance(piece, str)]
+    return "".join(strings) if strings else pieces[0]
+
+
+def _detail_text(detail: Any) -> str:
+    if not isinstance(detail, dict):
+        return ""
+    text = detail.get("text") or detail.get("summary")
+    return text if isinstance(text, str) else ""
+
+
+def _loose(data: bytes) -> Any:
+    """The JSON value, or the text if it is none."""
+    try:
+        return _json.decode(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace").strip()
+
+
+_STATUS_OF = {
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "too_many_requests": 429,
+    "overloaded_error": 503,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "api_error": 500,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "permission_error": 403,
+    "context_length_exceeded": 400,
+    "invalid_request_error": 400,
+}
+
+
+def _status_in(*values: Any) -> int | None:
+    """The HTTP status that an error object means."""
+    for value in values:
+        if not isinstance(value, Mapping):
+            continue
+        for key in ("code", "status_code", "status", "type"):
+            code = value.get(key)
+            number = _int(code)
+            if number is not None and 400 <= number < 600:
+                return number
+            if isinstance(code, str) and code in _STATUS_OF:
+                return _STATUS_OF[code]
+    return None
+
+
+def normal_usage(usage: Any) -> dict[str, Any] | None:
+    """Usage in our words; None if there was none."""
+    if not isinstance(usage, dict) or not usage:
+        return None
+
+    def count(*path: str) -> int:
+        value: Any = usage
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return _int(value) or 0
+
+    given, made = count("prompt_tokens"), count("completion_tokens")
+    cost = usage.get("cost")
+    return {
+        "input": given,
+        "output": made,
+        "cache_read": count("prompt_tokens_details", "cached_tokens") or count("prompt_cache_hit_tokens"),
+        "cache_write": count("prompt_tokens_details", "cache_write_tokens")
+        or count("cache_creation_input_tokens"),
+        "reasoning": count("completion_tokens_details", "reasoning_tokens"),
+        "total": given + made,
+        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+    }
+
+
+# ---- the stream ------------------------------------------------------------------------------------------
+
+AFTER_FINISH = 10.0
+"""Seconds that a reply may stay silent after its finish reason before it counts as complete."""
+
+
+class ChatStream:
+    """A reply under way: iterate it for the events, await `result()` for the message.
+
+    Leaving it early, by `aclose`, cancellation or the signal, closes its connection at once.
+    """
+
+    def __init__(self, call: Call, reply: Reply | None, model: Any) -> None:
+        self._call = call
+        self._reply = reply
+        self._model = model
+        self._decoder = ChatDecoder(model, clean=call.clean)
+        self._message: AssistantMessage | None = None
+        self._left = asyncio.Event()
+        self._events = self._run()
+
+    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
+
+    async def __anext__(self) -> AssistantMessageEvent:
+        return cast(AssistantMessageEvent, await self._events.__anext__())
+
+    async def result(self) -> AssistantMessage:
+        """The whole message; reads on to the end if nobody has."""
+        if self._events.ag_running:
+            await self._left.wait()
+        else:
+            async for _ in self._events:
+                pass
+        if self._message is None:
+            self._message = cast(AssistantMessage, self._decoder.abort()["error"])
+        return self._message
+
+    async def aclose(self) -> None:
+        """Close the connection; what was read stays readable."""
+        if self._events.ag_running:
+            if self._reply is not None:
+                self._reply.fire(Aborted())
+            await self._left.wait()
+        await self._events.aclose()
+        # Not begun, the generator has nothing to clean up with.
+        if self._reply is not None:
+            await self._reply.aclose()
+
+    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
+        decoder, reply, seen = self._decoder, self._reply, 0
+        try:
+            yield decoder.builder.start()
+            if reply is None:
+                raise Aborted
+            while True:
+                try:
+                    data = await reply.read()
+                    events = decoder.feed(data) if data else decoder.close()
+                except ProviderError as error:
+                    events = []
+                    decoder.broken(error, events)
+                if decoder.ended:
+                    if decoder.error is not None:
+                        if not decoder.shown and await self._retry(decoder.error):
+                            decoder, reply, seen = self._decoder, self._reply, 0
+                            continue
+                        events.append(decoder.fail())
+                    self._end(events[-1])
+                    # The last events are given out with the connection already free for the next turn.
+                    await reply.finish()
+                    for event in events:
+                        yield event
+                    return
+                for event in events:
+                    yield event
+                if decoder.seen != seen:
+                    seen = decoder.seen
+                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+        except Aborted:
+            yield self._end(decoder.abort())
+        finally:
+            self._left.set()
+            if self._reply is not None:
+                await self._reply.aclose()
+
+    async def _retry(self, error: TinyAgentError) -> bool:
+        """Ask again, if that may help and the tries are not used up; nothing was shown yet."""
+        assert self._reply is not None
+        await self._reply.finish()
+        try:
+            self._reply = await self._call.again(error)
+        except TinyAgentError as final:
+            self._decoder.error = final
+            return False
+        self._decoder = ChatDecoder(
+            self._model, clean=self._call.clean, builder=self._decoder.builder, status=self._reply.status
+        )
+        return True
+
+    def _end(self, event: BuilderEvent) -> BuilderEvent:
+        self._message = event["message"] if event["type"] == "done" else event["error"]
+        return event
+
+
+async def stream_openai_completions(
+    model: Any, context: Context, options: SimpleStreamOptions | None = None
+) -> ChatStream:
+    """Stream a reply from any chat/completions endpoint.
+
+    Args:
+        model: An `OpenAICompatModel`, or any model with a `base_url`.
+        context: The conversation.
+        options: See `SimpleStreamOptions`.
+
+    Raises:
+        TinyAgentError: if the reply did not begin.
+    """
+    given: Mapping[str, Any] = options or {}
+    base_url = getattr(model, "base_url", None)
+    if not base_url or not isinstance(base_url, str):
+        raise ConfigurationError(
+            f"the model {getattr(model, 'id', model)!r} has no base_url",
+            hint='Use OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1").',
+        )
+    if not getattr(model, "id", ""):
+        raise ConfigurationError("the model has no id")
+    headers, secrets = request_headers(model, given.get("api_key"))
+    try:
+        body = _json.encode(chat_request(model, context, given))
+    except TypeError as error:
+        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
+    call = Call(
+        endpoint(base_url),
+        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
+        body=body,
+        timeout=given.get("timeout"),
+        signal=given.get("signal"),
+        on_retry=given.get("on_retry"),
+        secrets=secrets,
+        **_network(model),
+    )
+    try:
+        reply = await call.open()
+    except Aborted:
+        return ChatStream(call, None, model)
+    return ChatStream(call, reply, model)
+
+
+def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+    """The headers that a model asks for, its key among them, and what of it is secret."""
+    provider = getattr(model, "provider", "") or ""
+    headers = check_headers(getattr(model, "headers", None), provider)
+    secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
+    if any(name.lower() == "authorization" for name in headers):
+        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
+    known = _DIALECTS.get(_HOSTS.get(_host(model), ""), _LEAST).key_env
+    variable = getattr(model, "api_key_env", None) or known
+    if api_key is None and variable:
+        api_key = os.environ.get(variable) or None
+        if api_key is None:
+            raise MissingKeyError(
+                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
+                hint=f"export {variable}=…",
+            )
+    if api_key is not None:
+        key = check_key(api_key, provider)
+        headers["authorization"] = f"Bearer {key}"
+        secrets.append(key)
+    return headers, secrets
+
+
+_SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
+
+
+def _network(model: Any) -> dict[str, Any]:
+    return {
+        "provider": getattr(model, "provider", "") or "",
+        "ca_file": getattr(model, "ca_file", None),
+        "allow_http": bool(getattr(model, "allow_http", False)),
+    }
+
+
+async def list_openai_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
+    """What `GET {base}/models` lists, for `Provider.list_models`; `model.id` may be empty."""
+    given = options or {}
+    headers, secrets = request_headers(model, given.get("api_key"))
+    kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
+    value = await get_json(
+        endpoint(model.base_url, "/models"), headers=headers, secrets=secrets, **_network(model), **kind
+    )
+    items = value.get("data", value.get("models")) if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        raise InvalidReplyError(
+            f"{model.provider}: the list of models is not a list", provider=model.provider or ""
+        )
+    return [
+        ModelInfo(
+            id=str(item["id"]),
+            name=str(item.get("name") or ""),
+            context_window=_int(item.get("context_length") or item.get("context_window")),
+            max_tokens=_int(item.get("max_completion_tokens")),
+        )
+        for item in items
+        if isinstance(item, dict) and item.get("id")
+    ]

@@ -1,0 +1,67 @@
+"""OpenRouter: chat/completions under its own defaults and its own key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .agent_types import Context, Model, ModelInfo, SimpleStreamOptions
+from .openai_wire import OPENROUTER_URL, ChatStream, list_openai_models, stream_openai_completions
+
+__all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]
+
+
+@dataclass
+class OpenRouterModel(Model):
+    """A model at OpenRouter, or at any compatible server that stands in for it.
+
+    Attributes:
+        base_url: With or without `/chat/completions`.
+        headers: Sent with each request.
+        api_key_env: The environment variable that holds the key.
+        extra_body: Merged into the request's body, last: `{"provider": {"sort": "price"}}`.
+        ca_file: Certificates of a CA of your own.
+        allow_http: Allow http:// to other machines.
+    """
+
+    provider: str = "openrouter"
+    id: str = "anthropic/claude-3.5-sonnet"
+    api: str = "openrouter"
+    base_url: str = OPENROUTER_URL
+    headers: dict[str, str] | None = None
+    api_key_env: str | None = "OPENROUTER_API_KEY"
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    ca_file: str | None = None
+    allow_http: bool = False
+
+
+async def stream_openrouter(
+    model: Any, context: Context, options: SimpleStreamOptions | None = None
+) -> ChatStream:
+    """Stream a reply from OpenRouter.
+
+    The key is `options["api_key"]`, else `OPENROUTER_API_KEY`.
+
+    Raises:
+        MissingKeyError: if there is neither; it is a `ValueError`.
+        TinyAgentError: if the reply did not begin.
+    """
+    return await stream_openai_completions(_completed(model), context, options)
+
+
+async def list_openrouter_models(options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
+    """The models that OpenRouter lists; it needs a key as a reply does."""
+    return await list_openai_models(OpenRouterModel(), options)
+
+
+def _completed(model: Any) -> Any:
+    """A plain `Model` with the defaults of OpenRouter."""
+    if hasattr(model, "base_url"):
+        return model
+    return OpenRouterModel(
+        provider=model.provider or "openrouter",
+        id=model.id or OpenRouterModel.id,
+        api=model.api or "openrouter",
+        thinking_level=model.thinking_level,
+    )
