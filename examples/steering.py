@@ -21,7 +21,7 @@ def say(text: str) -> dict:
 
 
 async def main() -> None:
-    """Interrupt at the first tool call; queue one more question for the end."""
+    """Interrupt when the agent turns to Rome; queue one more question for the end."""
     agent = Agent(AgentOptions(stream_fn=stream_openrouter))
     model = OpenRouterModel()
     model.base_url = os.environ.get("BASE_URL", model.base_url)
@@ -29,8 +29,8 @@ async def main() -> None:
     agent.set_tools([look_up])
 
     def on_event(event) -> None:
-        if event.type == "tool_execution_start":
-            agent.steer(say("Only Paris, please."))  # heard before the next model call
+        if event.type == "tool_execution_start" and event.args["city"] == "Rome":
+            agent.steer(say("Never mind Rome."))  # heard before the next model call
         if event.type == "message_end" and event.message["role"] in ("user", "assistant"):
             print(f"{event.message['role']}: {extract_text(event.message)}")
 

@@ -35,6 +35,7 @@ LEVELS = {
     "proxy_event_handlers": 1,
     "replay_provider": 1,
     "responses_provider": 1,
+    "_fake_server": 2,
     "agent_loop": 2,
     "proxy": 2,
     "agent": 3,
