@@ -1,0 +1,30 @@
+"""`tinyagent completion SHELL`: the script that teaches a shell our names."""
+
+from __future__ import annotations
+
+import click
+
+from tinyagent_cli.root import CONTEXT, common_options
+
+__all__ = ["completion"]
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@common_options
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script for SHELL.
+
+    \b
+      bash   tinyagent completion bash > ~/.local/share/bash-completion/completions/tinyagent
+      zsh    tinyagent completion zsh > ~/.zfunc/_tinyagent
+      fish   tinyagent completion fish > ~/.config/fish/completions/tinyagent.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from tinyagent_cli.main import COMPLETION_VARIABLE
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, "tinyagent", COMPLETION_VARIABLE).source())

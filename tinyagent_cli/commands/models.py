@@ -1,0 +1,88 @@
+"""`tinyagent models`: providers, and the models that they offer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from tinyagent_cli.root import CONTEXT, common_options, need_command
+from tinyagent_cli.tables import print_json, print_table
+
+__all__ = ["models"]
+
+
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def models(ctx: click.Context) -> None:
+    """Show providers and the models they offer."""
+    need_command(ctx)
+
+
+@models.command("list")
+@click.argument("provider", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@common_options
+def list_models(provider: str | None, as_json: bool) -> None:
+    """List the models of PROVIDER by asking it; without it, list the providers."""
+    from tinyagent_cli import settings
+    from tinyagent_cli.plugin_manager import PluginManager
+
+    found = settings.load()
+    manager = PluginManager.from_settings(found)
+    if provider is None:
+        rows = _providers(found, manager)
+        if as_json:
+            print_json(rows)
+        else:
+            print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
+        return
+    infos = sorted(asyncio.run(_ask(found, manager, provider)), key=lambda info: info.id)
+    if as_json:
+        print_json(infos)
+        return
+    print_table(
+        ("MODEL", "CONTEXT", "NAME"),
+        [(f"{provider}/{info.id}", str(info.context_window or ""), info.name) for info in infos],
+    )
+
+
+def _providers(found: Any, manager: Any) -> list[dict[str, str]]:
+    from tinyagent_cli.builtin_plugins import key_variable
+
+    rows = []
+    for entry in manager.provider_entries():
+        table = found.providers.get(entry.name)
+        if table is not None and entry.distribution == "built in":
+            continue  # what the user wrote replaces it
+        origin = f"{entry.distribution} {entry.version}".strip()
+        variable = key_variable(entry.name, table)
+        if entry.distribution not in ("built in", "config.toml"):
+            key = "the plugin knows"
+        elif variable is None:
+            key = "none needed"
+        else:
+            key = f"{variable} is {'set' if found.api_key(entry.name, variable) else 'not set'}"
+        rows.append({"name": entry.name, "from": origin, "key": key})
+    return rows
+
+
+async def _ask(found: Any, manager: Any, name: str) -> Any:
+    from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+
+    provider = manager.provider(name)
+    if provider.list_models is None:
+        raise ConfigurationError(
+            f"The provider {name!r} cannot list its models.",
+            hint=f"Name one as it calls it: -m {name}/MODEL-ID",
+        )
+    try:
+        return await provider.list_models()
+    except TinyAgentError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The provider {name!r} could not list its models: {type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,120 @@
+"""`tinyagent run`: answer a prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.completing import complete_models, complete_tools
+from tinyagent_cli.root import CONTEXT, common_options
+
+__all__ = ["run"]
+
+LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
+
+
+class RunCommand(click.Command):
+    """Ends the record of `--jsonl` and `-o` with a result line even if the options cannot be read."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            if not extra.get("resilient_parsing"):
+                self._record(given, parent, error)
+            raise
+
+    def _record(self, args: list[str], parent: click.Context | None, error: click.UsageError) -> None:
+        lenient = super().make_context(
+            self.name, args, parent, resilient_parsing=True, ignore_unknown_options=True
+        )
+        before_dashes = args[: args.index("--")] if "--" in args else args
+        as_jsonl = lenient.params.get("jsonl") or "--jsonl" in before_dashes
+        if as_jsonl or lenient.params.get("output"):
+            from tinyagent_cli.run_session import record_failure
+
+            record_failure(as_jsonl, lenient.params.get("output"), lenient.params.get("history"), error)
+
+
+@click.command("run", cls=RunCommand, context_settings=CONTEXT)
+@click.argument("prompt", required=False)
+@click.option(
+    "-m",
+    "--model",
+    metavar="PROVIDER/ID",
+    shell_complete=complete_models,
+    help="The model; 'demo' needs no key, 'replay:FILE' answers with a recorded run.",
+)
+@click.option("-s", "--system", metavar="TEXT|@FILE", help="The system prompt.")
+@click.option(
+    "-t",
+    "--tool",
+    "tools",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_tools,
+    help="A tool: a plugin, PLUGIN.TOOL, or a Python file. Repeatable.",
+)
+@click.option(
+    "-f",
+    "--file",
+    "files",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(allow_dash=True),
+    help="A text or an image to send along; '-' is standard input. Repeatable.",
+)
+@click.option(
+    "--history", metavar="FILE|-", type=click.Path(allow_dash=True), help="Go on from a JSONL record."
+)
+@click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(), help="Write the JSON lines to a file as well."
+)
+@click.option(
+    "-O",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option for the provider; JSON values are taken as such. Repeatable.",
+)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), metavar="N", help="How much chance there is in a reply."
+)
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens in one reply, at most.")
+@click.option("--thinking", type=click.Choice(LEVELS), help="How much the model is asked to reason.")
+@click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="Model calls in this run (50).")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End the run after this time, with exit code 124.",
+)
+@click.option("--allow", multiple=True, metavar="NAME", help="Run this tool without asking. Repeatable.")
+@click.option(
+    "--deny", multiple=True, metavar="NAME", help="Never run this tool. Repeatable; wins over --allow."
+)
+@click.option("-y", "--yes", is_flag=True, help="Run every tool without asking.")
+@click.option("--no-stdin", is_flag=True, help="Do not read standard input.")
+@common_options
+@click.pass_obj
+def run(app: AppContext, /, **options: Any) -> int:
+    """Answer PROMPT. What is piped in is put before it.
+
+    The reply goes to standard output as it arrives; everything else to standard error.
+    Tools that can change things ask first, on the terminal.
+
+    \b
+    Exit codes: 0 answered, 1 failed, 2 usage, 3 not set up, 4 incomplete,
+    124 time-out, 130 and 143 interrupted.
+    """
+    from tinyagent_cli.run_plan import RunOptions
+    from tinyagent_cli.run_session import execute
+
+    return execute(app, RunOptions(**options))

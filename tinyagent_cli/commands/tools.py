@@ -1,0 +1,92 @@
+"""`tinyagent tools`: what there is, and calling one without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.completing import complete_tools
+from tinyagent_cli.root import CONTEXT, common_options, need_command
+from tinyagent_cli.tables import print_json, print_table
+
+__all__ = ["tools"]
+
+
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def tools(ctx: click.Context) -> None:
+    """Show tools, or call one without a model."""
+    need_command(ctx)
+
+
+@tools.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@common_options
+def list_tools(as_json: bool) -> None:
+    """List what -t takes. Nothing is imported; `tools show NAME` loads one and shows its tools."""
+    from tinyagent_cli.entry_points import find
+
+    entries = find("tools")
+    if as_json:
+        print_json([{"name": e.name, "distribution": e.distribution, "version": e.version} for e in entries])
+    elif not entries:
+        click.echo("No tool plugins are installed. A Python file works too: -t ./mytools.py", err=True)
+    else:
+        print_table(("NAME", "FROM"), [(e.name, f"{e.distribution} {e.version}") for e in entries])
+
+
+@tools.command("show")
+@click.argument("name", shell_complete=complete_tools)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@common_options
+def show_tools(name: str, as_json: bool) -> None:
+    """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file."""
+    from tinyagent import _json
+    from tinyagent_cli.output import private_stdout
+    from tinyagent_cli.terminal_text import clean
+
+    with private_stdout():  # what a plugin prints while it is imported is not ours
+        found = _load(name)
+    if as_json:
+        fields = ("name", "description", "parameters", "read_only", "timeout")
+        print_json([{field: getattr(tool, field) for field in fields} for tool in found])
+        return
+    for number, tool in enumerate(found):
+        click.echo(
+            ("\n" if number else "") + f"{tool.name}{'' if tool.read_only else '  (asks before it runs)'}"
+        )
+        for line in clean(tool.description).splitlines():
+            click.echo(f"  {line}")
+        for key, schema in tool.parameters.get("properties", {}).items():
+            must = " (required)" if key in tool.parameters.get("required", ()) else ""
+            click.echo(clean(f"  {key}{must}: {_json.encode(schema).decode()}"))
+
+
+def _load(name: str) -> list[Any]:
+    from tinyagent_cli import settings
+    from tinyagent_cli.plugin_manager import PluginManager
+
+    return PluginManager.from_settings(settings.load()).tools([name])
+
+
+@tools.command("call")
+@click.argument("name", shell_complete=complete_tools)
+@click.argument("arguments", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result: content, details, is_error.")
+@common_options
+@click.pass_obj
+def call_tool(app: AppContext, name: str, arguments: tuple[str, ...], as_json: bool) -> int:
+    """Call the tool NAME with ARGUMENTS: one JSON object, or KEY=VALUE pairs.
+
+    \b
+      tinyagent tools call calc expression='6 * 7'
+      tinyagent tools call ./mytools.py:reverse '{"text": "abc"}'
+
+    You asked for it, so it does not ask back; the policies of plugins hold all the same.
+    """
+    from tinyagent_cli.tool_call import call
+
+    return call(app, name, arguments, as_json)

@@ -1,0 +1,124 @@
+"""What an error means to a caller: one table from its class to the exit code, one place for its words."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from tinyagent import errors
+
+from .signals import Interrupted
+
+__all__ = [
+    "EXIT_CODES",
+    "Failure",
+    "IncompleteError",
+    "InputError",
+    "OutputClosedError",
+    "RunTimeoutError",
+    "WriteError",
+    "describe",
+]
+
+
+class InputError(errors.TinyAgentError):
+    """What the user gave cannot be used: a file, a prompt, an argument."""
+
+    kind = "usage"
+
+
+class WriteError(errors.TinyAgentError):
+    """The output cannot be written."""
+
+    kind = "output"
+
+
+class OutputClosedError(WriteError):
+    """Whoever read standard output has gone away."""
+
+    kind = "broken_pipe"
+
+
+class IncompleteError(errors.TinyAgentError):
+    """The run ended without the answer; its kind is the limit that ended it, or `tool_refused`."""
+
+    kind = "incomplete"
+
+    def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class RunTimeoutError(errors.TinyAgentError):
+    """`--timeout` was reached."""
+
+    kind = "run_timeout"
+
+
+EXIT_CODES: dict[type[BaseException], int] = {
+    errors.TinyAgentError: 1,
+    errors.ConfigurationError: 3,  # and so AuthenticationError
+    errors.PluginError: 3,
+    errors.RecordError: 2,
+    errors.OutputTruncatedError: 4,
+    InputError: 2,
+    IncompleteError: 4,
+    RunTimeoutError: 124,
+    OutputClosedError: 128 + signal.SIGPIPE,
+    click.ClickException: 2,
+    click.Abort: 128 + signal.SIGINT,
+    KeyboardInterrupt: 128 + signal.SIGINT,
+    BrokenPipeError: 128 + signal.SIGPIPE,
+    Exception: 1,
+}
+"""The most specific class counts. Signals are 128 plus their number, as in any shell."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a command failed. `silent`: nobody is there to read the message, or it is no news."""
+
+    kind: str
+    message: str
+    hint: str | None
+    exit_code: int
+    silent: bool = False
+
+
+def describe(error: BaseException) -> Failure:
+    """What to print, to record and to exit with for `error`."""
+    if isinstance(error, Interrupted):
+        how = "Interrupted." if error.signum == signal.SIGINT else f"Ended by {error}."
+        return Failure("interrupted", how, None, 128 + error.signum)
+    if isinstance(error, SystemExit | click.exceptions.Exit):
+        return _exit(error.code if isinstance(error, SystemExit) else error.exit_code)
+    code = next(EXIT_CODES[base] for base in type(error).__mro__ if base in EXIT_CODES)
+    if isinstance(error, errors.TinyAgentError):
+        silent = isinstance(error, OutputClosedError)
+        return Failure(error.kind, str(error), error.hint, code, silent)
+    if isinstance(error, click.ClickException):
+        return Failure("usage", error.format_message(), _click_hint(error), code)
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return Failure("interrupted", "Interrupted.", None, code)
+    if isinstance(error, BrokenPipeError):
+        return Failure("broken_pipe", "Standard output was closed.", None, code, silent=True)
+    return Failure(
+        "internal",
+        f"Internal error: {type(error).__name__}: {error}",
+        "This is a defect of tinyagent or of a plugin; -vv shows where.",
+        code,
+    )
+
+
+def _exit(code: Any) -> Failure:
+    if code is None or isinstance(code, int):
+        return Failure("exit", "", None, code or 0, silent=True)
+    return Failure("exit", str(code), None, 1)
+
+
+def _click_hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return f"Try '{context.command_path} --help' for help." if context is not None else None

@@ -1,0 +1,413 @@
+"""Plugins: found by their metadata, imported when they are named, kept from harming anybody else.
+
+The only user of pluggy. Everything that a plugin does while it is loaded is guarded: whatever goes wrong
+becomes a `PluginError` that names the plugin, its distribution and version, and fails the command that asked
+for it. Nothing is decided by the order in which things are found: a name that two plugins claim is an error
+that names both.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pluggy
+
+from tinyagent import hookspecs
+from tinyagent.agent_types import AgentTool, Provider
+from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+
+from . import builtin_plugins
+from .entry_points import EntryPoint, find
+from .signals import Interrupted
+
+if TYPE_CHECKING:
+    import click
+
+    from .config_files import ProviderTable
+    from .settings import Settings
+
+__all__ = ["Hook", "PluginManager"]
+
+BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
+"""What stands for a distribution where there is none."""
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_REGISTER = {
+    "tools": "tinyagent_register_tools",
+    "providers": "tinyagent_register_providers",
+    "commands": "tinyagent_register_commands",
+}
+_IN_HOOKS = ("tinyagent_before_tool_call", "tinyagent_after_tool_call", "tinyagent_register_sinks")
+
+
+@dataclass(frozen=True)
+class Hook:
+    """One plugin's implementation of a hook. `call` takes every argument and passes on what is wanted."""
+
+    plugin: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+
+    def call(self, **given: Any) -> Any:
+        return self.function(*[given[name] for name in self.arguments])
+
+
+@dataclass
+class PluginManager:
+    """The facade that the commands see."""
+
+    providers: Mapping[str, ProviderTable] = field(default_factory=dict)
+    disabled: frozenset[str] = frozenset()
+    config_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        self._pluggy = pluggy.PluginManager(hookspecs.NAME)
+        self._pluggy.add_hookspecs(hookspecs)
+        self._objects: dict[EntryPoint, object] = {}
+        self._failures: dict[EntryPoint, PluginError] = {}
+        self._labels: dict[int, str] = {}
+
+    @classmethod
+    def from_settings(cls, found: Settings) -> PluginManager:
+        """With what the files say about providers and about plugins that are switched off."""
+        return cls(found.providers, found.disabled_plugins, found.directory / "config.toml")
+
+    # ---- tools --------------------------------------------------------------------------------------
+
+    def tools(self, names: Iterable[str]) -> list[AgentTool]:
+        """The tools that `-t` names: `plugin`, `plugin.tool`, `file.py` or `file.py:tool`."""
+        chosen: dict[str, tuple[AgentTool, str]] = {}
+        for name in names:
+            entry, wanted = self._tool_source(name)
+            offered = self._tools_of(entry)
+            if wanted is not None and wanted not in offered:
+                raise ConfigurationError(
+                    f"The plugin {entry} has no tool {wanted!r}; it has: {_list(offered)}."
+                )
+            for tool in offered.values() if wanted is None else [offered[wanted]]:
+                other = chosen.setdefault(tool.name, (tool, str(entry)))
+                if other[0] is not tool:
+                    raise ConfigurationError(
+                        f"The tool {tool.name!r} is offered by {other[1]} and by {entry}.",
+                        hint=f"A run takes one of a name. Name what you want of each: -t {entry.name}.TOOL",
+                    )
+        return [tool for tool, _ in chosen.values()]
+
+    def _tool_source(self, name: str) -> tuple[EntryPoint, str | None]:
+        path, colon, wanted = name.rpartition(":") if ".py:" in name else (name, "", "")
+        if path.endswith(".py") or "/" in path or "\\" in path:
+            return self._file(path), wanted if colon else None
+        entries = find("tools")
+        known = {entry.name for entry in entries}
+        if name in known:
+            return self._only(entries, name), None
+        plugin, dot, tool = name.rpartition(".")
+        if dot and plugin in known:
+            return self._only(entries, plugin), tool
+        raise ConfigurationError(
+            f"Unknown tool {name!r}.{_meant(name, known)} Installed: {_list(known)}.",
+            hint=f"A file works too: -t ./{name}.py. Installed plugins: tinyagent plugins list",
+        )
+
+    def _file(self, path: str) -> EntryPoint:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise ConfigurationError(f"The tool file {path!r} does not exist, or is not a file.")
+        return EntryPoint("tools", file.stem, str(file.resolve()), FILE, path)
+
+    def _tools_of(self, entry: EntryPoint) -> dict[str, AgentTool]:
+        offered: dict[str, AgentTool] = {}
+
+        def register(tool: AgentTool) -> None:
+            if not isinstance(tool, AgentTool):
+                raise TypeError(
+                    f"register() was given {_kind(tool)}, not an AgentTool; is @tool missing on the function?"
+                )
+            if not _TOOL_NAME.fullmatch(str(tool.name)):
+                raise ValueError(
+                    f"a tool's name is 1 to 64 letters, digits, '_' or '-'; this one is {tool.name!r}"
+                )
+            if offered.setdefault(tool.name, tool) is not tool:
+                raise ValueError(f"it registers two tools named {tool.name!r}")
+
+        plugin = self._load(entry)
+        if not self._register_with(entry, plugin, register):
+            # A module without hooks: what it has at its top level is what it offers.
+            found = [thing for thing in vars(plugin).values() if isinstance(thing, AgentTool)]
+            for tool in found:
+                self._guarded(entry, "cannot be used", register, tool)
+        if not offered:
+            raise self._failed(
+                entry,
+                "offers no tools",
+                None,
+                hint="Mark a function with @tool and register it in tinyagent_register_tools; in a file, its "
+                "top level is enough.",
+            )
+        return offered
+
+    # ---- providers ----------------------------------------------------------------------------------
+
+    def provider(self, name: str) -> Provider:
+        """The provider of this name, whoever offers it."""
+        claims = [entry for entry in self.provider_entries() if entry.name == name]
+        if name in self.providers:
+            # What the user wrote down is not a matter of order; it replaces the built-in of that name.
+            claims = [entry for entry in claims if entry.distribution != BUILT_IN]
+        if not claims:
+            known = {entry.name for entry in self.provider_entries()}
+            raise ConfigurationError(
+                f"Unknown provider {name!r}.{_meant(name, known)} Known: {_list(known)}.",
+                hint="The part of -m before the first slash is the provider. Your own endpoints go into "
+                f"[providers.NAME]{f' in {self.config_file}' if self.config_file else ''}.",
+            )
+        entry = self._only(claims, name)
+        offered: dict[str, Provider] = {}
+
+        def register(provider: Provider) -> None:
+            if not isinstance(provider, Provider):
+                raise TypeError(f"register() was given {_kind(provider)}, not a Provider")
+            if offered.setdefault(provider.name, provider) is not provider:
+                raise ValueError(f"it registers two providers named {provider.name!r}")
+
+        if not self._register_with(entry, self._load(entry), register):
+            self._no_hook(entry)
+        if name not in offered:
+            raise self._failed(entry, f"registers no provider named {name!r}, only: {_list(offered)}", None)
+        return offered[name]
+
+    def provider_entries(self) -> list[EntryPoint]:
+        """Every provider that can be named: built in, configured, installed; nothing is imported."""
+        return [
+            *(EntryPoint("providers", name, "", BUILT_IN, "") for name in builtin_plugins.NAMES),
+            *(EntryPoint("providers", name, "", CONFIGURED, "") for name in self.providers),
+            *find("providers"),
+        ]
+
+    # ---- commands -----------------------------------------------------------------------------------
+
+    def command(self, name: str) -> click.Command:
+        """The sub-command that a plugin adds."""
+        import click
+
+        entry = self._only(find("commands"), name)
+        group = click.Group()
+        if not self._register_with(entry, self._load(entry), None, group=group):
+            self._no_hook(entry)
+        command = group.commands.get(name)
+        if command is None:
+            raise self._failed(entry, f"adds no command {name!r}, only: {_list(group.commands)}", None)
+        return command
+
+    # ---- hooks --------------------------------------------------------------------------------------
+
+    def load_hooks(self) -> None:
+        """Load what is always loaded where a tool may run. Fails closed, naming everything that fails.
+
+        Raises:
+            PluginError: a policy or a sink that is installed cannot be loaded.
+        """
+        problems: list[PluginError] = []
+        for entry in find("hooks"):
+            if entry.name in self.disabled or entry.distribution in self.disabled:
+                continue
+            try:
+                plugin = self._load(entry)
+                if not any(self._implementations(name, plugin) for name in _IN_HOOKS):
+                    self._no_hook(entry)
+            except PluginError as error:
+                problems.append(error)
+        if problems:
+            where = f" in {self.config_file}" if self.config_file else ""
+            raise PluginError(
+                "\n".join(str(error) for error in problems),
+                hint="Plugins of the group tinyagent.hooks guard tool calls, so nothing runs without them. "
+                f'Mend it, uninstall it, or switch it off: [plugins] disable = ["NAME"]{where}.',
+            )
+
+    def hooks(self, name: str) -> list[Hook]:
+        """The implementations of a hook in all plugins loaded so far, in the order of the plugins' names."""
+        found = [
+            Hook(self._labels[id(impl.plugin)], impl.function, tuple(impl.argnames))
+            for impl in getattr(self._pluggy.hook, name).get_hookimpls()
+        ]
+        return sorted(found, key=lambda hook: hook.plugin)
+
+    def sinks(self) -> list[tuple[str, Callable[[], Any]]]:
+        """The sinks of all plugins loaded so far: whose, and what makes one."""
+        found: list[tuple[str, Callable[[], Any]]] = []
+        for entry, plugin in self._objects.items():
+            for hook in self._implementations("tinyagent_register_sinks", plugin):
+
+                def register(name: str, factory: Callable[[], Any], plugin: str = hook.plugin) -> None:
+                    found.append((f"{name!r} of the plugin {plugin}", factory))
+
+                self._guarded(entry, "cannot be used", hook.call, register=register)
+        return found
+
+    # ---- looking at all of them -----------------------------------------------------------------------
+
+    def check(self, entry: EntryPoint) -> PluginError | None:
+        """Load a plugin to see whether it can be; None if it can."""
+        try:
+            match entry.group:
+                case "tools":
+                    self._tools_of(entry)
+                case "providers":
+                    self.provider(entry.name)
+                case "commands":
+                    self.command(entry.name)
+                case _:
+                    plugin = self._load(entry)
+                    if not any(self._implementations(name, plugin) for name in _IN_HOOKS):
+                        self._no_hook(entry)
+        except PluginError as error:
+            return error
+        except ConfigurationError as error:
+            return PluginError(str(error))
+        return None
+
+    # ---- loading --------------------------------------------------------------------------------------
+
+    def _only(self, entries: Sequence[EntryPoint], name: str) -> EntryPoint:
+        claims = [entry for entry in entries if entry.name == name]
+        if len(claims) > 1:
+            raise PluginError(
+                f"The name {name!r} is claimed by {' and by '.join(map(_whose, claims))}.",
+                hint="Uninstall one, or let only the other through: TINYAGENT_PLUGINS=DISTRIBUTION.",
+            )
+        return claims[0]
+
+    def _load(self, entry: EntryPoint) -> object:
+        if entry in self._failures:
+            raise self._failures[entry]
+        if entry not in self._objects:
+            plugin = self._guarded(entry, "cannot be loaded", self._object, entry)
+            self._guarded(entry, "does not fit the hooks", self._register, plugin, entry)
+            self._objects[entry] = plugin
+        return self._objects[entry]
+
+    def _object(self, entry: EntryPoint) -> object:
+        if entry.distribution == BUILT_IN:
+            return builtin_plugins.BuiltinProviders(entry.name)
+        if entry.distribution == CONFIGURED:
+            return builtin_plugins.ConfiguredProvider(entry.name, self.providers[entry.name])
+        if entry.distribution == FILE:
+            return _import_file(Path(entry.value))
+        module, _, attributes = entry.value.partition(":")
+        plugin: Any = importlib.import_module(module.strip())
+        for attribute in filter(None, attributes.strip().split(".")):
+            plugin = getattr(plugin, attribute)
+        return plugin() if isinstance(plugin, type) else plugin
+
+    def _register(self, plugin: object, entry: EntryPoint) -> None:
+        if id(plugin) in self._labels:  # one object behind two entry points
+            return
+        self._labels[id(plugin)] = str(entry)
+        self._pluggy.register(plugin, name=f"{entry.group}:{entry.name}:{entry.distribution}:{entry.value}")
+        try:
+            for caller in self._pluggy.get_hookcallers(plugin) or ():
+                for impl in caller.get_hookimpls():
+                    if impl.plugin is not plugin:
+                        continue
+                    if not caller.has_spec() and not impl.optionalhook:
+                        known = [name for name in dir(hookspecs) if name.startswith("tinyagent_")]
+                        raise ValueError(f"unknown hook {caller.name!r}.{_meant(caller.name, known)}")
+                    if impl.wrapper or impl.hookwrapper:
+                        raise ValueError(f"{caller.name!r} is a wrapper; hooks here are called one by one")
+        except ValueError:
+            self._pluggy.unregister(plugin)
+            del self._labels[id(plugin)]
+            raise
+
+    def _implementations(self, hook: str, plugin: object) -> list[Hook]:
+        return [
+            Hook(self._labels[id(plugin)], impl.function, tuple(impl.argnames))
+            for impl in getattr(self._pluggy.hook, hook).get_hookimpls()
+            if impl.plugin is plugin
+        ]
+
+    def _register_with(
+        self, entry: EntryPoint, plugin: object, register: Callable[..., None] | None, **given: Any
+    ) -> bool:
+        """Call the plugin's own register hook; says whether it has one."""
+        hooks = self._implementations(_REGISTER[entry.group], plugin)
+        for hook in hooks:
+            self._guarded(entry, "cannot be used", hook.call, register=register, **given)
+        return bool(hooks)
+
+    def _no_hook(self, entry: EntryPoint) -> NoReturn:
+        wanted = _REGISTER.get(entry.group) or " or ".join(_IN_HOOKS)
+        raise self._failed(entry, f"has no function {wanted} marked with @hookimpl", None)
+
+    def _guarded(
+        self, entry: EntryPoint, what: str, function: Callable[..., Any], *args: Any, **kw: Any
+    ) -> Any:
+        try:
+            return function(*args, **kw)
+        except (KeyboardInterrupt, PluginError):
+            raise
+        except BaseException as error:
+            ours = entry.distribution in (BUILT_IN, CONFIGURED)
+            if isinstance(error, Interrupted) or (ours and isinstance(error, TinyAgentError)):
+                raise
+            raise self._failed(entry, what, error) from error
+
+    def _failed(
+        self, entry: EntryPoint, what: str, error: BaseException | None, hint: str | None = None
+    ) -> PluginError:
+        why = "" if error is None else f": {type(error).__name__}: {error}"
+        if isinstance(error, pluggy.PluginValidationError):
+            why = f": {' '.join(str(error).split())}"
+        if entry.distribution == FILE:
+            message = f"The tool file {entry.version} {what}{why}."
+        else:
+            message = f"The plugin {entry} {what}{why}."
+            hint = hint or "Mend or uninstall it; whatever does not ask for it works without."
+        failure = self._failures[entry] = PluginError(message.replace("..", "."), hint=hint)
+        return failure
+
+
+def _import_file(path: Path) -> object:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    name = f"tinyagent_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path))}"
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # type hints are resolved through here
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _whose(entry: EntryPoint) -> str:
+    return f"{entry.distribution} {entry.version}".strip()
+
+
+def _kind(thing: object) -> str:
+    return (
+        f"the function {thing.__name__}()"
+        if callable(thing) and hasattr(thing, "__name__")
+        else repr(thing)[:80]
+    )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), 1, 0.7)
+    return f" Did you mean {near[0]!r}?" if near else ""

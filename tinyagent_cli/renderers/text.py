@@ -1,0 +1,59 @@
+"""The reply as text on standard output, piece by piece."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tinyagent import extract_text
+from tinyagent.agent_types import AgentEvent, MessageEndEvent, MessageStartEvent, MessageUpdateEvent
+from tinyagent_cli.output import Output
+from tinyagent_cli.terminal_text import Sanitizer
+
+__all__ = ["TextRenderer"]
+
+
+class TextRenderer:
+    """Writes the text of each assistant message, each ending in a line of its own.
+
+    On a terminal the text is sanitised; into a pipe or a file it goes as it is.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._sanitizer = Sanitizer() if output.is_terminal else None
+        self._shown = 0
+        self._last = "\n"
+
+    def __call__(self, event: AgentEvent) -> None:
+        kind = type(event)
+        if kind is MessageUpdateEvent:
+            step: Any = event.assistant_message_event  # type: ignore[union-attr]
+            if step["type"] == "text_delta":
+                self._write(step["delta"])
+        elif kind is MessageStartEvent:
+            self._shown = 0
+        elif kind is MessageEndEvent and event.message.get("role") == "assistant":  # type: ignore[union-attr]
+            # A provider that sends no deltas has said everything by now.
+            self._write(extract_text(event.message)[self._shown :])  # type: ignore[union-attr]
+            self.end_line()
+
+    def _write(self, text: str) -> None:
+        self._shown += len(text)
+        if self._sanitizer is not None:
+            text = self._sanitizer.feed(text)
+        if text:
+            self._last = text[-1]
+            try:
+                data = text.encode()
+            except UnicodeEncodeError:
+                data = text.encode("utf-8", "replace")
+            self._output.write(data)
+
+    def end_line(self) -> None:
+        """Begin a new line, unless one has just begun; what was held back goes out."""
+        if self._last != "\n":
+            self._output.write(b"\n")
+            self._last = "\n"
+        if self._sanitizer is not None:
+            self._sanitizer = Sanitizer()
+            self._output.flush()

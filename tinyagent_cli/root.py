@@ -1,0 +1,155 @@
+"""The root command. A command's module is imported when the command is run, or its own help asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from .app_context import AppContext
+from .entry_points import EntryPoint, find
+from .terminal_text import one_line
+
+__all__ = ["COMMANDS", "CONTEXT", "common_options", "need_command", "root"]
+
+COMMANDS = {
+    "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
+    "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
+    "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
+    "plugins": ("tinyagent_cli.commands.plugins", "Show what is installed and whether it loads."),
+    "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of what we write."),
+    "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
+}
+"""Name, module (whose attribute of the same name is the command), and the line in the root's help."""
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        if value and not ctx.resilient_parsing:
+            setattr(ctx.find_object(AppContext), name, value)
+
+    return callback
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """-v, -q and --no-color, the same everywhere; they set the `AppContext`."""
+    for option in (
+        click.option(
+            "--no-color", is_flag=True, expose_value=False, callback=_set("no_color"), help="No colours."
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_set("quiet"),
+            help="Only errors on standard error.",
+        ),
+        click.option(
+            "-v", "--verbose", count=True, expose_value=False, is_eager=True, callback=_set("verbosity"),
+            help="Usage, cost and retries on standard error; -vv adds tracebacks.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+class RootGroup(click.Group):
+    """Knows its commands by name; those of plugins from their metadata."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(self._plugin_commands())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
+            return command
+        if cmd_name in self._plugin_commands():
+            from .plugin_manager import PluginManager
+
+            return PluginManager().command(cmd_name)
+        return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
+            self._no_such_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+    def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, self.list_commands(ctx), 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        if " " in name:
+            meant = f" To ask a model: tinyagent run {name!r}"
+        raise click.UsageError(f"No such command {name!r}.{meant}", ctx=ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        plugins = self._plugin_commands()
+        if plugins:
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl([(name, one_line(from_whom(plugins[name]))) for name in sorted(plugins)])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        from click.shell_completion import CompletionItem
+
+        plugins = self._plugin_commands()
+        texts = {name: text for name, (_, text) in COMMANDS.items()}
+        texts |= {name: from_whom(entries) for name, entries in plugins.items()}
+        found = [
+            CompletionItem(name, help=text) for name, text in texts.items() if name.startswith(incomplete)
+        ]
+        if incomplete.startswith("-"):
+            found += click.Command.shell_complete(self, ctx, incomplete)
+        return found
+
+    @staticmethod
+    def _plugin_commands() -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for entry in find("commands"):
+            if entry.name not in COMMANDS:
+                found.setdefault(entry.name, []).append(entry)
+        return found
+
+
+def from_whom(entries: list[EntryPoint]) -> str:
+    """The distributions that an entry point's name comes from."""
+    return "From " + ", ".join(f"{entry.distribution} {entry.version}" for entry in entries) + "."
+
+
+def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from .version import version
+
+        click.echo(f"tinyagent {version()}")
+        ctx.exit()
+
+
+def need_command(ctx: click.Context) -> None:
+    """A group without a command shows its help as an error: on standard error, exit code 2."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+@click.group(cls=RootGroup, invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
+    help="Show the version and exit.",
+)  # fmt: skip
+@click.pass_context
+def root(ctx: click.Context) -> None:
+    """A small agent: streams answers, calls tools, speaks JSONL.
+
+    \b
+      tinyagent run -m demo -t calc "What is 6 * 7?"       no key needed
+      cat notes.txt | tinyagent run "Summarise this."
+      tinyagent run --jsonl "Hello" | tinyagent run --history - "Now in French."
+    """
+    need_command(ctx)

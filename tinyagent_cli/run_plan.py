@@ -1,0 +1,167 @@
+"""Everything that a run needs, found and checked before the first request: what can be wrong is said here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinyagent import jsonl
+from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
+from tinyagent.errors import RecordError
+
+from . import model_choice, settings
+from .app_context import AppContext
+from .failures import InputError
+from .plugin_manager import Hook, PluginManager
+from .prompt_input import build_prompt, read_file, read_stdin, stdin_is_piped
+from .sinks.jsonl import session_record
+
+__all__ = ["Plan", "RunOptions", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The options of `tinyagent run`, as they were given."""
+
+    prompt: str | None
+    model: str | None
+    system: str | None
+    tools: tuple[str, ...]
+    files: tuple[str, ...]
+    history: str | None
+    jsonl: bool
+    output: str | None
+    options: tuple[str, ...]
+    temperature: float | None
+    max_tokens: int | None
+    thinking: str | None
+    max_turns: int | None
+    timeout: float | None
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    yes: bool
+    no_stdin: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the options, the environment and the files come to."""
+
+    provider: Provider
+    model: Any
+    api_key: str | None
+    system: str
+    tools: list[AgentTool]
+    history: list[Any]
+    message: Any
+    thinking: ThinkingLevel
+    temperature: float | None
+    max_tokens: int | None
+    max_turns: int
+    timeout: float | None
+    allow: list[str]
+    deny: list[str]
+    yes: bool
+    before_hooks: list[Hook]
+    after_hooks: list[Hook]
+    hook_timeout: float
+    sinks: list[tuple[str, Callable[[], Any]]]
+
+    def header(self) -> jsonl.SessionRecord:
+        """The first line of the run's record."""
+        return session_record(
+            model=self.model,
+            system_prompt=self.system,
+            thinking_level=self.thinking,
+            tools=[tool.name for tool in self.tools],
+        )
+
+
+def prepare(app: AppContext, options: RunOptions) -> Plan:
+    """Read everything that the run is made of.
+
+    Standard input comes last, since it may take its time.
+
+    Raises:
+        TinyAgentError: something is missing, malformed or unknown.
+    """
+    users_of_stdin = [options.history == "-", *(path == "-" for path in options.files)]
+    if sum(users_of_stdin) > 1:
+        raise InputError("Standard input can be used once: by --history - or by one -f -.")
+    piped = not any(users_of_stdin) and not options.no_stdin and stdin_is_piped()
+    if not (options.prompt or options.files or piped):
+        build_prompt(None, (), None)
+    found = settings.load()
+    run = found.run
+    choice = model_choice.choose(options.model, found)
+    if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
+        app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
+    plugins = PluginManager.from_settings(found)
+    provider, model, api_key = model_choice.resolve(
+        choice, found, plugins, {**run.options, **model_choice.parse_options(options.options)}
+    )
+    plugins.load_hooks()
+    tools = plugins.tools(options.tools or run.tools or ())
+    _check_rules(options, tools)
+    history = _history(app, options.history)
+    system = _system(app, options.system) if options.system is not None else run.system or ""
+    files = [(path, read_file(path, app.note)) for path in options.files]
+    return Plan(
+        provider=provider,
+        model=model,
+        api_key=api_key,
+        system=system,
+        tools=tools,
+        history=history,
+        message=build_prompt(options.prompt, files, read_stdin(app.note) if piped else None),
+        thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
+        temperature=_first(options.temperature, run.temperature),
+        max_tokens=_first(options.max_tokens, run.max_tokens),
+        max_turns=_first(options.max_turns, run.max_turns, 50),
+        timeout=_first(options.timeout, run.timeout),
+        allow=[*options.allow, *(run.allow or ())],
+        deny=[*options.deny, *(run.deny or ())],
+        yes=options.yes,
+        before_hooks=plugins.hooks("tinyagent_before_tool_call"),
+        after_hooks=plugins.hooks("tinyagent_after_tool_call"),
+        hook_timeout=found.hook_timeout,
+        sinks=plugins.sinks(),
+    )
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
+    """A rule for a tool that is not there was meant for another one."""
+    known = {tool.name for tool in tools}
+    for flag, names in (("--deny", options.deny), ("--allow", options.allow)):
+        for name in names:
+            if name not in known and not set(name) & set("*?["):
+                raise InputError(
+                    f"{flag} {name}: this run has no tool of that name; "
+                    f"it has: {', '.join(sorted(known)) or 'none'}."
+                )
+
+
+def _history(app: AppContext, path: str | None) -> list[Any]:
+    if path is None:
+        return []
+    name = "standard input" if path == "-" else path
+    data = read_file(path, lambda _: app.note("Waiting for the conversation on standard input …"))
+    try:
+        return jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
+    except RecordError as error:
+        raise RecordError(f"--history {path}: {error}", hint=error.hint) from None
+
+
+def _system(app: AppContext, text: str) -> str:
+    if not text.startswith("@"):
+        return text
+    data = read_file(text[1:], app.note)
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise InputError(f"{text[1:]} is not UTF-8 text.") from None

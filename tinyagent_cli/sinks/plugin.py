@@ -1,0 +1,64 @@
+"""Sinks of plugins: each hears every event, and one that fails is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from tinyagent.agent_types import AgentEvent
+
+__all__ = ["PluginSinks"]
+
+
+class PluginSinks:
+    """Opens the sinks for one run, and closes them after it.
+
+    Args:
+        factories: Whose sink, and what makes it.
+        subscribe: Where events come from.
+        warn: Hears of a sink that failed, once.
+    """
+
+    def __init__(
+        self,
+        factories: Sequence[tuple[str, Callable[[], Any]]],
+        subscribe: Callable[[Callable[[AgentEvent], None]], Callable[[], None]],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._factories = factories
+        self._subscribe = subscribe
+        self._warn = warn
+        self._open: dict[str, tuple[Any, Callable[[], None]]] = {}
+
+    def __enter__(self) -> Self:
+        for name, factory in self._factories:
+            sink = self._guarded(name, factory)
+            if sink is not None:
+                self._open[name] = (sink, self._subscribe(self._listener(name, sink)))
+        return self
+
+    def _listener(self, name: str, sink: Any) -> Callable[[AgentEvent], None]:
+        def listen(event: AgentEvent) -> None:
+            if name in self._open:
+                self._guarded(name, sink, event)
+
+        return listen
+
+    def _guarded(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Exception as error:  # noqa: BLE001 - a sink never breaks the run
+            self._warn(f"The sink {name} failed and is left out: {type(error).__name__}: {error}")
+            _, unsubscribe = self._open.pop(name, (None, None))
+            if unsubscribe is not None:
+                unsubscribe()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for name, (sink, unsubscribe) in list(self._open.items()):
+            unsubscribe()
+            close = getattr(sink, "close", None)
+            if callable(close):
+                self._guarded(name, close)

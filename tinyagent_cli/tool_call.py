@@ -1,0 +1,125 @@
+"""Calling a tool without a model, through the same pipeline as in a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from tinyagent import _json
+from tinyagent._message_builder import MessageBuilder
+from tinyagent.agent_tool_execution import ToolBatch
+from tinyagent.agent_types import AgentTool, ToolCallContent
+from tinyagent.errors import ToolError
+
+from . import settings
+from .app_context import AppContext
+from .approvals import Approvals
+from .failures import InputError
+from .output import Output, private_stdout
+from .plugin_manager import PluginManager
+from .signals import Interrupted, Signals
+from .terminal_text import clean
+from .tool_guards import ToolGuards
+
+__all__ = ["call"]
+
+
+def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) -> int:
+    """Call it, print the result. Returns 0, or raises the error that it gave."""
+    with Signals() as signals, private_stdout() as stdout:
+        found = settings.load()
+        plugins = PluginManager.from_settings(found)
+        plugins.load_hooks()
+        tool = _one(name, plugins.tools([name]))
+        given = _arguments(tool, arguments)
+        guards = ToolGuards(
+            Approvals(deny=found.run.deny or (), yes=True),
+            plugins.hooks("tinyagent_before_tool_call"),
+            plugins.hooks("tinyagent_after_tool_call"),
+            timeout=found.hook_timeout,
+        )
+        message = asyncio.run(_run(tool, given, guards, signals))
+        if as_json:
+            shown = {key: message[key] for key in ("content", "details", "is_error")}
+            stdout.write_now(_json.encode(shown) + b"\n")
+        elif not message["is_error"]:
+            _print(stdout, message["content"])
+        if stdout.error is not None:
+            raise stdout.error
+        if message["is_error"]:
+            raise ToolError(_text(message["content"]))
+    return 0
+
+
+def _one(name: str, tools: list[AgentTool]) -> AgentTool:
+    if len(tools) > 1:
+        same = [tool for tool in tools if tool.name == name]
+        if same:
+            return same[0]
+        names = ", ".join(sorted(tool.name for tool in tools))
+        how = f"{name}:TOOL" if name.endswith(".py") else f"{name}.TOOL"
+        raise InputError(f"{name!r} has several tools: {names}.", hint=f"Name one: {how}")
+    return tools[0]
+
+
+def _arguments(tool: AgentTool, given: Sequence[str]) -> dict[str, Any]:
+    if len(given) == 1 and given[0].lstrip().startswith("{"):
+        value = _json.decode_object(given[0])
+        if value is None:
+            raise InputError(f"The arguments are not a JSON object: {given[0]}")
+        return value
+    properties = tool.parameters.get("properties", {})
+    arguments: dict[str, Any] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.")
+        schema = properties.get(name)
+        is_text = isinstance(schema, dict) and schema.get("type") == "string"
+        try:
+            arguments[name] = text if is_text else _json.decode(text)
+        except (ValueError, RecursionError):
+            arguments[name] = text
+    return arguments
+
+
+async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, signals: Signals) -> Any:
+    signal = asyncio.Event()
+    signals.attach(asyncio.get_running_loop(), lambda _: signal.set())
+    request: ToolCallContent = {
+        "type": "tool_call",
+        "id": "call_1",
+        "name": tool.name,
+        "arguments": arguments,
+    }
+    message = MessageBuilder(None).message()
+    message["content"] = [request]
+    batch = ToolBatch(
+        message,
+        [tool],
+        lambda event: None,
+        signal=signal,
+        before=guards.before_tool_call,
+        after=guards.after_tool_call,
+    )
+    try:
+        await batch.run()
+    finally:
+        signals.detach()
+    if signals.received is not None:
+        raise Interrupted(signals.received)
+    return batch.results[0]
+
+
+def _text(content: list[Any]) -> str:
+    return "\n".join(
+        part["text"] if part["type"] == "text" else f"[image {part.get('mime_type', '')}]" for part in content
+    )
+
+
+def _print(stdout: Output, content: list[Any]) -> None:
+    text = _text(content)
+    if stdout.is_terminal:
+        text = clean(text)
+    stdout.write_now((text if text.endswith("\n") or not text else f"{text}\n").encode("utf-8", "replace"))

@@ -1,0 +1,145 @@
+"""The hooks of plugins and the approvals of the user, as the two callbacks that an agent takes.
+
+A plugin's hook may be sync or async, may raise and may hang: it has a time limit, a sync one runs in a
+thread of its own, and every failure refuses the call (or withholds its result).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tinyagent.agent_types import AgentToolResult, ToolCallDecision, ToolCallInfo
+
+from .approvals import Approvals
+
+if TYPE_CHECKING:
+    from .plugin_manager import Hook
+
+__all__ = ["ToolGuards"]
+
+
+class ToolGuards:
+    """Decides about each call: deny rules, then every plugin's hook, then the user.
+
+    The user is asked last, about the arguments that will really be used.
+
+    Attributes:
+        refused: The ids of the calls that were refused.
+    """
+
+    def __init__(
+        self,
+        approvals: Approvals,
+        before: Sequence[Hook] = (),
+        after: Sequence[Hook] = (),
+        *,
+        timeout: float = 30.0,
+    ) -> None:
+        self.refused: set[str] = set()
+        self._approvals = approvals
+        self._before = before
+        self._after = after
+        self._timeout = timeout
+
+    async def before_tool_call(self, call: ToolCallInfo) -> ToolCallDecision | None:
+        """For `AgentOptions.before_tool_call`."""
+        decision = await self._decide(call)
+        if decision is not None and decision.block is not None:
+            self.refused.add(call.tool_call_id)
+        return decision
+
+    async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
+        reason = self._approvals.denied(call.tool)
+        changed: dict[str, Any] | None = None
+        for hook in self._before if reason is None else ():
+            try:
+                decision = await self._ask(hook, call=call)
+                if decision is not None and not isinstance(decision, ToolCallDecision):
+                    raise TypeError(f"it returned {type(decision).__name__}, not a ToolCallDecision or None")
+            except Exception as error:  # noqa: BLE001 - it fails closed
+                reason = f"Refused: the policy {hook.plugin} failed: {_words(error, self._timeout)}."
+                break
+            if decision is None:
+                continue
+            if decision.block is not None:
+                reason = decision.block or f"Refused by the policy {hook.plugin}."
+                break
+            if decision.arguments is not None:
+                changed = decision.arguments
+                call = replace(call, arguments=changed)
+        if reason is None:
+            reason = await self._approvals.ask(call)
+        if reason is not None:
+            return ToolCallDecision(block=reason)
+        return None if changed is None else ToolCallDecision(arguments=changed)
+
+    async def after_tool_call(
+        self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
+    ) -> ToolCallDecision | None:
+        """For `AgentOptions.after_tool_call`; a replaced result is written into the one that was given."""
+        terminate = False
+        for hook in self._after:
+            try:
+                decision = await self._ask(hook, call=call, result=result, is_error=is_error)
+            except Exception as error:  # noqa: BLE001 - it fails closed
+                words = _words(error, self._timeout)
+                return ToolCallDecision(
+                    block=f"The result was withheld: {hook.plugin} failed: {words}.", is_error=True
+                )
+            if isinstance(decision, AgentToolResult):
+                result.content, result.details = decision.content, decision.details
+                result.terminate = decision.terminate
+            elif isinstance(decision, ToolCallDecision):
+                if decision.block is not None:
+                    return ToolCallDecision(block=decision.block or f"Withheld by {hook.plugin}.")
+                is_error = is_error if decision.is_error is None else decision.is_error
+                terminate = terminate or decision.terminate
+        return ToolCallDecision(is_error=is_error, terminate=terminate)
+
+    async def _ask(self, hook: Hook, **given: Any) -> Any:
+        async with asyncio.timeout(self._timeout):
+            if inspect.iscoroutinefunction(hook.function):
+                return await hook.call(**given)
+            answer = await _in_thread(lambda: hook.call(**given))
+            return await answer if inspect.isawaitable(answer) else answer
+
+
+async def _in_thread(function: Any) -> Any:
+    """Call in a daemon thread: one that never comes back holds up neither the run nor the exit."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(value)
+        else:
+            answer.set_exception(error)
+
+    def run() -> None:
+        value, failure = None, None
+        try:
+            value = context.run(function)
+        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+            failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        try:
+            loop.call_soon_threadsafe(settle, value, failure)
+        except RuntimeError:
+            pass  # the run is over
+
+    threading.Thread(target=run, daemon=True).start()
+    return await answer
+
+
+def _words(error: Exception, limit: float) -> str:
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"it took more than {limit:g} s"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
