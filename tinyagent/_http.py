@@ -155,7 +155,7 @@ def check_key(key: str, provider: str) -> str:
     return key
 
 
-def check_headers(headers: Mapping[str, str] | None, provider: str = "") -> dict[str, str]:
+def check_headers(headers: Mapping[Any, Any] | None, provider: str = "") -> dict[str, str]:
     """The headers, checked: names are tokens, values one line of Latin-1.
 
     Raises:
@@ -482,17 +482,13 @@ def _load() -> ModuleType:
     `import httpx` imports click, rich and pygments for its own command whenever they are installed, and
     with us they are: more than the rest of it together. It takes an ImportError there as "not installed".
     """
-    module = sys.modules.get("httpx")
-    if module is None:
-        hidden = "httpx._main" not in sys.modules
-        if hidden:
-            sys.modules["httpx._main"] = None  # type: ignore[assignment]
+    if "httpx" not in sys.modules:
+        sys.modules["httpx._main"] = None  # type: ignore[assignment]
         try:
-            import httpx as module
+            import httpx  # noqa: F401
         finally:
-            if hidden:
-                del sys.modules["httpx._main"]
-    return module
+            del sys.modules["httpx._main"]
+    return sys.modules["httpx"]
 
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -520,10 +516,12 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 def _proxy_for(scheme: str, host: str, port: int) -> str | None:
     """The proxy that the environment names for a server; none for this machine itself."""
     # Imported by httpx in any case, and not before.
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+        import urllib.request as environment
 
-    proxies = getproxies_environment()
-    if not proxies or is_loopback(host) or proxy_bypass_environment(f"{host}:{port}", proxies):
+    proxies = environment.getproxies_environment()
+    if not proxies or is_loopback(host):
+        return None
+    if environment.proxy_bypass_environment(f"{host}:{port}", proxies):  # type: ignore[attr-defined]
         return None
     proxy = proxies.get(scheme) or proxies.get("all")
     if proxy and "://" not in proxy:
@@ -542,9 +540,7 @@ class Reply:
     and a reader that takes its time is not blamed on the provider.
     """
 
-    def __init__(
-        self, call: Call, pool: _Pool, lane: _Lane, response: httpx.Response, since: float
-    ) -> None:
+    def __init__(self, call: Call, pool: _Pool, lane: _Lane, response: httpx.Response, since: float) -> None:
         self.status: int = response.status_code
         self.headers = response.headers
         self.complete = False
@@ -890,10 +886,9 @@ class Call:
                     await lane.transport.aclose()
                 if not isinstance(error, lib.TransportError):
                     raise
-                if lane.used and isinstance(error, lib.NetworkError | lib.RemoteProtocolError):
-                    # An idle connection that the server had given up. Not an attempt: nobody read it.
-                    if not isinstance(error, lib.ConnectError):
-                        continue
+                lost = isinstance(error, lib.ReadError | lib.WriteError | lib.RemoteProtocolError)
+                if lost and lane.used:
+                    continue  # an idle connection that the server had given up: nobody read the request
                 raise self._not_connected(error, route) from error
 
     def _redirected(self, reply: Reply, url: str) -> str:
@@ -902,14 +897,14 @@ class Call:
         shown = redact(target)
         if reply.status not in (307, 308):
             raise ProviderError(
-                f"{self.name}: HTTP {reply.status} redirects to {shown}, and such a redirect drops the request",
+                f"{self.name}: HTTP {reply.status} redirects to {shown}, which would drop the request",
                 status=reply.status,
                 provider=self.provider,
                 hint="Set the base URL to the address that it redirects to, if you trust it.",
             )
         if (old.scheme, old.hostname, old.port) != (new.scheme, new.hostname, new.port):
             raise ProviderError(
-                f"{self.name}: HTTP {reply.status} redirects to another server, {shown}; no key is sent there",
+                f"{self.name}: HTTP {reply.status} redirects to another server: {shown}. No key goes there",
                 status=reply.status,
                 provider=self.provider,
                 hint="Set the base URL to that address, if you trust it.",

@@ -1,10 +1,10 @@
-"""Bytes in, server-sent events out; no I/O.
+r"""Bytes in, server-sent events out; no I/O.
 
 Lines end at CRLF, LF or CR and at nothing else. The last event counts even if the stream ends before
 its blank line: servers do that, and the alternative is to lose text. What the format leaves to the
 application (`id`, `retry`, comments) is dropped here.
 
-The case that matters for speed is `data: {...}\\n\\n`, one or many to a network chunk; it takes two
+The case that matters for speed is `data: {...}\n\n`, one or many to a network chunk; it takes two
 splits and no copy but the data itself. A line that comes in many chunks is joined once.
 """
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 import msgspec
 
 from . import _json
+from ._handover import handover, is_own
 from ._http import Call, Reply, check_headers, check_key, get_json, provider_error, words_of
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, MessageBuilder
@@ -221,7 +222,7 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
     """The conversation in the provider's form.
 
     What cannot be sent is mended here: failed assistant messages are left out, each call gets a result
-    and each result has a call, ids are unique, reasoning goes only to the model that it came from.
+    and each result has a call, and ids are unique.
     """
     sent: list[dict[str, Any]] = []
     if context.system_prompt:
@@ -239,7 +240,7 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
             sent.append({"role": "user", "content": [note, *images]})
             images.clear()
 
-    for message in cast("list[dict[str, Any]]", context.messages):
+    for message in cast("list[dict[str, Any]]", handover(context.messages, model)):
         role, content = message["role"], message["content"]
         if role == "tool_result":
             call_id = open_calls.pop(message["tool_call_id"], None)
@@ -258,7 +259,7 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
                 continue
             settle()
             ids.begin(message)
-            entry, calls = _assistant(model, message, ids)
+            entry, calls = _assistant(message, ids)
             if entry is not None:
                 sent.append(entry)
                 open_calls.update(calls)
@@ -295,7 +296,7 @@ class _Ids:
         self._foreign = False
 
     def begin(self, message: Mapping[str, Any]) -> None:
-        self._foreign = not _same_model(self._model, message)
+        self._foreign = not is_own(cast(AssistantMessage, message), self._model)
 
     def __call__(self, call_id: str) -> str:
         wanted = call_id or "call"
@@ -311,15 +312,7 @@ class _Ids:
         return unique
 
 
-def _same_model(model: Any, message: Mapping[str, Any]) -> bool:
-    return (message.get("provider"), message.get("api"), message.get("model")) == (
-        getattr(model, "provider", ""), getattr(model, "api", ""), getattr(model, "id", "")
-    )  # fmt: skip
-
-
-def _assistant(
-    model: Any, message: Mapping[str, Any], ids: _Ids
-) -> tuple[dict[str, Any] | None, dict[str, str]]:
+def _assistant(message: Mapping[str, Any], ids: _Ids) -> tuple[dict[str, Any] | None, dict[str, str]]:
     """The message in the provider's form, and the new id of each of its calls."""
     texts, thoughts, calls = [], [], []
     renamed: dict[str, str] = {}
@@ -337,7 +330,7 @@ def _assistant(
     entry: dict[str, Any] = {"role": "assistant", "content": text or None}
     if calls:
         entry["tool_calls"] = calls
-    if thoughts and _same_model(model, message):
+    if thoughts:
         _send_back(thoughts, entry)
     if entry["content"] is None and not calls:
         if len(entry) == 2:
@@ -549,6 +542,8 @@ class ChatDecoder:
         self._details: list[Any] = []
         self._half = ""
         """The first half of a surrogate pair at the end of a delta."""
+        self._raw = False
+        """The chunk at hand may hold surrogates."""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
 
@@ -662,7 +657,9 @@ class ChatDecoder:
         start = self._clean(" ".join(body[:400].decode("utf-8", "replace").split()))
         what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
         self._stop(
-            self._invalid(f"the reply is {what}: {start[:200]}", hint="Check the base URL, and proxies on the way.")
+            self._invalid(
+                f"the reply is {what}: {start[:200]}", hint="Check the base URL, and proxies on the way."
+            )
         )
 
     # ---- events -------------------------------------------------------------------------------------
@@ -685,6 +682,7 @@ class ChatDecoder:
             if not chunk.choices and chunk.usage is None and chunk.error is None:
                 self._without_choices(data)
             self._step(chunk, out)
+            self._raw = False
             if self.ended:
                 return
 
@@ -709,19 +707,18 @@ class ChatDecoder:
         if not isinstance(value, dict):
             self._stop(self._invalid(f"an event of the reply is not an object: {str(value)[:200]}"))
             return None
-        chunk = _chunk_of(value)
-        for choice in chunk.choices or ():
-            delta = choice.delta or choice.message
-            if delta is not None and isinstance(delta.content, str) and not choice.index:
-                delta.content = self._mend(delta.content)
-        return chunk
+        self._raw = True
+        return _chunk_of(value)
 
     def _without_choices(self, data: bytes) -> None:
         """An error that does not call itself one: vLLM's `object`, FastAPI's `detail`."""
         value = _loose(data)
         if isinstance(value, dict) and (
             value.get("object") == "error"
-            or ("choices" not in value and any(isinstance(value.get(key), str) for key in ("message", "detail")))
+            or (
+                "choices" not in value
+                and any(isinstance(value.get(key), str) for key in ("message", "detail"))
+            )
         ):
             self._stop(self._reported(value))
 
@@ -764,7 +761,7 @@ class ChatDecoder:
         content = delta.content
         if content:
             if type(content) is str:
-                if self._half:
+                if self._half or self._raw:
                     content = self._mend(content)
                 if self._block_type == "text":
                     out.append(self.builder.delta(self._block, content))
@@ -894,11 +891,10 @@ class ChatDecoder:
             self.builder.update(call.block, id=self.builder.unique_id(call_id))
         if index is not None:
             self._by_index[index] = call
-        if name and name != call.name:
+        if name and name != call.name and not call.arguments:
             # A name in fragments, or in growing prefixes; once there are arguments it is complete.
-            if not call.arguments:
-                call.name = name if name.startswith(call.name) else call.name + name
-                self.builder.update(call.block, name=call.name)
+            call.name = name if name.startswith(call.name) else call.name + name
+            self.builder.update(call.block, name=call.name)
         if arguments is None or arguments == "":
             return
         if not isinstance(arguments, str):
@@ -916,7 +912,9 @@ class ChatDecoder:
             return next((call for call in reversed(self._calls) if call.id == call_id), None)
         latest = self._calls[-1] if self._calls else None
         if latest is not None and name:
-            begun_anew = name != latest.name or _json.decode_object(self.builder.text(latest.block)) is not None
+            begun_anew = (
+                name != latest.name or _json.decode_object(self.builder.text(latest.block)) is not None
+            )
             return None if begun_anew else latest
         return latest
 
@@ -937,7 +935,8 @@ class ChatDecoder:
         if finish == "content_filter":
             self._stop(
                 ContentFilterError(
-                    f"{self._name}: the rest of the reply was withheld (content_filter)", provider=self._provider
+                    f"{self._name}: the rest of the reply was withheld (content_filter)",
+                    provider=self._provider,
                 )
             )
             return
