@@ -516,7 +516,7 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 def _proxy_for(scheme: str, host: str, port: int) -> str | None:
     """The proxy that the environment names for a server; none for this machine itself."""
     # Imported by httpx in any case, and not before.
-        import urllib.request as environment
+    import urllib.request as environment
 
     proxies = environment.getproxies_environment()
     if not proxies or is_loopback(host):
