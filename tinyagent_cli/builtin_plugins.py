@@ -171,12 +171,12 @@ def _lister(
     async def list_models() -> list[ModelInfo]:
         from tinyagent.openai_wire import OpenAICompatModel, list_openai_models
 
-        from . import settings as where_keys_are
+        from . import configuration
 
         model = OpenAICompatModel(
             provider=name, base_url=endpoint.base_url, api_key_env=endpoint.api_key_env, **settings
         )
-        key = where_keys_are.load().api_key(name, endpoint.api_key_env)
+        key = configuration.load().api_key(name, endpoint.api_key_env)
         return await list_openai_models(model, {"api_key": key})
 
     return list_models

@@ -19,11 +19,11 @@ def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Providers, with the slash after which the model's id goes."""
-    from . import settings
+    from . import configuration
     from .plugin_manager import PluginManager
 
     try:
-        plugins = PluginManager.from_settings(settings.load())
+        plugins = PluginManager.from_settings(configuration.load())
     except Exception:  # noqa: BLE001 - a completion has nobody to complain to
         plugins = PluginManager()
     names = sorted({entry.name for entry in plugins.provider_entries()})

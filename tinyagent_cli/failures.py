@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -77,8 +76,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
 """The most specific class counts. Signals are 128 plus their number, as in any shell."""
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """How a command failed. `silent`: nobody is there to read the message, or it is no news."""
 
     kind: str

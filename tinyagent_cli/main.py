@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing would take longer than the rest of --version
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .app_context import AppContext
 
 __all__ = ["main"]
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(app: AppContext) -> int:
+    from click.exceptions import Exit
+
     from . import settings
     from .root import root
 
@@ -46,8 +49,11 @@ def _dispatch(app: AppContext) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(root, {"obj": app}, "tinyagent", COMPLETION_VARIABLE, completion)
-    with root.make_context("tinyagent", list(app.args), obj=app) as context:
-        code = root.invoke(context)
+    try:
+        with root.make_context("tinyagent", list(app.args), obj=app) as context:
+            code = root.invoke(context)
+    except Exit as ended:  # --help, --version
+        return ended.exit_code
     return code if isinstance(code, int) else 0
 
 

@@ -10,9 +10,9 @@ from tinyagent.agent_types import Provider
 from tinyagent.errors import ConfigurationError, MissingKeyError, PluginError, TinyAgentError
 
 from . import builtin_plugins
+from .configuration import Settings
 from .failures import InputError
 from .plugin_manager import PluginManager
-from .settings import Settings
 
 __all__ = ["Choice", "choose", "parse_options", "resolve"]
 

@@ -8,14 +8,12 @@ that names both.
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import pluggy
 
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     import click
 
     from .config_files import ProviderTable
-    from .settings import Settings
+    from .configuration import Settings
 
 __all__ = ["Hook", "PluginManager"]
 
@@ -47,8 +45,7 @@ _REGISTER = {
 _IN_HOOKS = ("tinyagent_before_tool_call", "tinyagent_after_tool_call", "tinyagent_register_sinks")
 
 
-@dataclass(frozen=True)
-class Hook:
+class Hook(NamedTuple):
     """One plugin's implementation of a hook. `call` takes every argument and passes on what is wanted."""
 
     plugin: str
@@ -59,15 +56,24 @@ class Hook:
         return self.function(*[given[name] for name in self.arguments])
 
 
-@dataclass
 class PluginManager:
-    """The facade that the commands see."""
+    """The facade that the commands see.
 
-    providers: Mapping[str, ProviderTable] = field(default_factory=dict)
-    disabled: frozenset[str] = frozenset()
-    config_file: Path | None = None
+    Args:
+        providers: The user's own, by name.
+        disabled: Always-loaded plugins that are switched off.
+        config_file: Where both were read, for messages.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, ProviderTable] | None = None,
+        disabled: frozenset[str] = frozenset(),
+        config_file: Path | None = None,
+    ) -> None:
+        self.providers = providers or {}
+        self.disabled = disabled
+        self.config_file = config_file
         self._pluggy = pluggy.PluginManager(hookspecs.NAME)
         self._pluggy.add_hookspecs(hookspecs)
         self._objects: dict[EntryPoint, object] = {}
@@ -302,7 +308,7 @@ class PluginManager:
         if entry.distribution == FILE:
             return _import_file(Path(entry.value))
         module, _, attributes = entry.value.partition(":")
-        plugin: Any = importlib.import_module(module.strip())
+        plugin: Any = import_module(module.strip())
         for attribute in filter(None, attributes.strip().split(".")):
             plugin = getattr(plugin, attribute)
         return plugin() if isinstance(plugin, type) else plugin
@@ -409,5 +415,7 @@ def _list(names: Iterable[str]) -> str:
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
     near = get_close_matches(name, list(known), 1, 0.7)
     return f" Did you mean {near[0]!r}?" if near else ""

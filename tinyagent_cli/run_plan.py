@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from tinyagent import jsonl
+import msgspec
+
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
 from tinyagent.errors import RecordError
 
-from . import model_choice, settings
+from . import configuration, model_choice
 from .app_context import AppContext
 from .failures import InputError
 from .plugin_manager import Hook, PluginManager
 from .prompt_input import build_prompt, read_file, read_stdin, stdin_is_piped
-from .sinks.jsonl import session_record
 
 __all__ = ["Plan", "RunOptions", "prepare"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tinyagent run`, as they were given."""
 
     prompt: str | None
@@ -44,8 +42,7 @@ class RunOptions:
     no_stdin: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the options, the environment and the files come to."""
 
     provider: Provider
@@ -68,15 +65,6 @@ class Plan:
     hook_timeout: float
     sinks: list[tuple[str, Callable[[], Any]]]
 
-    def header(self) -> jsonl.SessionRecord:
-        """The first line of the run's record."""
-        return session_record(
-            model=self.model,
-            system_prompt=self.system,
-            thinking_level=self.thinking,
-            tools=[tool.name for tool in self.tools],
-        )
-
 
 def prepare(app: AppContext, options: RunOptions) -> Plan:
     """Read everything that the run is made of.
@@ -92,7 +80,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     piped = not any(users_of_stdin) and not options.no_stdin and stdin_is_piped()
     if not (options.prompt or options.files or piped):
         build_prompt(None, (), None)
-    found = settings.load()
+    found = configuration.load()
     run = found.run
     choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
@@ -149,6 +137,8 @@ def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
 def _history(app: AppContext, path: str | None) -> list[Any]:
     if path is None:
         return []
+    from tinyagent import jsonl
+
     name = "standard input" if path == "-" else path
     data = read_file(path, lambda _: app.note("Waiting for the conversation on standard input …"))
     try:

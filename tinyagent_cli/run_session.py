@@ -7,23 +7,25 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinyagent import Agent, AgentOptions, extract_text, jsonl
+from tinyagent import Agent, AgentOptions, extract_text
 from tinyagent.agent_types import AgentEndEvent, AgentEvent
 from tinyagent.errors import OutputTruncatedError, ProviderError, error_class
 
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import IncompleteError, InputError, RunTimeoutError, describe
+from .failures import IncompleteError, InputError, RunTimeoutError
 from .output import Output, open_file, private_stdout
 from .renderers.activity import ActivityRenderer
 from .renderers.text import TextRenderer
 from .run_plan import Plan, RunOptions, prepare
 from .signals import Interrupted, Signals
-from .sinks.jsonl import JsonlSink
 from .sinks.plugin import PluginSinks
 from .tool_guards import ToolGuards
+
+if TYPE_CHECKING:
+    from .sinks.jsonl import JsonlSink
 
 __all__ = ["execute", "record_failure"]
 
@@ -60,24 +62,6 @@ class Progress:
         """Since the command began."""
         return time.monotonic() - self._began
 
-    def result(self, error: BaseException | None) -> jsonl.ResultRecord:
-        """The last line of the record."""
-        replies = self.replies
-        failure = said = None
-        if error is not None:
-            failure = describe(error)
-            said = jsonl.ErrorRecord(kind=failure.kind, message=failure.message, hint=failure.hint)
-        return jsonl.ResultRecord(
-            ok=failure is None,
-            exit_code=0 if failure is None else failure.exit_code,
-            stop_reason=replies[-1]["stop_reason"] if replies else None,
-            text=extract_text(replies[-1]) if replies else "",
-            usage=self.usage,
-            turns=len(replies),
-            duration_ms=round(self.seconds * 1000),
-            error=said,
-        )
-
 
 def execute(app: AppContext, options: RunOptions) -> int:
     """Run. Returns 0, or raises what went wrong once the record is finished."""
@@ -89,7 +73,7 @@ def execute(app: AppContext, options: RunOptions) -> int:
     ):
         plan = prepare(app, options)
         for sink in sinks:
-            sink.begin(plan.header(), plan.history)
+            sink.begin(plan)
         run = _Run(app, plan, signals, stdout, sinks)
         asyncio.run(run.drive(progress))
         run.conclude(progress)
@@ -104,19 +88,22 @@ def record(
     stdout: Output | None, path: str | None, progress: Progress, history: str | None = None
 ) -> Iterator[list[JsonlSink]]:
     """The JSONL sinks of a run; each gets its result line, however the block is left."""
-    sinks = []
-    if path is not None:
-        _check_output(path, history)
-        sinks.append(JsonlSink(open_file(path)))
-    if stdout is not None:
-        sinks.append(JsonlSink(stdout))
+    sinks: list[JsonlSink] = []
+    if path is not None or stdout is not None:
+        from .sinks.jsonl import JsonlSink  # its types take a while to make, and plain text needs none
+
+        if path is not None:
+            _check_output(path, history)
+            sinks.append(JsonlSink(open_file(path)))
+        if stdout is not None:
+            sinks.append(JsonlSink(stdout))
     error: BaseException | None = None
     try:
         yield sinks
     except BaseException as raised:  # noqa: BLE001 - raised again below
         error = raised
     for sink in sinks:
-        sink.end(progress.result(error or sink.output.error))
+        sink.end(progress, error or sink.output.error)
         if sink.output is not stdout:
             sink.output.close()
         error = error or sink.output.error

@@ -12,7 +12,7 @@ from tinyagent.agent_tool_execution import ToolBatch
 from tinyagent.agent_types import AgentTool, ToolCallContent
 from tinyagent.errors import ToolError
 
-from . import settings
+from . import configuration
 from .app_context import AppContext
 from .approvals import Approvals
 from .failures import InputError
@@ -28,7 +28,7 @@ __all__ = ["call"]
 def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) -> int:
     """Call it, print the result. Returns 0, or raises the error that it gave."""
     with Signals() as signals, private_stdout() as stdout:
-        found = settings.load()
+        found = configuration.load()
         plugins = PluginManager.from_settings(found)
         plugins.load_hooks()
         tool = _one(name, plugins.tools([name]))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 __all__ = ["version"]
 
 
 def version() -> str:
     """What `tinyagent/_version.py` says."""
     namespace: dict[str, str] = {}
-    path = Path(__file__).parent.parent / "tinyagent" / "_version.py"
-    exec(path.read_text("utf-8"), namespace)
+    root = __file__.rpartition("tinyagent_cli")[0]
+    with open(f"{root}tinyagent/_version.py", encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer
+        exec(file.read(), namespace)
     return namespace["__version__"]

@@ -27,10 +27,10 @@ def models(ctx: click.Context) -> None:
 @common_options
 def list_models(provider: str | None, as_json: bool) -> None:
     """List the models of PROVIDER by asking it; without it, list the providers."""
-    from tinyagent_cli import settings
+    from tinyagent_cli import configuration
     from tinyagent_cli.plugin_manager import PluginManager
 
-    found = settings.load()
+    found = configuration.load()
     manager = PluginManager.from_settings(found)
     if provider is None:
         rows = _providers(found, manager)

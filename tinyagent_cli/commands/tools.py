@@ -66,10 +66,10 @@ def show_tools(name: str, as_json: bool) -> None:
 
 
 def _load(name: str) -> list[Any]:
-    from tinyagent_cli import settings
+    from tinyagent_cli import configuration
     from tinyagent_cli.plugin_manager import PluginManager
 
-    return PluginManager.from_settings(settings.load()).tools([name])
+    return PluginManager.from_settings(configuration.load()).tools([name])
 
 
 @tools.command("call")

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Mapping
+import os
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tinyagent import extract_text
 from tinyagent.agent_types import AgentEvent
-from tinyagent.jsonl import VERSION, Encoder, HistoryRecord, ResultRecord, SessionRecord
+from tinyagent.jsonl import VERSION, Encoder, ErrorRecord, HistoryRecord, ResultRecord, SessionRecord
+from tinyagent_cli.failures import describe
 from tinyagent_cli.output import Output
 from tinyagent_cli.version import version
 
-__all__ = ["JsonlSink", "session_record"]
+if TYPE_CHECKING:
+    from tinyagent_cli.run_plan import Plan
+    from tinyagent_cli.run_session import Progress
 
-
-def session_record(
-    *,
-    model: Any = None,
-    system_prompt: str = "",
-    thinking_level: str = "off",
-    tools: Iterable[str] = (),
-) -> SessionRecord:
-    """The header, with whatever is known when it is written."""
-    known: Mapping[str, Any] | None = None
-    if model is not None:
-        known = {name: getattr(model, name, "") for name in ("provider", "id", "api")}
-    return SessionRecord(
-        version=VERSION,
-        id=str(uuid.uuid4()),
-        created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        model=None if known is None else dict(known),
-        system_prompt=system_prompt,
-        thinking_level=str(thinking_level),
-        tools=list(tools),
-        tinyagent=version(),
-    )
+__all__ = ["JsonlSink"]
 
 
 class JsonlSink:
@@ -46,20 +28,56 @@ class JsonlSink:
         self._encoder = Encoder()
         self._begun = False
 
-    def begin(self, header: SessionRecord, history: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Write the header and the messages that the run goes on from."""
+    def begin(self, plan: Plan | None) -> None:
+        """Write the header, and the messages that the run goes on from; without a plan, what is known."""
         self._begun = True
-        self.output.write_now(self._encoder.encode(header))
-        for message in history:
-            self.output.write_now(self._encoder.encode(HistoryRecord(message=dict(message))))
+        self.output.write_now(self._encoder.encode(_header(plan)))
+        for message in plan.history if plan is not None else ():
+            self.output.write_now(self._encoder.encode(HistoryRecord(message=message)))
 
     def __call__(self, event: AgentEvent) -> None:
         line = self._encoder.encode(event)
         if line:
             self.output.write(line)
 
-    def end(self, result: ResultRecord) -> None:
+    def end(self, progress: Progress, error: BaseException | None) -> None:
         """Write the last line; the header too if nothing was written so far."""
         if not self._begun:
-            self.begin(session_record())
-        self.output.write_now(self._encoder.encode(result) + self._encoder.close())
+            self.begin(None)
+        self.output.write_now(self._encoder.encode(_result(progress, error)))
+
+
+def _header(plan: Plan | None) -> SessionRecord:
+    model: dict[str, Any] | None = None
+    if plan is not None:
+        model = {name: getattr(plan.model, name, "") for name in ("provider", "id", "api")}
+    return SessionRecord(
+        version=VERSION,
+        id=os.urandom(16).hex(),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        model=model,
+        system_prompt=plan.system if plan else "",
+        thinking_level=str(plan.thinking) if plan else "off",
+        tools=[tool.name for tool in plan.tools] if plan else [],
+        tinyagent=version(),
+    )
+
+
+def _result(progress: Progress, error: BaseException | None) -> ResultRecord:
+    last = progress.replies[-1] if progress.replies else None
+    failure = said = None
+    if error is not None:
+        failure = describe(error)
+        said = ErrorRecord(kind=failure.kind, message=failure.message, hint=failure.hint)
+    return ResultRecord(
+        ok=failure is None,
+        exit_code=0 if failure is None else failure.exit_code,
+        stop_reason=last["stop_reason"] if last else None,
+        text=extract_text(last),
+        usage=progress.usage,
+        turns=len(progress.replies),
+        duration_ms=round(progress.seconds * 1000),
+        error=None
+        if failure is None
+        else ErrorRecord(kind=failure.kind, message=failure.message, hint=failure.hint),
+    )

@@ -1,0 +1,83 @@
+"""What was set and where: environment > project file > user file. Flags come on top, in the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec import structs
+
+from tinyagent.errors import AuthenticationError
+
+from .config_files import (
+    ProviderTable,
+    RunTable,
+    UserFile,
+    read_keys,
+    read_project_file,
+    read_user_file,
+)
+from .settings import config_directory, variable
+
+__all__ = ["PROJECT_FILE", "Settings", "load"]
+
+PROJECT_FILE = "tinyagent.toml"
+
+
+class Settings(NamedTuple):
+    """What the environment and the files say; flags come on top, in the commands.
+
+    Attributes:
+        run: The run table of the project file over that of the user file, TINYAGENT_MODEL over both.
+        model_source: Where the model was chosen, for messages.
+        directory: Where the user's files are.
+    """
+
+    run: RunTable
+    model_source: str
+    providers: Mapping[str, ProviderTable]
+    disabled_plugins: frozenset[str]
+    hook_timeout: float
+    directory: Path
+
+    def api_key(self, provider: str, env_name: str | None) -> str | None:
+        """The key of a provider: its environment variable, else `keys.toml`."""
+        key = variable(env_name) if env_name else None
+        if key is None:
+            key = read_keys(self.directory / "keys.toml").get(provider, "").strip() or None
+        if key is not None and not all("!" <= character <= "~" for character in key):
+            where = env_name if env_name and variable(env_name) else self.directory / "keys.toml"
+            raise AuthenticationError(
+                f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters in it.",
+                hint="Copy it again; it is not shown here on purpose.",
+            )
+        return key
+
+
+def load(directory: Path | None = None) -> Settings:
+    """Read the environment, the project file in `directory` (the working directory) and the user file."""
+    home = config_directory()
+    user_file, project_file = home / "config.toml", (directory or Path()) / PROJECT_FILE
+    user = read_user_file(user_file) or UserFile()
+    project = read_project_file(project_file, user_file)
+    run, source = user.run, str(user_file)
+    if project is not None:
+        chosen = {name: value for name, value in structs.asdict(project.run).items() if value is not None}
+        # A project can forbid more than the user does, never less.
+        chosen["deny"] = [*(run.deny or ()), *(project.run.deny or ())]
+        if "model" in chosen:
+            source = str(project_file)
+        run = structs.replace(run, **chosen)
+    model = variable("TINYAGENT_MODEL")
+    if model is not None:
+        source = "TINYAGENT_MODEL"
+        run = structs.replace(run, model=model)
+    return Settings(
+        run=run,
+        model_source=source,
+        providers=user.providers,
+        disabled_plugins=frozenset(user.plugins.disable),
+        hook_timeout=user.plugins.hook_timeout,
+        directory=home,
+    )
