@@ -50,7 +50,7 @@ REASONS = {
     "unknown_hook": "tinyagent_register_tool",
     "wrong_signature": "toolbox",
     "raises": "the weather is bad",
-    "not_a_tool": "hammer",
+    "not_a_tool": "not an AgentTool",
 }
 DUPLICATE = """
 from tinyagent import hookimpl, tool
@@ -126,8 +126,8 @@ def test_a_record_says_so_too(environment: Environment, name: str) -> None:
 
 
 def test_the_list_names_each(environment: Environment) -> None:
-    """`plugins list --json` has every broken plugin, with its distribution, version and reason."""
-    done = environment.tinyagent("plugins", "list", "--json")
+    """`plugins list --check` loads each and gives the broken ones their reason."""
+    done = environment.tinyagent("plugins", "list", "--check", "--json")
     assert 0 == done.returncode, done.stderr
     listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
     assert dict.fromkeys(BROKEN, "broken") == {name: listed[name]["status"] for name in BROKEN}
@@ -137,7 +137,16 @@ def test_the_list_names_each(environment: Environment) -> None:
             listed[name]["distribution"].replace("_", "-"),
             listed[name]["version"],
         )
-    assert "broken" != listed["calc"]["status"]
+    assert ("ok", None) == (listed["calc"]["status"], listed["calc"]["error"])
+
+
+def test_the_list_imports_nothing(environment: Environment) -> None:
+    """Without --check the list is made from metadata: nobody is loaded, so nobody is accused."""
+    done = environment.tinyagent("plugins", "list", "--json")
+    assert 0 == done.returncode, done.stderr
+    assert {("not loaded", None)} == {
+        (entry["status"], entry["error"]) for entry in json.loads(done.stdout) if entry["name"] in BROKEN
+    }
 
 
 def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
@@ -156,7 +165,7 @@ def test_what_is_not_asked_for_is_not_imported(
     """A plugin's module is imported when its name is asked for, and not before."""
     environment = new_environment("tinyagent-tools-calc", build_plugin("tripwire", TRIPWIRE))
     wire = tmp_path / "wire"
-    for command in (["--version"], ["--help"], ["run", "--help"], ASK, ["models", "list"]):
+    for command in (["--version"], ["--help"], ["plugins", "list"], ["models", "list"], ASK):
         environment.tinyagent(*command, TRIPWIRE=str(wire))
         assert not wire.exists(), command
     environment.tinyagent("run", "-m", "demo", "-t", "tripwire", "hello", TRIPWIRE=str(wire))

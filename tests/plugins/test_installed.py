@@ -97,8 +97,8 @@ def test_the_environment_limits_what_may_load(environment: Environment, allowed:
 def test_a_file_is_a_plugin(environment: Environment) -> None:
     """`-t ./mytools.py` needs no packaging."""
     shutil.copy(ROOT / "examples" / "mytools.py", environment.home)
-    done = environment.tinyagent("tools", "call", "./mytools.py", "{}")
-    assert "Traceback" not in done.stderr
+    done = environment.tinyagent("tools", "call", "./mytools.py:reverse", '{"text": "stressed"}')
+    assert ("desserts\n", 0) == (done.stdout, done.returncode), done.stderr
     done = environment.tinyagent("run", "-m", "demo", "-t", "./mytools.py", "hello")
     assert 0 == done.returncode, done.stderr
 
