@@ -921,12 +921,13 @@ class ChatDecoder:
     def _close_calls(self, out: list[BuilderEvent]) -> None:
         for call in self._calls:
             text = self.builder.text(call.block)
-            arguments: Any = call.whole
+            arguments = {} if call.whole is None and text.strip() == "null" else call.whole
+            event = self.builder.close(call.block, arguments)
             if not call.name:
-                arguments = text  # not an object, which marks the call as invalid: nobody knows what to run
-            elif arguments is None and text.strip() == "null":
-                arguments = {}
-            out.append(self.builder.close(call.block, arguments))
+                # Nobody knows what to run: the text stays, and marks the call as invalid.
+                self.builder.update(call.block, arguments={}, partial_json=text)
+                event["tool_call"] = self.builder.block(call.block)
+            out.append(event)
 
     # ---- the end --------------------------------------------------------------------------------------
 

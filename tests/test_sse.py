@@ -1,0 +1,153 @@
+"""Server-sent events from bytes, whichever way the bytes are cut."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyagent._sse import ServerSentEvent, SSEDecoder
+from tinyagent.errors import InvalidReplyError
+
+
+def decode(*chunks: bytes) -> list[ServerSentEvent]:
+    decoder = SSEDecoder()
+    events = [event for chunk in chunks for event in decoder.feed(chunk)]
+    return events + decoder.close()
+
+
+def data(*chunks: bytes) -> list[bytes]:
+    return [event[1] for event in decode(*chunks)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_line_ends(end: bytes) -> None:
+    """LF, CRLF and CR end a line, and a blank line ends an event."""
+    assert [b"a", b"b"] == data(b"data: a\n\ndata: b\n\n".replace(b"\n", end))
+
+
+def test_mixed_line_ends() -> None:
+    """One stream may mix them."""
+    assert [b"a", b"b", b"c"] == data(b"data: a\r\n\ndata: b\r\rdata: c\n\r\n")
+
+
+def test_nothing_else_ends_a_line() -> None:
+    """What str.splitlines takes for a line end stays in the data."""
+    text = "x\u2028y\u2029z\u0085\x0b\x0c\x1c\x1dw".encode()
+    assert [text] == data(b"data: " + text + b"\n\n")
+
+
+def test_crlf_across_chunks() -> None:
+    """A CRLF that two chunks share is one line end."""
+    assert [(b"e", b"a", b"")] == decode(b"event: e\r", b"\ndata: a\r", b"\n\r", b"\n")
+    assert [b"a\nb"] == data(b"data: a\r", b"\n", b"data: b\r", b"\n", b"\r", b"\n")
+    assert [b"a", b"b"] == data(b"data: a\r", b"\n", b"\n", b"data: b\n\n")
+
+
+def test_byte_order_mark() -> None:
+    """One BOM at the start is dropped, in one piece or in three; a second one is data."""
+    assert [b"a"] == data(b"\xef\xbb\xbfdata: a\n\n")
+    assert [b"a"] == data(b"\xef", b"\xbb", b"\xbf", b"data: a\n\n")
+    assert [] == data(b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n")
+    assert [] == data(b"\xef\xbb", b"data: a\n\n")
+
+
+def test_fields() -> None:
+    """`event`, `data` and `error` are read, one space goes, and what is not known is skipped."""
+    stream = b"event: e\nid: 7\nretry: 10\nfoo: x\ndata:a\ndata:  b\ndata\nerror: oops\n\n"
+    assert [(b"e", b"a\n b\n", b"oops")] == decode(stream)
+    assert [] == decode(b" data: a\n\nDATA: b\n\n")
+
+
+def test_comments_and_empty_events() -> None:
+    """Comments, events without data and bare names give nothing, and leave nothing behind."""
+    stream = b": hi\n\n:\n\ndata:\n\ndata: \n\nevent: ping\n\ndata: a\n\n"
+    assert [(b"", b"a", b"")] == decode(stream)
+
+
+def test_end_without_blank_line() -> None:
+    """The last event counts without its blank line, and without a line end at all."""
+    assert [b"a"] == data(b"data: a\n")
+    assert [b"a"] == data(b"data: a")
+    assert [b"a"] == data(b"data: a\r")
+    assert [] == data(b"")
+
+
+def test_each_event_comes_with_its_last_byte() -> None:
+    """No event waits for the chunk after the one that completes it."""
+    decoder = SSEDecoder()
+    assert [] == decoder.feed(b"data: a\n")
+    assert [(b"", b"a", b"")] == decoder.feed(b"\n")
+    assert [(b"", b"b", b"")] == decoder.feed(b"data: b\r\n\r")
+    assert [(b"", b"c", b"")] == decoder.feed(b"\ndata: c\n\n")
+
+
+LINES = st.sampled_from(
+    [b"data: x", b"data:y", b"data", b"data: ", b"event: e", b": c", b"", b"", b"", b"id: 1", b"error: z",
+     "data: \u20ac\u2028\U0001f600".encode(), b" data: n", b"data: a:b: c", b"foo", b"\xff\xfe"]
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(LINES, st.sampled_from([b"\n", b"\r\n", b"\r"]))),
+    st.booleans(),
+    st.lists(st.integers(0, 400)),
+)
+def test_any_cut_gives_the_same(lines: list[tuple[bytes, bytes]], bom: bool, cuts: list[int]) -> None:
+    """However a stream is cut, byte by byte included, its events are the same."""
+    stream = b"\xef\xbb\xbf" * bom + b"".join(line + end for line, end in lines)
+    places = sorted({cut for cut in cuts if cut < len(stream)})
+    pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
+    whole = decode(stream)
+    assert whole == decode(*pieces)
+    assert whole == decode(*(stream[n : n + 1] for n in range(len(stream))))
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_any_bytes_are_survived(chunks: list[bytes]) -> None:
+    """No bytes make it raise, and an event never holds a line end that was none of its own."""
+    for _, value, error in decode(*chunks):
+        assert b"\r" not in value + error
+
+
+def test_an_event_that_is_too_large() -> None:
+    """An event beyond the limit is refused while it comes, in one line or in many."""
+    def feed_all(line: bytes) -> None:
+        decoder = SSEDecoder(max_bytes=64 << 10)
+        for _ in range(100):
+            decoder.feed(line)
+
+    for line in (b"x" * 1024, b"data: xxxxxxxxxxxxxxxx\n" * 64):
+        with pytest.raises(InvalidReplyError, match="event of more than"):
+            feed_all(line)
+
+
+def test_small_events_have_no_limit_together() -> None:
+    """The limit is for one event: what came before does not count."""
+    decoder = SSEDecoder(max_bytes=1000)
+    for _ in range(1000):
+        assert 1 == len(decoder.feed(b"data: " + b"x" * 50) + decoder.feed(b"y\n\n"))
+        assert 1 == len(decoder.feed(b"event: e\ndata: " + b"x" * 50 + b"\n") + decoder.feed(b"\n"))
+
+
+def seconds(stream: bytes, size: int) -> float:
+    decoder = SSEDecoder()
+    begun = time.process_time()
+    for n in range(0, len(stream), size):
+        decoder.feed(stream[n : n + size])
+    return time.process_time() - begun
+
+
+@pytest.mark.parametrize(
+    ("unit", "size"),
+    [(b"x", 8192), (b"data: x\n\n", 9), (b"data: x\n", 8), (b"data: x\n\n", 1), (b": c\n\n", 7)],
+)
+def test_linear(unit: bytes, size: int) -> None:
+    """Eight times the bytes take about eight times as long: one long line, many events, single bytes."""
+    small = unit * ((1 << 18) // (len(unit) * (8 if size < 8 else 1)))
+    prefix = b"data: "
+    once = min(seconds(prefix + small, size) for _ in range(3))
+    many = seconds(prefix + small * 8, size)
+    assert many < 40 * max(once, 0.002)
