@@ -46,7 +46,7 @@ async def stream(url: str) -> AsyncIterator[Ask]:
     yield ask
 
 
-async def _run(agent: Agent, hear: Callable[[AgentEvent], None] | None = None) -> Reply:
+async def _run(agent: Agent, hear: Callable[[AgentEvent], object] | None = None) -> Reply:
     reply = Reply()
     async for event in agent.stream("Say something."):
         if event.type == "message_update" and event.assistant_message_event["type"] in DELTAS:
@@ -103,8 +103,8 @@ async def agent_recorded(url: str) -> AsyncIterator[Ask]:
 
     async def ask(body: Body) -> Reply:
         with tempfile.TemporaryFile() as file:
-            writer = jsonl.Writer(file)
-            return await _run(_agent(url, body["model"], KEEP), writer.write)
+            encode, write = jsonl.Encoder().encode, file.write
+            return await _run(_agent(url, body["model"], KEEP), lambda event: write(encode(event)))
 
     yield ask
 

@@ -1,0 +1,225 @@
+"""A provider that asks a proxy: the key stays on a server, the agent has a token for that server.
+
+    agent = Agent(AgentOptions(stream_fn=stream_proxy))
+
+`stream_proxy` is a `StreamFn`. URL and token come from the call's options, from the model's attributes
+`proxy_url` and `auth_token`, or from the environment (`TINYAGENT_PROXY_URL`, `TINYAGENT_PROXY_TOKEN`), the
+first that has them. The protocol is in `proxy_event_handlers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from . import _json
+from ._http import Call, check_headers, check_key
+from ._interrupt import Aborted
+from ._message_builder import BuilderEvent, parse_partial_object
+from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
+from .errors import ConfigurationError, MissingKeyError, TinyAgentError
+from .openai_wire import ChatStream
+from .proxy_event_handlers import ProxyDecoder
+
+__all__ = [
+    "ProxyStreamOptions",
+    "ProxyStreamResponse",
+    "create_proxy_stream",
+    "parse_streaming_json",
+    "stream_proxy",
+]
+
+URL_VARIABLE = "TINYAGENT_PROXY_URL"
+TOKEN_VARIABLE = "TINYAGENT_PROXY_TOKEN"
+
+
+@dataclass
+class ProxyStreamOptions:
+    """How one call through a proxy is made; what is empty is looked for elsewhere, see `stream_proxy`.
+
+    Attributes:
+        auth_token: The token that the proxy wants.
+        proxy_url: Where the proxy is; `/api/stream` is added.
+        temperature: As the model takes it.
+        max_tokens: The most that the model may give out.
+        reasoning: A `ThinkingLevel`.
+        signal: Once set, the call ends at once.
+        timeout: As in `SimpleStreamOptions`.
+    """
+
+    auth_token: str = ""
+    proxy_url: str = ""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    reasoning: ThinkingLevel | str | None = None
+    signal: asyncio.Event | None = None
+    timeout: float | Mapping[str, float] | None = None
+
+
+class ProxyStreamResponse(ChatStream):
+    """A reply under way: iterate it for the events, await `result()` for the message.
+
+    Awaiting it, or the first read, sends the request.
+    """
+
+    def __init__(self, call: Call, model: Any) -> None:
+        super().__init__(call, None, model)
+        self._decoder = ProxyDecoder(model, clean=call.clean)
+        self._opened = False
+
+    def __await__(self) -> Generator[Any, None, ProxyStreamResponse]:
+        return self._open().__await__()
+
+    async def _open(self) -> ProxyStreamResponse:
+        if not self._opened:
+            self._opened = True
+            try:
+                self._reply = await self._call.open()
+            except Aborted:
+                pass  # without a reply the events are those of an aborted one
+        return self
+
+    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
+        try:
+            await self._open()
+            async with aclosing(super()._run()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._left.set()
+
+    async def _retry(self, error: TinyAgentError) -> bool:
+        builder = self._decoder.builder
+        again = await super()._retry(error)
+        if again and self._reply is not None:
+            self._decoder = ProxyDecoder(
+                self._model, clean=self._call.clean, builder=builder, status=self._reply.status
+            )
+        return again
+
+
+async def stream_proxy(
+    model: Any, context: Context, options: ProxyStreamOptions | SimpleStreamOptions | None = None
+) -> ProxyStreamResponse:
+    """Stream a reply through a proxy.
+
+    The token is `auth_token` or `api_key` of the options, else the model's `auth_token`, else
+    `TINYAGENT_PROXY_TOKEN`; the URL is `proxy_url` of the options or the model, else `TINYAGENT_PROXY_URL`.
+
+    Raises:
+        ConfigurationError: if no URL is known, or it cannot be used.
+        MissingKeyError: if no token is known.
+        TinyAgentError: if the reply did not begin.
+    """
+    given: Mapping[str, Any] = vars(options) if isinstance(options, ProxyStreamOptions) else options or {}
+    return await ProxyStreamResponse(_call(model, context, given), model)
+
+
+def create_proxy_stream(
+    model: Any,
+    context: Context,
+    auth_token: str,
+    proxy_url: str,
+    *,
+    temperature: float | None = None,
+    max_tokens: int | None = None,
+    reasoning: ThinkingLevel | str | None = None,
+    signal: asyncio.Event | None = None,
+) -> ProxyStreamResponse:
+    """The reply of a proxy, asked for when it is awaited or first read."""
+    given = {
+        "auth_token": auth_token,
+        "proxy_url": proxy_url,
+        "temperature": temperature,
+        "max_tokens": max_tokens,
+        "reasoning": reasoning,
+        "signal": signal,
+    }
+    return ProxyStreamResponse(_call(model, context, given), model)
+
+
+def parse_streaming_json(text: str) -> dict[str, Any] | None:
+    """The best object that a prefix of JSON text can give; None if it does not begin like one.
+
+    >>> parse_streaming_json('{"city": "Par')
+    {'city': 'Par'}
+    """
+    return parse_partial_object(text)
+
+
+def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
+    name = getattr(model, "provider", "") or "proxy"
+    url = options.get("proxy_url") or getattr(model, "proxy_url", None) or os.environ.get(URL_VARIABLE)
+    if not url:
+        raise ConfigurationError(
+            f"no proxy URL for the model {getattr(model, 'id', '')!r}",
+            hint=f"Set {URL_VARIABLE}, the model's proxy_url, or options['proxy_url'].",
+        )
+    token = (
+        options.get("auth_token")
+        or options.get("api_key")
+        or getattr(model, "auth_token", None)
+        or os.environ.get(TOKEN_VARIABLE)
+    )
+    if not token:
+        raise MissingKeyError(
+            f"no token for the proxy: set {TOKEN_VARIABLE}, or pass options['auth_token']",
+            hint=f"export {TOKEN_VARIABLE}=…",
+        )
+    token = check_key(token, "proxy")
+    own = {
+        "content-type": "application/json",
+        "accept": "text/event-stream",
+        "authorization": f"Bearer {token}",
+    }
+    given = check_headers(getattr(model, "headers", None), name)
+    headers = own | {header: value for header, value in given.items() if header.lower() not in own}
+    try:
+        body = _json.encode(_request(model, context, options))
+    except TypeError as error:
+        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
+    return Call(
+        f"{url.rstrip('/')}/api/stream",
+        headers=headers,
+        body=body,
+        provider=name,
+        timeout=options.get("timeout"),
+        signal=options.get("signal"),
+        on_retry=options.get("on_retry"),
+        secrets=[token],
+        ca_file=getattr(model, "ca_file", None),
+        allow_http=getattr(model, "allow_http", False),
+    )
+
+
+def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    level = (
+        options.get("reasoning") or options.get("thinking_level") or getattr(model, "thinking_level", None)
+    )
+    level = str(level or ThinkingLevel.OFF)
+    chosen = {
+        "temperature": options.get("temperature"),
+        "maxTokens": options.get("max_tokens"),
+        "reasoning": None if level == ThinkingLevel.OFF else level,
+    }
+    return {
+        "model": {
+            "provider": getattr(model, "provider", ""),
+            "id": getattr(model, "id", ""),
+            "api": getattr(model, "api", ""),
+            "thinking_level": level,
+        },
+        "context": {
+            "system_prompt": context.system_prompt,
+            "messages": context.messages,
+            "tools": [
+                {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+                for tool in context.tools or ()
+            ],
+        },
+        "options": {key: value for key, value in chosen.items() if value is not None},
+    }
