@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 from .errors import AgentStateError
 
@@ -35,6 +35,8 @@ class Channel(Generic[E, R]):
         self._finished: list[asyncio.Future[None]] = []
         self._result: R | None = None
         self._error: BaseException | None = None
+        self._told = False
+        """Whether a reader has seen the error already."""
         self.ended = False
         self.bounded = False
         self.abandoned = False
@@ -72,13 +74,19 @@ class Channel(Generic[E, R]):
         _release(self._writers)
         _release(self._finished)
 
+    def close(self) -> None:
+        """No more events because the stream was left: readers see its end, and there is no result."""
+        if not self.ended:
+            self._told = True
+            self.end(error=AgentStateError("The stream was closed before it had a result."))
+
     async def next(self) -> E:
         """The next event; raises the error that ended the stream, then `StopAsyncIteration`."""
         while not self._events:
             if self.ended:
-                error, self._error = self._error, None
-                if error is not None:
-                    raise error
+                if self._error is not None and not self._told:
+                    self._told = True
+                    raise self._error
                 raise StopAsyncIteration
             if self._reader is not None and not self._reader.done():
                 raise AgentStateError("two tasks read one event stream; give each a stream of its own")
@@ -134,6 +142,7 @@ class EventStream(Generic[E, R]):
 
         Raises:
             Exception: what ended the run, if it did not end by itself.
+            RuntimeError: the stream was closed before.
         """
         self._start()
         self._channel.unbind()
@@ -166,7 +175,7 @@ class EventStream(Generic[E, R]):
             task.cancel()
             if task is not asyncio.current_task():
                 await asyncio.wait([task])
-        self._channel.end()
+        self._channel.close()
 
     def __del__(self) -> None:
         task = getattr(self, "_task", None)
@@ -181,9 +190,12 @@ class EventStream(Generic[E, R]):
 async def _drive(run: Callable[[Channel[E, R]], Awaitable[R]], channel: Channel[E, R]) -> None:
     try:
         channel.end(await run(channel))
+    except asyncio.CancelledError:
+        channel.close()
+        raise
     except BaseException as error:
         channel.end(error=error)
-        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt | SystemExit):
+        if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
 
 

@@ -11,11 +11,23 @@ ordinary exception at its end. `Interrupt` is the same with any reason:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-__all__ = ["AbortSignal", "Aborted", "Interrupt", "finish", "resolve"]
+__all__ = [
+    "AbortSignal",
+    "Aborted",
+    "CallbackCancelledError",
+    "Interrupt",
+    "child",
+    "finish",
+    "invoke",
+    "is_cancelled",
+    "is_inside",
+    "resolve",
+]
 
 T = TypeVar("T")
 
@@ -25,6 +37,10 @@ class Aborted(Exception):
 
     def __init__(self, message: str = "The run was aborted.") -> None:
         super().__init__(message)
+
+
+class CallbackCancelledError(RuntimeError):
+    """A callback raised `CancelledError` of its own."""
 
 
 class AbortSignal(asyncio.Event):
@@ -98,16 +114,22 @@ class Interrupt:
             self._signal.unsubscribe(self)
         elif self._watcher is not None:
             self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-        if self.reason is None:
-            return
-        if error is None:
-            # Fired by the task itself, or swallowed inside: take delivery of what may be pending.
+        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        if self._watcher is not None or (self.reason is not None and cancelled is None):
+            # The watcher goes. A cancellation that is still on its way, because the task fired itself, is
+            # delivered here and not to whatever the task awaits next.
             try:
                 await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                kind = asyncio.CancelledError
-        if task.uncancel() <= self._cancelling and (kind is None or kind is asyncio.CancelledError):
+            except asyncio.CancelledError as delivered:
+                cancelled = delivered
+        if self.reason is None:
+            if cancelled is not error and cancelled is not None:
+                raise cancelled
+            return
+        if task.uncancel() > self._cancelling:
+            if cancelled is not None and cancelled is not error:
+                raise cancelled  # Somebody else cancels the task as well, and that goes first.
+        elif error is None or cancelled is error:
             raise self.reason from None
 
 
@@ -118,20 +140,65 @@ async def resolve(value: T | Awaitable[T]) -> T:
     return value
 
 
-async def finish(awaitable: Awaitable[T], grace: float) -> T:
+async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+    """Call a callback that may be sync or async.
+
+    Raises:
+        CallbackCancelledError: it raised `CancelledError` though nobody cancels this task, because
+            something that it awaited was cancelled. Passed on, that would look like our own end.
+    """
+    try:
+        return await resolve(callback(*args))
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        name = getattr(callback, "__name__", None) or type(callback).__name__
+        raise CallbackCancelledError(f"{name} was cancelled from inside") from error
+
+
+def is_cancelled() -> bool:
+    """Whether somebody asked the current task to end, so that a `CancelledError` is meant for it."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+_awaited_by: weakref.WeakKeyDictionary[asyncio.Future[Any], asyncio.Task[Any] | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def child(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that the current task is going to wait for."""
+    task = asyncio.create_task(coroutine)
+    _awaited_by[task] = asyncio.current_task()
+    return task
+
+
+def is_inside(task: asyncio.Task[Any] | None) -> bool:
+    """Whether `task` is the current task, or waits for it."""
+    current = asyncio.current_task()
+    while current is not None:
+        if current is task:
+            return True
+        current = _awaited_by.get(current)
+    return False
+
+
+async def finish(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
     """Await something that a cancellation of ours should not cut short.
 
     When this task is cancelled it goes on for up to `grace` seconds, is then cancelled itself, and the
-    cancellation goes its way.
+    cancellation goes its way. A second cancellation does not wait.
     """
-    task = asyncio.ensure_future(awaitable)
+    task = child(coroutine)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         if not task.done():
-            await asyncio.wait([task], timeout=grace)
-        if not task.done():
-            task.cancel()
+            try:
+                await asyncio.wait([task], timeout=grace)
+            finally:
+                task.cancel()
             await asyncio.wait([task], timeout=grace)
         if task.done() and not task.cancelled():
             task.exception()

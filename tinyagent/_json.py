@@ -54,7 +54,7 @@ def decode(data: bytes | str) -> Any:
     """
     try:
         return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeError):
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
         return without_surrogates(json.loads(text, parse_constant=_refuse_constant))
 

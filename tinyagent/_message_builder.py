@@ -30,8 +30,17 @@ import jiter
 
 from . import _json
 from .agent_types import AssistantMessage, StopReason
+from .errors import InvalidReplyError
 
-__all__ = ["BuilderEvent", "MessageBuilder", "copy_message", "now_ms", "parse_partial_object"]
+__all__ = [
+    "BuilderEvent",
+    "MessageBuilder",
+    "copy_message",
+    "now_ms",
+    "parse_partial_object",
+    "read_arguments",
+    "unique_id",
+]
 
 _TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"}
 
@@ -81,6 +90,8 @@ class MessageBuilder:
         "_cache",
         "_changes",
         "_deltas",
+        "_foreign",
+        "_given_ids",
         "_head",
         "_ids",
         "_last",
@@ -113,6 +124,9 @@ class MessageBuilder:
         self._tail_from = sys.maxsize
         self._last = -1
         self._ids: set[str] = set()
+        self._foreign: dict[tuple[str, int | None], int] = {}
+        """What `absorb` has seen: kind and index of a block as its provider says them, and our index."""
+        self._given_ids: dict[int, str] = {}
         self._cache: tuple[int, dict[int, str]] = (0, {})
 
     # ---- growing --------------------------------------------------------------------------------
@@ -131,7 +145,7 @@ class MessageBuilder:
 
     def open_tool_call(self, call_id: str = "", name: str = "") -> tuple[int, BuilderEvent]:
         """Open a tool call; an id that another call has already, or none, is replaced by a new one."""
-        call_id = self.unique_id(call_id)
+        call_id = unique_id(call_id, self._ids)
         # None for the arguments says that they are still being streamed.
         index, event = self._open(
             {"type": "tool_call", "id": call_id, "name": name, "arguments": None, "partial_json": ""}
@@ -141,12 +155,7 @@ class MessageBuilder:
 
     def unique_id(self, call_id: str) -> str:
         """`call_id`, or a new id if it is empty or taken."""
-        candidate, n = call_id or "call_1", 1
-        while candidate in self._ids:
-            n += 1
-            candidate = f"{call_id or 'call'}_{n}"
-        self._ids.add(candidate)
-        return candidate
+        return unique_id(call_id, self._ids)
 
     def delta(self, index: int, piece: str) -> BuilderEvent:
         """Add `piece` to a block; for a tool call it is a piece of the arguments' JSON text."""
@@ -173,7 +182,7 @@ class MessageBuilder:
 
         A tool call's arguments are parsed here, strictly: no text at all is `{}`; text that is not an
         object leaves `arguments` empty and the text in `partial_json`, which marks the call invalid.
-        `arguments`, if given, is the object, and the text is not looked at.
+        `arguments`, if given, is the object or its text, and the pieces are not looked at.
         """
         kind = self._blocks[index]["type"]
         if kind != "tool_call":
@@ -181,17 +190,10 @@ class MessageBuilder:
                 self.update(index, **fields)
             block = self.block(index)
             return self._event({"type": f"{kind}_end", "content_index": index, "content": block[kind]})
-        raw = self.text(index)
-        if arguments is None:
-            arguments = _json.decode_object(raw) if raw.strip() else {}
-        if isinstance(arguments, dict):
-            fields |= {"arguments": arguments, "partial_json": None}
-        else:
-            fields |= {"arguments": {}, "partial_json": raw}
+        known, raw = read_arguments(self.text(index) if arguments is None else arguments)
+        fields |= {"arguments": known, "partial_json": raw}
         self.update(index, **fields)
-        return self._event(
-            {"type": "tool_call_end", "content_index": index, "tool_call": self.block(index)}
-        )
+        return self._event({"type": "tool_call_end", "content_index": index, "tool_call": self.block(index)})
 
     def done(self, reason: StopReason, **fields: Any) -> BuilderEvent:
         """Finish the message; `fields` are set on it (`usage`, `finish_reason`)."""
@@ -222,13 +224,18 @@ class MessageBuilder:
 
     # ---- events of other implementations ----------------------------------------------------------
 
-    def absorb(self, event: Mapping[str, Any]) -> BuilderEvent:
+    def absorb(self, event: Any) -> BuilderEvent:
         """The builder's own event for a foreign one.
 
         A `partial`, `message` or `error` that came with it is taken as it stands, as a copy, so that a
         provider that goes on changing its dict changes nothing here.
         """
-        kind = str(event.get("type", ""))
+        kind = event.get("type") if isinstance(event, Mapping) else None
+        if not isinstance(kind, str):
+            raise InvalidReplyError(
+                f"The provider yielded a {type(event).__name__} that is no assistant message event: "
+                "that is a mapping with a `type`."
+            )
         block, _, step = kind.rpartition("_")
         if step in ("start", "delta", "end") and block in _TEXT_KEY:
             own = self._absorb_step(block, step, event)
@@ -237,25 +244,32 @@ class MessageBuilder:
         else:
             own = self._event({key: value for key, value in event.items() if key != "partial"})
         if isinstance(event.get("partial"), Mapping):
-            own["partial"] = copy_message(event["partial"])
+            own["partial"] = copy_message({**self._head, **event["partial"]})
         return own
 
     def _absorb_step(self, kind: str, step: str, event: Mapping[str, Any]) -> BuilderEvent:
-        index, call = event.get("content_index"), event.get("tool_call") or {}
-        if not isinstance(index, int) or index < 0:
-            index = len(self) if step == "start" else max(len(self) - 1, 0)
-        opened = None
-        while index >= len(self):
+        given: Any = event.get("tool_call")
+        call: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        call_id, name = str(call.get("id") or ""), str(call.get("name") or "")
+        place = event.get("content_index")
+        key = (kind, place if isinstance(place, int) else None)
+        index = self._foreign.get(key)
+        if step == "start" or index is None:
+            # Indices are the provider's own names for its blocks; ours count what there is.
             if kind == "tool_call":
-                opened = self.open_tool_call(str(call.get("id") or ""), str(call.get("name") or ""))[1]
+                index, opened = self.open_tool_call(call_id, name)
+                self._given_ids[index] = call_id
             else:
-                opened = self._open({"type": kind, kind: ""})[1]
-        if step == "start":
-            return opened or self._event({"type": f"{kind}_start", "content_index": index})
+                index, opened = self._open({"type": kind, kind: ""})
+            self._foreign[key] = self._foreign[kind, None] = index
+            if step == "start":
+                return opened
         if step == "delta":
             return self.delta(index, str(event.get("delta") or ""))
         if kind == "tool_call":
-            known = {key: call[key] for key in ("id", "name") if call.get(key)}
+            known = {"name": name} if name else {}
+            if call_id and call_id != self._given_ids[index]:
+                known["id"] = self.unique_id(call_id)
             return self.close(index, call.get("arguments"), **known)
         content = event.get("content")
         changed = isinstance(content, str) and content != self.text(index)
@@ -265,11 +279,17 @@ class MessageBuilder:
         key = "message" if kind == "done" else "error"
         whole, reason = event.get(key), event.get("reason")
         if isinstance(whole, Mapping):
-            message = copy_message({**self._head, **whole})
+            message: dict[str, Any] = copy_message({**self.message(), **whole})
+            told = "stop_reason" in whole and reason not in ("length", "max_tokens", "error", "aborted")
+            if reason is not None and not told:
+                message["stop_reason"] = reason
+            if kind == "error" and message["stop_reason"] not in ("error", "aborted"):
+                message["stop_reason"] = "error"
             return self._event({"type": kind, "reason": reason or message["stop_reason"], key: message})
         if kind == "done":
             return self.done(cast(StopReason, reason or "stop"))
-        return self.fail(cast(StopReason, reason or "error"), str(whole or "the provider gave no reason"))
+        failed: StopReason = "aborted" if reason == "aborted" else "error"
+        return self.fail(failed, str(whole or "The provider gave no reason."))
 
     # ---- inside ---------------------------------------------------------------------------------
 
@@ -338,6 +358,26 @@ class MessageBuilder:
 
 def _begin(mark: tuple[int, int]) -> int:
     return mark[0]
+
+
+def read_arguments(given: Any) -> tuple[dict[str, Any], str | None]:
+    """The arguments that an object, or its text, is; if it is none, nothing and the text of what it is."""
+    if isinstance(given, dict):
+        return given, None
+    if isinstance(given, str):
+        arguments = _json.decode_object(given) if given.strip() else {}
+        return (arguments, None) if arguments is not None else ({}, given)
+    return {}, _json.encode(given).decode()
+
+
+def unique_id(call_id: str, taken: set[str]) -> str:
+    """`call_id`, or a new id if it is empty or taken; adds it to `taken`."""
+    candidate, n = call_id or "call_1", 1
+    while candidate in taken:
+        n += 1
+        candidate = f"{call_id or 'call'}_{n}"
+    taken.add(candidate)
+    return candidate
 
 
 def copy_message(message: Mapping[str, Any]) -> dict[str, Any]:

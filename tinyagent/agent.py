@@ -6,13 +6,13 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast, get_args
 
 from ._event_stream import Channel, EventStream
-from ._interrupt import AbortSignal, finish
-from ._message_builder import now_ms
+from ._interrupt import AbortSignal, finish, invoke, is_inside
+from ._message_builder import copy_message, now_ms
 from .agent_loop import run_agent_loop
 from .agent_types import (
     AfterToolCall,
@@ -148,6 +148,13 @@ class Agent:
 
     def __init__(self, options: AgentOptions | None = None) -> None:
         self.options = options or AgentOptions()
+        for name, mode, known in (
+            ("steering_mode", self.options.steering_mode, get_args(QueueMode)),
+            ("follow_up_mode", self.options.follow_up_mode, get_args(QueueMode)),
+            ("tool_execution", self.options.tool_execution, get_args(ToolExecutionMode)),
+        ):
+            if mode not in known:
+                raise ValueError(f"{name} is {mode!r}; it is one of {', '.join(known)}")
         self._session_id = self.options.session_id
         self._steering: list[AgentMessage] = []
         self._follow_ups: list[AgentMessage] = []
@@ -174,6 +181,7 @@ class Agent:
         self._state["messages"] = list(self._state["messages"])
         self._state["tools"] = list(self._state["tools"])
         self._state["thinking_level"] = ThinkingLevel(self._state["thinking_level"])
+        self._level_is_set = "thinking_level" in initial
 
     # ---- state --------------------------------------------------------------------------------------
 
@@ -208,6 +216,7 @@ class Agent:
             ValueError: there is no such level.
         """
         self._state["thinking_level"] = ThinkingLevel(level)
+        self._level_is_set = True
 
     def set_tools(self, tools: Sequence[AgentTool]) -> None:
         """Set the tools, from the next run on."""
@@ -248,6 +257,7 @@ class Agent:
 
         def unsubscribe() -> None:
             self._listeners = {other: fn for other, fn in self._listeners.items() if other is not key}
+            self._reported.discard(key)
 
         return unsubscribe
 
@@ -260,7 +270,7 @@ class Agent:
         for key, listener in self._listeners.items():
             try:
                 returned = listener(event)
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a listener never breaks the run
                 self._report(key, listener)
             else:
                 if returned is not None and inspect.isawaitable(returned):
@@ -276,8 +286,8 @@ class Agent:
         async def listen() -> None:
             for key, returned in waiting:
                 try:
-                    await returned
-                except Exception:
+                    await invoke(lambda returned=returned: returned)
+                except Exception:  # noqa: BLE001 - a listener never breaks the run
                     self._report(key, self._listeners.get(key))
 
         await finish(listen(), LISTENER_GRACE)
@@ -287,7 +297,9 @@ class Agent:
     def _report(self, key: object, listener: Listener | None) -> None:
         if key not in self._reported:
             self._reported.add(key)
-            logger.exception("The event listener %r raised; it is reported once and the run goes on.", listener)
+            logger.exception(
+                "The event listener %r raised; it is reported once and the run goes on.", listener
+            )
 
     def _fold(self, event: AgentEvent) -> None:
         state = self._state
@@ -300,7 +312,7 @@ class Agent:
                 state["messages"].append(message)
                 _forget(self._steering, message)
                 _forget(self._follow_ups, message)
-                if message.get("error_message"):
+                if message.get("role") == "assistant" and message.get("error_message"):
                     state["error"] = cast(AssistantMessage, message)["error_message"]
             case ToolExecutionStartEvent(tool_call_id=call_id):
                 state["pending_tool_calls"] = state["pending_tool_calls"] | {call_id}
@@ -374,16 +386,9 @@ class Agent:
 
         return EventStream(run)
 
-    async def stream_text(
-        self, input: Input, images: Sequence[str | ImageContent] | None = None
-    ) -> AsyncGenerator[str, None]:
+    def stream_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> TextStream:
         """As `stream`, giving the pieces of text only."""
-        async with self.stream(input, images) as events:
-            async for event in events:
-                if isinstance(event, MessageUpdateEvent):
-                    step = event.assistant_message_event
-                    if step["type"] == "text_delta":
-                        yield step["delta"]
+        return TextStream(self.stream(input, images))
 
     def _check_ready(self) -> None:
         if self._active is not None and not self._active.abandoned:
@@ -435,7 +440,8 @@ class Agent:
             temperature=options.temperature,
             max_tokens=options.max_tokens,
             session_id=self._session_id,
-            thinking_level=state["thinking_level"],
+            # Off unless somebody says so here: then what the model was made with counts.
+            thinking_level=state["thinking_level"] if self._level_is_set else None,
             thinking_budgets=options.thinking_budgets,
             tool_execution=options.tool_execution,
             before_tool_call=options.before_tool_call,
@@ -485,15 +491,46 @@ class Agent:
         """Wait until no run is under way.
 
         Raises:
-            RuntimeError: called from inside the run (a listener or a callback), which would never end.
+            RuntimeError: called from inside the run (a listener, a callback, a tool), which would never end.
         """
         while (active := self._active) is not None:
-            if active.task is asyncio.current_task():
-                raise AgentStateError("wait_for_idle() was called from inside the run that it would wait for.")
+            if is_inside(active.task):
+                raise AgentStateError(
+                    "wait_for_idle() was called from inside the run that it would wait for."
+                )
             if active.channel is not None:
                 # Whoever waits here may be the one who should be reading.
                 active.channel.unbind()
             await active.idle.wait()
+
+
+class TextStream:
+    """The text of a run, piece by piece; left like the event stream that it reads."""
+
+    def __init__(self, events: EventStream[AgentEvent, list[AgentMessage]]) -> None:
+        self._events = events
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            event = await self._events.__anext__()
+            if type(event) is MessageUpdateEvent:
+                step = event.assistant_message_event
+                if step["type"] == "text_delta":
+                    return step["delta"]
+
+    async def __aenter__(self) -> Self:
+        await self._events.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the run if it is still going, and wait until it is gone."""
+        await self._events.aclose()
 
 
 # ---- helpers ------------------------------------------------------------------------------------------
@@ -502,7 +539,7 @@ class Agent:
 def _message(given: str | Mapping[str, Any]) -> AgentMessage:
     if isinstance(given, str):
         return user_message(given)
-    message = dict(given)
+    message = copy_message(given)  # The caller may use theirs again, and events never change.
     if isinstance(message.get("content"), str):
         message["content"] = [{"type": "text", "text": message["content"]}]
     return cast(AgentMessage, message)

@@ -23,14 +23,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
 from . import _json
 from ._event_stream import Channel, EventStream
-from ._interrupt import Aborted, Interrupt, resolve
-from ._message_builder import BuilderEvent, MessageBuilder
+from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled
+from ._message_builder import BuilderEvent, MessageBuilder, read_arguments, unique_id
 from .agent_tool_execution import Emit, ToolBatch, describe_error
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
@@ -107,11 +107,15 @@ async def run_agent_loop(
     of the calling task is raised, after the events have been closed.
     """
     run = _Run(context, config, emit, signal, stream_fn or stream_simple)
-    await _send(emit, AgentStartEvent())
     try:
+        await _send(emit, AgentStartEvent())
         await run.turns(list(prompts))
+    except BaseException:
+        if not run.began:
+            await _Turn(run).abandon()
+        raise
     finally:
-        await _send(emit, AgentEndEvent(messages=run.new, limit=run.limit))
+        await _send(emit, AgentEndEvent(messages=list(run.new), limit=run.limit))
     return run.new
 
 
@@ -133,6 +137,7 @@ class _Run:
         self.stream_fn = stream_fn
         self.new: list[AgentMessage] = []
         self.limit: Any = None
+        self.began = False
         self._cost = 0.0
         self._repeats: tuple[bytes, int] = (b"", 0)
 
@@ -140,7 +145,7 @@ class _Run:
         failure: Exception | None = None
         try:
             pending += await self._poll(self.config.get_steering_messages)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
             failure = error
         count = 0
         while True:
@@ -151,7 +156,7 @@ class _Run:
                 return
             try:
                 following = await self._following(turn, count)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
                 # A callback failed: that is said in a turn of its own, which calls no model.
                 following, failure = [], error
             if following is None:
@@ -169,7 +174,8 @@ class _Run:
         stop = turn.terminate
         if not stop and config.should_stop_after_turn is not None:
             snapshot = replace(self.context, messages=list(self.context.messages))
-            stop = bool(await resolve(config.should_stop_after_turn(turn.message, turn.results, snapshot)))
+            async with Interrupt(self.signal):
+                stop = await invoke(config.should_stop_after_turn, turn.message, list(turn.results), snapshot)
         if stop:
             return None
         self._count(turn)
@@ -187,8 +193,8 @@ class _Run:
 
     def _count(self, turn: _Turn) -> None:
         """See whether the budget is used up, or the model goes round in circles."""
-        usage = turn.message.get("usage")
-        self._cost += (usage.get("cost") or 0.0) if usage else 0.0
+        cost = (turn.message.get("usage") or {}).get("cost")
+        self._cost += cost if isinstance(cost, int | float) else 0.0
         if self.config.max_cost is not None and self._cost >= self.config.max_cost:
             self.limit = "budget"
         calls = {block["id"]: block for block in turn.message["content"] if block["type"] == "tool_call"}
@@ -204,7 +210,7 @@ class _Run:
         if get_messages is None or self._aborted:
             return []
         async with Interrupt(self.signal):
-            return list(await resolve(get_messages()) or ())
+            return list(await invoke(get_messages) or ())
 
     @property
     def _aborted(self) -> bool:
@@ -240,6 +246,7 @@ class _Turn:
 
     async def run(self, pending: Sequence[AgentMessage], failure: Exception | None) -> None:
         run = self._run
+        run.began = True
         try:
             await _send(run.emit, TurnStartEvent())
             for message in pending:
@@ -253,6 +260,11 @@ class _Turn:
             await self._close()
             raise
         await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
+
+    async def abandon(self) -> None:
+        """Be the one turn of a run that was cancelled before it had any."""
+        await _send(self._run.emit, TurnStartEvent())
+        await self._close()
 
     async def _inject(self, message: AgentMessage) -> None:
         self._open = message
@@ -282,7 +294,7 @@ class _Turn:
         )
         try:
             await batch.run(OUTPUT_LIMIT if self.message["stop_reason"] == "length" else None)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
             self.callback_error = error
         finally:
             self.results, self.steering, self.terminate = batch.results, batch.steering, batch.terminate
@@ -336,9 +348,13 @@ class _Reply:
         except Aborted:
             await self.close("aborted", Aborted())
         except asyncio.CancelledError:
-            await self.close("aborted", Aborted("The run was cancelled."))
-            raise
-        except Exception as error:
+            if is_cancelled():
+                await self.close("aborted", Aborted("The run was cancelled."))
+                raise
+            await self.close(
+                "error", CallbackCancelledError("The provider's call was cancelled from inside.")
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
             await self.close("error", error)
         else:
             await self._finish(final)
@@ -377,12 +393,12 @@ class _Reply:
         config, signal = self._config, self._signal
         messages: list[AgentMessage] = list(self._context.messages)
         if config.transform_context is not None:
-            messages = list(await resolve(config.transform_context(messages, signal)))
-        sent = sendable(await resolve(config.convert_to_llm(messages)))
+            messages = list(await invoke(config.transform_context, messages, signal))
+        sent = sendable(await invoke(config.convert_to_llm, messages))
         self._key = config.api_key
         if config.get_api_key is not None:
             provider = getattr(config.model, "provider", "") or ""
-            self._key = await resolve(config.get_api_key(provider)) or self._key
+            self._key = await invoke(config.get_api_key, provider) or self._key
         context = Context(self._context.system_prompt, sent, self._context.tools)
         level = config.thinking_level or getattr(config.model, "thinking_level", None)
         options: dict[str, Any] = {
@@ -397,7 +413,7 @@ class _Reply:
             "on_retry": config.on_retry,
         }
         options = {key: value for key, value in options.items() if value is not None}
-        return await resolve(self._stream_fn(config.model, context, cast(SimpleStreamOptions, options)))
+        return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, options))
 
     # ---- ends -----------------------------------------------------------------------------------------
 
@@ -410,19 +426,25 @@ class _Reply:
     async def _finish(self, final: dict[str, Any]) -> None:
         try:
             message = _normalise(final)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _MALFORMED as error:
             malformed = InvalidReplyError(f"The provider's message is malformed: {error!r}")
             return await self.close("error", malformed)
-        if message["stop_reason"] == "error":
-            message.setdefault("error_message", "The provider reported an error without a reason.")
-        elif message["stop_reason"] == "aborted":
-            message.setdefault("error_message", str(Aborted()))
+        if message["stop_reason"] in ("error", "aborted"):
+            given = message.get("error_message") or (
+                "The provider reported an error without a reason."
+                if message["stop_reason"] == "error"
+                else str(Aborted())
+            )
+            message["error_message"] = self._without_key(str(given))
         await self._end(message)
 
     async def close(self, reason: StopReason, error: Exception) -> None:
         """End the message as failed, with the text that has arrived so far."""
         partial = self._last["partial"] if self._last is not None else self._builder.start()["partial"]
-        message = _normalise({**cast(dict[str, Any], partial), "stop_reason": reason})
+        try:
+            message = _normalise({**partial, "stop_reason": reason})
+        except _MALFORMED:
+            message = _normalise({**self._builder.message(), "stop_reason": reason})
         if isinstance(error, Aborted):
             message["error_message"] = str(error)
         else:
@@ -442,26 +464,48 @@ class _Reply:
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= 6 else text
 
 
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+"""What `_normalise` raises for a message that is not one."""
+
+
 def _normalise(message: dict[str, Any]) -> AssistantMessage:
     """A provider's final message with our spellings; tool calls count whatever the stop reason says."""
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
-    blocks: list[dict[str, Any]] = list(content or ())
-    calls = 0
+    blocks: list[dict[str, Any]] = [dict(block) for block in content or ()]
+    ids: set[str] = set()
     for block in blocks:
-        if block["type"] == "tool_call":
-            calls += 1
-            block.setdefault("arguments", {})
-            block["id"], block["name"] = str(block.get("id") or f"call_{calls}"), str(block.get("name") or "")
+        kind = block["type"]
+        if kind == "tool_call":
+            block["id"], block["name"] = (
+                unique_id(str(block.get("id") or ""), ids),
+                str(block.get("name") or ""),
+            )
+            block |= _arguments(block.get("arguments", {}), block.pop("partial_json", None))
+        elif kind in ("text", "thinking") and not isinstance(block[kind], str):
+            raise TypeError(f"the {kind} of a block is {type(block[kind]).__name__}, not str")
     final = dict(message)
+    if not isinstance(final.get("usage"), dict):
+        final["usage"] = None
     given: Any = final.get("stop_reason")
     reason: StopReason = _STOP_REASONS.get(str(given), "stop")
     if str(given) not in _STOP_REASONS and given:
         final.setdefault("finish_reason", str(given))
     if reason in ("stop", "tool_use"):
-        reason = "tool_use" if calls else "stop"
+        reason = "tool_use" if ids else "stop"
     return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
+
+
+def _arguments(given: Any, text: Any) -> dict[str, Any]:
+    """The `arguments` of a finished call, with `partial_json` if what was sent is not an object."""
+    if isinstance(text, str) and text.strip():
+        arguments, raw = read_arguments(text)  # What was sent counts, not what somebody made of it.
+        if raw is None:
+            return {"arguments": given if isinstance(given, dict) and given else arguments}
+    else:
+        arguments, raw = read_arguments(given)
+    return {"arguments": arguments} if raw is None else {"arguments": {}, "partial_json": raw}
 
 
 def sendable(messages: Sequence[Message]) -> list[Message]:
@@ -507,13 +551,12 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
 
 async def _aclose(*closeables: Any) -> None:
     """Close a stream that was left; one that hangs or raises here must not hold up the run."""
-    for closeable in closeables:
+    for closeable in dict.fromkeys(closeables):
         close = getattr(closeable, "aclose", None)
         if close is not None:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(CLOSE_GRACE):
-                    await resolve(close())
-            return
+                    await invoke(close)
 
 
 async def _send(emit: Emit, event: AgentEvent) -> None:

@@ -12,6 +12,7 @@ them. Result messages keep the order of the calls, each sent as soon as all earl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import threading
@@ -21,7 +22,7 @@ from typing import Any, cast
 
 from . import _json
 from ._event_stream import EventStream
-from ._interrupt import Aborted, Interrupt, resolve
+from ._interrupt import Aborted, CallbackCancelledError, Interrupt, child, invoke
 from ._message_builder import now_ms
 from .agent_types import (
     AfterToolCall,
@@ -57,6 +58,9 @@ ABORT_GRACE = 1.0
 
 MAX_CALLS = 128
 """Calls of one reply that are run; the rest are refused with a result."""
+
+_PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt)
+"""What ends a call rather than being its result; whatever else user code raises is caught."""
 
 SKIPPED = "Skipped due to queued user message."
 ABORTED = "Operation aborted"
@@ -136,7 +140,8 @@ class _Call:
     result: AgentToolResult | None = None
     is_error: bool = False
     started: bool = False
-    updates: asyncio.Future[None] | None = None
+    terminate: bool = False
+    updates: asyncio.Task[None] | None = None
     message: ToolResultMessage | None = None
 
     def fail(self, text: str) -> None:
@@ -197,7 +202,7 @@ class ToolBatch:
                 if item.result is not None:
                     await self._end(item)
                     continue
-                running[asyncio.create_task(self._execute(item))] = item
+                running[child(self._execute(item))] = item
                 if not self._parallel:
                     await self._wait(running)
                     await self._poll_steering()
@@ -223,7 +228,8 @@ class ToolBatch:
 
     async def _poll_steering(self) -> None:
         if self._get_steering is not None and not self.steering and not self._aborted:
-            self.steering = list(await resolve(self._get_steering()))
+            async with Interrupt(self._signal):
+                self.steering = list(await invoke(self._get_steering) or ())
 
     # ---- stages -----------------------------------------------------------------------------------
 
@@ -252,26 +258,29 @@ class ToolBatch:
             info = ToolCallInfo(tool, call["id"], arguments, self._message, self._context)
             if self._before is not None:
                 async with Interrupt(self._signal):
-                    decision = await resolve(self._before(info))
+                    decision = await invoke(self._before, info)
+                changed = info.arguments
                 if decision is not None:
+                    item.terminate = decision.terminate
                     if decision.block is not None:
-                        return item.fail(decision.block or "This call was refused.")
+                        item.fail(decision.block or "This call was refused.")
+                        item.is_error = decision.is_error is not False
+                        return
                     if decision.arguments is not None:
-                        changed: ToolCallContent = {
-                            "type": "tool_call",
-                            "id": call["id"],
-                            "name": call["name"],
-                            "arguments": decision.arguments,
-                        }
-                        info.arguments = validate_tool_arguments(tool, changed)
+                        changed = decision.arguments
+                # Again and as a copy of its own: the hook may have changed the arguments in place.
+                info.arguments = validate_tool_arguments(
+                    tool, {"type": "tool_call", "id": call["id"], "name": call["name"], "arguments": changed}
+                )
             item.info = info
         except ToolArgumentsError as error:
             item.fail(str(error))
         except Aborted:
             item.fail(ABORTED)
-        except Exception as error:
+        except _PASSED_ON:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a guard that fails in any way has not let the call pass
             item.fail(f"The call was refused: before_tool_call failed with {describe_error(error)}.")
-        return None
 
     async def _execute(self, item: _Call) -> None:
         info, update = item.info, self._updater(item)
@@ -281,10 +290,14 @@ class ToolBatch:
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
-                given: Any = tool.execute(info.tool_call_id, info.arguments, self._signal, update)
-                item.result = _checked(tool.name, await resolve(given))
-        except (asyncio.CancelledError, KeyboardInterrupt):
+                given: Any = await invoke(
+                    tool.execute, info.tool_call_id, info.arguments, self._signal, update
+                )
+                item.result = _checked(tool.name, given)
+        except _PASSED_ON:
             raise
+        except CallbackCancelledError:
+            item.fail(f"The tool {tool.name!r} was cancelled from inside.")
         except BaseException as error:  # noqa: BLE001 - whatever a tool raises, sys.exit() included, is its result
             if isinstance(error, TimeoutError) and limit.expired():
                 item.fail(f"The tool {tool.name!r} timed out after {tool.timeout:g} s.")
@@ -293,9 +306,11 @@ class ToolBatch:
         if self._after is not None:
             assert item.result is not None
             try:
-                self._apply(item, await resolve(self._after(info, item.result, item.is_error)))
-            except Exception as error:
+                self._apply(item, await invoke(self._after, info, item.result, item.is_error))
+            except BaseException as error:
                 item.fail(f"The result was withheld: after_tool_call failed with {describe_error(error)}.")
+                if isinstance(error, _PASSED_ON):
+                    raise
 
     @staticmethod
     def _apply(item: _Call, decision: Any) -> None:
@@ -307,7 +322,11 @@ class ToolBatch:
                 item.fail(decision.block or "The result was withheld.")
             if decision.is_error is not None:
                 item.is_error = decision.is_error
-            item.result.terminate = item.result.terminate or decision.terminate
+            item.terminate = item.terminate or decision.terminate
+        elif decision is not None:
+            raise TypeError(
+                f"it gave {type(decision).__name__}, not an AgentToolResult or a ToolCallDecision"
+            )
 
     def _updater(self, item: _Call) -> Callable[[AgentToolResult], None]:
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
@@ -325,14 +344,15 @@ class ToolBatch:
                 )
             )
             if waiting is not None:
-                item.updates = asyncio.ensure_future(_after(item.updates, waiting))
+                item.updates = child(_after(item.updates, waiting))
 
         def update(partial: AgentToolResult) -> None:
-            kept = copy.deepcopy(_checked(item.call["name"], partial))
+            kept = _checked(item.call["name"], partial)
             if threading.get_ident() == thread:
                 emit(kept)
             elif not loop.is_closed():
-                loop.call_soon_threadsafe(emit, kept)
+                with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+                    loop.call_soon_threadsafe(emit, kept)
 
         return update
 
@@ -348,6 +368,7 @@ class ToolBatch:
                 item.fail(f"The tool {call['name']!r} was cancelled.")
             result = item.result
         assert result is not None
+        result.terminate = result.terminate or item.terminate
         item.message = _result_message(call, result, item.is_error)
         self.terminate = self.terminate or result.terminate
         await self._send(
@@ -394,11 +415,13 @@ class ToolBatch:
     async def _close(self, running: dict[asyncio.Task[None], _Call]) -> None:
         """The run itself is being cancelled: end what is open, so that the events still close."""
         await _cancel(running)
+        await _cancel([item.updates for item in self._calls if item.updates is not None])
         for item in self._calls:
+            item.updates = None
             if not item.started:
                 await self._start(item)
+                item.fail(ABORTED)
             if item.message is None:
-                item.updates = None
                 await self._end(item)
         await self._flush()
 
@@ -429,18 +452,28 @@ async def _after(earlier: Awaitable[None] | None, waiting: Awaitable[None]) -> N
     await waiting
 
 
+_BODY = {"text": "text", "image": "url"}
+
+
 def _checked(name: str, result: object) -> AgentToolResult:
+    """A copy of the result that a tool gave, so that the tool cannot change it any more."""
     if not isinstance(result, AgentToolResult):
         raise TypeError(f"the tool {name!r} gave {type(result).__name__}, not an AgentToolResult")
     content: Any = result.content
     if not isinstance(content, list) or not all(
-        isinstance(part, dict) and part.get("type") in ("text", "image") for part in content
+        isinstance(part, dict) and isinstance(part.get(_BODY.get(str(part.get("type")), "")), str)
+        for part in content
     ):
         raise TypeError(f"the content of the result of {name!r} is not a list of text and image parts")
-    return result
+    if not isinstance(result.details, dict):
+        raise TypeError(
+            f"the details of the result of {name!r} are {type(result.details).__name__}, not a dict"
+        )
+    return copy.deepcopy(result)
 
 
 def describe_error(error: BaseException) -> str:
+    """What an error says, with its type unless it is one of ours."""
     text = str(error)
     if isinstance(error, TinyAgentError) and text:
         return text

@@ -4,7 +4,7 @@
     def weather(city: str, days: int = 1) -> str:
         '''Say how the weather will be.
 
-        Args:
+Args:
             city: Name of the city.
             days: How many days ahead.
         '''
@@ -16,12 +16,14 @@ The schema comes from the type hints and the docstring; the arguments arrive con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import functools
 import inspect
 import re
 import threading
+import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ class FunctionTool(AgentTool):
     function: Callable[..., Any] = field(default=lambda: None, repr=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function itself."""
         return self.function(*args, **kwargs)
 
 
@@ -89,6 +92,8 @@ def tool(
     """
 
     def make(made_of: Callable[..., Any]) -> FunctionTool:
+        if not hasattr(inspect.unwrap(made_of), "__globals__"):
+            raise TypeError(f"A tool is made of a function or method, not of {made_of!r}.")
         summary, told = _read_docstring(inspect.getdoc(made_of) or "")
         arguments, passed = _arguments_type(made_of, told)
         tool_name = name or made_of.__name__
@@ -134,16 +139,12 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
 def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple[type, list[str]]:
     """A Struct with a field for each argument, and the names that are passed from elsewhere."""
     where = f"the tool {function.__name__!r}"
-    try:
-        hints = typing.get_type_hints(function, include_extras=True)
-    except NameError as error:
-        raise TypeError(f"A type hint of {where} cannot be resolved: {error}") from error
+    parameters = inspect.signature(function).parameters
+    passed = [name for name in parameters if name in _PASSED]
+    hints = _hints(function, where, [name for name in parameters if name not in _PASSED])
     fields: list[Any] = []
-    passed: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        name = parameter.name
+    for name, parameter in parameters.items():
         if name in _PASSED:
-            passed.append(name)
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise TypeError(f"The parameter {name!r} of {where} cannot be given by name.")
@@ -160,6 +161,19 @@ def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple
         else:
             fields.append((name, hint, parameter.default))
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), passed
+
+
+def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[str, Any]:
+    """The types of these parameters; the other hints may name what exists for a type checker only."""
+    original: Any = inspect.unwrap(function)
+    hinted = {name: hint for name, hint in original.__annotations__.items() if name in names}
+    holder: Any = types.SimpleNamespace(__annotations__=hinted)
+    try:
+        return typing.get_type_hints(holder, original.__globals__, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"A type hint of {where} cannot be resolved: {error}. Define the type at the top of the module."
+        ) from error
 
 
 def _schema(arguments: type) -> dict[str, Any]:
@@ -183,7 +197,7 @@ def _executor(
     ) -> AgentToolResult:
         given = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
         try:
-            converted: Any = msgspec.convert(args, arguments)
+            converted: Any = msgspec.convert(args, arguments, str_keys=True)
         except msgspec.ValidationError as error:
             raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
         values = {key: getattr(converted, key) for key in converted.__struct_fields__}
@@ -219,7 +233,8 @@ async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> An
         except BaseException as raised:  # noqa: BLE001 - handed over to whoever awaits, SystemExit included
             error = raised
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
+            with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+                loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=f"tinyagent tool {function.__name__}", daemon=True).start()
     return await future

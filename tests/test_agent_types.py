@@ -1,0 +1,151 @@
+"""The vocabulary: events are frozen values with the names and fields of the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+import tinyagent
+from tinyagent import agent_types
+from tinyagent._message_builder import MessageBuilder
+from tinyagent.agent_types import (
+    AgentEndEvent,
+    AgentLoopConfig,
+    AgentTool,
+    AgentToolResult,
+    Context,
+    MessageUpdateEvent,
+    Model,
+    ThinkingLevel,
+    ToolCallDecision,
+    ToolExecutionEndEvent,
+    ToolExecutionStartEvent,
+    ToolExecutionUpdateEvent,
+    TurnEndEvent,
+)
+from tinyagent.testing import assistant
+
+EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
+    "agent_start": (agent_types.AgentStartEvent, {}),
+    "agent_end": (AgentEndEvent, {"messages": [], "limit": None}),
+    "turn_start": (agent_types.TurnStartEvent, {}),
+    "turn_end": (TurnEndEvent, {"message": assistant("x"), "tool_results": []}),
+    "message_start": (agent_types.MessageStartEvent, {"message": assistant()}),
+    "message_update": (
+        MessageUpdateEvent,
+        {"assistant_message_event": {"type": "text_delta", "delta": "x"}, "message": assistant("x")},
+    ),
+    "message_end": (agent_types.MessageEndEvent, {"message": assistant("x")}),
+    "tool_execution_start": (
+        ToolExecutionStartEvent,
+        {"tool_call_id": "1", "tool_name": "t", "args": {}},
+    ),
+    "tool_execution_update": (
+        ToolExecutionUpdateEvent,
+        {"tool_call_id": "1", "tool_name": "t", "args": {}, "partial_result": AgentToolResult()},
+    ),
+    "tool_execution_end": (
+        ToolExecutionEndEvent,
+        {"tool_call_id": "1", "tool_name": "t", "result": AgentToolResult(), "is_error": False},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_has_its_name_and_fields(name: str) -> None:
+    """`event.type` is the snake_case name; the fields are those of the contract, and no others."""
+    cls, fields = EVENTS[name]
+    event = cls(**fields)
+    assert name == event.type
+    assert set(fields) == {field.name for field in msgspec.structs.fields(cls)}
+    assert fields == {key: getattr(event, key) for key in fields}
+    assert event == cls(**fields)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_is_frozen(name: str) -> None:
+    """No field can be set, and no new one added."""
+    cls, fields = EVENTS[name]
+    event = cls(**fields)
+    for field in [*fields, "type", "anything"]:
+        with pytest.raises(AttributeError):
+            setattr(event, field, None)
+
+
+@pytest.mark.parametrize("name", EVENTS)
+def test_an_event_takes_no_other_fields(name: str) -> None:
+    """A wrong field is an error where it is made, and fields are given by name."""
+    cls, fields = EVENTS[name]
+    with pytest.raises(TypeError):
+        cls(**fields, wrong=1)
+    if fields:
+        with pytest.raises(TypeError):
+            cls(*fields.values())
+
+
+def test_the_union_has_all_of_them() -> None:
+    """`AgentEvent` is the union of exactly these."""
+    assert {cls for cls, _ in EVENTS.values()} == set(tinyagent.AgentEvent.__args__)
+
+
+def test_an_update_reads_its_message_through_to_the_partial() -> None:
+    """`message` is the message so far: of this moment, however much came later, and built when read."""
+    builder = MessageBuilder(Model())
+    index, _ = builder.open_text()
+    event = MessageUpdateEvent(assistant_message_event=builder.delta(index, "Hel"))
+    builder.delta(index, "lo")
+    assert [{"type": "text", "text": "Hel"}] == event.message["content"]
+    assert event.message == event.assistant_message_event["partial"]
+    assert event == MessageUpdateEvent(assistant_message_event=event.assistant_message_event)
+    assert "Hel" in repr(event)
+    assert "content_index" in repr(event)
+
+
+def test_an_update_without_a_partial_has_no_message() -> None:
+    """A plain event of another implementation may come without it."""
+    assert None is MessageUpdateEvent(assistant_message_event={"type": "text_delta"}).message
+
+
+def test_the_updates_of_a_stream_are_the_steps_of_blocks() -> None:
+    """Three blocks with three steps each; `start`, `done` and `error` are not among them."""
+    names = {
+        f"{block}_{step}" for block in ("text", "thinking", "tool_call") for step in ("start", "delta", "end")
+    }
+    assert names == agent_types.STREAM_UPDATE_EVENTS
+
+
+def test_thinking_levels_are_strings() -> None:
+    """A level is its own name, so that it can stand in configuration and JSON."""
+    assert ["off", "minimal", "low", "medium", "high", "xhigh"] == [str(level) for level in ThinkingLevel]
+    assert ThinkingLevel("high") is ThinkingLevel.HIGH
+    assert ["OFF", "MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] == [level.name for level in ThinkingLevel]
+
+
+def test_defaults_are_not_shared() -> None:
+    """Two contexts, tools or results made without arguments have nothing in common."""
+    assert Context().messages is not Context().messages
+    assert AgentTool(name="a").parameters is not AgentTool(name="a").parameters
+    assert AgentToolResult().content is not AgentToolResult().content
+    assert AgentToolResult().details is not AgentToolResult().details
+
+
+def test_the_shapes_of_the_contract() -> None:
+    """Arguments in the order and with the defaults of contract section 9."""
+    tool = AgentTool("name", "description", {"type": "object"}, "label", None)
+    assert (tool.read_only, tool.timeout) == (False, None)
+    model = Model("provider", "id", "api", ThinkingLevel.LOW)
+    assert Model() == Model("", "", "", ThinkingLevel.OFF)
+    config = AgentLoopConfig(model, list)
+    for name in [
+        "transform_context",
+        "get_api_key",
+        "get_steering_messages",
+        "get_follow_up_messages",
+        "api_key",
+    ]:
+        assert getattr(config, name) is None
+    assert "auto" == config.tool_execution
+    assert None is config.max_turns
+    assert ToolCallDecision() == ToolCallDecision(block=None, arguments=None, is_error=None, terminate=False)

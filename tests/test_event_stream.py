@@ -1,0 +1,327 @@
+# ruff: noqa: PT012 - what a block raises as it is left needs the block
+"""A stream owns the task that feeds it: errors come forward, leaving it ends it, nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tinyagent import create_agent_stream
+from tinyagent._event_stream import LIMIT, Channel, EventStream
+from tinyagent.errors import AgentStateError
+from tinyagent.testing import collect
+
+
+class Run:
+    """A run of `count` events; says how far it came and how it ended."""
+
+    def __init__(self, count: int, error: BaseException | None = None, *, hang: bool = False) -> None:
+        self.count, self.error, self.hang = count, error, hang
+        self.pushed = 0
+        self.ended: str | None = None
+
+    async def __call__(self, channel: Channel[int, str]) -> str:
+        try:
+            for number in range(self.count):
+                self.pushed += 1
+                waiting = channel.push(number)
+                if waiting is not None:
+                    await waiting
+                await asyncio.sleep(0)
+            if self.hang:
+                await asyncio.Event().wait()
+            if self.error is not None:
+                raise self.error
+        except asyncio.CancelledError:
+            self.ended = "cancelled"
+            raise
+        self.ended = "done"
+        return "result"
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left() -> AsyncIterator[None]:
+    """No task outlives its stream."""
+    before = asyncio.all_tasks()
+    yield
+    gc.collect()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert set() == asyncio.all_tasks() - before - {asyncio.current_task()}
+
+
+async def test_events_then_the_result() -> None:
+    """Every event arrives in order, and the result is there afterwards, as often as it is asked for."""
+    stream = EventStream(Run(3))
+    assert [0, 1, 2] == await collect(stream)
+    assert "result" == await stream.result()
+    assert "result" == await stream.result()
+    assert [] == await collect(stream)
+
+
+async def test_the_result_before_the_events() -> None:
+    """`result()` alone runs the whole thing, however much nobody reads; the events can be read later."""
+    stream = EventStream(Run(3 * LIMIT))
+    assert "result" == await stream.result()
+    assert list(range(3 * LIMIT)) == await collect(stream)
+
+
+async def test_nothing_runs_before_it_is_read() -> None:
+    """A stream that is made and dropped has cost nothing."""
+    run = Run(1)
+    stream = EventStream(run)
+    await asyncio.sleep(0)
+    assert 0 == run.pushed
+    del stream
+
+
+async def test_a_slow_reader_is_waited_for() -> None:
+    """The run gets no further ahead of its reader than the limit, and none of the events is lost."""
+    run = Run(5 * LIMIT)
+    stream = EventStream(run)
+    read = 0
+    async for number in stream:
+        assert read == number
+        read += 1
+        if read % LIMIT == 1:
+            for _ in range(2 * LIMIT):
+                await asyncio.sleep(0)
+        assert run.pushed - read <= LIMIT
+    assert 5 * LIMIT == read
+
+
+async def test_two_readers_are_refused() -> None:
+    """Two tasks on one stream would each see half: the second is told so, the first goes on."""
+    gate = asyncio.Event()
+
+    async def run(channel: Channel[int, str]) -> str:
+        await gate.wait()
+        channel.push(1)
+        return "result"
+
+    stream = EventStream(run)
+    first = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    with pytest.raises(AgentStateError, match="two tasks"):
+        await anext(stream)
+    gate.set()
+    assert 1 == await first
+    assert [] == await collect(stream)
+
+
+async def test_a_reader_that_was_cancelled_takes_nothing_with_it() -> None:
+    """An event that was on its way to a cancelled reader is there for the next."""
+    gate = asyncio.Event()
+
+    async def run(channel: Channel[int, str]) -> str:
+        await gate.wait()
+        channel.push(1)
+        reader.cancel()
+        return "result"
+
+    stream = EventStream(run)
+    reader = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert [1] == await collect(stream)
+
+
+@pytest.mark.parametrize("first", ["events", "result"])
+async def test_an_error_reaches_whoever_reads(first: str) -> None:
+    """What ends the run is raised to the reader after the events before it, and by `result()`, each time."""
+    stream = EventStream(Run(2, LookupError("mine")))
+    seen = []
+    if first == "result":
+        with pytest.raises(LookupError, match="mine"):
+            await stream.result()
+    with pytest.raises(LookupError, match="mine"):
+        async for number in stream:
+            seen.append(number)
+    assert [0, 1] == seen
+    with pytest.raises(LookupError, match="mine"):
+        await stream.result()
+    assert [] == await collect(stream)
+
+
+async def test_leaving_the_block_ends_the_run() -> None:
+    """After `async with` the run is over, whether it was read or not."""
+    run = Run(3, hang=True)
+    async with EventStream(run) as stream:
+        assert 0 == await anext(stream)
+    assert "cancelled" == run.ended
+
+
+async def test_leaving_the_block_by_an_exception_ends_the_run() -> None:
+    """The exception of the body goes its way, after the run was ended."""
+    run = Run(3, hang=True)
+    with pytest.raises(LookupError, match="body"):
+        async with EventStream(run) as stream:
+            await anext(stream)
+            raise LookupError("body")
+    assert "cancelled" == run.ended
+
+
+async def test_leaving_a_block_whose_run_waits_for_its_reader() -> None:
+    """A run that is held up by a full queue ends as well."""
+    run = Run(3 * LIMIT)
+    async with EventStream(run):
+        for _ in range(2 * LIMIT):
+            await asyncio.sleep(0)
+        assert LIMIT == run.pushed
+    assert "cancelled" == run.ended
+
+
+async def test_break_ends_the_run() -> None:
+    """A loop that is left drops its stream, and that ends the run."""
+    run = Run(3, hang=True)
+    async for _ in EventStream(run):
+        break
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert "cancelled" == run.ended
+
+
+async def test_dropping_the_last_reference_ends_the_run() -> None:
+    """Nothing is fired and forgotten: a stream that nobody has is over."""
+    run = Run(3, hang=True)
+    stream = EventStream(run)
+    await anext(stream)
+    del stream
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert "cancelled" == run.ended
+
+
+async def test_cancelling_the_reader_ends_the_run() -> None:
+    """The task that reads is cancelled in the middle of its loop: the run goes with it."""
+    run = Run(3, hang=True)
+
+    async def read() -> None:
+        async for _ in EventStream(run):
+            pass
+
+    reader = asyncio.create_task(read())
+    while run.pushed < 3:
+        await asyncio.sleep(0)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    del reader
+    gc.collect()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert "cancelled" == run.ended
+
+
+async def test_a_closed_stream_is_at_its_end() -> None:
+    """After `aclose` readers see the end, also those who waited; there is no result, and it says so."""
+    run = Run(2, hang=True)
+    stream = EventStream(run)
+    waiting = asyncio.create_task(collect(stream))
+    results = asyncio.create_task(stream.result())
+    while run.pushed < 2:
+        await asyncio.sleep(0)
+    await stream.aclose()
+    assert [0, 1] == await waiting
+    with pytest.raises(AgentStateError, match="closed"):
+        await results
+    with pytest.raises(AgentStateError, match="closed"):
+        await stream.result()
+    assert [] == await collect(stream)
+    await stream.aclose()
+
+
+async def test_a_stream_closed_before_it_began_never_runs() -> None:
+    """`aclose` on a fresh stream keeps its run from beginning."""
+    run = Run(2)
+    stream = EventStream(run)
+    await stream.aclose()
+    assert [] == await collect(stream)
+    with pytest.raises(AgentStateError, match="closed"):
+        await stream.result()
+    assert 0 == run.pushed
+
+
+async def test_closing_at_once_after_entering() -> None:
+    """The task was made and had no step yet: it is gone all the same."""
+    run = Run(2)
+    async with EventStream(run) as stream:
+        pass
+    assert 0 == run.pushed
+    assert [] == await collect(stream)
+
+
+async def test_closing_a_finished_stream_keeps_its_result() -> None:
+    """`async with` around a stream that was read to its end does not take the result away."""
+    async with EventStream(Run(2)) as stream:
+        await collect(stream)
+    assert "result" == await stream.result()
+
+
+async def test_the_run_may_close_its_own_stream() -> None:
+    """Code inside the run that closes the stream does not wait for itself."""
+    stream: EventStream[int, str]
+
+    async def run(channel: Channel[int, str]) -> str:
+        channel.push(1)
+        await stream.aclose()
+        await asyncio.Event().wait()
+        return "never"
+
+    stream = EventStream(run)
+    assert [1] == await collect(stream)
+
+
+async def test_a_stream_dropped_after_its_loop_was_closed() -> None:
+    """Letting go of a stream of a loop that is gone is silent."""
+
+    async def leave() -> Any:
+        stream = EventStream(Run(1, hang=True))
+        await anext(stream)
+        return stream
+
+    def in_its_own_loop() -> Any:
+        return asyncio.run(leave())
+
+    stream = await asyncio.to_thread(in_its_own_loop)
+    del stream
+    gc.collect()
+
+
+async def test_feeding_a_stream_by_hand() -> None:
+    """`push` and `end` are all it takes; after the end nothing is added, and the first end counts."""
+    stream: Any = create_agent_stream()
+    stream.push("a")
+    reader = asyncio.create_task(collect(stream))
+    await asyncio.sleep(0)
+    stream.push("b")
+    await asyncio.sleep(0)
+    stream.end(["result"])
+    stream.push("late")
+    stream.end(["other"])
+    assert ["a", "b"] == await reader
+    assert ["result"] == await stream.result()
+
+
+async def test_a_hand_fed_stream_is_not_bounded() -> None:
+    """Who pushes by hand cannot be made to wait, so everything is kept."""
+    stream: Any = create_agent_stream()
+    for number in range(3 * LIMIT):
+        stream.push(number)
+    stream.end([])
+    assert list(range(3 * LIMIT)) == await collect(stream)
+
+
+async def test_waiting_for_the_result_of_a_hand_fed_stream() -> None:
+    """`result()` waits for `end()`, for everybody who asked."""
+    stream: Any = create_agent_stream()
+    waiting = [asyncio.create_task(stream.result()) for _ in range(2)]
+    await asyncio.sleep(0)
+    stream.end(["result"])
+    assert [["result"], ["result"]] == await asyncio.gather(*waiting)

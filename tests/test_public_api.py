@@ -1,0 +1,252 @@
+"""The names that `import tinyagent` offers, and what importing it does not do."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinyagent
+from tinyagent import errors
+
+CONTRACT = [
+    "Agent",
+    "AgentOptions",
+    "extract_text",
+    "default_convert_to_llm",
+    "agent_loop",
+    "agent_loop_continue",
+    "stream_assistant_response",
+    "create_agent_stream",
+    "stream_simple",
+    "Tool",
+    "AgentTool",
+    "AgentToolResult",
+    "AgentToolUpdateCallback",
+    "execute_tool_calls",
+    "skip_tool_call",
+    "validate_tool_arguments",
+    "tool",
+    "ToolCallInfo",
+    "ToolCallDecision",
+    "hookimpl",
+    "Provider",
+    "TextContent",
+    "ImageContent",
+    "ThinkingContent",
+    "ToolCallContent",
+    "ToolCall",
+    "UserMessage",
+    "AssistantMessage",
+    "ToolResultMessage",
+    "Message",
+    "CustomAgentMessage",
+    "AgentMessage",
+    "AssistantMessageEvent",
+    "Context",
+    "AgentContext",
+    "AgentLoopConfig",
+    "AgentState",
+    "Model",
+    "ThinkingLevel",
+    "SimpleStreamOptions",
+    "StreamFn",
+    "StreamResponse",
+    "EventStream",
+    "AgentStartEvent",
+    "AgentEndEvent",
+    "TurnStartEvent",
+    "TurnEndEvent",
+    "MessageStartEvent",
+    "MessageUpdateEvent",
+    "MessageEndEvent",
+    "ToolExecutionStartEvent",
+    "ToolExecutionUpdateEvent",
+    "ToolExecutionEndEvent",
+    "AgentEvent",
+    "OpenRouterModel",
+    "stream_openrouter",
+    "stream_openai_completions",
+    "OpenAICompatModel",
+    "ProxyStreamOptions",
+    "ProxyStreamResponse",
+    "stream_proxy",
+    "create_proxy_stream",
+    "parse_streaming_json",
+]
+
+MORE = ["ModelInfo", "Usage"]
+"""What is exported beyond the contract: types that public signatures name."""
+
+MODULES = [
+    "agent",
+    "agent_loop",
+    "agent_tool_execution",
+    "agent_types",
+    "openrouter_provider",
+    "alchemy_provider",
+    "proxy",
+    "proxy_event_handlers",
+]
+
+LATE = {
+    "OpenRouterModel": "openrouter_provider",
+    "stream_openrouter": "openrouter_provider",
+    "OpenAICompatModel": "openai_wire",
+    "stream_openai_completions": "openai_wire",
+    **dict.fromkeys(
+        [
+            "ProxyStreamOptions",
+            "ProxyStreamResponse",
+            "stream_proxy",
+            "create_proxy_stream",
+            "parse_streaming_json",
+        ],
+        "proxy",
+    ),
+}
+"""Names whose modules are loaded on first use."""
+
+
+def _exists(module: str) -> bool:
+    return Path(tinyagent.__file__).with_name(f"{module}.py").exists()
+
+
+def _need(module: str) -> None:
+    if not _exists(module):
+        pytest.skip(f"tinyagent.{module} is not there yet")
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_a_name_of_the_contract_can_be_imported(name: str) -> None:
+    """`from tinyagent import …` works as the contract writes it."""
+    _need(LATE.get(name, "agent"))
+    namespace: dict[str, object] = {}
+    exec(f"from tinyagent import {name}", namespace)
+    assert name in namespace
+
+
+def test_the_exports_are_pinned() -> None:
+    """`__all__` is the contract, the error tree, and little else: adding a name is a decision."""
+    assert sorted({*CONTRACT, *MORE, *errors.__all__}) == sorted(tinyagent.__all__)
+    assert len(tinyagent.__all__) == len(set(tinyagent.__all__))
+    assert set(tinyagent.__all__) <= set(dir(tinyagent))
+
+
+def test_every_error_is_exported() -> None:
+    """The whole tree of `tinyagent.errors`, as the same classes."""
+    defined = {name for name, value in vars(errors).items() if inspect.isclass(value)}
+    assert defined <= set(errors.__all__)
+    for name in errors.__all__:
+        assert getattr(errors, name) is getattr(tinyagent, name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_of_the_contract_can_be_imported(name: str) -> None:
+    """The modules have the file names of the contract."""
+    _need(name)
+    assert importlib.import_module(f"tinyagent.{name}").__name__ == f"tinyagent.{name}"
+
+
+def test_a_function_wins_over_its_module() -> None:
+    """`agent_loop` is a function, also after its module was imported by name."""
+    code = "import tinyagent.agent_loop; from tinyagent import agent_loop; assert callable(agent_loop)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_types_module_has_what_is_not_exported() -> None:
+    """`agent_types` also holds the JSON and streaming vocabulary."""
+    for name in ("JsonValue", "JsonObject", "StopReason", "STREAM_UPDATE_EVENTS", "ThinkingBudgets"):
+        assert hasattr(importlib.import_module("tinyagent.agent_types"), name)
+
+
+def test_the_alchemy_module() -> None:
+    """`tinyagent.alchemy_provider` offers its three names without the Rust wheel."""
+    _need("alchemy_provider")
+    module = importlib.import_module("tinyagent.alchemy_provider")
+    for name in ("OpenAICompatModel", "stream_alchemy_openai_completions", "AlchemyStreamResponse"):
+        assert hasattr(module, name)
+
+
+def test_a_wrong_name_is_an_attribute_error() -> None:
+    """Loading names late does not change what a missing one is."""
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = tinyagent.nothing
+    with pytest.raises(ImportError):
+        exec("from tinyagent import nothing")
+
+
+def test_the_signatures_of_the_contract() -> None:
+    """Contract section 9: names, order and defaults of the arguments."""
+    expected = {
+        "execute_tool_calls": "tools assistant_message signal stream get_steering_messages=None",
+        "skip_tool_call": "tool_call stream",
+        "validate_tool_arguments": "tool tool_call",
+        "create_agent_stream": "",
+        "stream_simple": "model context options",
+        "stream_assistant_response": "context config signal stream stream_fn=None",
+        "agent_loop": "prompts context config signal=None stream_fn=None",
+        "agent_loop_continue": "context config signal=None stream_fn=None",
+    }
+    for name, arguments in expected.items():
+        parameters = inspect.signature(getattr(tinyagent, name)).parameters.values()
+        described = [
+            parameter.name
+            if parameter.default is parameter.empty
+            else f"{parameter.name}={parameter.default}"
+            for parameter in parameters
+        ]
+        assert arguments == " ".join(described)
+
+
+IMPORT = """
+import os, sys, threading
+
+class Environment(dict):
+    read = []
+    def __getitem__(self, key):
+        self.read.append(key)
+        return super().__getitem__(key)
+    def get(self, key, default=None):
+        self.read.append(key)
+        return super().get(key, default)
+
+import asyncio, dataclasses, enum, json, logging, typing, importlib.metadata, inspect, copy, contextvars
+import jiter, msgspec, pluggy, time, warnings
+environment = os.environ = Environment(os.environ)
+os.getenv = environment.get
+opened = []
+sys.addaudithook(lambda event, args: opened.append((event, args)) if watching else None)
+threads = threading.active_count()
+watching = True
+import tinyagent
+watching = False
+loaded = set(sys.modules)
+assert not {"click", "httpx", "rich", "jsonschema_rs", "platformdirs", "tinyagent_cli"} & loaded, loaded
+assert threads == threading.active_count()
+assert [] == environment.read, environment.read
+code = (".py", ".pyc", ".so", ".pyd")
+files = [args[0] for event, args in opened if event == "open" and not str(args[0]).endswith(code)]
+files = [name for name in files if ".pyc." not in str(name)]
+assert [] == files, files
+wild = [event for event, _ in opened if event.startswith(("socket.", "subprocess.", "os.mkdir", "os.system"))]
+assert [] == wild, wild
+"""
+
+
+def test_importing_does_nothing() -> None:
+    """No thread, no file but modules, no environment, no socket; neither click nor httpx is loaded."""
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
+    assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_star_import_of_what_is_there_loads_no_click() -> None:
+    """Even the names that load late need no command line."""
+    for module in set(LATE.values()):
+        _need(module)
+    code = "import sys; from tinyagent import *; assert 'click' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
