@@ -25,6 +25,7 @@ LEVELS = {
     "_http": 1,
     "_message_builder": 1,
     "_response": 1,
+    "_wire": 1,
     "agent_tool_execution": 1,
     "alchemy_provider": 1,
     "anthropic_provider": 1,
@@ -44,7 +45,16 @@ LEVELS = {
 }
 SHARED = {
     *("agent_types", "errors", "_interrupt", "_json"),
-    *("_event_stream", "_handover", "_http", "_message_builder", "_response", "jsonl", "openai_wire"),
+    *(
+        "_event_stream",
+        "_handover",
+        "_http",
+        "_message_builder",
+        "_response",
+        "_wire",
+        "jsonl",
+        "openai_wire",
+    ),
 }
 
 # Each of these is used behind one door, so that replacing it is one file's work.
@@ -58,8 +68,7 @@ NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyag
 # The library's providers read the one variable that holds their key (the proxy: URL and token), and
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
-    *("_http", "alchemy_provider", "anthropic_provider", "openai_wire", "openrouter_provider"),
-    *("proxy", "responses_provider"),
+    *("_http", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
 }
 
 

@@ -1,0 +1,610 @@
+"""What every streamed protocol has in common: bytes -> events -> a reply, and the way there.
+
+`ReplyDecoder` takes in bytes and knows when a reply is complete, broken or no stream at all; what an
+event means is its protocol's. `ReplyStream` drives a decoder over HTTP: retries before anything was shown,
+time-outs, aborts, a reply that is sent back to go on. `open_stream` begins one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from . import _json
+from ._http import Call, Reply, check_headers, check_key, provider_error, words_of
+from ._interrupt import Aborted
+from ._message_builder import BuilderEvent, MessageBuilder
+from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
+from .agent_types import AssistantMessage, AssistantMessageEvent
+from .errors import (
+    ConfigurationError,
+    InvalidReplyError,
+    MissingKeyError,
+    ProviderError,
+    StreamInterruptedError,
+    TinyAgentError,
+)
+
+__all__ = [
+    "ReplyDecoder",
+    "ReplyStream",
+    "check_model",
+    "endpoint",
+    "integer",
+    "network",
+    "open_stream",
+    "request_headers",
+    "status_in",
+]
+
+AFTER_FINISH = 10.0
+"""Seconds that a reply may stay silent after its finish reason before it counts as complete."""
+PATIENCE = 10
+"""So many idle time-outs in a row, signs of life (`ping`) may keep a reply open that says nothing."""
+
+_STREAM, _JSON, _OTHER = "stream", "json", "other"
+
+# ---- values of any type -------------------------------------------------------------------------------
+
+
+def integer(value: Any) -> int | None:
+    """The whole number that a provider means, if it is one."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def loose(data: bytes) -> Any:
+    """The JSON value, or the text if it is none."""
+    try:
+        return _json.decode(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace").strip()
+
+
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "too_many_requests": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "overloaded_error": 503,
+    "timeout_error": 504,
+}
+
+
+def status_in(*values: Any) -> int | None:
+    """The HTTP status that an error object means."""
+    for value in values:
+        if not isinstance(value, Mapping):
+            continue
+        for key in ("code", "status_code", "status", "type"):
+            code = value.get(key)
+            number = integer(code)
+            if number is not None and 400 <= number < 600:
+                return number
+            if isinstance(code, str) and code in _STATUS_OF:
+                return _STATUS_OF[code]
+    return None
+
+
+# ---- decoding -----------------------------------------------------------------------------------------
+
+
+class ReplyDecoder:
+    """Bytes of a reply in, events out; no I/O.
+
+    After `feed` or `close`, `ended` says whether there is more to come. If then `error` is set the reply
+    failed, and `fail` gives the event that says so; otherwise `done` was among the events.
+
+    A protocol defines `_take_event`, `_finish`, `_spent` and, if it has one, `_take_document`.
+
+    Args:
+        model: Anything with `api`, `provider` and `id`.
+        clean: Takes secrets out of a provider's words.
+        builder: To go on with, after an attempt that showed nothing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        clean: Callable[[str], str] = str,
+        builder: MessageBuilder | None = None,
+        status: int = 200,
+    ) -> None:
+        self.builder = builder or MessageBuilder(model)
+        self.ended = False
+        self.error: TinyAgentError | None = None
+        self.seen = 0
+        """Events of the stream so far; comments are none."""
+        self.pings = 0
+        """Events that say no more than that the server is there; not among `seen`."""
+        self.finish_reason: str | None = None
+        self.next_body: bytes | None = None
+        """The reply has ended, but not the message: this request goes on with it."""
+        self._provider = getattr(model, "provider", "") or ""
+        self._name = self._provider or "the provider"
+        self._clean = clean
+        self._status = status
+        self._sse = SSEDecoder()
+        self._kind = ""
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._closing = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether anything of the reply was given out."""
+        return len(self.builder) > 0
+
+    # ---- bytes ------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[BuilderEvent]:
+        """Take in the next bytes."""
+        out: list[BuilderEvent] = []
+        if self._kind is not _STREAM and not self._is_stream(data):
+            return out
+        try:
+            if self._body:
+                data = b"".join([*self._body, data])
+                self._body.clear()
+            self._take(self._sse.feed(data), out)
+        except InvalidReplyError as error:
+            self._stop(error)
+        return out
+
+    def close(self) -> list[BuilderEvent]:
+        """The body is over."""
+        out: list[BuilderEvent] = []
+        if self.ended:
+            return out
+        if self._kind in (_JSON, _OTHER):
+            self._take_body(out)
+        else:
+            self._closing = True
+            try:
+                self._take(self._sse.close(), out)
+            except InvalidReplyError as error:
+                self._stop(error)
+        if not self.ended:
+            self.broken(
+                StreamInterruptedError(
+                    f"{self._name}: the reply broke off before it was complete"
+                    if self.seen
+                    else f"{self._name}: the reply is empty (HTTP {self._status} without a body)",
+                    provider=self._provider,
+                ),
+                out,
+            )
+        return out
+
+    def broken(self, error: TinyAgentError, out: list[BuilderEvent]) -> None:
+        """No more bytes will come: that completes a reply whose finish reason was seen, and fails others."""
+        if self.ended:
+            return
+        if self.finish_reason is not None:
+            self._finish(out)
+        else:
+            self._stop(error)
+
+    def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
+        """The `error` event; what was built so far stays."""
+        error = error or self.error
+        assert error is not None
+        fields: dict[str, Any] = {"error_kind": error.kind, "usage": self._spent()}
+        if error.hint:
+            fields["error_hint"] = error.hint
+        if self.finish_reason:
+            fields["finish_reason"] = self.finish_reason
+        return self.builder.fail("error", str(error), **fields)
+
+    def abort(self) -> BuilderEvent:
+        """The `error` event of a reply that was not wanted any more."""
+        self.ended = True
+        return self.builder.fail("aborted", "Operation aborted", usage=self._spent())
+
+    def resume(self) -> None:
+        """Get ready for the reply that goes on with this one."""
+        self.ended, self.next_body, self.finish_reason = False, None, None
+        self._sse, self._kind, self._body_size, self._closing = SSEDecoder(), "", 0, False
+        self._body.clear()
+
+    def _is_stream(self, data: bytes) -> bool:
+        """Look at the first byte that is no space: a stream's line begins with a field name or a colon."""
+        if not self._kind:
+            start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
+            if start in (b"{", b"["):
+                self._kind = _JSON
+            elif start == b"<":
+                self._kind = _OTHER
+            elif start:
+                self._kind = _STREAM
+                return True
+        self._body.append(data)
+        self._body_size += len(data)
+        if self._body_size > MAX_EVENT_BYTES:
+            self._stop(self._invalid(f"the reply is longer than {MAX_EVENT_BYTES >> 20} MiB"))
+        return False
+
+    def _take_body(self, out: list[BuilderEvent]) -> None:
+        """A reply that is no stream: one JSON document, or a page of somebody in between."""
+        body = b"".join(self._body)
+        try:
+            value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            self.seen += 1
+            if value.get("error") or not self._take_document(value, out):
+                self._stop(self._reported(value))
+            return
+        start = self._clean(" ".join(body[:400].decode("utf-8", "replace").split()))
+        what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
+        hint = "Check the base URL, and proxies on the way."
+        self._stop(self._invalid(f"the reply is {what}: {start[:200]}", hint=hint))
+
+    def _take(self, events: Iterable[ServerSentEvent], out: list[BuilderEvent]) -> None:
+        for name, data, error_field in events:
+            if error_field or name == b"error":
+                self.seen += 1
+                self._stop(self._reported(loose(error_field or data)))
+            elif data.strip():
+                self.seen += 1
+                self._take_event(name, data, out)
+            if self.ended:
+                return
+
+    # ---- a protocol's own -------------------------------------------------------------------------------
+
+    def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        raise NotImplementedError
+
+    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+        """A whole reply as one JSON document; False: it is none."""
+        return False
+
+    def _finish(self, out: list[BuilderEvent]) -> None:
+        """The reply is complete: add what ends it."""
+        raise NotImplementedError
+
+    def _spent(self) -> dict[str, Any] | None:
+        """The usage so far."""
+        raise NotImplementedError
+
+    # ---- for a protocol ---------------------------------------------------------------------------------
+
+    def _object(self, data: bytes) -> dict[str, Any] | None:
+        """The object that an event is; None if it is none, over which the reply has ended or broken off."""
+        try:
+            value = _json.decode(data)
+        except (ValueError, RecursionError):
+            if self._closing:
+                return None  # it was cut: the reply broke off
+            shown = self._clean(data[:200].decode("utf-8", "replace"))
+            self._stop(self._invalid(f"an event of the reply is not JSON: {shown}"))
+            return None
+        if not isinstance(value, dict):
+            self._stop(self._invalid(f"an event of the reply is not an object: {str(value)[:200]}"))
+            return None
+        return value
+
+    def _done(self, reason: Any, out: list[BuilderEvent]) -> None:
+        """The `done` event; tool calls count whatever the provider's word is."""
+        if reason in ("stop", "tool_use"):
+            calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
+            reason = "tool_use" if calls else "stop"
+        fields: dict[str, Any] = {"usage": self._spent()}
+        if self.finish_reason:
+            fields["finish_reason"] = self.finish_reason
+        out.append(self.builder.done(reason, **fields))
+        self.ended = True
+
+    def _close_call(self, index: int, arguments: Any = None, **fields: Any) -> BuilderEvent:
+        """Close a tool call; one without a name is invalid, whatever its arguments."""
+        text = self.builder.text(index)
+        event = self.builder.close(index, arguments, **fields)
+        if not event["tool_call"]["name"]:
+            # Nobody knows what to run: the text stays, and marks the call as invalid.
+            self.builder.update(index, arguments={}, partial_json=text)
+            event["tool_call"] = self.builder.block(index)
+        return event
+
+    def _stop(self, error: TinyAgentError) -> None:
+        if not self.ended:
+            self.ended, self.error = True, error
+
+    def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
+        return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)
+
+    def _reported(self, value: Any) -> TinyAgentError:
+        """The error that the provider reported inside its reply."""
+        inner = value
+        if isinstance(value, Mapping) and value.get("error"):
+            inner = value["error"]
+        if isinstance(value, Mapping) and not words_of(inner):
+            inner = value
+        words = self._clean(words_of(inner)) or "the provider reported an error without saying which"
+        return provider_error(words, provider=self._provider, status=status_in(inner, value))
+
+
+# ---- the stream ---------------------------------------------------------------------------------------
+
+
+class MakeDecoder(Protocol):
+    """Makes the decoder of an attempt; a later one goes on with the builder of the first."""
+
+    def __call__(
+        self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
+    ) -> ReplyDecoder: ...
+
+
+class ReplyStream:
+    """A reply under way: iterate it for the events, await `result()` for the message.
+
+    Leaving it early, by `aclose`, cancellation or the signal, closes its connection at once.
+    """
+
+    def __init__(self, call: Call, reply: Reply | None, make_decoder: MakeDecoder) -> None:
+        self._call = call
+        self._reply = reply
+        self._make = make_decoder
+        self._decoder = make_decoder(clean=call.clean)
+        self._message: AssistantMessage | None = None
+        self._left = asyncio.Event()
+        self._events: Any = self._run()
+
+    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
+
+    async def __anext__(self) -> AssistantMessageEvent:
+        return cast(AssistantMessageEvent, await self._events.__anext__())
+
+    async def result(self) -> AssistantMessage:
+        """The whole message; reads on to the end if nobody has."""
+        if self._events.ag_running:
+            await self._left.wait()
+        else:
+            async for _ in self._events:
+                pass
+        if self._message is None:
+            self._message = cast(AssistantMessage, self._decoder.abort()["error"])
+        return self._message
+
+    async def aclose(self) -> None:
+        """Close the connection; what was read stays readable."""
+        if self._events.ag_running:
+            if self._reply is not None:
+                self._reply.fire(Aborted())
+            await self._left.wait()
+        await self._events.aclose()
+        # Not begun, the generator has nothing to clean up with.
+        if self._reply is not None:
+            await self._reply.aclose()
+
+    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
+        decoder, seen, pings = self._decoder, 0, 0
+        clock = asyncio.get_running_loop().time
+        try:
+            yield decoder.builder.start()
+            if self._reply is None:
+                raise Aborted
+            reply, said = self._reply, clock()
+            while True:
+                try:
+                    data = await reply.read()
+                    events = decoder.feed(data) if data else decoder.close()
+                except ProviderError as error:
+                    events = []
+                    decoder.broken(error, events)
+                if decoder.ended:
+                    if decoder.error is not None:
+                        if not decoder.shown and await self._retry(decoder.error):
+                            decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
+                            said = clock()
+                            continue
+                        events.append(decoder.fail())
+                    elif decoder.next_body is not None:
+                        for event in events:
+                            yield event
+                        following = await self._go_on(decoder, reply)
+                        if following is not None:
+                            reply, said = following, clock()
+                            continue
+                        events = [decoder.fail()]
+                    self._end(events[-1])
+                    # The last events are given out with the connection already free for the next turn.
+                    await reply.finish()
+                    for event in events:
+                        yield event
+                    return
+                for event in events:
+                    yield event
+                if decoder.seen != seen:
+                    seen, pings, said = decoder.seen, decoder.pings, clock()
+                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+                elif decoder.pings != pings:
+                    pings = decoder.pings
+                    if clock() - said < PATIENCE * self._call.timeouts.idle:
+                        reply.restart()
+        except Aborted:
+            yield self._end(decoder.abort())
+        finally:
+            self._left.set()
+            if self._reply is not None:
+                await self._reply.aclose()
+
+    async def _retry(self, error: TinyAgentError) -> bool:
+        """Ask again, if that may help and the tries are not used up; nothing was shown yet."""
+        assert self._reply is not None
+        await self._reply.finish()
+        try:
+            self._reply = await self._call.again(error)
+        except TinyAgentError as final:
+            self._decoder.error = final
+            return False
+        self._decoder = self._make(
+            clean=self._call.clean, builder=self._decoder.builder, status=self._reply.status
+        )
+        return True
+
+    async def _go_on(self, decoder: ReplyDecoder, reply: Reply) -> Reply | None:
+        """Send back the reply so far; None if that failed."""
+        assert decoder.next_body is not None
+        await reply.finish()
+        self._call.body = decoder.next_body
+        decoder.resume()
+        try:
+            self._reply = await self._call.open()
+        except TinyAgentError as error:
+            decoder.ended, decoder.error = True, error
+            return None
+        return self._reply
+
+    def _end(self, event: BuilderEvent) -> BuilderEvent:
+        self._message = event["message"] if event["type"] == "done" else event["error"]
+        return event
+
+
+async def open_stream(
+    url: str,
+    body: Any,
+    *,
+    model: Any,
+    options: Mapping[str, Any],
+    headers: Mapping[str, str],
+    secrets: Iterable[str],
+    decoder: MakeDecoder,
+) -> ReplyStream:
+    """Send a request and return as soon as its reply is under way.
+
+    Raises:
+        TinyAgentError: if the reply did not begin.
+    """
+    call = Call(
+        url,
+        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
+        body=encode_body(body),
+        timeout=options.get("timeout"),
+        signal=options.get("signal"),
+        on_retry=options.get("on_retry"),
+        secrets=secrets,
+        **network(model),
+    )
+    try:
+        reply = await call.open()
+    except Aborted:
+        return ReplyStream(call, None, decoder)
+    return ReplyStream(call, reply, decoder)
+
+
+def encode_body(body: Any) -> bytes:
+    """The request's body as JSON.
+
+    Raises:
+        ConfigurationError: if the conversation holds what JSON cannot say.
+    """
+    try:
+        return _json.encode(body)
+    except TypeError as error:
+        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
+
+
+# ---- the way there ------------------------------------------------------------------------------------
+
+
+def check_model(model: Any, example: str) -> str:
+    """The base URL of a model that can be asked.
+
+    Raises:
+        ConfigurationError: if it has none, or no id; the hint shows `example`.
+    """
+    base_url = getattr(model, "base_url", None)
+    if not base_url or not isinstance(base_url, str):
+        name = getattr(model, "id", model)
+        raise ConfigurationError(f"the model {name!r} has no base_url", hint=f"Use {example}.")
+    if not getattr(model, "id", ""):
+        raise ConfigurationError("the model has no id")
+    return base_url
+
+
+def endpoint(base_url: str, path: str) -> str:
+    """The URL of `path` under a base URL that may or may not name it already; a query is kept."""
+    try:
+        parts = urlsplit(base_url.strip())
+    except ValueError:
+        return base_url
+    base = parts.path.rstrip("/").removesuffix(path)
+    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
+
+
+def network(model: Any) -> dict[str, Any]:
+    """What a model says of the way to it."""
+    return {
+        "provider": getattr(model, "provider", "") or "",
+        "ca_file": getattr(model, "ca_file", None),
+        "allow_http": bool(getattr(model, "allow_http", False)),
+    }
+
+
+_SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
+
+
+def request_headers(
+    model: Any,
+    api_key: str | None,
+    *,
+    variable: str | None,
+    header: str = "authorization",
+    prefix: str = "Bearer ",
+) -> tuple[dict[str, str], list[str]]:
+    """The headers that a model asks for, its key among them, and what of it is secret.
+
+    Args:
+        model: Its own `headers` come first: with a key among them no other is sent.
+        api_key: The key that the call was given.
+        variable: The environment variable that holds it else; None: no key is needed.
+        header: The header that the key is sent in.
+        prefix: What stands before the key there.
+
+    Raises:
+        MissingKeyError: naming the variable.
+    """
+    provider = getattr(model, "provider", "") or ""
+    headers = check_headers(getattr(model, "headers", None), provider)
+    secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
+    if any(name.lower() in ("authorization", header) for name in headers):
+        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
+    if api_key is None and variable:
+        api_key = os.environ.get(variable) or None
+        if api_key is None:
+            raise MissingKeyError(
+                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
+                hint=f"export {variable}=…",
+            )
+    if api_key is not None:
+        key = check_key(api_key, provider)
+        headers[header] = f"{prefix}{key}"
+        secrets.append(key)
+    return headers, secrets

@@ -1,0 +1,611 @@
+"""Anthropic's Messages API, natively: thinking with signatures, server tools, prompt caching.
+
+    model = AnthropicModel(id="claude-sonnet-4-5")
+    response = await stream_anthropic(model, context, {"api_key": key})
+
+Three parts: `request_body` writes a request from a history, `AnthropicDecoder` makes events from a reply,
+and `stream_anthropic` puts them on the wire.
+
+A message keeps what the API wants back. A thinking block's `thinking_signature` is the API's signature. A
+block that has no words of its own (`redacted_thinking`, what a tool on the server was asked and answered,
+a compaction) is kept as a thinking block without text, whose `thinking_signature` is the block itself as
+JSON. Signatures are base64, so a `{` tells the two apart. Citations are not kept.
+
+A tool on the server may take longer than one reply (`pause_turn`); the reply so far is then sent back, and
+what follows joins the same message. A `refusal` ends the message as an error of the kind
+`content_filter`: what was said stays in it, and like every failed message it is not sent back.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from . import _json
+from ._handover import handover
+from ._message_builder import BuilderEvent
+from ._wire import (
+    ReplyDecoder,
+    ReplyStream,
+    check_model,
+    encode_body,
+    endpoint,
+    integer,
+    open_stream,
+    request_headers,
+)
+from .agent_types import AssistantMessage, Context, Message, Model, SimpleStreamOptions, StopReason
+from .errors import ContentFilterError, TinyAgentError
+
+__all__ = ["AnthropicDecoder", "AnthropicModel", "request_body", "stream_anthropic"]
+
+API_VERSION = "2023-06-01"
+BUDGETS = {"minimal": 1024, "low": 4096, "medium": 8192, "high": 16384, "xhigh": 24576}
+"""Thinking tokens for a level, where the model takes a number. The API asks for 1024 or more."""
+ANSWER_ROOM = 4096
+"""Tokens that are left for the answer beside the thinking."""
+IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+
+
+@dataclass
+class AnthropicModel(Model):
+    """A model behind the Messages API, Anthropic's own or a compatible one.
+
+    Attributes:
+        base_url: With or without `/v1/messages`.
+        headers: Sent with each request; `anthropic-beta` goes here.
+        max_tokens: The longest reply, if the call does not say; the API wants a number.
+        reasoning: Whether it can think; False keeps `thinking_level` from it.
+        api_key_env: The environment variable that holds the key; None: no key is needed.
+        extra_body: Merged into the request's body, last; None as a value takes a field out. `tools` are
+            added to the agent's own.
+        ca_file: Certificates of a CA of your own.
+        allow_http: Allow http:// to other machines.
+        cache: How long prompts are cached: `5m`, `1h` (dearer to write), None for not at all.
+        thinking: `budget` for models that take a number of tokens, `adaptive` for those that take an
+            effort; `auto` goes by the version in a Claude's id, and takes others to want a budget.
+        max_pauses: How often a paused reply is sent back to go on; only with tools on the server.
+    """
+
+    provider: str = "anthropic"
+    id: str = "claude-sonnet-4-5"
+    api: str = "anthropic-messages"
+    base_url: str = "https://api.anthropic.com"
+    name: str = ""
+    headers: dict[str, str] | None = None
+    context_window: int = 200_000
+    max_tokens: int = 16_384
+    reasoning: bool = True
+    api_key_env: str | None = "ANTHROPIC_API_KEY"
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    ca_file: str | None = None
+    allow_http: bool = False
+    cache: Literal["5m", "1h"] | None = "5m"
+    thinking: Literal["auto", "budget", "adaptive"] = "auto"
+    max_pauses: int = 8
+
+
+# ---- the request ----------------------------------------------------------------------------------
+
+
+def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+    """The body of a request."""
+    cache = getattr(model, "cache", "5m")
+    point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
+    messages = _messages(handover(context.messages, model, ids=IDS))
+    body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
+    if context.system_prompt.strip():
+        body["system"] = [{"type": "text", "text": context.system_prompt}]
+    extra = dict(getattr(model, "extra_body", None) or {})
+    tools: list[dict[str, Any]] = [
+        {
+            "name": tool.name,
+            "description": tool.description,
+            "input_schema": {"type": "object", **tool.parameters},
+        }
+        for tool in context.tools or ()
+    ]
+    tools += [dict(tool) for tool in extra.pop("tools", None) or ()]
+    if tools:
+        body["tools"] = tools
+    _set_limits(body, model, options)
+    body |= extra
+    body = {key: value for key, value in body.items() if value is not None}
+    if point is not None:
+        _set_cache_points(body, point)
+    return body
+
+
+def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions) -> None:
+    """`max_tokens`, thinking and temperature, which depend on each other."""
+    asked = options.get("max_tokens")
+    limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
+    level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
+    thinks = level != "off" and bool(getattr(model, "reasoning", True))
+    given = (options.get("thinking_budgets") or {}).get(level)
+    version = _version(model)
+    temperature = options.get("temperature")
+    if version >= (4, 7):
+        temperature = None  # These models refuse every sampling parameter.
+    if thinks and version >= (4, 6) and not (given and version == (4, 6)):
+        body["thinking"] = {"type": "adaptive"}
+        if version >= (4, 7):
+            body["thinking"]["display"] = "summarized"  # Their default is to leave the text out.
+        body["output_config"] = {"effort": _effort(level, version)}
+        temperature = None
+    elif thinks and not _tool_turn_without_thinking(body["messages"]):
+        budget = max(int(given or BUDGETS.get(level, 1024)), 1024)
+        if asked:
+            budget = min(budget, max(limit - ANSWER_ROOM, limit // 2))
+        else:
+            limit = max(limit, budget + ANSWER_ROOM)
+        if budget >= 1024:
+            body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+            temperature = None
+    body["max_tokens"] = limit
+    if temperature is not None:
+        body["temperature"] = temperature
+
+
+def _version(model: Any) -> tuple[int, int]:
+    """The version in a Claude's id, or what stands for one that takes a budget or an effort."""
+    mode = getattr(model, "thinking", "auto")
+    name = re.search(r"claude-(?:[a-z]+-)*(?:(\d+)(?:[-.](\d{1,2}))?(?!\d))?", str(model.id).lower())
+    version = (0, 0)
+    if name is not None:
+        # A Claude without a number in its id is a preview of something new.
+        version = (int(name[1]), int(name[2] or 0)) if name[1] else (5, 0)
+    if mode == "adaptive":
+        return max(version, (4, 6))
+    if mode == "budget":
+        return min(version, (4, 5))
+    return version
+
+
+def _effort(level: str, version: tuple[int, int]) -> str:
+    if level == "xhigh":
+        return "xhigh" if version >= (4, 7) else "max"
+    return "low" if level == "minimal" else level
+
+
+def _tool_turn_without_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the turn goes on from tool calls that another model made.
+
+    With a budget, a turn that calls tools must have begun with thinking.
+    """
+    if len(messages) < 2 or messages[-2]["role"] != "assistant":
+        return False
+    blocks = messages[-2]["content"]
+    if not any(block["type"] == "tool_use" for block in blocks):
+        return False
+    return blocks[0]["type"] not in ("thinking", "redacted_thinking")
+
+
+def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
+    """On the system prompt, the last tool, and the last block of the last two user messages.
+
+    Four are allowed. The last but one is where the previous request put its own, so that it is found
+    however much came between.
+    """
+    places: list[Any] = []
+    if isinstance(body.get("system"), list) and body["system"]:
+        places.append(body["system"][-1])
+    if body.get("tools"):
+        places.append(body["tools"][-1])
+    said = [message for message in body["messages"] if message["role"] == "user"]
+    places += [message["content"][-1] for message in said[-2:]]
+    for place in places[:4]:
+        place.setdefault("cache_control", point)
+
+
+def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
+    """The conversation, one message a side: results of tools first, as the API demands."""
+    messages: list[dict[str, Any]] = []
+    for message in history:
+        if message["role"] == "assistant":
+            role, blocks = "assistant", _assistant_blocks(message["content"])
+        elif message["role"] == "tool_result":
+            role, blocks = "user", [_result_block(message)]
+        else:
+            role, blocks = "user", _blocks(message["content"])
+        if not blocks:
+            continue
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] += blocks
+        else:
+            messages.append({"role": role, "content": blocks})
+    for entry in messages:
+        if entry["role"] == "user":
+            entry["content"].sort(key=lambda block: block["type"] != "tool_result")
+    return messages
+
+
+def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    for part in content:
+        if part["type"] == "text":
+            if part["text"].strip():
+                blocks.append({"type": "text", "text": part["text"]})
+        elif part["type"] == "tool_call":
+            blocks.append(
+                {"type": "tool_use", "id": part["id"], "name": part["name"], "input": part["arguments"]}
+            )
+        elif part["type"] == "thinking":
+            signature = part.get("thinking_signature") or ""
+            if signature.startswith("{"):
+                raw = _json.decode_object(signature)
+                if raw is not None:
+                    blocks.append(raw)
+            elif signature:
+                blocks.append({"type": "thinking", "thinking": part["thinking"], "signature": signature})
+    return blocks
+
+
+def _result_block(message: Any) -> dict[str, Any]:
+    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
+    content = _blocks(message["content"])
+    if content:
+        block["content"] = content
+    if message["is_error"]:
+        block["is_error"] = True
+    return block
+
+
+def _blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
+    """Text and images; the API refuses text without a visible character."""
+    blocks: list[dict[str, Any]] = []
+    for part in content:
+        if part["type"] == "image":
+            blocks.append({"type": "image", "source": _image_source(part)})
+        elif part["type"] == "text" and part["text"].strip():
+            blocks.append({"type": "text", "text": part["text"]})
+    return blocks
+
+
+def _image_source(image: Any) -> dict[str, str]:
+    url = image["url"]
+    if url[:5].lower() != "data:":
+        return {"type": "url", "url": url}
+    head, _, data = url[5:].partition(",")
+    kind, *parameters = head.split(";")
+    if "base64" not in (parameter.strip().lower() for parameter in parameters):
+        data = base64.b64encode(unquote_to_bytes(data)).decode()
+    return {
+        "type": "base64",
+        "media_type": kind.strip().lower() or image.get("mime_type") or "image/png",
+        "data": data,
+    }
+
+
+# ---- the reply ------------------------------------------------------------------------------------
+
+_STOP_REASONS: dict[str, StopReason] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    # The reply is not whole, and nobody is left to go on with it.
+    "pause_turn": "length",
+    "compaction": "length",
+}
+_PAUSES = ("pause_turn", "compaction")
+_WITHHELD = ("refusal", "content_filter")
+
+_DELTAS = {
+    "text_delta": ("text", "text"),
+    "thinking_delta": ("thinking", "thinking"),
+    "input_json_delta": ("tool_call", "partial_json"),
+}
+"""What a delta adds to, and where it has its text."""
+
+
+class _Block:
+    """A block of the reply that is open."""
+
+    __slots__ = ("fields", "index", "json", "kind")
+
+    def __init__(self, kind: str, index: int = -1, fields: dict[str, Any] | None = None) -> None:
+        self.kind = kind
+        """`text`, `thinking`, `tool_call`, `raw` (kept as it is) or `unknown` (left out)."""
+        self.index = index
+        self.fields = fields or {}
+        self.json: list[str] = []
+
+
+class AnthropicDecoder(ReplyDecoder):
+    """The events of the Messages API.
+
+    Args:
+        go_on: Makes the request that goes on with a paused reply; None: it is not gone on with.
+        max_pauses: How often.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        go_on: Callable[[AssistantMessage], bytes] | None = None,
+        max_pauses: int = 0,
+        **given: Any,
+    ) -> None:
+        super().__init__(model, **given)
+        self._go_on = go_on
+        self._pauses_left = max_pauses
+        self._open: dict[int | None, _Block] = {}
+        self._usage: dict[str, Any] = {}
+        self._before: list[dict[str, Any]] = []
+        """The usage of the replies that this one goes on with."""
+        self._details: Any = None
+
+    def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        if data.strip() == b"[DONE]":
+            self._finish(out)
+            return
+        value = self._object(data)
+        if value is None:
+            return
+        match value.get("type") or name.decode("utf-8", "replace"):
+            case "content_block_delta":
+                self._delta(integer(value.get("index")), _dict(value.get("delta")), out)
+            case "content_block_start":
+                self._start(integer(value.get("index")), _dict(value.get("content_block")), out)
+            case "content_block_stop":
+                self._close(integer(value.get("index")), out)
+            case "ping":
+                self.seen -= 1
+                self.pings += 1
+            case "message_start":
+                self._count(_dict(value.get("message")).get("usage"))
+            case "message_delta":
+                self._count(value.get("usage"))
+                self._note_end(_dict(value.get("delta")))
+            case "message_stop":
+                self._finish(out)
+            case kind:
+                if kind == "error" or value.get("error"):
+                    self._stop(self._reported(value))
+
+    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+        if not isinstance(value.get("content"), list):
+            return False
+        self._count(value.get("usage"))
+        for at, block in enumerate(value["content"]):
+            self._start(at, _dict(block), out)
+            self._close(at, out)
+        self._note_end(value)
+        self._finish(out)
+        return True
+
+    def _note_end(self, delta: dict[str, Any]) -> None:
+        self.finish_reason = _text(delta.get("stop_reason")) or self.finish_reason
+        self._details = delta.get("stop_details") or self._details
+
+    def _count(self, usage: Any) -> None:
+        """The counts so far; a later report replaces what it names."""
+        self._usage |= {key: item for key, item in _dict(usage).items() if item is not None}
+
+    # ---- blocks -------------------------------------------------------------------------------------
+
+    def _start(self, at: int | None, block: dict[str, Any], out: list[BuilderEvent]) -> None:
+        self._close(at, out)
+        kind = _text(block.get("type"))
+        if kind == "text":
+            self._add(at, "text", block.get("text"), out)
+        elif kind == "thinking":
+            self._add(at, "thinking", block.get("thinking"), out)
+            self._sign(at, block.get("signature"), out)
+        elif kind == "tool_use":
+            index, event = self.builder.open_tool_call(_text(block.get("id")), _text(block.get("name")))
+            self._open[at] = _Block("tool_call", index, _dict(block.get("input")))
+            out.append(event)
+        elif _is_kept(kind):
+            index, event = self.builder.open_thinking()
+            self._open[at] = _Block("raw", index, block)
+            out.append(event)
+        else:
+            self._open[at] = _Block("unknown")
+
+    def _delta(self, at: int | None, delta: dict[str, Any], out: list[BuilderEvent]) -> None:
+        kind = _text(delta.get("type"))
+        block = self._open.get(at)
+        wanted = _DELTAS.get(kind)
+        if wanted is None:
+            if kind == "signature_delta":
+                self._sign(at, delta.get("signature"), out)
+            elif kind == "compaction_delta" and block is not None and block.kind == "raw":
+                block.fields |= {key: item for key, item in delta.items() if key != "type"}
+            return
+        piece = delta.get(wanted[1])
+        if block is not None and block.kind == wanted[0]:
+            if isinstance(piece, str) and piece:
+                out.append(self.builder.delta(block.index, piece))
+            elif isinstance(piece, dict) and block.kind == "tool_call":
+                block.fields = piece
+        elif block is not None and block.kind == "raw" and kind == "input_json_delta":
+            block.json.append(_text(piece))
+        elif block is None or block.kind != "unknown":
+            # A delta without its start, or of another kind than its block: better kept than lost.
+            self._close(at, out)
+            self._add(at, wanted[0], piece, out)
+
+    def _add(self, at: int | None, kind: str, piece: Any, out: list[BuilderEvent]) -> None:
+        """Open a block with what there is of it."""
+        if kind == "tool_call":
+            index, event = self.builder.open_tool_call()
+        else:
+            index, event = self.builder.open_text() if kind == "text" else self.builder.open_thinking()
+        self._open[at] = _Block(kind, index)
+        out.append(event)
+        if _text(piece):
+            out.append(self.builder.delta(index, piece))
+
+    def _sign(self, at: int | None, signature: Any, out: list[BuilderEvent]) -> None:
+        if at not in self._open:
+            self._add(at, "thinking", "", out)
+        if self._open[at].kind == "thinking" and _text(signature):
+            self._open[at].fields["thinking_signature"] = signature
+
+    def _close(self, at: int | None, out: list[BuilderEvent]) -> None:
+        block = self._open.pop(at, None)
+        if block is None or block.kind == "unknown":
+            return
+        if block.kind == "raw":
+            if block.json:
+                block.fields["input"] = _json.decode_object("".join(block.json)) or {}
+            signature = _json.encode(block.fields).decode()
+            out.append(self.builder.close(block.index, thinking_signature=signature))
+        elif block.kind == "tool_call":
+            # What came in pieces counts; what the block began with is there for when nothing did.
+            whole = block.fields if not self.builder.text(block.index).strip() else None
+            out.append(self._close_call(block.index, whole or None))
+        else:
+            out.append(self.builder.close(block.index, **block.fields))
+
+    # ---- the end ------------------------------------------------------------------------------------
+
+    def _finish(self, out: list[BuilderEvent]) -> None:
+        for at in list(self._open):
+            self._close(at, out)
+        reason = self.finish_reason
+        if reason is None and not self.shown:
+            self._stop(self._invalid("the reply is empty: its end came first"))
+        elif reason == "error":
+            self._stop(self._reported(self._details or "the provider ended the reply with an error"))
+        elif reason in _WITHHELD:
+            self._stop(self._withheld())
+        elif reason in _PAUSES and self._go_on is not None and self._pauses_left > 0:
+            self._pauses_left -= 1
+            self.next_body = self._go_on(self.builder.message())
+            self.ended = True
+        else:
+            self._done(_STOP_REASONS.get(reason or "", "stop"), out)
+
+    def resume(self) -> None:
+        """Get ready for the reply that goes on with this one."""
+        super().resume()
+        if self._usage:
+            self._before.append(normal_usage(self._usage))
+        self._usage, self._details = {}, None
+
+    def _spent(self) -> dict[str, Any] | None:
+        spent = [*self._before, *([normal_usage(self._usage)] if self._usage else [])]
+        if not spent:
+            return None
+        total: dict[str, Any] = {key: sum(usage[key] for usage in spent) for key in spent[0] if key != "cost"}
+        costs = [usage["cost"] for usage in spent if usage["cost"] is not None]
+        return {**total, "cost": sum(costs) if costs else None}
+
+    def _withheld(self) -> TinyAgentError:
+        details = _dict(self._details)
+        words = [self._clean(_text(details.get(key))) for key in ("category", "explanation")]
+        said = "".join(f": {word}" for word in words if word)
+        return ContentFilterError(
+            f"{self._name}: the provider withheld the reply ({self.finish_reason}){said}",
+            provider=self._provider,
+            hint="Change or take back the last message: the same one is likely to be refused again.",
+        )
+
+
+def _is_kept(kind: str) -> bool:
+    """Whether a block without words for us goes back to the API as it came."""
+    return kind in ("redacted_thinking", "server_tool_use", "mcp_tool_use", "compaction") or kind.endswith(
+        "_tool_result"
+    )
+
+
+def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Usage in our words: theirs does not count what was cached as input."""
+
+    def count(key: str) -> int:
+        return integer(usage.get(key)) or 0
+
+    read, written = count("cache_read_input_tokens"), count("cache_creation_input_tokens")
+    given, made = count("input_tokens") + read + written, count("output_tokens")
+    cost = usage.get("cost")
+    return {
+        "input": given,
+        "output": made,
+        "cache_read": read,
+        "cache_write": written,
+        "reasoning": integer(_dict(usage.get("output_tokens_details")).get("thinking_tokens")) or 0,
+        "total": given + made,
+        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+    }
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+# ---- the stream -----------------------------------------------------------------------------------
+
+
+async def stream_anthropic(
+    model: Any, context: Context, options: SimpleStreamOptions | None = None
+) -> ReplyStream:
+    """Stream a reply from the Messages API.
+
+    `session_id` is not sent: the API knows no sessions, and caches by the prompt itself.
+
+    Args:
+        model: An `AnthropicModel`, or any model with a `base_url`.
+        context: The conversation.
+        options: See `SimpleStreamOptions`.
+
+    Raises:
+        TinyAgentError: if the reply did not begin.
+    """
+    given: SimpleStreamOptions = options or {}
+    base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
+    headers, secrets = request_headers(
+        model,
+        given.get("api_key"),
+        variable=getattr(model, "api_key_env", AnthropicModel.api_key_env),
+        header="x-api-key",
+        prefix="",
+    )
+    if not any(name.lower() == "anthropic-version" for name in headers):
+        headers["anthropic-version"] = API_VERSION
+    body = request_body(model, context, given)
+
+    def go_on(reply: AssistantMessage) -> bytes:
+        said = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
+        return encode_body({**body, "messages": said})
+
+    paused = _uses_server_tools(body)
+    return await open_stream(
+        _url(base_url),
+        body,
+        model=model,
+        options=given,
+        headers=headers,
+        secrets=secrets,
+        decoder=partial(
+            AnthropicDecoder,
+            model,
+            go_on=go_on if paused else None,
+            max_pauses=getattr(model, "max_pauses", AnthropicModel.max_pauses),
+        ),
+    )
+
+
+def _url(base_url: str) -> str:
+    """The endpoint under a base URL that may end before `/v1`, after it, or name the endpoint itself."""
+    url = endpoint(base_url, "/messages")
+    return url if _NAMED.search(base_url) else f"{url.removesuffix('/messages')}/v1/messages"
+
+
+_NAMED = re.compile(r"/(?:v1|messages)/*\s*(?:\?|$)")
+
+
+def _uses_server_tools(body: Mapping[str, Any]) -> bool:
+    """Whether tools run on the server: only then a pause is a matter between the API and us."""
+    own = all("input_schema" in tool for tool in body.get("tools", ()))
+    return not own or bool(body.get("mcp_servers") or body.get("context_management"))
