@@ -77,7 +77,5 @@ def _result(progress: Progress, error: BaseException | None) -> ResultRecord:
         usage=progress.usage,
         turns=len(progress.replies),
         duration_ms=round(progress.seconds * 1000),
-        error=None
-        if failure is None
-        else ErrorRecord(kind=failure.kind, message=failure.message, hint=failure.hint),
+        error=said,
     )
