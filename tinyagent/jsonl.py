@@ -222,6 +222,7 @@ _LINES = {str(line.__struct_config__.tag): line for line in _ALL_LINES}
 
 _BODY = {"text_end": "content", "thinking_end": "content", "tool_call_end": "tool_call"}
 _DELTAS = frozenset({"text_delta", "thinking_delta", "tool_call_delta"})
+_TEXTS = frozenset({"text", "thinking", "partial_json", "arguments"})
 _NOTHING: Any = object()
 
 
@@ -282,7 +283,9 @@ class _State:
         elif not self._holds(index, kind):
             return None
         elif step == "delta" and isinstance(event.get("delta"), str):
-            builder.delta(cast(int, index), event["delta"])
+            grown = builder.delta(cast(int, index), event["delta"])
+            if len(event) == 3:
+                return grown
         elif step == "end":
             self._close(builder, cast(int, index), kind, event)
         else:
@@ -519,7 +522,7 @@ class Encoder:
         step = event.assistant_message_event
         if type(step) is BuilderEvent and step._builder is self._source and self._follows(step, event):
             self._seq += 1
-            return _encode(_Delta(self._seq, step))
+            return _json.encode(_Delta(self._seq, step)) + b"\n"
         before = b"" if self._held is None else self._settle(event)
         line = self._whole_update(event)
         return before + _encode(line)
@@ -604,8 +607,21 @@ class Encoder:
         return _MessageUpdate(**head, assistant_message_event=own, blocks=blocks or UNSET, snapshot=snapshot)
 
     def _track(self, step: BuilderEvent) -> None:
-        self._source, self._count = step._builder, step._count
-        self._changes = sum(change[0] < step._count for change in self._source._changes)
+        """From here on the next delta says all, if both builders will take it alike."""
+        source, mirror = step._builder, cast(MessageBuilder, self._state.builder)
+        count = step._count
+        if _growth(source, count) == _growth(mirror, len(mirror._pieces)):
+            self._source, self._count = source, count
+            self._changes = sum(change[0] < count for change in source._changes)
+
+
+def _growth(builder: MessageBuilder, count: int) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
+    """The texts that deltas made, and what was set in place of them."""
+    fixed: dict[int, dict[str, Any]] = {}
+    for begin, index, fields in builder._changes:
+        if begin < count and (texts := fields.keys() & _TEXTS):
+            fixed.setdefault(index, {}).update((key, fields[key]) for key in texts)
+    return builder._texts(count), fixed
 
 
 class _Undo:

@@ -1,0 +1,805 @@
+"""The format: what is written is read back, each body stands once, and bad lines are named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests._jsonl_snapshot import snapshot_jsonl
+from tinyagent import jsonl
+from tinyagent._message_builder import MessageBuilder
+from tinyagent.agent import Agent, AgentOptions
+from tinyagent.agent_types import (
+    AgentEndEvent,
+    AgentStartEvent,
+    AgentTool,
+    AgentToolResult,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    Model,
+    ToolExecutionEndEvent,
+    ToolExecutionStartEvent,
+    ToolExecutionUpdateEvent,
+    TurnEndEvent,
+    TurnStartEvent,
+)
+from tinyagent.errors import RecordError
+from tinyagent.testing import (
+    Reply,
+    ScriptedProvider,
+    assistant,
+    call,
+    check_grammar,
+    collect,
+    thinking,
+    tool_result,
+    user,
+)
+
+__all__ = ["snapshot_jsonl"]
+
+MODEL = Model(provider="p", id="m", api="a")
+pytestmark = pytest.mark.timeout(300)  # the properties draw much, on slow machines too
+
+SNAPSHOTS = Path(__file__).parent / "__snapshots__"
+
+
+def update(event: Any) -> MessageUpdateEvent:
+    return MessageUpdateEvent(assistant_message_event=event)
+
+
+def written(events: Any, **options: Any) -> list[bytes]:
+    return list(jsonl.write(events, clock=lambda: 7, **options))
+
+
+def parsed(lines: list[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def session(**fields: Any) -> jsonl.SessionRecord:
+    given = {
+        "version": 1,
+        "id": "s1",
+        "created": "2025-01-01T00:00:00Z",
+        "model": {"provider": "p", "id": "m"},
+        "system_prompt": "",
+        "thinking_level": "off",
+        "tools": ["calc"],
+        "tinyagent": "0.1.0",
+    }
+    return jsonl.SessionRecord(**{**given, **fields})
+
+
+def result(**fields: Any) -> jsonl.ResultRecord:
+    given = {
+        "ok": True,
+        "exit_code": 0,
+        "stop_reason": "stop",
+        "text": "hi",
+        "usage": {"input": 1, "output": 2, "total": 3, "cost": None},
+        "turns": 1,
+        "duration_ms": 5,
+        "error": None,
+    }
+    return jsonl.ResultRecord(**{**given, **fields})
+
+
+async def run(*steps: Any, prompt: str = "hi", tools: list[AgentTool] | None = None) -> list[Any]:
+    async with ScriptedProvider(*steps) as provider:
+        state = {"model": provider.model, "tools": tools or []}
+        agent = Agent(AgentOptions(initial_state=state, stream_fn=provider))
+        events = await collect(agent.stream(prompt))
+    check_grammar(events)
+    return events
+
+
+async def _double(call_id: str, args: dict[str, Any], signal: Any, on_update: Any) -> AgentToolResult:
+    on_update(AgentToolResult(content=[{"type": "text", "text": "working"}]))
+    return AgentToolResult(content=[{"type": "text", "text": str(2 * args["n"])}], details={"n": args["n"]})
+
+
+DOUBLE = AgentTool(
+    name="double",
+    parameters={"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]},
+    execute=_double,
+    read_only=True,
+)
+
+# ---- everything comes back --------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+OBJECT = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
+TEXT = st.text(max_size=8)
+IDS = st.sampled_from(["c1", "c2", "c3", ""])
+RESULTS = st.builds(
+    AgentToolResult,
+    content=st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": TEXT}), max_size=2),
+    details=OBJECT,
+    terminate=st.booleans(),
+)
+
+
+@st.composite
+def replies(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any]]:
+    """The events of a message as a builder makes them, and the message."""
+    builder = MessageBuilder(MODEL, timestamp=draw(st.integers()))
+    events: list[Any] = [MessageStartEvent(message=builder.message())]
+    opened: list[int] = []
+    for _ in range(draw(st.integers(0, 12))):
+        what = draw(st.sampled_from(["text", "thinking", "call", "delta", "delta", "delta", "close", "set"]))
+        if what == "text":
+            index, event = builder.open_text(**draw(st.sampled_from([{}, {"text_signature": "s"}])))
+        elif what == "thinking":
+            index, event = builder.open_thinking()
+        elif what == "call":
+            index, event = builder.open_tool_call(draw(IDS), draw(TEXT))
+        elif not opened:
+            continue
+        else:
+            index = draw(st.sampled_from(opened))
+            if what == "set":
+                builder.update(index, **{f"{builder.block(index)['type']}_signature": draw(TEXT)})
+                continue
+            piece = draw(TEXT | st.sampled_from(['{"a":', "1}", "[]", " "]))
+            event = builder.delta(index, piece) if what == "delta" else builder.close(index)
+        if index not in opened:
+            opened.append(index)
+        events.append(update(event))
+    if draw(st.booleans()):
+        builder.done("stop", usage=draw(st.none() | st.just({"input": 3})))
+    else:
+        builder.fail("error", draw(TEXT))
+    message = builder.message()
+    return [*events, MessageEndEvent(message=message)], dict(message)
+
+
+@st.composite
+def foreign_replies(draw: st.DrawFn) -> list[Any]:
+    """The events of a provider that sends plain dicts, with a `partial` or without, absorbed or not."""
+    source, _ = draw(replies())
+    builder = MessageBuilder(MODEL, timestamp=1)
+    absorb, whole = draw(st.booleans()), draw(st.booleans())
+    events: list[Any] = []
+    for event in source:
+        if isinstance(event, MessageUpdateEvent):
+            step = dict(event.assistant_message_event)
+            if whole:
+                step["partial"] = {**event.message, **draw(st.sampled_from([{}, {"model": "other"}]))}
+                if draw(st.integers(0, 9)) == 0:
+                    step["partial"]["content"] = draw(st.sampled_from([[], None, [{"type": "text"}]]))
+            given = draw(st.sampled_from([None, None, None, {"role": "assistant", "content": []}]))
+            events.append(
+                update(builder.absorb(step))
+                if absorb
+                else MessageUpdateEvent(assistant_message_event=step, message=given)
+            )
+        else:
+            events.append(event)
+    return events
+
+
+@st.composite
+def turns(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
+    """A whole turn, and the messages that ended in it."""
+    events: list[Any] = [TurnStartEvent()]
+    new: list[Any] = []
+    for number in range(draw(st.integers(0, 2))):
+        role = draw(st.sampled_from(["user", "note"]))
+        message = {"role": role, "content": [{"type": "text", "text": draw(TEXT)}], "timestamp": number}
+        events += [MessageStartEvent(message=message), MessageEndEvent(message=message)]
+        new.append(message)
+    reply, message = draw(replies())
+    events += reply
+    new.append(message)
+    results = []
+    calls = [block for block in message["content"] if block["type"] == "tool_call"]
+    for block in calls:
+        call_id, name, args = block["id"], block["name"], block["arguments"]
+        events.append(ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args))
+        for partial in draw(st.lists(RESULTS, max_size=2)):
+            events.append(
+                ToolExecutionUpdateEvent(
+                    tool_call_id=call_id, tool_name=name, args=args, partial_result=partial
+                )
+            )
+        given, is_error = draw(RESULTS), draw(st.booleans())
+        events.append(
+            ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, result=given, is_error=is_error)
+        )
+        answer = {
+            "role": "tool_result",
+            "tool_call_id": call_id,
+            "tool_name": name,
+            "content": given.content,
+            "details": given.details,
+            "is_error": is_error,
+            "timestamp": draw(st.integers()),
+        }
+        events += [MessageStartEvent(message=answer), MessageEndEvent(message=answer)]
+        results.append(answer)
+    events.append(TurnEndEvent(message=message, tool_results=results))
+    return events, [*new, *results]
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[Any]:
+    """A well-formed run."""
+    events: list[Any] = [AgentStartEvent()]
+    new: list[Any] = []
+    for turn, ended in draw(st.lists(turns(), min_size=1, max_size=3)):
+        events += turn
+        new += ended
+    return [*events, AgentEndEvent(messages=new, limit=draw(st.sampled_from([None, "max_turns"])))]
+
+
+MESSAGES = (
+    st.builds(user, TEXT)
+    | st.builds(assistant, TEXT, model=TEXT)
+    | st.builds(tool_result, IDS, TEXT, TEXT)
+    | st.builds(lambda role, more: {**more, "role": role}, TEXT, OBJECT)
+)
+STEPS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            [f"{kind}_{step}" for kind in ("text", "tool_call", "what") for step in ("start", "delta", "end")]
+            + ["start", "done", "error", ""]
+        )
+    },
+    optional={
+        "content_index": JSON | st.integers(-1, 2),
+        "delta": TEXT,
+        "content": JSON,
+        "tool_call": JSON | OBJECT,
+        "message": MESSAGES,
+        "partial": MESSAGES | JSON,
+        "index": JSON,
+    },
+)
+ANY_EVENT = st.one_of(
+    st.builds(AgentStartEvent),
+    st.builds(TurnStartEvent),
+    st.builds(
+        AgentEndEvent, messages=st.lists(MESSAGES, max_size=2), limit=st.sampled_from([None, "budget"])
+    ),
+    st.builds(TurnEndEvent, message=MESSAGES, tool_results=st.lists(MESSAGES, max_size=2)),
+    st.builds(MessageStartEvent, message=MESSAGES),
+    st.builds(MessageEndEvent, message=MESSAGES),
+    st.builds(MessageUpdateEvent, assistant_message_event=STEPS, message=st.none() | MESSAGES),
+    st.builds(ToolExecutionStartEvent, tool_call_id=IDS, tool_name=TEXT, args=OBJECT),
+    st.builds(
+        ToolExecutionUpdateEvent, tool_call_id=IDS, tool_name=TEXT, args=OBJECT, partial_result=RESULTS
+    ),
+    st.builds(
+        ToolExecutionEndEvent, tool_call_id=IDS, tool_name=TEXT, result=RESULTS, is_error=st.booleans()
+    ),
+)
+EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "40"))
+PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def assert_restored(events: list[Any]) -> None:
+    lines = written(events)
+    assert events == list(jsonl.read(lines))
+    assert events == list(jsonl.read(io.BytesIO(b"".join(lines))))
+
+
+@PROPERTY
+@given(runs())
+def test_a_run_comes_back(events: list[Any]) -> None:
+    """Reading what was written gives equal events, bodies and snapshots restored."""
+    assert_restored(events)
+
+
+@PROPERTY
+@given(st.lists(ANY_EVENT, max_size=12))
+def test_any_events_come_back(events: list[Any]) -> None:
+    """That holds for events in an order that no run has."""
+    assert_restored(events)
+
+
+@PROPERTY
+@given(st.data())
+def test_parts_of_runs_come_back(data: st.DataObject) -> None:
+    """That holds for runs with events missing, doubled, moved or put in."""
+    events = data.draw(runs())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(events) - 1))
+        match data.draw(st.sampled_from(["drop", "double", "move", "insert"])):
+            case "drop" if len(events) > 1:
+                del events[at]
+            case "double":
+                events.insert(at, events[at])
+            case "move":
+                events.insert(data.draw(st.integers(0, len(events) - 1)), events.pop(at))
+            case _:
+                events.insert(at, data.draw(ANY_EVENT))
+    assert_restored(events)
+
+
+@PROPERTY
+@given(st.lists(foreign_replies(), max_size=2))
+def test_events_of_other_providers_come_back(replies: list[list[Any]]) -> None:
+    """That holds for providers that send whole `partial` dicts, right or wrong, or none."""
+    assert_restored([event for reply in replies for event in reply])
+
+
+def test_a_kept_event_shows_its_own_moment() -> None:
+    """A restored update has the message as it was then, not as it is at the end."""
+    builder = MessageBuilder(MODEL, timestamp=1)
+    events: list[Any] = [MessageStartEvent(message=builder.message())]
+    index, event = builder.open_text()
+    events += [update(event), update(builder.delta(index, "a")), update(builder.delta(index, "b"))]
+    back = list(jsonl.read(written(events)))
+    assert ["", "a", "ab"] == [event.message["content"][0]["text"] for event in back[1:]]
+
+
+async def test_what_an_agent_does_comes_back() -> None:
+    """The events of a real run, with thinking, parallel calls, updates and an error, are restored."""
+    events = await run(
+        Reply(thinking("hm", signature="s"), "two", call("double", n=1), call("double", n=2)),
+        Reply(call("double", "{not json"), call("nothing")),
+        Reply("ha", error="the line broke", usage={"input": 1}),
+        tools=[DOUBLE],
+    )
+    assert_restored(events)
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63, 2**64 + 1, -(2**200), 10**400])
+def test_integers_of_any_size_survive(number: int) -> None:
+    """No integer becomes a float."""
+    events = [ToolExecutionStartEvent(tool_call_id="c", tool_name="t", args={"n": number})]
+    back = list(jsonl.read(written(events)))
+    assert events == back
+    assert isinstance(back[0].args["n"], int)
+
+
+# ---- each body once, and linear -----------------------------------------------------------------------
+
+
+async def test_each_body_stands_once() -> None:
+    """User, assistant and tool texts are each in one line of a run without deltas."""
+    events = await run(
+        Reply("ASSISTANT-BODY", call("double", n=21)), "done", prompt="USER-BODY", tools=[DOUBLE]
+    )
+    lines = written(events, deltas=False)
+    for body in (b"USER-BODY", b"ASSISTANT-BODY", b'"text":"42"'):
+        assert 1 == b"".join(lines).count(body)
+    by_type = {line["type"]: line for line in parsed(lines)}
+    assert by_type["agent_end"].keys() == {"type", "seq", "time", "limit"}
+    assert by_type["turn_end"].keys() == {"type", "seq", "time"}
+    assert "message_update" not in by_type
+
+
+async def test_bodies_stand_where_the_format_says() -> None:
+    """`message_end` has the message; a tool's result is in `tool_execution_end`."""
+    lines = parsed(written(await run(Reply(call("double", n=1)), "done", tools=[DOUBLE])))
+    ends = [line for line in lines if line["type"] == "message_end"]
+    assert ["user", "assistant", "tool_result", "assistant"] == [line["role"] for line in ends]
+    assert [True, True, False, True] == ["message" in line for line in ends]
+    assert ends[2].keys() == {"type", "seq", "time", "role", "tool_call_id", "timestamp"}
+    starts = [line for line in lines if line["type"] == "message_start"]
+    assert not any("message" in line for line in starts)
+    for line in lines:
+        if line["type"] == "message_update":
+            step = line["assistant_message_event"]
+            assert "partial" not in step
+            assert not step["type"].endswith("_end") or step.keys() == {"type", "content_index"}
+
+
+async def test_lines_are_numbered_and_timed() -> None:
+    """`type` is first, `seq` counts up without a gap, `time` is on every line but deltas."""
+    events = await run(Reply("a b c", call("double", n=1)), "done", tools=[DOUBLE])
+    for deltas in (True, False):
+        lines = parsed(written(events, deltas=deltas))
+        assert list(range(1, len(lines) + 1)) == [line["seq"] for line in lines]
+        assert {"type"} == {next(iter(line)) for line in lines}
+        for line in lines:
+            delta = line.get("assistant_message_event", {}).get("type", "").endswith("_delta")
+            assert ("time" in line) is not delta
+
+
+def deltas(count: int, word: str = " word") -> tuple[list[Any], list[Any]]:
+    builder = MessageBuilder(MODEL, timestamp=1)
+    before: list[Any] = [MessageStartEvent(message=builder.message())]
+    index, event = builder.open_text()
+    return [*before, update(event)], [update(builder.delta(index, word)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["text", "thinking", "tool_call"])
+def test_a_delta_is_at_most_130_bytes(kind: str) -> None:
+    """1,000 deltas of one word take 130 bytes each at most, the rest of the message included."""
+    builder = MessageBuilder(MODEL, timestamp=1)
+    events: list[Any] = [MessageStartEvent(message=builder.message())]
+    index, event = {
+        "text": builder.open_text,
+        "thinking": builder.open_thinking,
+        "tool_call": lambda: builder.open_tool_call("call_1", "write"),
+    }[kind]()
+    events.append(update(event))
+    events += [update(builder.delta(index, " word")) for _ in range(1000)]
+    assert sum(map(len, written(events))) <= 130 * 1000
+
+
+def test_size_is_linear() -> None:
+    """Ten times the deltas are ten times the bytes, and tool results do not add up."""
+    small, large = (sum(map(len, written([*a, *b]))) for a, b in (deltas(500), deltas(5000)))
+    assert large < 10.5 * small
+
+
+async def test_a_provider_with_whole_partials_stays_linear() -> None:
+    """The size is linear although each of its events carries the whole message."""
+
+    def sized(count: int) -> int:
+        before, steps = deltas(count)
+        builder = MessageBuilder(MODEL, timestamp=1)
+        foreign = [
+            update(
+                builder.absorb({**event.assistant_message_event, "partial": {**event.message, "model": "x"}})
+            )
+            for event in [before[1], *steps]
+        ]
+        events = [before[0], *foreign]
+        assert_restored(events)
+        return sum(map(len, written(events)))
+
+    assert sized(300) < 3.3 * sized(100)
+
+
+def test_encoding_a_delta_costs_the_same_at_any_length() -> None:
+    """The 20,000th delta takes no longer to write than the first ones."""
+    encoder = jsonl.Encoder()
+    before, steps = deltas(20_000)
+    for event in before:
+        encoder.encode(event)
+    times = []
+    for begin in range(0, len(steps), 2000):
+        started = time.process_time()
+        for event in steps[begin : begin + 2000]:
+            encoder.encode(event)
+        times.append(time.process_time() - started)
+    assert min(times[5:]) < 3 * min(times[:5])
+
+
+# ---- the schema ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    return jsonschema_rs.validator_for(jsonl.schema())
+
+
+def records() -> list[Any]:
+    error = jsonl.ErrorRecord(kind="timeout", message="no answer", hint=None)
+    return [
+        session(),
+        session(model=None),
+        jsonl.HistoryRecord(message=user("earlier")),
+        jsonl.HistoryRecord(message={"role": "note", "anything": [1]}),
+        jsonl.HistoryRecord(message=assistant("x", stop_reason="complete")),
+        result(),
+        result(ok=False, exit_code=1, usage=None, stop_reason=None, error=error),
+    ]
+
+
+def test_records_validate(validator: Any) -> None:
+    """The header, history and result lines are what the schema says."""
+    for line in parsed(written(records())):
+        validator.validate(line)
+
+
+async def test_what_an_agent_writes_validates(validator: Any) -> None:
+    """Each line of real runs is what the schema says."""
+    events = await run(
+        Reply(thinking("hm", signature="s"), "two", call("double", n=1), call("double", "[]")),
+        Reply("ha", error="the line broke", usage={"input": 1}),
+        tools=[DOUBLE],
+    )
+    for line in parsed(written(events)):
+        validator.validate(line)
+
+
+@PROPERTY
+@given(runs())
+def test_runs_validate(validator: Any, events: list[Any]) -> None:
+    """Each line of any well-formed run is what the schema says."""
+    for line in parsed(written(events)):
+        validator.validate(line)
+
+
+def test_snapshots_validate(validator: Any) -> None:
+    """Each line of every snapshot in the tests is what the schema says."""
+    files = list(SNAPSHOTS.rglob("*.jsonl"))
+    assert files
+    for file in files:
+        for line in file.read_text("utf-8").split("\n"):
+            if line:
+                validator.validate(json.loads(line))
+
+
+async def test_lines_without_a_required_field_are_refused(validator: Any) -> None:
+    """Taking away what a reader needs makes a line invalid, whichever it is."""
+    events = await run(Reply("a", call("double", n=1)), "done", tools=[DOUBLE])
+    needed = {
+        "session": ["version", "id", "created", "model", "system_prompt", "thinking_level", "tools"],
+        "history": ["message"],
+        "message_start": ["role", "seq", "time"],
+        "message_update": ["assistant_message_event", "seq"],
+        "message_end": ["role"],
+        "tool_execution_start": ["tool_call_id", "tool_name", "args"],
+        "tool_execution_update": ["tool_call_id", "partial_result"],
+        "tool_execution_end": ["tool_call_id", "tool_name", "result", "is_error"],
+        "agent_end": ["seq", "time"],
+        "result": ["ok", "exit_code", "stop_reason", "text", "usage", "turns", "duration_ms", "error"],
+    }
+    seen = set()
+    for line in parsed([*written(records()), *written(events)]):
+        for name in ["type", *needed.get(line["type"], [])]:
+            cut = {key: value for key, value in line.items() if key != name}
+            assert not validator.is_valid(cut), (name, line)
+        seen.add(line["type"])
+    assert needed.keys() <= seen
+    assert not validator.is_valid({"type": "message_end", "seq": 1, "time": 1, "role": "user"})
+    assert not validator.is_valid(
+        {"type": "history", "message": {"role": "user", "content": [{"type": "tool_call"}]}}
+    )
+
+
+def test_the_schema_has_a_component_for_each_type() -> None:
+    """Messages, contents and lines are named, so that other programs can generate types from them."""
+    names = jsonl.schema()["$defs"].keys()
+    assert {"UserMessage", "AssistantMessage", "ToolResultMessage", "TextContent", "MessageEnd"} <= names
+    assert not [name for name in names if name.startswith("_")]
+
+
+async def test_the_wire_format(snapshot_jsonl: Any) -> None:
+    """The lines of a run with thinking, a tool call and an answer are these."""
+    events = await run(
+        Reply(thinking("hm", signature="s"), call("double", n=21, call_id="c1")),
+        Reply("It is 42.", usage={"input": 9, "output": 3, "total": 12, "cost": None}),
+        tools=[DOUBLE],
+    )
+    assert events == snapshot_jsonl
+
+
+async def test_the_wire_format_of_a_failure(snapshot_jsonl: Any) -> None:
+    """The lines of a run that breaks off are these."""
+    assert await run(Reply("Half an ans", error="the line broke")) == snapshot_jsonl
+
+
+# ---- reading what is not quite right --------------------------------------------------------------------
+
+
+def stream(prompt: str, answer: str, *history: Any) -> list[Any]:
+    message = user(prompt)
+    reply = assistant(answer)
+    return [
+        session(),
+        *(jsonl.HistoryRecord(message=item) for item in history),
+        AgentStartEvent(),
+        TurnStartEvent(),
+        MessageStartEvent(message=message),
+        MessageEndEvent(message=message),
+        MessageStartEvent(message=assistant()),
+        MessageEndEvent(message=reply),
+        TurnEndEvent(message=reply, tool_results=[]),
+        AgentEndEvent(messages=[message, reply]),
+        result(),
+    ]
+
+
+def events_of(records: list[Any]) -> list[Any]:
+    kinds = jsonl.SessionRecord | jsonl.HistoryRecord | jsonl.ResultRecord
+    return [record for record in records if not isinstance(record, kinds)]
+
+
+def test_unknown_types_and_fields_are_ignored() -> None:
+    """A reader of today reads what a later version adds."""
+    lines = written(stream("a", "b"))
+    lines.insert(3, b'{"type":"weather","sunny":true}\n')
+    lines[1] = lines[1].replace(b'"seq"', b'"mood":"good","seq"')
+    assert events_of(stream("a", "b")) == list(jsonl.read(lines))
+
+
+def test_blank_lines_are_skipped() -> None:
+    """Empty lines mean nothing, CRLF ends a line as LF does."""
+    text = b"\n\r\n".join(line.strip() for line in written(stream("a", "b"))) + b"\n  \n"
+    assert events_of(stream("a", "b")) == list(jsonl.read(text))
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, 60])
+def test_a_torn_last_line_is_left_out_with_a_warning(cut: int) -> None:
+    """What was written before a crash is read, and the reader is told."""
+    lines = written(stream("ä", "b"))
+    torn = b"".join(lines[:5]) + lines[5][:cut]
+    heard: list[str] = []
+    assert events_of(stream("ä", "b"))[:4] == list(jsonl.read(torn, on_warning=heard.append))
+    assert 1 == len(heard)
+    assert "line 6" in heard[0]
+    with pytest.warns(UserWarning, match="line 6 is cut off"):
+        list(jsonl.read(torn))
+
+
+def test_a_complete_last_line_needs_no_line_feed() -> None:
+    """Only what cannot be read is torn."""
+    text = b"".join(written(stream("a", "b"))).rstrip(b"\n")
+    assert events_of(stream("a", "b")) == list(jsonl.read(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"hello\n", "line 2 is not JSON"),
+        (b'{"type":"message_end"\n', "line 2 is not JSON"),
+        (b"[1]\n", "line 2 is not an object with a `type`"),
+        (b'{"kind":"x"}\n', "line 2 is not an object with a `type`"),
+        (b'{"type":7}\n', "line 2 is not an object with a `type`"),
+        (b'{"type":"history"}\n', "line 2 (history): Object missing required field `message`"),
+        (
+            b'{"type":"history","message":[]}\n',
+            "line 2 (history): Expected `object`, got `array` - at `$.message`",
+        ),
+        (b'{"type":"message_end","role":"tool_result","tool_call_id":"c9"}\n', "'c9'"),
+        (b'{"type":"turn_end"}\n', "line 2 (turn_end)"),
+        (b"[" * 100_000 + b"\n", "line 2 is not JSON"),
+    ],
+)
+def test_a_malformed_line_is_named(line: bytes, says: str) -> None:
+    """The error says which line it is and what is wrong with it."""
+    lines = [b'{"type":"agent_start","seq":1,"time":1}\n', line, b'{"type":"turn_start"}\n']
+    with pytest.raises(RecordError) as caught:
+        list(jsonl.read(lines))
+    assert says in str(caught.value)
+
+
+def test_another_file_is_not_an_empty_conversation() -> None:
+    """A text file, even of one line without LF, is refused."""
+    for content in (b"Dear reader", b"# Title\n\ntext\n", b"17", b'"text"'):
+        with pytest.raises(RecordError):
+            jsonl.messages(io.BytesIO(content))
+
+
+def test_a_newer_version_is_refused() -> None:
+    """A header of another version says so instead of being half understood."""
+    with pytest.raises(RecordError, match="version 2"):
+        list(jsonl.read(written([session(version=2)])))
+
+
+def test_line_separators_in_texts_stay_text() -> None:
+    """U+2028, U+0085 and the like do not end a line."""
+    events = events_of(stream("a\u2028b\u0085c\x0bd\r\ne", "x\u2029y"))
+    assert_restored(events)
+
+
+def test_strings_and_lines_without_line_feeds_are_read() -> None:
+    """Bytes, text, a file, and lists of either: all give the same."""
+    lines, events = written(stream("a", "b")), events_of(stream("a", "b"))
+    whole = b"".join(lines)
+    for source in (
+        whole,
+        whole.decode(),
+        io.BytesIO(whole),
+        io.StringIO(whole.decode()),
+        [line.rstrip(b"\n") for line in lines],
+        [line.decode() for line in lines],
+        [whole[: len(lines[0]) + len(lines[1])], *lines[2:]],
+    ):
+        assert events == list(jsonl.read(source))
+
+
+def test_reading_does_not_wait_for_more_than_the_next_line() -> None:
+    """A reader of a pipe sees an event as soon as the line after it has arrived."""
+    taken = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal taken
+        for line in written(events_of(stream("a", "b"))):
+            taken += 1
+            yield line
+
+    for number, _ in enumerate(jsonl.read(lines()), 1):
+        assert taken <= number + 2
+
+
+# ---- records and conversations ----------------------------------------------------------------------------
+
+
+def test_records_come_back_between_the_events() -> None:
+    """`read_records` gives everything in its order."""
+    records = stream("a", "b", user("earlier"))
+    back = list(jsonl.read_records(written(records)))
+    assert [type(record) for record in records] == [type(record) for record in back]
+    assert back[0] == session(time=7)
+    assert back[-1] == result(time=7)
+
+
+def test_a_conversation_is_history_and_what_was_said() -> None:
+    """`messages` gives the history and every message that ended."""
+    lines = written(stream("now", "yes", user("before"), assistant("hm")))
+    assert [user("before"), assistant("hm"), user("now"), assistant("yes")] == jsonl.messages(lines)
+
+
+def test_streams_one_after_another_are_one_conversation() -> None:
+    """Two runs after each other, of one session file or of two streams, follow each other."""
+    first, second = stream("a", "b"), stream("c", "d")
+    said = [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert said == jsonl.messages([*written(first), *written(second)])
+    assert said == jsonl.messages([*written(first), *written(second[1:])])
+
+
+def test_a_stream_that_went_on_from_another_says_nothing_twice() -> None:
+    """A stream whose history is the stream before it can follow it in a file."""
+    first = written(stream("a", "b"))
+    second = written(stream("c", "d", *jsonl.messages(first)))
+    said = [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert said == jsonl.messages(second)
+    assert said == jsonl.messages([*first, *second])
+
+
+async def test_tool_results_are_part_of_the_conversation() -> None:
+    """A session file without deltas gives back calls and results."""
+    events = await run(Reply(call("double", n=21)), "done", tools=[DOUBLE])
+    said = jsonl.messages(written(events, deltas=False))
+    assert events[-1].messages == said
+    assert "42" == said[2]["content"][0]["text"]
+
+
+def test_a_message_that_never_ended_is_no_message() -> None:
+    """A stream that breaks off in the middle of a prompt is read up to there."""
+    lines = written([*events_of(stream("a", "b")), MessageStartEvent(message=user("lost"))])[:-1]
+    assert [user("a"), assistant("b")] == jsonl.messages(lines)
+    back = list(jsonl.read(lines))
+    assert {"role": "user", "content": []} == back[-1].message
+
+
+# ---- what JSON cannot say -------------------------------------------------------------------------------
+
+
+def test_lone_surrogates_never_break_a_line() -> None:
+    """Half a character in any text becomes U+FFFD; the rest is kept."""
+    events = events_of(stream("a\ud83d", "b\udc00c"))
+    builder = MessageBuilder(MODEL, timestamp=1)
+    events.append(MessageStartEvent(message=builder.message()))
+    index, event = builder.open_text()
+    events += [update(event), update(builder.delta(index, "x\ud83d")), update(builder.close(index))]
+    lines = written(events)
+    assert "a\ufffd" == jsonl.messages(lines)[0]["content"][0]["text"]
+    back = list(jsonl.read(lines))
+    assert "x\ufffd" == back[-1].message["content"][0]["text"]
+    assert all(b"\n" not in line[:-1] and line.endswith(b"\n") for line in lines)
+
+
+def test_not_a_number_is_null() -> None:
+    """NaN and infinities are no JSON; they become null."""
+    details = {"nan": float("nan"), "inf": float("inf")}
+    event = ToolExecutionEndEvent(
+        tool_call_id="c", tool_name="t", result=AgentToolResult(details=details), is_error=False
+    )
+    (back,) = jsonl.read(written([event]))
+    assert {"nan": None, "inf": None} == back.result.details
+
+
+def test_details_that_are_no_json_are_written_as_text() -> None:
+    """A tool that puts objects into its details does not break the stream."""
+    details = {"path": Path("a/b"), "error": ValueError("x"), 3: {1, 2}, ("t",): b"bytes"}
+    event = ToolExecutionEndEvent(
+        tool_call_id="c", tool_name="t", result=AgentToolResult(details=details), is_error=False
+    )
+    (back,) = jsonl.read(written([event]))
+    assert "a/b" == back.result.details["path"]
+    assert "x" == back.result.details["error"]
+    assert back.result.details.keys() == {"path", "error", "3", "('t',)"}
