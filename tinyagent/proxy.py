@@ -14,15 +14,15 @@ import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from . import _json
 from ._http import Call, check_headers, check_key
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, parse_partial_object
+from ._wire import ReplyStream, encode_body, network
 from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
-from .errors import ConfigurationError, MissingKeyError, TinyAgentError
-from .openai_wire import ChatStream
+from .errors import ConfigurationError, MissingKeyError
 from .proxy_event_handlers import ProxyDecoder
 
 __all__ = [
@@ -60,15 +60,14 @@ class ProxyStreamOptions:
     timeout: float | Mapping[str, float] | None = None
 
 
-class ProxyStreamResponse(ChatStream):
+class ProxyStreamResponse(ReplyStream):
     """A reply under way: iterate it for the events, await `result()` for the message.
 
     Awaiting it, or the first read, sends the request.
     """
 
     def __init__(self, call: Call, model: Any) -> None:
-        super().__init__(call, None, model)
-        self._decoder = ProxyDecoder(model, clean=call.clean)
+        super().__init__(call, None, partial(ProxyDecoder, model))
         self._opened = False
 
     def __await__(self) -> Generator[Any, None, ProxyStreamResponse]:
@@ -91,15 +90,6 @@ class ProxyStreamResponse(ChatStream):
                     yield event
         finally:
             self._left.set()
-
-    async def _retry(self, error: TinyAgentError) -> bool:
-        builder = self._decoder.builder
-        again = await super()._retry(error)
-        if again and self._reply is not None:
-            self._decoder = ProxyDecoder(
-                self._model, clean=self._call.clean, builder=builder, status=self._reply.status
-            )
-        return again
 
 
 async def stream_proxy(
@@ -178,21 +168,15 @@ def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
     }
     given = check_headers(getattr(model, "headers", None), name)
     headers = own | {header: value for header, value in given.items() if header.lower() not in own}
-    try:
-        body = _json.encode(_request(model, context, options))
-    except TypeError as error:
-        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
     return Call(
         f"{url.rstrip('/')}/api/stream",
         headers=headers,
-        body=body,
-        provider=name,
+        body=encode_body(_request(model, context, options)),
         timeout=options.get("timeout"),
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
         secrets=[token],
-        ca_file=getattr(model, "ca_file", None),
-        allow_http=getattr(model, "allow_http", False),
+        **(network(model) | {"provider": name}),
     )
 
 

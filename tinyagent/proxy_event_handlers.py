@@ -15,15 +15,14 @@ by its first delta. Nothing is complete without `done`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from . import _json
 from ._message_builder import BuilderEvent
-from .agent_types import StopReason
-from .openai_wire import ChatDecoder, normal_usage
+from ._wire import ReplyDecoder
+from .openai_wire import normal_usage
 
 __all__ = ["ProxyDecoder", "proxy_usage"]
 
@@ -48,8 +47,8 @@ _KINDS = {"text": "text", "thinking": "thinking", "toolcall": "tool_call"}
 _SIGNATURES = {"text": "text_signature", "thinking": "thinking_signature"}
 
 
-class ProxyDecoder(ChatDecoder):
-    """Bytes of a proxy's reply in, events out; used as its base class is."""
+class ProxyDecoder(ReplyDecoder):
+    """Bytes of a proxy's reply in, events out."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -59,54 +58,41 @@ class ProxyDecoder(ChatDecoder):
         """The kind of each of the proxy's blocks."""
         self._names: dict[int, str] = {}
         """The tool that each call names, by our index."""
+        self._usage: Any = None
 
-    def _take(self, events: Iterable[tuple[bytes, bytes, bytes]], out: list[BuilderEvent]) -> None:
-        for name, data, error_field in events:
-            if data.strip() in (b"", b"[DONE]"):
-                continue  # a habit of other protocols; the end of this one is `done`
-            self.seen += 1
-            if error_field or (name == b"error" and b'"type"' not in data):
-                self._stop(self._reported(_json_or_text(error_field or data)))
+    def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        try:
+            event = _decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if data.strip() == b"[DONE]":
+                return  # a habit of other protocols; the end of this one is `done`
+            loose = self._loose_event(data)
+            if loose is None:
                 return
-            try:
-                event = _decode(data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                loose = self._loose_event(data)
-                if loose is None:
-                    return
-                event = loose
-            self._handle(event, out)
-            if self.ended:
-                return
-
-    def _take_body(self, out: list[BuilderEvent]) -> None:
-        """A reply that is no stream is never a success here, whatever it says."""
-        value = _json_or_text(b"".join(self._body))
-        if isinstance(value, dict) and not value.get("error"):
-            shown = self._clean(_json.encode(value).decode()[:200])
-            self._stop(self._invalid(f"the reply is JSON and no event stream: {shown}"))
-        else:
-            super()._take_body(out)
+            event = loose
+        self._handle(event, out)
 
     def _loose_event(self, data: bytes) -> _ProxyEvent | None:
-        """An event with odd types, or an error that is no event of the protocol; None: the reply ends."""
-        value = _json_or_text(data)
-        if not isinstance(value, dict):
-            shown = self._clean(data[:200].decode("utf-8", "replace"))
-            self._stop(self._invalid(f"an event of the reply is not a JSON object: {shown}"))
+        """An event with odd types; None if it is no event at all, over which the reply has ended."""
+        value = self._object(data)
+        if value is None:
             return None
-        if not isinstance(value.get("type"), str):
-            if value.get("error"):
-                self._stop(self._reported(value))
-            else:
-                shown = self._clean(data[:200].decode("utf-8", "replace"))
-                self._stop(self._invalid(f"an event of the reply has no type: {shown}"))
+        if "type" not in value and value.get("error"):
+            self._stop(self._reported(value))
             return None
         try:
             return msgspec.convert(value, _ProxyEvent, strict=False)
         except msgspec.ValidationError as error:
-            self._stop(self._invalid(f"an event {value['type']!r} of the reply cannot be read: {error}"))
+            shown = self._clean(data[:200].decode("utf-8", "replace"))
+            self._stop(self._invalid(f"an event of the reply cannot be read ({error}): {shown}"))
             return None
+
+    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+        """A document is never a reply here, whatever it says."""
+        if any(isinstance(value.get(key), str) for key in ("message", "detail")):
+            return False  # the words of an error
+        self._stop(self._invalid("the reply is JSON and no event stream"))
+        return True
 
     # ---- events -------------------------------------------------------------------------------------
 
@@ -168,38 +154,26 @@ class ProxyDecoder(ChatDecoder):
         out.append(self._closed(index, **fields))
 
     def _closed(self, index: int, **fields: Any) -> BuilderEvent:
-        closed = self.builder.close(index, **fields)
-        if self._names.get(index) == "":
-            # Nobody knows what to run: the text stays, and marks the call as invalid.
-            self.builder.update(index, arguments={}, partial_json=self.builder.text(index))
-            closed["tool_call"] = self.builder.block(index)
-        return closed
+        close = self._close_call if index in self._names else self.builder.close
+        return close(index, **fields)
 
     # ---- ends ---------------------------------------------------------------------------------------
 
     def _finish(self, out: list[BuilderEvent]) -> None:
         out.extend(self._closed(index) for index in self._open.values())
         self._open.clear()
-        reason: StopReason = "tool_use" if self._names else "stop"
-        if self.finish_reason == "length":
-            reason = "length"
-        fields = {"usage": proxy_usage(self._usage), "finish_reason": self.finish_reason}
-        out.append(self.builder.done(reason, **fields))
-        self.ended = True
+        self._done("length" if self.finish_reason == "length" else "stop", out)
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         if event.reason == "aborted":
             words = self._clean(str(event.error_message or "")) or "the proxy aborted the reply"
-            out.append(self.builder.fail("aborted", words, usage=proxy_usage(event.usage)))
+            out.append(self.builder.fail("aborted", words, usage=self._spent()))
             self.ended = True
         else:
             self._stop(self._reported(event.error_message or ""))
 
-    def fail(self, error: Any = None) -> BuilderEvent:
-        """The `error` event; what was built so far stays."""
-        failed = super().fail(error)
-        failed["error"]["usage"] = proxy_usage(self._usage)
-        return failed
+    def _spent(self) -> dict[str, Any] | None:
+        return proxy_usage(self._usage)
 
 
 def proxy_usage(usage: Any) -> dict[str, Any] | None:
@@ -230,10 +204,3 @@ def proxy_usage(usage: Any) -> dict[str, Any] | None:
         "total": given + made,
         "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
     }
-
-
-def _json_or_text(data: bytes) -> Any:
-    try:
-        return _json.decode(data)
-    except (ValueError, RecursionError):
-        return data.decode("utf-8", "replace").strip()
