@@ -549,13 +549,13 @@ def check_model(model: Any, example: str) -> str:
     return base_url
 
 
-def endpoint(base_url: str, path: str) -> str:
-    """The URL of `path` under a base URL that may or may not name it already; a query is kept."""
+def endpoint(base_url: str, path: str, named: str | None = None) -> str:
+    """The URL of `path` under a base URL that may or may not name it, or `named`; a query is kept."""
     try:
         parts = urlsplit(base_url.strip())
     except ValueError:
         return base_url
-    base = parts.path.rstrip("/").removesuffix(path)
+    base = parts.path.rstrip("/").removesuffix(named or path)
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 

@@ -1,33 +1,29 @@
 """The chat/completions protocol, both ways, for every provider that speaks it.
 
 `chat_request` makes a request of a context. `ChatDecoder` makes events of the bytes that come back, and
-knows what real servers do to the protocol; it does no I/O. `ChatStream` brings the two together over
-HTTP and is what `stream_openai_completions` gives.
+knows what real servers do to the protocol; it does no I/O. `_wire` brings the two together over HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import msgspec
 
-from . import _json
+from . import _json, _wire
 from ._handover import handover, is_own
-from ._http import Call, Reply, check_headers, check_key, get_json, provider_error, words_of
-from ._interrupt import Aborted
-from ._message_builder import BuilderEvent, MessageBuilder
-from ._sse import MAX_EVENT_BYTES, SSEDecoder
+from ._http import get_json
+from ._message_builder import BuilderEvent
+from ._wire import ReplyDecoder, ReplyStream, check_model, integer, loose, network, open_stream
 from .agent_types import (
     AssistantMessage,
-    AssistantMessageEvent,
     Context,
     Model,
     ModelInfo,
@@ -35,19 +31,10 @@ from .agent_types import (
     StopReason,
     ThinkingLevel,
 )
-from .errors import (
-    ConfigurationError,
-    ContentFilterError,
-    InvalidReplyError,
-    MissingKeyError,
-    ProviderError,
-    StreamInterruptedError,
-    TinyAgentError,
-)
+from .errors import ContentFilterError, InvalidReplyError, TinyAgentError
 
 __all__ = [
     "ChatDecoder",
-    "ChatStream",
     "OpenAICompatModel",
     "chat_request",
     "endpoint",
@@ -155,12 +142,7 @@ def _host(model: Any) -> str:
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
     """The URL of `path` under a base URL that may or may not name chat/completions itself."""
-    try:
-        parts = urlsplit(base_url.strip())
-    except ValueError:
-        return base_url
-    base = parts.path.rstrip("/").removesuffix("/chat/completions")
-    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
+    return _wire.endpoint(base_url, path, named="/chat/completions")
 
 
 # ---- the request --------------------------------------------------------------------------------------
@@ -416,17 +398,6 @@ def _text(value: Any) -> str | None:
     return _json.without_surrogates(value) if isinstance(value, str) else None
 
 
-def _int(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return int(value)
-    except (ValueError, OverflowError):
-        return None
-
-
 def _chunk_of(value: Mapping[str, Any]) -> _Chunk:
     """The chunk in a JSON object, whatever the types of its fields; surrogates stay in `content`."""
     choices = value.get("choices")
@@ -442,7 +413,7 @@ def _chunk_of(value: Mapping[str, Any]) -> _Chunk:
 
 def _choice_of(value: Mapping[str, Any]) -> _Choice:
     return _Choice(
-        index=_int(value.get("index")),
+        index=integer(value.get("index")),
         delta=_delta_of(value.get("delta")),
         message=_delta_of(value.get("message")),
         finish_reason=_text(value.get("finish_reason")),
@@ -466,7 +437,7 @@ def _delta_of(value: Any) -> _Delta | None:
         reasoning_details=_json.without_surrogates(details) if isinstance(details, list) else None,
         refusal=_text(value.get("refusal")),
         tool_calls=[
-            _ToolCall(_int(item.get("index")), _text(item.get("id")), _function_of(item.get("function")))
+            _ToolCall(integer(item.get("index")), _text(item.get("id")), _function_of(item.get("function")))
             for item in calls
             if isinstance(item, dict)
         ]
@@ -501,38 +472,11 @@ class _Call:
         """Arguments that came as an object and not as text."""
 
 
-_STREAM, _JSON, _OTHER = "stream", "json", "other"
+class ChatDecoder(ReplyDecoder):
+    """Bytes of a chat/completions reply in, events out; used as its base class is."""
 
-
-class ChatDecoder:
-    """Bytes of a reply in, events out.
-
-    After `feed` or `close`, `ended` says whether there is more to come. If then `error` is set the reply
-    failed, and `fail` gives the event that says so; otherwise `done` was among the events.
-
-    Args:
-        model: Anything with `api`, `provider` and `id`.
-        clean: Takes secrets out of a provider's words.
-        builder: To go on with, after an attempt that showed nothing.
-    """
-
-    def __init__(
-        self, model: Any, *, clean: Any = str, builder: MessageBuilder | None = None, status: int = 200
-    ) -> None:
-        self.builder = builder or MessageBuilder(model)
-        self.ended = False
-        self.error: TinyAgentError | None = None
-        self.seen = 0
-        """Events of the stream so far; comments are none."""
-        self.finish_reason: str | None = None
-        self._provider = getattr(model, "provider", "") or ""
-        self._name = self._provider or "the provider"
-        self._clean = clean
-        self._status = status
-        self._sse = SSEDecoder()
-        self._kind = ""
-        self._body: list[bytes] = []
-        self._body_size = 0
+    def __init__(self, model: Any, **given: Any) -> None:
+        super().__init__(model, **given)
         self._usage: Any = None
         self._block = -1
         """The text or thinking block that is open, and its type."""
@@ -547,120 +491,22 @@ class ChatDecoder:
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
 
-    @property
-    def shown(self) -> bool:
-        """Whether anything of the reply was given out."""
-        return len(self.builder) > 0
-
-    # ---- bytes ------------------------------------------------------------------------------------
-
-    def feed(self, data: bytes) -> list[BuilderEvent]:
-        """Take in the next bytes."""
-        out: list[BuilderEvent] = []
-        if self._kind is not _STREAM and not self._is_stream(data):
-            return out
-        try:
-            if self._body:
-                data = b"".join([*self._body, data])
-                self._body.clear()
-            self._take(self._sse.feed(data), out)
-        except InvalidReplyError as error:
-            self._stop(error)
-        return out
-
-    def close(self) -> list[BuilderEvent]:
-        """The body is over."""
-        out: list[BuilderEvent] = []
-        if self.ended:
-            return out
-        if self._kind in (_JSON, _OTHER):
-            self._take_body(out)
-        else:
-            try:
-                self._take(self._sse.close(), out)
-            except InvalidReplyError as error:
-                self._stop(error)
-        if not self.ended:
-            self.broken(
-                StreamInterruptedError(
-                    f"{self._name}: the reply broke off before it was complete"
-                    if self.seen
-                    else f"{self._name}: the reply is empty (HTTP {self._status} without a body)",
-                    provider=self._provider,
-                ),
-                out,
-            )
-        return out
-
-    def broken(self, error: TinyAgentError, out: list[BuilderEvent]) -> None:
-        """No more bytes will come: that completes a reply whose finish reason was seen, and fails others."""
-        if self.ended:
-            return
-        if self.finish_reason is not None:
-            self._finish(out)
-        else:
-            self._stop(error)
-
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
         """The `error` event; what was built so far stays."""
-        error = error or self.error
-        assert error is not None
         self._flush_half([])
-        fields: dict[str, Any] = {"error_kind": error.kind, "usage": normal_usage(self._usage)}
-        if error.hint:
-            fields["error_hint"] = error.hint
-        if self.finish_reason:
-            fields["finish_reason"] = self.finish_reason
-        return self.builder.fail("error", str(error), **fields)
+        return super().fail(error)
 
-    def abort(self) -> BuilderEvent:
-        """The `error` event of a reply that was not wanted any more."""
-        self.ended = True
-        return self.builder.fail("aborted", "Operation aborted", usage=normal_usage(self._usage))
+    def _spent(self) -> dict[str, Any] | None:
+        return normal_usage(self._usage)
 
-    def _is_stream(self, data: bytes) -> bool:
-        """Look at the first byte that is no space: a stream's line begins with a field name or a colon."""
-        if not self._kind:
-            start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
-            if start in (b"{", b"["):
-                self._kind = _JSON
-            elif start == b"<":
-                self._kind = _OTHER
-            elif start:
-                self._kind = _STREAM
-                return True
-        self._body.append(data)
-        self._body_size += len(data)
-        if self._body_size > MAX_EVENT_BYTES:
-            self._stop(self._invalid(f"the reply is longer than {MAX_EVENT_BYTES >> 20} MiB"))
-        return False
-
-    def _take_body(self, out: list[BuilderEvent]) -> None:
-        """A reply that is no stream: one JSON document, or a page of somebody in between."""
-        body = b"".join(self._body)
-        try:
-            value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if isinstance(value, dict):
-            self.seen += 1
-            if isinstance(value.get("choices"), list) and value["choices"] and not value.get("error"):
-                self._step(_chunk_of(value), out)
-                if not self.ended:
-                    self.finish_reason = self.finish_reason or "stop"
-                    self._finish(out)
-                return
-            self._stop(self._reported(value))
-            return
-        start = self._clean(" ".join(body[:400].decode("utf-8", "replace").split()))
-        what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
-        self._stop(
-            self._invalid(
-                f"the reply is {what}: {start[:200]}", hint="Check the base URL, and proxies on the way."
-            )
-        )
+    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+        if not isinstance(value.get("choices"), list) or not value["choices"]:
+            return False
+        self._step(_chunk_of(value), out)
+        if not self.ended:
+            self.finish_reason = self.finish_reason or "stop"
+            self._finish(out)
+        return True
 
     # ---- events -------------------------------------------------------------------------------------
 
@@ -668,7 +514,7 @@ class ChatDecoder:
         for name, data, error_field in events:
             self.seen += 1
             if error_field or name == b"error":
-                self._stop(self._reported(_loose(error_field or data)))
+                self._stop(self._reported(loose(error_field or data)))
                 return
             try:
                 chunk = _decode(data)
@@ -701,6 +547,8 @@ class ChatDecoder:
         try:
             value = json.loads(text.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
+            if self._closing:
+                return None  # it was cut: the reply broke off
             shown = self._clean(text[:200].decode("utf-8", "replace"))
             self._stop(self._invalid(f"an event of the reply is not JSON: {shown}"))
             return None
@@ -712,7 +560,7 @@ class ChatDecoder:
 
     def _without_choices(self, data: bytes) -> None:
         """An error that does not call itself one: vLLM's `object`, FastAPI's `detail`."""
-        value = _loose(data)
+        value = loose(data)
         if isinstance(value, dict) and (
             value.get("object") == "error"
             or (
@@ -959,23 +807,6 @@ class ChatDecoder:
         out.append(self.builder.done(reason, **fields))
         self.ended = True
 
-    def _stop(self, error: TinyAgentError) -> None:
-        if not self.ended:
-            self.ended, self.error = True, error
-
-    def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
-        return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)
-
-    def _reported(self, value: Any) -> TinyAgentError:
-        """The error that the provider reported inside its reply."""
-        inner = value
-        if isinstance(value, Mapping) and value.get("error"):
-            inner = value["error"]
-        if isinstance(value, Mapping) and not words_of(inner):
-            inner = value
-        words = self._clean(words_of(inner)) or "the provider reported an error without saying which"
-        return provider_error(words, provider=self._provider, status=_status_in(inner, value))
-
 
 _DETAIL_TEXT = ("text", "summary")
 
@@ -1002,45 +833,6 @@ def _detail_text(detail: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _loose(data: bytes) -> Any:
-    """The JSON value, or the text if it is none."""
-    try:
-        return _json.decode(data)
-    except (ValueError, RecursionError):
-        return data.decode("utf-8", "replace").strip()
-
-
-_STATUS_OF = {
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "too_many_requests": 429,
-    "overloaded_error": 503,
-    "server_error": 500,
-    "internal_server_error": 500,
-    "api_error": 500,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
-    "permission_error": 403,
-    "context_length_exceeded": 400,
-    "invalid_request_error": 400,
-}
-
-
-def _status_in(*values: Any) -> int | None:
-    """The HTTP status that an error object means."""
-    for value in values:
-        if not isinstance(value, Mapping):
-            continue
-        for key in ("code", "status_code", "status", "type"):
-            code = value.get(key)
-            number = _int(code)
-            if number is not None and 400 <= number < 600:
-                return number
-            if isinstance(code, str) and code in _STATUS_OF:
-                return _STATUS_OF[code]
-    return None
-
-
 def normal_usage(usage: Any) -> dict[str, Any] | None:
     """Usage in our words; None if there was none."""
     if not isinstance(usage, dict) or not usage:
@@ -1050,7 +842,7 @@ def normal_usage(usage: Any) -> dict[str, Any] | None:
         value: Any = usage
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        return _int(value) or 0
+        return integer(value) or 0
 
     given, made = count("prompt_tokens"), count("completion_tokens")
     cost = usage.get("cost")
@@ -1068,112 +860,10 @@ def normal_usage(usage: Any) -> dict[str, Any] | None:
 
 # ---- the stream ------------------------------------------------------------------------------------------
 
-AFTER_FINISH = 10.0
-"""Seconds that a reply may stay silent after its finish reason before it counts as complete."""
-
-
-class ChatStream:
-    """A reply under way: iterate it for the events, await `result()` for the message.
-
-    Leaving it early, by `aclose`, cancellation or the signal, closes its connection at once.
-    """
-
-    def __init__(self, call: Call, reply: Reply | None, model: Any) -> None:
-        self._call = call
-        self._reply = reply
-        self._model = model
-        self._decoder = ChatDecoder(model, clean=call.clean)
-        self._message: AssistantMessage | None = None
-        self._left = asyncio.Event()
-        self._events = self._run()
-
-    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
-        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
-
-    async def __anext__(self) -> AssistantMessageEvent:
-        return cast(AssistantMessageEvent, await self._events.__anext__())
-
-    async def result(self) -> AssistantMessage:
-        """The whole message; reads on to the end if nobody has."""
-        if self._events.ag_running:
-            await self._left.wait()
-        else:
-            async for _ in self._events:
-                pass
-        if self._message is None:
-            self._message = cast(AssistantMessage, self._decoder.abort()["error"])
-        return self._message
-
-    async def aclose(self) -> None:
-        """Close the connection; what was read stays readable."""
-        if self._events.ag_running:
-            if self._reply is not None:
-                self._reply.fire(Aborted())
-            await self._left.wait()
-        await self._events.aclose()
-        # Not begun, the generator has nothing to clean up with.
-        if self._reply is not None:
-            await self._reply.aclose()
-
-    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
-        decoder, reply, seen = self._decoder, self._reply, 0
-        try:
-            yield decoder.builder.start()
-            if reply is None:
-                raise Aborted
-            while True:
-                try:
-                    data = await reply.read()
-                    events = decoder.feed(data) if data else decoder.close()
-                except ProviderError as error:
-                    events = []
-                    decoder.broken(error, events)
-                if decoder.ended:
-                    if decoder.error is not None:
-                        if not decoder.shown and await self._retry(decoder.error):
-                            decoder, reply, seen = self._decoder, self._reply, 0
-                            continue
-                        events.append(decoder.fail())
-                    self._end(events[-1])
-                    # The last events are given out with the connection already free for the next turn.
-                    await reply.finish()
-                    for event in events:
-                        yield event
-                    return
-                for event in events:
-                    yield event
-                if decoder.seen != seen:
-                    seen = decoder.seen
-                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
-        except Aborted:
-            yield self._end(decoder.abort())
-        finally:
-            self._left.set()
-            if self._reply is not None:
-                await self._reply.aclose()
-
-    async def _retry(self, error: TinyAgentError) -> bool:
-        """Ask again, if that may help and the tries are not used up; nothing was shown yet."""
-        assert self._reply is not None
-        await self._reply.finish()
-        try:
-            self._reply = await self._call.again(error)
-        except TinyAgentError as final:
-            self._decoder.error = final
-            return False
-        self._decoder = ChatDecoder(
-            self._model, clean=self._call.clean, builder=self._decoder.builder, status=self._reply.status
-        )
-        return True
-
-    def _end(self, event: BuilderEvent) -> BuilderEvent:
-        self._message = event["message"] if event["type"] == "done" else event["error"]
-        return event
-
 
 async def stream_openai_completions(
     model: Any, context: Context, options: SimpleStreamOptions | None = None
-) -> ChatStream:
+) -> ReplyStream:
     """Stream a reply from any chat/completions endpoint.
 
     Args:
@@ -1185,68 +875,23 @@ async def stream_openai_completions(
         TinyAgentError: if the reply did not begin.
     """
     given: Mapping[str, Any] = options or {}
-    base_url = getattr(model, "base_url", None)
-    if not base_url or not isinstance(base_url, str):
-        raise ConfigurationError(
-            f"the model {getattr(model, 'id', model)!r} has no base_url",
-            hint='Use OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1").',
-        )
-    if not getattr(model, "id", ""):
-        raise ConfigurationError("the model has no id")
+    base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
     headers, secrets = request_headers(model, given.get("api_key"))
-    try:
-        body = _json.encode(chat_request(model, context, given))
-    except TypeError as error:
-        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
-    call = Call(
+    return await open_stream(
         endpoint(base_url),
-        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
-        body=body,
-        timeout=given.get("timeout"),
-        signal=given.get("signal"),
-        on_retry=given.get("on_retry"),
+        chat_request(model, context, given),
+        model=model,
+        options=given,
+        headers=headers,
         secrets=secrets,
-        **_network(model),
+        decoder=partial(ChatDecoder, model),
     )
-    try:
-        reply = await call.open()
-    except Aborted:
-        return ChatStream(call, None, model)
-    return ChatStream(call, reply, model)
 
 
 def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """The headers that a model asks for, its key among them, and what of it is secret."""
-    provider = getattr(model, "provider", "") or ""
-    headers = check_headers(getattr(model, "headers", None), provider)
-    secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
-    if any(name.lower() == "authorization" for name in headers):
-        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
     known = _DIALECTS.get(_HOSTS.get(_host(model), ""), _LEAST).key_env
-    variable = getattr(model, "api_key_env", None) or known
-    if api_key is None and variable:
-        api_key = os.environ.get(variable) or None
-        if api_key is None:
-            raise MissingKeyError(
-                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
-                hint=f"export {variable}=…",
-            )
-    if api_key is not None:
-        key = check_key(api_key, provider)
-        headers["authorization"] = f"Bearer {key}"
-        secrets.append(key)
-    return headers, secrets
-
-
-_SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
-
-
-def _network(model: Any) -> dict[str, Any]:
-    return {
-        "provider": getattr(model, "provider", "") or "",
-        "ca_file": getattr(model, "ca_file", None),
-        "allow_http": bool(getattr(model, "allow_http", False)),
-    }
+    return _wire.request_headers(model, api_key, variable=getattr(model, "api_key_env", None) or known)
 
 
 async def list_openai_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
@@ -1255,7 +900,7 @@ async def list_openai_models(model: Any, options: Mapping[str, Any] | None = Non
     headers, secrets = request_headers(model, given.get("api_key"))
     kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
     value = await get_json(
-        endpoint(model.base_url, "/models"), headers=headers, secrets=secrets, **_network(model), **kind
+        endpoint(model.base_url, "/models"), headers=headers, secrets=secrets, **network(model), **kind
     )
     items = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(items, list):
@@ -1266,8 +911,8 @@ async def list_openai_models(model: Any, options: Mapping[str, Any] | None = Non
         ModelInfo(
             id=str(item["id"]),
             name=str(item.get("name") or ""),
-            context_window=_int(item.get("context_length") or item.get("context_window")),
-            max_tokens=_int(item.get("max_completion_tokens")),
+            context_window=integer(item.get("context_length") or item.get("context_window")),
+            max_tokens=integer(item.get("max_completion_tokens")),
         )
         for item in items
         if isinstance(item, dict) and item.get("id")

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._wire import ReplyStream
 from .agent_types import Context, Model, ModelInfo, SimpleStreamOptions
-from .openai_wire import OPENROUTER_URL, ChatStream, list_openai_models, stream_openai_completions
+from .openai_wire import OPENROUTER_URL, list_openai_models, stream_openai_completions
 
 __all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]
 
@@ -38,7 +39,7 @@ class OpenRouterModel(Model):
 
 async def stream_openrouter(
     model: Any, context: Context, options: SimpleStreamOptions | None = None
-) -> ChatStream:
+) -> ReplyStream:
     """Stream a reply from OpenRouter.
 
     The key is `options["api_key"]`, else `OPENROUTER_API_KEY`.
