@@ -114,6 +114,7 @@ def test_any_bytes_are_survived(chunks: list[bytes]) -> None:
 
 def test_an_event_that_is_too_large() -> None:
     """An event beyond the limit is refused while it comes, in one line or in many."""
+
     def feed_all(line: bytes) -> None:
         decoder = SSEDecoder(max_bytes=64 << 10)
         for _ in range(100):

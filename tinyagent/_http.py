@@ -346,10 +346,11 @@ def _words_of_body(body: bytes, content_type: str) -> str:
         try:
             value = _json.decode(text)
         except (ValueError, RecursionError):
-            return text
+            value = None
         if isinstance(value, list) and value:
             value = value[0]
-        return words_of(value) or text
+        if value is not None:
+            return words_of(value) or text
     if "html" in content_type or text[:1] == "<":
         title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)
         plain = title[1] if title else re.sub(r"(?s)<[^>]*>", " ", text[: SHOWN_ERROR * 4])

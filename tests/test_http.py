@@ -1,0 +1,708 @@
+"""The way to a provider: connections, retries, time-outs, redirects, and what may not travel."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import os
+import ssl
+import subprocess
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent import _http
+from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait
+from tinyagent._http import Call, RetryPolicy, Timeouts, get_json, post_stream, redact
+from tinyagent._interrupt import Aborted, AbortSignal
+from tinyagent.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ConnectionFailedError,
+    ContextOverflowError,
+    InvalidReplyError,
+    ProviderError,
+    ProviderTimeoutError,
+    RateLimitError,
+    StreamInterruptedError,
+)
+
+OK = FakeReply([b"hello"], framing="length")
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that retries would have waited; the random part is none of it."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0, now=lambda: NOW))
+    return waited
+
+
+def call_to(server: FakeServer, **options: Any) -> Call:
+    return post_stream(f"{server.origin}/x", body=b"{}", provider="acme", **options)
+
+
+async def body_of(call: Call) -> bytes:
+    async with call as reply:
+        return await reply.read_all(1 << 20)
+
+
+# ---- connections ------------------------------------------------------------------------------------
+
+
+async def test_one_connection_for_one_call_after_another() -> None:
+    """A reply read to its end leaves its connection to the next call."""
+    async with FakeServer(OK, repeat=True) as server:
+        for _ in range(5):
+            assert b"hello" == await body_of(call_to(server))
+        assert 1 == server.connections
+        assert "/x" == server.requests[0].path
+
+
+async def test_many_streams_at_once() -> None:
+    """Concurrent replies have a connection each, and none is lost afterwards."""
+    async with FakeServer(FakeReply([b"a", Wait(), b"b"]), repeat=True) as server:
+        calls = [asyncio.create_task(body_of(call_to(server))) for _ in range(40)]
+        await server.wait_requests(40)
+        server.release(40)
+        assert [b"ab"] * 40 == await asyncio.gather(*calls)
+        assert 40 == server.connections
+        server.release(40)
+        await asyncio.gather(*(body_of(call_to(server)) for _ in range(20)))
+        assert 40 == server.connections
+
+
+async def test_leaving_a_reply_early_closes_its_connection() -> None:
+    """The server sees the connection go at once; no task is left."""
+    async with FakeServer(FakeReply([b"a" * 1000] * 50 + [Hold()])) as server:
+        tasks = asyncio.all_tasks()
+        async with call_to(server) as reply:
+            assert await reply.read()
+            assert 1 == server.open_connections
+        await server.wait_closed()
+        await asyncio.sleep(0)
+        assert not {task for task in asyncio.all_tasks() - tasks if "FakeServer" not in repr(task)}
+
+
+async def test_cancelling_a_read_closes_its_connection() -> None:
+    """A task that is cancelled while it reads raises CancelledError, and the server sees it go."""
+    async with FakeServer(FakeReply([b"a", Hold()])) as server:
+        read = asyncio.Event()
+
+        async def run() -> None:
+            async with call_to(server) as reply:
+                await reply.read()
+                read.set()
+                await reply.read()
+
+        task = asyncio.create_task(run())
+        await read.wait()
+        begun = time.perf_counter()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.wait_closed()
+        assert time.perf_counter() - begun < 0.5
+
+
+@pytest.mark.parametrize("kind", [AbortSignal, asyncio.Event])
+async def test_the_signal_ends_a_call(kind: type[asyncio.Event]) -> None:
+    """Set while the call waits for its headers, or while the body is read, it ends it at once."""
+    for steps in ([b"a", Hold()], [Hold()]):
+        head = None if steps[0] == b"a" else b""
+        async with FakeServer(FakeReply(steps, head=head)) as server:
+            signal = kind()
+            task = asyncio.create_task(body_of(call_to(server, signal=signal)))
+            await server.wait_requests(1)
+            signal.set()
+            with pytest.raises(Aborted):
+                await task
+            await server.wait_closed()
+
+
+async def test_a_signal_that_is_set_sends_nothing_more() -> None:
+    """A call under a signal that is set already ends before its reply."""
+    async with FakeServer(OK) as server:
+        signal = AbortSignal()
+        signal.set()
+        with pytest.raises(Aborted):
+            await body_of(call_to(server, signal=signal))
+
+
+async def test_an_idle_connection_that_the_server_closed(waits: list[float]) -> None:
+    """The next call opens another, at once and without counting a retry."""
+    async with FakeServer(FakeReply([b"a"]), FakeReply(head=b"", steps=[Hangup()]), OK) as server:
+        assert b"a" == await body_of(call_to(server))
+        assert b"hello" == await body_of(call_to(server))
+        assert [] == waits
+        assert 3 == len(server.requests)
+        assert 2 == server.connections
+
+
+def test_connections_end_with_their_loop() -> None:
+    """asyncio.run closes what is idle: no warning, no socket, whatever the next loop does."""
+    with warnings.catch_warnings(), FakeServer(OK, repeat=True) as server:
+        warnings.simplefilter("error")
+        for n in range(3):
+            assert b"hello" == asyncio.run(body_of(call_to(server)))
+            gc.collect()
+            for _ in range(100):
+                if not server.open_connections:
+                    break
+                time.sleep(0.01)
+            assert 0 == server.open_connections
+            assert n + 1 == server.connections
+
+
+def test_a_reply_that_nobody_closed_is_closed_with_the_loop() -> None:
+    """A reply dropped half-way goes with the loop that it belongs to."""
+
+    async def leave(server: FakeServer) -> None:
+        reply = await call_to(server).open()
+        await reply.read()
+
+    with FakeServer(FakeReply([b"a", Hold()])) as server, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        asyncio.run(leave(server))
+        gc.collect()
+        for _ in range(200):
+            if not server.open_connections:
+                break
+            time.sleep(0.01)
+        assert 0 == server.open_connections
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_has_connections_of_its_own() -> None:
+    """A child does not speak on its parent's connection."""
+    script = """
+import asyncio, os, sys
+from tinyagent._http import post_stream
+
+async def ask():
+    async with post_stream(sys.argv[1], body=b"{}") as reply:
+        assert await reply.read_all(99) == b"hello"
+
+asyncio.run(ask())
+if os.fork():
+    assert os.wait()[1] == 0
+asyncio.run(ask())
+"""
+    with FakeServer(OK, repeat=True) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script, server.url], capture_output=True, check=False
+        )
+        assert (0, b"") == (done.returncode, done.stderr)
+        assert 3 == server.connections
+
+
+# ---- bodies -----------------------------------------------------------------------------------------
+
+TEXT = b"data: hello\n\n" * 1000
+
+
+def deflated(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        ("gzip", gzip.compress(TEXT)),
+        ("deflate", zlib.compress(TEXT)),
+        ("deflate", deflated(TEXT)),
+        ("", TEXT),
+    ],
+    ids=["gzip", "zlib", "raw deflate", "none"],
+)
+async def test_compressed_replies(encoding: str, packed: bytes) -> None:
+    """gzip and both kinds of deflate are undone, cut anywhere."""
+    steps = [packed[n : n + 7] for n in range(0, len(packed), 7)]
+    async with FakeServer(FakeReply(steps, headers={"content-encoding": encoding or None})) as server:
+        assert TEXT == await body_of(call_to(server))
+        assert "identity" == server.requests[0].headers["accept-encoding"]
+
+
+async def test_a_small_reply_that_unpacks_to_much() -> None:
+    """Compressed data is unpacked a bounded piece at a time."""
+    packed = FakeReply([gzip.compress(bytes(1 << 25))], headers={"content-encoding": "gzip"})
+    async with FakeServer(packed) as server, call_to(server) as reply:
+        assert 1 << 20 == len(await reply.read())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "words"),
+    [("gzip", b"no gzip at all", "cannot be decompressed"), ("br", b"\x00", "was not asked for")],
+)
+async def test_what_cannot_be_unpacked(encoding: str, data: bytes, words: str) -> None:
+    """A reply that is not what its encoding says is an error in words."""
+    async with FakeServer(FakeReply([data], headers={"content-encoding": encoding})) as server:
+        with pytest.raises(InvalidReplyError, match=words):
+            await body_of(call_to(server))
+
+
+@pytest.mark.parametrize("end", [Reset(), Hangup()])
+async def test_a_broken_connection(end: Any) -> None:
+    """A body that breaks off is an interrupted stream, with what came before it."""
+    async with FakeServer(FakeReply([b"a", Wait(), end])) as server, call_to(server) as reply:
+        assert b"a" == await reply.read()
+        server.release()
+        with pytest.raises(StreamInterruptedError, match="acme: the connection broke off in mid-reply"):
+            await reply.read()
+
+
+# ---- time-outs --------------------------------------------------------------------------------------
+
+
+async def read_on(reply: _http.Reply) -> None:
+    while await reply.read():
+        pass
+
+
+async def test_first_event_and_idle() -> None:
+    """Bytes that are no event keep nothing alive; the error names the time-out and its length."""
+    ticks = [b":\n\n", Sleep(0.05)] * 20
+    async with FakeServer(FakeReply([*ticks, Hold()]), FakeReply([b"x", *ticks, Hold()])) as server:
+        times = {"first_event": 0.3, "idle": 0.2}
+        async with call_to(server, timeout=times) as reply:
+            begun = time.perf_counter()
+            with pytest.raises(ProviderTimeoutError, match=r"no first event within 0.3 s \(.*'first_event'"):
+                await read_on(reply)
+            assert 0.1 < time.perf_counter() - begun < 0.8
+        async with call_to(server, timeout=times) as reply:
+            await reply.read()
+            reply.restart()
+            begun = time.perf_counter()
+            with pytest.raises(ProviderTimeoutError, match=r"no further event within 0.2 s \(.*'idle'"):
+                await read_on(reply)
+            assert 0.1 < time.perf_counter() - begun < 0.7
+        await server.wait_closed()
+
+
+async def test_headers_count_for_the_first_event() -> None:
+    """A server that takes the request and says nothing at all runs into the same time-out."""
+    async with FakeServer(FakeReply([Hold()], head=b"")) as server:
+        with pytest.raises(ProviderTimeoutError, match="first_event"):
+            await body_of(call_to(server, timeout={"first_event": 0.1}))
+        await server.wait_closed()
+
+
+async def test_a_slow_reader_is_not_the_providers_fault() -> None:
+    """Time in which nobody reads does not count."""
+    times = {"first_event": 0.2, "idle": 0.1}
+    async with FakeServer(FakeReply([b"a", b"b", Hold()])) as server, call_to(server, timeout=times) as reply:
+        await asyncio.sleep(0.4)
+        assert b"a" == await reply.read()
+        await asyncio.sleep(0.3)
+        reply.restart()
+        assert b"b" == await reply.read()
+
+
+async def test_connect_timeout(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    """A connection that is not made in time says so, and is tried again."""
+
+    async def never(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(10)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+    with pytest.raises(ProviderTimeoutError, match=r"no connection within 0.05 s.*http://127.0.0.1:9"):
+        await body_of(post_stream("http://127.0.0.1:9/", provider="acme", timeout={"connect": 0.05}))
+    assert 2 == len(waits)
+
+
+def test_timeouts_from_options() -> None:
+    """A number is for all of them, a mapping for some, and nonsense is refused."""
+    assert Timeouts(10, 120, 90) == Timeouts.of(None)
+    assert Timeouts(10, 30, 30) == Timeouts.of(30)
+    assert Timeouts(3, 3, 3) == Timeouts.of(3)
+    assert Timeouts(10, 120, 5) == Timeouts.of({"idle": 5})
+    for wrong in (0, -1, float("nan"), float("inf"), "9", True, {"total": 1}, {"idle": None}):
+        with pytest.raises(ConfigurationError):
+            Timeouts.of(wrong)  # type: ignore[arg-type]
+
+
+# ---- retries ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
+async def test_what_is_tried_again(status: int, waits: list[float]) -> None:
+    """These statuses are tried twice more, after half a second and a second; each is told."""
+    told: list[str] = []
+    async with FakeServer(FakeReply.error(status, "busy"), FakeReply.error(status, "busy"), OK) as server:
+        assert b"hello" == await body_of(call_to(server, on_retry=told.append))
+        assert 3 == len(server.requests)
+    assert [0.5, 1.0] == waits
+    assert f"acme: HTTP {status}: busy — trying again in 0.5 s (1 of 2)" == told[0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])
+async def test_what_is_not(status: int, waits: list[float]) -> None:
+    """These statuses are final."""
+    async with FakeServer(FakeReply.error(status, "no")) as server:
+        with pytest.raises((ProviderError, AuthenticationError), match=f"acme: HTTP {status}: no"):
+            await body_of(call_to(server))
+    assert [] == waits
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry_after_ms": "1500", "retry_after": "7"}, [1.5, 1.5]),
+        ({"retry_after": "7"}, [7.0, 7.0]),
+        ({"retry_after": "120"}, [120.0, 120.0]),
+        ({"retry_after": "0"}, [0.0, 0.0]),
+        ({"retry_after": "-5"}, [0.5, 1.0]),
+        ({"retry_after": "soon"}, [0.5, 1.0]),
+        ({"retry_after": formatdate(NOW + 9, usegmt=True)}, [9.0, 9.0]),
+        ({"retry_after": formatdate(NOW - 9, usegmt=True)}, [0.5, 1.0]),
+        ({"retry_after": "121"}, []),
+        ({"x_should_retry": "false"}, []),
+    ],
+    ids=str,
+)
+async def test_what_the_provider_asks_for(
+    headers: dict[str, str], expected: list[float], waits: list[float]
+) -> None:
+    """It says whether and when; more than two minutes is not waited for."""
+    async with FakeServer(FakeReply.error(429, "slow down", **headers), repeat=True) as server:
+        with pytest.raises(RateLimitError):
+            await body_of(call_to(server))
+        assert len(expected) + 1 == len(server.requests)
+    assert expected == waits
+
+
+async def test_x_should_retry_makes_any_status_retryable(waits: list[float]) -> None:
+    """`x-should-retry: true` decides."""
+    async with FakeServer(FakeReply.error(400, "again", x_should_retry="true"), OK) as server:
+        assert b"hello" == await body_of(call_to(server))
+
+
+async def test_the_wait_is_shorter_at_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a quarter is taken off, so that many clients do not come back together."""
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(retries=6, sleep=sleep, random=lambda: 1.0))
+    async with FakeServer(FakeReply.error(500, "x"), repeat=True) as server:
+        with pytest.raises(ProviderError):
+            await body_of(call_to(server))
+    assert [0.375, 0.75, 1.5, 3.0, 6.0, 6.0] == waited
+
+
+async def test_connections_that_break_before_the_reply(waits: list[float]) -> None:
+    """A connection that ends without a reply is tried again."""
+    lost = FakeReply([Hangup()], head=b"")
+    async with FakeServer(lost, FakeReply([Reset()], head=b""), OK) as server:
+        assert b"hello" == await body_of(call_to(server))
+    assert [0.5, 1.0] == waits
+
+
+async def test_the_signal_ends_the_wait() -> None:
+    """A call that waits to be tried again ends as soon as the signal is set."""
+    async with FakeServer(FakeReply.error(429, "x", retry_after="100"), repeat=True) as server:
+        signal = AbortSignal()
+        told = asyncio.Event()
+        task = asyncio.create_task(body_of(call_to(server, signal=signal, on_retry=lambda _: told.set())))
+        await told.wait()
+        signal.set()
+        with pytest.raises(Aborted):
+            await task
+
+
+# ---- redirects --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [307, 308])
+async def test_a_redirect_to_the_same_origin(status: int) -> None:
+    """It is followed, with key and body."""
+    move = FakeReply(status=status, headers={"location": "/y?z=1"}, framing="length")
+    async with FakeServer(move, OK) as server:
+        assert b"hello" == await body_of(call_to(server, headers={"authorization": "Bearer k"}))
+        first, second = server.requests
+        assert ("/y?z=1", b"{}", "Bearer k") == (second.path, second.body, second.headers["authorization"])
+        assert first.connection == second.connection
+
+
+async def test_a_redirect_to_another_origin() -> None:
+    """It is refused, says where it leads, and nothing is sent there."""
+    async with FakeServer(OK) as other:
+        for status in (301, 302, 303, 307, 308):
+            target = f"{other.origin}/y?token=secret1"
+            move = FakeReply(status=status, headers={"location": target}, framing="length")
+            async with FakeServer(move) as server:
+                with pytest.raises(ProviderError, match=f"redirects .*{other.origin}/y") as caught:
+                    await body_of(call_to(server, headers={"authorization": "Bearer k"}))
+                assert "secret1" not in str(caught.value)
+        assert [] == other.requests
+
+
+async def test_a_redirect_loop() -> None:
+    """It ends."""
+    move = FakeReply(status=307, headers={"location": "/x"}, framing="length")
+    async with FakeServer(move, repeat=True) as server:
+        with pytest.raises(InvalidReplyError, match="more than 5 redirects"):
+            await body_of(call_to(server))
+
+
+# ---- errors in words --------------------------------------------------------------------------------
+
+
+async def test_nobody_listens(waits: list[float]) -> None:
+    """A refused connection says what, where and what next."""
+    async with FakeServer() as server:
+        origin = server.origin
+    with pytest.raises(ConnectionFailedError) as caught:
+        await body_of(post_stream(f"{origin}/v1", provider="local"))
+    assert f"local: cannot connect to {origin} (connection refused)" == str(caught.value)
+    assert "Is the server running?" == caught.value.hint
+    assert 2 == len(waits)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "words"),
+    [
+        (401, '{"error":{"message":"bad key sk-abcdef123456"}}', AuthenticationError, "bad key [redacted]"),
+        (403, '{"error":"no access"}', AuthenticationError, "no access"),
+        (402, '{"error":{"message":"Insufficient credits"}}', ProviderError, "Insufficient credits"),
+        (429, '{"detail":"quota"}', RateLimitError, "quota"),
+        (400, '{"error":{"message":"This model\'s maximum context length is 8192 tokens"}}',
+         ContextOverflowError, "maximum context length"),
+        (413, "Request is too long", ContextOverflowError, "too long"),
+        (400, '[{"error":{"message":"from a list"}}]', ProviderError, "from a list"),
+        (400, '{"error":{"message":"It failed","metadata":{"raw":"{\\"error\\":\\"the reason\\"}"}}}',
+         ProviderError, "It failed (the reason)"),
+        (500, "<html><head><title>Bad Gateway</title></head><body>x</body></html>", ProviderError,
+         "an HTML page: Bad Gateway"),
+        (400, "", ProviderError, "acme: HTTP 400"),
+        (400, "{not json", ProviderError, "{not json"),
+    ],
+)  # fmt: skip
+async def test_the_providers_own_words(
+    status: int, body: str, kind: type[Exception], words: str, waits: list[float]
+) -> None:
+    """Each status has its class, and its message what the provider said."""
+    reply = FakeReply([body.encode()], status=status, headers={"content-type": "application/json"})
+    async with FakeServer(reply, repeat=True) as server:
+        with pytest.raises(kind) as caught:
+            await body_of(call_to(server))
+    assert words in str(caught.value)
+    assert getattr(caught.value, "status", status) == status
+
+
+async def test_error_bodies_are_bounded(waits: list[float]) -> None:
+    """A long one is neither read nor shown whole, and one that never ends is not waited for."""
+    long = FakeReply([b"x" * 500_000], status=400)
+    async with FakeServer(long) as server:
+        with pytest.raises(ProviderError) as caught:
+            await body_of(call_to(server))
+        assert len(str(caught.value)) < 3000
+    endless = FakeReply([b"y" * 70_000, Hold()], status=400)
+    async with FakeServer(endless) as server:
+        begun = time.perf_counter()
+        with pytest.raises(ProviderError):
+            await body_of(call_to(server))
+        assert time.perf_counter() - begun < 2
+        await server.wait_closed()
+
+
+def test_redact() -> None:
+    """Keys, tokens, passwords and queries in URLs go; everything else stays."""
+    shown = redact(
+        "key MYKEY99 or sk-or-v1-abcdef and 'Bearer abc.def' at https://u:p@h/x?key=1&b=2#z, sk-abc*** end",
+        ["MYKEY99"],
+    )
+    for secret in ("MYKEY99", "sk-or", "abc.def", "u:p", "key=1", "b=2", "sk-abc"):
+        assert secret not in shown
+    assert shown.startswith(
+        "key [redacted] or [redacted] and '[redacted]' at https://[redacted]h/x?[redacted]"
+    )
+    assert "a plain sentence: 1 + 1 = 2?" == redact("a plain sentence: 1 + 1 = 2?")
+
+
+# ---- what is checked before it is sent ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "example.com/v1", "ftp://example.com", "https://", "https:///v1", "https://u:p@example.com/v1",
+        "https://user@example.com", "http://example.com/v1", "http://10.0.0.1:8080", "https://exa mple.com",
+        "https://example.com/\r\nHost: x", "https://example.com:99999/", "https://example.com:0/", "https://[::1",
+        "https://ex\x00.com", "https://b\u00fccher.example/",
+    ],
+)  # fmt: skip
+def test_urls_that_are_refused(url: str) -> None:
+    """A URL that cannot be used, or would give something away, is refused, without showing a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        Call(url)
+    assert "u:p" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com/v1",
+        "http://127.0.0.1:8080",
+        "http://localhost/v1",
+        "http://[::1]:9/v1",
+        "http://127.9.9.9/",
+    ],
+)
+def test_urls_that_are_taken(url: str) -> None:
+    """https anywhere, http on this machine."""
+    assert url == Call(url).url
+    assert "http://10.0.0.1/" == Call("http://10.0.0.1/", allow_http=True).url
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"x y": "a"}, {"": "a"}, {"x:": "a"}, {"x": "a\r\nb: c"}, {"x": "a\nb"}, {"x": "a\x00"}, {"x": "\u20ac"},
+     {"x\u00e9": "a"}, {"x": 1}],
+)  # fmt: skip
+def test_headers_that_are_refused(headers: Any) -> None:
+    """Header names are tokens, values one line of Latin-1; the value is not repeated."""
+    with pytest.raises(ConfigurationError, match="header"):
+        Call("https://example.com", headers=headers)
+
+
+@pytest.mark.parametrize("key", ["", "  ", "\n", "a b", "a\nb", "\u201cabc\u201d", "k\x00"])
+def test_keys_that_are_refused(key: str) -> None:
+    """A key that is empty or cannot be one is refused without being shown."""
+    with pytest.raises(AuthenticationError) as caught:
+        _http.check_key(key, "acme")
+    assert "acme" in str(caught.value)
+    assert "abc" not in str(caught.value)
+    assert "abc" == _http.check_key(" abc\n", "acme")
+
+
+# ---- proxies and certificates -------------------------------------------------------------------------
+
+
+async def test_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY is used for other machines, NO_PROXY and this machine are not sent there."""
+    async with FakeServer(OK, repeat=True) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.origin.removeprefix("http://"))
+        target = "http://models.example/v1/x"
+        assert b"hello" == await body_of(post_stream(target, body=b"{}", allow_http=True))
+        assert target == proxy.requests[0].path
+        async with FakeServer(OK) as server:
+            assert b"hello" == await body_of(call_to(server))
+        assert 1 == len(proxy.requests)
+        monkeypatch.setenv("no_proxy", "models.example")
+        assert _http._proxy_for("http", "models.example", 80) is None
+
+
+async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    """A tunnel that is refused names the proxy, without its password."""
+    async with FakeServer(FakeReply(status=407, framing="length"), repeat=True) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.origin.replace("://", "://me:pass1@"))
+        with pytest.raises(
+            ConnectionFailedError, match=r"https://models.example through the proxy"
+        ) as caught:
+            await body_of(post_stream("https://models.example/v1", body=b"{}"))
+        assert "CONNECT" == proxy.requests[0].method
+        assert "pass1" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A certificate for 127.0.0.1 that signs itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    )
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    try:
+        subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("no openssl to make a certificate with")
+    return folder
+
+
+async def test_certificates(certificate: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
+    """TLS is verified always: with `ca_file`, with SSL_CERT_FILE, and else the connection is refused."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    async with server:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        with pytest.raises(ConnectionFailedError, match="certificate is not trusted") as caught:
+            await body_of(post_stream(url, provider="acme"))
+        assert "ca_file" in str(caught.value.hint)
+        assert [] == waits
+        ca_file = str(certificate / "cert.pem")
+        assert b"hello" == await body_of(post_stream(url, ca_file=ca_file))
+        monkeypatch.setenv("SSL_CERT_FILE", ca_file)
+        assert b"hello" == await body_of(post_stream(url))
+        await _http._pools.pop(asyncio.get_running_loop())._keeper.aclose()
+    with pytest.raises(ConfigurationError, match="CA certificates in '/nowhere'"):
+        await body_of(post_stream(url, ca_file="/nowhere"))
+
+
+# ---- JSON, and start -----------------------------------------------------------------------------------
+
+
+async def test_get_json() -> None:
+    """A document comes decoded; what is none is an error that shows how it begins."""
+    page = FakeReply([b"<html>log in</html>"], headers={"content-type": "text/html"})
+    async with FakeServer(FakeReply.json({"a": [1]}), page) as server:
+        assert {"a": [1]} == await get_json(f"{server.origin}/models", provider="acme")
+        assert "GET" == server.requests[0].method
+        with pytest.raises(InvalidReplyError, match="did not give JSON but an HTML page: log in"):
+            await get_json(f"{server.origin}/models", provider="acme")
+
+
+def test_what_a_first_call_imports() -> None:
+    """httpx comes with the first call, and without the command line that it brings along."""
+    script = """
+import asyncio, sys
+import tinyagent.openai_wire
+from tinyagent._http import post_stream
+assert "httpx" not in sys.modules
+
+async def ask():
+    async with post_stream(sys.argv[1], body=b"{}") as reply:
+        assert await reply.read_all(99) == b"hello"
+
+asyncio.run(ask())
+assert "httpx" in sys.modules
+for name in ("click", "rich", "pygments", "httpx._main"):
+    assert name not in sys.modules, name
+"""
+    with FakeServer(OK) as server:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script, server.url], capture_output=True, check=False
+        )
+        assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_no_tls_context_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call over plain http makes none: it takes as long as the rest of the start."""
+    made = []
+    monkeypatch.setattr(_http, "_tls", made.append)
+    with FakeServer(OK) as server:
+        assert b"hello" == asyncio.run(body_of(call_to(server)))
+    assert [] == made
