@@ -117,7 +117,8 @@ class _Feed:
 
     async def ready(self) -> None:
         """Wait until there is an event, or will be no more."""
-        if not self.events and not self.ended:
+        # In a loop: a call to wake may arrive when its events have been read already.
+        while not self.events and not self.ended:
             self._reader = self._loop.create_future()
             try:
                 await self._reader
