@@ -37,6 +37,8 @@ class Channel(Generic[E, R]):
         self._error: BaseException | None = None
         self._told = False
         """Whether a reader has seen the error already."""
+        self.task: asyncio.Task[None] | None = None
+        """What feeds it, if the stream owns that."""
         self.ended = False
         self.bounded = False
         self.abandoned = False
@@ -54,10 +56,14 @@ class Channel(Generic[E, R]):
         return self._room() if self.bounded and len(self._events) >= LIMIT else None
 
     async def _room(self) -> None:
-        while self.bounded and not self.ended and len(self._events) >= LIMIT:
+        # A run that is being cancelled has to say its last events, whether or not anybody reads on.
+        while self.bounded and not self.ended and len(self._events) >= LIMIT and not self._is_cancelled():
             writer = asyncio.get_running_loop().create_future()
             self._writers.append(writer)
             await writer
+
+    def _is_cancelled(self) -> bool:
+        return self.task is not None and self.task.cancelling() > 0
 
     def unbind(self) -> None:
         """Let events pile up from now on: nobody reads them while the result is awaited."""
@@ -153,7 +159,7 @@ class EventStream(Generic[E, R]):
             return
         run, self._run = self._run, None
         self._channel.bounded = True
-        self._task = asyncio.create_task(_drive(run, self._channel))
+        self._task = self._channel.task = asyncio.create_task(_drive(run, self._channel))
         _running.add(self._task)
         self._task.add_done_callback(_running.discard)
 

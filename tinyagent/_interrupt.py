@@ -21,12 +21,14 @@ __all__ = [
     "Aborted",
     "CallbackCancelledError",
     "Interrupt",
+    "at_most",
     "child",
     "finish",
     "invoke",
     "is_cancelled",
     "is_inside",
     "resolve",
+    "see_through",
 ]
 
 T = TypeVar("T")
@@ -194,12 +196,43 @@ async def finish(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        if not task.done():
-            try:
-                await asyncio.wait([task], timeout=grace)
-            finally:
-                task.cancel()
-            await asyncio.wait([task], timeout=grace)
-        if task.done() and not task.cancelled():
-            task.exception()
+        await _wind_up(task, grace)
         raise
+
+
+async def at_most(coroutine: Coroutine[Any, Any, None], limit: float) -> None:
+    """Await something for up to `limit` seconds, and cancel it then; its errors are dropped."""
+    await _wind_up(child(coroutine), limit)
+
+
+async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
+    if not task.done():
+        try:
+            await asyncio.wait([task], timeout=grace)
+        finally:
+            task.cancel()
+        await asyncio.wait([task], timeout=grace)
+    if task.done() and not task.cancelled():
+        task.exception()
+
+
+async def see_through(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:
+    """Await to its end what closes things, though this task is being cancelled, and maybe once more.
+
+    For use where a cancellation is on its way already, and raised afterwards.
+
+    Raises:
+        TimeoutError: it took longer than `limit` seconds.
+    """
+    task = child(coroutine)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=deadline - loop.time())
+        except asyncio.CancelledError:
+            continue
+        if loop.time() >= deadline and not task.done():
+            task.cancel()
+            raise TimeoutError("what was left could not be closed")
+    return task.result()

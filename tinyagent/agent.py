@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
 from ._event_stream import Channel, EventStream
-from ._interrupt import AbortSignal, finish, invoke, is_inside
+from ._interrupt import AbortSignal, at_most, finish, invoke, is_inside
 from ._message_builder import copy_message, now_ms
 from .agent_loop import run_agent_loop
 from .agent_types import (
@@ -129,6 +129,10 @@ class _ActiveRun:
         self.task = asyncio.current_task()
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.task is not None and self.task.cancelling() > 0
 
     @property
     def abandoned(self) -> bool:
@@ -290,7 +294,12 @@ class Agent:
                 except Exception:  # noqa: BLE001 - a listener never breaks the run
                     self._report(key, self._listeners.get(key))
 
-        await finish(listen(), LISTENER_GRACE)
+        active = self._active
+        if active is not None and active.is_cancelled:
+            # The run is only closing its events: nobody can cancel it once more.
+            await at_most(listen(), LISTENER_GRACE)
+        else:
+            await finish(listen(), LISTENER_GRACE)
         if room is not None:
             await room
 

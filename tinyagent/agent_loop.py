@@ -29,7 +29,7 @@ from typing import Any, cast
 
 from . import _json
 from ._event_stream import Channel, EventStream
-from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled
+from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled, see_through
 from ._message_builder import BuilderEvent, MessageBuilder, read_arguments, unique_id
 from .agent_tool_execution import Emit, ToolBatch, describe_error
 from .agent_types import (
@@ -112,7 +112,7 @@ async def run_agent_loop(
         await run.turns(list(prompts))
     except BaseException:
         if not run.began:
-            await _Turn(run).abandon()
+            await see_through(_Turn(run).abandon())
         raise
     finally:
         await _send(emit, AgentEndEvent(messages=list(run.new), limit=run.limit))
@@ -229,6 +229,7 @@ class _Turn:
         self._run = run
         self._reply: _Reply | None = None
         self._open: AgentMessage | None = None
+        self._batch: ToolBatch | None = None
         self.results: list[ToolResultMessage] = []
         self.steering: list[AgentMessage] = []
         self.terminate = False
@@ -254,10 +255,10 @@ class _Turn:
             self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
             await self._reply.run(failure)
             run.keep(self.message)
-            if not self.failed:
+            if any(block["type"] == "tool_call" for block in self.message["content"]) and not self.failed:
                 await self._run_tools()
         except BaseException:
-            await self._close()
+            await see_through(self._close())
             raise
         await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
 
@@ -278,10 +279,16 @@ class _Turn:
             await _send(self._run.emit, MessageEndEvent(message=message))
 
     async def _run_tools(self) -> None:
+        batch = self._batch = self._new_batch()
+        try:
+            await batch.run(OUTPUT_LIMIT if self.message["stop_reason"] == "length" else None)
+        except Exception as error:  # noqa: BLE001 - whatever a callback raises is data
+            self.callback_error = error
+        self._take_results(batch)
+
+    def _new_batch(self) -> ToolBatch:
         run, config = self._run, self._run.config
-        if not any(block["type"] == "tool_call" for block in self.message["content"]):
-            return
-        batch = ToolBatch(
+        return ToolBatch(
             self.message,
             run.context.tools,
             run.emit,
@@ -292,26 +299,27 @@ class _Turn:
             get_steering=config.get_steering_messages,
             context=run.context,
         )
-        try:
-            await batch.run(OUTPUT_LIMIT if self.message["stop_reason"] == "length" else None)
-        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
-            self.callback_error = error
-        finally:
-            self.results, self.steering, self.terminate = batch.results, batch.steering, batch.terminate
-            for result in self.results:
-                run.keep(result)
+
+    def _take_results(self, batch: ToolBatch) -> None:
+        self.results, self.steering, self.terminate = batch.results, batch.steering, batch.terminate
+        for result in self.results:
+            self._run.keep(result)
 
     async def _close(self) -> None:
-        """The run is being cancelled in the middle of this turn."""
+        """The run is being cancelled in the middle of this turn: end what it has begun."""
+        run = self._run
         await self._end_injected()
         if self._reply is None:
-            run = self._run
             self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
         if self._reply.message is None:
             await self._reply.close("aborted", Aborted("The run was cancelled."))
-        if not any(message is self.message for message in self._run.new):
-            self._run.keep(self.message)
-        await _send(self._run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
+        if not any(message is self.message for message in run.new):
+            run.keep(self.message)
+        if not self.failed and not self.results:
+            batch = self._batch or self._new_batch()
+            await batch.close()
+            self._take_results(batch)
+        await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
 
 
 # ---- one reply --------------------------------------------------------------------------------------
@@ -349,7 +357,8 @@ class _Reply:
             await self.close("aborted", Aborted())
         except asyncio.CancelledError:
             if is_cancelled():
-                await self.close("aborted", Aborted("The run was cancelled."))
+                if self.message is None:
+                    await see_through(self.close("aborted", Aborted("The run was cancelled.")))
                 raise
             await self.close(
                 "error", CallbackCancelledError("The provider's call was cancelled from inside.")
@@ -419,9 +428,8 @@ class _Reply:
 
     async def _start(self, message: AssistantMessage | None = None) -> None:
         self._started = True
-        if message is None:
-            message = self._builder.start()["partial"]
-        await _send(self._emit, MessageStartEvent(message=message))
+        begun: Any = {**(message or self._builder.snapshot(0)), "content": []}
+        await _send(self._emit, MessageStartEvent(message=begun))
 
     async def _finish(self, final: dict[str, Any]) -> None:
         try:

@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from . import _json
 from ._event_stream import EventStream
-from ._interrupt import Aborted, CallbackCancelledError, Interrupt, child, invoke
+from ._interrupt import Aborted, CallbackCancelledError, Interrupt, child, invoke, see_through
 from ._message_builder import now_ms
 from .agent_types import (
     AfterToolCall,
@@ -183,6 +183,7 @@ class ToolBatch:
         self._parallel = mode == "parallel" or (
             mode == "auto" and all(item.tool is None or item.tool.read_only for item in self._calls)
         )
+        self._running: dict[asyncio.Task[None], _Call] = {}
         self._open: ToolResultMessage | None = None
         self.results: list[ToolResultMessage] = []
         self.steering: list[AgentMessage] = []
@@ -190,7 +191,7 @@ class ToolBatch:
 
     async def run(self, refuse: str | None = None) -> None:
         """Run the calls; with `refuse` none of them is run, and each gets that as its error."""
-        running: dict[asyncio.Task[None], _Call] = {}
+        running = self._running
         try:
             for number, item in enumerate(self._calls):
                 reason = refuse or self._reason_not_to_start(number)
@@ -210,7 +211,7 @@ class ToolBatch:
             if refuse is None:
                 await self._poll_steering()
         except BaseException:
-            await self._close(running)
+            await see_through(self.close())
             raise
 
     def _reason_not_to_start(self, number: int) -> str | None:
@@ -412,9 +413,9 @@ class ToolBatch:
             for task in [task for task in running if task in done]:
                 await self._end(running.pop(task))
 
-    async def _close(self, running: dict[asyncio.Task[None], _Call]) -> None:
-        """The run itself is being cancelled: end what is open, so that the events still close."""
-        await _cancel(running)
+    async def close(self) -> None:
+        """End what is open and refuse what has not begun, because the run itself is being cancelled."""
+        await _cancel(self._running)
         await _cancel([item.updates for item in self._calls if item.updates is not None])
         for item in self._calls:
             item.updates = None

@@ -1,0 +1,1234 @@
+"""The loop: however a run goes, its events keep the grammar, nothing hangs and no task is left."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from tinyagent import (
+    AgentContext,
+    AgentLoopConfig,
+    AgentTool,
+    AgentToolResult,
+    Model,
+    ThinkingLevel,
+    ToolCallDecision,
+    agent_loop,
+    agent_loop_continue,
+    create_agent_stream,
+    stream_assistant_response,
+    stream_simple,
+)
+from tinyagent._interrupt import AbortSignal
+from tinyagent.agent_loop import MAX_REPEATS, run_agent_loop, sendable
+from tinyagent.errors import RateLimitError
+from tinyagent.testing import (
+    Reply,
+    ScriptedProvider,
+    assistant,
+    call,
+    check_grammar,
+    collect,
+    text,
+    thinking,
+    tool_result,
+    user,
+)
+
+MODEL = Model(provider="scripted", id="scripted", api="scripted")
+
+
+def echo(read_only: bool = True, name: str = "echo", **fields: Any) -> AgentTool:
+    """A tool that says what it was given."""
+
+    async def execute(call_id: str, args: dict[str, Any], signal: Any, on_update: Any) -> AgentToolResult:
+        on_update(AgentToolResult(content=[{"type": "text", "text": "half"}]))
+        await asyncio.sleep(0)
+        return AgentToolResult(content=[{"type": "text", "text": f"echo {args}"}])
+
+    return AgentTool(name=name, execute=execute, read_only=read_only, **fields)
+
+
+def config(**fields: Any) -> AgentLoopConfig:
+    """A configuration that sends everything as it is."""
+    return AgentLoopConfig(**{"model": MODEL, "convert_to_llm": list, **fields})
+
+
+def loop(provider: Any, prompts: Any = "hi", *, tools: Any = None, signal: Any = None, **fields: Any) -> Any:
+    """A run on one prompt."""
+    context = AgentContext(tools=[echo()] if tools is None else tools)
+    messages = [user(prompts)] if isinstance(prompts, str) else prompts
+    return agent_loop(messages, context, config(**fields), signal, provider)
+
+
+async def run(provider: Any, prompts: Any = "hi", **fields: Any) -> list[Any]:
+    """The events of a run, its grammar checked."""
+    async with asyncio.timeout(20):
+        events = await collect(loop(provider, prompts, **fields))
+    check_grammar(events)
+    return events
+
+
+def kinds(events: list[Any]) -> list[str]:
+    return [event.type for event in events]
+
+
+def last(events: list[Any]) -> Any:
+    """The last assistant message of a run."""
+    return next(m for m in reversed(events[-1].messages) if m["role"] == "assistant")
+
+
+def said(message: Any) -> str:
+    return "".join(block.get("text", "") for block in message["content"])
+
+
+def roles(events: list[Any]) -> list[str]:
+    return [message["role"] for message in events[-1].messages]
+
+
+def results(events: list[Any]) -> list[str]:
+    return [said(message) for message in events[-1].messages if message["role"] == "tool_result"]
+
+
+# ---- what goes well --------------------------------------------------------------------------------
+
+
+async def test_an_answer() -> None:
+    """A prompt and its answer: the events in full, and the new messages as the result."""
+    async with ScriptedProvider(Reply(thinking("hm"), text("Hel", "lo"))) as provider:
+        stream = loop(provider)
+        events = await collect(stream)
+    check_grammar(events)
+    assert kinds(events) == [
+        "agent_start",
+        "turn_start",
+        *["message_start", "message_end"],
+        *["message_start", *["message_update"] * 7, "message_end"],
+        "turn_end",
+        "agent_end",
+    ]
+    assert await stream.result() == events[-1].messages
+    assert ["user", "assistant"] == roles(events)
+    assert ("Hello", "stop", None) == (said(last(events)), last(events)["stop_reason"], events[-1].limit)
+
+
+async def test_updates_show_the_message_so_far_and_stay_as_they_were() -> None:
+    """Kept updates show the text of their own moment, after the end too."""
+    events = await run(ScriptedProvider(Reply(text("a", "b", "c"))))
+    texts = [said(event.message) for event in events if event.type == "message_update"]
+    assert ["", "a", "ab", "abc", "abc"] == texts
+
+
+async def test_tools_run_and_the_model_goes_on() -> None:
+    """Calls, their results in order, then the next turn, which the provider gets with the results."""
+    calls = Reply(call("echo", a=1, call_id="x"), call("echo", a=2, call_id="y"))
+    async with ScriptedProvider(calls, "done") as provider:
+        events = await run(provider)
+    assert ["user", "assistant", "tool_result", "tool_result", "assistant"] == roles(events)
+    assert ["echo {'a': 1}", "echo {'a': 2}"] == results(events)
+    assert ["user", "assistant", "tool_result", "tool_result"] == [
+        message["role"] for message in provider.calls[1].context.messages
+    ]
+
+
+async def test_the_callers_context_is_not_changed() -> None:
+    """Neither the context nor its messages, nor the configuration, is written to."""
+    context = AgentContext("system", [user("before"), assistant("yes")], [echo()])
+    before = copy.deepcopy((context.system_prompt, context.messages))
+    settings = config()
+    kept = copy.copy(settings)
+    async with ScriptedProvider(Reply(call("echo")), "done") as provider:
+        events = await collect(agent_loop([user("hi")], context, settings, None, provider))
+    check_grammar(events)
+    assert before == (context.system_prompt, context.messages)
+    assert kept == settings
+    assert "system" == provider.calls[0].context.system_prompt
+
+
+async def test_the_messages_of_the_end_are_a_list_of_their_own() -> None:
+    """What a caller does to the result does not show in a kept event."""
+    stream = loop(ScriptedProvider("hi"))
+    events = await collect(stream)
+    (await stream.result()).clear()
+    assert 2 == len(events[-1].messages)
+
+
+async def test_every_option_reaches_the_provider() -> None:
+    """What is set is in the options; what is not set is not there at all."""
+    signal = AbortSignal()
+
+    def on_retry(why: str) -> None: ...
+
+    given = {
+        "temperature": 0.5,
+        "max_tokens": 7,
+        "session_id": "s",
+        "thinking_level": ThinkingLevel.HIGH,
+        "thinking_budgets": {"high": 10},
+        "timeout": 3.0,
+        "on_retry": on_retry,
+    }
+    provider = ScriptedProvider("hi")
+    await run(provider, signal=signal, api_key="key", **given)
+    assert {**given, "api_key": "key", "signal": signal} == provider.calls[0].options
+    provider = ScriptedProvider("hi")
+    await run(provider)
+    assert {"thinking_level": ThinkingLevel.OFF} == provider.calls[0].options
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_the_callbacks_are_called_in_order(is_async: bool) -> None:
+    """Per call: `transform_context`, `convert_to_llm`, `get_api_key`, then the provider; sync or async."""
+    seen: list[Any] = []
+
+    def callback(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def sync(*args: Any) -> Any:
+            seen.append(name)
+            return answer(*args)
+
+        async def later(*args: Any) -> Any:
+            await asyncio.sleep(0)
+            return sync(*args)
+
+        return later if is_async else sync
+
+    def provider_step(context: Any, options: Any) -> str:
+        seen.append("stream_fn")
+        assert ["added", "hi"] == [said(message) for message in context.messages]
+        assert "from callback" == options["api_key"]
+        return "done"
+
+    events = await run(
+        ScriptedProvider(provider_step),
+        api_key="from config",
+        transform_context=callback("transform", lambda messages, signal: [user("added"), *messages]),
+        convert_to_llm=callback("convert", list),
+        get_api_key=callback("key", lambda provider: f"from {'callback' if provider == 'scripted' else '?'}"),
+        get_steering_messages=callback("steering", list),
+        get_follow_up_messages=callback("follow-up", list),
+        should_stop_after_turn=callback("stop", lambda message, results, context: False),
+    )
+    expected = "steering transform convert key stream_fn stop steering follow-up"
+    assert expected.split() == seen
+    assert ["user", "assistant"] == roles(events)
+
+
+async def test_a_key_callback_without_a_key_leaves_the_configured_one() -> None:
+    """`get_api_key` may say nothing."""
+    provider = ScriptedProvider("hi")
+    await run(provider, api_key="configured", get_api_key=lambda provider: None)
+    assert "configured" == provider.calls[0].options["api_key"]
+
+
+async def test_custom_messages_are_kept_and_not_sent() -> None:
+    """A message of another role is in the history; what is sent is what `convert_to_llm` gives."""
+    note = {"role": "note", "text": "to myself"}
+    provider = ScriptedProvider("hi")
+    events = await run(
+        provider,
+        [note, user("hi")],
+        convert_to_llm=lambda messages: [message for message in messages if message["role"] != "note"],
+    )
+    assert ["note", "user", "assistant"] == roles(events)
+    assert [user("hi")] == provider.calls[0].context.messages
+
+
+async def test_a_synchronous_stream_function() -> None:
+    """A `stream_fn` that gives the response without being awaited works too."""
+
+    class Response:
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return self._events()
+
+        async def _events(self) -> AsyncIterator[Any]:
+            yield {"type": "text_delta", "content_index": 0, "delta": "hi"}
+            yield {"type": "done", "reason": "stop"}
+
+    events = await run(lambda model, context, options: Response())
+    assert "hi" == said(last(events))
+
+
+# ---- providers of every kind -------------------------------------------------------------------------
+
+
+def foreign(*steps: Any) -> Any:
+    """A provider that yields just this; a step may be an exception to raise, or an event to wait for."""
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            for step in steps:
+                if isinstance(step, BaseException):
+                    raise step
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                else:
+                    yield step
+
+        return events()
+
+    return stream_fn
+
+
+DELTA = {"type": "text_delta", "content_index": 0, "delta": "half"}
+
+
+async def test_a_provider_of_deltas_only() -> None:
+    """No `start`, no block starts, no partials, no final message: the message is built from the deltas."""
+    events = await run(
+        foreign(
+            DELTA,
+            {"type": "tool_call_start", "content_index": 1, "tool_call": {"id": "x", "name": "echo"}},
+            {"type": "tool_call_delta", "content_index": 1, "delta": '{"a": 1'},
+            {"type": "tool_call_delta", "content_index": 1, "delta": "}"},
+            {"type": "tool_call_end", "content_index": 1},
+            {"type": "done", "reason": "toolUse"},
+        ),
+        max_turns=1,
+    )
+    assert ["echo {'a': 1}"] == results(events)
+    assert ["half", "tool_use"] == [said(last(events)), last(events)["stop_reason"]]
+    assert "max_turns" == events[-1].limit
+
+
+async def test_a_provider_of_full_partials() -> None:
+    """A provider that sends its one growing dict each time: kept events show their own moment."""
+    message: dict[str, Any] = {**assistant(""), "stop_reason": "complete"}
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            yield {"type": "start", "partial": {**message, "content": []}}
+            yield {"type": "text_start", "content_index": 0, "partial": message}
+            for piece in "abc":
+                message["content"][0]["text"] += piece
+                yield {"type": "text_delta", "content_index": 0, "delta": piece, "partial": message}
+            yield {"type": "done", "reason": "stop", "message": message}
+
+        return events()
+
+    events = await run(stream_fn)
+    message["content"][0]["text"] = "changed afterwards"
+    updates = [event for event in events if event.type == "message_update"]
+    assert ["", "a", "ab", "abc"] == [said(event.message) for event in updates]
+    assert ["", "a", "ab", "abc"] == [said(event.assistant_message_event["partial"]) for event in updates]
+    assert ("abc", "stop") == (said(last(events)), last(events)["stop_reason"])
+
+
+GARBAGE: dict[str, list[Any]] = {
+    "a number": [DELTA, 42],
+    "nothing": [DELTA, None],
+    "a string": [DELTA, "text"],
+    "no type": [DELTA, {"delta": "x"}],
+    "a type that is no string": [DELTA, {"type": 1}],
+    "a final message of another shape": [DELTA, {"type": "done", "message": {"content": [42]}}],
+    "a block without a type": [DELTA, {"type": "done", "message": {"content": [{}]}}],
+    "a text that is no string": [
+        DELTA,
+        {"type": "done", "message": {"content": [{"type": "text", "text": 1}]}},
+    ],
+    "no end": [DELTA],
+    "an error event without a reason": [DELTA, {"type": "error"}],
+    "an error event with an empty message": [DELTA, {"type": "error", "error": {}}],
+    "an error that claims success": [DELTA, {"type": "error", "error": {"stop_reason": "stop"}}],
+    "done because of an error": [DELTA, {"type": "done", "reason": "error"}],
+    "an exception": [DELTA, RuntimeError("boom")],
+    "its own cancellation": [DELTA, asyncio.CancelledError()],
+    "a time-out": [DELTA, TimeoutError()],
+    "malformed partials and no end": [{**DELTA, "partial": {"content": [42]}}],
+}
+
+
+@pytest.mark.parametrize("case", GARBAGE)
+async def test_a_broken_provider_ends_the_run_as_an_error(case: str) -> None:
+    """Whatever it yields or raises: an error message that says something, the partial text kept, no tool."""
+    events = await run(foreign(*GARBAGE[case]))
+    assert "error" == last(events)["stop_reason"]
+    assert last(events)["error_message"]
+    assert said(last(events)) == "half" or "message" in str(GARBAGE[case][-1])
+
+
+TOLERATED: dict[str, list[Any]] = {
+    "an unknown event": [{"type": "ping"}, DELTA],
+    "two starts": [{"type": "start"}, {"type": "start"}, DELTA],
+    "a start in the middle": [DELTA, {"type": "start"}],
+    "a huge index": [{**DELTA, "content_index": 10**9}],
+    "a negative index": [{**DELTA, "content_index": -1}],
+    "an index of another type": [{**DELTA, "content_index": [0]}],
+    "no index": [{"type": "text_delta", "delta": "half"}],
+    "an end without a start": [{"type": "text_end", "content_index": 0, "content": "half"}],
+    "an empty start partial": [{"type": "start", "partial": {}}, DELTA],
+    "a delta that is None": [DELTA, {**DELTA, "delta": None}],
+    "lone surrogates": [DELTA, {**DELTA, "delta": ""}],
+}
+
+
+@pytest.mark.parametrize("case", TOLERATED)
+async def test_an_odd_provider_is_put_up_with(case: str) -> None:
+    """What does no harm is no failure."""
+    events = await run(foreign(*TOLERATED[case], {"type": "done", "reason": "stop"}))
+    assert ("half", "stop") == (said(last(events)), last(events)["stop_reason"])
+
+
+async def test_a_late_done_is_not_read() -> None:
+    """After `done` the stream is left and closed, whatever else it would say."""
+    closed = asyncio.Event()
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            try:
+                yield DELTA
+                yield {"type": "done", "reason": "stop"}
+                yield {"type": "error", "error": "never seen"}
+            finally:
+                closed.set()
+
+        return events()
+
+    assert "stop" == last(await run(stream_fn))["stop_reason"]
+    assert closed.is_set()
+
+
+async def test_indices_that_belong_to_other_blocks_do_not_mix() -> None:
+    """A provider that numbers each kind from 0, or jumps, still gets separate blocks."""
+    events = await run(
+        foreign(
+            {"type": "thinking_delta", "content_index": 0, "delta": "hm"},
+            DELTA,
+            {"type": "tool_call_start", "content_index": 7, "tool_call": {"id": "a", "name": "echo"}},
+            {"type": "tool_call_start", "content_index": 9, "tool_call": {"id": "a", "name": "echo"}},
+            {"type": "tool_call_delta", "content_index": 7, "delta": '{"n": '},
+            {"type": "tool_call_delta", "content_index": 9, "delta": '{"n": 2}'},
+            {"type": "tool_call_delta", "content_index": 7, "delta": "1}"},
+            {"type": "tool_call_end", "content_index": 7, "tool_call": {"id": "a"}},
+            {"type": "tool_call_end", "content_index": 9, "tool_call": {"id": "a"}},
+            {"type": "done", "reason": "stop"},
+        ),
+        max_turns=1,
+    )
+    message = last(events)
+    assert ["thinking", "text", "tool_call", "tool_call"] == [block["type"] for block in message["content"]]
+    assert ["a", "a_2"] == [block["id"] for block in message["content"][2:]]
+    assert ["echo {'n': 1}", "echo {'n': 2}"] == results(events)
+    assert "tool_use" == message["stop_reason"]
+
+
+CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "an object": ({"arguments": {"n": 1}}, "echo {'n': 1}"),
+    "the text of an object": ({"arguments": '{"n": 1}'}, "echo {'n': 1}"),
+    "no arguments": ({}, "echo {}"),
+    "an empty text": ({"arguments": ""}, "echo {}"),
+    "null": ({"arguments": None}, "not a JSON object"),
+    "a list": ({"arguments": [1]}, "not a JSON object"),
+    "a torn text": ({"arguments": '{"n": '}, "not a JSON object"),
+    "torn text beside an object": ({"arguments": {}, "partial_json": '{"n": '}, "not a JSON object"),
+    "torn text beside a guess": ({"arguments": {"n": 1}, "partial_json": '{"n": 1'}, "not a JSON object"),
+    "whole text beside an empty object": ({"arguments": {}, "partial_json": '{"n": 1}'}, "echo {'n': 1}"),
+    "partial json of another type": ({"arguments": {"n": 1}, "partial_json": 5}, "echo {'n': 1}"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+async def test_a_call_runs_with_the_arguments_that_were_sent_or_not_at_all(case: str) -> None:
+    """Never with arguments that were not sent, and never as an empty call in the place of a broken one."""
+    fields, expected = CALLS[case]
+    block = {"type": "tool_call", "id": "x", "name": "echo", **fields}
+    message = {**assistant(), "content": [block], "stop_reason": "stop"}
+    events = await run(foreign({"type": "done", "reason": "stop", "message": message}), max_turns=1)
+    assert expected in results(events)[0]
+    assert isinstance(last(events)["content"][0]["arguments"], dict)
+
+
+@pytest.mark.parametrize(
+    "end", [{}, {"tool_call": {"arguments": [1]}}, {"tool_call": {"arguments": '{"n": '}}]
+)
+async def test_a_call_whose_pieces_are_torn_is_not_run(end: dict[str, Any]) -> None:
+    """Arguments streamed in pieces that are no object, closed or not, are refused."""
+    events = await run(
+        foreign(
+            {"type": "tool_call_start", "content_index": 0, "tool_call": {"id": "x", "name": "echo"}},
+            {"type": "tool_call_delta", "content_index": 0, "delta": '{"n": 1' if not end else ""},
+            *([{"type": "tool_call_end", "content_index": 0, **end}] if end else []),
+            {"type": "done", "reason": "stop"},
+        ),
+        max_turns=1,
+    )
+    assert "not a JSON object" in results(events)[0]
+
+
+async def test_ids_are_made_unique() -> None:
+    """Two calls with one id, and calls without any, get ids that tell their results apart."""
+    blocks = [
+        {"type": "tool_call", "id": given, "name": "echo", "arguments": {}} for given in ("x", "x", "", "")
+    ]
+    events = await run(
+        foreign({"type": "done", "message": {"content": blocks, "stop_reason": "stop"}}), max_turns=1
+    )
+    ids = [block["id"] for block in last(events)["content"]]
+    assert 4 == len(set(ids))
+    assert ids == [message["tool_call_id"] for message in events[-2].tool_results]
+
+
+STOPS = {
+    "stop": "stop",
+    "complete": "stop",
+    "end_turn": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "stop",
+    None: "stop",
+}
+
+
+@pytest.mark.parametrize("given", STOPS)
+async def test_stop_reasons_are_read_in_every_spelling(given: str | None) -> None:
+    """Ours on what we produce; an unknown word stays beside it, verbatim."""
+    events = await run(foreign(DELTA, {"type": "done", "reason": given}))
+    assert STOPS[given] == last(events)["stop_reason"]
+    assert ("content_filter" if given == "content_filter" else None) == last(events).get("finish_reason")
+
+
+async def test_a_cut_that_only_the_event_tells_is_a_cut() -> None:
+    """`done` says `length` while its message says `stop`: the tool is not run."""
+    block = {"type": "tool_call", "id": "x", "name": "echo", "arguments": {}}
+    message = {**assistant(), "content": [block], "stop_reason": "stop"}
+    events = await run(foreign({"type": "done", "reason": "length", "message": message}), max_turns=1)
+    assert "output limit" in results(events)[0]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_stream_function_that_raises(is_async: bool) -> None:
+    """The run ends as an error message with the kind and the hint of the exception."""
+
+    def sync(model: Any, context: Any, options: Any) -> Any:
+        raise RateLimitError("slow down", hint="wait a minute")
+
+    async def later(model: Any, context: Any, options: Any) -> Any:
+        raise RateLimitError("slow down", hint="wait a minute")
+
+    events = await run(later if is_async else sync)
+    message = last(events)
+    assert ("error", "slow down") == (message["stop_reason"], message["error_message"])
+    assert ("rate_limit", "wait a minute") == (message["error_kind"], message["error_hint"])
+    assert [] == message["content"]
+
+
+@pytest.mark.parametrize("stream_fn", [lambda *_: None, lambda *_: 42, 5])
+async def test_a_stream_function_that_is_none(stream_fn: Any) -> None:
+    """Something that gives no stream, or cannot be called, ends the run as an error too."""
+    assert "error" == last(await run(stream_fn))["stop_reason"]
+
+
+async def test_without_a_stream_function_the_error_says_what_to_pass() -> None:
+    """No `stream_fn`: an error message, not an exception."""
+    assert "stream_openrouter" in last(await run(None))["error_message"]
+    with pytest.raises(NotImplementedError, match="stream_fn"):
+        await stream_simple(MODEL, None, {})  # type: ignore[arg-type]
+
+
+async def test_an_error_keeps_the_partial_text_and_runs_no_tool() -> None:
+    """`error` ends the run after `turn_end`; the partial message is in the history."""
+    reply = Reply("half a reply", call("echo", call_id="x"), error="overloaded")
+    events = await run(ScriptedProvider(reply))
+    assert ("half a reply", "overloaded") == (said(last(events)), last(events)["error_message"])
+    assert "tool_execution_start" not in kinds(events)
+    assert ["user", "assistant"] == roles(events)
+
+
+@pytest.mark.parametrize("how", ["raised", "event"])
+async def test_the_key_is_not_in_the_error(how: str) -> None:
+    """A key that a provider echoes is not shown."""
+    key = "sk-CANARY-123456"
+    step: Any = (
+        RuntimeError(f"bad key {key}") if how == "raised" else {"type": "error", "error": f"bad key {key}"}
+    )
+    events = await run(foreign(step), api_key=key)
+    assert key not in str(events)
+    assert "bad key [key]" in last(events)["error_message"]
+
+
+# ---- callbacks that raise ----------------------------------------------------------------------------
+
+
+class BoomError(Exception):
+    """What the callbacks of these tests raise."""
+
+
+def raising(error: type[BaseException], is_async: bool) -> Callable[..., Any]:
+    def sync(*_: Any) -> Any:
+        raise error("boom")
+
+    async def later(*_: Any) -> Any:
+        await asyncio.sleep(0)
+        raise error("boom")
+
+    return later if is_async else sync
+
+
+ERRORS = [BoomError, asyncio.CancelledError, TimeoutError, StopAsyncIteration]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "name", ["transform_context", "convert_to_llm", "get_api_key", "get_steering_messages"]
+)
+async def test_a_callback_before_the_call_raises(
+    name: str, is_async: bool, error: type[BaseException]
+) -> None:
+    """The run ends as an error message, and the provider is not asked."""
+    async with ScriptedProvider() as provider:
+        events = await run(provider, **{name: raising(error, is_async)})
+    assert "error" == last(events)["stop_reason"]
+    assert ["user", "assistant"] == roles(events)
+    if error is BoomError:
+        assert "BoomError: boom" == last(events)["error_message"]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("name", ["get_follow_up_messages", "should_stop_after_turn"])
+async def test_a_callback_after_the_turn_raises(
+    name: str, is_async: bool, error: type[BaseException]
+) -> None:
+    """The answer stays; a turn of its own says what failed."""
+    async with ScriptedProvider("the answer") as provider:
+        events = await run(provider, **{name: raising(error, is_async)})
+    assert ["user", "assistant", "assistant"] == roles(events)
+    assert ["stop", "error"] == [message["stop_reason"] for message in events[-1].messages[1:]]
+
+
+@pytest.mark.parametrize("name", ["transform_context", "convert_to_llm", "get_steering_messages"])
+@pytest.mark.parametrize("answer", [None, 42, "text", [42], [{}]])
+async def test_a_callback_that_gives_garbage(name: str, answer: Any) -> None:
+    """A wrong return type never hangs and never breaks the grammar."""
+    async with asyncio.timeout(20):
+        events = await collect(loop(ScriptedProvider("hi"), **{name: lambda *_: answer}, max_turns=2))
+    assert "agent_end" == events[-1].type
+
+
+@pytest.mark.parametrize("mode", ["parallel", "sequential"])
+async def test_steering_that_raises_while_tools_run(mode: Any) -> None:
+    """Every call still gets its result, then the error is said in a turn of its own."""
+    answers = iter([[]])
+
+    def steering() -> Any:
+        for answer in answers:
+            return answer
+        raise BoomError("boom")
+
+    reply = Reply(call("echo", n=1), call("echo", n=2))
+    events = await run(ScriptedProvider(reply), get_steering_messages=steering, tool_execution=mode)
+    assert ["user", "assistant", "tool_result", "tool_result", "assistant"] == roles(events)
+    assert "BoomError: boom" == last(events)["error_message"]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, SystemExit])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_guard_that_raises_refuses_the_call(is_async: bool, error: type[BaseException]) -> None:
+    """`before_tool_call` fails closed, whatever it raises."""
+    reply = Reply(call("echo", n=1))
+    events = await run(ScriptedProvider(reply, "done"), before_tool_call=raising(error, is_async))
+    assert results(events)[0].startswith("The call was refused: before_tool_call failed with")
+
+
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_censor_that_raises_withholds_the_result(is_async: bool, error: type[BaseException]) -> None:
+    """`after_tool_call` fails closed too: what it did not pass is not shown."""
+    reply = Reply(call("echo", n="secret"))
+    events = await run(ScriptedProvider(reply, "done"), after_tool_call=raising(error, is_async))
+    assert "withheld" in results(events)[0]
+    assert "secret" not in results(events)[0]
+
+
+async def test_a_hook_that_answers_garbage_refuses() -> None:
+    """A guard that gives something else than a decision has not let the call pass."""
+    reply = Reply(call("echo", n=1))
+    events = await run(ScriptedProvider(reply, "done"), before_tool_call=lambda info: True)
+    assert "refused" in results(events)[0]
+    events = await run(ScriptedProvider(reply, "done"), after_tool_call=lambda *_: {"content": []})
+    assert "withheld" in results(events)[0]
+
+
+# ---- steering and follow-ups --------------------------------------------------------------------------
+
+
+class Queue:
+    """A queue that is emptied as it is read, the way of a plain callback."""
+
+    def __init__(self, *messages: Any) -> None:
+        self.messages = list(messages)
+
+    def __call__(self) -> list[Any]:
+        taken, self.messages = self.messages[:1], self.messages[1:]
+        return taken
+
+
+async def test_steering_at_the_start_joins_the_first_turn() -> None:
+    """What waits when the run begins is injected after the prompt, before the model is asked."""
+    provider = ScriptedProvider("hi")
+    await run(provider, get_steering_messages=Queue(user("and this")))
+    assert ["hi", "and this"] == [said(message) for message in provider.calls[0].context.messages]
+
+
+async def test_steering_after_an_answer_makes_the_agent_go_on() -> None:
+    """After each turn the queue is asked again, before the follow-ups."""
+    provider = ScriptedProvider("one", "two", "three")
+    events = await run(
+        provider,
+        get_steering_messages=Queue(user("first"), user("steer")),
+        get_follow_up_messages=Queue(user("follow")),
+    )
+    said_by_user = [said(message) for message in events[-1].messages if message["role"] == "user"]
+    assert ["hi", "first", "steer", "follow"] == said_by_user
+    provider.assert_finished()
+
+
+async def test_follow_ups_come_only_when_the_agent_would_stop() -> None:
+    """Not while there are tool results to answer."""
+    provider = ScriptedProvider(Reply(call("echo", n=1)), "done", "more")
+    events = await run(provider, get_follow_up_messages=Queue(user("follow")))
+    assert ["user", "assistant", "tool_result", "assistant", "user", "assistant"] == roles(events)
+
+
+@pytest.mark.parametrize("mode", ["auto", "sequential"])
+async def test_steering_while_tools_run_skips_the_rest(mode: Any) -> None:
+    """The running call finishes, the others are skipped with a result, the message opens the next turn."""
+    queue = Queue()
+    ran = []
+
+    async def execute(call_id: str, args: dict[str, Any], signal: Any, on_update: Any) -> AgentToolResult:
+        ran.append(call_id)
+        queue.messages.append(user("stop that"))
+        return AgentToolResult(content=[{"type": "text", "text": "ran"}])
+
+    tools = [AgentTool(name="write", execute=execute)]
+    reply = Reply(*(call("write", call_id=name) for name in "abc"))
+    provider = ScriptedProvider(reply, "ok")
+    events = await run(provider, tools=tools, get_steering_messages=queue, tool_execution=mode)
+    assert ["a"] == ran
+    assert ["ran", *["Skipped due to queued user message."] * 2] == results(events)
+    assert ["user", "assistant", *["tool_result"] * 3, "user", "assistant"] == roles(events)
+    assert [False, True, True] == [m["is_error"] for m in events[-1].messages[2:5]]
+
+
+async def test_injected_messages_stand_after_the_turn_start() -> None:
+    """Never between a call and its result: the checker holds that; here is where they stand instead."""
+    queue = Queue(*[user("x")] * 3)
+    provider = ScriptedProvider(Reply(call("echo", n=1)), Reply(call("echo", n=2)), "done", "done")
+    events = await run(provider, get_steering_messages=queue)
+    for before, event in zip(events, events[1:], strict=False):
+        if event.type == "message_start" and event.message["role"] == "user":
+            assert before.type in ("turn_start", "message_end")
+
+
+async def test_an_error_leaves_the_queues_alone() -> None:
+    """After a failure nothing is taken: what is queued stays queued."""
+    follow = Queue(user("later"))
+    steering = Queue()
+
+    def reply(context: Any, options: Any) -> Reply:
+        steering.messages.append(user("also later"))
+        return Reply(error="broken")
+
+    await run(ScriptedProvider(reply), get_steering_messages=steering, get_follow_up_messages=follow)
+    assert (1, 1) == (len(steering.messages), len(follow.messages))
+
+
+# ---- limits and stops ----------------------------------------------------------------------------------
+
+
+async def test_max_turns_ends_the_run_and_says_so() -> None:
+    """After that many turns with work left the run ends; no message is invented."""
+    calls = [Reply(call("echo", n=n)) for n in range(3)]
+    provider = ScriptedProvider(*calls)
+    events = await run(provider, max_turns=3)
+    assert "max_turns" == events[-1].limit
+    assert ["user", *["assistant", "tool_result"] * 3] == roles(events)
+
+
+async def test_a_limit_that_was_not_needed_is_not_named() -> None:
+    """The model was done in its last turn anyway."""
+    events = await run(ScriptedProvider("hi"), max_turns=1)
+    assert None is events[-1].limit
+
+
+@pytest.mark.parametrize("cost", [0.1, 1])
+async def test_the_budget_ends_the_run(cost: float) -> None:
+    """Costs add up over the turns; the run ends after the turn that reaches the budget."""
+    usage = {"cost": cost}
+    calls = [Reply(call("echo", n=n), usage=usage) for n in range(20)]
+    events = await run(ScriptedProvider(*calls), max_cost=2 * cost)
+    assert "budget" == events[-1].limit
+    assert 2 == kinds(events).count("turn_end")
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"cost": None}, {"cost": "free"}, [1], "many"])
+async def test_usage_of_any_shape_is_put_up_with(usage: Any) -> None:
+    """A provider that says no cost, or nonsense, does not end the run."""
+    calls = Reply(call("echo", n=1), usage=usage)
+    events = await run(ScriptedProvider(calls, "done"), max_cost=1.0)
+    assert "stop" == last(events)["stop_reason"]
+
+
+async def test_the_same_call_again_and_again_ends_the_run() -> None:
+    """Ten times the same call with the same result: the model goes round in circles."""
+    calls = [Reply(call("echo", n=1)) for _ in range(MAX_REPEATS)]
+    events = await run(ScriptedProvider(*calls))
+    assert "repeat" == events[-1].limit
+    assert MAX_REPEATS == len(results(events))
+
+
+async def test_calls_that_differ_are_no_repetition() -> None:
+    """Other arguments in between begin the count again; integers of any size are arguments too."""
+    numbers = [1] * (MAX_REPEATS - 1) + [10**30] + [1] * (MAX_REPEATS - 1)
+    calls = [Reply(call("echo", n=n)) for n in numbers]
+    events = await run(ScriptedProvider(*calls, "done"))
+    assert None is events[-1].limit
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_should_stop_after_turn(is_async: bool) -> None:
+    """It sees the message, the results and the context, and may end the run."""
+    seen = []
+
+    def stop(message: Any, results: Any, context: Any) -> bool:
+        seen.append((said(message), len(results), len(context.messages)))
+        context.messages.clear()  # a snapshot of its own
+        results.clear()
+        return len(seen) == 2
+
+    async def later(*args: Any) -> bool:
+        return stop(*args)
+
+    calls = [Reply(text("t"), call("echo", n=n)) for n in range(2)]
+    events = await run(ScriptedProvider(*calls), should_stop_after_turn=later if is_async else stop)
+    assert [("t", 1, 3), ("t", 1, 5)] == seen
+    assert None is events[-1].limit
+
+
+async def test_a_result_may_end_the_run() -> None:
+    """`terminate=True` ends the run after the whole batch."""
+
+    async def execute(*_: Any) -> AgentToolResult:
+        return AgentToolResult(content=[{"type": "text", "text": "bye"}], terminate=True)
+
+    tools = [AgentTool(name="bye", execute=execute), echo()]
+    reply = Reply(call("bye"), call("echo", n=1))
+    events = await run(ScriptedProvider(reply), tools=tools)
+    assert ["bye", "echo {'n': 1}"] == results(events)
+    assert (1, None) == (kinds(events).count("turn_end"), events[-1].limit)
+
+
+@pytest.mark.parametrize("hook", ["before_tool_call", "after_tool_call"])
+async def test_a_hook_may_end_the_run(hook: str) -> None:
+    """A decision with `terminate` counts like that of the tool."""
+    decision = ToolCallDecision(terminate=True, block="no" if hook == "before_tool_call" else None)
+    events = await run(ScriptedProvider(Reply(call("echo", n=1))), **{hook: lambda *_: decision})
+    assert 1 == kinds(events).count("turn_end")
+
+
+async def test_a_reply_cut_by_length_runs_none_of_its_calls() -> None:
+    """Each call gets an error result that asks for it again, and the model goes on."""
+    reply = Reply(call("echo", n=1), call("echo", n=2), stop_reason="length")
+    events = await run(ScriptedProvider(reply, "done"))
+    assert 2 == len(results(events))
+    for message in results(events):
+        assert "output limit" in message
+        assert "again" in message
+    assert "length" == events[-1].messages[1]["stop_reason"]
+
+
+# ---- abort ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
+async def test_abort_before_the_run(signal_type: Any) -> None:
+    """The run says so without asking the model."""
+    signal = signal_type()
+    signal.set()
+    async with ScriptedProvider() as provider:
+        events = await run(provider, signal=signal)
+    assert "aborted" == last(events)["stop_reason"]
+    assert ["user", "assistant"] == roles(events)
+
+
+@pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
+async def test_abort_at_every_event(signal_type: Any) -> None:
+    """Whichever event the abort comes with: the grammar holds, no further call, partial text is kept."""
+    script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), Reply(text("three", "four")))
+    total = len(await run(ScriptedProvider(*script)))
+    for moment in range(total):
+        signal = signal_type()
+        provider = ScriptedProvider(*script)
+        events: list[Any] = []
+        async with asyncio.timeout(20):
+            async for event in loop(provider, signal=signal):
+                events.append(event)
+                if len(events) == moment + 1:
+                    calls = len(provider.calls)
+                    signal.set()
+        check_grammar(events)
+        assert len(provider.calls) <= calls + 1
+
+
+@pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
+async def test_abort_at_every_event_from_inside(signal_type: Any) -> None:
+    """The same, set by a sink while the run is in the middle of emitting: nothing more is asked."""
+    script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), Reply(text("three", "four")))
+    total = len(await run(ScriptedProvider(*script)))
+    for moment in range(total):
+        signal = signal_type()
+        provider = ScriptedProvider(*script)
+        events: list[Any] = []
+
+        def emit(event: Any, events: Any = events, moment: int = moment, signal: Any = signal) -> None:
+            events.append(event)
+            if len(events) == moment + 1:
+                signal.set()
+
+        context = AgentContext(tools=[echo()])
+        async with asyncio.timeout(20):
+            await run_agent_loop([user("hi")], context, config(), emit, signal, provider)
+        check_grammar(events)
+        asked_after = [event for event in events[moment + 1 :] if event.type == "message_update"]
+        assert [] == asked_after
+        task = asyncio.current_task()
+        assert task is not None
+        assert 0 == task.cancelling()
+
+
+@pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
+async def test_abort_while_the_model_is_silent(signal_type: Any) -> None:
+    """A provider that hangs, and does not look at the signal, is left and closed at once."""
+    signal, closed = signal_type(), asyncio.Event()
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            try:
+                yield DELTA
+                signal.set()
+                await asyncio.Event().wait()
+            finally:
+                closed.set()
+
+        return events()
+
+    events = await run(stream_fn, signal=signal)
+    assert ("aborted", "half") == (last(events)["stop_reason"], said(last(events)))
+    assert closed.is_set()
+
+
+HANGING = ["transform_context", "convert_to_llm", "get_api_key", "stream_fn", "get_steering_messages"]
+
+
+@pytest.mark.parametrize("name", [*HANGING, "get_follow_up_messages", "should_stop_after_turn"])
+async def test_abort_while_a_callback_hangs(name: str) -> None:
+    """Nothing hangs: an abort ends what the run awaits, whatever that is."""
+    signal = AbortSignal()
+
+    async def hang(*_: Any) -> Any:
+        signal.set()
+        await asyncio.Event().wait()
+
+    provider: Any = ScriptedProvider("hi")
+    fields = {name: hang}
+    if name == "stream_fn":
+        provider, fields = hang, {}
+    events = await run(provider, signal=signal, **fields)
+    assert "aborted" == last(events)["stop_reason"]
+
+
+@pytest.mark.parametrize("name", [*HANGING[:4]])
+async def test_abort_and_failure_at_once(name: str) -> None:
+    """A callback that aborts and raises leaves no stray cancellation behind."""
+    signal = AbortSignal()
+
+    def fail(*_: Any) -> Any:
+        signal.set()
+        raise BoomError("boom")
+
+    provider: Any = ScriptedProvider("hi")
+    fields = {name: fail}
+    if name == "stream_fn":
+        provider, fields = fail, {}
+    events: list[Any] = []
+    context = AgentContext()
+
+    async def emit_later() -> None:
+        await asyncio.sleep(0)
+
+    def emit(event: Any) -> Any:
+        events.append(event)
+        return emit_later()
+
+    await run_agent_loop([user("hi")], context, config(**fields), emit, signal, provider)
+    check_grammar(events)
+    assert last(events)["stop_reason"] in ("error", "aborted")
+
+
+async def test_abort_while_tools_run() -> None:
+    """Running calls end, those not begun are told `Operation aborted`, and the model is not asked again."""
+    signal = AbortSignal()
+
+    async def execute(call_id: str, args: dict[str, Any], given: Any, on_update: Any) -> AgentToolResult:
+        assert given is signal
+        signal.set()
+        await given.wait()
+        return AgentToolResult(content=[{"type": "text", "text": "stopped in time"}])
+
+    tools = [AgentTool(name="work", execute=execute)]
+    async with ScriptedProvider(Reply(call("work"), call("work"))) as provider:
+        events = await run(provider, tools=tools, signal=signal)
+    assert ["stopped in time", "Operation aborted"] == results(events)
+    assert "aborted" == last(events)["stop_reason"]
+    assert ["user", "assistant", "tool_result", "tool_result", "assistant"] == roles(events)
+
+
+async def test_abort_while_a_guard_waits_for_its_user() -> None:
+    """The hook is ended too, and its call is not run."""
+    signal = AbortSignal()
+
+    async def ask(info: Any) -> Any:
+        signal.set()
+        await asyncio.Event().wait()
+
+    provider = ScriptedProvider(Reply(call("echo", n=1), call("echo", n=2)))
+    events = await run(provider, signal=signal, before_tool_call=ask)
+    assert ["Operation aborted"] * 2 == results(events)
+
+
+async def test_abort_after_the_answer_changes_nothing() -> None:
+    """The answer is complete when the abort comes: it stays an answer."""
+    signal = AbortSignal()
+    events = []
+    async for event in loop(ScriptedProvider("hi"), signal=signal):
+        events.append(event)
+        if event.type == "turn_end":
+            signal.set()
+    check_grammar(events)
+    assert "stop" == last(events)["stop_reason"]
+
+
+# ---- cancellation -----------------------------------------------------------------------------------------
+
+
+class Pausing:
+    """An emit function that pauses at every event, and keeps them."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def __call__(self, event: Any) -> Any:
+        self.events.append(event)
+        return self._pause()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(0)
+
+
+def scenario(name: str) -> tuple[Any, dict[str, Any]]:
+    """A provider and a configuration whose run pauses in as many places as there are."""
+
+    async def pause(value: Any) -> Any:
+        await asyncio.sleep(0)
+        return value
+
+    callbacks = {
+        "transform_context": lambda messages, signal: pause(messages),
+        "convert_to_llm": pause,
+        "get_api_key": pause,
+        "get_steering_messages": lambda: pause([]),
+        "get_follow_up_messages": lambda: pause([]),
+        "before_tool_call": lambda info: pause(None),
+        "after_tool_call": lambda info, result, is_error: pause(None),
+        "should_stop_after_turn": lambda message, results, context: pause(False),
+    }
+
+    async def slow(context: Any, options: Any) -> Any:
+        return await pause(Reply(text("one", "two"), *(call("echo", n=n) for n in range(3))))
+
+    if name == "plain":
+        return ScriptedProvider(Reply(text("one", "two")), "more"), {}
+    if name == "error":
+        return foreign(DELTA, BoomError("boom")), callbacks
+    if name == "length":
+        return ScriptedProvider(Reply(call("echo", n=1), stop_reason="length"), "done"), callbacks
+    return ScriptedProvider(slow, "done"), {**callbacks, "tool_execution": name}
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("name", ["plain", "error", "length", "parallel", "sequential"])
+async def test_cancellation_at_every_step(name: str, times: int) -> None:
+    """Cancelled at its n-th step, for all n, once or in a row: events close, nothing is left."""
+    before = asyncio.all_tasks()
+    for step in range(400):
+        emit = Pausing()
+        provider, fields = scenario(name)
+        context = AgentContext(tools=[echo(read_only=True)])
+        run = asyncio.create_task(
+            run_agent_loop([user("hi")], context, config(**fields), emit, None, provider)
+        )
+        for _ in range(step):
+            await asyncio.sleep(0)
+        finished = run.done()
+        for _ in range(times):
+            run.cancel()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            await asyncio.wait([run])
+        assert run.cancelled() or finished, "a cancellation is passed on"
+        if step > 0:
+            check_grammar(emit.events)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before
+        if finished:
+            assert step > 10
+            return
+    raise AssertionError("the run never ends by itself")
+
+
+async def test_cancellation_by_the_reader_at_every_event() -> None:
+    """Leaving the stream after the n-th event, for all n, leaves nothing behind."""
+    before = asyncio.all_tasks()
+    script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), "done")
+    total = len(await run(ScriptedProvider(*script)))
+    for moment in range(total):
+        async with loop(ScriptedProvider(*script)) as stream:
+            for _ in range(moment):
+                await anext(stream)
+            rest = stream
+        check = [event async for event in rest]
+        if check:
+            assert "agent_end" == check[-1].type
+        assert asyncio.all_tasks() == before
+
+
+async def test_cancellation_keeps_the_partial_text() -> None:
+    """What has arrived is in the last events, as an aborted message."""
+    emit, gate = Pausing(), asyncio.Event()
+    provider = ScriptedProvider(Reply(text("half", gate, "more")))
+    run = asyncio.create_task(run_agent_loop([user("hi")], AgentContext(), config(), emit, None, provider))
+    while "half" not in str(emit.events):
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    run.cancel()
+    await asyncio.wait([run])
+    check_grammar(emit.events)
+    assert ("aborted", "half") == (last(emit.events)["stop_reason"], said(last(emit.events)))
+
+
+async def test_a_timeout_around_a_run() -> None:
+    """`asyncio.timeout` is a cancellation like any other and comes out as TimeoutError."""
+    emit = Pausing()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await run_agent_loop(
+                [user("hi")], AgentContext(), config(), emit, None, ScriptedProvider(Reply(hang=True))
+            )
+    check_grammar(emit.events)
+
+
+# ---- histories ----------------------------------------------------------------------------------------------
+
+
+def answered(call_id: str) -> dict[str, Any]:
+    return tool_result(call_id, "echo", "ok")
+
+
+def calling(*ids: str, **fields: Any) -> dict[str, Any]:
+    blocks = [{"type": "tool_call", "id": call_id, "name": "echo", "arguments": {}} for call_id in ids]
+    return assistant(*blocks, **fields)
+
+
+def test_a_good_history_is_sent_as_it_is() -> None:
+    """Nothing is changed where nothing has to be."""
+    history: Any = [user("a"), calling("1", "2"), answered("1"), answered("2"), assistant("b"), user("c")]
+    before = copy.deepcopy(history)
+    assert history == sendable(history)
+    assert before == history
+
+
+@pytest.mark.parametrize("reason", ["error", "aborted"])
+def test_failed_replies_are_left_out_with_their_results(reason: str) -> None:
+    """They were not complete, so the model does not get to see them."""
+    failed: Any = calling("1", stop_reason=reason)
+    history: Any = [user("a"), failed, answered("1"), user("b")]
+    assert [user("a"), user("b")] == sendable(history)
+
+
+def test_a_call_without_a_result_gets_one() -> None:
+    """Wherever it is missing: between two messages, at the end, one of several."""
+    history: Any = [user("a"), calling("1", "2"), answered("1"), user("b"), calling("3")]
+    sent: Any = sendable(history)
+    assert [*["user", "assistant", "tool_result", "tool_result"], *["user", "assistant", "tool_result"]] == [
+        message["role"] for message in sent
+    ]
+    for message, call_id in ((sent[3], "2"), (sent[6], "3")):
+        assert (call_id, "echo", True) == (message["tool_call_id"], message["tool_name"], message["is_error"])
+        assert "No result provided" == said(message)
+
+
+def test_a_result_without_a_call_is_left_out() -> None:
+    """Providers refuse those too."""
+    history: Any = [answered("0"), user("a"), calling("1"), answered("1"), answered("1"), answered("9")]
+    assert [user("a"), calling("1"), answered("1")] == sendable(history)
+
+
+async def test_a_session_with_a_torn_end_can_go_on() -> None:
+    """A run on a history that was cut in the middle of its tools reaches the provider mended."""
+    context: Any = AgentContext("", [user("a"), calling("1")], [])
+    provider = ScriptedProvider("fine")
+    events = await collect(agent_loop([user("go on")], context, config(), None, provider))
+    check_grammar(events)
+    assert ["user", "assistant", "tool_result", "user"] == [
+        message["role"] for message in provider.calls[0].context.messages
+    ]
+
+
+# ---- the public functions --------------------------------------------------------------------------------------
+
+
+def test_continue_needs_something_to_answer() -> None:
+    """An empty context, or the assistant's word last, is a ValueError at once that says what to do."""
+    for messages in ([], [user("a"), assistant("b")]):
+        with pytest.raises(ValueError, match="agent_loop with a prompt"):
+            agent_loop_continue(AgentContext(messages=messages), config())
+
+
+@pytest.mark.parametrize(
+    "messages", [[user("a")], [user("a"), calling("1"), answered("1")], [{"role": "note"}]]
+)
+async def test_continue_goes_on_without_a_new_message(messages: Any) -> None:
+    """A last message of the user, of a tool, or of any other role is answered."""
+    provider = ScriptedProvider("fine")
+    stream = agent_loop_continue(AgentContext(messages=messages), config(), None, provider)
+    events = await collect(stream)
+    check_grammar(events)
+    assert ["assistant"] == roles(events)
+    assert await stream.result() == events[-1].messages
+
+
+async def test_a_run_can_be_awaited_without_reading() -> None:
+    """`result()` alone is enough."""
+    messages = await loop(ScriptedProvider(Reply(call("echo", n=1)), "done")).result()
+    assert ["user", "assistant", "tool_result", "assistant"] == [message["role"] for message in messages]
+
+
+@pytest.mark.parametrize("reply", [Reply(text("a", "b")), Reply("half", error="broken"), BoomError("boom")])
+async def test_one_reply_by_itself(reply: Any) -> None:
+    """`stream_assistant_response` asks once, pushes the message's events, and leaves the context alone."""
+    context = AgentContext("", [user("hi")], [])
+    stream = create_agent_stream()
+    message: Any = await stream_assistant_response(context, config(), None, stream, ScriptedProvider(reply))
+    stream.end([message])
+    events = await collect(stream)
+    assert "message_start" == events[0].type
+    assert ("message_end", message) == (events[-1].type, events[-1].message)
+    assert {"message_start", "message_update", "message_end"} >= set(kinds(events))
+    assert [user("hi")] == context.messages
