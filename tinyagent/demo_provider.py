@@ -1,0 +1,313 @@
+"""The provider `demo`: offline and scripted, for a first run without a key, and for tests.
+
+It is no model and says so. It streams word by word and calls real tools: arithmetic in the prompt goes
+to a tool that takes an `expression`, and a tool that the prompt names gets its arguments from the prompt
+(`key=value`, quoted text, numbers). What a tool gave is what the answer says; nothing is made up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+from . import _json
+from ._interrupt import Aborted, Interrupt
+from ._message_builder import MessageBuilder
+from ._response import Response
+from .agent_types import AgentTool, Context, Model, ModelInfo, Provider, SimpleStreamOptions, StreamResponse
+from .errors import ConfigurationError
+
+__all__ = ["NOTICE", "DemoModel", "demo_provider"]
+
+NOTICE = "demo: a script answers here, not a model; tools are real. Choose a model with -m PROVIDER/ID."
+"""What a program that offers the demo shows beside its answers, on standard error."""
+
+_SET_UP = """\
+For real answers choose a model:
+  export OPENROUTER_API_KEY=…    then: tinyagent run -m openrouter/MODEL "…"
+  or a server of your own, such as ollama: tinyagent run -m ollama/MODEL "…"
+To see a tool at work: tinyagent run -m demo -t calc "What is 6 * 7?\""""
+
+
+@dataclass
+class DemoModel(Model):
+    """The script; `delay` is seconds before each word."""
+
+    provider: str = "demo"
+    id: str = "demo"
+    api: str = "demo"
+    delay: float = 0.0
+
+
+def demo_provider() -> Provider:
+    """The provider; `-O delay=0.05` makes it type slowly."""
+    return Provider(name="demo", stream_fn=_stream, make_model=_make_model, list_models=_list_models)
+
+
+def _make_model(model_id: str, options: Mapping[str, Any]) -> DemoModel:
+    try:
+        delay = float(options.get("delay", 0.0))
+    except (TypeError, ValueError):
+        delay = -1.0
+    if not 0 <= delay <= 10:
+        raise ConfigurationError(f"demo: delay is seconds from 0 to 10, not {options.get('delay')!r}.")
+    return DemoModel(id=model_id or "demo", delay=delay)
+
+
+async def _list_models() -> list[ModelInfo]:
+    return [ModelInfo("demo", "a script, offline; no model")]
+
+
+async def _stream(model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+    return Response(_speak(model, context, options.get("signal")))
+
+
+async def _speak(model: Any, context: Context, signal: asyncio.Event | None) -> AsyncGenerator[Any, None]:
+    builder = MessageBuilder(model)
+    delay = getattr(model, "delay", 0.0)
+    yield builder.start()
+    said = 0
+    try:
+        for kind, block in _reply(context):
+            if kind == "tool_call":
+                index, event = builder.open_tool_call("", block["name"])
+                pieces = _pieces(_json.encode(block["arguments"]).decode())
+            else:
+                index, event = builder.open_thinking() if kind == "thinking" else builder.open_text()
+                pieces = re.findall(r"\s*\S+", block)
+            yield event
+            for piece in pieces:
+                async with Interrupt(signal):
+                    await asyncio.sleep(delay)
+                said += 1
+                yield builder.delta(index, piece)
+            yield builder.close(index)
+    except Aborted:
+        yield builder.fail("aborted", "The call was aborted.")
+        return
+    heard = _count_words(context)
+    # It has no tokens, so it counts words.
+    usage = {"input": heard, "output": said, "total": heard + said, "cost": 0.0}
+    calls = any(block["type"] == "tool_call" for block in builder.message()["content"])
+    yield builder.done("tool_use" if calls else "stop", usage=usage, finish_reason="scripted")
+
+
+def _pieces(text: str) -> list[str]:
+    return [text[begin : begin + 8] for begin in range(0, len(text), 8)]
+
+
+def _count_words(context: Context) -> int:
+    texts = [context.system_prompt, *(_text(message) for message in context.messages)]
+    return sum(len(text.split()) for text in texts)
+
+
+# ---- what it says -----------------------------------------------------------------------------------
+
+Block: TypeAlias = "tuple[str, Any]"
+
+
+def _reply(context: Context) -> list[Block]:
+    messages: list[Any] = list(context.messages)
+    asked = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=-1)
+    prompt = _text(messages[asked]) if asked >= 0 else ""
+    results = [message for message in messages[asked + 1 :] if message["role"] == "tool_result"]
+    if results:
+        return [("text", _tell(messages, results))]
+    tools = list(context.tools or [])
+    expressions = list(_arithmetic(prompt))
+    calls = _calculations(expressions, tools) or _named_calls(prompt, tools)
+    if calls:
+        names = " and ".join(dict.fromkeys(call["name"] for call in calls))
+        thought = f"The prompt can be answered by a tool: {names}."
+        return [("thinking", thought), *(("tool_call", call) for call in calls)]
+    return [("text", _explain(prompt, messages[: max(asked, 0)], tools, expressions))]
+
+
+def _tell(messages: Sequence[Any], results: Sequence[Any]) -> str:
+    """What the tools gave, in their own words."""
+    calls = {
+        block["id"]: block["arguments"]
+        for message in messages
+        if message["role"] == "assistant"
+        for block in message["content"]
+        if block["type"] == "tool_call"
+    }
+    told = []
+    for result in results:
+        name, text = result["tool_name"], _text(result) or "nothing that can be shown as text"
+        expression = calls.get(result["tool_call_id"], {}).get("expression")
+        subject = expression if isinstance(expression, str) else None
+        if result["is_error"]:
+            told.append(f"{name} failed{f' on {subject}' if subject else ''}: {text}")
+        elif subject:
+            told.append(f"{subject} = {text}")
+        else:
+            told.append(f"{name}: {text}")
+    return " and ".join(told) if all("\n" not in text for text in told) else "\n".join(told)
+
+
+def _explain(
+    prompt: str, before: Sequence[Any], tools: Sequence[AgentTool], expressions: Sequence[str]
+) -> str:
+    parts = [f"You said: {_shorten(prompt)}" if prompt else "You said nothing that I can read."]
+    if before:
+        answers = [_text(message) for message in before if message["role"] == "assistant"]
+        last = next((text for text in reversed(answers) if text), "")
+        count = f"{len(before)} earlier message{'s' if len(before) != 1 else ''}"
+        parts.append(f"I see {count}" + (f"; the last answer was: {_shorten(last)}" if last else "."))
+    parts.append("I am the demo: a script, not a model, and I can do no more with it than that.")
+    if expressions:
+        parts.append(f"To work out {expressions[0]} I would need a tool: add -t calc")
+    elif tools:
+        names = ", ".join(tool.name for tool in tools)
+        parts.append(
+            f"I can call a tool that you name, with key=value for its arguments. There are: {names}."
+        )
+    parts.append(_SET_UP)
+    return "\n".join(parts)
+
+
+def _shorten(text: str, limit: int = 200) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[:limit]}…"
+
+
+def _text(message: Any) -> str:
+    content = message.get("content") or []
+    return "\n".join(block["text"] for block in content if block.get("type") == "text")
+
+
+# ---- which tools it calls ---------------------------------------------------------------------------
+
+
+def _calculations(expressions: Sequence[str], tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
+    takers = [tool for tool in tools if "expression" in _properties(tool)]
+    if not takers:
+        return []
+    name = next((tool.name for tool in takers if tool.name == "calc"), takers[0].name)
+    return [{"name": name, "arguments": {"expression": text}} for text in expressions]
+
+
+def _named_calls(prompt: str, tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
+    calls = []
+    for tool in tools:
+        words = re.escape(tool.name).replace("_", "[_ ]")
+        named = re.search(rf"(?<![\w.]){words}(?![\w=])", prompt, re.IGNORECASE)
+        if named:
+            after = prompt[named.end() :].strip(" \t\n:,.?!")
+            calls.append({"name": tool.name, "arguments": _arguments(tool, prompt, after)})
+    return calls
+
+
+def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, Any]:
+    """The arguments that the prompt gives; a required one that it does not give is left to the tool."""
+    pairs = dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", prompt))
+    quoted: Iterator[str] = iter([a or b for a, b in re.findall(r"\"([^\"]*)\"|(?<!\w)'([^']*)'", prompt)])
+    numbers: Iterator[str] = iter(re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", prompt))
+    required = tool.parameters.get("required", [])
+    arguments: dict[str, Any] = {}
+    for key, rule in _properties(tool).items():
+        kind = rule.get("type") if isinstance(rule, Mapping) else None
+        if key in pairs:
+            arguments[key] = _typed(pairs[key], kind)
+        elif key not in required:
+            continue
+        elif kind in ("integer", "number"):
+            if (number := next(numbers, None)) is not None:
+                arguments[key] = _typed(number, kind)
+        elif kind in ("string", None):
+            arguments[key] = next(quoted, after or prompt)
+    return arguments
+
+
+def _typed(value: str, kind: Any) -> Any:
+    text = value[1:-1] if value[:1] in "\"'" and value[-1:] == value[:1] and len(value) > 1 else value
+    if kind in ("integer", "number", "boolean", "array", "object", "null"):
+        try:
+            return _json.decode(text)
+        except ValueError:
+            return text  # The tool's schema says what is wrong with it.
+    return text
+
+
+def _properties(tool: AgentTool) -> Mapping[str, Any]:
+    properties = tool.parameters.get("properties")
+    return cast("Mapping[str, Any]", properties) if isinstance(properties, Mapping) else {}
+
+
+# ---- arithmetic in a text -----------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])|\.\d+(?![\w])")
+_FUNCTION = re.compile(r"[a-z][a-z0-9]*(?=\()")
+_OPERATOR = re.compile(r"\s*(\*\*|//|[-+*/^×÷])\s*|\s+([x%])\s+")
+_SPELLING = {"^": "**", "×": "*", "÷": "/", "x": "*"}
+_MAX_DEPTH = 50
+_LONGEST = 10_000
+
+
+def _arithmetic(text: str) -> Iterator[str]:
+    """The expressions in a text: at least one operator or function, as `3 + 4` or `sqrt(2)`."""
+    text, at = text[:_LONGEST], 0
+    while at < len(text):
+        boundary = at == 0 or not (text[at - 1].isalnum() or text[at - 1] in "_.")
+        found = _expression(text, at, 0) if boundary else None
+        if found is not None and found[2]:
+            yield found[1]
+            at = found[0]
+        elif found is not None:
+            at = max(found[0], at + 1)
+        else:
+            at += 1
+
+
+Match: TypeAlias = "tuple[int, str, bool] | None"
+"""Where it ends, how it is written, and whether there is anything to work out."""
+
+
+def _expression(text: str, at: int, depth: int) -> Match:
+    found = _operand(text, at, depth)
+    while found is not None:
+        operator = _OPERATOR.match(text, found[0])
+        right = _operand(text, operator.end(), depth) if operator is not None else None
+        if operator is None or right is None:
+            break
+        sign = operator[1] or operator[2]
+        found = right[0], f"{found[1]} {_SPELLING.get(sign, sign)} {right[1]}", True
+    return found
+
+
+def _operand(text: str, at: int, depth: int) -> Match:
+    if depth > _MAX_DEPTH or at >= len(text):
+        return None
+    if text[at] == "-":
+        inner = _operand(text, at + 1, depth + 1)
+        return None if inner is None else (inner[0], f"-{inner[1]}", inner[2])
+    if number := _NUMBER.match(text, at):
+        return number.end(), number[0], False
+    function = _FUNCTION.match(text, at)
+    begin = function.end() if function else at
+    if text[begin] != "(":
+        return None
+    inside = []
+    while True:
+        begin = _after_spaces(text, begin + 1)
+        inner = _expression(text, begin, depth + 1)
+        if inner is None:
+            return None
+        inside.append(inner[1])
+        begin = _after_spaces(text, inner[0])
+        if begin >= len(text) or text[begin] not in (",)" if function else ")"):
+            return None
+        if text[begin] == ")":
+            break
+    name = function[0] if function else ""
+    return begin + 1, f"{name}({', '.join(inside)})", bool(function) or inner[2]
+
+
+def _after_spaces(text: str, at: int) -> int:
+    while at < len(text) and text[at] == " ":
+        at += 1
+    return at

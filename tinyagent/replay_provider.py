@@ -1,0 +1,164 @@
+"""The provider `replay:FILE`: it answers with a recorded run.
+
+The n-th model call gets the n-th reply of the file, with the deltas that were recorded, and ends as that
+one ended, errors and aborts included. A session file holds no deltas; then each block comes as one.
+What is asked makes no difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from . import _json, jsonl
+from ._message_builder import MessageBuilder, copy_message, now_ms
+from ._response import Response
+from .agent_types import (
+    AssistantMessage,
+    Context,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    Model,
+    Provider,
+    SimpleStreamOptions,
+    StreamResponse,
+)
+from .errors import ConfigurationError, ProviderError
+
+__all__ = ["replay_provider"]
+
+
+def replay_provider(path: str | Path, *, on_warning: Callable[[str], None] | None = None) -> Provider:
+    """A provider that answers with the run recorded in `path`; one for each run.
+
+    The file is read when its model is made.
+
+    Args:
+        path: What `tinyagent run --jsonl` wrote, or a session file; may be several one after another.
+        on_warning: Hears of a torn last line; `warnings.warn` if None.
+
+    Raises:
+        ConfigurationError: (from `make_model`, or the first call) the file cannot be read.
+        RecordError: (likewise) a line of it is not of the format.
+    """
+    replay = _Replay(Path(path), on_warning)
+    return Provider(name="replay", stream_fn=replay.stream, make_model=replay.model)
+
+
+@dataclass
+class _Recorded:
+    """A reply as it was recorded: what was streamed, and the message."""
+
+    steps: list[Mapping[str, Any]] = field(default_factory=list)
+    message: AssistantMessage | None = None
+
+
+class _Replay:
+    def __init__(self, path: Path, on_warning: Callable[[str], None] | None) -> None:
+        self._path = path
+        self._on_warning = on_warning
+        self._replies: list[_Recorded] | None = None
+        self._count = 0
+
+    def model(self, model_id: str, options: Mapping[str, Any]) -> Model:
+        self._read()
+        return Model(provider="replay", id=str(self._path), api="replay")
+
+    async def stream(self, model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+        replies = self._read()
+        self._count += 1
+        if self._count > len(replies):
+            raise ProviderError(
+                f"{self._path} has {len(replies)} recorded {'reply' if len(replies) == 1 else 'replies'}, "
+                f"and this is model call {self._count}.",
+                provider="replay",
+                hint="Replay it with the prompt and the tools of the recorded run, or record it again.",
+            )
+        return Response(_play(replies[self._count - 1]))
+
+    def _read(self) -> list[_Recorded]:
+        if self._replies is None:
+            try:
+                with self._path.open("rb") as file:
+                    self._replies = _replies(file, self._on_warning)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"The replay {self._path} cannot be read: {error.strerror or error}."
+                ) from None
+            if not self._replies:
+                raise ConfigurationError(
+                    f"The replay {self._path} holds no reply of a model.",
+                    hint="Record one: tinyagent run --jsonl … > FILE",
+                )
+        return self._replies
+
+
+def _replies(lines: Any, on_warning: Callable[[str], None] | None) -> list[_Recorded]:
+    replies: list[_Recorded] = []
+    reply = _Recorded()
+    for event in jsonl.read(lines, on_warning=on_warning):
+        if isinstance(event, MessageStartEvent):
+            reply = _Recorded()
+        elif isinstance(event, MessageUpdateEvent):
+            reply.steps.append(event.assistant_message_event)
+        elif isinstance(event, MessageEndEvent) and event.message["role"] == "assistant":
+            reply.message = cast(AssistantMessage, event.message)
+            replies.append(reply)
+            reply = _Recorded()
+    return replies
+
+
+async def _play(reply: _Recorded) -> AsyncGenerator[Any, None]:
+    final = copy_message(cast(Any, reply.message)) | {"timestamp": now_ms()}
+    content = final["content"]
+    model = Model(provider=final.get("provider", ""), id=final.get("model", ""), api=final.get("api", ""))
+    builder = MessageBuilder(model, timestamp=final["timestamp"])
+    yield builder.start()
+    for step in reply.steps:
+        kind, _, part = str(step.get("type")).rpartition("_")
+        index = step.get("content_index")
+        if not isinstance(index, int) or not 0 <= index < len(content) or content[index]["type"] != kind:
+            continue
+        if part == "start" and index == len(builder):
+            yield _open(builder, content[index])
+        elif part == "delta" and index < len(builder):
+            yield builder.delta(index, str(step.get("delta", "")))
+        elif part == "end" and index < len(builder):
+            yield _close(builder, index, content[index])
+        if part != "delta":
+            await asyncio.sleep(0)
+    if not reply.steps:
+        for index, block in enumerate(content):
+            yield _open(builder, block)
+            yield builder.delta(index, _text(block))
+            yield _close(builder, index, block)
+            await asyncio.sleep(0)
+    reason = final["stop_reason"]
+    if reason in ("error", "aborted"):
+        yield {"type": "error", "reason": reason, "error": final}
+    else:
+        yield {"type": "done", "reason": reason, "message": final}
+
+
+def _open(builder: MessageBuilder, block: Mapping[str, Any]) -> Any:
+    if block["type"] == "tool_call":
+        return builder.open_tool_call(block["id"], block["name"])[1]
+    return (builder.open_thinking() if block["type"] == "thinking" else builder.open_text())[1]
+
+
+def _close(builder: MessageBuilder, index: int, block: Mapping[str, Any]) -> Any:
+    if block["type"] == "tool_call":
+        return builder.close(index, None if "partial_json" in block else block["arguments"])
+    signatures = {key: value for key, value in block.items() if key.endswith("_signature")}
+    return builder.close(index, **signatures)
+
+
+def _text(block: Mapping[str, Any]) -> str:
+    if block["type"] == "tool_call":
+        raw = block.get("partial_json")
+        return raw if isinstance(raw, str) else _json.encode(block["arguments"]).decode()
+    return str(block[block["type"]])
