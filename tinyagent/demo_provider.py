@@ -244,8 +244,8 @@ _NUMBER = re.compile(r"(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w])|\.\d+(?
 _FUNCTION = re.compile(r"[a-z][a-z0-9]*(?=\()")
 _OPERATOR = re.compile(r"\s*(\*\*|//|[-+*/^×÷])\s*|\s+([x%])\s+")
 _SPELLING = {"^": "**", "×": "*", "÷": "/", "x": "*"}
-_MAX_DEPTH = 50
-_LONGEST = 10_000
+_MAX_DEPTH = 20
+_LONGEST = 4_000
 
 
 def _arithmetic(text: str) -> Iterator[str]:
