@@ -57,10 +57,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -P scripts/check_install.py
 	@touch $@
 
-# The pins are complete, so pip need not resolve them: that takes longer than the rest.
+# First the pins as they stand, since resolving them takes longer than all the rest; then whatever this
+# Python needs beyond them.
 $(PEERS)/.ready: tests/peers/constraints.txt
 	@test -x $(PEERS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(PEERS); }
-	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps \
-		--requirement tests/peers/constraints.txt
-	$(PEERS)/bin/python -m pip --disable-pip-version-check check
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --requirement tests/peers/constraints.txt
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--constraint tests/peers/constraints.txt 'litellm[proxy]'
 	@touch $@
