@@ -5,17 +5,22 @@ Nothing here imports a provider's module; that happens when its first request is
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyagent.agent_types import Model, ModelInfo, Provider, StreamResponse
 from tinyagent.errors import ConfigurationError
 from tinyagent.hookspecs import hookimpl
 
+from .failures import InputError
+
 if TYPE_CHECKING:
     from .config_files import ProviderTable
 
 __all__ = [
+    "APIS",
     "ENDPOINTS",
     "NAMES",
     "BuiltinProviders",
@@ -26,19 +31,41 @@ __all__ = [
 ]
 
 
+class Api(NamedTuple):
+    """A wire protocol: the module that speaks it, its model class and its stream function."""
+
+    module: str
+    model: str
+    stream: str
+
+
+APIS = {
+    "openai-completions": Api("tinyagent.openai_wire", "OpenAICompatModel", "stream_openai_completions"),
+    "openai-responses": Api(
+        "tinyagent.responses_provider", "OpenAIResponsesModel", "stream_openai_responses"
+    ),
+    "anthropic-messages": Api("tinyagent.anthropic_provider", "AnthropicModel", "stream_anthropic"),
+    "openrouter": Api("tinyagent.openrouter_provider", "OpenRouterModel", "stream_openrouter"),
+}
+
+
 class Endpoint(NamedTuple):
-    """A server that speaks chat/completions: where, the variable of its key, a model to begin with."""
+    """A server: where, the variable of its key, a model to begin with, its protocol."""
 
     base_url: str
     api_key_env: str | None
     default_model: str | None = None
+    api: str = "openai-completions"
 
 
 ENDPOINTS = {
     "openrouter": Endpoint(
-        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "anthropic/claude-3.5-sonnet"
+        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "anthropic/claude-3.5-sonnet", "openrouter"
     ),
     "openai": Endpoint("https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-4.1-mini"),
+    "anthropic": Endpoint(
+        "https://api.anthropic.com", "ANTHROPIC_API_KEY", "claude-sonnet-4-5", "anthropic-messages"
+    ),
     "groq": Endpoint("https://api.groq.com/openai/v1", "GROQ_API_KEY", "llama-3.3-70b-versatile"),
     "together": Endpoint(
         "https://api.together.xyz/v1", "TOGETHER_API_KEY", "meta-llama/Llama-3.3-70B-Instruct-Turbo"
@@ -74,11 +101,9 @@ class BuiltinProviders:
         elif name == "proxy":
             register(Provider(name, _stream_proxy, _proxy_model))
         elif name == "replay":
-            register(Provider(name, _unset, _replay_model))
-        elif name == "openrouter":
-            register(_openrouter())
+            register(Provider(name, _stream_proxy, _no_replay_file))
         else:
-            register(_compatible(name, ENDPOINTS[name]))
+            register(_provider(name, ENDPOINTS[name]))
 
 
 class ConfiguredProvider:
@@ -91,23 +116,20 @@ class ConfiguredProvider:
     @hookimpl
     def tinyagent_register_providers(self, register: Callable[[Provider], None]) -> None:
         name, table = self._name, self._table
-        builtin = ENDPOINTS.get(name)
-        base_url = table.base_url or (builtin.base_url if builtin else None)
-        if base_url is None:
+        builtin = ENDPOINTS.get(name, Endpoint("", None))
+        base_url = table.base_url or builtin.base_url
+        if not base_url:
             raise ConfigurationError(f"[providers.{name}] has no base_url.")
-        if table.api != "openai-completions":
-            raise ConfigurationError(
-                f"[providers.{name}] api = {table.api!r} is not supported; "
-                'this version speaks "openai-completions".'
-            )
-        key = table.api_key_env or (builtin.api_key_env if builtin and not table.base_url else None)
+        # A server of one's own behind a built-in name has nothing to do with the built-in one's key.
+        variable = table.api_key_env or (None if table.base_url else builtin.api_key_env)
         register(
-            _compatible(
+            _provider(
                 name,
-                Endpoint(base_url, key),
+                Endpoint(base_url, variable, None, table.api or builtin.api),
                 headers=dict(table.headers) or None,
-                options=table.options,
                 allow_http=table.allow_http,
+                ca_file=table.ca_file,
+                extra_body=table.options,
             )
         )
 
@@ -119,67 +141,34 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
     return ENDPOINTS[name].api_key_env if name in ENDPOINTS else None
 
 
-# ---- compatible endpoints ---------------------------------------------------------------------------
+# ---- servers ----------------------------------------------------------------------------------------
 
 
-def _compatible(name: str, endpoint: Endpoint, **settings: Any) -> Provider:
-    options = settings.pop("options", {})
+def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
+    """A server as a provider; `fields` are those of its model."""
+    api = APIS[endpoint.api]
+    fields |= {"provider": name, "base_url": endpoint.base_url, "api_key_env": endpoint.api_key_env}
 
-    def make_model(model_id: str, given: Mapping[str, Any]) -> Model:
-        from tinyagent.openai_wire import OpenAICompatModel
+    def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
+        body = {**fields.get("extra_body", {}), **options}
+        make = getattr(import_module(api.module), api.model)
+        model: Model = make(**{**fields, "id": _id(name, model_id), "extra_body": body})
+        return model
 
-        return OpenAICompatModel(
-            provider=name,
-            id=_id(name, model_id),
-            base_url=endpoint.base_url,
-            api_key_env=endpoint.api_key_env,
-            extra_body={**options, **given},
-            **settings,
-        )
+    async def stream(model: Any, context: Any, options: Any) -> StreamResponse:
+        reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, options)
+        return reply
 
-    return Provider(
-        name, _stream_completions, make_model, endpoint.api_key_env, _lister(name, endpoint, settings)
-    )
-
-
-async def _stream_completions(model: Any, context: Any, options: Any) -> StreamResponse:
-    from tinyagent.openai_wire import stream_openai_completions
-
-    return await stream_openai_completions(model, context, options)
-
-
-def _openrouter() -> Provider:
-    name, endpoint = "openrouter", ENDPOINTS["openrouter"]
-
-    def make_model(model_id: str, given: Mapping[str, Any]) -> Model:
-        from tinyagent.openrouter_provider import OpenRouterModel
-
-        return OpenRouterModel(id=_id(name, model_id), extra_body=dict(given))
-
-    return Provider(name, _stream_openrouter, make_model, endpoint.api_key_env, _lister(name, endpoint, {}))
-
-
-async def _stream_openrouter(model: Any, context: Any, options: Any) -> StreamResponse:
-    from tinyagent.openrouter_provider import stream_openrouter
-
-    return await stream_openrouter(model, context, options)
-
-
-def _lister(
-    name: str, endpoint: Endpoint, settings: Mapping[str, Any]
-) -> Callable[[], Awaitable[list[ModelInfo]]]:
     async def list_models() -> list[ModelInfo]:
         from tinyagent.openai_wire import OpenAICompatModel, list_openai_models
 
         from . import configuration
 
-        model = OpenAICompatModel(
-            provider=name, base_url=endpoint.base_url, api_key_env=endpoint.api_key_env, **settings
-        )
         key = configuration.load().api_key(name, endpoint.api_key_env)
-        return await list_openai_models(model, {"api_key": key})
+        return await list_openai_models(OpenAICompatModel(**fields), {"api_key": key})
 
-    return list_models
+    lists = endpoint.api != "anthropic-messages"
+    return Provider(name, stream, make_model, endpoint.api_key_env, list_models if lists else None)
 
 
 def _id(provider: str, model_id: str) -> str:
@@ -202,19 +191,22 @@ async def _stream_proxy(model: Any, context: Any, options: Any) -> StreamRespons
 
 
 def _proxy_model(model_id: str, options: Mapping[str, Any]) -> Model:
+    if options:
+        raise ConfigurationError(f"The provider 'proxy' takes no options: {', '.join(options)}.")
     return Model(provider="proxy", id=_id("proxy", model_id), api="proxy")
 
 
-async def _unset(model: Any, context: Any, options: Any) -> StreamResponse:
+def _no_replay_file(model_id: str, options: Mapping[str, Any]) -> Model:
     raise ConfigurationError("A replay needs its file: -m replay:FILE")
 
 
-def _replay_model(model_id: str, options: Mapping[str, Any]) -> Model:
-    raise ConfigurationError("A replay needs its file: -m replay:FILE")
-
-
-def replay(path: str) -> Provider:
+def replay(path: str, on_warning: Callable[[str], None]) -> Provider:
     """The provider that answers with the run recorded in `path`."""
     from tinyagent.replay_provider import replay_provider
 
-    return replay_provider(path)
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot read {path or 'a file'} (-m replay:FILE): {error.strerror}.") from None
+    return replay_provider(path, on_warning=on_warning)

@@ -15,6 +15,8 @@ import msgspec
 
 from tinyagent.errors import ConfigurationError
 
+from .entry_points import names_a_file
+
 __all__ = ["ProviderTable", "RunTable", "UserFile", "read_keys", "read_project_file", "read_user_file"]
 
 T = TypeVar("T")
@@ -50,10 +52,11 @@ class ProviderTable(_Table, frozen=True):
     """`[providers.NAME]`: an endpoint of the user's own, or changes to a built-in one."""
 
     base_url: str | None = None
-    api: str = "openai-completions"
+    api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
     api_key_env: str | None = None
     headers: dict[str, str] = {}
     allow_http: bool = False
+    ca_file: str | None = None
     options: dict[str, Any] = {}
 
     def __repr__(self) -> str:
@@ -115,7 +118,7 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
             ) from None
         raise
     for name in file.run.tools or ():
-        if "/" in name or "\\" in name or name.endswith(".py"):
+        if names_a_file(name):
             raise ConfigurationError(
                 f"{path}: run.tools: {name!r} is a file. A project file names installed tools only, since "
                 "a file would be run without you having asked for it.",

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import settings
 
-__all__ = ["GROUPS", "EntryPoint", "find", "scan"]
+__all__ = ["GROUPS", "EntryPoint", "find", "names_a_file", "scan"]
 
 GROUPS = ("tools", "providers", "commands", "hooks")
 """What follows `tinyagent.` in the groups that we read."""
@@ -34,6 +34,11 @@ class EntryPoint(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
+
+
+def names_a_file(name: str) -> bool:
+    """Whether `-t NAME` means a Python file (`FILE.py`, `FILE.py:TOOL`, anything with a slash)."""
+    return name.endswith(".py") or ".py:" in name or "/" in name or "\\" in name
 
 
 def find(group: str | None = None) -> list[EntryPoint]:

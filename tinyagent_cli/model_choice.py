@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tinyagent import _json
@@ -55,7 +55,11 @@ def choose(flag: str | None, settings: Settings) -> Choice:
 
 
 def resolve(
-    choice: Choice, settings: Settings, plugins: PluginManager, options: Mapping[str, Any]
+    choice: Choice,
+    settings: Settings,
+    plugins: PluginManager,
+    options: Mapping[str, Any],
+    warn: Callable[[str], None],
 ) -> tuple[Provider, Any, str | None]:
     """The provider, its model and its key.
 
@@ -63,7 +67,7 @@ def resolve(
         TinyAgentError: there is no such provider or no key, or the provider cannot make the model.
     """
     if choice.provider == "replay":
-        provider = builtin_plugins.replay(choice.model_id)
+        provider = builtin_plugins.replay(choice.model_id, warn)
     elif choice.provider:
         provider = plugins.provider(choice.provider)
     else:

@@ -22,7 +22,7 @@ from tinyagent.agent_types import AgentTool, Provider
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import builtin_plugins
-from .entry_points import EntryPoint, find
+from .entry_points import EntryPoint, find, names_a_file
 from .signals import Interrupted
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class PluginManager:
         return [tool for tool, _ in chosen.values()]
 
     def _tool_source(self, name: str) -> tuple[EntryPoint, str | None]:
-        path, colon, wanted = name.rpartition(":") if ".py:" in name else (name, "", "")
-        if path.endswith(".py") or "/" in path or "\\" in path:
+        if names_a_file(name):
+            path, colon, wanted = name.rpartition(":") if ".py:" in name else (name, "", "")
             return self._file(path), wanted if colon else None
         entries = find("tools")
         known = {entry.name for entry in entries}

@@ -86,9 +86,12 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
         app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
     plugins = PluginManager.from_settings(found)
-    provider, model, api_key = model_choice.resolve(
-        choice, found, plugins, {**run.options, **model_choice.parse_options(options.options)}
-    )
+    given = {**run.options, **model_choice.parse_options(options.options)}
+    provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
+    if provider.name == "demo":
+        from tinyagent.demo_provider import NOTICE
+
+        app.note(NOTICE)
     plugins.load_hooks()
     tools = plugins.tools(options.tools or run.tools or ())
     _check_rules(options, tools)

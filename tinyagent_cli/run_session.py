@@ -92,13 +92,13 @@ def record(
     if path is not None or stdout is not None:
         from .sinks.jsonl import JsonlSink  # its types take a while to make, and plain text needs none
 
-        if path is not None:
-            _check_output(path, history)
-            sinks.append(JsonlSink(open_file(path)))
         if stdout is not None:
             sinks.append(JsonlSink(stdout))
     error: BaseException | None = None
     try:
+        if path is not None:
+            _check_output(path, history)
+            sinks.append(JsonlSink(open_file(path)))
         yield sinks
     except BaseException as raised:  # noqa: BLE001 - raised again below
         error = raised

@@ -1,0 +1,290 @@
+"""The command line as a child process with a home of its own, loopback servers, plugins installed by hand."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO, Any, NamedTuple
+
+import pytest
+
+from tinyagent._fake_server import FakeReply
+from tinyagent.testing import FakeServer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 20
+"""How long anything may take; nothing waits this long unless it hangs."""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Standard output as JSONL."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last line, which must agree with how the process ended."""
+        lines = self.lines
+        assert "session" == lines[0]["type"]
+        last = lines[-1]
+        assert "result" == last["type"]
+        assert (self.code, self.code == 0) == (last["exit_code"], last["ok"])
+        if last["error"] is not None:
+            assert last["error"]["message"].splitlines()[0] in self.err
+        return last
+
+
+class Terminal:
+    """The terminal that a process runs on: what it shows, and what is typed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
+        self.process = process
+        self.shown = b""
+        self._fd = fd
+
+    def expect(self, text: str) -> None:
+        """Wait until this was shown."""
+        deadline = time.monotonic() + SECONDS
+        while text.encode() not in self.shown:
+            assert time.monotonic() < deadline, f"{text!r} was not shown, but: {self.shown!r}"
+            assert self._read(0.1) is not False, f"{text!r} was not shown, but: {self.shown!r}"
+
+    def type(self, text: str) -> None:
+        """Hit these keys."""
+        os.write(self._fd, text.encode())
+
+    def end(self) -> int:
+        """Read to the end; returns the exit code."""
+        while self._read(0.1) is not False:
+            pass
+        return self.process.wait(SECONDS)
+
+    def _read(self, seconds: float) -> bool | None:
+        """True if there was something, None if not yet, False if there will be nothing more."""
+        if not select.select([self._fd], [], [], seconds)[0]:
+            return None if self.process.poll() is None else False
+        try:
+            data = os.read(self._fd, 65536)
+        except OSError:
+            return False
+        self.shown += data
+        return bool(data)
+
+
+class Zygote:
+    """The process that forks; see `zygote.py`."""
+
+    def __init__(self) -> None:
+        self._channel, theirs = socket.socketpair()
+        self._channel.settimeout(SECONDS)
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("zygote.py"), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        theirs.close()
+        self._answers = self._channel.makefile()
+
+    def run(self, request: dict[str, Any], fds: list[int]) -> int:
+        """Run one command; returns its exit code, negative for a signal."""
+        socket.send_fds(self._channel, [json.dumps(request).encode()], fds)
+        child = int(self._answers.readline())
+        try:
+            return int(self._answers.readline())
+        except TimeoutError:
+            os.kill(child, signal.SIGKILL)
+            raise
+
+    def close(self) -> None:
+        """Let it end."""
+        self._answers.close()
+        self._channel.close()
+        self._process.wait(SECONDS)
+
+
+def _file(data: bytes) -> IO[bytes]:
+    file = TemporaryFile()
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+class Cli:
+    """Runs `tinyagent` in the directory `work`."""
+
+    def __init__(self, work: Path, home: Path, zygote: Zygote) -> None:
+        self.work = work
+        self.home = home
+        self._zygote = zygote
+        self.path = [str(ROOT)]
+        self._open: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, *args: str | Path, stdin: bytes | None = None, **environment: str) -> Done:
+        """Run to the end, in a fork; standard input is empty unless something is given."""
+        source = Path(os.devnull).open("rb") if stdin is None else _file(stdin)
+        with source, TemporaryFile() as out, TemporaryFile() as err:
+            request = {
+                "args": [str(arg) for arg in args],
+                "cwd": str(self.work),
+                "env": self.environment(environment),
+                "path": self.path[1:],
+            }
+            code = self._zygote.run(request, [source.fileno(), out.fileno(), err.fileno()])
+            result = Done(code, *(_text(file) for file in (out, err)))
+        if "-vv" not in args:
+            assert "Traceback" not in result.err, result.err
+        return result
+
+    def start(self, *args: str | Path, environment: dict[str, str] | None = None, **given: Any) -> Any:
+        """Start it, with pipes."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(
+            self.command(*args), env=self.environment(environment or {}), cwd=self.work, **{**pipes, **given}
+        )
+        self._open.append(process)
+        return process
+
+    def on_terminal(self, *args: str | Path, **given: Any) -> Terminal:
+        """Start it on a terminal of its own."""
+        outer, inner = pty.openpty()
+        process = self.start(
+            *args, stdin=given.pop("stdin", inner), stdout=given.pop("stdout", inner), stderr=inner,
+            environment={"TERM": "xterm"}, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(inner, termios.TIOCSCTTY, 0), **given,
+        )  # fmt: skip
+        os.close(inner)
+        return Terminal(process, outer)
+
+    def shell(self, line: str, **environment: str) -> Done:
+        """Run a line of shell in which $T is the command."""
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=SECONDS, check=False,
+            env=self.environment({"T": " ".join(self.command()), **environment}), cwd=self.work,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def command(self, *args: str | Path) -> list[str]:
+        """The command, as a list."""
+        return [sys.executable, "-m", "tinyagent_cli", *map(str, args)]
+
+    def environment(self, more: dict[str, str]) -> dict[str, str]:
+        """What the process sees."""
+        return {
+            "COLUMNS": "100", **os.environ, "PYTHONPATH": os.pathsep.join(self.path),
+            "TINYAGENT_HOME": str(self.home), **more,
+        }  # fmt: skip
+
+    def config(self, text: str) -> None:
+        """Write the user's config.toml."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / "config.toml").write_text(text)
+
+    def server(self, server: FakeServer, name: str = "local", more: str = "") -> None:
+        """Make the server the provider `local`."""
+        self.config(f'[providers.{name}]\nbase_url = "{server.url}"\n{more}')
+
+    def file(self, name: str, text: str | bytes) -> Path:
+        """Write a file into the working directory."""
+        path = self.work / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def install(
+        self, name: str, source: str, group: str = "tools", *, entry: str | None = None, version: str = "1.0"
+    ) -> None:
+        """Put a distribution with one module and one entry point on the path."""
+        site = self.work.parent / f"site-{name}-{group}"
+        module = f"plugin_{name.replace('-', '_')}"
+        metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        metadata.mkdir(parents=True)
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (metadata / "entry_points.txt").write_text(f"[tinyagent.{group}]\n{entry or name} = {module}\n")
+        (site / f"{module}.py").write_text(source)
+        self.path.append(str(site))
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for process in self._open:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """One for all tests."""
+    made = Zygote()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def cli(tmp_path: Path, zygote: Zygote) -> Iterator[Cli]:
+    """The command line in an empty directory."""
+    work = tmp_path / "work"
+    work.mkdir()
+    made = Cli(work, tmp_path / "home", zygote)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def serve(cli: Cli) -> Iterator[Callable[..., FakeServer]]:
+    """Start a loopback server with these replies; it is `-m local/MODEL`."""
+    servers: list[FakeServer] = []
+
+    def start(*replies: FakeReply, more: str = "") -> FakeServer:
+        server = FakeServer(*replies)
+        server.__enter__()
+        servers.append(server)
+        cli.server(server, more=more)
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+TOOLS = '''
+from tinyagent import tool
+
+@tool(read_only=True)
+def look(at: str = "there") -> str:
+    """Look at something."""
+    return f"saw {at}"
+
+@tool
+def write(text: str) -> str:
+    """Write a text."""
+    with open("written", "a") as file:
+        file.write(text)
+    return f"wrote {text}"
+'''
+"""A file for -t: `look` is read-only, `write` leaves a file `written` behind."""

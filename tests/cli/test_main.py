@@ -1,0 +1,215 @@
+"""The root command: what it costs, what it knows, and the one error boundary."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+
+from tinyagent import errors
+from tinyagent_cli import failures
+from tinyagent_cli.main import main
+from tinyagent_cli.root import COMMANDS
+from tinyagent_cli.signals import Interrupted
+
+from .conftest import Cli, FakeReply
+
+MODULES = """
+import sys
+from tinyagent_cli.main import main
+code = main({args!r})
+sys.stderr.write(" ".join(sys.modules))
+sys.exit(code)
+"""
+
+
+def imported_by(cli: Cli, *args: str) -> set[str]:
+    """The modules that a command has imported when it is done."""
+    script = cli.file("modules.py", MODULES.format(args=list(args)))
+    done = cli.shell(f"{sys.executable} -P {script}")
+    assert 0 == done.code, done.err
+    return set(done.err.splitlines()[-1].split(" "))
+
+
+def test_version_imports_next_to_nothing(cli: Cli) -> None:
+    """`--version` needs neither click nor the library, nor the metadata of distributions."""
+    assert set() == imported_by(cli, "--version") & {
+        "click", "tinyagent", "msgspec", "importlib.metadata", "typing", "pathlib", "re",
+    }  # fmt: skip
+
+
+def test_help_imports_no_command(cli: Cli) -> None:
+    """`--help` knows the commands from a table; neither they nor the library are imported."""
+    modules = imported_by(cli, "--help")
+    assert set() == {name for name in modules if name.startswith(("tinyagent_cli.commands", "tinyagent."))}
+    assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
+
+
+def test_help_of_a_command_imports_only_that_command(cli: Cli) -> None:
+    """`run --help` imports neither the library nor another command."""
+    modules = imported_by(cli, "run", "--help")
+    assert {"tinyagent_cli.commands", "tinyagent_cli.commands.run"} == {
+        name for name in modules if name.startswith("tinyagent_cli.commands")
+    }
+    assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
+
+
+def test_a_run_imports_only_what_it_needs(cli: Cli, serve: Callable[..., object]) -> None:
+    """A plain text run pays for no terminal, no metadata, no JSON Schema and no JSONL."""
+    serve(FakeReply.text("Hello"))
+    unwanted = {
+        "rich", "importlib.metadata", "platformdirs", "jsonschema_rs", "prompt_toolkit", "tinyagent.jsonl",
+        "tinyagent.testing", "tinyagent.proxy", "tinyagent_cli.sinks.jsonl",
+    }  # fmt: skip
+    assert set() == imported_by(cli, "run", "-m", "local/m", "Hello") & unwanted
+
+
+def test_version_is_the_distributions(cli: Cli) -> None:
+    """Both ways to say it agree with the library."""
+    import tinyagent
+
+    said = f"tinyagent {tinyagent.__version__}\n"
+    assert (0, said, "") == cli("--version")
+    assert (0, said, "") == cli("-v", "--version")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [], *([name] for name in COMMANDS), ["models", "list"], ["tools", "list"], ["tools", "show"],
+        ["tools", "call"], ["plugins", "list"], ["schema", "events"],
+    ],
+    ids="-".join,
+)  # fmt: skip
+def test_help(
+    args: list[str],
+    snapshot: SnapshotAssertion,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What each --help says is changed on purpose."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("TINYAGENT_PLUGINS", "")
+    assert 0 == main([*args, "--help"])
+    assert snapshot == capsys.readouterr().out
+
+
+def test_no_command_shows_the_help_as_an_error(cli: Cli) -> None:
+    """`tinyagent`, and a group, alone: the help on standard error, exit code 2."""
+    for args in ([], ["tools"]):
+        done = cli(*args)
+        assert (2, "") == (done.code, done.out)
+        assert "Usage: tinyagent" in done.err
+
+
+def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
+    """A typing error gets the command that was meant, a prompt without `run` the way to say it."""
+    hint = "Try 'tinyagent --help' for help."
+    assert (2, "", f"Error: No such command 'rum'. Did you mean 'run'?\n{hint}\n") == cli("rum")
+    assert "tinyagent run 'What is new?'" in cli("What is new?").err
+
+
+EXIT_CODES = {
+    errors.TinyAgentError: 1,
+    errors.ConfigurationError: 3,
+    errors.AuthenticationError: 3,
+    errors.MissingKeyError: 3,
+    errors.AgentStateError: 1,
+    errors.ProviderError: 1,
+    errors.RateLimitError: 1,
+    errors.ContextOverflowError: 1,
+    errors.ConnectionFailedError: 1,
+    errors.ProviderTimeoutError: 1,
+    errors.StreamInterruptedError: 1,
+    errors.InvalidReplyError: 1,
+    errors.ContentFilterError: 1,
+    errors.OutputTruncatedError: 4,
+    errors.ToolError: 1,
+    errors.ToolArgumentsError: 1,
+    errors.ToolRefusedError: 1,
+    errors.PluginError: 3,
+    errors.RecordError: 2,
+}
+
+
+def test_every_error_has_its_exit_code() -> None:
+    """The whole tree is in the table; a new class is a decision."""
+    kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+    tree = {kind for kind in kinds if issubclass(kind, errors.TinyAgentError)}
+    assert tree == set(EXIT_CODES)
+    assert EXIT_CODES == {kind: failures.describe(kind("words")).exit_code for kind in tree}
+
+
+def test_signals_and_limits_have_theirs() -> None:
+    """2 usage, 4 incomplete, 124 time-out, 130 SIGINT, 143 SIGTERM, 141 closed pipe."""
+    given = [
+        failures.InputError("x"),
+        failures.IncompleteError("x", kind="max_turns"),
+        failures.RunTimeoutError("x"),
+        Interrupted(2),
+        Interrupted(15),
+        failures.OutputClosedError("x"),
+        KeyboardInterrupt(),
+        ValueError("x"),
+    ]
+    assert [2, 4, 124, 130, 143, 141, 130, 1] == [failures.describe(error).exit_code for error in given]
+
+
+BROKEN_COMMAND = """
+import click
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_commands(group):
+    @group.command()
+    def deploy():
+        "Deploy it."
+        raise ZeroDivisionError("by zero")
+"""
+
+
+def test_an_unknown_exception_is_one_line(cli: Cli) -> None:
+    """Whatever is raised: one line, exit code 1, no traceback; -vv shows where it came from."""
+    cli.install("deploy", BROKEN_COMMAND, "commands")
+    done = cli("deploy")
+    assert (1, "") == (done.code, done.out)
+    assert done.err.startswith("Error: Internal error: ZeroDivisionError: by zero\n")
+    assert "Traceback (most recent call last)" in cli.shell("$T -vv deploy").err
+
+
+def test_commands_of_plugins_are_listed_by_their_metadata(cli: Cli) -> None:
+    """--help names them and where they come from, and imports nothing of them."""
+    cli.install("deploy", "raise RuntimeError('imported')", "commands", version="2.1")
+    done = cli("--help")
+    assert 0 == done.code
+    assert "From deploy 2.1." in done.out
+
+
+def test_completion_needs_no_import(cli: Cli) -> None:
+    """Commands, providers and installed tools complete from names alone."""
+    cli.install("weather", "raise RuntimeError('imported')")
+
+    def complete(line: str) -> str:
+        words = line.split(" ")
+        return cli(_TINYAGENT_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1)).out
+
+    assert "plain,plugins" == complete("tinyagent pl").strip()
+    assert "plain,ollama/\nplain,openai/\nplain,openrouter/" == complete("tinyagent run -m o").strip()
+    assert "plain,weather" == complete("tinyagent run -t w").strip()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`completion SHELL` prints what the shell sources."""
+    assert 0 == main(["completion", shell])
+    assert "_TINYAGENT_COMPLETE" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
+    """A list that could not be written is no success."""
+    done = cli.shell("$T models list > /dev/full")
+    assert 1 == done.code
+    assert "No space left on device" in done.err

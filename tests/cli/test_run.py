@@ -1,0 +1,286 @@
+"""`tinyagent run`: what is asked, what comes back, and what is recorded."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tinyagent import jsonl
+from tinyagent._fake_server import chat_chunk
+from tinyagent.testing import FakeServer
+
+from .conftest import TOOLS, Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
+
+
+def sent(server: FakeServer, number: int = -1) -> list[dict[str, object]]:
+    """The messages of a request."""
+    messages: list[dict[str, object]] = server.requests[number].json["messages"]
+    return messages
+
+
+# ---- the reply ------------------------------------------------------------------------------------
+
+
+def test_the_reply_is_standard_output_and_nothing_else_is(cli: Cli, serve: Serve) -> None:
+    """The text, ended by one newline; nothing on standard error."""
+    serve(FakeReply.text("Hel", "lo"))
+    assert (0, "Hello\n", "") == cli("run", "-m", "local/m", "Hi")
+
+
+def test_a_reply_that_ends_in_a_newline_gets_no_second(cli: Cli, serve: Serve) -> None:
+    """The final newline is the reply's own if it has one."""
+    serve(FakeReply.text("Hello\n"))
+    assert "Hello\n" == cli("run", "-m", "local/m", "Hi").out
+
+
+def test_text_goes_into_a_pipe_unchanged(cli: Cli, serve: Serve) -> None:
+    """What a terminal must not see is data in a pipe."""
+    serve(FakeReply.text("\x1b[31mred\x07 \u202eé漢\x1b[0m"))
+    assert "\x1b[31mred\x07 \u202eé漢\x1b[0m\n" == cli("run", "-m", "local/m", "Hi").out
+
+
+def test_a_tool_is_called_and_the_texts_of_both_turns_are_printed(cli: Cli, serve: Serve) -> None:
+    """Each message of the model is a line of its own; the call is shown with -v on standard error."""
+    cli.file("mytools.py", TOOLS)
+    server = serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I look."), FakeReply.text("Seen."))
+    done = cli("run", "-v", "-m", "local/m", "-t", "./mytools.py", "Look")
+    assert (0, "I look.\nSeen.\n") == (done.code, done.out)
+    assert '→ look {"at":"me"}\n← saw me\n' in done.err
+    assert "local/m · 6 tokens in, 4 out · 2 turns" in done.err
+    assert {"role": "tool", "tool_call_id": "call_look_0", "content": "saw me"} == sent(server)[-1]
+
+
+def test_what_tools_print_does_not_get_into_the_output(cli: Cli, serve: Serve) -> None:
+    """Printing, and the output of child processes, goes to standard error."""
+    cli.file(
+        "loud.py",
+        'import os\nfrom tinyagent import tool\nprint("imported")\n\n@tool(read_only=True)\n'
+        'def loud() -> str:\n    "Shout."\n    print("printed")\n    os.system("echo child")\n'
+        '    return "done"\n',
+    )
+    serve(FakeReply.tool_calls(("loud", {})), FakeReply.text("Done."))
+    done = cli("run", "--jsonl", "-m", "local/m", "-t", "loud.py", "Go")
+    assert "Done." == done.result["text"]
+    assert {"imported", "printed", "child"} <= set(done.err.split())
+
+
+def test_quiet_is_quiet(cli: Cli, serve: Serve) -> None:
+    """-q leaves the reply and errors."""
+    serve(FakeReply.text("Hello"))
+    assert (0, "Hello\n", "") == cli("run", "-q", "-v", "-m", "local/m", "Hi")
+    assert "There is no prompt" in cli("run", "-q", "-m", "local/m").err
+
+
+def test_a_retry_shows(cli: Cli, serve: Serve) -> None:
+    """A request that is sent again is said so on standard error."""
+    serve(FakeReply.error(503, "busy", retry_after="0"), FakeReply.text("Hello"))
+    done = cli("run", "-m", "local/m", "Hi")
+    assert (0, "Hello\n") == (done.code, done.out)
+    assert "trying again" in done.err
+
+
+# ---- the request ----------------------------------------------------------------------------------
+
+
+def test_every_option_reaches_the_provider(cli: Cli, serve: Serve) -> None:
+    """System prompt, temperature, limits, thinking, -O and the model's id with its slashes."""
+    server = serve(FakeReply.text("ok"))
+    done = cli(
+        "run", "-m", "local/some/model", "-s", "Be brief.", "--temperature", "0.5", "--max-tokens", "7",
+        "--thinking", "high", "-O", "top_k=3", "-O", "stop=[\"x\"]", "-O", "user=me=you", "Hi",
+    )  # fmt: skip
+    assert 0 == done.code, done.err
+    body = server.requests[0].json
+    assert [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}] == body["messages"]
+    assert ("some/model", 0.5, 7, "high", 3, ["x"], "me=you") == tuple(
+        body[name]
+        for name in ("model", "temperature", "max_tokens", "reasoning_effort", "top_k", "stop", "user")
+    )
+
+
+def test_the_key_goes_into_the_request_and_nowhere_else(cli: Cli, serve: Serve) -> None:
+    """The variable that api_key_env names is sent as the bearer's token; no output has it."""
+    server = serve(FakeReply.error(401, "bad key sk-CANARY-1234567"), more='api_key_env = "LOCAL_KEY"\n')
+    done = cli("run", "--jsonl", "-vv", "-m", "local/m", "Hi", LOCAL_KEY=" sk-CANARY-1234567 \n")
+    assert "Bearer sk-CANARY-1234567" == server.requests[0].headers["authorization"]
+    assert 3 == done.code
+    assert "CANARY" not in done.out + done.err
+
+
+def test_files_and_images_are_sent(cli: Cli, serve: Serve) -> None:
+    """-f: text with its name before the prompt; an image as a data: URL with its type."""
+    server = serve(FakeReply.text("ok"))
+    cli.file("notes.txt", "buy milk\n")
+    cli.file("dot.png", PNG)
+    assert 0 == cli("run", "-m", "local/m", "-f", "notes.txt", "-f", "dot.png", "What is it?").code
+    image, text = sent(server)[0]["content"]  # type: ignore[misc]
+    assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" == image["image_url"]["url"]  # type: ignore[index]
+    assert "<file name='notes.txt'>\nbuy milk\n</file>\n\nWhat is it?" == text["text"]  # type: ignore[index]
+
+
+def test_the_system_prompt_comes_from_a_file(cli: Cli, serve: Serve) -> None:
+    """-s @FILE."""
+    server = serve(FakeReply.text("ok"))
+    cli.file("system.txt", "Be kind.\n")
+    assert 0 == cli("run", "-m", "local/m", "-s", "@system.txt", "Hi").code
+    assert {"role": "system", "content": "Be kind."} == sent(server)[0]
+
+
+# ---- the record -----------------------------------------------------------------------------------
+
+
+def test_jsonl_is_a_run_that_reads_back(cli: Cli, serve: Serve) -> None:
+    """Header, events, result; the last line says what the exit code says, and reading gives the messages."""
+    serve(FakeReply.text("Hel", "lo"))
+    done = cli("run", "--jsonl", "-m", "local/m", "-s", "Be brief.", "Hi")
+    header, result = done.lines[0], done.result
+    assert ({"provider": "local", "id": "m", "api": "openai-completions"}, "Be brief.", [], 1) == (
+        header["model"], header["system_prompt"], header["tools"], header["version"],
+    )  # fmt: skip
+    assert ("Hello", "stop", 1, None, 3) == (
+        result["text"], result["stop_reason"], result["turns"], result["error"], result["usage"]["input"],
+    )  # fmt: skip
+    user, assistant = jsonl.messages(done.out.encode())
+    assert ("Hi", "Hello") == (user["content"][0]["text"], assistant["content"][0]["text"])  # type: ignore[typeddict-item]
+
+
+def test_every_line_fits_the_schema(cli: Cli, serve: Serve) -> None:
+    """`schema events` describes what --jsonl prints."""
+    import jsonschema_rs
+
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("look", {})), FakeReply.text("Seen."))
+    schema = cli("schema", "events")
+    assert 0 == schema.code
+    validator = jsonschema_rs.validator_for(json.loads(schema.out))
+    lines = cli("run", "--jsonl", "-m", "local/m", "-t", "mytools.py", "Look").lines
+    assert [] == [line for line in lines if not validator.is_valid(line)]
+
+
+def test_output_writes_the_record_beside_the_text(cli: Cli, serve: Serve) -> None:
+    """-o FILE has the JSONL, standard output the text; what was in the file before is replaced."""
+    serve(FakeReply.text("Hello"))
+    cli.file("run.jsonl", "x" * 100_000)
+    assert (0, "Hello\n", "") == cli("run", "-m", "local/m", "-o", "run.jsonl", "Hi")
+    lines = (cli.work / "run.jsonl").read_bytes().splitlines()
+    assert ("session", "result") == tuple(json.loads(lines[n])["type"] for n in (0, -1))
+
+
+def test_history_goes_on(cli: Cli, serve: Serve) -> None:
+    """A record goes on from another; the third still has the whole conversation."""
+    server = serve(FakeReply.text("Hello"), FakeReply.text("Bonjour"), FakeReply.text("Hallo"))
+    first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
+    cli.file("first.jsonl", first.out)
+    second = cli("run", "-m", "local/m", "--jsonl", "--history", "first.jsonl", "In French")
+    assert ["session", "history", "history", "agent_start"] == [line["type"] for line in second.lines[:4]]
+    assert 0 == cli("run", "-m", "local/m", "--history", "-", "In German", stdin=second.out.encode()).code
+    assert ["Say hello", "Hello", "In French", "Bonjour", "In German"] == [m["content"] for m in sent(server)]
+
+
+# ---- ways to end ------------------------------------------------------------------------------------
+
+
+def test_a_cut_reply_is_incomplete(cli: Cli, serve: Serve) -> None:
+    """`length`: the text that came, exit code 4, and how to get more."""
+    serve(FakeReply.chunks(chat_chunk("Once upon"), chat_chunk({}, "length")))
+    done = cli("run", "--jsonl", "-m", "local/m", "Tell")
+    assert ("output_truncated", "length", "Once upon") == (
+        done.result["error"]["kind"], done.result["stop_reason"], done.result["text"],
+    )  # fmt: skip
+    assert 4 == done.code
+    assert "--max-tokens" in done.err
+
+
+def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:
+    """--max-turns ends the run with exit code 4 and says so."""
+    cli.file("mytools.py", TOOLS)
+    serve(*[FakeReply.tool_calls(("look", {"at": str(n)})) for n in range(3)])
+    done = cli("run", "--jsonl", "-m", "local/m", "-t", "mytools.py", "--max-turns", "2", "Look")
+    assert (4, "max_turns", 2) == (done.code, done.result["error"]["kind"], done.result["turns"])
+    assert "after 2 turns (--max-turns)" in done.err
+
+
+def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
+    """--timeout: exit code 124; what had come stays, events are closed."""
+    from tinyagent._fake_server import Hold
+
+    serve(FakeReply([*FakeReply.text("Hello").steps[:1], Hold()]))
+    done = cli("run", "--jsonl", "-m", "local/m", "--timeout", "0.5", "Hi")
+    assert (124, "run_timeout", "Hello") == (done.code, done.result["error"]["kind"], done.result["text"])
+    assert "agent_end" == done.lines[-2]["type"]
+
+
+def test_a_failed_tool_is_the_models_business(cli: Cli, serve: Serve) -> None:
+    """A tool that raises gives an error result, and the run goes on to its answer."""
+    cli.file(
+        "bad.py",
+        'from tinyagent import tool\n\n@tool(read_only=True)\ndef bad() -> str:\n    "Fail."\n'
+        '    raise OSError("no disk")\n',
+    )
+    server = serve(FakeReply.tool_calls(("bad", {})), FakeReply.text("It failed."))
+    assert (0, "It failed.\n", "") == cli("run", "-m", "local/m", "-t", "bad.py", "Go")
+    assert "no disk" in str(sent(server)[-1]["content"])
+
+
+# ---- providers without a network --------------------------------------------------------------------
+
+
+def test_demo_needs_nothing(cli: Cli) -> None:
+    """`-m demo` answers with a real tool's result, offline; standard error says that it is scripted."""
+    cli.file(
+        "calc.py",
+        "from tinyagent import tool\n@tool(read_only=True)\ndef calc(expression: str) -> str:\n"
+        '    "Calculate."\n    return str(6 * 7)\n',
+    )
+    done = cli("run", "-m", "demo", "-t", "calc.py", "What is 6 * 7?")
+    assert 0 == done.code, done.err
+    assert "42" in done.out
+    assert "demo" in done.err
+
+
+def test_replay_answers_with_a_recorded_run(cli: Cli, serve: Serve) -> None:
+    """`-m replay:FILE` says again what was recorded, without the server."""
+    serve(FakeReply.text("Hel", "lo"))
+    assert 0 == cli("run", "-m", "local/m", "-o", "run.jsonl", "Hi").code
+    assert (0, "Hello\n") == cli("run", "-m", "replay:run.jsonl", "Hi")[:2]
+
+
+def test_a_model_of_the_environment_is_taken(cli: Cli, serve: Serve) -> None:
+    """-m wins over TINYAGENT_MODEL, which wins over the project file, which wins over the user's."""
+    server = serve(*[FakeReply.text("ok")] * 4)
+    config = (cli.home / "config.toml").read_text()
+    cli.config(f'[run]\nmodel = "local/user"\n{config}')
+    assert 0 == cli("run", "Hi").code
+    cli.file("tinyagent.toml", '[run]\nmodel = "local/project"\n')
+    assert 0 == cli("run", "Hi").code
+    assert 0 == cli("run", "Hi", TINYAGENT_MODEL="local/variable").code
+    assert 0 == cli("run", "-m", "local/flag", "Hi", TINYAGENT_MODEL="local/variable").code
+    assert ["user", "project", "variable", "flag"] == [request.json["model"] for request in server.requests]
+
+
+@pytest.mark.parametrize("name", ["anthropic-messages", "openai-responses"])
+def test_other_protocols_can_be_configured(cli: Cli, serve: Serve, name: str) -> None:
+    """`api` in [providers.NAME] chooses the protocol, and so the path that is asked."""
+    server = serve(FakeReply.error(400, "no"), more=f'api = "{name}"\n')
+    done = cli("run", "-m", "local/m", "Hi")
+    assert 1 == done.code
+    assert {"anthropic-messages": "/v1/messages", "openai-responses": "/v1/responses"}[
+        name
+    ] == server.requests[0].path
+
+
+def test_records_are_what_msgspec_reads(cli: Cli, serve: Serve, tmp_path: Path) -> None:
+    """Every line is one JSON object with `type` first."""
+    serve(FakeReply.text("\u2028 a\x00b"))
+    done = cli("run", "--jsonl", "-m", "local/m", "Hi")
+    for line in done.out.removesuffix("\n").split("\n"):
+        assert line.startswith('{"type":"')
+        msgspec.json.decode(line)

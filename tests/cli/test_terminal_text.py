@@ -1,0 +1,78 @@
+"""What may reach a terminal of what others wrote."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyagent_cli.terminal_text import Sanitizer, clean, one_line, visible
+
+HOSTILE = [
+    ("colour \x1b[31mred\x1b[0m", "colour red"),
+    ("erase\x1b[2K\x1b[1Gline", "eraseline"),
+    ("title\x1b]0;owned\x07 end", "title end"),
+    ("link \x1b]8;;http://evil\x1b\\text\x1b]8;;\x1b\\ end", "link text end"),
+    ("dcs\x1bPq#0;2;0\x1b\\end", "dcsend"),
+    ("apc\x1b_payload\x1b\\pm\x1b^payload\x1b\\sos\x1bXpayload\x1b\\end", "apcpmsosend"),
+    ("8 bit \x9b31mred \x9d0;title\x9c end", "8 bit red  end"),
+    ("charset\x1b(0end, reset\x1bcend", "charsetend, resetend"),
+    ("bell\x07 back\x08\x08 del\x7f nul\x00", "bell back del nul"),
+    ("unix\nold\rwin\r\nend", "unix\nold\nwin\nend"),
+    ("tab\tstays", "tab\tstays"),
+    ("bidi \u202eevil\u202c \u2066x\u2069", "bidi evil x"),
+    ("zero\u200bwidth\ufeff", "zerowidth"),
+    ("tags \U000e0041\U000e007f", "tags "),
+    ("half \ud83d of it", "half \ufffd of it"),
+    ("family 👨\u200d👩\u200d👧 café 漢字", "family 👨\u200d👩\u200d👧 café 漢字"),
+    ("an unfinished one \x1b]0;swallows its line\nnot the next", "an unfinished one \nnot the next"),
+]
+PIECES = st.lists(
+    st.one_of(
+        st.text(max_size=5),
+        st.sampled_from(["\x1b", "[", "]", "31m", "\x07", "\\", "\r", "\n", "\x9b", "\x90", "P", "\x1b\x1b"]),
+    ),
+    max_size=30,
+)
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_control_sequences_are_removed_and_text_stays(text: str, shown: str) -> None:
+    """Escapes, C0, C1, bidi, zero-width and tag characters go; letters, emoji and line breaks stay."""
+    assert shown == clean(text)
+
+
+@pytest.mark.parametrize(("text", "shown"), HOSTILE)
+def test_it_makes_no_difference_where_a_delta_ends(text: str, shown: str) -> None:
+    """A sequence that is cut in two by a delta is removed all the same."""
+    sanitizer = Sanitizer()
+    assert shown == "".join(sanitizer.feed(character) for character in text)
+
+
+@given(PIECES)
+def test_whatever_comes_nothing_that_a_terminal_obeys_is_left(pieces: list[str]) -> None:
+    """Of any text in any pieces: no control but tab and newline, and the same as in one piece."""
+    sanitizer = Sanitizer()
+    shown = "".join(sanitizer.feed(piece) for piece in pieces)
+    assert clean("".join(pieces)) == shown
+    assert [] == [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n"]
+
+
+def test_a_sequence_without_an_end_does_not_swallow_the_rest() -> None:
+    """After 4096 characters an unfinished sequence is given up, and the text shows again."""
+    assert clean("\x1b]" + "x" * 10_000).endswith("x" * 5_000)
+
+
+def test_one_line_is_one_line() -> None:
+    """Line breaks become spaces, and what is too long ends in an ellipsis."""
+    assert "a b c" == one_line("a\nb\r\n\x1b[31mc")
+    assert "x" * 19 + "…" == one_line("x" * 50, 20)
+
+
+def test_visible_removes_nothing() -> None:
+    """For approvals, what a terminal would hide or obey is written out."""
+    assert "rm -rf /\\x1b[2K\\x08 \\u202e \\U000e0041 ok\n" == visible(
+        "rm -rf /\x1b[2K\x08 \u202e \U000e0041 ok\n"
+    )

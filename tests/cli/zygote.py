@@ -1,0 +1,58 @@
+"""Runs the command line in forks of one process that has imported everything already.
+
+A test of what a command does would otherwise spend nearly all its time on starting Python. What a command
+imports, and how it meets signals, pipes and terminals, is tested on real processes instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+
+from tinyagent_cli.main import main
+
+
+def serve(channel: socket.socket) -> None:
+    """A request is a line of JSON with three descriptors; the answer is how the process ended."""
+    while True:
+        data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
+        if not data:
+            return
+        child = os.fork()
+        if child == 0:
+            channel.close()
+            work(json.loads(data), fds)
+        for fd in fds:
+            os.close(fd)
+        channel.sendall(f"{child}\n".encode())
+        _, status = os.waitpid(child, 0)
+        channel.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def work(request: dict[str, object], fds: list[int]) -> None:
+    """Become the process that was asked for."""
+    code = 70
+    try:
+        for number, fd in enumerate(fds):
+            os.dup2(fd, number)
+            os.close(fd)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+        os.chdir(str(request["cwd"]))
+        os.environ.clear()
+        os.environ.update(request["env"])  # type: ignore[call-overload]
+        sys.path[:0] = request["path"]  # type: ignore[misc]
+        code = main(request["args"])  # type: ignore[arg-type]
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
