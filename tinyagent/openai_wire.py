@@ -659,12 +659,13 @@ class ChatDecoder(ReplyDecoder):
             self._reasoning_field = where
         if self._block_type != "thinking":
             self._close_block(out)
-            self._block, event = self.builder.open_thinking()
+            # The first block is signed at the end, when all that has to go back with it is known.
+            signed = self._thinking_block >= 0 and self._reasoning_field
+            fields = {"thinking_signature": self._reasoning_field} if signed else {}
+            self._block, event = self.builder.open_thinking(**fields)
             self._block_type = "thinking"
             if self._thinking_block < 0:
                 self._thinking_block = self._block
-            elif self._reasoning_field:
-                self.builder.update(self._block, thinking_signature=self._reasoning_field)
             out.append(event)
         out.append(self.builder.delta(self._block, text))
 

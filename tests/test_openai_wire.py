@@ -1,0 +1,756 @@
+"""chat/completions both ways: what is sent, what is made of the reply, and how a reply is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyagent import _http
+from tinyagent._fake_server import FakeReply, FakeServer, Hold, Reset, Wait, chat_chunk, sse
+from tinyagent._interrupt import AbortSignal
+from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
+from tinyagent.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ConnectionFailedError,
+    MissingKeyError,
+    ProviderTimeoutError,
+    RateLimitError,
+)
+from tinyagent.openai_wire import (
+    ChatDecoder,
+    OpenAICompatModel,
+    chat_request,
+    endpoint,
+    list_openai_models,
+    stream_openai_completions,
+)
+
+KEY = "sk-CANARY-0123456789"
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that retries would have waited."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep, random=lambda: 0.0))
+    return waited
+
+
+def model_at(server: FakeServer, **fields: Any) -> OpenAICompatModel:
+    return OpenAICompatModel(**{"provider": "acme", "id": "m", "base_url": server.url, **fields})
+
+
+ACME = OpenAICompatModel("acme", "m", base_url="http://127.0.0.1/v1")
+
+
+def user(*content: Any) -> dict[str, Any]:
+    blocks = [{"type": "text", "text": item} if isinstance(item, str) else item for item in content]
+    return {"role": "user", "content": blocks, "timestamp": 1}
+
+
+def assistant(*content: Any, model: Any = None, **fields: Any) -> dict[str, Any]:
+    model = model or ACME
+    return {
+        "role": "assistant",
+        "content": list(content),
+        "stop_reason": "stop",
+        "timestamp": 1,
+        "api": model.api,
+        "provider": model.provider,
+        "model": model.id,
+        "usage": None,
+        **fields,
+    }
+
+
+def called(call_id: str, name: str = "w", **arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_call", "id": call_id, "name": name, "arguments": arguments}
+
+
+def result(call_id: str, *content: Any) -> dict[str, Any]:
+    blocks = [{"type": "text", "text": item} if isinstance(item, str) else item for item in content]
+    return {
+        "role": "tool_result",
+        "tool_call_id": call_id,
+        "tool_name": "w",
+        "content": blocks,
+        "details": {},
+        "is_error": False,
+        "timestamp": 1,
+    }
+
+
+IMAGE = {"type": "image", "url": "data:image/png;base64,AAAA"}
+
+
+def sent(*messages: dict[str, Any], model: Any = None, **options: Any) -> dict[str, Any]:
+    context = Context(system_prompt=options.pop("system_prompt", ""), messages=list(messages))
+    return chat_request(model or ACME, context, options)
+
+
+# ---- the request ------------------------------------------------------------------------------------
+
+
+def test_the_least_request() -> None:
+    """An unknown server is sent nothing that it may refuse."""
+    assert {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True} == sent(user("hi"))
+
+
+def test_system_prompt_and_text() -> None:
+    """The system prompt comes first; text goes as plain text."""
+    body = sent(user("a", "b"), system_prompt="be brief")
+    assert [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "a\nb"},
+    ] == body["messages"]
+
+
+def test_options() -> None:
+    """Temperature, also 0, and the output limit go under the names that the server knows."""
+    assert (0, 7) == tuple(sent(temperature=0, max_tokens=7)[key] for key in ("temperature", "max_tokens"))
+    openai = OpenAICompatModel("openai", "gpt", base_url="https://api.openai.com/v1")
+    body = sent(model=openai, max_tokens=7, session_id="s1")
+    assert (7, "s1") == (body["max_completion_tokens"], body["prompt_cache_key"])
+    assert "max_tokens" not in body
+    assert {"include_usage": True} == body["stream_options"]
+
+
+def test_extra_body() -> None:
+    """What a model adds comes last, and None takes a field out."""
+    model = OpenAICompatModel("groq", "m", extra_body={"stream_options": None, "top_k": 3, "stream": True})
+    body = sent(model=model)
+    assert 3 == body["top_k"]
+    assert "stream_options" not in body
+
+
+@pytest.mark.parametrize(
+    ("provider", "level", "budgets", "expected"),
+    [
+        ("acme", "high", None, {"reasoning_effort": "high"}),
+        ("acme", "minimal", None, {"reasoning_effort": "low"}),
+        ("acme", "xhigh", None, {"reasoning_effort": "high"}),
+        ("acme", "off", None, {}),
+        ("openai", "xhigh", None, {"reasoning_effort": "xhigh"}),
+        ("xai", "medium", None, {"reasoning_effort": "high"}),
+        ("openrouter", "medium", None, {"reasoning": {"effort": "medium"}}),
+        ("openrouter", "medium", {"medium": 2000}, {"reasoning": {"max_tokens": 2000}}),
+        ("deepseek", "low", None, {"thinking": {"type": "enabled"}}),
+        ("mistral", "high", None, {}),
+    ],
+)
+def test_thinking(provider: str, level: str, budgets: Any, expected: dict[str, Any]) -> None:
+    """The thinking level goes in the words of each provider, from the options or from the model."""
+    names = ("reasoning_effort", "reasoning", "thinking")
+    by_option = sent(
+        model=OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1"),
+        thinking_level=ThinkingLevel(level),
+        thinking_budgets=budgets,
+    )
+    assert expected == {key: by_option[key] for key in names if key in by_option}
+    model = OpenAICompatModel(
+        provider, "m", base_url="http://127.0.0.1/v1", thinking_level=ThinkingLevel(level)
+    )
+    by_model = sent(model=model, thinking_budgets=budgets)
+    assert expected == {key: by_model[key] for key in names if key in by_model}
+
+
+def test_tools() -> None:
+    """Tools go as functions; no tools, no field."""
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    tool = AgentTool("add", "Adds.", schema)
+    function = {"name": "add", "description": "Adds.", "parameters": schema}
+    body = chat_request(Model("p", "m"), Context(tools=[tool]), {})
+    assert [{"type": "function", "function": function}] == body["tools"]
+    assert "tools" not in chat_request(Model("p", "m"), Context(tools=[]), {})
+
+
+def test_images() -> None:
+    """Images of the user go beside the text; those of tool results follow the results."""
+    picture = {"type": "image_url", "image_url": {"url": IMAGE["url"]}}
+    body = sent(
+        user("look", IMAGE),
+        assistant(called("a"), called("b")),
+        result("a", "one", IMAGE),
+        result("b", IMAGE),
+        user("and?"),
+    )
+    assert [{"type": "text", "text": "look"}, picture] == body["messages"][0]["content"]
+    roles = [message["role"] for message in body["messages"]]
+    assert ["user", "assistant", "tool", "tool", "user", "user"] == roles
+    assert ["one", "(see the attached image)"] == [body["messages"][n]["content"] for n in (2, 3)]
+    assert [picture, picture] == body["messages"][4]["content"][1:]
+
+
+def test_calls_and_results() -> None:
+    """Calls carry their arguments as text, an invalid one an empty object, and null for content."""
+    invalid = {**called("b"), "partial_json": '{"x'}
+    body = sent(assistant(called("a", x=1), invalid), result("a"), result("b", "bad arguments"))
+    first = body["messages"][0]
+    assert first["content"] is None
+    assert ['{"x":1}', "{}"] == [call["function"]["arguments"] for call in first["tool_calls"]]
+    assert ["(no output)", "bad arguments"] == [message["content"] for message in body["messages"][1:]]
+
+
+def test_a_history_that_no_server_would_take() -> None:
+    """Failed messages go, calls get results, results without a call go, ids become unique."""
+    text = {"type": "text", "text": "half"}
+    body = sent(
+        user("1"),
+        assistant(text, called("z"), stop_reason="error"),
+        assistant(text, stop_reason="aborted"),
+        result("z", "orphan"),
+        assistant(called("a"), called("b")),
+        result("b", "B"),
+        user("2"),
+        assistant(called("a")),
+        result("a", "A2"),
+        result("a", "again"),
+        assistant(),
+    )
+    short = [
+        (message["role"], message.get("tool_call_id"), message["content"]) for message in body["messages"]
+    ]
+    assert [
+        ("user", None, "1"),
+        ("assistant", None, None),
+        ("tool", "b", "B"),
+        ("tool", "a", "No result provided"),
+        ("user", None, "2"),
+        ("assistant", None, None),
+        ("tool", "a_2", "A2"),
+    ] == short
+    assert "a_2" == body["messages"][5]["tool_calls"][0]["id"]
+
+
+def test_ids_of_other_models() -> None:
+    """Ids that this server may refuse are replaced, in call and result alike; its own stay."""
+    other = OpenAICompatModel("other", "x")
+    body = sent(assistant(called("call|fc_1:" + "x" * 50), model=other), result("call|fc_1:" + "x" * 50, "r"))
+    new = body["messages"][0]["tool_calls"][0]["id"]
+    assert new == body["messages"][1]["tool_call_id"]
+    assert len(new) <= 40
+    assert new.replace("_", "").isalnum()
+    body = sent(assistant(called("functions.add:0")), result("functions.add:0", "r"))
+    assert "functions.add:0" == body["messages"][1]["tool_call_id"]
+    mistral = OpenAICompatModel("mistral", "m")
+    body = sent(assistant(called("call_1"), called("call_2")), result("call_1", "r"), model=mistral)
+    assert [9, 9] == [len(call["id"]) for call in body["messages"][0]["tool_calls"]]
+    assert body["messages"][0]["tool_calls"][0]["id"] == body["messages"][1]["tool_call_id"]
+
+
+def thought(text: str, signature: str) -> dict[str, Any]:
+    return {"type": "thinking", "thinking": text, "thinking_signature": signature}
+
+
+def test_reasoning_goes_back_where_it_came_from() -> None:
+    """To the same model under the same name, and to no other model at all."""
+    for name in ("reasoning_content", "reasoning", "reasoning_text"):
+        message = assistant(thought("hm", name), called("a"))
+        assert "hm" == sent(message)["messages"][0][name]
+        for other in (
+            OpenAICompatModel("acme", "m2"),
+            OpenAICompatModel("acme2", "m"),
+            OpenAICompatModel("acme", "m", "other-api"),
+        ):
+            assert {"role", "content", "tool_calls"} == set(sent(message, model=other)["messages"][0])
+    assert {"role", "content", "tool_calls"} == set(
+        sent(assistant(thought("hm", ""), called("a")))["messages"][0]
+    )
+    parts = sent(assistant(thought("hm", "content.thinking"), {"type": "text", "text": "Hi"}))["messages"][0]
+    assert ["thinking", "text"] == [part["type"] for part in parts["content"]]
+
+
+# ---- where it goes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("https://h/v1", "https://h/v1/chat/completions"),
+        ("https://h/v1/", "https://h/v1/chat/completions"),
+        ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+        ("https://h/v1/chat/completions/", "https://h/v1/chat/completions"),
+        ("https://h", "https://h/chat/completions"),
+        ("https://h/d/chat/completions?api-version=2", "https://h/d/chat/completions?api-version=2"),
+    ],
+)
+def test_endpoint(base: str, expected: str) -> None:
+    """A base URL may name chat/completions or not; a query stays."""
+    assert expected == endpoint(base)
+    assert expected.replace("chat/completions", "models") == endpoint(base, "/models")
+
+
+async def test_headers_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key goes as a bearer token; the model's own headers go too, and may replace it."""
+    async with FakeServer(FakeReply.text("Hi"), repeat=True) as server:
+
+        async def headers(api_key: str | None = None, **fields: Any) -> Any:
+            reply = await stream_openai_completions(
+                model_at(server, **fields), Context(), {"api_key": api_key}
+            )
+            await reply.result()
+            return server.requests[-1].headers
+
+        assert "Bearer k1" == (await headers(" k1\n"))["authorization"]
+        assert "authorization" not in await headers()
+        monkeypatch.setenv("ACME_KEY", "k2")
+        assert "Bearer k2" == (await headers(api_key_env="ACME_KEY"))["authorization"]
+        assert "Bearer k1" == (await headers("k1", api_key_env="ACME_KEY"))["authorization"]
+        own = await headers("k1", headers={"Authorization": "Basic x", "X-Team": "a"})
+        assert ("Basic x", "a") == (own["authorization"], own["x-team"])
+        assert "application/json" == own["content-type"]
+        assert "POST /v1/chat/completions" == f"{server.requests[-1].method} {server.requests[-1].path}"
+
+
+async def test_what_is_missing() -> None:
+    """A model without URL or id, a key that is not there: said before anything is sent."""
+    with pytest.raises(ConfigurationError, match="has no base_url"):
+        await stream_openai_completions(Model("p", "m"), Context(), {})
+    with pytest.raises(ConfigurationError, match="has no id"):
+        await stream_openai_completions(OpenAICompatModel(), Context(), {})
+    with pytest.raises(MissingKeyError, match="ACME_KEY"):
+        await stream_openai_completions(OpenAICompatModel("acme", "m", api_key_env="ACME_KEY"), Context(), {})
+    with pytest.raises(ValueError, match="OPENROUTER_API_KEY"):
+        await stream_openai_completions(OpenAICompatModel("acme", "m"), Context(), {})
+    with pytest.raises(AuthenticationError, match="empty"):
+        await stream_openai_completions(OpenAICompatModel("acme", "m"), Context(), {"api_key": " "})
+    with pytest.raises(ConfigurationError, match="cannot be sent"):
+        await stream_openai_completions(
+            OpenAICompatModel("acme", "m", extra_body={"x": object()}), Context(), {"api_key": "k"}
+        )
+
+
+async def test_list_models() -> None:
+    """The list of models, with what is said of each."""
+    models = {"data": [{"id": "a", "name": "A", "context_length": 8}, {"id": "b"}, {"no": "id"}, 7]}
+    async with FakeServer(FakeReply.json(models), FakeReply.error(401, "no")) as server:
+        listed = await list_openai_models(model_at(server, id=""), {"api_key": "k"})
+        assert [("a", "A", 8), ("b", "", None)] == [(one.id, one.name, one.context_window) for one in listed]
+        assert "/v1/models" == server.requests[0].path
+        with pytest.raises(AuthenticationError):
+            await list_openai_models(model_at(server), {"api_key": "k"})
+
+
+# ---- the reply, as it comes -------------------------------------------------------------------------
+
+
+async def test_each_delta_before_the_next() -> None:
+    """A delta is seen before the server sends the next one; the call returns with the headers."""
+    words = ["one", " two", " three"]
+    steps: list[Any] = [Wait()]
+    for word in words:
+        steps += [chat_chunk(word), Wait()]
+    async with FakeServer(FakeReply.chunks(*steps, chat_chunk({}, "stop"))) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        seen = []
+        async for event in reply:
+            if event["type"] == "start":
+                server.release()
+            if event["type"] == "text_delta":
+                seen.append(event["delta"])
+                assert "".join(seen) == event["partial"]["content"][0]["text"]
+                server.release()
+        assert words == seen
+
+
+async def test_events_and_message() -> None:
+    """The events in their order, and the message with all that belongs to it."""
+    usage = {
+        "prompt_tokens": 10,
+        "completion_tokens": 4,
+        "total_tokens": 14,
+        "cost": 0.5,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 2},
+    }
+    chunks = [
+        chat_chunk({"reasoning_content": "hm"}),
+        chat_chunk("Hi"),
+        chat_chunk({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "w", "arguments": '{"x'}}]}),
+        chat_chunk({"tool_calls": [{"index": 0, "function": {"arguments": '":1}'}}]}),
+        chat_chunk({}, "tool_calls", usage=usage),
+    ]
+    async with FakeServer(FakeReply.chunks(*chunks)) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        events = [event async for event in reply]
+        assert [
+            "start",
+            *("thinking_start", "thinking_delta", "thinking_end"),
+            *("text_start", "text_delta", "text_end"),
+            *("tool_call_start", "tool_call_delta", "tool_call_delta", "tool_call_end"),
+            "done",
+        ] == [event["type"] for event in events]
+        message = await reply.result()
+        assert message is events[-1]["message"]
+        assert [
+            {"type": "thinking", "thinking": "hm", "thinking_signature": "reasoning_content"},
+            {"type": "text", "text": "Hi"},
+            {"type": "tool_call", "id": "a", "name": "w", "arguments": {"x": 1}},
+        ] == message["content"]
+        assert ("tool_use", "tool_calls") == (message["stop_reason"], message["finish_reason"])
+        assert ("acme", "openai-completions", "m") == tuple(
+            message[key] for key in ("provider", "api", "model")
+        )
+        assert abs(message["timestamp"] - time.time() * 1000) < 10_000
+        assert {
+            "input": 10,
+            "output": 4,
+            "cache_read": 3,
+            "cache_write": 0,
+            "reasoning": 2,
+            "total": 14,
+            "cost": 0.5,
+        } == message["usage"]
+
+
+async def test_result_alone() -> None:
+    """`result` reads the reply by itself, and gives the same again."""
+    async with FakeServer(FakeReply.text("Hello", " you")) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        message = await reply.result()
+        assert "Hello you" == message["content"][0]["text"]
+        assert message is await reply.result()
+
+
+# ---- leaving ----------------------------------------------------------------------------------------
+
+HALF = FakeReply.chunks(chat_chunk("Half"), Hold(), done=False)
+
+
+async def half_read(server: FakeServer, **options: Any) -> Any:
+    reply = await stream_openai_completions(model_at(server), Context(), options)
+    async for event in reply:
+        if event["type"] == "text_delta":
+            return reply
+    raise AssertionError("no delta came")
+
+
+async def test_closing_early() -> None:
+    """`aclose` closes the connection, leaves no task, and the message says that it was aborted."""
+    async with FakeServer(HALF) as server:
+        reply = await half_read(server)
+        await reply.aclose()
+        await server.wait_closed()
+        message = await reply.result()
+        assert ("aborted", "Half") == (message["stop_reason"], message["content"][0]["text"])
+
+
+async def test_closing_before_reading() -> None:
+    """A reply that nobody read can be closed."""
+    async with FakeServer(HALF) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        await reply.aclose()
+        await server.wait_closed()
+
+
+async def test_dropping_it() -> None:
+    """A reply that is simply dropped is closed too."""
+    async with FakeServer(HALF) as server:
+        reply = await half_read(server)
+        del reply
+        gc.collect()
+        await server.wait_closed()
+
+
+async def test_closing_while_another_task_reads() -> None:
+    """The reader gets what there is and an end; nobody waits for ever."""
+    async with FakeServer(HALF) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        kinds: list[str] = []
+        delta = asyncio.Event()
+
+        async def read() -> None:
+            async for event in reply:
+                kinds.append(event["type"])
+                if event["type"] == "text_delta":
+                    delta.set()
+
+        task = asyncio.create_task(read())
+        await delta.wait()
+        await asyncio.sleep(0)
+        await reply.aclose()
+        await task
+        assert "error" == kinds[-1]
+        await server.wait_closed()
+
+
+async def test_cancelling() -> None:
+    """Cancelling the task that reads raises CancelledError and closes the connection at once."""
+    async with FakeServer(HALF) as server:
+        reply = await half_read(server)
+        task = asyncio.create_task(reply.result())
+        await asyncio.sleep(0.05)
+        begun = time.perf_counter()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.wait_closed()
+        assert time.perf_counter() - begun < 0.5
+
+
+@pytest.mark.parametrize("kind", [AbortSignal, asyncio.Event])
+async def test_the_signal(kind: type[asyncio.Event]) -> None:
+    """Once it is set the reply ends as aborted, with its partial text, and the connection is closed."""
+    async with FakeServer(HALF) as server:
+        signal = kind()
+        reply = await half_read(server, signal=signal)
+        asyncio.get_running_loop().call_soon(signal.set)
+        last = [event async for event in reply][-1]
+        assert ("error", "aborted") == (last["type"], last["reason"])
+        assert ("Half", "aborted") == (last["error"]["content"][0]["text"], last["error"]["stop_reason"])
+        await server.wait_closed()
+
+
+async def test_the_signal_before_the_reply() -> None:
+    """Set before there are headers, it ends the reply the same way."""
+    async with FakeServer(FakeReply([Hold()], head=b"")) as server:
+        signal = AbortSignal()
+        task = asyncio.create_task(stream_openai_completions(model_at(server), Context(), {"signal": signal}))
+        await server.wait_requests(1)
+        signal.set()
+        reply = await task
+        assert ["start", "error"] == [event["type"] async for event in reply]
+        assert "aborted" == (await reply.result())["stop_reason"]
+        await server.wait_closed()
+
+
+async def test_time_outs_keep_what_there_is() -> None:
+    """A reply that stops coming is an error that says so, with the partial text."""
+    async with FakeServer(HALF, FakeReply([Hold()], head=b"")) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {"timeout": {"idle": 0.1}})
+        message = await reply.result()
+        assert ("error", "timeout") == (message["stop_reason"], message["error_kind"])
+        assert "no further event within 0.1 s" in message["error_message"]
+        assert "Half" == message["content"][0]["text"]
+        with pytest.raises(ProviderTimeoutError):
+            await stream_openai_completions(model_at(server), Context(), {"timeout": 0.1})
+
+
+# ---- trying again -----------------------------------------------------------------------------------
+
+
+async def test_an_error_before_anything_was_shown(waits: list[float]) -> None:
+    """An error event, or a broken connection, is tried again as long as there was no output."""
+    busy = FakeReply([sse({"error": {"code": 429, "message": "busy"}})])
+    lost = FakeReply([sse(chat_chunk({"role": "assistant"})), Reset()])
+    told: list[str] = []
+    async with FakeServer(busy, lost, FakeReply.text("Hi")) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {"on_retry": told.append})
+        events = [event["type"] async for event in reply]
+        assert ["start", "text_start", "text_delta", "text_end", "done"] == events
+        assert 3 == len(server.requests)
+    assert [0.5, 1.0] == waits
+    assert told[0].startswith("acme: busy — trying again")
+
+
+async def test_never_once_a_delta_was_shown(waits: list[float]) -> None:
+    """After the first delta an error ends the reply."""
+    broken = FakeReply([sse(chat_chunk("Half")), sse({"error": {"code": 503, "message": "gone"}})])
+    async with FakeServer(broken, FakeReply.text("Hi")) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        message = await reply.result()
+        assert ("provider", "acme: gone") == (message["error_kind"], message["error_message"])
+        assert 1 == len(server.requests)
+
+
+async def test_the_last_error_is_told(waits: list[float]) -> None:
+    """When the tries are used up, the reply ends with the error, and a status raises."""
+    busy = FakeReply([sse({"error": {"code": 429, "message": "busy"}})])
+    async with FakeServer(busy, busy, busy) as server:
+        reply = await stream_openai_completions(model_at(server), Context(), {})
+        message = await reply.result()
+        assert ("rate_limit", "acme: busy") == (message["error_kind"], message["error_message"])
+    async with FakeServer(FakeReply.error(429, "busy"), repeat=True) as server:
+        with pytest.raises(RateLimitError):
+            await stream_openai_completions(model_at(server), Context(), {})
+        assert 3 == len(server.requests)
+    with pytest.raises(ConnectionFailedError):
+        await stream_openai_completions(model_at(server), Context(), {})
+
+
+# ---- secrets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        FakeReply.error(400, f"bad key {KEY}"),
+        FakeReply([f"you sent {KEY}".encode()], status=500),
+        FakeReply([f"<html>{KEY}</html>".encode()]),
+        FakeReply([sse({"error": {"message": f"key {KEY} refused", "code": 401}})]),
+        FakeReply([sse(chat_chunk("x")), f"data: {{{KEY}\n\n".encode()]),
+        FakeReply(status=307, headers={"location": f"http://127.0.0.1:9/?key={KEY}"}),
+    ],
+)
+@pytest.mark.parametrize("where", ["option", "header"])
+async def test_the_key_is_never_repeated(reply: FakeReply, where: str, waits: list[float]) -> None:
+    """Whatever a server says, the key stands in no error, event or message."""
+    told: list[str] = []
+    async with FakeServer(reply, repeat=True) as server:
+        headers = {"X-Api-Key": KEY} if where == "header" else None
+        options: Any = {"on_retry": told.append} | ({"api_key": KEY} if where == "option" else {})
+        try:
+            stream = await stream_openai_completions(model_at(server, headers=headers), Context(), options)
+            events = [event async for event in stream]
+            assert "error" == events[-1]["type"]
+            shown = json.dumps(events)
+        except Exception as error:  # noqa: BLE001 - whichever it is, it must hold no key
+            shown = f"{error!r} {error} {getattr(error, 'hint', '')}"
+    assert KEY not in shown + str(told)
+
+
+# ---- the decoder alone --------------------------------------------------------------------------------
+
+
+def decoded(*chunks: Any, done: bool = True) -> dict[str, Any]:
+    decoder = ChatDecoder(Model("p", "m", "a"))
+    events = decoder.feed(b"".join(sse(chunk) for chunk in chunks) + b"data: [DONE]\n\n" * done)
+    events += decoder.close()
+    if decoder.error is not None:
+        events.append(decoder.fail())
+    last = events[-1]
+    return last["message"] if last["type"] == "done" else last["error"]
+
+
+def test_reasoning_details_are_put_together() -> None:
+    """Pieces of one text become one entry; encrypted entries stay as they are, in their place."""
+    pieces = [
+        {"type": "reasoning.text", "text": "h", "index": 0, "format": "x"},
+        {"type": "reasoning.text", "text": "m", "index": 0},
+        {"type": "reasoning.text", "signature": "S", "index": 0},
+        {"type": "reasoning.encrypted", "data": "QQ", "index": 1, "id": "e1"},
+        {"type": "reasoning.encrypted", "data": "QQ", "index": 2, "id": "e2"},
+    ]
+    message = decoded(
+        *[chat_chunk({"reasoning_details": [piece]}) for piece in pieces], chat_chunk("Hi", "stop")
+    )
+    assert ["hm", "Hi"] == [block.get("thinking") or block.get("text") for block in message["content"]]
+    back = chat_request(Model("p", "m", "a"), Context(messages=[message]), {})["messages"][0]
+    assert [
+        {"type": "reasoning.text", "text": "hm", "index": 0, "format": "x", "signature": "S"},
+        *pieces[3:],
+    ] == back["reasoning_details"]
+
+
+def test_reasoning_that_cannot_be_read_goes_back_too() -> None:
+    """Encrypted reasoning without a word of text survives the turn."""
+    detail = {"type": "reasoning.encrypted", "data": "QQ", "index": 0}
+    message = decoded(chat_chunk({"content": "Hi", "reasoning_details": [detail]}), chat_chunk({}, "stop"))
+    back = chat_request(Model("p", "m", "a"), Context(messages=[message]), {})["messages"][0]
+    assert ("Hi", [detail]) == (back["content"], back["reasoning_details"])
+
+
+def test_reasoning_between_texts() -> None:
+    """Each stretch is a block of its own, in order, and all reasoning goes back."""
+    message = decoded(
+        chat_chunk({"reasoning": "a"}),
+        chat_chunk("1"),
+        chat_chunk({"reasoning": "b"}),
+        chat_chunk("2", "stop"),
+    )
+    assert ["thinking", "text", "thinking", "text"] == [block["type"] for block in message["content"]]
+    back = chat_request(Model("p", "m", "a"), Context(messages=[message]), {})["messages"][0]
+    assert ("12", "ab") == (back["content"], back["reasoning"])
+
+
+def test_length_with_calls_is_length() -> None:
+    """`length` wins over tool calls, so that none of them is run."""
+    call = {"index": 0, "id": "a", "function": {"name": "w", "arguments": "{}"}}
+    assert "length" == decoded(chat_chunk({"tool_calls": [call]}), chat_chunk({}, "length"))["stop_reason"]
+
+
+def test_calls_of_one_name_without_ids() -> None:
+    """Without index and id, a name after complete arguments begins another call."""
+
+    def piece(name: str | None, arguments: str) -> Any:
+        return chat_chunk({"tool_calls": [{"function": {"name": name, "arguments": arguments}}]})
+
+    message = decoded(piece("w", '{"a":'), piece(None, "1}"), piece("w", '{"a":2}'), chat_chunk({}, "stop"))
+    assert [{"a": 1}, {"a": 2}] == [block["arguments"] for block in message["content"]]
+    assert 2 == len({block["id"] for block in message["content"]})
+
+
+NAMES = [
+    *("choices", "delta", "message", "content", "reasoning", "reasoning_details", "refusal", "finish_reason"),
+    *(
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "index",
+        "id",
+        "usage",
+        "error",
+        "text",
+        "type",
+        "x_groq",
+    ),
+]
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_odd_types_never_crash(value: Any) -> None:
+    """Whatever JSON an event holds, the reply ends in a message: done, or an error that says why."""
+    for chunk in (value, {"choices": [{"delta": value}]}, {"choices": [value], "usage": value}):
+        message = decoded(chat_chunk("a"), chunk, chat_chunk({}, "stop"))
+        assert message["stop_reason"] in ("stop", "tool_use", "length", "error")
+        json.dumps(message)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_end_in_a_message(data: bytes) -> None:
+    """No bytes crash the decoder or make it report a success that was none."""
+    decoder = ChatDecoder(Model("p", "m", "a"))
+    decoder.feed(data)
+    decoder.close()
+    assert decoder.ended
+    assert decoder.error is not None
+
+
+def microseconds(make: Any, count: int) -> float:
+    data = [sse(make(n)) for n in range(count)]
+    decoder = ChatDecoder(Model("p", "m", "a"))
+    begun = time.process_time()
+    for chunk in data:
+        decoder.feed(chunk)
+    decoder.feed(b"data: [DONE]\n\n")
+    return (time.process_time() - begun) / count * 1e6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: chat_chunk("word "),
+        lambda n: chat_chunk({"reasoning": "hm "} if n < 500 else {"content": "word "}),
+        lambda n: chat_chunk({"reasoning": "hm", "content": "word "}),
+        lambda n: chat_chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm", "index": 0}]}),
+        lambda n: chat_chunk(
+            {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "w", "arguments": "x" * 64}}]}
+        ),
+    ],
+    ids=["text", "thinking then text", "both at once", "details", "arguments"],
+)
+def test_linear(make: Any) -> None:
+    """A delta costs the same at any length."""
+    short = min(microseconds(make, 1000) for _ in range(3))
+    assert microseconds(make, 20_000) < 5 * short + 5
