@@ -3,6 +3,8 @@
 Signatures, encrypted reasoning and ids mean something only to the model that made them. Every
 provider passes its history through `handover` before it writes a request, so a conversation can change
 models in its middle. Messages of the model that is asked now stay as they are.
+
+`sendable` is the other half: what no model can take, whoever said it.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from typing import Any, cast
 
 from .agent_types import AssistantMessage, Message
 
-__all__ = ["handover", "is_own"]
+__all__ = ["handover", "is_own", "sendable"]
 
-_PRIVATE = ("text_signature", "thinking_signature")
+_PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
+NO_RESULT = "No result provided"
+LONGEST_COMMON = 40
+"""Characters that every provider takes in the id of a tool call."""
 
 
 def is_own(message: AssistantMessage, model: Any) -> bool:
@@ -37,35 +42,86 @@ def handover(messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | 
     Args:
         messages: The history; not changed.
         model: Who is asked now: `api`, `provider` and `id` are compared.
-        ids: What the provider accepts as the id of a tool call; others are replaced, the same one by
-            the same one everywhere.
+        ids: What the provider accepts as the id of a tool call. Others are replaced, always by the same
+            one, and so is an id that an earlier call has.
     """
     taken: list[Message] = []
-    for message in messages:
+    used: set[str] = set()
+    renamed: dict[str, str] = {}
+    for message in sendable(messages):
         if message["role"] == "assistant":
+            content: list[Any] = list(message["content"])
             if not is_own(message, model):
-                content = [_plain(block) for block in message["content"] if block["type"] != "thinking"]
+                content = [_plain(block) for block in content if block["type"] != "thinking"]
                 content = [block for block in content if block["type"] != "text" or block["text"].strip()]
                 if not content:
                     continue
-                message = cast(AssistantMessage, {**message, "content": content})
             if ids is not None:
-                message = cast(
-                    AssistantMessage, {**message, "content": [_with_id(block, ids) for block in message["content"]]}
-                )
+                renamed = {}
+                for n, block in enumerate(content):
+                    if block["type"] == "tool_call":
+                        renamed[block["id"]] = fitting = _fit(block["id"], ids, used)
+                        content[n] = {**block, "id": fitting}
+            message = cast(AssistantMessage, {**message, "content": content})
         elif message["role"] == "tool_result" and ids is not None:
-            message = {**message, "tool_call_id": _fit(message["tool_call_id"], ids)}
+            call_id = message["tool_call_id"]
+            message = {**message, "tool_call_id": renamed.get(call_id, call_id)}
         taken.append(message)
     return taken
+
+
+def sendable(messages: Sequence[Message]) -> list[Message]:
+    """What may be sent of a history, so that a session never becomes unusable.
+
+    Failed and aborted replies are left out, with the results of their calls; a call without a result
+    gets one that says so.
+    """
+    sent: list[Message] = []
+    waiting: dict[str, str] = {}
+
+    def answer_the_rest() -> None:
+        for call_id, name in waiting.items():
+            sent.append(
+                {
+                    "role": "tool_result",
+                    "tool_call_id": call_id,
+                    "tool_name": name,
+                    "content": [{"type": "text", "text": NO_RESULT}],
+                    "details": {},
+                    "is_error": True,
+                    "timestamp": 0,
+                }
+            )
+        waiting.clear()
+
+    for message in messages:
+        if message["role"] == "tool_result":
+            if waiting.pop(message["tool_call_id"], None) is not None:
+                sent.append(message)
+            continue
+        answer_the_rest()
+        if message["role"] == "assistant":
+            if message.get("stop_reason") in ("error", "aborted"):
+                continue
+            waiting = {
+                block["id"]: block["name"] for block in message["content"] if block["type"] == "tool_call"
+            }
+        sent.append(message)
+    answer_the_rest()
+    return sent
 
 
 def _plain(block: Any) -> Any:
     return {key: value for key, value in block.items() if key not in _PRIVATE}
 
 
-def _with_id(block: Any, ids: re.Pattern[str]) -> Any:
-    return {**block, "id": _fit(block["id"], ids)} if block["type"] == "tool_call" else block
-
-
-def _fit(call_id: str, ids: re.Pattern[str]) -> str:
-    return call_id if ids.fullmatch(call_id) else f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:16]}"
+def _fit(call_id: str, ids: re.Pattern[str], used: set[str]) -> str:
+    wanted = call_id
+    if not ids.fullmatch(call_id):
+        wanted = f"call_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    fitting, n = wanted, 1
+    while fitting in used:
+        n += 1
+        fitting = f"{wanted[: LONGEST_COMMON - len(str(n)) - 1]}_{n}"
+    used.add(fitting)
+    return fitting

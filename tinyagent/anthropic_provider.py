@@ -50,6 +50,7 @@ BUDGETS = {"minimal": 1024, "low": 4096, "medium": 8192, "high": 16384, "xhigh":
 ANSWER_ROOM = 4096
 """Tokens that are left for the answer beside the thinking."""
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+LONGEST_NAME = 128
 
 
 @dataclass
@@ -211,8 +212,10 @@ def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
             role, blocks = "assistant", _assistant_blocks(message["content"])
         elif message["role"] == "tool_result":
             role, blocks = "user", [_result_block(message)]
-        else:
+        elif message["role"] == "user":
             role, blocks = "user", _blocks(message["content"])
+        else:
+            continue
         if not blocks:
             continue
         if messages and messages[-1]["role"] == role:
@@ -232,9 +235,9 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
             if part["text"].strip():
                 blocks.append({"type": "text", "text": part["text"]})
         elif part["type"] == "tool_call":
-            blocks.append(
-                {"type": "tool_use", "id": part["id"], "name": part["name"], "input": part["arguments"]}
-            )
+            # A name that the model invented may be one that the API refuses to see again.
+            name = re.sub(r"[^a-zA-Z0-9_-]", "_", part["name"])[:LONGEST_NAME] or "unknown"
+            blocks.append({"type": "tool_use", "id": part["id"], "name": name, "input": part["arguments"]})
         elif part["type"] == "thinking":
             signature = part.get("thinking_signature") or ""
             if signature.startswith("{"):
@@ -256,10 +259,11 @@ def _result_block(message: Any) -> dict[str, Any]:
     return block
 
 
-def _blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
+def _blocks(content: Any) -> list[dict[str, Any]]:
     """Text and images; the API refuses text without a visible character."""
     blocks: list[dict[str, Any]] = []
-    for part in content:
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    for part in parts:
         if part["type"] == "image":
             blocks.append({"type": "image", "source": _image_source(part)})
         elif part["type"] == "text" and part["text"].strip():
@@ -598,11 +602,8 @@ async def stream_anthropic(
 
 def _url(base_url: str) -> str:
     """The endpoint under a base URL that may end before `/v1`, after it, or name the endpoint itself."""
-    url = endpoint(base_url, "/messages")
-    return url if _NAMED.search(base_url) else f"{url.removesuffix('/messages')}/v1/messages"
-
-
-_NAMED = re.compile(r"/(?:v1|messages)/*\s*(?:\?|$)")
+    begun = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
+    return endpoint(base_url, "/messages" if begun else "/v1/messages", named="/messages")
 
 
 def _uses_server_tools(body: Mapping[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from .errors import ContentFilterError
 __all__ = ["OpenAIResponsesModel", "ResponsesDecoder", "request_body", "stream_openai_responses"]
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+LONGEST_NAME = 64
 LONGEST_CACHE_KEY = 64
 
 
@@ -151,26 +152,29 @@ def _input(history: Sequence[Message], stored: bool) -> list[dict[str, Any]]:
                     "output": _output(message["content"]),
                 }
             )
-        else:
+        elif message["role"] == "user":
             content = _parts(message["content"])
             if content:
                 items.append({"type": "message", "role": "user", "content": content})
     return items
 
 
-def _output(content: Sequence[Any]) -> Any:
+def _output(content: Any) -> Any:
     """What a tool gave: plain text where it is nothing else."""
-    if all(part["type"] == "text" for part in content):
-        return "\n".join(part["text"] for part in content)
-    return _parts(content)
+    if isinstance(content, str):
+        return content
+    if any(part["type"] == "image" for part in content):
+        return _parts(content)
+    return "\n".join(part["text"] for part in content) or "(no output)"
 
 
-def _parts(content: Sequence[Any]) -> list[dict[str, Any]]:
+def _parts(content: Any) -> list[dict[str, Any]]:
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [
         {"type": "input_image", "image_url": part["url"], "detail": "auto"}
         if part["type"] == "image"
         else {"type": "input_text", "text": part["text"]}
-        for part in content
+        for part in parts
         if part["type"] == "image" or part["text"]
     ]
 
@@ -188,7 +192,8 @@ def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
             call = {
                 "type": "function_call",
                 "call_id": part["id"],
-                "name": part["name"],
+                # A name that the model invented may be one that the API refuses to see again.
+                "name": re.sub(r"[^a-zA-Z0-9_-]", "_", part["name"])[:LONGEST_NAME] or "unknown",
                 "arguments": _json.encode(part["arguments"]).decode(),
             }
             items.append({**call, **_kept(part.get("tool_call_signature"))})

@@ -1,0 +1,889 @@
+"""The Messages API: requests as it wants them, replies as it sends them, and the wire between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyagent import _http, _wire
+from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, sse
+from tinyagent.agent import Agent, AgentOptions
+from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
+from tinyagent.anthropic_provider import AnthropicDecoder, AnthropicModel, request_body, stream_anthropic
+from tinyagent.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    ContextOverflowError,
+    MissingKeyError,
+    ProviderError,
+    RateLimitError,
+)
+from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
+
+KEY = "sk-ant-CANARY-0123456789"
+OWN = {"api": "anthropic-messages", "provider": "anthropic", "model": "claude-sonnet-4-5"}
+PNG = "iVBORw0KGgo="
+
+# ---- replies as the API sends them ------------------------------------------------------------------
+
+
+def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "content_block_start", "index": index, "content_block": start},
+        *[{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas],
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+def text_block(index: int, *pieces: str) -> list[dict[str, Any]]:
+    deltas = [{"type": "text_delta", "text": piece} for piece in pieces]
+    return block(index, {"type": "text", "text": ""}, *deltas)
+
+
+def tool_block(index: int, call_id: str, name: str, *pieces: str) -> list[dict[str, Any]]:
+    deltas = [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
+    return block(index, {"type": "tool_use", "id": call_id, "name": name, "input": {}}, *deltas)
+
+
+def begin(**usage: Any) -> dict[str, Any]:
+    return {"type": "message_start", "message": {"id": "msg_1", "usage": {"input_tokens": 3, **usage}}}
+
+
+def ending(stop_reason: str | None, **fields: Any) -> list[dict[str, Any]]:
+    delta = {"stop_reason": stop_reason, **fields}
+    return [
+        {"type": "message_delta", "delta": delta, "usage": {"output_tokens": 2}},
+        {"type": "message_stop"},
+    ]
+
+
+def says(*events: Any, stop: str | None = "end_turn", **fields: Any) -> list[Any]:
+    flat = [each for event in events for each in (event if isinstance(event, list) else [event])]
+    return [begin(), *flat, *ending(stop, **fields)]
+
+
+def steps(events: list[Any]) -> list[Any]:
+    return [sse(event, event=event["type"]) if isinstance(event, dict) else event for event in events]
+
+
+def reply(*events: Any, stop: str | None = "end_turn", **fields: Any) -> FakeReply:
+    return FakeReply(steps(says(*events, stop=stop, **fields)))
+
+
+def decode(events: list[Any], **options: Any) -> list[Any]:
+    decoder = AnthropicDecoder(AnthropicModel(), **options)
+    out = decoder.feed(b"".join(step for step in steps(events) if isinstance(step, bytes)))
+    out += decoder.close()
+    return out if decoder.error is None else [*out, decoder.fail()]
+
+
+def final(events: list[Any]) -> Any:
+    last = events[-1]
+    return last["message"] if last["type"] == "done" else last["error"]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries do not wait here; these are the seconds that they would have waited."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep))
+    return waited
+
+
+async def ask(server: Any, context: Context | None = None, /, model: Any = None, **options: Any) -> list[Any]:
+    model = model or AnthropicModel(base_url=server.origin)
+    given = {"api_key": KEY, **options}
+    return await collect(await stream_anthropic(model, context or Context(messages=[user("Hi")]), given))
+
+
+# ---- requests -----------------------------------------------------------------------------------
+
+
+def body(*messages: Any, model: Any = None, system: str = "", tools: Any = None, **options: Any) -> Any:
+    return request_body(model or AnthropicModel(cache=None), Context(system, list(messages), tools), options)
+
+
+def test_a_conversation() -> None:
+    """Each side has one message in turn; the results of a turn's tools come first in the next."""
+    call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {"a": 1}}
+    other = {"type": "tool_call", "id": "t2", "name": "add", "arguments": {}}
+    sent = body(
+        user("Hi"),
+        assistant("Let me see.", call, other, **OWN),
+        tool_result("t1", "add", "2"),
+        tool_result("t2", "add", "no", is_error=True),
+        user("and now?"),
+        system="Be brief.",
+    )
+    assert sent["system"] == [{"type": "text", "text": "Be brief."}]
+    assert sent["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "Let me see."},
+                {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}},
+                {"type": "tool_use", "id": "t2", "name": "add", "input": {}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "2"}]},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t2",
+                    "content": [{"type": "text", "text": "no"}],
+                    "is_error": True,
+                },
+                {"type": "text", "text": "and now?"},
+            ],
+        },
+    ]
+    assert sent["stream"] is True
+    assert sent["max_tokens"] == 16_384
+    assert "thinking" not in sent
+
+
+def test_tools() -> None:
+    """A tool is its name, its description and a schema that is an object's."""
+    tool = AgentTool("add", "Adds.", {"properties": {"a": {"type": "integer"}}})
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert body(user("Hi"), tools=[tool])["tools"] == [
+        {"name": "add", "description": "Adds.", "input_schema": schema}
+    ]
+
+
+def test_text_that_cannot_be_seen_is_left_out() -> None:
+    """The API refuses empty text, so blocks and messages without any are not sent."""
+    sent = body(user("Hi"), assistant("", "  \n", **OWN), user(" "), assistant("Yes", "", **OWN))
+    assert [message["role"] for message in sent["messages"]] == ["user", "assistant"]
+    assert sent["messages"][1]["content"] == [{"type": "text", "text": "Yes"}]
+
+
+def test_a_result_without_content() -> None:
+    """A tool that gave nothing gives a result without content."""
+    call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
+    result = body(user("Hi"), assistant(call, **OWN), tool_result("t1", "add", ""))["messages"][-1]
+    assert result["content"] == [{"type": "tool_result", "tool_use_id": "t1"}]
+
+
+@pytest.mark.parametrize(
+    ("url", "source"),
+    [
+        ("https://example.com/a.png", {"type": "url", "url": "https://example.com/a.png"}),
+        (f"data:image/png;base64,{PNG}", {"type": "base64", "media_type": "image/png", "data": PNG}),
+        (f"DATA:image/PNG;x=1;BASE64,{PNG}", {"type": "base64", "media_type": "image/png", "data": PNG}),
+        (f"data:;base64,{PNG}", {"type": "base64", "media_type": "image/webp", "data": PNG}),
+        ("data:image/gif,GIF%38", {"type": "base64", "media_type": "image/gif", "data": "R0lGOA=="}),
+    ],
+)
+def test_images(url: str, source: dict[str, str]) -> None:
+    """Images go through, by URL or as data, from the user and from tools."""
+    image = {"type": "image", "url": url, "mime_type": "image/webp"}
+    call = {"type": "tool_call", "id": "t1", "name": "shot", "arguments": {}}
+    sent = body(
+        {"role": "user", "content": [{"type": "text", "text": "see"}, image]},
+        assistant(call, **OWN),
+        {**tool_result("t1", "shot", ""), "content": [image]},
+    )["messages"]
+    assert sent[0]["content"][1] == {"type": "image", "source": source}
+    assert sent[2]["content"][0]["content"] == [{"type": "image", "source": source}]
+
+
+def test_thinking_goes_back_with_its_signature() -> None:
+    """Signed thinking goes back as it was, redacted thinking too; without a signature it is left out."""
+    redacted = {"type": "redacted_thinking", "data": "opaque"}
+    sent = body(
+        user("Hi"),
+        assistant(
+            {"type": "thinking", "thinking": "hm", "thinking_signature": "c2ln"},
+            {"type": "thinking", "thinking": "", "thinking_signature": json.dumps(redacted)},
+            {"type": "thinking", "thinking": "", "thinking_signature": "ZW1wdHk="},
+            {"type": "thinking", "thinking": "unsigned"},
+            "Hello",
+            **OWN,
+        ),
+    )
+    assert sent["messages"][1]["content"] == [
+        {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+        redacted,
+        {"type": "thinking", "thinking": "", "signature": "ZW1wdHk="},
+        {"type": "text", "text": "Hello"},
+    ]
+
+
+def test_names_and_ids_that_the_api_refuses() -> None:
+    """Ids of other providers are replaced, call and result alike; an invented name is made harmless."""
+    calls = [
+        {"type": "tool_call", "id": "functions.add:0", "name": "fs.read", "arguments": {}},
+        {"type": "tool_call", "id": "x" * 80, "name": "", "arguments": {}},
+    ]
+    results = [tool_result("functions.add:0", "fs.read", "1"), tool_result("x" * 80, "", "2")]
+    sent = body(user("Hi"), assistant(*calls), *results)["messages"]
+    uses, results = sent[1]["content"], sent[2]["content"]
+    assert [use["name"] for use in uses] == ["fs_read", "unknown"]
+    assert [use["id"] for use in uses] == [result["tool_use_id"] for result in results]
+    assert all(len(use["id"]) <= 64 and use["id"].replace("_", "").isalnum() for use in uses)
+
+
+def test_a_failed_turn_does_not_make_the_session_unusable() -> None:
+    """Failed replies are left out, a result without its call too; a call without a result gets one."""
+    call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
+    lost = {"type": "tool_call", "id": "t0", "name": "add", "arguments": {}}
+    sent = body(
+        user("Hi"),
+        assistant("half", lost, stop_reason="error", **OWN),
+        tool_result("t0", "add", "2"),
+        assistant(call, **OWN),
+        user("go on"),
+    )["messages"]
+    assert [message["role"] for message in sent] == ["user", "assistant", "user"]
+    assert sent[2]["content"][0]["tool_use_id"] == "t1"
+    assert sent[2]["content"][0]["is_error"] is True
+
+
+# ---- caching ------------------------------------------------------------------------------------
+
+
+def points(value: Any) -> list[Any]:
+    """Every cache point in a request."""
+    if isinstance(value, list):
+        return [point for item in value for point in points(item)]
+    if isinstance(value, dict):
+        own = [value["cache_control"]] if "cache_control" in value else []
+        return own + [point for item in value.values() for point in points(item)]
+    return []
+
+
+def test_cache_points() -> None:
+    """System prompt, last tool and the last two user messages are cache points; there are never more."""
+    history = [user("a"), assistant("b", **OWN), user("c"), assistant("d", **OWN), user("e")]
+    tools = [AgentTool("one"), AgentTool("two")]
+    sent = body(*history, model=AnthropicModel(), system="s", tools=tools)
+    point = {"type": "ephemeral"}
+    assert points(sent) == [point] * 4
+    assert sent["system"][0]["cache_control"] == point
+    assert sent["tools"][1]["cache_control"] == point
+    said = [message for message in sent["messages"] if message["role"] == "user"]
+    assert [bool(points(message)) for message in said] == [False, True, True]
+
+
+def test_caching_can_be_switched() -> None:
+    """Off, no cache point is sent; an hour is asked for by its name."""
+    assert points(body(user("a"), system="s", model=AnthropicModel(cache=None))) == []
+    hour = {"type": "ephemeral", "ttl": "1h"}
+    assert points(body(user("a"), system="s", model=AnthropicModel(cache="1h"))) == [hour] * 2
+
+
+def test_the_next_request_begins_as_the_last_one_ended() -> None:
+    """But for the cache points, a longer conversation is the shorter one and more."""
+
+    def bare(sent: Any) -> str:
+        return json.dumps(sent["messages"]).replace(', "cache_control": {"type": "ephemeral"}', "")
+
+    first = bare(body(user("a"), model=AnthropicModel()))
+    second = bare(body(user("a"), assistant("b", **OWN), user("c"), model=AnthropicModel()))
+    assert second.startswith(first[:-1])
+
+
+SUMMARIZED = {"type": "adaptive", "display": "summarized"}
+
+# ---- thinking -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model_id", "level", "expected"),
+    [
+        ("claude-sonnet-4-5", "off", (None, None, 16_384)),
+        ("claude-sonnet-4-5", "minimal", ({"type": "enabled", "budget_tokens": 1024}, None, 16_384)),
+        ("claude-sonnet-4-20250514", "high", ({"type": "enabled", "budget_tokens": 16_384}, None, 20_480)),
+        ("claude-opus-4-1-20250805", "xhigh", ({"type": "enabled", "budget_tokens": 24_576}, None, 28_672)),
+        ("claude-3-7-sonnet-20250219", "low", ({"type": "enabled", "budget_tokens": 4096}, None, 16_384)),
+        ("kimi-k2-thinking", "low", ({"type": "enabled", "budget_tokens": 4096}, None, 16_384)),
+        ("claude-opus-4-6", "medium", ({"type": "adaptive"}, "medium", 16_384)),
+        ("claude-sonnet-4-6", "xhigh", ({"type": "adaptive"}, "max", 16_384)),
+        ("claude-opus-4-7", "xhigh", (SUMMARIZED, "xhigh", 16_384)),
+        ("anthropic.claude-sonnet-5", "minimal", (SUMMARIZED, "low", 16_384)),
+        ("claude-fable-5-1", "high", (SUMMARIZED, "high", 16_384)),
+        ("claude-mythos-preview", "low", (SUMMARIZED, "low", 16_384)),
+    ],
+)
+def test_thinking_levels(model_id: str, level: str, expected: Any) -> None:
+    """A level is a budget or an effort, whichever the model takes, with room for the answer beside it."""
+    model = AnthropicModel(id=model_id)
+    sent = body(user("Hi"), model=model, thinking_level=ThinkingLevel(level), temperature=0.5)
+    effort = sent.get("output_config", {}).get("effort")
+    assert expected == (sent.get("thinking"), effort, sent["max_tokens"])
+    assert ("temperature" in sent) == (level == "off")
+
+
+def test_thinking_budgets() -> None:
+    """A budget of one's own counts; a limit of one's own is never exceeded and leaves room for an answer."""
+    own = {"thinking_level": "high", "thinking_budgets": {"high": 2000}}
+    assert body(user("Hi"), **own)["thinking"]["budget_tokens"] == 2000
+    cut = body(user("Hi"), thinking_level="high", max_tokens=6000)
+    assert (6000, 3000) == (cut["max_tokens"], cut["thinking"]["budget_tokens"])
+    small = body(user("Hi"), thinking_level="high", max_tokens=1000, temperature=0.5)
+    assert (1000, 0.5, False) == (small["max_tokens"], small["temperature"], "thinking" in small)
+    fixed = body(user("Hi"), model=AnthropicModel(id="claude-opus-4-6"), **own)
+    assert fixed["thinking"] == {"type": "enabled", "budget_tokens": 2000}
+
+
+def test_thinking_can_be_said_by_hand() -> None:
+    """The model says how it thinks, where its id does not tell, or that it does not."""
+    adaptive = body(user("Hi"), model=AnthropicModel(id="house", thinking="adaptive"), thinking_level="low")
+    assert adaptive["thinking"] == {"type": "adaptive"}
+    budget = body(
+        user("Hi"), model=AnthropicModel(id="claude-opus-5", thinking="budget"), thinking_level="low"
+    )
+    assert budget["thinking"]["type"] == "enabled"
+    assert "thinking" not in body(user("Hi"), model=AnthropicModel(reasoning=False), thinking_level="high")
+
+
+def test_newer_models_get_no_temperature() -> None:
+    """From 4.7 on they refuse it, thinking or not."""
+    assert "temperature" not in body(user("Hi"), model=AnthropicModel(id="claude-opus-4-7"), temperature=0.5)
+    assert body(user("Hi"), temperature=0.5)["temperature"] == 0.5
+
+
+def test_a_turn_of_another_model_goes_on_without_thinking() -> None:
+    """With a budget, the API wants thinking before calls, and this turn's were made by somebody else."""
+    call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
+    turn = [user("Hi"), assistant("See:", call), tool_result("t1", "add", "2")]
+    assert "thinking" not in body(*turn, thinking_level="high")
+    assert "thinking" in body(*turn, assistant("2", **OWN), user("more"), thinking_level="high")
+    own = assistant({"type": "thinking", "thinking": "", "thinking_signature": "c2ln"}, call, **OWN)
+    assert "thinking" in body(user("Hi"), own, tool_result("t1", "add", "2"), thinking_level="high")
+
+
+def test_extra_body() -> None:
+    """Further fields win, None takes one out, and tools on the server stand beside the agent's own."""
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    model = AnthropicModel(extra_body={"tools": [search], "top_k": 5, "stream": None})
+    sent = body(user("Hi"), model=model, tools=[AgentTool("add")])
+    assert [tool["name"] for tool in sent["tools"]] == ["add", "web_search"]
+    assert sent["top_k"] == 5
+    assert "stream" not in sent
+    assert model.extra_body["tools"] == [search]
+
+
+# ---- replies ------------------------------------------------------------------------------------
+
+
+def test_redacted_thinking_is_kept() -> None:
+    """It has no words, and goes back as it came."""
+    redacted = {"type": "redacted_thinking", "data": "opaque"}
+    message = final(decode(says(block(0, redacted), text_block(1, "Hi"))))
+    assert message["content"][0] == {
+        "type": "thinking",
+        "thinking": "",
+        "thinking_signature": '{"type":"redacted_thinking","data":"opaque"}',
+    }
+    sent = body(user("Hi"), json.loads(json.dumps(message)), model=AnthropicModel())
+    assert sent["messages"][1]["content"][0] == redacted
+
+
+@pytest.mark.parametrize(
+    ("stop", "calls", "reason"),
+    [
+        ("end_turn", False, "stop"),
+        ("stop_sequence", False, "stop"),
+        ("tool_use", True, "tool_use"),
+        ("end_turn", True, "tool_use"),
+        ("tool_use", False, "stop"),
+        ("max_tokens", False, "length"),
+        ("max_tokens", True, "length"),
+        ("model_context_window_exceeded", False, "length"),
+        ("pause_turn", False, "length"),
+        ("something_new", False, "stop"),
+    ],
+)
+def test_stop_reasons(stop: str, calls: bool, reason: str) -> None:
+    """Ours is one of five; the API's own word stands beside it. Calls count whatever it says."""
+    content = [text_block(0, "Hi"), tool_block(1, "t1", "add", "{}")] if calls else [text_block(0, "Hi")]
+    message = final(decode(says(*content, stop=stop)))
+    assert (reason, stop) == (message["stop_reason"], message["finish_reason"])
+
+
+def test_a_refusal() -> None:
+    """It is never a success: what was said stays, and the reason is given."""
+    details = {"type": "refusal", "category": "cyber", "explanation": "Could do harm."}
+    message = final(decode(says(text_block(0, "Hal"), stop="refusal", stop_details=details)))
+    assert ("error", "refusal", "content_filter") == tuple(
+        message[key] for key in ("stop_reason", "finish_reason", "error_kind")
+    )
+    assert message["content"] == [{"type": "text", "text": "Hal"}]
+    assert "cyber: Could do harm." in message["error_message"]
+
+
+def test_tool_arguments() -> None:
+    """Pieces are put together, nothing is {}, and what is no object makes the call invalid."""
+    message = final(
+        decode(
+            says(
+                tool_block(0, "a", "add", '{"z": 1234567', '8901234567890, "a', '": "\\ud83d\\ude00"}'),
+                tool_block(1, "b", "add"),
+                tool_block(2, "c", "add", '{"a": '),
+                block(3, {"type": "tool_use", "id": "d", "name": "add", "input": {"a": 1}}),
+                tool_block(4, "a", "add", "{}"),
+                tool_block(5, "e", "", '{"a": 1}'),
+                stop="tool_use",
+            )
+        )
+    )
+    calls = message["content"]
+    assert [call["arguments"] for call in calls] == [
+        {"z": 12345678901234567890, "a": "😀"},
+        {},
+        {},
+        {"a": 1},
+        {},
+        {},
+    ]
+    assert [call.get("partial_json") for call in calls] == [None, None, '{"a": ', None, None, '{"a": 1}']
+    assert len({call["id"] for call in calls}) == len(calls)
+
+
+def test_usage() -> None:
+    """Input includes what was cached; the last report of a count is the one that holds."""
+    events = [
+        begin(cache_read_input_tokens=10, cache_creation_input_tokens=5, output_tokens=1),
+        *text_block(0, "Hi"),
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn"},
+            "usage": {
+                "output_tokens": 7,
+                "input_tokens": None,
+                "output_tokens_details": {"thinking_tokens": 4},
+            },
+        },
+        {"type": "message_stop"},
+    ]
+    assert final(decode(events))["usage"] == {
+        "input": 18, "output": 7, "cache_read": 10, "cache_write": 5, "reasoning": 4, "total": 25,
+        "cost": None,
+    }  # fmt: skip
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """Unknown events, blocks and deltas, citations and pings break nothing."""
+    citation = {"type": "citations_delta", "citation": {"type": "page", "cited_text": "x"}}
+    message = final(
+        decode(
+            says(
+                {"type": "ping"},
+                {"type": "weather_report"},
+                block(0, {"type": "hologram", "text": "?"}, {"type": "text_delta", "text": "no"}),
+                block(
+                    1,
+                    {"type": "text", "text": "", "citations": []},
+                    citation,
+                    {"type": "text_delta", "text": "Hi"},
+                ),
+                block(2, {"type": "text"}, {"type": "smell_delta", "smell": "rose"}, {"type": "text_delta"}),
+                {"type": "content_block_stop", "index": 9},
+            )
+        )
+    )
+    assert [part["text"] for part in message["content"]] == ["Hi", ""]
+
+
+def test_what_servers_get_wrong() -> None:
+    """Deltas without a start, blocks without an end, no index, no event names: the text is there."""
+    delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}}
+    thought = {
+        "type": "content_block_delta",
+        "index": 1,
+        "delta": {"type": "thinking_delta", "thinking": "hm"},
+    }
+    mixed = {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": "!"}}
+    stray = {
+        "type": "content_block_delta",
+        "index": 2,
+        "delta": {"type": "input_json_delta", "partial_json": "{}"},
+    }
+    message = final(decode([delta, thought, mixed, stray, *ending("end_turn")]))
+    assert [part["type"] for part in message["content"]] == ["text", "thinking", "text", "tool_call"]
+    assert message["content"][3]["partial_json"] == "{}"  # a call of nobody knows what is not run
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        ({"type": "overloaded_error", "message": "Overloaded"}, "provider", "Overloaded"),
+        ({"type": "rate_limit_error", "message": "slow down"}, "rate_limit", "slow down"),
+        ({"type": "authentication_error", "message": "invalid x-api-key"}, "authentication", "invalid"),
+        (
+            {"type": "invalid_request_error", "message": "prompt is too long: 9"},
+            "context_overflow",
+            "too long",
+        ),
+        ("boom", "provider", "boom"),
+    ],
+)
+def test_errors_in_the_stream(error: Any, kind: str, words: str) -> None:
+    """They end the message with the provider's words and what there was of it."""
+    message = final(decode([begin(), *text_block(0, "Half")[:-1], {"type": "error", "error": error}]))
+    assert ("error", kind) == (message["stop_reason"], message["error_kind"])
+    assert words in message["error_message"]
+    assert message["content"] == [{"type": "text", "text": "Half"}]
+    assert message["usage"]["input"] == 3
+
+
+def test_without_its_end_a_reply_is_cut() -> None:
+    """A stop reason is an end, `message_stop` is one, and an end without anything before it is none."""
+    begun = [begin(), *text_block(0, "Half")]
+    assert final(decode(begun))["error_kind"] == "stream_interrupted"
+    assert final(decode([*begun, ending("end_turn")[0]]))["stop_reason"] == "stop"
+    assert final(decode([*begun, ending("end_turn")[1]]))["stop_reason"] == "stop"
+    assert final(decode([*begun, b"data: [DONE]\n\n"]))["stop_reason"] == "stop"
+    assert final(decode([begin(), {"type": "message_stop"}]))["error_kind"] == "invalid_reply"
+    assert final(decode(says()))["content"] == []  # the API does end a turn without a word
+
+
+def test_an_event_that_is_no_json_is_loud() -> None:
+    """It is never skipped: text may have been in it."""
+    message = final(decode([begin(), *text_block(0, "Half")[:2], b"data: {oops\n\n", *ending("end_turn")]))
+    assert ("error", "invalid_reply") == (message["stop_reason"], message["error_kind"])
+
+
+def test_a_whole_message_instead_of_a_stream() -> None:
+    """A server that ignores `stream` is understood; an error with status 200 is an error."""
+    whole = {
+        "type": "message",
+        "content": [
+            {"type": "thinking", "thinking": "hm", "signature": "c2ln"},
+            {"type": "text", "text": "Hi"},
+            {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}},
+        ],
+        "stop_reason": "tool_use",
+        "usage": {"input_tokens": 1, "output_tokens": 2},
+    }
+    message = final(decode([json.dumps(whole).encode()]))
+    assert message["content"] == [
+        {"type": "thinking", "thinking": "hm", "thinking_signature": "c2ln"},
+        {"type": "text", "text": "Hi"},
+        {"type": "tool_call", "id": "t1", "name": "add", "arguments": {"a": 1}},
+    ]
+    assert ("tool_use", 3) == (message["stop_reason"], message["usage"]["total"])
+    failed = final(decode([b'{"type":"error","error":{"type":"api_error","message":"quota exceeded"}}']))
+    assert "quota exceeded" in failed["error_message"]
+    assert final(decode([b"<html><body>Log in</body></html>"]))["error_kind"] == "invalid_reply"
+
+
+EVENTS = [
+    *says(text_block(0, "Hi"), tool_block(1, "t1", "add", '{"a"', ":1}"), stop="tool_use"),
+    {"type": "error", "error": {"type": "overloaded_error"}},
+    {"type": "ping"},
+]
+ODD: Any = st.sampled_from([None, True, -1, 0, 1, 2**70, 1.5, "", "x", [], [1], [{}], {}, {"a": 1}])
+FIELDS = ["type", "index", "delta", "content_block", "message", "usage", "text", "thinking", "error"]
+FIELDS += ["partial_json", "signature", "stop_reason"]
+WORDS = [event["type"] for event in EVENTS]
+WORDS += ["text", "tool_use", "thinking", "text_delta", "input_json_delta"]
+VALUES: Any = st.sampled_from(WORDS) | ODD
+ODD_OBJECT: Any = st.dictionaries(
+    st.sampled_from(FIELDS), VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4), max_size=6
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.binary(max_size=60) | st.sampled_from(steps(EVENTS)), max_size=12))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    """Whatever comes, there is one end, and it is the last event."""
+    events = decode(pieces)
+    assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ODD_OBJECT | st.sampled_from(EVENTS), max_size=10))
+def test_any_objects(objects: list[Any]) -> None:
+    """Fields of any type break nothing either."""
+    events = decode([sse(json.dumps(value)) for value in objects])
+    assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+# ---- over the wire --------------------------------------------------------------------------------
+
+
+async def test_a_call() -> None:
+    """Method, address, headers and body are the API's; the events are those of the contract."""
+    async with FakeServer(reply(text_block(0, "Hel", "lo"))) as server:
+        model = AnthropicModel(base_url=server.origin, headers={"anthropic-beta": "a,b"})
+        events = await ask(server, model=model)
+    request = server.requests[0]
+    assert (request.method, request.path) == ("POST", "/v1/messages")
+    assert (KEY, "2023-06-01", "a,b") == tuple(
+        request.headers[name] for name in ("x-api-key", "anthropic-version", "anthropic-beta")
+    )
+    assert "authorization" not in request.headers
+    assert request.json["model"] == "claude-sonnet-4-5"
+    assert [event["type"] for event in events] == [
+        "start", "text_start", "text_delta", "text_delta", "text_end", "done",
+    ]  # fmt: skip
+    assert ("anthropic", "anthropic-messages", "claude-sonnet-4-5") == tuple(
+        events[-1]["message"][key] for key in ("provider", "api", "model")
+    )
+
+
+@pytest.mark.parametrize("base", ["", "/", "/v1", "/v1/", "/v1/messages", "/v1/messages/"])
+async def test_base_urls(base: str) -> None:
+    """The base URL may end anywhere before the endpoint, or at it."""
+    async with FakeServer(reply(text_block(0, "Hi"))) as server:
+        await ask(server, model=AnthropicModel(base_url=server.origin + base))
+        assert server.requests[0].path == "/v1/messages"
+
+
+@pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "/anthropic/v1/messages"])
+async def test_base_urls_of_others(base: str) -> None:
+    """Other servers have the endpoint below a path of their own; a query stays."""
+    async with FakeServer(reply(text_block(0, "Hi"))) as server:
+        await ask(server, model=AnthropicModel(base_url=f"{server.origin}{base}?tenant=1"))
+        assert server.requests[0].path == "/anthropic/v1/messages?tenant=1"
+
+
+async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the call, else from the environment; there must be one, unless the model needs none."""
+    context = Context(messages=[user("Hi")])
+    with pytest.raises(MissingKeyError, match="ANTHROPIC_API_KEY"):
+        await stream_anthropic(AnthropicModel(), context, {})
+    async with FakeServer(reply(text_block(0, "Hi")), repeat=True) as server:
+        bearer = AnthropicModel(base_url=server.origin, headers={"Authorization": "Bearer t"})
+        keyless = AnthropicModel(base_url=server.origin, api_key_env=None)
+        for model in (bearer, keyless):
+            await collect(await stream_anthropic(model, context, {}))
+        monkeypatch.setenv("ANTHROPIC_API_KEY", " from-env \n")
+        await collect(await stream_anthropic(AnthropicModel(base_url=server.origin), context, {}))
+        seen = [request.headers.get("x-api-key") for request in server.requests]
+    assert seen == [None, None, "from-env"]
+
+
+async def test_models_that_cannot_be_asked() -> None:
+    """No address or no id is said before anything is sent."""
+    with pytest.raises(ConfigurationError, match="base_url"):
+        await stream_anthropic(Model(id="m"), Context(), {"api_key": KEY})
+    with pytest.raises(ConfigurationError, match="no id"):
+        await stream_anthropic(AnthropicModel(id=""), Context(), {"api_key": KEY})
+
+
+def http_error(status: int, kind: str, message: str, **headers: str) -> FakeReply:
+    return FakeReply.json({"type": "error", "error": {"type": kind, "message": message}}, status, **headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "error", "requests"),
+    [
+        (400, "invalid_request_error", "max_tokens: too big", ProviderError, 1),
+        (400, "invalid_request_error", "prompt is too long: 9 > 8", ContextOverflowError, 1),
+        (401, "authentication_error", f"invalid x-api-key {KEY}", AuthenticationError, 1),
+        (404, "not_found_error", "model: claude-0", ProviderError, 1),
+        (413, "request_too_large", "Request exceeds the maximum size", ProviderError, 1),
+        (429, "rate_limit_error", "slow down", RateLimitError, 3),
+        (500, "api_error", "Internal server error", ProviderError, 3),
+        (529, "overloaded_error", "Overloaded", ProviderError, 3),
+    ],
+)
+async def test_http_errors(
+    status: int, kind: str, message: str, error: type[Exception], requests: int, waits: list[float]
+) -> None:
+    """They are raised, with the provider's words and without the key, after the retries that may help."""
+    async with FakeServer(http_error(status, kind, message), repeat=True) as server:
+        with pytest.raises(error) as caught:
+            await ask(server)
+        assert requests == len(server.requests)
+    assert message.split(KEY)[0].strip() in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> None:
+    """Nothing was shown, so the request is sent again; afterwards it is not."""
+    overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+    async with FakeServer(FakeReply(steps([begin(), overloaded])), reply(text_block(0, "Hi"))) as server:
+        told: list[str] = []
+        events = await ask(server, on_retry=told.append)
+        assert final(events)["content"] == [{"type": "text", "text": "Hi"}]
+        assert (2, 1) == (len(server.requests), len(told))
+    async with FakeServer(FakeReply(steps([begin(), *text_block(0, "Half")[:2], overloaded]))) as server:
+        message = final(await ask(server))
+        assert ("error", 1) == (message["stop_reason"], len(server.requests))
+        assert message["content"] == [{"type": "text", "text": "Half"}]
+
+
+@pytest.mark.parametrize("cut", [Reset(), Hangup()])
+async def test_a_connection_that_breaks(cut: Any) -> None:
+    """What was said stays, and the message says that it is not all."""
+    half = steps([begin(), *text_block(0, "Half")[:2]])
+    async with FakeServer(FakeReply([*half, Sleep(0.05), cut])) as server:
+        message = final(await ask(server))
+    assert ("error", "stream_interrupted") == (message["stop_reason"], message["error_kind"])
+    assert message["content"] == [{"type": "text", "text": "Half"}]
+
+
+async def test_silence() -> None:
+    """A reply that stops coming ends in time, with what there was."""
+    half = steps([begin(), *text_block(0, "Half")[:2]])
+    async with FakeServer(FakeReply([*half, Hold()])) as server:
+        message = final(await ask(server, timeout={"idle": 0.1}))
+    assert ("error", "timeout") == (message["stop_reason"], message["error_kind"])
+    assert message["content"] == [{"type": "text", "text": "Half"}]
+
+
+async def test_pings_keep_a_reply_open_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that thinks without words sends pings only; but not for ever."""
+    monkeypatch.setattr(_wire, "PATIENCE", 4)
+    ping = sse({"type": "ping"}, event="ping")
+    thinks = [part for _ in range(4) for part in (Sleep(0.06), ping)]
+    async with FakeServer(
+        FakeReply([*steps([begin()]), *thinks, *steps(says(text_block(0, "Hi")))])
+    ) as server:
+        assert final(await ask(server, timeout={"idle": 0.1}))["stop_reason"] == "stop"
+    async with FakeServer(FakeReply([*steps([begin()]), *thinks * 20])) as server:
+        assert final(await ask(server, timeout={"idle": 0.1}))["error_kind"] == "timeout"
+
+
+async def test_an_end_without_the_last_event() -> None:
+    """After the stop reason the reply is complete, though the connection stays open."""
+    events = says(text_block(0, "Hi"))[:-1]
+    async with FakeServer(FakeReply([*steps(events), Hold()])) as server:
+        assert final(await ask(server, timeout={"idle": 0.1}))["stop_reason"] == "stop"
+
+
+async def test_an_abort_closes_the_connection() -> None:
+    """Setting the signal ends the reply at once; what was said stays."""
+    signal = asyncio.Event()
+    half = steps([begin(), *text_block(0, "Half")[:2]])
+    async with FakeServer(FakeReply([*half, Hold()])) as server:
+        stream = await stream_anthropic(
+            AnthropicModel(base_url=server.origin),
+            Context(messages=[user("Hi")]),
+            {"api_key": KEY, "signal": signal},
+        )
+        async for event in stream:
+            if event["type"] == "text_delta":
+                signal.set()
+        message = await stream.result()
+        await server.wait_closed()
+    assert message["stop_reason"] == "aborted"
+    assert message["content"] == [{"type": "text", "text": "Half"}]
+
+
+async def test_leaving_early_closes_the_connection() -> None:
+    """A reader that has enough leaves nothing open."""
+    half = steps([begin(), *text_block(0, "Half")[:2]])
+    async with FakeServer(FakeReply([*half, Hold()])) as server:
+        stream = await stream_anthropic(
+            AnthropicModel(base_url=server.origin), Context(messages=[user("Hi")]), {"api_key": KEY}
+        )
+        async for event in stream:
+            if event["type"] == "text_delta":
+                break
+        await stream.aclose()
+        await server.wait_closed()
+
+
+# ---- turns that the server makes --------------------------------------------------------------------
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+USE = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
+FOUND = {
+    "type": "web_search_tool_result",
+    "tool_use_id": "srvtoolu_1",
+    "content": [{"encrypted_content": "x"}],
+}
+
+
+def searching(server: Any, **fields: Any) -> AnthropicModel:
+    return AnthropicModel(base_url=server.origin, extra_body={"tools": [SEARCH]}, **fields)
+
+
+async def test_a_paused_turn_goes_on() -> None:
+    """The reply so far is sent back, block by block, and what follows joins the same message."""
+    query = {"type": "input_json_delta", "partial_json": '{"query": "x"}'}
+    first = reply(text_block(0, "Let me look."), block(1, USE, query), stop="pause_turn")
+    second = reply(block(0, FOUND), text_block(1, "Found."))
+    async with FakeServer(first, second) as server:
+        events = await ask(server, model=searching(server))
+        asked, again = (request.json["messages"] for request in server.requests)
+    assert again == [
+        *asked,
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "Let me look."}, {**USE, "input": {"query": "x"}}],
+        },
+    ]
+    message = final(events)
+    assert ("stop", "end_turn") == (message["stop_reason"], message["finish_reason"])
+    assert [part["type"] for part in message["content"]] == ["text", "thinking", "thinking", "text"]
+    assert (6, 4) == (message["usage"]["input"], message["usage"]["output"])
+    assert [event["type"] for event in events].count("start") == 1
+
+
+async def test_pauses_have_an_end() -> None:
+    """A turn that never stops pausing ends as incomplete."""
+    async with FakeServer(reply(text_block(0, "."), stop="pause_turn"), repeat=True) as server:
+        message = final(await ask(server, model=searching(server, max_pauses=2)))
+        assert len(server.requests) == 3
+    assert ("length", "pause_turn") == (message["stop_reason"], message["finish_reason"])
+    assert len(message["content"]) == 3
+
+
+async def test_a_pause_without_tools_on_the_server() -> None:
+    """Nothing of ours could be going on there, so the message is left as it is."""
+    async with FakeServer(reply(text_block(0, "."), stop="pause_turn")) as server:
+        message = final(await ask(server))
+    assert ("length", "pause_turn") == (message["stop_reason"], message["finish_reason"])
+
+
+async def test_a_turn_that_cannot_go_on() -> None:
+    """An error in its second half is an error of the message, which keeps the first."""
+    paused = reply(text_block(0, "Half"), stop="pause_turn")
+    async with FakeServer(paused, http_error(400, "invalid_request_error", "no")) as server:
+        message = final(await ask(server, model=searching(server)))
+    assert "no" in message["error_message"]
+    assert message["content"] == [{"type": "text", "text": "Half"}]
+    assert message["usage"]["input"] == 3
+
+
+# ---- with the agent ---------------------------------------------------------------------------------
+
+
+async def test_a_tool_turn() -> None:
+    """Thinking, a call, its result and the answer: the second request holds all of the first reply."""
+
+    async def add(_: str, args: dict[str, Any], *__: Any) -> AgentToolResult:
+        return AgentToolResult([{"type": "text", "text": str(args["a"] + args["b"])}])
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    thought = block(
+        0,
+        {"type": "thinking", "thinking": "", "signature": ""},
+        {"type": "thinking_delta", "thinking": "Add them."},
+        {"type": "signature_delta", "signature": "c2ln"},
+    )
+    first = reply(thought, tool_block(1, "toolu_1", "add", '{"a": 1, "b": 2}'), stop="tool_use")
+    async with FakeServer(first, reply(text_block(0, "3"))) as server:
+        agent = Agent(AgentOptions(stream_fn=stream_anthropic, get_api_key=lambda _: KEY))
+        agent.set_model(AnthropicModel(base_url=server.origin))
+        agent.set_tools([AgentTool("add", "Adds.", schema, execute=add, read_only=True)])
+        agent.set_thinking_level(ThinkingLevel.LOW)
+        events = await collect(agent.stream("1 + 2?"))
+        check_grammar(events)
+        said = server.requests[1].json["messages"]
+    assert said[1]["content"] == [
+        {"type": "thinking", "thinking": "Add them.", "signature": "c2ln"},
+        {"type": "tool_use", "id": "toolu_1", "name": "add", "input": {"a": 1, "b": 2}},
+    ]
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "3"}]}
+    assert said[2]["content"] == [{**result, "cache_control": {"type": "ephemeral"}}]
+    assert server.requests[1].json["thinking"] == {"type": "enabled", "budget_tokens": 4096}
