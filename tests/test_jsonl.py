@@ -460,6 +460,33 @@ async def test_a_provider_with_whole_partials_stays_linear() -> None:
     assert sized(300) < 3.3 * sized(100)
 
 
+@pytest.mark.parametrize("started", [True, False])
+async def test_a_provider_with_an_envelope_of_its_own_stays_linear(started: bool) -> None:
+    """That holds where the fields around the content are not those that the message began with."""
+
+    async def events_of_a_run(count: int) -> list[Any]:
+        async def stream(model: Any, context: Any, options: Any) -> Any:
+            async def reply() -> Any:
+                builder = MessageBuilder(MODEL, timestamp=1)
+                if started:
+                    yield {"type": "start", "partial": {**builder.message(), "model": "y"}}
+                for event in [builder.open_text()[1], *(builder.delta(0, " word") for _ in range(count))]:
+                    yield dict(event) if started else event
+                yield builder.done("stop")
+
+            return reply()
+
+        agent = Agent(AgentOptions(initial_state={"model": MODEL}, stream_fn=stream))
+        return await collect(agent.stream("hi"))
+
+    sizes = []
+    for count in (100, 1000):
+        events = await events_of_a_run(count)
+        assert_restored(events)
+        sizes.append(sum(map(len, written(events))))
+    assert sizes[1] < 10 * sizes[0]
+
+
 def test_encoding_a_delta_costs_the_same_at_any_length() -> None:
     """The 20,000th delta takes no longer to write than the first ones."""
     encoder = jsonl.Encoder()

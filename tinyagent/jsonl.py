@@ -12,7 +12,8 @@ that it goes on from, the events, and a `result` line. Each body stands in exact
 
 Writer and reader keep the same small state, so the writer knows what the reader will restore. What it
 would not (events that are no well-formed run) is written out on the line itself: `message`,
-`messages`, `tool_results`; an event that carried its own `partial` has a `snapshot`. Hence
+`messages`, `tool_results`, and for a provider with ways of its own `envelope`, the fields around the
+content of `partial`; `snapshot` says the same where the event brought a `partial` along. Hence
 `read(write(events))` gives back any events, and the size of a run is linear in its text.
 
 A user's `message_start` is restored when its `message_end` is read, which is the next line. Should it
@@ -21,8 +22,9 @@ not be, the line is written again, with its `message` and the same `seq`.
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any, TypeAlias, TypedDict, cast, get_args, get_type_hints
 
 import msgspec
@@ -165,6 +167,7 @@ class _MessageUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"
     time: int | UnsetType = UNSET
     assistant_message_event: dict[str, Any]
     blocks: dict[str, dict[str, Any]] | UnsetType = UNSET
+    envelope: dict[str, Any] | UnsetType = UNSET
     snapshot: bool | dict[str, Any] | UnsetType = UNSET
     message: dict[str, Any] | UnsetType | None = UNSET
 
@@ -308,6 +311,15 @@ class _State:
         for key, fields in blocks.items():
             if self.builder is not None and key.isdecimal() and int(key) < len(self.builder):
                 self.builder.update(int(key), **fields)
+
+    def readdress(self, envelope: dict[str, Any]) -> None:
+        """From here on the message in the making has these fields around its content.
+
+        What was restored before keeps the old builder, and with it the old fields.
+        """
+        # Both go on from the same pieces, and each event looks at no more of them than there were.
+        self.builder = copy.copy(cast(MessageBuilder, self.builder))
+        self.builder._head = {**envelope, "content": []}
 
     def after(self, event: Any) -> None:
         """Take note of an event that was written or read."""
@@ -555,56 +567,45 @@ class Encoder:
         return True
 
     def _whole_update(self, event: MessageUpdateEvent) -> _MessageUpdate:
-        step, given = event.assistant_message_event, _given_message(event)
+        step, given, state = event.assistant_message_event, _given_message(event), self._state
         self._seq += 1
+        self._source = None
         head: dict[str, Any] = {"seq": self._seq}
         if step.get("type") not in _DELTAS:
             head["time"] = self._clock()
-        self._source = None
         own: dict[str, Any] = {**step}
         carried = own.pop("partial", _NOTHING)
         lazy = carried is _NOTHING and isinstance(step, BuilderEvent)
-        if given is None and (lazy or isinstance(carried, dict)):
-            partial = step["partial"] if lazy else carried
-            if (line := self._short_update(own, partial, lazy, head)) is not None:
+        body = _BODY.get(str(own.get("type")))
+        short = given is None and (lazy or isinstance(carried, dict)) and (body is None or body in own)
+        if short and body is not None and state.closing(own) == own[body]:
+            del own[body]
+        if state.feed(own) is not None and short:
+            rest = self._rest(step["partial"] if lazy else cast(Any, carried), lazy)
+            if rest is not None:
                 if lazy:
                     self._track(cast(BuilderEvent, step))
-                return line
-        verbatim = {**step}
-        self._state.feed(verbatim)
+                return _MessageUpdate(**head, assistant_message_event=own, **rest)
         message = step["partial"] if lazy and given is None else given
-        return _MessageUpdate(**head, assistant_message_event=verbatim, message=cast(Any, message))
+        return _MessageUpdate(**head, assistant_message_event={**step}, message=cast(Any, message))
 
-    def _short_update(
-        self, own: dict[str, Any], partial: Any, lazy: bool, head: dict[str, Any]
-    ) -> _MessageUpdate | None:
-        """The line of an event whose message the reader can put together; None if it cannot."""
+    def _rest(self, partial: Mapping[str, Any], lazy: bool) -> dict[str, Any] | None:
+        """What the event does not tell of the message so far; None if the reader could not restore it."""
         state = self._state
-        builder = state.builder
-        if builder is None:
-            return None
-        body = _BODY.get(str(own.get("type")))
-        if body is not None:
-            if body not in own:
-                return None
-            if state.closing(own) == own[body]:
-                del own[body]
-        undo = _Undo(builder)
-        if state.feed(own) is None:
-            return None
-        predicted = builder.message()
+        predicted = cast(MessageBuilder, state.builder).message()
         blocks = _difference(cast(Any, predicted["content"]), partial.get("content"))
-        envelope = {key: value for key, value in partial.items() if key != "content"}
-        known = {key: value for key, value in predicted.items() if key != "content"}
-        if blocks is None or (lazy and envelope != known):
-            undo()
+        if blocks is None:
             return None
         state.amend(blocks)
-        snapshot: Any = UNSET
+        rest: dict[str, Any] = {"blocks": blocks} if blocks else {}
+        envelope = {key: value for key, value in partial.items() if key != "content"}
         if not lazy:
-            snapshot = True if envelope == state.envelope else envelope
+            rest["snapshot"] = True if envelope == state.envelope else envelope
             state.envelope = envelope
-        return _MessageUpdate(**head, assistant_message_event=own, blocks=blocks or UNSET, snapshot=snapshot)
+        elif envelope != {key: value for key, value in predicted.items() if key != "content"}:
+            rest["envelope"] = envelope
+            state.readdress(envelope)
+        return rest
 
     def _track(self, step: BuilderEvent) -> None:
         """From here on the next delta says all, if both builders will take it alike."""
@@ -622,25 +623,6 @@ def _growth(builder: MessageBuilder, count: int) -> tuple[dict[int, str], dict[i
         if begin < count and (texts := fields.keys() & _TEXTS):
             fixed.setdefault(index, {}).update((key, fields[key]) for key in texts)
     return builder._texts(count), fixed
-
-
-class _Undo:
-    """Takes a builder back to where it was."""
-
-    def __init__(self, builder: MessageBuilder) -> None:
-        self._builder = builder
-        self._lengths = [len(part) for part in self._parts()]
-        self._last = builder._last
-
-    def _parts(self) -> list[list[Any]]:
-        builder = self._builder
-        return [builder._blocks, builder._pieces, builder._marks, builder._changes]
-
-    def __call__(self) -> None:
-        for part, length in zip(self._parts(), self._lengths, strict=True):
-            del part[length:]
-        self._builder._last = self._last
-        self._builder._cache = (0, {})
 
 
 def _encode(line: Any) -> bytes:
@@ -847,7 +829,9 @@ class Decoder:
             step[key] = body
         if line.blocks is not UNSET:
             state.amend(line.blocks)
-            step._count = len(state.builder._pieces)
+        if line.envelope is not UNSET:
+            state.readdress(line.envelope)
+        step._builder, step._count = state.builder, len(state.builder._pieces)
         if line.snapshot is not UNSET:
             if isinstance(line.snapshot, dict):
                 state.envelope = line.snapshot
