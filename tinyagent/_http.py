@@ -18,6 +18,8 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
+import functools
+import importlib.util
 import os
 import random
 import re
@@ -477,8 +479,9 @@ async def _pool() -> _Pool:
     return pool
 
 
+@functools.cache
 def _load() -> ModuleType:
-    """httpx, without its command line.
+    """httpx, without what it does not need here.
 
     `import httpx` imports click, rich and pygments for its own command whenever they are installed, and
     with us they are: more than the rest of it together. It takes an ImportError there as "not installed".
@@ -489,6 +492,10 @@ def _load() -> ModuleType:
             import httpx  # noqa: F401
         finally:
             del sys.modules["httpx._main"]
+    # httpcore imports it several times a request; to search for a module that is not installed takes
+    # longer each time than all the rest. None says that it is not there, which is what the search finds.
+    if importlib.util.find_spec("sniffio") is None:
+        sys.modules["sniffio"] = None  # type: ignore[assignment]
     return sys.modules["httpx"]
 
 
@@ -516,12 +523,12 @@ def _tls(ca_file: str | None) -> ssl.SSLContext:
 
 def _proxy_for(scheme: str, host: str, port: int) -> str | None:
     """The proxy that the environment names for a server; none for this machine itself."""
+    if is_loopback(host):
+        return None
     # Imported by httpx in any case, and not before.
     import urllib.request as environment
 
     proxies = environment.getproxies_environment()
-    if not proxies or is_loopback(host):
-        return None
     if environment.proxy_bypass_environment(f"{host}:{port}", proxies):  # type: ignore[attr-defined]
         return None
     proxy = proxies.get(scheme) or proxies.get("all")
