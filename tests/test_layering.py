@@ -16,6 +16,7 @@ LEVELS = {
     "agent_types": 0,
     "errors": 0,
     "hookspecs": 0,
+    "_chunks": 0,
     "_interrupt": 0,
     "_json": 0,
     "_sse": 0,
