@@ -120,13 +120,6 @@ class Zygote:
         self._process.wait(SECONDS)
 
 
-def _file(data: bytes) -> IO[bytes]:
-    file = TemporaryFile()
-    file.write(data)
-    file.seek(0)
-    return file
-
-
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode()
@@ -144,8 +137,15 @@ class Cli:
 
     def __call__(self, *args: str | Path, stdin: bytes | None = None, **environment: str) -> Done:
         """Run to the end, in a fork; standard input is empty unless something is given."""
-        source = Path(os.devnull).open("rb") if stdin is None else _file(stdin)
-        with source, TemporaryFile() as out, TemporaryFile() as err:
+        with (
+            Path(os.devnull).open() as nothing,
+            TemporaryFile() as given,
+            TemporaryFile() as out,
+            TemporaryFile() as err,
+        ):
+            given.write(stdin or b"")
+            given.seek(0)
+            source = nothing if stdin is None else given
             request = {
                 "args": [str(arg) for arg in args],
                 "cwd": str(self.work),

@@ -12,8 +12,28 @@ import signal
 import socket
 import sys
 import traceback
+from importlib import import_module
 
+from tinyagent import _http
 from tinyagent_cli.main import main
+
+PRELOADED = [
+    "jsonschema_rs",
+    "tinyagent.anthropic_provider",
+    "tinyagent.demo_provider",
+    "tinyagent.jsonl",
+    "tinyagent.replay_provider",
+    "tinyagent.responses_provider",
+    "tinyagent_cli.commands.completion",
+    "tinyagent_cli.commands.models",
+    "tinyagent_cli.commands.plugins",
+    "tinyagent_cli.commands.run",
+    "tinyagent_cli.commands.schema",
+    "tinyagent_cli.commands.tools",
+    "tinyagent_cli.run_session",
+    "tinyagent_cli.sinks.jsonl",
+    "tinyagent_cli.tool_call",
+]
 
 
 def serve(channel: socket.socket) -> None:
@@ -49,10 +69,13 @@ def work(request: dict[str, object], fds: list[int]) -> None:
         os.environ.update(request["env"])  # type: ignore[call-overload]
         sys.path[:0] = request["path"]  # type: ignore[misc]
         code = main(request["args"])  # type: ignore[arg-type]
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         traceback.print_exc(file=sys.__stderr__)
     os._exit(code)
 
 
 if __name__ == "__main__":
+    _http._load()
+    for name in PRELOADED:
+        import_module(name)
     serve(socket.socket(fileno=int(sys.argv[1])))
