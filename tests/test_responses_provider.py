@@ -1,0 +1,646 @@
+"""The Responses API: requests as it wants them, replies as it sends them, and the wire between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyagent import _http
+from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, sse
+from tinyagent.agent import Agent, AgentOptions
+from tinyagent.agent_types import AgentTool, AgentToolResult, Context, ThinkingLevel
+from tinyagent.errors import AuthenticationError, MissingKeyError, ProviderError, RateLimitError
+from tinyagent.responses_provider import (
+    OpenAIResponsesModel,
+    ResponsesDecoder,
+    request_body,
+    stream_openai_responses,
+)
+from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
+
+KEY = "sk-CANARY-0123456789"
+OWN = {"api": "openai-responses", "provider": "openai", "model": "gpt-5"}
+USAGE = {
+    "input_tokens": 20,
+    "input_tokens_details": {"cached_tokens": 8},
+    "output_tokens": 7,
+    "output_tokens_details": {"reasoning_tokens": 4},
+    "total_tokens": 27,
+}
+
+# ---- replies as the API sends them ------------------------------------------------------------------
+
+Items = list[tuple[dict[str, Any], list[dict[str, Any]]]]
+
+
+def message_item(*pieces: str, item_id: str = "msg_1", refusal: bool = False, **fields: Any) -> Any:
+    kind, key = ("refusal", "refusal") if refusal else ("output_text", "text")
+    part = {"type": kind, key: "".join(pieces)}
+    if not refusal:
+        part["annotations"] = []  # type: ignore[assignment]
+    item = {"type": "message", "id": item_id, "role": "assistant", "content": [part], **fields}
+    deltas = [{"type": f"response.{kind}.delta", "content_index": 0, "delta": piece} for piece in pieces]
+    return item, [
+        {"type": "response.content_part.added", "content_index": 0, "part": {"type": kind, key: ""}},
+        *deltas,
+        {"type": f"response.{kind}.done", "content_index": 0, key: "".join(pieces)},
+        {"type": "response.content_part.done", "content_index": 0, "part": part},
+    ]
+
+
+def reasoning_item(*parts: str, item_id: str = "rs_1", **fields: Any) -> Any:
+    summary = [{"type": "summary_text", "text": part} for part in parts]
+    item = {"type": "reasoning", "id": item_id, "summary": summary, "encrypted_content": "gAAA", **fields}
+    events = []
+    for n, part in enumerate(parts):
+        events += [
+            {"type": "response.reasoning_summary_part.added", "summary_index": n, "part": {}},
+            *[
+                {"type": "response.reasoning_summary_text.delta", "summary_index": n, "delta": piece}
+                for piece in (part[:2], part[2:])
+            ],
+            {"type": "response.reasoning_summary_text.done", "summary_index": n, "text": part},
+        ]
+    return item, events
+
+
+def call_item(name: str, *pieces: str, call_id: str = "call_1", item_id: str = "fc_1") -> Any:
+    item = {
+        "type": "function_call",
+        "id": item_id,
+        "call_id": call_id,
+        "name": name,
+        "arguments": "".join(pieces),
+        "status": "completed",
+    }
+    deltas = [{"type": "response.function_call_arguments.delta", "delta": piece} for piece in pieces]
+    done = {"type": "response.function_call_arguments.done", "arguments": "".join(pieces)}
+    return item, [*deltas, done]
+
+
+EMPTY = {"message": {"content": []}, "reasoning": {"summary": []}, "function_call": {"arguments": ""}}
+
+
+def streamed(*items: Any, first: int = 0) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for n, (item, steps) in enumerate(items, first):
+        bare = {**item, **EMPTY.get(item["type"], {})}
+        bare.pop("encrypted_content", None)
+        events.append({"type": "response.output_item.added", "output_index": n, "item": bare})
+        events += [{**step, "output_index": n, "item_id": item["id"]} for step in steps]
+        events.append({"type": "response.output_item.done", "output_index": n, "item": item})
+    return events
+
+
+def says(*items: Any, status: str = "completed", **fields: Any) -> list[dict[str, Any]]:
+    output = [item for item, _ in items]
+    response = {"id": "resp_1", "status": status, "output": output, "usage": USAGE, "error": None, **fields}
+    return [
+        {"type": "response.created", "response": {"id": "resp_1", "status": "in_progress"}},
+        {"type": "response.in_progress", "response": {"id": "resp_1"}},
+        *streamed(*items),
+        {"type": f"response.{status}", "response": response},
+    ]
+
+
+def steps(events: list[Any]) -> list[Any]:
+    return [sse(event, event=event["type"]) if isinstance(event, dict) else event for event in events]
+
+
+def reply(*items: Any, **fields: Any) -> FakeReply:
+    return FakeReply(steps(says(*items, **fields)))
+
+
+def decode(events: list[Any]) -> list[Any]:
+    decoder = ResponsesDecoder(OpenAIResponsesModel())
+    out = decoder.feed(b"".join(steps(events)))
+    out += decoder.close()
+    return out if decoder.error is None else [*out, decoder.fail()]
+
+
+def final(events: list[Any]) -> Any:
+    last = events[-1]
+    return last["message"] if last["type"] == "done" else last["error"]
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Retries do not wait here; these are the seconds that they would have waited."""
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep))
+    return waited
+
+
+async def ask(server: Any, context: Context | None = None, /, model: Any = None, **options: Any) -> list[Any]:
+    model = model or OpenAIResponsesModel(base_url=server.url)
+    given = {"api_key": KEY, **options}
+    return await collect(
+        await stream_openai_responses(model, context or Context(messages=[user("Hi")]), given)
+    )
+
+
+# ---- requests -----------------------------------------------------------------------------------
+
+
+def body(*messages: Any, model: Any = None, system: str = "", tools: Any = None, **options: Any) -> Any:
+    return request_body(model or OpenAIResponsesModel(), Context(system, list(messages), tools), options)
+
+
+def test_a_request() -> None:
+    """Nothing is stored; the system prompt, tools and limits have their places."""
+    tool = AgentTool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
+    sent = body(user("Hi"), system="Be brief.", tools=[tool], max_tokens=100, session_id="s1")
+    assert sent == {
+        "model": "gpt-5",
+        "stream": True,
+        "store": False,
+        "instructions": "Be brief.",
+        "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hi"}]}],
+        "tools": [
+            {
+                "type": "function",
+                "name": "add",
+                "description": "Adds.",
+                "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+                "strict": False,
+            }
+        ],
+        "max_output_tokens": 100,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "s1",
+    }
+
+
+def test_a_long_session_id() -> None:
+    """The key of the cache is never longer than the API takes, and the same for the same session."""
+    keys = {body(user("Hi"), session_id="s" * 100)["prompt_cache_key"] for _ in range(2)}
+    assert len(keys) == 1
+    assert len(keys.pop()) == 64
+
+
+def test_images() -> None:
+    """Images go through by URL or as data, from the user and from tools."""
+    image = {"type": "image", "url": "data:image/png;base64,iVBORw0KGgo="}
+    call = {"type": "tool_call", "id": "c1", "name": "shot", "arguments": {}}
+    sent = body(
+        {"role": "user", "content": [{"type": "text", "text": "see"}, image]},
+        assistant(call),
+        {**tool_result("c1", "shot", "done"), "content": [{"type": "text", "text": "done"}, image]},
+    )["input"]
+    there = {"type": "input_image", "image_url": image["url"], "detail": "auto"}
+    assert sent[0]["content"] == [{"type": "input_text", "text": "see"}, there]
+    assert sent[2]["output"] == [{"type": "input_text", "text": "done"}, there]
+
+
+def test_results_are_text_where_they_can() -> None:
+    """Text is sent as text; a tool that gave nothing is said to have."""
+    calls = [{"type": "tool_call", "id": f"c{n}", "name": "t", "arguments": {"n": n}} for n in range(2)]
+    sent = body(user("Hi"), assistant(*calls), tool_result("c0", "t", "4"), tool_result("c1", "t", ""))[
+        "input"
+    ]
+    assert sent[1] == {"type": "function_call", "call_id": "c0", "name": "t", "arguments": '{"n":0}'}
+    assert [item.get("output") for item in sent[3:]] == ["4", "(no output)"]
+
+
+@pytest.mark.parametrize(
+    ("model_id", "level", "effort"),
+    [
+        ("gpt-5", "minimal", "minimal"),
+        ("gpt-5-mini-2025-08-07", "minimal", "minimal"),
+        ("gpt-5.1", "minimal", "low"),
+        ("gpt-5-codex", "minimal", "low"),
+        ("o3", "minimal", "low"),
+        ("gpt-5", "xhigh", "high"),
+        ("gpt-5.2", "xhigh", "xhigh"),
+        ("gpt-5.1-codex-max", "xhigh", "xhigh"),
+        ("openai/o4-mini", "medium", "medium"),
+        ("gpt-5", "off", None),
+        ("gpt-4o", "high", None),
+        ("gpt-5-chat-latest", "high", None),
+    ],
+)
+def test_thinking_levels(model_id: str, level: str, effort: str | None) -> None:
+    """A level is an effort that the model knows; models that do not reason are not asked to."""
+    sent = body(user("Hi"), model=OpenAIResponsesModel(id=model_id), thinking_level=ThinkingLevel(level))
+    assert sent.get("reasoning") == (None if effort is None else {"effort": effort, "summary": "auto"})
+
+
+def test_whether_a_model_reasons_can_be_said() -> None:
+    """One that does gets no temperature and is asked for its reasoning; one that does not, the reverse."""
+    house = OpenAIResponsesModel(id="house", reasoning=True, reasoning_summary=None)
+    sent = body(user("Hi"), model=house, temperature=0.5, thinking_level="low")
+    assert sent["reasoning"] == {"effort": "low"}
+    assert ("temperature" in sent, "include" in sent) == (False, True)
+    plain = body(user("Hi"), model=OpenAIResponsesModel(reasoning=False), temperature=0.5)
+    assert ("temperature" in plain, "include" in plain) == (True, False)
+
+
+def test_extra_body() -> None:
+    """Further fields win, None takes one out, and the API's own tools stand beside the agent's."""
+    model = OpenAIResponsesModel(
+        extra_body={"tools": [{"type": "web_search"}], "store": True, "include": None}
+    )
+    sent = body(user("Hi"), model=model, tools=[AgentTool("add")])
+    assert [tool["type"] for tool in sent["tools"]] == ["function", "web_search"]
+    assert sent["store"] is True
+    assert "include" not in sent
+
+
+# ---- what goes back -------------------------------------------------------------------------------
+
+
+def replayed(*items: Any, model: Any = None, **fields: Any) -> Any:
+    """The items that a reply is sent back as, after a night in a file."""
+    message = json.loads(json.dumps(final(decode(says(*items, **fields)))))
+    return body(user("Hi"), message, user("and?"), model=model)["input"][1:-1]
+
+
+def test_a_reply_goes_back_as_it_came() -> None:
+    """Reasoning, text and calls are the items that they were, with their ids."""
+    items = [
+        reasoning_item("First.", "Then."),
+        message_item("Let me see.", phase="commentary"),
+        call_item("add", '{"a": ', "1}"),
+    ]
+    reasoning, message, call, result = replayed(*items)
+    assert reasoning == items[0][0]
+    assert message == {**items[1][0], "status": "completed"}
+    assert call == {
+        "type": "function_call",
+        "id": "fc_1",
+        "call_id": "call_1",
+        "name": "add",
+        "arguments": '{"a":1}',
+    }
+    assert result["call_id"] == "call_1"
+
+
+def test_parts_of_one_message_stay_together() -> None:
+    """Two parts of a message are two blocks here and one item there; a refusal is one there too."""
+    parts = [
+        {"type": "output_text", "text": "Yes, ", "annotations": []},
+        {"type": "refusal", "refusal": "but no."},
+    ]
+    item = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": parts}
+    message = final(decode(says((item, []))))
+    assert [block["text"] for block in message["content"]] == ["Yes, ", "but no."]
+    assert replayed((item, [])) == [item]
+
+
+def test_reasoning_that_cannot_go_back() -> None:
+    """Without its encrypted content it means something only where it was stored; at the end, nothing."""
+    bare = reasoning_item("Hm.", encrypted_content=None)
+    assert [item["type"] for item in replayed(bare, message_item("Hi"))] == ["message"]
+    stored = OpenAIResponsesModel(extra_body={"store": True})
+    assert [item["type"] for item in replayed(bare, message_item("Hi"), model=stored)] == [
+        "reasoning",
+        "message",
+    ]
+    cut = {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+    assert replayed(message_item("Hi"), reasoning_item("Hm.", item_id="rs_2"), **cut) == [
+        {**message_item("Hi")[0], "status": "completed"}
+    ]
+
+
+def test_open_reasoning_goes_back_as_text() -> None:
+    """A server that gives the reasoning itself gets it back."""
+    content = [{"type": "reasoning_text", "text": "Hm."}]
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "content": content}
+    deltas = [{"type": "response.reasoning_text.delta", "content_index": 0, "delta": "Hm."}]
+    assert final(decode(says((item, deltas))))["content"][0]["thinking"] == "Hm."
+    assert replayed((item, deltas), message_item("Hi"))[0] == item
+
+
+def test_items_without_words_go_back() -> None:
+    """What a tool of the API's own did is kept as it came."""
+    search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+    message = final(decode(says((search, []), message_item("Found."))))
+    assert [block["type"] for block in message["content"]] == ["thinking", "text"]
+    assert replayed((search, []), message_item("Found."))[0] == search
+
+
+# ---- replies ------------------------------------------------------------------------------------
+
+
+def test_a_reply() -> None:
+    """Paragraphs of a summary are one thinking block; text and calls are as they were sent."""
+    events = decode(
+        says(reasoning_item("First.", "Then."), message_item("He", "llo"), call_item("add", "{}"))
+    )
+    message = final(events)
+    kinds = [(block["type"], block.get("thinking", block.get("text"))) for block in message["content"]]
+    assert kinds == [("thinking", "First.\n\nThen."), ("text", "Hello"), ("tool_call", None)]
+    assert ("tool_use", "completed") == (message["stop_reason"], message["finish_reason"])
+    assert message["usage"] == {
+        "input": 20, "output": 7, "cache_read": 8, "cache_write": 0, "reasoning": 4, "total": 27,
+        "cost": None,
+    }  # fmt: skip
+    deltas = [event["delta"] for event in events if event["type"] == "text_delta"]
+    assert deltas == ["He", "llo"]
+    starts = [event["type"] for event in events if event["type"].endswith(("_start", "_end"))]
+    assert starts == [
+        "thinking_start", "thinking_end", "text_start", "text_end", "tool_call_start", "tool_call_end",
+    ]  # fmt: skip
+
+
+def test_tool_arguments() -> None:
+    """Pieces are put together, nothing is {}, and what is no object makes the call invalid."""
+    message = final(
+        decode(
+            says(
+                call_item("add", '{"z": 12345678901234567890, "a', '": 1}', call_id="a", item_id="fc_a"),
+                call_item("add", call_id="b", item_id="fc_b"),
+                call_item("add", '{"a": ', call_id="c", item_id="fc_c"),
+                call_item("", "{}", call_id="d", item_id="fc_d"),
+            )
+        )
+    )
+    calls = message["content"]
+    assert [call["arguments"] for call in calls] == [{"z": 12345678901234567890, "a": 1}, {}, {}, {}]
+    assert [call.get("partial_json") for call in calls] == [None, None, '{"a": ', "{}"]
+    assert [call["id"] for call in calls] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("dropped", ["delta", "added", "done", "output_item.done", "all"])
+def test_what_servers_leave_out(dropped: str) -> None:
+    """Each thing is said more than once; whichever is missing, the message is the same."""
+    events = says(reasoning_item("Hm, hm."), message_item("He", "llo"), call_item("add", '{"a":', "1}"))
+    if dropped == "all":
+        kept = [events[-1]]
+    else:
+        kept = [
+            event for event in events if not event["type"].endswith(dropped) or "complete" in event["type"]
+        ]
+    whole, mended = final(decode(events)), final(decode(kept))
+    assert {**whole, "timestamp": 0} == {**mended, "timestamp": 0}
+
+
+def test_without_the_list_at_the_end() -> None:
+    """The streamed items are enough; `response.done` is an end too."""
+    events = says(message_item("Hi"), call_item("add", "{}"))
+    events[-1] = {"type": "response.done", "response": {"status": "completed"}}
+    message = final(decode(events))
+    assert [block["type"] for block in message["content"]] == ["text", "tool_call"]
+
+
+def test_a_server_that_counts_badly() -> None:
+    """Every item at index 0, and another item id in each event: text stays text, and calls apart."""
+    calls = [call_item("add", f'{{"n":{n}}}', call_id=f"c{n}", item_id=f"fc_{n}") for n in range(2)]
+    events = says(reasoning_item("Hm."), message_item("Hi"), *calls)
+    for n, event in enumerate(events):
+        if "output_index" in event:
+            event |= {"output_index": 0, "item_id": f"x{n}"}
+    message = final(decode(events))
+    assert [block["type"] for block in message["content"]] == ["thinking", "text", "tool_call", "tool_call"]
+    assert [block["arguments"] for block in message["content"][2:]] == [{"n": 0}, {"n": 1}]
+
+
+def test_a_refusal_is_text() -> None:
+    """The model says no in words, and the words reach the user."""
+    message = final(decode(says(message_item("I ", "cannot.", refusal=True))))
+    assert message["content"][0]["text"] == "I cannot."
+    assert message["stop_reason"] == "stop"
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop", "kind"),
+    [
+        ("max_output_tokens", "length", None),
+        ("content_filter", "error", "content_filter"),
+        ("new", "length", None),
+    ],
+)
+def test_incomplete_replies(reason: str, stop: str, kind: str | None) -> None:
+    """They say why, keep what there was, and are no success."""
+    message = final(
+        decode(says(message_item("Half"), status="incomplete", incomplete_details={"reason": reason}))
+    )
+    assert (stop, reason, kind) == (
+        message["stop_reason"],
+        message["finish_reason"],
+        message.get("error_kind"),
+    )
+    assert message["content"][0]["text"] == "Half"
+
+
+@pytest.mark.parametrize(
+    ("event", "kind", "words"),
+    [
+        ({"type": "error", "code": "server_error", "message": "Sorry."}, "provider", "Sorry."),
+        (
+            {"type": "error", "error": {"code": "rate_limit_exceeded", "message": "Slow."}},
+            "rate_limit",
+            "Slow.",
+        ),
+        (
+            {
+                "type": "response.failed",
+                "response": {"status": "failed", "error": {"code": "server_error", "message": "Oh no."}},
+            },
+            "provider",
+            "Oh no.",
+        ),
+        (
+            {"type": "error", "code": "context_length_exceeded", "message": "exceeds the context window"},
+            "context_overflow",
+            "context window",
+        ),
+        ({"type": "response.cancelled", "response": {}}, "provider", "cancelled"),
+    ],
+)
+def test_errors_in_the_stream(event: Any, kind: str, words: str) -> None:
+    """They end the message with the provider's words and what there was of it."""
+    half = streamed(message_item("Half"))[:3]
+    message = final(decode([*half, event]))
+    assert ("error", kind) == (message["stop_reason"], message["error_kind"])
+    assert words in message["error_message"]
+    assert [block["text"] for block in message["content"]] == ["Half"]
+
+
+def test_without_its_end_a_reply_is_cut() -> None:
+    """Items may be complete, the reply is not: more may have followed."""
+    message = final(decode(says(message_item("Hi"), call_item("add", "{}"))[:-1]))
+    assert ("error", "stream_interrupted") == (message["stop_reason"], message["error_kind"])
+    assert message["content"][0]["text"] == "Hi"
+    assert final(decode([b"data: [DONE]\n\n"]))["error_kind"] == "invalid_reply"
+    assert final(decode([*streamed(message_item("Hi")), b"data: [DONE]\n\n"]))["stop_reason"] == "stop"
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    """Unknown events, items and parts break nothing."""
+    odd = {"type": "hologram", "id": "h1"}
+    events = says((odd, [{"type": "response.hologram.delta", "delta": "x"}]), message_item("Hi"))
+    events.insert(1, {"type": "response.output_text.annotation.added", "output_index": 1, "annotation": {}})
+    events.insert(1, {"type": "keepalive"})
+    assert [block["text"] for block in final(decode(events))["content"]] == ["Hi"]
+
+
+def test_a_whole_response_instead_of_a_stream() -> None:
+    """A server that ignores `stream` is understood; an error with status 200 is an error."""
+    response = says(reasoning_item("Hm."), message_item("Hi"), call_item("add", '{"a":1}'))[-1]["response"]
+    message = final(decode([json.dumps(response).encode()]))
+    assert [block["type"] for block in message["content"]] == ["thinking", "text", "tool_call"]
+    assert message["usage"]["total"] == 27
+    failed = final(decode([b'{"error":{"message":"quota exceeded","type":"insufficient_quota"}}']))
+    assert "quota exceeded" in failed["error_message"]
+
+
+EVENTS = says(reasoning_item("Hm."), message_item("Hi"), call_item("add", '{"a":', "1}"))
+FIELDS = ["type", "output_index", "item_id", "item", "delta", "response", "content_index", "error", "id"]
+FIELDS += ["summary_index", "content", "summary", "output", "arguments", "name", "status", "usage", "text"]
+ODD: Any = st.sampled_from([None, True, -1, 0, 1, 2**70, 1.5, "", "x", [], [1], [{}], {}, {"a": 1}])
+VALUES: Any = (
+    st.sampled_from([*(event["type"] for event in EVENTS), "message", "function_call", "reasoning"]) | ODD
+)
+ODD_OBJECT: Any = st.dictionaries(
+    st.sampled_from(FIELDS), VALUES | st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4), max_size=6
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.binary(max_size=60) | st.sampled_from(steps(EVENTS)), max_size=12))
+def test_any_bytes(pieces: list[bytes]) -> None:
+    """Whatever comes, there is one end, and it is the last event."""
+    events = decode(pieces)
+    assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(ODD_OBJECT | st.sampled_from(EVENTS), max_size=10))
+def test_any_objects(objects: list[Any]) -> None:
+    """Fields of any type break nothing either."""
+    events = decode([sse(json.dumps(value)) for value in objects])
+    assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
+
+
+# ---- over the wire --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["", "/", "/responses", "/responses?api-version=1"])
+async def test_a_call(base: str) -> None:
+    """Method, address, headers and body are the API's; the base URL may name the endpoint."""
+    async with FakeServer(reply(message_item("Hi"))) as server:
+        events = await ask(server, model=OpenAIResponsesModel(base_url=server.url + base))
+    request = server.requests[0]
+    assert (request.method, request.path) == (
+        "POST",
+        "/v1/responses" + base.replace("/responses", "").strip("/"),
+    )
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.json["store"] is False
+    assert [event["type"] for event in events] == ["start", "text_start", "text_delta", "text_end", "done"]
+    message = events[-1]["message"]
+    assert OWN == {key: message[key] for key in OWN}
+
+
+async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the call, else from the environment; there must be one, unless the model needs none."""
+    context = Context(messages=[user("Hi")])
+    with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
+        await stream_openai_responses(OpenAIResponsesModel(), context, {})
+    async with FakeServer(reply(message_item("Hi")), repeat=True) as server:
+        keyless = OpenAIResponsesModel(base_url=server.url, api_key_env=None)
+        await collect(await stream_openai_responses(keyless, context, {}))
+        monkeypatch.setenv("OPENAI_API_KEY", "from-env")
+        await collect(await stream_openai_responses(OpenAIResponsesModel(base_url=server.url), context, {}))
+        seen = [request.headers.get("authorization") for request in server.requests]
+    assert seen == [None, "Bearer from-env"]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "requests"),
+    [
+        (400, ProviderError, 1),
+        (401, AuthenticationError, 1),
+        (429, RateLimitError, 3),
+        (500, ProviderError, 3),
+    ],
+)
+async def test_http_errors(status: int, error: type[Exception], requests: int, waits: list[float]) -> None:
+    """They are raised, with the provider's words and without the key, after the retries that may help."""
+    async with FakeServer(FakeReply.error(status, f"no, {KEY} will not do"), repeat=True) as server:
+        with pytest.raises(error, match="will not do") as caught:
+            await ask(server)
+        assert requests == len(server.requests)
+    assert KEY not in str(caught.value)
+
+
+async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> None:
+    """Nothing was shown, so the request is sent again."""
+    failed = {"status": "failed", "error": {"code": "server_error", "message": "Sorry."}}
+    async with FakeServer(
+        FakeReply(steps([{"type": "response.failed", "response": failed}])), reply(message_item("Hi"))
+    ) as server:
+        assert final(await ask(server))["stop_reason"] == "stop"
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("cut", [Reset(), Hangup()])
+async def test_a_connection_that_breaks(cut: Any) -> None:
+    """What was said stays, and the message says that it is not all."""
+    half = steps(streamed(message_item("Half"))[:3])
+    async with FakeServer(FakeReply([*half, Sleep(0.05), cut])) as server:
+        message = final(await ask(server))
+    assert ("error", "stream_interrupted") == (message["stop_reason"], message["error_kind"])
+    assert message["content"][0]["text"] == "Half"
+
+
+async def test_silence() -> None:
+    """A reply that stops coming ends in time, with what there was."""
+    half = steps(streamed(message_item("Half"))[:3])
+    async with FakeServer(FakeReply([*half, Hold()])) as server:
+        message = final(await ask(server, timeout={"idle": 0.1}))
+    assert ("error", "timeout") == (message["stop_reason"], message["error_kind"])
+    assert message["content"][0]["text"] == "Half"
+
+
+async def test_an_abort_closes_the_connection() -> None:
+    """Setting the signal ends the reply at once; what was said stays."""
+    half = steps(streamed(message_item("Half"))[:3])
+    async with FakeServer(FakeReply([*half, Hold()])) as server:
+        options: Any = {"api_key": KEY, "signal": asyncio.Event()}
+        model = OpenAIResponsesModel(base_url=server.url)
+        stream = await stream_openai_responses(model, Context(messages=[user("Hi")]), options)
+        async for event in stream:
+            if event["type"] == "text_delta":
+                options["signal"].set()
+        message: Any = await stream.result()
+        await server.wait_closed()
+    assert message["stop_reason"] == "aborted"
+    assert message["content"][0]["text"] == "Half"
+
+
+async def test_a_tool_turn() -> None:
+    """Reasoning, a call, its result and the answer: the second request holds all of the first reply."""
+
+    async def add(_: str, args: dict[str, Any], *__: Any) -> AgentToolResult:
+        return AgentToolResult([{"type": "text", "text": str(args["a"] + args["b"])}])
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    items = [reasoning_item("Add them."), call_item("add", '{"a":1,"b":2}')]
+    async with FakeServer(reply(*items), reply(message_item("3"))) as server:
+        agent = Agent(
+            AgentOptions(stream_fn=stream_openai_responses, get_api_key=lambda _: KEY, session_id="s1")
+        )
+        agent.set_model(OpenAIResponsesModel(base_url=server.url))
+        agent.set_tools([AgentTool("add", "Adds.", schema, execute=add, read_only=True)])
+        agent.set_thinking_level(ThinkingLevel.LOW)
+        check_grammar(await collect(agent.stream("1 + 2?")))
+        first, second = (request.json for request in server.requests)
+    assert first["prompt_cache_key"] == "s1"
+    call = {key: value for key, value in items[1][0].items() if key != "status"}
+    assert second["input"] == [
+        *first["input"],
+        items[0][0],
+        call,
+        {"type": "function_call_output", "call_id": "call_1", "output": "3"},
+    ]
