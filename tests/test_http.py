@@ -304,7 +304,8 @@ async def test_headers_count_for_the_first_event() -> None:
 async def test_a_slow_reader_is_not_the_providers_fault() -> None:
     """Time in which nobody reads does not count."""
     times = {"first_event": 0.2, "idle": 0.1}
-    async with FakeServer(FakeReply([b"a", b"b", Hold()])) as server, call_to(server, timeout=times) as reply:
+    late = FakeReply([b"a", Sleep(0.5), b"b", Hold()])
+    async with FakeServer(late) as server, call_to(server, timeout=times) as reply:
         await asyncio.sleep(0.4)
         assert b"a" == await reply.read()
         await asyncio.sleep(0.3)

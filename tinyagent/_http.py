@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urljoin, urlsplit
 
 from . import _json
+from ._chunks import ChunkMerger
 from ._interrupt import Aborted, AbortSignal, Interrupt
 from .errors import (
     AuthenticationError,
@@ -392,6 +393,41 @@ class _Route:
     ca_file: str | None
 
 
+class _MergingBackend:
+    """Connects as httpcore's own backend does; the responses come with their chunks merged."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.sleep = inner.sleep
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> _MergingStream:
+        return _MergingStream(await self._inner.connect_tcp(*args, **options))
+
+
+class _MergingStream:
+    """One connection of httpcore's, see `_chunks`."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self._merger = ChunkMerger()
+        self.aclose = inner.aclose
+        self.get_extra_info = inner.get_extra_info
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        feed, read = self._merger.feed, self._inner.read
+        while data := await read(max_bytes, timeout):
+            if merged := feed(data):
+                return merged
+        return self._merger.close()
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._merger.begin()
+        await self._inner.write(buffer, timeout)
+
+    async def start_tls(self, *args: Any, **options: Any) -> _MergingStream:
+        return _MergingStream(await self._inner.start_tls(*args, **options))
+
+
 class _Lane:
     """One transport with at most one connection."""
 
@@ -410,6 +446,11 @@ class _Lane:
             limits=lib.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE),
             proxy=proxy,
         )
+        # httpcore takes a backend of ours, httpx has no argument for it. Where this is not to be had
+        # everything works as well, only slower.
+        pool: Any = getattr(self.transport, "_pool", None)
+        if hasattr(pool, "_network_backend"):
+            pool._network_backend = _MergingBackend(pool._network_backend)
 
 
 class _Pool:
