@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -567,7 +568,7 @@ def raising(error: type[BaseException], is_async: bool) -> Callable[..., Any]:
     return later if is_async else sync
 
 
-ERRORS = [BoomError, asyncio.CancelledError, TimeoutError, StopAsyncIteration]
+ERRORS: list[type[BaseException]] = [BoomError, asyncio.CancelledError, TimeoutError, StopAsyncIteration]
 
 
 @pytest.mark.parametrize("error", ERRORS)
@@ -653,7 +654,7 @@ async def test_a_hook_that_answers_garbage_refuses() -> None:
     assert "withheld" in results(events)[0]
 
 
-# ---- steering and follow-ups --------------------------------------------------------------------------
+# ---- steering and follow-ups -------------------------------------------------------------------------
 
 
 class Queue:
@@ -720,7 +721,7 @@ async def test_injected_messages_stand_after_the_turn_start() -> None:
     queue = Queue(*[user("x")] * 3)
     provider = ScriptedProvider(Reply(call("echo", n=1)), Reply(call("echo", n=2)), "done", "done")
     events = await run(provider, get_steering_messages=queue)
-    for before, event in zip(events, events[1:], strict=False):
+    for before, event in itertools.pairwise(events):
         if event.type == "message_start" and event.message["role"] == "user":
             assert before.type in ("turn_start", "message_end")
 
@@ -738,7 +739,7 @@ async def test_an_error_leaves_the_queues_alone() -> None:
     assert (1, 1) == (len(steering.messages), len(follow.messages))
 
 
-# ---- limits and stops ----------------------------------------------------------------------------------
+# ---- limits and stops --------------------------------------------------------------------------------
 
 
 async def test_max_turns_ends_the_run_and_says_so() -> None:
@@ -842,7 +843,7 @@ async def test_a_reply_cut_by_length_runs_none_of_its_calls() -> None:
     assert "length" == events[-1].messages[1]["stop_reason"]
 
 
-# ---- abort ----------------------------------------------------------------------------------------------
+# ---- abort -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
@@ -1013,7 +1014,7 @@ async def test_abort_after_the_answer_changes_nothing() -> None:
     assert "stop" == last(events)["stop_reason"]
 
 
-# ---- cancellation -----------------------------------------------------------------------------------------
+# ---- cancellation ------------------------------------------------------------------------------------
 
 
 class Pausing:
@@ -1134,7 +1135,7 @@ async def test_a_timeout_around_a_run() -> None:
     check_grammar(emit.events)
 
 
-# ---- histories ----------------------------------------------------------------------------------------------
+# ---- histories ----------------------------------------------------------------------
 
 
 def answered(call_id: str) -> dict[str, Any]:
@@ -1191,7 +1192,7 @@ async def test_a_session_with_a_torn_end_can_go_on() -> None:
     ]
 
 
-# ---- the public functions --------------------------------------------------------------------------------------
+# ---- the public functions ----------------------------------------------------------------------
 
 
 def test_continue_needs_something_to_answer() -> None:

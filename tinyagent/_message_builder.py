@@ -36,6 +36,7 @@ __all__ = [
     "BuilderEvent",
     "MessageBuilder",
     "copy_message",
+    "finished_arguments",
     "now_ms",
     "parse_partial_object",
     "read_arguments",
@@ -270,7 +271,10 @@ class MessageBuilder:
             known = {"name": name} if name else {}
             if call_id and call_id != self._given_ids[index]:
                 known["id"] = self.unique_id(call_id)
-            return self.close(index, call.get("arguments"), **known)
+            arguments, raw = finished_arguments(
+                call.get("arguments"), call.get("partial_json"), self.text(index)
+            )
+            return self.close(index, arguments if raw is None else raw, **known)
         content = event.get("content")
         changed = isinstance(content, str) and content != self.text(index)
         return self.close(index, **({kind: content} if changed else {}))
@@ -320,7 +324,7 @@ class MessageBuilder:
     def _texts(self, count: int) -> dict[int, str]:
         """The text of each block as it was at `count` pieces; goes on from the last reading."""
         done, known = self._cache if self._cache[0] <= count else (0, {})
-        texts = dict(known)
+        texts = known  # only ever read before the next reading, so it grows in place
         first = max(bisect_right(self._marks, done, key=_begin) - 1, 0)
         for n in range(first, len(self._marks)):
             begin, index = self._marks[n]
@@ -368,6 +372,20 @@ def read_arguments(given: Any) -> tuple[dict[str, Any], str | None]:
         arguments = _json.decode_object(given) if given.strip() else {}
         return (arguments, None) if arguments is not None else ({}, given)
     return {}, _json.encode(given).decode()
+
+
+def finished_arguments(given: Any, text: Any, streamed: str = "") -> tuple[dict[str, Any], str | None]:
+    """As `read_arguments`, for a call that somebody else finished.
+
+    Args:
+        given: Its `arguments`.
+        text: Its `partial_json`: if there is one, that was sent, whatever somebody made of it.
+        streamed: The pieces that came before, for a call that says nothing itself.
+    """
+    if isinstance(text, str) and text.strip():
+        arguments, raw = read_arguments(text)
+        return (given, None) if raw is None and isinstance(given, dict) and given else (arguments, raw)
+    return read_arguments(streamed if given in (None, {}, "") and streamed else given)
 
 
 def unique_id(call_id: str, taken: set[str]) -> str:

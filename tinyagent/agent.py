@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
 from ._event_stream import Channel, EventStream
-from ._interrupt import AbortSignal, at_most, finish, invoke, is_inside
+from ._interrupt import Aborted, AbortSignal, Interrupt, at_most, finish, invoke, is_inside
 from ._message_builder import copy_message, now_ms
 from .agent_loop import run_agent_loop
 from .agent_types import (
@@ -51,7 +51,7 @@ __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 logger = logging.getLogger("tinyagent")
 
 LISTENER_GRACE = 1.0
-"""Seconds that an async listener may still take for an event when its run is cancelled."""
+"""Seconds that an async listener may still take for an event when its run is aborted or cancelled."""
 
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
@@ -295,11 +295,15 @@ class Agent:
                     self._report(key, self._listeners.get(key))
 
         active = self._active
-        if active is not None and active.is_cancelled:
-            # The run is only closing its events: nobody can cancel it once more.
+        if active is None or active.is_cancelled or active.signal.is_set():
+            # The run is only closing its events: nobody may end it once more.
             await at_most(listen(), LISTENER_GRACE)
         else:
-            await finish(listen(), LISTENER_GRACE)
+            try:
+                async with Interrupt(active.signal):
+                    await finish(listen(), LISTENER_GRACE)
+            except Aborted:
+                pass  # The listener had its grace. What the run does about the abort is not said here.
         if room is not None:
             await room
 

@@ -30,7 +30,7 @@ from typing import Any, cast
 from . import _json
 from ._event_stream import Channel, EventStream
 from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled, see_through
-from ._message_builder import BuilderEvent, MessageBuilder, read_arguments, unique_id
+from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
 from .agent_tool_execution import Emit, ToolBatch, describe_error
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
@@ -490,7 +490,10 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
                 unique_id(str(block.get("id") or ""), ids),
                 str(block.get("name") or ""),
             )
-            block |= _arguments(block.get("arguments", {}), block.pop("partial_json", None))
+            text = block.pop("partial_json", None)
+            block["arguments"], raw = finished_arguments(block.get("arguments", {}), text)
+            if raw is not None:
+                block["partial_json"] = raw
         elif kind in ("text", "thinking") and not isinstance(block[kind], str):
             raise TypeError(f"the {kind} of a block is {type(block[kind]).__name__}, not str")
     final = dict(message)
@@ -503,17 +506,6 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
     if reason in ("stop", "tool_use"):
         reason = "tool_use" if ids else "stop"
     return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
-
-
-def _arguments(given: Any, text: Any) -> dict[str, Any]:
-    """The `arguments` of a finished call, with `partial_json` if what was sent is not an object."""
-    if isinstance(text, str) and text.strip():
-        arguments, raw = read_arguments(text)  # What was sent counts, not what somebody made of it.
-        if raw is None:
-            return {"arguments": given if isinstance(given, dict) and given else arguments}
-    else:
-        arguments, raw = read_arguments(given)
-    return {"arguments": arguments} if raw is None else {"arguments": {}, "partial_json": raw}
 
 
 def sendable(messages: Sequence[Message]) -> list[Message]:

@@ -16,13 +16,14 @@ import contextlib
 import copy
 import functools
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from . import _json
 from ._event_stream import EventStream
-from ._interrupt import Aborted, CallbackCancelledError, Interrupt, child, invoke, see_through
+from ._interrupt import Aborted, CallbackCancelledError, Interrupt, at_most, child, invoke, see_through
 from ._message_builder import now_ms
 from .agent_types import (
     AfterToolCall,
@@ -116,7 +117,12 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
             f"The arguments of {tool.name!r} do not fit its schema: {'; '.join(problems)}. "
             "Mend them and call it again."
         )
-    return copy.deepcopy(arguments)
+    try:
+        return copy.deepcopy(arguments)
+    except RecursionError:
+        raise ToolArgumentsError(
+            f"The arguments of {tool.name!r} are nested too deep. Call it again with flatter ones."
+        ) from None
 
 
 def _path(parts: Sequence[str | int]) -> str:
@@ -141,7 +147,9 @@ class _Call:
     is_error: bool = False
     started: bool = False
     terminate: bool = False
-    updates: asyncio.Task[None] | None = None
+    taking: deque[Awaitable[None]] = field(default_factory=deque)
+    """What is still to be awaited for updates that were emitted."""
+    taker: asyncio.Task[None] | None = None
     message: ToolResultMessage | None = None
 
     def fail(self, text: str) -> None:
@@ -345,7 +353,9 @@ class ToolBatch:
                 )
             )
             if waiting is not None:
-                item.updates = child(_after(item.updates, waiting))
+                item.taking.append(waiting)
+                if item.taker is None or item.taker.done():
+                    item.taker = child(_take(item))
 
         def update(partial: AgentToolResult) -> None:
             kept = _checked(item.call["name"], partial)
@@ -359,8 +369,8 @@ class ToolBatch:
 
     async def _end(self, item: _Call) -> None:
         """Emit the end of a call, and every result message whose turn has come."""
-        if item.updates is not None:
-            await item.updates
+        if item.taker is not None:
+            await item.taker
         result, call = item.result, item.call
         if result is None:
             if self._aborted:
@@ -416,9 +426,11 @@ class ToolBatch:
     async def close(self) -> None:
         """End what is open and refuse what has not begun, because the run itself is being cancelled."""
         await _cancel(self._running)
-        await _cancel([item.updates for item in self._calls if item.updates is not None])
+        await _cancel([item.taker for item in self._calls if item.taker is not None])
         for item in self._calls:
-            item.updates = None
+            item.taker = None
+            while item.taking:
+                await at_most(_take(item), ABORT_GRACE)
             if not item.started:
                 await self._start(item)
                 item.fail(ABORTED)
@@ -447,10 +459,9 @@ def _result_message(call: ToolCallContent, result: AgentToolResult, is_error: bo
     }
 
 
-async def _after(earlier: Awaitable[None] | None, waiting: Awaitable[None]) -> None:
-    if earlier is not None:
-        await earlier
-    await waiting
+async def _take(item: _Call) -> None:
+    while item.taking:
+        await item.taking.popleft()
 
 
 _BODY = {"text": "text", "image": "url"}
