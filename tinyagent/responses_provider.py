@@ -231,11 +231,12 @@ def _is_whole(item: Mapping[str, Any]) -> bool:
 class _Item:
     """An item of the reply: its open blocks, one for each part of its content."""
 
-    __slots__ = ("blocks", "ended", "id", "kind", "latest")
+    __slots__ = ("blocks", "call_id", "ended", "id", "kind", "latest")
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.id = ""
+        self.call_id = ""
         self.blocks: dict[int, int] = {}
         """Part of the content -> block."""
         self.ended = False
@@ -309,17 +310,22 @@ class ResponsesDecoder(ReplyDecoder):
         item = self._item(value, _text(given.get("type")), begins=True)
         item.id = _text(given.get("id")) or item.id
         if item.kind == "function_call" and not item.blocks:
-            index, event = self.builder.open_tool_call(_text(given.get("call_id")), _text(given.get("name")))
-            item.blocks[0] = index
-            out.append(event)
+            self._open_call(item, given, out)
+
+    def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
+        item.call_id = _text(given.get("call_id"))
+        index, event = self.builder.open_tool_call(item.call_id, _text(given.get("name")))
+        item.blocks[0] = index
+        out.append(event)
+        return index
 
     def _block(self, item: _Item, part: int, out: list[BuilderEvent]) -> int:
         """The open block of a part of an item."""
         index = item.blocks.get(part)
         if index is None:
             if item.kind == "function_call":
-                index, event = self.builder.open_tool_call()
-            elif item.kind == "message":
+                return self._open_call(item, {}, out)
+            if item.kind == "message":
                 index, event = self.builder.open_text()
             else:
                 index, event = self.builder.open_thinking()
@@ -389,10 +395,12 @@ class ResponsesDecoder(ReplyDecoder):
         out += [self.builder.close(index) for index in item.blocks.values()]
 
     def _end_call(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        index = self._block(item, 0, out)
+        index = item.blocks[0] if item.blocks else self._open_call(item, given, out)
         whole = given.get("arguments")
         self._complete(item, 0, whole, out)
         fields: dict[str, Any] = {}
+        if not item.call_id and _text(given.get("call_id")):
+            fields["id"] = self.builder.unique_id(given["call_id"])
         if not self.builder.block(index)["name"] and _text(given.get("name")):
             fields["name"] = given["name"]
         if item.id:
