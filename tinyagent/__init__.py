@@ -75,6 +75,7 @@ from .tools import tool
 
 if TYPE_CHECKING:
     from ._event_stream import EventStream
+    from .anthropic_provider import AnthropicModel, stream_anthropic
     from .openai_wire import OpenAICompatModel, stream_openai_completions
     from .openrouter_provider import OpenRouterModel, stream_openrouter
     from .proxy import (
@@ -84,16 +85,21 @@ if TYPE_CHECKING:
         parse_streaming_json,
         stream_proxy,
     )
+    from .responses_provider import OpenAIResponsesModel, stream_openai_responses
 
 _LAZY = {
+    "AnthropicModel": "anthropic_provider",
     "EventStream": "_event_stream",
     "OpenAICompatModel": "openai_wire",
+    "OpenAIResponsesModel": "responses_provider",
     "OpenRouterModel": "openrouter_provider",
     "ProxyStreamOptions": "proxy",
     "ProxyStreamResponse": "proxy",
     "create_proxy_stream": "proxy",
     "parse_streaming_json": "proxy",
+    "stream_anthropic": "anthropic_provider",
     "stream_openai_completions": "openai_wire",
+    "stream_openai_responses": "responses_provider",
     "stream_openrouter": "openrouter_provider",
     "stream_proxy": "proxy",
 }
@@ -112,6 +118,7 @@ __all__ = [
     "AgentTool",
     "AgentToolResult",
     "AgentToolUpdateCallback",
+    "AnthropicModel",
     "AssistantMessage",
     "AssistantMessageEvent",
     "Context",
@@ -125,6 +132,7 @@ __all__ = [
     "Model",
     "ModelInfo",
     "OpenAICompatModel",
+    "OpenAIResponsesModel",
     "OpenRouterModel",
     "Provider",
     "ProxyStreamOptions",
@@ -158,8 +166,10 @@ __all__ = [
     "hookimpl",
     "parse_streaming_json",
     "skip_tool_call",
+    "stream_anthropic",
     "stream_assistant_response",
     "stream_openai_completions",
+    "stream_openai_responses",
     "stream_openrouter",
     "stream_proxy",
     "stream_simple",
