@@ -621,6 +621,15 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, waits: list
         assert "pass1" not in str(caught.value)
 
 
+@pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:9", "ftp://127.0.0.1:9"])
+async def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named before anything is sent, and what is known."""
+    monkeypatch.setenv("all_proxy", proxy)
+    with pytest.raises(ConfigurationError, match=f"the proxy {proxy} from the environment") as caught:
+        await body_of(post_stream("https://models.example/v1"))
+    assert "socks5" in str(caught.value.hint)
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A certificate for 127.0.0.1 that signs itself."""

@@ -1,11 +1,15 @@
 """A provider to test against: raw HTTP/1.1 on the loopback interface, byte for byte as scripted.
 
-    async with FakeServer(FakeReply.text("Hello")) as server:
+    async with FakeServer(FakeReply.text("Hello", " you")) as server:
         model = OpenAICompatModel(id="m", base_url=server.url)
+        reply = await stream_openai_completions(model, Context(messages=[...]))
+        ...
+    assert server.requests[0].json["model"] == "m"
 
-It answers each request with the next reply of its script, and keeps the requests. A step of a
-reply is bytes, sent as a chunk of its own, or one of `Sleep`, `Wait`, `Hold`, `Reset` and `Hangup`.
-`with FakeServer(...)` runs it in a thread, for tests that are not asynchronous or that start processes.
+All of it is in `tinyagent.testing`. The server answers each request with the next reply of its script
+and keeps the requests. A step of a reply is bytes, sent as a chunk of its own, or one of `Sleep`, `Wait`,
+`Hold`, `Reset` and `Hangup`. `with FakeServer(...)` runs it in a thread, for tests that are not
+asynchronous or that start processes.
 """
 
 from __future__ import annotations

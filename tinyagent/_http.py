@@ -435,8 +435,17 @@ class _Lane:
         lib = _load()
         proxy = None
         if route.proxy is not None:
-            secure = urlsplit(route.proxy).scheme == "https"
-            proxy = lib.Proxy(route.proxy, ssl_context=_tls(route.ca_file) if secure else None)
+            scheme = urlsplit(route.proxy).scheme
+            usable = scheme in ("http", "https") or (
+                scheme in ("socks5", "socks5h") and importlib.util.find_spec("socksio") is not None
+            )
+            if not usable:
+                socks = scheme.startswith("socks5")
+                raise ConfigurationError(
+                    f"the proxy {redact(route.proxy)} from the environment cannot be used",
+                    hint="Install httpx[socks]." if socks else "Known: http, https, socks5 and socks5h.",
+                )
+            proxy = lib.Proxy(route.proxy, ssl_context=_tls(route.ca_file) if scheme == "https" else None)
         self.route = route
         self.used = False
         self.since = 0.0

@@ -35,17 +35,37 @@ from .agent_types import (
 )
 
 if TYPE_CHECKING:
-    from ._fake_server import FakeServer
+    from ._fake_server import (
+        FakeReply,
+        FakeServer,
+        Hangup,
+        Hold,
+        RecordedRequest,
+        Reset,
+        Sleep,
+        Wait,
+        chat_chunk,
+        sse,
+    )
 
 __all__ = [
+    "FakeReply",
     "FakeServer",
+    "Hangup",
+    "Hold",
     "ProviderCall",
+    "RecordedRequest",
     "Reply",
+    "Reset",
     "ScriptedProvider",
+    "Sleep",
+    "Wait",
     "assistant",
     "call",
+    "chat_chunk",
     "check_grammar",
     "collect",
+    "sse",
     "text",
     "thinking",
     "tool_result",
@@ -56,10 +76,10 @@ T = TypeVar("T")
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FakeServer":  # It needs modules that most tests do not.
-        from ._fake_server import FakeServer
+    if name in __all__:  # The server needs modules that most tests do not.
+        from . import _fake_server
 
-        return FakeServer
+        return getattr(_fake_server, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,0 +1,115 @@
+"""The server that the tests of providers, ours and others', talk to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from tinyagent.testing import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
+
+
+def fetch(url: str, body: bytes | None = b"{}") -> tuple[int, bytes]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, body, {"X-Test": "a"}), timeout=5) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+
+
+def test_in_a_thread() -> None:
+    """`with` serves from a thread: each request gets the next reply, and is kept."""
+    with FakeServer(FakeReply.text("Hi"), FakeReply.json({"a": 1}), FakeReply.error(402, "pay")) as server:
+        status, body = fetch(f"{server.url}/chat/completions", b'{"x": 1}')
+        assert (200, True) == (status, body.endswith(b"data: [DONE]\n\n"))
+        assert (200, {"a": 1}) == (lambda reply: (reply[0], json.loads(reply[1])))(fetch(server.origin + "/"))
+        assert 402 == fetch(server.url)[0]
+        first = server.requests[0]
+        assert ("POST", "/v1/chat/completions", {"x": 1}, "a") == (
+            first.method, first.path, first.json, first.headers["x-test"]
+        )  # fmt: skip
+        assert 0 == server.unexpected
+
+
+def test_more_requests_than_replies() -> None:
+    """Those get an error that says so, and are counted; with `repeat` the last reply goes on."""
+    with FakeServer(FakeReply.json(1)) as server:
+        assert [200, 500, 500] == [fetch(server.url)[0] for _ in range(3)]
+        assert 2 == server.unexpected
+        server.add(FakeReply.json(2))
+        assert (200, b"2") == fetch(server.url)
+    with FakeServer(FakeReply.json(1), FakeReply.json(2), repeat=True) as server:
+        assert [b"1", b"2", b"2"] == [fetch(server.url)[1] for _ in range(3)]
+
+
+@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
+def test_framings(framing: str) -> None:
+    """The body is the same whichever way its end is told."""
+    with FakeServer(FakeReply([b"ab", Sleep(0), b"c"], framing=framing)) as server:  # type: ignore[arg-type]
+        assert (200, b"abc") == fetch(server.url)
+
+
+async def answered(server: FakeServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
+    return reader, writer
+
+
+async def test_gates() -> None:
+    """What follows a `Wait` is sent once it is released, and not before."""
+    async with FakeServer(FakeReply([b"one", Wait(), b"two"], head=b"")) as server:
+        reader, writer = await answered(server)
+        assert b"one" == await reader.readexactly(3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(1), 0.05)
+        server.release()
+        assert b"two" == await reader.read()
+        writer.close()
+        await server.wait_closed()
+
+
+async def test_ends() -> None:
+    """A reset is a reset, a hang-up an end without the last chunk, and `Hold` waits for the client."""
+    replies = [FakeReply([b"x", end]) for end in (Reset(), Hangup(), Hold())]
+    async with FakeServer(*replies) as server:
+        reader, writer = await answered(server)
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        reader, writer = await answered(server)
+        assert (await reader.read()).endswith(b"1\r\nx\r\n")
+        writer.close()
+        reader, writer = await answered(server)
+        await server.wait_requests(3)
+        assert 1 == server.open_connections
+        with pytest.raises(TimeoutError):
+            await server.wait_closed(timeout=0.05)
+        writer.close()
+        await server.wait_closed()
+
+
+async def test_stopping_closes_what_is_open() -> None:
+    """Nobody waits for a server that is gone."""
+    async with FakeServer(FakeReply([b"x", Hold()], head=b"")) as server:
+        reader, writer = await answered(server)
+        await server.wait_requests(1)
+    with contextlib.suppress(ConnectionResetError):
+        await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port), 1)
+
+
+def test_events() -> None:
+    """`sse` and `chat_chunk` make what servers send."""
+    assert b"data: [DONE]\n\n" == sse("[DONE]")
+    assert b'event: error\ndata: {"a":"\xc3\xa9"}\n\n' == sse({"a": "\u00e9"}, event="error")
+    assert {"content": "Hi"} == chat_chunk("Hi")["choices"][0]["delta"]
+    assert "stop" == chat_chunk({}, "stop", usage={})["choices"][0]["finish_reason"]
