@@ -100,7 +100,7 @@ def tool(
         return FunctionTool(
             name=tool_name,
             description=summary if description is None else description,
-            parameters=_schema(arguments),
+            parameters=_schema(arguments, tool_name),
             label=label or tool_name,
             execute=_executor(tool_name, made_of, arguments, passed),
             read_only=read_only,
@@ -155,12 +155,20 @@ def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple
             hint = Annotated[hint, msgspec.Meta(description=told[name])]
         if parameter.default is parameter.empty:
             fields.append((name, hint))
-        elif isinstance(parameter.default, list | dict | set | bytearray):
-            default = functools.partial(copy.copy, parameter.default)
+        elif _can_change(parameter.default):  # A new one for each call.
+            default = functools.partial(copy.deepcopy, parameter.default)
             fields.append((name, hint, msgspec.field(default_factory=default)))
         else:
             fields.append((name, hint, parameter.default))
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), passed
+
+
+def _can_change(default: Any) -> bool:
+    try:
+        hash(default)
+    except TypeError:
+        return True
+    return False
 
 
 def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[str, Any]:
@@ -176,11 +184,11 @@ def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[s
         ) from error
 
 
-def _schema(arguments: type) -> dict[str, Any]:
+def _schema(arguments: type, name: str) -> dict[str, Any]:
     try:
         (top,), components = msgspec.json.schema_components([arguments], ref_template="#/$defs/{name}")
     except TypeError as error:
-        raise TypeError(f"A parameter cannot be described in JSON: {error}") from error
+        raise TypeError(f"A parameter of the tool {name!r} cannot be described in JSON: {error}") from error
     schema = components.pop(top["$ref"].rpartition("/")[2])
     schema.pop("title", None)
     return {**schema, "$defs": components} if components else schema
@@ -248,6 +256,6 @@ def as_result(value: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": value}])
     if value is None:
         return AgentToolResult(content=[{"type": "text", "text": "Done."}])
-    plain = msgspec.to_builtins(value)
-    text = _json.encode(plain).decode()
-    return AgentToolResult(content=[{"type": "text", "text": text}], details={"result": plain})
+    text = _json.encode(value).decode()
+    # Decoded again, the details are what a program gets that reads them from JSON.
+    return AgentToolResult(content=[{"type": "text", "text": text}], details={"result": _json.decode(text)})

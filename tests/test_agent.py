@@ -1,0 +1,964 @@
+# ruff: noqa: PT012 - what a block raises as it is left needs the block
+"""The agent: one run at a time, a history and queues that lose nothing, listeners that cannot hurt it."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import inspect
+import logging
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+import tinyagent.agent as agent_module
+from tinyagent import (
+    Agent,
+    AgentOptions,
+    AgentTool,
+    AgentToolResult,
+    Model,
+    ThinkingLevel,
+    default_convert_to_llm,
+    extract_text,
+)
+from tinyagent.errors import AgentStateError
+from tinyagent.testing import Reply, ScriptedProvider, assistant, call, check_grammar, collect, text, user
+
+MODEL = Model(provider="scripted", id="scripted", api="scripted")
+IMAGE: Any = {"type": "image", "url": "data:image/png;base64,AA=="}
+
+
+def make(*script: Any, state: Any = None, **options: Any) -> Agent:
+    """An agent that answers with this script."""
+    provider = (
+        script[0]
+        if len(script) == 1 and inspect.iscoroutinefunction(script[0])
+        else ScriptedProvider(*script)
+    )
+    initial = {"model": MODEL, **(state or {})}
+    return Agent(AgentOptions(initial_state=initial, stream_fn=provider, **options))
+
+
+def provider(agent: Agent) -> Any:
+    return agent.options.stream_fn
+
+
+def tool(execute: Any = None, name: str = "t", **fields: Any) -> AgentTool:
+    async def answer(*_: Any) -> AgentToolResult:
+        return AgentToolResult(content=[{"type": "text", "text": "ok"}])
+
+    return AgentTool(name=name, execute=execute or answer, **fields)
+
+
+def recorded(agent: Agent) -> list[Any]:
+    """The events of the agent from now on."""
+    events: list[Any] = []
+    agent.subscribe(events.append)
+    return events
+
+
+def said(message: Any) -> str:
+    return extract_text(message)
+
+
+def history(agent: Agent) -> list[str]:
+    return [f"{message['role']}:{said(message)}" for message in agent.state["messages"]]
+
+
+async def until(condition: Any) -> None:
+    """Let the loop go on until this holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True)
+async def nothing_left() -> AsyncIterator[None]:
+    """No task outlives its run."""
+    before = asyncio.all_tasks()
+    yield
+    gc.collect()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert set() == asyncio.all_tasks() - before - {asyncio.current_task()}
+
+
+# ---- asking ------------------------------------------------------------------------------------------
+
+
+async def test_a_prompt_gives_the_last_message() -> None:
+    """The events keep the grammar, the history grows, the message comes back."""
+    agent = make("Hello there")
+    events = recorded(agent)
+    message = await agent.prompt("Hi")
+    check_grammar(events)
+    assert "Hello there" == said(message)
+    assert message is agent.state["messages"][-1]
+    assert ["user:Hi", "assistant:Hello there"] == history(agent)
+    assert agent.state["messages"][0]["timestamp"] > 1_600_000_000_000
+
+
+async def test_prompt_text_gives_the_text_of_the_last_message() -> None:
+    """Not of the turns before it."""
+    agent = make(Reply(text("before"), call("t")), "after", state={"tools": [tool()]})
+    assert "after" == await agent.prompt_text("Hi")
+
+
+INPUTS: list[tuple[Any, Any, list[Any]]] = [
+    ("Hi", None, [[{"type": "text", "text": "Hi"}]]),
+    (user("Hi"), None, [[{"type": "text", "text": "Hi"}]]),
+    ({"role": "user", "content": "Hi"}, None, [[{"type": "text", "text": "Hi"}]]),
+    (["one", user("two")], None, [[{"type": "text", "text": "one"}], [{"type": "text", "text": "two"}]]),
+    ("Hi", [IMAGE], [[{"type": "text", "text": "Hi"}, IMAGE]]),
+    ("", [IMAGE], [[IMAGE]]),
+    (
+        "Hi",
+        ["https://x/y.png"],
+        [[{"type": "text", "text": "Hi"}, {"type": "image", "url": "https://x/y.png"}]],
+    ),
+    (user("Hi"), [IMAGE], [[{"type": "text", "text": "Hi"}, IMAGE]]),
+    (
+        ["one", user("two")],
+        [IMAGE],
+        [[{"type": "text", "text": "one"}], [{"type": "text", "text": "two"}, IMAGE]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "images", "expected"), INPUTS)
+async def test_every_kind_of_input(given: Any, images: Any, expected: Any) -> None:
+    """A string, a message, a list of them, with images: what is sent. The caller's stay as they are."""
+    before = copy.deepcopy((given, images))
+    agent = make("ok")
+    await agent.prompt(given, images)
+    assert expected == [message["content"] for message in provider(agent).calls[0].context.messages]
+    assert before == (given, images)
+
+
+async def test_a_message_is_taken_as_it_is_now() -> None:
+    """A caller who changes the message later changes no history and no event."""
+    agent = make("ok")
+    events = recorded(agent)
+    message = user("Hi")
+    await agent.prompt(message)
+    message["content"][0]["text"] = "changed"
+    assert ["user:Hi", "assistant:ok"] == history(agent)
+    check_grammar(events)
+
+
+async def test_an_empty_list_is_no_prompt() -> None:
+    """Never an empty request."""
+    agent = make()
+    with pytest.raises(ValueError, match="no message"):
+        await agent.prompt([])
+    with pytest.raises(ValueError, match="no message"):
+        agent.stream([])
+
+
+async def test_a_failure_does_not_raise() -> None:
+    """The message says why, and so does the state, until the next run."""
+    agent = make(Reply("half", error="overloaded"), "fine")
+    message = await agent.prompt("Hi")
+    assert ("error", "overloaded", "half") == (
+        message["stop_reason"],
+        message["error_message"],
+        said(message),
+    )
+    assert "overloaded" == agent.state["error"]
+    await agent.prompt("again")
+    assert None is agent.state["error"]
+    assert ["user", "user"] == [m["role"] for m in provider(agent).calls[1].context.messages]
+
+
+async def test_cancelling_a_prompt_cancels_the_run() -> None:
+    """The task that asks is cancelled: the events close, and the agent can be asked again."""
+    agent = make(Reply("half", hang=True), "fine")
+    events = recorded(agent)
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await until(lambda: "half" in str(events))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    check_grammar(events)
+    assert not agent.state["is_streaming"]
+    assert "fine" == await agent.prompt_text("again")
+
+
+# ---- what is refused ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["prompt", "prompt_text", "stream", "stream_text", "continue_"])
+async def test_what_cannot_be_done_is_said_with_what_to_do(method: str) -> None:
+    """Without a model, without a stream function, while streaming: RuntimeError, nothing is changed."""
+
+    async def ask(agent: Agent) -> None:
+        given = getattr(agent, method)(*(() if method == "continue_" else ("Hi",)))
+        if asyncio.iscoroutine(given):
+            await given
+
+    state = {"messages": [user("before")]}
+    with pytest.raises(RuntimeError, match=r"set_model\(\)"):
+        await ask(Agent(AgentOptions(initial_state=state, stream_fn=ScriptedProvider())))
+    with pytest.raises(AgentStateError, match="stream_fn"):
+        await ask(Agent(AgentOptions(initial_state={**state, "model": MODEL})))
+    agent = make(Reply(hang=True), state=state)
+    async with agent.stream("Hi") as events:
+        await anext(events)
+        with pytest.raises(RuntimeError, match=r"wait_for_idle\(\).*abort\(\).*steer\(\).*follow_up\(\)"):
+            await ask(agent)
+    assert "before" == said(agent.state["messages"][0])
+
+
+async def test_two_streams_made_before_either_is_read() -> None:
+    """The second says that the agent is streaming, to whoever reads it."""
+    agent = make(Reply(hang=True))
+    first, second = agent.stream("a"), agent.stream("b")
+    events = [await anext(first)]
+    with pytest.raises(AgentStateError, match="streaming"):
+        await anext(second)
+    agent.abort()
+    check_grammar([*events, *await collect(first)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steering_mode": "some"},
+        {"follow_up_mode": "one"},
+        {"tool_execution": "paralel"},
+        {"initial_state": {"massages": []}},
+        {"initial_state": {"thinking_level": "much"}},
+    ],
+)
+def test_a_misspelt_option_is_an_error(options: Any) -> None:
+    """Not something that is silently not done."""
+    with pytest.raises(ValueError, match=r"'?(some|one|paralel|massages|much)"):
+        Agent(AgentOptions(**options))
+
+
+# ---- state -------------------------------------------------------------------------------------------
+
+
+def test_the_state_of_a_new_agent() -> None:
+    """All the keys, with what stands for nothing."""
+    assert {
+        "system_prompt": "",
+        "model": None,
+        "thinking_level": ThinkingLevel.OFF,
+        "tools": [],
+        "messages": [],
+        "is_streaming": False,
+        "stream_message": None,
+        "pending_tool_calls": set(),
+        "error": None,
+    } == Agent().state
+
+
+async def test_the_setters_hold_from_the_next_run_on() -> None:
+    """What is set reaches the provider."""
+    agent = make("ok")
+    given = [tool()]
+    model = Model("p", "m", "a")
+    agent.set_system_prompt("system")
+    agent.set_model(model)
+    agent.set_thinking_level("high")
+    agent.set_tools(given)
+    agent.session_id = "s"
+    await agent.prompt("Hi")
+    asked = provider(agent).calls[0]
+    assert (model, "system", given) == (asked.model, asked.context.system_prompt, asked.context.tools)
+    assert ("s", ThinkingLevel.HIGH) == (asked.options["session_id"], asked.options["thinking_level"])
+    assert "s" == agent.session_id
+    with pytest.raises(ValueError, match="much"):
+        agent.set_thinking_level("much")
+
+
+async def test_every_option_is_honoured() -> None:
+    """What `AgentOptions` takes reaches the provider."""
+
+    def on_retry(why: str) -> None: ...
+
+    given: Any = {
+        "session_id": "s",
+        "thinking_budgets": {"high": 5},
+        "temperature": 0.1,
+        "max_tokens": 3,
+        "timeout": 1.0,
+        "on_retry": on_retry,
+    }
+    agent = make("ok", get_api_key=lambda name: f"key of {name}", **given)
+    await agent.prompt("Hi")
+    options = provider(agent).calls[0].options
+    assert {**given, "api_key": "key of scripted"}.items() <= options.items()
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_state", "expected"),
+    [("off", None, "off"), ("high", None, "high"), ("high", "off", "off"), ("off", "low", "low")],
+)
+async def test_the_thinking_level_of_the_model_counts_unless_the_agent_has_one(
+    of_model: str, of_state: str | None, expected: str
+) -> None:
+    """An agent that was not told a level does not switch off that of its model."""
+    agent = make("ok", "ok", state={"thinking_level": of_state} if of_state else None)
+    agent.set_model(Model("p", "m", "a", ThinkingLevel(of_model)))
+    await agent.prompt("Hi")
+    assert expected == provider(agent).calls[0].options["thinking_level"]
+
+
+async def test_the_state_while_it_streams() -> None:
+    """`is_streaming`, the message so far, the calls under way; and all of it over at the end."""
+    gate = asyncio.Event()
+    seen: list[Any] = []
+    agent = make(Reply(text("half", gate), call("t", call_id="x")), "done", state={"tools": [tool()]})
+
+    def look(event: Any) -> None:
+        state = agent.state
+        seen.append(
+            (event.type, state["is_streaming"], said(state["stream_message"]), state["pending_tool_calls"])
+        )
+
+    agent.subscribe(look)
+    assert not agent.state["is_streaming"]
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await until(lambda: said(agent.state["stream_message"]) == "half")
+    assert agent.state["is_streaming"]
+    gate.set()
+    await asking
+    assert ("tool_execution_start", True, "", {"x"}) in seen
+    assert ("tool_execution_end", True, "", set()) in seen
+    assert ("agent_end", False, "", set()) == seen[-1]
+    assert (None, set(), False) == (
+        agent.state["stream_message"],
+        agent.state["pending_tool_calls"],
+        agent.state["is_streaming"],
+    )
+
+
+def test_the_history_can_be_written() -> None:
+    """Replaced, added to and cleared; the caller's list is not the agent's."""
+    agent = make()
+    mine: Any = [user("a")]
+    agent.replace_messages(mine)
+    agent.append_message(user("b"))  # type: ignore[arg-type]
+    assert (1, ["user:a", "user:b"]) == (len(mine), history(agent))
+    agent.clear_messages()
+    assert [] == agent.state["messages"]
+
+
+async def test_the_initial_state_is_taken_over() -> None:
+    """A conversation can be gone on with, and its list is not changed."""
+    before: Any = [user("a"), assistant("b")]
+    agent = make("d", state={"messages": before, "system_prompt": "s", "tools": [tool()]})
+    await agent.prompt("c")
+    assert ["user:a", "assistant:b", "user:c", "assistant:d"] == history(agent)
+    assert 2 == len(before)
+
+
+async def test_reset_forgets_what_was_said_and_keeps_what_was_set() -> None:
+    """History, queues and error are gone; model, tools and listeners stay."""
+    agent = make(Reply(error="broken"), "fine", state={"system_prompt": "s", "tools": [tool()]})
+    events = recorded(agent)
+    await agent.prompt("Hi")
+    agent.steer("steer")
+    agent.follow_up("follow")
+    agent.reset()
+    assert ([], None) == (agent.state["messages"], agent.state["error"])
+    events.clear()
+    assert "fine" == await agent.prompt_text("again")
+    check_grammar(events)
+    assert ["user:again", "assistant:fine"] == history(agent)
+    assert ("s", 1) == (agent.state["system_prompt"], len(agent.state["tools"]))
+
+
+# ---- streaming ---------------------------------------------------------------------------------------
+
+
+async def test_stream_gives_the_events() -> None:
+    """The same events that listeners get, and the new messages as the result."""
+    agent = make(Reply(call("t")), "done", state={"tools": [tool()]})
+    heard = recorded(agent)
+    stream = agent.stream("Hi")
+    events = await collect(stream)
+    check_grammar(events)
+    assert heard == events
+    assert agent.state["messages"] == await stream.result()
+
+
+async def test_stream_as_a_block() -> None:
+    """`async with` reads the same."""
+    agent = make("one", "two")
+    async with agent.stream("Hi") as events:
+        check_grammar([event async for event in events])
+    async with agent.stream("Hi") as events:
+        pass  # not read at all
+    assert not agent.state["is_streaming"]
+
+
+@pytest.mark.parametrize("how", ["break", "raise", "block", "aclose", "drop"])
+async def test_leaving_early_ends_the_run(how: str) -> None:
+    """The provider is closed, tools are cancelled, the events still close, the next prompt works at once."""
+    closed = asyncio.Event()
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            try:
+                yield {"type": "text_delta", "content_index": 0, "delta": "half"}
+                if len(context.messages) == 1:
+                    await asyncio.Event().wait()
+                yield {"type": "done", "reason": "stop"}
+            finally:
+                closed.set()
+
+        return events()
+
+    agent = make(stream_fn)
+    heard = recorded(agent)
+    if how == "break":
+        async for event in agent.stream("Hi"):
+            if event.type == "message_update":
+                break
+    elif how == "raise":
+        with pytest.raises(LookupError, match="body"):
+            async for event in agent.stream("Hi"):
+                if event.type == "message_update":
+                    raise LookupError("body")
+    elif how == "block":
+        with pytest.raises(LookupError, match="body"):
+            async with agent.stream("Hi") as events:
+                async for event in events:
+                    if event.type == "message_update":
+                        raise LookupError("body")
+        assert closed.is_set()
+        assert not agent.state["is_streaming"]
+    else:
+        events = agent.stream("Hi")
+        while (await anext(events)).type != "message_update":
+            pass
+        if how == "aclose":
+            await events.aclose()
+            assert not agent.state["is_streaming"]
+        del events
+    count = len(heard)
+    assert "half" == said(await agent.prompt("again"))
+    assert closed.is_set()
+    ends = [number for number, event in enumerate(heard) if event.type == "agent_end"]
+    check_grammar(heard[: ends[0] + 1])
+    check_grammar(heard[ends[0] + 1 :])
+    assert count <= len(heard)
+    assert "aborted" == agent.state["messages"][1]["stop_reason"]
+
+
+async def test_leaving_early_cancels_a_running_tool() -> None:
+    """A tool does not go on for nobody."""
+    ended = asyncio.Event()
+
+    async def execute(*_: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    agent = make(Reply(call("t")), state={"tools": [tool(execute)]})
+    heard = recorded(agent)
+    async with agent.stream("Hi") as events:
+        async for event in events:
+            if event.type == "tool_execution_start":
+                break
+        await asyncio.sleep(0)
+    assert ended.is_set()
+    check_grammar(heard)
+
+
+async def test_a_delta_is_seen_before_the_next_is_sent() -> None:
+    """Streaming is real: the provider waits for the reader to have seen what it sent."""
+    gates = [asyncio.Event() for _ in range(3)]
+    pieces: list[Any] = []
+    for number, gate in enumerate(gates):
+        pieces += [str(number), gate]
+    agent = make(Reply(text(*pieces)))
+    got = []
+    async with asyncio.timeout(10):
+        async for piece in agent.stream_text("Hi"):
+            got.append(piece)
+            gates[int(piece)].set()
+    assert ["0", "1", "2"] == got
+
+
+async def test_stream_text_gives_the_text_of_every_turn_once() -> None:
+    """Deltas of text and nothing else."""
+    agent = make(Reply(text("a", "b"), call("t")), Reply(text("c", "d")), state={"tools": [tool()]})
+    assert ["a", "b", "c", "d"] == await collect(agent.stream_text("Hi"))
+
+
+@pytest.mark.parametrize("how", ["break", "block", "aclose"])
+async def test_leaving_stream_text_early(how: str) -> None:
+    """The same as for events: the run ends and the next prompt works at once."""
+    agent = make(Reply(text("a", "b"), hang=True), "fine")
+    if how == "break":
+        async for _ in agent.stream_text("Hi"):
+            break
+    else:
+        pieces = agent.stream_text("Hi")
+        if how == "block":
+            async with pieces:
+                assert "a" == await anext(pieces)
+        else:
+            assert "a" == await anext(pieces)
+            await pieces.aclose()
+        assert not agent.state["is_streaming"]
+    assert "fine" == await agent.prompt_text("again")
+
+
+async def test_kept_events_never_change() -> None:
+    """Photographed as they come, compared at the end."""
+    agent = make(Reply(text("a", "b"), call("t", x=1)), Reply(text("c")), state={"tools": [tool()]})
+    kept = []
+
+    def photograph(event: Any) -> Any:
+        fields = {name: getattr(event, name) for name in event.__struct_fields__}
+        return copy.deepcopy({**fields, "partial": dict(fields.get("assistant_message_event") or {})})
+
+    agent.subscribe(lambda event: kept.append((event, photograph(event))))
+    await agent.prompt("Hi")
+    await agent.prompt_text("surplus")
+    assert [then for _, then in kept] == [photograph(event) for event, _ in kept]
+
+
+# ---- queues ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("one-at-a-time", [1, 2]), ("all", [2])])
+async def test_steering_modes(mode: Any, expected: list[int]) -> None:
+    """One queued message a turn, or all of them at once."""
+    agent = make("a", "b", "c", steering_mode=mode)
+    events = recorded(agent)
+    agent.steer("s1")
+    agent.steer(user("s2"))
+    await agent.prompt("Hi")
+    check_grammar(events)
+    turns = "".join(
+        "T" if event.type == "turn_start" else "u"
+        for event in events
+        if event.type == "turn_start" or (event.type == "message_end" and event.message["role"] == "user")
+    )
+    assert {"one-at-a-time": "TuuTu", "all": "Tuuu"}[mode] == turns
+    assert len(expected) == len(provider(agent).calls)
+
+
+@pytest.mark.parametrize(("mode", "count"), [("one-at-a-time", 3), ("all", 2)])
+async def test_follow_up_modes(mode: Any, count: int) -> None:
+    """When the agent would stop: one message, or all."""
+    agent = make("a", "b", "c", follow_up_mode=mode)
+    agent.follow_up("f1")
+    agent.follow_up("f2")
+    await agent.prompt("Hi")
+    assert count == len(provider(agent).calls)
+    assert 3 == sum(message["role"] == "user" for message in agent.state["messages"])
+
+
+async def test_steering_from_a_tool() -> None:
+    """What is said while a tool runs skips the rest and opens the next turn."""
+
+    async def execute(*_: Any) -> Any:
+        agent.steer("stop that")
+        return AgentToolResult(content=[{"type": "text", "text": "ran"}])
+
+    agent = make(Reply(call("t"), call("t")), "ok", state={"tools": [tool(execute)]})
+    events = recorded(agent)
+    await agent.prompt("Hi")
+    check_grammar(events)
+    assert [
+        "user:Hi",
+        "assistant:",
+        "tool_result:ran",
+        "tool_result:Skipped due to queued user message.",
+        "user:stop that",
+        "assistant:ok",
+    ] == history(agent)
+
+
+async def test_cleared_queues_are_empty() -> None:
+    """What was cleared is not said."""
+    agent = make("ok")
+    agent.steer("s")
+    agent.follow_up("f")
+    agent.clear_steering_queue()
+    agent.clear_follow_up_queue()
+    await agent.prompt("Hi")
+    assert ["user:Hi", "assistant:ok"] == history(agent)
+
+
+@pytest.mark.parametrize("how", ["error", "abort"])
+async def test_what_is_queued_survives_a_failure(how: str) -> None:
+    """After an error or an abort the queues are as they were; `continue_` takes them."""
+    reply = Reply(error="broken") if how == "error" else Reply("half", hang=True)
+    agent = make(reply, "s", "f")
+
+    def say(event: Any) -> None:
+        if event.type == "message_end" and event.message["role"] == "user" and said(event.message) == "Hi":
+            agent.steer("steer")
+            agent.follow_up("follow")
+        if how == "abort" and event.type == "message_update":
+            agent.abort()
+
+    unsubscribe = agent.subscribe(say)
+    await agent.prompt("Hi")
+    unsubscribe()
+    assert 2 == len(agent.state["messages"])
+    await agent.continue_()
+    assert ["user:steer", "assistant:s", "user:follow", "assistant:f"] == history(agent)[2:]
+
+
+async def test_continue_answers_what_is_there() -> None:
+    """The last message is not the assistant's: it is answered without a new one."""
+    agent = make("ok", state={"messages": [user("Hi")]})
+    assert "ok" == said(await agent.continue_())
+    assert ["user:Hi", "assistant:ok"] == history(agent)
+
+
+@pytest.mark.parametrize("messages", [[], [user("a"), assistant("b")]])
+async def test_continue_with_nothing_to_answer(messages: Any) -> None:
+    """RuntimeError that says why; with something queued it takes that instead."""
+    agent = make("ok", "ok", state={"messages": messages})
+    with pytest.raises(RuntimeError, match="nothing to continue"):
+        await agent.continue_()
+    agent.follow_up("follow")
+    await agent.continue_()
+    agent.steer("steer")
+    await agent.continue_()
+    assert ["user:follow", "assistant:ok", "user:steer", "assistant:ok"] == history(agent)[len(messages) :]
+
+
+async def test_a_refused_continue_takes_nothing_from_the_queue() -> None:
+    """No model: the follow-up is still there afterwards."""
+    agent = make("ok")
+    agent.set_model(None)
+    agent.follow_up("follow")
+    with pytest.raises(RuntimeError, match="set_model"):
+        await agent.continue_()
+    agent.set_model(MODEL)
+    await agent.continue_()
+    assert ["user:follow", "assistant:ok"] == history(agent)
+
+
+async def test_a_queued_message_is_taken_as_it_is_now() -> None:
+    """Changing it after queueing it changes nothing."""
+    agent = make("ok")
+    message = user("steer")
+    agent.steer(message)
+    message["content"][0]["text"] = "changed"
+    await agent.prompt("Hi")
+    assert "user:steer" in history(agent)
+
+
+# ---- listeners ---------------------------------------------------------------------------------------
+
+
+async def test_subscribing_and_unsubscribing_during_an_event() -> None:
+    """Both hold from the next event on, and nobody misses one because of it."""
+    agent = make("one two")
+    heard: dict[str, list[str]] = {"always": [], "once": [], "late": []}
+
+    def once(event: Any) -> None:
+        heard["once"].append(event.type)
+        leave()
+        leave()
+        agent.subscribe(lambda event: heard["late"].append(event.type))
+
+    leave = agent.subscribe(once)
+    agent.subscribe(lambda event: heard["always"].append(event.type))
+    await agent.prompt("Hi")
+    assert ["agent_start"] == heard["once"]
+    assert heard["always"][1:] == heard["late"]
+
+
+async def test_the_same_listener_twice() -> None:
+    """Each subscription is one of its own."""
+    agent = make("one")
+    heard: list[Any] = []
+    leave = agent.subscribe(heard.append)
+    agent.subscribe(heard.append)
+    leave()
+    await agent.prompt("Hi")
+    assert 1 == sum(event.type == "agent_start" for event in heard)
+
+
+@pytest.mark.parametrize("error", [LookupError, asyncio.CancelledError, TimeoutError, StopIteration])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_listener_that_raises(
+    is_async: bool, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is reported once, goes on being called, and neither the run nor the others notice."""
+    agent = make("one two three")
+    count = 0
+
+    def sync(event: Any) -> None:
+        nonlocal count
+        count += 1
+        raise error("mine")
+
+    async def later(event: Any) -> None:
+        await asyncio.sleep(0)
+        sync(event)
+
+    agent.subscribe(later if is_async else sync)
+    heard = recorded(agent)
+    with caplog.at_level(logging.ERROR, "tinyagent"):
+        assert "one two three" == await agent.prompt_text("Hi")
+    check_grammar(heard)
+    assert len(heard) == count
+    assert 1 == len(caplog.records)
+    assert "listener" in caplog.records[0].getMessage()
+
+
+async def test_async_listeners_are_awaited_in_order() -> None:
+    """One after the other, in the order of subscription, and before the run goes on."""
+    agent = make("one two")
+    order: list[Any] = []
+
+    def listener(name: str) -> Any:
+        async def listen(event: Any) -> None:
+            order.append((name, "in", event.type))
+            await asyncio.sleep(0)
+            order.append((name, "out", event.type))
+
+        return listen
+
+    agent.subscribe(listener("a"))
+    agent.subscribe(listener("b"))
+    await agent.prompt("Hi")
+    assert len(order) % 4 == 0
+    for start in range(0, len(order), 4):
+        group = order[start : start + 4]
+        assert [("a", "in"), ("a", "out"), ("b", "in"), ("b", "out")] == [entry[:2] for entry in group]
+        assert 1 == len({entry[2] for entry in group})
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds up the run, as it was asked to; but an abort, or a cancellation, gets past it."""
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.01)
+    agent = make("one two")
+    heard = recorded(agent)
+    hanging = asyncio.Event()
+
+    async def hang(event: Any) -> None:
+        if len(heard) >= 5:
+            hanging.set()
+            await asyncio.Event().wait()
+
+    agent.subscribe(hang)
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await hanging.wait()
+    async with asyncio.timeout(10):
+        if how == "abort":
+            agent.abort()
+            assert "aborted" == (await asking)["stop_reason"]
+        else:
+            asking.cancel()
+            await asyncio.wait([asking])
+    check_grammar(heard)
+
+
+# ---- abort and idle ----------------------------------------------------------------------------------
+
+
+async def test_abort_without_a_run_does_nothing() -> None:
+    """Not even to the next run."""
+    agent = make("ok")
+    agent.abort()
+    assert "ok" == await agent.prompt_text("Hi")
+    agent.abort()
+
+
+@pytest.mark.parametrize(
+    "kind", ["agent_start", "turn_start", "message_start", "message_update", "message_end"]
+)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_abort_from_a_listener(kind: str, is_async: bool) -> None:
+    """The run ends as aborted, and says the rest of its grammar."""
+    agent = make(Reply(text("a", "b"), hang=True), "fine")
+    heard = recorded(agent)
+
+    def listen(event: Any) -> None:
+        if event.type == kind:
+            agent.abort()
+
+    async def later(event: Any) -> None:
+        listen(event)
+
+    leave = agent.subscribe(later if is_async else listen)
+    async with asyncio.timeout(10):
+        message = await agent.prompt("Hi")
+    check_grammar(heard)
+    assert "aborted" == message["stop_reason"]
+    assert agent.state["error"]
+    leave()
+    if provider(agent).calls:
+        assert "fine" == await agent.prompt_text("again")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_abort_from_a_tool(is_async: bool) -> None:
+    """The tool that aborts gets to its end; the model is not asked again."""
+
+    def sync(*_: Any) -> Any:
+        agent.abort()
+        return AgentToolResult(content=[{"type": "text", "text": "ran"}])
+
+    async def later(*_: Any) -> Any:
+        return sync()
+
+    agent = make(Reply(call("t"), call("t")), state={"tools": [tool(later if is_async else sync)]})
+    heard = recorded(agent)
+    message = await agent.prompt("Hi")
+    check_grammar(heard)
+    assert "aborted" == message["stop_reason"]
+    assert ["tool_result:ran", "tool_result:Operation aborted"] == history(agent)[2:4]
+
+
+async def test_abort_from_another_thread() -> None:
+    """Thread-safe: the run is ended in its own loop."""
+    agent = make(Reply("half", hang=True))
+    heard = recorded(agent)
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await until(lambda: "half" in str(heard))
+    thread = threading.Thread(target=agent.abort)
+    thread.start()
+    async with asyncio.timeout(10):
+        message = await asking
+    thread.join()
+    check_grammar(heard)
+    assert ("aborted", "half") == (message["stop_reason"], said(message))
+
+
+async def test_abort_of_a_stream() -> None:
+    """The reader gets the rest of the events."""
+    agent = make(Reply("half", hang=True))
+    events = []
+    async for event in agent.stream("Hi"):
+        events.append(event)
+        if event.type == "message_update":
+            agent.abort()
+    check_grammar(events)
+
+
+async def test_waiting_for_idle() -> None:
+    """At once without a run; else until it is over, also when its stream is not being read."""
+    agent = make("ok", Reply(text(*"x" * 5000)))
+    await agent.wait_for_idle()
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await asyncio.sleep(0)
+    await agent.wait_for_idle()
+    assert ["user:Hi", "assistant:ok"] == history(agent)
+    await asking
+    stream = agent.stream("Hi")
+    events = [await anext(stream)]
+    async with asyncio.timeout(10):
+        await agent.wait_for_idle()
+    assert not agent.state["is_streaming"]
+    check_grammar([*events, *await collect(stream)])
+
+
+@pytest.mark.parametrize("where", ["listener", "tool", "transform_context", "before_tool_call"])
+async def test_waiting_for_idle_from_inside(where: str) -> None:
+    """It would wait for itself: RuntimeError, whatever task that code runs in."""
+    caught: list[BaseException] = []
+
+    async def wait(*_: Any) -> Any:
+        try:
+            async with asyncio.timeout(5):
+                await agent.wait_for_idle()
+        except BaseException as error:
+            caught.append(error)
+            raise
+
+    agent = make(Reply(call("t")), "ok", state={"tools": [tool(wait if where == "tool" else None)]})
+    if where == "listener":
+        agent.subscribe(wait)
+    elif where != "tool":
+        setattr(agent.options, where, wait)
+    await agent.prompt("Hi")
+    assert caught
+    assert {AgentStateError} == {type(error) for error in caught}
+
+
+async def test_a_task_of_ones_own_may_wait_for_idle() -> None:
+    """A listener that starts a task which waits does not wait itself."""
+    agent = make("ok")
+    tasks: list[Any] = []
+
+    def listen(event: Any) -> None:
+        if event.type == "agent_start":
+            tasks.append(asyncio.create_task(agent.wait_for_idle()))
+
+    agent.subscribe(listen)
+    await agent.prompt("Hi")
+    await tasks[0]
+
+
+async def test_a_prompt_from_inside_is_refused() -> None:
+    """A tool that asks its own agent is told so; asking another agent is fine."""
+    other = make("from the other")
+
+    async def execute(*_: Any) -> Any:
+        with pytest.raises(AgentStateError, match="streaming"):
+            await agent.prompt("nested")
+        return AgentToolResult(content=[{"type": "text", "text": await other.prompt_text("Hi")}])
+
+    agent = make(Reply(call("t")), "ok", state={"tools": [tool(execute)]})
+    await agent.prompt("Hi")
+    assert "tool_result:from the other" in history(agent)
+
+
+# ---- helpers and memory ------------------------------------------------------------------------------
+
+
+def test_extract_text() -> None:
+    """The text blocks joined; nothing for nothing."""
+    assert "ab" == extract_text(assistant("a", {"type": "thinking", "thinking": "x"}, "b"))
+    assert "a" == extract_text({"role": "user", "content": "a"})
+    for nothing in (None, {}, {"role": "note"}, {"content": None}, {"content": []}):
+        assert "" == extract_text(nothing)
+
+
+def test_the_default_conversion() -> None:
+    """Messages of other roles are left out, in the order of the rest."""
+    messages: Any = [user("a"), {"role": "note"}, assistant("b"), {"no": "role"}]
+    assert [user("a"), assistant("b")] == default_convert_to_llm(messages)
+
+
+class Held:
+    """Something a run holds, that can be looked for afterwards."""
+
+    provider = id = api = "held"
+
+
+def failing(context: Any, options: Any) -> Any:
+    raise LookupError("raised")
+
+
+@pytest.mark.parametrize("reply", ["ok", Reply(error="broken"), failing, Reply(call("t", x=1))])
+async def test_a_run_that_is_over_is_gone(reply: Any) -> None:
+    """No cycle of references keeps a run, its model and its agent: they go without the collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        agent = make(*[reply], *(["ok"] if isinstance(reply, Reply) and reply.parts else []))
+        held = Held()
+        agent.set_model(held)
+        events = agent.stream("Hi")
+        await collect(events)
+        seen = [weakref.ref(held), weakref.ref(agent)]
+        del agent, held, events
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert [None, None] == [reference() for reference in seen]
+    finally:
+        gc.enable()

@@ -1,0 +1,570 @@
+"""`@tool`: a typed function becomes a tool; its schema says what it takes, and nothing else fits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import dataclasses
+import datetime
+import decimal
+import enum
+import functools
+import json
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Optional, TypedDict, Union
+
+import msgspec
+import pytest
+
+from tinyagent import AgentToolResult, tool, validate_tool_arguments
+from tinyagent._interrupt import AbortSignal
+from tinyagent.agent_tool_execution import ToolBatch
+from tinyagent.testing import assistant
+
+if TYPE_CHECKING:
+    from nowhere import OnlyForTheChecker
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(msgspec.Struct):
+    x: int
+    y: int = 0
+
+
+@dataclasses.dataclass
+class Size:
+    width: float
+    height: float
+
+
+class Options(TypedDict):
+    name: str
+    deep: NotRequired[bool]
+
+
+async def run(made: Any, arguments: Any = None, **options: Any) -> tuple[str, Any]:
+    """The text of the result of one call, and its message."""
+    call = {"type": "tool_call", "id": "id-1", "name": made.name, "arguments": arguments or {}}
+    batch = ToolBatch(assistant(call), [made], lambda event: None, **options)  # type: ignore[arg-type]
+    async with asyncio.timeout(20):
+        await batch.run()
+    (message,) = batch.results
+    return "".join(part.get("text", "") for part in message["content"]), message
+
+
+# ---- the schema --------------------------------------------------------------------------------------
+
+
+def test_a_function_becomes_a_tool() -> None:
+    """Name, description and schema come from the function; it can still be called."""
+
+    @tool
+    def weather(city: str, days: int = 1) -> str:
+        """Say how the weather will be.
+
+        Args:
+            city: Name of the city.
+            days: How many days ahead,
+                counted from today.
+        """
+        return f"Sunny in {city} for {days} days."
+
+    assert ("weather", "Say how the weather will be.") == (weather.name, weather.description)
+    assert {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "description": "Name of the city."},
+            "days": {
+                "type": "integer",
+                "description": "How many days ahead, counted from today.",
+                "default": 1,
+            },
+        },
+        "required": ["city"],
+        "additionalProperties": False,
+    } == weather.parameters
+    assert (False, None, "weather") == (weather.read_only, weather.timeout, weather.label)
+    assert "Sunny in Rome for 1 days." == weather("Rome")
+
+
+def test_the_decorator_takes_what_a_tool_has() -> None:
+    """With arguments it says what the function does not."""
+
+    @tool(name="other", description="Told.", label="Label", read_only=True, timeout=2)
+    def function() -> None:
+        """Not this."""
+
+    assert ("other", "Told.", "Label", True, 2) == (
+        function.name,
+        function.description,
+        function.label,
+        function.read_only,
+        function.timeout,
+    )
+    assert {"type": "object", "properties": {}, "required": [], "additionalProperties": False} == {
+        "properties": {},
+        "required": [],
+        **function.parameters,
+    }
+
+
+STYLES: dict[str, tuple[str, str, dict[str, str]]] = {
+    "none": ("", "", {}),
+    "a sentence": ("Do it.", "Do it.", {}),
+    "paragraphs": ("Do it.\n\nAnd more.", "Do it.\n\nAnd more.", {}),
+    "arguments": ("Do it.\n\nArgs:\n    a: The a.\n    b: The b.", "Do it.", {"a": "The a.", "b": "The b."}),
+    "types": ("Do it.\n\nArgs:\n    a (int): The a.\n    b (str, optional): The b.", "Do it.",
+              {"a": "The a.", "b": "The b."}),
+    "other names": ("Do it.\n\nParameters:\n    a: The a.", "Do it.", {"a": "The a."}),
+    "colons": ("Do it.\n\nArgs:\n    a: One of: x, y.", "Do it.", {"a": "One of: x, y."}),
+    "continued": ("Do it.\n\nArgs:\n    a: The\n        long a.\n    b: The b.", "Do it.",
+                  {"a": "The long a.", "b": "The b."}),
+    "followed": ("Do it.\n\nArgs:\n    a: The a.\n\nReturns:\n    Something.",
+                 "Do it.\n\nReturns:\n    Something.",
+                 {"a": "The a."}),
+    "unknown names": ("Do it.\n\nArgs:\n    zzz: Not there.", "Do it.", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_docstrings_of_all_styles(style: str) -> None:
+    """The description is the docstring without its arguments, which describe the parameters."""
+    docstring, description, told = STYLES[style]
+
+    def function(a: int, b: str = "x") -> None: ...
+
+    function.__doc__ = docstring
+    made = tool(function)
+    assert description == made.description
+    found = {name: entry["description"] for name, entry in made.parameters["properties"].items()
+             if "description" in entry}  # fmt: skip
+    assert told == found
+
+
+HINTS: list[tuple[Any, Any, Any]] = [
+    (str, "x", "x"),
+    (int, 5, 5),
+    (int, 2**70, 2**70),
+    (float, 1, 1.0),
+    (float, 1.5, 1.5),
+    (bool, True, True),
+    (None, None, None),
+    (list[int], [1], [1]),
+    (list, [1, "x"], [1, "x"]),
+    (set[str], ["a"], {"a"}),
+    (tuple[int, str], [1, "x"], (1, "x")),
+    (dict[str, int], {"a": 1}, {"a": 1}),
+    (dict[int, str], {"1": "a"}, {1: "a"}),
+    (dict, {"a": [1]}, {"a": [1]}),
+    (Optional[int], None, None),  # noqa: UP045
+    (Union[int, str], "x", "x"),  # noqa: UP007
+    (int | None, 5, 5),
+    (Literal["a", "b"], "b", "b"),
+    (Literal[1, 2], 2, 2),
+    (Color, "red", Color.RED),
+    (Point, {"x": 1}, Point(1)),
+    (list[Point], [{"x": 1, "y": 2}], [Point(1, 2)]),
+    (Size, {"width": 1, "height": 2.5}, Size(1.0, 2.5)),
+    (Options, {"name": "x"}, {"name": "x"}),
+    (datetime.date, "2024-02-29", datetime.date(2024, 2, 29)),
+    (datetime.datetime, "2024-02-29T12:00:00Z", datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)),
+    (uuid.UUID, "12345678-1234-5678-1234-567812345678", uuid.UUID("12345678-1234-5678-1234-567812345678")),
+    (decimal.Decimal, "1.10", decimal.Decimal("1.10")),
+    (bytes, "AAE=", b"\x00\x01"),
+    (Any, {"x": [None]}, {"x": [None]}),
+    (Annotated[int, msgspec.Meta(ge=1, description="At least one.")], 1, 1),
+]
+
+
+@pytest.mark.parametrize(("hint", "given", "expected"), HINTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("described", [False, True])
+async def test_hints_of_all_kinds(hint: Any, given: Any, expected: Any, described: bool) -> None:
+    """The schema is JSON and takes the argument; the function gets it converted."""
+    seen = []
+
+    async def function(value: Any) -> None:
+        seen.append(value)
+
+    function.__annotations__["value"] = hint
+    function.__doc__ = "Do it.\n\nArgs:\n    value: The value." if described else None
+    made = tool(function)
+    json.dumps(made.parameters)
+    validate_tool_arguments(
+        made, {"type": "tool_call", "id": "1", "name": "t", "arguments": {"value": given}}
+    )
+    text, message = await run(made, {"value": given})
+    assert ("Done.", False) == (text, message["is_error"])
+    assert [expected] == seen
+    assert type(expected) is type(seen[0])
+
+
+@pytest.mark.parametrize(
+    ("hint", "given"),
+    [
+        (int, "5"),
+        (int, 1.5),
+        (str, 5),
+        (bool, 1),
+        (Color, "green"),
+        (Literal["a"], "b"),
+        (Point, {"y": 1}),
+        (list[int], ["x"]),
+        (Annotated[int, msgspec.Meta(ge=1)], 0),
+        (datetime.date, "yesterday"),
+        (uuid.UUID, "x"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_arguments_that_do_not_fit(hint: Any, given: Any) -> None:
+    """By the schema or by the type: an error result that names the place; the function is not called."""
+    seen: list[Any] = []
+
+    def function(value: Any) -> None:
+        seen.append(value)
+
+    function.__annotations__["value"] = hint
+    text, message = await run(tool(function), {"value": given})
+    assert message["is_error"]
+    assert "$.value" in text
+    assert [] == seen
+
+
+async def test_missing_and_unknown_arguments() -> None:
+    """Both are told to the model."""
+
+    @tool
+    def function(needed: int) -> None: ...
+
+    for arguments, word in (({}, "needed"), ({"needed": 1, "extra": 2}, "extra")):
+        text, message = await run(function, arguments)
+        assert message["is_error"]
+        assert word in text
+
+
+async def test_defaults_of_all_kinds() -> None:
+    """A default is used when nothing is given; a mutable one is new for each call."""
+
+    @tool
+    async def function(
+        number: int = 1,
+        maybe: str | None = None,
+        color: Color = Color.RED,
+        items: list[int] = [1],  # noqa: B006
+        pairs: dict[str, int] = {"a": 1},  # noqa: B006
+        point: Point = Point(1),  # noqa: B008
+        *,
+        keyword: bool = True,
+    ) -> str:
+        items.append(2)
+        pairs["b"] = 2
+        return f"{number} {maybe} {color.value} {items} {pairs} {point.x} {keyword}"
+
+    assert not function.parameters.get("required")
+    expected = "1 None red [1, 2] {'a': 1, 'b': 2} 1 True"
+    for _ in range(2):
+        assert expected == (await run(function))[0]
+    assert {"default": 1, "type": "integer"} == function.parameters["properties"]["number"]
+
+
+class Namespace:
+    """For parameters whose names other code might trip over."""
+
+    @staticmethod
+    @tool
+    def odd(name: str, type: int, self_: int, arguments: int, _hidden: int, index: int) -> str:
+        return f"{name}{type}{self_}{arguments}{_hidden}{index}"
+
+
+async def test_parameters_may_have_any_name() -> None:
+    """`type`, `name` and the like are names as any other."""
+    arguments = {"name": "n", "type": 1, "self_": 2, "arguments": 3, "_hidden": 4, "index": 5}
+    assert "n12345" == (await run(Namespace.odd, arguments))[0]
+
+
+async def test_a_method_of_an_object() -> None:
+    """A bound method is a function like any other."""
+
+    class Counter:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def add(self, number: int) -> int:
+            """Add to the count."""
+            self.count += number
+            return self.count
+
+    counter = Counter()
+    made = tool(counter.add)
+    assert {"number"} == set(made.parameters["properties"])
+    assert "2" == (await run(made, {"number": 2}))[0]
+    assert 2 == counter.count
+
+
+async def test_a_decorated_function() -> None:
+    """`functools.wraps` keeps the hints of what it wraps."""
+
+    def twice(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs) * 2
+
+        return wrapper
+
+    @tool
+    @twice
+    def echo(text: str) -> str:
+        return text
+
+    assert "xx" == (await run(echo, {"text": "x"}))[0]
+
+
+def test_hints_that_only_a_checker_knows_do_not_matter() -> None:
+    """Of the result, and of what is passed by name, nothing is read."""
+
+    @tool
+    def function(a: int, signal: OnlyForTheChecker, on_update: OnlyForTheChecker) -> OnlyForTheChecker: ...
+
+    assert {"a"} == set(function.parameters["properties"])
+
+
+# ---- errors where it is made -------------------------------------------------------------------------
+
+
+def test_what_cannot_be_a_tool_is_an_error_at_once() -> None:
+    """A TypeError that names the tool and the parameter."""
+
+    class Local: ...
+
+    def no_hint(a): ...  # type: ignore[no-untyped-def]
+
+    def variable(*args: int) -> None: ...
+
+    def keywords(**kwargs: int) -> None: ...
+
+    def positional(a: int, /) -> None: ...
+
+    def local(a: Local) -> None: ...
+
+    def checker(a: OnlyForTheChecker) -> None: ...
+
+    for function, words in (
+        (no_hint, ["'no_hint'", "'a'", "type hint"]),
+        (variable, ["'variable'", "'args'"]),
+        (keywords, ["'keywords'", "'kwargs'"]),
+        (positional, ["'positional'", "'a'"]),
+        (local, ["'local'", "Local", "top of the module"]),
+        (checker, ["'checker'", "OnlyForTheChecker"]),
+    ):
+        with pytest.raises(TypeError) as caught:
+            tool(function)
+        for word in words:
+            assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("hint", [object, Callable[[], None], asyncio.Event, complex])
+def test_types_that_json_cannot_say(hint: Any) -> None:
+    """Refused at decoration, not in the middle of a run; the message names the tool."""
+
+    def function(a: Any) -> None: ...
+
+    function.__annotations__["a"] = hint
+    with pytest.raises(TypeError, match="'function'"):
+        tool(function)
+
+
+@pytest.mark.parametrize("given", [5, "text", functools.partial(print), len])
+def test_what_is_no_function(given: Any) -> None:
+    """Says so."""
+    with pytest.raises(TypeError, match="made of a function"):
+        tool(given)
+
+
+# ---- running -----------------------------------------------------------------------------------------
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
+
+
+async def test_a_sync_function_runs_in_a_thread() -> None:
+    """The loop goes on meanwhile; context variables are seen there."""
+    main, gate = threading.get_ident(), threading.Event()
+
+    @tool
+    def work() -> str:
+        assert gate.wait(10)
+        return f"{threading.get_ident() != main} {VARIABLE.get()} {threading.current_thread().daemon}"
+
+    VARIABLE.set("set")
+    running = asyncio.create_task(run(work))
+    await asyncio.sleep(0.01)
+    assert not running.done()
+    gate.set()
+    assert "True set True" == (await running)[0]
+
+
+async def test_an_async_function_runs_in_the_loop() -> None:
+    """In the thread of the loop."""
+    main = threading.get_ident()
+
+    @tool
+    async def work() -> bool:
+        await asyncio.sleep(0)
+        return threading.get_ident() == main
+
+    assert "true" == (await run(work))[0]
+
+
+async def test_a_function_that_gives_a_coroutine() -> None:
+    """An async function behind a plain one is awaited too."""
+
+    async def inner(a: int) -> int:
+        return a + 1
+
+    @tool
+    def outer(a: int) -> Any:
+        return inner(a)
+
+    assert "2" == (await run(outer, {"a": 1}))[0]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_is_passed_by_name(is_async: bool) -> None:
+    """`tool_call_id`, `signal` and `on_update` are not the model's, and get what `execute` gets."""
+    signal, events = AbortSignal(), []
+    seen: list[Any] = []
+
+    def sync(a: int, tool_call_id: str, signal: Any, on_update: Any) -> str:
+        seen.extend([tool_call_id, signal])
+        on_update(AgentToolResult(content=[{"type": "text", "text": "half"}]))
+        return "done"
+
+    async def later(a: int, tool_call_id: str, signal: Any, on_update: Any) -> str:
+        return sync(a, tool_call_id, signal, on_update)
+
+    made = tool(later if is_async else sync)
+    assert {"a"} == set(made.parameters["properties"])
+    call: Any = {"type": "tool_call", "id": "id-1", "name": made.name, "arguments": {"a": 1}}
+    batch = ToolBatch(assistant(call), [made], events.append, signal=signal)  # type: ignore[arg-type]
+    await batch.run()
+    assert ["id-1", signal] == seen
+    assert 1 == sum(event.type == "tool_execution_update" for event in events)  # type: ignore[attr-defined]
+
+
+RESULTS: list[tuple[Any, str, Any]] = [
+    ("text", "text", {}),
+    ("", "", {}),
+    (5, "5", {"result": 5}),
+    (1.5, "1.5", {"result": 1.5}),
+    (True, "true", {"result": True}),
+    (None, "Done.", {}),
+    ({"a": [1]}, '{"a":[1]}', {"result": {"a": [1]}}),
+    ({1: "x"}, '{"1":"x"}', {"result": {"1": "x"}}),
+    ([1, "x"], '[1,"x"]', {"result": [1, "x"]}),
+    ((1, 2), "[1,2]", {"result": [1, 2]}),
+    (Point(1), '{"x":1,"y":0}', {"result": {"x": 1, "y": 0}}),
+    (Size(1, 2), '{"width":1,"height":2}', {"result": {"width": 1, "height": 2}}),
+    (Color.RED, '"red"', {"result": "red"}),
+    (datetime.date(2024, 1, 2), '"2024-01-02"', {"result": "2024-01-02"}),
+    (2**70, str(2**70), {"result": 2**70}),
+    ({"a": "\ud800"}, '{"a":"\ufffd"}', {"result": {"a": "\ufffd"}}),
+    (AgentToolResult(content=[{"type": "text", "text": "own"}], details={"a": 1}), "own", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("given", "text", "details"), RESULTS, ids=lambda value: ascii(value)[:40])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_results_of_all_kinds(given: Any, text: str, details: Any, is_async: bool) -> None:
+    """Text as it is, everything else as JSON with the value in the details, a result as it is."""
+
+    def sync() -> Any:
+        return given
+
+    async def later() -> Any:
+        return given
+
+    said, message = await run(tool(later if is_async else sync))
+    assert (text, details, False) == (said, message["details"], message["is_error"])
+
+
+@pytest.mark.parametrize("given", [object(), {"a": object()}, lambda: None, float("nan")])
+async def test_a_result_that_json_cannot_say(given: Any) -> None:
+    """An error result, not a crash; NaN is null."""
+
+    @tool
+    def function() -> Any:
+        return given
+
+    text, message = await run(function)
+    assert (given != given) is not message["is_error"]
+    assert "null" == text or "TypeError" in text
+
+
+@pytest.mark.parametrize(
+    "error", [LookupError("mine"), SystemExit(1), StopIteration("x"), asyncio.CancelledError()], ids=repr
+)
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_a_function_raises_is_an_error_result(error: BaseException, is_async: bool) -> None:
+    """From the thread or from the loop."""
+
+    def sync() -> None:
+        raise error
+
+    async def later() -> None:
+        raise error
+
+    text, message = await run(tool(later if is_async else sync))
+    assert message["is_error"]
+    assert type(error).__name__ in text or "cancelled" in text
+
+
+async def test_a_sync_function_that_takes_too_long() -> None:
+    """The call ends at its time-out; the thread's late end disturbs nobody."""
+    gate, ended = threading.Event(), threading.Event()
+
+    @tool(timeout=0.01)
+    def slow() -> str:
+        gate.wait(10)
+        ended.set()
+        return "late"
+
+    text, message = await run(slow)
+    assert message["is_error"]
+    assert "timed out" in text
+    gate.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+    await asyncio.sleep(0)
+
+
+def test_a_thread_that_outlives_the_loop() -> None:
+    """Its late end, and a late update, are nobody's any more; nothing is raised in the thread."""
+    gate, ended = threading.Event(), threading.Event()
+
+    @tool(timeout=0.01)
+    def slow(on_update: Any) -> str:
+        gate.wait(10)
+        on_update(AgentToolResult())
+        ended.set()
+        return "late"
+
+    asyncio.run(run(slow))
+    gate.set()
+    assert ended.wait(10)
+    for thread in threading.enumerate():
+        if thread.name.startswith("tinyagent tool"):
+            thread.join(10)
+
+
+def test_a_tool_can_be_shown() -> None:
+    """Its repr has no address of a function in it that would change from run to run."""
+
+    @tool
+    def function(a: int) -> None: ...
+
+    assert "function=" not in repr(function)
+    assert "'function'" in repr(function)
