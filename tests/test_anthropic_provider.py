@@ -14,11 +14,18 @@ from tinyagent import _http, _wire
 from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, sse
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
-from tinyagent.anthropic_provider import AnthropicDecoder, AnthropicModel, request_body, stream_anthropic
+from tinyagent.anthropic_provider import (
+    AnthropicDecoder,
+    AnthropicModel,
+    list_anthropic_models,
+    request_body,
+    stream_anthropic,
+)
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
     ContextOverflowError,
+    InvalidReplyError,
     MissingKeyError,
     ProviderError,
     RateLimitError,
@@ -675,6 +682,23 @@ async def test_models_that_cannot_be_asked() -> None:
         await stream_anthropic(Model(id="m"), Context(), {"api_key": KEY})
     with pytest.raises(ConfigurationError, match="no id"):
         await stream_anthropic(AnthropicModel(id=""), Context(), {"api_key": KEY})
+
+
+@pytest.mark.parametrize("base", ["", "/v1", "/v1/messages"])
+async def test_the_list_of_models(base: str) -> None:
+    """It has what each model takes in and gives out; what is no list is said to be none."""
+    listed = {"id": "claude-x", "display_name": "Claude X", "max_input_tokens": 200, "max_tokens": 64}
+    async with FakeServer(FakeReply.json({"data": [listed, {}, 1]}), FakeReply.json({"data": 1})) as server:
+        model = AnthropicModel(id="", base_url=server.origin + base)
+        found = await list_anthropic_models(model, {"api_key": KEY})
+        assert [(item.id, item.name, item.context_window, item.max_tokens) for item in found] == [
+            ("claude-x", "Claude X", 200, 64)
+        ]
+        request = server.requests[0]
+        assert ("GET", "/v1/models?limit=1000") == (request.method, request.path)
+        assert request.headers["x-api-key"] == KEY
+        with pytest.raises(InvalidReplyError, match="not a list"):
+            await list_anthropic_models(model, {"api_key": KEY})
 
 
 def http_error(status: int, kind: str, message: str, **headers: str) -> FakeReply:

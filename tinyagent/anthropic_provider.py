@@ -28,6 +28,7 @@ from urllib.parse import unquote_to_bytes
 
 from . import _json
 from ._handover import handover
+from ._http import get_json
 from ._message_builder import BuilderEvent
 from ._wire import (
     ReplyDecoder,
@@ -36,13 +37,20 @@ from ._wire import (
     encode_body,
     endpoint,
     integer,
+    network,
     open_stream,
     request_headers,
 )
-from .agent_types import AssistantMessage, Context, Message, Model, SimpleStreamOptions, StopReason
-from .errors import ContentFilterError, TinyAgentError
+from .agent_types import AssistantMessage, Context, Message, Model, ModelInfo, SimpleStreamOptions, StopReason
+from .errors import ContentFilterError, InvalidReplyError, TinyAgentError
 
-__all__ = ["AnthropicDecoder", "AnthropicModel", "request_body", "stream_anthropic"]
+__all__ = [
+    "AnthropicDecoder",
+    "AnthropicModel",
+    "list_anthropic_models",
+    "request_body",
+    "stream_anthropic",
+]
 
 API_VERSION = "2023-06-01"
 BUDGETS = {"minimal": 1024, "low": 4096, "medium": 8192, "high": 16384, "xhigh": 24576}
@@ -568,15 +576,7 @@ async def stream_anthropic(
     """
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
-    headers, secrets = request_headers(
-        model,
-        given.get("api_key"),
-        variable=getattr(model, "api_key_env", AnthropicModel.api_key_env),
-        header="x-api-key",
-        prefix="",
-    )
-    if not any(name.lower() == "anthropic-version" for name in headers):
-        headers["anthropic-version"] = API_VERSION
+    headers, secrets = _headers(model, given.get("api_key"))
     body = request_body(model, context, given)
 
     def go_on(reply: AssistantMessage) -> bytes:
@@ -600,10 +600,43 @@ async def stream_anthropic(
     )
 
 
-def _url(base_url: str) -> str:
-    """The endpoint under a base URL that may end before `/v1`, after it, or name the endpoint itself."""
+async def list_anthropic_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
+    """What `GET /v1/models` lists, for `Provider.list_models`; `model.id` may be empty."""
+    given = options or {}
+    headers, secrets = _headers(model, given.get("api_key"))
+    kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
+    url = _url(model.base_url, "/models")
+    url += f"{'&' if '?' in url else '?'}limit=1000"
+    value = await get_json(url, headers=headers, secrets=secrets, **network(model), **kind)
+    items = value.get("data") if isinstance(value, dict) else None
+    if not isinstance(items, list):
+        name = getattr(model, "provider", "") or ""
+        raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
+    return [
+        ModelInfo(
+            id=_text(item.get("id")),
+            name=_text(item.get("display_name")),
+            context_window=integer(item.get("max_input_tokens")),
+            max_tokens=integer(item.get("max_tokens")),
+        )
+        for item in map(_dict, items)
+        if _text(item.get("id"))
+    ]
+
+
+def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+    """The headers of a request, and what of them is secret."""
+    variable = getattr(model, "api_key_env", AnthropicModel.api_key_env)
+    headers, secrets = request_headers(model, api_key, variable=variable, header="x-api-key", prefix="")
+    if not any(name.lower() == "anthropic-version" for name in headers):
+        headers["anthropic-version"] = API_VERSION
+    return headers, secrets
+
+
+def _url(base_url: str, path: str = "/messages") -> str:
+    """The endpoint under a base URL that may end before `/v1`, after it, or name `/messages` itself."""
     begun = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
-    return endpoint(base_url, "/messages" if begun else "/v1/messages", named="/messages")
+    return endpoint(base_url, path if begun else f"/v1{path}", named="/messages")
 
 
 def _uses_server_tools(body: Mapping[str, Any]) -> bool:
