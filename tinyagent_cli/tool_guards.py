@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any
 from tinyagent.agent_types import AgentToolResult, ToolCallDecision, ToolCallInfo
 
 from .approvals import Approvals
+from .signals import Interrupted
 
 if TYPE_CHECKING:
     from .plugin_manager import Hook
 
 __all__ = ["ToolGuards"]
+
+_ENDS = (asyncio.CancelledError, KeyboardInterrupt, Interrupted)
+"""What ends the run rather than the hook."""
 
 
 class ToolGuards:
@@ -62,7 +66,9 @@ class ToolGuards:
                 decision = await self._ask(hook, call=call)
                 if decision is not None and not isinstance(decision, ToolCallDecision):
                     raise TypeError(f"it returned {type(decision).__name__}, not a ToolCallDecision or None")
-            except Exception as error:  # noqa: BLE001 - it fails closed
+            except _ENDS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it fails closed, sys.exit() included
                 reason = f"Refused: the policy {hook.plugin} failed: {_words(error, self._timeout)}."
                 break
             if decision is None:
@@ -87,7 +93,9 @@ class ToolGuards:
         for hook in self._after:
             try:
                 decision = await self._ask(hook, call=call, result=result, is_error=is_error)
-            except Exception as error:  # noqa: BLE001 - it fails closed
+            except _ENDS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it fails closed
                 words = _words(error, self._timeout)
                 return ToolCallDecision(
                     block=f"The result was withheld: {hook.plugin} failed: {words}.", is_error=True
@@ -139,7 +147,7 @@ async def _in_thread(function: Any) -> Any:
     return await answer
 
 
-def _words(error: Exception, limit: float) -> str:
+def _words(error: BaseException, limit: float) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return f"it took more than {limit:g} s"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,197 @@
+"""Tools that can change things: refused, asked for, allowed, denied."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tinyagent.testing import FakeServer
+
+from .conftest import TOOLS, Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+RUN = ("run", "-m", "local/m", "-t", "mytools.py")
+
+
+@pytest.fixture
+def server(cli: Cli, serve: Serve) -> FakeServer:
+    """A model that writes twice, then answers; and the tools in a file."""
+    cli.file("mytools.py", TOOLS)
+    return serve(
+        FakeReply.tool_calls(("write", {"text": "one"})),
+        FakeReply.tool_calls(("write", {"text": "two"})),
+        FakeReply.text("Done."),
+    )
+
+
+def written(cli: Cli) -> str:
+    """What the tool has written."""
+    path = cli.work / "written"
+    return path.read_text() if path.exists() else ""
+
+
+def told(server: FakeServer, number: int) -> str:
+    """The last message of a request: what the model was told of its call."""
+    text: str = server.requests[number].json["messages"][-1]["content"]
+    return text
+
+
+# ---- without a terminal -------------------------------------------------------------------------------
+
+
+def test_without_a_terminal_it_is_refused(cli: Cli, server: FakeServer) -> None:
+    """It does not hang; the model is told why and how the user can allow it, and so is the user."""
+    process = cli.start(*RUN, "Write", start_new_session=True)
+    out, err = process.communicate(timeout=20)
+    assert (0, b"Done.\n", "") == (process.returncode, out, written(cli))
+    assert "there is no terminal to ask the user on" in told(server, 1)
+    assert "--allow write" in told(server, 1)
+    assert b"--allow write" in err
+
+
+def test_a_run_that_ends_without_an_answer_after_refusals_is_incomplete(cli: Cli, serve: Serve) -> None:
+    """Exit code 4 if the model says nothing more."""
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("write", {"text": "one"})), FakeReply.text(""))
+    done = cli(*RUN, "--jsonl", "--deny", "write", "Write")
+    assert (4, "tool_refused") == (done.code, done.result["error"]["kind"])
+
+
+@pytest.mark.parametrize(
+    "flags", [["-y"], ["--allow", "write"], ["--allow", "wr*"], ["--yes", "--deny", "look"]], ids=" ".join
+)
+def test_allowed_by_a_flag(cli: Cli, server: FakeServer, flags: list[str]) -> None:
+    """-y allows everything, --allow a name or a pattern."""
+    assert (0, "Done.\n") == cli(*RUN, *flags, "Write")[:2]
+    assert "onetwo" == written(cli)
+
+
+@pytest.mark.parametrize("flags", ["-y --deny write", "--allow write --deny w*"])
+def test_deny_wins(cli: Cli, server: FakeServer, flags: str) -> None:
+    """Whatever else was said."""
+    assert 0 == cli(*RUN, *flags.split(), "Write").code
+    assert "" == written(cli)
+    assert "does not allow the tool 'write'" in told(server, 1)
+
+
+def test_deny_holds_for_read_only_tools(cli: Cli, serve: Serve) -> None:
+    """A tool that was denied does not even look."""
+    cli.file("mytools.py", TOOLS)
+    server = serve(FakeReply.tool_calls(("look", {})), FakeReply.text("Done."))
+    assert 0 == cli(*RUN, "--deny", "look", "Look").code
+    assert "does not allow" in told(server, 1)
+
+
+def test_the_user_may_allow_in_the_configuration_and_the_project_may_deny(
+    cli: Cli, server: FakeServer
+) -> None:
+    """`[run] allow` in the user's file; `[run] deny` in the project's wins over it."""
+    config = (cli.home / "config.toml").read_text()
+    cli.config(f'[run]\nallow = ["write"]\n{config}')
+    assert 0 == cli(*RUN, "Write").code
+    assert "onetwo" == written(cli)
+    cli.file("tinyagent.toml", '[run]\ndeny = ["write"]\n')
+    server.add(FakeReply.tool_calls(("write", {"text": "three"})), FakeReply.text("Done."))
+    assert 0 == cli(*RUN, "Write").code
+    assert "onetwo" == written(cli)
+
+
+# ---- on a terminal --------------------------------------------------------------------------------------
+
+
+def test_asked_on_the_terminal(cli: Cli, server: FakeServer) -> None:
+    """Yes runs this call, and the next one is asked for again; no refuses it and tells the model."""
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect('"text": "one"\r\n  }\r\nRun write? [y] once')
+    terminal.type("y\n")
+    terminal.expect('"text": "two"')
+    terminal.type("n\n")
+    assert 0 == terminal.end()
+    assert "one" == written(cli)
+    assert "the user said no" in told(server, 2)
+
+
+def test_always_is_not_asked_again(cli: Cli, server: FakeServer) -> None:
+    """`a` allows the tool for the rest of the run."""
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("[a] always")
+    terminal.type("a\n")
+    assert 0 == terminal.end()
+    assert ("onetwo", 1) == (written(cli), terminal.shown.count(b"[a] always"))
+
+
+@pytest.mark.parametrize("answer", ["\n", "yup\n", "\x04"], ids=["nothing", "something else", "end of file"])
+def test_anything_but_yes_is_no(cli: Cli, server: FakeServer, answer: str) -> None:
+    """Only y, yes, a and always allow."""
+    terminal = cli.on_terminal(*RUN, "Write")
+    for _ in range(2):
+        terminal.expect("Run write?")
+        terminal.shown = b""
+        terminal.type(answer)
+    assert 0 == terminal.end()
+    assert "" == written(cli)
+
+
+def test_the_terminal_is_asked_and_not_standard_input(cli: Cli, server: FakeServer) -> None:
+    """With the prompt piped in and the output piped on, the question still goes to the terminal."""
+    terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert terminal.process.stdin is not None
+    terminal.process.stdin.write(b"y\ny\ny\n")
+    terminal.process.stdin.close()
+    terminal.expect("Run write?")
+    terminal.type("a\n")
+    assert 0 == terminal.end()
+    assert "onetwo" == written(cli)
+    assert b"Run write?" not in terminal.process.stdout.read()  # type: ignore[union-attr]
+
+
+def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) -> None:
+    """Escapes, backspaces, bidi controls and invisible characters in the arguments are written out."""
+    cli.file("mytools.py", TOOLS)
+    evil = "rm -rf ~ #\x1b[2K\x1b[1Gls\x08\x08 \u202e\u200b\U000e0041\r\nnext"
+    serve(FakeReply.tool_calls(("write", {"text": evil})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("Run write?")
+    shown = terminal.shown.decode()
+    question = shown[shown.index("The model wants") :]
+    assert "rm -rf ~ #\\u001b[2K\\u001b[1Gls\\b\\b \\u202e\\u200b\\U000e0041\\r\\nnext" in question
+    assert [] == [c for c in question if not (c.isprintable() or c in "\r\n")]
+    terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert evil == (cli.work / "written").read_bytes().decode()
+
+
+def test_a_key_that_was_hit_before_is_no_answer(cli: Cli, server: FakeServer) -> None:
+    """What was typed ahead of the question is forgotten."""
+    terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE)
+    terminal.type("y\ny\n")
+    assert terminal.process.stdin is not None
+    terminal.process.stdin.write(b"Write")
+    terminal.process.stdin.close()
+    terminal.expect("Run write?")
+    terminal.type("n\n")
+    terminal.expect('"text": "two"')
+    terminal.type("n\n")
+    assert 0 == terminal.end()
+    assert "" == written(cli)
+
+
+def test_interrupting_the_question_ends_the_run(cli: Cli, server: FakeServer) -> None:
+    """Ctrl-C at the question: nothing is run, exit code 130, and the record is complete."""
+    terminal = cli.on_terminal(*RUN, "-o", "run.jsonl", "Write")
+    terminal.expect("Run write?")
+    terminal.type("\x03")
+    assert 130 == terminal.end()
+    assert "" == written(cli)
+    assert 130 == json.loads((cli.work / "run.jsonl").read_text().splitlines()[-1])["exit_code"]
+
+
+def test_the_time_limit_holds_while_a_question_is_open(cli: Cli, server: FakeServer) -> None:
+    """--timeout ends a run that nobody answers."""
+    terminal = cli.on_terminal(*RUN, "--timeout", "1", "Write")
+    terminal.expect("Run write?")
+    assert 124 == terminal.end()
+    assert "" == written(cli)

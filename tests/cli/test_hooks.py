@@ -1,0 +1,198 @@
+"""Plugins that are always loaded: they guard tool calls and hear events, and they fail closed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tinyagent.testing import FakeServer
+
+from .conftest import TOOLS, Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+RUN = ("run", "-m", "local/m", "-t", "mytools.py")
+HEAD = "import asyncio, time\nfrom tinyagent import AgentToolResult, ToolCallDecision, hookimpl\n@hookimpl\n"
+BEFORE = HEAD + "{how}def tinyagent_before_tool_call(call):\n    {body}\n"
+AFTER = HEAD + "{how}def tinyagent_after_tool_call(call, result, is_error):\n    {body}\n"
+
+
+def told(server: FakeServer) -> str:
+    """What the model was told of its call."""
+    text: str = server.requests[-1].json["messages"][-1]["content"]
+    return text
+
+
+@pytest.fixture
+def server(cli: Cli, serve: Serve) -> FakeServer:
+    """A model that looks once and then answers."""
+    cli.file("mytools.py", TOOLS)
+    return serve(FakeReply.tool_calls(("look", {"at": "me"})), FakeReply.text("Done."))
+
+
+def limit(cli: Cli, seconds: float) -> None:
+    """Set the time that a hook has."""
+    config = (cli.home / "config.toml").read_text()
+    cli.config(f"{config}\n[plugins]\nhook_timeout = {seconds}\n")
+
+
+@pytest.mark.parametrize("how", ["", "async "])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return ToolCallDecision(block='not today')", "not today"),
+        ("return ToolCallDecision(block='')", "Refused by the policy 'audit' (audit 1.0)"),
+        ("return ToolCallDecision(arguments={'at': 'you'})", "saw you"),
+        ("return None", "saw me"),
+        ("raise ValueError('confused')", "the policy 'audit' (audit 1.0) failed: ValueError: confused"),
+        ("raise SystemExit(0)", "failed: "),
+        ("return 'yes'", "failed: TypeError: it returned str"),
+    ],
+)
+def test_before(cli: Cli, server: FakeServer, how: str, body: str, words: str) -> None:
+    """It may refuse, change the arguments, or let pass; whatever goes wrong in it refuses."""
+    cli.install("audit", BEFORE.format(how=how, body=body), "hooks")
+    assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
+    assert words in told(server)
+
+
+@pytest.mark.parametrize(("how", "body"), [("", "time.sleep(60)"), ("async ", "await asyncio.sleep(60)")])
+def test_a_hook_that_takes_too_long_refuses(cli: Cli, server: FakeServer, how: str, body: str) -> None:
+    """After [plugins] hook_timeout; a thread that hangs does not keep the process."""
+    limit(cli, 0.2)
+    cli.install("audit", BEFORE.format(how=how, body=body), "hooks")
+    assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
+    assert "failed: it took more than 0.2 s" in told(server)
+
+
+@pytest.mark.parametrize("how", ["", "async "])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("return AgentToolResult(content=[{'type': 'text', 'text': 'else'}])", "else"),
+        ("return ToolCallDecision(is_error=True)", "saw me"),
+        ("return ToolCallDecision(block='secret')", "secret"),
+        ("raise ValueError('confused')", "The result was withheld: 'audit' (audit 1.0) failed: ValueError"),
+    ],
+)
+def test_after(cli: Cli, server: FakeServer, how: str, body: str, words: str) -> None:
+    """It may replace the result, mark it, or withhold it; whatever goes wrong in it withholds."""
+    cli.install("audit", AFTER.format(how=how, body=body), "hooks")
+    assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
+    assert words in told(server)
+    assert (words == "saw me") == ("saw me" in told(server))
+
+
+def test_hooks_of_several_plugins(cli: Cli, server: FakeServer) -> None:
+    """In the order of their names: one changes, the next sees it and refuses; the last is not asked."""
+    cli.install("a", BEFORE.format(how="", body="return ToolCallDecision(arguments={'at': 'you'})"), "hooks")
+    cli.install(
+        "b", BEFORE.format(how="", body="return ToolCallDecision(block=str(call.arguments))"), "hooks"
+    )
+    cli.install("c", BEFORE.format(how="", body="open('asked', 'w')"), "hooks")
+    assert 0 == cli(*RUN, "Look").code
+    assert "{'at': 'you'}" == told(server)
+    assert not (cli.work / "asked").exists()
+
+
+def test_the_user_is_asked_about_the_arguments_that_will_be_used(cli: Cli, serve: Serve) -> None:
+    """Approval comes after the hooks, so nothing changes once it was given."""
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("write", {"text": "harmless"})), FakeReply.text("Done."))
+    cli.install(
+        "audit", BEFORE.format(how="", body="return ToolCallDecision(arguments={'text': 'other'})"), "hooks"
+    )
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("Run write?")
+    assert b'"text": "other"' in terminal.shown
+    terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert "other" == (cli.work / "written").read_text()
+
+
+# ---- failing closed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source", ["import nothing_of_the_kind", "x = 1", HEAD + "def tinyagent_befor(call): pass"]
+)
+def test_a_guard_that_cannot_be_loaded_stops_what_may_run_a_tool(cli: Cli, source: str) -> None:
+    """run and tools call: exit code 3, with the way out. --help, lists and the like go on."""
+    cli.install("audit", source, "hooks", version="1.2")
+    cli.file("mytools.py", TOOLS)
+    for command in (["run", "-m", "demo", "Hi"], ["tools", "call", "mytools.py:look"]):
+        done = cli(*command)
+        assert (3, "") == done[:2]
+        assert "'audit' (audit 1.2)" in done.err
+        assert 'disable = ["NAME"]' in done.err
+    for command in (["--help"], ["plugins", "list"], ["models", "list"], ["tools", "show", "mytools.py"]):
+        assert 0 == cli(*command).code
+    cli.config('[plugins]\ndisable = ["audit"]\n')
+    assert 0 == cli("run", "-m", "demo", "Hi").code
+
+
+def test_all_that_fail_are_named(cli: Cli) -> None:
+    """Not one after the other."""
+    cli.install("one", "1 / 0", "hooks")
+    cli.install("two", "1 / 0", "hooks")
+    done = cli("run", "-m", "demo", "Hi")
+    assert 3 == done.code
+    assert "'one' (one 1.0)" in done.err
+    assert "'two' (two 1.0)" in done.err
+
+
+def test_hooks_hold_for_calls_without_a_model(cli: Cli) -> None:
+    """`tools call` is guarded like a run."""
+    cli.file("mytools.py", TOOLS)
+    cli.install("audit", BEFORE.format(how="", body="return ToolCallDecision(block='not today')"), "hooks")
+    done = cli("tools", "call", "mytools.py:look")
+    assert (1, "", "Error: not today\n") == done
+
+
+# ---- sinks ----------------------------------------------------------------------------------------------
+
+SINK = """
+from tinyagent import hookimpl
+
+class Sink:
+    def __call__(self, event):
+        with open("heard", "a") as file:
+            file.write(event.type + "\\n")
+        {body}
+    def close(self):
+        with open("heard", "a") as file:
+            file.write("closed\\n")
+
+@hookimpl
+def tinyagent_register_sinks(register):
+    register("log", Sink)
+"""
+
+
+def test_a_sink_hears_every_event(cli: Cli, serve: Serve) -> None:
+    """The same events as the record, in order, and its close at the end."""
+    serve(FakeReply.text("Hel", "lo"))
+    cli.install("log", SINK.format(body="pass"), "hooks")
+    done = cli("run", "--jsonl", "-m", "local/m", "Hi")
+    types = [line["type"] for line in done.lines if line["type"] not in ("session", "result")]
+    assert [*types, "closed"] == (cli.work / "heard").read_text().split()
+
+
+def test_a_sink_that_fails_is_left_out(cli: Cli, serve: Serve) -> None:
+    """Said once; the run goes on."""
+    serve(FakeReply.text("Hel", "lo"))
+    cli.install("log", SINK.format(body="raise OSError('no disk')"), "hooks")
+    done = cli("run", "-m", "local/m", "Hi")
+    assert (0, "Hello\n") == done[:2]
+    assert 1 == done.err.count("no disk")
+    assert "agent_start\n" == (cli.work / "heard").read_text()
+
+
+def test_sinks_do_not_travel_through_the_record(cli: Cli, serve: Serve) -> None:
+    """What a sink prints is not part of standard output."""
+    serve(FakeReply.text("Hello"))
+    cli.install("log", SINK.format(body="print('noise')"), "hooks")
+    done = cli("run", "--jsonl", "-m", "local/m", "Hi")
+    assert [] == [line for line in done.out.splitlines() if not json.loads(line)]
+    assert "noise" in done.err

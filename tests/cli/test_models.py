@@ -1,0 +1,51 @@
+"""`tinyagent models`: providers and what they offer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from tinyagent.testing import FakeServer
+
+from .conftest import Cli, FakeReply
+
+
+def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
+    """Built-in, configured and installed ones, and whether their key is set; nothing is asked or imported."""
+    cli.config('[providers.mine]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "MINE_KEY"\n')
+    cli.install("acme", "raise RuntimeError('imported')", "providers", version="2.0")
+    rows = json.loads(cli("models", "list", "--json", OPENAI_API_KEY="sk-CANARY").out)
+    found = {row["name"]: (row["from"], row["key"]) for row in rows}
+    assert ("built in", "OPENAI_API_KEY is set") == found["openai"]
+    assert ("built in", "GROQ_API_KEY is not set") == found["groq"]
+    assert ("built in", "none needed") == found["ollama"]
+    assert ("config.toml", "MINE_KEY is not set") == found["mine"]
+    assert ("acme 2.0", "the plugin knows") == found["acme"]
+    text = cli("models", "list", OPENAI_API_KEY="sk-CANARY")
+    assert 0 == text.code
+    assert "CANARY" not in text.out
+
+
+def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """The models as -m takes them; the key goes along."""
+    reply = FakeReply.json({"data": [{"id": "b", "context_length": 8}, {"id": "a/x"}]})
+    server = serve(reply, reply, more='api_key_env = "LOCAL_KEY"\n')
+    assert (0, "local/a/x\nlocal/b    8\n", "") == cli("models", "list", "local", LOCAL_KEY="sk-1")
+    assert ("/v1/models", "Bearer sk-1") == (
+        server.requests[0].path,
+        server.requests[0].headers["authorization"],
+    )
+    listed = json.loads(cli("models", "list", "local", "--json", LOCAL_KEY="sk-1").out)
+    assert ["a/x", "b"] == [model["id"] for model in listed]
+
+
+def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """Unknown: exit code 3. No list: exit code 3 and how to go on. A server that fails: exit code 1."""
+    assert "Unknown provider 'nope'" in cli("models", "list", "nope").err
+    none = cli("models", "list", "anthropic", ANTHROPIC_API_KEY="sk")
+    assert 3 == none.code
+    assert "-m anthropic/MODEL-ID" in none.err
+    serve(FakeReply.error(404, "no such page"))
+    failed = cli("models", "list", "local")
+    assert (1, "") == failed[:2]
+    assert "404" in failed.err

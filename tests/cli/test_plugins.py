@@ -1,0 +1,223 @@
+"""Plugins: loaded when named, kept from harming others, never decided by order."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import Cli
+
+GOOD = """
+from tinyagent import hookimpl, tool
+
+@tool(read_only=True)
+def {name}(text: str = "") -> str:
+    "Do it."
+    return "{answer}"
+
+@hookimpl
+def tinyagent_register_tools(register):
+    register({name})
+"""
+HEAD = "from tinyagent import AgentTool, Provider, hookimpl, tool\n"
+BROKEN = {
+    "import-error": ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+    "syntax-error": ("def broken(:", "SyntaxError"),
+    "exit": ("raise SystemExit(0)", "SystemExit: 0"),
+    "base-exception": ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),
+    "unknown-hook": (HEAD + "@hookimpl\ndef tinyagent_register_tool(register): pass", "unknown hook"),
+    "signature": (HEAD + "@hookimpl\ndef tinyagent_register_tools(register, box): pass", "box"),
+    "no-hook": (HEAD, "offers no tools"),
+    "raises": (HEAD + "@hookimpl\ndef tinyagent_register_tools(register): 1 / 0", "ZeroDivisionError"),
+    "not-a-tool": (
+        HEAD + "def f(): pass\n@hookimpl\ndef tinyagent_register_tools(register): register(f)",
+        "is @tool missing on the function?",
+    ),
+    "bad-name": (
+        HEAD + "@hookimpl\ndef tinyagent_register_tools(register): register(AgentTool('a b', ''))", "'a b'",
+    ),
+    "twice": (
+        HEAD + "@hookimpl\ndef tinyagent_register_tools(register):\n"
+        "    register(AgentTool('a', ''))\n    register(AgentTool('a', ''))",
+        "two tools named 'a'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_plugin_harms_only_who_asks_for_it(cli: Cli, case: str) -> None:
+    """Exit code 3; plugin, distribution, version and reason in one message, once. Everything else works."""
+    source, words = BROKEN[case]
+    cli.install(case, source, version="3.1")
+    done = cli("run", "--jsonl", "-m", "demo", "-t", case, "Hi")
+    assert (3, "plugin") == (done.code, done.result["error"]["kind"])
+    assert words in done.err
+    assert 1 == done.err.count(f"{case!r} ({case} 3.1)")
+    assert 0 == cli("run", "-m", "demo", "Hi").code
+    assert 0 == cli("--help").code
+
+
+def test_the_list_needs_no_import_and_check_loads(cli: Cli) -> None:
+    """`plugins list` reads metadata; --check says of each whether it loads, and why not."""
+    cli.install("good", GOOD.format(name="good", answer="ok"))
+    cli.install("bad", "open('imported', 'w')\nraise ValueError('no')", version="2.0")
+    cli.install("guard", "import nothing_of_the_kind", "hooks")
+    listed = json.loads(cli("plugins", "list", "--json").out)
+    assert {"not loaded"} == {
+        row["status"] for row in listed if row["distribution"] in ("good", "bad", "guard")
+    }
+    assert not (cli.work / "imported").exists()
+    checked = {row["name"]: row for row in json.loads(cli("plugins", "list", "--json", "--check").out)}
+    assert ("ok", None) == (checked["good"]["status"], checked["good"]["error"])
+    bad = checked["bad"]
+    assert ("broken", "tinyagent.tools", "bad", "2.0") == tuple(
+        bad[key] for key in ("status", "group", "distribution", "version")
+    )
+    assert "ValueError: no" in bad["error"]
+    assert "broken" == checked["guard"]["status"]
+    text = cli("plugins", "list", "--check")
+    assert 0 == text.code
+    assert "broken: The plugin 'bad' (bad 2.0) cannot be loaded: ValueError: no." in text.out
+
+
+def test_no_plugins(cli: Cli) -> None:
+    """With nothing let through the list is empty: [] for programs, a word on standard error for people."""
+    assert (0, "[]\n", "") == cli("plugins", "list", "--json", TINYAGENT_PLUGINS="")
+    assert (0, "", "No plugins are installed.\n") == cli("plugins", "list", TINYAGENT_PLUGINS="")
+
+
+KINDS = {
+    "module": ("plugin_kind", ""),
+    "instance": ("plugin_kind:made", "made = Kind()"),
+    "class": ("plugin_kind:Kind", ""),
+    "nested": ("plugin_kind:box.inner", "class box:\n    inner = Kind()"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_module_instance_or_class(cli: Cli, kind: str) -> None:
+    """All three can be a plugin; of a class the loader makes the instance."""
+    value, more = KINDS[kind]
+    register = "@hookimpl\n{i}def tinyagent_register_tools({s}register):\n{i}    register(thing)\n"
+    source = HEAD + '@tool(read_only=True)\ndef thing() -> str:\n    "Do."\n    return "x"\n'
+    if kind == "module":
+        source += register.format(i="", s="")
+    else:
+        source += "class Kind:\n    " + register.format(i="    ", s="self, ") + more
+    cli.install("kind", source)
+    info = cli.work.parent / "site-kind-tools" / "kind-1.0.dist-info" / "entry_points.txt"
+    info.write_text(f"[tinyagent.tools]\nkind = {value}\n")
+    assert (0, "x\n", "") == cli("tools", "call", "kind")
+
+
+# ---- names ----------------------------------------------------------------------------------------
+
+
+def test_two_tools_of_one_name_are_ambiguous(cli: Cli) -> None:
+    """Both plugins are named, whatever the order; choosing one from each, or one alone, works."""
+    for plugin in ("one", "two"):
+        more = GOOD.format(name="search", answer=plugin) + (
+            f'\n@tool(read_only=True)\ndef only_{plugin}() -> str:\n    "Only."\n    return ""\n'
+            f"\n@hookimpl(specname='tinyagent_register_tools')\ndef more(register):\n    register(only_{plugin})\n"
+        )
+        cli.install(plugin, more)
+    for order in (["-t", "one", "-t", "two"], ["-t", "two", "-t", "one"]):
+        done = cli("run", "-m", "demo", *order, "Hi")
+        assert 3 == done.code
+        assert "'search'" in done.err
+        assert "'one' (one 1.0)" in done.err
+        assert "'two' (two 1.0)" in done.err
+    assert 0 == cli("run", "-m", "demo", "-t", "one", "-t", "two.only_two", "Hi").code
+    assert 0 == cli("run", "-m", "demo", "-t", "one", "-t", "one.search", "-t", "one", "Hi").code
+    assert (0, "two\n", "") == cli("tools", "call", "two.search")
+    assert "has no tool 'x'; it has: only_two, search" in cli("tools", "call", "two.x").err
+
+
+def test_one_plugin_name_of_two_distributions_is_ambiguous(cli: Cli) -> None:
+    """Both distributions are named, and TINYAGENT_PLUGINS chooses."""
+    for distribution in ("dist-a", "dist-b"):
+        cli.install(distribution, GOOD.format(name="same", answer=distribution), entry="same")
+    done = cli("tools", "call", "same")
+    assert 3 == done.code
+    assert "'same' is claimed by dist-a 1.0 and by dist-b 1.0" in done.err
+    assert (0, "dist-b\n", "") == cli("tools", "call", "same", TINYAGENT_PLUGINS="dist-b")
+
+
+PROVIDER = (
+    HEAD
+    + """
+@hookimpl
+def tinyagent_register_providers(register):
+    register(Provider({name!r}, None, {make}))
+"""
+)
+
+
+def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
+    """Nobody silently takes over `openai`; the others go on working."""
+    cli.install("openai", PROVIDER.format(name="openai", make=None), "providers")
+    done = cli("run", "-m", "openai/x", "Hi", OPENAI_API_KEY="sk")
+    assert 3 == done.code
+    assert "claimed by built in and by openai 1.0" in done.err
+    assert 0 == cli("run", "-m", "demo", "Hi").code
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "words"),
+    [
+        ("acme", "lambda i, o: 1 / 0", "'acme' cannot make a model of 'x': ZeroDivisionError"),
+        ("other", "None", "registers no provider named 'acme', only: other"),
+    ],
+)
+def test_a_provider_that_does_not_keep_its_word(cli: Cli, name: str, make: str, words: str) -> None:
+    """It must register the name it is known by, and make a model; else exit code 3."""
+    cli.install("acme", PROVIDER.format(name=name, make=make), "providers")
+    done = cli("run", "-m", "acme/x", "Hi")
+    assert 3 == done.code
+    assert words in done.err
+
+
+def test_a_command_of_a_plugin(cli: Cli) -> None:
+    """It runs, gets arguments, and its exit code counts; a built-in name cannot be taken."""
+    source = (
+        "import click\nfrom tinyagent import hookimpl\n\n@hookimpl\ndef tinyagent_register_commands(group):\n"
+        "    @group.command()\n    @click.argument('where')\n    @click.pass_context\n"
+        "    def deploy(ctx, where):\n        click.echo(f'to {where}')\n        ctx.exit(7)\n"
+    )
+    cli.install("deploy", source, "commands")
+    cli.install("run", source, "commands")
+    assert (7, "to there\n", "") == cli("deploy", "there")
+    assert 0 == cli("run", "-m", "demo", "Hi").code
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_a_plugin(cli: Cli) -> None:
+    """With hooks, or with tools at its top level; FILE:TOOL takes one of them."""
+    cli.file(
+        "plain.py",
+        HEAD
+        + '@tool(read_only=True)\ndef a() -> str:\n    "A."\n    return "a"\n@tool\ndef b() -> str:\n    "B."\n    return "b"\n',
+    )
+    cli.file("hooked.py", GOOD.format(name="c", answer="c"))
+    assert (0, "b\n", "") == cli("tools", "call", "./plain.py:b")
+    assert (0, "c\n", "") == cli("tools", "call", "hooked.py")
+    several = cli("tools", "call", "plain.py")
+    assert 2 == several.code
+    assert "'plain.py' has several tools: a, b." in several.err
+
+
+def test_a_broken_file_is_named(cli: Cli) -> None:
+    """The file stands for distribution and version."""
+    cli.file("bad.py", "1 / 0")
+    done = cli("run", "-m", "demo", "-t", "./bad.py", "Hi")
+    assert 3 == done.code
+    assert (
+        done.err.endswith(
+            "Error: The tool file ./bad.py cannot be loaded: ZeroDivisionError: division by zero.\n"
+            "Mend it, or leave it out.\n"
+        )
+        or "The tool file ./bad.py cannot be loaded: ZeroDivisionError" in done.err
+    )

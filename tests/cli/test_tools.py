@@ -1,0 +1,98 @@
+"""`tinyagent tools`: what there is, and calls without a model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from .conftest import TOOLS, Cli
+
+MORE = (
+    TOOLS
+    + '''
+@tool(read_only=True)
+def add(a: float, b: float, note: str = "") -> str:
+    """Add two numbers."""
+    return f"{a + b} {note}"
+
+@tool(read_only=True)
+def fail() -> str:
+    """Fail."""
+    raise OSError("no disk")
+'''
+)
+
+
+@pytest.fixture(autouse=True)
+def tools(cli: Cli) -> None:
+    """The file mytools.py."""
+    cli.file("mytools.py", MORE)
+
+
+def test_list_shows_what_is_installed(cli: Cli) -> None:
+    """By metadata, without importing."""
+    cli.install("weather", "raise RuntimeError('imported')", version="2.0")
+    rows = json.loads(cli("tools", "list", "--json").out)
+    assert {"name": "weather", "distribution": "weather", "version": "2.0"} in rows
+    assert "weather  weather 2.0" in cli("tools", "list", TINYAGENT_PLUGINS="weather").out
+
+
+def test_show(cli: Cli) -> None:
+    """Each tool's description, arguments, and whether it asks first."""
+    done = cli("tools", "show", "mytools.py")
+    assert 0 == done.code
+    assert "write  (asks before it runs)\n  Write a text.\n  text (required): " in done.out
+    shown = json.loads(cli("tools", "show", "mytools.py:add", "--json").out)
+    assert [("add", True, ["a", "b"])] == [
+        (t["name"], t["read_only"], t["parameters"]["required"]) for t in shown
+    ]
+
+
+@pytest.mark.parametrize(
+    "arguments", [['{"a": 1.5, "b": 2, "note": "7"}'], ["a=1.5", "b=2", "note=7"]], ids=["object", "pairs"]
+)
+def test_call(cli: Cli, arguments: list[str]) -> None:
+    """One JSON object, or KEY=VALUE; a value for a string stays one."""
+    assert (0, "3.5 7\n", "") == cli("tools", "call", "mytools.py:add", *arguments)
+
+
+def test_call_runs_what_it_is_told_to(cli: Cli) -> None:
+    """Who names a tool and its arguments has decided; it does not ask."""
+    assert (0, "wrote x\n", "") == cli("tools", "call", "mytools.py:write", "text=x")
+
+
+def test_call_gives_the_whole_result(cli: Cli) -> None:
+    """--json: content, details and is_error, on failure too."""
+    done = cli("tools", "call", "mytools.py:fail", "--json")
+    assert 1 == done.code
+    assert {
+        "content": [{"type": "text", "text": "OSError: no disk"}],
+        "details": {},
+        "is_error": True,
+    } == json.loads(done.out)
+    assert "Error: OSError: no disk\n" == done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["a=x", "b=1"], 1, "at $.a"),
+        (["a=1"], 1, '"b" is a required property'),
+        (["a"], 2, "write arguments as KEY=VALUE"),
+        (["{'a': 1}"], 2, "not a JSON object"),
+    ],
+)
+def test_arguments_that_do_not_fit(cli: Cli, arguments: list[str], code: int, words: str) -> None:
+    """The schema's rules hold as in a run, and the message names the path."""
+    done = cli("tools", "call", "mytools.py:add", *arguments)
+    assert (code, "") == done[:2]
+    assert words in done.err
+
+
+def test_a_denied_tool_is_not_called(cli: Cli) -> None:
+    """`[run] deny` holds here as well."""
+    cli.config('[run]\ndeny = ["add"]\n')
+    done = cli("tools", "call", "mytools.py:add", "a=1", "b=2")
+    assert (1, "") == done[:2]
+    assert "does not allow" in done.err
