@@ -114,14 +114,22 @@ def test_module_instance_or_class(cli: Cli, kind: str) -> None:
 # ---- names ----------------------------------------------------------------------------------------
 
 
+MORE = """
+@tool(read_only=True)
+def only_{plugin}() -> str:
+    "Only here."
+    return ""
+
+@hookimpl(specname="tinyagent_register_tools")
+def more(register):
+    register(only_{plugin})
+"""
+
+
 def test_two_tools_of_one_name_are_ambiguous(cli: Cli) -> None:
     """Both plugins are named, whatever the order; choosing one from each, or one alone, works."""
     for plugin in ("one", "two"):
-        more = GOOD.format(name="search", answer=plugin) + (
-            f'\n@tool(read_only=True)\ndef only_{plugin}() -> str:\n    "Only."\n    return ""\n'
-            f"\n@hookimpl(specname='tinyagent_register_tools')\ndef more(register):\n    register(only_{plugin})\n"
-        )
-        cli.install(plugin, more)
+        cli.install(plugin, GOOD.format(name="search", answer=plugin) + MORE.format(plugin=plugin))
     for order in (["-t", "one", "-t", "two"], ["-t", "two", "-t", "one"]):
         done = cli("run", "-m", "demo", *order, "Hi")
         assert 3 == done.code
@@ -194,13 +202,24 @@ def test_a_command_of_a_plugin(cli: Cli) -> None:
 # ---- files ----------------------------------------------------------------------------------------
 
 
+PLAIN = """
+from tinyagent import tool
+
+@tool(read_only=True)
+def a() -> str:
+    "Give a."
+    return "a"
+
+@tool
+def b() -> str:
+    "Give b."
+    return "b"
+"""
+
+
 def test_a_file_is_a_plugin(cli: Cli) -> None:
     """With hooks, or with tools at its top level; FILE:TOOL takes one of them."""
-    cli.file(
-        "plain.py",
-        HEAD
-        + '@tool(read_only=True)\ndef a() -> str:\n    "A."\n    return "a"\n@tool\ndef b() -> str:\n    "B."\n    return "b"\n',
-    )
+    cli.file("plain.py", PLAIN)
     cli.file("hooked.py", GOOD.format(name="c", answer="c"))
     assert (0, "b\n", "") == cli("tools", "call", "./plain.py:b")
     assert (0, "c\n", "") == cli("tools", "call", "hooked.py")
@@ -214,10 +233,4 @@ def test_a_broken_file_is_named(cli: Cli) -> None:
     cli.file("bad.py", "1 / 0")
     done = cli("run", "-m", "demo", "-t", "./bad.py", "Hi")
     assert 3 == done.code
-    assert (
-        done.err.endswith(
-            "Error: The tool file ./bad.py cannot be loaded: ZeroDivisionError: division by zero.\n"
-            "Mend it, or leave it out.\n"
-        )
-        or "The tool file ./bad.py cannot be loaded: ZeroDivisionError" in done.err
-    )
+    assert "The tool file ./bad.py cannot be loaded: ZeroDivisionError: division by zero." in done.err
