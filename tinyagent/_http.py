@@ -80,6 +80,9 @@ IDLE_LANES = 32
 """Idle connections kept for each server."""
 KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept."""
+TURN = 8192
+"""Bytes of a body that are given out before the loop has its turn."""
+READ_BYTES = 32 << 10
 LINGER = 0.1
 """Seconds that the end of a complete reply is waited for, so that its connection can be used again."""
 
@@ -415,7 +418,8 @@ class _MergingStream:
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         feed, read = self._merger.feed, self._inner.read
-        while data := await read(max_bytes, timeout):
+        # Less than what httpcore asks for: with many streams behind, each waits for the others' reads.
+        while data := await read(min(max_bytes, READ_BYTES), timeout):
             if merged := feed(data):
                 return merged
         return self._merger.close()
@@ -609,6 +613,9 @@ class Reply:
         self._response = response
         self._next = response.stream.__aiter__().__anext__  # type: ignore[union-attr]
         self._unzip = _decompressor(response.headers.get("content-encoding", ""), call.provider)
+        self._chunk = b""
+        """What came at once, and how much of it was given out."""
+        self._at = 0
         self._failed = False
         self._closed = False
         self._task: asyncio.Task[Any] | None = None
@@ -669,6 +676,9 @@ class Reply:
     async def read(self) -> bytes:
         """The next bytes of the body, decompressed; empty at its end.
 
+        What comes faster than it is read is given out a little at a time, so that all the replies of a
+        loop take turns, and so does everything else in it.
+
         Raises:
             StreamInterruptedError: if the connection breaks.
             ProviderTimeoutError: if no event came in time.
@@ -679,11 +689,18 @@ class Reply:
         assert task is not None
         before = task.cancelling()
         try:
-            if self._unzip is not None:
-                return await self._unzip.read(self._next)
-            while not (chunk := await self._next()):
-                pass
-            return chunk
+            chunk, at = self._chunk, self._at
+            if at < len(chunk):
+                await asyncio.sleep(0)
+            else:
+                chunk, at = b"", 0
+                while not chunk:
+                    chunk = await (self._next() if self._unzip is None else self._unzip.read(self._next))
+                if len(chunk) <= TURN:
+                    return chunk
+                self._chunk = chunk
+            self._at = at + TURN
+            return chunk[at : at + TURN]
         except StopAsyncIteration:
             self.complete = True
             return b""
