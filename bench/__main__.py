@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.metadata
 import json
 import os
 import platform
@@ -51,6 +52,7 @@ def machine(peers: Peers) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2),
         "system": platform.system(),
         "python": platform.python_version(),
+        "distributions": len(list(importlib.metadata.distributions())),
         **{name: peers.version(name) for name in ("httpx", "msgspec", "openai", "llm")},
     }
 
