@@ -82,7 +82,6 @@ async def nothing_left() -> AsyncIterator[None]:
     """No task outlives its run."""
     before = asyncio.all_tasks()
     yield
-    gc.collect()
     for _ in range(10):
         await asyncio.sleep(0)
     assert set() == asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -187,6 +186,38 @@ async def test_cancelling_a_prompt_cancels_the_run() -> None:
     check_grammar(events)
     assert not agent.state["is_streaming"]
     assert "fine" == await agent.prompt_text("again")
+
+
+async def test_cancelling_a_prompt_at_every_step() -> None:
+    """At its n-th step, for all n: history and events agree, the state is idle, nothing queued is lost."""
+    for step in range(500):
+        agent = make(Reply(text("one", "two"), call("t")), "done", "again", state={"tools": [tool()]})
+        events = recorded(agent)
+
+        async def listen(event: Any) -> None:
+            await asyncio.sleep(0)
+
+        agent.subscribe(listen)
+        agent.follow_up("follow")
+        asking = asyncio.create_task(agent.prompt("Hi"))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        finished = asking.done()
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert asking.cancelled() or finished
+        if events:
+            check_grammar(events)
+            assert events[-1].messages == agent.state["messages"]
+            queued = agent._follow_ups
+            assert ("user:follow" in history(agent)) is not bool(queued)
+        idle = (agent.state["is_streaming"], agent.state["stream_message"], agent.state["pending_tool_calls"])
+        assert (False, None, set()) == idle
+        await agent.wait_for_idle()
+        if finished:
+            assert step > 20
+            return
+    raise AssertionError("the run never ends by itself")
 
 
 # ---- what is refused ---------------------------------------------------------------------------------

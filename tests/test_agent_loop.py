@@ -318,6 +318,11 @@ async def test_a_provider_of_full_partials() -> None:
     assert ("abc", "stop") == (said(last(events)), last(events)["stop_reason"])
 
 
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise LookupError("no words")
+
+
 GARBAGE: dict[str, list[Any]] = {
     "a number": [DELTA, 42],
     "nothing": [DELTA, None],
@@ -338,6 +343,7 @@ GARBAGE: dict[str, list[Any]] = {
     "an exception": [DELTA, RuntimeError("boom")],
     "its own cancellation": [DELTA, asyncio.CancelledError()],
     "a time-out": [DELTA, TimeoutError()],
+    "an error without words": [DELTA, SpeechlessError()],
     "malformed partials and no end": [{**DELTA, "partial": {"content": [42]}}],
 }
 
@@ -1122,6 +1128,55 @@ async def test_cancellation_keeps_the_partial_text() -> None:
     await asyncio.wait([run])
     check_grammar(emit.events)
     assert ("aborted", "half") == (last(emit.events)["stop_reason"], said(last(emit.events)))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("name", ["convert_to_llm", "get_follow_up_messages", "stream_fn", "delta"])
+def test_the_end_of_the_program_closes_the_events(name: str, error: type[BaseException]) -> None:
+    """Ctrl-C or `sys.exit()` in the middle of a callback goes its way, after the events have been closed."""
+    events: list[Any] = []
+
+    def leave(*_: Any) -> Any:
+        raise error
+
+    def emit(event: Any) -> None:
+        events.append(event)
+
+    fields: dict[str, Any] = {} if name in ("stream_fn", "delta") else {name: leave}
+    given = {"stream_fn": leave, "delta": foreign(DELTA, error())}.get(name) or ScriptedProvider("hi")
+    with pytest.raises(error):
+        asyncio.run(run_agent_loop([user("hi")], AgentContext(), config(**fields), emit, None, given))
+    check_grammar(events)
+
+
+class Closing:
+    """A response apart from its iterator; both have something to close."""
+
+    def __init__(self, closed: list[str]) -> None:
+        self.closed = closed
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._events()
+
+    async def _events(self) -> AsyncIterator[Any]:
+        try:
+            yield DELTA
+            yield {"type": "done", "reason": "stop"}
+        finally:
+            self.closed.append("events")
+
+    async def aclose(self) -> None:
+        self.closed.append("response")
+        raise LookupError("closing failed")
+
+
+async def test_the_response_is_closed_as_well_as_its_iterator() -> None:
+    """Both, and a failure of closing is no failure of the reply."""
+    closed: list[str] = []
+    events = await run(lambda *_: Closing(closed))
+    assert (["events", "response"], "stop") == (closed, last(events)["stop_reason"])
 
 
 async def test_a_timeout_around_a_run() -> None:

@@ -48,7 +48,6 @@ async def nothing_left() -> AsyncIterator[None]:
     """No task outlives its stream."""
     before = asyncio.all_tasks()
     yield
-    gc.collect()
     for _ in range(5):
         await asyncio.sleep(0)
     assert set() == asyncio.all_tasks() - before - {asyncio.current_task()}

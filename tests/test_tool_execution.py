@@ -114,6 +114,12 @@ async def one(tool: Any, arguments: Any = None, **options: Any) -> tuple[str, bo
     return said(message), message["is_error"]
 
 
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tools get a moment instead of a second."""
+    monkeypatch.setattr(execution, "ABORT_GRACE", 0.02)
+
+
 # ---- validation --------------------------------------------------------------------------------------
 
 
@@ -273,7 +279,13 @@ class BoomError(Exception):
     pass
 
 
+class SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise BoomError("no words")
+
+
 RAISED = {
+    SpeechlessError(): "SpeechlessError",
     BoomError("mine"): "BoomError: mine",
     BoomError(): "BoomError",
     ToolError("plain words"): "plain words",
@@ -722,6 +734,54 @@ async def test_hooks_are_asked_one_at_a_time() -> None:
     assert [False] * 5 == [message["is_error"] for message in await batch.run()]
 
 
+async def test_a_call_that_ends_while_a_hook_asks_is_told_at_once() -> None:
+    """The hook of the second call waits for the end of the first: nothing stands still."""
+    ended = asyncio.Event()
+
+    def emit(event: Any) -> None:
+        if event.type == "tool_execution_end":
+            ended.set()
+
+    async def ask(info: ToolCallInfo) -> None:
+        if info.tool_call_id == "2":
+            await ended.wait()
+
+    batch = Batch([block("1"), block("2")], [make(read_only=True)], before=ask, emit=emit)
+    assert [False, False] == [message["is_error"] for message in await batch.run()]
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+async def test_ending_a_batch_while_a_hook_asks(how: str, short_grace: None) -> None:
+    """One call runs, another waits for its hook, a third has not begun: each gets its result."""
+    signal, asking = AbortSignal(), asyncio.Event()
+
+    async def execute(*_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    async def ask(info: ToolCallInfo) -> None:
+        if info.tool_call_id == "2":
+            asking.set()
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    batch = Batch(
+        [block(str(n)) for n in (1, 2, 3)], [make(execute, read_only=True)], before=ask, signal=signal
+    )
+    task = asyncio.create_task(batch.run())
+    await asking.wait()
+    if how == "abort":
+        signal.set()
+        await task
+        assert [ABORTED] * 3 == [said(message) for message in batch.batch.results]
+    else:
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        batch.check()
+        assert 3 == len(batch.batch.results)
+    assert before == asyncio.all_tasks()
+
+
 async def test_after_may_replace_the_result(either: Any) -> None:
     """Content and details by a result, `is_error` and a reason by a decision; None leaves it."""
     tool = make(lambda *_: result("secret", details={"a": 1}))
@@ -780,12 +840,6 @@ async def test_terminate_is_told_by_the_batch() -> None:
 
 
 # ---- abort and cancellation --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tools get a moment instead of a second."""
-    monkeypatch.setattr(execution, "ABORT_GRACE", 0.02)
 
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])

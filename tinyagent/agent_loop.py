@@ -371,7 +371,7 @@ class _Reply:
     async def _ask(self) -> dict[str, Any]:
         """The final message of a reply, every delta emitted on the way."""
         response = await self._call()
-        events = response.__aiter__()
+        events: Any = response.__aiter__()
         try:
             emit, builder = self._emit, self._builder
             async for given in events:
@@ -392,7 +392,9 @@ class _Reply:
                 if self._signal is not None and self._signal.is_set():
                     raise Aborted
         finally:
-            await _aclose(events, response)
+            await _aclose(events)
+            if response is not events:
+                await _aclose(response)
         raise StreamInterruptedError(
             "The provider's stream ended without `done` or `error`, so the reply may be incomplete.",
             retryable=True,
@@ -435,7 +437,7 @@ class _Reply:
         try:
             message = _normalise(final)
         except _MALFORMED as error:
-            malformed = InvalidReplyError(f"The provider's message is malformed: {error!r}")
+            malformed = InvalidReplyError(f"The provider's message is malformed: {describe_error(error)}")
             return await self.close("error", malformed)
         if message["stop_reason"] in ("error", "aborted"):
             given = message.get("error_message") or (
@@ -549,14 +551,13 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     return sent
 
 
-async def _aclose(*closeables: Any) -> None:
+async def _aclose(left: Any) -> None:
     """Close a stream that was left; one that hangs or raises here must not hold up the run."""
-    for closeable in dict.fromkeys(closeables):
-        close = getattr(closeable, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(CLOSE_GRACE):
-                    await invoke(close)
+    close = getattr(left, "aclose", None)
+    if close is not None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(CLOSE_GRACE):
+                await invoke(close)
 
 
 async def _send(emit: Emit, event: AgentEvent) -> None:

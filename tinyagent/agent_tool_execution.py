@@ -192,6 +192,7 @@ class ToolBatch:
             mode == "auto" and all(item.tool is None or item.tool.read_only for item in self._calls)
         )
         self._running: dict[asyncio.Task[None], _Call] = {}
+        self._preparing: asyncio.Task[None] | None = None
         self._open: ToolResultMessage | None = None
         self.results: list[ToolResultMessage] = []
         self.steering: list[AgentMessage] = []
@@ -206,6 +207,10 @@ class ToolBatch:
                 await self._start(item)
                 if reason is not None:
                     item.fail(reason)
+                elif running and self._before is not None:
+                    # A hook may take its time, to ask somebody: calls that end meanwhile are told at once.
+                    self._preparing = child(self._prepare(item))
+                    await self._wait(running, self._preparing)
                 else:
                     await self._prepare(item)
                 if item.result is not None:
@@ -410,22 +415,27 @@ class ToolBatch:
 
     # ---- waiting and ending -------------------------------------------------------------------------
 
-    async def _wait(self, running: dict[asyncio.Task[None], _Call]) -> None:
-        """Wait for the running calls, ending each as it completes; an abort ends them all."""
-        while running:
+    async def _wait(
+        self, running: dict[asyncio.Task[None], _Call], other: asyncio.Task[None] | None = None
+    ) -> None:
+        """Wait for the running calls, ending each as it completes, or for `other`; an abort ends them all."""
+        others = set() if other is None else {other}
+        while running and not (other is not None and other.done()):
             try:
                 async with Interrupt(self._signal):
-                    done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    done, _ = await asyncio.wait({*running, *others}, return_when=asyncio.FIRST_COMPLETED)
             except Aborted:
                 await asyncio.wait(running, timeout=ABORT_GRACE)
                 await _cancel(running)
                 done = set(running)  # A tool that does not react even now is left behind.
             for task in [task for task in running if task in done]:
                 await self._end(running.pop(task))
+        if other is not None:
+            await other
 
     async def close(self) -> None:
         """End what is open and refuse what has not begun, because the run itself is being cancelled."""
-        await _cancel(self._running)
+        await _cancel([*self._running, *([] if self._preparing is None else [self._preparing])])
         await _cancel([item.taker for item in self._calls if item.taker is not None])
         for item in self._calls:
             item.taker = None
@@ -486,7 +496,10 @@ def _checked(name: str, result: object) -> AgentToolResult:
 
 def describe_error(error: BaseException) -> str:
     """What an error says, with its type unless it is one of ours."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an error that cannot be said must not become another
+        text = ""
     if isinstance(error, TinyAgentError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
