@@ -82,7 +82,6 @@ KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept."""
 TURN = 8192
 """Bytes of a body that are given out before the loop has its turn."""
-READ_BYTES = 32 << 10
 LINGER = 0.1
 """Seconds that the end of a complete reply is waited for, so that its connection can be used again."""
 
@@ -418,8 +417,7 @@ class _MergingStream:
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         feed, read = self._merger.feed, self._inner.read
-        # Less than what httpcore asks for: with many streams behind, each waits for the others' reads.
-        while data := await read(min(max_bytes, READ_BYTES), timeout):
+        while data := await read(max_bytes, timeout):
             if merged := feed(data):
                 return merged
         return self._merger.close()
