@@ -32,19 +32,24 @@ __all__ = [
 
 
 class Api(NamedTuple):
-    """A wire protocol: the module that speaks it, its model class and its stream function."""
+    """A wire protocol: the module that speaks it, its model class, how to stream and how to list models."""
 
     module: str
     model: str
     stream: str
+    models: str = ""
 
 
 APIS = {
-    "openai-completions": Api("tinyagent.openai_wire", "OpenAICompatModel", "stream_openai_completions"),
+    "openai-completions": Api(
+        "tinyagent.openai_wire", "OpenAICompatModel", "stream_openai_completions", "list_openai_models"
+    ),
     "openai-responses": Api(
         "tinyagent.responses_provider", "OpenAIResponsesModel", "stream_openai_responses"
     ),
-    "anthropic-messages": Api("tinyagent.anthropic_provider", "AnthropicModel", "stream_anthropic"),
+    "anthropic-messages": Api(
+        "tinyagent.anthropic_provider", "AnthropicModel", "stream_anthropic", "list_anthropic_models"
+    ),
     "openrouter": Api("tinyagent.openrouter_provider", "OpenRouterModel", "stream_openrouter"),
 }
 
@@ -160,15 +165,18 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
         return reply
 
     async def list_models() -> list[ModelInfo]:
-        from tinyagent.openai_wire import OpenAICompatModel, list_openai_models
-
         from . import configuration
 
+        # The other protocols have no list of their own; their servers list models as chat/completions does.
+        lister = api if api.models else APIS["openai-completions"]
+        module = import_module(lister.module)
         key = configuration.load().api_key(name, endpoint.api_key_env)
-        return await list_openai_models(OpenAICompatModel(**fields), {"api_key": key})
+        found: list[ModelInfo] = await getattr(module, lister.models)(
+            getattr(module, lister.model)(**fields), {"api_key": key}
+        )
+        return found
 
-    lists = endpoint.api != "anthropic-messages"
-    return Provider(name, stream, make_model, endpoint.api_key_env, list_models if lists else None)
+    return Provider(name, stream, make_model, endpoint.api_key_env, list_models)
 
 
 def _id(provider: str, model_id: str) -> str:

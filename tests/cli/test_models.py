@@ -42,9 +42,9 @@ def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeSer
 def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> None:
     """Unknown: exit code 3. No list: exit code 3 and how to go on. A server that fails: exit code 1."""
     assert "Unknown provider 'nope'" in cli("models", "list", "nope").err
-    none = cli("models", "list", "anthropic", ANTHROPIC_API_KEY="sk")
+    none = cli("models", "list", "proxy")
     assert 3 == none.code
-    assert "-m anthropic/MODEL-ID" in none.err
+    assert "-m proxy/MODEL-ID" in none.err
     serve(FakeReply.error(404, "no such page"))
     failed = cli("models", "list", "local")
     assert (1, "") == failed[:2]
