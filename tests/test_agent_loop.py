@@ -25,7 +25,8 @@ from tinyagent import (
     stream_simple,
 )
 from tinyagent._interrupt import AbortSignal
-from tinyagent.agent_loop import MAX_REPEATS, run_agent_loop, sendable
+from tinyagent._handover import sendable
+from tinyagent.agent_loop import MAX_REPEATS, run_agent_loop
 from tinyagent.errors import RateLimitError
 from tinyagent.testing import (
     Reply,

@@ -80,8 +80,10 @@ IDLE_LANES = 32
 """Idle connections kept for each server."""
 KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept."""
-TURN = 8192
-"""Bytes of a body that are given out before the loop has its turn."""
+PIECE = 4096
+"""Bytes of a body that are given out before it is another reply's turn."""
+ROUND = 0.01
+"""Seconds after which the loop is to go round."""
 LINGER = 0.1
 """Seconds that the end of a complete reply is waited for, so that its connection can be used again."""
 
@@ -246,7 +248,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
 # ---- what went wrong, in words ----------------------------------------------------------------------
 
 _OVERFLOW = re.compile(
-    r"(?i)context[ _-]?(?:length|window|size)|available context|maximum context|context_length_exceeded"
+    r"(?i)context[ _-]?(?:length|window|size|limit)|available context|maximum context|context_length_exceeded"
     r"|(?:prompt|input|conversation|request) is too long|too many (?:input )?tokens"
     r"|reduce the length of the (?:messages|prompt|input)|exceeds the (?:maximum|model's).{0,40}tokens"
 )
@@ -465,11 +467,14 @@ class _Lane:
 
 
 class _Pool:
-    """The idle connections of one event loop."""
+    """The idle connections of one event loop, and whose turn it is when there is much to do."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.closed = False
+        self._round = 0.0
+        """When the loop last went round, as far as anybody here asked."""
+        self._turning = False
         self._idle: dict[_Route, list[_Lane]] = {}
         self._keeper = self._keep()
 
@@ -487,6 +492,23 @@ class _Pool:
             self._idle.clear()
             for lane in lanes:
                 await lane.transport.aclose()
+
+    async def turn(self) -> None:
+        """Let the loop go round if it has been at it for long.
+
+        Many replies that begin, or come, at the same moment would otherwise all be dealt with in one
+        go, and everything else in the program would wait for that.
+        """
+        loop = asyncio.get_running_loop()
+        while loop.time() - self._round > ROUND:
+            if not self._turning:
+                self._turning = True
+                loop.call_soon(self._turn)
+            await asyncio.sleep(0)
+
+    def _turn(self) -> None:
+        self._turning = False
+        self._round = asyncio.get_running_loop().time()
 
     def take(self, route: _Route) -> _Lane:
         idle = self._idle.get(route)
@@ -689,16 +711,16 @@ class Reply:
         try:
             chunk, at = self._chunk, self._at
             if at < len(chunk):
-                await asyncio.sleep(0)
+                await self._pool.turn()
             else:
                 chunk, at = b"", 0
                 while not chunk:
                     chunk = await (self._next() if self._unzip is None else self._unzip.read(self._next))
-                if len(chunk) <= TURN:
+                if len(chunk) <= PIECE:
                     return chunk
                 self._chunk = chunk
-            self._at = at + TURN
-            return chunk[at : at + TURN]
+            self._at = at + PIECE
+            return chunk[at : at + PIECE]
         except StopAsyncIteration:
             self.complete = True
             return b""
@@ -946,7 +968,9 @@ class Call:
                     limit = self.timeouts.first_event
                     timer = loop.call_later(limit, interrupt.fire, self.timed_out("first_event", limit))
                     try:
+                        await pool.turn()
                         response = await lane.transport.handle_async_request(request)
+                        await pool.turn()
                         reply = Reply(self, pool, lane, response, since)
                     finally:
                         timer.cancel()

@@ -29,6 +29,7 @@ from typing import Any, cast
 
 from . import _json
 from ._event_stream import Channel, EventStream
+from ._handover import sendable
 from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled, see_through
 from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
 from .agent_tool_execution import Emit, ToolBatch, describe_error
@@ -508,47 +509,6 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
     if reason in ("stop", "tool_use"):
         reason = "tool_use" if ids else "stop"
     return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
-
-
-def sendable(messages: Sequence[Message]) -> list[Message]:
-    """What may be sent of a history, so that a session never becomes unusable.
-
-    Failed and aborted replies are left out, with the results of their calls; a call without a result
-    gets one that says so.
-    """
-    sent: list[Message] = []
-    waiting: dict[str, str] = {}
-
-    def answer_the_rest() -> None:
-        for call_id, name in waiting.items():
-            sent.append(
-                {
-                    "role": "tool_result",
-                    "tool_call_id": call_id,
-                    "tool_name": name,
-                    "content": [{"type": "text", "text": "No result provided"}],
-                    "details": {},
-                    "is_error": True,
-                    "timestamp": 0,
-                }
-            )
-        waiting.clear()
-
-    for message in messages:
-        if message["role"] == "tool_result":
-            if waiting.pop(message["tool_call_id"], None) is not None:
-                sent.append(message)
-            continue
-        answer_the_rest()
-        if message["role"] == "assistant":
-            if message.get("stop_reason") in ("error", "aborted"):
-                continue
-            waiting = {
-                block["id"]: block["name"] for block in message["content"] if block["type"] == "tool_call"
-            }
-        sent.append(message)
-    answer_the_rest()
-    return sent
 
 
 async def _aclose(left: Any) -> None:

@@ -49,6 +49,7 @@ class ToolCallContent(TypedDict):
 
     `partial_json` is the text that the model sent: so far while the call is being streamed, and on a
     finished call only if it is not a JSON object. Such a call has empty `arguments` and is never run.
+    `tool_call_signature` is what its provider wants back with it.
     """
 
     type: Literal["tool_call"]
@@ -56,6 +57,7 @@ class ToolCallContent(TypedDict):
     name: str
     arguments: dict[str, Any]
     partial_json: NotRequired[str]
+    tool_call_signature: NotRequired[str]
 
 
 ToolCall = ToolCallContent
