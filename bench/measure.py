@@ -114,16 +114,15 @@ def rounds(
 def server() -> Iterator[str]:
     """The loopback server in a process of its own; gives its base URL."""
     command = [sys.executable, "-m", "bench.server", str(CPUS[0])]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
-    finally:
-        process.stdin.close()
-        process.wait(10)
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.stdin.close()  # its end is what it waits for
 
 
 def _last_words(complaint: str) -> str:

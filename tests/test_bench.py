@@ -1,0 +1,62 @@
+"""The benchmarks measure what they say they measure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from bench import report, streams, tokens, turns
+from bench.clients import CLIENTS, question
+from bench.measure import Figure, server
+
+INSTALLED = [name for name, entry in CLIENTS.items() if "openai" not in entry.needs]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The benchmarks' server, as they start it."""
+    with server() as base:
+        yield base
+
+
+@pytest.mark.parametrize("client", INSTALLED)
+@pytest.mark.parametrize("model", ["text-1", "text-500", "thinking-100", "arguments-4096-64"])
+def test_every_client_reads_the_whole_reply(url: str, client: str, model: str) -> None:
+    """Twice, so that a connection is used again; with as many deltas as the server sends."""
+
+    async def ask_twice() -> list[int]:
+        async with CLIENTS[client].load()(url) as ask:
+            return [(await ask(question(model))).count for _ in range(2)]
+
+    sent = tokens.deltas(model)
+    for count in asyncio.run(ask_twice()):
+        assert sent <= count <= sent + 2
+
+
+@pytest.mark.parametrize("client", ["floor", "httpx", "agent"])
+def test_tool_turns_are_all_taken(url: str, client: str) -> None:
+    """Each with a time of its own."""
+    figures = asyncio.run(turns.measure(client, url, 10))
+    assert {"ms a turn", "first tenth", "last tenth"} == set(figures)
+    assert all(value > 0 for value in figures.values())
+
+
+def test_a_paced_stream_takes_its_second(url: str) -> None:
+    """No more than the server makes it take."""
+    figures = asyncio.run(streams.measure("agent", url, 3))
+    assert 0.9 < figures["wall s"] < 5
+
+
+def test_a_goal_says_whether_it_was_met() -> None:
+    """The verdict, beside what was wanted."""
+    row = {key: Figure(value, value, value) for key, value in {"text-1000": 2.0, "MiB": 9.0}.items()}
+    arguments = {f"arguments-{size}-64": Figure(1, 1, 1) for size in (65536, 1048576)}
+    rows = {"agent": row | arguments, "httpx": {"text-1000": Figure(1.0, 1.0, 1.0)}}
+    verdicts = {goal.what: goal for goal in report.goals({"tokens": rows})}
+    missed = verdicts["1,000 tokens: Agent / httpx + msgspec"]
+    assert not missed.met
+    assert "MISS" in str(missed)
+    assert verdicts["flat, agent, 1 MiB tool argument / 64 KiB, a piece"].met
+    assert "| Agent.stream() | 2.0 (2.0–2.0) |" in report.text({"tokens": rows})
