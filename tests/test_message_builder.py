@@ -379,6 +379,8 @@ def test_ids_are_unique() -> None:
         ('{"a": 1} trailing', {}, True),
         ("[" * 100_000, {}, True),
         ('{"a": ' * 5000 + "1" + "}" * 5000, {}, True),
+        ('{"a": ' * 257 + "1" + "}" * 257, {}, True),
+        ('{"a": [' + "{}," * 1000 + "{}]}", {"a": [{}] * 1001}, False),
     ],
 )
 def test_arguments_are_parsed_strictly_at_the_end(raw: str, arguments: Any, invalid: bool) -> None:

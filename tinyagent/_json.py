@@ -15,6 +15,9 @@ import msgspec
 
 __all__ = ["decode", "decode_object", "encode", "without_surrogates"]
 
+MAX_DEPTH = 256
+"""Levels of nesting in an object that a model sent."""
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
@@ -62,7 +65,8 @@ def decode(data: bytes | str) -> Any:
 def decode_object(text: str) -> dict[str, Any] | None:
     """The object that `text` is, decoded once more if it is a string that holds one; else None.
 
-    Integers of any size and the order of keys survive.
+    Integers of any size and the order of keys survive. What is nested deeper than `MAX_DEPTH` is None as
+    well: it could be read here and then break whoever has to copy or write the history that it is in.
     """
     for _ in range(2):
         try:
@@ -70,11 +74,27 @@ def decode_object(text: str) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
         if isinstance(value, dict):
-            return value
+            return None if _is_too_deep(value, text) else value
         if not isinstance(value, str):
             return None
         text = value
     return None
+
+
+def _is_too_deep(value: Any, text: str) -> bool:
+    if text.count("{") + text.count("[") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for node in level
+            for item in (node.values() if isinstance(node, dict) else node)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> float:
