@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tinyagent._fake_server import FakeReply, FakeServer
+from tinyagent.testing import FakeReply, FakeServer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TINYAGENT = Path(sys.executable).with_name("tinyagent")
