@@ -143,6 +143,8 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
     """The variable that holds a provider's key, known without loading anything."""
     if table is not None and (table.api_key_env or table.base_url):
         return table.api_key_env
+    if name == "proxy":
+        return "TINYAGENT_PROXY_TOKEN"
     return ENDPOINTS[name].api_key_env if name in ENDPOINTS else None
 
 

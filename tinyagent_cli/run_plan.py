@@ -88,16 +88,17 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     plugins = PluginManager.from_settings(found)
     given = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
-    if provider.name == "demo":
-        from tinyagent.demo_provider import NOTICE
-
-        app.note(NOTICE)
     plugins.load_hooks()
     tools = plugins.tools(options.tools or run.tools or ())
     _check_rules(options, tools)
     history = _history(app, options.history)
     system = _system(app, options.system) if options.system is not None else run.system or ""
     files = [(path, read_file(path, app.note)) for path in options.files]
+    message = build_prompt(options.prompt, files, read_stdin(app.note) if piped else None)
+    if provider.name == "demo":
+        from tinyagent.demo_provider import NOTICE
+
+        app.note(NOTICE)
     return Plan(
         provider=provider,
         model=model,
@@ -105,7 +106,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         system=system,
         tools=tools,
         history=history,
-        message=build_prompt(options.prompt, files, read_stdin(app.note) if piped else None),
+        message=message,
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),

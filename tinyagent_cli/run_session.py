@@ -247,7 +247,8 @@ _LIMITS = {
 
 def _summary(plan: Plan, progress: Progress) -> str:
     usage = progress.usage or {}
-    parts = [f"{plan.model.provider}/{plan.model.id}"]
+    names = dict.fromkeys((plan.model.provider, plan.model.id))
+    parts = ["/".join(filter(None, names))]
     if usage:
         parts.append(f"{usage.get('input', 0)} tokens in, {usage.get('output', 0)} out")
     if usage.get("cost"):
