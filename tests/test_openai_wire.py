@@ -244,7 +244,7 @@ def test_ids_of_other_models() -> None:
     assert new.replace("_", "").isalnum()
     body = sent(assistant(called("functions.add:0")), result("functions.add:0", "r"))
     assert "functions.add:0" == body["messages"][1]["tool_call_id"]
-    mistral = OpenAICompatModel("mistral", "m")
+    mistral = OpenAICompatModel("mistral", "m", base_url="https://api.mistral.ai/v1")
     body = sent(assistant(called("call_1"), called("call_2")), result("call_1", "r"), model=mistral)
     assert [9, 9] == [len(call["id"]) for call in body["messages"][0]["tool_calls"]]
     assert body["messages"][0]["tool_calls"][0]["id"] == body["messages"][1]["tool_call_id"]

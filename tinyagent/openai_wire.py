@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
@@ -18,12 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _json, _wire
-from ._handover import handover, is_own
+from ._handover import handover
 from ._http import get_json
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder, ReplyStream, check_model, integer, loose, network, open_stream
 from .agent_types import (
-    AssistantMessage,
     Context,
     Model,
     ModelInfo,
@@ -128,9 +127,12 @@ _HOSTS = {
 
 
 def _dialect(model: Any) -> _Dialect:
-    """By the host that is asked, else by the provider's name, else the least."""
-    name = _HOSTS.get(_host(model), "") or str(getattr(model, "provider", "")).lower()
-    return _DIALECTS.get(name, _LEAST)
+    return _DIALECTS.get(_name(model), _LEAST)
+
+
+def _name(model: Any) -> str:
+    """Whose server it is, by the host that is asked, else by the provider's name."""
+    return _HOSTS.get(_host(model)) or str(getattr(model, "provider", "")).lower()
 
 
 def _host(model: Any) -> str:
@@ -197,59 +199,51 @@ def _thinking(model: Any, dialect: _Dialect, options: Mapping[str, Any]) -> dict
     return {"reasoning_effort": level}
 
 
-NO_RESULT = "No result provided"
+_IDS = re.compile(r"[^\s|]{1,40}")
+"""Ids of tool calls that a server takes: what others gave out (`functions.add:0`) is among them."""
+_MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
-    """The conversation in the provider's form.
-
-    What cannot be sent is mended here: failed assistant messages are left out, each call gets a result
-    and each result has a call, and ids are unique.
-    """
+    """The conversation in the provider's form."""
     sent: list[dict[str, Any]] = []
     if context.system_prompt:
         sent.append({"role": "system", "content": context.system_prompt})
-    ids = _Ids(model)
-    open_calls: dict[str, str] = {}
+    fit = _short_id if _name(model) == "mistral" else str
     images: list[dict[str, Any]] = []
 
-    def settle() -> None:
-        for call_id in open_calls.values():
-            sent.append({"role": "tool", "tool_call_id": call_id, "content": NO_RESULT})
-        open_calls.clear()
+    def attach() -> None:
+        """Images of tool results, which only a user's message can hold; after the last of the results."""
         if images:
             note = {"type": "text", "text": "Attached image(s) from the tool results:"}
             sent.append({"role": "user", "content": [note, *images]})
             images.clear()
 
-    for message in cast("list[dict[str, Any]]", handover(context.messages, model)):
+    for message in cast("list[dict[str, Any]]", handover(context.messages, model, ids=_IDS)):
         role, content = message["role"], message["content"]
         if role == "tool_result":
-            call_id = open_calls.pop(message["tool_call_id"], None)
-            if call_id is None:
-                continue  # its call was left out, or it has a result already
             text = "\n".join(block["text"] for block in content if block["type"] == "text")
             pictures = [_image(block) for block in content if block["type"] == "image"]
             images += pictures
             text = text or ("(see the attached image)" if pictures else "(no output)")
-            sent.append({"role": "tool", "tool_call_id": call_id, "content": text})
-            if not open_calls:
-                settle()
+            sent.append({"role": "tool", "tool_call_id": fit(message["tool_call_id"]), "content": text})
             continue
+        attach()
         if role == "assistant":
-            if message.get("stop_reason") in ("error", "aborted"):
-                continue
-            settle()
-            ids.begin(message)
-            entry, calls = _assistant(message, ids)
+            entry = _assistant(content, fit)
             if entry is not None:
                 sent.append(entry)
-                open_calls.update(calls)
         elif role == "user":
-            settle()
             sent.append({"role": "user", "content": _user_content(content)})
-    settle()
+    attach()
     return sent
+
+
+def _short_id(call_id: str) -> str:
+    """Mistral takes nine letters and digits, and nothing else."""
+    if _MISTRAL_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
 def _user_content(content: Any) -> Any:
@@ -268,57 +262,28 @@ def _image(block: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": block["url"]}}
 
 
-class _Ids:
-    """Tool call ids that are unique in the whole conversation and that the server takes."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._short = "mistral" in (str(getattr(model, "provider", "")).lower(), _HOSTS.get(_host(model)))
-        self._used: set[str] = set()
-        self._foreign = False
-
-    def begin(self, message: Mapping[str, Any]) -> None:
-        self._foreign = not is_own(cast(AssistantMessage, message), self._model)
-
-    def __call__(self, call_id: str) -> str:
-        wanted = call_id or "call"
-        if self._foreign and re.fullmatch(r"[A-Za-z0-9_-]{1,40}", wanted) is None:
-            wanted = "call_" + hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:24]
-        if self._short and re.fullmatch(r"[A-Za-z0-9]{9}", wanted) is None:
-            wanted = hashlib.sha256(wanted.encode("utf-8", "replace")).hexdigest()[:9]
-        unique, n = wanted, 1
-        while unique in self._used:
-            n += 1
-            unique = f"{wanted[:36]}_{n}" if not self._short else f"{wanted[:6]}{n:03}"
-        self._used.add(unique)
-        return unique
-
-
-def _assistant(message: Mapping[str, Any], ids: _Ids) -> tuple[dict[str, Any] | None, dict[str, str]]:
-    """The message in the provider's form, and the new id of each of its calls."""
+def _assistant(content: list[dict[str, Any]], fit: Callable[[str], str]) -> dict[str, Any] | None:
+    """The message in the provider's form; None if there is nothing in it to send."""
     texts, thoughts, calls = [], [], []
-    renamed: dict[str, str] = {}
-    for block in message["content"]:
+    for block in content:
         if block["type"] == "text":
             texts.append(block["text"])
         elif block["type"] == "thinking":
             thoughts.append(block)
         elif block["type"] == "tool_call":
-            call_id = renamed[block["id"]] = ids(block["id"])
             arguments = _json.encode(block["arguments"]).decode()
             function = {"name": block["name"] or "unknown", "arguments": arguments}
-            calls.append({"id": call_id, "type": "function", "function": function})
-    text = "".join(texts)
-    entry: dict[str, Any] = {"role": "assistant", "content": text or None}
+            calls.append({"id": fit(block["id"]), "type": "function", "function": function})
+    entry: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or None}
     if calls:
         entry["tool_calls"] = calls
     if thoughts:
         _send_back(thoughts, entry)
     if entry["content"] is None and not calls:
         if len(entry) == 2:
-            return None, {}
+            return None
         entry["content"] = ""
-    return entry, renamed
+    return entry
 
 
 def _send_back(thoughts: list[Mapping[str, Any]], entry: dict[str, Any]) -> None:
