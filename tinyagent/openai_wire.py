@@ -286,7 +286,7 @@ def _assistant(content: list[dict[str, Any]], fit: Callable[[str], str]) -> dict
     return entry
 
 
-def _send_back(thoughts: list[Mapping[str, Any]], entry: dict[str, Any]) -> None:
+def _send_back(thoughts: list[dict[str, Any]], entry: dict[str, Any]) -> None:
     """Put reasoning where it came from; the signature says where that was."""
     by_field: dict[str, list[str]] = {}
     details: list[Any] = []
