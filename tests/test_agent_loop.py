@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tinyagent import (
     AgentContext,
@@ -21,12 +23,14 @@ from tinyagent import (
     agent_loop,
     agent_loop_continue,
     create_agent_stream,
+    extract_text,
     stream_assistant_response,
     stream_simple,
 )
-from tinyagent._interrupt import AbortSignal
 from tinyagent._handover import sendable
+from tinyagent._interrupt import AbortSignal
 from tinyagent.agent_loop import MAX_REPEATS, run_agent_loop
+from tinyagent.agent_types import STREAM_UPDATE_EVENTS
 from tinyagent.errors import RateLimitError
 from tinyagent.testing import (
     Reply,
@@ -367,6 +371,7 @@ TOLERATED: dict[str, list[Any]] = {
     "an index of another type": [{**DELTA, "content_index": [0]}],
     "no index": [{"type": "text_delta", "delta": "half"}],
     "an end without a start": [{"type": "text_end", "content_index": 0, "content": "half"}],
+    "a start of another role": [{"type": "start", "partial": {"role": None}}, DELTA],
     "an empty start partial": [{"type": "start", "partial": {}}, DELTA],
     "a delta that is None": [DELTA, {**DELTA, "delta": None}],
     "lone surrogates": [DELTA, {**DELTA, "delta": ""}],
@@ -378,6 +383,54 @@ async def test_an_odd_provider_is_put_up_with(case: str) -> None:
     """What does no harm is no failure."""
     events = await run(foreign(*TOLERATED[case], {"type": "done", "reason": "stop"}))
     assert ("half", "stop") == (said(last(events)), last(events)["stop_reason"])
+
+
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(-2, 3), st.sampled_from(["", "x", "echo", "stop", '{"a": 1}'])
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["type", "id", "name", "arguments", "partial_json", "content", "text", "thinking"]
+            )
+            | st.sampled_from(["stop_reason", "role", "usage", "error_message", "cost"]),
+            inner | st.sampled_from(["text", "thinking", "tool_call", "error", "length"]),
+            max_size=5,
+        ),
+    ),
+    max_leaves=12,
+)
+EVENTS = st.lists(
+    ANYTHING
+    | st.fixed_dictionaries(
+        {"type": st.sampled_from([*sorted(STREAM_UPDATE_EVENTS), "start", "done", "error", "ping"])},
+        optional=dict.fromkeys(
+            ["content_index", "delta", "content", "tool_call", "partial", "message", "error", "reason"],
+            ANYTHING,
+        ),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(EVENTS)
+def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
+    """Events at random, of the right and of any other shape: the run ends and keeps its grammar."""
+
+    async def go() -> None:
+        async with asyncio.timeout(20):
+            events = await collect(loop(foreign(*steps), max_turns=2, max_cost=1.0))
+        check_grammar(events)
+        for event in events:
+            repr(event)
+        assert last(events)["stop_reason"] in ("stop", "length", "tool_use", "error", "aborted")
+        extract_text(last(events))
+        sendable(events[-1].messages)
+
+    asyncio.run(go())
 
 
 async def test_a_late_done_is_not_read() -> None:

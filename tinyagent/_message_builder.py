@@ -245,7 +245,7 @@ class MessageBuilder:
         else:
             own = self._event({key: value for key, value in event.items() if key != "partial"})
         if isinstance(event.get("partial"), Mapping):
-            own["partial"] = copy_message({**self._head, **event["partial"]})
+            own["partial"] = copy_message({**self._head, **event["partial"], "role": "assistant"})
         return own
 
     def _absorb_step(self, kind: str, step: str, event: Mapping[str, Any]) -> BuilderEvent:

@@ -43,7 +43,6 @@ from .agent_types import (
     AgentStartEvent,
     AssistantMessage,
     Context,
-    Message,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -431,7 +430,7 @@ class _Reply:
 
     async def _start(self, message: AssistantMessage | None = None) -> None:
         self._started = True
-        begun: Any = {**(message or self._builder.snapshot(0)), "content": []}
+        begun: Any = {**(message or self._builder.snapshot(0)), "role": "assistant", "content": []}
         await _send(self._emit, MessageStartEvent(message=begun))
 
     async def _finish(self, final: dict[str, Any]) -> None:
