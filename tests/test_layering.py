@@ -41,6 +41,7 @@ LEVELS = {
     "_server_wires": 2,
     "agent_loop": 2,
     "proxy": 2,
+    "_provider_contract": 3,
     "agent": 3,
     "testing": 3,
     "tools": 3,
@@ -57,6 +58,7 @@ SHARED = {
         "jsonl",
         "openai_wire",
     ),
+    *("_provider_contract", "testing"),  # the parts of tinyagent.testing
 }
 
 # Each of these is used behind one door, so that replacing it is one file's work.

@@ -6,8 +6,16 @@
     check_grammar(events)
 
 `ScriptedProvider` is strict: a call that the script does not have fails, and so does a step that was not
-used. `check_grammar` holds a run against the grammar of `tinyagent.agent_loop`. `FakeServer` is a
-loopback server that says any bytes.
+used. `check_grammar` holds a run against the grammar of `tinyagent.agent_loop`, `check_reply` one reply of a
+provider against that of its events. `FakeServer` is a loopback server that says any bytes.
+
+The author of a provider inherits the tests that every provider has to pass:
+
+    class TestAcme(ProviderContract):
+        wire, stream_fn = ChatWire(), stream_acme
+
+        def make_model(self, base_url):
+            return AcmeModel(id="m", base_url=base_url)
 """
 
 from __future__ import annotations
@@ -47,23 +55,33 @@ if TYPE_CHECKING:
         chat_chunk,
         sse,
     )
+    from ._provider_contract import ProviderContract, check_reply
+    from ._server_wires import AnthropicWire, ChatWire, ProxyWire, ResponsesWire, Script, Wire
 
 __all__ = [
+    "AnthropicWire",
+    "ChatWire",
     "FakeReply",
     "FakeServer",
     "Hangup",
     "Hold",
     "ProviderCall",
+    "ProviderContract",
+    "ProxyWire",
     "RecordedRequest",
     "Reply",
     "Reset",
+    "ResponsesWire",
+    "Script",
     "ScriptedProvider",
     "Sleep",
     "Wait",
+    "Wire",
     "assistant",
     "call",
     "chat_chunk",
     "check_grammar",
+    "check_reply",
     "collect",
     "sse",
     "text",
@@ -76,10 +94,12 @@ T = TypeVar("T")
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # The server needs modules that most tests do not.
-        from . import _fake_server
+    if name in __all__:  # These need modules that most tests do not.
+        from . import _fake_server, _provider_contract, _server_wires
 
-        return getattr(_fake_server, name)
+        for module in (_fake_server, _server_wires, _provider_contract):
+            if name in module.__all__:
+                return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
