@@ -214,9 +214,7 @@ class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update"
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MessageUpdateEvent):
             return NotImplemented
-        return (
-            self.assistant_message_event == other.assistant_message_event and self.message == other.message
-        )
+        return self.assistant_message_event == other.assistant_message_event and self.message == other.message
 
 
 class MessageEndEvent(_Event, frozen=True, kw_only=True, tag="message_end"):
@@ -437,7 +435,9 @@ class StreamResponse(Protocol):
 
     def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]: ...
 
-    async def result(self) -> AssistantMessage: ...
+    async def result(self) -> AssistantMessage:
+        """The whole message, failures included; reads on to the end if nobody has."""
+        ...
 
 
 StreamFn: TypeAlias = Callable[[Any, Context, SimpleStreamOptions], Awaitable[StreamResponse]]

@@ -90,9 +90,7 @@ def tinyagent_before_tool_call(
 
 
 @hookspec
-def tinyagent_after_tool_call(
-    call: ToolCallInfo, result: AgentToolResult, is_error: bool
-) -> Any:
+def tinyagent_after_tool_call(call: ToolCallInfo, result: AgentToolResult, is_error: bool) -> Any:
     """See, and maybe replace, the result of a tool call; may be async.
 
     Return an `AgentToolResult` to replace the result, a `ToolCallDecision` with `is_error` or
