@@ -415,7 +415,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS)
 def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
     """Events at random, of the right and of any other shape: the run ends and keeps its grammar."""
