@@ -1,402 +1,243 @@
-"""The provider of the Rust wheel `tinyagent-alchemy`: its handle's events become ours.
+"""The provider of the Rust wheel `tinyagent-alchemy`: its batches become our events.
 
     agent = Agent(AgentOptions(stream_fn=stream_alchemy_openai_completions))
 
-The wheel's module `alchemy_llm_py` is imported by the first call. Its handle blocks, so each stream has one
-thread, which reads it and wakes the event loop once for all events that have piled up by then.
-
-The crate behind it reports some failures as success; the README of the wheel lists them. What can be seen
-from outside is refused here: a stream without its end, an empty reply, characters that were lost between
-two network chunks (U+FFFD), arguments that are no JSON object. Text and arguments are put together from the
-deltas, so that nothing the crate made of them stands in their place.
+The wheel's module `alchemy_llm_py` is imported by the first call. It reads replies on threads of its own,
+which never run Python, and wakes an event loop through one socket, once for all that has come by then; no
+stream has a thread, a task or a queue of its own here. What a reply means, what fails and what is tried
+again is as for every other provider: only bytes, events and deltas are the wheel's work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
-import threading
-from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from types import ModuleType
-from typing import Any, Self, cast
+from typing import Any, ClassVar, cast
+from urllib.parse import urlsplit
 
-from ._http import Timeouts, check_url, provider_error, redact
-from ._interrupt import Aborted, Interrupt
-from ._message_builder import BuilderEvent, MessageBuilder
-from .agent_types import AssistantMessage, AssistantMessageEvent, Context, SimpleStreamOptions, StopReason
+from . import _json, _wire
+from ._handover import handover
+from ._http import Call, Reply, is_loopback, redact
+from ._interrupt import Aborted, AbortSignal
+from ._message_builder import BuilderEvent
+from .agent_types import Context, SimpleStreamOptions, StopReason
 from .errors import (
     ConfigurationError,
+    ConnectionFailedError,
+    ContentFilterError,
     InvalidReplyError,
     PluginError,
-    ProviderTimeoutError,
     StreamInterruptedError,
     TinyAgentError,
 )
-from .openai_wire import OpenAICompatModel, endpoint, request_headers
+from .openai_wire import ChatDecoder, OpenAICompatModel, _Call, chat_request, request_headers
 
 __all__ = ["AlchemyStreamResponse", "OpenAICompatModel", "stream_alchemy_openai_completions"]
 
 MODULE = "alchemy_llm_py"
 INSTALL = "pip install tinyagent-alchemy"
+ANTHROPIC = "anthropic-messages"
 
-LIMIT = 4096
-"""Events that may wait for a slow reader before the thread waits for it."""
-
-
-# ---- the thread -----------------------------------------------------------------------------------
+# ---- the request --------------------------------------------------------------------------------------
 
 
-class _Feed:
-    """The thread that reads a handle, and the queue between it and the event loop.
-
-    Args:
-        open_handle: Called in the thread, as it may block; gives the handle.
-    """
-
-    def __init__(self, open_handle: Any) -> None:
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.events: deque[Any] = deque()
-        self.ended = False
-        """The thread puts in nothing more."""
-        self.error: BaseException | None = None
-        self._open_handle = open_handle
-        self._loop = asyncio.get_running_loop()
-        self._handle: Any = None
-        self._reader: asyncio.Future[None] | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self._called = False
-        """The loop has been woken and has not looked yet."""
-        self._room = threading.Event()
-        self._room.set()
-        threading.Thread(target=self._read, name="tinyagent-alchemy", daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            handle = self._open_handle()
-            with self._lock:
-                self._handle = handle
-                closed = self._closed
-            if closed:
-                _close(handle)
-            self._call(opened=True)
-            while not self._closed:
-                event = handle.next_event()
-                if event is None:
-                    break
-                self.events.append(event)
-                self._call()
-                if len(self.events) >= LIMIT:
-                    self._room.clear()
-                    # Looked at again, as the reader may have been through in between.
-                    if len(self.events) >= LIMIT and not self._closed:
-                        self._room.wait()
-        except BaseException as error:  # noqa: BLE001 - a panic of Rust is a BaseException; all are told to the reader
-            self.error = error
-        self.ended = True
-        self._call(opened=True)
-
-    def _call(self, *, opened: bool = False) -> None:
-        with self._lock:
-            if self._called and not opened:
-                return
-            self._called = True
-        try:
-            self._loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            self._closed = True  # the loop is gone, and whoever waited with it
-
-    def _wake(self) -> None:
-        with self._lock:
-            self._called = False
-        if not self.opened.done():
-            self.opened.set_result(None)
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    async def ready(self) -> None:
-        """Wait until there is an event, or will be no more."""
-        # In a loop: a call to wake may arrive when its events have been read already.
-        while not self.events and not self.ended:
-            self._reader = self._loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-
-    def taken(self) -> None:
-        """The reader has caught up."""
-        self._room.set()
-
-    def close(self) -> None:
-        """Let go: the handle is closed if it can be, and the thread ends with its next event."""
-        with self._lock:
-            self._closed, handle = True, self._handle
-        self._room.set()
-        if handle is not None and not self.ended:
-            _close(handle)
-
-
-def _close(handle: Any) -> None:
-    close = getattr(handle, "close", None)
-    if close is not None:
-        close()
-
-
-# ---- the reply ------------------------------------------------------------------------------------
-
-
-class AlchemyStreamResponse:
-    """A reply under way: iterate it for the events, await `result()` for the message."""
-
-    def __init__(
-        self,
-        feed: _Feed | None,
-        model: Any,
-        *,
-        timeouts: Timeouts,
-        signal: asyncio.Event | None = None,
-        secrets: list[str] | None = None,
-    ) -> None:
-        self._feed = feed
-        self._name = getattr(model, "provider", "") or "alchemy"
-        self._timeouts = timeouts
-        self._signal = signal
-        self._secrets = secrets or []
-        self._builder = MessageBuilder(model)
-        self._message: AssistantMessage | None = None
-        self._blocks: dict[int, int] = {}
-        """The crate's index of each open block -> ours."""
-        self._calls: dict[int, tuple[str, str]] = {}
-        """The id and the name of each tool call, by our index; empty until one that is not came."""
-        self._events = self._run()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> AssistantMessageEvent:
-        return cast(AssistantMessageEvent, await self._events.__anext__())
-
-    async def result(self) -> AssistantMessage:
-        """The whole message; reads on to the end if nobody has."""
-        async for _ in self._events:
-            pass
-        if self._message is None:
-            raise StreamInterruptedError(f"{self._name}: the reply was left before its end")
-        return self._message
-
-    async def aclose(self) -> None:
-        """Leave the reply; its handle is closed."""
-        if self._feed is not None:
-            self._feed.close()
-        await self._events.aclose()
-
-    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
-        feed = self._feed
-        try:
-            yield self._builder.start()
-            if feed is None:
-                raise Aborted
-            while self._message is None:
-                await self._wait(feed)
-                if not feed.events:
-                    self._raise_end(feed)
-                while feed.events and self._message is None:
-                    for event in self._events_of(feed.events.popleft()):
-                        yield event
-                feed.taken()
-        except Aborted:
-            yield self._end(self._builder.fail("aborted", "Operation aborted"))
-        except TinyAgentError as error:
-            more = {"error_hint": error.hint} if error.hint else {}
-            yield self._end(self._builder.fail("error", str(error), error_kind=error.kind, **more))
-        finally:
-            if feed is not None:
-                feed.close()
-
-    async def _wait(self, feed: _Feed) -> None:
-        if self._signal is not None and self._signal.is_set():
-            raise Aborted
-        if feed.events or feed.ended:
-            return
-        which = "idle" if len(self._builder) else "first_event"
-        seconds = getattr(self._timeouts, which)
-        late = ProviderTimeoutError(
-            f"{self._name}: no event within {seconds:g} s (time-out {which!r})",
-            hint=f"Set the time-out {which!r} higher if the model needs longer.",
-        )
-        async with Interrupt(self._signal) as interrupt:
-            timer = asyncio.get_running_loop().call_later(seconds, interrupt.fire, late)
-            try:
-                await feed.ready()
-            finally:
-                timer.cancel()
-
-    def _raise_end(self, feed: _Feed) -> None:
-        if feed.error is not None:
-            raise _as_ours(feed.error, self._name, self._secrets)
-        raise StreamInterruptedError(
-            f"{self._name}: the stream ended without `done` or `error`, so the reply may be incomplete",
-            provider=self._name,
-            retryable=True,
-        )
-
-    def _end(self, event: BuilderEvent) -> BuilderEvent:
-        self._message = event["message"] if event["type"] == "done" else event["error"]
-        return event
-
-    # ---- events -------------------------------------------------------------------------------------
-
-    def _events_of(self, event: Any) -> list[BuilderEvent]:
-        """Our events for one of the crate's."""
-        kind = event.get("type") if isinstance(event, Mapping) else None
-        if not isinstance(kind, str):
-            raise self._invalid(f"an event without a type: {str(event)[:200]}")
-        block, _, step = kind.replace("toolcall", "tool_call").rpartition("_")
-        out: list[BuilderEvent] = []
-        if block in ("text", "thinking", "tool_call"):
-            self._step(block, step, event, out)
-        elif kind == "done":
-            self._done(event, out)
-        elif kind == "error":
-            whole = event.get("error")
-            words = whole.get("error_message") if isinstance(whole, Mapping) else whole
-            raise provider_error(redact(str(words or ""), self._secrets), provider=self._name)
-        return out
-
-    def _step(self, kind: str, step: str, event: Mapping[str, Any], out: list[BuilderEvent]) -> None:
-        given = event.get("content_index")
-        place = given if isinstance(given, int) else max(self._blocks, default=0)
-        if step == "end" and place not in self._blocks:
-            return
-        call = event.get("tool_call")
-        call = call if isinstance(call, Mapping) else {}
-        call_id, name = str(call.get("id") or ""), str(call.get("name") or "")
-        index = self._blocks.get(place)
-        if index is None:
-            if kind == "tool_call":
-                index, opened = self._builder.open_tool_call(call_id, name)
-                self._calls[index] = call_id, name
-            elif kind == "thinking":
-                index, opened = self._builder.open_thinking()
-            else:
-                index, opened = self._builder.open_text()
-            self._blocks[place] = index
-            out.append(opened)
-        elif kind == "tool_call":
-            self._name_late(index, call_id, name)
-        delta = event.get("delta")
-        if step == "delta" and isinstance(delta, str) and delta:
-            if "\ufffd" in delta:
-                raise self._invalid("characters were lost on the way (U+FFFD)")
-            out.append(self._builder.delta(index, delta))
-        elif step == "end":
-            del self._blocks[place]
-            out.append(self._closed(index, event, call))
-
-    def _name_late(self, index: int, call_id: str, name: str) -> None:
-        """An id or a name that came late; what is there already stays, whatever the crate says later."""
-        known_id, known_name = self._calls[index]
-        late = {}
-        if call_id and not known_id:
-            late["id"] = self._builder.unique_id(call_id)
-        if name and not known_name:
-            late["name"] = name
-        if late:
-            self._calls[index] = known_id or call_id, known_name or name
-            self._builder.update(index, **late)
-
-    def _closed(self, index: int, event: Mapping[str, Any], call: Mapping[str, Any]) -> BuilderEvent:
-        if index not in self._calls:
-            signatures = ("text_signature", "thinking_signature")
-            return self._builder.close(index, **{key: event[key] for key in signatures if event.get(key)})
-        # The crate makes `{}` of what it cannot parse: its word counts only where there were no deltas.
-        whole = None if self._builder.text(index).strip() else call.get("arguments")
-        closed = self._builder.close(index, whole)
-        if not self._calls[index][1]:
-            # Nobody knows what to run: the text stays, and marks the call as invalid.
-            self._builder.update(index, arguments={}, partial_json=self._builder.text(index))
-            closed["tool_call"] = self._builder.block(index)
-        return closed
-
-    def _done(self, event: Mapping[str, Any], out: list[BuilderEvent]) -> None:
-        message = event.get("message")
-        message = message if isinstance(message, Mapping) else {}
-        out.extend(self._closed(index, {}, {}) for index in self._blocks.values())
-        self._blocks.clear()
-        if not len(self._builder):
-            raise self._invalid("the reply is empty, which the wheel cannot tell from a lost one")
-        said = str(event.get("reason") or message.get("stop_reason") or "stop")
-        if said == "error":
-            raise provider_error(
-                redact(str(message.get("error_message") or ""), self._secrets), provider=self._name
-            )
-        reason: StopReason = "tool_use" if self._calls else "stop"
-        if said in ("length", "max_tokens"):
-            reason = "length"
-        fields = {"finish_reason": message["finish_reason"]} if message.get("finish_reason") else {}
-        out.append(self._end(self._builder.done(reason, usage=message.get("usage") or None, **fields)))
-
-    def _invalid(self, what: str) -> InvalidReplyError:
-        return InvalidReplyError(f"{self._name}: {what}", provider=self._name)
-
-
-def _as_ours(error: BaseException, name: str, secrets: list[str]) -> TinyAgentError:
-    if isinstance(error, TinyAgentError):
-        return error
-    return provider_error(redact(str(error) or type(error).__name__, secrets), provider=name)
-
-
-# ---- the stream function ------------------------------------------------------------------------------
-
-
-async def stream_alchemy_openai_completions(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
-) -> AlchemyStreamResponse:
-    """Stream a reply from any chat/completions endpoint, through the Rust wheel.
-
-    Args:
-        model: An `OpenAICompatModel`, or any model with a `base_url`.
-        context: The conversation.
-        options: See `SimpleStreamOptions`.
+class AlchemyCall(Call):
+    """A call that goes out through the wheel; checks, retries and words are those of every call.
 
     Raises:
-        PluginError: if the wheel is not installed, or cannot be loaded.
-        TinyAgentError: if the reply did not begin.
+        TinyAgentError: if it cannot be sent as it is.
     """
-    module = _module()
-    given: Mapping[str, Any] = options or {}
-    arguments, secrets = _arguments(model, context, given)
-    timeouts, signal = Timeouts.of(given.get("timeout")), given.get("signal")
-    if signal is not None and signal.is_set():
-        return AlchemyStreamResponse(None, model, timeouts=timeouts)
-    feed = _Feed(lambda: module.openai_completions_stream(*arguments))
-    name = getattr(model, "provider", "") or "alchemy"
-    late = ProviderTimeoutError(
-        f"{name}: no reply began within {timeouts.first_event:g} s (time-out 'first_event')"
-    )
-    try:
-        async with Interrupt(signal) as interrupt:
-            timer = asyncio.get_running_loop().call_later(timeouts.first_event, interrupt.fire, late)
+
+    def __init__(self, module: ModuleType, model: Any, context: Context, options: Mapping[str, Any]) -> None:
+        base_url = _wire.check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
+        self.api: str = getattr(model, "api", "") or "openai-completions"
+        if self.api == ANTHROPIC:
+            url, base = (_wire.endpoint(base_url, path, "/v1/messages") for path in ("/v1/messages", ""))
+            variable = getattr(model, "api_key_env", None)
+            headers, secrets = _wire.request_headers(
+                model, options.get("api_key"), variable=variable, header="x-api-key", prefix=""
+            )
+        else:
+            url = base = _wire.endpoint(base_url, "/chat/completions")
+            headers, secrets = request_headers(model, options.get("api_key"))
+        super().__init__(
+            url,
+            headers=headers,
+            timeout=options.get("timeout"),
+            signal=options.get("signal"),
+            on_retry=options.get("on_retry"),
+            secrets=secrets,
+            **_wire.network(model),
+        )
+        self._module = module
+        # alchemy-llm puts the key where its API wants it; one among the model's own headers stays there.
+        name = "x-api-key" if self.api == ANTHROPIC else "authorization"
+        own = {given.lower() for given in getattr(model, "headers", None) or {}}
+        key = None if own & {name, "authorization"} else headers.pop(name, None)
+        key = key.removeprefix("Bearer ") if key else None
+        self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
+
+    def _described(
+        self,
+        model: Any,
+        context: Context,
+        options: Mapping[str, Any],
+        base_url: str,
+        headers: Mapping[str, str],
+        key: str | None,
+    ) -> dict[str, Any]:
+        level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
+        # alchemy-llm leaves out reasoning, images by address and images of tools, so where we know the
+        # protocol the body is ours; otherwise it is the crate's, with the fields that the model adds.
+        make_body = getattr(model, "request_body", None)
+        if self.api == "openai-completions":
+            make_body = partial(chat_request, model)
+        body = make_body(context, options) if make_body else getattr(model, "extra_body", None) or {}
+        exchange: dict[str, Any] = {
+            "protocol": "anthropic" if self.api == ANTHROPIC else "chat",
+            "connect": self.timeouts.connect,
+            "first_event": self.timeouts.first_event,
+            "idle": self.timeouts.idle,
+            "after_finish": _wire.AFTER_FINISH,
+            "ca_pem": _pem(getattr(model, "ca_file", None)),
+            "loopback": is_loopback(urlsplit(self.url).hostname or ""),
+            "headers": list(headers.items()),
+            "body": body,
+            "whole_body": make_body is not None,
+        }
+        conversation: dict[str, Any] = {"system_prompt": context.system_prompt}
+        if make_body is None:
+            conversation["messages"] = handover(context.messages, model)
+            conversation["tools"] = [
+                {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+                for tool in context.tools or ()
+            ]
+        return {
+            "api": self.api,
+            "model": {
+                "id": model.id,
+                "base_url": base_url,
+                "provider": self.provider,
+                "name": getattr(model, "name", "") or "",
+                "reasoning": level != "off",
+                "context_window": getattr(model, "context_window", None),
+                "max_tokens": getattr(model, "max_tokens", None),
+            },
+            "context": conversation,
+            "options": {
+                "api_key": key,
+                "temperature": options.get("temperature"),
+                "max_tokens": options.get("max_tokens"),
+            },
+            "exchange": exchange,
+        }
+
+    def open_native(self, waker: Any = None) -> Any:
+        """The wheel's stream for one attempt.
+
+        Raises:
+            ConfigurationError: if the wheel cannot take the request, in its words.
+        """
+        try:
+            return self._module.Stream(self.request, waker)
+        except ValueError as error:
+            raise ConfigurationError(f"{self.name}: {self.clean(str(error))}") from None
+
+    async def _attempt(self) -> Any:
+        hub = _Hub.of_loop(self._module)
+        reply = AlchemyReply(self, hub)
+        try:
+            steps = await reply.peek()
+            if steps and steps[0][0] == END:
+                # The reply never began.
+                raise await self.error_of(_json.decode(steps[0][2])["failure"])
+            return reply
+        except BaseException:
+            await reply.aclose()
+            raise
+
+    # ---- what went wrong, in words ----------------------------------------------------------------------
+
+    async def error_of(self, failure: Mapping[str, Any]) -> BaseException:
+        """Ours for a failure of the wheel: the one place where the two meet."""
+        if failure["kind"] == "status":
+            reply = cast(Reply, _Refused(failure))
             try:
-                await feed.opened
-            finally:
-                timer.cancel()
-    except Aborted:
-        feed.close()
-        return AlchemyStreamResponse(None, model, timeouts=timeouts)
-    except BaseException:
-        feed.close()
-        raise
-    if feed.ended and feed.error is not None and not feed.events:
-        raise _as_ours(feed.error, name, secrets)
-    return AlchemyStreamResponse(feed, model, timeouts=timeouts, signal=signal, secrets=secrets)
+                if reply.status in (301, 302, 303, 307, 308):
+                    self._redirected(reply, self.url)
+                return await self._refusal(reply)
+            except TinyAgentError as error:
+                return error
+        return self.plain_error_of(failure)
+
+    def plain_error_of(self, failure: Mapping[str, Any]) -> BaseException:
+        """The same for those that need no reading."""
+        kind, words = failure["kind"], redact(failure.get("words", ""), self.secrets)
+        name, provider = self.name, self.provider
+        if kind == "cancelled":
+            return Aborted()
+        if kind in ("timeout", "connect_timeout"):
+            which = "connect" if kind == "connect_timeout" else words
+            error = self.timed_out(which, getattr(self.timeouts, which))
+            error.retryable = kind == "connect_timeout"
+            return error
+        parts = urlsplit(self.url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        if kind in ("connect", "broken"):
+            said = f"cannot connect to {origin} ({words})"
+            if kind == "broken":
+                said = f"the connection to {origin} broke before the reply began ({words})"
+            trusted = "certificate" not in words
+            hint = None if trusted else "If its certificates come from a CA of your own, set ca_file."
+            return ConnectionFailedError(f"{name}: {said}", provider=provider, retryable=trusted, hint=hint)
+        if kind in ("interrupted", "truncated", "empty"):
+            said = {
+                "interrupted": f"the connection broke off in mid-reply ({words})",
+                "truncated": "the reply broke off before it was complete",
+                "empty": "the reply is empty (HTTP 200 without a body)",
+            }[kind]
+            again = kind == "interrupted"
+            return StreamInterruptedError(f"{name}: {said}", provider=provider, retryable=again)
+        if kind == "client":
+            return ConfigurationError(f"{name}: the request cannot be made: {words}")
+        hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None
+        return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
+
+
+class _Refused:
+    """What `_http` reads a refusal from."""
+
+    def __init__(self, failure: Mapping[str, Any]) -> None:
+        self.status = failure["status"]
+        self.headers = failure.get("headers", {})
+        self._body: bytes = failure.get("words", "").encode("utf-8", "replace")
+
+    def restart(self, limit: float | None = None) -> None:
+        """It is all here."""
+
+    async def read_all(self, limit: int) -> bytes:
+        return self._body[:limit]
+
+
+def _pem(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text("ascii", "replace")
+    except OSError as error:
+        raise ConfigurationError(f"the CA certificates in {path!r} cannot be read: {error}") from None
 
 
 def _module() -> ModuleType:
     try:
-        return importlib.import_module(MODULE)
+        importlib.import_module(MODULE)
+        return importlib.import_module(f"{MODULE}.batches")
     except ModuleNotFoundError as error:
         if error.name != MODULE:
             raise PluginError(f"the module {MODULE!r} cannot be loaded: {error}", hint=INSTALL) from error
@@ -410,55 +251,308 @@ def _module() -> ModuleType:
         ) from error
 
 
-def _arguments(
-    model: Any, context: Context, options: Mapping[str, Any]
-) -> tuple[tuple[dict[str, Any], dict[str, Any], dict[str, Any]], list[str]]:
-    """What the wheel is called with, checked, and what of it is secret."""
-    base_url = getattr(model, "base_url", None)
-    if not base_url or not getattr(model, "id", ""):
-        raise ConfigurationError(
-            f"the model {getattr(model, 'id', model)!r} has no id or no base_url",
-            hint='Use OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1").',
-        )
-    provider = getattr(model, "provider", "") or ""
-    url = check_url(
-        endpoint(base_url), provider=provider, allow_http=bool(getattr(model, "allow_http", False))
+# ---- waiting --------------------------------------------------------------------------------------------
+
+
+class _Hub:
+    """The socket by which the wheel wakes one event loop, and who waits there."""
+
+    _hubs: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, module: ModuleType) -> None:
+        self.waker = module.Waker()
+        self._pid = os.getpid()
+        self._replies: weakref.WeakValueDictionary[int, AlchemyReply] = weakref.WeakValueDictionary()
+        self._watching = False
+
+    @classmethod
+    def of_loop(cls, module: ModuleType) -> _Hub:
+        """The hub of the loop that runs; a forked process has hubs of its own."""
+        loop = asyncio.get_running_loop()
+        hub = cls._hubs.get(loop)
+        if hub is None or hub._pid != os.getpid():
+            hub = cls._hubs[loop] = cls(module)
+        return hub
+
+    def add(self, reply: AlchemyReply) -> None:
+        self._replies[reply.id] = reply
+        if not self._watching:
+            self._watching = True
+            asyncio.get_running_loop().add_reader(self.waker.fileno(), self._woken)
+
+    def discard(self, reply: AlchemyReply) -> None:
+        """The last one to leave takes the socket from the loop."""
+        self._replies.pop(reply.id, None)
+        if self._watching and not self._replies:
+            self._watching = False
+            asyncio.get_running_loop().remove_reader(self.waker.fileno())
+
+    def _woken(self) -> None:
+        for stream in self.waker.drain():
+            reply = self._replies.get(stream)
+            if reply is not None:
+                reply.wake()
+
+
+class AlchemyReply:
+    """A reply under way, as `ReplyStream` reads it; what it reads are lists of steps."""
+
+    def __init__(self, call: AlchemyCall, hub: _Hub) -> None:
+        self.status = 200
+        self._call = call
+        self._hub = hub
+        self._native = call.open_native(hub.waker)
+        self.id: int = self._native.id
+        self._waiter: asyncio.Future[None] | None = None
+        self._peeked: list[Any] | None = None
+        self._fired: BaseException | None = None
+        self._closed = False
+        self._watcher: asyncio.Task[None] | None = None
+        hub.add(self)
+        signal = call.signal
+        if isinstance(signal, AbortSignal):
+            signal.subscribe(self, lambda: self.fire(Aborted()))
+        elif signal is not None:
+            self._watcher = asyncio.create_task(self._watch(signal))
+
+    async def _watch(self, signal: asyncio.Event) -> None:
+        await signal.wait()
+        self.fire(Aborted())
+
+    def wake(self) -> None:
+        """There is something to take."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def fire(self, reason: BaseException) -> None:
+        """End the request now, and have the read that is going on, or the next one, raise `reason`."""
+        if self._fired is None:
+            self._fired = reason
+            self._native.close()
+            self.wake()
+
+    async def read(self) -> list[Any]:
+        """The steps that have come since the last time; empty at the end."""
+        if self._peeked is not None:
+            steps, self._peeked = self._peeked, None
+            return steps
+        while True:
+            if self._fired is not None:
+                raise self._fired
+            steps = self._native.take()
+            if steps is None:
+                return []
+            if steps:
+                return cast("list[Any]", steps)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self._native.close()
+                raise
+            finally:
+                self._waiter = None
+
+    async def peek(self) -> list[Any]:
+        """What the next `read` will give."""
+        self._peeked = await self.read()
+        return self._peeked
+
+    def restart(self, limit: float | None = None) -> None:
+        """The wheel keeps the time."""
+
+    async def finish(self) -> None:
+        """The reply is complete; the wheel reads what is left of its body."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close at once; a connection whose reply is complete is kept."""
+        if self._closed:
+            return
+        self._closed = True
+        self._native.close()
+        self._hub.discard(self)
+        if isinstance(self._call.signal, AbortSignal):
+            self._call.signal.unsubscribe(self)
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+
+
+# ---- the reply ------------------------------------------------------------------------------------------
+
+START, TEXT_START, TEXT, TEXT_END, THINKING_START, THINKING, THINKING_END, CALL_START, CALL, END = range(10)
+_DELTAS = frozenset((TEXT, THINKING, CALL))
+
+_REASONS: dict[str, StopReason] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "pause_turn": "length",
+}
+
+
+class AlchemyDecoder(ChatDecoder):
+    """Steps of the wheel in, events out.
+
+    Args:
+        model: Anything with `api`, `provider` and `id`.
+        call: Makes errors of failures.
+    """
+
+    def __init__(self, model: Any, *, call: AlchemyCall, **given: Any) -> None:
+        super().__init__(model, **given)
+        self._call_of = call
+        self._anthropic = call.api == ANTHROPIC
+        self._places: list[int] = []
+        """Our index of each of the wheel's blocks."""
+        self._named: list[tuple[int, str, str]] = []
+        """Our index, the id and the name of each tool call, as it began."""
+
+    def feed(self, steps: Any) -> list[BuilderEvent]:
+        """Take in the next steps."""
+        out: list[BuilderEvent] = []
+        append, delta, places = out.append, self.builder.delta, self._places
+        for step in steps:
+            kind = step[0]
+            if kind in _DELTAS:
+                append(delta(places[step[1]], step[2]))
+            elif kind == TEXT_START:
+                self._begin("text", *self.builder.open_text(), out)
+            elif kind == THINKING_START:
+                self._begin("thinking", *self.builder.open_thinking(), out)
+            elif kind == CALL_START:
+                index, event = self.builder.open_tool_call(step[2], step[3])
+                self._named.append((index, step[2], step[3]))
+                self._begin("", index, event, out)
+            elif kind in (TEXT_END, THINKING_END):
+                self._end_block(places[step[1]], step[2], out)
+            elif kind == END:
+                self._end(_json.decode(step[2]), out)
+        return out
+
+    def close(self) -> list[BuilderEvent]:
+        """There are no more steps."""
+        out: list[BuilderEvent] = []
+        closed = StreamInterruptedError(f"{self._name}: the reply was closed", provider=self._provider)
+        self.broken(closed, out)
+        return out
+
+    def _begin(self, kind: str, index: int, event: BuilderEvent, out: list[BuilderEvent]) -> None:
+        self._places.append(index)
+        if kind:
+            self._block, self._block_type = index, kind
+        if kind == "thinking" and self._thinking_block < 0:
+            self._thinking_block = index
+        out.append(event)
+
+    def _end_block(self, index: int, signature: str, out: list[BuilderEvent]) -> None:
+        if index != self._block or not self._block_type:
+            return
+        # "thinking" is what alchemy-llm writes where there was no signature.
+        if self._anthropic and signature and signature != "thinking":
+            self.builder.update(index, thinking_signature=signature)
+        self._close_block(out)
+
+    def _end(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
+        self.seen = facts["seen"]
+        self.finish_reason = facts["finish_reason"]
+        self._usage = facts["usage"]
+        self._reasoning_field = facts["reasoning_field"]
+        self._keep(facts["reasoning_details"])
+        failure = facts["failure"]
+        if failure is None:
+            self._take_names(facts["calls"])
+            self._finish(out)
+        elif failure["kind"] == "reported":
+            self._stop(self._reported(failure["value"]))
+        else:
+            error = self._call_of.plain_error_of(failure)
+            if not isinstance(error, TinyAgentError):
+                raise error
+            self._stop(error)
+
+    def _take_names(self, calls: list[dict[str, Any]]) -> None:
+        """Ids and names that came late or in pieces; arguments that came as an object."""
+        for (index, call_id, name), call in zip(self._named, calls, strict=False):
+            if call["id"] and not call_id:
+                self.builder.update(index, id=self.builder.unique_id(call["id"]))
+            if call["name"] != name:
+                self.builder.update(index, name=call["name"])
+            named = _Call(index, call["id"], call["name"])
+            named.whole = call.get("whole")
+            self._calls.append(named)
+
+    def _finish(self, out: list[BuilderEvent]) -> None:
+        if not self._anthropic:
+            super()._finish(out)
+            return
+        self._close_block(out)
+        self._close_calls(out)
+        if self.finish_reason in ("refusal", "content_filter"):
+            said = f"{self._name}: the provider withheld the reply ({self.finish_reason})"
+            self._stop(ContentFilterError(said, provider=self._provider))
+            return
+        self._done(_REASONS.get(self.finish_reason or "", "stop"), out)
+
+    def _spent(self) -> dict[str, Any] | None:
+        return _anthropic_usage(self._usage) if self._anthropic else super()._spent()
+
+
+def _anthropic_usage(usage: Any) -> dict[str, Any] | None:
+    """Usage in our words: theirs does not count what was cached as input."""
+    if not isinstance(usage, dict) or not usage:
+        return None
+    given, read, written, made = (
+        _wire.integer(usage.get(key)) or 0
+        for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
     )
-    headers, secrets = request_headers(model, options.get("api_key"))
-    bearer = headers.pop("authorization", "")
-    if bearer and not bearer.startswith("Bearer "):
-        headers["authorization"] = bearer
-        bearer = ""
-    described = {
-        "id": model.id,
-        "base_url": url,
-        "provider": provider or None,
-        "name": getattr(model, "name", "") or None,
-        "headers": headers or None,
-        "reasoning": bool(getattr(model, "reasoning", False)),
-        "context_window": getattr(model, "context_window", None),
-        "max_tokens": getattr(model, "max_tokens", None),
-    }
-    conversation = {
-        "system_prompt": context.system_prompt,
-        "messages": context.messages,
-        "tools": [
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-            for tool in context.tools or ()
-        ]
-        or None,
-    }
-    level = options.get("thinking_level") or getattr(model, "thinking_level", None)
-    chosen = {
-        "api_key": bearer.removeprefix("Bearer ") or None,
-        "temperature": options.get("temperature"),
-        "max_tokens": options.get("max_tokens"),
-        "session_id": options.get("session_id"),
-        "thinking_level": str(level) if level else None,
-        "thinking_budgets": options.get("thinking_budgets"),
-    }
-    return (_present(described), _present(conversation), _present(chosen)), secrets
+    given += read + written
+    details = usage.get("output_tokens_details")
+    thought = details.get("thinking_tokens") if isinstance(details, dict) else 0
+    return {
+        "input": given, "output": made, "cache_read": read, "cache_write": written,
+        "reasoning": _wire.integer(thought) or 0, "total": given + made, "cost": None,
+    }  # fmt: skip
 
 
-def _present(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+class AlchemyStreamResponse(_wire.ReplyStream):
+    """A reply under way: iterate it for the events, await `result()` for the message."""
+
+
+def prepare(
+    model: Any, context: Context, options: Mapping[str, Any]
+) -> tuple[AlchemyCall, Callable[..., AlchemyDecoder]]:
+    """A call that was checked and not made yet, and what makes the decoder of an attempt.
+
+    Raises:
+        PluginError: if the wheel is not installed, or cannot be loaded.
+        TinyAgentError: if the call cannot be made as it is.
+    """
+    call = AlchemyCall(_module(), model, context, options)
+    return call, partial(AlchemyDecoder, model, call=call)
+
+
+async def stream_alchemy_openai_completions(
+    model: Any, context: Context, options: SimpleStreamOptions | None = None
+) -> AlchemyStreamResponse:
+    """Stream a reply through the Rust wheel.
+
+    Args:
+        model: An `OpenAICompatModel`, or any model with a `base_url`. Its `api` may be any that alchemy-llm
+            implements: `openai-completions`, `anthropic-messages`, `minimax-completions`, `zai-completions`.
+            A method `request_body(context, options)` of it makes the request instead of the crate.
+        context: The conversation.
+        options: See `SimpleStreamOptions`.
+
+    Raises:
+        PluginError: if the wheel is not installed, or cannot be loaded.
+        TinyAgentError: if the reply did not begin.
+    """
+    call, decoder = prepare(model, context, options or {})
+    try:
+        if call.signal is not None and call.signal.is_set():
+            raise Aborted
+        reply = await call.open()
+    except Aborted:
+        return AlchemyStreamResponse(call, None, decoder)
+    return AlchemyStreamResponse(call, reply, decoder)

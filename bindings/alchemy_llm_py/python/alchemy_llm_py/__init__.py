@@ -1,0 +1,132 @@
+"""The Rust crate alchemy-llm for Python: OpenAI-compatible streaming, blocking and without tinyagent's agent.
+
+    from alchemy_llm_py import openai_completions_stream
+
+    model = {"id": "m", "base_url": "http://127.0.0.1:8080/v1"}
+    said = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    stream = openai_completions_stream(model, {"system_prompt": "Be brief.", "messages": [said]})
+    while (event := stream.next_event()) is not None:
+        ...
+
+Model, context and options are plain dicts. Events are the assistant message events of tinyagent, dicts with
+`type`; `partial`, the message so far, is built when it is read. The GIL is released while Rust waits. In
+asynchronous programs use `tinyagent.alchemy_provider`, which needs no thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator, Mapping
+from typing import Any, cast
+
+from tinyagent import _http
+from tinyagent.agent_types import AgentTool, AssistantMessage, AssistantMessageEvent, Context
+from tinyagent.alchemy_provider import OpenAICompatModel, prepare
+from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError
+
+__all__ = ["OpenAICompletionsStream", "collect_openai_completions", "openai_completions_stream"]
+
+
+class OpenAICompletionsStream:
+    """A reply under way; any thread may read it, one at a time."""
+
+    def __init__(self, model: Any, context: Context, options: Mapping[str, Any]) -> None:
+        self._call, self._decoder = prepare(model, context, options)
+        self._native = self._call.open_native()
+        self._lock = threading.Lock()
+        self._message: AssistantMessage | None = None
+        self._events = self._read()
+
+    def next_event(self) -> AssistantMessageEvent | None:
+        """The next event, once there is one; None after the last, which is `done` or `error`."""
+        with self._lock:
+            return next(self._events, None)
+
+    def result(self) -> AssistantMessage:
+        """The whole message; reads on to the end if nobody has."""
+        while self.next_event() is not None:
+            pass
+        assert self._message is not None, "a reply ends with its message"
+        return self._message
+
+    def close(self) -> None:
+        """End the request at once. What waits in `next_event` gets an `error` event that says so."""
+        self._native.close()
+
+    def _read(self) -> Generator[AssistantMessageEvent]:
+        decoder, tries = self._decoder(clean=self._call.clean), 0
+        yield cast(AssistantMessageEvent, decoder.builder.start())
+        while True:
+            steps = self._native.take()
+            if steps is not None and not steps:
+                self._native.wait(1.0)
+                continue
+            events = decoder.feed(steps) if steps else decoder.close()
+            if decoder.ended and decoder.error is not None:
+                wait = None if decoder.shown or steps is None else _wait(decoder.error, tries)
+                if wait is not None:
+                    tries += 1
+                    time.sleep(wait)
+                    self._native = self._call.open_native()
+                    decoder = self._decoder(clean=self._call.clean, builder=decoder.builder)
+                    continue
+                events.append(decoder.fail())
+            if decoder.ended:
+                last = events[-1]
+                self._message = last["message"] if last["type"] == "done" else last["error"]
+            yield from cast("list[AssistantMessageEvent]", events)
+            if decoder.ended:
+                return
+
+
+def _wait(error: TinyAgentError, tries: int) -> float | None:
+    """Seconds after which the request is sent again; None: it is not."""
+    policy = _http.RETRY
+    if not isinstance(error, ProviderError) or not error.retryable or tries >= policy.retries:
+        return None
+    if error.retry_after is not None and error.retry_after >= 0:
+        return error.retry_after if error.retry_after <= policy.longest_asked else None
+    return min(policy.first_wait * 2.0**tries, policy.longest_wait) * (1 - policy.random() / 4)
+
+
+def openai_completions_stream(
+    model: Mapping[str, Any], context: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> OpenAICompletionsStream:
+    """Send a request; gives the reply to read.
+
+    Args:
+        model: `id`, `base_url`, and optionally `provider`, `name`, `headers`, `reasoning`, `context_window`,
+            `max_tokens`.
+        context: `system_prompt`, `messages`, and optionally `tools` (`name`, `description`, `parameters`).
+        options: `api_key`, `temperature`, `max_tokens`, all optional; and those of tinyagent's providers.
+
+    Raises:
+        tinyagent.ConfigurationError: if the request cannot be sent as it is.
+    """
+    known = {field for field in OpenAICompatModel.__dataclass_fields__ if model.get(field) is not None}
+    try:
+        described = OpenAICompatModel(**{field: model[field] for field in known})
+        tools = [
+            AgentTool(tool["name"], tool.get("description", ""), tool["parameters"])
+            for tool in context.get("tools") or ()
+        ]
+        conversation = Context(
+            context.get("system_prompt") or "", list(context.get("messages") or ()), tools or None
+        )
+        if "base_url" not in known:
+            raise KeyError("base_url")
+    except KeyError as error:
+        raise ConfigurationError(
+            f"{error} is missing from what openai_completions_stream was given"
+        ) from None
+    return OpenAICompletionsStream(described, conversation, options or {})
+
+
+def collect_openai_completions(
+    model: Mapping[str, Any], context: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Send a request and block until its reply is complete: `{"events": [...], "final_message": {...}}`."""
+    stream = openai_completions_stream(model, context, options)
+    events = list(iter(stream.next_event, None))
+    return {"events": events, "final_message": stream.result()}

@@ -1,0 +1,88 @@
+"""The provider `alchemy` of tinyagent: `-m alchemy/UPSTREAM/MODEL`.
+
+It is there for whoever names it, and nothing chooses it by itself; the README says what it does not do as
+well as the providers that tinyagent has built in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tinyagent import ConfigurationError, Provider, hookimpl
+from tinyagent.agent_types import Context, Model, SimpleStreamOptions
+from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
+from tinyagent.anthropic_provider import AnthropicModel, request_body
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Whom the crate can ask, how, and which variable holds the key."""
+
+    base_url: str
+    api_key_env: str
+    api: str = "openai-completions"
+
+
+UPSTREAMS = {
+    "anthropic": Upstream("https://api.anthropic.com", "ANTHROPIC_API_KEY", "anthropic-messages"),
+    "cerebras": Upstream("https://api.cerebras.ai/v1/chat/completions", "CEREBRAS_API_KEY"),
+    "featherless": Upstream("https://api.featherless.ai/v1/chat/completions", "FEATHERLESS_API_KEY"),
+    "groq": Upstream("https://api.groq.com/openai/v1/chat/completions", "GROQ_API_KEY"),
+    "kimi": Upstream("https://api.kimi.com/coding", "KIMI_API_KEY", "anthropic-messages"),
+    "minimax": Upstream(
+        "https://api.minimax.io/v1/chat/completions", "MINIMAX_API_KEY", "minimax-completions"
+    ),
+    "minimax-cn": Upstream(
+        "https://api.minimax.chat/v1/chat/completions", "MINIMAX_CN_API_KEY", "minimax-completions"
+    ),
+    "mistral": Upstream("https://api.mistral.ai/v1/chat/completions", "MISTRAL_API_KEY"),
+    "openai": Upstream("https://api.openai.com/v1/chat/completions", "OPENAI_API_KEY"),
+    "openrouter": Upstream("https://openrouter.ai/api/v1/chat/completions", "OPENROUTER_API_KEY"),
+    "xai": Upstream("https://api.x.ai/v1/chat/completions", "XAI_API_KEY"),
+    "zai": Upstream("https://api.z.ai/api/paas/v4/chat/completions", "ZAI_API_KEY", "zai-completions"),
+}
+
+
+class MessagesModel(AnthropicModel):
+    """A model behind Anthropic's API, with the request that the provider `anthropic` sends."""
+
+    def request_body(self, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+        """The whole body."""
+        return request_body(self, context, options)
+
+
+def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
+    """The model of `UPSTREAM/MODEL`; with a `base_url` among the options, of any other server as well.
+
+    Raises:
+        ConfigurationError: naming what can stand before the slash, or the option that is not known.
+    """
+    name, slash, rest = model_id.partition("/")
+    upstream = UPSTREAMS.get(name)
+    if upstream is not None and slash and rest:
+        known = {"provider": name, **vars(upstream), **options}
+        return _made(rest, known)
+    if options.get("base_url") and model_id:
+        return _made(model_id, {"provider": "alchemy", **options})
+    raise ConfigurationError(
+        f"provider 'alchemy' does not know whom to ask for {model_id!r}",
+        hint=f"Use -m alchemy/UPSTREAM/MODEL with one of {', '.join(UPSTREAMS)}; or add -O base_url=https://….",
+    )
+
+
+def _made(model_id: str, known: dict[str, Any]) -> Model:
+    kind = MessagesModel if known.get("api") == "anthropic-messages" else OpenAICompatModel
+    names = {field.name for field in fields(kind)} - {"id", "thinking_level"}
+    unknown = sorted(set(known) - names)
+    if unknown:
+        known_names = f"Known: {', '.join(sorted(names))}."
+        raise ConfigurationError(f"provider 'alchemy' has no option {unknown[0]!r} here", hint=known_names)
+    return kind(id=model_id, **known)
+
+
+@hookimpl
+def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
+    """One provider for all of them."""
+    register(Provider(name="alchemy", stream_fn=stream_alchemy_openai_completions, make_model=make_model))

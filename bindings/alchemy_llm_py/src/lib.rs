@@ -1,0 +1,72 @@
+//! `alchemy_llm_py._native`: the private half of the wheel. `_native.pyi` describes it; Python owns the API.
+
+pub mod convert;
+#[cfg(feature = "python")]
+mod steps;
+pub mod stream;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule(gil_used = true)]
+mod _native {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+    use pyo3::prelude::*;
+    use pyo3::types::PyList;
+
+    use crate::stream;
+
+    #[pyclass(frozen)]
+    struct Waker(Arc<stream::Waker>);
+
+    #[pymethods]
+    impl Waker {
+        #[new]
+        fn new() -> PyResult<Self> {
+            stream::Waker::new().map(Self).map_err(|error| PyOSError::new_err(error.to_string()))
+        }
+
+        fn fileno(&self) -> i32 {
+            self.0.fileno()
+        }
+
+        fn drain(&self) -> Vec<u64> {
+            self.0.drain()
+        }
+    }
+
+    #[pyclass(frozen)]
+    struct Stream(stream::Stream);
+
+    #[pymethods]
+    impl Stream {
+        #[new]
+        #[pyo3(signature = (request, waker=None))]
+        fn new(request: &[u8], waker: Option<&Waker>) -> PyResult<Self> {
+            let request =
+                serde_json::from_slice(request).map_err(|error| PyValueError::new_err(error.to_string()))?;
+            let waker = waker.map(|waker| waker.0.clone());
+            stream::Stream::open(request, waker).map(Self).map_err(PyValueError::new_err)
+        }
+
+        #[getter]
+        fn id(&self) -> u64 {
+            self.0.id()
+        }
+
+        fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+            let steps = self.0.take().map_err(PyRuntimeError::new_err)?;
+            steps.map(|steps| PyList::new(py, steps)).transpose()
+        }
+
+        fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
+            let limit = Duration::from_secs_f64(seconds.clamp(0.0, 1.0));
+            py.detach(|| self.0.wait(limit)).map_err(PyRuntimeError::new_err)
+        }
+
+        fn close(&self) {
+            self.0.close();
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! A request under way: alchemy-llm's events become steps in a queue, and a reader is woken once a batch.
+//!
+//! No thread of this module ever touches Python: whoever reads comes with the GIL and leaves with what is there.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use alchemy_llm::types::AssistantMessageEvent as Event;
+use alchemy_llm::AssistantMessageEventStream;
+use futures::{FutureExt, StreamExt};
+use reqwest::exchange::{self, Exchange, Failure, Global};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::convert::{self, Request};
+
+/// One step of a reply, as Python gets it: the kind, the block and a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Start,
+    TextStart(usize),
+    TextDelta(usize, String),
+    TextEnd(usize),
+    ThinkingStart(usize),
+    ThinkingDelta(usize, String),
+    /// With what has to go back with it.
+    ThinkingEnd(usize, String),
+    /// With its id and its name.
+    CallStart(usize, String, String),
+    CallDelta(usize, String),
+    /// The last step, with the facts as JSON; a failure is among them.
+    End(String),
+}
+
+// ---- the runtime ----------------------------------------------------------------------------------------
+
+static RUNTIME: Global<Option<&'static Runtime>> = Global::new();
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+/// The one runtime of this process; never ended, so that nothing waits for it when the interpreter exits.
+fn runtime() -> Result<&'static Runtime, String> {
+    let mut slot = RUNTIME.lock();
+    if let Some(runtime) = *slot {
+        return Ok(runtime);
+    }
+    let built = Builder::new_multi_thread().worker_threads(2).thread_name("alchemy").enable_all().build();
+    let runtime = Box::leak(Box::new(built.map_err(|error| format!("no runtime: {error}"))?));
+    Ok(slot.insert(runtime))
+}
+
+/// Has to be called before anything else, with the GIL, which no fork of Python's happens without.
+fn after_fork() -> u32 {
+    let process = std::process::id();
+    let before = PROCESS.swap(process, Ordering::AcqRel);
+    if before != process && before != 0 {
+        RUNTIME.forget();
+        exchange::forked();
+    }
+    process
+}
+
+// ---- waking an event loop -------------------------------------------------------------------------------
+
+/// A socket that an event loop watches, and the streams that have something for it.
+pub struct Waker {
+    read: UnixStream,
+    write: UnixStream,
+    ready: Mutex<Vec<u64>>,
+}
+
+impl Waker {
+    pub fn new() -> std::io::Result<Arc<Self>> {
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        Ok(Arc::new(Self { read, write, ready: Mutex::default() }))
+    }
+
+    pub fn fileno(&self) -> RawFd {
+        self.read.as_raw_fd()
+    }
+
+    /// The streams that have something, each once, and the socket empty again.
+    pub fn drain(&self) -> Vec<u64> {
+        // In this order: a byte that comes after the list was taken must stay, as it announces the next one.
+        let mut bytes = [0; 64];
+        while matches!((&self.read).read(&mut bytes), Ok(64)) {}
+        std::mem::take(&mut *lock(&self.ready))
+    }
+
+    fn wake(&self, stream: u64) {
+        let mut ready = lock(&self.ready);
+        ready.push(stream);
+        if ready.len() == 1 {
+            // A full socket wakes the loop as well.
+            let _ = (&self.write).write(&[1]);
+        }
+    }
+}
+
+// ---- a stream -------------------------------------------------------------------------------------------
+
+#[derive(Default)]
+struct Queue {
+    steps: Vec<Step>,
+    ended: bool,
+    /// The reader was told, and has not come yet.
+    told: bool,
+}
+
+struct Shared {
+    exchange: Arc<Exchange>,
+    queue: Mutex<Queue>,
+    something: Condvar,
+    waker: Option<Arc<Waker>>,
+}
+
+pub struct Stream {
+    shared: Option<Arc<Shared>>,
+    process: u32,
+}
+
+impl Stream {
+    /// Sends the request off.
+    pub fn open(mut request: Request, waker: Option<Arc<Waker>>) -> Result<Self, String> {
+        let process = after_fork();
+        let runtime = runtime()?;
+        let exchange = Exchange::new(std::mem::take(&mut request.exchange));
+        let shared = Arc::new(Shared { exchange, queue: Mutex::default(), something: Condvar::new(), waker });
+        let _entered = runtime.enter();
+        let events = convert::begin(request, &shared.exchange)?;
+        runtime.spawn(pump(events, shared.clone()));
+        Ok(Self { shared: Some(shared), process })
+    }
+
+    /// What the waker calls it by.
+    pub fn id(&self) -> u64 {
+        self.shared.as_ref().map_or(0, |shared| shared.exchange.id)
+    }
+
+    /// The steps since the last time; None once there will be no more.
+    pub fn take(&self) -> Result<Option<Vec<Step>>, &'static str> {
+        let shared = self.here()?;
+        let mut queue = lock(&shared.queue);
+        queue.told = false;
+        if shared.exchange.is_cancelled() || (queue.steps.is_empty() && queue.ended) {
+            return Ok(None);
+        }
+        let steps = std::mem::take(&mut queue.steps);
+        drop(queue);
+        shared.exchange.set_backlog(0);
+        Ok(Some(steps))
+    }
+
+    /// Blocks until `take` has something to say, for at most `limit`.
+    pub fn wait(&self, limit: Duration) -> Result<bool, &'static str> {
+        let shared = self.here()?;
+        let nothing =
+            |queue: &mut Queue| queue.steps.is_empty() && !queue.ended && !shared.exchange.is_cancelled();
+        let (mut queue, _) = shared
+            .something
+            .wait_timeout_while(lock(&shared.queue), limit, nothing)
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(!nothing(&mut queue))
+    }
+
+    /// Ends the request at once; no step comes after it.
+    pub fn close(&self) {
+        if let Ok(shared) = self.here() {
+            shared.exchange.cancel();
+            lock(&shared.queue).steps = Vec::new();
+            shared.something.notify_all();
+        }
+    }
+
+    fn here(&self) -> Result<&Arc<Shared>, &'static str> {
+        match &self.shared {
+            Some(shared) if self.process == std::process::id() => Ok(shared),
+            _ => Err("this stream belongs to the process that opened it, not to a fork of it"),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.close();
+        if self.process != std::process::id() {
+            // Its locks may be held by threads that are not in this process.
+            std::mem::forget(self.shared.take());
+        }
+    }
+}
+
+async fn pump(mut events: AssistantMessageEventStream, shared: Arc<Shared>) {
+    let mut blocks = Blocks::default();
+    let mut batch = Vec::new();
+    while let Some(event) = events.next().await {
+        let mut next = Some(event);
+        while let Some(event) = next {
+            blocks.take(event, &shared.exchange, &mut batch);
+            next = events.next().now_or_never().flatten();
+        }
+        shared.push(&mut batch, false);
+        // A stream that is never short of events must not keep the others waiting.
+        yield_now().await;
+    }
+    if !blocks.ended {
+        let words = "alchemy-llm ended the stream without saying how";
+        shared.exchange.fail(Failure::new("crate", words));
+    }
+    batch.push(Step::End(serde_json::to_string(&*shared.exchange.facts()).unwrap_or_default()));
+    shared.push(&mut batch, true);
+}
+
+fn yield_now() -> impl Future<Output = ()> {
+    tokio::task::yield_now()
+}
+
+impl Shared {
+    fn push(&self, batch: &mut Vec<Step>, ended: bool) {
+        if self.exchange.is_cancelled() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        queue.steps.append(batch);
+        queue.ended |= ended;
+        let told = std::mem::replace(&mut queue.told, true);
+        self.exchange.set_backlog(queue.steps.len());
+        drop(queue);
+        if !told {
+            self.something.notify_all();
+            if let Some(waker) = &self.waker {
+                waker.wake(self.exchange.id);
+            }
+        }
+    }
+}
+
+/// The crate's blocks and ours: it begins a new one whenever a tool call goes on after something else.
+#[derive(Default)]
+struct Blocks {
+    ours: Vec<usize>,
+    calls: HashMap<usize, usize>,
+    count: usize,
+    ended: bool,
+}
+
+impl Blocks {
+    fn open(&mut self) -> usize {
+        self.count += 1;
+        self.ours.push(self.count - 1);
+        self.count - 1
+    }
+
+    fn our(&self, index: usize) -> usize {
+        self.ours.get(index).copied().unwrap_or(index)
+    }
+
+    fn take(&mut self, event: Event, exchange: &Exchange, out: &mut Vec<Step>) {
+        if let Some((number, name)) = convert::call_of(&event) {
+            if let Some(known) = self.calls.get(&number) {
+                return self.ours.push(*known);
+            }
+            let index = self.open();
+            self.calls.insert(number, index);
+            let id = exchange.facts().calls.get(number).map(|call| call.id.clone());
+            return out.push(Step::CallStart(index, id.unwrap_or_default(), name.to_owned()));
+        }
+        let signature = convert::signature_of(&event).unwrap_or_default().to_owned();
+        out.push(match event {
+            Event::Start { .. } => Step::Start,
+            Event::TextStart { .. } => Step::TextStart(self.open()),
+            Event::TextDelta { content_index, delta, .. } => Step::TextDelta(self.our(content_index), delta),
+            Event::TextEnd { content_index, .. } => Step::TextEnd(self.our(content_index)),
+            Event::ThinkingStart { .. } => Step::ThinkingStart(self.open()),
+            Event::ThinkingDelta { content_index, delta, .. } => {
+                Step::ThinkingDelta(self.our(content_index), delta)
+            }
+            Event::ThinkingEnd { content_index, .. } => Step::ThinkingEnd(self.our(content_index), signature),
+            Event::ToolCallDelta { content_index, delta, .. } => {
+                Step::CallDelta(self.our(content_index), delta)
+            }
+            // A call may go on later; it ends with the reply.
+            Event::ToolCallStart { .. } | Event::ToolCallEnd { .. } => return,
+            Event::Done { .. } => return self.ended = true,
+            Event::Error { error, .. } => {
+                self.ended = true;
+                // Ours is the reason, if there is one; otherwise the crate did not get as far as a request.
+                exchange.fail(Failure::new("crate", error.error_message.unwrap_or_default()));
+                return;
+            }
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_woken_is_found_or_the_socket_says_so() {
+        const COUNT: u64 = 200_000;
+        let waker = Waker::new().unwrap();
+        let other = waker.clone();
+        let thread = std::thread::spawn(move || (0..COUNT).for_each(|stream| other.wake(stream)));
+        waker.read.set_nonblocking(false).unwrap();
+        waker.read.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut found = 0;
+        while found < COUNT {
+            // What an event loop does: wait until there is a byte, and leave it to `drain`.
+            let mut byte = [0];
+            (&waker.read).read_exact(&mut byte).expect("somebody was woken and nobody told");
+            waker.read.set_nonblocking(true).unwrap();
+            found += waker.drain().len() as u64;
+            waker.read.set_nonblocking(false).unwrap();
+        }
+        thread.join().unwrap();
+        assert_eq!(COUNT, found);
+    }
+
+    #[test]
+    fn a_request_that_goes_nowhere_ends_with_its_reason() {
+        let request =
+            br#"{"model": {"id": "m", "base_url": "http://127.0.0.1:1/"}, "exchange": {"loopback": true}}"#;
+        let stream = Stream::open(serde_json::from_slice(request).unwrap(), None).unwrap();
+        let mut steps = Vec::new();
+        while let Some(batch) = stream.take().unwrap() {
+            steps.extend(batch);
+            stream.wait(Duration::from_secs(1)).unwrap();
+        }
+        let Some(Step::End(facts)) = steps.pop() else { panic!("no end") };
+        assert!(
+            steps.is_empty() && facts.contains(r#""kind":"connect""#) && facts.contains("refused"),
+            "{facts}"
+        );
+    }
+
+    #[test]
+    fn a_stream_that_was_closed_says_nothing_more() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let request =
+            serde_json::json!({"model": {"id": "m", "base_url": url}, "exchange": {"loopback": true}});
+        let stream = Stream::open(serde_json::from_value(request).unwrap(), None).unwrap();
+        let (mut connection, _) = server.accept().unwrap();
+        let mut bytes = [0; 4096];
+        assert!(connection.read(&mut bytes).unwrap() > 0);
+        stream.close();
+        assert_eq!(Ok(None), stream.take());
+        connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        while connection.read(&mut bytes).unwrap() > 0 {}
+    }
+}

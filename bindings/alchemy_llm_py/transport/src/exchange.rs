@@ -1,0 +1,239 @@
+//! What a request and the one who started it have to say to each other.
+//!
+//! alchemy-llm carries a header through to the client that it makes; its value is the number under which the
+//! exchange is found here, and it goes no further.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+pub const HEADER: &str = "x-tinyagent-exchange";
+/// The key of a request without one, on which alchemy-llm insists; it is not sent.
+pub const NO_KEY: &str = "no-key";
+
+/// Which events the reply is made of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    #[default]
+    Chat,
+    Anthropic,
+}
+
+/// How a request is made.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    pub protocol: Protocol,
+    /// Seconds.
+    pub connect: f64,
+    pub first_event: f64,
+    pub idle: f64,
+    /// Seconds that a reply may stay silent after its finish reason before it counts as complete.
+    pub after_finish: f64,
+    /// Certificates of a CA of the user's own, in PEM.
+    pub ca_pem: Option<String>,
+    /// Whether the server is this machine, which no proxy is asked for.
+    pub loopback: bool,
+    /// Sent in addition; Latin-1, which alchemy-llm would leave out without a word.
+    pub headers: Vec<(String, String)>,
+    /// Fields of the body that are set, or with null taken out.
+    pub body: Map<String, Value>,
+    /// Whether `body` is the whole body.
+    pub whole_body: bool,
+}
+
+/// Why a reply is not one.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Failure {
+    pub kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub words: String,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    pub value: Value,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub headers: Map<String, Value>,
+}
+
+impl Failure {
+    pub fn new(kind: &'static str, words: impl Into<String>) -> Self {
+        Self { kind, words: words.into(), ..Self::default() }
+    }
+}
+
+/// A tool call as the server named it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Call {
+    pub id: String,
+    pub name: String,
+    /// Arguments that came as an object and not as text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Value>,
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// What the server said beside text, reasoning and arguments.
+#[derive(Debug, Default, Serialize)]
+pub struct Facts {
+    pub status: u16,
+    /// Events of the stream so far; comments are none.
+    pub seen: usize,
+    pub shown: bool,
+    pub finish_reason: Option<String>,
+    /// The end marker was seen.
+    pub done: bool,
+    pub usage: Value,
+    pub calls: Vec<Call>,
+    /// The field that the reasoning came in, and the details that have to go back.
+    pub reasoning_field: String,
+    pub reasoning_details: Vec<Value>,
+    /// Blocks of an Anthropic reply that must go back as they are.
+    pub redacted: Vec<Value>,
+    pub failure: Option<Failure>,
+}
+
+pub struct Exchange {
+    pub id: u64,
+    pub settings: Settings,
+    facts: Mutex<Facts>,
+    cancelled: AtomicBool,
+    changed: Notify,
+    backlog: AtomicUsize,
+}
+
+/// Events that may wait for a slow reader before the connection does.
+const ROOM: usize = 8192;
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A global that a forked process begins anew: a lock in it may have been held by a thread that the fork
+/// did not take along. Nothing is ever freed, and nothing is lost but after a fork.
+pub struct Global<T: 'static>(AtomicPtr<Mutex<T>>);
+
+impl<T: Default> Global<T> {
+    pub const fn new() -> Self {
+        Self(AtomicPtr::new(std::ptr::null_mut()))
+    }
+
+    pub fn lock(&self) -> MutexGuard<'static, T> {
+        let mut current = self.0.load(Ordering::Acquire);
+        if current.is_null() {
+            let fresh = Box::into_raw(Box::new(Mutex::new(T::default())));
+            let null = std::ptr::null_mut();
+            current = match self.0.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => fresh,
+                Err(other) => other,
+            };
+        }
+        // SAFETY: it came from a Box that is never freed, here or by another thread.
+        unsafe { &*current }.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins anew; called in a forked process before anything else.
+    pub fn forget(&self) {
+        self.0.store(std::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+impl<T: Default> Default for Global<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+static REGISTRY: Global<HashMap<u64, Weak<Exchange>>> = Global::new();
+
+/// A process that was forked has none of its parent's requests and connections.
+pub fn forked() {
+    REGISTRY.forget();
+    crate::send::forked();
+}
+
+impl Exchange {
+    pub fn new(settings: Settings) -> Arc<Self> {
+        let exchange = Arc::new(Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            settings,
+            facts: Mutex::default(),
+            cancelled: AtomicBool::new(false),
+            changed: Notify::new(),
+            backlog: AtomicUsize::new(0),
+        });
+        REGISTRY.lock().insert(exchange.id, Arc::downgrade(&exchange));
+        exchange
+    }
+
+    pub fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the request wherever it is: its connection is closed, and nothing more comes of it.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+        self.changed.notify_one();
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Resolves once `cancel` was called.
+    pub async fn cancelled(&self) {
+        self.until(|| self.is_cancelled()).await;
+    }
+
+    /// How many events wait to be read; set by whoever hands them on.
+    pub fn set_backlog(&self, events: usize) {
+        if self.backlog.swap(events, Ordering::AcqRel) >= ROOM && events < ROOM {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Resolves once there is room for more events, or the exchange was cancelled.
+    pub async fn room(&self) {
+        self.until(|| self.is_cancelled() || self.backlog.load(Ordering::Acquire) < ROOM).await;
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if condition() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub fn fail(&self, failure: Failure) -> crate::Error {
+        let error = crate::Error::new(failure.kind);
+        self.facts().failure.get_or_insert(failure);
+        error
+    }
+
+    pub fn seconds(value: f64, default: f64) -> Duration {
+        let seconds = if value.is_finite() && value > 0.0 { value } else { default };
+        Duration::from_secs_f64(seconds.min(1e9))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        REGISTRY.lock().remove(&self.id);
+    }
+}
+
+/// The exchange that these headers name; the header is taken out.
+pub(crate) fn of(headers: &mut HeaderMap) -> Option<Arc<Exchange>> {
+    let id = headers.remove(HEADER)?.to_str().ok()?.parse().ok()?;
+    REGISTRY.lock().get(&id).and_then(Weak::upgrade)
+}

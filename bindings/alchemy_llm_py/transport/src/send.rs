@@ -1,0 +1,463 @@
+//! One attempt at a request: out with it, and its reply as lines that alchemy-llm can read.
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::header::{HeaderMap, HeaderName, HeaderValue, ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, LOCATION};
+use serde_json::Value;
+use tokio::time::{sleep_until, timeout, Instant};
+
+use crate::chat::{shown, Step};
+use crate::exchange::{Exchange, Facts, Failure, Global, Protocol, Settings, NO_KEY};
+use crate::{anthropic, chat, sse, Error};
+
+const MAX_ERROR_BODY: usize = 64 << 10;
+const MAX_BODY: usize = 64 << 20;
+const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
+/// How long the end of a complete reply is waited for, so that its connection can be used again.
+const LINGER: Duration = Duration::from_millis(100);
+const MAX_REDIRECTS: usize = 5;
+/// alchemy-llm copies what is left of a piece for each line in it.
+const PIECE: usize = 4096;
+
+// ---- clients ----------------------------------------------------------------------------------------
+
+/// What requests must have in common to share connections.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    connect: Duration,
+    tls: bool,
+    loopback: bool,
+    ca_pem: Option<String>,
+}
+
+static CLIENTS: Global<HashMap<Kind, upstream::Client>> = Global::new();
+
+pub(crate) fn forked() {
+    CLIENTS.forget();
+}
+
+fn client(url: &str, settings: &Settings) -> Result<upstream::Client, String> {
+    let kind = Kind {
+        connect: Exchange::seconds(settings.connect, 10.0),
+        tls: !url.starts_with("http://"),
+        loopback: settings.loopback,
+        ca_pem: settings.ca_pem.clone(),
+    };
+    let mut clients = CLIENTS.lock();
+    if let Some(client) = clients.get(&kind) {
+        return Ok(client.clone());
+    }
+    let client = build(&kind).map_err(|error| reason(&error))?;
+    clients.insert(kind, client.clone());
+    Ok(client)
+}
+
+fn build(kind: &Kind) -> upstream::Result<upstream::Client> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut builder = upstream::Client::builder()
+        .connect_timeout(kind.connect)
+        .redirect(upstream::redirect::Policy::none())
+        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_max_idle_per_host(32)
+        .tcp_nodelay(true);
+    if kind.loopback {
+        builder = builder.no_proxy();
+    }
+    if !kind.tls {
+        // Trusts nobody, for connections without TLS: reading the certificates takes milliseconds.
+        if let Ok(config) =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+        {
+            let roots = rustls::RootCertStore::empty();
+            builder =
+                builder.tls_backend_preconfigured(config.with_root_certificates(roots).with_no_client_auth());
+        }
+        return builder.build();
+    }
+    // Fails if there is one already, which then is this one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Some(pem) = &kind.ca_pem {
+        builder = builder.tls_certs_only(upstream::Certificate::from_pem_bundle(pem.as_bytes())?);
+    }
+    builder.build()
+}
+
+// ---- the request --------------------------------------------------------------------------------------
+
+pub(crate) async fn send(
+    exchange: &Arc<Exchange>,
+    url: String,
+    mut headers: HeaderMap,
+    mut body: Value,
+) -> Result<upstream::Response, Error> {
+    let settings = &exchange.settings;
+    if settings.whole_body {
+        body = Value::Object(Default::default());
+    }
+    for (key, value) in &settings.body {
+        match (&mut body, value) {
+            (Value::Object(fields), Value::Null) => drop(fields.shift_remove(key)),
+            (body, value) => body[key] = value.clone(),
+        }
+    }
+    for name in [AUTHORIZATION, HeaderName::from_static("x-api-key")] {
+        let key = headers.get(&name).and_then(|value| value.to_str().ok());
+        if key.is_some_and(|key| key.trim_start_matches("Bearer ") == NO_KEY) {
+            headers.remove(name);
+        }
+    }
+    for (name, value) in &settings.headers {
+        let (name, value) = header(name, value).ok_or_else(|| {
+            exchange.fail(Failure::new("client", format!("the header {name:?} cannot be sent")))
+        })?;
+        headers.insert(name, value);
+    }
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
+    headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+    let client = client(&url, settings).map_err(|words| exchange.fail(Failure::new("client", words)))?;
+    let body = Bytes::from(body.to_string());
+    let limit = Exchange::seconds(settings.first_event, 120.0);
+    tokio::select! {
+        biased;
+        () = exchange.cancelled() => Err(exchange.fail(Failure::new("cancelled", ""))),
+        outcome = timeout(limit, attempt(exchange, client, url, headers, body)) => match outcome {
+            Ok(outcome) => outcome.map_err(|failure| exchange.fail(failure)),
+            Err(_) => Err(exchange.fail(Failure::new("timeout", "first_event"))),
+        },
+    }
+}
+
+/// The header, its value as Latin-1; None if it is no header.
+fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    let value: Option<Vec<u8>> = value.chars().map(|letter| u8::try_from(letter).ok()).collect();
+    Some((name.parse().ok()?, HeaderValue::from_bytes(&value?).ok()?))
+}
+
+async fn attempt(
+    exchange: &Exchange,
+    client: upstream::Client,
+    mut url: String,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<upstream::Response, Failure> {
+    for _ in 0..MAX_REDIRECTS {
+        let sent = client.post(&url).headers(headers.clone()).body(body.clone()).send().await;
+        let reply = sent.map_err(not_sent)?;
+        let status = reply.status();
+        exchange.facts().status = status.as_u16();
+        if status.is_success() {
+            return Ok(reply);
+        }
+        if matches!(status.as_u16(), 307 | 308) {
+            let old = reply.url();
+            let target =
+                reply.headers().get(LOCATION).and_then(|target| old.join(target.to_str().ok()?).ok());
+            if let Some(target) = target.filter(|target| target.origin() == old.origin()) {
+                url = target.into();
+                continue;
+            }
+        }
+        return Err(refused(reply).await);
+    }
+    Err(Failure::new("invalid", format!("more than {MAX_REDIRECTS} redirects")))
+}
+
+fn not_sent(error: upstream::Error) -> Failure {
+    let kind = match (error.is_connect(), error.is_timeout()) {
+        (true, true) => "connect_timeout",
+        (true, false) => "connect",
+        _ if error.is_builder() => "client",
+        _ => "broken",
+    };
+    Failure::new(kind, reason(&error))
+}
+
+/// The innermost cause: the ones around it name the URL, which may hold a secret, and say less.
+fn reason(error: &upstream::Error) -> String {
+    let mut words = String::new();
+    let mut current = error.source();
+    while let Some(cause) = current {
+        words = cause.to_string();
+        if cause.is::<rustls::Error>() {
+            break;
+        }
+        current = cause.source();
+    }
+    if words.is_empty() {
+        "the request cannot be made".into()
+    } else {
+        words
+    }
+}
+
+async fn refused(mut reply: upstream::Response) -> Failure {
+    let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(chunk)) = reply.chunk().await {
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ERROR_BODY - body.len())]);
+            if body.len() == MAX_ERROR_BODY {
+                break;
+            }
+        }
+    };
+    // The status says enough if the body does not come.
+    let _ = timeout(ERROR_BODY_TIME, reading).await;
+    let mut failure = Failure::new("status", String::from_utf8_lossy(&body));
+    failure.status = Some(reply.status().as_u16());
+    for name in ["content-type", "retry-after", "retry-after-ms", "x-should-retry", "location"] {
+        if let Some(value) = reply.headers().get(name).and_then(|value| value.to_str().ok()) {
+            failure.headers.insert(name.into(), value.into());
+        }
+    }
+    failure
+}
+
+// ---- the reply ------------------------------------------------------------------------------------------
+
+enum Reader {
+    Chat(chat::Reader),
+    Anthropic(anthropic::Reader),
+}
+
+#[derive(PartialEq)]
+enum Shape {
+    Unknown,
+    Stream,
+    Document,
+}
+
+struct Body {
+    exchange: Arc<Exchange>,
+    reply: Option<upstream::Response>,
+    sse: sse::Decoder,
+    reader: Reader,
+    shape: Shape,
+    held: Vec<u8>,
+    ready: VecDeque<Bytes>,
+    failure: Option<Failure>,
+    ended: bool,
+    since: Instant,
+    limit: (Duration, &'static str),
+}
+
+pub(crate) fn body(
+    exchange: Arc<Exchange>,
+    reply: upstream::Response,
+) -> Pin<Box<dyn Stream<Item = Result<Bytes, Error>> + Send>> {
+    let reader = match exchange.settings.protocol {
+        Protocol::Chat => Reader::Chat(chat::Reader::default()),
+        Protocol::Anthropic => Reader::Anthropic(anthropic::Reader::default()),
+    };
+    let body = Body {
+        limit: (Exchange::seconds(exchange.settings.first_event, 120.0), "first_event"),
+        exchange,
+        reply: Some(reply),
+        sse: sse::Decoder::default(),
+        reader,
+        shape: Shape::Unknown,
+        held: Vec::new(),
+        ready: VecDeque::new(),
+        failure: None,
+        ended: false,
+        since: Instant::now(),
+    };
+    Box::pin(futures::stream::unfold(body, |mut body| async move { Some((body.next().await?, body)) }))
+}
+
+impl Body {
+    async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        loop {
+            if self.exchange.is_cancelled() {
+                self.ready.clear();
+                self.fail(Failure::new("cancelled", ""));
+            }
+            if let Some(piece) = self.ready.pop_front() {
+                // alchemy-llm copies the whole message for each event: whoever takes the events comes in between.
+                tokio::task::yield_now().await;
+                return Some(Ok(piece));
+            }
+            if let Some(failure) = self.failure.take() {
+                self.reply = None;
+                return Some(Err(self.exchange.fail(failure)));
+            }
+            if self.ended {
+                self.linger();
+                return None;
+            }
+            self.exchange.room().await;
+            self.read().await;
+        }
+    }
+
+    /// The reply is complete; its connection can be used again once its end was read, if that comes soon.
+    fn linger(&mut self) {
+        if let Some(mut reply) = self.reply.take() {
+            tokio::spawn(timeout(LINGER, async move { while let Ok(Some(_)) = reply.chunk().await {} }));
+        }
+    }
+
+    async fn read(&mut self) {
+        let Some(reply) = self.reply.as_mut() else {
+            self.ended = true;
+            return;
+        };
+        let chunk = tokio::select! {
+            biased;
+            () = self.exchange.cancelled() => return self.fail(Failure::new("cancelled", "")),
+            chunk = reply.chunk() => chunk,
+            () = sleep_until(self.since + self.limit.0) => {
+                return self.broken(Failure::new("timeout", self.limit.1));
+            }
+        };
+        let exchange = self.exchange.clone();
+        let seen = exchange.facts().seen;
+        match chunk {
+            Ok(Some(chunk)) => self.take(&chunk),
+            Ok(None) => self.close(),
+            Err(error) if error.is_decode() => self.fail(Failure::new("undecodable", reason(&error))),
+            Err(error) => self.broken(Failure::new("interrupted", reason(&error))),
+        }
+        let facts = exchange.facts();
+        if facts.seen != seen {
+            let settings = &exchange.settings;
+            let mut idle = Exchange::seconds(settings.idle, 90.0);
+            if facts.finish_reason.is_some() {
+                idle = idle.min(Exchange::seconds(settings.after_finish, 10.0));
+            }
+            (self.since, self.limit) = (Instant::now(), (idle, "idle"));
+        }
+    }
+
+    fn take(&mut self, chunk: &[u8]) {
+        if self.shape == Shape::Stream {
+            return self.take_stream(chunk);
+        }
+        self.held.extend_from_slice(chunk);
+        if self.held.len() > MAX_BODY {
+            return self.fail(Failure::new("invalid", "the reply is too long"));
+        }
+        if self.shape == Shape::Unknown {
+            // The first byte that is no space: a stream's line begins with a field name or a colon.
+            let start = self.held.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.held).trim_ascii_start();
+            match start.first() {
+                None => {}
+                Some(b'{' | b'[' | b'<') => self.shape = Shape::Document,
+                Some(_) => {
+                    self.shape = Shape::Stream;
+                    let held = std::mem::take(&mut self.held);
+                    self.take_stream(&held);
+                }
+            }
+        }
+    }
+
+    fn take_stream(&mut self, chunk: &[u8]) {
+        let mut events = Vec::new();
+        let outcome = self.sse.feed(chunk, &mut events);
+        self.handle(events);
+        if outcome.is_err() {
+            self.fail(Failure::new("invalid", "an event of the reply is too large"));
+        }
+    }
+
+    fn handle(&mut self, events: Vec<sse::Event>) {
+        let exchange = self.exchange.clone();
+        let mut facts = exchange.facts();
+        let mut out = String::new();
+        for event in events {
+            let step = match &mut self.reader {
+                Reader::Chat(reader) => reader.event(&event, &mut facts, &mut out),
+                Reader::Anthropic(reader) => reader.event(&event, &mut facts, &mut out),
+            };
+            if out.len() >= PIECE {
+                self.ready.push_back(Bytes::from(std::mem::take(&mut out)));
+            }
+            if self.step(step, &mut out) {
+                break;
+            }
+        }
+        if !out.is_empty() {
+            self.ready.push_back(Bytes::from(out));
+        }
+    }
+
+    /// Whether this was the last step.
+    fn step(&mut self, step: Step, out: &mut String) -> bool {
+        if step == Step::More {
+            return false;
+        }
+        if let Reader::Chat(reader) = &mut self.reader {
+            reader.close(out);
+        }
+        match step {
+            Step::Failed(failure) => self.fail(failure),
+            _ => self.ended = true,
+        }
+        true
+    }
+
+    /// The body is over.
+    fn close(&mut self) {
+        self.reply = None;
+        let exchange = self.exchange.clone();
+        if self.shape == Shape::Document {
+            let held = std::mem::take(&mut self.held);
+            let mut out = String::new();
+            let step = match &mut self.reader {
+                Reader::Chat(reader) if !held.trim_ascii_start().starts_with(b"<") => {
+                    reader.document(&held, &mut exchange.facts(), &mut out)
+                }
+                _ => Step::Failed(document(&held)),
+            };
+            self.step(step, &mut out);
+            return self.ready.push_back(Bytes::from(out));
+        }
+        let mut events = Vec::new();
+        if self.shape == Shape::Stream {
+            self.sse.close(&mut events);
+        }
+        self.handle(events);
+        if self.failure.as_ref().is_some_and(|failure| failure.kind == "not_json") {
+            self.failure = None; // the last event was cut: the reply broke off
+        }
+        if !self.ended && self.failure.is_none() {
+            let kind = if exchange.facts().seen > 0 { "truncated" } else { "empty" };
+            self.broken(Failure::new(kind, ""));
+        }
+    }
+
+    /// No more bytes will come: that completes a reply whose finish reason was seen, and fails others.
+    fn broken(&mut self, failure: Failure) {
+        let complete = |facts: &Facts| facts.finish_reason.is_some();
+        if complete(&self.exchange.facts()) {
+            self.ended = true;
+        } else {
+            self.fail(failure);
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        if !self.ended {
+            self.failure.get_or_insert(failure);
+        }
+    }
+}
+
+/// A page of somebody in between, or an error in JSON.
+fn document(body: &[u8]) -> Failure {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) if value.is_object() => chat::reported(value),
+        _ if body.trim_ascii_start().starts_with(b"<") => {
+            Failure::new("invalid", format!("the reply is an HTML page: {}", shown(body)))
+        }
+        _ => {
+            Failure::new("invalid", format!("the reply is neither an event stream nor JSON: {}", shown(body)))
+        }
+    }
+}
