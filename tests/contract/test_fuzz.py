@@ -55,7 +55,8 @@ class Protocol:
         return [
             *self.wire.begin(), *self.wire.say(CONTENT), *self.wire.say(other),
             *self.wire.end("tool_use", USAGE), *self.wire.end("length", None), *self.wire.error("broken"),
-            b": comment\n\n", b"data:\n\n", b"event: ping\ndata: {}\n\n", b"data: [DONE]\n\n", b"data: null\n\n",
+            b": comment\n\n", b"data:\n\n", b"event: ping\ndata: {}\n\n",
+            b"data: [DONE]\n\n", b"data: null\n\n",
         ]  # fmt: skip
 
     def stream(self) -> bytes:
