@@ -3,11 +3,20 @@
 import os
 import sys
 
-# -m puts the working directory first on the path; nothing may be imported from there by accident.
-if not sys.flags.safe_path and sys.path[0] == os.getcwd() != os.path.dirname(os.path.dirname(__file__)):  # noqa: PTH109,PTH120
-    del sys.path[0]
 
-from tinyagent_cli.main import main
+def _drop_working_directory() -> None:
+    """-m puts it first on the path; nothing may be imported from there by accident."""
+    try:
+        here = os.getcwd()  # noqa: PTH109 - pathlib takes longer
+    except FileNotFoundError:
+        return
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100,PTH120
+    if not sys.flags.safe_path and sys.path[0] == here != ours:
+        del sys.path[0]
+
 
 if __name__ == "__main__":
+    _drop_working_directory()
+    from tinyagent_cli.main import main
+
     sys.exit(main())

@@ -61,8 +61,12 @@ def scan(paths: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """
     seen: set[str] = set()
     found: list[EntryPoint] = []
+    try:
+        here = os.getcwd()  # noqa: PTH109 - pathlib is slower to import than this is to run
+    except FileNotFoundError:
+        here = ""
     for path in dict.fromkeys(paths):
-        if path in ("", os.getcwd()):  # noqa: PTH109 - pathlib is slower to import than this is to run
+        if path in ("", here):
             continue
         try:
             names = os.listdir(path)  # noqa: PTH208

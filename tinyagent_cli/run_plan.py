@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tinyagent import _json
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
 from tinyagent.errors import RecordError
 
@@ -74,11 +75,12 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     Raises:
         TinyAgentError: something is missing, malformed or unknown.
     """
+    prompt = None if options.prompt == "-" else options.prompt
     users_of_stdin = [options.history == "-", *(path == "-" for path in options.files)]
     if sum(users_of_stdin) > 1:
         raise InputError("Standard input can be used once: by --history - or by one -f -.")
     piped = not any(users_of_stdin) and not options.no_stdin and stdin_is_piped()
-    if not (options.prompt or options.files or piped):
+    if not (prompt or options.files or piped):
         build_prompt(None, (), None)
     found = configuration.load()
     run = found.run
@@ -94,7 +96,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     history = _history(app, options.history)
     system = _system(app, options.system) if options.system is not None else run.system or ""
     files = [(path, read_file(path, app.note)) for path in options.files]
-    message = build_prompt(options.prompt, files, read_stdin(app.note) if piped else None)
+    message = build_prompt(prompt, files, read_stdin(app.note) if piped else None)
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -145,10 +147,17 @@ def _history(app: AppContext, path: str | None) -> list[Any]:
 
     name = "standard input" if path == "-" else path
     data = read_file(path, lambda _: app.note("Waiting for the conversation on standard input …"))
+    if not data.strip():
+        raise InputError(f"--history {path}: there is nothing in it.")
     try:
-        return jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
+        messages = jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
     except RecordError as error:
         raise RecordError(f"--history {path}: {error}", hint=error.hint) from None
+    last = _json.decode_object(data.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")) or {}
+    if last.get("type") == "result" and last.get("ok") is False:
+        failure = last.get("error") or {}
+        app.warn(f"The run that --history {path} goes on from failed: {failure.get('message', '')}")
+    return messages
 
 
 def _system(app: AppContext, text: str) -> str:

@@ -106,6 +106,12 @@ def test_three_in_a_pipe(cli: Cli, serve: Serve) -> None:
     ]
 
 
+def test_the_working_directory_may_be_gone(cli: Cli) -> None:
+    """A directory that was removed under the shell is nobody's problem."""
+    done = cli.shell("mkdir gone; cd gone; rmdir ../gone; $T --help && $T run -m demo Hi")
+    assert (0, True) == (done.code, "You said: Hi" in done.out)
+
+
 # ---- standard input ---------------------------------------------------------------------------------
 
 
@@ -120,10 +126,11 @@ def test_standard_input_stands_before_the_prompt(cli: Cli, serve: Serve, line: s
 
 
 def test_standard_input_alone_is_a_prompt(cli: Cli, serve: Serve) -> None:
-    """No argument is needed when something is piped in; nothing piped in is no prompt."""
-    server = serve(FakeReply.text("ok"))
-    assert 0 == cli("run", "-m", "local/m", stdin=b"Say it.").code
-    assert "Say it." == server.requests[0].json["messages"][0]["content"]
+    """No argument is needed when something is piped in, nor `-`; nothing piped in is no prompt."""
+    server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
+    for args in ([], ["-"]):
+        assert 0 == cli("run", "-m", "local/m", *args, stdin=b"Say it.").code
+        assert "Say it." == server.requests[-1].json["messages"][0]["content"]
     assert "There is no prompt" in cli("run", "-m", "local/m", stdin=b" \n").err
 
 

@@ -185,6 +185,16 @@ def test_history_goes_on(cli: Cli, serve: Serve) -> None:
     assert ["Say hello", "Hello", "In French", "Bonjour", "In German"] == [m["content"] for m in sent(server)]
 
 
+def test_a_history_that_failed_is_gone_on_from_with_a_warning(cli: Cli, serve: Serve) -> None:
+    """In a pipe nobody else would say that what came before is not whole; an empty one is an error."""
+    serve(FakeReply.error(400, "bad request"), FakeReply.text("ok"))
+    first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
+    second = cli("run", "-m", "local/m", "--history", "-", "In French", stdin=first.out.encode())
+    assert (0, "ok\n") == second[:2]
+    assert "goes on from failed: local: HTTP 400: bad request" in second.err
+    assert "there is nothing in it" in cli("run", "-m", "local/m", "--history", "-", "Hi", stdin=b"").err
+
+
 # ---- ways to end ------------------------------------------------------------------------------------
 
 

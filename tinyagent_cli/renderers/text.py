@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyagent import extract_text
+from tinyagent import _json, extract_text
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, MessageStartEvent, MessageUpdateEvent
 from tinyagent_cli.output import Output
 from tinyagent_cli.terminal_text import Sanitizer
@@ -46,7 +46,7 @@ class TextRenderer:
             try:
                 data = text.encode()
             except UnicodeEncodeError:
-                data = text.encode("utf-8", "replace")
+                data = _json.without_surrogates(text).encode()
             self._output.write(data)
 
     def end_line(self) -> None:
