@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import random
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent import _http
-from tinyagent._fake_server import FakeReply, FakeServer, Hold, Reset, Wait, chat_chunk, sse
+from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
 from tinyagent._interrupt import AbortSignal
 from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
 from tinyagent.errors import (
@@ -21,6 +22,7 @@ from tinyagent.errors import (
     ConfigurationError,
     ConnectionFailedError,
     MissingKeyError,
+    ProviderError,
     ProviderTimeoutError,
     RateLimitError,
 )
@@ -536,6 +538,63 @@ async def test_time_outs_keep_what_there_is() -> None:
         assert "Half" == message["content"][0]["text"]
         with pytest.raises(ProviderTimeoutError):
             await stream_openai_completions(model_at(server), Context(), {"timeout": 0.1})
+
+
+async def test_leaving_at_any_moment() -> None:
+    """Cancelled, aborted, closed or dropped, wherever they are: no reply leaves a task or a socket."""
+    source = random.Random(7)
+    ends: list[Any] = [Hold(), Reset(), Hangup(), sse(chat_chunk({}, "stop"))]
+
+    def a_reply() -> FakeReply:
+        words = [
+            sse(chat_chunk("word " * source.choice([1, 1, 500]))) for _ in range(source.randrange(1, 30))
+        ]
+        return FakeReply([*words[:10], Sleep(source.random() * 0.01), *words[10:], source.choice(ends)])
+
+    async def leave(server: FakeServer) -> None:
+        signal = source.choice([AbortSignal(), asyncio.Event()])
+        how, stop, when = (
+            source.choice(["signal", "cancel", "close", "drop"]),
+            source.randrange(20),
+            source.random(),
+        )
+
+        async def run() -> None:
+            options: Any = {"signal": signal, "timeout": {"first_event": 5, "idle": 0.2}}
+            reply = await stream_openai_completions(model_at(server), Context(), options)
+            count = 0
+            async for _ in reply:
+                count += 1
+                if count > stop and how in ("close", "drop"):
+                    if how == "close":
+                        await reply.aclose()
+                    return
+
+        task = asyncio.create_task(run())
+        end = signal.set if how == "signal" else task.cancel
+        handle = (
+            asyncio.get_running_loop().call_later(when / 20, end) if how in ("signal", "cancel") else None
+        )
+        await asyncio.wait([task])
+        if handle is not None:
+            handle.cancel()
+        assert task.cancelled() or isinstance(task.exception(), ProviderError | None)
+
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, complaint: complaints.append(complaint))
+    async with FakeServer(*(a_reply() for _ in range(500))) as server:
+        for _ in range(8):
+            await asyncio.gather(*(leave(server) for _ in range(15)))
+        gc.collect()
+
+        def kept() -> int:
+            pool = _http._pools[asyncio.get_running_loop()]
+            return sum(map(len, pool._idle.values()))
+
+        async with asyncio.timeout(5):
+            while server.open_connections > kept():
+                await asyncio.sleep(0.01)
+    assert [] == complaints
 
 
 # ---- trying again -----------------------------------------------------------------------------------
