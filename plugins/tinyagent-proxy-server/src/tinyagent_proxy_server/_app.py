@@ -1,0 +1,454 @@
+"""The server as an ASGI application: who calls, what may be asked, and the stream of a reply.
+
+A reply is pulled from its provider one event at a time and sent before the next is asked for: what a slow
+caller does not read is not read from the provider either. A reply ends at once, and the provider's
+connection with it, when its caller goes, when the server stops, and when nobody reads what was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from tinyagent import Model, TinyAgentError
+
+from ._callers import Caller, Callers
+from ._config import ServerTable
+from ._log import LogLine
+from ._protocol import BadRequestError, EventWriter, Failure, StreamRequest, read_request
+from ._upstreams import Upstream, Upstreams
+
+__all__ = ["Proxy"]
+
+BODY_SECONDS = 60.0
+"""How long a caller may take to send its request."""
+FAREWELL_SECONDS = 1.0
+"""How long a caller that does not read is waited for with the last event."""
+WATCH_SECONDS = 1.0
+"""How often it is looked who does not read."""
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+_log = logging.getLogger(__name__)
+
+
+class RefusedError(Exception):
+    """The request is not taken; `message` is for the caller."""
+
+    def __init__(self, status: int, kind: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def response(self) -> JSONResponse:
+        """As JSON, the way providers say it."""
+        error = {"message": str(self), "type": self.kind, "code": self.status}
+        return JSONResponse({"error": error}, self.status, self.headers)
+
+
+class Proxy:
+    """Everything that the requests share. `app` is what a server runs.
+
+    Args:
+        settings: What bounds all callers together.
+        callers: Who may call.
+        upstreams: What may be asked.
+        log: Takes one line a request.
+    """
+
+    def __init__(
+        self,
+        settings: ServerTable,
+        callers: Callers,
+        upstreams: Upstreams,
+        log: Callable[[str], object] = print,
+        *,
+        secrets: Iterable[str] = (),
+    ) -> None:
+        self.settings = settings
+        self.stopping = False
+        self._callers = callers
+        self._upstreams = upstreams
+        self._log = log
+        self._secrets = (*upstreams.secrets, *secrets)
+        self._exchanges: set[_Exchange] = set()
+        self.app = Starlette(
+            routes=[
+                Route("/api/stream", self._answering(self._stream), methods=["POST"]),
+                Route("/api/models", self._answering(self._models), methods=["GET"]),
+                Route("/healthz", self._health, methods=["GET"]),
+            ],
+            lifespan=self._lifespan,
+        )
+
+    @property
+    def streams(self) -> int:
+        """Replies under way."""
+        return len(self._exchanges)
+
+    def stop(self) -> None:
+        """Take nothing more, and end every reply under way with an `error` event."""
+        self.stopping = True
+        for exchange in self._exchanges:
+            exchange.interrupt(_STOPPING)
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(self._watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Give up callers that keep a reply, and with it a provider's connection, but do not read."""
+        while True:
+            await asyncio.sleep(min(WATCH_SECONDS, self.settings.stall_timeout / 4))
+            long_ago = asyncio.get_running_loop().time() - self.settings.stall_timeout
+            for exchange in list(self._exchanges):
+                if exchange.sending_since is not None and exchange.sending_since < long_ago:
+                    exchange.interrupt(_STALLED)
+
+    # ---- requests -------------------------------------------------------------------------------------
+
+    def _answering(
+        self, answer: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]]
+    ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+        """What answers a request, as an ASGI application: refusals are replies, and each has its line."""
+        return _Endpoint(answer, self._log)
+
+    async def _health(self, request: Request) -> JSONResponse:
+        return JSONResponse({"ok": not self.stopping}, 503 if self.stopping else 200)
+
+    async def _models(self, scope: Scope, receive: Receive, send: Send, line: LogLine) -> None:
+        caller = self._caller(Request(scope), line)
+        line["path"] = "/api/models"
+        found = []
+        for upstream in self._upstreams:
+            for info in await upstream.models():
+                name = upstream.full_name(info.id)
+                if caller.may_use(name):
+                    described = {"contextWindow": info.context_window, "maxTokens": info.max_tokens}
+                    known = {key: value for key, value in described.items() if value is not None}
+                    found.append({"id": name, "name": info.name, "provider": upstream.name, **known})
+        line["status"] = 200
+        await JSONResponse({"models": found})(scope, receive, send)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, line: LogLine) -> None:
+        request = Request(scope, receive)
+        caller = self._caller(request, line)
+        with self._place(caller) as exchange:
+            try:
+                asked = await self._asked(request)
+                found = self._upstreams.find(asked.provider, asked.model_id)
+                name = found[0].full_name(found[1].id) if found is not None else asked.model_id
+                line["model"] = name
+                if found is None or not caller.may_use(name):
+                    raise RefusedError(
+                        404, "not_found_error", f"the proxy has no model {name[:200]!r} for this token; "
+                        "GET /api/models lists what it has, named PROVIDER/ID",
+                    )  # fmt: skip
+                asked.context.messages = self._upstreams.as_made_here(asked.context.messages)
+                await exchange.run(*found, asked, _Sink(receive, send), line)
+            except asyncio.CancelledError:
+                if not exchange.ended_by(_STOPPING):
+                    raise
+                raise self._stopped() from None
+
+    def _caller(self, request: Request, line: LogLine) -> Caller:
+        if self.stopping:
+            raise self._stopped()
+        caller = self._callers.find(request.headers.get("authorization", ""))
+        if caller is None:
+            raise RefusedError(
+                401, "authentication_error", "the proxy does not know this token", www_authenticate="Bearer"
+            )
+        line["token"] = caller.name
+        wait = caller.wait()
+        if wait:
+            raise RefusedError(
+                429, "rate_limit_error", "this token has used up its requests for now",
+                retry_after=str(max(1, round(wait + 0.5))),
+            )  # fmt: skip
+        return caller
+
+    def _stopped(self) -> RefusedError:
+        return RefusedError(503, "server_error", _STOPPING.message, retry_after="1")
+
+    def _place(self, caller: Caller) -> _Exchange:
+        """A place for one reply more.
+
+        Raises:
+            RefusedError: the token, or the server, has as many as it may have.
+        """
+        if caller.max_streams is not None and caller.streams >= caller.max_streams:
+            raise RefusedError(
+                429, "rate_limit_error",
+                f"this token has {caller.streams} replies under way, which is all that it may have",
+                retry_after="1",
+            )  # fmt: skip
+        if self.streams >= self.settings.max_streams:
+            raise RefusedError(503, "overloaded_error", "the proxy is at its limit", retry_after="1")
+        return _Exchange(caller, self._exchanges, self._secrets)
+
+    async def _asked(self, request: Request) -> StreamRequest:
+        """The request, no longer than it may be.
+
+        Raises:
+            RefusedError: it is too long, takes too long, or is not what the protocol says.
+        """
+        limit = self.settings.max_request_bytes
+        too_long = RefusedError(413, "request_too_large", f"the request is longer than {limit} bytes")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > limit:
+            raise too_long
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_long
+        except TimeoutError:
+            raise RefusedError(408, "timeout_error", "the request did not arrive in time") from None
+        try:
+            return read_request(bytes(body))
+        except BadRequestError as error:
+            raise RefusedError(400, "invalid_request_error", str(error)) from None
+
+
+class _Endpoint:
+    """One route: answers, refuses, and logs."""
+
+    def __init__(
+        self,
+        answer: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]],
+        log: Callable[[str], object],
+    ) -> None:
+        self._answer = answer
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        line = LogLine()
+        try:
+            await self._answer(scope, receive, send, line)
+        except RefusedError as refused:
+            line["status"], line["error"] = refused.status, refused.kind
+            await refused.response()(scope, receive, send)
+        except ClientDisconnect:
+            line["status"] = "gone"
+        except asyncio.CancelledError:
+            line["status"] = "cut"
+            raise
+        finally:
+            self._log(str(line))
+
+
+class _Sink:
+    """The two ends of a request as ASGI gives them."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+
+    async def gone(self) -> None:
+        """Wait until the caller has gone."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def begin(self) -> None:
+        await self._send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+
+
+_STOPPING = Failure("stream_interrupted", "the proxy is shutting down", retryable=True)
+_STALLED = Failure("timeout", "the proxy gave up: what it sent was not read")
+_GONE = Failure("aborted", "the caller has gone")
+
+
+class _Exchange:
+    """One reply, from the place that it takes to its last event.
+
+    Attributes:
+        sending_since: Since when a caller has been waited for to read; None: nobody is waited for.
+    """
+
+    def __init__(self, caller: Caller, others: set[_Exchange], secrets: Iterable[str]) -> None:
+        self.sending_since: float | None = None
+        self._caller = caller
+        self._others = others
+        self._secrets = secrets
+        self._task: asyncio.Task[Any] | None = None
+        self._reason: Failure | None = None
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        self._caller.streams += 1
+        self._others.add(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task = None
+        self._caller.streams -= 1
+        self._others.discard(self)
+
+    def interrupt(self, reason: Failure) -> None:
+        """End the reply, wherever it is; the first reason counts."""
+        if self._reason is None and self._task is not None:
+            self._reason = reason
+            self._task.cancel()
+
+    def ended_by(self, reason: Failure) -> bool:
+        """Whether the cancellation at hand is `interrupt`'s, for this reason; it is then dealt with."""
+        if self._reason is not reason or self._task is None:
+            return False
+        return self._task.uncancel() == 0
+
+    async def run(
+        self, upstream: Upstream, model: Model, asked: StreamRequest, sink: _Sink, line: LogLine
+    ) -> None:
+        """Ask the provider and pass on what it says, to the end."""
+        writer = EventWriter()
+        await sink.begin()
+        watching = asyncio.create_task(self._watch(sink))
+        try:
+            await self._pump(upstream, model, asked, sink, writer, line)
+        except asyncio.CancelledError:
+            reason = self._reason
+            if reason is None or not self.ended_by(reason):
+                raise
+            line["status"], line["error"] = "aborted" if reason is _GONE else "error", reason.kind
+            if reason is not _GONE:
+                await self._farewell(sink, writer.error(reason))
+        finally:
+            self._task = None
+            watching.cancel()
+            line.spent(writer.usage)
+
+    async def _watch(self, sink: _Sink) -> None:
+        await sink.gone()
+        self.interrupt(_GONE)
+
+    async def _farewell(self, sink: _Sink, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await sink.write(data, last=True)
+        except TimeoutError:
+            pass  # it does not read, and the end of the connection says the same
+
+    async def _pump(
+        self,
+        upstream: Upstream,
+        model: Model,
+        asked: StreamRequest,
+        sink: _Sink,
+        writer: EventWriter,
+        line: LogLine,
+    ) -> None:
+        def note_retry(_: str) -> None:
+            line["retries"] = line.get("retries", 0) + 1
+
+        reply: Any = None
+        held = b""
+        try:
+            options = {**asked.options, "on_retry": note_retry}
+            reply = await upstream.stream(model, asked.context, options)
+            async for event in reply:
+                kind = event["type"]
+                if kind == "start":
+                    # Nothing was said yet, and the clocks of callers begin anew with each event.
+                    held = writer.event(event)
+                    continue
+                data = self._failed(event, upstream, writer, line) if kind == "error" else writer.event(event)
+                if data:
+                    await self._write(sink, held + data, last=bool(writer.finish))
+                    held = b""
+                if writer.finish:
+                    line["status"] = line.get("status", "ok")
+                    line["finish"] = writer.finish
+                    return
+            raise TinyAgentError("the provider's reply ended without an end")
+        except TinyAgentError as error:
+            failure = self._in_words(
+                error.kind, str(error), error.hint, upstream, getattr(error, "retry_after", None)
+            )
+            self._note(failure, str(error), line)
+            await self._write(sink, held + writer.error(failure), last=True)
+        except Exception as error:  # noqa: BLE001
+            # Whatever a message that passed our check made of a provider. The words may quote the message.
+            _log.debug("a provider failed", exc_info=error)
+            failure = Failure("internal", "the proxy could not make a request of the conversation")
+            self._note(failure, type(error).__name__, line)
+            await self._write(sink, held + writer.error(failure), last=True)
+        finally:
+            close = getattr(reply, "aclose", None)
+            if close is not None:
+                await close()
+
+    async def _write(self, sink: _Sink, data: bytes, *, last: bool) -> None:
+        self.sending_since = asyncio.get_running_loop().time()
+        await sink.write(data, last=last)
+        self.sending_since = None
+        if last:
+            self._task = None  # it is over, and a caller that goes now has everything
+
+    # ---- failures -------------------------------------------------------------------------------------
+
+    def _failed(self, event: Any, upstream: Upstream, writer: EventWriter, line: LogLine) -> bytes:
+        """A reply that failed on its way."""
+        message = event["error"]
+        words = str(message.get("error_message") or "the provider gave no reason")
+        kind = str(message.get("error_kind") or "provider")
+        failure = self._in_words(kind, words, message.get("error_hint"), upstream)
+        self._note(failure, words, line)
+        return writer.error(failure, message)
+
+    def _note(self, failure: Failure, words: str, line: LogLine) -> None:
+        line["status"], line["error"] = "error", failure.kind
+        line["why"] = self._clean(words)
+
+    def _in_words(
+        self, kind: str, words: str, hint: str | None, upstream: Upstream, retry_after: float | None = None
+    ) -> Failure:
+        """What a caller is told. The proxy has tried again where that may help, so the caller need not."""
+        if kind in _OURS:
+            # Keys and addresses are the business of whoever runs the proxy; the log has the words.
+            return Failure("provider", f"the proxy {_OURS[kind]} {upstream.name!r}; its log says why")
+        return Failure(
+            kind,
+            self._clean(words),
+            self._clean(hint) if hint and kind in _HINTS else None,
+            retry_after=retry_after,
+        )
+
+    def _clean(self, words: str) -> str:
+        for secret in self._secrets:
+            words = words.replace(secret, "[redacted]")
+        return words
+
+
+_OURS = {
+    "authentication": "was refused by the provider",
+    "missing_key": "was refused by the provider",
+    "configuration": "is not set up for the provider",
+    "connection": "cannot reach the provider",
+}
+_HINTS = frozenset({"context_overflow", "rate_limit", "content_filter"})

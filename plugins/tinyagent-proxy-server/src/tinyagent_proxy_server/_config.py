@@ -1,0 +1,196 @@
+"""What the server is told: its TOML file, and the tokens in the environment or in files of their own.
+
+No secret stands in the TOML file. It names the variables and files that hold the tokens, and the
+variables that hold the providers' keys.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from tinyagent import ConfigurationError
+
+__all__ = [
+    "TOKEN_VARIABLE",
+    "ConfigFile",
+    "ProviderTable",
+    "ServerTable",
+    "Token",
+    "read_config",
+    "read_tokens",
+]
+
+TOKEN_VARIABLE = "TINYAGENT_PROXY_TOKEN"
+SHORTEST_TOKEN = 16
+HOW_TO = "Make one with: tinyagent proxy token"
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A table of which every key must be known."""
+
+
+class ServerTable(_Table, frozen=True):
+    """`[server]`: what bounds all callers together.
+
+    Attributes:
+        max_streams: Replies under way at once.
+        max_request_bytes: The longest request; images stand in it as text.
+        stall_timeout: Seconds that a caller may leave what was sent unread.
+        shutdown_grace: Seconds that callers have to take leave in.
+    """
+
+    max_streams: int = 1000
+    max_request_bytes: int = 32 << 20
+    stall_timeout: float = 120.0
+    shutdown_grace: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+
+
+class TokenTable(_Table, frozen=True):
+    """`[tokens.NAME]`: one caller. The token is in the variable `env` or in the file `file`.
+
+    Attributes:
+        models: Patterns over `PROVIDER/ID`.
+        max_streams: Replies under way at once for this token; None: as many as the server takes.
+        requests_per_minute: On average, with as many at once at first; None: no limit.
+    """
+
+    env: str | None = None
+    file: str | None = None
+    models: tuple[str, ...] = ("*",)
+    max_streams: int | None = None
+    requests_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("name either env or file, the place of the token")
+        if any(limit is not None and limit <= 0 for limit in (self.max_streams, self.requests_per_minute)):
+            raise ValueError("a limit must be above 0")
+
+
+class ProviderTable(_Table, frozen=True):
+    """`[providers.NAME]`: as in tinyagent's own configuration, and `models`, patterns over their ids."""
+
+    base_url: str | None = None
+    api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
+    api_key_env: str | None = None
+    headers: dict[str, str] = {}
+    allow_http: bool = False
+    ca_file: str | None = None
+    options: dict[str, object] = {}
+    models: tuple[str, ...] = ("*",)
+
+    def __repr__(self) -> str:
+        return f"ProviderTable(base_url={self.base_url!r})"  # headers may hold secrets
+
+
+class ConfigFile(_Table, frozen=True):
+    """The whole file."""
+
+    server: ServerTable = ServerTable()
+    tokens: dict[str, TokenTable] = {}
+    providers: dict[str, ProviderTable] = {}
+
+
+class Token(NamedTuple):
+    """A token with the name that its uses are logged under."""
+
+    name: str
+    secret: str
+    table: TokenTable
+
+    def __repr__(self) -> str:
+        return f"Token({self.name!r})"
+
+
+def read_config(path: Path | None) -> ConfigFile:
+    """The file, checked; without one, what holds without one.
+
+    Raises:
+        ConfigurationError: naming the file and the key.
+    """
+    if path is None:
+        return ConfigFile()
+    try:
+        return msgspec.toml.decode(path.read_text("utf-8"), type=ConfigFile)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+
+
+def read_tokens(
+    tables: Mapping[str, TokenTable], variables: Iterable[str] = (), *, folder: Path | None = None
+) -> list[Token]:
+    """The tokens of the file's tables and of the variables that the command line names.
+
+    Args:
+        tables: `[tokens.NAME]`.
+        variables: Each holds one token more, which is logged under the variable's name. If there is no
+            other token, `TINYAGENT_PROXY_TOKEN` is looked at.
+        folder: What the names of files are relative to.
+
+    Raises:
+        ConfigurationError: there is none, or one that cannot be used.
+    """
+    named = dict(tables) | {name: TokenTable(env=name) for name in variables}
+    if not named:
+        if not os.environ.get(TOKEN_VARIABLE):
+            raise ConfigurationError(
+                "There is no token, so nobody could call.",
+                hint=f"export {TOKEN_VARIABLE}=$(tinyagent proxy token), or name others with --token-env or "
+                "in [tokens.NAME] of the file.",
+            )
+        named[TOKEN_VARIABLE] = TokenTable(env=TOKEN_VARIABLE)
+    tokens = [Token(name, _secret(name, table, folder or Path()), table) for name, table in named.items()]
+    owners: dict[str, str] = {}
+    for token in tokens:
+        if owners.setdefault(token.secret, token.name) != token.name:
+            raise ConfigurationError(f"{owners[token.secret]!r} and {token.name!r} have the same token.")
+    return tokens
+
+
+def _secret(name: str, table: TokenTable, folder: Path) -> str:
+    if table.env is not None:
+        place, text = f"the variable {table.env}", os.environ.get(table.env, "")
+    else:
+        path = folder / Path(table.file or "").expanduser()
+        place, text = f"the file {path}", _read_private(path)
+    secret = text.strip()
+    if not secret:
+        raise ConfigurationError(f"The token {name!r} is missing: {place} is not set or empty.", hint=HOW_TO)
+    if not (secret.isascii() and secret.isprintable()) or " " in secret:
+        raise ConfigurationError(f"The token {name!r} in {place} holds what no token can.", hint=HOW_TO)
+    if len(secret) < SHORTEST_TOKEN:
+        raise ConfigurationError(
+            f"The token {name!r} in {place} can be guessed: it is shorter than {SHORTEST_TOKEN} characters.",
+            hint=HOW_TO,
+        )
+    return secret
+
+
+def _read_private(path: Path) -> str:
+    """The text of a file that nobody else may read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise ConfigurationError(
+                    f"{path} can be read by others, so it is not used.",
+                    hint=f"Mend it with: chmod 600 {path}",
+                )
+            return file.read(1 << 16)
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is not UTF-8 text.") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,324 @@
+"""The proxy protocol from the server's side: a request in, assistant message events out; no I/O.
+
+Beside what every client of the protocol knows, events carry fields that other clients skip:
+
+    done, error     finishReason, the provider's own word; normalUsage, usage as tinyagent counts it
+    done            signatures, {contentIndex: signature} of blocks that were signed after their end
+    toolcall_end    id and toolName as they are at the end; contentSignature; arguments, the JSON text, where
+                    it is not what the deltas add up to
+    error           errorKind (a `kind` of `tinyagent.errors`), errorHint, retryable, retryAfter (seconds)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from tinyagent import AgentTool, Context
+
+__all__ = ["BadRequestError", "EventWriter", "Failure", "StreamRequest", "read_request"]
+
+
+# ---- the request --------------------------------------------------------------------------------------
+
+
+class BadRequestError(ValueError):
+    """The request is not what the protocol says; the message says where."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+    provider: str = ""
+    api: str = ""
+    thinking_level: str | None = None
+
+
+class _Tool(msgspec.Struct):
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = {}
+
+
+class _Context(msgspec.Struct):
+    system_prompt: str | None = None
+    messages: list[dict[str, Any]] = []
+    tools: list[_Tool] | None = None
+
+
+class _Options(msgspec.Struct, rename="camel"):
+    temperature: float | None = None
+    max_tokens: int | None = None
+    reasoning: str | None = None
+    session_id: str | None = None
+    thinking_budgets: dict[str, int] | None = None
+
+
+class _Body(msgspec.Struct):
+    model: _Model
+    context: _Context
+    options: _Options = msgspec.field(default_factory=_Options)
+
+
+class StreamRequest(NamedTuple):
+    """What a caller asks: which model, by the caller's own names, and with what."""
+
+    provider: str
+    model_id: str
+    context: Context
+    options: dict[str, Any]
+
+
+_LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
+_BLOCKS: dict[str, dict[str, type]] = {
+    "text": {"text": str},
+    "image": {"url": str},
+    "thinking": {"thinking": str},
+    "tool_call": {"id": str, "name": str, "arguments": dict},
+}
+_ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "user": (("text", "image"), ()),
+    "assistant": (("text", "thinking", "tool_call"), ()),
+    "tool_result": (("text", "image"), ("tool_call_id", "tool_name")),
+}
+"""The blocks that a message may hold, and the fields that it must have."""
+
+
+def read_request(body: bytes) -> StreamRequest:
+    """The request, checked so far that a provider can make something of it.
+
+    Raises:
+        BadRequestError: it is not JSON, or not what the protocol says.
+    """
+    try:
+        # Not msgspec: integers beyond 64 bits in the arguments of a tool call must survive.
+        value = json.loads(body, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequestError(f"the request is not JSON: {str(error)[:200]}") from None
+    try:
+        asked = msgspec.convert(value, _Body)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise BadRequestError(f"the request is not what the protocol says: {error}") from None
+    if not asked.model.id.strip():
+        raise BadRequestError("model.id is empty")
+    for number, message in enumerate(asked.context.messages):
+        _check_message(message, f"context.messages[{number}]")
+    level = asked.options.reasoning or asked.model.thinking_level or "off"
+    if level not in _LEVELS:
+        raise BadRequestError(f"the thinking level {level[:40]!r} is none of {', '.join(_LEVELS)}")
+    options = {
+        "temperature": asked.options.temperature,
+        "max_tokens": asked.options.max_tokens,
+        "session_id": asked.options.session_id,
+        "thinking_budgets": asked.options.thinking_budgets,
+        "thinking_level": None if level == "off" else level,
+    }
+    return StreamRequest(
+        provider=asked.model.provider,
+        model_id=asked.model.id,
+        context=Context(
+            system_prompt=asked.context.system_prompt or "",
+            messages=[_completed(message) for message in asked.context.messages],
+            # Without `execute`: they are told to the model here, and run where the caller is.
+            tools=[
+                AgentTool(
+                    tool.name, tool.description, tool.parameters or {"type": "object", "properties": {}}
+                )
+                for tool in asked.context.tools or ()
+            ],
+        ),
+        options={name: given for name, given in options.items() if given is not None},
+    )
+
+
+def _completed(message: dict[str, Any]) -> Any:
+    """The message with what the protocol lets a caller leave out."""
+    return {"details": {}, "is_error": False, **message} if message["role"] == "tool_result" else message
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_message(message: Mapping[str, Any], where: str) -> None:
+    role = message.get("role")
+    if role not in _ROLES:
+        raise BadRequestError(f"{where}: the role {str(role)[:40]!r} is none of {', '.join(_ROLES)}")
+    blocks, fields = _ROLES[role]
+    for name in fields:
+        if not isinstance(message.get(name), str):
+            raise BadRequestError(f"{where}.{name} is missing or no text")
+    content = message.get("content")
+    if not isinstance(content, list):
+        raise BadRequestError(f"{where}.content is no list")
+    for number, block in enumerate(content):
+        place = f"{where}.content[{number}]"
+        kind = block.get("type") if isinstance(block, Mapping) else None
+        if kind not in blocks:
+            raise BadRequestError(f"{place}: the type {str(kind)[:40]!r} is none of {', '.join(blocks)}")
+        for name, wanted in _BLOCKS[kind].items():
+            if not isinstance(block.get(name), wanted):
+                raise BadRequestError(f"{place}.{name} is missing or of another type")
+
+
+# ---- the reply ----------------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """Why a reply failed, in words for the caller.
+
+    Attributes:
+        kind: As in `tinyagent.errors`.
+        retryable: Whether asking the proxy again at once may help.
+        retry_after: Seconds that the provider asked to wait.
+    """
+
+    kind: str
+    message: str
+    hint: str | None = None
+    retryable: bool = False
+    retry_after: float | None = None
+
+
+_NAMES = {
+    f"{kind}_{step}": f"{said}_{step}"
+    for kind, said in (("text", "text"), ("thinking", "thinking"), ("tool_call", "toolcall"))
+    for step in ("start", "delta", "end")
+}
+_REASONS = {"tool_use": "toolUse"}
+_SIGNATURES = {"text": "text_signature", "thinking": "thinking_signature", "tool_call": "tool_call_signature"}
+_quoted = msgspec.json.Encoder().encode
+
+
+class EventWriter:
+    """Writes the events of one reply.
+
+    Attributes:
+        usage: What the reply took, once it has ended.
+        finish: `stop`, `length`, `toolUse`, `error` or `aborted`, once it has ended.
+    """
+
+    def __init__(self) -> None:
+        self.usage: dict[str, Any] | None = None
+        self.finish = ""
+        self._heads: dict[tuple[str, int], bytes] = {}
+        self._signed: dict[int, str] = {}
+        self._arguments: dict[int, list[str]] = {}
+
+    def event(self, event: Mapping[str, Any]) -> bytes:
+        """An assistant message event that is not `error`; nothing for what the protocol has no word for."""
+        kind = event["type"]
+        if kind in _NAMES:
+            index = event["content_index"]
+            if kind.endswith("_delta"):
+                return self._delta(kind, index, event["delta"])
+            return self._edge(kind, index, event)
+        if kind == "done":
+            return self._done(event)
+        return _line({"type": "start"}) if kind == "start" else b""
+
+    def error(self, failure: Failure, message: Mapping[str, Any] | None = None) -> bytes:
+        """The end of a reply that failed, with what it took so far."""
+        self.finish = "error"
+        return _line(
+            {
+                "type": "error",
+                "reason": "error",
+                "errorMessage": failure.message,
+                "errorKind": failure.kind,
+                "errorHint": failure.hint,
+                "retryable": failure.retryable,
+                "retryAfter": failure.retry_after,
+                **self._spent(message or {}),
+            }
+        )
+
+    def _delta(self, kind: str, index: int, delta: str) -> bytes:
+        if kind == "tool_call_delta":
+            self._arguments.setdefault(index, []).append(delta)
+        head = self._heads.get((kind, index))
+        if head is None:
+            head = b'data: {"type":"%b","contentIndex":%d,"delta":' % (_NAMES[kind].encode(), index)
+            self._heads[kind, index] = head
+        try:
+            text = _quoted(delta)
+        except UnicodeEncodeError:  # half of a surrogate pair: the other half may come in the next delta
+            text = json.dumps(delta).encode()
+        return b"%b%b}\n\n" % (head, text)
+
+    def _edge(self, kind: str, index: int, event: Mapping[str, Any]) -> bytes:
+        fields: dict[str, Any] = {"type": _NAMES[kind], "contentIndex": index}
+        block: Mapping[str, Any] = event.get("tool_call") or {}
+        if kind.startswith("tool_call"):
+            fields |= {"id": block.get("id"), "toolName": block.get("name")}
+        if kind.endswith("_end"):
+            if kind == "tool_call_end":
+                fields["arguments"] = self._other_arguments(index, block)
+            else:
+                block = _block_at(event.get("partial"), index)
+            signature = block.get(_SIGNATURES[kind.removesuffix("_end")])
+            if signature:
+                self._signed[index] = fields["contentSignature"] = signature
+        return _line(fields)
+
+    def _other_arguments(self, index: int, call: Mapping[str, Any]) -> str | None:
+        """The JSON text of a call's arguments, if the deltas do not add up to it."""
+        text = "".join(self._arguments.pop(index, ()))
+        if call.get("partial_json") is not None:
+            return None if call["partial_json"] == text else str(call["partial_json"])
+        arguments = call.get("arguments") or {}
+        try:
+            same = (json.loads(text) if text.strip() else {}) == arguments
+        except (ValueError, RecursionError):
+            same = False
+        return None if same else json.dumps(arguments)
+
+    def _done(self, event: Mapping[str, Any]) -> bytes:
+        message = event["message"]
+        self.finish = _REASONS.get(message["stop_reason"], message["stop_reason"])
+        late = {
+            str(index): block[_SIGNATURES[block["type"]]]
+            for index, block in enumerate(message["content"])
+            if block.get(_SIGNATURES.get(block["type"], "")) not in (None, "", self._signed.get(index))
+        }
+        fields = {"type": "done", "reason": self.finish, "signatures": late or None}
+        return _line({**fields, **self._spent(message)})
+
+    def _spent(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        self.usage = message.get("usage")
+        return {
+            "finishReason": message.get("finish_reason"),
+            "usage": _usage(self.usage or {}),
+            "normalUsage": self.usage,
+        }
+
+
+def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
+    """Usage as the protocol has it: `input` without what was cached, the cost in parts."""
+    read, write = usage.get("cache_read") or 0, usage.get("cache_write") or 0
+    given, made = max((usage.get("input") or 0) - read - write, 0), usage.get("output") or 0
+    return {
+        "input": given,
+        "output": made,
+        "cacheRead": read,
+        "cacheWrite": write,
+        "totalTokens": given + read + write + made,
+        "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0, "total": usage.get("cost") or 0},
+    }
+
+
+def _block_at(message: Any, index: int) -> Mapping[str, Any]:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    found = content[index] if isinstance(content, list) and index < len(content) else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _line(fields: Mapping[str, Any]) -> bytes:
+    known = {name: value for name, value in fields.items() if value is not None}
+    try:
+        text = _quoted(known)
+    except UnicodeEncodeError:
+        text = json.dumps(known).encode()
+    return b"data: %b\n\n" % text

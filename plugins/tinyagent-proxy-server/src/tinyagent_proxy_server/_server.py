@@ -1,0 +1,133 @@
+"""The application on a socket: where it listens, and how it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvicorn
+
+from tinyagent import ConfigurationError
+
+from ._app import Proxy
+
+__all__ = ["check_exposure", "listen", "serve"]
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept: longer than tinyagent's client would use it again."""
+SPARE_FILES = 64
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def check_exposure(host: str, *, tls: bool, allow_http: bool) -> None:
+    """Tokens and prompts do not go over a network in the clear unless somebody says so.
+
+    Raises:
+        ConfigurationError: other machines could reach it, without TLS.
+    """
+    if not (tls or allow_http or is_loopback(host)):
+        raise ConfigurationError(
+            f"Without TLS the proxy listens on this machine only, and {host!r} is more than that.",
+            hint="Give it --tls-cert and --tls-key, or put a server that does TLS in front of it. "
+            "--allow-http listens all the same, if the network is yours.",
+        )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigurationError: the address cannot be had.
+    """
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigurationError(f"Cannot listen on {host} port {port}: {error.strerror or error}.") from None
+
+
+def url_of(bound: socket.socket, *, tls: bool) -> str:
+    """Where callers find it."""
+    host, port = bound.getsockname()[:2]
+    return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and tells the replies under way when it stops."""
+
+    def __init__(self, config: uvicorn.Config, proxy: Proxy, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._proxy = proxy
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._proxy.stop()
+        await super().shutdown(sockets)
+
+
+def serve(
+    proxy: Proxy,
+    bound: socket.socket,
+    announce: Callable[[str], None],
+    *,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> None:
+    """Serve on a socket until SIGINT or SIGTERM, which then have the effect that they usually have.
+
+    Raises:
+        ConfigurationError: the TLS files cannot be used.
+    """
+    _allow_files(2 * proxy.settings.max_streams + SPARE_FILES)
+    config = uvicorn.Config(
+        proxy.app,
+        lifespan="on",
+        ws="none",
+        interface="asgi3",
+        access_log=False,
+        log_config=None,
+        log_level="critical",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=max(1, round(proxy.settings.shutdown_grace)),
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError(f"The TLS files cannot be used: {error.strerror or error}.") from None
+    server = _Server(config, proxy, lambda: announce(url_of(bound, tls=tls_cert is not None)))
+    asyncio.run(server.serve([bound]))
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files as far as needed and allowed: a reply takes two."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < ceiling:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))

@@ -1,0 +1,200 @@
+"""The providers that the server asks, each through the library's own stream function.
+
+A plugin sees the library and not the command line's registry, so the table of well-known servers stands
+here too; a test of the repository holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from tinyagent import ConfigurationError, Context, Model, ModelInfo, StreamResponse, TinyAgentError
+from tinyagent.demo_provider import demo_provider
+
+from ._config import ProviderTable
+
+__all__ = ["BUILT_IN", "Upstream", "Upstreams"]
+
+LIST_SECONDS = 300.0
+"""How long a provider's list of models is good for."""
+
+
+class _Api(NamedTuple):
+    """A wire protocol: module, model class, stream function, and whatever lists its models."""
+
+    module: str
+    model: str
+    stream: str
+
+
+_APIS = {
+    "openai-completions": _Api("tinyagent.openai_wire", "OpenAICompatModel", "stream_openai_completions"),
+    "openai-responses": _Api(
+        "tinyagent.responses_provider", "OpenAIResponsesModel", "stream_openai_responses"
+    ),
+    "anthropic-messages": _Api("tinyagent.anthropic_provider", "AnthropicModel", "stream_anthropic"),
+    "openrouter": _Api("tinyagent.openrouter_provider", "OpenRouterModel", "stream_openrouter"),
+}
+_CHAT = "openai-completions"
+
+BUILT_IN: dict[str, tuple[str, str | None, str]] = {
+    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openrouter"),
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY", _CHAT),
+    "anthropic": ("https://api.anthropic.com", "ANTHROPIC_API_KEY", "anthropic-messages"),
+    "groq": ("https://api.groq.com/openai/v1", "GROQ_API_KEY", _CHAT),
+    "together": ("https://api.together.xyz/v1", "TOGETHER_API_KEY", _CHAT),
+    "deepseek": ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", _CHAT),
+    "mistral": ("https://api.mistral.ai/v1", "MISTRAL_API_KEY", _CHAT),
+    "xai": ("https://api.x.ai/v1", "XAI_API_KEY", _CHAT),
+    "cerebras": ("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", _CHAT),
+    "ollama": ("http://127.0.0.1:11434/v1", None, _CHAT),
+    "lmstudio": ("http://127.0.0.1:1234/v1", None, _CHAT),
+    "llamacpp": ("http://127.0.0.1:8080/v1", None, _CHAT),
+    "vllm": ("http://127.0.0.1:8000/v1", None, _CHAT),
+}
+"""Name -> base URL, the variable of its key, its protocol."""
+
+DEMO = "demo"
+
+
+class Upstream:
+    """One provider: its models' names, its key, and the way to it.
+
+    Attributes:
+        secret: Its key, which goes nowhere but into its requests.
+    """
+
+    def __init__(self, name: str, table: ProviderTable) -> None:
+        base_url, variable, api = BUILT_IN.get(name, ("", None, _CHAT))
+        if name == DEMO and table.base_url is None:
+            api = DEMO
+        elif not (table.base_url or base_url):
+            raise ConfigurationError(f"[providers.{name}] has no base_url.")
+        # A server of one's own behind a well-known name has nothing to do with that one's key.
+        variable = table.api_key_env or (None if table.base_url else variable)
+        self.name = name
+        self.api = table.api or api
+        self.secret = os.environ.get(variable, "").strip() if variable else None
+        if self.secret == "":
+            raise ConfigurationError(
+                f"There is no key for the provider {name!r}: {variable} is not set.",
+                hint=f"export {variable}=…",
+            )
+        self._patterns = table.models
+        self._options = dict(table.options)
+        self._fields: dict[str, Any] = {
+            "base_url": table.base_url or base_url,
+            "headers": dict(table.headers) or None,
+            "allow_http": table.allow_http,
+            "ca_file": table.ca_file,
+            "api_key_env": None,
+            "extra_body": self._options,
+        }
+        self._demo = demo_provider() if self.api == DEMO else None
+        self._listed: tuple[float, list[ModelInfo]] | None = None
+
+    def full_name(self, model_id: str) -> str:
+        """The model as tokens' patterns and callers name it."""
+        return DEMO if self._demo is not None else f"{self.name}/{model_id}"
+
+    def model(self, model_id: str) -> Model | None:
+        """The model of this id; None if it is not served."""
+        if self._demo is not None:
+            return self._demo.make_model("", self._options) if model_id in ("", DEMO) else None
+        if not model_id or not any(fnmatchcase(model_id, pattern) for pattern in self._patterns):
+            return None
+        api = _APIS[self.api]
+        make = getattr(import_module(api.module), api.model)
+        model: Model = make(provider=self.name, id=model_id, **self._fields)
+        return model
+
+    async def stream(self, model: Model, context: Context, options: Mapping[str, Any]) -> StreamResponse:
+        """The reply, as soon as it is under way."""
+        given: Any = {**options, "api_key": self.secret}
+        if self._demo is not None:
+            return await self._demo.stream_fn(model, context, given)
+        api = _APIS[self.api]
+        reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, given)
+        return reply
+
+    async def models(self) -> list[ModelInfo]:
+        """What is served: the ids that were configured, and what of the provider's list fits the patterns."""
+        if self._demo is not None:
+            return [ModelInfo(DEMO, "a script, offline; no model")]
+        found = {pattern: ModelInfo(pattern) for pattern in self._patterns if not set(pattern) & set("*?[")}
+        if len(found) < len(self._patterns):
+            for info in await self._ask():
+                if any(fnmatchcase(info.id, pattern) for pattern in self._patterns):
+                    found[info.id] = info
+        return list(found.values())
+
+    async def _ask(self) -> list[ModelInfo]:
+        """The provider's own list, kept for a while; empty if it has none that can be read."""
+        now = time.monotonic()
+        if self._listed is None or now - self._listed[0] > LIST_SECONDS:
+            anthropic = self.api == "anthropic-messages"
+            # The Responses API lists its models as chat/completions does.
+            api = _APIS[self.api if anthropic else _CHAT]
+            lister = "list_anthropic_models" if anthropic else "list_openai_models"
+            module = import_module(api.module)
+            try:
+                infos = await getattr(module, lister)(
+                    getattr(module, api.model)(provider=self.name, **self._fields),
+                    {"api_key": self.secret, "timeout": 10.0},
+                )
+            except TinyAgentError:
+                return self._listed[1] if self._listed is not None else []
+            self._listed = (now, infos)
+        return self._listed[1]
+
+
+class Upstreams:
+    """All that are served.
+
+    Without tables these are the demo and every well-known provider whose key is in the environment.
+    """
+
+    def __init__(self, tables: Mapping[str, ProviderTable]) -> None:
+        if not tables:
+            plain = ProviderTable()
+            with_key = [name for name, (_, variable, _) in BUILT_IN.items() if os.environ.get(variable or "")]
+            tables = dict.fromkeys((DEMO, *with_key), plain)
+        self._known = {name: Upstream(name, table) for name, table in tables.items()}
+
+    def __iter__(self) -> Any:
+        return iter(self._known.values())
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every key."""
+        return [upstream.secret for upstream in self if upstream.secret]
+
+    def find(self, provider: str, model_id: str) -> tuple[Upstream, Model] | None:
+        """Whom a caller means, who may call the proxy `proxy`, or whatever it likes."""
+        names = [model_id] if provider in ("", "proxy") else [f"{provider}/{model_id}", model_id]
+        for name in names:
+            upstream = self._known.get(name.partition("/")[0])
+            model = upstream.model(name.partition("/")[2]) if upstream is not None else None
+            if upstream is not None and model is not None:
+                return upstream, model
+        return None
+
+    def as_made_here(self, messages: Iterable[Any]) -> list[Any]:
+        """The messages, with the models' replies under the names that they were made under.
+
+        A caller's history says that the proxy made them. What a provider wants back with its own replies,
+        such as the signature of a thought, it gets back only under its own name.
+        """
+        return [self._named(message) if message["role"] == "assistant" else message for message in messages]
+
+    def _named(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        found = self.find(str(message.get("provider") or ""), str(message.get("model") or ""))
+        if found is None:
+            return dict(message)
+        _, model = found
+        return {**message, "api": model.api, "provider": model.provider, "model": model.id}
