@@ -347,7 +347,7 @@ def _decoded(text: str) -> Any:
         return text
 
 
-def _words_of_body(body: bytes, content_type: str) -> str:
+def _words_of_body(body: bytes, content_type: str, clean: Callable[[str], str]) -> str:
     text = body.decode("utf-8", "replace").strip()
     if "json" in content_type or text[:1] in ("{", "["):
         try:
@@ -357,7 +357,8 @@ def _words_of_body(body: bytes, content_type: str) -> str:
         if isinstance(value, list) and value:
             value = value[0]
         if value is not None:
-            return words_of(value) or text
+            return clean(words_of(value) or text)
+    text = clean(text)  # before it is cut: half a secret is not recognised
     if "html" in content_type or text[:1] == "<":
         title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)
         plain = title[1] if title else re.sub(r"(?s)<[^>]*>", " ", text[: SHOWN_ERROR * 4])
@@ -735,15 +736,15 @@ class Reply:
                 raise InvalidReplyError(
                     f"{self._call.name}: the compressed reply cannot be decompressed ({error})",
                     provider=self._call.provider,
-                ) from error
+                ) from self._call.cause(error)
             if not isinstance(error, _load().TransportError):
                 raise
-            reason = redact(str(_reason(error))) or type(error).__name__
+            reason = self._call.clean(str(_reason(error))) or type(error).__name__
             raise StreamInterruptedError(
                 f"{self._call.name}: the connection broke off in mid-reply ({reason})",
                 provider=self._call.provider,
                 retryable=True,
-            ) from error
+            ) from self._call.cause(error)
         finally:
             self._task = None
 
@@ -839,8 +840,9 @@ def _decompressor(encoding: str, provider: str) -> _Unzip | None:
         return None
     if encoding in ("gzip", "x-gzip", "deflate"):
         return _Unzip(encoding)
+    known = repr(encoding) if encoding in ("br", "zstd", "compress") else "something unknown"
     raise InvalidReplyError(
-        f"{provider or 'the provider'}: the reply is compressed with {encoding!r}, which was not asked for",
+        f"{provider or 'the provider'}: the reply is compressed with {known}, which was not asked for",
         provider=provider,
     )
 
@@ -986,12 +988,12 @@ class Call:
                 lost = isinstance(error, lib.ReadError | lib.WriteError | lib.RemoteProtocolError)
                 if lost and lane.used:
                     continue  # an idle connection that the server had given up: nobody read the request
-                raise self._not_connected(error, route) from error
+                raise self._not_connected(error, route) from self.cause(error)
 
     def _redirected(self, reply: Reply, url: str) -> str:
         target = urljoin(url, reply.headers.get("location", ""))
         old, new = urlsplit(url), urlsplit(target)
-        shown = redact(target)
+        shown = self.clean(target)
         if reply.status not in (307, 308):
             raise ProviderError(
                 f"{self.name}: HTTP {reply.status} redirects to {shown}, which would drop the request",
@@ -1014,7 +1016,7 @@ class Call:
             body = await reply.read_all(MAX_ERROR_BODY)
         except ProviderError:
             body = b""  # the status says enough
-        words = self.clean(_words_of_body(body, reply.headers.get("content-type", "")))
+        words = _words_of_body(body, reply.headers.get("content-type", ""), self.clean)
         verdict = reply.headers.get("x-should-retry", "").strip().lower()
         return provider_error(
             words,
@@ -1028,6 +1030,16 @@ class Call:
     def clean(self, words: str) -> str:
         """A provider's words without secrets."""
         return redact(words, self.secrets)
+
+    def cause(self, error: Exception) -> Exception | None:
+        """The error, to be shown as the cause of ours; None if a secret stands in what it says.
+
+        The HTTP library quotes bytes that are no HTTP, and a server may say what it was sent.
+        """
+        import traceback  # only for failures
+
+        said = "".join(traceback.format_exception(error))
+        return None if any(secret in said for secret in self.secrets) else error
 
     def timed_out(self, which: str, seconds: float) -> ProviderTimeoutError:
         """The error for the time-out of this name."""
@@ -1127,7 +1139,7 @@ async def get_json(url: str, **options: Any) -> Any:
     try:
         return _json.decode(body)
     except (ValueError, RecursionError):
-        words = call.clean(_words_of_body(body[:MAX_ERROR_BODY], reply.headers.get("content-type", "")))
+        words = _words_of_body(body[:MAX_ERROR_BODY], reply.headers.get("content-type", ""), call.clean)
         raise InvalidReplyError(
             f"{call.name}: {redact(url)} did not give JSON but {shorten(words, 200) or 'nothing'}",
             provider=call.provider,

@@ -46,6 +46,11 @@ AFTER_FINISH = 10.0
 PATIENCE = 10
 """So many idle time-outs in a row, signs of life (`ping`) may keep a reply open that says nothing."""
 
+SHOWN = 200
+"""Characters that an error message shows of what cannot be read."""
+SCANNED = 8192
+"""So much of it is searched for secrets before."""
+
 _STREAM, _JSON, _OTHER = "stream", "json", "other"
 
 # ---- values of any type -------------------------------------------------------------------------------
@@ -260,10 +265,10 @@ class ReplyDecoder:
             if value.get("error") or not self._take_document(value, out):
                 self._stop(self._reported(value))
             return
-        start = self._clean(" ".join(body[:400].decode("utf-8", "replace").split()))
+        start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
         what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
         hint = "Check the base URL, and proxies on the way."
-        self._stop(self._invalid(f"the reply is {what}: {start[:200]}", hint=hint))
+        self._stop(self._invalid(f"the reply is {what}: {start}", hint=hint))
 
     def _take(self, events: Iterable[ServerSentEvent], out: list[BuilderEvent]) -> None:
         for name, data, error_field in events:
@@ -302,13 +307,22 @@ class ReplyDecoder:
         except (ValueError, RecursionError):
             if self._closing:
                 return None  # it was cut: the reply broke off
-            shown = self._clean(data[:200].decode("utf-8", "replace"))
-            self._stop(self._invalid(f"an event of the reply is not JSON: {shown}"))
+            self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(data)}"))
             return None
         if not isinstance(value, dict):
-            self._stop(self._invalid(f"an event of the reply is not an object: {str(value)[:200]}"))
+            self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(data)}"))
             return None
         return value
+
+    def _shown(self, data: bytes | str) -> str:
+        """The beginning of what the provider sent, for a message: first without secrets, then cut.
+
+        A secret that is cut first is not found any more, and half of it is shown.
+        """
+        text = data[:SCANNED]
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return self._clean(text)[:SHOWN]
 
     def _done(self, reason: Any, out: list[BuilderEvent]) -> None:
         """The `done` event; tool calls count whatever the provider's word is."""

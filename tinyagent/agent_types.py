@@ -504,7 +504,7 @@ class AgentLoopConfig:
     get_api_key: GetApiKey | None = None
     get_steering_messages: GetMessages | None = None
     get_follow_up_messages: GetMessages | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     temperature: float | None = None
     max_tokens: int | None = None
     session_id: str | None = None

@@ -86,7 +86,7 @@ class AnthropicModel(Model):
     api: str = "anthropic-messages"
     base_url: str = "https://api.anthropic.com"
     name: str = ""
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
     context_window: int = 200_000
     max_tokens: int = 16_384
     reasoning: bool = True

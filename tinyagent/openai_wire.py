@@ -66,7 +66,7 @@ class OpenAICompatModel(Model):
     api: str = "openai-completions"
     base_url: str = OPENROUTER_URL
     name: str = ""
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
     context_window: int = 128_000
     max_tokens: int = 4096
     reasoning: bool = False
@@ -514,11 +514,10 @@ class ChatDecoder(ReplyDecoder):
         except (ValueError, RecursionError):
             if self._closing:
                 return None  # it was cut: the reply broke off
-            shown = self._clean(text[:200].decode("utf-8", "replace"))
-            self._stop(self._invalid(f"an event of the reply is not JSON: {shown}"))
+            self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(text)}"))
             return None
         if not isinstance(value, dict):
-            self._stop(self._invalid(f"an event of the reply is not an object: {str(value)[:200]}"))
+            self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(text)}"))
             return None
         self._raw = True
         return _chunk_of(value)

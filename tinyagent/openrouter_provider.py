@@ -30,7 +30,7 @@ class OpenRouterModel(Model):
     id: str = "anthropic/claude-3.5-sonnet"
     api: str = "openrouter"
     base_url: str = OPENROUTER_URL
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
     api_key_env: str | None = "OPENROUTER_API_KEY"
     extra_body: dict[str, Any] = field(default_factory=dict)
     ca_file: str | None = None

@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -51,7 +51,7 @@ class ProxyStreamOptions:
         timeout: As in `SimpleStreamOptions`.
     """
 
-    auth_token: str = ""
+    auth_token: str = field(default="", repr=False)
     proxy_url: str = ""
     temperature: float | None = None
     max_tokens: int | None = None
@@ -189,6 +189,9 @@ def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[s
         "temperature": options.get("temperature"),
         "maxTokens": options.get("max_tokens"),
         "reasoning": None if level == ThinkingLevel.OFF else level,
+        # Beyond the protocol: our own server reads them, others skip them.
+        "sessionId": options.get("session_id"),
+        "thinkingBudgets": options.get("thinking_budgets") or None,
     }
     return {
         "model": {

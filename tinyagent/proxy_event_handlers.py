@@ -11,6 +11,14 @@ each, camelCase and without `partial`, so that a long reply stays short on the w
 
 What is not known is skipped, so that a proxy may say more one day. A block that was not opened is opened
 by its first delta. Nothing is complete without `done`.
+
+Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need not:
+
+    toolcall_end   id and toolName as they are at the end; contentSignature; arguments, as JSON text, where
+                   the deltas do not add up to them
+    done, error    finishReason, the provider's own word; normalUsage, usage in our words
+    done           signatures, {contentIndex: signature} of blocks that were signed after their end
+    error          errorKind, errorHint, retryable, retryAfter, as the errors of `tinyagent.errors` have them
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ import msgspec
 
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder
+from .errors import ProviderError, TinyAgentError, error_class
 from .openai_wire import normal_usage
 
 __all__ = ["ProxyDecoder", "proxy_usage"]
@@ -39,12 +48,25 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     reason: str | None = None
     error_message: Any = None
     usage: Any = None
+    arguments: str | None = None
+    finish_reason: str | None = None
+    normal_usage: Any = None
+    signatures: Any = None
+    error_kind: str | None = None
+    error_hint: str | None = None
+    retryable: bool | None = None
+    retry_after: float | None = None
 
 
 _decode = msgspec.json.Decoder(_ProxyEvent).decode
 
 _KINDS = {"text": "text", "thinking": "thinking", "toolcall": "tool_call"}
-_SIGNATURES = {"text": "text_signature", "thinking": "thinking_signature"}
+_SIGNATURES = {
+    "text": "text_signature",
+    "thinking": "thinking_signature",
+    "tool_call": "tool_call_signature",
+}
+_COUNTS = ("input", "output", "cache_read", "cache_write", "reasoning", "total")
 
 
 class ProxyDecoder(ReplyDecoder):
@@ -58,7 +80,13 @@ class ProxyDecoder(ReplyDecoder):
         """The kind of each of the proxy's blocks."""
         self._names: dict[int, str] = {}
         """The tool that each call names, by our index."""
+        self._ids: dict[int, str] = {}
+        """The id that the proxy gave each call, by our index."""
+        self._places: dict[int, int] = {}
+        """The proxy's index of each block -> ours, the ended ones included."""
+        self._reason = "stop"
         self._usage: Any = None
+        self._normal_usage: Any = None
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         try:
@@ -83,8 +111,7 @@ class ProxyDecoder(ReplyDecoder):
         try:
             return msgspec.convert(value, _ProxyEvent, strict=False)
         except msgspec.ValidationError as error:
-            shown = self._clean(data[:200].decode("utf-8", "replace"))
-            self._stop(self._invalid(f"an event of the reply cannot be read ({error}): {shown}"))
+            self._stop(self._invalid(f"an event of the reply cannot be read ({error}): {self._shown(data)}"))
             return None
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
@@ -111,13 +138,15 @@ class ProxyDecoder(ReplyDecoder):
                 self._index(kind, event, out)
             elif step == "end":
                 self._end_block(kind, event, out)
-        elif event.type == "done":
-            self._usage = event.usage
-            self.finish_reason = event.reason or "stop"
-            self._finish(out)
-        elif event.type == "error":
-            self._usage = event.usage
-            self._failed(event, out)
+        elif event.type in ("done", "error"):
+            self._usage, self._normal_usage = event.usage, event.normal_usage
+            if event.type == "error":
+                self._failed(event, out)
+            else:
+                self._reason = event.reason or "stop"
+                self.finish_reason = event.finish_reason or self._reason
+                self._sign(event.signatures)
+                self._finish(out)
 
     def _index(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> int:
         """Our index of the event's block, which is opened if need be."""
@@ -129,19 +158,24 @@ class ProxyDecoder(ReplyDecoder):
         if kind == "tool_call":
             index, opened = self.builder.open_tool_call(event.id or "", event.tool_name or "")
             self._names[index] = event.tool_name or ""
+            self._ids[index] = event.id or ""
         elif kind == "thinking":
             index, opened = self.builder.open_thinking()
         else:
             index, opened = self.builder.open_text()
-        self._open[event.content_index] = index
+        self._open[event.content_index] = self._places[event.content_index] = index
         out.append(opened)
         return index
 
     def _name_late(self, index: int, event: _ProxyEvent) -> None:
-        """A name that came late; one that is there already stays."""
-        if event.tool_name and not self._names[index]:
+        """A name or id that came late; one that is there already stays, but a name may grow."""
+        name = self._names[index]
+        if event.tool_name and event.tool_name != name and event.tool_name.startswith(name):
             self._names[index] = event.tool_name
             self.builder.update(index, name=event.tool_name)
+        if event.id and not self._ids[index]:
+            self._ids[index] = event.id
+            self.builder.update(index, id=self.builder.unique_id(event.id))
 
     def _end_block(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         if event.content_index not in self._open:
@@ -149,30 +183,60 @@ class ProxyDecoder(ReplyDecoder):
         index = self._index(kind, event, out)
         del self._open[event.content_index]
         fields = {}
-        if event.content_signature and kind in _SIGNATURES:
+        if event.content_signature:
             fields[_SIGNATURES[kind]] = event.content_signature
-        out.append(self._closed(index, **fields))
+        out.append(self._closed(index, event.arguments, **fields))
 
-    def _closed(self, index: int, **fields: Any) -> BuilderEvent:
-        close = self._close_call if index in self._names else self.builder.close
-        return close(index, **fields)
+    def _closed(self, index: int, arguments: str | None = None, **fields: Any) -> BuilderEvent:
+        if index in self._names:
+            return self._close_call(index, arguments, **fields)
+        return self.builder.close(index, **fields)
+
+    def _sign(self, signatures: Any) -> None:
+        """Set what some protocols know of a block only when the reply is over."""
+        for place, signature in signatures.items() if isinstance(signatures, Mapping) else ():
+            index = self._places.get(int(place)) if place.isdecimal() else None
+            if index is not None and isinstance(signature, str):
+                self.builder.update(index, **{_SIGNATURES[self.builder.block(index)["type"]]: signature})
 
     # ---- ends ---------------------------------------------------------------------------------------
 
     def _finish(self, out: list[BuilderEvent]) -> None:
         out.extend(self._closed(index) for index in self._open.values())
         self._open.clear()
-        self._done("length" if self.finish_reason == "length" else "stop", out)
+        self._done("length" if self._reason == "length" else "stop", out)
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         if event.reason == "aborted":
             words = self._clean(str(event.error_message or "")) or "the proxy aborted the reply"
             out.append(self.builder.fail("aborted", words, usage=self._spent()))
             self.ended = True
-        else:
-            self._stop(self._reported(event.error_message or ""))
+            return
+        if event.finish_reason:
+            self.finish_reason = event.finish_reason
+        error = self._reported(event.error_message or "")
+        if event.error_kind is not None:
+            error = self._as_classed(error, event)
+        self._stop(error)
+
+    def _as_classed(self, error: TinyAgentError, event: _ProxyEvent) -> TinyAgentError:
+        """The error with the class that the proxy names, where that is a provider's."""
+        hint = self._clean(event.error_hint) if event.error_hint else None
+        kind = error_class(event.error_kind)
+        if not issubclass(kind, ProviderError):
+            kind = ProviderError
+        return kind(
+            str(error),
+            retryable=bool(event.retryable),
+            provider=self._provider,
+            retry_after=event.retry_after,
+            hint=hint,
+        )
 
     def _spent(self) -> dict[str, Any] | None:
+        usage = self._normal_usage
+        if isinstance(usage, Mapping) and all(isinstance(usage.get(name, 0), int) for name in _COUNTS):
+            return dict(usage)
         return proxy_usage(self._usage)
 
 

@@ -60,7 +60,7 @@ class OpenAIResponsesModel(Model):
     api: str = "openai-responses"
     base_url: str = "https://api.openai.com/v1"
     name: str = ""
-    headers: dict[str, str] | None = None
+    headers: dict[str, str] | None = field(default=None, repr=False)
     context_window: int = 400_000
     max_tokens: int = 128_000
     reasoning: bool | None = None
