@@ -213,11 +213,11 @@ fn image(url: &str, mime_type: Option<String>) -> Result<ImageContent, String> {
         .map_err(|error| format!("the data: URL of an image cannot be read: {error}"))
 }
 
-/// The number that a tool call goes by, and its name so far.
-pub fn call_of(event: &AssistantMessageEvent) -> Option<(usize, &str)> {
+/// The id that the transport gave a tool call that begins, and its name so far.
+pub fn call_of(event: &AssistantMessageEvent) -> Option<(&str, &str)> {
     let AssistantMessageEvent::ToolCallStart { content_index, partial } = event else { return None };
     match partial.content.get(*content_index)? {
-        Content::ToolCall { inner } => Some((inner.id.as_str().parse().ok()?, &inner.name)),
+        Content::ToolCall { inner } => Some((inner.id.as_str(), &inner.name)),
         _ => None,
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use alchemy_llm::types::AssistantMessageEvent as Event;
 use alchemy_llm::AssistantMessageEventStream;
 use futures::{FutureExt, StreamExt};
-use reqwest::exchange::{self, Exchange, Failure, Global};
+use reqwest::exchange::{self, Exchange, Failure, Global, KEPT};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::convert::{self, Request};
@@ -261,15 +261,27 @@ impl Blocks {
         self.ours.get(index).copied().unwrap_or(index)
     }
 
-    fn take(&mut self, event: Event, exchange: &Exchange, out: &mut Vec<Step>) {
-        if let Some((number, name)) = convert::call_of(&event) {
-            if let Some(known) = self.calls.get(&number) {
-                return self.ours.push(*known);
-            }
+    fn begin_call(&mut self, id: &str, name: &str, exchange: &Exchange, out: &mut Vec<Step>) {
+        if let Some(number) = id.strip_prefix(KEPT) {
             let index = self.open();
-            self.calls.insert(number, index);
-            let id = exchange.facts().calls.get(number).map(|call| call.id.clone());
-            return out.push(Step::CallStart(index, id.unwrap_or_default(), name.to_owned()));
+            let kept =
+                number.parse().ok().and_then(|number: usize| exchange.facts().kept.get(number).cloned());
+            out.push(Step::ThinkingStart(index));
+            return out.push(Step::ThinkingEnd(index, kept.unwrap_or_default()));
+        }
+        let number = id.parse().unwrap_or(usize::MAX);
+        if let Some(known) = self.calls.get(&number) {
+            return self.ours.push(*known);
+        }
+        let index = self.open();
+        self.calls.insert(number, index);
+        let id = exchange.facts().calls.get(number).map(|call| call.id.clone());
+        out.push(Step::CallStart(index, id.unwrap_or_default(), name.to_owned()));
+    }
+
+    fn take(&mut self, event: Event, exchange: &Exchange, out: &mut Vec<Step>) {
+        if let Some((id, name)) = convert::call_of(&event) {
+            return self.begin_call(id, name, exchange, out);
         }
         let signature = convert::signature_of(&event).unwrap_or_default().to_owned();
         out.push(match event {

@@ -3,13 +3,17 @@
 use serde_json::{json, Map, Value};
 
 use crate::chat::{loose, reported, shown, Step};
-use crate::exchange::{Call, Facts, Failure};
+use crate::exchange::{Call, Facts, Failure, KEPT};
 use crate::sse::Event;
 
 #[derive(Default)]
 pub struct Reader {
     /// The input of the tool call that is open, if it came whole at the beginning.
     whole: Option<Value>,
+    /// The block that is open and that alchemy-llm has no form for, and its input as text.
+    kept: Option<(Value, String)>,
+    /// Of the thought that is open: whether it has text, and its signature.
+    thought: Option<(bool, String)>,
 }
 
 impl Reader {
@@ -52,6 +56,7 @@ impl Reader {
                     Some("thinking_delta") => "thinking",
                     Some("signature_delta") => "signature",
                     Some("input_json_delta") => "partial_json",
+                    Some("compaction_delta") => return self.keep(delta),
                     _ => return Step::More,
                 };
                 self.delta(field, &delta[field], facts, out);
@@ -60,6 +65,7 @@ impl Reader {
                 if let Some(whole) = self.whole.take() {
                     self.delta("partial_json", &whole.to_string().into(), facts, out);
                 }
+                self.close(facts, out);
                 say("content_block_stop", &json!({}), out);
             }
             "message_delta" => {
@@ -79,6 +85,7 @@ impl Reader {
 
     fn open(&mut self, mut block: Value, facts: &mut Facts, out: &mut String) {
         self.whole = None;
+        self.close(facts, out);
         match block["type"].as_str() {
             Some("tool_use") => {
                 let field = |name: &str| block[name].as_str().unwrap_or("").to_owned();
@@ -91,23 +98,59 @@ impl Reader {
                 self.whole = Some(block["input"].take())
                     .filter(|input| input.as_object().is_some_and(|map| !map.is_empty()));
             }
-            Some("redacted_thinking") => {
-                facts.shown = true;
-                facts.redacted.push(block["data"].take());
-            }
-            kind => {
-                let kind = kind.unwrap_or("").to_owned();
-                say("content_block_start", &json!({"content_block": {"type": kind}}), out);
+            Some("text" | "thinking") => {
+                if block["type"] == "thinking" {
+                    self.thought = Some((false, String::new()));
+                }
+                let start = json!({"content_block": {"type": block["type"]}});
+                say("content_block_start", &start, out);
                 for field in ["text", "thinking", "signature"] {
                     self.delta(field, &block[field].take(), facts, out);
                 }
             }
+            _ => self.kept = Some((block, String::new())),
         }
+    }
+
+    fn keep(&mut self, delta: Value) -> Step {
+        if let (Some((Value::Object(block), _)), Value::Object(delta)) = (&mut self.kept, delta) {
+            block.extend(delta.into_iter().filter(|(key, _)| key != "type"));
+        }
+        Step::More
+    }
+
+    /// The block that is open ends; one that alchemy-llm has no form for leaves a marker in its place.
+    fn close(&mut self, facts: &mut Facts, out: &mut String) {
+        let kept = match (self.kept.take(), self.thought.take()) {
+            (Some((mut block, input)), _) => {
+                if !input.is_empty() {
+                    block["input"] = serde_json::from_str(&input).unwrap_or_else(|_| json!({}));
+                }
+                block.to_string()
+            }
+            (None, Some((false, signature))) if !signature.is_empty() => signature,
+            _ => return,
+        };
+        let id = format!("{KEPT}{}", facts.kept.len());
+        facts.shown = true;
+        facts.kept.push(kept);
+        say(
+            "content_block_start",
+            &json!({"content_block": {"type": "tool_use", "id": id, "name": ""}}),
+            out,
+        );
     }
 
     fn delta(&mut self, field: &str, value: &Value, facts: &mut Facts, out: &mut String) {
         if value.as_str().is_none_or(str::is_empty) {
             return;
+        }
+        match (field, &mut self.kept, &mut self.thought) {
+            ("partial_json", Some((_, input)), _) => return input.push_str(value.as_str().unwrap_or("")),
+            (_, Some(_), _) => return,
+            ("thinking", _, Some((has_text, _))) => *has_text = true,
+            ("signature", _, Some((_, signature))) => *signature = value.as_str().unwrap_or("").into(),
+            _ => {}
         }
         let kind = match field {
             "partial_json" => {
@@ -170,6 +213,27 @@ mod tests {
         assert_eq!(json!({"input_tokens": 3, "output_tokens": 9}), facts.usage);
         assert_eq!(("x", "w"), (facts.calls[0].id.as_str(), facts.calls[0].name.as_str()));
         assert!(out.contains(r#""partial_json":"{\"a\":1}""#), "{out}");
+    }
+
+    #[test]
+    fn blocks_without_a_form_are_kept_in_their_place() {
+        let (facts, out, _) = read(&[
+            r#"{"type":"content_block_start","content_block":{"type":"redacted_thinking","data":"QUJD"}}"#,
+            r#"{"type":"content_block_stop"}"#,
+            r#"{"type":"content_block_start","content_block":{"type":"thinking","thinking":""}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"signature_delta","signature":"sig"}}"#,
+            r#"{"type":"content_block_stop"}"#,
+            r#"{"type":"content_block_start","content_block":{"type":"server_tool_use","id":"s","input":{}}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"input_json_delta","partial_json":"{\"q\":1}"}}"#,
+            r#"{"type":"content_block_stop"}"#,
+        ]);
+        let kept = [
+            r#"{"type":"redacted_thinking","data":"QUJD"}"#,
+            "sig",
+            r#"{"type":"server_tool_use","id":"s","input":{"q":1}}"#,
+        ];
+        assert_eq!(kept.to_vec(), facts.kept);
+        assert_eq!(3, out.matches(KEPT).count());
     }
 
     #[test]

@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
 pub const HEADER: &str = "x-tinyagent-exchange";
+/// What the marker of such a block has for an id, before its number in `Facts::kept`.
+pub const KEPT: &str = "kept:";
 /// The key of a request without one, on which alchemy-llm insists; it is not sent.
 pub const NO_KEY: &str = "no-key";
 
@@ -96,8 +98,9 @@ pub struct Facts {
     /// The field that the reasoning came in, and the details that have to go back.
     pub reasoning_field: String,
     pub reasoning_details: Vec<Value>,
-    /// Blocks of an Anthropic reply that must go back as they are.
-    pub redacted: Vec<Value>,
+    /// What has to go back of blocks that alchemy-llm has no form for, in the order of their markers.
+    #[serde(skip)]
+    pub kept: Vec<String>,
     pub failure: Option<Failure>,
 }
 
