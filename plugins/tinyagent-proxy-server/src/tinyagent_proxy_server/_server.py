@@ -15,7 +15,7 @@ from tinyagent import ConfigurationError
 
 from ._app import Proxy
 
-__all__ = ["check_exposure", "listen", "serve"]
+__all__ = ["check_exposure", "is_loopback", "listen", "make_server", "serve", "url_of"]
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than tinyagent's client would use it again."""
@@ -84,20 +84,19 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(
+def make_server(
     proxy: Proxy,
     bound: socket.socket,
     announce: Callable[[str], None],
     *,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
-) -> None:
-    """Serve on a socket until SIGINT or SIGTERM, which then have the effect that they usually have.
+) -> uvicorn.Server:
+    """What serves the proxy on a socket; `announce` gets the URL once it does.
 
     Raises:
         ConfigurationError: the TLS files cannot be used.
     """
-    _allow_files(2 * proxy.settings.max_streams + SPARE_FILES)
     config = uvicorn.Config(
         proxy.app,
         lifespan="on",
@@ -117,7 +116,24 @@ def serve(
         config.load()
     except OSError as error:  # ssl.SSLError is one
         raise ConfigurationError(f"The TLS files cannot be used: {error.strerror or error}.") from None
-    server = _Server(config, proxy, lambda: announce(url_of(bound, tls=tls_cert is not None)))
+    return _Server(config, proxy, lambda: announce(url_of(bound, tls=tls_cert is not None)))
+
+
+def serve(
+    proxy: Proxy,
+    bound: socket.socket,
+    announce: Callable[[str], None],
+    *,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+) -> None:
+    """Serve on a socket until SIGINT or SIGTERM, which then have the effect that they usually have.
+
+    Raises:
+        ConfigurationError: the TLS files cannot be used.
+    """
+    _allow_files(2 * proxy.settings.max_streams + SPARE_FILES)
+    server = make_server(proxy, bound, announce, tls_cert=tls_cert, tls_key=tls_key)
     asyncio.run(server.serve([bound]))
 
 

@@ -1,0 +1,193 @@
+"""Who is let in, what may be asked, and what is written down."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tinyagent.testing import FakeReply, FakeServer, user
+from tinyagent_proxy_server._config import ProviderTable, TokenTable
+
+from .conftest import KEY, TOKEN, Serving
+
+ASKED = {"model": {"id": "demo", "provider": "proxy"}, "context": {"messages": [user("Hi")]}}
+
+
+def asked(**changes: Any) -> bytes:
+    return json.dumps(ASKED | changes).encode()
+
+
+# ---- tokens -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", f"Basic {TOKEN}", "Bearer not-this-one-at-all", f"Bearer {TOKEN}x"],
+)
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/stream"), ("GET", "/api/models")])
+async def test_without_a_known_token_nothing_is_said(
+    method: str, path: str, header: str | None, serving: Serving
+) -> None:
+    """Status 401, no model named, and the token that was tried is not written down."""
+    async with serving() as served:
+        headers = {"authorization": header} if header is not None else {}
+        reply = await served.http(method, path, token=None, content=asked(), headers=headers)
+    assert 401 == reply.status_code
+    assert "Bearer" == reply.headers["www-authenticate"]
+    assert "demo" not in reply.text
+    assert ["status=401" in line for line in served.lines] == [True]
+    assert "not-this-one" not in served.lines[0]
+
+
+async def test_the_name_of_a_token_is_logged_and_never_the_token(serving: Serving) -> None:
+    """A line a request: who, what, how it ended, what it took; no prompt, no answer, no secret."""
+    async with FakeServer(FakeReply.text("the answer")) as server, serving(server.url) as served:
+        await served.message("up/m", user("the question"))
+        await served.idle()
+    [line] = served.lines
+    for field in ("token=alice", "model=up/m", "status=ok", "finish=stop", "input=3", "output=2", "ms="):
+        assert field in line
+    assert [] == [word for word in ("answer", "question", TOKEN, KEY) if word in line]
+
+
+async def test_a_line_stays_a_line(serving: Serving) -> None:
+    """What callers make up cannot forge a line, or fill the disk."""
+    name = "x\n2026-01-01T00:00:00Z token=bob \x1b[31m" + "y" * 5000
+    async with serving() as served:
+        await served.http("POST", "/api/stream", content=asked(model={"id": name}))
+    assert 1 == len(served.lines)
+    assert "\n" not in served.lines[0]
+    assert "\x1b" not in served.lines[0]
+    assert len(served.lines[0]) < 600
+
+
+async def test_requests_are_limited_in_time(serving: Serving) -> None:
+    """Beyond its rate a token is told when to come again."""
+    tokens = {"alice": TokenTable(env="-", requests_per_minute=2)}
+    async with serving(tokens=tokens) as served:
+        replies = [await served.http("GET", "/api/models") for _ in range(3)]
+    assert [200, 200, 429] == [reply.status_code for reply in replies]
+    assert 1 <= int(replies[-1].headers["retry-after"]) <= 31
+
+
+# ---- models -------------------------------------------------------------------------------------------
+
+
+async def test_only_what_a_token_may_use_is_listed_and_answered(serving: Serving) -> None:
+    """A model that exists but is not for this token is refused in the same words as one that does not."""
+    tokens = {"alice": TokenTable(env="-", models=("demo", "up/good*")), "bob": TokenTable(env="-")}
+    providers = {
+        "demo": ProviderTable(),
+        "up": ProviderTable(base_url="http://127.0.0.1:1/v1", models=("good-1", "bad-1")),
+    }
+    async with serving(tokens=tokens, providers=providers) as served:
+        hers, his = [
+            [model["id"] for model in (await served.http("GET", "/api/models", token=token)).json()["models"]]
+            for token in (TOKEN, f"{TOKEN}-1")
+        ]
+        refused = [
+            await served.http("POST", "/api/stream", content=asked(model={"id": name}))
+            for name in ("up/bad-1", "up/not-1", "no/bad-1", "up", "up/", "/", "demo/x")
+        ]
+    assert ["demo", "up/good-1"] == hers
+    assert ["demo", "up/good-1", "up/bad-1"] == his
+    assert {404} == {reply.status_code for reply in refused}
+    words = {reply.json()["error"]["message"].split(" for this token")[1] for reply in refused}
+    assert 1 == len(words)
+
+
+async def test_patterns_are_held_against_the_providers_own_list(serving: Serving) -> None:
+    """What a provider lists is listed if it is served, and asked for once in a while only."""
+    models = {"data": [{"id": "good-1", "context_length": 8}, {"id": "good-2"}, {"id": "bad-1"}]}
+    async with FakeServer(FakeReply.json(models)) as server:
+        providers = {"up": ProviderTable(base_url=server.url, api_key_env="UP_KEY", models=("good-*", "own"))}
+        async with serving(providers=providers) as served:
+            first, second = [(await served.http("GET", "/api/models")).json() for _ in range(2)]
+    assert first == second
+    assert {"up/own", "up/good-1", "up/good-2"} == {model["id"] for model in first["models"]}
+    assert 8 == next(model for model in first["models"] if model["id"] == "up/good-1")["contextWindow"]
+    assert f"Bearer {KEY}" == server.requests[0].headers["authorization"]
+
+
+async def test_a_provider_that_cannot_list_is_no_failure(serving: Serving) -> None:
+    """The models of the others are listed."""
+    async with serving("http://127.0.0.1:1/v1") as served:
+        reply = await served.http("GET", "/api/models")
+    assert ["demo"] == [model["id"] for model in reply.json()["models"]]
+
+
+@pytest.mark.parametrize(
+    "model", [{"id": "m", "provider": "up"}, {"id": "up/m"}, {"id": "up/m", "provider": "corp"}]
+)
+async def test_a_model_is_named_with_its_provider_or_apart(model: dict[str, str], serving: Serving) -> None:
+    """Clients that know providers, and those that only know the proxy, mean the same model."""
+    async with FakeServer(FakeReply.text("Hi")) as server, serving(server.url) as served:
+        reply = await served.http("POST", "/api/stream", content=asked(model=model))
+        assert "m" == server.requests[0].json["model"]
+    assert '"type":"done","reason":"stop"' in reply.text
+
+
+# ---- what is no request ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[]", "object"),
+        (b'{"model": {"id": "demo"}}', "context"),
+        (asked(model={"id": " "}), "model.id is empty"),
+        (asked(model={"id": 5}), "$.model.id"),
+        (asked(options={"temperature": "hot"}), "$.options.temperature"),
+        (asked(options={"temperature": 1e400}), "not JSON"),
+        (asked(options={"reasoning": "wild"}), "wild"),
+        (asked(context={"messages": [{"role": "system", "content": []}]}), "messages[0]: the role 'system'"),
+        (asked(context={"messages": [{"role": "user", "content": "Hi"}]}), "content is no list"),
+        (asked(context={"messages": [{"role": "user", "content": ["Hi"]}]}), "content[0]: the type"),
+        (asked(context={"messages": [{"role": "user", "content": [{"type": "text"}]}]}), "text is missing"),
+        (asked(context={"messages": [{"role": "tool_result", "content": []}]}), "tool_call_id"),
+        (asked(context={"tools": [{"description": "?"}]}), "name"),
+    ],
+)
+async def test_what_is_not_the_protocol_is_refused_with_the_place(
+    body: bytes, words: str, serving: Serving
+) -> None:
+    """Status 400, and words that name what is wrong."""
+    async with serving() as served:
+        reply = await served.http("POST", "/api/stream", content=body)
+    assert 400 == reply.status_code
+    assert words in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_request_that_is_too_long_is_refused(chunked: bool, serving: Serving) -> None:
+    """Whether it says its length or not."""
+
+    async def pieces() -> Any:
+        for _ in range(64):
+            yield b" " * 1024
+
+    async with serving(max_request_bytes=16 << 10) as served:
+        content: Any = pieces() if chunked else b" " * 65_536
+        reply = await served.http("POST", "/api/stream", content=content)
+        assert 413 == reply.status_code
+        await served.idle()
+
+
+async def test_health_needs_no_token_and_says_nothing_else(serving: Serving) -> None:
+    """For whoever watches over it."""
+    async with serving() as served:
+        reply = await served.http("GET", "/healthz", token=None)
+    assert (200, {"ok": True}) == (reply.status_code, reply.json())
+    assert "server" not in reply.headers
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/stream"), ("GET", "/"), ("POST", "/api/models")])
+async def test_there_is_nothing_else(method: str, path: str, serving: Serving) -> None:
+    """Other paths and methods do not exist."""
+    async with serving() as served:
+        assert (await served.http(method, path)).status_code in (404, 405)

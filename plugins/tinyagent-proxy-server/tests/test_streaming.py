@@ -1,0 +1,484 @@
+"""A reply on its way through the proxy: everything arrives, nothing piles up, nothing goes on for nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tinyagent import AgentTool, AnthropicModel, Context, OpenAICompatModel, OpenAIResponsesModel
+from tinyagent.anthropic_provider import stream_anthropic
+from tinyagent.openai_wire import stream_openai_completions
+from tinyagent.responses_provider import stream_openai_responses
+from tinyagent.testing import FakeReply, FakeServer, Hangup, Hold, Wait, chat_chunk, collect, sse, user
+from tinyagent_proxy_server._config import ServerTable, TokenTable
+
+from .conftest import KEY, TOKEN, Serving
+
+USAGE = {
+    "prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34, "cost": 0.25,
+    "prompt_tokens_details": {"cached_tokens": 20}, "completion_tokens_details": {"reasoning_tokens": 1},
+}  # fmt: skip
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "look", "arguments": ""}}
+
+
+def arguments(piece: str) -> dict[str, Any]:
+    return {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
+
+
+CHAT = FakeReply.chunks(
+    chat_chunk({"reasoning_content": "hm"}),
+    chat_chunk("H"),
+    chat_chunk("é \u2028 😀"),
+    chat_chunk({"tool_calls": [CALL]}),
+    chat_chunk(arguments('{"at": ')),
+    chat_chunk(arguments('["x", 123456789012345678901234567890]}')),
+    chat_chunk({}, "tool_calls", usage=USAGE),
+)
+
+
+def named(*events: dict[str, Any]) -> FakeReply:
+    return FakeReply([sse(event, event=event["type"]) for event in events])
+
+
+def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"type": "content_block_start", "index": index, "content_block": start},
+        *[{"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas],
+        {"type": "content_block_stop", "index": index},
+    ]
+
+
+ANTHROPIC = named(
+    {"type": "message_start", "message": {"usage": {"input_tokens": 3, "cache_read_input_tokens": 7}}},
+    *block(
+        0,
+        {"type": "thinking", "thinking": ""},
+        {"type": "thinking_delta", "thinking": "hm"},
+        {"type": "signature_delta", "signature": "SIGNED"},
+    ),
+    *block(1, {"type": "text", "text": ""}, {"type": "text_delta", "text": "Hi"}),
+    *block(
+        2,
+        {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}},
+        {"type": "input_json_delta", "partial_json": '{"at": "me"}'},
+    ),
+    {"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+)
+
+MESSAGE_ITEM = {"type": "message", "id": "msg_1", "role": "assistant", "content": []}
+REASONING = {
+    "type": "reasoning", "id": "rs_1", "encrypted_content": "ENCRYPTED",
+    "summary": [{"type": "summary_text", "text": "hm"}],
+}  # fmt: skip
+RESPONSES = named(
+    {"type": "response.created", "response": {"id": "r1", "status": "in_progress"}},
+    {"type": "response.output_item.added", "output_index": 0, "item": {**REASONING, "summary": []}},
+    {"type": "response.output_item.done", "output_index": 0, "item": REASONING},
+    {"type": "response.output_item.added", "output_index": 1, "item": MESSAGE_ITEM},
+    {
+        "type": "response.output_text.delta", "item_id": "msg_1", "output_index": 1, "content_index": 0,
+        "delta": "Hi",
+    },
+    {
+        "type": "response.output_item.done", "output_index": 1,
+        "item": {**MESSAGE_ITEM, "content": [{"type": "output_text", "text": "Hi"}]},
+    },
+    {
+        "type": "response.completed",
+        "response": {"id": "r1", "status": "completed", "usage": {"input_tokens": 3, "output_tokens": 4}},
+    },
+)  # fmt: skip
+
+HALF = FakeReply.chunks(chat_chunk("Half"), Hold())
+
+APIS: dict[str, Any] = {
+    "openai-completions": (CHAT, OpenAICompatModel, stream_openai_completions),
+    "anthropic-messages": (ANTHROPIC, AnthropicModel, stream_anthropic),
+    "openai-responses": (RESPONSES, OpenAIResponsesModel, stream_openai_responses),
+}
+
+
+async def direct(api: str, server: FakeServer) -> Any:
+    """The same reply without a proxy."""
+    _, model, stream = APIS[api]
+    asked = model(provider="up", id="m", base_url=server.url, api_key_env=None)
+    reply = await stream(asked, Context("Be brief.", [user("Hi")]), {"api_key": KEY})
+    return await reply.result()
+
+
+def shown(message: Any) -> dict[str, Any]:
+    """What a message says, without who made it when."""
+    maker = ("timestamp", "api", "provider", "model")
+    return {name: value for name, value in message.items() if name not in maker}
+
+
+# ---- what arrives -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("api", APIS)
+async def test_a_reply_is_the_same_as_without_the_proxy(api: str, serving: Serving) -> None:
+    """Text, thinking, calls, signatures, usage, cost and the provider's own word, of every protocol."""
+    async with FakeServer(APIS[api][0], repeat=True) as server, serving(server.url, api=api) as served:
+        expected = await direct(api, server)
+        message = await served.message()
+        assert shown(expected) == shown(message)
+        assert ("proxy", "up/m") == (message["provider"], message["model"])
+        mine, theirs = server.requests
+        assert mine.json == theirs.json
+        assert KEY in str(theirs.headers)
+        assert TOKEN not in str(theirs.headers)
+
+
+@pytest.mark.parametrize(
+    ("api", "kept"),
+    [
+        ("openai-completions", '"reasoning_content":"hm"'),
+        ("anthropic-messages", '"signature":"SIGNED"'),
+        ("openai-responses", "ENCRYPTED"),
+    ],
+)
+async def test_what_must_be_sent_back_is_sent_back(api: str, kept: str, serving: Serving) -> None:
+    """The second turn gives the provider its own reasoning back, signatures included."""
+    async with FakeServer(APIS[api][0], repeat=True) as server, serving(server.url, api=api) as served:
+        first = await served.message()
+        results = [
+            {
+                "role": "tool_result", "tool_call_id": call["id"], "tool_name": "look", "details": {},
+                "content": [{"type": "text", "text": "saw it"}], "is_error": False, "timestamp": 1,
+            }
+            for call in first["content"] if call["type"] == "tool_call"
+        ]  # fmt: skip
+        stored = json.loads(json.dumps(first))  # as from a session file
+        await served.message("up/m", user("Hi"), stored, *results, user("Go on"))
+        sent = json.dumps(server.requests[-1].json, separators=(",", ":"))
+        assert kept in sent
+        await served.message("up/other", user("Hi"), stored, *results, user("Go on"))
+        assert kept not in json.dumps(server.requests[-1].json, separators=(",", ":"))
+
+
+async def test_what_is_asked_reaches_the_provider(serving: Serving) -> None:
+    """System prompt, tools, temperature, limit and thinking level are the caller's."""
+    tool = AgentTool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}})
+    async with FakeServer(FakeReply.text("Hi")) as server, serving(server.url) as served:
+        await served.message(tools=[tool], temperature=0.5, max_tokens=9, reasoning="high")
+        sent = server.requests[0].json
+    assert "Be brief." == sent["messages"][0]["content"]
+    assert "look" == sent["tools"][0]["function"]["name"]
+    assert (0.5, 9, "high") == (sent["temperature"], sent["max_tokens"], sent["reasoning_effort"])
+
+
+async def test_each_delta_is_passed_on_when_it_comes(serving: Serving) -> None:
+    """A delta is with the caller before the provider has sent the next."""
+    reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk("b"), chat_chunk({}, "stop"))
+    async with FakeServer(reply) as server, serving(server.url) as served:
+        stream = await served.ask()
+        seen = [await anext(stream) for _ in range(3)]
+        assert "a" == seen[-1]["delta"]
+        server.release()
+        assert "ab" == (await stream.result())["content"][0]["text"]
+
+
+async def test_arguments_that_are_no_object_stay_what_they_are(serving: Serving) -> None:
+    """A broken call arrives as broken, and one that was sent as an object arrives as that object."""
+    broken = {**CALL, "function": {"name": "look", "arguments": '{"at": '}}
+    whole = {**CALL, "index": 1, "id": "c2", "function": {"name": "look", "arguments": {"at": 2**70}}}
+    twice = {**CALL, "index": 2, "id": "c3", "function": {"name": "look", "arguments": '"{\\"at\\": 1}"'}}
+    reply = FakeReply.chunks(chat_chunk({"tool_calls": [broken, whole, twice]}), chat_chunk({}, "tool_calls"))
+    async with FakeServer(reply, repeat=True) as server, serving(server.url) as served:
+        expected = await direct("openai-completions", server)
+        message = await served.message()
+    assert expected["content"] == message["content"]
+    assert ['{"at": ', None, None] == [call.get("partial_json") for call in message["content"]]
+    assert 2**70 == message["content"][1]["arguments"]["at"]
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------
+
+
+async def test_a_failure_is_an_event_with_words(serving: Serving) -> None:
+    """What the provider said is what the caller reads; the proxy has tried again, so the caller does not."""
+    reply = FakeReply.error(500, "the engine is on fire", x_should_retry="false")
+    async with FakeServer(reply) as server, serving(server.url) as served:
+        message = await served.message()
+        assert ("error", "provider") == (message["stop_reason"], message["error_kind"])
+        assert "the engine is on fire" in message["error_message"]
+        assert 1 == len(server.requests)
+        await served.idle()
+    assert [True] == ["status=error" in line and "on fire" in line for line in served.lines]
+
+
+async def test_the_class_of_a_failure_survives(serving: Serving) -> None:
+    """A conversation that is too long, and a limit, are told apart by kind, with what to do."""
+    replies = [
+        FakeReply.error(400, "This model's maximum context length is 8 tokens"),
+        FakeReply.error(429, "slow down", retry_after="3600"),
+    ]
+    async with FakeServer(*replies) as server, serving(server.url) as served:
+        long, limited = await served.message(), await served.message()
+    assert ("context_overflow", "rate_limit") == (long["error_kind"], limited["error_kind"])
+    assert "Shorten the conversation" in long["error_hint"]
+    assert "1:00:00" in limited["error_hint"]
+
+
+async def test_the_proxys_own_troubles_stay_its_own(serving: Serving) -> None:
+    """A refused key and an address that does not answer are the log's business, without the key."""
+    reply = FakeReply.error(401, f"wrong key {KEY}")
+    async with FakeServer(reply) as server, serving(server.url) as served:
+        refused = await served.message()
+    async with serving(server.url) as deaf:
+        unreachable = await deaf.message()
+    assert ["provider", "provider"] == [refused["error_kind"], unreachable["error_kind"]]
+    assert "the proxy was refused by the provider 'up'" in refused["error_message"]
+    assert "the proxy cannot reach the provider 'up'" in unreachable["error_message"]
+    assert str(server.port) not in unreachable["error_message"]
+    assert "HTTP 401" in served.lines[-1]
+    assert "refused" in deaf.lines[-1]
+    assert KEY not in str([refused, unreachable, served.lines, deaf.lines])
+
+
+@pytest.mark.parametrize(
+    ("end", "kind", "words"),
+    [
+        ([sse({"error": {"message": "overloaded, key " + KEY}})], "provider", "overloaded"),
+        ([Hangup()], "stream_interrupted", "broke off"),
+        ([sse(chat_chunk({}, "content_filter"))], "content_filter", "withheld"),
+    ],
+)
+async def test_what_arrived_before_a_failure_is_kept(
+    end: list[Any], kind: str, words: str, serving: Serving
+) -> None:
+    """The partial text is there, with the reason; a key in the provider's words is not."""
+    async with (
+        FakeServer(FakeReply([sse(chat_chunk("Half")), *end])) as server,
+        serving(server.url) as served,
+    ):
+        message = await served.message()
+        await served.idle()
+    assert ("error", kind, "Half") == (
+        message["stop_reason"], message["error_kind"], message["content"][0]["text"],
+    )  # fmt: skip
+    assert words in message["error_message"]
+    assert KEY not in str([message, served.lines])
+
+
+async def test_a_message_that_breaks_a_provider_breaks_nothing_else(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a provider raises is an error event; neither caller nor log see its words."""
+    async with serving("http://127.0.0.1:1/v1") as served:
+
+        async def stream(*_: Any) -> Any:
+            raise KeyError("what the prompt said")
+
+        for upstream in served.proxy._upstreams:
+            monkeypatch.setattr(upstream, "stream", stream)
+        message = await served.message()
+        assert "error" == message["stop_reason"]
+        await served.idle()
+        assert "what the prompt said" not in str([message, served.lines])
+        assert "error=internal" in served.lines[-1]
+
+
+# ---- who is slow, and who goes ------------------------------------------------------------------------
+
+
+class Flood:
+    """A chat server that sends without end, as fast as it is read from."""
+
+    PIECE = sse(chat_chunk("x" * 65_536))
+
+    def __init__(self, pieces: int) -> None:
+        self.pieces = pieces
+        self.sent = 0
+        self.closed = asyncio.Event()
+
+    async def __aenter__(self) -> Flood:
+        self.server = await asyncio.start_server(self.answer, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        await self.server.wait_closed()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream\r\n\r\n")
+            for _ in range(self.pieces):
+                writer.write(self.PIECE)
+                await writer.drain()
+                self.sent += len(self.PIECE)
+            writer.write(sse(chat_chunk({}, "stop")) + sse(b"[DONE]"))
+            await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            self.closed.set()
+
+
+async def send_request(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A caller that has asked, and reads nothing unless it is told to."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
+    asked = {"model": {"id": "up/m", "provider": "proxy"}, "context": {"messages": [user("Hi")]}}
+    body = json.dumps(asked).encode()
+    head = (
+        "POST /api/stream HTTP/1.1\r\nhost: x\r\n"
+        f"authorization: Bearer {TOKEN}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    await writer.drain()
+    return reader, writer
+
+
+async def settle(flood: Flood) -> int:
+    """How much the flood has sent once it sends no more."""
+    before = -1
+    async with asyncio.timeout(10):
+        while flood.sent != before or not before:
+            before = flood.sent
+            await asyncio.sleep(0.3)
+    return before
+
+
+async def test_a_slow_caller_slows_its_provider(serving: Serving) -> None:
+    """What is not read is not asked for: of 96 MiB most stays where it is, and then all of it arrives."""
+    async with Flood(1536) as flood, serving(flood.url) as served:
+        reader, writer = await send_request(served.url)
+        assert await settle(flood) < flood.pieces * len(flood.PIECE) // 3
+        got = 0
+        async with asyncio.timeout(25):
+            while b'"done"' not in (data := await reader.read(1 << 20)):
+                got += data.count(b"x")
+        assert got + data.count(b"x") >= flood.pieces * 65_536
+        writer.close()
+        await flood.closed.wait()
+
+
+async def test_who_does_not_read_loses_its_place(serving: Serving) -> None:
+    """After `stall_timeout` the provider's connection is closed and the place is free."""
+    async with Flood(100_000) as flood, serving(flood.url, stall_timeout=0.4) as served:
+        _, writer = await send_request(served.url)
+        await asyncio.wait_for(flood.closed.wait(), 10)
+        await served.idle()
+        assert "error=timeout" in served.lines[-1]
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        FakeReply.chunks(chat_chunk("Half"), Hold()),
+        FakeReply([Hold()]),
+        FakeReply([Hold()], head=b"HTTP/1.1 200 OK\r\n"),
+    ],
+    ids=["in the text", "before the first event", "before the headers"],
+)
+async def test_a_caller_that_goes_takes_its_request_along(reply: FakeReply, serving: Serving) -> None:
+    """The provider's connection is closed at once, wherever the reply is."""
+    async with FakeServer(reply) as server, serving(server.url) as served:
+        _, writer = await send_request(served.url)
+        await server.wait_requests(1)
+        assert 1 == served.proxy.streams
+        writer.close()
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        await server.wait_closed()
+        assert loop.time() - since < 1
+        await served.idle()
+        assert "status=aborted" in served.lines[-1]
+
+
+async def test_an_abort_of_our_client_reaches_the_provider(serving: Serving) -> None:
+    """The signal ends the caller's reply as aborted, and the provider's connection with it."""
+    signal = asyncio.Event()
+    async with FakeServer(HALF) as server, serving(server.url) as served:
+        stream = await served.ask(signal=signal)
+        while (await anext(stream))["type"] != "text_delta":
+            pass
+        signal.set()
+        message = await stream.result()
+        assert ("aborted", "Half") == (message["stop_reason"], message["content"][0]["text"])
+        await server.wait_closed()
+
+
+async def test_replies_under_way_are_told_when_it_stops(serving: Serving) -> None:
+    """An `error` event says why, what had arrived is kept, the provider's connection is closed."""
+    async with FakeServer(HALF) as server, serving(server.url) as served:
+        stream = await served.ask()
+        while (await anext(stream))["type"] != "text_delta":
+            pass
+        served.stop()
+        message = await stream.result()
+        assert ("error", "stream_interrupted", "Half") == (
+            message["stop_reason"], message["error_kind"], message["content"][0]["text"],
+        )  # fmt: skip
+        assert "the proxy is shutting down" in message["error_message"]
+        await server.wait_closed()
+
+
+async def test_a_caller_that_does_not_read_does_not_hold_it_up(serving: Serving) -> None:
+    """It stops within its grace though the last event cannot be delivered."""
+    async with Flood(100_000) as flood:
+        async with serving(flood.url, shutdown_grace=1) as served:
+            _, writer = await send_request(served.url)
+            await settle(flood)
+            since = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - since < 4
+        writer.close()
+        await asyncio.wait_for(flood.closed.wait(), 5)
+
+
+async def test_many_at_once_lose_nothing(serving: Serving) -> None:
+    """A hundred replies side by side, each with its own words."""
+    async with serving() as served:
+
+        async def one(number: int) -> bool:
+            said = f"number {number} of many"
+            events = await collect(await served.ask("demo", user(said)))
+            return f"You said: {said}" in events[-1]["message"]["content"][0]["text"]
+
+        assert [True] * 100 == await asyncio.gather(*map(one, range(100)))
+
+
+async def test_places_are_limited_for_all(serving: Serving) -> None:
+    """Beyond `max_streams` the server says that it is full, and a place that gets free is taken."""
+    reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk({}, "stop"))
+    async with FakeServer(reply, repeat=True) as server, serving(server.url, max_streams=1) as served:
+        stream = await served.ask()
+        full = await served.http("POST", "/api/stream", content=b"{}")
+        assert (503, "1") == (full.status_code, full.headers["retry-after"])
+        server.release()
+        await stream.result()
+        await served.idle()
+        assert "a" == (await _released(served, server))["content"][0]["text"]
+
+
+async def _released(served: Any, server: FakeServer) -> Any:
+    stream = await served.ask()
+    server.release()
+    return await stream.result()
+
+
+async def test_places_are_limited_for_a_token(serving: Serving) -> None:
+    """One token's replies do not take another one's place."""
+    reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk({}, "stop"))
+    tokens = {"alice": TokenTable(env="-", max_streams=1), "bob": TokenTable(env="-")}
+    async with FakeServer(reply, repeat=True) as server, serving(server.url, tokens=tokens) as served:
+        streams = [await served.ask()]
+        assert 429 == (await served.http("POST", "/api/stream", content=b"{}")).status_code
+        streams.append(await served.ask(token=f"{TOKEN}-1"))
+        server.release(2)
+        assert ["a", "a"] == [(await stream.result())["content"][0]["text"] for stream in streams]
+
+
+def test_the_defaults_take_many() -> None:
+    """Five hundred callers of one token need no configuration."""
+    assert ServerTable().max_streams >= 500
+    assert TokenTable(env="X").max_streams is None
