@@ -7,9 +7,13 @@ PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
+BINDING := bindings/alchemy_llm_py
+BINDING_FILES := $(shell find $(BINDING) -name target -prune -o -name __pycache__ -prune -o -type f -print)
+RUST   := build/alchemy
+MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench peers wheels clean
+.PHONY: help demo test check format bench peers wheels leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,13 +21,16 @@ help: ## show this list
 demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offline, no key
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.ready-dev ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if command -v cargo >/dev/null; then set -ex; cd $(BINDING); cargo fmt --all --check; \
+		PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; \
+	else echo "cargo is missing: the Rust code is not checked"; fi
 
 format: $(VENV)/.ready-dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
@@ -34,12 +41,17 @@ bench: $(VENV)/.ready-dev ## the benchmarks, beside the clients that are install
 
 peers: $(PEERS)/.ready ## the servers of other projects that tests/peers talks to
 
-wheels: $(VENV)/.ready-dev ## wheels of tinyagent and its plugins in dist/
+wheels: $(VENV)/.ready-dev ## wheels of tinyagent, its plugins and the Rust provider in dist/, tried out
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
+	$(MATURIN) --release --out dist
+	TINYAGENT_WHEELS=dist $(BIN)/python -m pytest -q tests/bindings/test_wheel.py
 	@ls dist/*.whl
 
+leaks: $(VENV)/.ready-dev ## the Rust provider's own part under valgrind
+	scripts/check-leaks
+
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(PEERS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent first and from here, plugins without resolving: on the public index the name `tinyagent`
@@ -56,6 +68,19 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	$(BIN)/python -P scripts/check_install.py
 	@touch $@
+
+# The Rust provider as the tests use it: built quickly, and unpacked beside the environment, so that all other
+# tests see what a user without it has. Without cargo those tests say so and are skipped; CI demands it.
+$(RUST)/.ready: $(VENV)/.ready-dev $(BINDING_FILES)
+	@mkdir -p $(RUST)
+	@if command -v cargo >/dev/null; then \
+		echo "building and testing $(BINDING) (minutes the first time)" && \
+		cargo test --quiet --locked --workspace --no-default-features --manifest-path $(BINDING)/Cargo.toml && \
+		PYO3_PYTHON=$(abspath $(BIN)/python) $(MATURIN) --profile dev --out $(RUST)/dist && \
+		$(PIP) install --quiet --no-deps --no-index --upgrade --target $(RUST)/site $(RUST)/dist/*.whl && \
+		touch $@; \
+	elif [ "$(CI)" = true ]; then echo "cargo is missing: CI tests the Rust binding" >&2; exit 1; \
+	else echo "cargo is missing: tests/bindings will be skipped"; fi
 
 # First the pins as they stand, since resolving them takes longer than all the rest; then whatever this
 # Python needs beyond them.

@@ -93,12 +93,16 @@ class AlchemyCall(Call):
         key: str | None,
     ) -> dict[str, Any]:
         level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-        # alchemy-llm leaves out reasoning, images by address and images of tools, so where we know the
-        # protocol the body is ours; otherwise it is the crate's, with the fields that the model adds.
+        # alchemy-llm leaves out reasoning, images by address and images of tools. So where we know the
+        # protocol the body is ours, and where we know half of it the messages are.
         make_body = getattr(model, "request_body", None)
         if self.api == "openai-completions":
             make_body = partial(chat_request, model)
-        body = make_body(context, options) if make_body else getattr(model, "extra_body", None) or {}
+        body = dict(getattr(model, "extra_body", None) or {})
+        if make_body is not None:
+            body = make_body(context, options)
+        elif self.api != ANTHROPIC:
+            body = {"messages": chat_request(model, context, options)["messages"], **body}
         exchange: dict[str, Any] = {
             "protocol": "anthropic" if self.api == ANTHROPIC else "chat",
             "connect": self.timeouts.connect,
@@ -113,7 +117,8 @@ class AlchemyCall(Call):
         }
         conversation: dict[str, Any] = {"system_prompt": context.system_prompt}
         if make_body is None:
-            conversation["messages"] = handover(context.messages, model)
+            if self.api == ANTHROPIC:
+                conversation["messages"] = handover(context.messages, model)
             conversation["tools"] = [
                 {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
                 for tool in context.tools or ()
@@ -156,7 +161,7 @@ class AlchemyCall(Call):
             steps = await reply.peek()
             if steps and steps[0][0] == END:
                 # The reply never began.
-                raise await self.error_of(_json.decode(steps[0][2])["failure"])
+                raise self.error_of(_json.decode(steps[0][2])["failure"])
             return reply
         except BaseException:
             await reply.aclose()
@@ -164,20 +169,10 @@ class AlchemyCall(Call):
 
     # ---- what went wrong, in words ----------------------------------------------------------------------
 
-    async def error_of(self, failure: Mapping[str, Any]) -> BaseException:
+    def error_of(self, failure: Mapping[str, Any]) -> BaseException:
         """Ours for a failure of the wheel: the one place where the two meet."""
         if failure["kind"] == "status":
-            reply = cast(Reply, _Refused(failure))
-            try:
-                if reply.status in (301, 302, 303, 307, 308):
-                    self._redirected(reply, self.url)
-                return await self._refusal(reply)
-            except TinyAgentError as error:
-                return error
-        return self.plain_error_of(failure)
-
-    def plain_error_of(self, failure: Mapping[str, Any]) -> BaseException:
-        """The same for those that need no reading."""
+            return self._refused(cast(Reply, _Refused(failure)))
         kind, words = failure["kind"], redact(failure.get("words", ""), self.secrets)
         name, provider = self.name, self.provider
         if kind == "cancelled":
@@ -208,6 +203,20 @@ class AlchemyCall(Call):
             return ConfigurationError(f"{name}: the request cannot be made: {words}")
         hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None
         return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
+
+    def _refused(self, reply: Reply) -> BaseException:
+        refusal = self._refusal(reply)
+        try:
+            if reply.status in (301, 302, 303, 307, 308):
+                self._redirected(reply, self.url)
+            refusal.send(None)  # its body is here, so there is nothing to wait for
+        except TinyAgentError as error:
+            return error
+        except StopIteration as done:
+            return cast(BaseException, done.value)
+        finally:
+            refusal.close()
+        return InvalidReplyError(f"{self.name}: HTTP {reply.status}", provider=self.provider)
 
 
 class _Refused:
@@ -466,7 +475,7 @@ class AlchemyDecoder(ChatDecoder):
         elif failure["kind"] == "reported":
             self._stop(self._reported(failure["value"]))
         else:
-            error = self._call_of.plain_error_of(failure)
+            error = self._call_of.error_of(failure)
             if not isinstance(error, TinyAgentError):
                 raise error
             self._stop(error)

@@ -37,6 +37,16 @@ pub enum Step {
     End(String),
 }
 
+impl Step {
+    fn size(&self) -> usize {
+        let text = match self {
+            Self::TextDelta(_, text) | Self::ThinkingDelta(_, text) | Self::CallDelta(_, text) => text.len(),
+            _ => 0,
+        };
+        std::mem::size_of::<Self>() + text
+    }
+}
+
 // ---- the runtime ----------------------------------------------------------------------------------------
 
 static RUNTIME: Global<Option<&'static Runtime>> = Global::new();
@@ -108,6 +118,8 @@ impl Waker {
 #[derive(Default)]
 struct Queue {
     steps: Vec<Step>,
+    /// About how many bytes the steps take.
+    size: usize,
     ended: bool,
     /// The reader was told, and has not come yet.
     told: bool,
@@ -152,6 +164,7 @@ impl Stream {
             return Ok(None);
         }
         let steps = std::mem::take(&mut queue.steps);
+        queue.size = 0;
         drop(queue);
         shared.exchange.set_backlog(0);
         Ok(Some(steps))
@@ -227,10 +240,11 @@ impl Shared {
             return;
         }
         let mut queue = lock(&self.queue);
+        queue.size += batch.iter().map(Step::size).sum::<usize>();
         queue.steps.append(batch);
         queue.ended |= ended;
         let told = std::mem::replace(&mut queue.told, true);
-        self.exchange.set_backlog(queue.steps.len());
+        self.exchange.set_backlog(queue.size);
         drop(queue);
         if !told {
             self.something.notify_all();

@@ -7,7 +7,7 @@ Python, takes the GIL or calls back: they fill a queue, and whoever comes with t
 The GIL. `Stream.wait` releases it. Everything else returns at once and keeps it.
 
 Batches. A step is a tuple; `take` gives all that have come since the last time. The reader is woken once
-for them, however many they are, and again only after it has come and taken. More than 8192 waiting steps
+for them, however many they are, and again only after it has come and taken. More than a MiB of waiting steps
 stop the reading of the socket until there is room.
 
 Sentinels. An empty list: nothing yet. None: nothing any more, as the last step was taken or the stream was

@@ -113,8 +113,8 @@ pub struct Exchange {
     backlog: AtomicUsize,
 }
 
-/// Events that may wait for a slow reader before the connection does.
-const ROOM: usize = 8192;
+/// Bytes that may wait for a slow reader before the connection does.
+const ROOM: usize = 1 << 20;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
@@ -195,14 +195,14 @@ impl Exchange {
         self.until(|| self.is_cancelled()).await;
     }
 
-    /// How many events wait to be read; set by whoever hands them on.
-    pub fn set_backlog(&self, events: usize) {
-        if self.backlog.swap(events, Ordering::AcqRel) >= ROOM && events < ROOM {
+    /// How many bytes wait to be read; set by whoever hands them on.
+    pub fn set_backlog(&self, bytes: usize) {
+        if self.backlog.swap(bytes, Ordering::AcqRel) >= ROOM && bytes < ROOM {
             self.changed.notify_one();
         }
     }
 
-    /// Resolves once there is room for more events, or the exchange was cancelled.
+    /// Resolves once there is room for more, or the exchange was cancelled.
     pub async fn room(&self) {
         self.until(|| self.is_cancelled() || self.backlog.load(Ordering::Acquire) < ROOM).await;
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error as _;
+use std::io::ErrorKind;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -196,6 +197,19 @@ fn reason(error: &upstream::Error) -> String {
     }
 }
 
+/// Whether the compressed bytes are wrong, and not the connection they came over.
+fn undecodable(error: &upstream::Error) -> bool {
+    let mut current = error.source();
+    while let Some(cause) = current {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(ErrorKind::InvalidData | ErrorKind::InvalidInput)) {
+            return true;
+        }
+        current = cause.source();
+    }
+    false
+}
+
 async fn refused(mut reply: upstream::Response) -> Failure {
     let mut body = Vec::new();
     let reading = async {
@@ -290,7 +304,10 @@ impl Body {
                 self.linger();
                 return None;
             }
+            let begun = Instant::now();
             self.exchange.room().await;
+            // A reader that takes its time is not blamed on the server.
+            self.since += begun.elapsed();
             self.read().await;
         }
     }
@@ -320,7 +337,7 @@ impl Body {
         match chunk {
             Ok(Some(chunk)) => self.take(&chunk),
             Ok(None) => self.close(),
-            Err(error) if error.is_decode() => self.fail(Failure::new("undecodable", reason(&error))),
+            Err(error) if undecodable(&error) => self.fail(Failure::new("undecodable", reason(&error))),
             Err(error) => self.broken(Failure::new("interrupted", reason(&error))),
         }
         let facts = exchange.facts();

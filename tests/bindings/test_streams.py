@@ -1,0 +1,417 @@
+"""What only the real wheel can show: cancelling, many streams, memory, threads, forks, exit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent import Agent, AgentOptions, ConfigurationError, ConnectionFailedError, tool
+from tinyagent._fake_server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
+from tinyagent.agent_types import Context
+from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
+from tinyagent.testing import check_grammar, collect, user
+
+from .conftest import ROOT, SITE
+
+HELLO = {"messages": [user("Hi")]}
+CLOSE = 2.0
+"""Seconds within which a server must see that it was left; 0.1 on a machine that has nothing else to do."""
+
+
+def model(url: str) -> OpenAICompatModel:
+    return OpenAICompatModel(provider="acme", id="m", base_url=url)
+
+
+async def ask(url: str, **options: Any) -> Any:
+    return await stream_alchemy_openai_completions(model(url), Context(messages=[user("Hi")]), options)
+
+
+def rss() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# ---- leaving ------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """A server that sends a word and then watches its socket."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.log: list[str] = []
+        self.left = asyncio.Event()
+        self.at = 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        self.log.append("request")
+        data = sse(chat_chunk("word"))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+        try:
+            await reader.read()
+        except ConnectionError:
+            pass  # a reset is seen as well as an end
+        self.at = time.perf_counter()
+        self.log.append("closed")
+        self.left.set()
+        writer.close()
+
+
+@asynccontextmanager
+async def watch() -> AsyncIterator[Watch]:
+    watched = Watch()
+    server = await asyncio.start_server(watched.serve, "127.0.0.1", 0)
+    watched.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield watched
+
+
+@pytest.mark.parametrize("how", ["aclose", "signal", "cancel", "forget"])
+async def test_the_server_sees_at_once_that_it_was_left(how: str) -> None:
+    """However the stream is left, its socket is closed; no event comes after that."""
+    async with watch() as watched:
+        signal = asyncio.Event()
+        response = await ask(watched.url, signal=signal)
+        events = [await anext(response) for _ in range(3)]
+        assert "word" == events[-1]["delta"]
+        begun = time.perf_counter()
+        if how == "aclose":
+            await response.aclose()
+        elif how == "signal":
+            signal.set()
+            assert ["error"] == [event["type"] for event in await collect(response)]
+        elif how == "cancel":
+            task = asyncio.create_task(collect(response))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        else:
+            del response, events
+            gc.collect()
+        await asyncio.wait_for(watched.left.wait(), CLOSE)
+        assert watched.at - begun < CLOSE
+        assert ["request", "closed"] == watched.log
+        if how in ("aclose", "cancel"):
+            with pytest.raises(StopAsyncIteration):
+                await anext(response)
+
+
+async def test_an_abort_of_the_agent_closes_the_socket() -> None:
+    """The run ends as aborted, with the text so far."""
+    async with watch() as watched:
+        agent = Agent(AgentOptions(stream_fn=stream_alchemy_openai_completions))
+        agent.set_model(model(watched.url))
+        events = []
+        async for event in agent.stream("Go"):
+            events.append(event)
+            if event.type == "message_update":
+                agent.abort()
+        await asyncio.wait_for(watched.left.wait(), CLOSE)
+        check_grammar(events)
+        message = events[-1].messages[-1]
+        assert ("aborted", "word") == (message["stop_reason"], message["content"][0]["text"])
+
+
+async def test_a_request_that_is_not_answered_can_be_left() -> None:
+    """Before its headers came."""
+    async with FakeServer(FakeReply([Hold()], head=b"")) as server:
+        task = asyncio.create_task(ask(server.url))
+        await server.wait_requests(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+# ---- many ---------------------------------------------------------------------------------------------
+
+
+async def test_500_streams_at_once() -> None:
+    """Each gets its own words; there are no threads but the wheel's two, and the loop goes on."""
+    count = 500
+    gate, began = asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal began
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        sent = json.loads(await reader.readexactly(int(length.split(b":")[1])))
+        said = sent["messages"][0]["content"]
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+        writer.write(sse(chat_chunk(f"{said}: ")))
+        began += 1
+        if began == count:
+            gate.set()
+        await gate.wait()
+        for n in range(20):
+            writer.write(sse(chat_chunk(f"{n} ")))
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        writer.write(sse(chat_chunk({}, "stop")) + DONE)
+        await writer.drain()
+        writer.close()
+
+    async def one(url: str, n: int) -> str:
+        context = Context(messages=[user(f"stream {n}")])
+        message = await (await stream_alchemy_openai_completions(model(url), context, {})).result()
+        return message["content"][0]["text"]  # type: ignore[typeddict-item]
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, backlog=count)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        threads = threading.active_count()
+        texts = await asyncio.gather(*[one(url, n) for n in range(count)])
+        assert threads == threading.active_count()
+    numbers = "".join(f"{n} " for n in range(20))
+    assert [f"stream {n}: {numbers}" for n in range(count)] == texts
+    assert count == began
+
+
+async def test_memory_is_flat_over_100_000_deltas() -> None:
+    """Nothing piles up but the text: with every event read, and however the reader lags behind."""
+    body = sse(chat_chunk("word ")) * 500
+    async with FakeServer(
+        FakeReply([body] * 200 + [sse(chat_chunk({}, "stop")), DONE]), repeat=True
+    ) as server:
+        await (await ask(server.url)).result()
+        before = rss()
+        response = await ask(server.url)
+        count = 0
+        async for event in response:
+            count += 1
+            if count % 20_000 == 0:
+                await asyncio.sleep(0.05)
+            del event
+        assert 100_004 == count
+        assert rss() - before < 15
+
+
+async def test_a_slow_reader_holds_the_server_back() -> None:
+    """What is not read stays in the sockets, not in memory."""
+    event = sse(chat_chunk("x" * 1000))
+    steps = [event * 100] * 2000  # 200 MB
+    async with FakeServer(FakeReply(steps)) as server:
+        before = rss()
+        response = await ask(server.url)
+        await anext(response)
+        await asyncio.sleep(0.5)
+        assert rss() - before < 100
+        await response.aclose()
+
+
+async def test_one_connection_serves_every_turn() -> None:
+    """Complete replies leave their connection to the next request."""
+
+    @tool
+    def look(n: int) -> str:
+        """Look."""
+        return str(n)
+
+    function = {"name": "look", "arguments": '{"n": 1}'}
+    call = chat_chunk({"tool_calls": [{"index": 0, "id": "c", "function": function}]})
+    turn = FakeReply([sse(call), sse(chat_chunk({}, "tool_calls")), DONE])
+    async with FakeServer(*[turn] * 5, FakeReply.text("Done")) as server:
+        agent = Agent(AgentOptions(stream_fn=stream_alchemy_openai_completions))
+        agent.set_model(model(server.url))
+        agent.set_tools([look])
+        check_grammar(await collect(agent.stream("Go")))
+        assert 6 == len(server.requests)
+        assert server.connections <= 2
+
+
+# ---- threads, loops, forks, exit -----------------------------------------------------------------------
+
+
+def test_event_loops_in_several_threads() -> None:
+    """Each has a socket of its own; none wakes another's."""
+    results: dict[int, list[str]] = {}
+    with FakeServer(FakeReply.text("Hel", "lo"), repeat=True) as server:
+
+        async def some() -> list[str]:
+            found = await asyncio.gather(*[ask(server.url) for _ in range(20)])
+            return [(await response.result())["content"][0]["text"] for response in found]
+
+        def run(n: int) -> None:
+            results[n] = asyncio.run(some())
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert {n: ["Hello"] * 20 for n in range(4)} == results
+
+
+def _run(code: str, url: str, *, timeout: float = 20) -> subprocess.CompletedProcess[str]:
+    """A program of its own, with the wheel."""
+    lines = ["import asyncio, os, sys, threading, time", "URL = sys.argv[1]", textwrap.dedent(code)]
+    path = os.pathsep.join([str(ROOT), str(SITE)])
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), url],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+SETUP = """
+from tinyagent.alchemy_provider import *
+from tinyagent.agent_types import Context
+async def ask():
+    return await stream_alchemy_openai_completions(OpenAICompatModel("a", "m", base_url=URL), Context(), {})
+async def whole():
+    return (await (await ask()).result())["content"][0]["text"]
+"""
+
+
+def test_a_fork_streams_on_its_own() -> None:
+    """The child's streams work, the parent's go on, and the parent's handle is refused in the child."""
+    code = f"""{SETUP}
+async def parent():
+    first = await ask()
+    await anext(first)
+    child = os.fork()
+    if child == 0:
+        os._exit(asyncio_in_child(first))
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), (await first.result())["content"][0]["text"], await whole())
+def asyncio_in_child(inherited):
+    asyncio.events._set_running_loop(None)
+    try:
+        inherited._reply._native.take()
+    except RuntimeError as error:
+        ok = "fork" in str(error)
+    inherited._reply._native.close()
+    del inherited
+    return 0 if ok and asyncio.run(whole()) == "Hello" else 1
+asyncio.run(parent())
+"""
+    with FakeServer(FakeReply.text("Hel", "lo"), repeat=True) as server:
+        done = _run(code, server.url)
+    assert ("0 Hello Hello\n", "") == (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "pass",
+        "sys.exit(0)",
+        "os._exit(0)",
+        "del kept[:]",
+        "threading.Thread(target=kept[0]._reply._native.wait, args=(1.0,), daemon=True).start()",
+    ],
+)
+def test_a_program_ends_with_streams_open(end: str) -> None:
+    """At once, and without a word, whoever holds the stream."""
+    code = f"""{SETUP}
+kept = []
+async def leave():
+    kept.append(await ask())
+    await anext(kept[0])
+    print("left", flush=True)
+loop = asyncio.new_event_loop()
+loop.run_until_complete(leave())
+{end}
+"""
+    with FakeServer(FakeReply([sse(chat_chunk("x")), Hold()]), repeat=True) as server:
+        done = _run(code, server.url)
+    assert (0, "left\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+# ---- the module, blocking -----------------------------------------------------------------------------
+
+
+def described(url: str) -> dict[str, Any]:
+    return {"id": "m", "base_url": url}
+
+
+def test_next_event_and_result() -> None:
+    """Events are dicts with `type`; `partial` can be read and is not serialised; None at the end."""
+    from alchemy_llm_py import openai_completions_stream
+
+    with FakeServer(FakeReply.text("Hel", "lo")) as server:
+        stream = openai_completions_stream(described(server.url), HELLO, {"temperature": 0.5})
+        events = list(iter(stream.next_event, None))
+        assert stream.next_event() is None
+        assert ["start", "text_start", "text_delta", "text_delta", "text_end", "done"] == [
+            event["type"] for event in events
+        ]
+        assert all(isinstance(event, dict) for event in events)
+        assert "Hel" == events[2]["partial"]["content"][0]["text"]
+        assert "partial" not in json.loads(json.dumps(events[2]))
+        assert "Hello" == stream.result()["content"][0]["text"]
+        assert 0.5 == server.requests[0].json["temperature"]
+
+
+def test_collect() -> None:
+    """Everything at once, with a tool call."""
+    from alchemy_llm_py import collect_openai_completions
+
+    function = {"name": "sum", "arguments": '{"a": 1}'}
+    chunk = chat_chunk({"tool_calls": [{"index": 0, "id": "c", "function": function}]})
+    context = {**HELLO, "tools": [{"name": "sum", "description": "Add.", "parameters": {"type": "object"}}]}
+    with FakeServer(FakeReply([sse(chunk), sse(chat_chunk({}, "tool_calls")), DONE])) as server:
+        whole = collect_openai_completions(described(server.url), context)
+        assert {"events", "final_message"} == whole.keys()
+        assert "done" == whole["events"][-1]["type"]
+        assert {"a": 1} == whole["final_message"]["content"][0]["arguments"]
+        assert "sum" == server.requests[0].json["tools"][0]["function"]["name"]
+
+
+def test_failures_are_an_error_event() -> None:
+    """After two more tries; what cannot be sent raises before."""
+    from alchemy_llm_py import openai_completions_stream
+
+    with FakeServer(FakeReply([b"oops"], status=500, framing="length"), repeat=True) as server:
+        stream = openai_completions_stream(described(server.url), HELLO)
+        message = stream.result()
+        assert ("error", 3) == (message["stop_reason"], len(server.requests))
+        assert "HTTP 500: oops" in message["error_message"]
+    with pytest.raises(ConfigurationError, match="base_url"):
+        openai_completions_stream({"id": "m"}, HELLO)
+
+
+def test_the_gil_is_free_while_rust_waits() -> None:
+    """Another thread counts on; and closing from there ends the wait."""
+    from alchemy_llm_py import openai_completions_stream
+
+    with FakeServer(FakeReply([sse(chat_chunk("x")), Hold()])) as server:
+        stream = openai_completions_stream(described(server.url), HELLO)
+        counted = 0
+        ended = threading.Event()
+
+        def count() -> None:
+            nonlocal counted
+            begun = time.perf_counter()
+            while time.perf_counter() - begun < 0.3:
+                counted += 1
+            stream.close()
+            ended.set()
+
+        threading.Thread(target=count).start()
+        message = stream.result()
+        assert ended.wait(5)
+        assert counted > 1000
+        assert ("error", "x") == (message["stop_reason"], message["content"][0]["text"])
+
+
+async def test_nobody_there() -> None:
+    """Refused connections are told as such, after the tries."""
+    with pytest.raises(ConnectionFailedError, match="refused"):
+        await ask("http://127.0.0.1:9")
