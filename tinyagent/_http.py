@@ -30,6 +30,7 @@ import threading
 import time
 import weakref
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
@@ -84,6 +85,8 @@ PIECE = 4096
 """Bytes of a body that are given out before it is another reply's turn."""
 ROUND = 0.01
 """Seconds after which the loop is to go round."""
+TURNS = 16
+"""Replies that have their turn between two rounds of the loop."""
 LINGER = 0.1
 """Seconds that the end of a complete reply is waited for, so that its connection can be used again."""
 
@@ -475,7 +478,7 @@ class _Pool:
         self.closed = False
         self._round = 0.0
         """When the loop last went round, as far as anybody here asked."""
-        self._turning = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: dict[_Route, list[_Lane]] = {}
         self._keeper = self._keep()
 
@@ -501,15 +504,24 @@ class _Pool:
         go, and everything else in the program would wait for that.
         """
         loop = asyncio.get_running_loop()
-        while loop.time() - self._round > ROUND:
-            if not self._turning:
-                self._turning = True
-                loop.call_soon(self._turn)
-            await asyncio.sleep(0)
+        if not self._waiting:
+            if loop.time() - self._round <= ROUND:
+                return
+            loop.call_soon(self._turn, loop)
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
 
-    def _turn(self) -> None:
-        self._turning = False
-        self._round = asyncio.get_running_loop().time()
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A few at a time, first come first served: to wake them all, for most of them to wait again,
+        # costs the square of how many there are.
+        self._round = loop.time()
+        for _ in range(min(TURNS, len(self._waiting))):
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+        if self._waiting:
+            loop.call_soon(self._turn, loop)
 
     def take(self, route: _Route) -> _Lane:
         idle = self._idle.get(route)
