@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import stat
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -17,7 +17,15 @@ from tinyagent.errors import ConfigurationError
 
 from .entry_points import names_a_file
 
-__all__ = ["ProviderTable", "RunTable", "UserFile", "read_keys", "read_project_file", "read_user_file"]
+__all__ = [
+    "ProviderTable",
+    "RunTable",
+    "ToolTable",
+    "UserFile",
+    "read_keys",
+    "read_project_file",
+    "read_user_file",
+]
 
 T = TypeVar("T")
 Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
@@ -64,10 +72,22 @@ class ProviderTable(_Table, frozen=True):
 
 
 class PluginsTable(_Table, frozen=True):
-    """`[plugins]`: which always-loaded plugins are switched off, and how long a hook may take (seconds)."""
+    """`[plugins]`: about those that are installed.
+
+    `disable` switches always-loaded ones off; `prefer` says, for a name that several claim, whose counts
+    (`prefer = {calc = "DISTRIBUTION"}`); `hook_timeout` is how long a hook may take, in seconds.
+    """
 
     disable: list[str] = []
+    prefer: dict[str, str] = {}
     hook_timeout: float = 30.0
+
+
+class ToolTable(_Table, frozen=True):
+    """`[tools.NAME]`: seconds that a call may take, and characters of its result that the model gets."""
+
+    timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    max_output: Annotated[int, msgspec.Meta(gt=0)] | None = None
 
 
 class UserFile(_Table, frozen=True):
@@ -76,6 +96,7 @@ class UserFile(_Table, frozen=True):
     run: RunTable = RunTable()
     providers: dict[str, ProviderTable] = {}
     plugins: PluginsTable = PluginsTable()
+    tools: dict[str, ToolTable] = {}
 
 
 class ProjectFile(_Table, frozen=True):
@@ -113,7 +134,7 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
         if isinstance(error.__cause__, msgspec.ValidationError) and _decodes(text, UserFile):
             raise ConfigurationError(
                 f"{error} A project file chooses a model and tools by name and sets limits, nothing else: "
-                "endpoints, headers, plugins and permissions are for the user to set.",
+                "endpoints, headers, plugins, permissions and the tools' own limits are for the user to set.",
                 hint=f"If you want this setting, put it into {user_path}.",
             ) from None
         raise

@@ -13,6 +13,7 @@ from tinyagent.errors import AuthenticationError
 from .config_files import (
     ProviderTable,
     RunTable,
+    ToolTable,
     UserFile,
     read_keys,
     read_project_file,
@@ -38,6 +39,8 @@ class Settings(NamedTuple):
     model_source: str
     providers: Mapping[str, ProviderTable]
     disabled_plugins: frozenset[str]
+    preferred_plugins: Mapping[str, str]
+    tools: Mapping[str, ToolTable]
     hook_timeout: float
     directory: Path
 
@@ -78,6 +81,8 @@ def load(directory: Path | None = None) -> Settings:
         model_source=source,
         providers=user.providers,
         disabled_plugins=frozenset(user.plugins.disable),
+        preferred_plugins=user.plugins.prefer,
+        tools=user.tools,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
     )

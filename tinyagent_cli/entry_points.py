@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from . import settings
 
-__all__ = ["GROUPS", "EntryPoint", "find", "names_a_file", "scan"]
+__all__ = ["GROUPS", "EntryPoint", "find", "installed", "names_a_file", "normalised", "scan"]
 
 GROUPS = ("tools", "providers", "commands", "hooks")
 """What follows `tinyagent.` in the groups that we read."""
@@ -48,8 +48,14 @@ def find(group: str | None = None) -> list[EntryPoint]:
         entry
         for entry in scan(tuple(sys.path))
         if (group is None or entry.group == group)
-        and (allowed is None or entry.name in allowed or _normalised(entry.distribution) in allowed)
+        and (allowed is None or entry.name in allowed or normalised(entry.distribution) in allowed)
     ]
+
+
+def installed() -> list[EntryPoint]:
+    """All entry points as they are on disk now, whatever TINYAGENT_PLUGINS says."""
+    scan.cache_clear()
+    return list(scan(tuple(sys.path)))
 
 
 @lru_cache(maxsize=4)
@@ -75,7 +81,7 @@ def scan(paths: tuple[str, ...]) -> tuple[EntryPoint, ...]:
         for name in names:
             if not name.endswith((".dist-info", ".egg-info")):
                 continue
-            key = _normalised(name.rpartition(".")[0].partition("-")[0])
+            key = normalised(name.rpartition(".")[0].partition("-")[0])
             if key not in seen:
                 seen.add(key)
                 found += _entry_points(f"{path}/{name}")
@@ -128,5 +134,6 @@ def _name_and_version(directory: str) -> tuple[str, str]:
     return name, version
 
 
-def _normalised(name: str) -> str:
+def normalised(name: str) -> str:
+    """A distribution's name in the one spelling that all its spellings mean."""
     return name.lower().replace("_", "-").replace(".", "-")

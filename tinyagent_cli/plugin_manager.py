@@ -3,7 +3,7 @@
 The only user of pluggy. Everything that a plugin does while it is loaded is guarded: whatever goes wrong
 becomes a `PluginError` that names the plugin, its distribution and version, and fails the command that asked
 for it. Nothing is decided by the order in which things are found: a name that two plugins claim is an error
-that names both.
+that names both, unless the user said whose it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tinyagent.agent_types import AgentTool, Provider
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import builtin_plugins
-from .entry_points import EntryPoint, find, names_a_file
+from .entry_points import EntryPoint, find, names_a_file, normalised
 from .signals import Interrupted
 
 if TYPE_CHECKING:
@@ -56,13 +56,22 @@ class Hook(NamedTuple):
         return self.function(*[given[name] for name in self.arguments])
 
 
+class _Claim(NamedTuple):
+    """A tool that was asked for, and whether by its own name."""
+
+    tool: AgentTool
+    entry: EntryPoint
+    by_name: bool
+
+
 class PluginManager:
     """The facade that the commands see.
 
     Args:
         providers: The user's own, by name.
         disabled: Always-loaded plugins that are switched off.
-        config_file: Where both were read, for messages.
+        config_file: Where all this was read, for messages.
+        prefer: Whose a name is that several distributions claim.
     """
 
     def __init__(
@@ -70,10 +79,13 @@ class PluginManager:
         providers: Mapping[str, ProviderTable] | None = None,
         disabled: frozenset[str] = frozenset(),
         config_file: Path | None = None,
+        prefer: Mapping[str, str] | None = None,
     ) -> None:
         self.providers = providers or {}
         self.disabled = disabled
         self.config_file = config_file
+        self.prefer = prefer or {}
+        self.sources: dict[str, str] = {}
         self._pluggy = pluggy.PluginManager(hookspecs.NAME)
         self._pluggy.add_hookspecs(hookspecs)
         self._objects: dict[EntryPoint, object] = {}
@@ -83,13 +95,14 @@ class PluginManager:
     @classmethod
     def from_settings(cls, found: Settings) -> PluginManager:
         """With what the files say about providers and about plugins that are switched off."""
-        return cls(found.providers, found.disabled_plugins, found.directory / "config.toml")
+        file = found.directory / "config.toml"
+        return cls(found.providers, found.disabled_plugins, file, found.preferred_plugins)
 
     # ---- tools --------------------------------------------------------------------------------------
 
     def tools(self, names: Iterable[str]) -> list[AgentTool]:
         """The tools that `-t` names: `plugin`, `plugin.tool`, `file.py` or `file.py:tool`."""
-        chosen: dict[str, tuple[AgentTool, str]] = {}
+        claims: dict[str, list[_Claim]] = {}
         for name in names:
             entry, wanted = self._tool_source(name)
             offered = self._tools_of(entry)
@@ -98,13 +111,25 @@ class PluginManager:
                     f"The plugin {entry} has no tool {wanted!r}; it has: {_list(offered)}."
                 )
             for tool in offered.values() if wanted is None else [offered[wanted]]:
-                other = chosen.setdefault(tool.name, (tool, str(entry)))
-                if other[0] is not tool:
-                    raise ConfigurationError(
-                        f"The tool {tool.name!r} is offered by {other[1]} and by {entry}.",
-                        hint=f"A run takes one of a name. Name what you want of each: -t {entry.name}.TOOL",
-                    )
-        return [tool for tool, _ in chosen.values()]
+                claims.setdefault(tool.name, []).append(_Claim(tool, entry, wanted is not None))
+        chosen = [self._one_of(name, offers) for name, offers in claims.items()]
+        self.sources |= {claim.tool.name: _source(claim.entry) for claim in chosen}
+        return [claim.tool for claim in chosen]
+
+    def _one_of(self, name: str, claims: list[_Claim]) -> _Claim:
+        """Of several tools of one name: the one that was named as `plugin.tool`, else the preferred one."""
+        for some in (claims, [claim for claim in claims if claim.by_name]):
+            if len({id(claim.tool) for claim in some}) == 1:
+                return some[0]
+        entries = [claim.entry for claim in claims]
+        preferred = self._preferred(name, entries)
+        if preferred is not None:
+            return claims[entries.index(preferred)]
+        first, second = list(dict.fromkeys(map(str, entries)))[:2]
+        raise ConfigurationError(
+            f"The tool {name!r} is offered by {first} and by {second}.",
+            hint=f"Say which: -t {entries[-1].name}.{name}, or {self._how_to_prefer(name)}",
+        )
 
     def _tool_source(self, name: str) -> tuple[EntryPoint, str | None]:
         if names_a_file(name):
@@ -285,11 +310,26 @@ class PluginManager:
     def _only(self, entries: Sequence[EntryPoint], name: str) -> EntryPoint:
         claims = [entry for entry in entries if entry.name == name]
         if len(claims) > 1:
+            preferred = self._preferred(name, claims)
+            if preferred is not None:
+                return preferred
             raise PluginError(
                 f"The name {name!r} is claimed by {' and by '.join(map(_whose, claims))}.",
-                hint="Uninstall one, or let only the other through: TINYAGENT_PLUGINS=DISTRIBUTION.",
+                hint=f"Say whose it is: {self._how_to_prefer(name)} Or uninstall one, or let only the other "
+                "through: TINYAGENT_PLUGINS=DISTRIBUTION.",
             )
         return claims[0]
+
+    def _preferred(self, name: str, entries: Sequence[EntryPoint]) -> EntryPoint | None:
+        if name not in self.prefer:
+            return None
+        wanted = normalised(self.prefer[name])
+        wanted = BUILT_IN if wanted == "tinyagent" else wanted
+        return next((entry for entry in entries if normalised(entry.distribution) == wanted), None)
+
+    def _how_to_prefer(self, name: str) -> str:
+        where = f" in {self.config_file}" if self.config_file else " in config.toml"
+        return f'[plugins] prefer = {{{name} = "DISTRIBUTION"}}{where}.'
 
     def _load(self, entry: EntryPoint) -> object:
         if entry in self._failures:
@@ -400,6 +440,11 @@ def _import_file(path: Path) -> object:
 
 def _whose(entry: EntryPoint) -> str:
     return f"{entry.distribution} {entry.version}".strip()
+
+
+def _source(entry: EntryPoint) -> str:
+    """What an approval of a tool is bound to: its distribution, or its file."""
+    return entry.value if entry.distribution == FILE else normalised(entry.distribution)
 
 
 def _kind(thing: object) -> str:

@@ -18,7 +18,8 @@ COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
     "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
     "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
-    "plugins": ("tinyagent_cli.commands.plugins", "Show what is installed and whether it loads."),
+    "plugins": ("tinyagent_cli.commands.plugins", "Install, write and mend plugins."),
+    "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke calls that were allowed for good."),
     "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of what we write."),
     "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
 }
@@ -67,7 +68,11 @@ class RootGroup(click.Group):
         if cmd_name in self._plugin_commands():
             from .plugin_manager import PluginManager
 
-            return PluginManager().command(cmd_name)
+            if len(self._plugin_commands()[cmd_name]) == 1:
+                return PluginManager().command(cmd_name)
+            from . import configuration  # only the user can say whose this name is
+
+            return PluginManager.from_settings(configuration.load()).command(cmd_name)
         return None
 
     def resolve_command(

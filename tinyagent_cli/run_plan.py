@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from .app_context import AppContext
 from .failures import InputError
 from .plugin_manager import Hook, PluginManager
 from .prompt_input import build_prompt, read_file, read_stdin, stdin_is_piped
+from .settings import APPROVALS_FILE
+from .tool_limits import output_limits, with_timeouts
 
 __all__ = ["Plan", "RunOptions", "prepare"]
 
@@ -64,6 +67,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     before_hooks: list[Hook]
     after_hooks: list[Hook]
     hook_timeout: float
+    max_output: Callable[[str], int | None]
+    sources: dict[str, str]
+    approvals_file: Path
     sinks: list[tuple[str, Callable[[], Any]]]
 
 
@@ -91,7 +97,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     given = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
     plugins.load_hooks()
-    tools = plugins.tools(options.tools or run.tools or ())
+    tools = with_timeouts(plugins.tools(options.tools or run.tools or ()), found.tools)
     _check_rules(options, tools)
     history = _history(app, options.history)
     system = _system(app, options.system) if options.system is not None else run.system or ""
@@ -120,6 +126,9 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         before_hooks=plugins.hooks("tinyagent_before_tool_call"),
         after_hooks=plugins.hooks("tinyagent_after_tool_call"),
         hook_timeout=found.hook_timeout,
+        max_output=output_limits(found.tools),
+        sources=plugins.sources,
+        approvals_file=found.directory / APPROVALS_FILE,
         sinks=plugins.sinks(),
     )
 

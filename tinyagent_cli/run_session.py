@@ -25,6 +25,7 @@ from .sinks.plugin import PluginSinks
 from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
+    from .remembered import Remembered
     from .sinks.jsonl import JsonlSink
 
 __all__ = ["execute", "record_failure"]
@@ -151,11 +152,26 @@ class _Run:
             if text is not None and to_terminal:
                 text.end_line()
 
+        def remembered() -> Remembered:
+            from .remembered import Remembered
+
+            return Remembered(plan.approvals_file, app.warn)
+
         self._guards = ToolGuards(
-            Approvals(allow=plan.allow, deny=plan.deny, yes=plan.yes, note=app.note, before=end_line),
+            Approvals(
+                allow=plan.allow,
+                deny=plan.deny,
+                yes=plan.yes,
+                note=app.note,
+                before=end_line,
+                remembered=remembered,
+                sources=plan.sources,
+            ),
             plan.before_hooks,
             plan.after_hooks,
             timeout=plan.hook_timeout,
+            log=app.detail,
+            max_output=plan.max_output,
         )
         self._agent = self._make_agent()
         for sink in sinks:
@@ -182,7 +198,7 @@ class _Run:
                 max_tokens=plan.max_tokens,
                 max_turns=plan.max_turns,
                 before_tool_call=self._guards.before_tool_call,
-                after_tool_call=self._guards.after_tool_call if plan.after_hooks else None,
+                after_tool_call=self._guards.after_tool_call,
                 on_retry=self._app.note,
             )
         )

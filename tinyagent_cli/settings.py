@@ -12,7 +12,10 @@ TYPE_CHECKING = False  # the first thing that every command does must not begin 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["allowed_plugins", "config_directory", "variable"]
+__all__ = ["APPROVALS_FILE", "allowed_plugins", "config_directory", "variable"]
+
+APPROVALS_FILE = "approvals.json"
+"""In the configuration directory: what the user allowed for good."""
 
 
 def variable(name: str) -> str | None:

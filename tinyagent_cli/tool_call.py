@@ -21,6 +21,7 @@ from .plugin_manager import PluginManager
 from .signals import Interrupted, Signals
 from .terminal_text import clean
 from .tool_guards import ToolGuards
+from .tool_limits import with_timeouts
 
 __all__ = ["call"]
 
@@ -31,7 +32,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         found = configuration.load()
         plugins = PluginManager.from_settings(found)
         plugins.load_hooks()
-        tool = _one(name, plugins.tools([name]))
+        tool = _one(name, with_timeouts(plugins.tools([name]), found.tools))
         given = _arguments(tool, arguments)
         guards = ToolGuards(
             Approvals(deny=found.run.deny or (), yes=True),

@@ -1,5 +1,8 @@
 """The hooks of plugins and the approvals of the user, as the two callbacks that an agent takes.
 
+Also where results are cut to what the settings allow, and where it is noted who allowed a call: in
+`details["approval"]` of its result, and so in every record of the run. A refusal is its own note.
+
 A plugin's hook may be sync or async, may raise and may hang: it has a time limit, a sync one runs in a
 thread of its own, and every failure refuses the call (or withholds its result).
 """
@@ -10,7 +13,7 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from tinyagent.agent_types import AgentToolResult, ToolCallDecision, ToolCallInf
 
 from .approvals import Approvals
 from .signals import Interrupted
+from .tool_limits import cap
 
 if TYPE_CHECKING:
     from .plugin_manager import Hook
@@ -33,6 +37,10 @@ class ToolGuards:
 
     The user is asked last, about the arguments that will really be used.
 
+    Args:
+        log: Hears of every decision about a call that needed one.
+        max_output: How many characters of a tool's result the model gets, by its name; None for all.
+
     Attributes:
         refused: The ids of the calls that were refused.
     """
@@ -44,8 +52,13 @@ class ToolGuards:
         after: Sequence[Hook] = (),
         *,
         timeout: float = 30.0,
+        log: Callable[[str], None] = lambda text: None,
+        max_output: Callable[[str], int | None] = lambda name: None,
     ) -> None:
         self.refused: set[str] = set()
+        self._approved: dict[str, str] = {}
+        self._log = log
+        self._max_output = max_output
         self._approvals = approvals
         self._before = before
         self._after = after
@@ -56,6 +69,7 @@ class ToolGuards:
         decision = await self._decide(call)
         if decision is not None and decision.block is not None:
             self.refused.add(call.tool_call_id)
+            self._log(f"{call.tool.name}: {decision.block}")
         return decision
 
     async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
@@ -80,7 +94,11 @@ class ToolGuards:
                 changed = decision.arguments
                 call = replace(call, arguments=changed)
         if reason is None:
-            reason = await self._approvals.ask(call)
+            verdict = await self._approvals.ask(call)
+            reason = verdict.refusal
+            if verdict.by:
+                self._approved[call.tool_call_id] = verdict.by
+                self._log(f"{call.tool.name}: allowed by {verdict.by}")
         if reason is not None:
             return ToolCallDecision(block=reason)
         return None if changed is None else ToolCallDecision(arguments=changed)
@@ -88,7 +106,20 @@ class ToolGuards:
     async def after_tool_call(
         self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
     ) -> ToolCallDecision | None:
-        """For `AgentOptions.after_tool_call`; a replaced result is written into the one that was given."""
+        """For `AgentOptions.after_tool_call`; a changed result is written into the one that was given."""
+        decision = await self._after_hooks(call, result, is_error) if self._after else None
+        if decision is None or decision.block is None:
+            limit = self._max_output(call.tool.name)
+            if limit is not None:
+                result.content = cap(result.content, limit)
+        by = self._approved.pop(call.tool_call_id, None)
+        if by is not None:
+            result.details.setdefault("approval", by)
+        return decision
+
+    async def _after_hooks(
+        self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
+    ) -> ToolCallDecision | None:
         terminate = False
         for hook in self._after:
             try:

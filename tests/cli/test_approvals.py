@@ -195,3 +195,169 @@ def test_the_time_limit_holds_while_a_question_is_open(cli: Cli, server: FakeSer
     terminal.expect("Run write?")
     assert 124 == terminal.end()
     assert "" == written(cli)
+
+
+def test_this_exact_call_is_not_asked_again(cli: Cli, serve: Serve) -> None:
+    """`e` holds for the same tool with the same arguments in this run, and for nothing else."""
+    cli.file("mytools.py", TOOLS)
+    write = [FakeReply.tool_calls(("write", {"text": text})) for text in ("one", "one", "two")]
+    serve(*write, FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("[e] always in this run")
+    terminal.type("e\n")
+    terminal.expect('"text": "two"')
+    terminal.type("n\n")
+    assert 0 == terminal.end()
+    assert "oneone" == written(cli)
+    assert 2 == terminal.shown.count(b"Run write?")
+
+
+# ---- remembered -----------------------------------------------------------------------------------------
+
+
+def remember(cli: Cli, server: FakeServer) -> None:
+    """Answer `p` to the first question and no to the second."""
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("[p] always in this project")
+    terminal.type("p\n")
+    terminal.expect('"text": "two"')
+    terminal.type("n\n")
+    assert 0 == terminal.end()
+    again = [FakeReply.tool_calls(("write", {"text": text})) for text in ("one", "two")]
+    server.add(*again, FakeReply.text("Done."))
+
+
+def test_remembered_for_the_project(cli: Cli, server: FakeServer) -> None:
+    """`p` holds in later runs in the same folder: for that exact call, with or without a terminal."""
+    remember(cli, server)
+    assert 0 == cli(*RUN, "Write").code
+    assert "oneone" == written(cli)
+    assert "the user said no" not in told(server, 4)
+    file = cli.home / "approvals.json"
+    assert 0o600 == file.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("change", ["tool", "folder", "deny"])
+def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str) -> None:
+    """To the tool as it was and to the folder; and a deny rule wins over it."""
+    remember(cli, server)
+    more: tuple[str, ...] = ()
+    if change == "tool":
+        cli.file("mytools.py", TOOLS.replace("Write a text.", "Write any text."))
+    elif change == "folder":
+        cli.work = cli.work.rename(cli.work.with_name("other"))
+    else:
+        more = ("--deny", "write")
+    assert 0 == cli(*RUN, *more, "Write").code
+    assert "one" == written(cli)
+
+
+@pytest.mark.parametrize("harm", ["mode", "content", "link"])
+def test_a_file_that_others_may_have_written_counts_for_nothing(
+    cli: Cli, server: FakeServer, harm: str
+) -> None:
+    """Open to others, malformed or a link: everything is asked for again, and it is said why."""
+    remember(cli, server)
+    file = cli.home / "approvals.json"
+    if harm == "mode":
+        file.chmod(0o644)
+    elif harm == "content":
+        file.write_text("{")
+    else:
+        file.rename(cli.home / "elsewhere").chmod(0o600)
+        file.symlink_to(cli.home / "elsewhere")
+    done = cli(*RUN, "Write")
+    assert (0, "one") == (done.code, written(cli))
+    assert 1 == done.err.count("No approval is remembered, since")
+
+
+def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:
+    """With project, tool, arguments; by the beginning of an id, for a project, or all."""
+    assert (0, "[]\n") == cli("approvals", "list", "--json")[:2]
+    remember(cli, server)
+    [row] = json.loads(cli("approvals", "list", "--json").out)
+    assert (str(cli.work), "write", '{"text": "one"}') == (row["project"], row["tool"], row["arguments"])
+    assert row["source"] == str(cli.work / "mytools.py")
+    assert row["id"][:12] in cli("approvals", "list").out
+    assert 2 == cli("approvals", "revoke").code
+    assert 2 == cli("approvals", "revoke", "zzz").code
+    assert (0, "1 approval revoked.\n") == cli("approvals", "revoke", row["id"][:8])[::2]
+    assert "[]\n" == cli("approvals", "list", "--json").out
+    assert (0, "0 approvals revoked.\n") == cli("approvals", "revoke", "--all", "--project")[::2]
+
+
+# ---- what is noted --------------------------------------------------------------------------------------
+
+
+def test_decisions_are_in_the_record(cli: Cli, server: FakeServer) -> None:
+    """Who allowed a call stands in its result's details, a refusal in its text; -v says both at once."""
+    done = cli(*RUN, "--jsonl", "-v", "--allow", "write", "Write")
+    ends = [line for line in done.lines if line["type"] == "tool_execution_end"]
+    assert ["--allow", "--allow"] == [end["result"]["details"]["approval"] for end in ends]
+    assert 2 == done.err.count("write: allowed by --allow")
+    server.add(FakeReply.tool_calls(("write", {"text": "x"})), FakeReply.text("Done."))
+    done = cli(*RUN, "--jsonl", "-v", "--deny", "write", "Write")
+    [end] = [line for line in done.lines if line["type"] == "tool_execution_end"]
+    assert end["result"]["content"][0]["text"] in done.err
+
+
+# ---- limits ---------------------------------------------------------------------------------------------
+
+LONG = """
+import asyncio
+from tinyagent import AgentToolResult, tool
+
+@tool(read_only=True)
+def talk(n: int) -> str:
+    "Say much."
+    return "a" * n + "z" * n
+
+@tool(read_only=True)
+def show() -> AgentToolResult:
+    "Show a picture between two texts."
+    text = lambda c: {"type": "text", "text": c * 50}
+    return AgentToolResult([text("a"), {"type": "image", "url": "data:image/png;base64,AA=="}, text("z")])
+
+@tool(read_only=True)
+async def wait() -> str:
+    "Take one's time."
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "kept"),
+    [("[tools.talk]\nmax_output = 30", 30), ('[tools."*"]\nmax_output = 60', 60), ("", 100_000)],
+)
+def test_long_results_are_cut(cli: Cli, serve: Serve, table: str, kept: int) -> None:
+    """The model gets the beginning and the end, and is told how much is missing and why."""
+    cli.file("mytools.py", LONG)
+    server = serve(FakeReply.tool_calls(("talk", {"n": 90_000})), FakeReply.text("Done."), more=table)
+    assert 0 == cli(*RUN, "Talk").code
+    begin, note, end = told(server, 1).split("\n")
+    assert (kept * 2 // 3, kept - kept * 2 // 3) == (len(begin), len(end))
+    assert ({"a"}, {"z"}) == (set(begin), set(end))
+    assert f"{180_000 - kept:,} of 180,000 characters were left out here" in note
+
+
+def test_pictures_are_not_cut(cli: Cli, serve: Serve) -> None:
+    """Only text counts; every part keeps its place."""
+    cli.file("mytools.py", LONG)
+    serve(FakeReply.tool_calls(("show", {})), FakeReply.text("Done."), more="[tools.show]\nmax_output = 30")
+    done = cli(*RUN, "--jsonl", "Show")
+    [end] = [line for line in done.lines if line["type"] == "tool_execution_end"]
+    first, image, last = end["result"]["content"]
+    assert ("a" * 20, "image", "z" * 10) == (first["text"].split("\n")[0], image["type"], last["text"])
+
+
+def test_time_outs_of_tools(cli: Cli, serve: Serve) -> None:
+    """`[tools.NAME] timeout` ends a call, in a run and by hand."""
+    cli.file("mytools.py", LONG)
+    server = serve(
+        FakeReply.tool_calls(("wait", {})), FakeReply.text("Done."), more="[tools.wait]\ntimeout = 0.1"
+    )
+    assert 0 == cli(*RUN, "Wait").code
+    assert "timed out after 0.1 s" in told(server, 1)
+    assert "timed out after 0.1 s" in cli("tools", "call", "mytools.py:wait").err
+    cli.config("[tools.wait]\ntimeout = 0\n")
+    assert 3 == cli(*RUN, "Wait").code

@@ -151,8 +151,8 @@ def test_the_run_table_holds_defaults(cli: Cli, serve: Serve) -> None:
 
 def test_a_project_chooses_tools_by_name(cli: Cli, serve: Serve) -> None:
     """`tools = [...]` names installed plugins."""
-    cli.install("calc", CALC)
+    cli.install("sums", CALC)
     server = serve(FakeReply.text("ok"))
-    cli.file("tinyagent.toml", '[run]\ntools = ["calc"]\n')
+    cli.file("tinyagent.toml", '[run]\ntools = ["sums"]\n')
     assert 0 == cli("run", "-m", "local/m", "Hi").code
     assert ["calc"] == [tool["function"]["name"] for tool in server.requests[0].json["tools"]]

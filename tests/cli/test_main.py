@@ -198,7 +198,7 @@ def test_completion_needs_no_import(cli: Cli) -> None:
 
     assert "plain,plugins" == complete("tinyagent pl").strip()
     assert "plain,ollama/\nplain,openai/\nplain,openrouter/" == complete("tinyagent run -m o").strip()
-    assert "plain,weather" == complete("tinyagent run -t w").strip()
+    assert "plain,weather" == complete("tinyagent run -t wea").strip()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

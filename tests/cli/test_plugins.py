@@ -152,6 +152,49 @@ def test_one_plugin_name_of_two_distributions_is_ambiguous(cli: Cli) -> None:
     assert (0, "dist-b\n", "") == cli("tools", "call", "same", TINYAGENT_PLUGINS="dist-b")
 
 
+def test_the_user_says_whose_a_name_is(cli: Cli) -> None:
+    """`[plugins] prefer` settles what several distributions claim, a plugin's name or a tool's."""
+    for distribution in ("dist-a", "dist-b"):
+        cli.install(distribution, GOOD.format(name="same", answer=distribution), entry="same")
+        cli.install(
+            f"more-{distribution}",
+            GOOD.format(name="search", answer=distribution),
+            entry=f"s-{distribution[-1]}",
+        )
+    cli.config('[plugins]\nprefer = {same = "Dist_B", search = "more-dist-a"}\n')
+    assert (0, "dist-b\n", "") == cli("tools", "call", "same")
+    for order in (["-t", "s-a", "-t", "s-b"], ["-t", "s-b", "-t", "s-a"]):
+        done = cli("run", "-m", "demo", "--jsonl", *order, "search text=x")
+        [end] = [line for line in done.lines if line["type"] == "tool_execution_end"]
+        assert "dist-a" == end["result"]["content"][0]["text"]
+    cli.config('[plugins]\nprefer = {same = "dist-c"}\n')
+    done = cli("tools", "call", "same")
+    assert 3 == done.code
+    assert 'prefer = {same = "DISTRIBUTION"}' in done.err
+
+
+def test_a_tool_named_with_its_plugin_is_chosen(cli: Cli) -> None:
+    """`-t two.search` says which `search`, though all of both plugins was asked for."""
+    for plugin in ("one", "two"):
+        cli.install(plugin, GOOD.format(name="search", answer=plugin))
+    done = cli("run", "-m", "demo", "--jsonl", "-t", "one", "-t", "two", "-t", "two.search", "search text=x")
+    [end] = [line for line in done.lines if line["type"] == "tool_execution_end"]
+    assert "two" == end["result"]["content"][0]["text"]
+
+
+def test_a_command_of_two_distributions(cli: Cli) -> None:
+    """Ambiguous until the user says whose it is."""
+    source = (
+        "import click\nfrom tinyagent import hookimpl\n\n@hookimpl\ndef tinyagent_register_commands(group):\n"
+        "    @group.command()\n    def deploy():\n        click.echo(__name__)\n"
+    )
+    for distribution in ("dep-a", "dep-b"):
+        cli.install(distribution, source, "commands", entry="deploy")
+    assert 3 == cli("deploy").code
+    cli.config('[plugins]\nprefer = {deploy = "dep-a"}\n')
+    assert (0, "plugin_dep_a\n", "") == cli("deploy")
+
+
 PROVIDER = (
     HEAD
     + """
@@ -169,6 +212,12 @@ def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
     assert 3 == done.code
     assert "claimed by built in and by openai 1.0" in done.err
     assert 0 == cli("run", "-m", "demo", "Hi").code
+    for choice, code in (("tinyagent", 1), ("built in", 1), ("openai", 3)):
+        cli.config(
+            f'[plugins]\nprefer = {{openai = "{choice}"}}\n[providers.unused]\nbase_url = "http://127.0.0.1:1"\n'
+        )
+        done = cli("run", "-m", "openai/", "Hi", OPENAI_API_KEY="sk")
+        assert ("claimed by" in done.err, "names no model" in done.err) == (False, code == 1), done.err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ PRELOADED = [
     "tinyagent.jsonl",
     "tinyagent.replay_provider",
     "tinyagent.responses_provider",
+    "tinyagent_cli.commands.approvals",
     "tinyagent_cli.commands.completion",
     "tinyagent_cli.commands.models",
     "tinyagent_cli.commands.plugins",

@@ -1,0 +1,90 @@
+"""`tinyagent approvals`: the calls that were allowed for good, and taking that back."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.root import CONTEXT, common_options, need_command
+from tinyagent_cli.tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from tinyagent_cli.remembered import Remembered
+
+__all__ = ["approvals"]
+
+_ID = 12
+"""Digits of an id that are shown; any beginning that fits one alone will do."""
+
+
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def approvals(ctx: click.Context) -> None:
+    """Show and revoke the tool calls that were allowed for a project."""
+    need_command(ctx)
+
+
+def _remembered(app: AppContext) -> Remembered:
+    from tinyagent_cli.remembered import Remembered
+    from tinyagent_cli.settings import APPROVALS_FILE, config_directory
+
+    return Remembered(config_directory() / APPROVALS_FILE, app.warn)
+
+
+@approvals.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@common_options
+@click.pass_obj
+def list_approvals(app: AppContext, as_json: bool) -> None:
+    """List the exact calls that run without a question, and in which project."""
+    from msgspec import to_builtins
+
+    found = sorted(_remembered(app), key=lambda approval: (approval.project, approval.created))
+    if as_json:
+        print_json([to_builtins(approval) for approval in found])
+    elif not found:
+        click.echo("Nothing is remembered: every call is asked for.", err=True)
+    else:
+        print_table(
+            ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),
+            [
+                (a.id[:_ID], a.project, a.tool, a.source, a.arguments, _day(a.created))
+                for a in found
+            ],
+        )  # fmt: skip
+
+
+def _day(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(milliseconds / 1000))
+
+
+@approvals.command()
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everything", is_flag=True, help="Revoke all of them.")
+@click.option("--project", is_flag=True, help="Revoke those of the working directory.")
+@common_options
+@click.pass_obj
+def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: bool) -> None:
+    """Ask again for the calls with these IDs (see `approvals list`)."""
+    from tinyagent_cli.failures import InputError
+    from tinyagent_cli.remembered import current_project
+
+    remembered = _remembered(app)
+    found = list(remembered)
+    gone = {a.id for a in found if everything or (project and a.project == current_project())}
+    if not (ids or everything or project):
+        raise InputError("Say which: an ID, --project or --all.", hint="tinyagent approvals list shows them.")
+    for given in ids:
+        fitting = [a.id for a in found if a.id.startswith(given)]
+        if len(fitting) != 1:
+            raise InputError(
+                f"{given!r} is the beginning of {len(fitting)} ids; it must be that of one.",
+                hint="tinyagent approvals list shows them.",
+            )
+        gone |= set(fitting)
+    remembered.remove(gone)
+    app.note(f"{len(gone)} approval{'' if len(gone) == 1 else 's'} revoked.")
