@@ -1,0 +1,133 @@
+"""Connections to checked addresses only.
+
+httpcore asks this backend for every connection that it makes, so there is one place where a name becomes
+an address: here it is resolved once, every answer is checked, and one of the very addresses that were
+checked is connected to. A second look-up, which could answer differently, does not exist. TLS is
+negotiated by httpcore for the name in the URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import httpcore
+
+from tinyagent import ToolError
+
+from ._addresses import Address, parse_address, why_not_public
+
+__all__ = ["CheckedBackend", "Resolver", "resolve"]
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""`async (host, port) -> addresses`, as text."""
+
+RESOLVE_SECONDS = 10.0
+CONNECT_SECONDS = 10.0
+MAX_TRIED = 4
+"""Addresses of one name that are tried, one after the other."""
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """Ask the system's resolver, in a thread that nobody waits for longer than they want."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(found: list[str], error: OSError | UnicodeError | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+
+    def ask() -> None:
+        found: list[str] = []
+        failure: OSError | UnicodeError | None = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = [str(info[4][0]) for info in infos]
+        except (OSError, UnicodeError) as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # The loop was closed meanwhile.
+            loop.call_soon_threadsafe(settle, found, failure)
+
+    # Not the loop's own executor: the end of the program would wait for a resolver that hangs.
+    threading.Thread(target=ask, name="tinyagent fetch resolver", daemon=True).start()
+    return await answer
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Makes the connections of one fetch.
+
+    Args:
+        resolver: What turns a name into addresses.
+        connect: What connects to an address; httpcore's own way if None.
+    """
+
+    def __init__(self, resolver: Resolver, connect: httpcore.AsyncNetworkBackend | None = None) -> None:
+        self._resolver = resolver
+        self._inner = connect or httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to an address of `host`, once all of its addresses are known to be public."""
+        addresses = await self._checked(host, port)
+        failure: Exception | None = None
+        for address in addresses[:MAX_TRIED]:
+            try:
+                return await self._inner.connect_tcp(
+                    str(address), port, timeout or CONNECT_SECONDS, None, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        why = (
+            "it did not answer in time"
+            if isinstance(failure, httpcore.ConnectTimeout)
+            else str(failure or "")
+        )
+        raise ToolError(f"No connection to {host}:{port}: {why}.") from failure
+
+    async def _checked(self, host: str, port: int) -> list[Address]:
+        """The addresses of a name. One that is not public refuses them all: a mixed answer is an attack."""
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                answers = await self._resolver(host, port)
+            addresses = [parse_address(answer) for answer in answers]
+        except TimeoutError:
+            raise ToolError(f"The name {host!r} was not resolved in {RESOLVE_SECONDS:g} s.") from None
+        except (OSError, ValueError) as error:  # ValueError: UnicodeError, or an answer that is no address
+            why = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ToolError(f"The name {host!r} cannot be resolved: {why}.") from None
+        if not addresses:
+            raise ToolError(f"The name {host!r} has no address.")
+        for address in addresses:
+            reason = why_not_public(address)
+            if reason is not None:
+                shown = "" if str(address) == host else f" is {address}:"
+                raise ToolError(
+                    f"Refused: {host}{shown or ':'} {reason}. This tool reaches the public internet only."
+                )
+        return list(dict.fromkeys(addresses))
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Never: a socket on this machine is not the public internet."""
+        raise ToolError("Refused: this tool reaches the public internet only.")
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as httpcore does between retries."""
+        await asyncio.sleep(seconds)

@@ -1,0 +1,194 @@
+"""One page over HTTP: bounded in bytes and time, redirect by redirect, with nothing of ours sent along.
+
+No cookies, no credentials, no proxy from the environment (a proxy would resolve the names itself, past the
+check of the addresses). Sizes are bounded while reading, after decompression as well as before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit, urlunsplit
+
+import certifi
+import httpcore
+import idna
+
+from tinyagent import ToolError
+
+from ._connect import CheckedBackend
+
+__all__ = ["MAX_BYTES", "Page", "default_ssl_context", "download", "normalized"]
+
+MAX_BYTES = 5_000_000
+"""Of a page, before and after decompression; what is beyond is not read."""
+
+MAX_REDIRECTS = 5
+MAX_URL = 4_000
+TIMEOUTS = {"connect": 10.0, "read": 20.0, "write": 10.0, "pool": 10.0}
+_READ_OF_AN_ERROR = 20_000
+_REDIRECTS = {301, 302, 303, 307, 308}
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029]")
+_HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?|[0-9a-f:.]+(%[\w.-]+)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a server gave. `complete` is False if there was more of it than `MAX_BYTES`."""
+
+    url: str
+    status: int
+    reason: str
+    content_type: str
+    retry_after: str | None
+    body: bytes
+    complete: bool
+
+
+def default_ssl_context() -> ssl.SSLContext:
+    """Verify servers against SSL_CERT_FILE and SSL_CERT_DIR, or else the list of `certifi`."""
+    if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
+        return ssl.create_default_context()
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def normalized(url: str) -> str:
+    """The URL as it is asked for, without its fragment.
+
+    Raises:
+        ToolError: it is not an http(s) URL, or it holds what does not belong there.
+    """
+    url = url.strip(" \t\r\n")
+    if len(url) > MAX_URL:
+        raise ToolError(f"The URL is longer than {MAX_URL} characters.")
+    if _NOT_IN_A_URL.search(url):
+        raise ToolError("The URL has spaces, backslashes or control characters in it; write them as %20 etc.")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise ToolError(f"{url!r} is not a URL: {error}.") from None
+    if parts.scheme not in ("http", "https"):
+        raise ToolError(f"Only http:// and https:// URLs are fetched, not {url[:200]!r}.")
+    if "@" in parts.netloc:
+        raise ToolError("The URL holds a user name or password. Credentials are never sent; leave them out.")
+    try:
+        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+    except idna.IDNAError as error:
+        raise ToolError(f"The host name in {url[:200]!r} is not valid: {error}.") from None
+    if not _HOST.fullmatch(host):
+        raise ToolError(f"{url[:200]!r} has no valid host name.")
+    netloc = f"[{host}]" if ":" in host else host
+    if port is not None and port != {"http": 80, "https": 443}[parts.scheme]:
+        netloc += f":{port}"
+    path = _escaped(parts.path or "/")
+    return urlunsplit((parts.scheme, netloc, path, _escaped(parts.query), ""))
+
+
+def _escaped(text: str) -> str:
+    """What is not ASCII as percent and hexadecimal digits, in UTF-8."""
+    return "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
+
+
+async def download(
+    url: str,
+    backend: CheckedBackend,
+    ssl_context: Callable[[], ssl.SSLContext],
+    on_step: Callable[[str], None] = lambda url: None,
+) -> Page:
+    """Get a page, following redirects; each of them is checked like the first URL.
+
+    Raises:
+        ToolError: it cannot be had; says why.
+    """
+    at = normalized(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        on_step(at)
+        try:
+            context = ssl_context() if at.startswith("https:") else None
+            found = await _get(at, backend, context)
+        except httpcore.TimeoutException as error:
+            raise ToolError(f"{at} did not answer in time ({type(error).__name__}).") from None
+        except (httpcore.NetworkError, httpcore.ProtocolError, ssl.SSLError) as error:
+            raise ToolError(f"{at} cannot be read: {str(error) or type(error).__name__}.") from None
+        if isinstance(found, Page):
+            return found
+        if at.startswith("https:") and found.startswith("http:"):
+            raise ToolError(f"{at} redirects to {found}, which is not encrypted. Fetch that URL to go there.")
+        at = found
+    raise ToolError(f"{url} redirects more than {MAX_REDIRECTS} times, last to {at}.")
+
+
+async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | None) -> Page | str:
+    """A page, or where it redirects to."""
+    headers = [
+        ("Host", urlsplit(url).netloc),
+        ("User-Agent", "tinyagent-tools-web/0.1 (a person's agent, one page at a time)"),
+        ("Accept", "text/markdown, text/html, application/json;q=0.9, text/*;q=0.8, */*;q=0.1"),
+        ("Accept-Encoding", "gzip, deflate"),
+        ("Connection", "close"),
+    ]
+    async with (
+        httpcore.AsyncConnectionPool(ssl_context=ssl_context, network_backend=backend) as pool,
+        pool.stream("GET", url, headers=headers, extensions={"timeout": dict(TIMEOUTS)}) as reply,
+    ):
+        given = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+        if reply.status in _REDIRECTS and given.get("location"):
+            return normalized(urljoin(url, _as_text(given["location"])))
+        limit = MAX_BYTES if reply.status < 400 else _READ_OF_AN_ERROR
+        body, complete = await _read(
+            reply.aiter_stream(), given.get("content-encoding", "").strip().lower(), limit
+        )
+        return Page(
+            url=url,
+            status=reply.status,
+            reason=bytes(reply.extensions.get("reason_phrase", b"")).decode("latin-1"),
+            content_type=given.get("content-type", ""),
+            retry_after=given.get("retry-after"),
+            body=body,
+            complete=complete,
+        )
+
+
+def _as_text(header: str) -> str:
+    """A Location that is not ASCII is UTF-8 in practice."""
+    try:
+        return header.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        return header
+
+
+async def _read(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
+    """At most `limit` bytes of a body, decoded; nothing is decompressed further than that."""
+    if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
+        raise ToolError(f"The server compressed the page as {encoding[:40]!r}, which was not asked for.")
+    decoder = None
+    body, received = bytearray(), 0
+    async for chunk in chunks:
+        received += len(chunk)
+        if encoding in ("", "identity"):
+            body += chunk
+        else:
+            if decoder is None:
+                decoder = _decoder(encoding, chunk)
+            try:
+                body += decoder.decompress(chunk, limit + 1 - len(body))
+            except zlib.error as error:
+                raise ToolError(f"The page is not the {encoding} that its server says: {error}.") from None
+        if len(body) > limit or received > limit:
+            return bytes(body[:limit]), False
+    if decoder is not None and not decoder.eof:
+        return bytes(body), False
+    return bytes(body), True
+
+
+def _decoder(encoding: str, start: bytes) -> zlib._Decompress:
+    if encoding != "deflate":
+        return zlib.decompressobj(16 + zlib.MAX_WBITS)
+    # By the standard it has a zlib header; some servers send it without one.
+    has_header = len(start) >= 2 and start[0] & 0x0F == 8 and (start[0] << 8 | start[1]) % 31 == 0
+    return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
