@@ -138,8 +138,10 @@ class Proxy:
         caller = self._caller(Request(scope), line)
         line["path"] = "/api/models"
         found = []
-        for upstream in self._upstreams:
-            for info in await upstream.models():
+        upstreams = list(self._upstreams)
+        listed = await asyncio.gather(*(upstream.models() for upstream in upstreams))
+        for upstream, infos in zip(upstreams, listed, strict=True):
+            for info in infos:
                 name = upstream.full_name(info.id)
                 if caller.may_use(name):
                     described = {"contextWindow": info.context_window, "maxTokens": info.max_tokens}
@@ -244,6 +246,8 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         line = LogLine()
+        if scope.get("client"):
+            line["from"] = scope["client"][0]
         try:
             await self._answer(scope, receive, send, line)
         except RefusedError as refused:
@@ -395,7 +399,8 @@ class _Exchange:
         except Exception as error:  # noqa: BLE001
             # Whatever a message that passed our check made of a provider. The words may quote the message.
             _log.debug("a provider failed", exc_info=error)
-            failure = Failure("internal", "the proxy could not make a request of the conversation")
+            said = "the proxy could not make a request of the conversation"
+            failure = Failure("internal", said, ours=True)
             self._note(failure, type(error).__name__, line)
             await self._write(sink, held + writer.error(failure), last=True)
         finally:
@@ -423,7 +428,8 @@ class _Exchange:
 
     def _note(self, failure: Failure, words: str, line: LogLine) -> None:
         line["status"], line["error"] = "error", failure.kind
-        line["why"] = self._clean(words)
+        if failure.ours:
+            line["why"] = self._clean(words)
 
     def _in_words(
         self, kind: str, words: str, hint: str | None, upstream: Upstream, retry_after: float | None = None
@@ -431,7 +437,8 @@ class _Exchange:
         """What a caller is told. The proxy has tried again where that may help, so the caller need not."""
         if kind in _OURS:
             # Keys and addresses are the business of whoever runs the proxy; the log has the words.
-            return Failure("provider", f"the proxy {_OURS[kind]} {upstream.name!r}; its log says why")
+            said = f"the proxy {_OURS[kind]} {upstream.name!r}; its log says why"
+            return Failure("provider", said, ours=True)
         return Failure(
             kind,
             self._clean(words),

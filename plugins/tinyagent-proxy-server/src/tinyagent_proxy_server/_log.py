@@ -14,18 +14,8 @@ __all__ = ["LogLine"]
 LONGEST = 300
 _PLAIN = re.compile(r"[\w./:@+*-]+", re.ASCII)
 _ORDER = (
-    "token",
-    "model",
-    "path",
-    "status",
-    "finish",
-    "ms",
-    "input",
-    "output",
-    "cost",
-    "retries",
-    "error",
-    "why",
+    *("from", "token", "model", "path", "status", "finish"),
+    *("ms", "input", "output", "cost", "retries", "error", "why"),
 )
 
 

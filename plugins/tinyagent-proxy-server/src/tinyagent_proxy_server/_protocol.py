@@ -173,6 +173,8 @@ class Failure(NamedTuple):
         kind: As in `tinyagent.errors`.
         retryable: Whether asking the proxy again at once may help.
         retry_after: Seconds that the provider asked to wait.
+        ours: The caller is not told why, so the log is. Words that callers are told are not logged: they
+            may quote the prompt.
     """
 
     kind: str
@@ -180,6 +182,7 @@ class Failure(NamedTuple):
     hint: str | None = None
     retryable: bool = False
     retry_after: float | None = None
+    ours: bool = False
 
 
 _NAMES = {

@@ -22,6 +22,8 @@ __all__ = ["BUILT_IN", "Upstream", "Upstreams"]
 
 LIST_SECONDS = 300.0
 """How long a provider's list of models is good for."""
+RETRY_SECONDS = 30.0
+"""How long one that did not give it is left alone."""
 
 
 class _Api(NamedTuple):
@@ -148,7 +150,8 @@ class Upstream:
                     {"api_key": self.secret, "timeout": 10.0},
                 )
             except TinyAgentError:
-                return self._listed[1] if self._listed is not None else []
+                infos = self._listed[1] if self._listed is not None else []
+                now -= LIST_SECONDS - RETRY_SECONDS
             self._listed = (now, infos)
         return self._listed[1]
 
