@@ -148,6 +148,26 @@ def _equal(expected: object, actual: object, what: str) -> None:
         raise AssertionError(f"{what}: expected {expected!r}, got {actual!r}")
 
 
+@asynccontextmanager
+async def _within(seconds: float, what: str) -> AsyncIterator[None]:
+    """What is done here takes no longer, or that is what is wrong."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if limit.expired():
+            raise AssertionError(what) from None
+        raise
+
+
+async def _closed(served: Served) -> None:
+    """The provider has closed its connection."""
+    if served.server is not None:
+        async with _within(2, "its connection is still open"):
+            await served.server.wait_closed()
+
+
 def check_reply(events: Iterable[Any]) -> None:
     """Assert that these are the events of one whole reply, as a `StreamFn` owes them.
 
@@ -361,14 +381,8 @@ class ProviderContract:
 
     def _run(self, test: Coroutine[Any, Any, T]) -> T:
         async def in_time() -> T:
-            limit = asyncio.timeout(self.patience)
-            try:
-                async with limit:
-                    result = await test
-            except TimeoutError:
-                if limit.expired():
-                    raise AssertionError(f"it hangs: not over after {self.patience:g} s") from None
-                raise
+            async with _within(self.patience, f"it hangs: not over after {self.patience:g} s"):
+                result = await test
             for _ in range(5):  # tasks that are over in all but name get their last steps
                 await asyncio.sleep(0)
             left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -623,15 +637,13 @@ class ProviderContract:
                 )
                 async with self.serve(script) as served:
                     context = Context("", [_user("hello-there")])
-                    response = await served.stream_fn(served.model, context, self.options())  # type: ignore[arg-type]
+                    async with _within(self.patience / 3, f"the {kind} was held back by stream_fn itself"):
+                        response = await served.stream_fn(served.model, context, self.options())  # type: ignore[arg-type]
                     deltas = _deltas(response)
                     for gate in gates:
-                        try:
-                            async with asyncio.timeout(self.patience / 3):
-                                while gate not in await anext(deltas):
-                                    pass
-                        except TimeoutError:
-                            raise AssertionError(f"the {kind} {gate!r} was held back") from None
+                        async with _within(self.patience / 3, f"the {kind} {gate!r} was held back"):
+                            while gate not in await anext(deltas):
+                                pass
                         assert served.server is not None
                         served.server.release()
                     async for _ in deltas:
@@ -937,11 +949,10 @@ class ProviderContract:
                     asking = asyncio.create_task(self._watched_call(served, seen, signal=signal))
                     await self._reached(served, seen, asking, said)
                     signal.set()
-                    async with asyncio.timeout(2):
+                    async with _within(2, "the signal is not heard"):
                         heard = await asking
                     _equal(("aborted", said), (heard.stop_reason, heard.said("text")), "how it ended")
-                    if served.server is not None:
-                        await served.server.wait_closed(2)
+                    await _closed(served)
 
             self._run(test())
 
@@ -960,11 +971,10 @@ class ProviderContract:
                     asking = asyncio.create_task(self._watched_call(served, seen))
                     await self._reached(served, seen, asking, said)
                     asking.cancel()
-                    async with asyncio.timeout(2):
+                    async with _within(2, "cancellation does not end it"):
                         await asyncio.wait([asking])
                     _expect(asking.cancelled(), "cancellation is passed on")
-                    if served.server is not None:
-                        await served.server.wait_closed(2)
+                    await _closed(served)
 
             self._run(test())
 
@@ -982,8 +992,7 @@ class ProviderContract:
                 if close is None:
                     raise unittest.SkipTest("its replies have no aclose()")
                 await close()
-                if served.server is not None:
-                    await served.server.wait_closed(2)
+                await _closed(served)
 
         self._run(test())
 

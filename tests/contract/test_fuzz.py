@@ -128,10 +128,11 @@ def same_at_any_cut(protocol: Protocol, data: bytes, cuts: list[int]) -> dict[st
 
 
 CUTS = st.lists(st.integers(1, 4000), max_size=30)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+JSON = (
+    LEAVES
+    | st.lists(LEAVES | st.lists(LEAVES, max_size=3), max_size=3)
+    | st.dictionaries(st.text(max_size=8), LEAVES | st.lists(LEAVES, max_size=2), max_size=3)
 )
 
 
