@@ -43,6 +43,7 @@ LEVELS = {
     "proxy": 2,
     "_provider_contract": 3,
     "agent": 3,
+    "pytest_plugin": 4,
     "testing": 3,
     "tools": 3,
 }
@@ -72,6 +73,7 @@ NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyag
 # The library's providers read the one variable that holds their key (the proxy: URL and token), and
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
+    "pytest_plugin",  # takes keys out of it
     *("_http", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
 }
 

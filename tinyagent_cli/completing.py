@@ -1,34 +1,83 @@
-"""What the shell completes: names that are known without importing anything of a plugin."""
+"""What the shell completes: names that are known without importing anything of a plugin, and without asking
+anybody. A model's id is known if it is in the configuration, is a default, or was seen by `models list`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .entry_points import find, installed
 
 if TYPE_CHECKING:
     import click
 
-__all__ = ["complete_models", "complete_tools"]
+    from .configuration import Settings
+
+__all__ = ["complete_models", "complete_plugins", "complete_providers", "complete_tools"]
 
 
-def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Installed tool plugins; files are completed by the shell once there is a slash."""
-    from .entry_points import find
+def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Installed tool plugins; a path is left to the shell."""
+    from click.shell_completion import CompletionItem
 
-    return [entry.name for entry in find("tools") if entry.name.startswith(incomplete)]
+    if "/" in incomplete or incomplete.startswith((".", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    return [
+        CompletionItem(entry.name, help=f"{entry.distribution} {entry.version}")
+        for entry in find("tools")
+        if entry.name.startswith(incomplete)
+    ]
+
+
+def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Distributions that are plugins, and then the names that they offer."""
+    everything = installed()
+    names = [*(entry.distribution for entry in everything), *(entry.name for entry in everything)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def complete_providers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Providers by name."""
+    return [name for name in _providers(_settings()) if name.startswith(incomplete)]
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Providers, with the slash after which the model's id goes."""
-    from . import configuration
-    from .plugin_manager import PluginManager
-
-    try:
-        plugins = PluginManager.from_settings(configuration.load())
-    except Exception:  # noqa: BLE001 - a completion has nobody to complain to
-        plugins = PluginManager()
-    names = sorted({entry.name for entry in plugins.provider_entries()})
+    """Providers, with the slash after which the model's id goes; then the ids that are known."""
+    found = _settings()
+    provider, slash, _ = incomplete.partition("/")
+    if slash:
+        return [name for name in _known_models(found, provider) if name.startswith(incomplete)]
     return [
         {"demo": "demo", "replay": "replay:"}.get(name, f"{name}/")
-        for name in names
+        for name in _providers(found)
         if name.startswith(incomplete)
     ]
+
+
+def _settings() -> Settings | None:
+    from . import configuration
+
+    try:
+        return configuration.load()
+    except Exception:  # noqa: BLE001 - a completion has nobody to complain to
+        return None
+
+
+def _providers(found: Settings | None) -> list[str]:
+    from .plugin_manager import PluginManager
+
+    plugins = PluginManager() if found is None else PluginManager.from_settings(found)
+    return sorted({entry.name for entry in plugins.provider_entries()})
+
+
+def _known_models(found: Settings | None, provider: str) -> list[str]:
+    from . import model_cache
+    from .builtin_plugins import ENDPOINTS
+
+    ids = set(model_cache.read(provider))
+    if provider in ENDPOINTS and ENDPOINTS[provider].default_model:
+        ids.add(str(ENDPOINTS[provider].default_model))
+    names = {f"{provider}/{model_id}" for model_id in ids}
+    if found is not None and found.run.model:
+        names.add(found.run.model)
+    return sorted(names)

@@ -12,7 +12,7 @@ from .app_context import AppContext
 from .entry_points import EntryPoint, find
 from .terminal_text import one_line
 
-__all__ = ["COMMANDS", "CONTEXT", "common_options", "need_command", "root"]
+__all__ = ["COMMANDS", "CONTEXT", "LazyGroup", "common_options", "need_command", "root"]
 
 COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
@@ -20,6 +20,7 @@ COMMANDS = {
     "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
     "plugins": ("tinyagent_cli.commands.plugins", "Install, write and mend plugins."),
     "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke calls that were allowed for good."),
+    "doctor": ("tinyagent_cli.commands.doctor", "Find what is wrong, and say what to do."),
     "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of what we write."),
     "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
 }
@@ -53,6 +54,23 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+class LazyGroup(click.Group):
+    """Some of its commands are in modules of their own, as `command`; `late` says where."""
+
+    def __init__(self, *args: Any, late: dict[str, str], **given: Any) -> None:
+        super().__init__(*args, **given)
+        self._late = late
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *self._late]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._late:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = import_module(self._late[cmd_name]).command
+        return command
 
 
 class RootGroup(click.Group):

@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # the first thing that every command does must not begin 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["APPROVALS_FILE", "allowed_plugins", "config_directory", "variable"]
+__all__ = ["APPROVALS_FILE", "allowed_plugins", "cache_directory", "config_directory", "variable"]
 
 APPROVALS_FILE = "approvals.json"
 """In the configuration directory: what the user allowed for good."""
@@ -46,3 +46,17 @@ def config_directory() -> Path:
     from platformdirs import user_config_path
 
     return user_config_path("tinyagent", appauthor=False)
+
+
+def cache_directory() -> Path:
+    """Where what can be had again is kept."""
+    from pathlib import Path
+
+    home = variable("TINYAGENT_HOME")
+    if home is not None:
+        return Path(home).expanduser() / "cache"
+    if sys.platform == "linux":
+        return Path(variable("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyagent"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("tinyagent", appauthor=False)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tinyagent_cli.completing import complete_providers
 from tinyagent_cli.root import CONTEXT, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
 
@@ -22,7 +23,7 @@ def models(ctx: click.Context) -> None:
 
 
 @models.command("list")
-@click.argument("provider", required=False)
+@click.argument("provider", required=False, shell_complete=complete_providers)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
 def list_models(provider: str | None, as_json: bool) -> None:
@@ -39,7 +40,10 @@ def list_models(provider: str | None, as_json: bool) -> None:
         else:
             print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
         return
+    from tinyagent_cli import model_cache
+
     infos = sorted(asyncio.run(_ask(found, manager, provider)), key=lambda info: info.id)
+    model_cache.write(provider, [info.id for info in infos])
     if as_json:
         print_json(infos)
         return

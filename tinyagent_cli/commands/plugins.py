@@ -1,23 +1,37 @@
-"""`tinyagent plugins`: what is installed, and whether it loads."""
+"""`tinyagent plugins`: install them, write them, see whether they work."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.completing import complete_plugins
 from tinyagent_cli.entry_points import EntryPoint, find
-from tinyagent_cli.root import CONTEXT, common_options, need_command
+from tinyagent_cli.root import CONTEXT, LazyGroup, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from tinyagent_cli.installing import Changes
 
 __all__ = ["plugins"]
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(
+    cls=LazyGroup,
+    late={
+        "new": "tinyagent_cli.commands.new_plugin",
+        "doctor": "tinyagent_cli.commands.doctor",
+    },
+    invoke_without_command=True,
+    context_settings=CONTEXT,
+)
 @common_options
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
-    """Show what is installed and whether it loads."""
+    """Install, write and mend plugins."""
     need_command(ctx)
 
 
@@ -26,7 +40,10 @@ def plugins(ctx: click.Context) -> None:
 @click.option("--check", is_flag=True, help="Load each plugin to see whether it works.")
 @common_options
 def list_plugins(as_json: bool, check: bool) -> None:
-    """List the plugins that are installed. Without --check none of them is imported."""
+    """List the plugins that are installed.
+
+    None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
+    """
     rows = [_row(entry) for entry in find()]
     if check:
         _check(rows)
@@ -70,3 +87,93 @@ def _check(rows: list[dict[str, Any]]) -> None:
 
 def _status(row: dict[str, Any]) -> str:
     return row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
+
+
+@plugins.command()
+@click.argument("what", nargs=-1, required=True)
+@click.option("-e", "--editable", is_flag=True, help="WHAT is a folder that you go on working in.")
+@click.option("-U", "--upgrade", is_flag=True, help="Take the newest version, also if one is installed.")
+@click.option("--dry-run", is_flag=True, help="Only show the command.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was gained as an object.")
+@common_options
+@click.pass_obj
+def install(
+    app: AppContext, what: tuple[str, ...], editable: bool, upgrade: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Install plugins into the environment that tinyagent runs in.
+
+    WHAT is anything that pip takes: a name, a wheel, a folder, an address. The command that is run is
+    shown, and afterwards what was gained. tinyagent itself is pinned, so that it is never replaced.
+
+    \b
+      tinyagent plugins install tinyagent-dice
+      tinyagent plugins install -e ./tinyagent-weather
+    """
+    from tinyagent_cli import installing
+
+    changes = installing.install(app, what, editable=editable, upgrade=upgrade, dry_run=dry_run)
+    if not dry_run:
+        _show_gained(app, changes, as_json)
+
+
+def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
+    gained = changes.gained
+    if as_json:
+        print_json(
+            {"gained": _plain(gained), "lost": _plain(changes.lost), "distributions": changes.installed}
+        )
+    else:
+        print_table(("GAINED", "GROUP", "FROM"), _cells(gained))
+    others = sorted(set(changes.installed) - {entry.distribution for entry in gained})
+    if not gained:
+        if others:
+            app.warn(f"{', '.join(others)} offers nothing to tinyagent: no entry point in tinyagent.*")
+        else:
+            app.note("Nothing is new: it was installed already.")
+    elif others:
+        app.note("Also installed: " + ", ".join(f"{name} {changes.installed[name]}" for name in others))
+    for entry in gained:
+        rivals = [
+            e for e in find(entry.group) if e.name == entry.name and e.distribution != entry.distribution
+        ]
+        if rivals and entry.group != "hooks":
+            app.warn(
+                f"{entry.name!r} is also the name of {rivals[0]}. Say whose it is: "
+                f'[plugins] prefer = {{{entry.name} = "{entry.distribution}"}} in config.toml'
+            )
+    if any(entry.group == "hooks" for entry in gained):
+        app.note("A plugin of the group tinyagent.hooks is loaded for every run from now on.")
+
+
+def _plain(entries: Iterable[EntryPoint]) -> list[dict[str, str]]:
+    return [
+        {
+            "name": e.name,
+            "group": f"tinyagent.{e.group}",
+            "distribution": e.distribution,
+            "version": e.version,
+        }
+        for e in entries
+    ]
+
+
+def _cells(entries: Iterable[EntryPoint]) -> list[tuple[str, str, str]]:
+    return [(e.name, f"tinyagent.{e.group}", f"{e.distribution} {e.version}") for e in entries]
+
+
+@plugins.command()
+@click.argument("name", shell_complete=complete_plugins)
+@click.option("--dry-run", is_flag=True, help="Only show the command.")
+@common_options
+@click.pass_obj
+def uninstall(app: AppContext, name: str, dry_run: bool) -> None:
+    """Uninstall the plugin NAME: a distribution, or a name that it offers.
+
+    What is no plugin of tinyagent is refused.
+    """
+    from tinyagent_cli import installing
+
+    entries = installing.plugins_named(name)
+    changes = installing.uninstall(app, entries[0].distribution, dry_run=dry_run)
+    if not dry_run:
+        print_table(("LOST", "GROUP", "FROM"), _cells(changes.lost))

@@ -1,0 +1,37 @@
+"""`tinyagent plugins new`: a plugin to begin with."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.root import common_options
+
+__all__ = ["command"]
+
+
+@click.command("new")
+@click.argument("name")
+@click.option(
+    "--kind", type=click.Choice(["tool", "provider", "command", "hook"]), default="tool",
+    help="What the plugin adds (tool).",
+)  # fmt: skip
+@click.option("--folder", type=click.Path(), metavar="FOLDER", help="Where it is written (./tinyagent-NAME).")
+@common_options
+@click.pass_obj
+def command(app: AppContext, name: str, kind: str, folder: str | None) -> None:
+    """Write a plugin project whose tests pass as it stands.
+
+    NAME is what users type: after -t, before the slash of -m, or as the command.
+    """
+    from tinyagent_cli import plugin_templates
+
+    name = plugin_templates.check_name(name, kind)
+    place = Path(folder) if folder is not None else Path(f"tinyagent-{name}")
+    for path in plugin_templates.write(place, name, kind):
+        click.echo(str(place / path))
+    quoted = shlex.quote(str(place))
+    app.note(f"Test it: cd {quoted} && python -m pytest   Use it: tinyagent plugins install -e {quoted}")

@@ -1,0 +1,238 @@
+"""What may be wrong with an installation, looked at one thing after the other.
+
+Nothing here raises: what is found is a `Finding` that says what to do. A plugin is loaded in a process of
+its own. Only endpoints that the user has set up are asked, with short time-outs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from tinyagent.agent_types import Provider
+from tinyagent.errors import AuthenticationError, ProviderError, TinyAgentError
+
+from . import builtin_plugins, configuration, model_choice
+from .app_context import AppContext
+from .configuration import Settings
+from .entry_points import EntryPoint, find, normalised
+from .plugin_manager import PluginManager
+
+__all__ = ["Finding", "examine"]
+
+LOAD_SECONDS = 20.0
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
+        code: What a run would exit with because of it; 0 if it is as it should be, or harms nothing.
+    """
+
+    check: str
+    subject: str
+    code: int
+    message: str
+    hint: str | None = None
+
+
+def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
+    """Look at everything."""
+    yield from _installation()
+    yield from _plugins()
+    yield from _versions(app)
+    try:
+        found = configuration.load()
+    except TinyAgentError as error:
+        yield Finding("configuration", "files", 3, str(error), error.hint)
+        return
+    yield from _configuration(found)
+    yield from _names(found)
+    yield from _keys_and_endpoints(found, None if offline else seconds)
+
+
+# ---- what is installed ------------------------------------------------------------------------------------
+
+
+def _installation() -> Iterator[Finding]:
+    from .installing import Installer, own_distribution
+    from .version import version
+
+    subject = f"tinyagent {version()}"
+    try:
+        own_distribution()
+        kind = Installer.of_this_environment().kind
+    except TinyAgentError as error:
+        yield Finding("installation", subject, 1, str(error), error.hint)
+    else:
+        python = ".".join(map(str, sys.version_info[:3]))
+        yield Finding("installation", subject, 0, f"Python {python}, {kind}")
+
+
+def _plugins() -> Iterator[Finding]:
+    entries = find()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for entry, problem in zip(entries, pool.map(_load, entries), strict=True):
+            hint = "Upgrade or uninstall it: tinyagent plugins uninstall " + entry.distribution
+            if entry.group == "hooks":
+                hint += f'. Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
+            yield Finding(
+                "plugin", _subject(entry), 3 if problem else 0, problem or "loads", problem and hint
+            )
+
+
+def _load(entry: EntryPoint) -> str | None:
+    """Why the plugin cannot be used; None if it can."""
+    command = [sys.executable, "-P", "-m", "tinyagent_cli.probe", *entry]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LOAD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"takes more than {LOAD_SECONDS:g} s to load"
+    said = done.stdout.decode("utf-8", "replace").strip()
+    if done.returncode:
+        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return f"ends its process while it is loaded (exit code {done.returncode}): {last}"
+    return said or None
+
+
+def _versions(app: AppContext) -> Iterator[Finding]:
+    from .installing import Installer
+
+    try:
+        command = Installer.of_this_environment().check_command()
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        )
+    except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
+        return
+    ours = {"tinyagent", *(normalised(entry.distribution) for entry in find())}
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    conflicts = [line for line in lines if done.returncode and " " in line.strip()]
+    for line in conflicts:
+        who = normalised(line.strip().split()[0])
+        if who in ours:
+            hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {who}"
+            yield Finding("versions", who, 1, line.strip(), hint)
+        else:
+            app.detail(line.strip())
+    if not any(normalised(line.strip().split()[0]) in ours for line in conflicts):
+        yield Finding("versions", "dependencies", 0, "no conflict")
+
+
+# ---- what is set up ---------------------------------------------------------------------------------------
+
+
+def _configuration(found: Settings) -> Iterator[Finding]:
+    file = found.directory / "config.toml"
+    entries = find()
+    known = {entry.name for entry in entries if entry.group == "tools"}
+    for name in found.run.tools or ():
+        if name not in known and name.rpartition(".")[0] not in known and not name.endswith(".py"):
+            hint = (
+                f"Install it, or take it out of [run] tools. Installed: {', '.join(sorted(known)) or 'none'}"
+            )
+            yield Finding("configuration", f"tool {name}", 3, "is not installed", hint)
+    known = {name for entry in entries for name in (entry.name, entry.distribution)}
+    for name in sorted(found.disabled_plugins - known):
+        hint = f"Take it out of [plugins] disable in {file}"
+        yield Finding("configuration", f"plugin {name}", 0, "is switched off, but not installed", hint)
+    distributions = {normalised(entry.distribution) for entry in entries} | {"tinyagent", "built in"}
+    for name, preferred in found.preferred_plugins.items():
+        if normalised(preferred) not in distributions:
+            hint = f"Mend or take out [plugins] prefer.{name} in {file}"
+            yield Finding("configuration", f"prefer {name}", 0, f"{preferred} is not installed", hint)
+    yield Finding("configuration", "files", 0, f"in {found.directory}")
+
+
+def _names(found: Settings) -> Iterator[Finding]:
+    manager = PluginManager.from_settings(found)
+    groups = {
+        "tools": find("tools"),
+        "commands": find("commands"),
+        "providers": [
+            entry
+            for entry in manager.provider_entries()
+            if entry.distribution != "built in" or entry.name not in found.providers
+        ],
+    }
+    for group, entries in groups.items():
+        for name in sorted({entry.name for entry in entries}):
+            claims = [entry for entry in entries if entry.name == name]
+            wanted = normalised(found.preferred_plugins.get(name, ""))
+            settled = wanted in {normalised(entry.distribution) for entry in claims} or wanted == "tinyagent"
+            if len(claims) > 1 and not settled:
+                who = " and ".join(entry.distribution for entry in claims)
+                hint = f'Say whose it is: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'
+                yield Finding("names", f"{group[:-1]} {name}", 3, f"is claimed by {who}", hint)
+
+
+def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Finding]:
+    """The providers that the user has set up: those in the configuration, and that of the chosen model."""
+    names = dict.fromkeys(found.providers)
+    try:
+        choice = model_choice.choose(None, found)
+    except TinyAgentError as error:
+        yield Finding("configuration", "model", 0 if names else 3, str(error), error.hint)
+    else:
+        names[choice.provider] = None
+        if choice.provider not in ("replay", "demo"):
+            model = "/".join(filter(None, (choice.provider, choice.model_id)))
+            yield Finding("configuration", "model", 0, f"{model}, from {choice.source}")
+    manager = PluginManager.from_settings(found)
+    for name in names:
+        if name in ("replay", "demo", ""):
+            continue
+        try:
+            provider = manager.provider(name)
+            variable = provider.api_key_env
+            key = found.api_key(name, variable)
+        except TinyAgentError as error:
+            yield Finding("keys", name, 3, str(error), error.hint)
+            continue
+        if key is None and variable is not None:
+            yield Finding("keys", name, 3, f"{variable} is not set", f"Set it: export {variable}=…")
+            continue
+        yield Finding("keys", name, 0, "none needed" if variable is None else f"{variable} is set")
+        if seconds is not None and (name in found.providers or name in builtin_plugins.ENDPOINTS):
+            yield _endpoint(provider, seconds)
+
+
+def _endpoint(provider: Provider, seconds: float) -> Finding:
+    """Ask for the list of models; a server that answers anything but a refused key is there."""
+    assert provider.list_models is not None
+    ask: Callable[[], Any] = provider.list_models
+
+    async def answer() -> int:
+        async with asyncio.timeout(seconds):
+            return len(await ask())
+
+    try:
+        count = asyncio.run(answer())
+    except TimeoutError:
+        hint = "Is it running, and does its base_url name the right port? --timeout gives it longer."
+        return Finding("endpoint", provider.name, 1, f"no answer within {seconds:g} s", hint)
+    except AuthenticationError as error:
+        return Finding("endpoint", provider.name, 3, str(error), error.hint or "Set another key.")
+    except ProviderError as error:
+        if error.status is not None and error.status < 500:
+            return Finding("endpoint", provider.name, 0, "answers; it has no list of models")
+        hint = "Is it running, and is its base_url right? [providers.NAME] in config.toml"
+        return Finding("endpoint", provider.name, 1, str(error), error.hint or hint)
+    except TinyAgentError as error:
+        return Finding("endpoint", provider.name, 3, str(error), error.hint)
+    except Exception as error:  # noqa: BLE001 - a provider may do anything
+        return Finding("endpoint", provider.name, 1, f"{type(error).__name__}: {error}")
+    return Finding("endpoint", provider.name, 0, f"answers, with {count} models")
+
+
+def _subject(entry: EntryPoint) -> str:
+    return f"{entry.group}: {entry.name} ({entry.distribution} {entry.version})"
