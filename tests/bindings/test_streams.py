@@ -275,6 +275,9 @@ from tinyagent.alchemy_provider import *
 from tinyagent.agent_types import Context
 async def ask():
     return await stream_alchemy_openai_completions(OpenAICompatModel("a", "m", base_url=URL), Context(), {})
+def blocking():
+    from alchemy_llm_py import openai_completions_stream
+    openai_completions_stream({"id": "m", "base_url": URL}, {"messages": []}).result()
 async def whole():
     return (await (await ask()).result())["content"][0]["text"]
 """
@@ -314,7 +317,7 @@ asyncio.run(parent())
         "sys.exit(0)",
         "os._exit(0)",
         "del kept[:]",
-        "threading.Thread(target=kept[0]._reply._native.wait, args=(1.0,), daemon=True).start()",
+        "threading.Thread(target=blocking, daemon=True).start(); time.sleep(0.2)",
     ],
 )
 def test_a_program_ends_with_streams_open(end: str) -> None:

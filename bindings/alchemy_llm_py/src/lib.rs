@@ -9,7 +9,6 @@ pub mod stream;
 #[pyo3::pymodule(gil_used = true)]
 mod _native {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
@@ -58,11 +57,6 @@ mod _native {
         fn take<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
             let steps = self.0.take().map_err(PyRuntimeError::new_err)?;
             steps.map(|steps| PyList::new(py, steps)).transpose()
-        }
-
-        fn wait(&self, py: Python<'_>, seconds: f64) -> PyResult<bool> {
-            let limit = Duration::from_secs_f64(seconds.clamp(0.0, 1.0));
-            py.detach(|| self.0.wait(limit)).map_err(PyRuntimeError::new_err)
         }
 
         fn close(&self) {

@@ -8,8 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use alchemy_llm::types::AssistantMessageEvent as Event;
 use alchemy_llm::AssistantMessageEventStream;
@@ -128,7 +127,6 @@ struct Queue {
 struct Shared {
     exchange: Arc<Exchange>,
     queue: Mutex<Queue>,
-    something: Condvar,
     waker: Option<Arc<Waker>>,
 }
 
@@ -143,7 +141,7 @@ impl Stream {
         let process = after_fork();
         let runtime = runtime()?;
         let exchange = Exchange::new(std::mem::take(&mut request.exchange));
-        let shared = Arc::new(Shared { exchange, queue: Mutex::default(), something: Condvar::new(), waker });
+        let shared = Arc::new(Shared { exchange, queue: Mutex::default(), waker });
         let _entered = runtime.enter();
         let events = convert::begin(request, &shared.exchange)?;
         runtime.spawn(pump(events, shared.clone()));
@@ -170,24 +168,15 @@ impl Stream {
         Ok(Some(steps))
     }
 
-    /// Blocks until `take` has something to say, for at most `limit`.
-    pub fn wait(&self, limit: Duration) -> Result<bool, &'static str> {
-        let shared = self.here()?;
-        let nothing =
-            |queue: &mut Queue| queue.steps.is_empty() && !queue.ended && !shared.exchange.is_cancelled();
-        let (mut queue, _) = shared
-            .something
-            .wait_timeout_while(lock(&shared.queue), limit, nothing)
-            .unwrap_or_else(PoisonError::into_inner);
-        Ok(!nothing(&mut queue))
-    }
-
     /// Ends the request at once; no step comes after it.
     pub fn close(&self) {
         if let Ok(shared) = self.here() {
             shared.exchange.cancel();
             lock(&shared.queue).steps = Vec::new();
-            shared.something.notify_all();
+            // Somebody may be waiting in another thread.
+            if let Some(waker) = &shared.waker {
+                waker.wake(shared.exchange.id);
+            }
         }
     }
 
@@ -247,7 +236,6 @@ impl Shared {
         self.exchange.set_backlog(queue.size);
         drop(queue);
         if !told {
-            self.something.notify_all();
             if let Some(waker) = &self.waker {
                 waker.wake(self.exchange.id);
             }
@@ -330,6 +318,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -361,7 +351,7 @@ mod tests {
         let mut steps = Vec::new();
         while let Some(batch) = stream.take().unwrap() {
             steps.extend(batch);
-            stream.wait(Duration::from_secs(1)).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
         }
         let Some(Step::End(facts)) = steps.pop() else { panic!("no end") };
         assert!(
@@ -384,5 +374,40 @@ mod tests {
         assert_eq!(Ok(None), stream.take());
         connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         while connection.read(&mut bytes).unwrap() > 0 {}
+    }
+
+    #[test]
+    fn replies_are_read_whole_and_left_in_their_middle() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let delta = |delta: &str| format!("data: {{\"choices\":[{{\"delta\":{{{delta}}}}}]}}\n\n");
+        let call = r#""tool_calls":[{"index":0,"id":"c","function":{"name":"w","arguments":"{}"}}]"#;
+        let body = [&delta(r#""content":"Hi""#), &delta(call), "data: [DONE]\n\n"].concat();
+        std::thread::spawn(move || {
+            for connection in server.incoming() {
+                let mut connection = connection.unwrap();
+                let _ = connection.read(&mut [0; 4096]);
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+                let _ = connection.write_all([head, &body].concat().as_bytes());
+            }
+        });
+        for round in 0..20 {
+            let request =
+                serde_json::json!({"model": {"id": "m", "base_url": url}, "exchange": {"loopback": true}});
+            let stream = Stream::open(serde_json::from_value(request).unwrap(), None).unwrap();
+            let mut steps = Vec::new();
+            while let Some(batch) = stream.take().unwrap() {
+                steps.extend(batch);
+                if round % 2 == 1 && steps.len() > 1 {
+                    stream.close();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if round % 2 == 0 {
+                assert!(matches!(steps.pop(), Some(Step::End(facts)) if facts.contains(r#""failure":null"#)));
+                assert!(steps.contains(&Step::TextDelta(0, "Hi".into())));
+                assert!(steps.contains(&Step::CallStart(1, "c".into(), "w".into())));
+            }
+        }
     }
 }

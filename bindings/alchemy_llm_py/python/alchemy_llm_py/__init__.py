@@ -15,6 +15,7 @@ asynchronous programs use `tinyagent.alchemy_provider`, which needs no thread.
 
 from __future__ import annotations
 
+import select
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -25,6 +26,8 @@ from tinyagent.agent_types import AgentTool, AssistantMessage, AssistantMessageE
 from tinyagent.alchemy_provider import OpenAICompatModel, prepare
 from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError
 
+from .batches import Waker
+
 __all__ = ["OpenAICompletionsStream", "collect_openai_completions", "openai_completions_stream"]
 
 
@@ -33,7 +36,8 @@ class OpenAICompletionsStream:
 
     def __init__(self, model: Any, context: Context, options: Mapping[str, Any]) -> None:
         self._call, self._decoder = prepare(model, context, options)
-        self._native = self._call.open_native()
+        self._waker = Waker()
+        self._native = self._call.open_native(self._waker)
         self._lock = threading.Lock()
         self._message: AssistantMessage | None = None
         self._events = self._read()
@@ -56,11 +60,14 @@ class OpenAICompletionsStream:
 
     def _read(self) -> Generator[AssistantMessageEvent]:
         decoder, tries = self._decoder(clean=self._call.clean), 0
+        poll = select.poll()
+        poll.register(self._waker.fileno(), select.POLLIN)
         yield cast(AssistantMessageEvent, decoder.builder.start())
         while True:
             steps = self._native.take()
             if steps is not None and not steps:
-                self._native.wait(1.0)
+                poll.poll()
+                self._waker.drain()
                 continue
             events = decoder.feed(steps) if steps else decoder.close()
             if decoder.ended and decoder.error is not None:
@@ -68,7 +75,7 @@ class OpenAICompletionsStream:
                 if wait is not None:
                     tries += 1
                     time.sleep(wait)
-                    self._native = self._call.open_native()
+                    self._native = self._call.open_native(self._waker)
                     decoder = self._decoder(clean=self._call.clean, builder=decoder.builder)
                     continue
                 events.append(decoder.fail())

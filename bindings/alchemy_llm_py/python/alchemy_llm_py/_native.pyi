@@ -4,7 +4,9 @@ Threads. All requests of a process run on one Tokio runtime with two threads of 
 `Stream` and never ended, so that interpreter exit waits for nothing. None of these threads ever runs
 Python, takes the GIL or calls back: they fill a queue, and whoever comes with the GIL takes what is there.
 
-The GIL. `Stream.wait` releases it. Everything else returns at once and keeps it.
+The GIL. Every call returns at once and keeps it. Waiting is Python's: an event loop, or `poll`, watches the
+socket of a waker, with the GIL released. A thread that waited inside Rust while the interpreter exits would
+take the process down with it.
 
 Batches. A step is a tuple; `take` gives all that have come since the last time. The reader is woken once
 for them, however many they are, and again only after it has come and taken. More than a MiB of waiting steps
@@ -60,8 +62,5 @@ class Stream:
     def take(self) -> list[Step] | None:
         """The steps that have come; see "Sentinels"."""
 
-    def wait(self, seconds: float) -> bool:
-        """Block, without the GIL, until `take` has something to say, or for so many seconds (1 at most)."""
-
     def close(self) -> None:
-        """End the request at once: its connection is closed, and no step comes any more."""
+        """End the request at once: its connection is closed, no step comes any more, its waker says so."""

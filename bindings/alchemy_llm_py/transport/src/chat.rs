@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write;
 
+use serde::de::IgnoredAny;
+use serde::Deserialize;
 use serde_json::{json, Map, Value};
 
 use crate::exchange::{Call, Facts, Failure};
@@ -52,6 +54,11 @@ impl Reader {
                 ));
             }
             return Step::End;
+        }
+        if let Some(text) = plain_text(data).filter(|_| self.half.is_empty()) {
+            facts.shown = true;
+            say("content", &Value::String(text), out);
+            return Step::More;
         }
         match self.parse(data) {
             Some(Value::Object(chunk)) => self.chunk(chunk, facts, out),
@@ -321,6 +328,38 @@ impl Reader {
                 || serde_json::from_str::<Map<String, Value>>(&calls[latest].text).is_ok());
         (!begun_anew).then_some(latest)
     }
+}
+
+/// What nearly every event is: one piece of text and nothing else that matters; None if there is more to it.
+fn plain_text(data: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Chunk {
+        choices: (Choice,),
+        usage: Option<IgnoredAny>,
+        error: Option<IgnoredAny>,
+        x_groq: Option<IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    struct Choice {
+        index: Option<u8>,
+        delta: Delta,
+        finish_reason: Option<IgnoredAny>,
+        error: Option<IgnoredAny>,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Delta {
+        #[serde(rename = "role")]
+        _role: Option<IgnoredAny>,
+        content: String,
+    }
+    let Chunk { choices: (choice,), usage: None, error: None, x_groq: None } =
+        serde_json::from_slice(data).ok()?
+    else {
+        return None;
+    };
+    let plain = choice.finish_reason.is_none() && choice.error.is_none() && choice.index.unwrap_or(0) == 0;
+    Some(choice.delta.content).filter(|text| plain && !text.is_empty())
 }
 
 fn content_part(part: Value, facts: &mut Facts, out: &mut String) {
