@@ -5,6 +5,8 @@ PEERS  := .venv-peers
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
+# All but the one that would be loaded for every run; its tests find it in its folder.
+INSTALLED := $(filter-out plugins/tinyagent-audit,$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
 BINDING := bindings/alchemy_llm_py
@@ -60,7 +62,7 @@ $(VENV)/.ready: $(METADATA)
 	@test -x $(BIN)/python || { python=$$(scripts/find-python) && "$$python" -m venv $(VENV); }
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable .
-	$(PIP) install --quiet --no-deps --no-build-isolation $(addprefix --editable ./,$(PLUGINS))
+	$(PIP) install --quiet --no-deps --no-build-isolation $(addprefix --editable ./,$(INSTALLED))
 	$(BIN)/python -P scripts/check_install.py
 	@touch $@
 

@@ -1,0 +1,75 @@
+"""The file of rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tinyagent import ConfigurationError
+
+__all__ = ["Rules"]
+
+
+class Deny(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Calls that are refused: of these tools, with a text in the arguments that has this pattern."""
+
+    tool: str = "*"
+    pattern: str = ""
+    reason: str = "Refused by the audit rules of the user."
+
+
+class Rules(msgspec.Struct, forbid_unknown_fields=True):
+    """What is logged, hidden and denied."""
+
+    log: str | None = None
+    hide: list[str] = []
+    deny: list[Deny] = []
+
+    @classmethod
+    def read(cls, path: str) -> Rules:
+        """The rules in a file.
+
+        Raises:
+            ConfigurationError: it cannot be read or understood, so nothing may be run.
+        """
+        try:
+            found = msgspec.toml.decode(Path(path).expanduser().read_bytes(), type=cls)
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"{path}: {error}") from None
+        for pattern in (*found.hide, *(rule.pattern for rule in found.deny)):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigurationError(f"{path}: the pattern {pattern!r}: {error}") from None
+        return found
+
+    def denied(self, tool: str, texts: Iterable[str]) -> str | None:
+        """Why a call is refused; None if it is not."""
+        given = list(texts)
+        for rule in self.deny:
+            if fnmatchcase(tool, rule.tool) and (
+                not rule.pattern or any(re.search(rule.pattern, text) for text in given)
+            ):
+                return rule.reason
+        return None
+
+    def hidden(self, text: str) -> str:
+        """The text without what is to be hidden."""
+        for pattern in self.hide:
+            text = re.sub(pattern, "[hidden]", text)
+        return text
+
+    def hidden_in(self, value: Any) -> Any:
+        """The same for every text in a value."""
+        if isinstance(value, str):
+            return self.hidden(value)
+        if isinstance(value, dict):
+            return {key: self.hidden_in(inner) for key, inner in value.items()}
+        return [self.hidden_in(inner) for inner in value] if isinstance(value, list) else value
