@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,33 @@ def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OTHER", TOKEN)
     with pytest.raises(ConfigurationError, match="the same token"):
         read_tokens({}, ["OTHER", "TINYAGENT_PROXY_TOKEN"])
+
+
+def test_without_its_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that was installed without what it needs names that, and does not look broken."""
+    from tinyagent_proxy_server import _command
+
+    for name in ("tinyagent_proxy_server._server", "tinyagent_proxy_server._app"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delattr(f"tinyagent_proxy_server.{name.rpartition('.')[2]}", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigurationError, match="needs uvicorn, which is not installed"):
+        _command.proxy.main(["serve"], standalone_mode=False)
+
+
+def test_a_new_token_is_one_that_is_taken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tinyagent proxy token` prints a token that the server accepts, another one each time."""
+    from tinyagent_proxy_server import _command
+
+    printed = []
+    for name in ("A", "B"):
+        _command.proxy.main(["token"], standalone_mode=False)
+        printed.append(capsys.readouterr().out.strip())
+        monkeypatch.setenv(name, printed[-1])
+    assert printed == [token.secret for token in read_tokens({}, ["A", "B"])]
+    assert printed[0] != printed[1]
 
 
 # ---- callers ------------------------------------------------------------------------------------------

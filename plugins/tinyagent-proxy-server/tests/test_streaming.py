@@ -423,6 +423,17 @@ async def test_replies_under_way_are_told_when_it_stops(serving: Serving) -> Non
         await server.wait_closed()
 
 
+async def test_a_reply_that_said_nothing_yet_ends_as_well(serving: Serving) -> None:
+    """Our client may ask again, finds nobody, and says so; it does not wait for ever."""
+    async with FakeServer(FakeReply([Hold()])) as server, serving(server.url) as served:
+        asking = asyncio.create_task(served.message())
+        await server.wait_requests(1)
+        served.stop()
+        message = await asyncio.wait_for(asking, 10)
+        assert ("error", []) == (message["stop_reason"], message["content"])
+        await server.wait_closed()
+
+
 async def test_a_caller_that_does_not_read_does_not_hold_it_up(serving: Serving) -> None:
     """It stops within its grace though the last event cannot be delivered."""
     async with Flood(100_000) as flood:
