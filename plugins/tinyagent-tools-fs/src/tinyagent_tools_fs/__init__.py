@@ -1,0 +1,228 @@
+"""Tools for files, kept inside one folder: `read`, `write`, `edit`, `list`, `glob`, `grep`."""
+
+# Paths are compared as text here.
+# ruff: noqa: PTH117, PTH118
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from tinyagent import AgentTool, AgentToolResult, hookimpl, tool
+
+from ._change import edit_file, write_file
+from ._glob import compile_glob
+from ._list import list_folder
+from ._read import MAX_TEXT, read_file
+from ._root import Root
+from ._search import GlobRequest, GrepRequest, compile_pattern
+from ._worker import SECONDS, Answer, ask
+
+__all__ = ["file_tools", "tinyagent_register_tools"]
+
+_Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+_Limit = Annotated[int, Meta(ge=1, le=10_000)]
+_Context = Annotated[int, Meta(ge=0, le=20)]
+_Pattern = Annotated[str, Meta(min_length=1, max_length=1_000)]
+
+
+def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
+    """The six tools, confined to `folder`; to the current working directory if None.
+
+    The folder is the one that it is now: a later change of the working directory does not move it.
+    """
+    root = Root(folder)
+
+    @tool(read_only=True, label="Read a file")
+    def read(
+        path: str, offset: _Count = 1, limit: _Limit = 2_000, line_numbers: bool = False
+    ) -> AgentToolResult:
+        """Read a text file, or look at an image (PNG, JPEG, GIF, WebP).
+
+        Long files come in parts; a note at the end says how to go on.
+
+        Args:
+            path: Relative to the working directory.
+            offset: The first line to show; lines count from 1.
+            limit: How many lines to show.
+            line_numbers: Put its number and a tab before each line.
+        """
+        return read_file(root, path, offset, limit, line_numbers)
+
+    @tool(label="Write a file")
+    def write(path: str, content: str) -> AgentToolResult:
+        """Create a file, or replace all of its content. Missing folders are created.
+
+        To change a part of a file use `edit`.
+
+        Args:
+            path: Relative to the working directory.
+            content: The whole text of the file.
+        """
+        return write_file(root, path, content)
+
+    @tool(label="Edit a file")
+    def edit(path: str, old_text: str, new_text: str, replace_all: bool = False) -> AgentToolResult:
+        """Replace a piece of a text file, and show the change as a diff.
+
+        `old_text` must match exactly, white space included, and only once, so give enough of the lines
+        around it; line ends and encoding are kept as they are.
+
+        Args:
+            path: Relative to the working directory.
+            old_text: The text as it is in the file, without line numbers.
+            new_text: What takes its place.
+            replace_all: Replace every occurrence.
+        """
+        return edit_file(root, path, old_text, new_text, replace_all)
+
+    @tool(name="list", read_only=True, label="List a folder")
+    def list_(path: str = ".", hidden: bool = False) -> AgentToolResult:
+        """List a folder: names in order, folders with a slash at the end, links with their target.
+
+        Args:
+            path: Relative to the working directory.
+            hidden: Show names that begin with a dot, too.
+        """
+        return list_folder(root, path, hidden)
+
+    @tool(read_only=True, label="Find files by name")
+    async def glob(
+        pattern: _Pattern,
+        path: str = ".",
+        hidden: bool = False,
+        ignored: bool = False,
+        limit: _Limit = 1_000,
+        *,
+        signal: asyncio.Event | None = None,
+    ) -> AgentToolResult:
+        """Find files and folders by a pattern such as `*.py` or `src/**/test_*.{js,ts}`.
+
+        A pattern without a slash matches names in any folder.
+
+        Args:
+            pattern: The pattern, relative to `path`.
+            path: The folder to look in.
+            hidden: Include names that begin with a dot.
+            ignored: Include what .gitignore leaves out.
+            limit: How many paths to show at most.
+        """
+        compile_glob(pattern)
+        request = GlobRequest(pattern, root.locate(path), hidden, ignored, limit)
+        with root.folder(request.start):
+            pass  # that it is one is said at once
+        return _paths(await ask(root, request, signal), limit)
+
+    @tool(read_only=True, label="Search in files")
+    async def grep(
+        pattern: _Pattern,
+        path: str = ".",
+        glob: _Pattern | None = None,
+        literal: bool = False,
+        ignore_case: bool = False,
+        context: _Context = 0,
+        hidden: bool = False,
+        ignored: bool = False,
+        limit: _Limit = 200,
+        *,
+        signal: asyncio.Event | None = None,
+    ) -> AgentToolResult:
+        """Search the lines of text files for a regular expression (Python's syntax).
+
+        Matches are shown as `path:line:text`, lines of context as `path-line-text`.
+
+        Args:
+            pattern: The regular expression; matched within a line.
+            path: The folder or file to search.
+            glob: Only in files whose path below `path` matches, such as `*.py`.
+            literal: Look for the pattern as plain text.
+            ignore_case: Take upper and lower case for the same.
+            context: Lines to show before and after each match.
+            hidden: Search files and folders whose name begins with a dot, too.
+            ignored: Search what .gitignore leaves out, too.
+            limit: How many matches to show at most.
+        """
+        start = root.locate(path)
+        if glob is not None:
+            compile_glob(glob)
+        request = GrepRequest(
+            pattern, start, glob, literal, ignore_case, context, hidden, ignored, limit, _ripgrep(root)
+        )
+        compile_pattern(request)
+        return _matches(await ask(root, request, signal), limit)
+
+    return [read, write, edit, list_, glob, grep]
+
+
+def _ripgrep(root: Root) -> str | None:
+    """Where ripgrep is, unless that is in the working directory, where anybody could have put it."""
+    found = shutil.which("rg")
+    if found is None or not os.path.isabs(found):
+        return None
+    return None if os.path.realpath(found).startswith(os.path.join(root.path, "")) else found
+
+
+def _paths(answer: Answer, limit: int) -> AgentToolResult:
+    paths = [item["path"] for item in answer.items if "path" in item]
+    more = bool(answer.get("more"))
+    lines, notes = _fit(paths)
+    if more:
+        notes.append(f"more than {limit:,}; use a narrower pattern")
+    if not answer.complete:
+        notes.append(f"stopped after {SECONDS:g} s; use a narrower path")
+    details = {"paths": paths[: len(lines)], "truncated": bool(notes)}
+    return _result(lines, notes, "[no path matches]", details)
+
+
+def _matches(answer: Answer, limit: int) -> AgentToolResult:
+    lines: list[str] = []
+    for item in answer.items:
+        if "line" in item:
+            mark = ":" if item["match"] else "-"
+            lines.append(f"{item['path']}{mark}{item['line']}{mark}{item['text']}")
+        elif "gap" in item and lines and lines[-1] != "--":
+            lines.append("--")
+    if lines and lines[-1] == "--":
+        lines.pop()
+    found = [item for item in answer.items if item.get("match")]
+    lines, notes = _fit(lines)
+    if answer.get("more"):
+        notes.append(f"stopped at {limit:,} matches; use a narrower pattern, path or glob")
+    if not answer.complete:
+        notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
+    details: dict[str, Any] = {
+        "matches": len(found),
+        "files": len({item["path"] for item in found}),
+        "engine": answer.get("engine", "python"),
+        "truncated": bool(notes),
+    }
+    return _result(lines, notes, "[no line matches]", details)
+
+
+def _fit(lines: list[str]) -> tuple[list[str], list[str]]:
+    """As many lines as there is room for, and a note if that is not all."""
+    room = MAX_TEXT
+    for number, line in enumerate(lines):
+        room -= len(line) + 1
+        if room < 0:
+            return lines[:number], [f"{len(lines) - number:,} more lines do not fit; use a narrower pattern"]
+    return lines, []
+
+
+def _result(lines: list[str], notes: list[str], nothing: str, details: dict[str, Any]) -> AgentToolResult:
+    text = "\n".join(lines) or nothing
+    if notes:
+        text += f"\n[{'; '.join(notes)}]"
+    return AgentToolResult([{"type": "text", "text": text}], details)
+
+
+@hookimpl
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Give tinyagent the six tools, confined to the working directory as it is now."""
+    for made in file_tools():
+        register(made)

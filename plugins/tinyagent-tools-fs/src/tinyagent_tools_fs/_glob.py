@@ -1,0 +1,90 @@
+"""Patterns for paths: `*`, `?`, `[...]`, `{a,b}` within a name, `**` for any number of folders.
+
+A pattern without a slash matches the name in any folder, as in `.gitignore` and in ripgrep.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+
+from tinyagent import ToolError
+
+__all__ = ["compile_glob"]
+
+_MAX_ALTERNATIVES = 64
+
+_Names = Sequence[str]
+
+
+def compile_glob(pattern: str) -> Callable[[_Names], bool]:
+    """Whether the parts of a path match."""
+    if not pattern.strip():
+        raise ToolError("The pattern is empty. Write one like *.py or src/**/*.ts.")
+    if len(pattern) > 1_000:
+        raise ToolError("The pattern has more than 1,000 characters.")
+    compiled = [_compile(alternative) for alternative in _alternatives(pattern)]
+    return lambda names: any(_matches(names, parts) for parts in compiled)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """What the braces of a pattern stand for."""
+    done: list[str] = []
+    pending = [pattern]
+    while pending:
+        if len(done) + len(pending) > _MAX_ALTERNATIVES:
+            raise ToolError(f"The braces of the pattern stand for more than {_MAX_ALTERNATIVES} patterns.")
+        current = pending.pop()
+        braces = re.search(r"\{([^{}]*,[^{}]*)\}", current)
+        if braces is None:
+            done.append(current)
+        else:
+            pending += [
+                current[: braces.start()] + choice + current[braces.end() :]
+                for choice in braces[1].split(",")
+            ]
+    return done
+
+
+_ANY = None
+_Part = re.Pattern[str] | None
+
+
+def _compile(pattern: str) -> list[_Part]:
+    names = [name for name in pattern.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise ToolError("A pattern cannot contain '..'. Give the folder as `path` instead.")
+    if "/" not in pattern.strip("/") and not pattern.startswith("/"):
+        names.insert(0, "**")
+    parts: list[_Part] = []
+    for name in names:
+        if name != "**":
+            # fnmatch writes expressions that do not go back, so no pattern takes long.
+            parts.append(re.compile(fnmatch.translate(name.replace("**", "*"))))
+        elif not parts or parts[-1] is not _ANY:
+            parts.append(_ANY)
+    return parts
+
+
+def _matches(names: _Names, parts: list[_Part]) -> bool:
+    """Both from left to right; `reached` are the parts at which the rest may go on."""
+    reached = _skip({0}, parts)
+    for name in names:
+        following = set()
+        for at in reached:
+            if at < len(parts):
+                part = parts[at]
+                if part is _ANY:
+                    following.add(at)
+                elif part.match(name):
+                    following.add(at + 1)
+        reached = _skip(following, parts)
+        if not reached:
+            return False
+    return len(parts) in reached
+
+
+def _skip(reached: set[int], parts: list[_Part]) -> set[int]:
+    """`**` may stand for no folder at all."""
+    return reached | {at + 1 for at in reached if at < len(parts) and parts[at] is _ANY}

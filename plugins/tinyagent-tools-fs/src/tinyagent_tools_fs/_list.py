@@ -1,0 +1,63 @@
+"""`list`: what is in a folder."""
+
+# Pathlib has no descriptors.
+# ruff: noqa: PTH208
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from tinyagent import AgentToolResult
+
+from ._root import Root, printable
+
+__all__ = ["MAX_ENTRIES", "list_folder"]
+
+MAX_ENTRIES = 1_000
+"""Entries that are shown."""
+
+
+def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
+    """The names in a folder, sorted: folders end with a slash, links show where they lead."""
+    parts = root.locate(path)
+    try:
+        with root.folder(parts) as descriptor:
+            names = [name for name in os.listdir(descriptor) if hidden or not name.startswith(".")]
+            names.sort()
+            entries = [_entry(descriptor, name) for name in names[:MAX_ENTRIES]]
+    except OSError as error:
+        raise root.explain(error, parts) from None
+    shown = root.show(parts)
+    text = "\n".join(_line(entry) for entry in entries) or f"[{shown} is empty]"
+    if not hidden and not entries:
+        text = f"[nothing in {shown} but hidden names, if any]"
+    if len(names) > MAX_ENTRIES:
+        text += f"\n[{len(names) - MAX_ENTRIES:,} more; use glob with a narrower pattern]"
+    details = {"path": shown, "entries": entries, "truncated": len(names) > MAX_ENTRIES}
+    return AgentToolResult([{"type": "text", "text": text}], details)
+
+
+def _entry(folder: int, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": printable(name), "type": "other"}
+    try:
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            entry["type"] = "directory"
+        elif stat.S_ISREG(status.st_mode):
+            entry |= {"type": "file", "bytes": status.st_size}
+        elif stat.S_ISLNK(status.st_mode):
+            entry |= {"type": "link", "target": printable(os.readlink(name, dir_fd=folder))}
+    except OSError:
+        pass  # it went away while the folder was read
+    return entry
+
+
+def _line(entry: dict[str, Any]) -> str:
+    match entry["type"]:
+        case "directory":
+            return f"{entry['name']}/"
+        case "link":
+            return f"{entry['name']} -> {entry['target']}"
+        case _:
+            return str(entry["name"])

@@ -1,0 +1,99 @@
+"""What is off limits even inside the working directory: tinyagent's own files, and the code it runs."""
+
+# Paths are compared as text here.
+# ruff: noqa: PTH118
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import platformdirs
+
+__all__ = ["Places", "is_git", "known_places"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Absolute paths of files and folders; a folder stands for all that is in it.
+
+    Attributes:
+        secret: Neither read nor written: keys, configuration, sessions.
+        fixed: Not written: what this tinyagent loads as code.
+    """
+
+    secret: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+
+
+def known_places(root: str) -> Places:
+    """The places of the tinyagent that runs here; `root` decides what a virtual environment covers."""
+    return Places(
+        secret=tuple(sorted({os.path.realpath(path) for path in _own_files()})),
+        fixed=tuple(sorted({os.path.realpath(path) for path in _code(root)})),
+    )
+
+
+def _own_files() -> Iterator[str]:
+    home = os.environ.get("TINYAGENT_HOME", "").strip()
+    if home:
+        yield str(Path(home).expanduser())
+    for place in ("config", "data", "state", "cache"):
+        yield str(getattr(platformdirs, f"user_{place}_dir")("tinyagent", appauthor=False))
+
+
+def _code(root: str) -> Iterator[str]:
+    paths = sysconfig.get_paths()
+    yield from (paths[name] for name in ("stdlib", "purelib", "platlib"))
+    yield site.getusersitepackages()
+    inside = os.path.join(os.path.realpath(root), "")
+    if Path(sys.prefix, "pyvenv.cfg").exists() and not inside.startswith(
+        os.path.join(os.path.realpath(sys.prefix), "")
+    ):
+        yield sys.prefix
+    yield from _installed()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("tinyagent_file_") and (path := getattr(module, "__file__", None)):
+            yield path  # what `-t ./mytools.py` has loaded
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """Where tinyagent and its plugins are, also those that are installed as a link to their sources."""
+    modules = {"tinyagent", "tinyagent_cli"}
+    for distribution in metadata.distributions():
+        for point in distribution.entry_points:
+            if point.group.startswith("tinyagent."):
+                modules.add(point.module.split(".")[0])
+    return tuple(path for module in sorted(modules) for path in _sources(module))
+
+
+def _sources(module: str) -> Iterator[str]:
+    """Where a top-level module is, without importing it: the folder of a package, or the one file."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return
+    if spec is not None:
+        yield from spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
+
+
+# Names that some file system takes for `.git`: HFS+ ignores these code points, NTFS trailing dots and
+# spaces and what follows a colon, and has a short name for it.
+_IGNORED_BY_HFS = dict.fromkeys(
+    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
+)
+
+
+def is_git(name: str) -> bool:
+    """Whether a file system could take this name for `.git`."""
+    plain = name.translate(_IGNORED_BY_HFS).casefold().split(":")[0].rstrip(". ")
+    return plain == ".git" or re.fullmatch(r"git~\d+", plain) is not None

@@ -1,0 +1,169 @@
+"""`read`: lines of a text file, or an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from typing import Any
+
+from tinyagent import AgentToolResult, ToolError
+
+from ._root import Root
+from ._text import SAMPLE, Encoding, detect, image_type
+
+__all__ = ["MAX_IMAGE", "MAX_LINE", "MAX_SCAN", "MAX_TEXT", "WHOLE", "read_file", "read_up_to"]
+
+MAX_TEXT = 50_000
+"""Characters that one call shows."""
+
+MAX_LINE = 2_000
+"""Characters of one line that are shown."""
+
+MAX_IMAGE = 5 * 1024 * 1024
+"""Bytes of an image that is shown."""
+
+WHOLE = 10 * 1024 * 1024
+"""Up to this size a file's lines are counted, and it can be edited."""
+
+MAX_SCAN = 256 * 1024 * 1024
+"""Characters that one call goes through to get where it is asked to."""
+
+
+def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> AgentToolResult:
+    """The lines from `first` on, at most `limit` of them and no more than fit."""
+    parts = root.locate(path)
+    with root.file(parts) as descriptor:
+        size = os.fstat(descriptor).st_size
+        head = read_up_to(descriptor, SAMPLE)
+        shown = root.show(parts)
+        media_type = image_type(head)
+        if media_type is not None:
+            return _image(descriptor, head, shown, media_type, size)
+        encoding = detect(head, whole=len(head) < SAMPLE)
+        if encoding is None:
+            raise ToolError(
+                f"{shown!r} is a binary file of {size:,} bytes, so it is not shown. "
+                "If its content matters, look at it with a program that knows its format."
+            )
+        if not head:
+            return AgentToolResult(
+                [{"type": "text", "text": f"[{shown} is empty]"}], _details(shown, encoding, 0)
+            )
+        if size <= WHOLE:
+            # The beginning may be UTF-8, and a byte further on not.
+            encoding = detect(head + read_up_to(descriptor, WHOLE), whole=True) or encoding
+        return _text(descriptor, shown, encoding, size, first, limit, numbers)
+
+
+def read_up_to(descriptor: int, size: int) -> bytes:
+    """At most so many bytes, fewer only at the end of the file."""
+    pieces = []
+    while size > 0 and (piece := os.read(descriptor, min(size, 1 << 20))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def _image(descriptor: int, head: bytes, shown: str, media_type: str, size: int) -> AgentToolResult:
+    if size > MAX_IMAGE:
+        raise ToolError(
+            f"{shown!r} is an image of {size:,} bytes; at most {MAX_IMAGE:,} can be shown. "
+            "Make a smaller one first."
+        )
+    data = head + read_up_to(descriptor, MAX_IMAGE - len(head))
+    url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
+    return AgentToolResult(
+        [
+            {"type": "text", "text": f"[{shown}: {media_type}, {len(data):,} bytes]"},
+            {"type": "image", "url": url, "mime_type": media_type},
+        ],
+        {"path": shown, "mime_type": media_type, "bytes": len(data)},
+    )
+
+
+class _Lines:
+    """The lines of a file, each cut to `MAX_LINE` characters, with what was cut counted."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._stream = stream
+        self._left = MAX_SCAN
+        self.crlf = False
+
+    def next(self) -> tuple[str, int] | None:
+        """A line without its end, and how many characters it has; None at the end of the file."""
+        line = piece = self._stream.readline(MAX_LINE)
+        if not piece:
+            return None
+        length = len(piece)
+        while not piece.endswith("\n"):
+            piece = self._stream.readline(1 << 20)
+            if not piece:
+                break
+            length += len(piece)
+            if length > self._left:
+                break
+        self._left -= length
+        if self._left < 0:
+            raise ToolError(
+                f"That is more than {MAX_SCAN:,} characters into the file. Use a program such as sed or tail."
+            )
+        self.crlf = self.crlf or line.endswith("\r\n")
+        return line.removesuffix("\n").removesuffix("\r"), length - piece.endswith("\n")
+
+
+def _text(
+    descriptor: int, shown: str, encoding: Encoding, size: int, first: int, limit: int, numbers: bool
+) -> AgentToolResult:
+    os.lseek(descriptor, len(encoding.mark), os.SEEK_SET)
+    raw = io.FileIO(descriptor, closefd=False)
+    stream = io.TextIOWrapper(
+        io.BufferedReader(raw, 1 << 16), encoding=encoding.codec, errors="replace", newline="\n"
+    )
+    source = _Lines(stream)
+    lines: list[str] = []
+    room, number, cut = MAX_TEXT, 0, 0
+    following = source.next()
+    while following is not None and number + 1 < first:
+        number, following = number + 1, source.next()
+    while following is not None and len(lines) < limit:
+        line, length = following
+        if length > MAX_LINE:
+            cut += 1
+            line += f" [… {length:,} characters in this line]"
+        line = f"{number + 1:>6}\t{line}" if numbers else line
+        room -= len(line) + 1
+        if room < 0 and lines:
+            break
+        lines.append(line)
+        number, following = number + 1, source.next()
+    last, more = number, following is not None
+    total: int | None = last
+    if more and size <= WHOLE:
+        total = last + 1
+        while source.next() is not None:
+            total += 1
+    elif more:
+        total = None
+    if not lines:
+        raise ToolError(f"{shown!r} has {last:,} line(s), so there is no line {first:,}.")
+    notes = []
+    if more:
+        of = f"of {total:,}" if total is not None else f"of more ({size:,} bytes)"
+        notes.append(f"lines {first:,}-{last:,} {of}; go on with offset={last + 1}")
+    if cut:
+        notes.append(f"{cut} long line(s) cut")
+    if encoding.label != "UTF-8":
+        notes.append(f"encoding: {encoding.label}")
+    if source.crlf:
+        notes.append("line ends: CRLF, which edit and write keep")
+    text = "\n".join(lines)
+    if notes:
+        text += f"\n[{'; '.join(notes)}]"
+    details = _details(shown, encoding, size)
+    details |= {"first_line": first, "last_line": last, "total_lines": total, "truncated": more}
+    return AgentToolResult([{"type": "text", "text": text}], details)
+
+
+def _details(shown: str, encoding: Encoding, size: int) -> dict[str, Any]:
+    return {"path": shown, "bytes": size, "encoding": encoding.label}

@@ -1,0 +1,92 @@
+"""Bytes to text and back: which encoding, which line ends, and whether it is text at all."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+
+__all__ = ["SAMPLE", "Encoding", "detect", "image_type"]
+
+SAMPLE = 64 * 1024
+"""So many bytes from the beginning decide."""
+
+_MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32 LE with BOM"),
+    (codecs.BOM_UTF32_BE, "utf-32-be", "UTF-32 BE with BOM"),
+    (codecs.BOM_UTF8, "utf-8", "UTF-8 with BOM"),
+    (codecs.BOM_UTF16_LE, "utf-16-le", "UTF-16 LE with BOM"),
+    (codecs.BOM_UTF16_BE, "utf-16-be", "UTF-16 BE with BOM"),
+)
+_TEXT_CONTROLS = frozenset(b"\t\n\r\f\v\b\x1b")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a text is stored: the codec, the mark in front of it, and its name for people."""
+
+    codec: str = "utf-8"
+    mark: bytes = b""
+    label: str = "UTF-8"
+
+    def decode(self, data: bytes) -> str:
+        """The text of a whole file; `UnicodeDecodeError` if it is not in this encoding."""
+        return data[len(self.mark) :].decode(self.codec)
+
+    def encode(self, text: str) -> bytes:
+        """The bytes of a whole file; `UnicodeEncodeError` if the encoding cannot say it."""
+        return self.mark + text.encode(self.codec)
+
+
+def detect(head: bytes, *, whole: bool) -> Encoding | None:
+    """The encoding of a file that begins like this; None if it is binary.
+
+    Args:
+        head: Its first bytes.
+        whole: Whether that is all of it; if not, the last character may be cut.
+    """
+    for mark, codec, label in _MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, mark, label) if _decodes(head[len(mark) :], codec, whole) else None
+    if b"\0" in head:
+        return _utf16_without_mark(head, whole)
+    if _decodes(head, "utf-8", whole):
+        return None if _looks_binary(head) else Encoding()
+    return None if _looks_binary(head) else Encoding("latin-1", b"", "Latin-1 (a guess: it is not UTF-8)")
+
+
+def _decodes(data: bytes, codec: str, whole: bool) -> bool:
+    try:
+        codecs.getincrementaldecoder(codec)().decode(data, final=whole)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _utf16_without_mark(head: bytes, whole: bool) -> Encoding | None:
+    """Mostly Western text has a NUL in every second place, and always the same one."""
+    if len(head) < 4 or (whole and len(head) % 2):
+        return None
+    half = len(head) // 2
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    for codec, many, few in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
+        if not few and many >= 0.6 * half and _decodes(head, codec, whole):
+            return Encoding(codec, b"", f"{codec[:-3].upper()} {codec[-2:].upper()}")
+    return None
+
+
+def _looks_binary(head: bytes) -> bool:
+    controls = sum(1 for byte in head if byte < 32 and byte not in _TEXT_CONTROLS)
+    return controls > len(head) * 0.05
+
+
+def image_type(head: bytes) -> str | None:
+    """The media type of an image that models take, by its first bytes."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    return None

@@ -1,0 +1,143 @@
+"""Going through folders in order, without following links, leaving out what `.gitignore` names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pathspec import GitIgnoreSpec
+
+from tinyagent import ToolError
+
+from ._read import read_up_to
+from ._root import Parts, Root
+
+__all__ = ["Entry", "Ignore", "walk"]
+
+_MAX_IGNORE_FILE = 1 << 20
+_MAX_DEPTH = 200
+
+_Rule = tuple[bool, re.Pattern[str]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Something in a folder; a link is not followed, so it is neither folder nor file."""
+
+    parts: Parts
+    is_folder: bool
+    is_file: bool
+
+
+@dataclass
+class Ignore:
+    """What the `.gitignore` files from the root down to a path say of it.
+
+    A deeper file goes before a higher one, a later line before an earlier one, and what is in an ignored
+    folder is ignored whatever is said of it.
+    """
+
+    root: Root
+    _rules: dict[Parts, list[_Rule]] = field(default_factory=dict)
+
+    def hides(self, parts: Parts, *, is_folder: bool) -> bool:
+        """Whether a path itself is ignored; that of its folders is not asked again."""
+        for depth in range(len(parts) - 1, -1, -1):
+            path = "/".join(parts[depth:]) + ("/" if is_folder else "")
+            for include, expression in self._rules_in(parts[:depth]):
+                match = expression.match(path)
+                # A rule that matches a folder that the path is in was asked when that folder was.
+                if match is not None and (match.end() == len(path) or not match.groupdict().get("ps_d")):
+                    return include
+        return False
+
+    def hides_any(self, parts: Parts) -> bool:
+        """Whether a file, or one of the folders that it is in, is ignored."""
+        last = len(parts)
+        return any(self.hides(parts[:depth], is_folder=depth < last) for depth in range(1, last + 1))
+
+    def _rules_in(self, folder: Parts) -> list[_Rule]:
+        if folder not in self._rules:
+            self._rules[folder] = self._read(folder)
+        return self._rules[folder]
+
+    def _read(self, folder: Parts) -> list[_Rule]:
+        """The rules of a folder, the last one first."""
+        try:
+            with self.root.folder(folder) as descriptor:
+                if not _exists(".gitignore", descriptor):
+                    return []
+                opened = self.root.open_in(descriptor, (*folder, ".gitignore"), ".gitignore")
+                try:
+                    text = read_up_to(opened, _MAX_IGNORE_FILE).decode("utf-8", "replace")
+                finally:
+                    os.close(opened)
+        except ToolError:
+            return []  # a folder in its place, or gone again
+        rules = [_rule(line) for line in text.removeprefix("\ufeff").splitlines()]
+        return [rule for rule in reversed(rules) if rule is not None]
+
+
+def _exists(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
+
+
+def _rule(line: str) -> _Rule | None:
+    """Whether to ignore, and what; None for a comment, and for what Git does not understand either."""
+    try:
+        [pattern] = GitIgnoreSpec.from_lines([line]).patterns
+    except ValueError:
+        return None
+    if pattern.include is None or pattern.regex is None:
+        return None
+    return pattern.include, pattern.regex
+
+
+def walk(root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None) -> Iterator[Entry]:
+    """Everything below a folder, sorted by name, each folder before what is in it.
+
+    Git's own data, tinyagent's, and folders that cannot be opened are left out.
+    """
+    pending = [_entries(root, start, hidden, ignore)]
+    while pending:
+        entry = next(pending[-1], None)
+        if entry is None:
+            pending.pop()
+            continue
+        yield entry
+        if entry.is_folder and len(pending) < _MAX_DEPTH:
+            pending.append(_entries(root, entry.parts, hidden, ignore))
+
+
+def _entries(root: Root, folder: Parts, hidden: bool, ignore: Ignore | None) -> Iterator[Entry]:
+    secret = root.folders()
+    found = []
+    try:
+        with root.folder(folder) as descriptor, os.scandir(descriptor) as entries:
+            for entry in entries:
+                if entry.name == ".git" or (entry.name.startswith(".") and not hidden):
+                    continue
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder and secret and _is_one_of(entry, secret):
+                    continue
+                is_file = entry.is_file(follow_symlinks=False)
+                found.append(Entry((*folder, entry.name), is_folder, is_file))
+    except (OSError, ToolError):
+        return  # no permission, or gone meanwhile
+    for made in sorted(found, key=lambda entry: entry.parts[-1]):
+        if ignore is None or not ignore.hides(made.parts, is_folder=made.is_folder):
+            yield made
+
+
+def _is_one_of(entry: os.DirEntry[str], folders: set[tuple[int, int]]) -> bool:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return True
+    return (status.st_dev, status.st_ino) in folders

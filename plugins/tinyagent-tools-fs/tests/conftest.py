@@ -1,0 +1,47 @@
+"""A working directory, and the tools in it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent import AgentToolResult
+from tinyagent_tools_fs import file_tools
+
+Call = Callable[..., Awaitable[AgentToolResult]]
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The working directory, empty."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def call(here: Path) -> Call:
+    """Call a tool by name."""
+    tools = {tool.name: tool for tool in file_tools(here)}
+
+    async def run(name: str, **arguments: Any) -> AgentToolResult:
+        execute = tools[name].execute
+        assert execute is not None
+        return await execute("call", arguments, None, lambda partial: None)
+
+    return run
+
+
+@pytest.fixture
+def text(call: Call) -> Callable[..., Awaitable[str]]:
+    """Call a tool for its text."""
+
+    async def run(name: str, **arguments: Any) -> str:
+        part = (await call(name, **arguments)).content[0]
+        assert part["type"] == "text"
+        return part["text"]
+
+    return run

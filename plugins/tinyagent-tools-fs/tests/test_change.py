@@ -1,0 +1,285 @@
+"""`write` and `edit`: the change that was asked for, and no other."""
+
+# Tests wait for files and processes they made themselves.
+# ruff: noqa: ASYNC240
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tinyagent import AgentToolResult, ToolError
+from tinyagent_tools_fs import _change, _root
+from tinyagent_tools_fs._change import _Text
+from tinyagent_tools_fs._root import Root
+
+Call = Callable[..., Awaitable[AgentToolResult]]
+Text = Callable[..., Awaitable[str]]
+
+
+# ---- write ------------------------------------------------------------------------------------------
+
+
+async def test_a_new_file_with_its_folders(here: Path, call: Call) -> None:
+    """Missing folders are made; the mode is what the umask leaves; the bytes are those of the text."""
+    result = await call("write", path="a/b/c.txt", content="é\nx\n")
+    assert "Created a/b/c.txt: 2 line(s), 5 bytes." == result.content[0]["text"]
+    assert {"path": "a/b/c.txt", "created": True, "bytes": 5, "encoding": "UTF-8"} == result.details
+    made = here / "a" / "b" / "c.txt"
+    assert "é\nx\n".encode() == made.read_bytes()
+    (here / "plain").touch()
+    assert stat.S_IMODE((here / "plain").stat().st_mode) == stat.S_IMODE(made.stat().st_mode)
+
+
+async def test_the_mode_is_kept(here: Path, call: Call) -> None:
+    """A script stays executable, a private file private."""
+    for mode in (0o755, 0o600, 0o664):
+        (here / "a.sh").write_text("old\n")
+        (here / "a.sh").chmod(mode)
+        await call("write", path="a.sh", content="new\n")
+        await call("edit", path="a.sh", old_text="new", new_text="newer")
+        assert (mode, "newer\n") == (
+            stat.S_IMODE((here / "a.sh").stat().st_mode),
+            (here / "a.sh").read_text(),
+        )
+
+
+async def test_a_read_only_file_is_not_replaced(here: Path, call: Call) -> None:
+    """A rename could do it; whoever took the right away meant it."""
+    (here / "a.txt").write_text("old")
+    (here / "a.txt").chmod(0o444)
+    for name, more in (("write", {"content": "new"}), ("edit", {"old_text": "old", "new_text": "new"})):
+        with pytest.raises(ToolError, match="is read-only"):
+            await call(name, path="a.txt", **more)
+    assert "old" == (here / "a.txt").read_text()
+
+
+async def test_a_write_that_fails_leaves_the_old_file(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk in the middle: the old content is whole, and nothing else lies around."""
+    (here / "a.txt").write_text("old")
+
+    def full(descriptor: int, data: bytes) -> None:
+        os.write(descriptor, data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_root, "_write_all", full)
+    with pytest.raises(ToolError, match=r"'a\.txt': No space left on device"):
+        await call("write", path="a.txt", content="new")
+    assert [("a.txt", "old")] == [(path.name, path.read_text()) for path in here.iterdir()]
+
+
+async def test_what_changed_meanwhile_is_not_overwritten(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An editor that saves between reading and writing wins, and the model is told."""
+    (here / "a.txt").write_text("one two")
+    replace = Root.replace
+
+    def late(self: Root, parts: tuple[str, ...], data: bytes, expected: os.stat_result | None) -> None:
+        (here / "a.txt").write_text("somebody's work")
+        replace(self, parts, data, expected)
+
+    monkeypatch.setattr(Root, "replace", late)
+    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+        await call("edit", path="a.txt", old_text="one", new_text="1")
+    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+        await call("write", path="a.txt", content="x")
+    assert "somebody's work" == (here / "a.txt").read_text()
+    assert ["a.txt"] == [path.name for path in here.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "note"),
+    [
+        (b"\xef\xbb\xbfold", b"\xef\xbb\xbfn\xc3\xa9w\n", "encoding: UTF-8 with BOM, as before"),
+        (b"\xff\xfeo\0", b"\xff\xfen\0\xe9\0w\0\n\0", "encoding: UTF-16 LE with BOM, as before"),
+        (b"caf\xe9", b"n\xe9w\n", "encoding: Latin-1"),
+        (b"one\r\ntwo\r\n", b"n\xc3\xa9w\r\n", "line ends: CRLF, as before"),
+        (b"one\r\ntwo\n", b"n\xc3\xa9w\n", None),
+        (b"\x7fELF\0\0\0\1", b"n\xc3\xa9w\n", None),
+        (b"", b"n\xc3\xa9w\n", None),
+    ],
+)
+async def test_writing_keeps_encoding_and_line_ends(
+    before: bytes, after: bytes, note: str | None, here: Path, text: Text
+) -> None:
+    """The old file decides how the new text is stored."""
+    (here / "a.txt").write_bytes(before)
+    said = await text("write", path="a.txt", content="néw\n")
+    assert after == (here / "a.txt").read_bytes()
+    assert (note or "bytes.") in said
+
+
+async def test_what_latin_1_cannot_say_makes_it_utf_8(here: Path, text: Text) -> None:
+    """A whole new text may change the encoding, and that is said."""
+    (here / "a.txt").write_bytes(b"caf\xe9")
+    assert "now in UTF-8: Latin-1 has no '日'" in await text("write", path="a.txt", content="日本")
+    assert "日本" == (here / "a.txt").read_text()
+
+
+async def test_half_a_character_is_refused(here: Path, call: Call) -> None:
+    """JSON can say a lone surrogate; no file can hold it."""
+    with pytest.raises(ToolError, match="half of one"):
+        await call("write", path="a.txt", content="\ud800")
+    assert [] == list(here.iterdir())
+
+
+async def test_a_folder_is_not_replaced(here: Path, call: Call) -> None:
+    """Nor is the working directory itself."""
+    (here / "a").mkdir()
+    for path in ("a", ".", ""):
+        with pytest.raises(ToolError, match="is a directory"):
+            await call("write", path=path, content="x")
+    (here / "file").write_text("")
+    with pytest.raises(ToolError, match="'file' is not a directory"):
+        await call("write", path="file/x", content="x")
+
+
+# ---- edit -------------------------------------------------------------------------------------------
+
+
+async def test_an_edit_shows_its_diff(here: Path, call: Call) -> None:
+    """As text for the model, and in the details for programs; the line numbers are those of the file."""
+    (here / "a.py").write_text("".join(f"line{n}\n" for n in range(1, 41)))
+    result = await call("edit", path="a.py", old_text="line20\n", new_text="twenty\nand more\n")
+    diff = (
+        "--- a/a.py\n+++ b/a.py\n@@ -17,7 +17,8 @@\n line17\n line18\n line19\n-line20\n+twenty\n+and more\n"
+        " line21\n line22\n line23"
+    )
+    assert f"Edited a.py in 1 place:\n{diff}" == result.content[0]["text"]
+    assert (diff, 1, 20) == tuple(result.details[key] for key in ("diff", "replacements", "first_line"))
+    assert "line19\ntwenty\nand more\nline21\n" in (here / "a.py").read_text()
+
+
+async def test_a_missing_end_of_line_is_shown(here: Path, text: Text) -> None:
+    """As diffs do."""
+    (here / "a.txt").write_text("one")
+    assert "-one\n\\ No newline at end of file\n+one\n" in (
+        await text("edit", path="a.txt", old_text="one", new_text="one\n") + "\n"
+    )
+
+
+async def test_a_text_that_stands_twice(here: Path, call: Call) -> None:
+    """Refused with the lines, unless all are meant; one that overlaps itself counts as twice."""
+    (here / "a.txt").write_text("x = 1\ny = 2\nx = 1\n")
+    with pytest.raises(ToolError, match=r"2 times in 'a\.txt' \(at lines 1, 3\).*replace_all"):
+        await call("edit", path="a.txt", old_text="x = 1", new_text="x = 3")
+    result = await call("edit", path="a.txt", old_text="x = 1", new_text="x = 3", replace_all=True)
+    assert (2, "x = 3\ny = 2\nx = 3\n") == (result.details["replacements"], (here / "a.txt").read_text())
+    (here / "b.txt").write_text("}\n}\n}\n")
+    with pytest.raises(ToolError, match="more than once, overlapping itself"):
+        await call("edit", path="b.txt", old_text="}\n}\n", new_text="}\n")
+    assert "}\n}\n}\n" == (here / "b.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "words"),
+    [
+        ("if x :\n  return 'y'", "Only white space, quotes or dashes differ from lines 2-3:\n    if x:"),
+        ("return “y”", "The most similar text is lines 3-3:\n        return 'y'"),
+        ("return ’y’", "Only white space, quotes or dashes differ from lines 3-3"),
+        ("    if x:\n        return 'z'", "The most similar text is lines 2-3"),
+        ("something else entirely", "Nothing similar is there: read the file again."),
+        ("\n\n\n\n", "Nothing similar is there"),
+    ],
+)
+async def test_a_text_that_is_not_there(old: str, words: str, here: Path, call: Call) -> None:
+    """The error shows what was probably meant, as it stands in the file; nothing is changed."""
+    source = "def f(x):\n    if x:\n        return 'y'\n"
+    (here / "a.py").write_text(source)
+    with pytest.raises(ToolError) as refused:
+        await call("edit", path="a.py", old_text=old, new_text="z")
+    assert str(refused.value).startswith("old_text was not found in 'a.py', so nothing was changed.")
+    assert words in str(refused.value)
+    assert source == (here / "a.py").read_text()
+
+
+async def test_edits_that_make_no_sense(here: Path, call: Call) -> None:
+    """Nothing to replace, nothing changed, no text."""
+    (here / "a.txt").write_text("abc")
+    (here / "a.bin").write_bytes(b"abc\0\1\2")
+    with pytest.raises(ToolError, match="old_text is empty"):
+        await call("edit", path="a.txt", old_text="", new_text="x")
+    with pytest.raises(ToolError, match="are the same"):
+        await call("edit", path="a.txt", old_text="b", new_text="b")
+    with pytest.raises(ToolError, match="is a binary file"):
+        await call("edit", path="a.bin", old_text="abc", new_text="x")
+    with pytest.raises(ToolError, match=r"There is no 'b\.txt'"):
+        await call("edit", path="b.txt", old_text="abc", new_text="x")
+
+
+async def test_a_huge_file_is_not_edited(here: Path, call: Call) -> None:
+    """It would have to be in memory, several times."""
+    with (here / "huge").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ToolError, match="1,073,741,824 bytes; files of at most"):
+        await call("edit", path="huge", old_text="x", new_text="y")
+
+
+async def test_latin_1_that_cannot_say_it_is_left_alone(here: Path, call: Call) -> None:
+    """An edit does not change the encoding of what it does not touch."""
+    (here / "a.txt").write_bytes(b"caf\xe9 x")
+    with pytest.raises(ToolError, match="without '日'"):
+        await call("edit", path="a.txt", old_text="x", new_text="日")
+    await call("edit", path="a.txt", old_text="é", new_text="è")
+    assert b"caf\xe8 x" == (here / "a.txt").read_bytes()
+
+
+@pytest.mark.parametrize("replace_all", [False, True])
+async def test_line_ends_are_kept(replace_all: bool, here: Path, call: Call) -> None:
+    """The model writes plain line ends; a file with CRLF, or with both, keeps each where it was."""
+    cases = {
+        "crlf": (b"a\r\nb\r\nc\r\n", b"x\r\ny\r\nc\r\n"),
+        "lf": (b"a\nb\nc\n", b"x\ny\nc\n"),
+        "mixed": (b"a\r\nb\nc\r\n", b"x\r\ny\nc\r\n"),
+        "bom": (b"\xef\xbb\xbfa\r\nb\r\nc\r\n", b"\xef\xbb\xbfx\r\ny\r\nc\r\n"),
+    }
+    for name, (before, after) in cases.items():
+        for ends in ("\n", "\r\n"):
+            (here / name).write_bytes(before)
+            await call("edit", path=name, old_text=f"a{ends}b", new_text=f"x{ends}y", replace_all=replace_all)
+            assert after == (here / name).read_bytes(), name
+
+
+_PIECES = st.lists(st.sampled_from(["a", "b", "\n", "\r\n", "\r", "é"]), max_size=12).map("".join)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=_PIECES, middle=st.sampled_from(["X", "X\nY", "X\r\nY"]), after=_PIECES)
+def test_what_is_not_replaced_stays_to_the_byte(before: str, middle: str, after: str) -> None:
+    """Whatever line ends there are around the place."""
+    text = _Text(before + middle + after)
+    old = middle.replace("\r\n", "\n")
+    [place] = text.find(old)
+    replaced = text.replace([place], len(old), "Z")
+    assert before + "Z" + after == replaced
+
+
+async def test_an_enormous_change_is_not_compared(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A diff of thousands of lines would take long and say little; a long one is cut."""
+    (here / "a.txt").write_text("x\n" * 10_000)
+    result = await call("edit", path="a.txt", old_text="x", new_text="y", replace_all=True)
+    assert "[the diff is too long: lines 1-10000]" == result.details["diff"]
+    monkeypatch.setattr(_change, "MAX_DIFF", 100)
+    result = await call("edit", path="a.txt", old_text="y\n" * 20 + "y", new_text="z", replace_all=True)
+    assert len(result.details["diff"]) < 200
+
+
+async def test_edits_side_by_side_lose_nothing(here: Path, call: Call) -> None:
+    """Calls of one reply may be forced to run in parallel; each edit finds what the one before left."""
+    import asyncio
+
+    (here / "a.txt").write_text("".join(f"<{number}>" for number in range(20)))
+    await asyncio.gather(
+        *(call("edit", path="a.txt", old_text=f"<{n}>", new_text=f"[{n}]") for n in range(20))
+    )
+    assert "".join(f"[{number}]" for number in range(20)) == (here / "a.txt").read_text()

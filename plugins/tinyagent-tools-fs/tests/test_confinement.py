@@ -1,0 +1,426 @@
+"""Nothing outside the folder is read or written: each way out is really tried."""
+
+# Tests wait for files and processes they made themselves.
+# ruff: noqa: ASYNC240
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tinyagent_tools_fs
+from tinyagent import AgentTool, AgentToolResult, ToolError
+from tinyagent_tools_fs import file_tools
+from tinyagent_tools_fs._places import Places, is_git, known_places
+from tinyagent_tools_fs._root import Root
+
+SECRET = "the secret outside"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder beside the working directory, with a file in it."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret.txt").write_text(SECRET)
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path: Path, outside: Path) -> Path:
+    """The working directory."""
+    folder = tmp_path / "work"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "main.py").write_text("print(1)\n")
+    return folder
+
+
+@pytest.fixture
+def tools(work: Path) -> dict[str, AgentTool]:
+    """The six tools by name."""
+    return {tool.name: tool for tool in file_tools(work)}
+
+
+async def _try(tools: dict[str, AgentTool], name: str, **arguments: Any) -> AgentToolResult:
+    execute = tools[name].execute
+    assert execute is not None
+    return await execute("call", arguments, None, lambda partial: None)
+
+
+def _arguments(name: str, path: str) -> dict[str, Any]:
+    more: dict[str, dict[str, Any]] = {
+        "write": {"content": "changed"},
+        "edit": {"old_text": SECRET, "new_text": "changed"},
+        "glob": {"pattern": "*"},
+        "grep": {"pattern": "secret"},
+    }
+    return {"path": path, **more.get(name, {})}
+
+
+EVERY_TOOL = ["read", "write", "edit", "list", "glob", "grep"]
+
+
+def _ways_out(work: Path, outside: Path) -> dict[str, str]:
+    """Paths that lead to the secret file or its folder."""
+    (work / "link-to-file").symlink_to(outside / "secret.txt")
+    (work / "link-to-folder").symlink_to(outside)
+    (work / "relative-link").symlink_to("../outside")
+    (work / "link-to-link").symlink_to("relative-link")
+    (work / "src" / "up").symlink_to("../..")
+    return {
+        "dots": "../outside/secret.txt",
+        "dots in the middle": "src/../../outside/secret.txt",
+        "absolute": str(outside / "secret.txt"),
+        "absolute with dots": str(work / ".." / "outside" / "secret.txt"),
+        "a prefix of the name": str(work) + "-more",
+        "a linked file": "link-to-file",
+        "a linked folder": "link-to-folder/secret.txt",
+        "a relative link": "relative-link/secret.txt",
+        "a link to a link": "link-to-link/secret.txt",
+        "a link upwards": "src/up/outside/secret.txt",
+        "the folder itself": "link-to-folder",
+        "the root of the process": "/proc/self/root" + str(outside / "secret.txt"),
+        "the folder of the process": "/proc/self/cwd",
+        "up from the folder of the process": "/proc/self/cwd/../../outside/secret.txt",
+        "a new file": "link-to-folder/new.txt",
+        "a new file by dots": "../new.txt",
+    }
+
+
+@pytest.mark.parametrize("name", EVERY_TOOL)
+async def test_no_path_leads_out(name: str, tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
+    """`..`, absolute paths, links to files and folders, /proc: refused by every tool, nothing is touched."""
+    for way, path in _ways_out(work, outside).items():
+        with pytest.raises(ToolError, match="is outside the working directory") as refused:
+            await _try(tools, name, **_arguments(name, path))
+        assert SECRET not in str(refused.value), way
+    assert SECRET == (outside / "secret.txt").read_text()
+    assert {"outside", "work"} == {entry.name for entry in work.parent.iterdir()}
+    assert ["secret.txt"] == [entry.name for entry in outside.iterdir()]
+
+
+async def test_links_inside_the_folder_are_followed(tools: dict[str, AgentTool], work: Path) -> None:
+    """A link that stays inside works, also by /proc/self/cwd if that is the folder; it stays a link."""
+    (work / "alias.py").symlink_to("src/main.py")
+    (work / "code").symlink_to("src")
+    for path in ("alias.py", "code/main.py", str(work / "src" / "main.py"), "src/../src/main.py"):
+        assert "print(1)" == (await _try(tools, "read", path=path)).content[0]["text"]
+    await _try(tools, "write", path="alias.py", content="print(2)\n")
+    assert (work / "alias.py").is_symlink()
+    assert "print(2)\n" == (work / "src" / "main.py").read_text()
+
+
+async def test_the_folder_of_the_process_is_just_a_path(
+    tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc/self/cwd is judged by where it leads."""
+    monkeypatch.chdir(work)
+    result = await _try(tools, "read", path="/proc/self/cwd/src/main.py")
+    assert "print(1)" == result.content[0]["text"]
+    with pytest.raises(ToolError, match="outside"):
+        await _try(tools, "read", path="/proc/self/cwd/../outside/secret.txt")
+
+
+async def test_odd_paths_are_refused_in_words(tools: dict[str, AgentTool], work: Path) -> None:
+    """NUL, a loop of links, a name that is too long."""
+    (work / "loop").symlink_to("loop")
+    for path in ("a\0b", "loop", "loop/x", "x" * 5_000, "n" * 300):
+        with pytest.raises(ToolError):
+            await _try(tools, "read", path=path)
+        with pytest.raises(ToolError):
+            await _try(tools, "write", path=path, content="x")
+
+
+# ---- swapped between check and use ------------------------------------------------------------------
+
+
+Swap = Callable[[Callable[[], None]], None]
+
+
+@pytest.fixture
+def after_the_check(monkeypatch: pytest.MonkeyPatch) -> Swap:
+    """Do something at the worst moment: when a path has been found to be inside, before it is opened."""
+
+    def arrange(act: Callable[[], None]) -> None:
+        locate = Root.locate
+
+        def located(self: Root, path: str, *, write: bool = False) -> tuple[str, ...]:
+            parts = locate(self, path, write=write)
+            act()
+            return parts
+
+        monkeypatch.setattr(Root, "locate", located)
+
+    return arrange
+
+
+def _replace_by_link(path: Path, target: Path) -> None:
+    """What somebody does who is quick; the second time there is nothing left to do."""
+    if not path.is_symlink():
+        path.rename(path.with_name(path.name + ".was"))
+        path.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", EVERY_TOOL)
+async def test_a_folder_swapped_for_a_link(
+    name: str, tools: dict[str, AgentTool], work: Path, outside: Path, after_the_check: Swap
+) -> None:
+    """A folder on the way is a link out by the time it is opened: refused."""
+    (work / "src" / "secret.txt").write_text("harmless")
+    path = "src" if name in ("list", "glob", "grep") else "src/secret.txt"
+    after_the_check(lambda: _replace_by_link(work / "src", outside))
+    with pytest.raises(ToolError, match="was replaced by a symbolic link"):
+        await _try(tools, name, **_arguments(name, path))
+    assert ["secret.txt"] == [entry.name for entry in outside.iterdir()]
+    assert SECRET == (outside / "secret.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["read", "write", "edit"])
+async def test_a_file_swapped_for_a_link(
+    name: str, tools: dict[str, AgentTool], work: Path, outside: Path, after_the_check: Swap
+) -> None:
+    """The file itself is a link out by the time it is opened: refused, and the target is untouched."""
+    after_the_check(lambda: _replace_by_link(work / "src" / "main.py", outside / "secret.txt"))
+    with pytest.raises(ToolError, match="was replaced by a symbolic link"):
+        await _try(tools, name, **_arguments(name, "src/main.py"))
+    assert SECRET == (outside / "secret.txt").read_text()
+
+
+async def test_a_link_put_there_before_the_rename(
+    tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link that appears at the very end is seen or replaced; it is never written through."""
+    check = Root._check_unchanged
+
+    def late(self: Root, *given: Any) -> None:
+        check(self, *given)
+        _replace_by_link(work / "src" / "main.py", outside / "secret.txt")
+
+    monkeypatch.setattr(Root, "_check_unchanged", late)
+    await _try(tools, "write", path="src/main.py", content="new\n")
+    assert SECRET == (outside / "secret.txt").read_text()
+    assert "new\n" == (work / "src" / "main.py").read_text()
+    assert not (work / "src" / "main.py").is_symlink()
+
+
+async def test_the_working_directory_swapped(tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
+    """If the folder itself is another one by now, nothing is opened."""
+    work.rename(work.with_name("moved"))
+    outside.rename(work)
+    with pytest.raises(ToolError, match="was replaced by another one"):
+        await _try(tools, "read", path="secret.txt")
+
+
+async def test_a_race_in_earnest(tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
+    """While another thread swaps folder and link as fast as it can, the secret never comes out."""
+    (work / "a").mkdir()
+    (work / "a" / "secret.txt").write_text("harmless")
+    (work / "link").symlink_to(outside)
+    stop = threading.Event()
+
+    def swap() -> None:
+        while not stop.is_set():
+            (work / "a").rename(work / "kept")
+            (work / "link").rename(work / "a")
+            (work / "a").rename(work / "link")
+            (work / "kept").rename(work / "a")
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    seen = set()
+    try:
+        for _ in range(100):
+            for name, more in (
+                ("read", {}),
+                ("edit", {"old_text": "s", "new_text": "S", "replace_all": True}),
+            ):
+                try:
+                    result = await _try(tools, name, path="a/secret.txt", **more)
+                    seen.add(result.content[0]["text"] if name == "read" else "")
+                except ToolError:
+                    pass
+    finally:
+        stop.set()
+        swapping.join()
+    assert seen <= {"", "harmless", "harmleSS"}
+    assert ["secret.txt"] == [entry.name for entry in outside.iterdir()]
+    assert SECRET == (outside / "secret.txt").read_text()
+
+
+# ---- what is no file --------------------------------------------------------------------------------
+
+
+async def test_pipes_and_devices_are_not_opened(tools: dict[str, AgentTool], work: Path) -> None:
+    """A named pipe would hang for ever; it is refused, for reading and for writing."""
+    os.mkfifo(work / "pipe")
+    for name in ("read", "write", "edit"):
+        with pytest.raises(ToolError, match="device, pipe or socket"):
+            await _try(tools, name, **_arguments(name, "pipe"))
+    assert "[no line matches]" == (await _try(tools, "grep", pattern="x")).content[0]["text"]
+
+
+async def test_a_hard_link_is_not_written_through(
+    tools: dict[str, AgentTool], work: Path, outside: Path
+) -> None:
+    """Its content can be read, which nobody can tell; writing makes a file of its own."""
+    os.link(outside / "secret.txt", work / "hard")
+    await _try(tools, "write", path="hard", content="changed")
+    assert SECRET == (outside / "secret.txt").read_text()
+
+
+# ---- protected places -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".git/hooks/pre-commit",
+        ".git",
+        ".GIT/config",
+        "src/.Git/hooks/post-checkout",
+        ".git./config",
+        ".git /config",
+        "git~1/config",
+        ".git::$INDEX_ALLOCATION/config",
+        ".g\u200cit/config",
+        "alias/config",
+    ],
+)
+async def test_git_is_not_written(path: str, tools: dict[str, AgentTool], work: Path) -> None:
+    """A hook or a setting of Git is a command that runs one day; all spellings, at any depth, new or not."""
+    (work / "real.git").mkdir()
+    (work / ".git").mkdir()
+    (work / ".git" / "config").write_text("[core]\n")
+    (work / "alias").symlink_to(".git")
+    for name in ("write", "edit"):
+        with pytest.raises(ToolError, match="belongs to Git"):
+            await _try(
+                tools, name, **{**_arguments(name, path), **({"old_text": "core"} if name == "edit" else {})}
+            )
+    assert "[core]\n" == (work / ".git" / "config").read_text()
+
+
+async def test_git_may_be_read(tools: dict[str, AgentTool], work: Path) -> None:
+    """Which branch this is, for example."""
+    (work / ".git").mkdir()
+    (work / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    assert "ref: refs/heads/main" == (await _try(tools, "read", path=".git/HEAD")).content[0]["text"]
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".github", "git", ".gitattributes", "a.git"])
+def test_only_git_is_git(name: str) -> None:
+    """Names that only begin like it are free."""
+    assert not is_git(name)
+
+
+async def test_a_bare_repository_is_not_written(tools: dict[str, AgentTool], work: Path) -> None:
+    """Git reads the configuration of what looks like a repository, whatever its name."""
+    for name in ("objects", "refs", "hooks"):
+        (work / "data" / name).mkdir(parents=True)
+    (work / "data" / "HEAD").write_text("ref: refs/heads/main\n")
+    for path in ("data/config", "data/hooks/post-update"):
+        with pytest.raises(ToolError, match="Git repository's own data"):
+            await _try(tools, "write", path=path, content="x")
+
+
+async def test_keys_are_neither_read_nor_written(
+    tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TINYAGENT_HOME inside the folder is as if it were not there."""
+    home = work / "conf"
+    home.mkdir()
+    (home / "keys.toml").write_text("key = 'sk-CANARY'\n")
+    (work / "alias").symlink_to("conf")
+    monkeypatch.setenv("TINYAGENT_HOME", str(home))
+    for name in EVERY_TOOL:
+        for path in ("conf/keys.toml", "alias/keys.toml", "conf/new"):
+            if name == "list":
+                path = str(Path(path).parent)
+            with pytest.raises(ToolError, match="configuration and keys"):
+                await _try(tools, name, **_arguments(name, path))
+    found = await _try(tools, "grep", pattern="CANARY", hidden=True, ignored=True)
+    assert "[no line matches]" == found.content[0]["text"]
+    globbed = await _try(tools, "glob", pattern="keys.toml")
+    assert "[no path matches]" == globbed.content[0]["text"]
+
+
+async def test_keys_are_not_written_before_there_are_any(
+    tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder need not exist; nor does another spelling help."""
+    monkeypatch.setenv("TINYAGENT_HOME", str(work / "conf"))
+    for path in ("conf/config.toml", "CONF/config.toml"):
+        with pytest.raises(ToolError, match="configuration and keys"):
+            await _try(tools, "write", path=path, content="x")
+    assert not (work / "conf").exists()
+
+
+async def test_plugins_are_not_written(work: Path) -> None:
+    """What tinyagent loads as code: by name, by link, and as itself under another name."""
+    plugin = work / "venv" / "plugin"
+    plugin.mkdir(parents=True)
+    (plugin / "code.py").write_text("x = 1\n")
+    (work / "single.py").write_text("x = 1\n")
+    (work / "alias").symlink_to("venv/plugin")
+    root = Root(work, lambda: Places(fixed=(str(plugin), str(work / "single.py"))))
+    for path in (
+        "venv/plugin/code.py",
+        "venv/plugin/new.py",
+        "alias/code.py",
+        "VENV/plugin/x.py",
+        "single.py",
+    ):
+        with pytest.raises(ToolError, match="loads it as code"):
+            root.locate(path, write=True)
+    root.locate("venv/other.py", write=True)
+    root.locate("venv/plugin/code.py")
+
+
+async def test_protection_goes_by_identity_too(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system that knows another name for the folder, comparing texts is not enough."""
+    (work / "conf").mkdir()
+    root = Root(work, lambda: Places(secret=(str(work / "conf"),)))
+    monkeypatch.setattr(Root, "_check_text", lambda *given: None)
+    with pytest.raises(ToolError, match="configuration and keys"), root.folder(("conf",)):
+        pass
+
+
+def test_the_known_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home of tinyagent, the environment it runs in, its own code and that of its plugins are known."""
+    monkeypatch.setenv("TINYAGENT_HOME", str(tmp_path / "home"))
+    places = known_places(str(tmp_path))
+    assert str((tmp_path / "home").resolve()) in places.secret
+    assert any(path.endswith("tinyagent") for path in places.secret)
+    assert str(Path(tinyagent_tools_fs.__file__).resolve().parent) in places.fixed
+    assert any(Path(os.__file__).is_relative_to(path) for path in places.fixed)
+
+
+def test_a_tool_file_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-t ./mytools.py` is code of this run, and of the next."""
+    module = type(os)("tinyagent_file_mytools")
+    module.__file__ = str(tmp_path / "mytools.py")
+    monkeypatch.setitem(__import__("sys").modules, "tinyagent_file_mytools", module)
+    assert str(tmp_path / "mytools.py") in known_places(str(tmp_path)).fixed
+
+
+async def test_a_later_change_of_directory_changes_nothing(
+    work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tools stay where they were made."""
+    monkeypatch.chdir(work)
+    tools = {tool.name: tool for tool in file_tools()}
+    monkeypatch.chdir(outside)
+    assert "print(1)" == (await _try(tools, "read", path="src/main.py")).content[0]["text"]
+    with pytest.raises(ToolError, match=r"There is no 'secret\.txt'"):
+        await _try(tools, "read", path="secret.txt")
+
+
+def test_the_root_is_a_folder(work: Path) -> None:
+    """A file cannot be one."""
+    with pytest.raises(NotADirectoryError):
+        Root(work / "src" / "main.py")

@@ -1,0 +1,368 @@
+"""`glob` and `grep`: with ripgrep and without it the same."""
+
+# Tests wait for files and processes they made themselves.
+# ruff: noqa: ASYNC110, ASYNC222
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tinyagent_tools_fs
+from tinyagent import AgentToolResult, ToolError
+from tinyagent_tools_fs import _worker
+from tinyagent_tools_fs._glob import compile_glob
+from tinyagent_tools_fs._root import Root
+from tinyagent_tools_fs._search import GrepRequest, glob, grep
+from tinyagent_tools_fs._walk import Ignore, walk
+
+Call = Callable[..., Awaitable[AgentToolResult]]
+Text = Callable[..., Awaitable[str]]
+
+RG = shutil.which("rg")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search here: starting a process for each question would take most of the time of these tests."""
+
+    async def ask(root: Root, request: Any, stop: asyncio.Event | None) -> _worker.Answer:
+        answer = _worker.Answer()
+        search = grep if isinstance(request, GrepRequest) else glob
+        await asyncio.to_thread(search, root, request, answer.items.append)  # type: ignore[arg-type]
+        answer.complete = True
+        return answer
+
+    monkeypatch.setattr(tinyagent_tools_fs, "ask", ask)
+    monkeypatch.chdir(Path.cwd())  # a search changes it
+
+
+@pytest.fixture(params=["python", pytest.param("ripgrep", marks=pytest.mark.skipif(not RG, reason="no rg"))])
+def engine(request: pytest.FixtureRequest, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With ripgrep, and without."""
+    if request.param == "python":
+        monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    return str(request.param)
+
+
+@pytest.fixture
+def project(here: Path) -> Path:
+    """A project with files that are ignored, hidden, binary, and in several encodings."""
+    files: dict[str, str | bytes] = {
+        ".gitignore": "*.log\n!keep.log\nbuild/\n/only-top.txt\n# a comment\n\\\n",
+        ".git/config": "needle in git\n",
+        ".hidden/deep.txt": "needle hidden\n",
+        ".env": "needle env\n",
+        "a.py": "first\nneedle one\nlast\n",
+        "b.log": "needle log\n",
+        "keep.log": "needle kept\n",
+        "build/out.py": "needle built\n",
+        "only-top.txt": "needle top\n",
+        "src/only-top.txt": "needle not top\n",
+        "src/.gitignore": "gen_*\n!b.log\n",
+        "src/b.log": "needle again\n",
+        "src/gen_x.py": "needle generated\n",
+        "src/lib/util.ts": "x\nNEEDLE upper\n",
+        "src/lib/utf16.txt": b"\xff\xfe" + "needle wide\r\n".encode("utf-16-le"),
+        "src/lib/latin.txt": "needle caf\xe9\n".encode("latin-1"),
+        "src/lib/image.bin": b"needle\0\1\2\3",
+    }
+    for name, content in files.items():
+        path = here / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return here
+
+
+# ---- glob -------------------------------------------------------------------------------------------
+
+
+async def test_glob_finds_in_order(in_this_process: None, project: Path, text: Text) -> None:
+    """Sorted; a name in any folder; nothing ignored, nothing hidden, not `.git`."""
+    assert ["a.py", "keep.log", "src/b.log"] == (await text("glob", pattern="*.{py,log}")).splitlines()
+    assert ["src/lib/"] == (await text("glob", pattern="lib")).splitlines()
+    assert ["src/lib/latin.txt", "src/lib/utf16.txt"] == (
+        await text("glob", pattern="lib/*.txt", path="src")
+    ).splitlines()
+
+
+async def test_glob_of_what_is_hidden_and_ignored(in_this_process: None, project: Path, text: Text) -> None:
+    """Each only when asked for; `.git` never."""
+    assert ".hidden/deep.txt" in await text("glob", pattern="**/*.txt", hidden=True)
+    shown = await text("glob", pattern="*", ignored=True)
+    assert {"b.log", "build/", "build/out.py", "only-top.txt", "src/gen_x.py"} <= set(shown.splitlines())
+    assert ".git" not in await text("glob", pattern="config", hidden=True, ignored=True)
+
+
+async def test_glob_is_capped(project: Path, call: Call) -> None:
+    """And says so."""
+    result = await call("glob", pattern="*", limit=2)
+    assert "a.py\nkeep.log\n[more than 2; use a narrower pattern]" == result.content[0]["text"]
+    assert {"paths": ["a.py", "keep.log"], "truncated": True} == result.details
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("*.py", ["a.py", "x/y/a.py"], ["a.pyc", "py"]),
+        ("/*.py", ["a.py"], ["x/a.py"]),
+        ("./*.py", ["a.py"], ["x/a.py"]),
+        ("src/*.py", ["src/a.py"], ["src/x/a.py", "x/src/a.py"]),
+        ("src/**", ["src/a", "src/a/b"], ["x/src"]),
+        ("**/test_*.py", ["test_a.py", "x/y/test_b.py"], ["x/a.py"]),
+        ("a/**/b", ["a/b", "a/x/b", "a/x/y/b"], ["a/xb", "b"]),
+        ("**/a/**/b/**", ["x/a/b/c", "a/y/b/c/d"], ["a/c"]),
+        ("*.{ts,tsx}", ["a.ts", "a.tsx"], ["a.t"]),
+        ("{a,b/{c,d}}.x", ["a.x", "b/c.x", "b/d.x"], ["b/x.x"]),
+        ("[ab].x", ["a.x"], ["c.x"]),
+        ("[!ab].x", ["c.x"], ["a.x"]),
+        ("?.x", ["a.x"], ["aa.x"]),
+        ("a**b", ["ab", "axb"], ["a/b"]),
+    ],
+)
+def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
+    """What a pattern matches and what it does not."""
+    matches = compile_glob(pattern)
+    assert (yes, []) == tuple([path for path in paths if matches(path.split("/"))] for paths in (yes, no))
+
+
+@pytest.mark.parametrize("pattern", ["../*", "a/../../b", "  ", "{a,b}" * 7, "x" * 1_001])
+def test_patterns_that_are_refused(pattern: str) -> None:
+    """Upwards, empty, or exploding."""
+    with pytest.raises(ToolError):
+        compile_glob(pattern)
+
+
+def test_no_pattern_takes_long() -> None:
+    """One that makes simple matchers try every way answers at once."""
+    assert not compile_glob("*a" * 200 + "b")(["a" * 250])
+    assert not compile_glob("**/a/" * 150 + "b")(["a"] * 200)
+
+
+# ---- grep -------------------------------------------------------------------------------------------
+
+
+async def test_a_process_searches(project: Path, text: Text) -> None:
+    """The same, in earnest; what is wrong is said from there, too."""
+    assert "a.py:2:needle one" == await text("grep", pattern="needle one")
+    (project / "src" / "lib").rename(project / "moved")
+    with pytest.raises(ToolError, match="There is no 'src/lib'"):
+        await text("grep", pattern="x", path="src/lib")
+
+
+async def test_grep_finds(engine: str, project: Path, call: Call) -> None:
+    """Lines of text files in every encoding, in order; nothing ignored, hidden or binary."""
+    result = await call("grep", pattern="needle")
+    assert [
+        "a.py:2:needle one",
+        "keep.log:1:needle kept",
+        "src/b.log:1:needle again",
+        "src/lib/latin.txt:1:needle café",
+        "src/lib/utf16.txt:1:needle wide",
+        "src/only-top.txt:1:needle not top",
+    ] == result.content[0]["text"].splitlines()
+    assert {"matches": 6, "files": 6, "engine": engine, "truncated": False} == result.details
+
+
+async def test_grep_in_a_folder(engine: str, project: Path, text: Text) -> None:
+    """The rules of the folders above still hold, also without a repository; a glob does not undo them."""
+    assert ["src/b.log:1:needle again"] == (
+        await text("grep", pattern="needle", path="src", glob="*.log")
+    ).splitlines()
+    (project / "src" / "sub").mkdir()
+    (project / "src" / "sub" / "c.log").write_text("needle\n")
+    (project / "src" / "sub" / "gen_y.py").write_text("needle\n")
+    assert "[no line matches]" == await text("grep", pattern="needle", path="src/sub", glob="*")
+    (project / ".git" / "config").unlink()
+    (project / ".git").rmdir()
+    assert "[no line matches]" == await text("grep", pattern="needle", path="src/sub", glob="**")
+
+
+async def test_grep_of_what_is_hidden_and_ignored(engine: str, project: Path, text: Text) -> None:
+    """Each only when asked for; `.git` never, unless it is named."""
+    shown = await text("grep", pattern="needle", hidden=True, ignored=True)
+    for words in ("hidden", "env", "log", "built", "top", "generated"):
+        assert f"needle {words}" in shown
+    assert "needle in git" not in shown
+    assert ".git/config:1:needle in git" == await text("grep", pattern="needle", path=".git/config")
+    assert "build/out.py:1:needle built" == await text("grep", pattern="needle", path="build/out.py")
+
+
+async def test_rules_from_outside_do_not_count(engine: str, project: Path, text: Text) -> None:
+    """A `.gitignore` above the working directory, or another program's ignore file, hides nothing."""
+    (project.parent / ".gitignore").write_text("*\n")
+    (project / ".ignore").write_text("*\n")
+    (project / ".rgignore").write_text("*\n")
+    assert "a.py:2:needle one" == await text("grep", pattern="needle one")
+
+
+async def test_grep_with_context(engine: str, here: Path, text: Text) -> None:
+    """Lines around each match, none twice, a mark between what is apart."""
+    (here / "a.txt").write_text("1\n2 x\n3\n4 x\n5\n6\n7\n8 x\n9\n")
+    (here / "b.txt").write_text("x\r\ny\r\n")
+    assert [
+        *("a.txt-1-1", "a.txt:2:2 x", "a.txt-3-3", "a.txt:4:4 x", "a.txt-5-5", "--"),
+        *("a.txt-7-7", "a.txt:8:8 x", "a.txt-9-9", "--", "b.txt:1:x", "b.txt-2-y"),
+    ] == (await text("grep", pattern="x$", context=1)).splitlines()
+
+
+async def test_grep_options(engine: str, project: Path, text: Text) -> None:
+    """Case, literal text, and an expression that ripgrep alone does not know."""
+    assert "src/lib/util.ts:2:NEEDLE upper" in await text("grep", pattern="needle", ignore_case=True)
+    (project / "c.txt").write_text("a.b(\naxb\n-v\n")
+    assert "c.txt:1:a.b(" == await text("grep", pattern="a.b(", literal=True)
+    assert "c.txt:3:-v" == await text("grep", pattern="-v")
+    assert "c.txt:2:axb" == await text("grep", pattern="(?<=a)x(?=b)")
+    assert "src/lib/latin.txt:1:needle café" == await text("grep", pattern="café")
+
+
+async def test_grep_is_capped(engine: str, here: Path, call: Call) -> None:
+    """Matches, the length of a line (around the match), and the whole."""
+    (here / "a.txt").write_text("x\n" * 500)
+    result = await call("grep", pattern="x", limit=3)
+    assert ["a.txt:1:x", "a.txt:2:x", "a.txt:3:x"] == result.content[0]["text"].splitlines()[:3]
+    assert "stopped at 3 matches" in result.content[0]["text"]
+    (here / "a.txt").write_text("." * 10_000 + "needle" + "." * 10_000)
+    result = await call("grep", pattern="needle")
+    assert "needle" in result.content[0]["text"]
+    assert len(result.content[0]["text"]) < 500
+    (here / "a.txt").write_text(("x" * 300 + "\n") * 2_000)
+    result = await call("grep", pattern="x", limit=10_000)
+    assert len(result.content[0]["text"]) < 51_000
+    assert "more lines do not fit" in result.content[0]["text"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "*", "[a", "(?P<x>a)(?P<x>b)", "a{99999999999}"])
+async def test_a_wrong_expression(pattern: str, call: Call) -> None:
+    """It says what is wrong, and that `literal` exists."""
+    with pytest.raises(ToolError, match=r"is not a regular expression.*set literal"):
+        await call("grep", pattern=pattern)
+
+
+async def test_an_expression_that_never_ends_is_killed(
+    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python cannot interrupt it, so it runs elsewhere; what was found before is kept."""
+    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    (here / "a.txt").write_text("aaaa!\n")
+    (here / "b.txt").write_text("a" * 60 + "b\n")
+    found = asyncio.Event()
+    ask = _worker.ask
+
+    async def until_found(*given: object) -> _worker.Answer:
+        answers: list[_worker.Answer] = []
+        monkeypatch.setattr(_worker, "Answer", lambda: answers.append(original()) or answers[-1])
+        asking = asyncio.create_task(ask(given[0], given[1], found))  # type: ignore[arg-type]
+        while not (answers and any("line" in item for item in answers[0].items)):
+            await asyncio.sleep(0.01)
+        found.set()
+        with pytest.raises(ToolError, match="aborted"):
+            await asking
+        return answers[0]
+
+    original = _worker.Answer
+    monkeypatch.setattr(tinyagent_tools_fs, "ask", until_found)
+    shown = await text("grep", pattern=r"^(a+)+!")
+    assert shown.startswith("a.txt:1:aaaa!\n[stopped after")
+
+
+async def test_the_time_limit(here: Path) -> None:
+    """When it is over the process is gone, and the answer is what there was."""
+    (here / "b.txt").write_text("a" * 60 + "b\n")
+    request = GrepRequest(r"^(a+)+!", (), None, False, False, 0, False, False, 10, None)
+    answer = await _worker.ask(Root(here), request, None, seconds=1.0)
+    assert (False, None) == (answer.complete, answer.error)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+async def test_a_cancelled_search_leaves_no_process(here: Path, call: Call) -> None:
+    """Nor a task."""
+    (here / "b.txt").write_text("a" * 60 + "b\n")
+    searching = asyncio.create_task(call("grep", pattern=r"^(a+)+!"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    searching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await searching
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+async def test_a_module_in_the_folder_is_not_imported(
+    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is named like one of our imports is a file, also if Python was started to look there."""
+    for name in ("pathspec", "json", "re", "sitecustomize", "platformdirs"):
+        (here / f"{name}.py").write_text(f"open({str(here / 'tripwire')!r}, 'w')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", ["", str(here), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", str(here))
+    assert "re.py" in await text("glob", pattern="re.py")
+    assert not (here / "tripwire").exists()
+
+
+def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that somebody put into the project is not ripgrep."""
+    program = here / "bin" / "rg"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert tinyagent_tools_fs._ripgrep(Root(here)) is None
+    (here / "elsewhere").mkdir()
+    assert str(program) == tinyagent_tools_fs._ripgrep(Root(here / "elsewhere"))
+
+
+# ---- .gitignore, compared with Git -------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_it_ignores_what_git_ignores(here: Path) -> None:
+    """For rules of every kind, nested ones included, the files that are left are those that Git lists."""
+    import subprocess
+
+    rules = {
+        ".gitignore": "*.o\n!important.o\n/root.txt\ndoc/*.html\n!doc/index.html\n"
+        "foo/**/bar\n**/tmp/\nname\n\\#x\na b\n",
+        "sub/.gitignore": "!a.o\n/root.txt\n*\n!*.txt\n!deep/\n",
+        "doc/.gitignore": "\ufeff*.bak\r\n",
+    }
+    names = [
+        *(
+            "a.o",
+            "important.o",
+            "root.txt",
+            "sub/root.txt",
+            "sub/a.o",
+            "sub/b.txt",
+            "sub/c.py",
+            "sub/deep/a.txt",
+        ),
+        *("sub/deep/root.txt", "doc/a.html", "doc/index.html", "doc/x/a.html", "foo/bar", "foo/x/y/bar"),
+        *("foo/x/bar/z", "tmp", "x/tmp/y", "name", "x/name/y", "#x", "a b", "doc/a.bak", "ü.o", "ü.txt"),
+    ]
+    for name, content in {**dict.fromkeys(names, "x"), **rules}.items():
+        if name == "tmp":
+            continue
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(content, newline="")
+    git = ["git", "-c", "core.quotePath=false", "-c", "core.excludesFile=", "-C", str(here)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    listed = subprocess.run(
+        [*git, "ls-files", "--others", "--exclude-standard", "-z"], check=True, capture_output=True, text=True
+    ).stdout
+    root = Root(here)
+    walked = walk(root, (), hidden=True, ignore=Ignore(root))
+    found = {"/".join(entry.parts) for entry in walked if entry.is_file}
+    assert set(listed.split("\0")) - {""} == found
+    ignore = Ignore(root)
+    assert found == {
+        name for name in {*names, *rules} - {"tmp"} if not ignore.hides_any(tuple(name.split("/")))
+    }
