@@ -1,0 +1,39 @@
+"""What others build on, as snapshots: a change shows in the diff, so that none happens unseen."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.json import JSONSnapshotExtension
+
+import tinyagent
+from tinyagent import hookspecs, jsonl, pytest_plugin, testing
+
+
+@pytest.fixture
+def stored(snapshot: SnapshotAssertion) -> Any:
+    """One JSON file a snapshot."""
+    return snapshot.use_extension(JSONSnapshotExtension)
+
+
+def test_names(stored: Any) -> None:
+    """What can be imported from `tinyagent`, `tinyagent.testing`, and which fixtures there are."""
+    modules = (tinyagent, testing, pytest_plugin)
+    assert stored == {module.__name__: sorted(module.__all__) for module in modules}
+
+
+def test_hook_signatures(stored: Any) -> None:
+    """The hooks with their arguments and what they return."""
+    assert stored == {
+        name: str(inspect.signature(value))
+        for name, value in sorted(vars(hookspecs).items())
+        if name.startswith("tinyagent_")
+    }
+
+
+def test_jsonl_schema(stored: Any) -> None:
+    """The JSON Schema of the lines, as `tinyagent schema events` prints it."""
+    assert stored == jsonl.schema()
