@@ -15,10 +15,10 @@ RUST   := build/alchemy
 MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench peers wheels leaks clean
+.PHONY: help demo test check format bench conformance peers wheels leaks clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offline, no key
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
@@ -40,6 +40,9 @@ format: $(VENV)/.ready-dev ## mend what ruff can mend
 
 bench: $(VENV)/.ready-dev ## the benchmarks, beside the clients that are installed
 	$(BIN)/python -m bench
+
+conformance: $(VENV)/.ready-dev ## what clients make of real replies, into docs/reliability.md; CLIENTS=VENV for others
+	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
 peers: $(PEERS)/.ready ## the servers of other projects that tests/peers talks to
 
