@@ -188,3 +188,14 @@ async def test_there_is_nothing_else(serving: Serving) -> None:
     async with serving() as served:
         for method, path in (("GET", "/api/stream"), ("GET", "/"), ("POST", "/api/models"), ("GET", "/docs")):
             assert (await served.http(method, path)).status_code in (404, 405)
+
+
+async def test_a_defect_is_a_line_and_a_status(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong inside, the caller gets a status without words and the server goes on."""
+    async with serving() as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(served.proxy._upstreams, "find", lambda *_: 1 / 0)
+            reply = await served.http("POST", "/api/stream", content=asked())
+        assert (500, "Internal Server Error") == (reply.status_code, reply.text)
+        assert "status=500" in served.lines[-1]
+        assert 200 == (await served.http("POST", "/api/stream", content=asked())).status_code

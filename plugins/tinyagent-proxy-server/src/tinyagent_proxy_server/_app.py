@@ -255,8 +255,9 @@ class _Endpoint:
             await refused.response()(scope, receive, send)
         except ClientDisconnect:
             line["status"] = "gone"
-        except asyncio.CancelledError:
-            line["status"] = "cut"
+        except BaseException as error:
+            # Cancelled by the server that is ending, or a defect: the line says which.
+            line["status"] = "cut" if isinstance(error, asyncio.CancelledError) else 500
             raise
         finally:
             self._log(str(line))
