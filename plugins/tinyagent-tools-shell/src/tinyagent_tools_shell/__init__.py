@@ -1,0 +1,159 @@
+"""The tool `bash`: a shell command, streamed, bounded, and ended with everything that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl, tool
+
+from ._output import LIMIT
+from ._processes import Member
+from ._run import Ended, run
+
+__all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "shell_tool", "tinyagent_register_tools"]
+
+DEFAULT_TIMEOUT = 120
+MAX_TIMEOUT = 600
+
+_Command = Annotated[str, Meta(min_length=1, max_length=100_000)]
+_Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)]
+
+
+def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] = ()) -> AgentTool:
+    """The tool, for commands in `folder` or below it; the current working directory if None.
+
+    Args:
+        folder: Where commands start. They can go elsewhere: this is not a sandbox.
+        environment: Names of variables that commands get beside the usual ones; none that sounds like a
+            secret is passed on all the same.
+    """
+    root = Path(folder if folder is not None else Path.cwd()).resolve(strict=True)
+    more = frozenset(environment)
+
+    @tool(label="Run a shell command")
+    async def bash(
+        command: _Command,
+        timeout: _Seconds = DEFAULT_TIMEOUT,
+        cwd: str = ".",
+        save_output: bool = False,
+        *,
+        signal: asyncio.Event | None = None,
+        on_update: AgentToolUpdateCallback | None = None,
+    ) -> AgentToolResult:
+        """Run a command with bash and return what it prints, standard output and error together.
+
+        There is no terminal and no input. Each call is a new shell: a change of directory or of a variable
+        does not last, and what is started in the background is ended with the command. Long output is cut
+        in the middle.
+
+        Args:
+            command: What bash runs.
+            timeout: Seconds after which it is ended.
+            cwd: The folder to start in, relative to the working directory.
+            save_output: Keep the whole output in a temporary file, whose name is returned.
+        """
+        if "\0" in command:
+            raise ToolError("A command cannot contain a NUL character.")
+
+        def say(news: str, count: int) -> None:
+            if on_update is not None:
+                on_update(AgentToolResult([{"type": "text", "text": news}], {"bytes": count}))
+
+        try:
+            ended = await run(
+                command,
+                cwd=_folder(root, cwd),
+                timeout=timeout,
+                stop=signal,
+                on_output=say,
+                more_environment=more,
+                save=save_output,
+            )
+        except (OSError, ValueError) as error:
+            raise ToolError(f"The shell could not be started: {error}.") from None
+        return _result(ended, timeout)
+
+    return bash
+
+
+def _folder(root: Path, path: str) -> str:
+    try:
+        found = (root / path).resolve()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ToolError(f"The folder {path!r} cannot be resolved: {error}.") from None
+    if not found.is_relative_to(root):
+        raise ToolError(f"The folder {path!r} is outside the working directory. Use a path inside it.")
+    if not found.is_dir():
+        raise ToolError(f"There is no folder {path!r} in the working directory.")
+    return str(found)
+
+
+def _result(ended: Ended, timeout: float) -> AgentToolResult:
+    number = -ended.code if ended.code < 0 else None
+    notes = {
+        "timeout": f"timed out after {timeout:g} s and was ended; timeout can be up to {MAX_TIMEOUT}",
+        "aborted": "aborted by the user",
+        "output": f"ended after {LIMIT:,} bytes of output",
+    }
+    said = []
+    if ended.why in notes:
+        said.append(notes[ended.why])
+    elif number is not None:
+        said.append(f"killed by signal {_name(number)}")
+    elif ended.code > 128 and (of := _name(ended.code - 128)).startswith("SIG"):
+        said.append(f"exit code {ended.code} (128 + {of})")
+    elif ended.code:
+        said.append(f"exit code {ended.code}")
+    if ended.killed:
+        count = len(ended.killed)
+        said.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
+    if ended.lost:
+        said.append("something that this command started has detached itself, cannot be found, and may go on")
+    if ended.survived:
+        said.append(f"could not be killed: {_names(ended.survived)}")
+    if ended.saved:
+        said.append(f"full output: {ended.saved}")
+    text = ended.output.text()
+    if not text:
+        text = "[no output]"
+    if said:
+        text += ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in said)
+    details: dict[str, Any] = {
+        "exit_code": ended.code if number is None else None,
+        "signal": None if number is None else _name(number),
+        "ended_by": ended.why,
+        "bytes": ended.output.bytes,
+        "truncated": ended.output.truncated or ended.why == "output",
+        "killed": [{"pid": member.pid, "name": member.name} for member in ended.killed],
+        "output_file": ended.saved,
+    }
+    return AgentToolResult([{"type": "text", "text": text}], details)
+
+
+def _name(number: int) -> str:
+    try:
+        return signals.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def _names(members: list[Member]) -> str:
+    shown = ", ".join(f"{member.name} ({member.pid})" for member in members[:10])
+    return shown + (", …" if len(members) > 10 else "")
+
+
+@hookimpl
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Give tinyagent the one tool of this plugin, for the working directory as it is now.
+
+    `TINYAGENT_SHELL_ENV=NAME,NAME` adds variables to those that commands get.
+    """
+    names = os.environ.get("TINYAGENT_SHELL_ENV", "").split(",")
+    register(shell_tool(environment=filter(None, map(str.strip, names))))

@@ -1,0 +1,71 @@
+"""What a command prints: its head and its tail are kept, the rest is counted."""
+
+from __future__ import annotations
+
+import codecs
+
+__all__ = ["HEAD", "LIMIT", "TAIL", "Output"]
+
+HEAD = 12_000
+"""Characters kept from the beginning."""
+
+TAIL = 24_000
+"""Characters kept from the end, where errors are."""
+
+LIMIT = 50_000_000
+"""Bytes after which a command is ended."""
+
+_NEWS = 2_000
+
+
+class Output:
+    """Takes bytes as they come; holds no more than `HEAD` and twice `TAIL` characters."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._characters = 0
+        self._lines = 0
+        self._head = ""
+        self._tail = ""
+        self._news = ""
+        self._skipped = 0
+        # Half a character at the end of one piece is completed by the next.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes, *, final: bool = False) -> None:
+        """Take the next bytes."""
+        self.bytes += len(data)
+        text = self._decoder.decode(data, final)
+        self._characters += len(text)
+        self._lines += text.count("\n")
+        self._news += text
+        if len(self._news) > _NEWS:
+            self._skipped += len(self._news) - _NEWS
+            self._news = self._news[-_NEWS:]
+        room = HEAD - len(self._head)
+        if room > 0:
+            self._head += text[:room]
+            text = text[room:]
+        self._tail += text
+        if len(self._tail) > 2 * TAIL:
+            self._tail = self._tail[-TAIL:]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether something was left out."""
+        return self._characters > HEAD + TAIL
+
+    def text(self) -> str:
+        """All of it, or head and tail with a mark that says what is missing."""
+        if not self.truncated:
+            return self._head + self._tail
+        tail = self._tail[-TAIL:]
+        missing = self._characters - len(self._head) - len(tail)
+        lines = self._lines - self._head.count("\n") - tail.count("\n")
+        return f"{self._head}\n[… {missing:,} characters, {lines:,} lines left out …]\n{tail}"
+
+    def news(self) -> str:
+        """What has come since this was asked last, no more than its end."""
+        text, skipped = self._news, self._skipped
+        self._news, self._skipped = "", 0
+        return f"[… {skipped:,} characters …]{text}" if skipped else text

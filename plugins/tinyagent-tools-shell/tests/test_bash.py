@@ -1,0 +1,510 @@
+"""`bash`: what runs, what is reported, and that it really ends. Each command here is bounded by itself."""
+
+# Tests wait for files and processes they made themselves.
+# ruff: noqa: ASYNC110, ASYNC222, ASYNC240, PTH208
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tinyagent_tools_shell
+from tinyagent import AgentTool, AgentToolResult, ToolError
+from tinyagent_tools_shell import _output, _run, shell_tool
+from tinyagent_tools_shell._environment import MARK, clean
+from tinyagent_tools_shell._output import Output
+from tinyagent_tools_shell._processes import Family
+
+Bash = Callable[..., Awaitable[AgentToolResult]]
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """The working directory."""
+    folder = tmp_path / "here"
+    (folder / "sub").mkdir(parents=True)
+    return folder.resolve()
+
+
+@pytest.fixture
+def bash(here: Path) -> Bash:
+    """Run a command; it has 20 seconds unless something else is said."""
+    execute = shell_tool(here).execute
+    assert execute is not None
+
+    async def run(
+        command: str,
+        *,
+        stop: asyncio.Event | None = None,
+        updates: list[AgentToolResult] | None = None,
+        **more: Any,
+    ) -> AgentToolResult:
+        update = (lambda partial: None) if updates is None else updates.append
+        return await execute("call", {"command": command, "timeout": 20, **more}, stop, update)
+
+    return run
+
+
+def text(result: AgentToolResult) -> str:
+    """What the model is told."""
+    part = result.content[0]
+    assert part["type"] == "text"
+    return part["text"]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that is under way."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# ---- the plugin -------------------------------------------------------------------------------------
+
+
+def test_the_plugin_registers_the_one_tool() -> None:
+    """It asks before it runs."""
+    registered: list[AgentTool] = []
+    tinyagent_tools_shell.tinyagent_register_tools(registered.append)
+    assert [("bash", False)] == [(tool.name, tool.read_only) for tool in registered]
+
+
+def test_the_entry_point_names_the_module() -> None:
+    """`-t shell` finds this package by its metadata."""
+    [point] = metadata.entry_points(group="tinyagent.tools", name="shell")
+    assert tinyagent_tools_shell is point.load()
+
+
+# ---- results ----------------------------------------------------------------------------------------
+
+
+async def test_both_streams_in_order(bash: Bash) -> None:
+    """Standard output and error are one text, as on a terminal."""
+    result = await bash("echo one; echo two >&2; echo three")
+    assert "one\ntwo\nthree\n" == text(result)
+    assert (0, None, "exit") == tuple(result.details[key] for key in ("exit_code", "signal", "ended_by"))
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "code", "name"),
+    [
+        ("exit 3", "[no output]\n[exit code 3]", 3, None),
+        ("echo x; false", "x\n[exit code 1]", 1, None),
+        ("printf x; exit 2", "x\n[exit code 2]", 2, None),
+        ("kill -KILL $$", "[no output]\n[killed by signal SIGKILL]", None, "SIGKILL"),
+        ("exit 137", "[no output]\n[exit code 137 (128 + SIGKILL)]", 137, None),
+    ],
+)
+async def test_how_it_ended(command: str, said: str, code: int | None, name: str | None, bash: Bash) -> None:
+    """Exit code and signal, for the model and for programs."""
+    result = await bash(f"ulimit -c 0; {command}")
+    assert (said, code, name) == (text(result), result.details["exit_code"], result.details["signal"])
+
+
+async def test_it_is_bash(bash: Bash) -> None:
+    """With what only bash has, and without anybody's start-up files."""
+    assert "b 2\n" == text(await bash("a=(a b); [[ ${a[1]} == b ]] && echo ${a[1]} $((1+1))"))
+
+
+async def test_without_bash_it_is_sh(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any POSIX system has that."""
+    monkeypatch.setattr(_run.shutil, "which", lambda name: None if name == "bash" else f"/bin/{name}")
+    assert "ok\n" == text(await bash("echo ok"))
+
+
+async def test_there_is_no_input(bash: Bash) -> None:
+    """What reads gets the end at once, and there is no terminal to ask on."""
+    result = await bash('cat; read x; echo "$?"; tty; (: < /dev/tty) 2>/dev/null || echo none')
+    assert "1\nnot a tty\nnone\n" == text(result)
+
+
+async def test_the_folder(bash: Bash, here: Path) -> None:
+    """The working directory or one below it; `cwd` leads nowhere else."""
+    (here / "out").symlink_to(here.parent)
+    assert f"{here}\n" == text(await bash("pwd"))
+    assert f"{here / 'sub'}\n{here / 'sub'}\n" == text(await bash("pwd; echo $PWD", cwd="sub"))
+    for path in ("..", "/", "out", "sub/../..", str(here) + "x", "/proc/self/root"):
+        with pytest.raises(ToolError, match="outside the working directory"):
+            await bash("pwd", cwd=path)
+    for path in ("nowhere", "a\0b"):
+        with pytest.raises(ToolError, match=r"no folder|cannot be resolved"):
+            await bash("pwd", cwd=path)
+
+
+async def test_commands_that_cannot_be_started(bash: Bash) -> None:
+    """They are an error in words."""
+    for command in ("echo a\0b", "echo \udc80\ud800", ": " + "é" * 99_000):
+        with pytest.raises(ToolError):
+            await bash(command)
+
+
+# ---- the environment --------------------------------------------------------------------------------
+
+
+async def test_no_secret_reaches_a_command(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by name nor by value, whatever else is let through."""
+    canary = "sk-CANARY-0123456789"
+    for name in (
+        *("OPENAI_API_KEY", "OPENROUTER_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY", "LOCAL_KEY"),
+        *("GITHUB_TOKEN", "NPM_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "PGPASSWORD", "my_secret"),
+        *("GOOGLE_APPLICATION_CREDENTIALS", "SSH_AUTH_SOCK", "LC_TOKEN", "UNRELATED"),
+    ):
+        monkeypatch.setenv(name, canary)
+    monkeypatch.setenv("MAKEFLAGS", f"X={canary}")
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pass@proxy.example:8080")
+    monkeypatch.setenv("BASH_ENV", "/dev/null")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:8080")
+    said = text(await bash("env"))
+    assert "CANARY" not in said
+    assert "user:pass" not in said
+    assert "BASH_ENV" not in said
+    assert "HTTP_PROXY=http://proxy.example:8080\n" in said
+    assert "LC_ALL=C.UTF-8\n" in said
+    assert f"PATH={os.environ['PATH']}\n" in said
+
+
+def test_more_names_on_request() -> None:
+    """Those that somebody asks for are passed on, unless they sound like a secret."""
+    given = {"MY_PROJECT": "x", "MY_TOKEN": "y", "OTHER": "z"}
+    kept = clean(given, frozenset(given) - {"OTHER"})
+    assert {"MY_PROJECT": "x"} == {name: kept[name] for name in kept.keys() & given.keys()}
+
+
+async def test_names_are_added_by_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TINYAGENT_SHELL_ENV."""
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("TINYAGENT_SHELL_ENV", "MY_PROJECT, ,MY_KEY")
+    monkeypatch.setenv("MY_PROJECT", "one")
+    monkeypatch.setenv("MY_KEY", "two")
+    registered: list[AgentTool] = []
+    tinyagent_tools_shell.tinyagent_register_tools(registered.append)
+    execute = registered[0].execute
+    assert execute is not None
+    result = await execute("call", {"command": "echo $MY_PROJECT $MY_KEY"}, None, lambda partial: None)
+    assert "one\n" == text(result)
+
+
+# ---- output -----------------------------------------------------------------------------------------
+
+
+async def test_output_is_reported_while_it_runs(bash: Bash, here: Path) -> None:
+    """Before the command is through, and each piece once."""
+    updates: list[AgentToolResult] = []
+    running = asyncio.create_task(
+        bash("echo one; until [ -e go ]; do sleep 0.02; done; echo two", updates=updates)
+    )
+    await until(lambda: updates)
+    assert "one\n" == text(updates[0])
+    assert not running.done()
+    (here / "go").touch()
+    assert "one\ntwo\n" == text(await running)
+    assert "one\ntwo\n".startswith("".join(map(text, updates)))
+
+
+async def test_a_flood_is_ended(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`yes` stops at the limit; little of it is kept, few updates are sent, none of them large."""
+    monkeypatch.setattr(_run, "LIMIT", 20_000_000)
+    updates: list[AgentToolResult] = []
+    result = await bash("yes", updates=updates)
+    assert ("output", 20_000_000, True) == tuple(
+        result.details[key] for key in ("ended_by", "bytes", "truncated")
+    )
+    assert "characters, " in text(result)
+    assert "[ended after " in text(result)
+    assert len(text(result)) < _output.HEAD + _output.TAIL + 500
+    assert all(len(text(update)) < 2_100 for update in updates)
+
+
+async def test_a_flood_of_one_line(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same without a single line end."""
+    monkeypatch.setattr(_run, "LIMIT", 5_000_000)
+    result = await bash("while :; do printf '%65536s' x; done")
+    assert "output" == result.details["ended_by"]
+    assert len(text(result)) < _output.HEAD + _output.TAIL + 500
+
+
+async def test_head_and_tail_are_kept(bash: Bash) -> None:
+    """The mark in the middle counts what is missing; together they are the whole."""
+    result = await bash("seq 1 20000")
+    whole = "".join(f"{number}\n" for number in range(1, 20_001))
+    head, mark, tail = text(result).partition("\n[… ")
+    note, _, tail = tail.partition(" …]\n")
+    missing = int(note.split(" ")[0].replace(",", ""))
+    assert mark
+    assert whole.startswith(head)
+    assert whole.endswith(tail)
+    assert len(whole) == len(head) + missing + len(tail)
+    assert f"{whole.count(chr(10)) - head.count(chr(10)) - tail.count(chr(10)):,} lines left out" in note
+
+
+async def test_the_whole_output_in_a_file_on_request(
+    bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Private, complete, named in the result; without the request there is none."""
+    monkeypatch.setattr(_run.tempfile, "tempdir", str(tmp_path))
+    await bash("seq 1 20000")
+    assert [] == list(tmp_path.glob("tinyagent-*"))
+    result = await bash("seq 1 20000", save_output=True)
+    [saved] = tmp_path.glob("tinyagent-*")
+    assert str(saved) == result.details["output_file"]
+    assert str(saved) in text(result)
+    assert 0o600 == saved.stat().st_mode & 0o777
+    assert "".join(f"{number}\n" for number in range(1, 20_001)) == saved.read_text()
+
+
+async def test_what_is_not_utf_8(bash: Bash) -> None:
+    """It is replaced; a character that arrives in two pieces is not."""
+    assert "a\ufffdb\ufffd" == text(await bash(r"printf 'a\377b\303'"))
+    assert "é日\n" == text(
+        await bash(r"printf '\303'; sleep 0.05; printf '\251\346'; sleep 0.05; printf '\227\245\n'")
+    )
+
+
+def test_output_holds_little() -> None:
+    """Whatever comes in, and in whatever pieces, memory is bounded and nothing is counted wrongly."""
+    output = Output()
+    for _ in range(300):
+        output.feed("日本語\n".encode() * 500)
+    held = sum(len(value) for value in vars(output).values() if isinstance(value, str))
+    assert held <= _output.HEAD + 2 * _output.TAIL + 2_000
+    assert 300 * 500 * 10 == output.bytes
+    assert "564,000 characters, 141,000 lines left out" in output.text()
+    news = output.news()
+    assert news.startswith("[… 598,000 characters …]")
+    assert "" == output.news()
+
+
+# ---- the end ----------------------------------------------------------------------------------------
+
+
+async def test_the_time_limit(bash: Bash) -> None:
+    """What was printed is kept; the result says what happened and what is possible."""
+    result = await bash("echo begun; sleep 60", timeout=0.5)
+    assert "begun\n[timed out after 0.5 s and was ended; timeout can be up to 600]" == text(result)
+    assert ("timeout", "SIGTERM") == (result.details["ended_by"], result.details["signal"])
+
+
+def test_the_limits_of_the_time_limit() -> None:
+    """A default and a maximum, which the schema tells the model."""
+    timeout = shell_tool().parameters["properties"]["timeout"]
+    assert (120, 600, 0) == (timeout["default"], timeout["maximum"], timeout["exclusiveMinimum"])
+
+
+@linux
+async def test_sigterm_is_ignored(bash: Bash, here: Path) -> None:
+    """SIGKILL follows."""
+    command = "trap '' TERM INT HUP; echo $$ > pid; while :; do sleep 0.05; done"
+    result = await bash(command, timeout=0.5)
+    assert ("timeout", "SIGKILL") == (result.details["ended_by"], result.details["signal"])
+    assert not alive(int((here / "pid").read_text()))
+
+
+@linux
+async def test_a_stopped_process_is_ended(bash: Bash, here: Path) -> None:
+    """One that does not even run cannot react to anything but SIGKILL."""
+    result = await bash("echo $$ > pid; kill -STOP $$", timeout=0.5)
+    assert "timeout" == result.details["ended_by"]
+    assert not alive(int((here / "pid").read_text()))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is going to be killed in any case is killed sooner."""
+    monkeypatch.setattr(_run, "AFTERWARDS", 0.02)
+    monkeypatch.setattr(_run, "GRACE", 0.05)
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "sleep 60 & echo $! > pid",
+        "sleep 60 >/dev/null 2>&1 & echo $! > pid",
+        "nohup sleep 60 >/dev/null 2>&1 & echo $! > pid",
+        "sleep 60 & echo $! > pid; disown",
+        "(sh -c 'echo $$ > pid; exec sleep 60' &)",
+        "setsid sh -c 'echo $$ > pid; exec sleep 60' &",
+        "(setsid sh -c 'echo $$ > pid; exec sleep 60' >/dev/null 2>&1 &)",
+        "setsid sh -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' &",
+    ],
+)
+async def test_what_stays_behind_is_killed(start: str, bash: Bash, here: Path) -> None:
+    """Background jobs, orphans, sessions of their own: the call returns, says it, and they are gone."""
+    result = await bash(f"{start}\nuntil [ -s pid ]; do sleep 0.01; done; echo begun")
+    pid = int((here / "pid").read_text())
+    assert not alive(pid)
+    assert text(result).startswith("begun\n[")
+    assert "still running, killed: " in text(result)
+    assert pid in [entry["pid"] for entry in result.details["killed"]]
+    assert 0 == result.details["exit_code"]
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["timeout", "abort", "cancel"])
+async def test_the_whole_tree_is_killed(how: str, bash: Bash, here: Path) -> None:
+    """On time-out, abort and cancellation alike: the shell, its children, those in other sessions."""
+    command = (
+        "echo $$ > pid1; sleep 60 & echo $! > pid2;"
+        " (setsid sh -c 'trap \"\" TERM; echo $$ > pid3; sleep 60; :' &);"
+        " until [ -s pid3 ]; do sleep 0.01; done; echo begun; touch ready; wait; sleep 60"
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(bash(command, stop=stop, timeout=1.5 if how == "timeout" else 20))
+    await until((here / "ready").exists)
+    if how == "cancel":
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    else:
+        if how == "abort":
+            stop.set()
+        result = await running
+        assert text(result).startswith("begun\n")
+        assert {"timeout": "timeout", "abort": "aborted"}[how] == result.details["ended_by"]
+    pids = [int((here / f"pid{number}").read_text()) for number in (1, 2, 3)]
+    assert [] == [pid for pid in pids if alive(pid)]
+
+
+@linux
+@pytest.mark.usefixtures("impatient")
+async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
+    """Many processes, and one in a session of its own that goes on making new ones until the end."""
+    command = (
+        "for i in $(seq 40); do sleep 60 & done;"
+        ' (setsid sh -c \'trap "" TERM; while [ $(ls made | wc -l) -lt 400 ]; do'
+        ' sh -c "touch made/\\$\\$; exec sleep 60" & sleep 0.01; done\' &);'
+        " until [ $(ls made | wc -l) -gt 3 ]; do sleep 0.01; done"
+    )
+    (here / "made").mkdir()
+    result = await bash(command)
+    assert "exit" == result.details["ended_by"]
+    assert [] == [path.name for path in (here / "made").iterdir() if alive(int(path.name))]
+
+
+@linux
+async def test_who_was_seen_once_is_found_again(here: Path) -> None:
+    """A process that hides while its parents live is known by the time that they are gone."""
+    hiding = "env -i setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -e go ]; do sleep 0.01; done"
+    shell = subprocess.Popen(["bash", "-c", hiding], cwd=here, start_new_session=True)  # noqa: ASYNC220
+    family = Family(shell.pid, "a mark that nobody has")
+    try:
+        await until(lambda: (here / "pid").exists() and (here / "pid").read_text())
+        pid = int((here / "pid").read_text())
+        assert pid in [member.pid for member in family.members()]
+        (here / "go").touch()
+        await until(lambda: shell.poll() is not None)
+        assert [pid] == [member.pid for member in family.members() if member.name == "sleep"]
+    finally:
+        left = family.kill()
+        shell.wait()
+    assert ([], False) == (left, alive(pid))
+
+
+@linux
+async def test_what_cannot_be_found_is_admitted(bash: Bash, here: Path) -> None:
+    """No environment, no parents, another session: it goes on. If it holds the output open, that is said."""
+    command = "(env -i setsid sh -c 'echo $$ > pid; exec sleep 30' &); until [ -s pid ]; do sleep 0.01; done"
+    result = await bash(command)
+    pid = int((here / "pid").read_text())
+    try:
+        assert alive(pid)
+        assert "has detached itself, cannot be found, and may go on" in text(result)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def test_what_ends_by_itself_is_left_to(bash: Bash, here: Path) -> None:
+    """A process substitution is through a moment after the shell, and not killed half-way."""
+    result = await bash("echo text > >(sleep 0.05; cat > copy; echo copied)")
+    assert "copied\n" == text(result)
+    assert [] == result.details["killed"]
+    assert "text\n" == (here / "copy").read_text()
+
+
+async def test_output_closed_is_not_the_end(bash: Bash, here: Path) -> None:
+    """A command that closes its output goes on, and its exit code counts."""
+    result = await bash("echo x; exec >&- 2>&-; sleep 0.2; touch done; exit 7")
+    assert ("x\n[exit code 7]", True) == (text(result), (here / "done").exists())
+
+
+async def test_an_abort_before_the_start(bash: Bash) -> None:
+    """It ends at once."""
+    stop = asyncio.Event()
+    stop.set()
+    assert "aborted" == (await bash("sleep 60", stop=stop)).details["ended_by"]
+
+
+@linux
+async def test_other_processes_are_left_alone(bash: Bash) -> None:
+    """What somebody else started goes on, also another command of ours at the same time."""
+    bystander = await asyncio.create_subprocess_exec("sleep", "60", env={MARK: "somebody else's"})
+    other = asyncio.create_task(bash("sleep 0.5; echo through"))
+    try:
+        await bash("sleep 60 &")
+        await bash("sleep 60", timeout=0.1)
+        assert bystander.returncode is None
+        assert "through\n" == text(await other)
+    finally:
+        bystander.kill()
+        await bystander.wait()
+
+
+@linux
+async def test_a_command_in_a_command_keeps_the_outer_mark(
+    bash: Bash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An agent that runs an agent: ending the outer command finds the processes of the inner one."""
+    monkeypatch.setenv(MARK, "outer")
+    said = text(await bash(f"echo ${MARK}")).strip()
+    assert said.startswith("outer,")
+    assert len("outer,") + 32 == len(said)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_nothing_is_left_open(bash: Bash) -> None:
+    """No descriptor and no zombie remain."""
+    await bash("true")
+    before = set(os.listdir("/dev/fd"))
+    for _ in range(2):
+        await bash("echo x; sleep 60 &")
+        await bash("sleep 60", timeout=0.05)
+    assert len(before) == len(set(os.listdir("/dev/fd")))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+async def test_the_loop_goes_round_meanwhile(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a flood comes in, other tasks get their turns."""
+    monkeypatch.setattr(_run, "LIMIT", 20_000_000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await bash("yes")
+    counting.cancel()
+    assert turns > 100
