@@ -1,0 +1,113 @@
+"""`tinyagent mcp`: see the servers that are configured, and be one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import click
+
+from tinyagent import ConfigurationError
+
+from ._config import ServerConfig, config_file, configured
+from ._listing import Listing
+from ._servers import McpServers
+
+__all__ = ["mcp"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def mcp() -> None:
+    """Use MCP servers' tools (-t mcp), and offer tools as an MCP server."""
+
+
+@mcp.command("list")
+@click.option("--refresh", is_flag=True, help="Start every server and ask it again.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+def list_servers(refresh: bool, as_json: bool) -> None:
+    """List the configured servers and their tools."""
+    configs = configured()
+    if not configs:
+        click.echo(
+            f"No MCP server is configured. Write [mcp.servers.NAME] into {config_file()},\n"
+            "or a command into TINYAGENT_MCP.",
+            err=True,
+        )
+    found: list[dict[str, object]] = []
+    failed: list[str] = []
+    for config in configs:
+        with McpServers([config]) as servers:
+            try:
+                listing = servers.listings(fresh=refresh)[config.name]
+            except ConfigurationError as error:
+                failed.append(str(error))
+                continue
+        found.append(_described(config, listing))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for server in found:
+            click.echo(f"{server['name']}  {_plain(str(server['reached_by']))}")
+            for tool in server["tools"]:  # type: ignore[attr-defined]
+                click.echo(
+                    f"  {_plain(tool['name'])}{'' if tool['read_only'] else '  (asks before it runs)'}"
+                )
+    if failed:
+        raise ConfigurationError("\n".join(failed))
+
+
+def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
+    return {
+        "name": config.name,
+        "reached_by": config.url or " ".join(config.argv()),
+        "server": listing.server,
+        "resources": listing.resources,
+        "tools": [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "read_only": tool.read_only and not config.ask,
+                "used": config.uses(tool.name),
+            }
+            for tool in listing.tools
+        ],
+    }
+
+
+def _plain(text: str) -> str:
+    """Nothing that a terminal would act on."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)
+
+
+@mcp.command()
+@click.option(
+    "-t", "--tool", "names", multiple=True, required=True, metavar="NAME",
+    help="A tool to offer: a plugin, PLUGIN.TOOL, or a Python file. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--allow", multiple=True, metavar="NAME",
+    help="Offer this tool though it can change things; * and ? match. Repeatable.",
+)  # fmt: skip
+def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
+    """Be an MCP server over standard input and output, for other agents to start.
+
+    \b
+      {"mcpServers": {"calc": {"command": "tinyagent", "args": ["mcp", "serve", "-t", "calc"]}}}
+
+    Nobody can be asked here: tools that are not read-only are offered only with --allow.
+    Deny rules and policies of plugins hold as in any run.
+    """
+    from ._serve import offer, run
+
+    tools, left_out = offer(names, allow)
+    if left_out:
+        click.echo(
+            f"Not offered, since they can change things: {', '.join(left_out)}. To offer them: "
+            f"{' '.join(f'--allow {name}' for name in left_out)}",
+            err=True,
+        )
+    if not tools:
+        raise ConfigurationError("There is no tool to offer.")
+    click.echo(f"Offering over MCP: {', '.join(tool.name for tool in tools)}", err=True)
+    asyncio.run(run(tools))

@@ -1,0 +1,257 @@
+"""Which servers there are: `mcp.toml` in the user's configuration directory, and TINYAGENT_MCP.
+
+Nothing is ever read from the working directory: a server is a program that is started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tinyagent import ConfigurationError
+
+__all__ = ["ServerConfig", "cache_directory", "config_file", "configured"]
+
+_NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-]){0,31}")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+# What a server gets of our environment; keys and tokens are not in it, unless `pass_env` names them.
+_INHERITED = {
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TERM", "TZ", "TMPDIR", "TEMP", "TMP"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    *("APPDATA", "LOCALAPPDATA", "USERPROFILE", "SYSTEMROOT", "SYSTEMDRIVE", "PATHEXT", "COMSPEC"),
+}
+_INHERITED_PREFIXES = ("LC_", "XDG_")
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How one server is reached, and what of it is used.
+
+    Attributes:
+        name: The first part of its tools' names.
+        command: What starts it; a string is split as a shell would. Either this or `url`.
+        url: Where it is, over streamable HTTP.
+        env: Variables for it; `${NAME}` stands for one of ours.
+        pass_env: Names of our variables that it gets as they are.
+        cwd: Where it is started; the working directory if None.
+        headers: Sent with each HTTP request; `${NAME}` as in `env`.
+        allow_http: Let `url` be plain http:// beyond this machine.
+        tools: Patterns of the tools that are used, by the server's own names.
+        ask: Take no tool for read-only, whatever the server says of it.
+        timeout: Seconds that one call may take.
+        start_timeout: Seconds that it may take to answer at all.
+        enabled: Use it.
+        remember: Keep its list of tools, so that it need not be started to know them.
+    """
+
+    name: str = ""
+    command: str | list[str] | None = None
+    url: str | None = None
+    env: dict[str, str] = {}
+    pass_env: list[str] = []
+    cwd: str | None = None
+    headers: dict[str, str] = {}
+    allow_http: bool = False
+    tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    ask: bool = False
+    timeout: float = 120.0
+    start_timeout: float = 60.0
+    enabled: bool = True
+    remember: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name and not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"a server's name is up to 32 letters, digits, '-' and single '_', not {self.name!r}"
+            )
+        if (self.command is None) == (self.url is None):
+            raise ValueError("a server has a `command` or a `url`")
+        if self.command is not None and not self.argv():
+            raise ValueError("`command` is empty")
+        if self.url is not None:
+            self._check_url(self.url)
+
+    def _check_url(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"`url` is no http(s) URL: {url!r}")
+        if "@" in parts.netloc:
+            raise ValueError("`url` holds credentials; put them into `headers`")
+        if parts.scheme == "http" and not self.allow_http and not _is_this_machine(parts.hostname):
+            raise ValueError(f"{url!r} is not encrypted; use https://, or say allow_http = true")
+
+    def argv(self) -> list[str]:
+        """The command, in words."""
+        if isinstance(self.command, str):
+            return shlex.split(self.command)
+        return list(self.command or ())
+
+    def directory(self) -> Path | None:
+        """Where it is started; None for the working directory."""
+        return Path(self.cwd).expanduser() if self.cwd else None
+
+    def environment(self) -> dict[str, str]:
+        """What a started server sees: the harmless part of our environment, and what was configured."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+        }
+        for name in self.pass_env:
+            if name in os.environ:
+                kept[name] = os.environ[name]
+        return kept | self.expanded(self.env, "env")
+
+    def program(self, environment: Mapping[str, str]) -> list[str]:
+        """The command with its program found, as it is started.
+
+        Raises:
+            ConfigurationError: there is no such program.
+        """
+        name, *rest = self.argv()
+        found = shutil.which(name, path=environment.get("PATH"))
+        if found is None:
+            raise ConfigurationError(
+                f"The MCP server {self.name!r} cannot be started: there is no program {name!r}."
+            )
+        return [str(Path(found).absolute()), *rest]
+
+    def expanded(self, values: Mapping[str, str], where: str) -> dict[str, str]:
+        """The values, with `${NAME}` replaced.
+
+        Raises:
+            ConfigurationError: there is no such variable.
+        """
+
+        def value_of(found: re.Match[str]) -> str:
+            value = os.environ.get(found[1])
+            if value is None:
+                raise ConfigurationError(
+                    f"MCP server {self.name!r}: {where} wants the variable {found[1]}, which is not set"
+                )
+            return value
+
+        return {key: _VARIABLE.sub(value_of, value) for key, value in values.items()}
+
+    def uses(self, tool: str) -> bool:
+        """Whether this tool of the server is wanted."""
+        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
+
+    def fingerprint(self) -> str:
+        """Changes with whatever may change the list of tools: the configuration, and the program itself."""
+        parts: list[object] = [msgspec.to_builtins(self)]
+        if self.command is not None:
+            for word in (shutil.which(self.argv()[0], path=self.environment().get("PATH")), *self.argv()[1:]):
+                try:
+                    found = ((self.directory() or Path()) / (word or "")).stat()
+                    parts.append([found.st_mtime_ns, found.st_size])
+                except (OSError, ValueError):
+                    parts.append(None)
+        return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:32]
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    mcp: dict[str, dict[str, dict[str, object]]] = {}
+
+
+def configured() -> list[ServerConfig]:
+    """The servers to use.
+
+    Raises:
+        ConfigurationError: the file, or the variable, is not what it should be.
+    """
+    found = {server.name: server for server in _from_file(config_file())}
+    for server in _from_variable(os.environ.get("TINYAGENT_MCP", "")):
+        found[server.name] = server
+    return [server for server in found.values() if server.enabled]
+
+
+def _from_file(path: Path) -> list[ServerConfig]:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        tables = msgspec.toml.decode(text, type=_File).mcp
+        if unknown := tables.keys() - {"servers"}:
+            raise msgspec.ValidationError(f"unknown table [mcp.{sorted(unknown)[0]}]")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from None
+    servers = []
+    for name, table in tables.get("servers", {}).items():
+        try:
+            servers.append(msgspec.convert({**table, "name": name}, ServerConfig))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"{path}: [mcp.servers.{name}]: {error}") from None
+    return servers
+
+
+def _from_variable(text: str) -> list[ServerConfig]:
+    """One server a line: `command`, `name=command` or a URL. Their lists of tools are not kept."""
+    servers: list[ServerConfig] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        named = re.match(r"([A-Za-z0-9][\w-]*)=(?!=)(.*)", line)
+        name, what = (named[1], named[2].strip()) if named else (_name_for(line), line)
+        if any(server.name == name for server in servers):
+            raise ConfigurationError(f"TINYAGENT_MCP has two servers named {name!r}; write NAME=COMMAND")
+        try:
+            target = {"url": what} if what.startswith(("http://", "https://")) else {"command": what}
+            servers.append(msgspec.convert({"name": name, "remember": False, **target}, ServerConfig))
+        except ValueError as error:  # of ours, of shlex, of msgspec
+            raise ConfigurationError(f"TINYAGENT_MCP: {line!r}: {error}") from None
+    return servers
+
+
+def _name_for(line: str) -> str:
+    """A short name: the last word that is a program, a package or a file, or the host."""
+    if line.startswith(("http://", "https://")):
+        word = urlsplit(line).hostname or "server"
+    else:
+        words = [word for word in line.split() if not word.startswith("-")]
+        launchers = {"python", "python3", "uvx", "uv", "npx", "node", "run", "tool", "docker", "bunx", "deno"}
+        word = next((w for w in words if Path(w).stem.rstrip("0123456789.") not in launchers), words[0])
+        word = Path(word).stem.removeprefix("mcp-server-").removeprefix("server-").removeprefix("mcp_server_")
+    return re.sub(r"[^A-Za-z0-9]+", "-", word).strip("-")[:32] or "server"
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def config_file() -> Path:
+    """Where the servers are written down: beside tinyagent's own configuration."""
+    home = os.environ.get("TINYAGENT_HOME", "").strip()
+    if home:
+        return Path(home).expanduser() / "mcp.toml"
+    from platformdirs import user_config_path
+
+    return user_config_path("tinyagent", appauthor=False) / "mcp.toml"
+
+
+def cache_directory() -> Path:
+    """Where lists of tools are kept."""
+    home = os.environ.get("TINYAGENT_HOME", "").strip()
+    if home:
+        return Path(home).expanduser() / "cache" / "mcp"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("tinyagent", appauthor=False) / "mcp"

@@ -1,0 +1,72 @@
+"""The thread in which connections live.
+
+Tools are registered by a function that is not async, and run later in whatever event loop the agent has. A
+connection outlasts both, so it has a loop of its own, in a daemon thread that begins with the first server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+__all__ = ["Host"]
+
+T = TypeVar("T")
+
+
+class Host:
+    """A loop in a thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether anything was ever asked of it since it was closed."""
+        return self._loop is not None
+
+    def _started(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._live, args=(loop,), name="tinyagent mcp", daemon=True
+                )
+                self._loop = loop
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _live(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it there and wait here, without a loop of our own."""
+        future = asyncio.run_coroutine_threadsafe(work, self._started())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it there and wait for it in this loop; a cancellation is passed on."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(5)

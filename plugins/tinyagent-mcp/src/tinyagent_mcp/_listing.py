@@ -1,0 +1,83 @@
+"""What a server offers, as it is kept between runs.
+
+A list is good for a day, or until the configuration or the program of the server changes; each start of
+the server renews it. What is kept holds no secret, and a file that cannot be read is as good as none.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ._config import ServerConfig, cache_directory
+
+__all__ = ["ListedTool", "Listing", "recall", "remember"]
+
+DAY = 86_400.0
+
+
+class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool as the server describes it."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    input_schema: dict[str, Any]
+    read_only: bool = False
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """What a server offers; `resources` says whether it has any to read."""
+
+    version: int = 1
+    fingerprint: str
+    server: str = ""
+    tools: list[ListedTool]
+    resources: bool = False
+
+    def tool(self, name: str) -> ListedTool | None:
+        """The tool of this name."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+
+def recall(config: ServerConfig) -> Listing | None:
+    """The list that was kept for this very server, if it is still good."""
+    if not config.remember:
+        return None
+    path = _file(config)
+    try:
+        if not 0 <= time.time() - path.stat().st_mtime < DAY:
+            return None
+        listing = msgspec.json.decode(path.read_bytes(), type=Listing)
+    except (OSError, ValueError):
+        return None
+    good = listing.version == 1 and listing.fingerprint == config.fingerprint()
+    return listing if good else None
+
+
+def remember(config: ServerConfig, listing: Listing) -> None:
+    """Keep a list; where that cannot be done, the next run asks the server again."""
+    if not config.remember:
+        return
+    path = _file(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(listing))
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError:
+        pass
+
+
+def _file(config: ServerConfig) -> Path:
+    return cache_directory() / f"{config.name}.json"

@@ -1,0 +1,237 @@
+"""Our tools for other agents.
+
+Each call is a run of its own, `tinyagent run --jsonl`, whose model is a script of one tool call. So a call
+goes the way of every call, past the deny rules, the policies and the validation, in a process that can be
+ended with all that it started; and what a tool prints cannot get between the messages of the protocol. The
+price is a start of Python for each call, and that tools keep no state from one to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from mcp.server import Server
+from mcp.server.stdio import stdio_server
+from mcp_types import CallToolResult, ImageContent, ListToolsResult, TextContent, Tool, ToolAnnotations
+
+import tinyagent
+from tinyagent import ConfigurationError
+
+__all__ = ["Offered", "offer", "run"]
+
+KEEPER = Path(__file__).with_name("_keeper.py")
+MAX_LINE = 64 * 1024 * 1024
+AT_ONCE = 4
+TINYAGENT = [sys.executable, "-P", "-m", "tinyagent_cli"]
+
+Report = Callable[[float, float | None, str | None], Awaitable[None]]
+
+
+class Offered(msgspec.Struct, kw_only=True):
+    """A tool that is offered. `source` is what `-t` takes for it alone; `allowed` that it was let through."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any]
+    read_only: bool = False
+    source: str = ""
+    allowed: bool = False
+
+
+def offer(names: Sequence[str], allow: Sequence[str]) -> tuple[list[Offered], list[str]]:
+    """The tools that these names stand for; and the names of those that nobody has allowed.
+
+    Raises:
+        ConfigurationError: a name is unknown, its plugin is broken, or two tools have one name.
+    """
+    tools: dict[str, Offered] = {}
+    left_out: list[str] = []
+    for name in dict.fromkeys(names):
+        found = _shown(name)
+        for tool in found:
+            separator = ":" if name.endswith(".py") else "."
+            tool.source = name if len(found) == 1 else f"{name}{separator}{tool.name}"
+            tool.allowed = any(fnmatchcase(tool.name, pattern) for pattern in allow)
+            if not (tool.read_only or tool.allowed):
+                left_out.append(tool.name)
+            elif tools.setdefault(tool.name, tool) is not tool:
+                raise ConfigurationError(f"Two tools are named {tool.name!r}; offer one of them.")
+    return list(tools.values()), left_out
+
+
+def _shown(name: str) -> list[Offered]:
+    done = subprocess.run(
+        [*TINYAGENT, "tools", "show", "--json", "--", name],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ConfigurationError(done.stderr.strip().removeprefix("Error: ") or f"{name} cannot be loaded.")
+    return msgspec.json.decode(done.stdout, type=list[Offered])
+
+
+async def run(tools: Sequence[Offered]) -> None:
+    """Serve until standard input ends."""
+    offered = {tool.name: tool for tool in tools}
+    several, alone = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+
+    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+        return ListToolsResult(
+            tools=[
+                Tool(
+                    name=tool.name,
+                    description=tool.description,
+                    input_schema={"type": "object", **tool.parameters},
+                    annotations=ToolAnnotations(read_only_hint=tool.read_only),
+                )
+                for tool in tools
+            ]
+        )
+
+    async def call_tool(ctx: Any, params: Any) -> CallToolResult:
+        tool = offered.get(params.name)
+        if tool is None:
+            known = ", ".join(sorted(offered))
+            return _failed(f"There is no tool {params.name!r}. Available tools: {known}.")
+        # As in a run: what only reads may go side by side, the rest one after the other.
+        async with several if tool.read_only else alone:
+            return await _call(tool, params.arguments or {}, ctx.session.report_progress)
+
+    server: Server[Any] = Server(
+        "tinyagent", version=tinyagent.__version__, on_list_tools=list_tools, on_call_tool=call_tool
+    )
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+
+async def _call(tool: Offered, arguments: dict[str, Any], report: Report) -> CallToolResult:
+    with _script(tool.name, arguments) as path:
+        command = [
+            *TINYAGENT,
+            "run",
+            "-q",
+            "-m",
+            f"replay:{path}",
+            "--jsonl",
+            "--no-stdin",
+            "-t",
+            tool.source,
+        ]
+        if tool.allowed:
+            command += ["--allow", tool.name]
+        if os.name == "posix":
+            command = [sys.executable, "-I", "-S", str(KEEPER), *command]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            "--",
+            "A call over MCP.",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            limit=MAX_LINE,
+        )
+        try:
+            result = await _result(process, report)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGTERM)  # the keeper sees to the rest, and does not take long
+            raise
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
+        return result
+
+
+async def _result(process: asyncio.subprocess.Process, report: Report) -> CallToolResult:
+    assert process.stdout is not None
+    result: CallToolResult | None = None
+    updates = 0
+    problem = "The run ended without a result."
+    try:
+        async for line in process.stdout:
+            event = json.loads(line)
+            match event.get("type"):
+                case "tool_execution_update":
+                    updates += 1
+                    await report(updates, None, _said(event["partial_result"]["content"])[-2_000:])
+                case "tool_execution_end":
+                    result = CallToolResult(
+                        content=[_content(part) for part in event["result"]["content"]],
+                        is_error=event["is_error"],
+                    )
+                case "result" if event.get("error"):
+                    problem = str(event["error"].get("message") or problem)
+    except ValueError as error:  # a line beyond the limit, or none of ours
+        problem = f"The run said something unexpected: {error}"
+    return result or _failed(problem)
+
+
+def _content(part: Any) -> TextContent | ImageContent:
+    if part["type"] != "image":
+        return TextContent(text=part["text"])
+    head, comma, data = part["url"].partition(";base64,")
+    if not comma or not head.startswith("data:"):
+        return TextContent(text=f"[Picture: {part['url'][:2_000]}]")
+    return ImageContent(data=data, mime_type=part.get("mime_type") or head.removeprefix("data:"))
+
+
+def _said(content: list[Any]) -> str:
+    return "\n".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _failed(text: str) -> CallToolResult:
+    return CallToolResult(content=[TextContent(text=text)], is_error=True)
+
+
+@contextmanager
+def _script(name: str, arguments: dict[str, Any]) -> Iterator[Path]:
+    """A record of a model that calls this tool and then has done; readable by us alone."""
+    call = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
+    done = {"type": "text", "text": "Done."}
+    header = {
+        "type": "session",
+        "version": 1,
+        "id": "mcp",
+        "created": "1970-01-01T00:00:00Z",
+        "model": {"provider": "replay", "id": "mcp", "api": "replay"},
+        "system_prompt": "",
+        "thinking_level": "off",
+        "tools": [name],
+        "tinyagent": tinyagent.__version__,
+    }
+    lines: list[dict[str, Any]] = [header]
+    for content, reason in ((call, "tool_use"), (done, "stop")):
+        message = {
+            "role": "assistant",
+            "content": [content],
+            "stop_reason": reason,
+            "timestamp": 0,
+            "api": "replay",
+            "provider": "replay",
+            "model": "mcp",
+            "usage": None,
+        }
+        lines.append({"type": "message_start", "role": "assistant"})
+        lines.append({"type": "message_end", "role": "assistant", "message": message})
+    descriptor, path = tempfile.mkstemp(prefix="tinyagent-mcp-", suffix=".jsonl")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        yield Path(path)
+    finally:
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""The tools of several servers, as tinyagent's."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import hashlib
+import re
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import msgspec
+
+from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ConfigurationError, ToolError
+
+from ._config import ServerConfig
+from ._host import Host
+from ._listing import ListedTool, Listing, recall
+
+if TYPE_CHECKING:
+    from ._connection import Connection
+
+__all__ = ["McpServers"]
+
+SEPARATOR = "__"
+MAX_NAME = 64
+
+T = TypeVar("T")
+
+
+class McpServers:
+    """Servers, started when one of their tools is called, and ended together.
+
+    Use it as a context manager, or call `close`; what is left open is closed when Python ends.
+
+        with McpServers([ServerConfig(name="time", command="uvx mcp-server-time")]) as servers:
+            agent.set_tools(servers.tools())
+    """
+
+    def __init__(self, servers: Iterable[ServerConfig]) -> None:
+        self._configs = {server.name: server for server in servers}
+        self._host = Host()
+        self._connections: dict[str, Connection] = {}
+        _open.add(self)
+
+    def listings(self, *, fresh: bool = False) -> dict[str, Listing]:
+        """What each server offers: as it was kept, or else asked now, all at the same time.
+
+        Raises:
+            ConfigurationError: a server cannot be used; names each of them and why.
+        """
+        known = {
+            name: listing
+            for name, config in self._configs.items()
+            if not fresh and (listing := recall(config)) is not None
+        }
+        missing = [name for name in self._configs if name not in known]
+        if missing:
+            answers = self._host.run(self._discover(missing))
+            wrong = [str(answer) for answer in answers if isinstance(answer, BaseException)]
+            if wrong:
+                self.close()
+                raise ConfigurationError("\n".join(wrong))
+            known |= dict(zip(missing, answers, strict=True))  # type: ignore[arg-type]
+        return {name: known[name] for name in self._configs}
+
+    async def _discover(self, names: list[str]) -> list[Listing | BaseException]:
+        return await asyncio.gather(
+            *(self._connection(name).discover() for name in names), return_exceptions=True
+        )
+
+    def tools(self) -> list[AgentTool]:
+        """Every tool of every server, and two for the resources of those that have some."""
+        made: dict[str, AgentTool] = {}
+        for name, listing in self.listings().items():
+            config = self._configs[name]
+            for listed in listing.tools:
+                if config.uses(listed.name):
+                    tool = self._tool(config, listed, made)
+                    made[tool.name] = tool
+            if listing.resources:
+                for tool in self._resource_tools(config, made):
+                    made[tool.name] = tool
+        return list(made.values())
+
+    def close(self) -> None:
+        """End every server; returns when they are gone."""
+        _open.discard(self)
+        if self._host.running:
+            self._host.run(self._close())
+            self._host.close()
+
+    async def _close(self) -> None:
+        connections = list(self._connections.values())
+        self._connections.clear()
+        await asyncio.gather(*(connection.close() for connection in connections), return_exceptions=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _connection(self, name: str) -> Connection:
+        """In the host's loop only."""
+        from ._connection import Connection  # the SDK takes a second to import
+
+        if name not in self._connections:
+            self._connections[name] = Connection(self._configs[name])
+        return self._connections[name]
+
+    # ---- tools --------------------------------------------------------------------------------------------
+
+    def _tool(self, config: ServerConfig, listed: ListedTool, taken: dict[str, AgentTool]) -> AgentTool:
+        async def execute(
+            tool_call_id: str,
+            args: dict[str, Any],
+            signal: asyncio.Event | None,
+            on_update: AgentToolUpdateCallback,
+        ) -> AgentToolResult:
+            async def told(progress: float, total: float | None, message: str | None) -> None:
+                on_update(_progress(progress, total, message))
+
+            async def work() -> AgentToolResult:
+                return await self._connection(config.name).call_tool(listed, args, told)
+
+            return await self._until(signal, work)
+
+        return AgentTool(
+            name=_name(config.name, listed.name, taken),
+            label=listed.title or listed.name,
+            description=listed.description or listed.title or listed.name,
+            parameters={"type": "object", **listed.input_schema},
+            execute=execute,
+            read_only=listed.read_only and not config.ask,
+            timeout=config.timeout,
+        )
+
+    def _resource_tools(self, config: ServerConfig, taken: dict[str, AgentTool]) -> Iterable[AgentTool]:
+        async def listed(
+            tool_call_id: str, args: dict[str, Any], signal: asyncio.Event | None, on_update: Any
+        ) -> AgentToolResult:
+            async def work() -> list[dict[str, Any]]:
+                return await self._connection(config.name).list_resources()
+
+            found = await self._until(signal, work)
+            text = "\n".join(msgspec.json.encode(entry).decode() for entry in found) or "There are none."
+            return AgentToolResult(content=[{"type": "text", "text": text}], details={"resources": found})
+
+        async def read(
+            tool_call_id: str, args: dict[str, Any], signal: asyncio.Event | None, on_update: Any
+        ) -> AgentToolResult:
+            async def work() -> list[Any]:
+                return await self._connection(config.name).read_resource(args["uri"])
+
+            parts = await self._until(signal, work)
+            return AgentToolResult(content=parts or [{"type": "text", "text": "It is empty."}])
+
+        about = f"of the MCP server {config.name!r}"
+        uri = {"type": "string", "description": "As listed; the {parts} of a template replaced"}
+        schema: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+        yield AgentTool(
+            name=_name(config.name, "list_resources", taken),
+            label=f"Resources of {config.name}",
+            description=f"List the resources {about}, and templates of resources, with their URIs.",
+            parameters=schema,
+            execute=listed,
+            read_only=not config.ask,
+            timeout=config.timeout,
+        )
+        yield AgentTool(
+            name=_name(config.name, "read_resource", taken),
+            label=f"Read a resource of {config.name}",
+            description=f"Read a resource {about} by its URI.",
+            parameters={**schema, "properties": {"uri": uri}, "required": ["uri"]},
+            execute=read,
+            read_only=not config.ask,
+            timeout=config.timeout,
+        )
+
+    async def _until(self, signal: asyncio.Event | None, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to `work`; once the signal is set, the server is told to stop."""
+        asked: Awaitable[T] = self._host.call(work())
+        if signal is None:
+            return await asked
+        task, aborted = asyncio.ensure_future(asked), asyncio.ensure_future(signal.wait())
+        try:
+            await asyncio.wait({task, aborted}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise ToolError("Operation aborted")
+            return task.result()
+        finally:
+            for left in (task, aborted):
+                left.cancel()
+            await asyncio.gather(task, aborted, return_exceptions=True)
+
+
+def _progress(done: float, total: float | None, message: str | None) -> AgentToolResult:
+    said = f"{done:g}" if total is None else f"{done:g} of {total:g}"
+    text = f"{message} ({said})" if message else said
+    details = {"progress": done, "total": total, "message": message}
+    return AgentToolResult(content=[{"type": "text", "text": text}], details=details)
+
+
+def _name(server: str, tool: str, taken: dict[str, AgentTool]) -> str:
+    """`server__tool` in the letters that providers take; a hash where that is too long or not unique."""
+    wanted = f"{server}{SEPARATOR}{tool}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", wanted)
+    if len(name) > MAX_NAME or name in taken:
+        mark = hashlib.sha256(wanted.encode()).hexdigest()[:8]
+        name = f"{name[: MAX_NAME - 9]}_{mark}"
+    return name
+
+
+_open: weakref.WeakSet[McpServers] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for servers in list(_open):
+        servers.close()

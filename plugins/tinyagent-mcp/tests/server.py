@@ -1,0 +1,163 @@
+"""A server to test against, over stdio or HTTP: it does what servers do, and what they should not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mcp.server import Server
+from mcp.server.stdio import stdio_server
+from mcp_types import (
+    BlobResourceContents,
+    CallToolResult,
+    ImageContent,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
+    ListToolsResult,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
+    TextContent,
+    TextResourceContents,
+    Tool,
+    ToolAnnotations,
+)
+
+PIXEL = base64.b64encode(b"\x89PNG").decode()
+SCHEMA: dict[str, Any] = {"type": "object", "properties": {}}
+NUMBER: dict[str, Any] = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 1}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+
+
+def text(said: str, **more: Any) -> CallToolResult:
+    """A result of one text."""
+    return CallToolResult(content=[TextContent(text=said)], **more)
+
+
+async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+    """Two pages of tools."""
+    if params is None or params.cursor is None:
+        return ListToolsResult(
+            tools=[
+                Tool(
+                    name="double",
+                    description="Twice n.",
+                    input_schema=NUMBER,
+                    annotations=ToolAnnotations(read_only_hint="TEST_UNSAFE" not in os.environ),
+                ),
+                Tool(name="picture", input_schema=SCHEMA),
+                Tool(name="fails", input_schema=SCHEMA),
+                Tool(name="steps", input_schema=SCHEMA),
+            ],
+            next_cursor="2",
+        )
+    names = ["hangs", "dies", "environment", "structured", "bad.name!", "daemon", "long", "pid"]
+    return ListToolsResult(tools=[Tool(name=name, input_schema=SCHEMA) for name in names])
+
+
+async def call_tool(ctx: Any, params: Any) -> CallToolResult:
+    """Do what the tool's name says."""
+    match params.name:
+        case "double":
+            return text(str(2 * params.arguments["n"]))
+        case "picture":
+            return CallToolResult(
+                content=[TextContent(text="A pixel:"), ImageContent(data=PIXEL, mime_type="image/png")]
+            )
+        case "fails":
+            return text("the disk is full", is_error=True)
+        case "steps":
+            for step in (1, 2, 3):
+                await ctx.session.report_progress(step, 3, f"step {step}")
+            return text("done")
+        case "hangs":
+            with Path(os.environ["TEST_LOG"]).open("a") as log:
+                try:
+                    log.write("begun\n")
+                    log.flush()
+                    await asyncio.Event().wait()
+                except BaseException:
+                    log.write("cancelled\n")
+                    raise
+        case "dies":
+            sys.stderr.write("out of memory, good bye\n")
+            sys.stderr.flush()
+            os._exit(3)
+        case "environment":
+            return text("\n".join(sorted(os.environ)))
+        case "structured":
+            return CallToolResult(content=[], structured_content={"answer": [42]})
+        case "daemon":
+            child = subprocess.Popen(
+                [sys.executable, "-c", "import time; time.sleep(600)"],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+            return text(str(child.pid))
+        case "long":
+            return text("x" * 300_000)
+        case "pid":
+            return text(str(os.getpid()))
+        case "bad.name!":
+            return text("a name that no provider takes")
+    raise ValueError(params.name)
+
+
+async def list_resources(ctx: Any, params: Any) -> ListResourcesResult:
+    """One text and one picture."""
+    return ListResourcesResult(
+        resources=[
+            Resource(uri="memo://one", name="one", mime_type="text/plain"),
+            Resource(uri="memo://pixel", name="pixel", mime_type="image/png"),
+        ]
+    )
+
+
+async def list_templates(ctx: Any, params: Any) -> ListResourceTemplatesResult:
+    """Anything else."""
+    return ListResourceTemplatesResult(
+        resource_templates=[ResourceTemplate(uri_template="memo://{n}", name="n")]
+    )
+
+
+async def read_resource(ctx: Any, params: Any) -> ReadResourceResult:
+    """What the URI says."""
+    uri = str(params.uri)
+    if uri == "memo://pixel":
+        return ReadResourceResult(contents=[BlobResourceContents(uri=uri, blob=PIXEL, mime_type="image/png")])
+    return ReadResourceResult(contents=[TextResourceContents(uri=uri, text=f"This is {uri}")])
+
+
+server: Server[Any] = Server(
+    "test server",
+    version="1.0",
+    on_list_tools=list_tools,
+    on_call_tool=call_tool,
+    on_list_resources=list_resources,
+    on_list_resource_templates=list_templates,
+    on_read_resource=read_resource,
+)
+
+
+async def main() -> None:
+    """Serve over stdio."""
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        import uvicorn
+
+        uvicorn.run(server.streamable_http_app(), port=int(sys.argv[1]), log_level="error")
+    else:
+        asyncio.run(main())

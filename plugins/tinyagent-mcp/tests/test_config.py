@@ -1,0 +1,148 @@
+"""Which servers there are, and what is said where that cannot be known."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import tinyagent_mcp
+from tinyagent import AgentTool, ConfigurationError
+from tinyagent_mcp import ServerConfig
+from tinyagent_mcp._config import config_file, configured
+
+from .conftest import SERVER
+
+
+def write(text: str) -> Path:
+    """Make this the user's `mcp.toml`."""
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_of_servers() -> None:
+    """Commands as a list or as a shell would read them, URLs, and which are in use."""
+    write("""
+[mcp.servers.time]
+command = ["uvx", "mcp-server-time"]
+tools = ["get_*"]
+[mcp.servers.files]
+command = "npx -y 'a server' /tmp"
+[mcp.servers.far]
+url = "https://example.org/mcp"
+[mcp.servers.off]
+command = "x"
+enabled = false
+""")
+    found = {server.name: server for server in configured()}
+    assert ["time", "files", "far"] == list(found)
+    assert ["npx", "-y", "a server", "/tmp"] == found["files"].argv()
+    assert (True, False) == (found["time"].uses("get_time"), found["time"].uses("set_time"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[mcp.servers.x]\n", "`command` or a `url`"),
+        ('[mcp.servers.x]\ncommand = "a"\nurl = "https://b"\n', "`command` or a `url`"),
+        ('[mcp.servers.x]\ncommand = ""\n', "empty"),
+        ('[mcp.servers.x]\ncommand = "a \'b"\n', "quotation"),
+        ('[mcp.servers.x]\ncomand = "a"\n', "comand"),
+        ("[mcp.servers.x]\ncommand = 5\n", "command"),
+        ('[mcp.servers."a b"]\ncommand = "a"\n', "name"),
+        ("[mcp.servers.a__b]\ncommand = 'a'\n", "name"),
+        ('[mcp.servers.x]\nurl = "http://example.org/mcp"\n', "not encrypted"),
+        ('[mcp.servers.x]\nurl = "https://me:secret@example.org/mcp"\n', "credentials"),
+        ('[mcp.servers.x]\nurl = "ftp://example.org"\n', "no http"),
+        ("[mcp.server.x]\ncommand = 'a'\n", "mcp.server"),
+        ("[servers.x]\ncommand = 'a'\n", "servers"),
+        ("[mcp.servers.x\n", "mcp.toml"),
+    ],
+)
+def test_a_mistake_is_named(text: str, words: str) -> None:
+    """The message names the file, the place and the rule."""
+    path = write(text)
+    with pytest.raises(ConfigurationError, match=words) as caught:
+        configured()
+    assert str(path) in str(caught.value)
+
+
+def test_http_on_this_machine_needs_no_leave() -> None:
+    """Loopback may be plain, and others if somebody says so."""
+    for url in ("http://127.0.0.1:8000/mcp", "http://localhost/mcp", "http://[::1]:8000/mcp"):
+        assert url == ServerConfig(name="x", url=url).url
+    assert ServerConfig(name="x", url="http://example.org/mcp", allow_http=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("uvx mcp-server-time --local-timezone UTC", "time"),
+        ("python -m mcp_server_git", "git"),
+        ("npx -y @modelcontextprotocol/server-everything", "everything"),
+        ("./tools/weather.py", "weather"),
+        ("clock=uvx mcp-server-time", "clock"),
+        ("https://mcp.example.org/mcp", "mcp-example-org"),
+    ],
+)
+def test_a_command_in_the_environment(monkeypatch: pytest.MonkeyPatch, line: str, name: str) -> None:
+    """TINYAGENT_MCP takes a command or a URL, and finds a name for it if none is given."""
+    monkeypatch.setenv("TINYAGENT_MCP", line)
+    [server] = configured()
+    assert (name, False) == (server.name, server.remember)
+
+
+def test_several_commands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One a line; a name that the file has is replaced, one that is given twice is an error."""
+    write('[mcp.servers.a]\ncommand = "from-file"\n')
+    monkeypatch.setenv("TINYAGENT_MCP", "a=first\n\n  b=second x=y  \n")
+    assert {"a": ["first"], "b": ["second", "x=y"]} == {server.name: server.argv() for server in configured()}
+    monkeypatch.setenv("TINYAGENT_MCP", "a=first\na=second")
+    with pytest.raises(ConfigurationError, match="two servers named 'a'"):
+        configured()
+
+
+def test_nothing_is_read_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project cannot start a server, by whatever file."""
+    text = f'[mcp.servers.x]\ncommand = ["{SERVER}"]\n'
+    for name in ("mcp.toml", "tinyagent.toml", ".mcp.toml", ".mcp.json"):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert [] == configured()
+
+
+def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`${NAME}` in env and headers is one of ours; a missing one is named, and so is nothing in messages."""
+    monkeypatch.setenv("MY_TOKEN", "sk-CANARY")
+    server = ServerConfig(
+        name="x", command="a", env={"TOKEN": "${MY_TOKEN}"}, headers={"Authorization": "Bearer ${MY_TOKEN}"}
+    )
+    assert "sk-CANARY" == server.environment()["TOKEN"]
+    assert {"Authorization": "Bearer sk-CANARY"} == server.expanded(server.headers, "headers")
+    assert "sk-CANARY" not in repr(server)
+    with pytest.raises(ConfigurationError, match="NOT_THERE, which is not set"):
+        ServerConfig(name="x", command="a", env={"A": "${NOT_THERE}"}).environment()
+
+
+def test_the_fingerprint_changes_with_what_matters(tmp_path: Path) -> None:
+    """Another argument, or another version of the program, is another server."""
+    script = tmp_path / "server.py"
+    script.write_text("1")
+    first = ServerConfig(name="x", command=["python3", str(script)])
+    assert first.fingerprint() == ServerConfig(name="x", command=["python3", str(script)]).fingerprint()
+    assert first.fingerprint() != ServerConfig(name="x", command=["python3", str(script), "-v"]).fingerprint()
+    before = first.fingerprint()
+    script.write_text("changed")
+    os.utime(script, (1, 1))
+    assert before != first.fingerprint()
+
+
+def test_no_server_is_an_error_that_says_where() -> None:
+    """`-t mcp` with nothing configured says what to write into which file."""
+    registered: list[AgentTool] = []
+    with pytest.raises(ConfigurationError, match=r"mcp\.servers\.NAME.*TINYAGENT_MCP"):
+        tinyagent_mcp.tinyagent_register_tools(registered.append)
+    assert [] == registered

@@ -1,0 +1,128 @@
+"""A server lives as long as it is needed: not before, and never longer than we do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinyagent import ConfigurationError, ToolError
+from tinyagent_mcp import McpServers
+
+from .conftest import TINY, Tools, config, eventually, gone, tiny
+
+SCRIPT = f"""
+import asyncio
+from tinyagent_mcp import McpServers, ServerConfig
+
+servers = McpServers([ServerConfig(name="t", command={TINY!r}, env=ENV, remember=False)])
+tools = {{tool.name: tool for tool in servers.tools()}}
+
+async def main():
+    for name in ("t__pid", "t__daemon"):
+        result = await tools[name].execute("c1", {{}}, None, lambda partial: None)
+        print(result.content[0]["text"], flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def _pids(tools: Tools) -> list[int]:
+    return [int(await tools.text(name)) for name in ("pid", "daemon")]
+
+
+def test_close_leaves_nothing_behind() -> None:
+    """Server and daemon, which left its session and its group, are gone when `close` returns."""
+    with McpServers([tiny()]) as servers:
+        pids = asyncio.run(_pids(Tools(servers)))
+        assert [False, False] == [gone(pid) for pid in pids]
+    assert [True, True] == [gone(pid) for pid in pids]
+
+
+def test_a_stubborn_server_is_killed() -> None:
+    """One that neither the end of its input nor SIGTERM ends is killed."""
+    with McpServers([tiny(env={"TEST_STUBBORN": "1"})]) as servers:
+        pids = asyncio.run(_pids(Tools(servers)))
+    assert [True, True] == [gone(pid) for pid in pids]
+
+
+@pytest.mark.parametrize("env", [{}, {"TEST_STUBBORN": "1"}])
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_sigkill_of_us_leaves_nothing_behind(env: dict[str, str]) -> None:
+    """However we die, the keeper sees it and ends the server and all that it started."""
+    script = SCRIPT.replace("ENV", repr(env)) + "\nimport time; time.sleep(600)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as us:
+        assert us.stdout is not None
+        pids = [int(us.stdout.readline()) for _ in range(2)]
+        assert [False, False] == [gone(pid) for pid in pids]
+        us.kill()
+        us.wait()
+    assert eventually(lambda: all(map(gone, pids)))
+
+
+def test_the_end_of_python_is_the_end_of_servers() -> None:
+    """What nobody has closed is closed when the program ends, and is gone when it has ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.replace("ENV", "{}")], capture_output=True, text=True, check=False
+    )
+    assert ("", 0) == (done.stderr, done.returncode)
+    assert [True, True] == [gone(int(line)) for line in done.stdout.split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_keeper_that_is_killed_takes_the_server_along() -> None:
+    """The kernel kills the server when its keeper dies, and the next call finds a new one."""
+    with McpServers([tiny()]) as servers:
+        tools = Tools(servers)
+        pid = int(asyncio.run(tools.text("pid")))
+        keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(keeper, signal.SIGKILL)
+        assert eventually(lambda: gone(pid))
+
+        async def answered() -> int:
+            try:
+                return int(await tools.text("pid"))
+            except ToolError:  # the call that found out
+                return int(await tools.text("pid"))
+
+        assert pid != asyncio.run(answered())
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"command": "no-such-program-anywhere"}, "no program 'no-such-program-anywhere'"),
+        ({"command": [sys.executable, "-c", "import sys; sys.exit('no licence')"]}, "no licence"),
+        ({"command": [sys.executable, "-c", "print('Hello, I am no MCP server')"]}, "ended at once"),
+        (
+            {"command": [sys.executable, "-c", "import time; time.sleep(600)"], "start_timeout": 0.5},
+            r"did not answer within 0\.5 s",
+        ),
+        ({"url": "http://127.0.0.1:9/mcp", "command": None}, "cannot be"),
+    ],
+)
+def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> None:
+    """The error names the server, says why, and quotes its last words."""
+    with McpServers([config(**fields)]) as servers, pytest.raises(ConfigurationError, match=words) as caught:
+        servers.tools()
+    assert "'t'" in str(caught.value)
+
+
+def test_one_server_that_is_missing_is_named() -> None:
+    """Of several servers, the one that fails is told, and the others are ended."""
+    servers = McpServers([tiny(), config(name="broken", command="no-such-program-anywhere")])
+    with servers, pytest.raises(ConfigurationError, match="'broken'"):
+        servers.tools()
+
+
+def test_noise_on_standard_output_is_survived() -> None:
+    """What a careless server prints between the messages is not taken for one, and not shown."""
+    with McpServers([tiny(env={"TEST_NOISE": "1"})]) as servers:
+        assert int(asyncio.run(Tools(servers).text("pid")))

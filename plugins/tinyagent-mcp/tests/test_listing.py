@@ -1,0 +1,115 @@
+"""The list of a server's tools is kept, so that a server need not be started to know them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tinyagent import ToolError
+from tinyagent_mcp import McpServers, ServerConfig
+from tinyagent_mcp._config import cache_directory
+
+from .conftest import TINY, Tools, tiny
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Says how often a server was started."""
+    path = tmp_path / "log"
+    path.touch()
+    return path
+
+
+def kept(log: Path, **fields: object) -> ServerConfig:
+    """A server whose list is kept."""
+    return tiny(remember=True, env={"TEST_LOG": str(log)}, **fields)
+
+
+def starts(log: Path) -> int:
+    """How often it was started."""
+    return log.read_text().count("started")
+
+
+async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
+    """The second time, the list costs no start; a call does."""
+    with McpServers([kept(log)]) as servers:
+        first = {tool.name: tool.parameters for tool in servers.tools()}
+    assert 1 == starts(log)
+    with McpServers([kept(log)]) as servers:
+        tools = Tools(servers)
+        assert first == {name: tool.parameters for name, tool in tools.by_name.items()}
+        assert 1 == starts(log)
+        assert int(await tools.text("pid"))
+        assert int(await tools.text("pid"))
+        assert 2 == starts(log)
+
+
+@pytest.mark.parametrize("change", ["age", "broken", "configuration", "none"])
+def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
+    """After a day, with another configuration, or if the file is damaged."""
+    with McpServers([kept(log)]) as servers:
+        servers.tools()
+    [file] = cache_directory().iterdir()
+    assert "t.json" == file.name
+    if sys.platform != "win32":
+        assert 0o600 == file.stat().st_mode & 0o777
+    fields: dict[str, object] = {}
+    match change:
+        case "age":
+            os.utime(file, (time.time() - 90_000,) * 2)
+        case "broken":
+            file.write_bytes(b'{"version": 1, "fing')
+        case "configuration":
+            fields["cwd"] = str(log.parent)
+    with McpServers([kept(log, **fields)]) as servers:
+        assert servers.tools()
+    assert (1 if change == "none" else 2) == starts(log)
+
+
+async def test_a_promise_that_is_taken_back_is_noticed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool that was listed as read-only, and no longer is, is not run without a question."""
+    config = kept(log, pass_env=["TEST_UNSAFE"])
+    with McpServers([config]) as servers:
+        assert Tools(servers).by_name["t__read"].read_only
+    monkeypatch.setenv("TEST_UNSAFE", "1")
+    with McpServers([config]) as servers:
+        tools = Tools(servers)
+        assert tools.by_name["t__read"].read_only
+        with pytest.raises(ToolError, match="not call 'read' read-only any more"):
+            await tools.text("read")
+    with McpServers([config]) as servers:  # from now on it is known
+        assert not Tools(servers).by_name["t__read"].read_only
+
+
+def test_ask_trusts_no_promise() -> None:
+    """With `ask`, what the server says of a tool being read-only counts for nothing."""
+    with McpServers([tiny(ask=True)]) as servers:
+        assert {False} == {tool.read_only for tool in servers.tools()}
+
+
+def test_tools_can_be_chosen() -> None:
+    """Only what the patterns match is offered."""
+    with McpServers([tiny(tools=["p*", "read"])]) as servers:
+        assert ["t__pid", "t__read"] == [tool.name for tool in servers.tools()]
+
+
+def test_nothing_of_the_sdk_is_imported_before_it_is_needed(log: Path) -> None:
+    """With a list that is known, the tools are there and the SDK is not."""
+    with McpServers([kept(log)]) as servers:
+        servers.tools()
+    script = f"""
+import sys
+import tinyagent_mcp
+from tinyagent_mcp import McpServers, ServerConfig
+config = ServerConfig(name="t", command={TINY!r}, env={{"TEST_LOG": {str(log)!r}}})
+assert len(McpServers([config]).tools()) == 3
+print([name for name in ("mcp", "mcp_types", "pydantic", "httpx2", "anyio") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert ("[]\n", "") == (done.stdout, done.stderr)
+    assert 1 == starts(log)

@@ -1,0 +1,52 @@
+"""A server in a page, without the SDK: starts at once, and speaks the protocol of 2025."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("pid", "daemon", "read")]
+TOOLS[2]["annotations"] = {"readOnlyHint": "TEST_UNSAFE" not in os.environ}
+
+
+def answer(method: str, params: Any) -> dict[str, Any] | None:
+    """The result of a request; None if the method is not known."""
+    if method == "initialize":
+        info = {"name": "tiny", "version": "1"}
+        return {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
+    if method == "tools/list":
+        return {"tools": TOOLS}
+    if method == "tools/call":
+        return {"content": [{"type": "text", "text": call(params["name"])}]}
+    return None
+
+
+def call(name: str) -> str:
+    """Our process id, or that of a daemon which is started."""
+    if name != "daemon":
+        return str(os.getpid())
+    command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+    return str(subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL).pid)
+
+
+if "TEST_LOG" in os.environ:
+    with open(os.environ["TEST_LOG"], "a") as log:  # noqa: PTH123
+        log.write("started\n")
+if "TEST_NOISE" in os.environ:
+    print("Welcome! This is no JSON.", flush=True)  # noqa: T201
+for line in sys.stdin:
+    request = json.loads(line)
+    if "id" in request:
+        result = answer(request["method"], request.get("params"))
+        said = (
+            {"error": {"code": -32601, "message": "no such method"}} if result is None else {"result": result}
+        )
+        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **said}), flush=True)  # noqa: T201
+if "TEST_STUBBORN" in os.environ:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
