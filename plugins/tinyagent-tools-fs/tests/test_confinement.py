@@ -190,6 +190,23 @@ async def test_a_file_swapped_for_a_link(
     assert SECRET == (outside / "secret.txt").read_text()
 
 
+@pytest.mark.parametrize("name", ["read", "edit"])
+async def test_a_file_swapped_after_it_was_looked_at(
+    name: str, tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even between the last look at a file and its opening: the opening itself does not follow a link."""
+    check = Root.check_regular
+
+    def late(self: Root, status: os.stat_result, parts: tuple[str, ...]) -> None:
+        check(self, status, parts)
+        _replace_by_link(work / "src" / "main.py", outside / "secret.txt")
+
+    monkeypatch.setattr(Root, "check_regular", late)
+    with pytest.raises(ToolError, match="was replaced by a symbolic link"):
+        await _try(tools, name, **_arguments(name, "src/main.py"))
+    assert SECRET == (outside / "secret.txt").read_text()
+
+
 async def test_a_link_put_there_before_the_rename(
     tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
