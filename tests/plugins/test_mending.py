@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,21 +93,12 @@ def server() -> Iterator[FakeServer]:
         yield made
 
 
+COMMAND = [sys.executable, "-P", "-m", "tinyagent_cli", "run", "--jsonl", "-t", "fs", "-t", "shell"]
+
+
 def _tinyagent(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [
-            sys.executable,
-            "-P",
-            "-m",
-            "tinyagent_cli",
-            "run",
-            "--jsonl",
-            "-t",
-            "fs",
-            "-t",
-            "shell",
-            *arguments,
-        ],
+        [*COMMAND, *arguments],
         cwd=repository,
         env={**os.environ, "OPENAI_API_KEY": "sk-CANARY-0123456789"},
         stdin=subprocess.DEVNULL,
@@ -158,3 +151,43 @@ def test_without_permission(repository: Path, server: FakeServer, isolated_envir
     ]
     assert SOURCE == (repository / "shapes.py").read_text()
     assert 0 != _test(repository)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("--timeout", 124)])
+def test_the_end_of_a_run_is_the_end_of_its_commands(
+    how: str, code: int, repository: Path, isolated_environment: Path
+) -> None:
+    """Ctrl-C, SIGTERM and --timeout: no process of a command is left, not even one in another session."""
+    command = (
+        "(setsid sh -c 'trap \"\" TERM; echo $$ > pid1; sleep 60; :' &); sleep 60 & echo $! > pid2;"
+        " until [ -s pid1 ]; do sleep 0.01; done; touch ready; wait; sleep 60"
+    )
+    with FakeServer(FakeReply.tool_calls(("bash", {"command": command}))) as server:
+        _configure(isolated_environment, server)
+        limit = ["--timeout", "5"] if how == "--timeout" else []
+        with subprocess.Popen(
+            [*COMMAND, "-y", "-m", "local/m", *limit, "Wait."],
+            cwd=repository,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            while not (repository / "ready").exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            if not limit:
+                process.send_signal(signal.Signals[how])
+            out, err = process.communicate(timeout=60)
+    assert code == process.returncode, err
+    assert code == json.loads(out.splitlines()[-1])["exit_code"]
+    pids = [int((repository / name).read_text()) for name in ("pid1", "pid2")]
+    assert [] == [pid for pid in pids if _alive(pid)]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
