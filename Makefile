@@ -2,6 +2,8 @@
 
 VENV   := .venv
 PEERS  := .venv-peers
+MCP_PEERS := .venv-peers-mcp
+MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
@@ -23,7 +25,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offline, no key
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.ready-dev ## lint, format, types
@@ -44,7 +46,7 @@ bench: $(VENV)/.ready-dev ## the benchmarks, beside the clients that are install
 conformance: $(VENV)/.ready-dev ## what clients make of real replies, into docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready ## the servers of other projects that tests/peers talks to
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready ## the servers of other projects that tests talk to
 
 wheels: $(VENV)/.ready-dev ## wheels of tinyagent, its plugins and the Rust provider in dist/, tried out
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
@@ -56,7 +58,7 @@ leaks: $(VENV)/.ready-dev ## the Rust provider's own part under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(PEERS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent first and from here, plugins without resolving: on the public index the name `tinyagent`
@@ -95,4 +97,10 @@ $(PEERS)/.ready: tests/peers/constraints.txt
 		--no-deps --requirement tests/peers/constraints.txt
 	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--constraint tests/peers/constraints.txt 'litellm[proxy]'
+	@touch $@
+
+$(MCP_PEERS)/.ready: $(MCP_PINS)
+	@test -x $(MCP_PEERS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(MCP_PEERS); }
+	$(MCP_PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--constraint $(MCP_PINS) mcp-server-time mcp-server-git mcp-server-fetch
 	@touch $@

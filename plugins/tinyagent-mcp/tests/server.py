@@ -54,7 +54,11 @@ async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
                     input_schema=NUMBER,
                     annotations=ToolAnnotations(read_only_hint="TEST_UNSAFE" not in os.environ),
                 ),
-                Tool(name="picture", input_schema=SCHEMA),
+                Tool(
+                    name="picture",
+                    input_schema=SCHEMA,
+                    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=True),
+                ),
                 Tool(name="fails", input_schema=SCHEMA),
                 Tool(name="steps", input_schema=SCHEMA),
             ],

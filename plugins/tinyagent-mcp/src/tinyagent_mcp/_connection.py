@@ -270,8 +270,22 @@ class Connection:
             fingerprint=self.config.fingerprint(),
             server=f"{info.name} {info.version}" if info is not None else "",
             tools=tools,
-            resources=client.server_capabilities.resources is not None,
+            resources=await self._has_resources(client),
         )
+
+    @staticmethod
+    async def _has_resources(client: Client) -> bool:
+        """Whether there is anything to read; many servers say so of themselves without having anything."""
+        if client.server_capabilities.resources is None:
+            return False
+        try:
+            if (await client.list_resources()).resources:
+                return True
+            return bool((await client.list_resource_templates()).resource_templates)
+        except MCPError as error:
+            if error.code == CONNECTION_CLOSED:
+                raise
+            return False
 
 
 def _listed(tool: Any) -> ListedTool:
@@ -281,7 +295,8 @@ def _listed(tool: Any) -> ListedTool:
         title=tool.title or (notes.title if notes is not None else None) or "",
         description=tool.description or "",
         input_schema=tool.input_schema,
-        read_only=notes is not None and notes.read_only_hint is True,
+        # Reading the world outside takes what is asked for there: that is a question for the user.
+        read_only=notes is not None and notes.read_only_hint is True and notes.open_world_hint is not True,
     )
 
 
