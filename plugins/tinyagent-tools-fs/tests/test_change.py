@@ -1,7 +1,5 @@
 """`write` and `edit`: the change that was asked for, and no other."""
 
-# Tests wait for files and processes they made themselves.
-# ruff: noqa: ASYNC240
 from __future__ import annotations
 
 import os

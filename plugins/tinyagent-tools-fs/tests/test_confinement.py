@@ -1,7 +1,5 @@
 """Nothing outside the folder is read or written: each way out is really tried."""
 
-# Tests wait for files and processes they made themselves.
-# ruff: noqa: ASYNC240
 from __future__ import annotations
 
 import os

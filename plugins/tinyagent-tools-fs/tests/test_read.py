@@ -1,7 +1,5 @@
 """`read` and `list`: what a model gets to see of a file and a folder."""
 
-# Tests wait for files and processes they made themselves.
-# ruff: noqa: ASYNC230
 from __future__ import annotations
 
 import base64

@@ -1,7 +1,5 @@
 """`glob` and `grep`: with ripgrep and without it the same."""
 
-# Tests wait for files and processes they made themselves.
-# ruff: noqa: ASYNC110, ASYNC222
 from __future__ import annotations
 
 import asyncio

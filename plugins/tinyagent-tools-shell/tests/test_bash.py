@@ -1,7 +1,6 @@
 """`bash`: what runs, what is reported, and that it really ends. Each command here is bounded by itself."""
 
-# Tests wait for files and processes they made themselves.
-# ruff: noqa: ASYNC110, ASYNC222, ASYNC240, PTH208
+# ruff: noqa: PTH208
 from __future__ import annotations
 
 import asyncio
@@ -405,7 +404,7 @@ async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
 async def test_who_was_seen_once_is_found_again(here: Path) -> None:
     """A process that hides while its parents live is known by the time that they are gone."""
     hiding = "env -i setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -e go ]; do sleep 0.01; done"
-    shell = subprocess.Popen(["bash", "-c", hiding], cwd=here, start_new_session=True)  # noqa: ASYNC220
+    shell = subprocess.Popen(["bash", "-c", hiding], cwd=here, start_new_session=True)
     family = Family(shell.pid, "a mark that nobody has")
     try:
         await until(lambda: (here / "pid").exists() and (here / "pid").read_text())
@@ -431,6 +430,30 @@ async def test_what_cannot_be_found_is_admitted(bash: Bash, here: Path) -> None:
         assert "has detached itself, cannot be found, and may go on" in text(result)
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+@linux
+async def test_commands_do_not_outlive_an_agent_that_is_killed(here: Path) -> None:
+    """SIGKILL leaves an agent no moment to clean up; but all of it goes all the same."""
+    program = """
+import asyncio
+from tinyagent_tools_shell import shell_tool
+
+command = (
+    "echo $$ > pid1; sleep 60 & echo $! > pid2; (setsid sh -c 'echo $$ > pid3; exec sleep 60' &);"
+    " until [ -s pid3 ]; do sleep 0.01; done; touch ready; wait"
+)
+asyncio.run(shell_tool().execute("call", {"command": command}, None, lambda partial: None))
+"""
+    agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=here)
+    try:
+        await until((here / "ready").exists)
+        pids = [int((here / f"pid{number}").read_text()) for number in (1, 2, 3)]
+        assert pids == [pid for pid in pids if alive(pid)]
+    finally:
+        agent.kill()
+        await agent.wait()
+    await until(lambda: not any(map(alive, pids)))
 
 
 async def test_what_ends_by_itself_is_left_to(bash: Bash, here: Path) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from ._environment import MARK, clean
+from ._guard import Guard
 from ._output import LIMIT, Output
 from ._processes import Family, Member
 
@@ -107,6 +108,13 @@ class _Command:
         finally:
             os.close(writing)
         self._family = Family(self._process.pid, mark)
+        try:
+            self._guard = Guard(self._process.pid, mark)
+        except BaseException:
+            self._family.kill()
+            self._process.wait()
+            os.close(self._reading)
+            raise
 
     async def run(
         self, timeout: float, stop: asyncio.Event | None, on_output: Callable[[str, int], None]
@@ -136,6 +144,7 @@ class _Command:
                 await self._end(watching)
         finally:
             # Whatever happened, and without waiting for anything: this also runs while being cancelled.
+            self._guard.close()
             ended.survived = self._family.kill()
             try:
                 ended.code = self._process.wait(_LAST)
