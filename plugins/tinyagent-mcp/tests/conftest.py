@@ -94,7 +94,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def shared(log: Path) -> Iterator[Tools]:
     """One server for the tests of a module; it was started in an environment with secrets in it."""
-    secrets = dict.fromkeys(("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SECRET", "PASSED_ON"), "sk-CANARY")
+    secrets = dict.fromkeys(("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SECRET", "PASSED_ON"), "sk-test-CANARY")
     os.environ.update(secrets)
     try:
         servers = McpServers([config(env={"TEST_LOG": str(log)}, pass_env=["PASSED_ON"])])

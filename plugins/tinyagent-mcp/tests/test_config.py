@@ -116,13 +116,14 @@ def test_nothing_is_read_from_the_working_directory(tmp_path: Path, monkeypatch:
 
 def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """`${NAME}` in env and headers is one of ours; a missing one is named, and so is nothing in messages."""
-    monkeypatch.setenv("MY_TOKEN", "sk-CANARY")
+    monkeypatch.setenv("MY_TOKEN", "sk-test-CANARY")
     server = ServerConfig(
         name="x", command="a", env={"TOKEN": "${MY_TOKEN}"}, headers={"Authorization": "Bearer ${MY_TOKEN}"}
     )
-    assert "sk-CANARY" == server.environment()["TOKEN"]
-    assert {"Authorization": "Bearer sk-CANARY"} == server.expanded(server.headers, "headers")
-    assert "sk-CANARY" not in repr(server)
+    assert "sk-test-CANARY" == server.environment()["TOKEN"]
+    assert {"Authorization": "Bearer sk-test-CANARY"} == server.expanded(server.headers, "headers")
+    plain = ServerConfig(name="x", url="https://b/?key=sk-test-CANARY", headers={"A": "sk-test-CANARY"})
+    assert "sk-test-CANARY" not in repr(server) + repr(plain)
     with pytest.raises(ConfigurationError, match="NOT_THERE, which is not set"):
         ServerConfig(name="x", command="a", env={"A": "${NOT_THERE}"}).environment()
 

@@ -44,6 +44,14 @@ def test_close_leaves_nothing_behind() -> None:
     assert [True, True] == [gone(pid) for pid in pids]
 
 
+def test_what_is_closed_stays_closed() -> None:
+    """A tool that is called after `close` starts nothing that nobody would end."""
+    with McpServers([tiny()]) as servers:
+        tools = Tools(servers)
+    with pytest.raises(ToolError, match="are closed"):
+        asyncio.run(tools.text("pid"))
+
+
 def test_a_stubborn_server_is_killed() -> None:
     """One that neither the end of its input nor SIGTERM ends is killed."""
     with McpServers([tiny(env={"TEST_STUBBORN": "1"})]) as servers:
@@ -105,7 +113,7 @@ def test_a_keeper_that_is_killed_takes_the_server_along() -> None:
             {"command": [sys.executable, "-c", "import time; time.sleep(600)"], "start_timeout": 0.5},
             r"did not answer within 0\.5 s",
         ),
-        ({"url": "http://127.0.0.1:9/mcp", "command": None}, "cannot be"),
+        ({"url": "http://127.0.0.1:9/mcp?key=sk-test-CANARY", "command": None}, "cannot be"),
     ],
 )
 def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> None:
@@ -113,6 +121,7 @@ def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> 
     with McpServers([config(**fields)]) as servers, pytest.raises(ConfigurationError, match=words) as caught:
         servers.tools()
     assert "'t'" in str(caught.value)
+    assert "sk-test-CANARY" not in str(caught.value)
 
 
 def test_one_server_that_is_missing_is_named() -> None:

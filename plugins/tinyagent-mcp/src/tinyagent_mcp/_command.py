@@ -60,7 +60,7 @@ def list_servers(refresh: bool, as_json: bool) -> None:
 def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
     return {
         "name": config.name,
-        "reached_by": config.url or " ".join(config.argv()),
+        "reached_by": config.reached_by(),
         "server": listing.server,
         "resources": listing.resources,
         "tools": [

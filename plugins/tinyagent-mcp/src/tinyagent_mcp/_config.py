@@ -83,6 +83,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.url is not None:
             self._check_url(self.url)
 
+    def __repr__(self) -> str:
+        return f"ServerConfig(name={self.name!r}, {self.reached_by()!r})"  # the rest may hold keys
+
+    def reached_by(self) -> str:
+        """The command, or the URL without its query, which may hold a key."""
+        return " ".join(self.argv()) if self.url is None else self.url.partition("?")[0]
+
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:

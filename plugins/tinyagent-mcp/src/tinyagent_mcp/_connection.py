@@ -7,7 +7,6 @@ contexts must be left by the task that entered them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
@@ -148,7 +147,7 @@ class Connection:
                     f"The MCP server {name!r} ended before it had answered {what}. It is started again with "
                     f"the next call.{_tail(live)}"
                 ) from None
-            raise ToolError(f"{name}: {error.message or error.code}") from None
+            raise ToolError(f"{name}: {self._words(error) or error.code}") from None
         except ValidationError as error:
             raise ToolError(
                 f"The MCP server {name!r} answered {what} with something that MCP forbids."
@@ -156,7 +155,13 @@ class Connection:
         except (OSError, httpx2.HTTPError) as error:
             if live is not None:
                 live.lost = True
-            raise ToolError(f"The MCP server {name!r} cannot be reached: {_words(error)}") from None
+            raise ToolError(f"The MCP server {name!r} cannot be reached: {self._words(error)}") from None
+
+    def _words(self, error: BaseException) -> str:
+        """What an error says; errors of HTTP quote the URL, whose query may hold a key."""
+        said = str(error) or type(error).__name__
+        query = (self.config.url or "").partition("?")[2]
+        return said.replace(query, "…") if query else said
 
     # ---- connecting -------------------------------------------------------------------------------------
 
@@ -200,7 +205,7 @@ class Connection:
                 raise _Died(_tail(live)) from None
             if isinstance(reason, MCPError | OSError | httpx2.HTTPError):
                 raise ToolError(
-                    f"The MCP server {self.config.name!r} cannot be used: {_words(reason)}.{_tail(live)}"
+                    f"The MCP server {self.config.name!r} cannot be used: {self._words(reason)}.{_tail(live)}"
                 ) from None
             if isinstance(reason, ValidationError):
                 raise ToolError(
@@ -338,6 +343,10 @@ async def _watched(transport: Any, live: _Live) -> AsyncIterator[Any]:
 @asynccontextmanager
 async def _collecting(lines: deque[str]) -> AsyncIterator[TextIO]:
     """A file for a server's standard error, of which the last lines are kept for messages."""
+    if sys.platform == "win32":  # its loop cannot watch a pipe
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: ASYNC230, PTH123
+            yield nowhere
+        return
     readable, writable = os.pipe()
     loop = asyncio.get_running_loop()
     os.set_blocking(readable, False)
@@ -377,9 +386,3 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     return error
-
-
-def _words(error: BaseException) -> str:
-    with contextlib.suppress(Exception):
-        return str(error) or type(error).__name__
-    return type(error).__name__

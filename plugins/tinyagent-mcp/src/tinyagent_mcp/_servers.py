@@ -43,6 +43,7 @@ class McpServers:
         self._configs = {server.name: server for server in servers}
         self._host = Host()
         self._connections: dict[str, Connection] = {}
+        self._closed = False
         _open.add(self)
 
     def listings(self, *, fresh: bool = False) -> dict[str, Listing]:
@@ -88,6 +89,7 @@ class McpServers:
     def close(self) -> None:
         """End every server; returns when they are gone."""
         _open.discard(self)
+        self._closed = True
         if self._host.running:
             self._host.run(self._close())
             self._host.close()
@@ -184,6 +186,8 @@ class McpServers:
 
     async def _until(self, signal: asyncio.Event | None, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to `work`; once the signal is set, the server is told to stop."""
+        if self._closed:
+            raise ToolError("The MCP servers are closed.")
         asked: Awaitable[T] = self._host.call(work())
         if signal is None:
             return await asked
