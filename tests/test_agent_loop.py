@@ -601,7 +601,7 @@ async def test_an_error_keeps_the_partial_text_and_runs_no_tool() -> None:
 @pytest.mark.parametrize("how", ["raised", "event"])
 async def test_the_key_is_not_in_the_error(how: str) -> None:
     """A key that a provider echoes is not shown."""
-    key = "sk-CANARY-123456"
+    key = "sk-test-CANARY-123456"
     step: Any = (
         RuntimeError(f"bad key {key}") if how == "raised" else {"type": "error", "error": f"bad key {key}"}
     )

@@ -39,7 +39,7 @@ from tinyagent.testing import check_grammar, collect, user
 URL = "http://127.0.0.1:9/v1"
 MODEL = OpenAICompatModel(provider="local", id="m", base_url=URL)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
-KEY = "sk-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 
 
 class FakeWaker:

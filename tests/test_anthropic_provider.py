@@ -32,7 +32,7 @@ from tinyagent.errors import (
 )
 from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
 
-KEY = "sk-ant-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 OWN = {"api": "anthropic-messages", "provider": "anthropic", "model": "claude-sonnet-4-5"}
 PNG = "iVBORw0KGgo="
 

@@ -35,7 +35,7 @@ from tinyagent.openai_wire import (
     stream_openai_completions,
 )
 
-KEY = "sk-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 
 
 @pytest.fixture

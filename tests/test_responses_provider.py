@@ -23,7 +23,7 @@ from tinyagent.responses_provider import (
 )
 from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
 
-KEY = "sk-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 OWN = {"api": "openai-responses", "provider": "openai", "model": "gpt-5"}
 USAGE = {
     "input_tokens": 20,

@@ -15,7 +15,7 @@ from tinyagent._fake_server import FakeReply, FakeServer
 from .conftest import ROOT
 
 WHEELS = ROOT / os.environ.get("TINYAGENT_WHEELS", "build/alchemy/dist")
-KEY = "sk-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 
 
 @pytest.fixture(scope="module")

@@ -59,17 +59,17 @@ def test_the_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch, xdg: st
 def test_the_environment_comes_before_the_key_file(cli: Cli, serve: Serve) -> None:
     """The variable's key is sent; without it the file's; white space around it is no part of it."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"), more=KEY)
-    keys(cli, 'local = "  sk-file "\n')
-    assert 0 == cli("run", "-m", "local/m", "Hi", LOCAL_KEY=" sk-env\n").code
-    assert "Bearer sk-env" == authorization(server)
+    keys(cli, 'local = "  sk-test-file "\n')
+    assert 0 == cli("run", "-m", "local/m", "Hi", LOCAL_KEY=" sk-test-env\n").code
+    assert "Bearer sk-test-env" == authorization(server)
     assert 0 == cli("run", "-m", "local/m", "Hi", LOCAL_KEY="  ").code
-    assert "Bearer sk-file" == authorization(server)
+    assert "Bearer sk-test-file" == authorization(server)
 
 
 def test_no_key_no_header(cli: Cli, serve: Serve) -> None:
     """A provider without api_key_env gets no Authorization header, whatever keys are set."""
     server = serve(FakeReply.text("ok"))
-    assert 0 == cli("run", "-m", "local/m", "Hi", OPENAI_API_KEY="sk-other").code
+    assert 0 == cli("run", "-m", "local/m", "Hi", OPENAI_API_KEY="sk-test-other").code
     assert authorization(server) is None
 
 
@@ -77,14 +77,14 @@ def test_no_key_no_header(cli: Cli, serve: Serve) -> None:
 def test_a_key_file_that_others_can_read_is_refused(cli: Cli, serve: Serve, mode: int) -> None:
     """Exit code 3, and how to mend it."""
     serve(FakeReply.text("ok"), more=KEY)
-    path = keys(cli, 'local = "sk-file"\n', mode)
+    path = keys(cli, 'local = "sk-test-file"\n', mode)
     done = cli("run", "-m", "local/m", "Hi")
     assert 3 == done.code
     assert f"chmod 600 {path}" in done.err
-    assert "sk-file" not in done.err
+    assert "sk-test-file" not in done.err
 
 
-@pytest.mark.parametrize("text", ['local = "sk-CANARY', 'local = ["sk-CANARY"]', "sk-CANARY"])
+@pytest.mark.parametrize("text", ['local = "sk-test-CANARY', 'local = ["sk-test-CANARY"]', "sk-test-CANARY"])
 def test_a_malformed_key_file_does_not_show_its_keys(cli: Cli, serve: Serve, text: str) -> None:
     """The message names the file, and at most the position."""
     serve(FakeReply.text("ok"), more=KEY)
@@ -95,7 +95,7 @@ def test_a_malformed_key_file_does_not_show_its_keys(cli: Cli, serve: Serve, tex
     assert "CANARY" not in done.err
 
 
-@pytest.mark.parametrize("key", ["sk-one sk-two", "sk-\x7f", "sk-é"])
+@pytest.mark.parametrize("key", ["sk-test-one sk-test-two", "sk-test-\x7f", "sk-test-é"])
 def test_a_key_that_cannot_be_a_header_is_refused_unseen(cli: Cli, serve: Serve, key: str) -> None:
     """Before a request is made; the message says where it is from and does not show it."""
     server = serve(FakeReply.text("ok"), more=KEY)
@@ -117,7 +117,7 @@ def test_the_users_own_endpoint_replaces_a_built_in_one(cli: Cli, serve: Serve) 
     """[providers.openai] with a base_url is another server; the built-in key is not sent there."""
     server = serve(FakeReply.text("ok"))
     cli.server(server, "openai")
-    assert 0 == cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY="sk-CANARY").code
+    assert 0 == cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY="sk-test-CANARY").code
     assert authorization(server) is None
 
 

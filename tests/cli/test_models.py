@@ -14,14 +14,14 @@ def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
     """Built-in, configured and installed ones, and whether their key is set; nothing is asked or imported."""
     cli.config('[providers.mine]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "MINE_KEY"\n')
     cli.install("acme", "raise RuntimeError('imported')", "providers", version="2.0")
-    rows = json.loads(cli("models", "list", "--json", OPENAI_API_KEY="sk-CANARY").out)
+    rows = json.loads(cli("models", "list", "--json", OPENAI_API_KEY="sk-test-CANARY").out)
     found = {row["name"]: (row["from"], row["key"]) for row in rows}
     assert ("built in", "OPENAI_API_KEY is set") == found["openai"]
     assert ("built in", "GROQ_API_KEY is not set") == found["groq"]
     assert ("built in", "none needed") == found["ollama"]
     assert ("config.toml", "MINE_KEY is not set") == found["mine"]
     assert ("acme 2.0", "the plugin knows") == found["acme"]
-    text = cli("models", "list", OPENAI_API_KEY="sk-CANARY")
+    text = cli("models", "list", OPENAI_API_KEY="sk-test-CANARY")
     assert 0 == text.code
     assert "CANARY" not in text.out
 

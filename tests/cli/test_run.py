@@ -108,9 +108,9 @@ def test_every_option_reaches_the_provider(cli: Cli, serve: Serve) -> None:
 
 def test_the_key_goes_into_the_request_and_nowhere_else(cli: Cli, serve: Serve) -> None:
     """The variable that api_key_env names is sent as the bearer's token; no output has it."""
-    server = serve(FakeReply.error(401, "bad key sk-CANARY-1234567"), more='api_key_env = "LOCAL_KEY"\n')
-    done = cli("run", "--jsonl", "-vv", "-m", "local/m", "Hi", LOCAL_KEY=" sk-CANARY-1234567 \n")
-    assert "Bearer sk-CANARY-1234567" == server.requests[0].headers["authorization"]
+    server = serve(FakeReply.error(401, "bad key sk-test-CANARY-1234567"), more='api_key_env = "LOCAL_KEY"\n')
+    done = cli("run", "--jsonl", "-vv", "-m", "local/m", "Hi", LOCAL_KEY=" sk-test-CANARY-1234567 \n")
+    assert "Bearer sk-test-CANARY-1234567" == server.requests[0].headers["authorization"]
     assert 3 == done.code
     assert "CANARY" not in done.out + done.err
 

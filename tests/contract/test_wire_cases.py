@@ -19,7 +19,7 @@ from tinyagent.errors import TinyAgentError
 from tinyagent.openai_wire import OpenAICompatModel, stream_openai_completions
 
 CASES = json.loads((Path(__file__).parent.parent / "data" / "wire_cases.json").read_text("ascii"))
-KEY = "sk-CANARY-0123456789"
+KEY = "sk-test-CANARY-0123456789"
 SHORT = {"connect": 5.0, "first_event": 1.0, "idle": 0.4}
 ABORTS: dict[str, Step] = {"rst": Reset(), "fin": Hangup(), "hold": Hold()}
 

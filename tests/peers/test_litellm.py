@@ -179,6 +179,6 @@ def test_a_rate_limit_fails_in_the_proxys_words(run: Run) -> None:
 
 def test_no_key_is_ever_shown(run: Run, proxy: Proxy) -> None:
     """A key that the server refuses is not in any output."""
-    done = run("--jsonl", "-m", "litellm/mocked", "hi", key="sk-CANARY-0123456789")
+    done = run("--jsonl", "-m", "litellm/mocked", "hi", key="sk-test-CANARY-0123456789")
     assert 0 != done.returncode
-    assert "sk-CANARY" not in done.stdout + done.stderr
+    assert "sk-test-CANARY" not in done.stdout + done.stderr

@@ -100,7 +100,7 @@ def _tinyagent(repository: Path, *arguments: str) -> subprocess.CompletedProcess
     return subprocess.run(
         [*COMMAND, *arguments],
         cwd=repository,
-        env={**os.environ, "OPENAI_API_KEY": "sk-CANARY-0123456789"},
+        env={**os.environ, "OPENAI_API_KEY": "sk-test-CANARY-0123456789"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -64,7 +64,7 @@ class Served:
     async def idle(self) -> None:
         """Wait until no reply is under way."""
         async with asyncio.timeout(10):
-            while self.proxy.streams:  # noqa: ASYNC110 - the proxy has no event for it
+            while self.proxy.streams:
                 await asyncio.sleep(0.01)
 
 

@@ -90,8 +90,8 @@ def test_a_file_that_others_can_read_is_refused(mode: int, config: Path) -> None
         ("[tokens.a]\nmodels = []", "either env or file"),
         ("[tokens.a]\nenv = 'A'\nfile = 'a'", "either env or file"),
         ("[tokens.a]\nenv = 'A'\nmax_streams = 0", "above 0"),
-        ("[tokens.a]\ntoken = 'sk-in-the-file'", "token"),
-        ("[providers.a]\napi_key = 'sk-in-the-file'", "api_key"),
+        ("[tokens.a]\ntoken = 'sk-test-in-the-file'", "token"),
+        ("[providers.a]\napi_key = 'sk-test-in-the-file'", "api_key"),
         ("[providers.a]\napi = 'soap'", "soap"),
     ],
 )
@@ -102,7 +102,7 @@ def test_what_is_wrong_with_the_file_is_named(text: str, words: str, config: Pat
         read_config(config)
     assert words in str(caught.value)
     assert str(config) in str(caught.value)
-    assert "sk-in-the-file" not in str(caught.value)
+    assert "sk-test-in-the-file" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ async def test_with_tls_files_it_speaks_tls(tmp_path: Path) -> None:
         "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
     )
     try:
-        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)  # noqa: ASYNC221
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
     except (FileNotFoundError, subprocess.CalledProcessError):
         pytest.skip("no openssl to make a certificate with")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"

@@ -349,7 +349,7 @@ async def test_keys_are_neither_read_nor_written(
     """TINYAGENT_HOME inside the folder is as if it were not there."""
     home = work / "conf"
     home.mkdir()
-    (home / "keys.toml").write_text("key = 'sk-CANARY'\n")
+    (home / "keys.toml").write_text("key = 'sk-test-CANARY'\n")
     (work / "alias").symlink_to("conf")
     monkeypatch.setenv("TINYAGENT_HOME", str(home))
     for name in EVERY_TOOL:

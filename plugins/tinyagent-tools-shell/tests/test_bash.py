@@ -159,7 +159,7 @@ async def test_commands_that_cannot_be_started(bash: Bash) -> None:
 
 async def test_no_secret_reaches_a_command(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by name nor by value, whatever else is let through."""
-    canary = "sk-CANARY-0123456789"
+    canary = "sk-test-CANARY-0123456789"
     for name in (
         *("OPENAI_API_KEY", "OPENROUTER_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY", "LOCAL_KEY"),
         *("GITHUB_TOKEN", "NPM_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "PGPASSWORD", "my_secret"),

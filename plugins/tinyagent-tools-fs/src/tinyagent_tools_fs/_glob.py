@@ -25,6 +25,10 @@ def compile_glob(pattern: str) -> Callable[[_Names], bool]:
     if len(pattern) > 1_000:
         raise ToolError("The pattern has more than 1,000 characters.")
     compiled = [_compile(alternative) for alternative in _alternatives(pattern)]
+    if all(len(parts) == 2 and parts[0] is _ANY for parts in compiled):
+        last = [part for _, part in compiled if part is not None]
+        if len(last) == len(compiled):  # only the name counts, which is what most patterns are
+            return lambda names: any(part.match(names[-1]) for part in last)
     return lambda names: any(_matches(names, parts) for parts in compiled)
 
 

@@ -122,14 +122,13 @@ class Root:
             if _identity(status) != self._identity:
                 raise ToolError("The working directory was replaced by another one, so nothing was opened.")
             for number in range(len(parts) + 1):
-                shown = self.show(parts[:number])
                 identity = _identity(os.fstat(descriptor))
                 if identity in secret:
-                    raise _secret(shown)
+                    raise _secret(self.show(parts[:number]))
                 if identity in fixed:
-                    raise _protected(shown, "tinyagent loads it as code")
+                    raise _protected(self.show(parts[:number]), "tinyagent loads it as code")
                 if write and _is_repository(descriptor):
-                    raise _protected(shown, "it is a Git repository's own data")
+                    raise _protected(self.show(parts[:number]), "it is a Git repository's own data")
                 if number < len(parts):
                     following = self._enter(descriptor, parts[: number + 1], create)
                     os.close(descriptor)

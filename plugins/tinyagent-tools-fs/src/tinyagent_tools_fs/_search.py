@@ -93,10 +93,13 @@ def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
 def grep(root: Root, request: GrepRequest, say: Say) -> None:
     """Say the lines that match, file by file, until there are as many as the limit."""
     pattern = compile_pattern(request)
+    plain = request.literal or re.escape(request.pattern) == request.pattern
+    needle = request.pattern if plain and not request.ignore_case else ""
     left = request.limit
     for parts in _files(root, request, say):
-        lines = _lines(root, parts)
-        if lines is not None:
+        text = _text(root, parts)
+        if text is not None and needle in text:
+            lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
             left -= _search(parts, lines, pattern, request.context, left, say)
             if left <= 0:
                 say({"more": True})
@@ -172,8 +175,8 @@ def _candidates(root: Root, request: GrepRequest) -> list[Parts] | None:
     return sorted(names for names in found if ".git" not in names)
 
 
-def _lines(root: Root, parts: Parts) -> list[str] | None:
-    """The lines of a text file; None if it is not one, or too large."""
+def _text(root: Root, parts: Parts) -> str | None:
+    """A text file; None if it is not one, or too large."""
     try:
         with root.folder(parts[:-1]) as above:
             descriptor = root.open_in(above, parts, parts[-1])
@@ -190,12 +193,7 @@ def _lines(root: Root, parts: Parts) -> list[str] | None:
     finally:
         os.close(descriptor)
     encoding = detect(data, whole=True)
-    if encoding is None:
-        return None
-    lines = encoding.decode(data).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    return None if encoding is None else encoding.decode(data)
 
 
 def _search(

@@ -40,13 +40,14 @@ class Ignore:
     """
 
     root: Root
-    _rules: dict[Parts, list[_Rule]] = field(default_factory=dict)
+    _own: dict[Parts, list[_Rule]] = field(default_factory=dict)
+    _chains: dict[Parts, list[tuple[int, list[_Rule]]]] = field(default_factory=dict)
 
     def hides(self, parts: Parts, *, is_folder: bool) -> bool:
         """Whether a path itself is ignored; that of its folders is not asked again."""
-        for depth in range(len(parts) - 1, -1, -1):
+        for depth, rules in self._chain(parts[:-1]):
             path = "/".join(parts[depth:]) + ("/" if is_folder else "")
-            for include, expression in self._rules_in(parts[:depth]):
+            for include, expression in rules:
                 match = expression.match(path)
                 # A rule that matches a folder that the path is in was asked when that folder was.
                 if match is not None and (match.end() == len(path) or not match.groupdict().get("ps_d")):
@@ -58,10 +59,19 @@ class Ignore:
         last = len(parts)
         return any(self.hides(parts[:depth], is_folder=depth < last) for depth in range(1, last + 1))
 
-    def _rules_in(self, folder: Parts) -> list[_Rule]:
-        if folder not in self._rules:
-            self._rules[folder] = self._read(folder)
-        return self._rules[folder]
+    def has_none(self, folder: Parts) -> None:
+        """Somebody has seen that there is no `.gitignore` in a folder."""
+        self._own.setdefault(folder, [])
+
+    def _chain(self, folder: Parts) -> list[tuple[int, list[_Rule]]]:
+        """The rules that count in a folder, the deepest first, each with the depth that it counts from."""
+        found = self._chains.get(folder)
+        if found is None:
+            if folder not in self._own:
+                self._own[folder] = self._read(folder)
+            own = [(len(folder), rules)] if (rules := self._own[folder]) else []
+            found = self._chains[folder] = own + (self._chain(folder[:-1]) if folder else [])
+        return found
 
     def _read(self, folder: Parts) -> list[_Rule]:
         """The rules of a folder, the last one first."""
@@ -118,9 +128,11 @@ def walk(root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None) -> It
 def _entries(root: Root, folder: Parts, hidden: bool, ignore: Ignore | None) -> Iterator[Entry]:
     secret = root.folders()
     found = []
+    has_rules = False
     try:
         with root.folder(folder) as descriptor, os.scandir(descriptor) as entries:
             for entry in entries:
+                has_rules = has_rules or entry.name == ".gitignore"
                 if entry.name == ".git" or (entry.name.startswith(".") and not hidden):
                     continue
                 is_folder = entry.is_dir(follow_symlinks=False)
@@ -130,6 +142,8 @@ def _entries(root: Root, folder: Parts, hidden: bool, ignore: Ignore | None) -> 
                 found.append(Entry((*folder, entry.name), is_folder, is_file))
     except (OSError, ToolError):
         return  # no permission, or gone meanwhile
+    if ignore is not None and not has_rules:
+        ignore.has_none(folder)
     for made in sorted(found, key=lambda entry: entry.parts[-1]):
         if ignore is None or not ignore.hides(made.parts, is_folder=made.is_folder):
             yield made
