@@ -10,7 +10,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from tinyagent.agent_types import Provider
@@ -45,8 +45,10 @@ class Finding(NamedTuple):
 def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
     """Look at everything."""
     yield from _installation()
-    yield from _plugins()
-    yield from _versions(app)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        versions = pool.submit(_check_versions)
+        yield from _plugins(pool)
+        yield from _versions(app, versions)
     try:
         found = configuration.load()
     except TinyAgentError as error:
@@ -75,16 +77,13 @@ def _installation() -> Iterator[Finding]:
         yield Finding("installation", subject, 0, f"Python {python}, {kind}")
 
 
-def _plugins() -> Iterator[Finding]:
+def _plugins(pool: Executor) -> Iterator[Finding]:
     entries = find()
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for entry, problem in zip(entries, pool.map(_load, entries), strict=True):
-            hint = "Upgrade or uninstall it: tinyagent plugins uninstall " + entry.distribution
-            if entry.group == "hooks":
-                hint += f'. Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
-            yield Finding(
-                "plugin", _subject(entry), 3 if problem else 0, problem or "loads", problem and hint
-            )
+    for entry, problem in zip(entries, pool.map(_load, entries), strict=True):
+        hint = f"Upgrade or uninstall it: tinyagent plugins uninstall {entry.distribution}"
+        if entry.group == "hooks":
+            hint += f'. Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
+        yield Finding("plugin", _subject(entry), 3 if problem else 0, problem or "loads", problem and hint)
 
 
 def _load(entry: EntryPoint) -> str | None:
@@ -103,29 +102,38 @@ def _load(entry: EntryPoint) -> str | None:
     return said or None
 
 
-def _versions(app: AppContext) -> Iterator[Finding]:
-    from .installing import Installer
-
+def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Finding]:
+    """What pip or uv says of dependencies; conflicts among others' packages show with -v only."""
     try:
-        command = Installer.of_this_environment().check_command()
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
-        )
+        agrees, said = answer.result()
     except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
         yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
         return
     ours = {"tinyagent", *(normalised(entry.distribution) for entry in find())}
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    conflicts = [line for line in lines if done.returncode and " " in line.strip()]
-    for line in conflicts:
-        who = normalised(line.strip().split()[0])
+    conflicts = [line.split() for line in said.splitlines() if line.strip() and not agrees]
+    for words in conflicts:
+        who = normalised(words[0])
         if who in ours:
             hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {who}"
-            yield Finding("versions", who, 1, line.strip(), hint)
+            yield Finding("versions", who, 1, " ".join(words), hint)
         else:
-            app.detail(line.strip())
-    if not any(normalised(line.strip().split()[0]) in ours for line in conflicts):
+            app.detail(" ".join(words))
+    if not any(normalised(words[0]) in ours for words in conflicts):
         yield Finding("versions", "dependencies", 0, "no conflict")
+
+
+def _check_versions() -> tuple[bool, str]:
+    from .installing import Installer
+
+    done = subprocess.run(
+        Installer.of_this_environment().check_command(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return not done.returncode, done.stdout + done.stderr
 
 
 # ---- what is set up ---------------------------------------------------------------------------------------

@@ -171,3 +171,35 @@ only-include = ["{module}.py"]
         return wheel
 
     return build
+
+
+@dataclass(frozen=True)
+class Workshop(Environment):
+    """An environment in which plugins are written: with pip, pytest and hatchling, and without an index."""
+
+    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        offline = {
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_BUILD_ISOLATION": "false",  # pip's way of saying that there is none
+            "PIP_NO_INDEX": "1",
+        }
+        return super().run(*command, **{**offline, **environment})
+
+
+@pytest.fixture(scope="session")
+def new_workshop(new_environment: Callable[..., Environment]) -> Callable[..., Workshop]:
+    """Make such an environment."""
+
+    def make(*wanted: str | Path) -> Workshop:
+        made = new_environment(*wanted)
+        made.link(["pip", "pytest", "hatchling", "editables"])
+        return Workshop(made.folder, made.home, made.wheels)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def workshop(new_workshop: Callable[..., Workshop]) -> Workshop:
+    """One for all tests that leave it as it was."""
+    return new_workshop()

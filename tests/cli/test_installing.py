@@ -1,0 +1,101 @@
+"""What `plugins install`, `uninstall` and `new` refuse before anything is run or written."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Cli
+
+OURS = [
+    "tinyagent", "TinyAgent==9.0", "tinyagent[all]", "tinyagent @ https://127.0.0.1/x.whl", "./folder",
+    "folder/", "./tinyagent-9.0-py3-none-any.whl", "https://127.0.0.1/tinyagent-9.0-py3-none-any.whl#sha256=0",
+    "https://127.0.0.1/tinyagent-9.0.tar.gz",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OURS)
+def test_tinyagent_itself_is_refused(cli: Cli, what: str) -> None:
+    """However it is asked for: it is this program, or a stranger's."""
+    (cli.work / "folder").mkdir()
+    cli.file("folder/pyproject.toml", '[project]\nname = "Tinyagent"\n')
+    done = cli("plugins", "install", "--dry-run", "good", what)
+    assert (2, "") == (done.code, done.out)
+    assert "a stranger's project of that name" in done.err
+    assert "Running" not in done.err
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "tinyagent-dice",
+        "tinyagent_dice>=1",
+        "./tinyagent-dice-1.0-py3-none-any.whl",
+        "./tinyagent-dice",
+        "a/b",
+    ],
+)
+def test_everything_else_is_pips_business(cli: Cli, what: str) -> None:
+    """The exact command is shown; tinyagent is pinned in it by a constraint."""
+    done = cli("plugins", "install", "--dry-run", "-U", what)
+    assert (0, "") == (done.code, done.out)
+    assert " install --upgrade --constraint " in done.err
+
+
+def test_options_of_pip_are_not_taken(cli: Cli) -> None:
+    """What is an option to us or to pip cannot be smuggled in."""
+    for given in (["--index-url=http://127.0.0.1"], ["--", "-rfile"]):
+        assert 2 == cli("plugins", "install", "--dry-run", *given).code
+
+
+@pytest.mark.parametrize("name", ["click", "tinyagent", "nothing-of-the-kind"])
+def test_what_is_no_plugin_is_not_uninstalled(cli: Cli, name: str) -> None:
+    """Exit code 3, and what there is."""
+    done = cli("plugins", "uninstall", name)
+    assert (3, "") == (done.code, done.out)
+    assert "no plugin of tinyagent. Plugins: " in done.err
+
+
+def test_a_plugin_is_named_by_its_distribution_or_by_what_it_offers(cli: Cli) -> None:
+    """A name that two offer must be made clear; TINYAGENT_PLUGINS does not hide what is to go."""
+    cli.install("zz-one", "", entry="zz")
+    assert (
+        "uninstall --yes zz-one" in cli("plugins", "uninstall", "--dry-run", "zz", TINYAGENT_PLUGINS="").err
+    )
+    cli.install("zz-two", "", entry="zz")
+    done = cli("plugins", "uninstall", "--dry-run", "zz")
+    assert 2 == done.code
+    assert "'zz' is offered by zz-one and by zz-two" in done.err
+    assert "uninstall --yes zz-two" in cli("plugins", "uninstall", "--dry-run", "ZZ_two").err
+
+
+# ---- new ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Weather", "tool"), ("weather_map", "tool"), ("9lives", "tool"), ("a--b", "tool"), ("-a", "tool"),
+        ("../x", "tool"), ("class", "tool"), ("tool", "tool"), ("", "tool"), ("x" * 51, "tool"),
+        ("openai", "provider"), ("demo", "provider"), ("run", "command"), ("plugins", "command"),
+    ],
+)  # fmt: skip
+def test_a_name_that_cannot_be(cli: Cli, name: str, kind: str) -> None:
+    """It is said why, and nothing is written."""
+    done = cli("plugins", "new", "--kind", kind, "--", name)
+    assert (2, "") == (done.code, done.out)
+    assert "cannot be the name of the plugin" in done.err
+    assert [] == list(cli.work.iterdir())
+
+
+def test_a_folder_with_something_in_it_is_left_alone(cli: Cli) -> None:
+    """An empty one is taken; --folder names another."""
+    (cli.work / "tinyagent-weather").mkdir()
+    assert 0 == cli("plugins", "new", "weather").code
+    before = sorted(path.read_text() for path in cli.work.rglob("*.py"))
+    for args in (["weather"], ["other", "--folder", "tinyagent-weather"]):
+        done = cli("plugins", "new", *args)
+        assert 2 == done.code
+        assert "is not an empty folder" in done.err
+    assert before == sorted(path.read_text() for path in cli.work.rglob("*.py"))
+    assert 0 == cli("plugins", "new", "tinyagent-weather", "--folder", "deep/down").code
+    assert (cli.work / "deep" / "down" / "src" / "tinyagent_weather" / "__init__.py").is_file()

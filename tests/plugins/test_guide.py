@@ -1,0 +1,64 @@
+"""docs/plugins.md is carried out: its files are written, its commands run, and they say what stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from .conftest import ROOT, Workshop
+
+GUIDE = ROOT / "docs" / "plugins.md"
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """The code blocks: what stands behind the backticks, and the text."""
+    text = GUIDE.read_text(encoding="utf-8")
+    yield from re.findall(r"^```([^\n]+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands(text: str) -> Iterator[tuple[str, str]]:
+    """Each command with what it is said to print."""
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def same(expected: str, printed: str) -> bool:
+    """Whether it was printed; `...` stands for anything."""
+    pattern = ".*".join(re.escape(piece) for piece in expected.split("..."))
+    return re.fullmatch(pattern, printed, re.DOTALL) is not None
+
+
+def test_the_guide_can_be_followed(workshop: Workshop) -> None:
+    """From an empty folder to an installed wheel."""
+    folder = workshop.home
+    ran = 0
+    for info, text in blocks():
+        named = re.search(r"file=(\S+)", info)
+        if named:
+            path = workshop.home / named[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        for command, expected in commands(text) if info == "console" else ():
+            if command.startswith("cd "):
+                folder = folder / command.removeprefix("cd ")
+                continue
+            done = in_shell(workshop, folder, command)
+            assert 0 == done.returncode, f"{command}: {done.stderr}"
+            assert same(expected, done.stdout), f"{command} printed {done.stdout!r}"
+            ran += 1
+    assert ran > 10
+    done = workshop.run("python", "-m", "pip", "uninstall", "-q", "-y", "tinyagent-dates")
+    assert 0 == done.returncode, done.stderr
+
+
+def in_shell(workshop: Workshop, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of the guide as a reader would, with the environment's programs first."""
+    path = f"{workshop.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    return workshop.run("python", "-c", _SHELL, str(folder), command, PATH=path)
+
+
+_SHELL = "import os, sys; os.chdir(sys.argv[1]); os.execvp('sh', ['sh', '-c', sys.argv[2]])"

@@ -1,0 +1,220 @@
+"""`plugins install` and `uninstall`: what they run, what they refuse, and that tinyagent stays ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Workshop
+
+SOURCE = """
+from tinyagent import hookimpl, tool
+
+@tool(read_only=True)
+def {name}() -> str:
+    "Say it."
+    return "{name}"
+
+@hookimpl
+def tinyagent_register_tools(register):
+    register({name})
+"""
+
+
+def wheel(
+    folder: Path, name: str, version: str, metadata: str = "", entry: str = "", module: str = ""
+) -> Path:
+    """Write the smallest wheel there is."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    path = folder / f"{stem}-py3-none-any.whl"
+    files = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    if entry:
+        files[f"{info}/entry_points.txt"] = entry
+        files[f"plugin_{name.replace('-', '_')}.py"] = module
+    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in {**files, f"{info}/RECORD": record}.items():
+            archive.writestr(file, text)
+    return path
+
+
+def plugin(
+    folder: Path, name: str, version: str = "1.0", needs: str = "tinyagent", group: str = "tools"
+) -> Path:
+    """A wheel of a plugin."""
+    entry = f"[tinyagent.{group}]\n{name} = plugin_{name}\n"
+    return wheel(folder, name, version, f"Requires-Dist: {needs}\n", entry, SOURCE.format(name=name))
+
+
+@pytest.fixture
+def index(tmp_path: Path, workshop: Workshop) -> Iterator[dict[str, str]]:
+    """What pip can find: a stranger's tinyagent of a higher version among it."""
+    wheel(tmp_path, "tinyagent", "9.0")
+    yield {"PIP_FIND_LINKS": str(tmp_path)}
+    [site] = workshop.folder.glob("lib/python*/site-packages")
+    for name in ("sunny", "other", "plain"):  # pip would take longer than the tests
+        (site / f"plugin_{name}.py").unlink(missing_ok=True)
+        for info in site.glob(f"{name}-*.dist-info"):
+            shutil.rmtree(info)
+
+
+def version(workshop: Workshop) -> str:
+    """Of the tinyagent that is installed, by its metadata."""
+    code = "from importlib.metadata import version; print(version('tinyagent'))"
+    return workshop.run("python", "-c", code).stdout.strip()
+
+
+def test_install_by_name_and_say_what_was_gained(
+    workshop: Workshop, tmp_path: Path, index: dict[str, str]
+) -> None:
+    """The command is shown, the gains are on standard output; --upgrade takes a newer version of it alone."""
+    plugin(tmp_path, "sunny")
+    ours = version(workshop)
+    done = workshop.tinyagent("plugins", "install", "sunny", **index)
+    assert ("sunny  tinyagent.tools  sunny 1.0\n", 0) == (done.stdout, done.returncode), done.stderr
+    assert "Running: " in done.stderr
+    assert "-m pip" in done.stderr
+    again = workshop.tinyagent("plugins", "install", "sunny", **index)
+    assert ("", 0) == (again.stdout, again.returncode)
+    assert "Nothing is new" in again.stderr
+    plugin(tmp_path, "sunny", "2.0")
+    done = workshop.tinyagent("plugins", "install", "--upgrade", "--json", "sunny", **index)
+    found = json.loads(done.stdout)
+    assert ({"sunny": "2.0"}, "2.0", "1.0") == (
+        found["distributions"], found["gained"][0]["version"], found["lost"][0]["version"],
+    )  # fmt: skip
+    assert ours == version(workshop)
+
+
+def test_a_plugin_that_wants_another_tinyagent(
+    workshop: Workshop, tmp_path: Path, index: dict[str, str]
+) -> None:
+    """Is not installed, though a stranger's would fit; ours stays."""
+    plugin(tmp_path, "picky", needs="tinyagent>=5")
+    ours = version(workshop)
+    done = workshop.tinyagent("plugins", "install", "picky", **index)
+    assert ("", 1) == (done.stdout, done.returncode)
+    assert "the plugin wants another" in done.stderr
+    assert ours == version(workshop)
+
+
+def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
+    """A distribution without our entry points is installed, with a warning; uninstalling it is refused."""
+    wheel(tmp_path, "plain", "1.0")
+    done = workshop.tinyagent("plugins", "install", "plain", **index)
+    assert ("", 0) == (done.stdout, done.returncode)
+    assert "plain offers nothing to tinyagent" in done.stderr
+    done = workshop.tinyagent("plugins", "uninstall", "plain")
+    assert ("", 3) == (done.stdout, done.returncode)
+    assert "'plain' is installed, but no plugin of tinyagent" in done.stderr
+
+
+def test_rivals_and_guards_are_pointed_out(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
+    """A name that is taken, and a plugin that is at work from now on."""
+    plugin(tmp_path, "sunny")
+    wheel(
+        tmp_path,
+        "other",
+        "1.0",
+        "",
+        "[tinyagent.tools]\nsunny = plugin_other\n[tinyagent.hooks]\nw = plugin_other\n",
+    )
+    assert 0 == workshop.tinyagent("plugins", "install", "sunny", **index).returncode
+    done = workshop.tinyagent("plugins", "install", "other", **index)
+    assert 0 == done.returncode, done.stderr
+    assert '[plugins] prefer = {sunny = "other"}' in done.stderr
+    assert "is loaded for every run from now on" in done.stderr
+    done = workshop.tinyagent("plugins", "uninstall", "sunny", "--dry-run")
+    assert 0 == done.returncode, done.stderr  # a distribution's own name comes first
+
+
+def test_a_stranger_in_our_place_is_seen(workshop: Workshop, tmp_path: Path) -> None:
+    """If what is installed under our name is not ours, nothing is installed on top of it."""
+    [info] = workshop.folder.glob("lib/python*/site-packages/tinyagent-*.dist-info")
+    entry_points = (info / "entry_points.txt").rename(tmp_path / "entry_points.txt")
+    done = workshop.tinyagent("plugins", "install", plugin(tmp_path, "sunny"))
+    entry_points.rename(info / "entry_points.txt")
+    assert ("", 3) == (done.stdout, done.returncode)
+    assert "is somebody else's" in done.stderr
+
+
+# ---- where we are installed -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def uv(tmp_path: Path) -> dict[str, str]:
+    """A `uv` that says how it was called."""
+    program = tmp_path / "bin" / "uv"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "uv was called: $*" >&2\n')
+    program.chmod(0o755)
+    return {"PATH": f"{program.parent}:/usr/bin:/bin"}
+
+
+def placed(workshop: Workshop, name: str, text: str) -> Iterator[Path]:
+    """A file of the environment, for the time of a test."""
+    path = workshop.folder / name
+    before = path.read_text() if path.exists() else None
+    path.write_text((before or "") + text)
+    yield path
+    if before is None:
+        path.unlink()
+    else:
+        path.write_text(before)
+
+
+def test_in_pipx(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
+    """pip installs, and it is said what makes it last."""
+    plugin(tmp_path, "sunny")
+    for _ in placed(workshop, "pipx_metadata.json", "{}"):
+        done = workshop.tinyagent("plugins", "install", "sunny", **index)
+    assert 0 == done.returncode, done.stderr
+    assert f"To make it last: pipx inject {workshop.folder.name} sunny" in done.stderr
+
+
+RECEIPT = """
+[tool]
+requirements = [
+    { name = "tinyagent", directory = "/src/tinyagent" },
+    { name = "dice", specifier = ">=1" },
+    { name = "web", git = "https://127.0.0.1/web" },
+]
+"""
+
+
+def test_in_a_uv_tool_environment(workshop: Workshop, uv: dict[str, str]) -> None:
+    """uv installs; to make it last the tool is named as it was installed, never by the stranger's name."""
+    for _ in placed(workshop, "uv-receipt.toml", RECEIPT):
+        done = workshop.tinyagent("plugins", "install", "sunny", **uv)
+    assert 0 == done.returncode, done.stderr
+    assert f"uv was called: pip install --python {workshop.folder}/bin/python --constraint " in done.stderr
+    lasting = "uv tool install --with 'dice>=1' --with git+https://127.0.0.1/web --with sunny /src/tinyagent"
+    assert f"To make it last: {lasting}" in done.stderr
+
+
+def test_in_an_environment_that_uv_made(workshop: Workshop, uv: dict[str, str]) -> None:
+    """uv installs and uninstalls; without uv at hand, pip does."""
+    for _ in placed(workshop, "pyvenv.cfg", "uv = 0.9.0\n"):
+        done = workshop.tinyagent("plugins", "install", "--dry-run", "sunny", **uv)
+        assert "Running: " + uv["PATH"].split(":")[0] + "/uv pip install" in done.stderr
+        done = workshop.tinyagent("plugins", "install", "--dry-run", "sunny", PATH="/usr/bin:/bin")
+        assert "-m pip" in done.stderr
+
+
+def test_without_an_installer(workshop: Workshop, tmp_path: Path) -> None:
+    """It says how to get one."""
+    [pip] = workshop.folder.glob("lib/python*/site-packages/pip")
+    hidden = pip.rename(tmp_path / "pip")
+    done = workshop.tinyagent("plugins", "install", "sunny", PATH="/nowhere")
+    hidden.rename(pip)
+    assert ("", 3) == (done.stdout, done.returncode)
+    assert "-m ensurepip" in done.stderr
