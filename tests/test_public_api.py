@@ -6,7 +6,6 @@ import importlib
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -94,42 +93,10 @@ MODULES = [
     "proxy_event_handlers",
 ]
 
-LATE = {
-    "OpenRouterModel": "openrouter_provider",
-    "stream_openrouter": "openrouter_provider",
-    "OpenAICompatModel": "openai_wire",
-    "stream_openai_completions": "openai_wire",
-    "AnthropicModel": "anthropic_provider",
-    "stream_anthropic": "anthropic_provider",
-    "OpenAIResponsesModel": "responses_provider",
-    "stream_openai_responses": "responses_provider",
-    **dict.fromkeys(
-        [
-            "ProxyStreamOptions",
-            "ProxyStreamResponse",
-            "stream_proxy",
-            "create_proxy_stream",
-            "parse_streaming_json",
-        ],
-        "proxy",
-    ),
-}
-"""Names whose modules are loaded on first use."""
-
-
-def _exists(module: str) -> bool:
-    return Path(tinyagent.__file__).with_name(f"{module}.py").exists()
-
-
-def _need(module: str) -> None:
-    if not _exists(module):
-        pytest.skip(f"tinyagent.{module} is not there yet")
-
 
 @pytest.mark.parametrize("name", [*CONTRACT, *MORE])
 def test_a_name_of_the_contract_can_be_imported(name: str) -> None:
     """`from tinyagent import …` works as the contract writes it."""
-    _need(LATE.get(name, "agent"))
     namespace: dict[str, object] = {}
     exec(f"from tinyagent import {name}", namespace)
     assert name in namespace
@@ -153,7 +120,6 @@ def test_every_error_is_exported() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_of_the_contract_can_be_imported(name: str) -> None:
     """The modules have the file names of the contract."""
-    _need(name)
     assert importlib.import_module(f"tinyagent.{name}").__name__ == f"tinyagent.{name}"
 
 
@@ -171,7 +137,6 @@ def test_the_types_module_has_what_is_not_exported() -> None:
 
 def test_the_alchemy_module() -> None:
     """`tinyagent.alchemy_provider` offers its three names without the Rust wheel."""
-    _need("alchemy_provider")
     module = importlib.import_module("tinyagent.alchemy_provider")
     for name in ("OpenAICompatModel", "stream_alchemy_openai_completions", "AlchemyStreamResponse"):
         assert hasattr(module, name)
@@ -251,7 +216,5 @@ def test_importing_does_nothing() -> None:
 
 def test_star_import_of_what_is_there_loads_no_click() -> None:
     """Even the names that load late need no command line."""
-    for module in set(LATE.values()):
-        _need(module)
     code = "import sys; from tinyagent import *; assert 'click' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
