@@ -98,7 +98,7 @@ def grep(root: Root, request: GrepRequest, say: Say) -> None:
     left = request.limit
     for parts in _files(root, request, say):
         text = _text(root, parts)
-        if text is not None and needle in text:
+        if text and needle in text:
             lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
             left -= _search(parts, lines, pattern, request.context, left, say)
             if left <= 0:
