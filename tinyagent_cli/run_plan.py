@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ import msgspec
 
 from tinyagent import _json
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
-from tinyagent.errors import RecordError
+from tinyagent.errors import ConfigurationError, RecordError
 
 from . import configuration, model_choice
 from .app_context import AppContext
+from .entry_points import find
 from .failures import InputError
 from .plugin_manager import Hook, PluginManager
 from .prompt_input import build_prompt, read_file, read_stdin, stdin_is_piped
-from .settings import APPROVALS_FILE
+from .settings import APPROVALS_FILE, set_variable
 from .tool_limits import output_limits, with_timeouts
 
 __all__ = ["Plan", "RunOptions", "prepare"]
@@ -30,6 +31,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None
     system: str | None
     tools: tuple[str, ...]
+    mcp: tuple[str, ...]
     files: tuple[str, ...]
     history: str | None
     jsonl: bool
@@ -97,7 +99,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     given = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
     plugins.load_hooks()
-    tools = with_timeouts(plugins.tools(options.tools or run.tools or ()), found.tools)
+    tools = with_timeouts(plugins.tools(_tool_names(options, run.tools or ())), found.tools)
     _check_rules(options, tools)
     history = _history(app, options.history)
     system = _system(app, options.system) if options.system is not None else run.system or ""
@@ -131,6 +133,20 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         approvals_file=found.directory / APPROVALS_FILE,
         sinks=plugins.sinks(),
     )
+
+
+def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:
+    """The tools that were asked for; `--mcp` asks for those of the servers that it names."""
+    names = options.tools or tuple(configured)
+    if not options.mcp:
+        return names
+    if "mcp" not in (entry.name for entry in find("tools")):
+        raise ConfigurationError(
+            "--mcp needs the plugin tinyagent-mcp, which is not installed.",
+            hint="Install it: tinyagent plugins install tinyagent-mcp",
+        )
+    set_variable("TINYAGENT_MCP", "\n".join(options.mcp))
+    return names if any(name.split(".")[0] == "mcp" for name in names) else (*names, "mcp")
 
 
 def _first(*values: Any) -> Any:

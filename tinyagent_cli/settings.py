@@ -12,7 +12,14 @@ TYPE_CHECKING = False  # the first thing that every command does must not begin 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["APPROVALS_FILE", "allowed_plugins", "cache_directory", "config_directory", "variable"]
+__all__ = [
+    "APPROVALS_FILE",
+    "allowed_plugins",
+    "cache_directory",
+    "config_directory",
+    "set_variable",
+    "variable",
+]
 
 APPROVALS_FILE = "approvals.json"
 """In the configuration directory: what the user allowed for good."""
@@ -22,6 +29,11 @@ def variable(name: str) -> str | None:
     """An environment variable without surrounding white space; None if it is unset or blank."""
     value = os.environ.get(name, "").strip()
     return value or None
+
+
+def set_variable(name: str, value: str) -> None:
+    """Set a variable for this process: how an option reaches a plugin that is told by its environment."""
+    os.environ[name] = value
 
 
 def allowed_plugins() -> frozenset[str] | None:

@@ -294,3 +294,10 @@ def test_records_are_what_msgspec_reads(cli: Cli, serve: Serve, tmp_path: Path) 
     for line in done.out.removesuffix("\n").split("\n"):
         assert line.startswith('{"type":"')
         msgspec.json.decode(line)
+
+
+def test_a_plugin_that_an_option_needs_is_named(cli: Cli) -> None:
+    """`--mcp` without tinyagent-mcp: exit code 3, and what to install."""
+    done = cli("run", "-m", "demo", "--mcp", "server", "Hi", TINYAGENT_PLUGINS="")
+    assert (3, "") == (done.code, done.out)
+    assert "tinyagent plugins install tinyagent-mcp" in done.err

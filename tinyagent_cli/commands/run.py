@@ -61,6 +61,12 @@ class RunCommand(click.Command):
     help="A tool: a plugin, PLUGIN.TOOL, or a Python file. Repeatable.",
 )
 @click.option(
+    "--mcp",
+    multiple=True,
+    metavar="COMMAND|URL",
+    help="Use the tools of this MCP server (needs tinyagent-mcp). Repeatable.",
+)
+@click.option(
     "-f",
     "--file",
     "files",

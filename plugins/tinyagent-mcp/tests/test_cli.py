@@ -52,6 +52,15 @@ def test_a_command_in_the_environment_is_tools() -> None:
     assert "tiny__read\n" in done.stdout
 
 
+def test_a_server_can_be_given_on_the_command_line() -> None:
+    """`run --mcp` uses its tools for this run, and those of no other server."""
+    command = f"tiny={' '.join(TINY)}"
+    other = {"TINYAGENT_MCP": "other=no-such-program-anywhere"}
+    done = tinyagent("run", "-m", "demo", "--jsonl", "--mcp", command, "hello", **other)
+    assert 0 == done.returncode, done.stderr
+    assert "tiny__pid" in json.loads(done.stdout.splitlines()[0])["tools"]
+
+
 def test_a_server_that_fails_is_told() -> None:
     """Exit code 3, one error that names the server, no traceback; other tools go on working."""
     environment = {"TINYAGENT_MCP": "broken=no-such-program-anywhere"}

@@ -174,15 +174,13 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def configured() -> list[ServerConfig]:
-    """The servers to use.
+    """The servers to use: those of TINYAGENT_MCP, which `tinyagent run --mcp` sets, else those of the file.
 
     Raises:
         ConfigurationError: the file, or the variable, is not what it should be.
     """
-    found = {server.name: server for server in _from_file(config_file())}
-    for server in _from_variable(os.environ.get("TINYAGENT_MCP", "")):
-        found[server.name] = server
-    return [server for server in found.values() if server.enabled]
+    found = _from_variable(os.environ.get("TINYAGENT_MCP", "")) or _from_file(config_file())
+    return [server for server in found if server.enabled]
 
 
 def _from_file(path: Path) -> list[ServerConfig]:
