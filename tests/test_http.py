@@ -110,12 +110,10 @@ async def test_cancelling_a_read_closes_its_connection() -> None:
 
         task = asyncio.create_task(run())
         await read.wait()
-        begun = time.perf_counter()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await server.wait_closed()
-        assert time.perf_counter() - begun < 0.5
 
 
 @pytest.mark.parametrize("kind", [AbortSignal, asyncio.Event])
@@ -296,21 +294,17 @@ async def read_on(reply: _http.Reply) -> None:
 
 async def test_first_event_and_idle() -> None:
     """Bytes that are no event keep nothing alive; the error names the time-out and its length."""
-    ticks = [b":\n\n", Sleep(0.05)] * 20
+    ticks = [b":\n\n", Sleep(0.05)] * 2000  # for longer than a test may take
     async with FakeServer(FakeReply([*ticks, Hold()]), FakeReply([b"x", *ticks, Hold()])) as server:
         times = {"first_event": 0.3, "idle": 0.2}
         async with call_to(server, timeout=times) as reply:
-            begun = time.perf_counter()
             with pytest.raises(ProviderTimeoutError, match=r"no first event within 0.3 s \(.*'first_event'"):
                 await read_on(reply)
-            assert 0.1 < time.perf_counter() - begun < 0.8
         async with call_to(server, timeout=times) as reply:
             await reply.read()
             reply.restart()
-            begun = time.perf_counter()
             with pytest.raises(ProviderTimeoutError, match=r"no further event within 0.2 s \(.*'idle'"):
                 await read_on(reply)
-            assert 0.1 < time.perf_counter() - begun < 0.7
         await server.wait_closed()
 
 
@@ -527,8 +521,9 @@ async def test_the_providers_own_words(
     assert getattr(caught.value, "status", status) == status
 
 
-async def test_error_bodies_are_bounded(waits: list[float]) -> None:
+async def test_error_bodies_are_bounded(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A long one is neither read nor shown whole, and one that never ends is not waited for."""
+    monkeypatch.setattr(_http, "ERROR_BODY_TIME", 3600.0)
     long = FakeReply([b"x" * 500_000], status=400)
     async with FakeServer(long) as server:
         with pytest.raises(ProviderError) as caught:
@@ -536,10 +531,8 @@ async def test_error_bodies_are_bounded(waits: list[float]) -> None:
         assert len(str(caught.value)) < 3000
     endless = FakeReply([b"y" * 70_000, Hold()], status=400)
     async with FakeServer(endless) as server:
-        begun = time.perf_counter()
         with pytest.raises(ProviderError):
             await body_of(call_to(server))
-        assert time.perf_counter() - begun < 2
         await server.wait_closed()
 
 

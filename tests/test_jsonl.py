@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -485,21 +484,6 @@ async def test_a_provider_with_an_envelope_of_its_own_stays_linear(started: bool
         assert_restored(events)
         sizes.append(sum(map(len, written(events))))
     assert sizes[1] < 10 * sizes[0]
-
-
-def test_encoding_a_delta_costs_the_same_at_any_length() -> None:
-    """The 20,000th delta takes no longer to write than the first ones."""
-    encoder = jsonl.Encoder()
-    before, steps = deltas(20_000)
-    for event in before:
-        encoder.encode(event)
-    times = []
-    for begin in range(0, len(steps), 2000):
-        started = time.process_time()
-        for event in steps[begin : begin + 2000]:
-            encoder.encode(event)
-        times.append(time.process_time() - started)
-    assert min(times[5:]) < 3 * min(times[:5])
 
 
 # ---- the schema ---------------------------------------------------------------------------------------

@@ -494,12 +494,10 @@ async def test_cancelling() -> None:
         reply = await half_read(server)
         task = asyncio.create_task(reply.result())
         await asyncio.sleep(0.05)
-        begun = time.perf_counter()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await server.wait_closed()
-        assert time.perf_counter() - begun < 0.5
 
 
 @pytest.mark.parametrize("kind", [AbortSignal, asyncio.Event])
@@ -784,32 +782,3 @@ def test_any_bytes_end_in_a_message(data: bytes) -> None:
     decoder.close()
     assert decoder.ended
     assert decoder.error is not None
-
-
-def microseconds(make: Any, count: int) -> float:
-    data = [sse(make(n)) for n in range(count)]
-    decoder = ChatDecoder(Model("p", "m", "a"))
-    begun = time.process_time()
-    for chunk in data:
-        decoder.feed(chunk)
-    decoder.feed(b"data: [DONE]\n\n")
-    return (time.process_time() - begun) / count * 1e6
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: chat_chunk("word "),
-        lambda n: chat_chunk({"reasoning": "hm "} if n < 500 else {"content": "word "}),
-        lambda n: chat_chunk({"reasoning": "hm", "content": "word "}),
-        lambda n: chat_chunk({"reasoning_details": [{"type": "reasoning.text", "text": "hm", "index": 0}]}),
-        lambda n: chat_chunk(
-            {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "w", "arguments": "x" * 64}}]}
-        ),
-    ],
-    ids=["text", "thinking then text", "both at once", "details", "arguments"],
-)
-def test_linear(make: Any) -> None:
-    """A delta costs the same at any length."""
-    short = min(microseconds(make, 1000) for _ in range(3))
-    assert microseconds(make, 20_000) < 5 * short + 5

@@ -321,13 +321,10 @@ async def test_five_hundred_at_once_lose_nothing(start: Start) -> None:
             deltas = [event["delta"] for event in events if event["type"] == "text_delta"]
             return deltas, events[-1]["type"]
 
-        since = time.process_time()
         got = await asyncio.gather(*map(one, range(MANY)))
-        took = time.process_time() - since
     assert MANY == upstream.here
     wanted = [([f"p{number}.{n} " for n in range(DELTAS)], "done") for number in range(MANY)]
     assert [] == [number for number in range(MANY) if got[number] != wanted[number]]
-    assert took < SECONDS  # of this process, which others on the machine do not change
     eventually(lambda: proxy.said.count("status=ok") == MANY)
 
 
