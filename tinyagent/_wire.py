@@ -33,12 +33,15 @@ __all__ = [
     "ReplyDecoder",
     "ReplyStream",
     "check_model",
+    "dollars",
     "endpoint",
     "integer",
+    "mapping",
     "network",
     "open_stream",
     "request_headers",
     "status_in",
+    "string",
 ]
 
 AFTER_FINISH = 10.0
@@ -54,6 +57,21 @@ SCANNED = 8192
 _STREAM, _JSON, _OTHER = "stream", "json", "other"
 
 # ---- values of any type -------------------------------------------------------------------------------
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The object, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def string(value: Any) -> str:
+    """The text, or none for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def dollars(value: Any) -> float | None:
+    """The price that a provider names, if it is a number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def integer(value: Any) -> int | None:

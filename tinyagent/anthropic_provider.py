@@ -34,12 +34,15 @@ from ._wire import (
     ReplyDecoder,
     ReplyStream,
     check_model,
+    dollars,
     encode_body,
     endpoint,
     integer,
+    mapping,
     network,
     open_stream,
     request_headers,
+    string,
 )
 from .agent_types import AssistantMessage, Context, Message, Model, ModelInfo, SimpleStreamOptions, StopReason
 from .errors import ContentFilterError, InvalidReplyError, TinyAgentError
@@ -361,19 +364,19 @@ class AnthropicDecoder(ReplyDecoder):
             return
         match value.get("type") or name.decode("utf-8", "replace"):
             case "content_block_delta":
-                self._delta(integer(value.get("index")), _dict(value.get("delta")), out)
+                self._delta(integer(value.get("index")), mapping(value.get("delta")), out)
             case "content_block_start":
-                self._start(integer(value.get("index")), _dict(value.get("content_block")), out)
+                self._start(integer(value.get("index")), mapping(value.get("content_block")), out)
             case "content_block_stop":
                 self._close(integer(value.get("index")), out)
             case "ping":
                 self.seen -= 1
                 self.pings += 1
             case "message_start":
-                self._count(_dict(value.get("message")).get("usage"))
+                self._count(mapping(value.get("message")).get("usage"))
             case "message_delta":
                 self._count(value.get("usage"))
-                self._note_end(_dict(value.get("delta")))
+                self._note_end(mapping(value.get("delta")))
             case "message_stop":
                 self._finish(out)
             case kind:
@@ -385,33 +388,33 @@ class AnthropicDecoder(ReplyDecoder):
             return False
         self._count(value.get("usage"))
         for at, block in enumerate(value["content"]):
-            self._start(at, _dict(block), out)
+            self._start(at, mapping(block), out)
             self._close(at, out)
         self._note_end(value)
         self._finish(out)
         return True
 
     def _note_end(self, delta: dict[str, Any]) -> None:
-        self.finish_reason = _text(delta.get("stop_reason")) or self.finish_reason
+        self.finish_reason = string(delta.get("stop_reason")) or self.finish_reason
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: Any) -> None:
         """The counts so far; a later report replaces what it names."""
-        self._usage |= {key: item for key, item in _dict(usage).items() if item is not None}
+        self._usage |= {key: item for key, item in mapping(usage).items() if item is not None}
 
     # ---- blocks -------------------------------------------------------------------------------------
 
     def _start(self, at: int | None, block: dict[str, Any], out: list[BuilderEvent]) -> None:
         self._close(at, out)
-        kind = _text(block.get("type"))
+        kind = string(block.get("type"))
         if kind == "text":
             self._add(at, "text", block.get("text"), out)
         elif kind == "thinking":
             self._add(at, "thinking", block.get("thinking"), out)
             self._sign(at, block.get("signature"), out)
         elif kind == "tool_use":
-            index, event = self.builder.open_tool_call(_text(block.get("id")), _text(block.get("name")))
-            self._open[at] = _Block("tool_call", index, _dict(block.get("input")))
+            index, event = self.builder.open_tool_call(string(block.get("id")), string(block.get("name")))
+            self._open[at] = _Block("tool_call", index, mapping(block.get("input")))
             out.append(event)
         elif _is_kept(kind):
             index, event = self.builder.open_thinking()
@@ -421,7 +424,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._open[at] = _Block("unknown")
 
     def _delta(self, at: int | None, delta: dict[str, Any], out: list[BuilderEvent]) -> None:
-        kind = _text(delta.get("type"))
+        kind = string(delta.get("type"))
         block = self._open.get(at)
         wanted = _DELTAS.get(kind)
         if wanted is None:
@@ -437,7 +440,7 @@ class AnthropicDecoder(ReplyDecoder):
             elif isinstance(piece, dict) and block.kind == "tool_call":
                 block.fields = piece
         elif block is not None and block.kind == "raw" and kind == "input_json_delta":
-            block.json.append(_text(piece))
+            block.json.append(string(piece))
         elif block is None or block.kind != "unknown":
             # A delta without its start, or of another kind than its block: better kept than lost.
             self._close(at, out)
@@ -451,13 +454,13 @@ class AnthropicDecoder(ReplyDecoder):
             index, event = self.builder.open_text() if kind == "text" else self.builder.open_thinking()
         self._open[at] = _Block(kind, index)
         out.append(event)
-        if _text(piece):
+        if string(piece):
             out.append(self.builder.delta(index, piece))
 
     def _sign(self, at: int | None, signature: Any, out: list[BuilderEvent]) -> None:
         if at not in self._open:
             self._add(at, "thinking", "", out)
-        if self._open[at].kind == "thinking" and _text(signature):
+        if self._open[at].kind == "thinking" and string(signature):
             self._open[at].fields["thinking_signature"] = signature
 
     def _close(self, at: int | None, out: list[BuilderEvent]) -> None:
@@ -511,8 +514,8 @@ class AnthropicDecoder(ReplyDecoder):
         return {**total, "cost": sum(costs) if costs else None}
 
     def _withheld(self) -> TinyAgentError:
-        details = _dict(self._details)
-        words = [self._clean(_text(details.get(key))) for key in ("category", "explanation")]
+        details = mapping(self._details)
+        words = [self._clean(string(details.get(key))) for key in ("category", "explanation")]
         said = "".join(f": {word}" for word in words if word)
         return ContentFilterError(
             f"{self._name}: the provider withheld the reply ({self.finish_reason}){said}",
@@ -542,18 +545,10 @@ def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
         "output": made,
         "cache_read": read,
         "cache_write": written,
-        "reasoning": integer(_dict(usage.get("output_tokens_details")).get("thinking_tokens")) or 0,
+        "reasoning": integer(mapping(usage.get("output_tokens_details")).get("thinking_tokens")) or 0,
         "total": given + made,
-        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        "cost": dollars(cost),
     }
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # ---- the stream -----------------------------------------------------------------------------------
@@ -614,13 +609,13 @@ async def list_anthropic_models(model: Any, options: Mapping[str, Any] | None = 
         raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
     return [
         ModelInfo(
-            id=_text(item.get("id")),
-            name=_text(item.get("display_name")),
+            id=string(item.get("id")),
+            name=string(item.get("display_name")),
             context_window=integer(item.get("max_input_tokens")),
             max_tokens=integer(item.get("max_tokens")),
         )
-        for item in map(_dict, items)
-        if _text(item.get("id"))
+        for item in map(mapping, items)
+        if string(item.get("id"))
     ]
 
 

@@ -21,7 +21,7 @@ from . import _json, _wire
 from ._handover import handover
 from ._http import get_json
 from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder, ReplyStream, check_model, integer, loose, network, open_stream
+from ._wire import ReplyDecoder, ReplyStream, check_model, dollars, integer, loose, network, open_stream
 from .agent_types import (
     Context,
     Model,
@@ -819,7 +819,7 @@ def normal_usage(usage: Any) -> dict[str, Any] | None:
         or count("cache_creation_input_tokens"),
         "reasoning": count("completion_tokens_details", "reasoning_tokens"),
         "total": given + made,
-        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        "cost": dollars(cost),
     }
 
 

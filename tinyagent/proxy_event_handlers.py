@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder
+from ._wire import ReplyDecoder, dollars
 from .errors import ProviderError, TinyAgentError, error_class
 from .openai_wire import normal_usage
 
@@ -266,5 +266,5 @@ def proxy_usage(usage: Any) -> dict[str, Any] | None:
         "cache_write": write,
         "reasoning": count("reasoning"),
         "total": given + made,
-        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        "cost": dollars(cost),
     }

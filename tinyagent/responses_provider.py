@@ -24,7 +24,18 @@ from typing import Any
 from . import _json
 from ._handover import handover
 from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder, ReplyStream, check_model, endpoint, integer, open_stream, request_headers
+from ._wire import (
+    ReplyDecoder,
+    ReplyStream,
+    check_model,
+    dollars,
+    endpoint,
+    integer,
+    mapping,
+    open_stream,
+    request_headers,
+    string,
+)
 from .agent_types import Context, Message, Model, SimpleStreamOptions
 from .errors import ContentFilterError
 
@@ -272,12 +283,12 @@ class ResponsesDecoder(ReplyDecoder):
             case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
                 self._think(value, out)
             case "response.output_item.added":
-                self._begin(value, _dict(value.get("item")), out)
+                self._begin(value, mapping(value.get("item")), out)
             case "response.output_item.done":
-                given = _dict(value.get("item"))
-                self._end_item(self._item(value, _text(given.get("type"))), given, out)
+                given = mapping(value.get("item"))
+                self._end_item(self._item(value, string(given.get("type"))), given, out)
             case "response.completed" | "response.incomplete" | "response.failed" | "response.done":
-                self._end(_dict(value.get("response")), kind, out)
+                self._end(mapping(value.get("response")), kind, out)
             case "response.cancelled":
                 self._stop(self._reported("the reply was cancelled at the provider"))
             case "keepalive" | "ping":
@@ -298,23 +309,23 @@ class ResponsesDecoder(ReplyDecoder):
     def _item(self, value: Mapping[str, Any], kind: str, begins: bool = False) -> _Item:
         """The item that an event speaks of, begun if this is the first of it."""
         at = integer(value.get("output_index"))
-        key = (at if at is not None else _text(value.get("item_id")), kind)
+        key = (at if at is not None else string(value.get("item_id")), kind)
         item = self._at.get(key)
         if item is None or (begins and item.ended):
             item = self._at[key] = _Item(kind)
-            item.id = _text(value.get("item_id"))
+            item.id = string(value.get("item_id"))
             self._items.append(item)
         return item
 
     def _begin(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        item = self._item(value, _text(given.get("type")), begins=True)
-        item.id = _text(given.get("id")) or item.id
+        item = self._item(value, string(given.get("type")), begins=True)
+        item.id = string(given.get("id")) or item.id
         if item.kind == "function_call" and not item.blocks:
             self._open_call(item, given, out)
 
     def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
-        item.call_id = _text(given.get("call_id"))
-        index, event = self.builder.open_tool_call(item.call_id, _text(given.get("name")))
+        item.call_id = string(given.get("call_id"))
+        index, event = self.builder.open_tool_call(item.call_id, string(given.get("name")))
         item.blocks[0] = index
         out.append(event)
         return index
@@ -373,7 +384,7 @@ class ResponsesDecoder(ReplyDecoder):
         """An item is whole: what did not come in pieces comes now."""
         if item.ended:
             return
-        item.id = _text(given.get("id")) or item.id
+        item.id = string(given.get("id")) or item.id
         if item.kind == "message":
             self._end_message(item, given, out)
         elif item.kind == "function_call":
@@ -388,8 +399,8 @@ class ResponsesDecoder(ReplyDecoder):
     def _end_message(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         content = given.get("content")
         for part, piece in enumerate(content if isinstance(content, list) else ()):
-            refusal = _dict(piece).get("type") == "refusal"
-            self._complete(item, part, _dict(piece).get("refusal" if refusal else "text"), out)
+            refusal = mapping(piece).get("type") == "refusal"
+            self._complete(item, part, mapping(piece).get("refusal" if refusal else "text"), out)
             if part in item.blocks:
                 self._sign_text(item, part, refusal, given.get("phase"))
         out += [self.builder.close(index) for index in item.blocks.values()]
@@ -399,9 +410,9 @@ class ResponsesDecoder(ReplyDecoder):
         whole = given.get("arguments")
         self._complete(item, 0, whole, out)
         fields: dict[str, Any] = {}
-        if not item.call_id and _text(given.get("call_id")):
+        if not item.call_id and string(given.get("call_id")):
             fields["id"] = self.builder.unique_id(given["call_id"])
-        if not self.builder.block(index)["name"] and _text(given.get("name")):
+        if not self.builder.block(index)["name"] and string(given.get("name")):
             fields["name"] = given["name"]
         if item.id:
             fields["tool_call_signature"] = _json.encode({"id": item.id}).decode()
@@ -410,7 +421,7 @@ class ResponsesDecoder(ReplyDecoder):
     def _end_reasoning(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         pieces = given.get("summary") or given.get("content")
         if 0 not in item.blocks and isinstance(pieces, list):
-            self._add(item, 0, "\n\n".join(_text(_dict(piece).get("text")) for piece in pieces), out)
+            self._add(item, 0, "\n\n".join(string(mapping(piece).get("text")) for piece in pieces), out)
         kept = {"type": "reasoning", "id": item.id, "summary": given.get("summary") or []}
         for key in ("encrypted_content", "content"):
             if given.get(key):
@@ -429,8 +440,8 @@ class ResponsesDecoder(ReplyDecoder):
     # ---- the end ------------------------------------------------------------------------------------
 
     def _end(self, response: dict[str, Any], kind: str, out: list[BuilderEvent]) -> None:
-        self._usage = _dict(response.get("usage"))
-        status = _text(response.get("status")) or kind.removeprefix("response.")
+        self._usage = mapping(response.get("usage"))
+        status = string(response.get("status")) or kind.removeprefix("response.")
         if kind == "response.failed" or status in ("failed", "cancelled"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
@@ -440,14 +451,14 @@ class ResponsesDecoder(ReplyDecoder):
             known.setdefault(item.kind, []).append(item)
         for at, given in enumerate(output if isinstance(output, list) else ()):
             # The list is all there is if a server streams nothing, and repeats what was streamed else.
-            kind = _text(_dict(given).get("type"))
+            kind = string(mapping(given).get("type"))
             same = known.get(kind)
             item = same.pop(0) if same else self._item({"output_index": -1 - at}, kind)
-            self._end_item(item, _dict(given), out)
+            self._end_item(item, mapping(given), out)
         self.finish_reason = status
         if kind == "response.incomplete" or status == "incomplete":
-            details = _dict(response.get("incomplete_details"))
-            self.finish_reason = _text(details.get("reason")) or "incomplete"
+            details = mapping(response.get("incomplete_details"))
+            self.finish_reason = string(details.get("reason")) or "incomplete"
         self._finish(out)
 
     def _finish(self, out: list[BuilderEvent]) -> None:
@@ -474,7 +485,7 @@ def _is_kept(kind: str) -> bool:
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """Usage in our words."""
     given, made = integer(usage.get("input_tokens")) or 0, integer(usage.get("output_tokens")) or 0
-    read, spent = _dict(usage.get("input_tokens_details")), _dict(usage.get("output_tokens_details"))
+    read, spent = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
     cost = usage.get("cost")
     return {
         "input": given,
@@ -483,16 +494,8 @@ def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
         "cache_write": integer(read.get("cache_write_tokens")) or 0,
         "reasoning": integer(spent.get("reasoning_tokens")) or 0,
         "total": given + made,
-        "cost": float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        "cost": dollars(cost),
     }
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 # ---- the stream -----------------------------------------------------------------------------------
