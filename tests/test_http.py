@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from tinyagent import _http
+from tinyagent import _http, _network
 from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait
-from tinyagent._http import Call, RetryPolicy, Timeouts, get_json, post_stream, redact
+from tinyagent._http import Call, RetryPolicy, Timeouts, get_json, post_stream
 from tinyagent._interrupt import Aborted, AbortSignal
+from tinyagent._provider_errors import redact
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -386,6 +387,13 @@ async def test_what_is_not(status: int, waits: list[float]) -> None:
         ({"retry_after": formatdate(NOW + 9, usegmt=True)}, [9.0, 9.0]),
         ({"retry_after": formatdate(NOW - 9, usegmt=True)}, [0.5, 1.0]),
         ({"retry_after": "121"}, []),
+        ({"retry_after": "nan"}, [0.5, 1.0]),
+        ({"retry_after": "inf"}, [0.5, 1.0]),
+        ({"retry_after": "1e308"}, [0.5, 1.0]),
+        ({"retry_after": "9" * 400}, [0.5, 1.0]),
+        ({"retry_after": "Fri, 31 Dec 9999 23:59:59 GMT"}, [0.5, 1.0]),
+        ({"retry_after_ms": "nan", "retry_after": "7"}, [7.0, 7.0]),
+        ({"retry_after_ms": "-1"}, [0.5, 1.0]),
         ({"x_should_retry": "false"}, []),
     ],
     ids=str,
@@ -606,6 +614,18 @@ def test_keys_that_are_refused(key: str) -> None:
     assert "abc" == _http.check_key(" abc\n", "acme")
 
 
+async def test_interim_responses_without_end() -> None:
+    """A server that answers `100 Continue` for ever is an error at once; a few of them are not."""
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    async with FakeServer(
+        FakeReply([b"hi"], head=interim * 20 + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
+    ) as server:
+        assert b"hi" == await body_of(call_to(server))
+    async with FakeServer(FakeReply([Hold()], head=interim * 5000)) as server:
+        with pytest.raises(InvalidReplyError, match="interim responses"):
+            await body_of(call_to(server))
+
+
 # ---- proxies and certificates -------------------------------------------------------------------------
 
 
@@ -620,7 +640,7 @@ async def test_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             assert b"hello" == await body_of(call_to(server))
         assert 1 == len(proxy.requests)
         monkeypatch.setenv("no_proxy", "models.example")
-        assert _http._proxy_for("http", "models.example", 80) is None
+        assert _network.proxy_for("http", "models.example", 80) is None
 
 
 async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
@@ -695,7 +715,7 @@ async def test_get_json() -> None:
     async with FakeServer(FakeReply.json({"a": [1]}), page) as server:
         assert {"a": [1]} == await get_json(f"{server.origin}/models", provider="acme")
         assert "GET" == server.requests[0].method
-        with pytest.raises(InvalidReplyError, match="did not give JSON but an HTML page: log in"):
+        with pytest.raises(InvalidReplyError, match="did not return JSON but an HTML page: log in"):
             await get_json(f"{server.origin}/models", provider="acme")
 
 
@@ -726,7 +746,7 @@ for name in ("click", "rich", "pygments", "httpx._main"):
 def test_no_tls_context_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call over plain http makes none: it takes as long as the rest of the start."""
     made = []
-    monkeypatch.setattr(_http, "_tls", made.append)
+    monkeypatch.setattr(_http, "tls_context", made.append)
     with FakeServer(OK) as server:
         assert b"hello" == asyncio.run(body_of(call_to(server)))
     assert [] == made

@@ -26,6 +26,8 @@ LEVELS = {
     "_handover": 1,
     "_http": 1,
     "_message_builder": 1,
+    "_network": 1,
+    "_provider_errors": 1,
     "_response": 1,
     "_wire": 1,
     "agent_tool_execution": 1,
@@ -54,6 +56,8 @@ SHARED = {
         "_handover",
         "_http",
         "_message_builder",
+        "_network",
+        "_provider_errors",
         "_response",
         "_wire",
         "jsonl",
@@ -74,7 +78,7 @@ NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyag
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
     "pytest_plugin",  # takes keys out of it
-    *("_http", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
+    *("_network", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
 }
 
 

@@ -17,9 +17,13 @@ from __future__ import annotations
 
 import re
 
+from .errors import InvalidReplyError
+
 __all__ = ["ChunkMerger"]
 
 MAX_HEAD = 64 << 10
+MAX_INTERIM = 100
+"""Interim responses (HTTP 1xx) before a response; a server that sends more of them never answers."""
 
 _HEAD_END = re.compile(rb"\n\r?\n")
 _INFORMATIONAL = re.compile(rb"HTTP/1\.1 1\d\d[ \r\n]")
@@ -31,7 +35,7 @@ _HEAD, _CHUNKS, _AS_IT_IS = range(3)
 class ChunkMerger:
     """The bytes of the responses of one connection, one response after the other."""
 
-    __slots__ = ("_held", "_left", "_state")
+    __slots__ = ("_held", "_interim", "_left", "_state")
 
     def __init__(self) -> None:
         self._state = _HEAD
@@ -39,10 +43,12 @@ class ChunkMerger:
         """The beginning of a head, or of the line with a chunk's size."""
         self._left = 0
         """Bytes of the chunk that are still to come, the line end behind it among them."""
+        self._interim = 0
+        """Interim responses (HTTP 1xx) before the head."""
 
     def begin(self) -> None:
         """A request was sent: what comes next is the head of its response."""
-        self._state, self._held, self._left = _HEAD, b"", 0
+        self._state, self._held, self._left, self._interim = _HEAD, b"", 0, 0
 
     def close(self) -> bytes:
         """The connection is at its end; what was held."""
@@ -50,24 +56,34 @@ class ChunkMerger:
         return held
 
     def feed(self, data: bytes) -> bytes:
-        """Take in what was read; gives what to hand on, which may be nothing yet."""
+        """Take in what was read; return what to hand on, which may be empty.
+
+        Raises:
+            InvalidReplyError: more than `MAX_INTERIM` interim responses came before the response.
+        """
         if self._state == _AS_IT_IS:
             return data
         if self._held:
             data, self._held = self._held + data, b""
         if self._state == _CHUNKS:
             return self._merge(data, 0)
-        found = _HEAD_END.search(data)
-        if found is None:
-            if len(data) > MAX_HEAD:
-                self._state = _AS_IT_IS
-                return data
-            self._held = data
-            return b""
-        end = found.end()
-        if _INFORMATIONAL.match(data):
-            return data[:end] + self.feed(data[end:])
-        if _CHUNKED.match(data, 0, end) is None:
+        start = 0
+        while True:
+            found = _HEAD_END.search(data, start)
+            if found is None:
+                if len(data) - start > MAX_HEAD:
+                    self._state = _AS_IT_IS
+                    return data
+                self._held = data[start:]
+                return data[:start]
+            end = found.end()
+            if not _INFORMATIONAL.match(data, start):
+                break
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise InvalidReplyError("the server sends interim responses (HTTP 1xx) without end")
+            start = end
+        if _CHUNKED.match(data, start, end) is None:
             self._state = _AS_IT_IS
             return data
         self._state = _CHUNKS

@@ -16,7 +16,6 @@ failed before its reply began is sent again where that may help (`RetryPolicy`).
 from __future__ import annotations
 
 import asyncio
-import datetime
 import email.utils
 import functools
 import importlib.util
@@ -40,15 +39,15 @@ from urllib.parse import urljoin, urlsplit
 from . import _json
 from ._chunks import ChunkMerger
 from ._interrupt import Aborted, AbortSignal, Interrupt
+from ._network import is_loopback, proxy_for, tls_context
+from ._provider_errors import body_text, format_duration, provider_error, redact, shorten
 from .errors import (
     AuthenticationError,
     ConfigurationError,
     ConnectionFailedError,
-    ContextOverflowError,
     InvalidReplyError,
     ProviderError,
     ProviderTimeoutError,
-    RateLimitError,
     StreamInterruptedError,
     TinyAgentError,
 )
@@ -65,17 +64,12 @@ __all__ = [
     "check_key",
     "check_url",
     "get_json",
-    "is_loopback",
     "post_stream",
-    "provider_error",
-    "redact",
 ]
 
 MAX_ERROR_BODY = 64 << 10
 MAX_JSON_BODY = 64 << 20
 ERROR_BODY_TIME = 10.0
-SHOWN_ERROR = 2000
-"""Characters of a provider's words that an error message holds."""
 MAX_REDIRECTS = 5
 IDLE_LANES = 32
 """Idle connections kept for each server."""
@@ -189,12 +183,7 @@ def check_headers(headers: Mapping[Any, Any] | None, provider: str = "") -> dict
     return checked
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine."""
-    host = host.rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost") or host == "::1":
-        return True
-    return re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+_URL_EXAMPLE = "For example https://api.example.com/v1 or http://127.0.0.1:8080/v1."
 
 
 def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
@@ -210,12 +199,12 @@ def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"the {where} cannot be read: {shown} ({error})") from None
+    except ValueError:
+        raise ConfigurationError(f"the {where} is malformed: {shown}", hint=_URL_EXAMPLE) from None
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError(
             f"the {where} must begin with https:// or http://: {shown}",
-            hint="For example https://api.example.com/v1 or http://127.0.0.1:8080/v1.",
+            hint=_URL_EXAMPLE,
         )
     if not host or port == 0:
         raise ConfigurationError(f"the {where} names no host: {shown}")
@@ -230,143 +219,6 @@ def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
             hint="Use https://, or set allow_http for this provider if the network between is yours.",
         )
     return url
-
-
-_SECRETS = re.compile(
-    r"(?i)\bbearer\s+[^\s\"',;]+"
-    r"|\b(?:sk|pk|rk|gsk|xai)[-_][A-Za-z0-9_*.\-]{6,}"
-    r"|(?<=://)[^\s/@\"']+:[^\s/@\"']*@"
-    r"|(?<=[?&])[A-Za-z0-9_.\-\[\]]+=[^\s\"'<>&)]+(?:&[^\s\"'<>)]*)?"
-)
-
-
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the secrets given, and without what looks like one."""
-    for secret in secrets:
-        if len(secret) >= 4:
-            text = text.replace(secret, "[redacted]")
-    return _SECRETS.sub("[redacted]", text)
-
-
-# ---- what went wrong, in words ----------------------------------------------------------------------
-
-_OVERFLOW = re.compile(
-    r"(?i)context[ _-]?(?:length|window|size|limit)|available context|maximum context|context_length_exceeded"
-    r"|(?:prompt|input|conversation|request) is too long|too many (?:input )?tokens"
-    r"|reduce the length of the (?:messages|prompt|input)|exceeds the (?:maximum|model's).{0,40}tokens"
-)
-_RETRYABLE_WORDS = re.compile(r"(?i)overloaded|rate.?limit|server.?error|temporarily|try again|unavailable")
-
-
-def provider_error(
-    words: str,
-    *,
-    provider: str,
-    status: int | None = None,
-    said: str = "",
-    retry_after: float | None = None,
-    retryable: bool | None = None,
-) -> TinyAgentError:
-    """The error for a status and a provider's own words, wherever they were found.
-
-    Args:
-        words: What the provider said; already without secrets.
-        provider: Its name.
-        status: An HTTP status, or a code inside an event that means the same.
-        said: How it was said, for the message: `HTTP 429`.
-        retry_after: Seconds that it asked to wait.
-        retryable: The provider's own word on that; None to judge by the status.
-    """
-    name = provider or "the provider"
-    words = shorten(words.strip())
-    message = f"{name}: {said}: {words}" if said and words else f"{name}: {words or said or 'unknown error'}"
-    if status in (401, 403):
-        hint = "Check the API key."
-        if status == 403:
-            hint = "Check the API key, and whether it may use this model."
-        return AuthenticationError(message, hint=hint)
-    if retryable is None:
-        if status is not None:
-            retryable = status in (408, 409, 429) or status >= 500
-        else:
-            retryable = _RETRYABLE_WORDS.search(words) is not None
-    kind: type[ProviderError] = ProviderError
-    hint_for: str | None = None
-    if status == 429:
-        kind = RateLimitError
-        if retry_after is not None:
-            hint_for = f"It asks to wait {_duration(retry_after)}."
-        else:
-            hint_for = "Wait a little, or look at the limits of the key."
-    elif status == 402:
-        hint_for = "The account has no credit left; add some, or choose another model."
-    elif (status is None or status in (400, 413, 422, 500)) and _OVERFLOW.search(words):
-        kind, retryable = ContextOverflowError, False
-        hint_for = "Shorten the conversation, or choose a model with a larger context window."
-    elif status == 404:
-        hint_for = "Check the model's name and the base URL."
-    return kind(
-        message, status=status, retryable=retryable, provider=provider, retry_after=retry_after, hint=hint_for
-    )
-
-
-def shorten(text: str, limit: int = SHOWN_ERROR) -> str:
-    """The text, cut where it is longer than a person would read."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return str(datetime.timedelta(seconds=round(seconds)))
-
-
-def words_of(value: Any) -> str:
-    """What an error object of any provider says: its message, and what stands beside it."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, Mapping):
-        return "" if value is None else _json.encode(value).decode()
-    for key in ("message", "error", "detail", "error_message", "msg"):
-        if value.get(key):
-            words = words_of(value[key])
-            break
-    else:
-        return _json.encode(value).decode() if value else ""
-    metadata = value.get("metadata")
-    if isinstance(metadata, Mapping) and metadata.get("raw"):
-        # OpenRouter's own message is only "Provider returned error"; the reason is in here.
-        raw = metadata["raw"]
-        detail = words_of(_decoded(raw) if isinstance(raw, str) else raw)
-        if detail and detail not in words:
-            words = f"{words} ({detail})"
-    return words
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return _json.decode(text)
-    except ValueError:
-        return text
-
-
-def _words_of_body(body: bytes, content_type: str, clean: Callable[[str], str]) -> str:
-    text = body.decode("utf-8", "replace").strip()
-    if "json" in content_type or text[:1] in ("{", "["):
-        try:
-            value = _json.decode(text)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, list) and value:
-            value = value[0]
-        if value is not None:
-            return clean(words_of(value) or text)
-    text = clean(text)  # before it is cut: half a secret is not recognised
-    if "html" in content_type or text[:1] == "<":
-        title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)
-        plain = title[1] if title else re.sub(r"(?s)<[^>]*>", " ", text[: SHOWN_ERROR * 4])
-        return f"an HTML page: {shorten(' '.join(plain.split()), 200)}"
-    return text
 
 
 def _reason(error: BaseException) -> BaseException:
@@ -453,12 +305,14 @@ class _Lane:
                     f"the proxy {redact(route.proxy)} from the environment cannot be used",
                     hint="Install httpx[socks]." if socks else "Known: http, https, socks5 and socks5h.",
                 )
-            proxy = lib.Proxy(route.proxy, ssl_context=_tls(route.ca_file) if scheme == "https" else None)
+            proxy = lib.Proxy(
+                route.proxy, ssl_context=tls_context(route.ca_file) if scheme == "https" else None
+            )
         self.route = route
         self.used = False
         self.since = 0.0
         self.transport = lib.AsyncHTTPTransport(
-            verify=_tls(route.ca_file) if route.scheme == "https" else _NO_TLS,
+            verify=tls_context(route.ca_file) if route.scheme == "https" else _NO_TLS,
             trust_env=False,
             limits=lib.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE),
             proxy=proxy,
@@ -588,40 +442,6 @@ def _load() -> ModuleType:
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Trusts nobody: for connections without TLS. A real one takes 30 ms to make."""
-_contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
-
-
-def _tls(ca_file: str | None) -> ssl.SSLContext:
-    """The context that verifies with `ca_file`, or with what the environment names, or with certifi."""
-    key = (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-    context = _contexts.get(key)
-    if context is None:
-        try:
-            if ca_file is not None:
-                context = ssl.create_default_context(cafile=os.path.expanduser(ca_file))  # noqa: PTH111
-            else:
-                context = _load().create_ssl_context()
-        except (OSError, ssl.SSLError) as error:
-            name = ca_file or key[1] or key[2]
-            raise ConfigurationError(f"the CA certificates in {name!r} cannot be read: {error}") from None
-        _contexts[key] = context
-    return context
-
-
-def _proxy_for(scheme: str, host: str, port: int) -> str | None:
-    """The proxy that the environment names for a server; none for this machine itself."""
-    if is_loopback(host):
-        return None
-    # Imported by httpx in any case, and not before.
-    import urllib.request as environment
-
-    proxies = environment.getproxies_environment()
-    if environment.proxy_bypass_environment(f"{host}:{port}", proxies):  # type: ignore[attr-defined]
-        return None
-    proxy = proxies.get(scheme) or proxies.get("all")
-    if proxy and "://" not in proxy:
-        proxy = f"http://{proxy}"
-    return proxy or None
 
 
 # ---- a reply under way ------------------------------------------------------------------------------
@@ -927,7 +747,7 @@ class Call:
         if not isinstance(error, ProviderError) or not error.retryable or self._tries >= policy.retries:
             raise error
         seconds = error.retry_after
-        if seconds is None or seconds < 0:
+        if seconds is None:
             seconds = min(policy.first_wait * 2**self._tries, policy.longest_wait)
             seconds *= 1 - policy.random() / 4
         elif seconds > policy.longest_asked:
@@ -935,7 +755,7 @@ class Call:
         self._tries += 1
         if self._on_retry is not None:
             self._on_retry(
-                f"{error} — trying again in {_duration(seconds)} ({self._tries} of {policy.retries})"
+                f"{error} — trying again in {format_duration(seconds)} ({self._tries} of {policy.retries})"
             )
         async with Interrupt(self.signal):
             await policy.sleep(seconds)
@@ -950,7 +770,7 @@ class Call:
                 if reply.status in (301, 302, 303, 307, 308):
                     url = self._redirected(reply, url)
                     continue
-                raise await self._refusal(reply)
+                raise await self._error_from(reply)
             finally:
                 await reply.finish()
         raise InvalidReplyError(f"{self.name}: more than {MAX_REDIRECTS} redirects", provider=self.provider)
@@ -960,7 +780,7 @@ class Call:
         parts = urlsplit(url)
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        route = _Route(parts.scheme, host, port, _proxy_for(parts.scheme, host, port), self._ca_file)
+        route = _Route(parts.scheme, host, port, proxy_for(parts.scheme, host, port), self._ca_file)
         pool = await _pool()
         try:
             request = lib.Request(
@@ -995,6 +815,8 @@ class Call:
                     await reply.aclose()
                 else:
                     await lane.transport.aclose()
+                if isinstance(error, InvalidReplyError):
+                    raise InvalidReplyError(f"{self.name}: {error}", provider=self.provider) from None
                 if not isinstance(error, lib.TransportError):
                     raise
                 lost = isinstance(error, lib.ReadError | lib.WriteError | lib.RemoteProtocolError)
@@ -1022,19 +844,20 @@ class Call:
             )
         return check_url(target, provider=self.provider, allow_http=self._allow_http)
 
-    async def _refusal(self, reply: Reply) -> TinyAgentError:
+    async def _error_from(self, reply: Reply) -> TinyAgentError:
         reply.restart(ERROR_BODY_TIME)
         try:
             body = await reply.read_all(MAX_ERROR_BODY)
         except ProviderError:
             body = b""  # the status says enough
-        words = _words_of_body(body, reply.headers.get("content-type", ""), self.clean)
+        text, code = body_text(body, reply.headers.get("content-type", ""), self.clean)
         verdict = reply.headers.get("x-should-retry", "").strip().lower()
         return provider_error(
-            words,
+            text,
             provider=self.provider,
             status=reply.status,
-            said=f"HTTP {reply.status}",
+            code=code,
+            prefix=f"HTTP {reply.status}",
             retry_after=_retry_after(reply.headers, self._policy.now),
             retryable={"true": True, "false": False}.get(verdict),
         )
@@ -1119,21 +942,29 @@ class Call:
 post_stream = Call
 
 
+_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?", re.ASCII)
+_LONGEST_WAIT = 366 * 86400.0
+"""Seconds; a server that names a longer wait does not mean it."""
+
+
 def _retry_after(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
-    """Seconds that the reply asks to wait: `retry-after-ms`, else `Retry-After`, a number or a date."""
-    try:
-        return float(headers["retry-after-ms"]) / 1000
-    except (KeyError, ValueError):
-        pass
+    """Seconds that the reply asks to wait: `retry-after-ms`, else `Retry-After`, a number or a date.
+
+    What is neither, or is absurd (`nan`, `inf`, a negative number, more than a year), is ignored.
+    """
+    milliseconds = headers.get("retry-after-ms", "").strip()
     value = headers.get("retry-after", "").strip()
-    try:
-        return float(value)
-    except ValueError:
-        pass
-    try:
-        return email.utils.parsedate_to_datetime(value).timestamp() - now()
-    except (ValueError, TypeError, OverflowError):
-        return None
+    seconds: float | None = None
+    if _NUMBER.fullmatch(milliseconds):
+        seconds = float(milliseconds) / 1000
+    elif _NUMBER.fullmatch(value):
+        seconds = float(value)
+    elif value:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
+        except (ValueError, TypeError, OverflowError, IndexError):
+            return None
+    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_WAIT else None
 
 
 async def get_json(url: str, **options: Any) -> Any:
@@ -1151,8 +982,8 @@ async def get_json(url: str, **options: Any) -> Any:
     try:
         return _json.decode(body)
     except (ValueError, RecursionError):
-        words = _words_of_body(body[:MAX_ERROR_BODY], reply.headers.get("content-type", ""), call.clean)
+        text, _ = body_text(body[:MAX_ERROR_BODY], reply.headers.get("content-type", ""), call.clean)
         raise InvalidReplyError(
-            f"{call.name}: {redact(url)} did not give JSON but {shorten(words, 200) or 'nothing'}",
+            f"{call.name}: {redact(url)} did not return JSON but {shorten(text, 200) or 'nothing'}",
             provider=call.provider,
         ) from None

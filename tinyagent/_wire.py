@@ -15,9 +15,10 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from . import _json
-from ._http import Call, Reply, check_headers, check_key, provider_error, words_of
+from ._http import Call, Reply, check_headers, check_key
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, MessageBuilder
+from ._provider_errors import error_code, error_text, provider_error, redact
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 from .agent_types import AssistantMessage, AssistantMessageEvent
 from .errors import (
@@ -375,10 +376,15 @@ class ReplyDecoder:
         inner = value
         if isinstance(value, Mapping) and value.get("error"):
             inner = value["error"]
-        if isinstance(value, Mapping) and not words_of(inner):
+        if isinstance(value, Mapping) and not error_text(inner):
             inner = value
-        words = self._clean(words_of(inner)) or "the provider reported an error without saying which"
-        return provider_error(words, provider=self._provider, status=status_in(inner, value))
+        text = self._clean(error_text(inner)) or "the provider reported an error without saying which"
+        return provider_error(
+            text,
+            provider=self._provider,
+            status=status_in(inner, value),
+            code=self._clean(error_code(value if isinstance(value, Mapping) else inner)),
+        )
 
 
 # ---- the stream ---------------------------------------------------------------------------------------
@@ -600,6 +606,7 @@ def network(model: Any) -> dict[str, Any]:
     }
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
 
 
@@ -631,6 +638,12 @@ def request_headers(
     if api_key is None and variable:
         api_key = os.environ.get(variable) or None
         if api_key is None:
+            if not _VARIABLE.fullmatch(variable) or redact(variable) != variable:
+                # Perhaps the key itself was put there, so the value is not shown.
+                raise ConfigurationError(
+                    f"api_key_env of {provider!r} is not the name of an environment variable",
+                    hint='It names a variable that holds the key, for example api_key_env = "ACME_API_KEY".',
+                )
             raise MissingKeyError(
                 f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
                 hint=f"export {variable}=…",

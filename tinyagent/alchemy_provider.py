@@ -23,9 +23,11 @@ from urllib.parse import urlsplit
 
 from . import _json, _wire
 from ._handover import handover
-from ._http import Call, Reply, is_loopback, redact
+from ._http import Call, Reply
 from ._interrupt import Aborted, AbortSignal
 from ._message_builder import BuilderEvent
+from ._network import is_loopback
+from ._provider_errors import redact
 from .agent_types import Context, SimpleStreamOptions, StopReason
 from .errors import (
     ConfigurationError,
@@ -205,7 +207,7 @@ class AlchemyCall(Call):
         return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
 
     def _refused(self, reply: Reply) -> BaseException:
-        refusal = self._refusal(reply)
+        refusal = self._error_from(reply)
         try:
             if reply.status in (301, 302, 303, 307, 308):
                 self._redirected(reply, self.url)
