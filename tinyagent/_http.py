@@ -612,6 +612,8 @@ class Reply:
             self._timer = None
         if isinstance(self._call.signal, AbortSignal):
             self._call.signal.unsubscribe(self)
+        if self._watcher is not None:
+            self._watcher.cancel()  # first, since closing may be cancelled itself
         if not (self.complete or self._failed):
             # The generators inside hold on to the connection, and dropping them would close each in a
             # task of its own, later. With the socket closed they end where they are, and now.
@@ -629,7 +631,6 @@ class Reply:
         else:
             await self._lane.transport.aclose()
         if self._watcher is not None:
-            self._watcher.cancel()
             await asyncio.wait([self._watcher])
 
     async def __aenter__(self) -> Self:
