@@ -814,3 +814,25 @@ def test_details_that_are_no_json_are_written_as_text() -> None:
     assert "a/b" == back.result.details["path"]
     assert "x" == back.result.details["error"]
     assert back.result.details.keys() == {"path", "error", "3", "('t',)"}
+
+
+# ---- encodings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_are_read(codec: str, tmp_path: Path) -> None:
+    """What PowerShell's `>` and editors write, as bytes, and from a file, cut at each byte 0x0A."""
+    texts = ["ਊ é 😀", "two", "three"]  # the first character is two bytes 0x0A in UTF-16
+    events = [jsonl.HistoryRecord(message={"role": "note", "text": text}) for text in texts]
+    data = b"".join(jsonl.write(events)).decode().encode(codec)
+    (tmp_path / "run.jsonl").write_bytes(data)
+    with (tmp_path / "run.jsonl").open("rb") as file:
+        for lines in (data, file):
+            assert texts == [message["text"] for message in jsonl.messages(lines)]
+
+
+def test_marks_between_streams_are_skipped() -> None:
+    """`cat a.jsonl b.jsonl` leaves the byte order mark of the second in the middle."""
+    stream = b"\xef\xbb\xbf" + b"".join(jsonl.write([jsonl.HistoryRecord(message={"role": "note"})]))
+    assert [{"role": "note"}] * 2 == [record.message for record in jsonl.read_records(stream * 2)]
+    assert [{"role": "note"}] * 2 == [record.message for record in jsonl.read_records(stream.decode() * 2)]

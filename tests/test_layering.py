@@ -21,6 +21,7 @@ LEVELS = {
     "_json": 0,
     "_sse": 0,
     "_version": 0,
+    "text_files": 0,
     "_event_stream": 1,
     "_fake_server": 1,
     "_handover": 1,

@@ -123,8 +123,8 @@ def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     other.write_text("Dear diary\n")
     empty.write_text("")
     for path, error, says in (
-        (tmp_path / "none.jsonl", ConfigurationError, "cannot be read: No such file"),
-        (tmp_path, ConfigurationError, "cannot be read"),
+        (tmp_path / "none.jsonl", ConfigurationError, "Cannot read the replay .*: No such file"),
+        (tmp_path, ConfigurationError, "Is a directory"),
         (other, RecordError, "line 1 is not JSON"),
         (empty, ConfigurationError, "holds no reply"),
     ):

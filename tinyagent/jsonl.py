@@ -1,7 +1,9 @@
 """Events as lines: the one format of `--jsonl`, session files, pipes, replays and test snapshots.
 
-UTF-8, one JSON object a line, LF only, `type` first. A stream is a `session` line, the `history` lines
-that it goes on from, the events, and a `result` line. Each body stands in exactly one place:
+UTF-8, one JSON object a line, LF only, `type` first. A reader also takes what other programs make of it:
+a byte order mark, UTF-16 and UTF-32 (by the rule of `text_files`), and CR LF. A stream is a `session` line,
+the `history` lines that it goes on from, the events, and a `result` line. Each body stands in exactly one
+place:
 
     message_start         role; an assistant's also timestamp, api, provider, model
     message_update        assistant_message_event; text_end and the like without their body
@@ -22,6 +24,7 @@ not be, the line is written again, with its `message` and the same `seq`.
 
 from __future__ import annotations
 
+import codecs
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -58,6 +61,7 @@ from .agent_types import (
     _given_message,
 )
 from .errors import RecordError
+from .text_files import detect_encoding
 
 __all__ = [
     "VERSION",
@@ -707,6 +711,7 @@ class Decoder:
             return _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeError):
             pass  # the slow way finds out what it is
+        line = line.removeprefix(codecs.BOM_UTF8) if isinstance(line, bytes) else line.removeprefix("\ufeff")
         if not line.strip():
             return None
         try:
@@ -915,13 +920,33 @@ def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessa
 
 def _split(lines: Lines) -> Iterator[bytes | str]:
     """Lines, each with the LF that it had; other line separators are text."""
-    for chunk in (lines,) if isinstance(lines, bytes | str) else lines:
+    for chunk in _decoded((lines,) if isinstance(lines, bytes | str) else lines):
         parts: Any = chunk.split(b"\n") if isinstance(chunk, bytes) else chunk.split("\n")
         last = parts.pop()
         for part in parts:
             yield part + (b"\n" if isinstance(part, bytes) else "\n")
         if last:
             yield last
+
+
+def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """The chunks without a byte order mark; as text, whole lines at a time, if they are UTF-16 or UTF-32."""
+    rest = iter(chunks)
+    first = next(rest, None)
+    if first is None:
+        return
+    codec, mark = detect_encoding(first) if isinstance(first, bytes) else ("utf-8", 0)
+    if codec == "utf-8":
+        yield first[mark:] if mark else first
+        yield from rest
+        return
+    # A file was cut into lines at each byte 0x0A, which is not where these lines end.
+    decoder = codecs.getincrementaldecoder(codec)("replace")
+    line = decoder.decode(cast(bytes, first)[mark:])
+    for chunk in rest:
+        complete, end, line = (line + decoder.decode(cast(bytes, chunk))).rpartition("\n")
+        yield complete + end
+    yield line + decoder.decode(b"", final=True)
 
 
 def _is_torn(line: bytes | str) -> bool:

@@ -28,6 +28,7 @@ from .agent_types import (
     StreamResponse,
 )
 from .errors import ConfigurationError, ProviderError
+from .text_files import MAX_RECORD_BYTES, read_bytes
 
 __all__ = ["replay_provider"]
 
@@ -82,13 +83,8 @@ class _Replay:
 
     def _read(self) -> list[_Recorded]:
         if self._replies is None:
-            try:
-                with self._path.open("rb") as file:
-                    self._replies = _replies(file, self._on_warning)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"The replay {self._path} cannot be read: {error.strerror or error}."
-                ) from None
+            data = read_bytes(self._path, limit=MAX_RECORD_BYTES, name=f"the replay {self._path}")
+            self._replies = _replies(data, self._on_warning)
             if not self._replies:
                 raise ConfigurationError(
                     f"The replay {self._path} holds no reply of a model.",
@@ -97,7 +93,7 @@ class _Replay:
         return self._replies
 
 
-def _replies(lines: Any, on_warning: Callable[[str], None] | None) -> list[_Recorded]:
+def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_Recorded]:
     replies: list[_Recorded] = []
     reply = _Recorded()
     for event in jsonl.read(lines, on_warning=on_warning):

@@ -215,8 +215,8 @@ def replay(path: str, on_warning: Callable[[str], None]) -> Provider:
     from tinyagent.replay_provider import replay_provider
 
     try:
-        with Path(path).open("rb"):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot read {path or 'a file'} (-m replay:FILE): {error.strerror}.") from None
+        Path(path).expanduser().stat()  # it is not opened here: a pipe can be read once
+    except (OSError, RuntimeError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"Cannot read {path or 'a file'} (-m replay:FILE): {why}.") from None
     return replay_provider(path, on_warning=on_warning)

@@ -1,19 +1,19 @@
 """The TOML files, as the types that they are decoded to.
 
-What a project file may say is a type of its own: it comes with a clone of somebody's repository, so it
-may choose among what the user has, and limit it, but not add to it.
+What a project file may set is a type of its own: the file comes with a clone of another person's
+repository, so it may choose among what the user has, and limit it, but not add to it.
 """
 
 from __future__ import annotations
 
 import re
-import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from tinyagent.errors import ConfigurationError
+from tinyagent.text_files import read_config
 
 from .entry_points import names_a_file
 
@@ -29,6 +29,8 @@ __all__ = [
 
 T = TypeVar("T")
 Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -42,10 +44,10 @@ class ProjectRunTable(_Table, frozen=True):
     tools: list[str] | None = None
     deny: list[str] | None = None
     temperature: float | None = None
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     thinking: Level | None = None
-    max_turns: int | None = None
-    timeout: float | None = None
+    max_turns: Count | None = None
+    timeout: Seconds | None = None
 
 
 class RunTable(ProjectRunTable, frozen=True):
@@ -86,8 +88,8 @@ class PluginsTable(_Table, frozen=True):
 class ToolTable(_Table, frozen=True):
     """`[tools.NAME]`: seconds that a call may take, and characters of its result that the model gets."""
 
-    timeout: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    max_output: Annotated[int, msgspec.Meta(gt=0)] | None = None
+    timeout: Seconds | None = None
+    max_output: Count | None = None
 
 
 class UserFile(_Table, frozen=True):
@@ -107,7 +109,7 @@ class ProjectFile(_Table, frozen=True):
 
 def read_user_file(path: Path) -> UserFile | None:
     """The user's file; None if there is none."""
-    text = _read(path)
+    text = read_config(path)
     if text is None:
         return None
     file = _decode(text, path, UserFile)
@@ -125,7 +127,7 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
     Raises:
         ConfigurationError: it is malformed, or says what only the user may say.
     """
-    text = _read(path)
+    text = read_config(path)
     if text is None:
         return None
     try:
@@ -151,40 +153,26 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """`keys.toml`: provider = "key". Refused if anybody else may read it."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
+    """`keys.toml`: provider = "key"; empty if there is no such file.
+
+    Raises:
+        ConfigurationError: it is malformed, or others may read or write it.
+    """
+    text = read_config(path, private=True)
+    if text is None:
         return {}
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
-    if stat.S_IMODE(mode) & 0o077:
-        raise ConfigurationError(
-            f"{path} can be read by others, so it is not used.", hint=f"Mend it with: chmod 600 {path}"
-        )
     try:
-        return _decode(_read(path) or "", path, dict[str, str])
+        return _decode(text, path, dict[str, str])
     except ConfigurationError as error:
-        # The decoder's words may quote the line, and the line holds a key.
+        # The decoder's message may quote the line, and the line holds a key.
         raise ConfigurationError(
-            f'{path} is not as it should be: each line is provider = "key".{_position(str(error))}'
+            f'{path} is malformed: each line is provider = "key".{_position(str(error))}'
         ) from None
 
 
 def _position(text: str) -> str:
     match = re.search(r"\(at [^()]*\)", text)
     return f" {match[0]}" if match else ""
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text.") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _decode(text: str, path: Path, kind: type[T]) -> T:

@@ -1,4 +1,7 @@
-"""What was set and where: environment > project file > user file. Flags come on top, in the commands."""
+"""What was set and where: environment > project file > user file. Flags come on top, in the commands.
+
+Limits are the exception: of those in the project file and the user file the lower one holds.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from msgspec import structs
 from tinyagent.errors import AuthenticationError
 
 from .config_files import (
+    ProjectRunTable,
     ProviderTable,
     RunTable,
     ToolTable,
@@ -21,9 +25,13 @@ from .config_files import (
 )
 from .settings import config_directory, variable
 
-__all__ = ["PROJECT_FILE", "Settings", "load"]
+__all__ = ["DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load"]
 
 PROJECT_FILE = "tinyagent.toml"
+DEFAULT_MAX_TURNS = 50
+
+_LIMITS: dict[str, float | None] = {"max_turns": DEFAULT_MAX_TURNS, "max_tokens": None, "timeout": None}
+"""The keys of `[run]` that bound a run, and what holds if the user has not set them; None: no bound."""
 
 
 class Settings(NamedTuple):
@@ -33,6 +41,7 @@ class Settings(NamedTuple):
         run: The run table of the project file over that of the user file, TINYAGENT_MODEL over both.
         model_source: Where the model was chosen, for messages.
         directory: Where the user's files are.
+        notes: The limits of the project file that do not hold, since the user's are lower.
     """
 
     run: RunTable
@@ -43,6 +52,7 @@ class Settings(NamedTuple):
     tools: Mapping[str, ToolTable]
     hook_timeout: float
     directory: Path
+    notes: tuple[str, ...]
 
     def api_key(self, provider: str, env_name: str | None) -> str | None:
         """The key of a provider: its environment variable, else `keys.toml`."""
@@ -65,13 +75,11 @@ def load(directory: Path | None = None) -> Settings:
     user = read_user_file(user_file) or UserFile()
     project = read_project_file(project_file, user_file)
     run, source = user.run, str(user_file)
+    notes: list[str] = []
     if project is not None:
-        chosen = {name: value for name, value in structs.asdict(project.run).items() if value is not None}
-        # A project can forbid more than the user does, never less.
-        chosen["deny"] = [*(run.deny or ()), *(project.run.deny or ())]
-        if "model" in chosen:
+        run, notes = _with_project(user.run, project.run, str(project_file))
+        if project.run.model is not None:
             source = str(project_file)
-        run = structs.replace(run, **chosen)
     model = variable("TINYAGENT_MODEL")
     if model is not None:
         source = "TINYAGENT_MODEL"
@@ -85,4 +93,20 @@ def load(directory: Path | None = None) -> Settings:
         tools=user.tools,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
+        notes=tuple(notes),
     )
+
+
+def _with_project(user: RunTable, project: ProjectRunTable, file: str) -> tuple[RunTable, list[str]]:
+    """The user's table with the project's choices, limits and prohibitions; and a note for each limit of
+    the project that is above the user's."""
+    chosen = {name: value for name, value in structs.asdict(project).items() if value is not None}
+    notes = []
+    for name, default in _LIMITS.items():
+        limit = getattr(user, name)
+        limit = default if limit is None else limit
+        if limit is not None and chosen.get(name, limit) > limit:
+            notes.append(f"{file}: run.{name} = {chosen[name]} is above your limit; {limit} holds.")
+            chosen[name] = limit
+    chosen["deny"] = [*(user.deny or ()), *(project.deny or ())]
+    return structs.replace(user, **chosen), notes

@@ -6,7 +6,6 @@ Standard input belongs to one thing at a time: `--history -`, `-f -`, or the tex
 from __future__ import annotations
 
 import base64
-import codecs
 import os
 import select
 import stat
@@ -16,19 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from tinyagent._message_builder import now_ms
+from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 
 from .failures import InputError
 
-__all__ = ["build_prompt", "read_file", "read_stdin", "stdin_is_piped"]
+__all__ = ["MAX_INPUT", "build_prompt", "read_file", "read_files", "read_stdin", "stdin_is_piped"]
+
+MAX_INPUT = 64 * 1024 * 1024
+"""Bytes that a prompt takes from standard input, and from all its files together; no context holds more."""
 
 MAX_IMAGE = 32 * 1024 * 1024
 """Bytes; no provider takes more, and the request holds it a third larger."""
 
-_BOMS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _WAITING = "Waiting for standard input, which is put before the prompt (--no-stdin goes on without it) …"
 
 
@@ -41,27 +39,44 @@ def stdin_is_piped() -> bool:
     return sys.stdin is not None and (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode))
 
 
-def read_stdin(note: Callable[[str], None]) -> bytes:
-    """All of standard input. If its first byte takes more than a second, `note` is told."""
+def read_stdin(note: Callable[[str], None], limit: int = MAX_INPUT) -> bytes:
+    """All of standard input. If its first byte takes more than a second, `note` is called.
+
+    Raises:
+        InputError: it cannot be read, or has more than `limit` bytes.
+    """
     try:
         if not select.select([0], [], [], 1.0)[0]:
             note(_WAITING)
-        chunks = []
-        while chunk := os.read(0, 1 << 16):
-            chunks.append(chunk)
     except OSError as error:
-        raise InputError(f"Standard input cannot be read: {error.strerror}.") from None
-    return b"".join(chunks)
+        raise InputError(f"Cannot read standard input: {error.strerror}.") from None
+    return read_descriptor(0, limit=limit, name="standard input", error=InputError)
 
 
-def read_file(path: str, note: Callable[[str], None]) -> bytes:
-    """The bytes of a file; `-` is standard input."""
+def read_file(path: str, note: Callable[[str], None], limit: int = MAX_INPUT) -> bytes:
+    """The bytes of a file; `-` is standard input. Errors are those of `read_stdin`."""
     if path == "-":
-        return read_stdin(note)
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+        return read_stdin(note, limit)
+    return read_bytes(path, limit=limit, error=InputError)
+
+
+def read_files(paths: Sequence[str], note: Callable[[str], None]) -> list[tuple[str, bytes]]:
+    """The files of a prompt, each with its path.
+
+    Raises:
+        InputError: one cannot be read, or they have more than `MAX_INPUT` bytes together.
+    """
+    files: list[tuple[str, bytes]] = []
+    total = 0
+    for path in paths:
+        data = read_file(path, note)
+        total += len(data)
+        if total > MAX_INPUT:
+            raise InputError(
+                f"The files of -f are longer than {MAX_INPUT >> 20} MiB together, which is the limit."
+            )
+        files.append((path, data))
+    return files
 
 
 def build_prompt(
@@ -101,14 +116,7 @@ def build_prompt(
 
 
 def _text(data: bytes, name: str, hint: str) -> str:
-    encoding = next((known for mark, known in _BOMS if data.startswith(mark)), "utf-8")
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError:
-        raise InputError(f"{name} is not text (UTF-8).", hint=hint) from None
-    if "\0" in text:
-        raise InputError(f"{name} is binary, not text.", hint=hint)
-    return text
+    return decode_text(data, name, error=InputError, hint=hint)
 
 
 def _image_type(data: bytes) -> str | None:

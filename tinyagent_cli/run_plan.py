@@ -11,13 +11,14 @@ import msgspec
 from tinyagent import _json
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
 from tinyagent.errors import ConfigurationError, RecordError
+from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 
 from . import configuration, model_choice
 from .app_context import AppContext
 from .entry_points import find
 from .failures import InputError
 from .plugin_manager import Hook, PluginManager
-from .prompt_input import build_prompt, read_file, read_stdin, stdin_is_piped
+from .prompt_input import build_prompt, read_file, read_files, read_stdin, stdin_is_piped
 from .settings import APPROVALS_FILE, set_variable
 from .tool_limits import output_limits, with_timeouts
 
@@ -84,13 +85,19 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         TinyAgentError: something is missing, malformed or unknown.
     """
     prompt = None if options.prompt == "-" else options.prompt
-    users_of_stdin = [options.history == "-", *(path == "-" for path in options.files)]
+    users_of_stdin = [
+        options.history == "-",
+        options.system == "@-",
+        *(path == "-" for path in options.files),
+    ]
     if sum(users_of_stdin) > 1:
-        raise InputError("Standard input can be used once: by --history - or by one -f -.")
+        raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
     piped = not any(users_of_stdin) and not options.no_stdin and stdin_is_piped()
     if not (prompt or options.files or piped):
         build_prompt(None, (), None)
     found = configuration.load()
+    for text in found.notes:
+        app.detail(text)
     run = found.run
     choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
@@ -103,7 +110,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     _check_rules(options, tools)
     history = _history(app, options.history)
     system = _system(app, options.system) if options.system is not None else run.system or ""
-    files = [(path, read_file(path, app.note)) for path in options.files]
+    files = read_files(options.files, app.note)
     message = build_prompt(prompt, files, read_stdin(app.note) if piped else None)
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
@@ -120,7 +127,7 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),
-        max_turns=_first(options.max_turns, run.max_turns, 50),
+        max_turns=_first(options.max_turns, run.max_turns, configuration.DEFAULT_MAX_TURNS),
         timeout=_first(options.timeout, run.timeout),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
@@ -171,9 +178,13 @@ def _history(app: AppContext, path: str | None) -> list[Any]:
     from tinyagent import jsonl
 
     name = "standard input" if path == "-" else path
-    data = read_file(path, lambda _: app.note("Waiting for the conversation on standard input …"))
+    data = read_file(
+        path, lambda _: app.note("Waiting for the conversation on standard input …"), MAX_RECORD_BYTES
+    )
     if not data.strip():
         raise InputError(f"--history {path}: there is nothing in it.")
+    if detect_encoding(data)[0] != "utf-8":
+        data = decode_text(data, f"--history {path}", error=RecordError).encode()
     try:
         messages = jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
     except RecordError as error:
@@ -188,8 +199,5 @@ def _history(app: AppContext, path: str | None) -> list[Any]:
 def _system(app: AppContext, text: str) -> str:
     if not text.startswith("@"):
         return text
-    data = read_file(text[1:], app.note)
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise InputError(f"{text[1:]} is not UTF-8 text.") from None
+    path = text[1:]
+    return decode_text(read_file(path, app.note), path, error=InputError).strip()

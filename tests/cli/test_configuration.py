@@ -156,3 +156,73 @@ def test_a_project_chooses_tools_by_name(cli: Cli, serve: Serve) -> None:
     cli.file("tinyagent.toml", '[run]\ntools = ["sums"]\n')
     assert 0 == cli("run", "-m", "local/m", "Hi").code
     assert ["calc"] == [tool["function"]["name"] for tool in server.requests[0].json["tools"]]
+
+
+@pytest.mark.parametrize(
+    ("user", "project", "flags", "sent"),
+    [
+        ("max_tokens = 5", "max_tokens = 900", [], 5),
+        ("max_tokens = 900", "max_tokens = 5", [], 5),
+        ("", "max_tokens = 900", [], 900),
+        ("max_tokens = 5", "max_tokens = 900", ["--max-tokens", "50"], 50),
+    ],
+)
+def test_the_lower_limit_holds(
+    cli: Cli, serve: Serve, user: str, project: str, flags: list[str], sent: int
+) -> None:
+    """A project file lowers the user's limits and never raises them; a flag is the user's own word."""
+    server = serve(FakeReply.text("ok"))
+    config = (cli.home / "config.toml").read_text()
+    cli.config(f"[run]\n{user}\n{config}")
+    cli.file("tinyagent.toml", f"[run]\n{project}\n")
+    assert 0 == cli("run", "-m", "local/m", *flags, "Hi").code
+    assert sent == server.requests[0].json["max_tokens"]
+
+
+def test_a_project_does_not_raise_a_default(cli: Cli) -> None:
+    """`max_turns` is 50 if the user has not set it; -v names the value that does not hold."""
+    cli.file("tinyagent.toml", "[run]\nmax_turns = 500\ntimeout = 9.5\n")
+    note = "tinyagent.toml: run.max_turns = 500 is above your limit; 50 holds."
+    assert (True, False) == (
+        note in cli("run", "-v", "-m", "demo", "Hi").err,
+        note in cli("run", "-m", "demo", "Hi").err,
+    )
+
+
+@pytest.mark.parametrize("setting", ["max_turns = 0", "timeout = nan", "timeout = -1.0", "max_tokens = -5"])
+def test_a_limit_is_a_positive_number(cli: Cli, setting: str) -> None:
+    """Anything else is an error that names the key, and no run without a limit."""
+    cli.file("tinyagent.toml", f"[run]\n{setting}\n")
+    done = cli("run", "-m", "demo", "Hi")
+    assert (3, True) == (done.code, f"run.{setting.split()[0]}" in done.err)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "tinyagent.toml", "keys.toml"])
+def test_a_file_that_others_may_write_is_refused(cli: Cli, name: str) -> None:
+    """Exit code 3 with the command that helps; the file stays as it is."""
+    cli.home.mkdir()
+    path = (cli.work if name == "tinyagent.toml" else cli.home) / name
+    path.write_text("")
+    path.chmod(0o666)
+    done = cli("run", "-m", "openai/m", "Hi")
+    assert (3, True, True) == (done.code, f"{name} can be" in done.err, "Change that with: chmod" in done.err)
+    assert 0o666 == path.stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize(
+    "home", ["/dev/null", "x" * 300, "/proc/self/nothing"], ids=["a device", "too long", "/proc"]
+)
+def test_a_home_without_files(cli: Cli, home: str) -> None:
+    """Where the home is no directory, as for services, there is no configuration, and all else works."""
+    done = cli("run", "-q", "-m", "demo", "Hi", TINYAGENT_HOME="", XDG_CONFIG_HOME="", HOME=home)
+    assert (0, "") == (done.code, done.err)
+
+
+def test_keys_are_not_quoted(cli: Cli) -> None:
+    """The line of a malformed keys file holds a key, so only its place is shown."""
+    cli.home.mkdir()
+    keys = cli.home / "keys.toml"
+    keys.write_text("openai = sk-test-canary\n")
+    keys.chmod(0o600)
+    done = cli("run", "-m", "openai/m", "Hi")
+    assert (3, False, True) == (done.code, "canary" in done.err, "(at line 1" in done.err)

@@ -138,7 +138,7 @@ def test_standard_input_that_is_not_text(cli: Cli) -> None:
     """Binary input is refused, and the way to send an image named."""
     done = cli("run", "-m", "demo", "What?", stdin=b"\x89PNG\r\n\x1a\n\0\0")
     assert 2 == done.code
-    assert "standard input is not text" in done.err
+    assert "standard input is not UTF-8 text: byte 0x89 at offset 0" in done.err
     assert "-f -" in done.err
 
 
