@@ -61,19 +61,16 @@ clean: ## remove everything that make made
 	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# tinyagent first and from here, plugins without resolving: on the public index the name `tinyagent`
-# is somebody else's, and pip must never have a reason to look there.
+# tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
 $(VENV)/.ready: $(METADATA)
 	@test -x $(BIN)/python || { python=$$(scripts/find-python) && "$$python" -m venv $(VENV); }
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable .
-	$(PIP) install --quiet --no-deps --no-build-isolation $(addprefix --editable ./,$(INSTALLED))
-	$(BIN)/python -P scripts/check_install.py
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation \
+		$(addprefix --editable ,. $(addprefix ./,$(INSTALLED)))
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
-	$(BIN)/python -P scripts/check_install.py
 	@touch $@
 
 # The Rust provider as the tests use it: built quickly, and unpacked beside the environment, so that all other

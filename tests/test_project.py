@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 import subprocess
 import sys
 import tomllib
@@ -23,21 +22,15 @@ def _tracked() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_the_installed_tinyagent_is_ours() -> None:
-    """The distribution that answers to our name is this checkout, not the one on the public index."""
-    assert [] == runpy.run_path(str(ROOT / "scripts" / "check_install.py"))["faults"]()
-
-
-def test_the_check_of_the_install_can_fail() -> None:
-    """An environment without our distribution is told apart."""
-    checked = subprocess.run(
-        [sys.executable, "-I", "-S", str(ROOT / "scripts" / "check_install.py")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert 1 == checked.returncode
-    assert "distribution 'tinyagent' is not installed" in checked.stderr
+def test_everything_of_ours_depends_on_our_distribution() -> None:
+    """Plugins, the example and the binding need `tinyagent-core`; `tinyagent` is another project's name."""
+    wrong = {}
+    for path in [ROOT / "pyproject.toml", *ROOT.glob("[bep]*/*/pyproject.toml")]:
+        project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        names = {_canonical(re.split(r"[^\w.-]", entry)[0]) for entry in project["dependencies"]}
+        if "tinyagent" in {*names, project["name"]} or "tinyagent-core" not in {*names, project["name"]}:
+            wrong[path.parent.name] = names
+    assert {} == wrong
 
 
 @pytest.mark.parametrize("name", ["constraints.txt", "tests/peers/constraints.txt"])

@@ -20,7 +20,8 @@ from . import builtin_plugins, configuration, model_choice
 from .app_context import AppContext
 from .configuration import Settings
 from .entry_points import EntryPoint, find, normalised
-from .plugin_manager import PluginManager
+from .plugin_manager import BUILT_IN_NAMES, PluginManager
+from .version import DISTRIBUTION
 
 __all__ = ["Finding", "examine"]
 
@@ -63,12 +64,11 @@ def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Findi
 
 
 def _installation() -> Iterator[Finding]:
-    from .installing import Installer, own_distribution
+    from .installing import Installer
     from .version import version
 
     subject = f"tinyagent {version()}"
     try:
-        own_distribution()
         kind = Installer.of_this_environment().kind
     except TinyAgentError as error:
         yield Finding("installation", subject, 1, str(error), error.hint)
@@ -109,7 +109,7 @@ def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Fin
     except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
         yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
         return
-    ours = {"tinyagent", *(normalised(entry.distribution) for entry in find())}
+    ours = {DISTRIBUTION, *(normalised(entry.distribution) for entry in find())}
     conflicts = [line.split() for line in said.splitlines() if line.strip() and not agrees]
     for words in conflicts:
         who = normalised(words[0])
@@ -153,7 +153,7 @@ def _configuration(found: Settings) -> Iterator[Finding]:
     for name in sorted(found.disabled_plugins - known):
         hint = f"Take it out of [plugins] disable in {file}"
         yield Finding("configuration", f"plugin {name}", 0, "is switched off, but not installed", hint)
-    distributions = {normalised(entry.distribution) for entry in entries} | {"tinyagent", "built in"}
+    distributions = {normalised(entry.distribution) for entry in entries} | BUILT_IN_NAMES
     for name, preferred in found.preferred_plugins.items():
         if normalised(preferred) not in distributions:
             hint = f"Mend or take out [plugins] prefer.{name} in {file}"
@@ -176,7 +176,9 @@ def _names(found: Settings) -> Iterator[Finding]:
         for name in sorted({entry.name for entry in entries}):
             claims = [entry for entry in entries if entry.name == name]
             wanted = normalised(found.preferred_plugins.get(name, ""))
-            settled = wanted in {normalised(entry.distribution) for entry in claims} or wanted == "tinyagent"
+            settled = (
+                wanted in {normalised(entry.distribution) for entry in claims} or wanted in BUILT_IN_NAMES
+            )
             if len(claims) > 1 and not settled:
                 who = " and ".join(entry.distribution for entry in claims)
                 hint = f'Say whose it is: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'

@@ -1,37 +1,26 @@
-"""Installing and uninstalling plugins, with the installer of the environment that we run in.
-
-The distribution name `tinyagent` belongs to somebody else on the public index. An installer must therefore
-never have a reason to fetch it: what is installed is pinned by a constraint, a request for it is refused,
-and afterwards it is checked that what answers to the name is still what was there before.
-"""
+"""Installing and uninstalling plugins, with the installer of the environment that tinyagent runs in."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+from tinyagent.errors import ConfigurationError, TinyAgentError
 
 from . import entry_points
 from .app_context import AppContext
 from .entry_points import EntryPoint, normalised
 from .failures import InputError
+from .version import DISTRIBUTION
 
-__all__ = ["Changes", "Installer", "distributions", "own_distribution", "plugins_named"]
-
-OURS = "tinyagent"
-_SCRIPT = ("tinyagent", "tinyagent_cli.main:main")
+__all__ = ["Changes", "Installer", "distributions", "plugins_named"]
 
 
 class Changes(NamedTuple):
@@ -78,13 +67,13 @@ class Installer(NamedTuple):
         )
 
     def install_command(
-        self, what: Sequence[str], constraint: str, *, editable: bool, upgrade: bool
+        self, what: Sequence[str], pin: Sequence[str], *, editable: bool, upgrade: bool
     ) -> list[str]:
-        """The command that installs."""
+        """The command that installs `what`, and keeps what is pinned."""
         options = ["--python", sys.executable] if self.uses_uv else []
         options += ["--upgrade"] if upgrade else []
         wanted = [part for item in what for part in (["--editable", item] if editable else [item])]
-        return [*self.command, "install", *options, "--constraint", constraint, *wanted]
+        return [*self.command, "install", *options, *pin, *wanted]
 
     def uninstall_command(self, distribution: str) -> list[str]:
         """The command that uninstalls."""
@@ -120,93 +109,39 @@ def _uv_requirements(receipt: Path) -> tuple[str, list[str]]:
         listed: list[dict[str, Any]] = tomllib.loads(receipt.read_text("utf-8"))["tool"]["requirements"]
     except (OSError, ValueError, KeyError):
         listed = []
-    base, others = "FOLDER-OF-TINYAGENT", []
+    base, others = DISTRIBUTION, []
     for entry in listed:
         source = next(
             (entry[key] for key in ("directory", "editable", "path", "url", "git") if key in entry), None
         )
         text = f"git+{source}" if "git" in entry else source or entry["name"] + entry.get("specifier", "")
-        if normalised(entry["name"]) == OURS:
-            base = source or base
+        if normalised(entry["name"]) == DISTRIBUTION:
+            base = text
         else:
             others.append(text)
     return base, others
 
 
-# ---- what is refused, and what is checked -----------------------------------------------------------------
-
-
-def own_distribution() -> str:
-    """What is installed under our name, in a form that changes when something else is put in its place.
-
-    Raises:
-        ConfigurationError: nothing is, or it is not ours; pip would go and fetch somebody else's.
-    """
-    try:
-        ours = metadata.distribution(OURS)
-    except metadata.PackageNotFoundError:
-        ours = None
-    scripts = set() if ours is None else {(point.name, point.value) for point in ours.entry_points}
-    if ours is None or _SCRIPT not in scripts:
-        what = "is not installed" if ours is None else "is somebody else's"
-        raise ConfigurationError(
-            f"The distribution {OURS!r} in this environment {what}, so an installer would fetch a stranger's "
-            "from the public index.",
-            hint="Install tinyagent from its folder first: pip install --force-reinstall --no-deps FOLDER",
-        )
-    place = str(ours.locate_file(""))
-    record = (ours.read_text("RECORD") or "").encode()
-    return f"{OURS} {ours.version} {place} {hashlib.sha256(record).hexdigest()}"
-
-
-def _refuse_our_name(what: str) -> None:
-    """No request may mean `tinyagent` itself: by name, as a wheel, as a folder."""
-    name = re.match(r"\s*([A-Za-z0-9._-]+)\s*(?=$|[\[=<>!~@; ])", what)
-    found = name[1] if name and "/" not in name[1] else ""
-    file = what.partition("#")[0].rstrip("/").rpartition("/")[2]
-    archive = re.fullmatch(r"(.+?)-\d.*(\.whl|\.tar\.gz|\.zip)", file)
-    if archive:
-        found = archive[1]
-    project = Path(what) / "pyproject.toml"
-    if ("/" in what or what.startswith(".")) and project.is_file():
-        try:
-            found = str(tomllib.loads(project.read_text("utf-8"))["project"]["name"])
-        except (OSError, ValueError, KeyError, TypeError):
-            found = ""  # pip will say it better
-    if found and normalised(found) == OURS:
-        raise InputError(
-            f"{what!r} is tinyagent itself, or a stranger's project of that name; this installs plugins.",
-            hint="To upgrade tinyagent, install it the way you did at first.",
-        )
+# ---- what is run -------------------------------------------------------------------------------------------
 
 
 def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bool, dry_run: bool) -> Changes:
-    """Install, having shown the command; returns what changed.
+    """Install, after showing the command; returns what changed.
+
+    The running tinyagent is pinned by its version, so that a plugin neither upgrades nor downgrades it.
 
     Raises:
-        TinyAgentError: it was refused, or the installer failed, or it has replaced tinyagent.
+        TinyAgentError: an argument is an option of the installer, or the installer failed.
     """
     for item in what:
         if item.startswith("-"):
             raise InputError(f"{item!r} is an option of the installer; plugins install takes none of them.")
-        _refuse_our_name(item)
-    ours, installer = own_distribution(), Installer.of_this_environment()
-    version = metadata.version(OURS)
-    with _constraint(f"{OURS}=={version}\n") as path:
-        command = installer.install_command(what, path, editable=editable, upgrade=upgrade)
-        app.note(f"Running: {shlex.join(command)}")
-        if dry_run:
-            return Changes([], [], {})
-        changes = _run(
-            app,
-            command,
-            f"If it speaks of {OURS}=={version}: that is this one, and the plugin wants another.",
-        )
-    if own_distribution() != ours:
-        raise PluginError(
-            "The installation has replaced tinyagent itself; do not go on with it.",
-            hint="Put it back from its folder: pip install --force-reinstall --no-deps FOLDER",
-        )
+    installer = Installer.of_this_environment()
+    command = installer.install_command(what, _pin(), editable=editable, upgrade=upgrade)
+    app.note(f"Running: {shlex.join(command)}")
+    if dry_run:
+        return Changes([], [], {})
+    changes = _run(app, command, None)
     lasting = installer.to_make_it_last(what)
     if lasting is not None:
         app.note(
@@ -214,6 +149,14 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
             f"To make it last: {lasting}"
         )
     return changes
+
+
+def _pin() -> list[str]:
+    """The requirement that keeps the running version; empty if tinyagent runs without being installed."""
+    try:
+        return [f"{DISTRIBUTION}=={metadata.version(DISTRIBUTION)}"]
+    except metadata.PackageNotFoundError:
+        return []
 
 
 def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
@@ -252,14 +195,6 @@ def distributions() -> dict[str, str]:
         for found in metadata.distributions()
         if found.metadata["Name"]
     }
-
-
-@contextmanager
-def _constraint(text: str) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", prefix="tinyagent-constraint-") as file:
-        file.write(text)
-        file.flush()
-        yield file.name
 
 
 def _run(app: AppContext, command: Sequence[str], hint: str | None) -> Changes:

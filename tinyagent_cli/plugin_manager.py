@@ -24,6 +24,7 @@ from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 from . import builtin_plugins
 from .entry_points import EntryPoint, find, names_a_file, normalised
 from .signals import Interrupted
+from .version import DISTRIBUTION
 
 if TYPE_CHECKING:
     import click
@@ -35,6 +36,9 @@ __all__ = ["Hook", "PluginManager"]
 
 BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
 """What stands for a distribution where there is none."""
+
+BUILT_IN_NAMES = frozenset({BUILT_IN, "tinyagent", DISTRIBUTION})
+"""What `[plugins] prefer` may call tinyagent's own."""
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REGISTER = {
@@ -324,7 +328,7 @@ class PluginManager:
         if name not in self.prefer:
             return None
         wanted = normalised(self.prefer[name])
-        wanted = BUILT_IN if wanted == "tinyagent" else wanted
+        wanted = BUILT_IN if wanted in BUILT_IN_NAMES else wanted
         return next((entry for entry in entries if normalised(entry.distribution) == wanted), None)
 
     def _how_to_prefer(self, name: str) -> str:

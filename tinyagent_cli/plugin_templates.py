@@ -118,7 +118,7 @@ version = "0.1.0"
 description = "@WHAT@"
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["tinyagent"]
+dependencies = ["tinyagent-core>=0.1"]
 
 [project.optional-dependencies]
 test = ["pytest>=8"]

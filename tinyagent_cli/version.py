@@ -1,8 +1,11 @@
-"""The version of the distribution, without importing the library."""
+"""The name and version of the distribution, without importing the library."""
 
 from __future__ import annotations
 
-__all__ = ["version"]
+__all__ = ["DISTRIBUTION", "version"]
+
+DISTRIBUTION = "tinyagent-core"
+"""What to install. The name `tinyagent` belongs to another project on the public index."""
 
 
 def version() -> str:

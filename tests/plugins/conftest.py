@@ -131,9 +131,9 @@ def new_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         made = Environment(folder=base / "venv", home=base / "home", wheels=wheels)
         made.home.mkdir()
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", made.folder], check=True)
-        runtime = [Requirement(line) for line in metadata.requires("tinyagent") or []]
+        runtime = [Requirement(line) for line in metadata.requires("tinyagent-core") or []]
         made.link(entry.name for entry in runtime if entry.marker is None)
-        made.install("tinyagent", *wanted)
+        made.install("tinyagent-core", *wanted)
         return made
 
     return make
@@ -156,7 +156,7 @@ build-backend = "hatchling.build"
 [project]
 name = "tinyagent-{name}"
 version = "{version}"
-dependencies = ["tinyagent"]
+dependencies = ["tinyagent-core>=0.1"]
 
 [project.entry-points."{group}"]
 {name} = "{module}"

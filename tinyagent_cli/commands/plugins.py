@@ -103,7 +103,7 @@ def install(
     """Install plugins into the environment that tinyagent runs in.
 
     WHAT is anything that pip takes: a name, a wheel, a folder, an address. The command that is run is
-    shown, and afterwards what was gained. tinyagent itself is pinned, so that it is never replaced.
+    shown, and afterwards what was gained. The version of tinyagent itself is kept.
 
     \b
       tinyagent plugins install tinyagent-dice
