@@ -3,6 +3,7 @@
 VENV   := .venv
 PEERS  := .venv-peers
 MCP_PEERS := .venv-peers-mcp
+LLAMACPP_PEER := .venv-peers-llamacpp
 MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
@@ -25,7 +26,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offline, no key
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/.ready-dev ## lint, format, types
@@ -46,7 +47,7 @@ bench: $(VENV)/.ready-dev ## the benchmarks, beside the clients that are install
 conformance: $(VENV)/.ready-dev ## what clients make of real replies, into docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready ## the servers of other projects that tests talk to
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready ## the servers of other projects that tests talk to
 
 wheels: $(VENV)/.ready-dev ## wheels of tinyagent, its plugins and the Rust provider in dist/, tried out
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
@@ -58,7 +59,7 @@ leaks: $(VENV)/.ready-dev ## the Rust provider's own part under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make made
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -101,3 +102,11 @@ $(MCP_PEERS)/.ready: $(MCP_PINS)
 	$(MCP_PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--constraint $(MCP_PINS) mcp-server-time mcp-server-git mcp-server-fetch
 	@touch $@
+
+# A real model: llama.cpp's server, prebuilt, and a wheel for the sake of the model file in it. Neither needs
+# its dependencies. There is no wheel of the server for every platform; elsewhere these tests are skipped.
+$(LLAMACPP_PEER)/.ready: tests/peers/llamacpp-constraints.txt
+	@test -x $(LLAMACPP_PEER)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(LLAMACPP_PEER); }
+	$(LLAMACPP_PEER)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --requirement tests/peers/llamacpp-constraints.txt \
+		&& touch $@ || { echo "llama.cpp's server cannot be installed: its tests will be skipped" >&2; test "$(CI)" != true; }

@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# nohup and a shell's background jobs ignore signals. Children inherit that, and do not end as tests expect.
+for _name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+    if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
+        signal.signal(
+            getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL
+        )
 
 KEEP = {"PATH", "LANG", "LC_ALL", "TMPDIR", "CI", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV"}
 """Of the environment that the tests were started in, this much is left."""

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent import _http, _wire
-from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, sse
+from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, Wait, sse
+from tinyagent._provider_contract import advance_clock
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
 from tinyagent.anthropic_provider import (
@@ -763,17 +764,39 @@ async def test_silence() -> None:
     assert message["content"] == [{"type": "text", "text": "Half"}]
 
 
-async def test_pings_keep_a_reply_open_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that thinks without words sends pings only; but not for ever."""
+@pytest.mark.parametrize("pings", [4, 40])
+async def test_pings_keep_a_reply_open_for_a_while(pings: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that thinks silently sends only pings: they hold off the idle time-out, but not for ever.
+
+    The clock of the loop is moved by hand: by more than half the time-out before each ping.
+    """
     monkeypatch.setattr(_wire, "PATIENCE", 4)
+    idle, fed = 100.0, asyncio.Semaphore(0)
+    feed = AnthropicDecoder.feed
+
+    def counting_feed(self: AnthropicDecoder, data: bytes) -> Any:
+        fed.release()
+        return feed(self, data)
+
+    monkeypatch.setattr(AnthropicDecoder, "feed", counting_feed)
     ping = sse({"type": "ping"}, event="ping")
-    thinks = [part for _ in range(4) for part in (Sleep(0.06), ping)]
-    async with FakeServer(
-        FakeReply([*steps([begin()]), *thinks, *steps(says(text_block(0, "Hi")))])
-    ) as server:
-        assert final(await ask(server, timeout={"idle": 0.1}))["stop_reason"] == "stop"
-    async with FakeServer(FakeReply([*steps([begin()]), *thinks * 20])) as server:
-        assert final(await ask(server, timeout={"idle": 0.1}))["error_kind"] == "timeout"
+    silence = [part for _ in range(pings) for part in (Wait(), ping)]
+    script = FakeReply([b"".join(steps([begin()])), *silence, Wait(), *steps(says(text_block(0, "Hi")))])
+    advance_clock(0)
+    async with FakeServer(script) as server:
+        asking = asyncio.create_task(ask(server, timeout={"idle": idle}))
+        for _ in range(pings + 1):
+            feeding = asyncio.create_task(fed.acquire())
+            await asyncio.wait([feeding, asking], return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                feeding.cancel()
+                break
+            await asyncio.sleep(0)  # the reply restarts its timer
+            advance_clock(0.6 * idle)
+            server.release()
+        message = final(await asking)
+    expected = ("stop", None) if pings == 4 else ("error", "timeout")
+    assert expected == (message["stop_reason"], message.get("error_kind"))
 
 
 async def test_an_end_without_the_last_event() -> None:

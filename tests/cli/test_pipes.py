@@ -195,6 +195,19 @@ def test_a_signal_ends_the_run_cleanly(cli: Cli, serve: Serve, signum: int, code
     assert b"Traceback" not in err
 
 
+def test_an_ignored_hangup_stays_ignored(cli: Cli, serve: Serve) -> None:
+    """`nohup tinyagent run` goes on when the terminal closes."""
+    serve(slow("one ", "two"))
+    process = cli.start(
+        *("run", "-m", "local/m", "Hi"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    assert b"one " == os.read(process.stdout.fileno(), 4)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=SECONDS)
+    assert 143 == process.returncode
+
+
 def test_a_signal_while_waiting_for_input(cli: Cli) -> None:
     """Before the run began, too, the record ends in its result."""
     process = cli.start("run", "--jsonl", "-m", "demo", "Hi", stdin=subprocess.PIPE)
