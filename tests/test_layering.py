@@ -19,6 +19,7 @@ LEVELS = {
     "_chunks": 0,
     "_interrupt": 0,
     "_json": 0,
+    "_process_child": 0,
     "_sse": 0,
     "_version": 0,
     "text_files": 0,
@@ -27,6 +28,7 @@ LEVELS = {
     "_handover": 1,
     "_http": 1,
     "_message_builder": 1,
+    "_process": 1,
     "_network": 1,
     "_provider_errors": 1,
     "_response": 1,
@@ -79,6 +81,7 @@ NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyag
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
     "pytest_plugin",  # takes keys out of it
+    "_process",  # passes a small part of it on
     *("_network", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
 }
 

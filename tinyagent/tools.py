@@ -32,10 +32,11 @@ from typing import Annotated, Any, overload
 import msgspec
 
 from . import _json
+from ._process import run_in_process
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
 from .errors import ToolArgumentsError
 
-__all__ = ["FunctionTool", "tool"]
+__all__ = ["FunctionTool", "run_in_process", "tool"]
 
 _PASSED = ("tool_call_id", "signal", "on_update")
 """Parameters of these names are not the model's: they get what `AgentTool.execute` gets."""

@@ -1,0 +1,355 @@
+"""`run_in_process`: call a function where it can be killed.
+
+Python cannot interrupt a thread: a regular expression that backtracks or a slow parser goes on after a
+time-out and an abort, and holds the interpreter lock. A process can be killed. `_process_child` is the other
+half and describes the protocol. A daemon thread reads and writes the pipes, so this works on every event
+loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+import signal as signals
+import subprocess
+import sys
+import threading
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from . import _process_child as child
+from .errors import ToolError
+
+__all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process"]
+
+T = TypeVar("T")
+
+MEMORY_BYTES = 2 << 30
+"""Address space of the process, if the caller names no other."""
+
+MAX_ANSWER_BYTES = 64 << 20
+"""What a call may send back in all."""
+
+_PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+        *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),  # without them some interpreters do not start
+    }
+)
+_EXIT_SECONDS = 5.0
+
+
+async def run_in_process(
+    function: Callable[..., T],
+    /,
+    *arguments: object,
+    signal: asyncio.Event | None = None,
+    timeout: float = 60.0,
+    memory: int | None = MEMORY_BYTES,
+    on_item: Callable[[Any], None] | None = None,
+) -> T:
+    """Call a function in a process of its own, which is killed on a time-out, an abort or a cancellation.
+
+    Use it for work that Python cannot interrupt and whose input is not yours: parsers, decompression, regular
+    expressions from a model. A start takes about as long as the imports of the function's module (at least
+    30 ms), so keep that module small.
+
+        from tinyagent.tools import run_in_process, tool
+
+        def count(pattern: str, text: str) -> int:
+            return len(re.findall(pattern, text))
+
+        @tool
+        async def matches(pattern: str, text: str, signal: asyncio.Event | None) -> int:
+            '''Count the matches of a regular expression.'''
+            return await run_in_process(count, pattern, text, signal=signal, timeout=10)
+
+    The process begins with an empty standard input, the root as its working directory, a small part of the
+    environment and no state of this process. It and what it starts are gone when this returns. If this
+    process is killed, the other one ends too: at once on Linux, after its time elsewhere.
+
+    Args:
+        function: A function at the top of a module, found again there by its name. A generator function
+            sends its items as it yields them; its return value is the result.
+        *arguments: What MessagePack holds: text, bytes, numbers, booleans, None, lists, dicts, and by the
+            type hints of the function dataclasses, msgspec Structs, sets, dates. The same is true of the
+            result and of items.
+        signal: The abort signal that a tool gets.
+        timeout: Seconds that the call may take, the start of the process included.
+        memory: Bytes of address space that the process may use, if the platform enforces RLIMIT_AS; None for
+            no limit.
+        on_item: Called in this thread with each item of a generator function, as it arrives.
+
+    Raises:
+        TimeoutError: The time is up.
+        ToolError: The run was aborted; the function raised (a `ToolError` of its own keeps its message); the
+            process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
+        TypeError: The function is not at the top of a module, or an argument cannot be sent.
+    """
+    if signal is not None and signal.is_set():
+        raise ToolError("Operation aborted")
+    request = _request(function, arguments, timeout, memory)
+    item_type, result_type = _answer_types(function)
+    call = _Call(function.__qualname__, request, item_type, result_type, on_item)
+    waiting: set[asyncio.Future[Any]] = {call.result}
+    aborted = None if signal is None else asyncio.ensure_future(signal.wait())
+    if aborted is not None:
+        waiting.add(aborted)
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        call.end()
+        if aborted is not None:
+            aborted.cancel()
+    if call.result in done:
+        return typing.cast("T", call.answer())
+    if done:
+        raise ToolError("Operation aborted")
+    raise TimeoutError(f"{function.__qualname__} took longer than {timeout:g} s, so it was ended.")
+
+
+class _Call:
+    """A process at work. `end` kills it; it must be called."""
+
+    def __init__(
+        self,
+        name: str,
+        request: bytes,
+        item_type: Any,
+        result_type: Any,
+        on_item: Callable[[Any], None] | None,
+    ) -> None:
+        self._name = name
+        self._types = {child.ITEM: item_type, child.RESULT: result_type}
+        self._on_item = on_item
+        self._ended = self._answered = False
+        self._loop = asyncio.get_running_loop()
+        self.result: asyncio.Future[Any] = self._loop.create_future()
+        # Not awaited: a cancellation in between would lose the process. And in this thread, since the
+        # child's life is bound to the thread that started it (PR_SET_PDEATHSIG).
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", child.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=os.path.abspath(os.sep),  # noqa: PTH100 - pathlib has no shorter name for the root
+            env={name: value for name, value in os.environ.items() if name.upper() in _PASSED_ON},
+            start_new_session=True,
+        )
+        threading.Thread(
+            target=self._talk, args=(request,), name=f"tinyagent process {name}", daemon=True
+        ).start()
+
+    def end(self) -> None:
+        """Kill the process and what it started; called in the loop, also while that is being cancelled."""
+        self._ended = True
+        _kill(self._process)
+        if self.result.done() and not self.result.cancelled():
+            self.result.exception()  # Taken: what came after a time-out is not "never retrieved".
+
+    def answer(self) -> object:
+        """The result, once `end` was called; raises what the call failed of."""
+        result = self.result.result()
+        if not self._answered:
+            raise ToolError(f"{self._name} did not answer: its process {_how_it_ended(self._process)}.")
+        return result
+
+    # ---- in the thread --------------------------------------------------------------------------------
+
+    def _talk(self, request: bytes) -> None:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        error: Exception | None = None
+        result: object = None
+        answered = False
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+                stdin.write(request)
+            with process.stdout as stdout:
+                for kind, payload in _frames(stdout):
+                    if kind == child.ITEM:
+                        self._in_loop(self._take, self._decode(kind, payload))
+                        continue
+                    answered = True
+                    if kind == child.RESULT:
+                        result = self._decode(kind, payload)
+                    else:
+                        error = self._failure(kind, payload)
+                    break
+        except (OSError, ValueError, msgspec.MsgspecError, ToolError) as raised:
+            answered = True
+            error = ToolError(f"The answer of {self._name} cannot be used: {raised}")
+        self._in_loop(self._settle, answered, result, error)
+
+    def _decode(self, kind: bytes, payload: bytes) -> object:
+        decoded: object = msgspec.msgpack.decode(payload, type=self._types[kind])
+        return decoded
+
+    def _failure(self, kind: bytes, payload: bytes) -> ToolError:
+        if kind == child.MEMORY:
+            return ToolError(f"{self._name} needs more memory than it may use, so it was ended.")
+        if kind == child.FAILED:
+            return ToolError(msgspec.msgpack.decode(payload, type=str))
+        message, trace = msgspec.msgpack.decode(payload, type=tuple[str, str])
+        error = ToolError(f"{self._name} failed: {message}")
+        error.add_note(trace)
+        return error
+
+    def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    # ---- in the loop ----------------------------------------------------------------------------------
+
+    def _take(self, item: object) -> None:
+        if self._on_item is None or self._ended or self.result.done():
+            return
+        try:
+            self._on_item(item)
+        except Exception as error:  # noqa: BLE001 - raised to the caller, whose callback it is
+            self.result.set_exception(error)
+
+    def _settle(self, answered: bool, result: object, error: Exception | None) -> None:
+        if self._ended or self.result.done():
+            return
+        self._answered = answered
+        if error is None:
+            self.result.set_result(result)
+        else:
+            self.result.set_exception(error)
+
+
+def _request(
+    function: Callable[..., object], arguments: tuple[object, ...], timeout: float, memory: int | None
+) -> bytes:
+    module, file, name = _address(function)
+    try:
+        encoded = msgspec.msgpack.encode(arguments)
+    except (TypeError, UnicodeEncodeError, OverflowError) as error:
+        raise TypeError(f"An argument of {name} cannot be sent to another process: {error}") from error
+    return msgspec.msgpack.encode(
+        {
+            "path": _search_path(function),
+            "module": module,
+            "file": file,
+            "name": name,
+            "arguments": encoded,
+            "count": len(arguments),
+            "memory": memory,
+            "seconds": timeout,
+            "parent": os.getpid(),
+        }
+    )
+
+
+def _address(function: Callable[..., object]) -> tuple[str, str | None, str]:
+    """Where another process finds a function: module, file if the module cannot be imported, name."""
+    if not inspect.isfunction(function) or "<" in function.__qualname__:
+        raise TypeError(f"run_in_process takes a function at the top of a module, not {function!r}.")
+    module, name = function.__module__, function.__qualname__
+    loaded = sys.modules.get(module)
+    spec = getattr(loaded, "__spec__", None)
+    if module != "__main__" and spec is not None and _can_be_imported(module):
+        return module, None, name
+    if module == "__main__" and spec is not None:  # `python -m package.module`
+        return str(spec.name), None, name
+    file = inspect.getsourcefile(function)
+    if file is None or not Path(file).is_file():
+        raise TypeError(f"{name} was not read from a file, so another process cannot load it.")
+    return f"tinyagent_process_{module.strip('_')}", os.path.abspath(file), name  # noqa: PTH100
+
+
+def _can_be_imported(module: str) -> bool:
+    """Whether the import system finds a module by its name: not if it was loaded from the path of a file."""
+    if "." in module:
+        return True  # Its package was imported, and that knows where its modules are.
+    if module in sys.builtin_module_names:
+        return True
+    return any(
+        finder.find_spec(module, None) is not None for finder in sys.meta_path if hasattr(finder, "find_spec")
+    )
+
+
+def _search_path(function: Callable[..., object]) -> list[str]:
+    """The module search path, without the working directory.
+
+    A model can write files there, and one of the name of a module must not become code. If the function's own
+    module is there the folder stays, behind all others.
+    """
+    here = os.path.realpath(Path.cwd())
+    needed = {os.path.realpath(Path(name).parent) for name in _files(function)}
+    path, last = [], []
+    for entry in sys.path:
+        real = os.path.realpath(entry) if entry else here
+        if real != here:
+            path.append(os.path.abspath(entry))  # noqa: PTH100
+        elif here in needed and here not in last:
+            last.append(here)
+    return path + last
+
+
+def _files(function: Callable[..., object]) -> Iterator[str]:
+    """The top of the function's own package, and that of this library."""
+    for module in (function.__module__.partition(".")[0], __name__.partition(".")[0]):
+        loaded = sys.modules.get(module)
+        file = getattr(loaded, "__file__", None)
+        if file is not None:
+            yield os.path.dirname(file) if hasattr(loaded, "__path__") else file  # noqa: PTH120
+
+
+def _answer_types(function: Callable[..., object]) -> tuple[Any, Any]:
+    """The types of a generator's items and of the result, from the type hint of what the function returns."""
+    hint = typing.get_type_hints(function).get("return", Any)
+    if not inspect.isgeneratorfunction(function):
+        return Any, hint
+    parts = typing.get_args(hint)
+    return parts[0] if parts else Any, parts[2] if len(parts) == 3 else Any
+
+
+def _frames(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Read what the process sends until it ends; a frame that is cut is left out."""
+    left = MAX_ANSWER_BYTES
+    while len(head := stream.read(5)) == 5:
+        size = int.from_bytes(head[:4], "big")
+        left -= size
+        if left < 0:
+            raise ToolError(f"it has more than {MAX_ANSWER_BYTES:,} bytes.")
+        payload = stream.read(size)
+        if len(payload) < size:
+            return
+        yield head[4:], payload
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signals.SIGKILL)  # Not reaped yet, so the number is its own.
+        else:
+            process.kill()
+    except (ProcessLookupError, PermissionError):
+        pass  # It is over.
+    try:
+        process.wait(_EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass  # Held up in the kernel, by a dead network file system for example; Popen reaps it later.
+
+
+def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    code = process.returncode
+    if code is None:
+        return "closed its output and could not be killed"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signals.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    cause = ", as happens when memory runs out" if name in ("SIGABRT", "SIGKILL", "SIGSEGV") else ""
+    return f"was ended by {name}{cause}"

@@ -1,0 +1,170 @@
+"""The child of `tinyagent.tools.run_in_process`: a script that calls one function and sends what it gives.
+
+It is started as `python -I _process_child.py`, so it can be killed at any moment, and it imports no more than
+it needs. Standard input holds one request in MessagePack: a `dict` with
+
+- `path`: the module search path,
+- `module`, `file`, `name`: where the function is; `file` (or None) is read if `module` cannot be imported,
+- `arguments`, `count`: the positional arguments, in MessagePack of their own, which are converted to the
+  function's type hints, and their number,
+- `memory` (bytes), `seconds`, `parent` (process id): limits, see `_limit`.
+
+Standard output carries frames: the length of the payload in 4 bytes (big-endian), one byte for the kind, and
+the payload in MessagePack. The kinds are `ITEM` (a generator's item), `RESULT`, `FAILED` (a message meant for
+the model), `RAISED` (another exception: its message and traceback) and `MEMORY` (no memory left).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator
+from typing import Any, cast
+
+ITEM, RESULT, FAILED, RAISED, MEMORY = b"i", b"r", b"f", b"x", b"m"
+SPARE_SECONDS = 2.0
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Answer the request on standard input, then leave at once: no finalizer of the function can delay it."""
+    answers = os.dup(1)
+    _silence()
+    try:
+        _answer(answers, sys.stdin.buffer.read())
+    except BrokenPipeError:
+        pass  # The parent does not read any more.
+    finally:
+        os._exit(0)
+
+
+def _silence() -> None:
+    """Keep the frames apart from what the function prints."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 1)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+
+
+def _answer(answers: int, data: bytes) -> None:
+    import msgspec
+
+    def send(kind: bytes, payload: bytes) -> None:
+        view = memoryview(len(payload).to_bytes(4, "big") + kind + payload)
+        while view:
+            view = view[os.write(answers, view) :]
+
+    encode = msgspec.msgpack.encode
+    try:
+        request = msgspec.msgpack.decode(data)
+        del data
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        _limit(request["memory"], request["seconds"], request["parent"])
+        sys.path[:] = request["path"]
+        function = _load(request["module"], request["file"], request["name"])
+        types = _types(function, request["count"])
+        result = function(*msgspec.msgpack.decode(request["arguments"], type=types))
+        if isinstance(result, Generator):
+            result = _drain(result, lambda item: send(ITEM, encode(item)))
+        payload = encode(result)
+    except MemoryError:
+        send(MEMORY, b"")
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        errors = sys.modules.get("tinyagent.errors")
+        if errors is not None and isinstance(error, errors.ToolError):
+            send(FAILED, encode(_text(str(error))))
+        else:
+            import traceback
+
+            lines = "".join(traceback.format_exception(error))
+            send(RAISED, encode([_text(f"{type(error).__name__}: {error}"), _text(lines)]))
+    else:
+        send(RESULT, payload)
+
+
+def _text(text: str) -> str:
+    """Text without lone surrogates, which MessagePack cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _drain(generator: Generator[object, None, object], on_item: Callable[[object], None]) -> object:
+    while True:
+        try:
+            item = next(generator)
+        except StopIteration as stop:
+            return stop.value
+        on_item(item)
+
+
+def _types(function: Callable[..., object], count: int) -> Any:
+    """The type of the argument list: what the hints of the function's positional parameters say."""
+    import inspect
+    from typing import get_type_hints
+
+    hints = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return tuple
+    named = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
+    # Defaults may stand for the last ones, so each number of arguments has a type of its own.
+    return tuple[tuple(hints.get(parameter.name, Any) for parameter in named[:count])]  # type: ignore[misc]
+
+
+def _load(module: str, file: str | None, name: str) -> Callable[..., object]:
+    import importlib.util
+
+    found: Any
+    if file is None:
+        found = importlib.import_module(module)
+    else:
+        # Not as `__main__`: what a script does behind that condition is not for us.
+        spec = importlib.util.spec_from_file_location(module, file)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{file} cannot be loaded as a module")
+        found = importlib.util.module_from_spec(spec)
+        sys.modules[module] = found
+        spec.loader.exec_module(found)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return cast("Callable[..., object]", found)
+
+
+def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
+    """Bound this process by the kernel, so that it ends even if nothing is left to kill it.
+
+    The memory is bounded where the platform enforces RLIMIT_AS (not on macOS). A timer ends the process after
+    its time, and on Linux the end of its parent ends it at once (PR_SET_PDEATHSIG).
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Windows
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory is not None:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        except (OSError, ValueError):
+            pass  # macOS refuses some limits
+    if seconds is not None:
+        signal.setitimer(signal.ITIMER_REAL, seconds + SPARE_SECONDS)
+    if sys.platform == "linux":
+        end_with_parent(parent)
+
+
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when its parent ends."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return  # The timer remains.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
