@@ -17,6 +17,7 @@ LEVELS = {
     "errors": 0,
     "hookspecs": 0,
     "_chunks": 0,
+    "_finish_reasons": 0,
     "_interrupt": 0,
     "_json": 0,
     "_process_child": 0,
@@ -53,7 +54,7 @@ LEVELS = {
     "tools": 3,
 }
 SHARED = {
-    *("agent_types", "errors", "_interrupt", "_json"),
+    *("agent_types", "errors", "_finish_reasons", "_interrupt", "_json"),
     *(
         "_event_stream",
         "_handover",

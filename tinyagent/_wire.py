@@ -15,12 +15,13 @@ from typing import Any, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from . import _json
+from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._http import Call, Reply, check_headers, check_key
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, MessageBuilder
 from ._provider_errors import error_code, error_text, provider_error, redact
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
-from .agent_types import AssistantMessage, AssistantMessageEvent
+from .agent_types import AssistantMessage, AssistantMessageEvent, StopReason
 from .errors import (
     ConfigurationError,
     InvalidReplyError,
@@ -239,7 +240,7 @@ class ReplyDecoder:
         if error.hint:
             fields["error_hint"] = error.hint
         if self.finish_reason:
-            fields["finish_reason"] = self.finish_reason
+            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
         return self.builder.fail("error", str(error), **fields)
 
     def abort(self) -> BuilderEvent:
@@ -343,14 +344,35 @@ class ReplyDecoder:
             text = text.decode("utf-8", "replace")
         return self._clean(text)[:SHOWN]
 
-    def _done(self, reason: Any, out: list[BuilderEvent]) -> None:
-        """The `done` event; tool calls count whatever the provider's word is."""
+    def _conclude(self, out: list[BuilderEvent], *, word: str | None = None, details: str = "") -> None:
+        """End the reply as its finish reason says: with `done`, or with the error of one that is not whole.
+
+        Args:
+            out: Gets the `done` event.
+            word: The word to judge, if it is not `finish_reason`.
+            details: What else the provider says about a reply that it withheld, redacted.
+        """
+        word = word or self.finish_reason
+        word = shown_word(word, self._clean) if word else None
+        kind = finish_kind(word, has_content=self._has_content())
+        error = finish_error(word, kind, name=self._name, provider=self._provider, details=details)
+        if error is not None:
+            self._stop(error)
+        else:
+            self._done("length" if kind == "length" else "stop", out)
+
+    def _has_content(self) -> bool:
+        """Whether the reply has anything beside reasoning."""
+        return has_content(self.builder.message()["content"])
+
+    def _done(self, reason: StopReason, out: list[BuilderEvent]) -> None:
+        """The `done` event; a complete reply with tool calls ends as `tool_use`, whatever its word."""
         if reason in ("stop", "tool_use"):
             calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
             reason = "tool_use" if calls else "stop"
         fields: dict[str, Any] = {"usage": self._spent()}
         if self.finish_reason:
-            fields["finish_reason"] = self.finish_reason
+            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
         out.append(self.builder.done(reason, **fields))
         self.ended = True
 

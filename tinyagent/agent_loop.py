@@ -29,6 +29,7 @@ from typing import Any, cast
 
 from . import _json
 from ._event_stream import Channel, EventStream
+from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._handover import sendable
 from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled, see_through
 from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
@@ -75,20 +76,6 @@ OUTPUT_LIMIT = (
     "Not run: your reply hit the output limit before it was complete, so this call may be cut. "
     "Make the call again, with shorter arguments if it was long."
 )
-
-_STOP_REASONS: dict[str, StopReason] = {
-    "stop": "stop",
-    "complete": "stop",
-    "end_turn": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "tool_use": "tool_use",
-    "tool_calls": "tool_use",
-    "toolUse": "tool_use",
-    "error": "error",
-    "aborted": "aborted",
-}
-
 
 # ---- the run --------------------------------------------------------------------------------------
 
@@ -501,13 +488,35 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
     final = dict(message)
     if not isinstance(final.get("usage"), dict):
         final["usage"] = None
-    given: Any = final.get("stop_reason")
-    reason: StopReason = _STOP_REASONS.get(str(given), "stop")
-    if str(given) not in _STOP_REASONS and given:
-        final.setdefault("finish_reason", str(given))
+    reason = _stop_reason(final, blocks)
     if reason in ("stop", "tool_use"):
         reason = "tool_use" if ids else "stop"
     return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
+
+
+def _stop_reason(final: dict[str, Any], blocks: list[dict[str, Any]]) -> StopReason:
+    """Our word for how a provider's message ended; a word that is not ours is kept as `finish_reason`.
+
+    A message that was withheld or broken fails: the error is set in `final`.
+    """
+    given = final.get("stop_reason")
+    if given in ("length", "error", "aborted"):
+        return cast(StopReason, given)
+    if given in ("stop", "tool_use", None):
+        # What a recording or a custom provider calls complete may have ended in another way.
+        given = final.get("finish_reason")
+    else:
+        final.setdefault("finish_reason", shown_word(str(given)))
+    word = shown_word(str(given)) if given else None
+    kind = finish_kind(word, has_content=has_content(blocks))
+    error = finish_error(word, kind, name=str(final.get("provider") or "the provider"))
+    if error is None:
+        return "length" if kind == "length" else "stop"
+    final.setdefault("error_message", str(error))
+    final.setdefault("error_kind", error.kind)
+    if error.hint:
+        final.setdefault("error_hint", error.hint)
+    return "error"
 
 
 async def _aclose(left: Any) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _json, _wire
+from ._finish_reasons import is_final
 from ._handover import handover
 from ._http import get_json
 from ._message_builder import BuilderEvent
@@ -27,10 +28,9 @@ from .agent_types import (
     Model,
     ModelInfo,
     SimpleStreamOptions,
-    StopReason,
     ThinkingLevel,
 )
-from .errors import ContentFilterError, InvalidReplyError, TinyAgentError
+from .errors import InvalidReplyError, TinyAgentError
 
 __all__ = [
     "ChatDecoder",
@@ -548,10 +548,10 @@ class ChatDecoder(ReplyDecoder):
             delta = choice.delta or choice.message
             if delta is not None:
                 self._add(delta, out)
-            if choice.finish_reason:
+            if choice.finish_reason and is_final(choice.finish_reason):
                 self.finish_reason = choice.finish_reason
-            if choice.error or (chunk.error is None and choice.finish_reason == "error"):
-                self._stop(self._reported(choice.error or "the provider ended the reply with an error"))
+            if choice.error:
+                self._stop(self._reported(choice.error))
                 return
         if chunk.error:
             self._stop(self._reported(chunk.error))
@@ -745,15 +745,6 @@ class ChatDecoder(ReplyDecoder):
     # ---- the end --------------------------------------------------------------------------------------
 
     def _finish(self, out: list[BuilderEvent]) -> None:
-        finish = self.finish_reason
-        if finish == "content_filter":
-            self._stop(
-                ContentFilterError(
-                    f"{self._name}: the rest of the reply was withheld (content_filter)",
-                    provider=self._provider,
-                )
-            )
-            return
         if self._details and self._thinking_block < 0:
             # Reasoning that cannot be read but must go back needs a block to go back in.
             self._close_block(out)
@@ -763,14 +754,7 @@ class ChatDecoder(ReplyDecoder):
         self._sign()
         self._close_block(out)
         self._close_calls(out)
-        reason: StopReason = "tool_use" if self._calls else "stop"
-        if finish in ("length", "max_tokens", "model_length"):
-            reason = "length"
-        fields: dict[str, Any] = {"usage": normal_usage(self._usage)}
-        if finish:
-            fields["finish_reason"] = finish
-        out.append(self.builder.done(reason, **fields))
-        self.ended = True
+        self._conclude(out)
 
 
 _DETAIL_TEXT = ("text", "summary")

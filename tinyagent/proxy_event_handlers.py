@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from ._finish_reasons import finish_kind
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder, dollars
 from .errors import ProviderError, TinyAgentError, error_class
@@ -204,7 +205,9 @@ class ProxyDecoder(ReplyDecoder):
     def _finish(self, out: list[BuilderEvent]) -> None:
         out.extend(self._closed(index) for index in self._open.values())
         self._open.clear()
-        self._done("length" if self._reason == "length" else "stop", out)
+        # `reason` is the proxy's judgement. If it says complete, the provider's own word counts.
+        own = finish_kind(self._reason, has_content=True) == "complete"
+        self._conclude(out, word=self.finish_reason if own else self._reason)
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         if event.reason == "aborted":

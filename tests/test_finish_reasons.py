@@ -1,0 +1,170 @@
+"""Finish reasons: one table for all protocols."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tinyagent._finish_reasons import finish_error, finish_kind, is_final, shown_word
+from tinyagent.agent import Agent, AgentOptions
+from tinyagent.agent_types import AgentTool, AgentToolResult, Model
+from tinyagent.errors import ContentFilterError, ProviderError
+from tinyagent.openai_wire import ChatDecoder
+from tinyagent.proxy_event_handlers import ProxyDecoder
+from tinyagent.testing import Reply, ScriptedProvider, call, check_grammar, collect
+
+WORDS = {
+    "complete": """
+        stop STOP eos eos_token stop_sequence stop_sequence:### end_turn endTurn tool_calls tool_use toolUse
+        function_call TOOL_CALL COMPLETE completed FinishReason.STOP FINISH_REASON_STOP stop-sequence""",
+    "length": """
+        length max_tokens MAX_TOKENS maxTokens max_output_tokens model_length pause_turn ERROR_LIMIT
+        time_limit model_context_window_exceeded FINISH_REASON_MAX_TOKENS max_tokens_reached context_limit""",
+    "withheld": """
+        content_filter content_filter:hate function_call_filter:unsafe_call content_filter_violence
+        SAFETY IMAGE_SAFETY sensitive refusal PROHIBITED_CONTENT RECITATION BLOCKLIST SPII
+        guardrail_intervened content_filtered ERROR_TOXIC contentFilter content-filter
+        MODEL_ARMOR LANGUAGE output_blocked safety_violation FinishReason.SAFETY""",
+    "broken": """
+        abort aborted error network_error insufficient_system_resource MALFORMED_FUNCTION_CALL cancelled
+        timeout USER_CANCEL UNEXPECTED_TOOL_CALL malformed_model_output upstream_error request_cancelled
+        repetition""",
+}
+KINDS = [(kind, word) for kind, words in WORDS.items() for word in words.split()]
+KINDS += [("withheld", "content_filter: hate"), ("withheld", "function_call_filter: unsafe call")]
+
+
+@pytest.mark.parametrize("has_content", [True, False])
+@pytest.mark.parametrize(("kind", "word"), KINDS)
+def test_the_words_of_all_providers_are_known(kind: str, word: str, has_content: bool) -> None:
+    """Each word has one kind, in every spelling and with any qualifier, whatever the reply holds."""
+    assert kind == finish_kind(word, has_content=has_content)
+
+
+@pytest.mark.parametrize("word", ["load", "OTHER", "FINISH_REASON_UNSPECIFIED", "novel", "…", "42"])
+def test_an_unknown_word_is_complete_only_with_content(word: str) -> None:
+    """What nobody has heard of does not make an answer out of nothing."""
+    assert "complete" == finish_kind(word, has_content=True)
+    assert "broken" == finish_kind(word, has_content=False)
+
+
+@pytest.mark.parametrize("word", ["", "null", "None", "NOT_FINISHED", "in_progress"])
+def test_some_words_do_not_end_a_reply(word: str) -> None:
+    """Servers that fill the field in each chunk do not end the reply with the first one."""
+    assert not is_final(word)
+    assert is_final("stop")
+
+
+def test_the_errors_name_the_word() -> None:
+    """Withheld is a content filter's error, broken is a provider's that may be tried again."""
+    withheld = finish_error("SAFETY", "withheld", name="acme", provider="acme", details="hate")
+    assert isinstance(withheld, ContentFilterError)
+    assert "acme: the reply was withheld (finish reason 'SAFETY': hate)" == str(withheld)
+    broken = finish_error("abort", "broken", name="acme", provider="acme")
+    assert isinstance(broken, ProviderError)
+    assert (False, True) == (isinstance(broken, ContentFilterError), broken.retryable)
+    assert "acme: the provider ended the reply early (finish reason 'abort')" == str(broken)
+    unknown = finish_error("novel", "broken", name="acme")
+    assert unknown is not None
+    assert ("acme: the reply is empty (finish reason 'novel')", False) == (str(unknown), unknown.retryable)
+    assert finish_error("stop", "complete", name="acme") is None
+    assert finish_error("length", "length", name="acme") is None
+
+
+def test_a_word_is_redacted_and_bounded() -> None:
+    """A server that echoes the key as its finish reason shows nothing of it."""
+    assert "[key]" == shown_word("sk-test-1234", lambda text: text.replace("sk-test-1234", "[key]"))
+    assert 100 == len(shown_word("x" * 5000))
+
+
+# ---- through the protocols ----------------------------------------------------------------------------
+
+MODEL = Model(provider="acme", id="m", api="openai-completions")
+CALL = b'{"tool_calls":[{"index":0,"id":"c1","function":{"name":"delete","arguments":"{}"}}]}'
+
+
+def chat(delta: bytes, word: str, **options: Any) -> Any:
+    decoder = ChatDecoder(MODEL, **options)
+    body = b'data: {"choices":[{"delta":%s,"finish_reason":"%s"}]}\n\ndata: [DONE]\n\n' % (
+        delta,
+        word.encode(),
+    )
+    events = decoder.feed(body) + decoder.close()
+    return decoder.fail()["error"] if decoder.error else events[-1]["message"]
+
+
+def proxy(word: str, finish: str | None = None) -> Any:
+    decoder = ProxyDecoder(MODEL)
+    more = b',"finishReason":"%s"' % finish.encode() if finish else b""
+    body = (
+        b'data: {"type":"start"}\n\n'
+        b'data: {"type":"text_delta","contentIndex":0,"delta":"Half"}\n\n'
+        b'data: {"type":"done","reason":"%s"%s}\n\n' % (word.encode(), more)
+    )
+    events = decoder.feed(body) + decoder.close()
+    return decoder.fail()["error"] if decoder.error else events[-1]["message"]
+
+
+@pytest.mark.parametrize(
+    ("word", "ended", "kind"),
+    [
+        ("stop", "tool_use", None),
+        ("novel", "tool_use", None),
+        ("MAX_TOKENS", "length", None),
+        ("content_filter: hate", "error", "content_filter"),
+        ("abort", "error", "provider"),
+    ],
+)
+def test_chat_completions_judges_by_the_table(word: str, ended: str, kind: str | None) -> None:
+    """A call counts after a complete or unknown word; else the message fails, and keeps the word."""
+    message = chat(CALL, word)
+    assert (ended, kind, word) == (
+        message["stop_reason"],
+        message.get("error_kind"),
+        message["finish_reason"],
+    )
+
+
+def test_a_reply_of_nothing_but_reasoning_is_no_content_for_an_unknown_word() -> None:
+    """The text and the calls decide; a thought alone is not an answer."""
+    assert "error" == chat(b'{"reasoning":"hm"}', "novel")["stop_reason"]
+    assert "stop" == chat(b'{"reasoning":"hm"}', "stop")["stop_reason"]
+
+
+def test_a_finish_reason_that_echoes_the_key_is_redacted() -> None:
+    """Neither the message's field nor its error shows the key."""
+    for word in ("sk-test-1234", "error sk-test-1234"):
+        message = chat(b"{}", word, clean=lambda text: text.replace("sk-test-1234", "[key]"))
+        assert "sk-test-1234" not in str(message)
+        assert "[key]" in message["finish_reason"]
+
+
+def test_the_proxy_judges_by_the_table() -> None:
+    """The proxy's own reason and the provider's word behind it both count."""
+    assert "stop" == proxy("stop")["stop_reason"]
+    assert "stop" == proxy("stop", "novel")["stop_reason"]
+    assert "length" == proxy("length", "stop")["stop_reason"]
+    assert "content_filter" == proxy("safety")["error_kind"]
+    assert "content_filter" == proxy("stop", "content_filter: hate")["error_kind"]
+
+
+@pytest.mark.parametrize("fields", [{"stop_reason": "SAFETY"}, {"finish_reason": "function_call_filter: x"}])
+async def test_no_tool_of_a_withheld_reply_runs_whatever_the_provider(fields: dict[str, Any]) -> None:
+    """A custom provider's word is judged too, and so is that of a recording made by an older version."""
+    ran = []
+
+    async def delete(call_id: str, args: Any, signal: Any, on_update: Any) -> AgentToolResult:
+        ran.append(call_id)
+        return AgentToolResult()
+
+    async with ScriptedProvider(Reply(call("delete"), **fields)) as provider:
+        tools = [AgentTool(name="delete", execute=delete)]
+        state: Any = {"model": provider.model, "tools": tools}
+        agent = Agent(AgentOptions(initial_state=state, stream_fn=provider))
+        events = await collect(agent.stream("go"))
+    check_grammar(events)
+    message: Any = events[-1].messages[-1]
+    assert [] == ran
+    assert ("error", "content_filter") == (message["stop_reason"], message["error_kind"])
+    assert "the reply was withheld" in message["error_message"]

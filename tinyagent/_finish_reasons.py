@@ -1,0 +1,145 @@
+"""Finish reasons of all providers in one table: is the reply complete, cut, withheld or broken?
+
+A reply ends with a word of its provider (`finish_reason`, `stop_reason`, `done_reason`). Only a complete
+reply may run its tool calls, so each protocol looks its word up here:
+
+    complete   the model came to its end
+    length     a limit cut the reply: its text is kept, its tool calls do not run
+    withheld   a filter or the model itself refused: the reply fails as `ContentFilterError`
+    broken     the provider failed on the way: the reply fails as `ProviderError`
+
+A word that is not in the table is judged by the terms in it (`content_filter_hate` has `filter`). What
+remains unknown is complete if the reply has content, and broken otherwise.
+
+Sources of the words: the API references and SDKs of OpenAI, Azure, Anthropic, Bedrock, Gemini, Mistral,
+Cohere, DeepSeek, Zhipu, DashScope, watsonx and Together; the sources of vLLM, SGLang, TGI, llama.cpp and
+Ollama.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+from .errors import ContentFilterError, ProviderError
+
+__all__ = ["FinishKind", "finish_error", "finish_kind", "has_content", "is_final", "shown_word"]
+
+FinishKind: TypeAlias = Literal["complete", "length", "withheld", "broken"]
+
+MAX_WORD = 100
+"""Characters of a finish reason that are kept and shown; none in use is longer than 40."""
+
+_WORDS: dict[FinishKind, str] = {
+    "complete": """
+        stop stopped stop_sequence stop_string stop_word stop_token word end_turn turn_end
+        end eos eos_token eot end_of_text end_of_turn end_of_sequence end_of_stream
+        complete completed done finish finished success normal
+        tool_use tool_call tool_calls function_call function_calls""",
+    "length": """
+        length max_length max_token max_tokens max_new_tokens max_output_tokens max_completion_tokens
+        limit stop_limit output_limit token_limit time_limit model_length context_length error_limit
+        model_context_window_exceeded context_window_exceeded incomplete truncated pause_turn compaction""",
+    "withheld": """
+        content_filter content_filtered content_policy safety image_safety sensitive refusal refused
+        recitation image_recitation blocklist prohibited_content image_prohibited_content spii language
+        guardrail guardrail_intervened model_armor error_toxic function_call_filter""",
+    "broken": """
+        error server_error internal_error network_error abort aborted cancel cancelled canceled user_cancel
+        timeout timed_out failed failure insufficient_system_resource repetition rate_limit
+        rate_limit_exceeded malformed_function_call malformed_tool_use malformed_model_output
+        malformed_response unexpected_tool_call too_many_tool_calls missing_thought_signature
+        no_image image_other""",
+}
+_TERMS: dict[FinishKind, str] = {
+    "withheld": """
+        filter filtered filters safety unsafe prohibited forbidden blocklist blocked guardrail guardrails
+        sensitive refusal refused moderation moderated censored toxic toxicity policy violation recitation
+        copyright harmful jailbreak""",
+    "broken": """
+        error errors fail failed failure abort aborted cancel cancelled canceled interrupted disconnected
+        timeout malformed invalid unavailable overloaded exhausted insufficient quota crashed""",
+    "length": "length limit tokens truncated incomplete window",
+}
+"""Terms that decide about a word that is not in the table; the first line that has one of them counts."""
+
+_KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_KIND_OF_TERM = {kind: frozenset(terms.split()) for kind, terms in _TERMS.items()}
+
+_NOT_FINAL = frozenset({"", "null", "none", "not_finished", "in_progress"})
+"""Sent in chunks before the last one: DashScope's native `null`, watsonx's `not_finished`."""
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS = re.compile(r"[^a-z0-9]+")
+_PREFIX = re.compile(r"^(finish|stop|done)_reason_")
+
+
+def is_final(word: str | None) -> bool:
+    """Whether a finish reason says that the reply is over."""
+    return bool(word) and _normal(word or "") not in _NOT_FINAL
+
+
+def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
+    """How a reply ended.
+
+    Args:
+        word: The provider's finish reason, in any spelling; None if the end marker came without one.
+        has_content: Whether the reply has text, tool calls or media. It decides for unknown words.
+    """
+    if word is None:
+        return "complete"
+    normal = _normal(word)
+    known = _KIND_OF.get(normal)
+    if known is not None:
+        return known
+    terms = set(normal.split("_"))
+    for kind, signs in _KIND_OF_TERM.items():
+        if not signs.isdisjoint(terms):
+            return kind
+    return "complete" if has_content else "broken"
+
+
+def has_content(blocks: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a message has anything beside reasoning: text, tool calls or media."""
+    return any(
+        block["text"] != "" if block["type"] == "text" else block["type"] != "thinking" for block in blocks
+    )
+
+
+def finish_error(
+    word: str | None, kind: FinishKind, *, name: str, provider: str = "", details: str = ""
+) -> ProviderError | None:
+    """The error of a reply that was withheld or broken; None for one that was not.
+
+    Args:
+        word: The finish reason, redacted by `shown_word`.
+        kind: What `finish_kind` made of it.
+        name: The provider's name, for the message.
+        provider: The provider's name, for the error's `provider`.
+        details: What else the provider gives as the reason, redacted.
+    """
+    reason = f"finish reason {word!r}" + (f": {details}" if details else "")
+    if kind == "withheld":
+        return ContentFilterError(
+            f"{name}: the reply was withheld ({reason})",
+            provider=provider,
+            hint="Change the last message: the same one is likely to be withheld again.",
+        )
+    if kind == "broken":
+        known = _KIND_OF.get(_normal(word or "")) == "broken"
+        what = "the provider ended the reply early" if known else "the reply is empty"
+        return ProviderError(f"{name}: {what} ({reason})", provider=provider, retryable=known)
+    return None
+
+
+def shown_word(word: str, redact: Callable[[str], str] = str) -> str:
+    """The finish reason as it may be kept and shown: a server may echo a key in it."""
+    return redact(word)[:MAX_WORD]
+
+
+def _normal(word: str) -> str:
+    """The word in snake_case, without a qualifier after a colon or the prefix of an enumeration."""
+    head = _CAMEL.sub("_", word.partition(":")[0]).lower()
+    snake = _SEPARATORS.sub("_", head).strip("_")
+    return _PREFIX.sub("", snake) or snake
