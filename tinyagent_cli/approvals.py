@@ -21,13 +21,19 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.agent_types import AgentTool, ToolCallInfo
+from tinyagent.errors import TinyAgentError
 
-from .terminal_text import visible
+from .terminal_text import visible, without_long_blanks
 
 if TYPE_CHECKING:
     from .remembered import Remembered
+    from .tool_sources import ToolSource
 
 __all__ = ["Approvals", "Verdict", "ask_on_terminal"]
+
+MAX_SHOWN = 8_000
+MAX_SHOWN_LINES = 100
+"""Characters and lines of a call that a question shows; of a longer one its beginning and its end."""
 
 
 class Verdict(NamedTuple):
@@ -46,7 +52,8 @@ class Approvals:
         note: Where a refusal without a terminal is told to the user.
         before: Called before a question, so that it does not end up in the middle of the reply.
         remembered: Gives what was allowed in earlier runs, once that matters.
-        sources: Where each tool comes from, by name; remembered approvals are bound to it.
+        sources: Where each tool comes from, by name. Remembered approvals are bound to it; a tool without
+            a source, or with one that has no content hash, is asked for in every run.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class Approvals:
         note: Callable[[str], None] = lambda text: None,
         before: Callable[[], None] = lambda: None,
         remembered: Callable[[], Remembered] | None = None,
-        sources: Mapping[str, str] | None = None,
+        sources: Mapping[str, ToolSource] | None = None,
     ) -> None:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
@@ -89,19 +96,21 @@ class Approvals:
             return Verdict(None, "--allow")
         from .remembered import current_project, fingerprint
 
-        source = self._sources.get(tool.name, "")
+        source = self._sources.get(tool.name)
         key = fingerprint(current_project(), tool, source, call.arguments)
+        can_be_remembered = source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
             if tool.name in self._allowed_tools:
                 return Verdict(None, "the user, for this tool in this run")
             if key in self._allowed_calls:
                 return Verdict(None, "the user, for this exact call in this run")
-            if self._remembered is None and self._open_remembered is not None:
+            if can_be_remembered and self._remembered is None and self._open_remembered is not None:
                 self._remembered = self._open_remembered()
-            if self._remembered is not None and key in self._remembered:
+            store = self._remembered if can_be_remembered else None
+            if store is not None and key in store:
                 return Verdict(None, "the user, for this exact call in this project")
             self._before()
-            answer = await ask_on_terminal(question(call, project=self._remembered is not None))
+            answer = await ask_on_terminal(question(call, project=store is not None))
         match answer:
             case None:
                 self._note(
@@ -118,35 +127,77 @@ class Approvals:
             case "e" | "exact":
                 self._allowed_calls.add(key)
                 return Verdict(None, "the user, for this exact call in this run")
-            case "p" | "project" if self._remembered is not None:
+            case "p" | "project" if store is not None and source is not None:
                 self._allowed_calls.add(key)
-                self._remember(key, call, source)
+                self._remember(store, key, call, source)
                 return Verdict(None, "the user, for this exact call in this project")
             case "y" | "yes":
                 return Verdict(None, "the user, once")
         return Verdict(f"Refused: the user said no to this call of {tool.name!r}.")
 
-    def _remember(self, key: str, call: ToolCallInfo, source: str) -> None:
-        assert self._remembered is not None
+    def _remember(self, store: Remembered, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
-            self._remembered.add(key, call.tool, source, call.arguments)
-        except OSError as error:
-            self._note(f"It could not be remembered: {self._remembered.path}: {error.strerror}.")
+            store.add(key, call.tool, source, call.arguments)
+        except (OSError, TinyAgentError) as error:
+            self._note(f"The approval holds for this run only. It could not be written: {error}")
 
 
-def question(call: ToolCallInfo, *, project: bool = True) -> str:
-    """What is shown: the whole call, with everything that a terminal would hide written out."""
-    arguments = visible(json.dumps(call.arguments, indent=2, ensure_ascii=False)).replace("\n", "\n  ")
+class Question(NamedTuple):
+    """What the user is asked.
+
+    Attributes:
+        text: The call, and the choices. Everything that a terminal would hide is written out.
+        whole: The whole call, if `text` shows only its beginning and its end.
+        choices: What to ask once the whole call was shown.
+    """
+
+    text: str
+    whole: str | None
+    choices: str
+
+
+def question(call: ToolCallInfo, *, project: bool = True) -> Question:
+    """The question for a call; `project` offers to remember the answer."""
     name = visible(call.tool.name)
-    return (
-        f"The model wants to run a tool that can change things:\n  {name} {arguments}\n"
+    text = visible(without_long_blanks(json.dumps(call.arguments, indent=2, ensure_ascii=False)))
+    begin, end = _hidden_part(text)
+    choices = (
         f"Run {name}? [y] once  [a] always in this run  [n] no\n"
         f"This exact call: [e] always in this run{'  [p] always in this project' if project else ''}: "
     )
+    if begin < end:
+        gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
+        shown = f"{text[:begin]}\n{gap}\n{text[end:]}"
+        asked = (
+            f"The call is not shown whole. [v] view all of it  [yes] run {name} once all the same  [n] no: "
+        )
+    else:
+        shown, asked = text, choices
+    shown = shown.replace("\n", "\n  ")
+    return Question(
+        f"The model wants to run a tool that can change things:\n  {name} {shown}\n{asked}",
+        f"{name} {text}" if begin < end else None,
+        choices,
+    )
 
 
-async def ask_on_terminal(text: str) -> str | None:
-    """Ask on the controlling terminal; None if there is none. Cancelling takes the question back."""
+def _hidden_part(text: str) -> tuple[int, int]:
+    """Where the part begins and ends that is not shown of a long text."""
+    half, lines = MAX_SHOWN // 2, MAX_SHOWN_LINES // 2
+    begin, end = min(half, len(text)), max(len(text) - half, 0)
+    if text.count("\n") > MAX_SHOWN_LINES:
+        begin = min(begin, len("\n".join(text.split("\n", lines)[:lines])))
+        end = max(end, len(text) - len("\n".join(text.rsplit("\n", lines)[-lines:])))
+    return begin, end
+
+
+async def ask_on_terminal(asked: Question) -> str | None:
+    """Ask on the controlling terminal; None if there is none. Cancelling takes the question back.
+
+    Returns:
+        The answer in lower case. To a question that does not show the whole call, only `yes` in full is
+        an answer that allows it, until all of it was viewed.
+    """
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
@@ -154,13 +205,52 @@ async def ask_on_terminal(text: str) -> str | None:
     try:
         if os.tcgetpgrp(fd) != os.getpgrp():
             return None  # a background job would be stopped, not answered
-        _forget_typed_ahead(fd)
-        os.write(fd, text.encode("utf-8", "replace"))
-        return (await _read_line(fd)).strip().lower()
+        answer = await _answer(fd, asked.text)
+        if asked.whole is None:
+            return answer
+        while answer in ("v", "view"):
+            if await _show_all(fd, asked.whole):
+                return await _answer(fd, asked.choices)
+            answer = await _answer(fd, "Not all of it was shown. [v] view again  [yes] run it  [n] no: ")
+        return answer if answer == "yes" else "no"
     except OSError:
         return None
     finally:
         os.close(fd)
+
+
+async def _answer(fd: int, text: str) -> str:
+    _forget_typed_ahead(fd)
+    _write(fd, text)
+    return (await _read_line(fd)).strip().lower()
+
+
+async def _show_all(fd: int, text: str) -> bool:
+    """Show a text page by page; whether its end was reached."""
+    columns, rows = os.get_terminal_size(fd)
+    width, page = columns or 80, max((rows or 24) - 1, 1)
+    lines = [
+        line[start : start + width]
+        for line in text.split("\n")
+        for start in range(0, max(len(line), 1), width)
+    ]
+    shown = 0
+    while True:
+        _write(fd, "\n".join(lines[shown : shown + page]) + "\n")
+        shown += page
+        if shown >= len(lines):
+            return True
+        answer = await _answer(fd, f"-- {shown:,} of {len(lines):,} lines: [Enter] more  [a] all  [q] stop: ")
+        if answer == "q":
+            return False
+        if answer == "a":
+            page = len(lines)
+
+
+def _write(fd: int, text: str) -> None:
+    data = memoryview(text.encode("utf-8", "replace"))
+    while data:
+        data = data[os.write(fd, data) :]
 
 
 def _forget_typed_ahead(fd: int) -> None:

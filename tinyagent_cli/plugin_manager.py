@@ -9,7 +9,6 @@ that names both, unless the user said whose it is.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +23,7 @@ from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 from . import builtin_plugins
 from .entry_points import EntryPoint, find, names_a_file, normalised
 from .signals import Interrupted
+from .tool_sources import ToolSource, import_file, module_name
 from .version import DISTRIBUTION
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class PluginManager:
         self.disabled = disabled
         self.config_file = config_file
         self.prefer = prefer or {}
-        self.sources: dict[str, str] = {}
+        self.sources: dict[str, ToolSource] = {}
         self._pluggy = pluggy.PluginManager(hookspecs.NAME)
         self._pluggy.add_hookspecs(hookspecs)
         self._objects: dict[EntryPoint, object] = {}
@@ -350,7 +350,7 @@ class PluginManager:
         if entry.distribution == CONFIGURED:
             return builtin_plugins.ConfiguredProvider(entry.name, self.providers[entry.name])
         if entry.distribution == FILE:
-            return _import_file(Path(entry.value))
+            return import_file(Path(entry.value))
         module, _, attributes = entry.value.partition(":")
         plugin: Any = import_module(module.strip())
         for attribute in filter(None, attributes.strip().split(".")):
@@ -425,30 +425,15 @@ class PluginManager:
         return failure
 
 
-def _import_file(path: Path) -> object:
-    from importlib.util import module_from_spec, spec_from_file_location
-
-    name = f"tinyagent_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path))}"
-    spec = spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # type hints are resolved through here
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
 def _whose(entry: EntryPoint) -> str:
     return f"{entry.distribution} {entry.version}".strip()
 
 
-def _source(entry: EntryPoint) -> str:
-    """What an approval of a tool is bound to: its distribution, or its file."""
-    return entry.value if entry.distribution == FILE else normalised(entry.distribution)
+def _source(entry: EntryPoint) -> ToolSource:
+    if entry.distribution == FILE:
+        return ToolSource(entry.value, module_name(Path(entry.value)), is_file=True)
+    module = entry.value.partition(":")[0].strip()
+    return ToolSource(normalised(entry.distribution), module, is_file=False)
 
 
 def _kind(thing: object) -> str:

@@ -1,29 +1,42 @@
 """Approvals that outlive a run: exact calls that the user allowed for one project, on request only.
 
-Each is bound to the project's folder, to the tool with all that the model sees of it and where it comes
-from, and to the exact arguments: change any of these and the question is asked again. The file belongs to
-the user alone; if others can read or write it, it counts for nothing.
+Each is bound to the project's folder (its path, device and inode), to the tool with all that the model sees
+of it, to the content of the file or of the distribution that it comes from, and to the exact arguments:
+change any of these and the question is asked again.
+
+The file belongs to the user alone. If others can read or write it, it counts for nothing, and it is left
+as it is.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from tinyagent.agent_types import AgentTool
+from tinyagent.errors import ConfigurationError
+from tinyagent.text_files import read_config, write_private
 
-__all__ = ["Approval", "Remembered", "current_project", "fingerprint"]
+if TYPE_CHECKING:
+    from .tool_sources import ToolSource
 
+__all__ = ["Approval", "Project", "Remembered", "current_project", "fingerprint"]
+
+VERSION = 2
+"""Of the file. Version 1 did not bind the content of a tool, so its approvals are not used."""
+
+MAX_BYTES = 16 << 20
+"""Of the file; some 20,000 approvals."""
+
+_LOCK_SECONDS = 10.0
 _SHOWN = 500
 """Characters of the arguments that are kept for the list; what counts is their hash."""
 
@@ -40,18 +53,31 @@ class Approval(msgspec.Struct, frozen=True):
 
 
 class _File(msgspec.Struct):
-    version: int = 1
+    version: int = VERSION
     approvals: list[Approval] = []
 
 
-def current_project() -> str:
-    """The folder that approvals of this run are kept for."""
-    return os.path.realpath(".")
+class Project(NamedTuple):
+    """The folder that approvals of a run are kept for. Another folder at its path is another project."""
+
+    path: str
+    device: int
+    inode: int
 
 
-def fingerprint(project: str, tool: AgentTool, source: str, arguments: dict[str, Any]) -> str:
+def current_project() -> Project:
+    """The working directory as a project."""
+    path = os.path.realpath(".")
+    found = os.stat(path)  # noqa: PTH116
+    return Project(path, found.st_dev, found.st_ino)
+
+
+def fingerprint(
+    project: Project, tool: AgentTool, source: ToolSource | None, arguments: dict[str, Any]
+) -> str:
     """What an approval is bound to."""
-    bound = [project, source, tool.name, tool.description, tool.parameters, arguments]
+    origin = None if source is None else (source.name, source.content())
+    bound = [VERSION, project, origin, tool.name, tool.description, tool.parameters, arguments]
     text = json.dumps(bound, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -60,8 +86,8 @@ class Remembered:
     """The approvals in a file.
 
     Args:
-        path: The file; it need not be there.
-        warn: Told why the file is not used.
+        path: The file; it need not exist.
+        warn: Called with the reason if the file cannot be used for a run.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = lambda text: None) -> None:
@@ -70,60 +96,78 @@ class Remembered:
         self._warned = False
 
     def __iter__(self) -> Iterator[Approval]:
+        """All approvals.
+
+        Raises:
+            ConfigurationError: the file cannot be used.
+        """
         return iter(self._read().approvals)
 
     def __contains__(self, key: str) -> bool:
-        return any(approval.id == key for approval in self)
+        """Whether this call is allowed; no call is if the file cannot be used."""
+        try:
+            return any(approval.id == key for approval in self)
+        except ConfigurationError as error:
+            if not self._warned:
+                self._warned = True
+                self._warn(f"Remembered approvals are not used. {error} {error.hint or ''}".rstrip())
+            return False
 
-    def add(self, key: str, tool: AgentTool, source: str, arguments: dict[str, Any]) -> None:
-        """Allow this exact call in the current project from now on."""
+    def add(self, key: str, tool: AgentTool, source: ToolSource, arguments: dict[str, Any]) -> None:
+        """Allow this exact call in the current project from now on.
+
+        Raises:
+            ConfigurationError: the file cannot be used, and stays as it is.
+            OSError: it cannot be written.
+        """
         shown = json.dumps(arguments, ensure_ascii=False)
         shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-        made = Approval(key, current_project(), tool.name, source, shown, int(time.time() * 1000))
+        made = Approval(key, current_project().path, tool.name, source.name, shown, int(time.time() * 1000))
         with self._changing() as file:
             file.approvals = [*(old for old in file.approvals if old.id != key), made]
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Forget these."""
-        gone = set(keys)
+        """Forget these. Errors are those of `add`."""
+        removed = set(keys)
         with self._changing() as file:
-            file.approvals = [old for old in file.approvals if old.id not in gone]
+            file.approvals = [old for old in file.approvals if old.id not in removed]
 
     def _read(self) -> _File:
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
+        text = read_config(self.path, private=True, limit=MAX_BYTES)
+        if text is None:
             return _File()
-        except OSError as error:
-            return self._unusable(f"cannot be read: {error.strerror}")
-        with os.fdopen(fd, "rb") as file:
-            found = os.fstat(fd)
-            if stat.S_IMODE(found.st_mode) & 0o077 or found.st_uid != os.getuid():
-                return self._unusable(f"is open to others; mend it with: chmod 600 {self.path}")
-            try:
-                return msgspec.json.decode(file.read(), type=_File)
-            except msgspec.DecodeError as error:
-                return self._unusable(f"is malformed ({error}); delete it to begin anew")
-
-    def _unusable(self, why: str) -> _File:
-        if not self._warned:
-            self._warned = True
-            self._warn(f"No approval is remembered, since {self.path} {why}.")
-        return _File()
+        try:
+            file = msgspec.json.decode(text, type=_File)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(
+                f"{self.path} is malformed ({error}).", hint="Delete it to start with an empty one."
+            ) from None
+        if file.version > VERSION:
+            raise ConfigurationError(
+                f"{self.path} was written by a newer tinyagent (version {file.version}).",
+                hint="Update tinyagent.",
+            )
+        return file if file.version == VERSION else _File()
 
     @contextmanager
     def _changing(self) -> Iterator[_File]:
         """The file under a lock, written anew at the end; a reader sees the old one or the new one."""
+        from filelock import FileLock, Timeout
+
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = FileLock(self.path.with_suffix(".lock"), mode=0o600).acquire(_LOCK_SECONDS)
+        except Timeout:
+            raise ConfigurationError(
+                f"{self.path} is locked by another process for more than {_LOCK_SECONDS:g} s."
+            ) from None
+        with lock:
             file = self._read()
             yield file
-            new = self.path.with_suffix(f".{os.getpid()}.new")
-            new.unlink(missing_ok=True)
-            with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
-                out.write(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
-            new.replace(self.path)
-        finally:
-            os.close(lock)
+            data = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+            if len(data) > MAX_BYTES:
+                raise ConfigurationError(
+                    f"{self.path} is full: it holds {len(file.approvals)} approvals.",
+                    hint="Revoke some: tinyagent approvals revoke",
+                )
+            write_private(self.path, data)

@@ -21,6 +21,7 @@ from .plugin_manager import Hook, PluginManager
 from .prompt_input import build_prompt, read_file, read_files, read_stdin, stdin_is_piped
 from .settings import APPROVALS_FILE, set_variable
 from .tool_limits import output_limits, with_timeouts
+from .tool_sources import ToolSource
 
 __all__ = ["Plan", "RunOptions", "prepare"]
 
@@ -71,7 +72,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     after_hooks: list[Hook]
     hook_timeout: float
     max_output: Callable[[str], int | None]
-    sources: dict[str, str]
+    sources: dict[str, ToolSource]
     approvals_file: Path
     sinks: list[tuple[str, Callable[[], Any]]]
 

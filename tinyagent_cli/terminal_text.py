@@ -1,21 +1,35 @@
-"""Text that others wrote, on its way to a terminal.
+"""Untrusted text on its way to a terminal.
 
-Models, tools, providers, files and plugins can send control sequences that hide, rewrite or inject what a
-person sees. `Sanitizer` removes them, also when a sequence is cut in two by a delta; `clean` does the same
-for a whole text, `one_line` for a text that must stay on one line, and `visible` shows instead of removing,
-for what somebody is asked to approve.
+Models, tools, providers, files and plugins can send control sequences and invisible characters that hide,
+rewrite or inject what a person sees. `Sanitizer` removes them, also when a sequence is cut in two by a delta;
+`clean` does the same for a whole text, and `one_line` for a text that must stay on one line. `visible` and
+`without_long_blanks` show them instead, for what the user is asked to approve.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["Sanitizer", "clean", "one_line", "visible"]
+__all__ = ["Sanitizer", "clean", "one_line", "visible", "without_long_blanks"]
 
-# C0 but tab and newline, DEL, C1; zero-width and bidirectional controls; surrogates; tag characters.
-_SUSPECT = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+# Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, without
+# what joins letters and what chooses the form of an emoji: U+200C, U+200D, U+FE0E, U+FE0F.
+_IGNORABLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
+# C0 but tab and newline, DEL, C1; surrogates; what is ignorable.
+_SUSPECT = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_IGNORABLE}]")
+
+# Printable for Python, and yet not to be seen: what is ignorable, joiners, and letters and symbols that are
+# blank (Braille, object replacement, Khitan filler, Egyptian blanks, null note head).
+_UNSEEN = re.compile(
+    f"[{_IGNORABLE}\u200c\u200d\ufe0e\ufe0f\u2800\ufffc\U00013441\U00013442\U00016fe4\U0001d159]"
+)
+
+# Blanks inside a line of JSON text; the indentation of a line is not one of them.
+_LONG_BLANKS = re.compile(r"(?<=\S)(?: |\\[nrtf]){40,}")
+_BLANK_NAMES = {" ": "space", r"\n": "line break", r"\r": "carriage return", r"\t": "tab", r"\f": "form feed"}
 
 _TEXT, _AFTER_CR, _ESCAPE, _CHARSET, _CSI, _STRING, _STRING_ESCAPE = range(7)
 
@@ -114,14 +128,33 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 def visible(text: str) -> str:
-    """`text` with everything that cannot be seen written out (`\\x1b`, `\\u202e`), newlines kept.
+    """`text` with everything that cannot be seen written out (`\\x1b`, `\\u3164`), newlines kept.
 
     Nothing is removed: this is for showing exactly what is about to be done.
     """
+    if text.replace("\n", "").isprintable() and _UNSEEN.search(text) is None:
+        return text
     return "".join(
-        character if character.isprintable() or character == "\n" else _escaped(character)
+        character
+        if character == "\n" or (character.isprintable() and _UNSEEN.match(character) is None)
+        else _escaped(character)
         for character in text
     )
+
+
+def without_long_blanks(text: str) -> str:
+    """JSON text with each run of 40 and more blanks replaced by its length, `⟨12,000 spaces⟩`.
+
+    Such a run would push what follows it out of sight. Line breaks and tabs count as they stand in a JSON
+    string, `\\n` and `\\t`.
+    """
+    return _LONG_BLANKS.sub(_length_of, text)
+
+
+def _length_of(run: re.Match[str]) -> str:
+    counts = {name: run[0].count(blank) for blank, name in _BLANK_NAMES.items()}
+    parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
+    return f"⟨{', '.join(parts)}⟩"
 
 
 def _escaped(character: str) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tinyagent.testing import FakeServer
+from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
+from tinyagent.testing import FakeServer, assistant
+from tinyagent_cli.approvals import question
+from tinyagent_cli.remembered import Remembered
+from tinyagent_cli.tool_sources import ToolSource
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -148,6 +157,12 @@ def test_the_terminal_is_asked_and_not_standard_input(cli: Cli, server: FakeServ
     assert b"Run write?" not in terminal.process.stdout.read()  # type: ignore[union-attr]
 
 
+def a_call(arguments: dict[str, Any]) -> ToolCallInfo:
+    """A call of the tool `shell`."""
+    tool = AgentTool(name="shell", description="", parameters={})
+    return ToolCallInfo(tool, "call_1", arguments, assistant("…"), AgentContext(messages=[]))
+
+
 def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) -> None:
     """Escapes, backspaces, bidi controls and invisible characters in the arguments are written out."""
     cli.file("mytools.py", TOOLS)
@@ -162,6 +177,74 @@ def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) ->
     terminal.type("y\n")
     assert 0 == terminal.end()
     assert evil == (cli.work / "written").read_bytes().decode()
+
+
+UNSEEN = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u180b\u180e\u200b\u200c\u200d\u200e\u2028\u202e\u2060\u2061\u2064\u206f"
+    "\u2800\u3000\u3164\ufe0f\ufeff\uffa0\ufff9\ufffc\U0001d159\U0001d173\U000e0001\U000e0041\U000e0100\U000e0fff\ue000\u00a0"
+)
+
+
+def test_unseen_characters_are_written_out() -> None:
+    """Ignorable characters, fillers, variation selectors, tags and all blanks but the space."""
+    text = question(a_call({"command": f"ls{UNSEEN}"})).text
+    for character in UNSEEN:
+        code = ord(character)
+        assert character not in text
+        assert (f"\\x{code:02x}", f"\\u{code:04x}", f"\\U{code:08x}")[(code > 0xFF) + (code > 0xFFFF)] in text
+
+
+@pytest.mark.parametrize(
+    ("blanks", "shown"),
+    [
+        (" " * 12_000, "⟨12,000 spaces⟩"),
+        ("\n" * 500, "⟨500 line breaks⟩"),
+        (" \n\t" * 40, "⟨40 spaces, 40 line breaks, 40 tabs⟩"),
+        (" " * 39, " " * 39),
+        ("\\n" * 50, "\\\\n" * 50),  # a backslash and a letter are no blank
+    ],
+)
+def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
+    """They cannot push the end of a command out of sight."""
+    assert (
+        f'"command": "ls #{shown}; rm -rf ~"' in question(a_call({"command": f"ls #{blanks}; rm -rf ~"})).text
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"text": "begin" + "x" * 10_000_000 + "end"}, {"lines": ["begin", *range(10_000), "end"]}],
+    ids=["one line", "many lines"],
+)
+def test_a_long_call_is_bounded_and_says_so(arguments: dict[str, Any]) -> None:
+    """A question shows the beginning, how much is missing, and the end; `always` is no answer to it."""
+    asked = question(a_call(arguments))
+    assert (True, True) == ("begin" in asked.text, 'end"' in asked.text)
+    assert "characters are not shown here" in asked.text
+    assert len(asked.text) < 9_000
+    assert asked.text.count("\n") < 120
+    assert "[a]" not in asked.text
+
+
+def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve) -> None:
+    """`y` refuses it, `yes` runs it; after all pages of `v` the usual answers count."""
+    cli.file("mytools.py", TOOLS)
+    texts = [letter * 9_000 for letter in "abc"]
+    calls = [FakeReply.tool_calls(("write", {"text": text})) for text in texts]
+    serve(*calls, FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Write")
+    for answer in ("y\n", "yes\n", "v\n"):
+        terminal.expect("[v] view all of it")
+        terminal.shown = b""
+        terminal.type(answer)
+    for answer in ("\n", "a\n"):
+        terminal.expect("[Enter] more")
+        terminal.shown = b""
+        terminal.type(answer)
+    terminal.expect("Run write?")
+    terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert texts[1] + texts[2] == written(cli)
 
 
 def test_a_key_that_was_hit_before_is_no_answer(cli: Cli, server: FakeServer) -> None:
@@ -237,13 +320,18 @@ def test_remembered_for_the_project(cli: Cli, server: FakeServer) -> None:
     assert 0o600 == file.stat().st_mode & 0o777
 
 
-@pytest.mark.parametrize("change", ["tool", "folder", "deny"])
+@pytest.mark.parametrize("change", ["description", "code", "folder", "same path", "deny"])
 def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str) -> None:
-    """To the tool as it was and to the folder; and a deny rule wins over it."""
+    """To the content of the tool's file and to the folder itself; and a deny rule wins over it."""
     remember(cli, server)
     more: tuple[str, ...] = ()
-    if change == "tool":
+    if change == "description":
         cli.file("mytools.py", TOOLS.replace("Write a text.", "Write any text."))
+    elif change == "code":
+        cli.file("mytools.py", TOOLS.replace("file.write(text)", "file.write(text + text)"))
+    elif change == "same path":
+        old = cli.work.rename(cli.work.with_name("old"))
+        shutil.copytree(old, cli.work)
     elif change == "folder":
         cli.work = cli.work.rename(cli.work.with_name("other"))
     else:
@@ -252,23 +340,97 @@ def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str)
     assert "one" == written(cli)
 
 
-@pytest.mark.parametrize("harm", ["mode", "content", "link"])
-def test_a_file_that_others_may_have_written_counts_for_nothing(
+@pytest.mark.parametrize("harm", ["mode", "content", "version", "link", "pipe"])
+def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     cli: Cli, server: FakeServer, harm: str
 ) -> None:
-    """Open to others, malformed or a link: everything is asked for again, and it is said why."""
+    """Every call is asked for again, with a warning; neither a run nor a command changes the file."""
     remember(cli, server)
     file = cli.home / "approvals.json"
     if harm == "mode":
         file.chmod(0o644)
     elif harm == "content":
         file.write_text("{")
-    else:
-        file.rename(cli.home / "elsewhere").chmod(0o600)
+    elif harm == "version":
+        file.write_text(file.read_text().replace('"version": 2', '"version": 3'))
+    elif harm == "link":
+        file.rename(cli.home / "elsewhere").chmod(0o606)
         file.symlink_to(cli.home / "elsewhere")
+    else:
+        file.unlink()
+        os.mkfifo(file)
+    before = (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
     done = cli(*RUN, "Write")
     assert (0, "one") == (done.code, written(cli))
-    assert 1 == done.err.count("No approval is remembered, since")
+    assert 1 == done.err.count("Remembered approvals are not used.")
+    assert [3, 3] == [cli("approvals", *command).code for command in (["list"], ["revoke", "--all"])]
+    server.add(FakeReply.tool_calls(("write", {"text": "one"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Write")
+    terminal.expect("[p] always in this project")
+    terminal.type("p\n")
+    assert 0 == terminal.end()
+    assert b"The approval holds for this run only. It could not be written" in terminal.shown
+    assert before == (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
+
+
+def test_approvals_of_an_older_version_are_asked_again(cli: Cli, server: FakeServer) -> None:
+    """Version 1 did not bind the content of a tool, so nothing of it is trusted."""
+    remember(cli, server)
+    file = cli.home / "approvals.json"
+    file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
+    assert 0 == cli(*RUN, "Write").code
+    assert ("one", "[]\n") == (written(cli), cli("approvals", "list", "--json").out)
+
+
+PLUGIN = (
+    TOOLS
+    + """
+from tinyagent import hookimpl
+
+@hookimpl
+def tinyagent_register_tools(register):
+    register(write)
+"""
+)
+
+
+@pytest.mark.parametrize("change", ["none", "code", "RECORD"])
+def test_an_installed_tool_is_bound_to_its_files(cli: Cli, serve: Serve, change: str) -> None:
+    """An approval ends with a change of the plugin's code, or of the RECORD of its distribution."""
+    cli.install("writer", PLUGIN)
+    site = cli.work.parent / "site-writer-tools"
+    (site / "writer-1.0.dist-info" / "RECORD").write_text("plugin_writer.py,sha256=abc,10\n")
+    write = FakeReply.tool_calls(("write", {"text": "one"}))
+    serve(write, FakeReply.text("Done."), write, FakeReply.text("Done."))
+    terminal = cli.on_terminal("run", "-m", "local/m", "-t", "writer", "Write")
+    terminal.expect("[p] always in this project")
+    terminal.type("p\n")
+    assert 0 == terminal.end()
+    if change == "code":
+        (site / "plugin_writer.py").write_text(PLUGIN.replace("file.write(text)", "file.write(2 * text)"))
+    elif change == "RECORD":
+        (site / "writer-1.0.dist-info" / "RECORD").write_text("plugin_writer.py,sha256=abd,10\n")
+    assert 0 == cli("run", "-m", "local/m", "-t", "writer", "Write").code
+    assert ("oneone" if change == "none" else "one") == written(cli)
+
+
+def add_approvals(path: Path, first: int, count: int) -> None:
+    """Remember calls in this process."""
+    tool = AgentTool(name="t", description="", parameters={})
+    for number in range(first, first + count):
+        Remembered(path).add(str(number), tool, ToolSource("s", "m", is_file=False), {"n": number})
+
+
+def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
+    """Each process reads, adds and writes under a lock."""
+    path = tmp_path / "approvals.json"
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=add_approvals, args=(path, first, 10)) for first in (0, 10, 20)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert {str(number) for number in range(30)} == {approval.id for approval in Remembered(path)}
 
 
 def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:

@@ -10,6 +10,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.root import CONTEXT, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
+from tinyagent_cli.terminal_text import visible
 
 if TYPE_CHECKING:
     from tinyagent_cli.remembered import Remembered
@@ -52,7 +53,7 @@ def list_approvals(app: AppContext, as_json: bool) -> None:
         print_table(
             ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),
             [
-                (a.id[:_ID], a.project, a.tool, a.source, a.arguments, _day(a.created))
+                (a.id[:_ID], a.project, a.tool, a.source, visible(a.arguments), _day(a.created))
                 for a in found
             ],
         )  # fmt: skip
@@ -75,7 +76,7 @@ def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: boo
 
     remembered = _remembered(app)
     found = list(remembered)
-    gone = {a.id for a in found if everything or (project and a.project == current_project())}
+    gone = {a.id for a in found if everything or (project and a.project == current_project().path)}
     if not (ids or everything or project):
         raise InputError("Say which: an ID, --project or --all.", hint="tinyagent approvals list shows them.")
     for given in ids:
