@@ -6,8 +6,10 @@ import asyncio
 import gzip
 import json
 import ssl
+import sys
 import zlib
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -320,3 +322,56 @@ def test_the_entry_point_names_the_module() -> None:
     registered: list[object] = []
     tinyagent_tools_web.tinyagent_register_tools(registered.append)
     assert [fetch] == registered
+
+
+# ---- pages that keep the parser busy ------------------------------------------------------------------
+
+# The time of the converter grows with the square of the number of attributes: minutes for this one.
+SLOW = f"<x-y {' '.join(f'a{number}=1' for number in range(400_000))}>text</x-y>"
+
+
+def children() -> set[str]:
+    """The processes that this one has started and not yet reaped."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    return {number for task in tasks for number in task.read_text().split()}
+
+
+async def test_a_page_that_is_slow_to_read_is_given_up(internet: Internet) -> None:
+    """The total time covers the conversion, and nothing goes on after it."""
+    before = children()
+    with pytest.raises(ToolError, match=r"was not read in 2 s\."):
+        await internet.fetch("http://example.org/", page(SLOW), tool=internet.tool(seconds=2))
+    assert before == children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce RLIMIT_AS")
+async def test_a_page_that_takes_all_memory_is_given_up(internet: Internet) -> None:
+    """The memory is that of another process, and bounded."""
+    with pytest.raises(ToolError, match=r"extract (did not answer.*memory|needs more memory)"):
+        await internet.fetch("http://example.org/", page("<blockquote>x" * 200_000))
+
+
+async def test_an_abort_ends_the_conversion(internet: Internet) -> None:
+    """Ctrl-C does not wait for a parser."""
+    before, stop = children(), asyncio.Event()
+    execute = internet.tool().execute
+    assert execute is not None
+    async with FakeServer(page(SLOW)) as server:
+        internet.serve(server)
+        call = asyncio.create_task(execute("c1", {"url": "http://example.org/"}, stop, lambda partial: None))
+        while not children() - before:
+            assert not call.done()
+            await asyncio.sleep(0.01)
+        stop.set()
+        with pytest.raises(ToolError, match="aborted"):
+            await call
+    assert before == children()
+
+
+async def test_a_page_that_grows_when_it_is_read_is_cut(internet: Internet) -> None:
+    """Cells that span a thousand columns make a large text of a small page; that is cut, and says so."""
+    cells = "<table>" + "<tr><td colspan=1000>x" * 5_000 + "</table>"
+    result = await internet.fetch("http://example.org/", page(cells), max_characters=100)
+    assert (5_000_000, False) == (result.details["characters"], result.details["complete"])
+    last = await internet.fetch("http://example.org/", page(cells), offset=4_999_950)
+    assert "the rest is missing" in text_of(last)

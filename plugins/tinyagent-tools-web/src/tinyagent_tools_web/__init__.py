@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from tinyagent import AgentTool, hookimpl
 
-from ._tool import make_fetch
+if TYPE_CHECKING:
+    from ._tool import fetch, make_fetch
 
 __all__ = ["fetch", "make_fetch", "tinyagent_register_tools"]
 
-fetch = make_fetch()
+
+def __getattr__(name: str) -> Any:
+    """Import the tool when it is first used: the process that reads a page needs no HTTP client."""
+    if name not in ("fetch", "make_fetch"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import _tool
+
+    return getattr(_tool, name)
 
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     """Give tinyagent the one tool of this plugin."""
+    from ._tool import fetch
+
     register(fetch)

@@ -11,7 +11,6 @@ import re
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import certifi
@@ -21,8 +20,9 @@ import idna
 from tinyagent import ToolError
 
 from ._connect import CheckedBackend
+from ._page import Page
 
-__all__ = ["MAX_BYTES", "Page", "default_ssl_context", "download", "normalized"]
+__all__ = ["MAX_BYTES", "default_ssl_context", "download", "normalized"]
 
 MAX_BYTES = 5_000_000
 """Of a page, before and after decompression; what is beyond is not read."""
@@ -34,19 +34,6 @@ _READ_OF_AN_ERROR = 20_000
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?|[0-9a-f:.]+(%[\w.-]+)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a server gave. `complete` is False if there was more of it than `MAX_BYTES`."""
-
-    url: str
-    status: int
-    reason: str
-    content_type: str
-    retry_after: str | None
-    body: bytes
-    complete: bool
 
 
 def default_ssl_context() -> ssl.SSLContext:

@@ -1,16 +1,24 @@
-"""From bytes to text that a model can read: which type, which characters, which part."""
+"""From bytes to text that a model can read.
+
+`extract` runs in a process of its own: a page can keep a parser busy for minutes, and a small page can become
+a very large text.
+"""
 
 from __future__ import annotations
 
 import codecs
 import html
 import re
+from dataclasses import dataclass
 
 from tinyagent import ToolError
 
-from ._download import Page
+from ._page import Page
 
-__all__ = ["readable", "title_of"]
+__all__ = ["MAX_TEXT", "Extract", "extract"]
+
+MAX_TEXT = 5_000_000
+"""Characters of a page's text that are kept."""
 
 _HTML = {"text/html", "application/xhtml+xml"}
 _TEXT = {
@@ -49,11 +57,20 @@ _NOT_FOR_PAGES = {"utf_7", "unicode_escape", "raw_unicode_escape", "idna", "puny
 _TOO_LITTLE = 200
 
 
-def readable(page: Page) -> str:
-    """The text of a page: HTML as Markdown with its links, text as it is.
+@dataclass(frozen=True)
+class Extract:
+    """The text of a page. `complete` is False if the text was cut to `MAX_TEXT`."""
+
+    title: str
+    text: str
+    complete: bool
+
+
+def extract(page: Page) -> Extract:
+    """Read a page: HTML becomes Markdown with its links, other text stays as it is.
 
     Raises:
-        ToolError: it is of a type that is no text.
+        ToolError: The page is of a type that holds no text, or the converter failed.
     """
     declared = page.content_type.partition(";")[0].strip().lower()
     kind = _kind(declared, page.body)
@@ -62,16 +79,16 @@ def readable(page: Page) -> str:
             f"{page.url} is {declared or 'of an unknown type'}, {len(page.body)} bytes"
             f"{'' if page.complete else ' or more'}. Only HTML, JSON and other text can be fetched."
         )
-    text = _decoded(page, kind)
-    return _markdown(text, page.url) if kind == "html" else text.replace("\r\n", "\n")
+    source = _decoded(page, kind)
+    if kind == "html":
+        title, text = _title(source), _markdown(source, page.url)
+    else:
+        title, text = "", source.replace("\r\n", "\n")
+    return Extract(title, text[:MAX_TEXT], len(text) <= MAX_TEXT)
 
 
-def title_of(page: Page) -> str:
-    """The title of an HTML page; empty if it has none."""
-    declared = page.content_type.partition(";")[0].strip().lower()
-    if _kind(declared, page.body) != "html":
-        return ""
-    found = _TITLE.search(_decoded(page, "html")[:50_000])
+def _title(source: str) -> str:
+    found = _TITLE.search(source[:50_000])
     return " ".join(html.unescape(found[1]).split())[:300] if found else ""
 
 

@@ -12,26 +12,33 @@ from typing import Any, TypeVar
 import httpcore
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError
+from tinyagent.tools import run_in_process
 
 from ._connect import CheckedBackend, Resolver, resolve
-from ._download import Page, default_ssl_context, download, normalized
-from ._text import readable, title_of
+from ._download import default_ssl_context, download, normalized
+from ._page import Page
+from ._text import Extract, extract
 
-__all__ = ["make_fetch"]
+__all__ = ["fetch", "make_fetch"]
 
 PART = 20_000
 MAX_PART = 100_000
 REMEMBERED = 8
 TOTAL_SECONDS = 60.0
+MEMORY = 1 << 30
+"""Bytes that the process may use that turns a page into text; the largest pages need 300 MB."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class _Read:
-    page: Page
+    url: str
+    status: int
+    content_type: str
     title: str
     text: str
+    complete: bool
 
 
 class _Fetch:
@@ -83,9 +90,29 @@ class _Fetch:
     async def _read(self, url: str, step: Any) -> _Read:
         page = await download(url, self._backend, self._context, step)
         if page.status >= 400 or page.status < 200:
-            raise ToolError(_failure(page))
-        # A few seconds at most for the largest page; bounded by its size, so a thread may have it.
-        return await asyncio.to_thread(lambda: _Read(page, title_of(page), readable(page)))
+            raise ToolError(await self._failure(page))
+        extracted = await self._extract(page)
+        return _Read(
+            page.url,
+            page.status,
+            page.content_type,
+            extracted.title,
+            extracted.text,
+            page.complete and extracted.complete,
+        )
+
+    async def _extract(self, page: Page) -> Extract:
+        return await run_in_process(extract, page, timeout=self._seconds, memory=MEMORY)
+
+    async def _failure(self, page: Page) -> str:
+        status = f"{page.url} answered {page.status} {page.reason}".rstrip()
+        if page.retry_after:
+            status += f" (Retry-After: {page.retry_after[:40]})"
+        try:
+            text = " ".join((await self._extract(page)).text.split())[:500] if page.body else ""
+        except ToolError:
+            text = ""
+        return f"{status}: {text}" if text else f"{status}."
 
 
 async def _until(signal: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> T:
@@ -104,19 +131,8 @@ async def _until(signal: asyncio.Event | None, work: Coroutine[Any, Any, T]) -> 
         await asyncio.gather(task, aborted, return_exceptions=True)
 
 
-def _failure(page: Page) -> str:
-    said = f"{page.url} answered {page.status} {page.reason}".rstrip()
-    if page.retry_after:
-        said += f" (Retry-After: {page.retry_after[:40]})"
-    try:
-        words = " ".join(readable(page).split())[:500]
-    except ToolError:
-        words = ""
-    return f"{said}: {words}" if words else f"{said}."
-
-
 def _part(read: _Read, asked: str, offset: int, length: int) -> AgentToolResult:
-    page, text = read.page, read.text
+    text = read.text
     if offset and offset >= len(text):
         raise ToolError(f"{asked} has {len(text)} characters, so there is nothing at offset {offset}.")
     end = min(len(text), offset + length)
@@ -124,27 +140,27 @@ def _part(read: _Read, asked: str, offset: int, length: int) -> AgentToolResult:
         # Better between two lines than in the middle of one.
         newline = text.rfind("\n", offset + length // 2, end)
         end = end if newline < 0 else newline + 1
-    head = [f"URL: {page.url}" + ("" if page.url == asked else f" (redirected from {asked})")]
+    head = [f"URL: {read.url}" + ("" if read.url == asked else f" (redirected from {asked})")]
     if read.title:
         head.append(f"Title: {read.title}")
     foot = []
     if offset or end < len(text):
         more = f" Call again with offset={end} for more." if end < len(text) else " This is the end."
         foot.append(f"[Characters {offset} to {end} of {len(text)}.{more}]")
-    if not page.complete and end == len(text):
-        foot.append("[The page is larger than what is read of one; the rest is missing.]")
+    if not read.complete and end == len(text):
+        foot.append("[The page is larger than this tool reads; the rest is missing.]")
     body = text[offset:end].strip("\n") or "(The page has no text.)"
     return AgentToolResult(
         content=[{"type": "text", "text": "\n\n".join(["\n".join(head), body, *foot])}],
         details={
-            "url": page.url,
-            "status": page.status,
-            "content_type": page.content_type,
+            "url": read.url,
+            "status": read.status,
+            "content_type": read.content_type,
             "title": read.title,
             "characters": len(text),
             "offset": offset,
             "next_offset": end if end < len(text) else None,
-            "complete": page.complete,
+            "complete": read.complete,
         },
     )
 
@@ -196,3 +212,6 @@ def make_fetch(
         execute=_Fetch(resolver, connect, ssl_context, seconds).execute,
         timeout=seconds + 10,
     )
+
+
+fetch = make_fetch()
