@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.agent_types import AgentTool, ToolCallInfo
-from tinyagent.errors import TinyAgentError
+from tinyagent.errors import ConfigurationError
 
 from .terminal_text import visible, without_long_blanks
 
@@ -138,8 +138,8 @@ class Approvals:
     def _remember(self, store: Remembered, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
             store.add(key, call.tool, source, call.arguments)
-        except (OSError, TinyAgentError) as error:
-            self._note(f"The approval holds for this run only. It could not be written: {error}")
+        except ConfigurationError as error:
+            self._note(f"The approval holds for this run only. {error}")
 
 
 class Question(NamedTuple):

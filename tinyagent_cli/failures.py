@@ -103,6 +103,10 @@ def describe(error: BaseException) -> Failure:
         return Failure("interrupted", "Interrupted.", None, code)
     if isinstance(error, BrokenPipeError):
         return Failure("broken_pipe", "Standard output was closed.", None, code, silent=True)
+    if isinstance(error, MemoryError):
+        return Failure(
+            "out_of_memory", "There is not enough memory.", "Send less, or allow more memory.", code
+        )
     return Failure(
         "internal",
         f"Internal error: {type(error).__name__}: {error}",

@@ -117,8 +117,7 @@ class Remembered:
         """Allow this exact call in the current project from now on.
 
         Raises:
-            ConfigurationError: the file cannot be used, and stays as it is.
-            OSError: it cannot be written.
+            ConfigurationError: the file cannot be used or written, and stays as it is.
         """
         shown = json.dumps(arguments, ensure_ascii=False)
         shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
@@ -129,8 +128,9 @@ class Remembered:
     def remove(self, keys: Iterable[str]) -> None:
         """Forget these. Errors are those of `add`."""
         removed = set(keys)
-        with self._changing() as file:
-            file.approvals = [old for old in file.approvals if old.id not in removed]
+        if removed:
+            with self._changing() as file:
+                file.approvals = [old for old in file.approvals if old.id not in removed]
 
     def _read(self) -> _File:
         text = read_config(self.path, private=True, limit=MAX_BYTES)
@@ -154,20 +154,24 @@ class Remembered:
         """The file under a lock, written anew at the end; a reader sees the old one or the new one."""
         from filelock import FileLock, Timeout
 
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            lock = FileLock(self.path.with_suffix(".lock"), mode=0o600).acquire(_LOCK_SECONDS)
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with FileLock(self.path.with_suffix(".lock"), mode=0o600).acquire(_LOCK_SECONDS):
+                file = self._read()
+                yield file
+                self._write(file)
         except Timeout:
             raise ConfigurationError(
                 f"{self.path} is locked by another process for more than {_LOCK_SECONDS:g} s."
             ) from None
-        with lock:
-            file = self._read()
-            yield file
-            data = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
-            if len(data) > MAX_BYTES:
-                raise ConfigurationError(
-                    f"{self.path} is full: it holds {len(file.approvals)} approvals.",
-                    hint="Revoke some: tinyagent approvals revoke",
-                )
-            write_private(self.path, data)
+        except OSError as error:
+            raise ConfigurationError(f"{self.path} cannot be written: {error.strerror}.") from None
+
+    def _write(self, file: _File) -> None:
+        data = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+        if len(data) > MAX_BYTES:
+            raise ConfigurationError(
+                f"{self.path} is full: it holds {len(file.approvals)} approvals.",
+                hint="Revoke some: tinyagent approvals revoke",
+            )
+        write_private(self.path, data)

@@ -47,28 +47,34 @@ def allowed_plugins() -> frozenset[str] | None:
 
 def config_directory() -> Path:
     """Where `config.toml` and `keys.toml` are."""
-    from pathlib import Path
-
     home = variable("TINYAGENT_HOME")
     if home is not None:
-        return Path(home).expanduser()
+        return _expanded(home)
     if sys.platform == "linux":
-        # What platformdirs says here, without the price of importing it; a test compares the two.
-        return Path(variable("XDG_CONFIG_HOME") or "~/.config").expanduser() / "tinyagent"
+        # What platformdirs gives here, without the price of importing it; a test compares the two.
+        return _expanded(variable("XDG_CONFIG_HOME") or "~/.config") / "tinyagent"
     from platformdirs import user_config_path
 
     return user_config_path("tinyagent", appauthor=False)
 
 
 def cache_directory() -> Path:
-    """Where what can be had again is kept."""
-    from pathlib import Path
-
+    """Where files are that can be fetched or made again."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
-        return Path(home).expanduser() / "cache"
+        return _expanded(home) / "cache"
     if sys.platform == "linux":
-        return Path(variable("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tinyagent"
+        return _expanded(variable("XDG_CACHE_HOME") or "~/.cache") / "tinyagent"
     from platformdirs import user_cache_path
 
     return user_cache_path("tinyagent", appauthor=False)
+
+
+def _expanded(path: str) -> Path:
+    """`path` with the home directory for `~`; a user without one has a directory that cannot exist."""
+    from pathlib import Path
+
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(os.devnull, path)

@@ -16,7 +16,8 @@ __all__ = ["ToolSource", "import_file", "module_name"]
 MAX_FILE_BYTES = 16 << 20
 """The longest tool file."""
 
-_HASH = "__tinyagent_source_hash__"
+_file_hashes: dict[str, str] = {}
+"""Of the text of each tool file that was run, by the name of its module."""
 
 
 class ToolSource(NamedTuple):
@@ -40,8 +41,7 @@ class ToolSource(NamedTuple):
         now: an editable install, or a file that was edited after the installation, changes it too.
         """
         if self.is_file:
-            found = vars(sys.modules[self.module]).get(_HASH)
-            return found if isinstance(found, str) else None
+            return _file_hashes.get(self.module)
         return _hash_of_distribution(self.name, self.module)
 
 
@@ -83,7 +83,7 @@ def _run(path: Path, module: ModuleType) -> None:
     from tinyagent.text_files import decode_text, detect_encoding, read_bytes
 
     source = read_bytes(path, limit=MAX_FILE_BYTES)
-    setattr(module, _HASH, hashlib.sha256(source).hexdigest())
+    _file_hashes[module.__name__] = hashlib.sha256(source).hexdigest()
     if detect_encoding(source)[0] != "utf-8":
         source = decode_text(source, str(path)).encode()
     # From bytes, Python finds the byte order mark and a coding comment (PEP 263) by itself.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
+from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer, assistant
 from tinyagent_cli.approvals import question
 from tinyagent_cli.remembered import Remembered
@@ -369,8 +370,19 @@ def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     terminal.expect("[p] always in this project")
     terminal.type("p\n")
     assert 0 == terminal.end()
-    assert b"The approval holds for this run only. It could not be written" in terminal.shown
+    assert b"The approval holds for this run only." in terminal.shown
     assert before == (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
+
+
+def test_a_home_that_cannot_hold_approvals_says_so(cli: Cli, server: FakeServer) -> None:
+    """Where the home is no directory, there is nothing to list, nothing to revoke, and no internal error."""
+    environment = {"TINYAGENT_HOME": "/dev/null"}
+    assert (0, 0) == (
+        cli("approvals", "list", **environment).code,
+        cli("approvals", "revoke", "--all", **environment).code,
+    )
+    with pytest.raises(ConfigurationError, match="cannot be written: "):
+        add_approvals(Path("/dev/null/approvals.json"), 0, 1)
 
 
 def test_approvals_of_an_older_version_are_asked_again(cli: Cli, server: FakeServer) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tinyagent._fake_server import Hangup, chat_chunk, sse
 from tinyagent.testing import FakeServer
+from tinyagent_cli.failures import describe
 
 from .conftest import Cli, FakeReply
 
@@ -204,3 +205,65 @@ def test_nothing_in_the_working_directory_is_a_plugin(cli: Cli) -> None:
     assert 0 == cli("run", "-m", "demo", "Hi").code
     assert "evil" not in cli("--help").out
     assert not (cli.work / "executed").exists()
+
+
+# ---- input without end --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("yes | $T run -m demo Hi", "standard input is longer than 64 MiB"),
+        ("$T run -m demo -f /dev/zero Hi", "/dev/zero is longer than 64 MiB"),
+        ("truncate -s 100G sparse; $T run -m demo -f sparse Hi", "sparse is longer than 64 MiB"),
+        ("yes | $T run -m demo -f - Hi", "standard input is longer than 64 MiB"),
+        ("truncate -s 40M a; $T run -m demo -f a -f a Hi", "longer than 64 MiB together"),
+        ("$T run -m demo -s @/dev/zero Hi", "/dev/zero is longer than 64 MiB"),
+        ("$T run -m demo --history /dev/zero Hi", "/dev/zero is longer than 256 MiB"),
+        ("$T run -m demo --history - Hi < /dev/zero", "standard input is longer than 256 MiB"),
+    ],
+)
+def test_input_without_end_is_a_usage_error(cli: Cli, line: str, what: str) -> None:
+    """Standard input, files, the system prompt and the history are bounded; the message has the bound."""
+    done = cli.shell(f"set +o pipefail; {line}")
+    assert (2, True) == (done.code, what in done.err), done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "what"),
+    [
+        (["-m", "replay:/dev/zero", "Hi"], 3, "the replay /dev/zero is longer than 256 MiB"),
+        (["-m", "demo", "-t", "./large.py", "Hi"], 3, "large.py is longer than 16 MiB"),
+    ],
+    ids=["a replay", "a tool file"],
+)
+def test_files_without_end_are_errors(cli: Cli, arguments: list[str], code: int, what: str) -> None:
+    """A replay and a tool file are bounded as well."""
+    with (cli.work / "large.py").open("wb") as file:
+        file.truncate(100 << 30)
+    done = cli("run", *arguments)
+    assert (code, True) == (done.code, what in done.err), done.err
+
+
+def test_too_little_memory_is_no_defect() -> None:
+    """It is named as what it is, and not as an internal error."""
+    failure = describe(MemoryError())
+    assert ("out_of_memory", "There is not enough memory.", 1) == (
+        failure.kind, failure.message, failure.exit_code
+    )  # fmt: skip
+
+
+def test_standard_input_is_used_once(cli: Cli) -> None:
+    """A system prompt from standard input leaves nothing for the prompt."""
+    done = cli("run", "-m", "demo", "-s", "@-", "-f", "-", "Hi", stdin=b"text")
+    assert (2, True) == (done.code, "Standard input can be used once" in done.err)
+
+
+def test_a_tool_file_in_utf_16(cli: Cli) -> None:
+    """What PowerShell's `>` writes; Python itself reads UTF-8 and coding comments."""
+    source = "from tinyagent import tool\n@tool(read_only=True)\ndef hi() -> str:\n    'é'\n    return 'é'\n"
+    cli.file("wide.py", source.encode("utf-16"))
+    cli.file("latin.py", f"# coding: latin-1\n{source}".encode("latin-1"))
+    cli.file("marked.py", source.encode("utf-8-sig"))
+    calls = [cli("tools", "call", f"./{name}.py") for name in ("wide", "latin", "marked")]
+    assert [(0, "é\n", "")] * 3 == calls

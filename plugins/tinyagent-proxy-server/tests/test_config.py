@@ -75,7 +75,7 @@ def test_a_secret_is_in_no_repr(config: Path) -> None:
 def test_a_file_that_others_can_read_is_refused(mode: int, config: Path) -> None:
     """It is not used, and the message says how to mend it."""
     (config.parent / "ci.token").chmod(mode)
-    with pytest.raises(ConfigurationError, match="can be read by others") as caught:
+    with pytest.raises(ConfigurationError, match="can be read or written by others") as caught:
         read_tokens(read_config(config).tokens, folder=config.parent)
     assert "chmod 600" in str(caught.value.hint)
 

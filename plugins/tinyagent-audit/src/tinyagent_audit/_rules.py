@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from tinyagent import ConfigurationError
+from tinyagent.text_files import read_config
 
 __all__ = ["Rules"]
 
@@ -35,12 +36,13 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
         """The rules in a file.
 
         Raises:
-            ConfigurationError: it cannot be read or understood, so nothing may be run.
+            ConfigurationError: it cannot be read or understood, or others may write it, so nothing may run.
         """
+        text = read_config(Path(path).expanduser())
+        if text is None:
+            raise ConfigurationError(f"{path} cannot be read: there is no such file")
         try:
-            found = msgspec.toml.decode(Path(path).expanduser().read_bytes(), type=cls)
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
+            found = msgspec.toml.decode(text, type=cls)
         except msgspec.DecodeError as error:
             raise ConfigurationError(f"{path}: {error}") from None
         for pattern in (*found.hide, *(rule.pattern for rule in found.deny)):

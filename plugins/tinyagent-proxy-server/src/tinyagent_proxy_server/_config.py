@@ -7,14 +7,13 @@ variables that hold the providers' keys.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from tinyagent import ConfigurationError
+from tinyagent import ConfigurationError, text_files
 
 __all__ = [
     "TOKEN_VARIABLE",
@@ -122,10 +121,8 @@ def read_config(path: Path | None) -> ConfigFile:
     if path is None:
         return ConfigFile()
     try:
-        return msgspec.toml.decode(path.read_text("utf-8"), type=ConfigFile)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.toml.decode(_read(path), type=ConfigFile)
+    except msgspec.DecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
@@ -165,7 +162,7 @@ def _secret(name: str, table: TokenTable, folder: Path) -> str:
         place, text = f"the variable {table.env}", os.environ.get(table.env, "")
     else:
         path = folder / Path(table.file or "").expanduser()
-        place, text = f"the file {path}", _read_private(path)
+        place, text = f"the file {path}", _read(path, private=True)
     secret = text.strip()
     if not secret:
         raise ConfigurationError(f"The token {name!r} is missing: {place} is not set or empty.", hint=HOW_TO)
@@ -179,18 +176,8 @@ def _secret(name: str, table: TokenTable, folder: Path) -> str:
     return secret
 
 
-def _read_private(path: Path) -> str:
-    """The text of a file that nobody else may read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise ConfigurationError(
-                    f"{path} can be read by others, so it is not used.",
-                    hint=f"Mend it with: chmod 600 {path}",
-                )
-            return file.read(1 << 16)
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path} is not UTF-8 text.") from None
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from None
+def _read(path: Path, *, private: bool = False) -> str:
+    text = text_files.read_config(path, private=private)
+    if text is None:
+        raise ConfigurationError(f"{path} cannot be read: there is no such file.")
+    return text
