@@ -320,12 +320,15 @@ class AgentTool(Tool):
         execute: `async (tool_call_id, args, signal, on_update) -> AgentToolResult`.
         read_only: It changes nothing, so it needs no approval and may run beside others.
         timeout: Seconds after which the call becomes an error result; None for no limit.
+        origin: Identifies what carries out the call, if that is not the plugin's own code: a hash of the
+            configuration of an MCP server, for example. Remembered approvals end when it changes.
     """
 
     label: str = ""
     execute: ToolExecute | None = None
     read_only: bool = False
     timeout: float | None = None
+    origin: str = ""
 
 
 @dataclass

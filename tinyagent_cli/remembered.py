@@ -76,8 +76,9 @@ def fingerprint(
     project: Project, tool: AgentTool, source: ToolSource | None, arguments: dict[str, Any]
 ) -> str:
     """What an approval is bound to."""
-    origin = None if source is None else (source.name, source.content())
-    bound = [VERSION, project, origin, tool.name, tool.description, tool.parameters, arguments]
+    code = None if source is None else (source.name, source.content())
+    shown = (tool.name, tool.description, tool.parameters)
+    bound = [VERSION, project, code, tool.origin, shown, arguments]
     text = json.dumps(bound, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -17,7 +17,7 @@ from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer, assistant
 from tinyagent_cli.approvals import question
-from tinyagent_cli.remembered import Remembered
+from tinyagent_cli.remembered import Remembered, current_project, fingerprint
 from tinyagent_cli.tool_sources import ToolSource
 
 from .conftest import TOOLS, Cli, FakeReply
@@ -424,6 +424,14 @@ def test_an_installed_tool_is_bound_to_its_files(cli: Cli, serve: Serve, change:
         (site / "writer-1.0.dist-info" / "RECORD").write_text("plugin_writer.py,sha256=abd,10\n")
     assert 0 == cli("run", "-m", "local/m", "-t", "writer", "Write").code
     assert ("oneone" if change == "none" else "one") == written(cli)
+
+
+def test_a_tool_of_a_server_is_bound_to_the_server() -> None:
+    """Where something else than the plugin's code carries out the call, a change of it asks again."""
+    source = ToolSource("s", "m", is_file=False)
+    tools = [AgentTool(name="t", description="", parameters={}, origin=origin) for origin in ("a", "b")]
+    keys = {fingerprint(current_project(), tool, source, {}) for tool in tools}
+    assert 2 == len(keys)
 
 
 def add_approvals(path: Path, first: int, count: int) -> None:

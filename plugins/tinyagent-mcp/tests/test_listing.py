@@ -92,6 +92,14 @@ def test_ask_trusts_no_promise() -> None:
         assert {False} == {tool.read_only for tool in servers.tools()}
 
 
+def test_approvals_are_bound_to_the_server() -> None:
+    """A tool names the configuration that its calls go to, so that another command is another tool."""
+    config = tiny()
+    with McpServers([config]) as servers:
+        assert {config.fingerprint()} == {tool.origin for tool in servers.tools()}
+    assert config.fingerprint() != tiny(env={"OTHER": "1"}).fingerprint()
+
+
 def test_tools_can_be_chosen() -> None:
     """Only what the patterns match is offered."""
     with McpServers([tiny(tools=["p*", "read"])]) as servers:

@@ -140,6 +140,7 @@ class McpServers:
             execute=execute,
             read_only=listed.read_only and not config.ask,
             timeout=config.timeout,
+            origin=config.fingerprint(),
         )
 
     def _resource_tools(self, config: ServerConfig, taken: dict[str, AgentTool]) -> Iterable[AgentTool]:
@@ -173,6 +174,7 @@ class McpServers:
             execute=listed,
             read_only=not config.ask,
             timeout=config.timeout,
+            origin=config.fingerprint(),
         )
         yield AgentTool(
             name=_name(config.name, "read_resource", taken),
@@ -182,6 +184,7 @@ class McpServers:
             execute=read,
             read_only=not config.ask,
             timeout=config.timeout,
+            origin=config.fingerprint(),
         )
 
     async def _until(self, signal: asyncio.Event | None, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
