@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from tinyagent import ConfigurationError, RecordError, text_files
-from tinyagent.text_files import decode_text, read_bytes, read_config, read_text, write_private
+from tinyagent.text_files import (
+    decode_text,
+    read_bytes,
+    read_config,
+    read_descriptor,
+    read_text,
+    write_private,
+)
 
 TEXT = '[run]\nmodel = "démo 😀"\n'
 WITH_MARK = {
@@ -95,6 +102,17 @@ def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
     writer.start()
     assert b"y" * 1000 == read_bytes(pipe, limit=1000)
     writer.join()
+
+
+def test_a_pipe_in_non_blocking_mode_is_waited_for() -> None:
+    """Programs such as Node.js leave standard input in that mode."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    timer = threading.Timer(0.05, lambda: (os.write(writer, b"late"), os.close(writer)))
+    timer.start()
+    assert b"late" == read_descriptor(reader, limit=10, name="pipe")
+    timer.join()
+    os.close(reader)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def read_descriptor(
         found = os.fstat(descriptor)
         if stat.S_ISREG(found.st_mode) and found.st_size - os.lseek(descriptor, 0, os.SEEK_CUR) > limit:
             raise error(_too_long(name, limit))
-        while chunk := os.read(descriptor, _CHUNK):
+        while chunk := _read_chunk(descriptor):
             size += len(chunk)
             if size > limit:
                 raise error(_too_long(name, limit))
@@ -146,6 +146,16 @@ def read_descriptor(
     except OSError as fault:
         raise error(f"Cannot read {name}: {_reason(fault)}.") from None
     return b"".join(chunks)
+
+
+def _read_chunk(descriptor: int) -> bytes:
+    while True:
+        try:
+            return os.read(descriptor, _CHUNK)
+        except BlockingIOError:  # another process, such as Node.js, left the pipe in non-blocking mode
+            import select
+
+            select.select([descriptor], [], [])
 
 
 def read_text(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from tinyagent.text_files import write_private
 
 from .settings import cache_directory
 
@@ -28,11 +29,7 @@ def read(provider: str) -> list[str]:
 
 def write(provider: str, ids: Iterable[str]) -> None:
     """Keep the ids; where that is not possible, completion knows less, and nothing else happens."""
-    path = _file(provider)
-    new = path.with_suffix(f".{os.getpid()}.new")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new.write_text(json.dumps(sorted(ids)), "utf-8")
-        new.replace(path)
+        write_private(_file(provider), json.dumps(sorted(ids)).encode())
     except OSError:
         pass

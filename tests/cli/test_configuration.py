@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
+import msgspec
 import platformdirs
 import pytest
 
 from tinyagent.testing import FakeServer
 from tinyagent_cli import settings
+from tinyagent_cli.config_files import Count, ProjectRunTable, Seconds
+from tinyagent_cli.configuration import _LIMITS
 
 from .conftest import Cli, FakeReply
 
@@ -226,3 +230,14 @@ def test_keys_are_not_quoted(cli: Cli) -> None:
     keys.chmod(0o600)
     done = cli("run", "-m", "openai/m", "Hi")
     assert (3, False, True) == (done.code, "canary" in done.err, "(at line 1" in done.err)
+
+
+def test_every_number_of_a_project_is_a_limit() -> None:
+    """A new number in `[run]` is a limit too, unless it is put here on purpose."""
+    no_limits = {"temperature"}
+    numbers = {
+        field.name
+        for field in msgspec.structs.fields(ProjectRunTable)
+        if {int, float, Count, Seconds} & set(get_args(field.type))
+    }
+    assert numbers - no_limits == set(_LIMITS)

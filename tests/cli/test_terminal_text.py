@@ -25,6 +25,8 @@ HOSTILE = [
     ("bidi \u202eevil\u202c \u2066x\u2069", "bidi evil x"),
     ("zero\u200bwidth\ufeff", "zerowidth"),
     ("tags \U000e0041\U000e007f", "tags "),
+    ("ignorable \u00ad\u034f\u061c\u3164\uffa0\u2060\ufe00\ufff9\U000e0100", "ignorable "),
+    ("emoji ❤\ufe0f stay, and persian می\u200cخواهم", "emoji ❤\ufe0f stay, and persian می\u200cخواهم"),
     ("half \ud83d of it", "half \ufffd of it"),
     ("family 👨\u200d👩\u200d👧 café 漢字", "family 👨\u200d👩\u200d👧 café 漢字"),
     ("an unfinished one \x1b]0;swallows its line\nnot the next", "an unfinished one \nnot the next"),
