@@ -305,6 +305,39 @@ def test_a_run_comes_back(events: list[Any]) -> None:
 
 
 @PROPERTY
+def _many_calls(count: int) -> list[Any]:
+    builder = MessageBuilder(MODEL)
+    steps: list[Any] = []
+    for number in range(count):
+        index, opened = builder.open_tool_call("", "w")
+        steps += [opened, builder.delta(index, f'{{"n":{number}}}')]
+    steps += [builder.close(index) for index in range(count)]
+    final = builder.done("tool_use")["message"]
+    start: Any = {**builder.snapshot(0)}
+    return [MessageStartEvent(message=start), *map(update, steps), MessageEndEvent(message=final)]
+
+
+def test_many_tool_calls_stay_linear() -> None:
+    """Twice the tool calls of a reply take twice the work to write and to read, and come back equal."""
+    reads: dict[int, int] = {}
+    for count in (100, 200):
+        events = _many_calls(count)
+        block_at, read = MessageBuilder.block_at, 0
+
+        def counting(self: MessageBuilder, index: int, moment: int, block_at: Any = block_at) -> Any:
+            nonlocal read
+            read += 1
+            return block_at(self, index, moment)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(MessageBuilder, "block_at", counting)
+            lines = list(jsonl.write(events))
+            back = list(jsonl.read(lines))
+            reads[count] = read
+        assert events == back
+    assert reads[200] <= 2.2 * reads[100]
+
+
 @given(st.lists(ANY_EVENT, max_size=12))
 def test_any_events_come_back(events: list[Any]) -> None:
     """That holds for events in an order that no run has."""

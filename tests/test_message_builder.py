@@ -13,7 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent import Model, _json
-from tinyagent._message_builder import BuilderEvent, MessageBuilder, now_ms, parse_partial_object
+from tinyagent._message_builder import (
+    MAX_BLOCKS,
+    BuilderEvent,
+    MessageBuilder,
+    now_ms,
+    parse_partial_object,
+)
 from tinyagent.errors import InvalidReplyError
 
 MODEL = Model(provider="p", id="m", api="a")
@@ -280,6 +286,51 @@ def test_reading_on_joins_only_what_is_new() -> None:
         event = made.delta(index, "x")
         assert event["partial"]["content"][0]["text"]
     assert joined <= 2 * 500 + 10
+
+
+def test_many_blocks_cost_no_more_each() -> None:
+    """Twice the tool calls, twice the calls of functions: opening, growing and closing look at one block."""
+
+    def stream(blocks: int) -> Any:
+        def work() -> None:
+            made = builder()
+            indices = [made.open_tool_call("same", "w")[0] for _ in range(blocks)]
+            for index in indices:
+                made.delta(index, "{}")
+            for index in indices:
+                made.close(index)
+            made.done("tool_use")
+
+        return work
+
+    base, once, twice = (calls_of(stream(blocks)) for blocks in (0, 400, 800))
+    assert twice - base <= 2.2 * (once - base)
+
+
+def test_the_changes_between_two_moments_are_known() -> None:
+    """What grew, what was opened and what was set, and nothing else."""
+    made = builder()
+    text, _ = made.open_text()
+    first = made.delta(text, "a")._count
+    grown = made.delta(text, "b")._count
+    call, opened = made.open_tool_call("c", "w")
+    made.update(text, text_signature="s")
+    last = made.delta(text, "c")._count
+    assert {text} == made.changed_between(first, grown)
+    assert {call} == made.changed_between(grown, opened._count)
+    assert {text} == made.changed_between(opened._count, last)
+    assert set() == made.changed_between(last, last)
+    assert {text, call} == made.changed_between(0, last)
+    assert [1, 2] == [made.length_at(grown), made.length_at(last)]
+
+
+def test_a_message_has_a_bounded_number_of_blocks() -> None:
+    """One block too many is an error that names the bound, before the memory is full."""
+    made = builder()
+    for _ in range(MAX_BLOCKS):
+        made.open_text()
+    with pytest.raises(InvalidReplyError, match="more than 10,000 blocks"):
+        made.open_tool_call()
 
 
 # ---- what an event is --------------------------------------------------------------------------------

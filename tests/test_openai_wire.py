@@ -782,3 +782,37 @@ def test_any_bytes_end_in_a_message(data: bytes) -> None:
     decoder.close()
     assert decoder.ended
     assert decoder.error is not None
+
+
+# ---- bounds -------------------------------------------------------------------------------------------
+
+
+def fed(*parts: bytes) -> dict[str, Any]:
+    """The message that a decoder makes of these parts."""
+    decoder = ChatDecoder(ACME)
+    for part in parts:
+        decoder.feed(part)
+        if decoder.ended:
+            break
+    return decoder.fail()["error"] if decoder.error else decoder.builder.message()  # type: ignore[no-any-return]
+
+
+def test_a_reply_without_end_is_cut_off() -> None:
+    """Text beyond 32 Mi characters ends the reply with an error that says so; what arrived is kept."""
+    part = sse(chat_chunk("x" * (12 << 20)))
+    message = fed(*[part] * 10)
+    assert ("error", "invalid_reply") == (message["stop_reason"], message["error_kind"])
+    assert "acme: the reply was cut off after 32 Mi characters" == message["error_message"]
+    assert 36 << 20 == len(message["content"][0]["text"])
+
+
+def test_a_reply_of_calls_without_end_is_cut_off() -> None:
+    """The same for more tool calls than a message may have."""
+    function = {"name": "w", "arguments": "{}"}
+    calls = [
+        sse(chat_chunk({"tool_calls": [{"index": n, "id": f"c{n}", "function": function}]}))
+        for n in range(10_001)
+    ]
+    message = fed(b"".join(calls))
+    assert "acme: the reply has more than 10,000 blocks" in message["error_message"]
+    assert ("error", 10_000) == (message["stop_reason"], len(message["content"]))

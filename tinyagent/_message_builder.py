@@ -2,8 +2,9 @@
 
 A provider calls one method a delta and yields the event that it returns. The builder keeps the pieces
 in one flat list, and an event keeps the builder and how many pieces there were: `event["partial"]`
-is put together from those when somebody reads it, so a delta costs the same at any length, and an
-event that was kept shows its own moment.
+is put together from those when it is read. A delta costs the same at any length, and an event that was
+kept shows its own moment. Each block knows its pieces and changes, so reading one block costs no more than
+its own length, and a message of many blocks stays linear.
 
     builder = MessageBuilder(model)
     yield builder.start()
@@ -22,7 +23,7 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ from .agent_types import AssistantMessage, StopReason
 from .errors import InvalidReplyError
 
 __all__ = [
+    "MAX_BLOCKS",
     "BuilderEvent",
     "MessageBuilder",
     "copy_message",
@@ -42,6 +44,9 @@ __all__ = [
     "read_arguments",
     "unique_id",
 ]
+
+MAX_BLOCKS = 10_000
+"""Blocks of one message; more are an `InvalidReplyError`."""
 
 _TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"}
 
@@ -90,6 +95,7 @@ class MessageBuilder:
         "_blocks",
         "_cache",
         "_changes",
+        "_changes_of",
         "_deltas",
         "_foreign",
         "_given_ids",
@@ -98,6 +104,8 @@ class MessageBuilder:
         "_last",
         "_marks",
         "_pieces",
+        "_runs",
+        "_sized",
         "_tail",
         "_tail_from",
     )
@@ -119,16 +127,22 @@ class MessageBuilder:
         self._pieces: list[str] = []
         self._marks: list[tuple[int, int]] = []
         """From this piece on, pieces belong to this block."""
+        self._runs: list[list[int]] = []
+        """For each block, which of the marks are its own."""
         self._changes: list[tuple[int, int, dict[str, Any]]] = []
         """At this piece, these fields of this block were set."""
+        self._changes_of: list[list[tuple[int, int, dict[str, Any]]]] = []
+        """The same changes, for each block."""
         self._tail: dict[str, Any] = {}
         self._tail_from = sys.maxsize
         self._last = -1
-        self._ids: set[str] = set()
+        self._ids: dict[str, int] = {}
         self._foreign: dict[tuple[str, int | None], int] = {}
         """What `absorb` has seen: kind and index of a block as its provider says them, and our index."""
         self._given_ids: dict[int, str] = {}
-        self._cache: tuple[int, dict[int, str]] = (0, {})
+        self._cache: dict[int, tuple[int, str]] = {}
+        """For each block that was read: at how many pieces, and its text then."""
+        self._sized = (0, 0)
 
     # ---- growing --------------------------------------------------------------------------------
 
@@ -171,12 +185,14 @@ class MessageBuilder:
 
     def update(self, index: int, /, **fields: Any) -> None:
         """Set other fields of a block, such as a signature or a name that came late."""
-        self._changes.append((len(self._pieces), index, fields))
+        change = (len(self._pieces), index, fields)
+        self._changes.append(change)
+        self._changes_of[index].append(change)
         self._mark(index)
 
     def text(self, index: int) -> str:
         """The text of a block so far; of a tool call, its arguments' JSON text."""
-        return self._texts(len(self._pieces))[index]
+        return self.text_at(index, len(self._pieces))
 
     def close(self, index: int, arguments: Any = None, **fields: Any) -> BuilderEvent:
         """Close a block.
@@ -218,10 +234,65 @@ class MessageBuilder:
 
     def block(self, index: int) -> Any:
         """One block as it is now, a new dict."""
-        return self._content(len(self._pieces), only=index)[0]
+        return self.block_at(index, len(self._pieces))
 
     def __len__(self) -> int:
         return len(self._blocks)
+
+    def text_length(self) -> int:
+        """Characters of all pieces so far; goes on from the last reading."""
+        done, length = self._sized
+        length += sum(map(len, self._pieces[done:]))
+        self._sized = len(self._pieces), length
+        return length
+
+    # ---- reading one moment: for `jsonl` -----------------------------------------------------------
+
+    def length_at(self, count: int) -> int:
+        """How many blocks there were at `count` pieces."""
+        return bisect_left(self._runs, count, key=self._opened)
+
+    def text_at(self, index: int, count: int) -> str:
+        """The text that the deltas of a block had made at `count` pieces; goes on from the last reading."""
+        done, text = self._cache.get(index, (0, ""))
+        if done > count:
+            done, text = 0, ""
+        marks, runs = self._marks, self._runs[index]
+        first = max(bisect_right(runs, done, key=lambda n: marks[n][0]) - 1, 0)
+        parts = [text]
+        for n in runs[first:]:
+            begin = marks[n][0]
+            if begin >= count:
+                break
+            end = marks[n + 1][0] if n + 1 < len(marks) else count
+            parts += self._pieces[max(begin, done) : min(end, count)]
+        text = "".join(parts)
+        self._cache[index] = count, text
+        return text
+
+    def block_at(self, index: int, count: int) -> dict[str, Any]:
+        """One block as it was at `count` pieces, a new dict."""
+        block = dict(self._blocks[index])
+        block[_TEXT_KEY[block["type"]]] = self.text_at(index, count)
+        for begin, _, fields in self._changes_of[index]:
+            if begin >= count:
+                break
+            block.update(fields)
+        if block["type"] == "tool_call":
+            if block["arguments"] is None:
+                block["arguments"] = parse_partial_object(block["partial_json"]) or {}
+            if block["partial_json"] is None:
+                del block["partial_json"]
+        return block
+
+    def changed_between(self, since: int, until: int) -> set[int]:
+        """The blocks that grew, were opened or had fields set after `since` pieces and up to `until`."""
+        first = bisect_left(self._marks, since, key=_begin)
+        last = bisect_left(self._marks, until, key=_begin)
+        changed = {index for _, index in self._marks[first:last]}
+        if first and since < until and (first == last or self._marks[first][0] > since):
+            changed.add(self._marks[first - 1][1])
+        return changed
 
     # ---- events of other implementations ----------------------------------------------------------
 
@@ -305,13 +376,21 @@ class MessageBuilder:
 
     def _open(self, block: dict[str, Any]) -> tuple[int, BuilderEvent]:
         index = len(self._blocks)
+        if index >= MAX_BLOCKS:
+            name = self._head["provider"]
+            raise InvalidReplyError(
+                f"{name or 'the provider'}: the reply has more than {MAX_BLOCKS:,} blocks", provider=name
+            )
         self._blocks.append(block)
+        self._runs.append([])
+        self._changes_of.append([])
         self._deltas.append({"type": f"{block['type']}_delta", "content_index": index, "delta": ""})
         self._mark(index)
         return index, self._event({"type": f"{block['type']}_start", "content_index": index})
 
     def _mark(self, index: int) -> None:
         """From here on pieces belong to this block; the empty piece makes this a moment of its own."""
+        self._runs[index].append(len(self._marks))
         self._marks.append((len(self._pieces), index))
         self._pieces.append("")
         self._last = index
@@ -321,40 +400,13 @@ class MessageBuilder:
         self._tail_from = len(self._pieces)
         self._pieces.append("")
 
-    def _texts(self, count: int) -> dict[int, str]:
-        """The text of each block as it was at `count` pieces; goes on from the last reading."""
-        done, known = self._cache if self._cache[0] <= count else (0, {})
-        texts = known  # only ever read before the next reading, so it grows in place
-        first = max(bisect_right(self._marks, done, key=_begin) - 1, 0)
-        for n in range(first, len(self._marks)):
-            begin, index = self._marks[n]
-            if begin >= count:
-                break
-            end = self._marks[n + 1][0] if n + 1 < len(self._marks) else count
-            piece = "".join(self._pieces[max(begin, done) : min(end, count)])
-            texts[index] = texts.get(index, "") + piece
-        self._cache = (count, texts)
-        return texts
-
-    def _content(self, count: int, only: int | None = None) -> list[dict[str, Any]]:
-        texts = self._texts(count)
-        wanted = [only] if only is not None else [n for n in range(len(self._blocks)) if n in texts]
-        blocks = {n: dict(self._blocks[n]) for n in wanted}
-        for n, block in blocks.items():
-            block[_TEXT_KEY[block["type"]]] = texts[n]
-        for begin, index, fields in self._changes:
-            if begin < count and index in blocks:
-                blocks[index].update(fields)
-        for block in blocks.values():
-            if block["type"] == "tool_call":
-                if block["arguments"] is None:
-                    block["arguments"] = parse_partial_object(block["partial_json"]) or {}
-                if block["partial_json"] is None:
-                    del block["partial_json"]
-        return list(blocks.values())
+    def _opened(self, runs: list[int]) -> int:
+        """At how many pieces the block of these runs was opened."""
+        return self._marks[runs[0]][0]
 
     def _assemble(self, count: int) -> AssistantMessage:
-        message: dict[str, Any] = {**self._head, "content": self._content(count)}
+        content = [self.block_at(index, count) for index in range(self.length_at(count))]
+        message: dict[str, Any] = {**self._head, "content": content}
         if count > self._tail_from:
             message |= self._tail
         return cast(AssistantMessage, message)
@@ -388,13 +440,19 @@ def finished_arguments(given: Any, text: Any, streamed: str = "") -> tuple[dict[
     return read_arguments(streamed if given in (None, {}, "") and streamed else given)
 
 
-def unique_id(call_id: str, taken: set[str]) -> str:
-    """`call_id`, or a new id if it is empty or taken; adds it to `taken`."""
-    candidate, n = call_id or "call_1", 1
+def unique_id(call_id: str, taken: dict[str, int]) -> str:
+    """`call_id`, or a new id if it is empty or taken.
+
+    Args:
+        call_id: The id as it was given.
+        taken: The ids so far, each with the last suffix that was tried for it; the new one is added.
+    """
+    candidate, suffix = call_id or "call_1", taken.get(call_id, 1)
     while candidate in taken:
-        n += 1
-        candidate = f"{call_id or 'call'}_{n}"
-    taken.add(candidate)
+        suffix += 1
+        candidate = f"{call_id or 'call'}_{suffix}"
+    taken[call_id] = suffix
+    taken.setdefault(candidate, 1)
     return candidate
 
 

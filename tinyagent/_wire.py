@@ -51,6 +51,11 @@ AFTER_FINISH = 10.0
 PATIENCE = 10
 """So many idle time-outs in a row, signs of life (`ping`) may keep a reply open that says nothing."""
 
+MAX_TEXT = 32 << 20
+"""Characters of a reply: text, reasoning and arguments together. No model's output limit comes near it."""
+MAX_RECEIVED = 256 << 20
+"""Bytes of a reply, with everything that its protocol puts around the text."""
+
 SHOWN = 200
 """Characters that an error message shows of what cannot be read."""
 SCANNED = 8192
@@ -175,6 +180,7 @@ class ReplyDecoder:
         self._kind = ""
         self._body: list[bytes] = []
         self._body_size = 0
+        self._received = 0
         self._closing = False
 
     @property
@@ -194,6 +200,9 @@ class ReplyDecoder:
                 data = b"".join([*self._body, data])
                 self._body.clear()
             self._take(self._sse.feed(data), out)
+            self._received += len(data)
+            if self._received > MAX_TEXT and not self.ended:
+                self._check_size()
         except InvalidReplyError as error:
             self._stop(error)
         return out
@@ -203,14 +212,14 @@ class ReplyDecoder:
         out: list[BuilderEvent] = []
         if self.ended:
             return out
-        if self._kind in (_JSON, _OTHER):
-            self._take_body(out)
-        else:
-            self._closing = True
-            try:
+        try:
+            if self._kind in (_JSON, _OTHER):
+                self._take_body(out)
+            else:
+                self._closing = True
                 self._take(self._sse.close(), out)
-            except InvalidReplyError as error:
-                self._stop(error)
+        except InvalidReplyError as error:
+            self._stop(error)
         if not self.ended:
             self.broken(
                 StreamInterruptedError(
@@ -253,6 +262,16 @@ class ReplyDecoder:
         self.ended, self.next_body, self.finish_reason = False, None, None
         self._sse, self._kind, self._body_size, self._closing = SSEDecoder(), "", 0, False
         self._body.clear()
+
+    def _check_size(self) -> None:
+        """Stop a reply that is longer than any model's, before it fills the memory."""
+        if self.builder.text_length() > MAX_TEXT:
+            what = f"the reply was cut off after {MAX_TEXT >> 20} Mi characters"
+        elif self._received > MAX_RECEIVED:
+            what = f"the reply was cut off after {MAX_RECEIVED >> 20} MiB"
+        else:
+            return
+        self._stop(self._invalid(what, hint="The model may be repeating itself; max_tokens limits a reply."))
 
     def _is_stream(self, data: bytes) -> bool:
         """Look at the first byte that is no space: a stream's line begins with a field name or a colon."""

@@ -471,7 +471,7 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     blocks: list[dict[str, Any]] = [dict(block) for block in content or ()]
-    ids: set[str] = set()
+    ids: dict[str, int] = {}
     for block in blocks:
         kind = block["type"]
         if kind == "tool_call":

@@ -27,7 +27,9 @@ from __future__ import annotations
 import codecs
 import copy
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import IO, Any, TypeAlias, TypedDict, cast, get_args, get_type_hints
 
 import msgspec
@@ -388,29 +390,37 @@ def _empty_message(line: _MessageStart) -> dict[str, Any]:
     }
 
 
-def _difference(predicted: list[Any], actual: Any) -> dict[str, dict[str, Any]] | None:
-    """The fields to set on predicted blocks to make them the actual ones; None if that cannot do it."""
-    if not isinstance(actual, list) or len(actual) != len(predicted):
-        return None
+def _differences(pairs: Iterable[tuple[int, tuple[Any, Any]]]) -> dict[str, dict[str, Any]] | None:
+    """The fields to set on predicted blocks to make them the actual ones; None if that cannot do it.
+
+    Args:
+        pairs: Index, predicted and actual block of those to compare.
+    """
     changes: dict[str, dict[str, Any]] = {}
-    for index, (old, new) in enumerate(zip(predicted, actual, strict=True)):
+    for index, (old, new) in pairs:
         if old == new:
             continue
-        if not isinstance(new, dict) or new.get("type") != old["type"]:
+        fields = _difference(old, new)
+        if fields is None:
             return None
-        gone = old.keys() - new.keys()
-        fields = {key: value for key, value in new.items() if key not in old or old[key] != value}
-        if old["type"] != "tool_call":
-            if gone:
-                return None
-        elif gone or fields.keys() & {"partial_json", "arguments"}:
-            # In a builder, None for the text takes it away, and for the arguments has them parsed from it.
-            arguments, raw = new.get("arguments"), new.get("partial_json", "")
-            if gone - {"partial_json"} or not isinstance(arguments, dict) or not isinstance(raw, str):
-                return None
-            fields |= {"arguments": arguments, **dict.fromkeys(gone)}
         changes[str(index)] = fields
     return changes
+
+
+def _difference(old: dict[str, Any], new: Any) -> dict[str, Any] | None:
+    if not isinstance(new, dict) or new.get("type") != old["type"]:
+        return None
+    gone = old.keys() - new.keys()
+    fields = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    if old["type"] != "tool_call":
+        return None if gone else fields
+    if gone or fields.keys() & {"partial_json", "arguments"}:
+        # In a builder, None for the text takes it away, and for the arguments has them parsed from it.
+        arguments, raw = new.get("arguments"), new.get("partial_json", "")
+        if gone - {"partial_json"} or not isinstance(arguments, dict) or not isinstance(raw, str):
+            return None
+        fields |= {"arguments": arguments, **dict.fromkeys(gone)}
+    return fields
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -430,8 +440,8 @@ class Encoder:
         self._seq = 0
         self._state = _State()
         self._held: tuple[_MessageStart, Any] | None = None
-        # While a builder of this process makes the message and its events are written one by one,
-        # the state's builder holds the same as that one held at `_count` pieces.
+        # While a builder of this process makes the message, the state's builder holds the same as that one
+        # held at `_count` pieces. Then only what has changed since is compared.
         self._source: MessageBuilder | None = None
         self._count = 0
         self._changes = 0
@@ -573,7 +583,7 @@ class Encoder:
     def _whole_update(self, event: MessageUpdateEvent) -> _MessageUpdate:
         step, given, state = event.assistant_message_event, _given_message(event), self._state
         self._seq += 1
-        self._source = None
+        source, self._source = self._source, None
         head: dict[str, Any] = {"seq": self._seq}
         if step.get("type") not in _DELTAS:
             head["time"] = self._clock()
@@ -585,10 +595,14 @@ class Encoder:
         if short and body is not None and state.closing(own) == own[body]:
             del own[body]
         if state.feed(own) is not None and short:
-            rest = self._rest(step["partial"] if lazy else cast(Any, carried), lazy)
+            followed = lazy and step._builder is source and step._count >= self._count  # type: ignore[attr-defined]
+            if followed:
+                rest = self._changed(cast(BuilderEvent, step))
+            else:
+                rest = self._rest(step["partial"] if lazy else cast(Any, carried), lazy)
             if rest is not None:
                 if lazy:
-                    self._track(cast(BuilderEvent, step))
+                    self._track(cast(BuilderEvent, step), followed=followed)
                 return _MessageUpdate(**head, assistant_message_event=own, **rest)
         message = step["partial"] if lazy and given is None else given
         return _MessageUpdate(**head, assistant_message_event={**step}, message=cast(Any, message))
@@ -597,7 +611,10 @@ class Encoder:
         """What the event does not tell of the message so far; None if the reader could not restore it."""
         state = self._state
         predicted = cast(MessageBuilder, state.builder).message()
-        blocks = _difference(cast(Any, predicted["content"]), partial.get("content"))
+        actual = partial.get("content")
+        if not isinstance(actual, list) or len(actual) != len(predicted["content"]):
+            return None
+        blocks = _differences(enumerate(zip(predicted["content"], actual, strict=True)))
         if blocks is None:
             return None
         state.amend(blocks)
@@ -611,22 +628,48 @@ class Encoder:
             state.readdress(envelope)
         return rest
 
-    def _track(self, step: BuilderEvent) -> None:
-        """From here on the next delta says all, if both builders will take it alike."""
+    def _changed(self, step: BuilderEvent) -> dict[str, Any] | None:
+        """As `_rest`, for the next event of a builder that was followed so far: the rest has not changed."""
+        source, mirror = step._builder, cast(MessageBuilder, self._state.builder)
+        if source.length_at(step._count) != len(mirror):
+            return None
+        blocks = _differences(
+            (index, (mirror.block(index), source.block_at(index, step._count)))
+            for index in self._between(step)
+        )
+        if blocks is None:
+            return None
+        self._state.amend(blocks)
+        return {"blocks": blocks} if blocks else {}
+
+    def _between(self, step: BuilderEvent) -> set[int]:
+        """The blocks that changed since the last event, in the source or by this event in the mirror."""
+        return step._builder.changed_between(self._count, step._count) | {step["content_index"]}
+
+    def _track(self, step: BuilderEvent, *, followed: bool) -> None:
+        """From here on the next event says all, if both builders will take it alike.
+
+        Args:
+            step: The event that was written.
+            followed: Whether the builders were known to be alike up to the last event.
+        """
         source, mirror = step._builder, cast(MessageBuilder, self._state.builder)
         count = step._count
-        if _growth(source, count) == _growth(mirror, len(mirror._pieces)):
+        indices = self._between(step) if followed else range(len(mirror))
+        if all(
+            _growth(source, index, count) == _growth(mirror, index, len(mirror._pieces)) for index in indices
+        ):
             self._source, self._count = source, count
-            self._changes = sum(change[0] < count for change in source._changes)
+            self._changes = bisect_left(source._changes, count, key=itemgetter(0))
 
 
-def _growth(builder: MessageBuilder, count: int) -> tuple[dict[int, str], dict[int, dict[str, Any]]]:
-    """The texts that deltas made, and what was set in place of them."""
-    fixed: dict[int, dict[str, Any]] = {}
-    for begin, index, fields in builder._changes:
-        if begin < count and (texts := fields.keys() & _TEXTS):
-            fixed.setdefault(index, {}).update((key, fields[key]) for key in texts)
-    return builder._texts(count), fixed
+def _growth(builder: MessageBuilder, index: int, count: int) -> tuple[str, dict[str, Any]]:
+    """The text that deltas made of a block, and what was set in place of it."""
+    fixed: dict[str, Any] = {}
+    for begin, _, fields in builder._changes_of[index]:
+        if begin < count:
+            fixed.update((key, fields[key]) for key in fields.keys() & _TEXTS)
+    return builder.text_at(index, count), fixed
 
 
 def _encode(line: Any) -> bytes:
