@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _flush(0)
     from .app_context import AppContext
 
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="backslashreplace")  # as for standard error: no encoding makes a command fail
     app = AppContext(args)
     try:
         code = _dispatch(app)

@@ -201,3 +201,13 @@ def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
     done = cli.shell("$T models list > /dev/full")
     assert 1 == done.code
     assert "No space left on device" in done.err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:
+    """What the encoding of standard output does not have is written out, a broken file name included."""
+    cli.file("tools.py", 'from tinyagent import tool\n@tool(read_only=True)\ndef f(): "漢 \\udcff"\n')
+    done = cli.start("tools", "show", "./tools.py", environment={"PYTHONIOENCODING": encoding})
+    out, err = done.communicate(timeout=60)
+    assert (0, b"") == (done.returncode, err)
+    assert b"f\n" == out[:2]
