@@ -147,3 +147,14 @@ def test_no_server_is_an_error_that_says_where() -> None:
     with pytest.raises(ConfigurationError, match=r"mcp\.servers\.NAME.*TINYAGENT_MCP"):
         tinyagent_mcp.tinyagent_register_tools(registered.append)
     assert [] == registered
+
+
+def test_the_file_is_read_like_every_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a byte order mark; not where others may write it; and a home that is no directory has none."""
+    path = write('\ufeff[mcp.servers.x]\ncommand = "x"\n')
+    assert ["x"] == [server.name for server in configured()]
+    path.chmod(0o666)
+    with pytest.raises(ConfigurationError, match="can be written by others"):
+        configured()
+    monkeypatch.setenv("TINYAGENT_HOME", "/dev/null")
+    assert [] == configured()

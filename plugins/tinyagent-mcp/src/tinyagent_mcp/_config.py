@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tinyagent import ConfigurationError
+from tinyagent.text_files import read_config
 
 __all__ = ["ServerConfig", "cache_directory", "config_file", "configured"]
 
@@ -184,17 +185,14 @@ def configured() -> list[ServerConfig]:
 
 
 def _from_file(path: Path) -> list[ServerConfig]:
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
+    text = read_config(path)
+    if text is None:
         return []
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
         tables = msgspec.toml.decode(text, type=_File).mcp
         if unknown := tables.keys() - {"servers"}:
             raise msgspec.ValidationError(f"unknown table [mcp.{sorted(unknown)[0]}]")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise ConfigurationError(f"{path}: {error}") from None
     servers = []
     for name, table in tables.get("servers", {}).items():
