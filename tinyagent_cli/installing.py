@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import shlex
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from . import entry_points
 from .app_context import AppContext
 from .entry_points import EntryPoint, normalised
 from .failures import InputError
+from .installer_errors import explain, own_environment
 from .version import DISTRIBUTION
 
 __all__ = ["Changes", "Installer", "distributions", "plugins_named"]
@@ -37,62 +40,108 @@ class Installer(NamedTuple):
 
     Attributes:
         kind: `venv`, `pipx`, `uv tool` or `python` (no virtual environment).
-        command: pip, or uv's.
-        uses_uv: Which of the two.
+        program: `pip` or `uv`, which `command` runs.
+        command: The command of that program for this environment, without a sub-command.
+        pipx: The command of pipx, if the environment is pipx's and pipx is at hand; it then installs.
     """
 
     kind: str
+    program: str
     command: tuple[str, ...]
-    uses_uv: bool
+    pipx: tuple[str, ...] = ()
 
     @classmethod
     def of_this_environment(cls) -> Installer:
-        """pip of this interpreter; uv where the environment is uv's, or has no pip."""
+        """pip of this interpreter; uv where the environment is uv's, or has no pip.
+
+        Raises:
+            ConfigurationError: there is neither.
+        """
         prefix = Path(sys.prefix)
         if (prefix / "uv-receipt.toml").is_file():
             kind = "uv tool"
-        elif (prefix / "pipx_metadata.json").is_file():
+        elif (prefix / _PIPX_METADATA).is_file():
             kind = "pipx"
         else:
             kind = "venv" if sys.prefix != sys.base_prefix else "python"
+        pipx = _pipx(prefix) if kind == "pipx" else ()
         uv, has_pip = shutil.which("uv"), util.find_spec("pip") is not None
         if uv is not None and (kind == "uv tool" or _made_by_uv(prefix) or not has_pip):
-            return cls(kind, (uv, "pip"), True)
+            return cls(kind, "uv", (uv, "pip"), pipx)
         if has_pip:
             # -P: a folder named pip in the working directory is not the pip that is meant.
-            return cls(kind, (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check"), False)
+            command = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check")
+            return cls(kind, "pip", command, pipx)
+        ensure = f"Get pip: {shlex.quote(sys.executable)} -m ensurepip"
         raise ConfigurationError(
             f"There is neither pip nor uv for {sys.executable}.",
-            hint=f"Get pip with: {shlex.quote(sys.executable)} -m ensurepip",
+            hint=own_environment(["PLUGIN"]) if kind == "python" else ensure,
         )
 
     def install_command(
         self, what: Sequence[str], pin: Sequence[str], *, editable: bool, upgrade: bool
     ) -> list[str]:
-        """The command that installs `what`, and keeps what is pinned."""
-        options = ["--python", sys.executable] if self.uses_uv else []
+        """The command that installs `what`, and keeps what is pinned.
+
+        pipx takes no pin: it would record it, and apply it when tinyagent is upgraded.
+        """
+        if self.pipx:
+            options = ["--editable"] if editable else []
+            options += ["--force", "--pip-args=--upgrade"] if upgrade else []
+            return [*self.pipx, "inject", *options, Path(sys.prefix).name, *what]
+        options = ["--python", sys.executable] if self.program == "uv" else []
         options += ["--upgrade"] if upgrade else []
         wanted = [part for item in what for part in (["--editable", item] if editable else [item])]
         return [*self.command, "install", *options, *pin, *wanted]
 
     def uninstall_command(self, distribution: str) -> list[str]:
         """The command that uninstalls."""
-        options = ["--python", sys.executable] if self.uses_uv else ["--yes"]
+        prefix = Path(sys.prefix)
+        if self.pipx and normalised(distribution) in _injected(prefix):
+            return [*self.pipx, "uninject", prefix.name, distribution]
+        options = ["--python", sys.executable] if self.program == "uv" else ["--yes"]
         return [*self.command, "uninstall", *options, distribution]
 
     def check_command(self) -> list[str]:
         """The command that looks for version conflicts."""
-        return [*self.command, "check", *(["--python", sys.executable] if self.uses_uv else [])]
+        return [*self.command, "check", *(["--python", sys.executable] if self.program == "uv" else [])]
+
+    def upgrade_command(self) -> str:
+        """The command that upgrades tinyagent itself."""
+        if self.kind in ("pipx", "uv tool"):
+            return f"{self.kind} upgrade {DISTRIBUTION}"
+        return f"{'uv pip' if self.program == 'uv' else 'pip'} install --upgrade {DISTRIBUTION}"
 
     def to_make_it_last(self, what: Sequence[str]) -> str | None:
         """What to run so that an upgrade or a new installation of tinyagent keeps the plugin."""
-        if self.kind == "pipx":
+        if self.kind == "pipx" and not self.pipx:
             return f"pipx inject {shlex.quote(Path(sys.prefix).name)} {shlex.join(what)}"
         if self.kind == "uv tool":
             base, others = _uv_requirements(Path(sys.prefix) / "uv-receipt.toml")
             given = [part for item in [*others, *what] for part in ("--with", item)]
             return shlex.join(["uv", "tool", "install", *given, base])
         return None
+
+
+_PIPX_METADATA = "pipx_metadata.json"
+
+
+def _pipx(prefix: Path) -> tuple[str, ...]:
+    """pipx for the environment at `prefix`, wherever its home is; empty if there is no pipx."""
+    program = shutil.which("pipx")
+    if program is None:
+        return ()
+    home = [f"PIPX_HOME={prefix.parent.parent}"] if prefix.parent.name == "venvs" else []
+    return (*(("env", *home) if home else ()), program)
+
+
+def _injected(prefix: Path) -> set[str]:
+    """The distributions that `pipx inject` put into the environment."""
+    try:
+        listed = json.loads((prefix / _PIPX_METADATA).read_bytes())["injected_packages"]
+        return {normalised(name) for name in listed}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _made_by_uv(prefix: Path) -> bool:
@@ -141,7 +190,7 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
     app.note(f"Running: {shlex.join(command)}")
     if dry_run:
         return Changes([], [], {})
-    changes = _run(app, command, None)
+    changes = _run(installer, command, what)
     lasting = installer.to_make_it_last(what)
     if lasting is not None:
         app.note(
@@ -164,7 +213,7 @@ def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
     installer = Installer.of_this_environment()
     command = installer.uninstall_command(distribution)
     app.note(f"Running: {shlex.join(command)}")
-    return Changes([], [], {}) if dry_run else _run(app, command, None)
+    return Changes([], [], {}) if dry_run else _run(installer, command, [distribution])
 
 
 def plugins_named(name: str) -> list[EntryPoint]:
@@ -197,15 +246,45 @@ def distributions() -> dict[str, str]:
     }
 
 
-def _run(app: AppContext, command: Sequence[str], hint: str | None) -> Changes:
-    """Run the installer, which talks to standard error, and see what it changed."""
+def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> Changes:
+    """Run the installer, which writes to standard error, and compare before with after.
+
+    Raises:
+        TinyAgentError: the installer failed.
+    """
     before, versions = set(entry_points.installed()), distributions()
-    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
+    code, output = _run_aloud(command)
     if code:
-        raise TinyAgentError(f"{Path(command[0]).name} failed (exit code {code}); see above.", hint=hint)
+        name = "pipx" if installer.pipx else installer.program
+        known = explain(output, what, installer.upgrade_command())
+        if known is None:
+            raise TinyAgentError(f"{name} failed (exit code {code}); its messages above say why.")
+        raise TinyAgentError(f"{name} failed on {', '.join(what)}: {known[0]}.", hint=known[1])
     after, now = set(entry_points.installed()), distributions()
     return Changes(
         sorted(after - before),
         sorted(before - after),
         {name: version for name, version in now.items() if versions.get(name) != version},
     )
+
+
+def _run_aloud(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command and pass its output on to standard error; its exit code and the end of its output."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    kept = ""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0) as process:
+        assert process.stdout is not None
+        try:
+            while chunk := process.stdout.read(4096):
+                text = decode(chunk)
+                sys.stderr.write(text)
+                sys.stderr.flush()
+                kept = (kept + text)[-_OUTPUT_KEPT:]
+            return process.wait(), kept
+        except BaseException:
+            process.terminate()
+            raise
+
+
+_OUTPUT_KEPT = 64 * 1024
+"""Characters at the end of an installer's output in which the cause of a failure is looked for."""

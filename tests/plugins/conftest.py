@@ -7,6 +7,7 @@ their metadata, so that pip resolves everything without an index.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +18,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tinyagent_cli import plugin_templates
+
+from ._wheels import repack
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETUP_SECONDS = 180
@@ -32,7 +37,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _clean_environment(**more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return {**kept, **more}
+    return {name: value for name, value in {**kept, **more}.items() if value}
+
+
+def run_clean(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program with this environment and hardly anything of the tests' own."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=_clean_environment(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", **environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def _pip(*arguments: str | Path, wheels: Path) -> None:
@@ -95,11 +114,13 @@ class Environment:
                 if not (site / top).exists():
                     (site / top).symlink_to(Path(str(distribution.locate_file(top))))
 
-    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program in the environment; TINYAGENT_HOME is empty, no key is set."""
         return subprocess.run(
             [self.folder / "bin" / command[0], *command[1:]],
-            cwd=self.home,
+            cwd=cwd or self.home,
             env=_clean_environment(TINYAGENT_HOME=str(self.home / "tinyagent"), **environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -119,6 +140,20 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     sources = [ROOT, ROOT / "plugins" / "tinyagent-tools-calc", ROOT / "examples" / "tinyagent-dice"]
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *sources, wheels=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that serves as an index: our wheels, a plugin from the template, and what they need."""
+    folder = tmp_path_factory.mktemp("index")
+    for wheel in wheels.glob("*.whl"):
+        shutil.copy(wheel, folder)
+    project = tmp_path_factory.mktemp("weather") / "tinyagent-weather"
+    plugin_templates.write(project, "weather", "tool")
+    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, project, wheels=wheels)
+    for name in _with_dependencies(["tinyagent-core"]) - {"tinyagent-core"}:
+        repack(folder, name)
     return folder
 
 
@@ -177,14 +212,16 @@ only-include = ["{module}.py"]
 class Workshop(Environment):
     """An environment in which plugins are written: with pip, pytest and hatchling, and without an index."""
 
-    def run(self, *command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str | Path, cwd: Path | None = None, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         offline = {
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_BUILD_ISOLATION": "false",  # pip's way of saying that there is none
             "PIP_NO_INDEX": "1",
         }
-        return super().run(*command, **{**offline, **environment})
+        return super().run(*command, cwd=cwd, **{**offline, **environment})
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,77 @@
+"""What failed installers print is recognised, where a test cannot provoke it everywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinyagent_cli.installer_errors import explain
+
+PRINTED = [
+    (
+        "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/usr/lib/x.py'\n"
+        "Consider using the `--user` option or check the permissions.",
+        "the environment is not writable",
+    ),
+    ("error: failed to create directory `/opt/x`: Permission denied (os error 13)", "is not writable"),
+    ("error: Failed to install: x\n  cause: Read-only file system (os error 30)", "is not writable"),
+    ("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device", "disk is"),
+    (
+        "WARNING: Retrying (Retry(total=0)) after connection broken by 'SSLError(SSLCertVerificationError(1, "
+        "'[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed'))': /simple/sunny/\n"
+        "ERROR: No matching distribution found for sunny",
+        "the certificate of the package index is not trusted",
+    ),
+    (
+        "error: Failed to fetch: `https://127.0.0.1/simple/sunny/`\n  cause: invalid peer certificate: "
+        "UnknownIssuer",
+        "the certificate of the package index is not trusted",
+    ),
+    (
+        "ERROR: HTTP error 403 while getting https://127.0.0.1/x.whl\nERROR: 403 Client Error: Forbidden for "
+        "url: https://127.0.0.1/x.whl",
+        "refuses access",
+    ),
+    (
+        "error: Failed to fetch: `https://127.0.0.1/simple/x/`\n  cause: HTTP status client error (401 "
+        "Unauthorized) for url (https://127.0.0.1/simple/x/)",
+        "refuses access",
+    ),
+    (
+        "error: The interpreter at /usr is externally managed, and indicates the following:\n\n  To install",
+        "managed by the operating system",
+    ),
+    (
+        "ERROR: Ignored the following versions that require a different python version: 1.0 Requires-Python "
+        ">=3.99\nERROR: Could not find a version that satisfies the requirement sunny (from versions: none)\n"
+        "ERROR: No matching distribution found for sunny",
+        "does not support this Python",
+    ),
+    (
+        "ERROR: Could not find a version that satisfies the requirement tinyagent-core>=5 (from sunny) (from "
+        "versions: 0.1.0)\nERROR: No matching distribution found for tinyagent-core>=5",
+        "it needs tinyagent-core>=5",
+    ),
+    ("/usr/bin/python3: No module named pip", "this Python has no pip"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("printed", "reason"), PRINTED)
+def test_the_cause_is_recognised(printed: str, reason: str) -> None:
+    """The reason is in plain words, and there is a hint for it."""
+    found = explain(printed, ["sunny"], "pip install --upgrade tinyagent-core")
+    assert found is not None
+    assert reason in found[0]
+    assert "{" not in found[0] + found[1]
+
+
+@pytest.mark.parametrize("printed", ["", "Something new went wrong.", "Found existing installation: x 401"])
+def test_what_is_not_recognised_is_not_guessed(printed: str) -> None:
+    """The installer's own message then stands alone."""
+    assert None is explain(printed, ["sunny"], "")
+
+
+def test_names_with_braces_do_no_harm() -> None:
+    """A requirement is text, not a format."""
+    found = explain("ERROR: No matching distribution found for {0.__class__}", ["{x}"], "")
+    assert found is not None
+    assert "no distribution {0.__class__} was found" == found[0]

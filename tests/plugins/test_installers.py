@@ -1,0 +1,244 @@
+"""pip, pipx and uv install tinyagent and plugins from an index; the hint fits what went wrong.
+
+The index is a folder: our wheels, a plugin made by `plugins new`, and what they need, packed again from the
+environment of the tests. Nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ._wheels import write_wheel
+from .conftest import Workshop, run_clean
+
+UV = Path(sys.executable).with_name("uv")
+PIPX = Path(sys.executable).with_name("pipx")
+CALL = ("tools", "call", "weather", "text=how is the weather")
+
+
+@dataclass(frozen=True)
+class User:
+    """A person with a home, an installer and the index; their `tinyagent` is in `programs`."""
+
+    home: Path
+    index: Path
+
+    @property
+    def programs(self) -> Path:
+        return self.home / "bin"
+
+    def run(self, *command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a program as this person."""
+        environment = {
+            "PATH": f"{self.programs}{os.pathsep}{UV.parent}{os.pathsep}/usr/bin:/bin",
+            "HOME": str(self.home),
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.index),
+            "PIPX_HOME": str(self.home / "pipx"),
+            "PIPX_BIN_DIR": str(self.programs),
+            "PIPX_MAN_DIR": str(self.home / "man"),
+            "PIPX_DEFAULT_PYTHON": sys.executable,
+            "UV_OFFLINE": "1",
+            "UV_FIND_LINKS": str(self.index),
+            "UV_CACHE_DIR": str(self.index / "uv-cache"),
+            "UV_TOOL_DIR": str(self.home / "tools"),
+            "UV_TOOL_BIN_DIR": str(self.programs),
+            "UV_PYTHON": sys.executable,
+            "UV_PYTHON_DOWNLOADS": "never",
+            "TINYAGENT_HOME": str(self.home / "tinyagent"),
+        }
+        return run_clean(*command, cwd=self.home, **{**environment, **more})
+
+    def ok(self, *command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a program that must succeed."""
+        done = self.run(*command, **more)
+        assert 0 == done.returncode, done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def user(index: Path, tmp_path: Path) -> User:
+    """Somebody new."""
+    home = tmp_path / "home"
+    (home / "bin").mkdir(parents=True)
+    return User(home, index)
+
+
+def test_plain_pip_installs_a_plugin_with_all_that_it_needs(user: User) -> None:
+    """`pip install tinyagent-weather` in an empty environment brings tinyagent-core, and both work."""
+    python = user.home / "venv" / "bin" / "python"
+    user.ok(sys.executable, "-m", "venv", "--without-pip", user.home / "venv")
+    user.ok(sys.executable, "-m", "pip", "--python", python, "install", "-q", "tinyagent-weather")
+    tinyagent = python.with_name("tinyagent")
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+    assert user.ok(tinyagent, "--version").stdout.startswith("tinyagent ")
+    eager = ("install", "-q", "--upgrade", "--upgrade-strategy", "eager", "tinyagent-weather")
+    user.ok(sys.executable, "-m", "pip", "--python", python, *eager)
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+
+
+def test_uv_pip_installs_a_plugin(user: User) -> None:
+    """`uv venv` and `uv pip install`; `plugins install` and `uninstall` use uv there."""
+    user.ok(UV, "venv", "-q", user.home / "venv")
+    python = user.home / "venv" / "bin" / "python"
+    user.ok(UV, "pip", "install", "-q", "--python", python, "tinyagent-core")
+    tinyagent = python.with_name("tinyagent")
+    done = user.ok(tinyagent, "plugins", "install", "tinyagent-weather")
+    assert "weather  tinyagent.tools  tinyagent-weather 0.1.0\n" == done.stdout
+    assert f"Running: {UV} pip install --python {python} tinyagent-core==" in done.stderr
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+    user.ok(tinyagent, "plugins", "uninstall", "weather")
+    assert 3 == user.run(tinyagent, *CALL).returncode
+
+
+def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
+    """`uv tool install tinyagent-core --with PLUGIN`; for another plugin, the command that keeps it."""
+    user.ok(UV, "tool", "install", "-q", "tinyagent-core", "--with", "tinyagent-weather")
+    tinyagent = user.programs / "tinyagent"
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+    done = user.ok(tinyagent, "plugins", "install", "tinyagent-tools-calc")
+    lasting = done.stderr.partition("To make it last: ")[2].strip()
+    assert "uv tool install --with tinyagent-weather --with tinyagent-tools-calc tinyagent-core" == lasting
+    user.ok(*lasting.split())
+    assert "42\n" == user.ok(tinyagent, "tools", "call", "calc", "expression=6 * 7").stdout
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+
+
+def test_pipx_installs_tinyagent_and_injects_plugins(user: User) -> None:
+    """`pipx install tinyagent-core` and `pipx inject`; `plugins install` and `uninstall` use pipx there."""
+    # pipx keeps pip in an environment of its own, and looks for a newer one once a month.
+    user.ok(PIPX, "install", "--quiet", "tinyagent-core")
+    tinyagent = user.programs / "tinyagent"
+    user.ok(PIPX, "inject", "--quiet", "tinyagent-core", "tinyagent-weather")
+    assert "4\n" == user.ok(tinyagent, *CALL).stdout
+    done = user.ok(tinyagent, "plugins", "install", "tinyagent-tools-calc", PIPX_HOME="/nowhere")
+    assert "calc  tinyagent.tools  tinyagent-tools-calc 0.1.0\n" == done.stdout
+    assert "To make it last" not in done.stderr
+    listed = user.ok(PIPX, "list", "--include-injected").stdout
+    assert (True, True) == ("tinyagent-weather" in listed, "tinyagent-tools-calc" in listed)
+    user.ok(tinyagent, "plugins", "uninstall", "calc", PIPX_HOME="/nowhere")
+    listed = user.ok(PIPX, "list", "--include-injected").stdout
+    assert (True, False) == ("tinyagent-weather" in listed, "tinyagent-tools-calc" in listed)
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def managed(workshop: Workshop) -> Iterator[Workshop]:
+    """An environment that takes itself for a Python of the operating system (PEP 668)."""
+    [site] = workshop.folder.glob("lib/python*/site-packages")
+    marker = site.parent / "EXTERNALLY-MANAGED"
+    marker.write_text("[externally-managed]\nError=Use apt install python3-xyz instead.\n")
+    pretend = site / "sitecustomize.py"
+    pretend.write_text("import sys\nsys.base_prefix = sys.prefix\n")
+    yield workshop
+    marker.unlink()
+    pretend.unlink()
+
+
+def test_in_a_python_of_the_operating_system(managed: Workshop) -> None:
+    """The hint names the three environments that take it, with the plugin in the commands."""
+    done = managed.tinyagent("plugins", "install", "sunny")
+    assert ("", 1) == (done.stdout, done.returncode)
+    error, *hint = done.stderr[done.stderr.index("Error: pip failed") :].splitlines()
+    assert "pip failed on sunny: this Python is managed by the operating system (PEP 668)." in error
+    assert ["pipx", "uv", "python3"] == [line.split()[0] for line in hint[1:]]
+    assert all("tinyagent-core" in line and "sunny" in line for line in hint[1:])
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of what cannot be installed, and a folder that is no project, one that cannot be built."""
+    folder = tmp_path_factory.mktemp("shelf")
+    write_wheel(folder, "newer", headers="Requires-Python: >=3.99\n")
+    write_wheel(folder, "lonely", headers="Requires-Dist: nowhere-to-be-found>=1\n")
+    write_wheel(folder, "foreign", tag="cp39-cp39-win_amd64")
+    write_wheel(folder, "picky", headers="Requires-Dist: tinyagent-core>=5\n")
+    write_wheel(folder, "tinyagent-core", "9.0")
+    write_wheel(folder, "left", headers="Requires-Dist: middle<2\n")
+    write_wheel(folder, "right", headers="Requires-Dist: middle>=2\n")
+    for version in ("1.0", "2.0"):
+        write_wheel(folder, "middle", version)
+    (folder / "no-index.toml").write_text("no-index = true\n")
+    (folder / "empty").mkdir()
+    (folder / "unbuildable").mkdir()
+    (folder / "unbuildable" / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "no_such_backend"\n'
+        '[project]\nname = "x"\nversion = "1"\n'
+    )
+    return folder
+
+
+FAILURES = [
+    ("no-such-thing", "no distribution no-such-thing was found", "Check the spelling"),
+    ("lonely", "no distribution nowhere-to-be-found", "Check the spelling"),
+    ("newer", "does not support this Python (3.", "Install tinyagent with a Python"),
+    ("picky", "it needs tinyagent-core", "Upgrade tinyagent first"),
+    ("left right", "conflicts with other requirements", "name both sides"),
+    ("./empty", "not a Python project or wheel", "pyproject.toml"),
+    ("./gone", "no such file or folder", "Check the path"),
+    ("./unbuildable", "its build failed", "Ask its author for a wheel"),
+    ("./foreign-1.0-cp39-cp39-win_amd64.whl", "for another platform", "build it from its source"),
+]
+
+
+@pytest.mark.parametrize(("what", "reason", "hint"), FAILURES, ids=[row[0] for row in FAILURES])
+@pytest.mark.parametrize("program", ["pip", "uv"])
+def test_the_hint_fits_the_cause(
+    workshop: Workshop, shelf: Path, index: Path, program: str, what: str, reason: str, hint: str
+) -> None:
+    """Exit code 1; the error line gives the cause, and the hint what to do about it."""
+    done = _install(workshop, shelf, index, program, *what.split())
+    assert ("", 1) == (done.stdout, done.returncode)
+    assert f"Error: {program} failed on {', '.join(what.split())}: " in done.stderr
+    told = done.stderr[done.stderr.index(f"Error: {program} failed") :]
+    assert (True, True) == (reason in told, hint in told), done.stderr
+
+
+@pytest.mark.parametrize("program", ["pip", "uv"])
+def test_an_index_that_cannot_be_reached(workshop: Workshop, shelf: Path, index: Path, program: str) -> None:
+    """It is the network, not a misspelled name."""
+    dead = "http://127.0.0.1:9/simple"
+    here = {"PIP_NO_INDEX": "", "PIP_INDEX_URL": dead, "PIP_RETRIES": "1", "UV_HTTP_RETRIES": "0"}
+    done = _install(workshop, shelf, index, program, "sunny", UV_CONFIG_FILE="", UV_INDEX_URL=dead, **here)
+    assert f"{program} failed on sunny: the package index cannot be reached." in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_environment_that_is_not_writable(workshop: Workshop, shelf: Path, index: Path) -> None:
+    """The hint is an environment of one's own."""
+    write_wheel(shelf, "tiny")
+    [site] = workshop.folder.glob("lib/python*/site-packages")
+    site.chmod(0o555)
+    try:
+        done = _install(workshop, shelf, index, "pip", "tiny")
+    finally:
+        site.chmod(0o755)
+    assert "pip failed on tiny: the environment is not writable." in done.stderr
+
+
+def _install(
+    workshop: Workshop, shelf: Path, index: Path, program: str, *what: str, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """`plugins install` with what is on the shelf, from the shelf's folder, by pip or uv."""
+    config = workshop.folder / "pyvenv.cfg"
+    before = config.read_text()
+    if program == "uv":
+        config.write_text(f"{before}uv = 0.9.0\n")
+    try:
+        return workshop.run(
+            "tinyagent", "plugins", "install", *what,
+            cwd=shelf, PATH=f"{UV.parent}{os.pathsep}/usr/bin:/bin", PIP_FIND_LINKS=str(shelf),
+            UV_FIND_LINKS=f"{shelf},{index}", UV_CACHE_DIR=str(shelf / "uv-cache"),
+            **{"UV_CONFIG_FILE": str(shelf / "no-index.toml"), "UV_PYTHON_DOWNLOADS": "never", **more},
+        )  # fmt: skip
+    finally:
+        config.write_text(before)
