@@ -9,6 +9,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tinyagent import ConfigurationError, RecordError, text_files
 from tinyagent.text_files import (
@@ -39,6 +41,31 @@ WITHOUT_MARK = {
 def test_the_encoding_is_found(data: bytes) -> None:
     """By the byte order mark, or by the zero bytes of the first two characters."""
     assert TEXT == decode_text(data, "file")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"))
+
+
+@given(TEXTS, st.sampled_from(text_files._MARKS))
+def test_every_text_with_a_mark_is_read(text: str, mark: tuple[bytes, str]) -> None:
+    """What was written in any of the encodings is what is read."""
+    assert text == decode_text(mark[0] + text.encode(mark[1]), "file")
+
+
+@given(TEXTS)
+def test_no_utf_8_is_taken_for_another_encoding(text: str) -> None:
+    """Without a mark and without NUL, UTF-8 is always UTF-8; a U+FEFF at its beginning is a mark."""
+    assert text.removeprefix("\ufeff") == decode_text(text.encode(), "file")
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_are_text_or_an_error(data: bytes) -> None:
+    """Nothing but the error of the caller is raised, and no NUL and no CR gets through."""
+    try:
+        text = decode_text(data, "file", error=RecordError)
+    except RecordError:
+        return
+    assert set() == {"\0", "\r"} & set(text)
 
 
 def test_short_texts_are_utf_8() -> None:

@@ -208,10 +208,15 @@ async def ask_on_terminal(asked: Question) -> str | None:
         answer = await _answer(fd, asked.text)
         if asked.whole is None:
             return answer
-        while answer in ("v", "view"):
-            if await _show_all(fd, asked.whole):
+        while answer in ("v", "view", "y"):
+            if answer == "y":
+                answer = await _answer(
+                    fd, "It was not shown whole. [v] view all of it  [yes] run it  [n] no: "
+                )
+            elif await _show_all(fd, asked.whole):
                 return await _answer(fd, asked.choices)
-            answer = await _answer(fd, "Not all of it was shown. [v] view again  [yes] run it  [n] no: ")
+            else:
+                answer = await _answer(fd, "Not all of it was shown. [v] view again  [yes] run it  [n] no: ")
         return answer if answer == "yes" else "no"
     except OSError:
         return None

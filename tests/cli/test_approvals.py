@@ -228,14 +228,14 @@ def test_a_long_call_is_bounded_and_says_so(arguments: dict[str, Any]) -> None:
 
 
 def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve) -> None:
-    """`y` refuses it, `yes` runs it; after all pages of `v` the usual answers count."""
+    """`y` is asked again, `yes` runs it; after all pages of `v` the usual answers count."""
     cli.file("mytools.py", TOOLS)
     texts = [letter * 9_000 for letter in "abc"]
     calls = [FakeReply.tool_calls(("write", {"text": text})) for text in texts]
     serve(*calls, FakeReply.text("Done."))
     terminal = cli.on_terminal(*RUN, "Write")
-    for answer in ("y\n", "yes\n", "v\n"):
-        terminal.expect("[v] view all of it")
+    for answer in ("y\n", "n\n", "yes\n", "v\n"):
+        terminal.expect("[v] view ")
         terminal.shown = b""
         terminal.type(answer)
     for answer in ("\n", "a\n"):
