@@ -18,7 +18,6 @@ from tinyagent.text_files import (
     read_bytes,
     read_config,
     read_descriptor,
-    read_text,
     write_private,
 )
 
@@ -110,7 +109,7 @@ def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with sparse.open("wb") as file:
         file.truncate(100 << 30)
     with pytest.raises(ConfigurationError, match="sparse is longer than 1 MiB"):
-        read_text(sparse, limit=1 << 20)
+        read_bytes(sparse, limit=1 << 20)
 
 
 def test_a_device_without_end_is_refused() -> None:

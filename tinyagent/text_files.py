@@ -27,7 +27,6 @@ __all__ = [
     "read_bytes",
     "read_config",
     "read_descriptor",
-    "read_text",
     "write_private",
 ]
 
@@ -156,13 +155,6 @@ def _read_chunk(descriptor: int) -> bytes:
             import select
 
             select.select([descriptor], [], [])
-
-
-def read_text(
-    path: str | os.PathLike[str], *, limit: int, error: type[TinyAgentError] = ConfigurationError
-) -> str:
-    """The text of a file: `read_bytes`, then `decode_text`, with their arguments and errors."""
-    return decode_text(read_bytes(path, limit=limit, error=error), os.fspath(path), error=error)
 
 
 def read_config(

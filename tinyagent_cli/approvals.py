@@ -209,14 +209,9 @@ async def ask_on_terminal(asked: Question) -> str | None:
         if asked.whole is None:
             return answer
         while answer in ("v", "view", "y"):
-            if answer == "y":
-                answer = await _answer(
-                    fd, "It was not shown whole. [v] view all of it  [yes] run it  [n] no: "
-                )
-            elif await _show_all(fd, asked.whole):
+            if answer != "y" and await _show_all(fd, asked.whole):
                 return await _answer(fd, asked.choices)
-            else:
-                answer = await _answer(fd, "Not all of it was shown. [v] view again  [yes] run it  [n] no: ")
+            answer = await _answer(fd, "Not all of it was shown. [v] view it all  [yes] run it  [n] no: ")
         return answer if answer == "yes" else "no"
     except OSError:
         return None
