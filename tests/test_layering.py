@@ -17,6 +17,7 @@ LEVELS = {
     "errors": 0,
     "hookspecs": 0,
     "_chunks": 0,
+    "_citations": 1,
     "_finish_reasons": 0,
     "_interrupt": 0,
     "_json": 0,
@@ -56,6 +57,7 @@ LEVELS = {
 SHARED = {
     *("agent_types", "errors", "_finish_reasons", "_interrupt", "_json"),
     *(
+        "_citations",
         "_event_stream",
         "_handover",
         "_http",

@@ -78,7 +78,7 @@ CONTRACT = [
     "parse_streaming_json",
 ]
 
-MORE = ["ModelInfo", "Usage"]
+MORE = ["Citation", "ModelInfo", "Usage", "extract_citations"]
 MORE += ["AnthropicModel", "OpenAIResponsesModel", "stream_anthropic", "stream_openai_responses"]
 """What is exported beyond the contract: types that public signatures name, and two more providers."""
 

@@ -39,6 +39,7 @@ from .agent_types import (
     AgentToolUpdateCallback,
     AssistantMessage,
     AssistantMessageEvent,
+    Citation,
     Context,
     CustomAgentMessage,
     ImageContent,
@@ -74,6 +75,7 @@ from .hookspecs import hookimpl
 from .tools import tool
 
 if TYPE_CHECKING:
+    from ._citations import extract_citations
     from ._event_stream import EventStream
     from .anthropic_provider import AnthropicModel, stream_anthropic
     from .openai_wire import OpenAICompatModel, stream_openai_completions
@@ -96,6 +98,7 @@ _LAZY = {
     "ProxyStreamOptions": "proxy",
     "ProxyStreamResponse": "proxy",
     "create_proxy_stream": "proxy",
+    "extract_citations": "_citations",
     "parse_streaming_json": "proxy",
     "stream_anthropic": "anthropic_provider",
     "stream_openai_completions": "openai_wire",
@@ -121,6 +124,7 @@ __all__ = [
     "AnthropicModel",
     "AssistantMessage",
     "AssistantMessageEvent",
+    "Citation",
     "Context",
     "CustomAgentMessage",
     "EventStream",
@@ -162,6 +166,7 @@ __all__ = [
     "create_proxy_stream",
     "default_convert_to_llm",
     "execute_tool_calls",
+    "extract_citations",
     "extract_text",
     "hookimpl",
     "parse_streaming_json",

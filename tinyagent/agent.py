@@ -96,6 +96,7 @@ class AgentOptions:
         max_cost: US dollars in one run, as far as the provider says what it charges.
         timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
         on_retry: Hears why a request is sent again.
+        on_note: Hears what of a request was left out because the model does not take it.
     """
 
     initial_state: Mapping[str, Any] | None = None
@@ -117,6 +118,7 @@ class AgentOptions:
     max_tokens: int | None = None
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 class _ActiveRun:
@@ -464,6 +466,7 @@ class Agent:
             max_cost=options.max_cost,
             timeout=options.timeout,
             on_retry=options.on_retry,
+            on_note=options.on_note,
         )
 
     # ---- talking to a run -------------------------------------------------------------------------------

@@ -409,6 +409,7 @@ class _Reply:
             "thinking_budgets": config.thinking_budgets,
             "timeout": config.timeout,
             "on_retry": config.on_retry,
+            "on_note": config.on_note,
         }
         options = {key: value for key, value in options.items() if value is not None}
         return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, options))

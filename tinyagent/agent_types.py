@@ -20,12 +20,32 @@ JsonObject: TypeAlias = "dict[str, JsonValue]"
 # ---- content ------------------------------------------------------------------------------------
 
 
+class Citation(TypedDict, total=False):
+    """A source of a text.
+
+    `url` is an http(s) link; a source without one, such as a file, has a `title`. `start` and `end` are
+    characters of the text that the source supports, as far as the provider gives them, and `cited_text`
+    is the passage of the source.
+    """
+
+    url: str
+    title: str
+    cited_text: str
+    start: int
+    end: int
+
+
 class TextContent(TypedDict):
-    """A piece of text; `text_signature` is what its provider wants back with it."""
+    """A piece of text.
+
+    `citations` are its sources; `extract_citations` lists those of a whole message. `text_signature` is
+    what its provider wants back with it.
+    """
 
     type: Literal["text"]
     text: str
     text_signature: NotRequired[str]
+    citations: NotRequired[list[Citation]]
 
 
 class ImageContent(TypedDict):
@@ -420,6 +440,7 @@ class SimpleStreamOptions(TypedDict, total=False):
 
     `timeout` is seconds, or a mapping with any of `connect`, `first_event`, `idle`.
     `signal`, once set, ends the call at once. `on_retry` hears why a request is sent again.
+    `on_note` hears what of a request was changed or left out because the model does not take it.
     """
 
     api_key: str | None
@@ -431,6 +452,7 @@ class SimpleStreamOptions(TypedDict, total=False):
     thinking_budgets: ThinkingBudgets | None
     timeout: float | Mapping[str, float] | None
     on_retry: Callable[[str], None] | None
+    on_note: Callable[[str], None] | None
 
 
 class StreamResponse(Protocol):
@@ -521,6 +543,7 @@ class AgentLoopConfig:
     max_cost: float | None = None
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
+    on_note: Callable[[str], None] | None = None
 
 
 class AgentState(TypedDict):

@@ -144,6 +144,7 @@ class _Run:
         self._signals = signals
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._cause: BaseException | None = None
+        self._notes: set[str] = set()
         as_text = not any(sink.output is stdout for sink in sinks)
         text = TextRenderer(stdout) if as_text else None
         to_terminal = text is not None and stdout.is_terminal
@@ -181,6 +182,12 @@ class _Run:
         if not app.quiet and (app.verbosity or app.stderr_is_terminal):
             self._agent.subscribe(ActivityRenderer(app, end_line))
 
+    def _note_once(self, text: str) -> None:
+        """Show a provider's note with -v; the requests of a run repeat theirs."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._app.detail(text)
+
     def _make_agent(self) -> Agent:
         plan = self._plan
         return Agent(
@@ -200,6 +207,7 @@ class _Run:
                 before_tool_call=self._guards.before_tool_call,
                 after_tool_call=self._guards.after_tool_call,
                 on_retry=self._app.note,
+                on_note=self._note_once,
             )
         )
 

@@ -12,10 +12,17 @@ from tinyagent_cli.terminal_text import Sanitizer
 __all__ = ["TextRenderer"]
 
 
+MAX_SOURCES = 30
+"""Sources that are listed below a message; JSONL has them all."""
+MAX_TITLE = 120
+"""Characters of a source's title that are shown."""
+
+
 class TextRenderer:
     """Writes the text of each assistant message, each ending in a line of its own.
 
-    On a terminal the text is sanitised; into a pipe or a file it goes as it is.
+    The sources that a message cites are listed below its text. On a terminal the text is sanitised; into a
+    pipe or a file it goes as it is.
     """
 
     def __init__(self, output: Output) -> None:
@@ -36,6 +43,31 @@ class TextRenderer:
             # A provider that sends no deltas has said everything by now.
             self._write(extract_text(event.message)[self._shown :])  # type: ignore[union-attr]
             self.end_line()
+            self._write_sources(event.message)  # type: ignore[union-attr]
+
+    def _write_sources(self, message: Any) -> None:
+        """List the sources of a message, but those whose links are in its text already."""
+        if not any("citations" in block for block in message["content"]):
+            return
+        from tinyagent import extract_citations  # few replies have any
+
+        text = extract_text(message)
+        sources = [
+            (number, source)
+            for number, source in enumerate(extract_citations(message), 1)
+            if source.get("url", "") not in text or "url" not in source
+        ]
+        if not sources:
+            return
+        lines = ["", "Sources:"]
+        for number, source in sources[:MAX_SOURCES]:
+            title = " ".join(source.get("title", "").split())[:MAX_TITLE]
+            url = "".join(source.get("url", "").split())
+            lines.append(f"[{number}] {' - '.join(part for part in (title, url) if part)}")
+        if len(sources) > MAX_SOURCES:
+            lines.append(f"({len(sources) - MAX_SOURCES} more)")
+        self._write("\n".join(lines))
+        self.end_line()
 
     def _write(self, text: str) -> None:
         self._shown += len(text)
