@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,6 +41,7 @@ async def test_the_mode_is_kept(here: Path, call: Call) -> None:
     for mode in (0o755, 0o600, 0o664):
         (here / "a.sh").write_text("old\n")
         (here / "a.sh").chmod(mode)
+        await call("read", path="a.sh")
         await call("write", path="a.sh", content="new\n")
         await call("edit", path="a.sh", old_text="new", new_text="newer")
         assert (mode, "newer\n") == (
@@ -80,9 +83,9 @@ async def test_what_changed_meanwhile_is_not_overwritten(
     (here / "a.txt").write_text("one two")
     replace = Root.replace
 
-    def late(self: Root, parts: tuple[str, ...], data: bytes, expected: os.stat_result | None) -> None:
+    def late(self: Root, *given: Any) -> None:
         (here / "a.txt").write_text("somebody's work")
-        replace(self, parts, data, expected)
+        replace(self, *given)
 
     monkeypatch.setattr(Root, "replace", late)
     with pytest.raises(ToolError, match="changed by something else meanwhile"):
@@ -281,3 +284,140 @@ async def test_edits_side_by_side_lose_nothing(here: Path, call: Call) -> None:
         *(call("edit", path="a.txt", old_text=f"<{n}>", new_text=f"[{n}]") for n in range(20))
     )
     assert "".join(f"[{number}]" for number in range(20)) == (here / "a.txt").read_text()
+
+
+# ---- changes by others --------------------------------------------------------------------------------
+
+
+async def test_what_changed_since_it_was_read_is_not_overwritten(here: Path, call: Call) -> None:
+    """A whole file that is written from an old view would undo the work of others; reading again helps."""
+    (here / "a.txt").write_text("one\n")
+    await call("read", path="a.txt")
+    (here / "a.txt").write_text("one\nand the user's line\n")
+    with pytest.raises(ToolError, match=r"'a\.txt' has changed since you read it.*Read it again"):
+        await call("write", path="a.txt", content="1\n")
+    assert "one\nand the user's line\n" == (here / "a.txt").read_text()
+    await call("read", path="a.txt")
+    await call("write", path="a.txt", content="1\nand the user's line\n")
+    await call("write", path="a.txt", content="2\n")
+    assert "2\n" == (here / "a.txt").read_text()
+
+
+async def test_an_edit_keeps_the_work_of_others_and_does_not_hide_it(here: Path, call: Call) -> None:
+    """An edit replaces one place of the present file; a whole text from the old view is still refused."""
+    (here / "a.txt").write_text("one\ntwo\n")
+    await call("read", path="a.txt")
+    (here / "a.txt").write_text("one\ntwo\nthree\n")
+    await call("edit", path="a.txt", old_text="one", new_text="1")
+    assert "1\ntwo\nthree\n" == (here / "a.txt").read_text()
+    with pytest.raises(ToolError, match="has changed since you read it"):
+        await call("write", path="a.txt", content="1\ntwo\n")
+
+
+async def test_a_change_without_a_trace_is_found(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same size and the same times: the content itself is compared before it is replaced."""
+    file = here / "a.txt"
+    file.write_text("one two")
+    monkeypatch.setattr(_root, "_version", lambda status: (0, 0, 0, 0, 0))
+    write_all = _root._write_all
+
+    def late(descriptor: int, data: bytes) -> None:
+        write_all(descriptor, data)
+        file.write_text("ONE two")
+
+    monkeypatch.setattr(_root, "_write_all", late)
+    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+        await call("edit", path="a.txt", old_text="two", new_text="2")
+    assert "ONE two" == file.read_text()
+
+
+async def test_edits_of_several_processes_lose_nothing(here: Path) -> None:
+    """Each of them lands or says that it did not; what landed is there."""
+    import asyncio
+    import subprocess
+    import sys
+
+    (here / "a.txt").write_text("".join(f"<{number}>" for number in range(60)))
+    script = here.parent / "script.py"
+    script.write_text(
+        "import asyncio, sys\nfrom tinyagent import ToolError\nfrom tinyagent_tools_fs import file_tools\n"
+        "edit = {tool.name: tool for tool in file_tools(sys.argv[1])}['edit'].execute\n"
+        "async def main():\n"
+        "    for number in range(int(sys.argv[2]), 60, 3):\n"
+        "        arguments = {'path': 'a.txt', 'old_text': f'<{number}>', 'new_text': f'[{number}]'}\n"
+        "        while True:\n"
+        "            try:\n"
+        "                await edit('c', arguments, None, lambda partial: None)\n"
+        "                break\n"
+        "            except ToolError as error:\n"
+        "                assert 'changed by something else' in str(error), error\n"
+        "asyncio.run(main())\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, str(script), str(here), str(number)], stderr=subprocess.PIPE)
+        for number in range(3)
+    ]
+    ends = [await asyncio.to_thread(process.communicate, timeout=120) for process in processes]
+    assert [(None, b"")] * 3 == ends
+    assert "".join(f"[{number}]" for number in range(60)) == (here / "a.txt").read_text()
+    assert ["a.txt"] == [path.name for path in here.iterdir()]
+
+
+async def test_temporary_files_of_killed_writes_are_removed(here: Path, call: Call) -> None:
+    """The next write in the folder does it; files that only look similar stay."""
+    (here / ".tinyagent-0123456789abcdef.tmp").write_text("half")
+    (here / ".tinyagent-notes.tmp").write_text("mine")
+    (here / ".tinyagent-fedcba9876543210.tmp").symlink_to("a.txt")
+    await call("write", path="a.txt", content="x")
+    assert [".tinyagent-fedcba9876543210.tmp", ".tinyagent-notes.tmp", "a.txt"] == sorted(
+        path.name for path in here.iterdir()
+    )
+
+
+# ---- edits that take no longer than the file is large ------------------------------------------------
+
+
+async def test_pathological_repeats_take_no_time(here: Path, call: Call) -> None:
+    """Millions of equal lines, and a piece of thousands of them: search, hint and diff are linear."""
+    (here / "a.txt").write_text("x\n" * 3_000_000)
+    with pytest.raises(ToolError, match="was not found"):
+        await call("edit", path="a.txt", old_text="x\n" * 100_000 + "y", new_text="z")
+    with pytest.raises(ToolError, match=r"more than 100,000 times"):
+        await call("edit", path="a.txt", old_text="x", new_text="y", replace_all=True)
+    (here / "b.txt").write_text("\n".join("ab" * 100 if n % 2 else "ba" * 100 for n in range(4_000)))
+    with pytest.raises(ToolError, match="was not found"):
+        await call("edit", path="b.txt", old_text="a" * 100 + "b" * 100, new_text="z")
+
+
+async def test_an_edit_does_not_make_a_giant(here: Path, call: Call) -> None:
+    """A small piece that is replaced everywhere by a large one is refused before it is built."""
+    (here / "a.txt").write_text("a" * 90_000)
+    with pytest.raises(ToolError, match="would grow to 90,000,000,000 characters"):
+        await call("edit", path="a.txt", old_text="a", new_text="b" * 1_000_000, replace_all=True)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    before=st.lists(st.sampled_from("abc"), max_size=30), after=st.lists(st.sampled_from("abc"), max_size=30)
+)
+def test_a_diff_can_be_applied(before: list[str], after: list[str]) -> None:
+    """The lines of a diff lead from the old text to the new one."""
+    old, new = "".join(f"{line}\n" for line in before), "".join(f"{line}\n" for line in after)
+    if old == new:
+        return
+    lines, position, result = _change._diff("x", old, new).split("\n")[2:], 0, []
+    for line in lines:
+        if line.startswith("@@"):
+            found = re.match(r"@@ -(\d+)(?:,(\d+))? ", line)
+            assert found is not None
+            start = int(found[1]) - (found[2] != "0")
+            result += before[position:start]
+            position = start
+        elif line[0] in " -":
+            assert before[position] == line[1:]
+            position += 1
+        if line[0] in " +":
+            result.append(line[1:])
+    assert after == result + before[position:]

@@ -13,7 +13,8 @@ import pytest
 import tinyagent_tools_fs
 from tinyagent import AgentTool, AgentToolResult, ToolError
 from tinyagent_tools_fs import file_tools
-from tinyagent_tools_fs._places import Places, is_git, known_places
+from tinyagent_tools_fs._git import is_git
+from tinyagent_tools_fs._places import Places, known_places
 from tinyagent_tools_fs._root import Root
 
 SECRET = "the secret outside"
@@ -327,7 +328,7 @@ async def test_git_may_be_read(tools: dict[str, AgentTool], work: Path) -> None:
     assert "ref: refs/heads/main" == (await _try(tools, "read", path=".git/HEAD")).content[0]["text"]
 
 
-@pytest.mark.parametrize("name", [".gitignore", ".github", "git", ".gitattributes", "a.git"])
+@pytest.mark.parametrize("name", [".gitignore", ".github", "git", ".gitkeep", "a.git"])
 def test_only_git_is_git(name: str) -> None:
     """Names that only begin like it are free."""
     assert not is_git(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Awaitable, Callable
 from importlib import metadata
 from pathlib import Path
@@ -234,13 +235,61 @@ async def test_a_long_list_is_cut(here: Path, text: Text) -> None:
     assert "[3 more; use glob with a narrower pattern]" == lines[-1]
 
 
-async def test_names_that_are_not_utf_8(here: Path, text: Text) -> None:
-    """They are shown as well as can be, and break nothing."""
-    with open(bytes(here) + b"/caf\xe9.txt", "wb") as file:  # noqa: PTH123 - a name in bytes
+NAMES = {
+    b"caf\xe9.txt": r'"caf\xe9.txt"',
+    b"a\nfake.txt": r'"a\nfake.txt"',
+    b"a\rb\tc.txt": r'"a\rb\tc.txt"',
+    b"\x1b[2Jclear.txt": r'"\u001b[2Jclear.txt"',
+    "rtl\u202etxt.txt".encode(): r'"rtl\u202etxt.txt"',
+    "line\u2028end.txt".encode(): r'"line\u2028end.txt"',
+    "tag\U000e0041.txt".encode(): r'"tag\U000e0041.txt"',
+    b'"quoted".txt': r'"\"quoted\".txt"',
+    b"back\\slash.txt": r"back\slash.txt",
+    b"back\\n\n.txt": r'"back\\n\n.txt"',
+    "plain é 日本.txt".encode(): "plain é 日本.txt",
+}
+
+
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+async def test_odd_names_are_quoted_and_can_be_given_back(
+    name: bytes, here: Path, call: Call, text: Text
+) -> None:
+    """One line for one name, in every tool; what is shown leads to the file, for each of them."""
+    (here / "sub").mkdir()
+    with open(bytes(here) + b"/sub/" + name, "wb") as file:  # noqa: PTH123 - a name in bytes
         file.write(b"needle\n")
-    assert "caf\\xe9.txt" == await text("list")
-    assert "caf\\xe9.txt" == await text("glob", pattern="*.txt")
-    assert "caf\\xe9.txt:1:needle" == await text("grep", pattern="needle")
+    shown = NAMES[name]
+    inside = f'"sub/{shown[1:]}' if shown.startswith('"') else f"sub/{shown}"
+    assert shown == await text("list", path="sub")
+    assert inside == await text("glob", pattern="*.txt")
+    assert f"{inside}:1:needle" == await text("grep", pattern="needle")
+    assert "needle" == await text("read", path=inside)
+    assert f"{inside}:1:needle" == await text("grep", pattern="needle", path=inside)
+    assert f"Edited {inside} in 1 place" in await text("edit", path=inside, old_text="needle", new_text="pin")
+    assert f"Replaced {inside}:" in await text("write", path=inside, content="x")
+    assert [name] == os.listdir(bytes(here / "sub"))  # noqa: PTH208 - names in bytes
+    with pytest.raises(ToolError) as missing:
+        await call("read", path=f"{inside[:-1]}X" + inside[-1])
+    assert "\n" not in str(missing.value)
+
+
+async def test_a_name_cannot_pass_for_something_else(here: Path, text: Text) -> None:
+    """A link, a note of ours, a match in another file."""
+    (here / "a -> b").write_text("")
+    (here / "[more than 2; use a narrower pattern]").write_text("")
+    (here / "safe.py:3:x").write_text("needle\n")
+    assert ['"[more than 2; use a narrower pattern]"', '"a -> b"', "safe.py:3:x"] == (
+        await text("list")
+    ).splitlines()
+    assert '"safe.py:3:x":1:needle' == await text("grep", pattern="needle")
+
+
+async def test_quotes_that_are_not_ours_are_part_of_the_name(here: Path, text: Text) -> None:
+    """A path that only looks quoted is taken as it is; octal escapes of Git's are understood."""
+    (here / "caf\u00e9").write_text("x")
+    (here / '"a"b"').write_text("y")
+    assert "x" == await text("read", path=r'"caf\303\251"')
+    assert "y" == await text("read", path='"a"b"')
 
 
 async def test_a_file_cannot_be_listed(here: Path, call: Call) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -13,10 +14,11 @@ import pytest
 
 import tinyagent_tools_fs
 from tinyagent import AgentToolResult, ToolError
-from tinyagent_tools_fs import _worker
+from tinyagent_tools_fs import _ask, _search
+from tinyagent_tools_fs._ask import Answer
 from tinyagent_tools_fs._glob import compile_glob
-from tinyagent_tools_fs._root import Root
-from tinyagent_tools_fs._search import GrepRequest, glob, grep
+from tinyagent_tools_fs._root import Parts, Root
+from tinyagent_tools_fs._search import GlobRequest, GrepRequest, Place, glob, grep
 from tinyagent_tools_fs._walk import Ignore, walk
 
 Call = Callable[..., Awaitable[AgentToolResult]]
@@ -29,12 +31,12 @@ RG = shutil.which("rg")
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Search here: starting a process for each question would take most of the time of these tests."""
 
-    async def ask(root: Root, request: Any, stop: asyncio.Event | None) -> _worker.Answer:
-        answer = _worker.Answer()
-        search = grep if isinstance(request, GrepRequest) else glob
-        await asyncio.to_thread(search, root, request, answer.items.append)  # type: ignore[arg-type]
-        answer.complete = True
-        return answer
+    async def ask(
+        root: Root, start: Parts, request: GlobRequest | GrepRequest, stop: asyncio.Event | None
+    ) -> Answer:
+        place = Place(os.fsencode(root.path), os.fsencode("/".join(start)))
+        search = grep(place, request) if isinstance(request, GrepRequest) else glob(place, request)
+        return Answer(list(search))
 
     monkeypatch.setattr(tinyagent_tools_fs, "ask", ask)
     monkeypatch.chdir(Path.cwd())  # a search changes it
@@ -100,7 +102,7 @@ async def test_glob_of_what_is_hidden_and_ignored(in_this_process: None, project
 async def test_glob_is_capped(project: Path, call: Call) -> None:
     """And says so."""
     result = await call("glob", pattern="*", limit=2)
-    assert "a.py\nkeep.log\n[more than 2; use a narrower pattern]" == result.content[0]["text"]
+    assert "a.py\nkeep.log\n[stopped at 2 paths; use a narrower pattern]" == result.content[0]["text"]
     assert {"paths": ["a.py", "keep.log"], "truncated": True} == result.details
 
 
@@ -242,46 +244,39 @@ async def test_a_wrong_expression(pattern: str, call: Call) -> None:
         await call("grep", pattern=pattern)
 
 
-async def test_an_expression_that_never_ends_is_killed(
-    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Python cannot interrupt it, so it runs elsewhere; what was found before is kept."""
-    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
-    (here / "a.txt").write_text("aaaa!\n")
-    (here / "b.txt").write_text("a" * 60 + "b\n")
-    found = asyncio.Event()
-    ask = _worker.ask
-
-    async def until_found(*given: object) -> _worker.Answer:
-        answers: list[_worker.Answer] = []
-        monkeypatch.setattr(_worker, "Answer", lambda: answers.append(original()) or answers[-1])
-        asking = asyncio.create_task(ask(given[0], given[1], found))  # type: ignore[arg-type]
-        while not (answers and any("line" in item for item in answers[0].items)):
-            await asyncio.sleep(0.01)
-        found.set()
-        with pytest.raises(ToolError, match="aborted"):
-            await asking
-        return answers[0]
-
-    original = _worker.Answer
-    monkeypatch.setattr(tinyagent_tools_fs, "ask", until_found)
-    shown = await text("grep", pattern=r"^(a+)+!")
-    assert shown.startswith("a.txt:1:aaaa!\n[stopped after")
-
-
 def children() -> set[str]:
     """The processes that this one has started and not yet reaped."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {number for task in tasks for number in task.read_text().split()}
 
 
-async def test_the_time_limit(here: Path) -> None:
-    """When it is over the process is gone, and the answer is what there was."""
+async def test_an_expression_that_never_ends_is_killed(
+    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the time is up the process is gone. What it had found is shown, and a note says so."""
+    (here / "a.txt").write_text("aaaa!\n")
     (here / "b.txt").write_text("a" * 60 + "b\n")
     before = children()
-    request = GrepRequest(r"^(a+)+!", (), None, False, False, 0, False, False, 10, None)
-    answer = await _worker.ask(Root(here), request, None, seconds=1.0)
-    assert (False, None) == (answer.complete, answer.error)
+    ask = _ask.ask
+    monkeypatch.setattr(tinyagent_tools_fs, "ask", lambda *given: ask(*given, seconds=5.0))
+    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    shown = await text("grep", pattern=r"^(a+)+!")
+    assert "a.txt:1:aaaa!\n[stopped after 30 s; use a simpler pattern or a narrower path]" == shown
+    assert before == children()
+
+
+async def test_an_abort_ends_a_search(here: Path) -> None:
+    """With an error, and without a process left."""
+    (here / "a.txt").write_text("a" * 60 + "b\n")
+    before, stop = children(), asyncio.Event()
+    request = GrepRequest(r"^(a+)+!", None, False, False, 0, False, False, 10, None)
+    search = asyncio.create_task(_ask.ask(Root(here), (), request, stop))
+    while not children() - before:
+        assert not search.done()
+        await asyncio.sleep(0.01)
+    stop.set()
+    with pytest.raises(ToolError, match="aborted"):
+        await search
     assert before == children()
 
 
@@ -321,6 +316,126 @@ def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.Monkey
     assert tinyagent_tools_fs._ripgrep(Root(here)) is None
     (here / "elsewhere").mkdir()
     assert str(program) == tinyagent_tools_fs._ripgrep(Root(here / "elsewhere"))
+
+
+# ---- what is left out ---------------------------------------------------------------------------------
+
+
+async def test_what_was_not_searched_is_counted(
+    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are too large, and folders that are nested too deeply."""
+    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    (here / "large.txt").write_text("needle\n" * 1_600_000)
+    (here / "small.txt").write_text("needle\n")
+    deep = here / "deep"
+    for _ in range(205):
+        deep /= "d"
+    deep.mkdir(parents=True)
+    (deep / "x.txt").write_text("needle\n")
+    assert [
+        "small.txt:1:needle",
+        "[folders nested too deeply, left out: 1; search below them; files over 10 MiB, not searched: 1]",
+    ] == (await text("grep", pattern="needle")).splitlines()
+    assert "nested too deeply" in await text("glob", pattern="*.txt")
+    assert "files over 10 MiB, not searched: 1" in await text("grep", pattern="needle", path="large.txt")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+async def test_what_cannot_be_read_is_counted(engine: str, here: Path, text: Text) -> None:
+    """A folder and a file without permission."""
+    (here / "closed").mkdir(mode=0)
+    (here / "closed.txt").write_text("needle\n")
+    (here / "closed.txt").chmod(0)
+    (here / "open.txt").write_text("needle\n")
+    assert ["open.txt:1:needle", "[files or folders that could not be read: 2]"] == (
+        await text("grep", pattern="needle")
+    ).splitlines()
+
+
+def test_a_folder_that_cannot_be_opened_is_counted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is found; the same also for root, to whom no folder is closed."""
+    (here / "closed").mkdir()
+    (here / "open.txt").write_text("")
+    folder = Root.folder
+
+    def closed(self: Root, parts: Parts, **options: Any) -> Any:
+        if parts:
+            raise PermissionError(13, "Permission denied")
+        return folder(self, parts, **options)
+
+    monkeypatch.setattr(Root, "folder", closed)
+    found = list(glob(Place(os.fsencode(here), b""), GlobRequest("*", False, False, 10)))
+    assert [{"path": "closed/"}, {"path": "open.txt"}, {"unreadable": 1}] == found
+
+
+async def test_a_search_stops_before_it_fills_the_memory(
+    in_this_process: None, here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a call cannot show anyway is not collected."""
+    monkeypatch.setattr(_search, "MAX_SENT", 10_000)
+    (here / "a.txt").write_text(("x" * 300 + "\n") * 1_000)
+    assert "stopped: there is more than a call can show" in await text("grep", pattern="x", limit=10_000)
+
+
+async def test_a_line_is_one_line(in_this_process: None, here: Path, text: Text) -> None:
+    """A carriage return or another line break in a file cannot forge a match."""
+    (here / "a.txt").write_bytes("needle\rb.txt:1:forged\u2028c.txt:2:forged\n".encode())
+    assert r"a.txt:1:needle\rb.txt:1:forged\u2028c.txt:2:forged" == await text("grep", pattern="needle")
+
+
+async def test_half_a_character_is_refused_in_words(call: Call) -> None:
+    """JSON can hold a lone surrogate, and another process cannot be sent one."""
+    for name in ("glob", "grep"):
+        with pytest.raises(ToolError, match="is half of one"):
+            await call(name, pattern="a\ud800")
+
+
+# ---- ripgrep ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Put a program that answers as ripgrep does on the path; gives the file that lists its calls."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    calls = tmp_path / "calls"
+
+    def make(version: str) -> Path:
+        (folder / "rg").write_text(
+            f"#!/bin/sh\necho call >> '{calls}'\n"
+            f'case "$*" in *--version*) echo "{version}";; *) printf "./a.py\\0";; esac\n'
+        )
+        (folder / "rg").chmod(0o755)
+        calls.write_text("")
+        return calls
+
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return make
+
+
+@pytest.mark.parametrize(
+    ("version", "engine"),
+    [
+        ("ripgrep 15.0.0", "ripgrep"),
+        ("ripgrep 15.1.0 (rev af60c2de9d)", "ripgrep"),
+        ("ripgrep 101.0.0", "ripgrep"),
+        ("ripgrep 14.1.1", "python"),
+        ("ripgrep 9.0.0", "python"),
+        ("something else", "python"),
+    ],
+)
+async def test_old_ripgrep_is_not_used(
+    version: str, engine: str, ripgrep: Callable[[str], Path], project: Path, call: Call
+) -> None:
+    """Its mistakes in `.gitignore` would hide files; its version is asked once, and again after an update."""
+    calls = ripgrep(version)
+    for searches in (1, 2):
+        result = await call("grep", pattern="needle one")
+        assert ("a.py:2:needle one", engine) == (result.content[0]["text"], result.details["engine"])
+        assert (searches + 1 if engine == "ripgrep" else 1) == calls.read_text().count("call")
+    calls = ripgrep("ripgrep 15.2.0 of another size")
+    assert "ripgrep" == (await call("grep", pattern="needle one")).details["engine"]
 
 
 # ---- .gitignore, compared with Git -------------------------------------------------------------------

@@ -15,13 +15,13 @@ from msgspec import Meta
 
 from tinyagent import AgentTool, AgentToolResult, hookimpl, tool
 
+from ._ask import Answer, ask
 from ._change import edit_file, write_file
 from ._glob import compile_glob
 from ._list import list_folder
-from ._read import MAX_TEXT, read_file
+from ._read import MAX_TEXT, WHOLE, read_file
 from ._root import Root
-from ._search import GlobRequest, GrepRequest, compile_pattern
-from ._worker import SECONDS, Answer, ask
+from ._search import SECONDS, GlobRequest, GrepRequest, compile_pattern
 
 __all__ = ["file_tools", "tinyagent_register_tools"]
 
@@ -37,6 +37,7 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
     The folder is the one that it is now: a later change of the working directory does not move it.
     """
     root = Root(folder)
+    ripgreps: dict[_Program | None, bool] = {}  # whether each that was found is new enough
 
     @tool(read_only=True, label="Read a file")
     def read(
@@ -113,10 +114,10 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
             limit: How many paths to show at most.
         """
         compile_glob(pattern)
-        request = GlobRequest(pattern, root.locate(path), hidden, ignored, limit)
-        with root.folder(request.start):
-            pass  # that it is one is said at once
-        return _paths(await ask(root, request, signal), limit)
+        start = root.locate(path)
+        with root.folder(start):
+            pass  # an error that needs no process
+        return _paths(await ask(root, start, GlobRequest(pattern, hidden, ignored, limit), signal), limit)
 
     @tool(read_only=True, label="Search in files")
     async def grep(
@@ -132,7 +133,7 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
         *,
         signal: asyncio.Event | None = None,
     ) -> AgentToolResult:
-        """Search the lines of text files for a regular expression (Python's syntax).
+        """Search the lines of text files of up to 10 MiB for a regular expression (Python's syntax).
 
         Matches are shown as `path:line:text`, lines of context as `path-line-text`.
 
@@ -150,31 +151,49 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
         start = root.locate(path)
         if glob is not None:
             compile_glob(glob)
+        program = _ripgrep(root)
+        version = None if program is None else _version(program)
+        if ripgreps.get(version) is False:
+            program = None
         request = GrepRequest(
-            pattern, start, glob, literal, ignore_case, context, hidden, ignored, limit, _ripgrep(root)
+            *(pattern, glob, literal, ignore_case, context, hidden, ignored, limit, program),
+            rg_checked=ripgreps.get(version, False),
         )
         compile_pattern(request)
-        return _matches(await ask(root, request, signal), limit)
+        answer = await ask(root, start, request, signal)
+        if (checked := answer.get("ripgrep")) is not None:
+            ripgreps[version] = bool(checked)
+        return _matches(answer, limit)
 
     return [read, write, edit, list_, glob, grep]
 
 
+_Program = tuple[int, int, int, int]
+
+
 def _ripgrep(root: Root) -> str | None:
-    """Where ripgrep is, unless that is in the working directory, where anybody could have put it."""
+    """Where ripgrep is, unless that is in the working directory, where a model could have put it."""
     found = shutil.which("rg")
     if found is None or not os.path.isabs(found):
         return None
     return None if os.path.realpath(found).startswith(os.path.join(root.path, "")) else found
 
 
+def _version(program: str) -> _Program | None:
+    """What changes when another version of a program is installed."""
+    try:
+        status = os.stat(program)  # noqa: PTH116
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _paths(answer: Answer, limit: int) -> AgentToolResult:
-    paths = [item["path"] for item in answer.items if "path" in item]
-    more = bool(answer.get("more"))
+    paths = [str(item["path"]) for item in answer.items if "path" in item]
     lines, notes = _fit(paths)
-    if more:
-        notes.append(f"more than {limit:,}; use a narrower pattern")
-    if not answer.complete:
-        notes.append(f"stopped after {SECONDS:g} s; use a narrower path")
+    if answer.get("more"):
+        notes.append(f"stopped at {limit:,} paths; use a narrower pattern")
+    notes += _left_out(answer)
     details = {"paths": paths[: len(lines)], "truncated": bool(notes)}
     return _result(lines, notes, "[no path matches]", details)
 
@@ -193,15 +212,30 @@ def _matches(answer: Answer, limit: int) -> AgentToolResult:
     lines, notes = _fit(lines)
     if answer.get("more"):
         notes.append(f"stopped at {limit:,} matches; use a narrower pattern, path or glob")
-    if not answer.complete:
-        notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
+    if answer.get("full"):
+        notes.append("stopped: there is more than a call can show; use a narrower pattern, path or glob")
+    notes += _left_out(answer)
     details: dict[str, Any] = {
         "matches": len(found),
         "files": len({item["path"] for item in found}),
-        "engine": answer.get("engine", "python"),
+        "engine": answer.get("engine") or "python",
         "truncated": bool(notes),
     }
     return _result(lines, notes, "[no line matches]", details)
+
+
+def _left_out(answer: Answer) -> list[str]:
+    """Notes on what a search did not look at."""
+    notes = []
+    if not answer.complete:
+        notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
+    if count := answer.get("unreadable"):
+        notes.append(f"files or folders that could not be read: {count:,}")
+    if count := answer.get("deep"):
+        notes.append(f"folders nested too deeply, left out: {count:,}; search below them")
+    if count := answer.get("large"):
+        notes.append(f"files over {WHOLE // (1 << 20)} MiB, not searched: {count:,}")
+    return notes
 
 
 def _fit(lines: list[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,8 @@
-"""`write` and `edit`: files are replaced in one step, in the encoding and with the line ends they had."""
+"""`write` and `edit`: files are replaced in one step, in the encoding and with the line ends they had.
+
+Everything here takes time in proportion to the size of the file, which is bounded: texts and pieces come from
+others, and a thread cannot be interrupted.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from typing import Any
 
 from tinyagent import AgentToolResult, ToolError
 
-from ._read import WHOLE, read_up_to
-from ._root import Root
+from ._read import WHOLE
+from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect
 
 __all__ = ["MAX_DIFF", "edit_file", "write_file"]
@@ -20,8 +24,15 @@ __all__ = ["MAX_DIFF", "edit_file", "write_file"]
 MAX_DIFF = 20_000
 """Characters of a diff that are shown."""
 
+MAX_PLACES = 100_000
+"""Places that one edit replaces."""
+
 _CONTEXT = 3
-_COMPARED = 4_000  # lines that are compared to find a near match, or between the ends of a diff
+_NORMALIZED = 200_000  # lines in which a piece is looked for that differs in white space
+_FILTERED = 4_000  # lines that are filtered to find a similar one
+_COMPARED = 50  # lines of these that are compared character by character
+_START = 100  # characters of a line that are compared; each comparison can take their square
+_DIFF_PAIRS = 250_000  # pairs of lines that a diff may compare
 
 _NOTHING = Encoding()
 
@@ -35,6 +46,11 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
     shown = root.show(parts)
     with root.changing:
         before = root.status(parts)
+        if before is not None and root.saw_last(parts, before) is False:
+            raise ToolError(
+                f"{root.name(parts)} has changed since you read it, so nothing was written. "
+                "Read it again, so that the other change is not lost."
+            )
         encoding, crlf, notes = _NOTHING, False, []
         if before is not None:
             with root.file(parts, write=True) as descriptor:
@@ -97,22 +113,28 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
             status = os.fstat(descriptor)
             if status.st_size > WHOLE:
                 raise ToolError(
-                    f"{shown!r} has {status.st_size:,} bytes; files of at most {WHOLE:,} can be edited. "
-                    "Use a program such as sed."
+                    f"{root.name(parts)} has {status.st_size:,} bytes; files of at most {WHOLE:,} can be "
+                    "edited. Use a program such as sed."
                 )
             data = read_up_to(descriptor, WHOLE + 1)
         encoding = detect(data, whole=True)
         if encoding is None:
-            raise ToolError(f"{shown!r} is a binary file, so it cannot be edited as text.")
+            raise ToolError(f"{root.name(parts)} is a binary file, so it cannot be edited as text.")
         text = _Text(encoding.decode(data))
         old, new = _unix(old), _unix(new)
         if old == new:
             raise ToolError("old_text and new_text are the same, so there is nothing to change.")
         places = text.find(old)
         if not places:
-            raise ToolError(_not_found(shown, text.plain, old))
-        if not replace_all and (len(places) > 1 or old in text.plain[places[0] + 1 :]):
-            raise ToolError(_not_unique(shown, text, places))
+            raise ToolError(_not_found(root.name(parts), text.plain, old))
+        if not replace_all and (len(places) > 1 or text.plain.find(old, places[0] + 1) >= 0):
+            raise ToolError(_not_unique(root.name(parts), text, places))
+        size = len(text.original) + len(places) * (len(new) - len(old))
+        if size > max(WHOLE, len(text.original)):
+            raise ToolError(
+                f"{root.name(parts)} would grow to {size:,} characters, so nothing was changed; "
+                f"files of at most {WHOLE:,} can be edited."
+            )
         after = text.replace(places, len(old), new)
         try:
             written = encoding.encode(after)
@@ -120,10 +142,10 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
             if encoding.codec == "utf-8":
                 raise _not_text(error) from None
             raise ToolError(
-                f"{shown!r} is in {encoding.label}, without {after[error.start]!r}; nothing was written. "
-                "Use other characters, or `write` the whole file, which makes it UTF-8."
+                f"{root.name(parts)} is in {encoding.label}, without {after[error.start]!r}; "
+                "nothing was written. Use other characters, or `write` the whole file, which makes it UTF-8."
             ) from None
-        root.replace(parts, written, status)
+        root.replace(parts, written, status, data)
     diff = _diff(shown, text.plain, _unix(after))
     count = f"{len(places)} places" if len(places) > 1 else "1 place"
     details: dict[str, Any] = {
@@ -154,8 +176,22 @@ class _Text:
         ]
 
     def find(self, old: str) -> list[int]:
-        """Where it stands, in `plain`; those that overlap an earlier one are left out."""
-        return [match.start() for match in re.finditer(re.escape(old), self.plain)]
+        """Where it stands, in `plain`; a place that overlaps an earlier one is left out.
+
+        Raises:
+            ToolError: There are more than `MAX_PLACES`.
+        """
+        places: list[int] = []
+        place = self.plain.find(old)
+        while place >= 0:
+            if len(places) == MAX_PLACES:
+                raise ToolError(
+                    f"old_text stands more than {MAX_PLACES:,} times in the file, so nothing was changed. "
+                    "Use a program such as sed."
+                )
+            places.append(place)
+            place = self.plain.find(old, place + len(old))
+        return places
 
     def line(self, index: int) -> int:
         """The number of the line of an index of `plain`."""
@@ -178,12 +214,12 @@ class _Text:
         return index + bisect_right(self._lost, index - 1)
 
 
-def _not_unique(shown: str, text: _Text, places: list[int]) -> str:
+def _not_unique(name: str, text: _Text, places: list[int]) -> str:
     lines = ", ".join(str(text.line(place)) for place in places[:10])
     more = ", …" if len(places) > 10 else ""
     count = f"{len(places)} times" if len(places) > 1 else "more than once, overlapping itself,"
     return (
-        f"old_text stands {count} in {shown!r} (at lines {lines}{more}), so nothing was changed. "
+        f"old_text stands {count} in {name} (at lines {lines}{more}), so nothing was changed. "
         "Give more of the text around the one that is meant, or set replace_all."
     )
 
@@ -195,8 +231,8 @@ _LIKE = str.maketrans(
 )
 
 
-def _not_found(shown: str, text: str, old: str) -> str:
-    said = f"old_text was not found in {shown!r}, so nothing was changed. It must match exactly."
+def _not_found(name: str, text: str, old: str) -> str:
+    problem = f"old_text was not found in {name}, so nothing was changed. It must match exactly."
     lines, wanted = text.split("\n"), old.strip("\n").split("\n")
     start = _differs_in_space(lines, wanted)
     if start is not None:
@@ -205,38 +241,43 @@ def _not_found(shown: str, text: str, old: str) -> str:
         start = _similar(lines, wanted)
         kind = "The most similar text is"
     if start is None:
-        return f"{said} Nothing similar is there: read the file again."
+        return f"{problem} Nothing similar is there: read the file again."
     stop = min(start + len(wanted), len(lines))
     there = "\n".join(lines[start:stop])[:1_500]
-    return f"{said} {kind} lines {start + 1}-{stop}:\n{there}"
+    return f"{problem} {kind} lines {start + 1}-{stop}:\n{there}"
 
 
 def _differs_in_space(lines: list[str], wanted: list[str]) -> int | None:
-    plain = ["".join(line.translate(_LIKE).split()) for line in lines]
+    """The first of the lines that equal those that are wanted but for white space, quotes and dashes."""
+    plain = ["".join(line.translate(_LIKE).split()) for line in lines[:_NORMALIZED]]
     sought = ["".join(line.translate(_LIKE).split()) for line in wanted]
     if not any(sought):
         return None
-    for start in range(len(plain) - len(sought) + 1):
-        if plain[start] == sought[0] and plain[start : start + len(sought)] == sought:
-            return start
-    if len(sought) == 1:  # a part of a line
-        return next((number for number, line in enumerate(plain) if sought[0] in line), None)
-    return None
+    text = "\n".join(["", *plain, ""])
+    place = text.find("\n".join(["", *sought, ""]))
+    if place < 0 and len(sought) == 1:  # a part of a line
+        place = text.find(sought[0])
+        place = text.rfind("\n", 0, place) if place >= 0 else place
+    return None if place < 0 else text.count("\n", 0, place)
 
 
 def _similar(lines: list[str], wanted: list[str]) -> int | None:
     """Where the lines are most like those that are wanted; the longest of them decides."""
     key = max(range(len(wanted)), key=lambda number: len(wanted[number].strip()))
-    sought = wanted[key].strip()[:200]
+    sought = wanted[key].strip()[:_START]
     if not sought:
         return None
     matcher = difflib.SequenceMatcher(autojunk=False)
     matcher.set_seq2(sought)
-    best, where = 0.6, None
-    for number, line in enumerate(lines[:_COMPARED]):
-        matcher.set_seq1(line.strip()[:200])
-        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and matcher.ratio() > best:
-            best, where = matcher.ratio(), number
+    best, where, left = 0.6, None, _COMPARED
+    for number, line in enumerate(lines[:_FILTERED]):
+        matcher.set_seq1(line.strip()[:_START])
+        if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best:
+            left -= 1
+            if matcher.ratio() > best:
+                best, where = matcher.ratio(), number
+            if not left:
+                break
     return None if where is None else max(where - key, 0)
 
 
@@ -244,31 +285,72 @@ def _similar(lines: list[str], wanted: list[str]) -> int | None:
 
 
 def _diff(shown: str, before: str, after: str) -> str:
-    """A unified diff; what is the same at both ends is not compared, so that a large file costs little."""
+    """A unified diff. What is the same at both ends is not compared, so that a large file costs little."""
     old, new = _lines(before), _lines(after)
     shorter = min(len(old), len(new))
     same = next((number for number in range(shorter) if old[number] != new[number]), shorter)
     tail = 0
     while tail < shorter - same and old[-1 - tail] == new[-1 - tail]:
         tail += 1
-    if len(old) + len(new) - 2 * (same + tail) > 2 * _COMPARED:
+    if len(old) + len(new) - 2 * (same + tail) > 2 * _FILTERED:
         return f"[the diff is too long: lines {same + 1}-{len(old) - tail}]"
-    start = max(same - _CONTEXT, 0)
-    ends = max(tail - _CONTEXT, 0)
-    hunks = difflib.unified_diff(
-        old[start : len(old) - ends],
-        new[start : len(new) - ends],
-        f"a/{shown}",
-        f"b/{shown}",
-        "",
-        "",
-        _CONTEXT,
-        "",
-    )
-    text = "\n".join(_shifted(line, start) for line in hunks)
+    lines = [f"--- a/{shown}", f"+++ b/{shown}"]
+    hunk: list[_Change] = []
+    for change in _changes(old, new, same, tail):
+        if hunk and change[0] - hunk[-1][1] > 2 * _CONTEXT:
+            lines += _hunk(old, new, hunk)
+            hunk = []
+        hunk.append(change)
+    lines += _hunk(old, new, hunk)
+    text = "\n".join(lines)
     return (
         text if len(text) <= MAX_DIFF else f"{text[:MAX_DIFF]}\n[… {len(text) - MAX_DIFF:,} more characters]"
     )
+
+
+_Change = tuple[int, int, int, int]
+"""Lines of the old text, from and to, and those of the new text in their place."""
+
+
+def _changes(old: list[str], new: list[str], same: int, tail: int) -> list[_Change]:
+    """What differs between the ends that are the same."""
+    old_to, new_to = len(old) - tail, len(new) - tail
+    if old_to == new_to:  # line for line, which is what an edit within lines makes
+        return [(at, at + 1, at, at + 1) for at in range(same, old_to) if old[at] != new[at]]
+    if (old_to - same) * (new_to - same) > _DIFF_PAIRS:
+        return [(same, old_to, same, new_to)]
+    matcher = difflib.SequenceMatcher(None, old[same:old_to], new[same:new_to])
+    return [
+        (a + same, b + same, c + same, d + same)
+        for kind, a, b, c, d in matcher.get_opcodes()
+        if kind != "equal"
+    ]
+
+
+def _hunk(old: list[str], new: list[str], changes: list[_Change]) -> list[str]:
+    """Changes that are close to each other, with the lines around them."""
+    first, last = changes[0], changes[-1]
+    start, stop = max(first[0] - _CONTEXT, 0), min(last[1] + _CONTEXT, len(old))
+    new_start, new_stop = first[2] - (first[0] - start), last[3] + (stop - last[1])
+    lines = [f"@@ -{_range(start, stop)} +{_range(new_start, new_stop)} @@"]
+    at = start
+    taken: list[str] = []
+    given: list[str] = []
+    for old_from, old_to, new_from, new_to in changes:
+        if old_from > at:
+            lines += taken + given + [f" {line}" for line in old[at:old_from]]
+            taken, given = [], []
+        taken += [f"-{line}" for line in old[old_from:old_to]]
+        given += [f"+{line}" for line in new[new_from:new_to]]
+        at = old_to
+    return lines + taken + given + [f" {line}" for line in old[at:stop]]
+
+
+def _range(start: int, stop: int) -> str:
+    """Lines in a hunk's head: the first and how many; an empty range names the line before it."""
+    if stop - start == 1:
+        return str(start + 1)
+    return f"{start + (stop > start)},{stop - start}"
 
 
 def _lines(text: str) -> list[str]:
@@ -278,10 +360,3 @@ def _lines(text: str) -> list[str]:
     else:
         lines[-1] += "\n\\ No newline at end of file"
     return lines
-
-
-def _shifted(line: str, by: int) -> str:
-    """A line of a diff, its numbers moved."""
-    if not line.startswith("@@ "):
-        return line
-    return re.sub(r"(?<=[-+])\d+", lambda match: str(int(match[0]) + by), line, count=2)

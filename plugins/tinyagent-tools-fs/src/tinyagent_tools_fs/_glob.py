@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from tinyagent import ToolError
 
+from ._names import check_text
+
 __all__ = ["compile_glob"]
 
 _MAX_ALTERNATIVES = 64
@@ -22,6 +24,7 @@ def compile_glob(pattern: str) -> Callable[[_Names], bool]:
     """Whether the parts of a path match."""
     if not pattern.strip():
         raise ToolError("The pattern is empty. Write one like *.py or src/**/*.ts.")
+    check_text(pattern)
     if len(pattern) > 1_000:
         raise ToolError("The pattern has more than 1,000 characters.")
     compiled = [_compile(alternative) for alternative in _alternatives(pattern)]

@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any
 
 from tinyagent import AgentToolResult
 
-from ._root import Root, printable
+from ._names import show_path
+from ._root import Root
 
 __all__ = ["MAX_ENTRIES", "list_folder"]
+
+_ARROW = re.compile(" -> ")
 
 MAX_ENTRIES = 1_000
 """Entries that are shown."""
@@ -39,7 +43,7 @@ def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
 
 
 def _entry(folder: int, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": printable(name), "type": "other"}
+    entry: dict[str, Any] = {"name": show_path(name, quote=_ARROW), "type": "other"}
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
@@ -47,7 +51,7 @@ def _entry(folder: int, name: str) -> dict[str, Any]:
         elif stat.S_ISREG(status.st_mode):
             entry |= {"type": "file", "bytes": status.st_size}
         elif stat.S_ISLNK(status.st_mode):
-            entry |= {"type": "link", "target": printable(os.readlink(name, dir_fd=folder))}
+            entry |= {"type": "link", "target": show_path(os.readlink(name, dir_fd=folder))}
     except OSError:
         pass  # it went away while the folder was read
     return entry
@@ -56,7 +60,8 @@ def _entry(folder: int, name: str) -> dict[str, Any]:
 def _line(entry: dict[str, Any]) -> str:
     match entry["type"]:
         case "directory":
-            return f"{entry['name']}/"
+            name = str(entry["name"])
+            return f'{name[:-1]}/"' if name.startswith('"') else f"{name}/"
         case "link":
             return f"{entry['name']} -> {entry['target']}"
         case _:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import re
 import site
 import sys
 import sysconfig
@@ -18,7 +17,9 @@ from pathlib import Path
 
 import platformdirs
 
-__all__ = ["Places", "is_git", "known_places"]
+from ._git import configured_paths
+
+__all__ = ["Places", "known_places"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Places:
     Attributes:
         secret: Neither read nor written: keys, configuration, sessions.
         fixed: Not written: what this tinyagent loads as code.
+        git: Not written: what Git's configuration names, such as a folder with hooks.
     """
 
     secret: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    git: tuple[str, ...] = ()
 
 
 def known_places(root: str) -> Places:
@@ -39,6 +42,7 @@ def known_places(root: str) -> Places:
     return Places(
         secret=tuple(sorted({os.path.realpath(path) for path in _own_files()})),
         fixed=tuple(sorted({os.path.realpath(path) for path in _code(root)})),
+        git=tuple(sorted({os.path.realpath(path) for path in configured_paths(root)})),
     )
 
 
@@ -84,16 +88,3 @@ def _sources(module: str) -> Iterator[str]:
         return
     if spec is not None:
         yield from spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
-
-
-# Names that some file system takes for `.git`: HFS+ ignores these code points, NTFS trailing dots and
-# spaces and what follows a colon, and has a short name for it.
-_IGNORED_BY_HFS = dict.fromkeys(
-    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
-)
-
-
-def is_git(name: str) -> bool:
-    """Whether a file system could take this name for `.git`."""
-    plain = name.translate(_IGNORED_BY_HFS).casefold().split(":")[0].rstrip(". ")
-    return plain == ".git" or re.fullmatch(r"git~\d+", plain) is not None

@@ -9,10 +9,10 @@ from typing import Any
 
 from tinyagent import AgentToolResult, ToolError
 
-from ._root import Root
+from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect, image_type
 
-__all__ = ["MAX_IMAGE", "MAX_LINE", "MAX_SCAN", "MAX_TEXT", "WHOLE", "read_file", "read_up_to"]
+__all__ = ["MAX_IMAGE", "MAX_LINE", "MAX_SCAN", "MAX_TEXT", "WHOLE", "read_file"]
 
 MAX_TEXT = 50_000
 """Characters that one call shows."""
@@ -34,7 +34,8 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
     """The lines from `first` on, at most `limit` of them and no more than fit."""
     parts = root.locate(path)
     with root.file(parts) as descriptor:
-        size = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        size = status.st_size
         head = read_up_to(descriptor, SAMPLE)
         shown = root.show(parts)
         media_type = image_type(head)
@@ -43,9 +44,10 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
         encoding = detect(head, whole=len(head) < SAMPLE)
         if encoding is None:
             raise ToolError(
-                f"{shown!r} is a binary file of {size:,} bytes, so it is not shown. "
+                f"{root.name(parts)} is a binary file of {size:,} bytes, so it is not shown. "
                 "If its content matters, look at it with a program that knows its format."
             )
+        root.saw(parts, status)
         if not head:
             return AgentToolResult(
                 [{"type": "text", "text": f"[{shown} is empty]"}], _details(shown, encoding, 0)
@@ -56,19 +58,10 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
         return _text(descriptor, shown, encoding, size, first, limit, numbers)
 
 
-def read_up_to(descriptor: int, size: int) -> bytes:
-    """At most so many bytes, fewer only at the end of the file."""
-    pieces = []
-    while size > 0 and (piece := os.read(descriptor, min(size, 1 << 20))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
-
-
 def _image(descriptor: int, head: bytes, shown: str, media_type: str, size: int) -> AgentToolResult:
     if size > MAX_IMAGE:
         raise ToolError(
-            f"{shown!r} is an image of {size:,} bytes; at most {MAX_IMAGE:,} can be shown. "
+            f"{shown} is an image of {size:,} bytes; at most {MAX_IMAGE:,} can be shown. "
             "Make a smaller one first."
         )
     data = head + read_up_to(descriptor, MAX_IMAGE - len(head))
@@ -146,7 +139,7 @@ def _text(
     elif more:
         total = None
     if not lines:
-        raise ToolError(f"{shown!r} has {last:,} line(s), so there is no line {first:,}.")
+        raise ToolError(f"{shown} has {last:,} line(s), so there is no line {first:,}.")
     notes = []
     if more:
         of = f"of {total:,}" if total is not None else f"of more ({size:,} bytes)"

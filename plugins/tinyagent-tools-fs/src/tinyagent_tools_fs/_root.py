@@ -1,9 +1,9 @@
 """The working directory, and the only ways into it.
 
-A path is first resolved, symbolic links and all, and compared with the root. What is then opened is not
-the path but its parts, one after the other from the root's own descriptor, each refused if it is a
-link. So whoever swaps a part for a link between the two gets an error, and nothing outside is touched.
-Within one call nothing is ever opened by its path again.
+A path is first resolved with its symbolic links and compared with the root. Then its parts are opened one
+after the other from the root's own descriptor, and a part that is a link is refused. So a part that is
+swapped for a link between the two steps makes an error, and nothing outside is touched. Within one call
+nothing is opened by its path again.
 """
 
 # Pathlib has no descriptors, and joins away what matters here.
@@ -16,41 +16,32 @@ import os
 import secrets
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from tinyagent import ToolError
 
-from ._places import Places, is_git, known_places
+from ._git import completes_repository, is_git, is_repository, is_repository_path
+from ._lock import TEMPORARY, lock_folder, remove_stale
+from ._names import parse_path, show_path
+from ._places import Places, known_places
 
-__all__ = ["Found", "Root", "printable"]
+__all__ = ["Parts", "Root", "SecretError", "read_up_to"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = 1_000  # characters of a path in a message
-_REPOSITORY = ("HEAD", "objects", "refs")
+_SIMILAR = 500  # names that are compared to suggest another one
+_REMEMBERED = 10_000
 
 Parts = tuple[str, ...]
 
 
-def printable(name: str) -> str:
-    """A name with what is not UTF-8 in it shown, not raised."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-@dataclass(frozen=True)
-class Found:
-    """The content of a file, and which file it was."""
-
-    data: bytes
-    status: os.stat_result
-
-
 class Root:
-    """A folder that nothing done here gets out of.
+    """A folder that no path leads out of.
 
     Args:
         folder: The folder; the current working directory if None.
@@ -65,11 +56,13 @@ class Root:
         self._identity = _identity(status)
         self.places = places or (lambda: known_places(self.path))
         self.changing = threading.Lock()  # held from reading a file to replacing it
+        self._seen: OrderedDict[Parts, _Version] = OrderedDict()
 
     # ---- paths --------------------------------------------------------------------------------------
 
     def locate(self, path: str, *, write: bool = False) -> Parts:
         """The parts below the root that a path leads to, links resolved; `ToolError` if elsewhere."""
+        path = parse_path(path)
         if "\0" in path:
             raise ToolError("A path cannot contain a NUL character.")
         if len(path) > 4_096:
@@ -85,24 +78,33 @@ class Root:
             )
         self._check_text(real, path, write)
         parts = tuple(part for part in real[len(self.path) :].split(os.sep) if part)
-        if write and any(map(is_git, parts)):
-            raise _protected(path, "it belongs to Git")
+        if write and (any(map(is_git, parts)) or is_repository_path(self.path)):
+            raise _protected(repr(path), "it belongs to Git")
         return parts
 
     def _check_text(self, real: str, path: str, write: bool) -> None:
         """Compare as text, for what does not exist yet; what does is compared as itself when it is opened."""
         folded = os.path.join(real, "").casefold()
         places = self.places()
-        if any(folded.startswith(os.path.join(place, "").casefold()) for place in places.secret):
-            raise _secret(path)
-        if write and any(folded.startswith(os.path.join(place, "").casefold()) for place in places.fixed):
-            raise _protected(path, "tinyagent loads it as code")
+        if _lies_in(folded, places.secret):
+            raise _secret(repr(path))
+        if write and _lies_in(folded, places.fixed):
+            raise _protected(repr(path), _CODE)
+        if write and _lies_in(folded, places.git):
+            raise _protected(repr(path), _CONFIGURED)
 
     @staticmethod
     def show(parts: Parts) -> str:
-        """A path below the root, as a model is told."""
-        shown = printable("/".join(parts)) or "."
-        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+        """A path below the root, as a model reads it and can give it back."""
+        return show_path("/".join(parts)) or "."
+
+    @classmethod
+    def name(cls, parts: Parts) -> str:
+        """A path below the root in quotes, for a message."""
+        shown = cls.show(parts)
+        if len(shown) > _SHOWN:
+            shown = f"{shown[:_SHOWN]}…"
+        return shown if shown.startswith('"') else f"'{shown}'"
 
     def folders(self) -> set[tuple[int, int]]:
         """Which folders are secret, as device and inode."""
@@ -111,11 +113,18 @@ class Root:
     # ---- opening ------------------------------------------------------------------------------------
 
     @contextmanager
-    def folder(self, parts: Parts, *, write: bool = False, create: bool = False) -> Iterator[int]:
-        """The descriptor of a folder below the root."""
+    def folder(self, parts: Parts, *, writing: str | None = None, create: bool = False) -> Iterator[int]:
+        """The descriptor of a folder below the root.
+
+        Args:
+            parts: Which, from `locate`.
+            writing: The name of the file that is about to be written in it.
+            create: Whether to make the folders that are missing.
+        """
         places = self.places()
         secret = _identities(places.secret)
-        fixed = _identities(places.fixed) if write else set()
+        fixed = _identities(places.fixed) if writing is not None else set()
+        git = _identities(places.git) if writing is not None else set()
         descriptor = os.open(self.path, _FOLDER)
         try:
             status = os.fstat(descriptor)
@@ -124,11 +133,13 @@ class Root:
             for number in range(len(parts) + 1):
                 identity = _identity(os.fstat(descriptor))
                 if identity in secret:
-                    raise _secret(self.show(parts[:number]))
+                    raise _secret(self.name(parts[:number]))
                 if identity in fixed:
-                    raise _protected(self.show(parts[:number]), "tinyagent loads it as code")
-                if write and _is_repository(descriptor):
-                    raise _protected(self.show(parts[:number]), "it is a Git repository's own data")
+                    raise _protected(self.name(parts[:number]), _CODE)
+                if identity in git:
+                    raise _protected(self.name(parts[:number]), _CONFIGURED)
+                if writing is not None:
+                    self._check_git(descriptor, (*parts, writing), number)
                 if number < len(parts):
                     following = self._enter(descriptor, parts[: number + 1], create)
                     os.close(descriptor)
@@ -136,6 +147,16 @@ class Root:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _check_git(self, folder: int, parts: Parts, number: int) -> None:
+        """Refuse to write into a Git repository, and what would make a repository of a folder on the way."""
+        if is_repository(folder):
+            raise _protected(self.name(parts[:number]), "it is a Git repository's own data")
+        if completes_repository(folder, parts[number]):
+            raise ToolError(
+                f"{self.name(parts)} was not written: with it, {self.name(parts[:number])} would be a Git "
+                "repository, whose configuration and hooks can run commands. Ask the user to do it."
+            )
 
     def _enter(self, above: int, parts: Parts, create: bool) -> int:
         name = parts[-1]
@@ -148,10 +169,10 @@ class Root:
                 try:
                     os.mkdir(name, dir_fd=above)
                 except FileExistsError:
-                    pass  # somebody else was as quick
+                    pass  # another program made it at the same time
             except OSError as error:
                 raise self.explain(error, parts, above) from None
-        raise ToolError(f"{self.show(parts)!r} could not be created.")
+        raise ToolError(f"{self.name(parts)} could not be created.")
 
     @contextmanager
     def file(self, parts: Parts, *, write: bool = False) -> Iterator[int]:
@@ -186,7 +207,7 @@ class Root:
     ) -> Iterator[tuple[int, str]]:
         if not parts:
             raise ToolError("'.' is a directory, not a file.")
-        with self.folder(parts[:-1], write=write, create=create) as above:
+        with self.folder(parts[:-1], writing=parts[-1] if write else None, create=create) as above:
             yield above, parts[-1]
 
     def check_regular(self, status: os.stat_result, parts: Parts) -> None:
@@ -195,10 +216,10 @@ class Root:
         if stat.S_ISREG(mode):
             return
         if stat.S_ISDIR(mode):
-            raise ToolError(f"{self.show(parts)!r} is a directory, not a file. `list` shows what is in it.")
+            raise ToolError(f"{self.name(parts)} is a directory, not a file. `list` shows what is in it.")
         if stat.S_ISLNK(mode):
-            raise _swapped(self.show(parts))
-        raise ToolError(f"{self.show(parts)!r} is a device, pipe or socket, so it was not opened.")
+            raise _swapped(self.name(parts))
+        raise ToolError(f"{self.name(parts)} is a device, pipe or socket, so it was not opened.")
 
     # ---- writing ------------------------------------------------------------------------------------
 
@@ -212,18 +233,25 @@ class Root:
         except OSError as error:
             raise self.explain(error, parts) from None
 
-    def replace(self, parts: Parts, data: bytes, expected: os.stat_result | None) -> None:
-        """Write a file in one step: whoever reads it sees all of the old or all of the new.
+    def replace(
+        self, parts: Parts, data: bytes, expected: os.stat_result | None, content: bytes | None = None
+    ) -> None:
+        """Write a file in one step: a reader sees all of the old content or all of the new.
 
         Args:
             parts: Where, from `locate(..., write=True)`.
-            data: What.
-            expected: The file as it was when it was read, None if there was none; if that has changed
+            data: The new content.
+            expected: The file as it was when it was read, None if there was none. If that has changed,
                 nothing is written.
+            content: What was read, to find a change that left no trace in the file's times and size.
         """
-        with self._parent(parts, write=True, create=expected is None) as (above, name):
+        with (
+            self._parent(parts, write=True, create=expected is None) as (above, name),
+            lock_folder(above) as locked,
+        ):
+            remove_stale(above, locked)
             self._check_target(above, name, parts)
-            temporary = f".tinyagent-{secrets.token_hex(8)}.tmp"
+            temporary = f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
             try:
                 # A new file gets what the umask leaves; in place of an old one it is private at first.
                 mode = 0o666 if expected is None else 0o600
@@ -234,16 +262,37 @@ class Root:
                         _keep_owner(descriptor, expected)
                         os.fchmod(descriptor, stat.S_IMODE(expected.st_mode))
                     os.fsync(descriptor)
+                    self._check_unchanged(above, name, parts, expected, content)
+                    os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
+                    written = _version(os.fstat(descriptor))
                 finally:
                     os.close(descriptor)
-                self._check_unchanged(above, name, parts, expected)
-                os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
             except OSError as error:
                 _remove(temporary, above)
                 raise self.explain(error, parts, above) from None
             except BaseException:
                 _remove(temporary, above)
                 raise
+        if expected is None or self.saw_last(parts, expected) is not False:
+            self._remember(parts, written)
+
+    # ---- what the model has seen --------------------------------------------------------------------
+
+    def saw(self, parts: Parts, status: os.stat_result) -> None:
+        """Remember that the model has read a file as it was at this moment."""
+        self._remember(parts, _version(status))
+
+    def saw_last(self, parts: Parts, status: os.stat_result) -> bool | None:
+        """Whether a file is as the model saw it last; None if it has not read or written the file."""
+        seen = self._seen.get(parts)
+        # Not the last one, the time of a change of the status: a new mode loses nothing.
+        return None if seen is None else seen[:-1] == _version(status)[:-1]
+
+    def _remember(self, parts: Parts, version: _Version) -> None:
+        self._seen[parts] = version
+        self._seen.move_to_end(parts)
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
 
     def _check_target(self, above: int, name: str, parts: Parts) -> None:
         try:
@@ -253,19 +302,31 @@ class Root:
         except OSError as error:
             raise self.explain(error, parts, above) from None
         self.check_regular(status, parts)
-        if _identity(status) in _identities(self.places().fixed):
-            raise _protected(self.show(parts), "tinyagent loads it as code")
+        places = self.places()
+        if _identity(status) in _identities(places.fixed):
+            raise _protected(self.name(parts), _CODE)
+        if _identity(status) in _identities(places.git):
+            raise _protected(self.name(parts), _CONFIGURED)
         if not status.st_mode & 0o222:
-            raise ToolError(f"{self.show(parts)!r} is read-only, so it was not changed.")
+            raise ToolError(f"{self.name(parts)} is read-only, so it was not changed.")
 
-    def _check_unchanged(self, above: int, name: str, parts: Parts, expected: os.stat_result | None) -> None:
+    def _check_unchanged(
+        self, above: int, name: str, parts: Parts, expected: os.stat_result | None, content: bytes | None
+    ) -> None:
         try:
             now: os.stat_result | None = os.stat(name, dir_fd=above, follow_symlinks=False)
         except FileNotFoundError:
             now = None
-        if (now and _version(now)) != (expected and _version(expected)):
+        same = (now and _version(now)) == (expected and _version(expected))
+        if same and content is not None:
+            descriptor = self.open_in(above, parts, name)
+            try:
+                same = read_up_to(descriptor, len(content) + 1) == content
+            finally:
+                os.close(descriptor)
+        if not same:
             raise ToolError(
-                f"{self.show(parts)!r} was changed by something else meanwhile, so nothing was written. "
+                f"{self.name(parts)} was changed by something else meanwhile, so nothing was written. "
                 "Read it again first."
             )
 
@@ -275,13 +336,13 @@ class Root:
         similar = []
         try:
             with os.scandir(above) as entries:
-                names = [entry.name for entry, _ in zip(entries, range(5_000), strict=False)]
+                names = [entry.name for entry, _ in zip(entries, range(_SIMILAR), strict=False)]
             similar = difflib.get_close_matches(parts[-1], names, n=3, cutoff=0.6)
         except OSError:
             pass  # it could not be listed: no suggestions
-        meant = " or ".join(repr(self.show((*parts[:-1], name))) for name in similar)
+        meant = " or ".join(self.name((*parts[:-1], name)) for name in similar)
         return _MissingError(
-            f"There is no {self.show(parts)!r} in the working directory."
+            f"There is no {self.name(parts)} in the working directory."
             + (f" Did you mean {meant}?" if meant else "")
         )
 
@@ -289,7 +350,7 @@ class Root:
         """An error of the operating system, as the model is told."""
         if above is not None and error.errno == errno.ENOENT:
             return self._missing(above, parts)
-        shown = self.show(parts)
+        shown = self.name(parts)
         if above is not None and error.errno in (errno.ELOOP, errno.EMLINK, errno.ENOTDIR):
             try:
                 mode = os.stat(parts[-1], dir_fd=above, follow_symlinks=False).st_mode
@@ -297,36 +358,57 @@ class Root:
                 mode = 0
             if stat.S_ISLNK(mode) or error.errno != errno.ENOTDIR:
                 return _swapped(shown)
-            return ToolError(f"{shown!r} is not a directory.")
-        return ToolError(f"{shown!r}: {error.strerror or error}.")
+            return ToolError(f"{shown} is not a directory.")
+        return ToolError(f"{shown}: {error.strerror or error}.")
+
+
+class SecretError(ToolError):
+    """The path leads into tinyagent's own configuration."""
 
 
 class _MissingError(ToolError):
     """There is no such file or folder."""
 
 
-def _secret(path: str) -> ToolError:
-    return ToolError(
-        f"{path!r} holds tinyagent's own configuration and keys, which no tool may see or change."
+_CODE = "tinyagent loads it as code"
+_CONFIGURED = "Git's configuration names it"
+
+_Version = tuple[int, int, int, int, int]
+
+
+def _lies_in(folded: str, places: tuple[str, ...]) -> bool:
+    return any(folded.startswith(os.path.join(place, "").casefold()) for place in places)
+
+
+def _secret(path: str) -> SecretError:
+    return SecretError(
+        f"{path} holds tinyagent's own configuration and keys, which no tool may see or change."
     )
 
 
 def _protected(path: str, why: str) -> ToolError:
-    return ToolError(
-        f"{path!r} is protected: {why}, so it may be read but not written. Ask the user to do it."
-    )
+    return ToolError(f"{path} is protected: {why}, so it may be read but not written. Ask the user to do it.")
 
 
 def _swapped(path: str) -> ToolError:
-    return ToolError(f"{path!r} was replaced by a symbolic link while it was being opened, so it was not.")
+    return ToolError(f"{path} was replaced by a symbolic link while it was being opened, so it was not.")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int, int]:
-    return (*_identity(status), status.st_size, status.st_mtime_ns)
+def _version(status: os.stat_result) -> _Version:
+    return (*_identity(status), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def read_up_to(descriptor: int, size: int) -> bytes:
+    """At most so many bytes, fewer only at the end of the file."""
+    pieces = []
+    while size > 0 and (piece := os.read(descriptor, min(size, 1 << 20))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _identities(paths: tuple[str, ...]) -> set[tuple[int, int]]:
@@ -337,16 +419,6 @@ def _identities(paths: tuple[str, ...]) -> set[tuple[int, int]]:
         except OSError:
             pass  # it does not exist (yet)
     return found
-
-
-def _is_repository(folder: int) -> bool:
-    """A bare repository, or a Git folder of another name: whoever writes its `config` runs commands."""
-    for name in _REPOSITORY:
-        try:
-            os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except OSError:
-            return False
-    return True
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

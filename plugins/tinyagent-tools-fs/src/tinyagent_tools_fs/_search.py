@@ -1,35 +1,77 @@
-"""`glob` and `grep` themselves. They run in a process of their own (see `_worker`), which can be killed.
+"""`glob` and `grep` themselves: generators that run in a process, which can be killed at any moment.
 
-With ripgrep at hand it says which files may match; they are opened and searched here all the same. So
-nothing is shown that was not read through `Root`, and a line looks the same whoever found the file.
+A pattern of the model, or a line of some `.gitignore`, can keep a regular expression busy without end.
+
+If ripgrep is installed it selects the files that may match. They are opened and searched here all the same,
+so nothing is shown that was not read through `Root`, and a line looks the same whichever engine found it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tinyagent import ToolError
 
 from ._glob import compile_glob
-from ._read import WHOLE, read_up_to
-from ._root import Parts, Root, printable
+from ._names import check_text, show_path, show_text
+from ._places import Places
+from ._read import WHOLE
+from ._root import Parts, Root, SecretError, read_up_to
 from ._text import SAMPLE, detect
-from ._walk import Ignore, walk
+from ._walk import Ignore, Skipped, walk
 
-__all__ = ["MAX_SHOWN", "GlobRequest", "GrepRequest", "compile_pattern", "glob", "grep"]
+__all__ = [
+    "OLDEST_RIPGREP",
+    "SECONDS",
+    "GlobRequest",
+    "GrepRequest",
+    "Item",
+    "Place",
+    "compile_pattern",
+    "glob",
+    "grep",
+]
+
+SECONDS = 30.0
+"""How long a search may take."""
 
 MAX_SHOWN = 400
 """Characters of a matching line that are shown, those around the match."""
 
-Say = Callable[[dict[str, Any]], None]
+MAX_SENT = 5_000_000
+"""Characters of lines and paths after which a search stops; a call shows much less."""
+
+OLDEST_RIPGREP = (15, 0)
+"""Older ones leave files out by mistake: by rules of the folders above the start, by a BOM in a `.gitignore`,
+by patterns that end in a dot (fixed in 15.0). They also miss lines (fixed in 14.1.1). See its CHANGELOG."""
+
+Item = dict[str, str | int | bool]
+"""Something that a search found or reports; its keys say what."""
+
+_LOOKS_LIKE_A_MATCH = re.compile(r":\d+:")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The folder in which to search, in bytes, since names need not be text."""
+
+    root: bytes
+    start: bytes
+    secret: tuple[bytes, ...] = ()
+
+    def open(self) -> tuple[Root, Parts]:
+        """The root, with the same places out of reach, and the parts of the start."""
+        secret = tuple(map(os.fsdecode, self.secret))
+        parts = tuple(part for part in os.fsdecode(self.start).split("/") if part)
+        return Root(os.fsdecode(self.root), lambda: Places(secret=secret)), parts
 
 
 @dataclass(frozen=True)
@@ -37,7 +79,6 @@ class GlobRequest:
     """What `glob` is asked."""
 
     pattern: str
-    start: Parts
     hidden: bool
     ignored: bool
     limit: int
@@ -45,10 +86,14 @@ class GlobRequest:
 
 @dataclass(frozen=True)
 class GrepRequest:
-    """What `grep` is asked; `start` may be a file."""
+    """What `grep` is asked.
+
+    Attributes:
+        rg: The path of ripgrep; None to search without.
+        rg_checked: Whether its version is known to be new enough.
+    """
 
     pattern: str
-    start: Parts
     glob: str | None
     literal: bool
     ignore_case: bool
@@ -57,20 +102,28 @@ class GrepRequest:
     ignored: bool
     limit: int
     rg: str | None
+    rg_checked: bool = False
 
 
-def glob(root: Root, request: GlobRequest, say: Say) -> None:
-    """Say the paths that match, in order, until there are more than the limit."""
+def glob(place: Place, request: GlobRequest) -> Iterator[Item]:
+    """The paths that match, in order, until there are more than the limit."""
+    root, start = place.open()
     matches = compile_glob(request.pattern)
     ignore = None if request.ignored else Ignore(root)
+    skipped = Skipped()
     count = 0
-    for entry in walk(root, request.start, hidden=request.hidden, ignore=ignore):
-        if matches(entry.parts[len(request.start) :]):
+    for entry in walk(root, start, hidden=request.hidden, ignore=ignore, skipped=skipped):
+        if matches(entry.parts[len(start) :]):
             count += 1
             if count > request.limit:
-                say({"more": True})
-                return
-            say({"path": Root.show(entry.parts) + ("/" if entry.is_folder else "")})
+                yield {"more": True}
+                break
+            yield {"path": _shown(entry.parts, is_folder=entry.is_folder)}
+    yield from skipped.items()
+
+
+def _shown(parts: Parts, *, is_folder: bool = False) -> str:
+    return show_path("/".join(parts) + ("/" if is_folder else ""))
 
 
 # ---- grep -----------------------------------------------------------------------------------------
@@ -78,6 +131,7 @@ def glob(root: Root, request: GlobRequest, say: Say) -> None:
 
 def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
     """The regular expression of a request; `ToolError` says what is wrong with it."""
+    check_text(request.pattern)
     pattern = re.escape(request.pattern) if request.literal else request.pattern
     try:
         with warnings.catch_warnings():
@@ -90,24 +144,35 @@ def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
         ) from None
 
 
-def grep(root: Root, request: GrepRequest, say: Say) -> None:
-    """Say the lines that match, file by file, until there are as many as the limit."""
+def grep(place: Place, request: GrepRequest) -> Iterator[Item]:
+    """The lines that match, file by file, until there are as many as the limit."""
+    root, start = place.open()
     pattern = compile_pattern(request)
     plain = request.literal or re.escape(request.pattern) == request.pattern
     needle = request.pattern if plain and not request.ignore_case else ""
-    left = request.limit
-    for parts in _files(root, request, say):
-        text = _text(root, parts)
+    left, room = request.limit, MAX_SENT
+    skipped = Skipped()
+    files = _files(root, start, request, skipped)
+    for item in files:
+        if not isinstance(item, tuple):
+            yield item
+            continue
+        text = _text(root, item, skipped)
         if text and needle in text:
             lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-            left -= _search(parts, lines, pattern, request.context, left, say)
-            if left <= 0:
-                say({"more": True})
-                return
+            for found in _search(item, lines, pattern, request.context, left):
+                left -= bool(found.get("match"))
+                room -= len(str(found.get("text", ""))) + len(str(found.get("path", "")))
+                yield found
+                if room < 0:
+                    break
+            if left <= 0 or room < 0:
+                yield {"more": True} if left <= 0 else {"full": True}
+                break
+    yield from skipped.items()
 
 
-def _files(root: Root, request: GrepRequest, say: Say) -> Iterator[Parts]:
-    start = request.start
+def _files(root: Root, start: Parts, request: GrepRequest, skipped: Skipped) -> Iterator[Parts | Item]:
     if start:
         with root.folder(start[:-1]) as above:
             try:
@@ -116,14 +181,18 @@ def _files(root: Root, request: GrepRequest, say: Say) -> Iterator[Parts]:
                 raise root.explain(error, start, above) from None
         if not stat.S_ISDIR(status.st_mode):
             root.check_regular(status, start)
-            yield start  # somebody who names a file wants it, ignored or not
+            yield start  # a file that is named is meant, ignored or not
             return
     chosen = compile_glob(request.glob) if request.glob else None
     ignore = None if request.ignored else Ignore(root)
-    candidates = _candidates(root, request) if request.rg else None
-    say({"engine": "python" if candidates is None else "ripgrep"})
+    candidates = None
+    if request.rg is not None:
+        checked = request.rg_checked or _is_new_enough(request.rg)
+        yield {"ripgrep": checked}
+        candidates = _candidates(root, start, request, request.rg, skipped) if checked else None
+    yield {"engine": "python" if candidates is None else "ripgrep"}
     if candidates is None:
-        for entry in walk(root, start, hidden=request.hidden, ignore=ignore):
+        for entry in walk(root, start, hidden=request.hidden, ignore=ignore, skipped=skipped):
             if entry.is_file and (chosen is None or chosen(entry.parts[len(start) :])):
                 yield entry.parts
         return
@@ -133,19 +202,38 @@ def _files(root: Root, request: GrepRequest, say: Say) -> Iterator[Parts]:
             yield parts
 
 
-def _candidates(root: Root, request: GrepRequest) -> list[Parts] | None:
-    """What ripgrep says may match, relative to the start; None if it cannot say.
+def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
+    """Run ripgrep. Its timer outlives the start of the program, so it ends also if this process is killed."""
+    return subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        preexec_fn=lambda: signal.setitimer(signal.ITIMER_REAL, SECONDS),
+    )
+
+
+def _is_new_enough(rg: str) -> bool:
+    try:
+        version = re.match(rb"ripgrep (\d+)\.(\d+)", _run([rg, "--no-config", "--version"]).stdout)
+    except OSError:
+        return False  # not a program
+    return version is not None and (int(version[1]), int(version[2])) >= OLDEST_RIPGREP
+
+
+def _candidates(
+    root: Root, start: Parts, request: GrepRequest, rg: str, skipped: Skipped
+) -> list[Parts] | None:
+    """The files that may match as ripgrep sees it, relative to the start; None if it cannot tell.
 
     A `--glob` of ours would make it forget `.gitignore`, and rules from above the start would be those of
     other folders too; both are applied here afterwards.
     """
-    assert request.rg is not None
     options = [
         "--no-config",
         "--no-follow",
         "--files-with-matches",
         "--null",
-        "--no-messages",
         "--color=never",
     ]
     options += ["--no-require-git", "--no-ignore-parent", "--no-ignore-global", "--no-ignore-exclude"]
@@ -156,17 +244,14 @@ def _candidates(root: Root, request: GrepRequest) -> list[Parts] | None:
     options += ["--fixed-strings"] if request.literal else []
     if not request.pattern.isascii():
         return None  # it would look for UTF-8 in files of other encodings
-    with root.folder(request.start) as folder:
+    with root.folder(start) as folder:
         os.fchdir(folder)  # this process is there for this one search
-    done = subprocess.run(
-        [request.rg, *options, "--regexp", request.pattern, "--", "."],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
-    if done.returncode not in (0, 1):
-        return None  # an expression that it does not know, such as one that looks behind
+    done = _run([rg, *options, "--regexp", request.pattern, "--", "."])
+    denied = done.stderr.count(b"(os error 13)")
+    # 2 stands for an expression that it does not know, but also for a file that it may not read.
+    if done.returncode not in (0, 1) and not (done.returncode == 2 and denied):
+        return None
+    skipped.unreadable += denied
     found = [
         tuple(part for part in os.fsdecode(name).split("/") if part != ".")
         for name in done.stdout.split(b"\0")
@@ -175,20 +260,27 @@ def _candidates(root: Root, request: GrepRequest) -> list[Parts] | None:
     return sorted(names for names in found if ".git" not in names)
 
 
-def _text(root: Root, parts: Parts) -> str | None:
-    """A text file; None if it is not one, or too large."""
+def _text(root: Root, parts: Parts, skipped: Skipped) -> str | None:
+    """A text file; None if it is not one, cannot be read or is too large."""
     try:
         with root.folder(parts[:-1]) as above:
             descriptor = root.open_in(above, parts, parts[-1])
+    except SecretError:
+        return None
     except ToolError:
-        return None  # gone, swapped, or no permission
+        skipped.unreadable += 1  # gone, swapped, or no permission
+        return None
     try:
         data = read_up_to(descriptor, SAMPLE)
         if len(data) == SAMPLE:
-            if os.fstat(descriptor).st_size > WHOLE or detect(data, whole=False) is None:
+            if detect(data, whole=False) is None:
                 return None
-            data += read_up_to(descriptor, WHOLE)
+            data += read_up_to(descriptor, WHOLE - SAMPLE + 1)
+            if len(data) > WHOLE:
+                skipped.large += 1
+                return None
     except OSError:
+        skipped.unreadable += 1
         return None
     finally:
         os.close(descriptor)
@@ -197,29 +289,33 @@ def _text(root: Root, parts: Parts) -> str | None:
 
 
 def _search(
-    parts: Parts, lines: list[str], pattern: re.Pattern[str], context: int, left: int, say: Say
-) -> int:
-    path, count, last = printable("/".join(parts)), 0, -1
+    parts: Parts, lines: list[str], pattern: re.Pattern[str], context: int, left: int
+) -> Iterator[Item]:
+    path, count, last = show_path("/".join(parts), quote=_LOOKS_LIKE_A_MATCH), 0, -1
+
+    def line_at(number: int, around: int, *, match: bool) -> Item:
+        text = show_text(_shorten(lines[number], around))
+        return {"path": path, "line": number + 1, "text": text, "match": match}
+
     for number, line in enumerate(lines):
         match = pattern.search(line)
         if match is None:
             continue
         start = max(number - context, last + 1)
         if context and last >= 0 and start > last + 1:
-            say({"gap": True})
+            yield {"gap": True}
         for before in range(start, number):
-            say({"path": path, "line": before + 1, "text": _shorten(lines[before], 0), "match": False})
-        say({"path": path, "line": number + 1, "text": _shorten(line, match.start()), "match": True})
+            yield line_at(before, 0, match=False)
+        yield line_at(number, match.start(), match=True)
         last, count = number, count + 1
         following = deque(range(number + 1, min(number + 1 + context, len(lines))))
         while following and pattern.search(lines[following[0]]) is None:
             last = following.popleft()
-            say({"path": path, "line": last + 1, "text": _shorten(lines[last], 0), "match": False})
+            yield line_at(last, 0, match=False)
         if count >= left:
             break
     if count and context:
-        say({"gap": True})
-    return count
+        yield {"gap": True}
 
 
 def _shorten(line: str, around: int) -> str:

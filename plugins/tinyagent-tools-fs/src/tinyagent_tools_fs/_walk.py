@@ -1,4 +1,4 @@
-"""Going through folders in order, without following links, leaving out what `.gitignore` names."""
+"""Walk through folders in order, without following links and without what `.gitignore` names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathspec import GitIgnoreSpec
 
 from tinyagent import ToolError
 
-from ._read import read_up_to
-from ._root import Parts, Root
+from ._root import Parts, Root, read_up_to
 
-__all__ = ["Entry", "Ignore", "walk"]
+__all__ = ["Entry", "Ignore", "Skipped", "walk"]
 
 _MAX_IGNORE_FILE = 1 << 20
 _MAX_DEPTH = 200
@@ -29,6 +28,21 @@ class Entry:
     parts: Parts
     is_folder: bool
     is_file: bool
+
+
+@dataclass
+class Skipped:
+    """What a search has left out."""
+
+    unreadable: int = 0
+    deep: int = 0
+    large: int = 0
+
+    def items(self) -> Iterator[dict[str, str | int | bool]]:
+        """What there is to report."""
+        for name in ("unreadable", "deep", "large"):
+            if count := getattr(self, name):
+                yield {name: count}
 
 
 @dataclass
@@ -60,7 +74,7 @@ class Ignore:
         return any(self.hides(parts[:depth], is_folder=depth < last) for depth in range(1, last + 1))
 
     def has_none(self, folder: Parts) -> None:
-        """Somebody has seen that there is no `.gitignore` in a folder."""
+        """Take note that there is no `.gitignore` in a folder."""
         self._own.setdefault(folder, [])
 
     def _chain(self, folder: Parts) -> list[tuple[int, list[_Rule]]]:
@@ -109,12 +123,16 @@ def _rule(line: str) -> _Rule | None:
     return pattern.include, pattern.regex
 
 
-def walk(root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None) -> Iterator[Entry]:
+def walk(
+    root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None, skipped: Skipped | None = None
+) -> Iterator[Entry]:
     """Everything below a folder, sorted by name, each folder before what is in it.
 
-    Git's own data, tinyagent's, and folders that cannot be opened are left out.
+    Git's own data and tinyagent's are left out. Folders that cannot be opened, and those that are nested too
+    deeply, are counted in `skipped`.
     """
-    pending = [_entries(root, start, hidden, ignore)]
+    skipped = skipped or Skipped()
+    pending = [_entries(root, start, hidden, ignore, skipped)]
     while pending:
         entry = next(pending[-1], None)
         if entry is None:
@@ -122,10 +140,14 @@ def walk(root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None) -> It
             continue
         yield entry
         if entry.is_folder and len(pending) < _MAX_DEPTH:
-            pending.append(_entries(root, entry.parts, hidden, ignore))
+            pending.append(_entries(root, entry.parts, hidden, ignore, skipped))
+        elif entry.is_folder:
+            skipped.deep += 1
 
 
-def _entries(root: Root, folder: Parts, hidden: bool, ignore: Ignore | None) -> Iterator[Entry]:
+def _entries(
+    root: Root, folder: Parts, hidden: bool, ignore: Ignore | None, skipped: Skipped
+) -> Iterator[Entry]:
     secret = root.folders()
     found = []
     has_rules = False
@@ -141,7 +163,8 @@ def _entries(root: Root, folder: Parts, hidden: bool, ignore: Ignore | None) -> 
                 is_file = entry.is_file(follow_symlinks=False)
                 found.append(Entry((*folder, entry.name), is_folder, is_file))
     except (OSError, ToolError):
-        return  # no permission, or gone meanwhile
+        skipped.unreadable += 1  # no permission, or gone meanwhile
+        return
     if ignore is not None and not has_rules:
         ignore.has_none(folder)
     for made in sorted(found, key=lambda entry: entry.parts[-1]):

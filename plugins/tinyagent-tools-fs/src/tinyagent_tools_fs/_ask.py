@@ -1,0 +1,59 @@
+"""Search in a process, and collect what it finds until it is done, stopped or out of time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+
+from tinyagent import ToolError
+from tinyagent.tools import run_in_process
+
+from ._root import Parts, Root
+from ._search import SECONDS, GlobRequest, GrepRequest, Item, Place, glob, grep
+
+__all__ = ["Answer", "ask"]
+
+
+@dataclass
+class Answer:
+    """What a search found. `complete` is False if its time was up."""
+
+    items: list[Item] = field(default_factory=list)
+    complete: bool = True
+
+    def get(self, name: str) -> str | int | bool | None:
+        """A single fact that was reported, such as the engine."""
+        return next((item[name] for item in self.items if name in item), None)
+
+
+async def ask(
+    root: Root,
+    start: Parts,
+    request: GlobRequest | GrepRequest,
+    stop: asyncio.Event | None,
+    seconds: float = SECONDS,
+) -> Answer:
+    """Search below `start`; nothing of the search goes on when this returns.
+
+    Raises:
+        ToolError: The search failed, or the run was aborted.
+    """
+    place = Place(
+        os.fsencode(root.path), os.fsencode("/".join(start)), tuple(map(os.fsencode, root.places().secret))
+    )
+    answer = Answer()
+    try:
+        if isinstance(request, GlobRequest):
+            await run_in_process(
+                glob, place, request, signal=stop, timeout=seconds, on_item=answer.items.append
+            )
+        else:
+            await run_in_process(
+                grep, place, request, signal=stop, timeout=seconds, on_item=answer.items.append
+            )
+    except TimeoutError:
+        answer.complete = False
+    except (OSError, TypeError) as error:
+        raise ToolError(f"The search could not be started: {error}.") from None
+    return answer

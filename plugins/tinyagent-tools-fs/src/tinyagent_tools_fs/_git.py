@@ -1,0 +1,167 @@
+"""What belongs to Git inside the working directory.
+
+Git runs commands that its files name, so these are not written:
+
+- Names: `.git`, and the files of a working tree that configure Git (`.gitattributes`, `.gitmodules`,
+  `.gitconfig`), in every spelling that a file system takes for them.
+- Repositories of other names. Git takes a folder for one if it has `HEAD` and either `objects` and `refs` or
+  a `commondir` file that leads to them (`is_git_directory` in Git's setup.c), and it finds bare repositories
+  while it walks up from the current directory. So the write that would complete such a folder is refused,
+  whatever the order of the writes.
+- Files that the configuration of the surrounding repository names: hooks, included files, attributes.
+"""
+
+# Paths are compared as text here.
+# ruff: noqa: PTH100, PTH112, PTH113, PTH118, PTH120
+from __future__ import annotations
+
+import os
+import re
+
+__all__ = ["completes_repository", "configured_paths", "is_git", "is_repository", "is_repository_path"]
+
+# Code points that HFS+ ignores in names.
+_IGNORED_BY_HFS = dict.fromkeys(
+    [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
+)
+_NAMES = {".git", ".gitattributes", ".gitmodules", ".gitconfig"}
+# The short names that NTFS gives them (see `is_ntfs_dotgit` and its siblings in Git's path.c).
+_SHORT_NAMES = re.compile(r"(git|gitatt|gi7d29|gitmod|gi7eba|gitcon)~\d+")
+_CONFIGURING = frozenset({"head", "config", "config.worktree", "commondir", "hooks", "info"})
+_PARTS = _CONFIGURING | {"objects", "refs"}
+_MAX_CONFIG = 1 << 20
+
+
+def is_git(name: str) -> bool:
+    """Whether a file system could take this name for one that Git reads its configuration from."""
+    plain = _plain(name)
+    return plain in _NAMES or _SHORT_NAMES.fullmatch(plain) is not None
+
+
+def _plain(name: str) -> str:
+    """A name as the most lenient file system sees it: NTFS drops trailing dots, spaces and `:stream`."""
+    return name.translate(_IGNORED_BY_HFS).casefold().split(":")[0].rstrip(". ")
+
+
+def is_repository(folder: int | str) -> bool:
+    """Whether Git takes a folder (a descriptor or a path) for a repository of its own.
+
+    `objects` and `refs` count whatever they are, so a link to a folder that comes later counts too.
+    """
+    return _has(folder, "HEAD") and (
+        _has(folder, "commondir") or (_has(folder, "objects") and _has(folder, "refs"))
+    )
+
+
+def is_repository_path(path: str) -> bool:
+    """Whether an absolute path lies in a Git folder, by its names or by what its folders hold."""
+    if any(map(is_git, path.split(os.sep))):  # noqa: PTH206
+        return True
+    above = path
+    while above != (above := os.path.dirname(above)):
+        if is_repository(above):
+            return True
+    return False
+
+
+def completes_repository(folder: int, name: str) -> bool:
+    """Whether a folder is a repository, or the shared part of one, once it has an entry of this name.
+
+    The shared part has `objects`, `refs` and what configures it; a `HEAD` that leads to it by `commondir` may
+    be anywhere.
+    """
+    added = _plain(name)
+    if added not in _PARTS:
+        return False
+    with os.scandir(folder) as entries:
+        found = {plain for entry in entries if (plain := _plain(entry.name)) in _PARTS} | {added}
+    return {"head", "commondir"} <= found or ({"objects", "refs"} <= found and bool(found & _CONFIGURING))
+
+
+def _has(folder: int | str, name: str) -> bool:
+    try:
+        if isinstance(folder, int):
+            os.stat(name, dir_fd=folder, follow_symlinks=False)
+        else:
+            os.lstat(os.path.join(folder, name))
+    except OSError:
+        return False
+    return True
+
+
+# ---- what the configuration names -------------------------------------------------------------------
+
+
+def configured_paths(root: str) -> list[str]:
+    """Absolute paths that Git's configuration names for hooks, included files and attributes.
+
+    Both that of the repository around `root` and that of the user are read; files that are included are
+    followed once. It is enough to find what lies in the working directory, so errors are passed over.
+    """
+    found: list[str] = []
+    home = os.path.expanduser("~")  # noqa: PTH111
+    settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
+    found.append(os.path.join(settings, "git"))
+    configs = [os.path.join(home, ".gitconfig"), os.path.join(settings, "git", "config")]
+    if named := os.environ.get("GIT_CONFIG_GLOBAL"):
+        found.append(os.path.abspath(named))
+        configs.append(os.path.abspath(named))
+    tree, data = _repository(root)
+    if data is not None:
+        configs += [os.path.join(data, "config"), os.path.join(data, "config.worktree")]
+    seen: set[str] = set()
+    while configs and len(seen) < 100:
+        config = configs.pop()
+        if config in seen:
+            continue
+        seen.add(config)
+        for section, key, value in _settings(config):
+            value = os.path.expanduser(value)  # noqa: PTH111
+            if section == "core" and key in ("hookspath", "attributesfile"):
+                found.append(os.path.abspath(os.path.join(tree, value)))
+            elif section in ("include", "includeif") and key == "path":
+                included = os.path.abspath(os.path.join(os.path.dirname(config), value))
+                found.append(included)
+                configs.append(included)
+    return found
+
+
+def _repository(root: str) -> tuple[str, str | None]:
+    """The working tree around a folder, and the shared folder of its repository."""
+    tree = root
+    while True:
+        data = os.path.join(tree, ".git")
+        if os.path.isdir(data):
+            return tree, data
+        if os.path.isfile(data):
+            text = _read(data)
+            if text.startswith("gitdir:"):
+                data = os.path.join(tree, text.removeprefix("gitdir:").strip())
+                common = _read(os.path.join(data, "commondir")).strip()
+                return tree, os.path.join(data, common) if common else data
+        if tree == (tree := os.path.dirname(tree)):
+            return root, None
+
+
+def _settings(path: str) -> list[tuple[str, str, str]]:
+    """Section, key and value of each line of a Git configuration file, as far as they matter here."""
+    section, found = "", []
+    for line in _read(path).replace("\\\n", "").splitlines():
+        header = re.match(r"\s*\[\s*([\w.-]+)[^\]]*\](.*)", line)
+        if header is not None:
+            section, line = header[1].casefold(), header[2]
+        setting = re.match(r"\s*([\w-]+)\s*=\s*(.*)", line)
+        if setting is not None:
+            value = re.sub(r"\s[#;].*", "", setting[2]).strip().replace('"', "")
+            found.append((section, setting[1].casefold(), value))
+    return found
+
+
+def _read(path: str) -> str:
+    try:
+        if not os.path.isfile(path):
+            return ""
+        with open(path, "rb") as file:  # noqa: PTH123
+            return os.fsdecode(file.read(_MAX_CONFIG)).replace("\r\n", "\n")
+    except OSError:
+        return ""

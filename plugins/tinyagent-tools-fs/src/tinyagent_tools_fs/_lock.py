@@ -1,0 +1,72 @@
+"""One write in a folder at a time, among all programs that lock it, and no temporary files left over."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["TEMPORARY", "lock_folder", "remove_stale"]
+
+TEMPORARY = ".tinyagent-"
+"""How the name of a temporary file starts."""
+
+_TEMPORARY_NAME = re.compile(r"\.tinyagent-[0-9a-f]{16}\.tmp")
+_WAIT_SECONDS = 5.0
+_POLL_SECONDS = 0.01
+_OLD_SECONDS = 3_600.0
+
+
+@contextmanager
+def lock_folder(folder: int) -> Iterator[bool]:
+    """Hold the lock of a folder (`flock` on its descriptor); gives whether it could be had.
+
+    It closes the moment between the last look at a file and its replacement, for two of these tools in one
+    process or in several. Where there are no locks, as on some network file systems, or one is held for long,
+    the write goes on without.
+    """
+    locked = _lock(folder)
+    try:
+        yield locked
+    finally:
+        if locked:
+            fcntl.flock(folder, fcntl.LOCK_UN)
+
+
+def _lock(folder: int) -> bool:
+    if fcntl is None:
+        return False
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+def remove_stale(folder: int, locked: bool) -> None:
+    """Remove the temporary files of writes that were killed. Under the lock no other write is under way."""
+    oldest = time.time() - _OLD_SECONDS
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _TEMPORARY_NAME.fullmatch(entry.name)]
+    for name in names:
+        try:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode) and (locked or status.st_mtime < oldest):
+                os.unlink(name, dir_fd=folder)
+        except OSError:
+            pass  # gone already, or not ours to remove
