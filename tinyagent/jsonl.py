@@ -88,7 +88,11 @@ VERSION = 1
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="session"):
-    """The first line of a stream: what the run starts from; `created` is an RFC 3339 time."""
+    """The first line of a stream: what the run starts from; `created` is an RFC 3339 time.
+
+    `empty_stdin` is there, and true, if standard input was a pipe or a file and nothing came from it: the
+    command before it in a pipe may have failed.
+    """
 
     version: int
     id: str
@@ -98,6 +102,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     thinking_level: str
     tools: list[str]
     tinyagent: str
+    empty_stdin: bool | UnsetType = UNSET
     time: int | UnsetType = UNSET
 
 

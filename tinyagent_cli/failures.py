@@ -9,7 +9,8 @@ import click
 
 from tinyagent import errors
 
-from .signals import Interrupted
+from .signals import Interrupted, RunTimeoutError, StopRun
+from .standard_output import StandardOutputError
 
 __all__ = [
     "EXIT_CODES",
@@ -51,18 +52,13 @@ class IncompleteError(errors.TinyAgentError):
         self.kind = kind
 
 
-class RunTimeoutError(errors.TinyAgentError):
-    """`--timeout` was reached."""
-
-    kind = "run_timeout"
-
-
 EXIT_CODES: dict[type[BaseException], int] = {
     errors.TinyAgentError: 1,
     errors.ConfigurationError: 3,  # and so AuthenticationError
     errors.PluginError: 3,
     errors.RecordError: 2,
     errors.OutputTruncatedError: 4,
+    WriteError: 1,
     InputError: 2,
     IncompleteError: 4,
     RunTimeoutError: 124,
@@ -88,9 +84,8 @@ class Failure(NamedTuple):
 
 def describe(error: BaseException) -> Failure:
     """What to print, to record and to exit with for `error`."""
-    if isinstance(error, Interrupted):
-        how = "Interrupted." if error.signum == signal.SIGINT else f"Ended by {error}."
-        return Failure("interrupted", how, None, 128 + error.signum)
+    if isinstance(error, StopRun):
+        return _stopped(error)
     if isinstance(error, SystemExit | click.exceptions.Exit):
         return _exit(error.code if isinstance(error, SystemExit) else error.exit_code)
     code = next(EXIT_CODES[base] for base in type(error).__mro__ if base in EXIT_CODES)
@@ -101,6 +96,10 @@ def describe(error: BaseException) -> Failure:
         return Failure("usage", error.format_message(), _click_hint(error), code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Failure("interrupted", "Interrupted.", None, code)
+    if isinstance(error, StandardOutputError):
+        code = EXIT_CODES[OutputClosedError if error.reader_left else WriteError]
+        kind = OutputClosedError.kind if error.reader_left else WriteError.kind
+        return Failure(kind, str(error), None, code, silent=error.reader_left)
     if isinstance(error, BrokenPipeError):
         return Failure("broken_pipe", "Standard output was closed.", None, code, silent=True)
     if isinstance(error, MemoryError):
@@ -113,6 +112,13 @@ def describe(error: BaseException) -> Failure:
         "This is a defect of tinyagent or of a plugin; -vv shows where.",
         code,
     )
+
+
+def _stopped(error: StopRun) -> Failure:
+    if not isinstance(error, Interrupted):
+        return Failure("run_timeout", str(error), None, EXIT_CODES[RunTimeoutError])
+    how = "Interrupted." if error.signum == signal.SIGINT else f"Ended by {error}."
+    return Failure("interrupted", how, None, 128 + error.signum)
 
 
 def _exit(code: Any) -> Failure:

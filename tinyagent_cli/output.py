@@ -10,13 +10,11 @@ import asyncio
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from .failures import InputError, OutputClosedError, WriteError
 
-__all__ = ["Output", "open_file", "private_stdout"]
+__all__ = ["Output", "take_stdin", "take_stdout"]
 
 _BATCH = 512
 """Pieces that are put aside at most; a replay that never waits must not pile up."""
@@ -58,6 +56,16 @@ class Output:
         self._pieces.append(data)
         self.flush()
 
+    def print(self, text: str = "") -> None:
+        """Write a line of text.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        self.write_now(f"{text}\n".encode("utf-8", "replace"))
+        if self.error is not None:
+            raise self.error
+
     def _send(self) -> None:
         data = memoryview(b"".join(self._pieces))
         self._pieces.clear()
@@ -90,38 +98,39 @@ def _explain(error: OSError, name: str) -> WriteError:
     return WriteError(f"Cannot write to {name}: {error.strerror}.")
 
 
-def open_file(path: str) -> Output:
-    """A file that is written from its beginning."""
-    try:
-        fd = os.open(Path(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    except OSError as error:
-        raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
-    return Output(fd, path)
+def take_stdout() -> Output:
+    """Take standard output for this command alone, until the process exits.
 
+    What plugins and their child processes print goes to standard error from now on, also at exit.
 
-@contextmanager
-def private_stdout() -> Iterator[Output]:
-    """Standard output for us alone: what tools and their children print goes to standard error meanwhile."""
+    Raises:
+        InputError: standard output is closed.
+    """
     if sys.stdout is None:
         raise InputError("Standard output is closed.", hint="Redirect it: > /dev/null")
     sys.stdout.flush()
     fd = sys.stdout.fileno()
-    own, printed = os.dup(fd), sys.stdout
-    try:
-        error_fd = sys.stderr.fileno() if sys.stderr is not None else None
-        if error_fd is not None:
-            os.dup2(error_fd, fd)
-        else:
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, fd)
-            os.close(devnull)
-        output = Output(own, "standard output")
-        yield output
-        output.flush()
-    finally:
-        try:
-            printed.flush()
-        except (OSError, ValueError):
-            pass  # a tool's own printing
-        os.dup2(own, fd)
-        os.close(own)
+    output = Output(os.dup(fd), "standard output")
+    if sys.stderr is not None:
+        os.dup2(sys.stderr.fileno(), fd)
+    else:
+        _point_at_devnull(fd, os.O_WRONLY)
+    return output
+
+
+def take_stdin() -> int | None:
+    """Take standard input; plugins and their child processes get an empty one.
+
+    Returns:
+        A descriptor that child processes do not inherit; None if standard input is closed.
+    """
+    taken = os.dup(0) if sys.stdin is not None else None
+    _point_at_devnull(0, os.O_RDONLY)
+    return taken
+
+
+def _point_at_devnull(fd: int, flags: int) -> None:
+    devnull = os.open(os.devnull, flags)
+    os.dup2(devnull, fd)
+    if devnull != fd:
+        os.close(devnull)

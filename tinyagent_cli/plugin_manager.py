@@ -22,7 +22,7 @@ from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import builtin_plugins
 from .entry_points import EntryPoint, find, names_a_file, normalised
-from .signals import Interrupted
+from .signals import StopRun
 from .tool_sources import ToolSource, import_file, module_name
 from .version import DISTRIBUTION
 
@@ -406,7 +406,7 @@ class PluginManager:
             raise
         except BaseException as error:
             ours = entry.distribution in (BUILT_IN, CONFIGURED)
-            if isinstance(error, Interrupted) or (ours and isinstance(error, TinyAgentError)):
+            if isinstance(error, StopRun) or (ours and isinstance(error, TinyAgentError)):
                 raise
             raise self._failed(entry, what, error) from error
 

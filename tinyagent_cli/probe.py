@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from .entry_points import EntryPoint
-from .output import private_stdout
+from .output import take_stdin, take_stdout
 from .plugin_manager import PluginManager
 
 __all__ = ["main"]
@@ -18,10 +18,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str]) -> None:
     """Load it, and say what is wrong."""
     entry = EntryPoint(*arguments)
-    with private_stdout() as stdout:
-        error = PluginManager(prefer={entry.name: entry.distribution}).check(entry)
-        if error is not None:
-            stdout.write_now(f"{error}\n".encode("utf-8", "replace"))
+    take_stdin()
+    stdout = take_stdout()
+    error = PluginManager(prefer={entry.name: entry.distribution}).check(entry)
+    if error is not None:
+        stdout.print(str(error))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import base64
 import os
 import select
 import stat
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 
 from .failures import InputError
 
-__all__ = ["MAX_INPUT", "build_prompt", "read_file", "read_files", "read_stdin", "stdin_is_piped"]
+__all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "read_file", "read_files"]
 
 MAX_INPUT = 64 * 1024 * 1024
 """Bytes that a prompt takes from standard input, and from all its files together; no context holds more."""
@@ -30,37 +29,52 @@ MAX_IMAGE = 32 * 1024 * 1024
 _WAITING = "Waiting for standard input, which is put before the prompt (--no-stdin goes on without it) …"
 
 
-def stdin_is_piped() -> bool:
-    """Whether somebody sends something: a pipe, a socket or a file, but no terminal and no device."""
-    try:
-        mode = os.fstat(0).st_mode
-    except OSError:
-        return False
-    return sys.stdin is not None and (stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode))
+class StandardInput:
+    """What is piped in, read from a descriptor that plugins do not have.
 
-
-def read_stdin(note: Callable[[str], None], limit: int = MAX_INPUT) -> bytes:
-    """All of standard input. If its first byte takes more than a second, `note` is called.
-
-    Raises:
-        InputError: it cannot be read, or has more than `limit` bytes.
+    Args:
+        descriptor: None if standard input is closed.
+        note: Called if the first byte takes more than a second.
     """
-    try:
-        if not select.select([0], [], [], 1.0)[0]:
-            note(_WAITING)
-    except OSError as error:
-        raise InputError(f"Cannot read standard input: {error.strerror}.") from None
-    return read_descriptor(0, limit=limit, name="standard input", error=InputError)
+
+    def __init__(self, descriptor: int | None, note: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
+        self._note = note
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether it is a pipe, a socket or a file, and not a terminal or a device."""
+        if self._descriptor is None:
+            return False
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+    def read(self, limit: int = MAX_INPUT, waiting: str = _WAITING) -> bytes:
+        """All bytes to the end.
+
+        Args:
+            limit: The most bytes that there may be.
+            waiting: What the user is told when nothing arrives.
+
+        Raises:
+            InputError: it cannot be read, or is longer than `limit`.
+        """
+        if self._descriptor is None:
+            raise InputError("Cannot read standard input: it is closed.")
+        try:
+            if not select.select([self._descriptor], [], [], 1.0)[0]:
+                self._note(waiting)
+        except OSError as error:
+            raise InputError(f"Cannot read standard input: {error.strerror}.") from None
+        return read_descriptor(self._descriptor, limit=limit, name="standard input", error=InputError)
 
 
-def read_file(path: str, note: Callable[[str], None], limit: int = MAX_INPUT) -> bytes:
-    """The bytes of a file; `-` is standard input. Errors are those of `read_stdin`."""
-    if path == "-":
-        return read_stdin(note, limit)
-    return read_bytes(path, limit=limit, error=InputError)
+def read_file(path: str, stdin: StandardInput, limit: int = MAX_INPUT) -> bytes:
+    """The bytes of a file; `-` is standard input. Errors are those of `StandardInput.read`."""
+    return stdin.read(limit) if path == "-" else read_bytes(path, limit=limit, error=InputError)
 
 
-def read_files(paths: Sequence[str], note: Callable[[str], None]) -> list[tuple[str, bytes]]:
+def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, bytes]]:
     """The files of a prompt, each with its path.
 
     Raises:
@@ -69,7 +83,7 @@ def read_files(paths: Sequence[str], note: Callable[[str], None]) -> list[tuple[
     files: list[tuple[str, bytes]] = []
     total = 0
     for path in paths:
-        data = read_file(path, note)
+        data = read_file(path, stdin)
         total += len(data)
         if total > MAX_INPUT:
             raise InputError(

@@ -10,6 +10,7 @@ import click
 
 from .app_context import AppContext
 from .entry_points import EntryPoint, find
+from .signals import raise_on_sigint
 from .terminal_text import one_line
 
 __all__ = ["COMMANDS", "CONTEXT", "LazyGroup", "common_options", "need_command", "root"]
@@ -84,8 +85,10 @@ class RootGroup(click.Group):
             command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
             return command
         if cmd_name in self._plugin_commands():
+            from .kernel_guards import protect_memory
             from .plugin_manager import PluginManager
 
+            protect_memory()  # a plugin's command, such as a proxy, may hold keys
             if len(self._plugin_commands()[cmd_name]) == 1:
                 return PluginManager().command(cmd_name)
             from . import configuration  # only the user can say whose this name is
@@ -99,7 +102,10 @@ class RootGroup(click.Group):
         name = args[0]
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
             self._no_such_command(ctx, name)
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        if not getattr(found[1], "handles_signals", False):
+            raise_on_sigint()
+        return found
 
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
         from difflib import get_close_matches

@@ -17,8 +17,9 @@ from . import configuration, model_choice
 from .app_context import AppContext
 from .entry_points import find
 from .failures import InputError
+from .lifetime import Lifetime
 from .plugin_manager import Hook, PluginManager
-from .prompt_input import build_prompt, read_file, read_files, read_stdin, stdin_is_piped
+from .prompt_input import StandardInput, build_prompt, read_file, read_files
 from .settings import APPROVALS_FILE, set_variable
 from .tool_limits import output_limits, with_timeouts
 from .tool_sources import ToolSource
@@ -60,11 +61,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     tools: list[AgentTool]
     history: list[Any]
     message: Any
+    empty_stdin: bool
     thinking: ThinkingLevel
     temperature: float | None
     max_tokens: int | None
     max_turns: int
-    timeout: float | None
     allow: list[str]
     deny: list[str]
     yes: bool
@@ -76,11 +77,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     approvals_file: Path
     sinks: list[tuple[str, Callable[[], Any]]]
 
+    @property
+    def inputs(self) -> list[tuple[str, str]]:
+        """The files that the configuration chose, each with what it is; `-o` must not replace them."""
+        files = [(f"the tool {name}", source.name) for name, source in self.sources.items() if source.is_file]
+        if self.provider.name == "replay":
+            files.append(("the recorded run", self.model.id))
+        return files
 
-def prepare(app: AppContext, options: RunOptions) -> Plan:
+
+def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
     """Read everything that the run is made of.
 
-    Standard input comes last, since it may take its time.
+    Standard input comes last, since it may take its time. The time limit of the configuration holds from
+    the moment that it is known.
 
     Raises:
         TinyAgentError: something is missing, malformed or unknown.
@@ -93,13 +103,15 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     ]
     if sum(users_of_stdin) > 1:
         raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
-    piped = not any(users_of_stdin) and not options.no_stdin and stdin_is_piped()
+    piped = not any(users_of_stdin) and not options.no_stdin and stdin.is_piped
     if not (prompt or options.files or piped):
         build_prompt(None, (), None)
     found = configuration.load()
     for text in found.notes:
         app.detail(text)
     run = found.run
+    if options.timeout is None and run.timeout is not None:
+        lifetime.limit(run.timeout, "timeout under [run] in the configuration")
     choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
         app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
@@ -109,10 +121,14 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
     plugins.load_hooks()
     tools = with_timeouts(plugins.tools(_tool_names(options, run.tools or ())), found.tools)
     _check_rules(options, tools)
-    history = _history(app, options.history)
-    system = _system(app, options.system) if options.system is not None else run.system or ""
-    files = read_files(options.files, app.note)
-    message = build_prompt(prompt, files, read_stdin(app.note) if piped else None)
+    history = _history(app, options.history, stdin)
+    system = _system(options.system, stdin) if options.system is not None else run.system or ""
+    files = read_files(options.files, stdin)
+    piped_text = stdin.read() if piped else None
+    message = build_prompt(prompt, files, piped_text)
+    empty_stdin = piped_text is not None and not piped_text.strip()
+    if empty_stdin:
+        app.warn("Standard input is empty, so only the prompt is sent. Did the command before it fail?")
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -125,11 +141,11 @@ def prepare(app: AppContext, options: RunOptions) -> Plan:
         tools=tools,
         history=history,
         message=message,
+        empty_stdin=empty_stdin,
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),
         max_turns=_first(options.max_turns, run.max_turns, configuration.DEFAULT_MAX_TURNS),
-        timeout=_first(options.timeout, run.timeout),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
@@ -173,15 +189,16 @@ def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
                 )
 
 
-def _history(app: AppContext, path: str | None) -> list[Any]:
+def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Any]:
     if path is None:
         return []
     from tinyagent import jsonl
 
     name = "standard input" if path == "-" else path
-    data = read_file(
-        path, lambda _: app.note("Waiting for the conversation on standard input …"), MAX_RECORD_BYTES
-    )
+    if path == "-":
+        data = stdin.read(MAX_RECORD_BYTES, "Waiting for the conversation on standard input …")
+    else:
+        data = read_file(path, stdin, MAX_RECORD_BYTES)
     if not data.strip():
         raise InputError(f"--history {path}: there is nothing in it.")
     if detect_encoding(data)[0] != "utf-8":
@@ -197,8 +214,8 @@ def _history(app: AppContext, path: str | None) -> list[Any]:
     return messages
 
 
-def _system(app: AppContext, text: str) -> str:
+def _system(text: str, stdin: StandardInput) -> str:
     if not text.startswith("@"):
         return text
     path = text[1:]
-    return decode_text(read_file(path, app.note), path, error=InputError).strip()
+    return decode_text(read_file(path, stdin), path, error=InputError).strip()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from tinyagent import Agent, AgentOptions, extract_text
 from tinyagent.agent_types import AgentEndEvent, AgentEvent
@@ -15,12 +15,16 @@ from tinyagent.errors import OutputTruncatedError, ProviderError, error_class
 
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import IncompleteError, InputError, RunTimeoutError
-from .output import Output, open_file, private_stdout
+from .failures import IncompleteError, InputError, WriteError, describe
+from .lifetime import Lifetime
+from .output import Output, take_stdin, take_stdout
+from .process_exit import runner_closed_at_exit
+from .prompt_input import StandardInput
+from .record_file import RecordFile, refuse_inputs
 from .renderers.activity import ActivityRenderer
 from .renderers.text import TextRenderer
 from .run_plan import Plan, RunOptions, prepare
-from .signals import Interrupted, Signals
+from .settings import APPROVALS_FILE, config_directory
 from .sinks.plugin import PluginSinks
 from .tool_guards import ToolGuards
 
@@ -28,16 +32,16 @@ if TYPE_CHECKING:
     from .remembered import Remembered
     from .sinks.jsonl import JsonlSink
 
-__all__ = ["execute", "record_failure"]
+__all__ = ["Progress", "Records", "execute", "record_failure"]
 
 
 class Progress:
     """What is known of the run so far: the result line is made of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lifetime: Lifetime | None = None) -> None:
         self.messages: list[Any] = []
         self.limit: str | None = None
-        self._began = time.monotonic()
+        self._lifetime = lifetime
 
     def __call__(self, event: AgentEvent) -> None:
         if type(event) is AgentEndEvent:
@@ -60,23 +64,26 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the command began."""
-        return time.monotonic() - self._began
+        """Since the command started."""
+        return self._lifetime.seconds if self._lifetime is not None else 0.0
 
 
-def execute(app: AppContext, options: RunOptions) -> int:
+def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
     """Run. Returns 0, or raises what went wrong once the record is finished."""
-    progress = Progress()
-    with (
-        Signals() as signals,
-        private_stdout() as stdout,
-        record(stdout if options.jsonl else None, options.output, progress, options.history) as sinks,
-    ):
-        plan = prepare(app, options)
-        for sink in sinks:
-            sink.begin(plan)
-        run = _Run(app, plan, signals, stdout, sinks)
-        asyncio.run(run.drive(progress))
+    progress = Progress(lifetime)
+    if options.timeout is not None:
+        lifetime.limit(options.timeout, "--timeout")
+    lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
+    stdin, stdout = take_stdin(), take_stdout()
+    runner = runner_closed_at_exit()
+    with Records(stdout if options.jsonl else None, progress, lifetime) as records:
+        lifetime.release()
+        if options.output is not None:
+            records.open_file(options.output, [*_inputs(options), ("standard input", stdin)])
+        plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
+        records.begin(plan)
+        run = _Run(app, plan, lifetime, stdout, records.sinks)
+        runner.run(run.drive(progress))
         run.conclude(progress)
         stdout.flush()
         if stdout.error is not None:
@@ -84,64 +91,108 @@ def execute(app: AppContext, options: RunOptions) -> int:
     return 0
 
 
-@contextmanager
-def record(
-    stdout: Output | None, path: str | None, progress: Progress, history: str | None = None
-) -> Iterator[list[JsonlSink]]:
-    """The JSONL sinks of a run; each gets its result line, however the block is left."""
-    sinks: list[JsonlSink] = []
-    if path is not None or stdout is not None:
+def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
+    """What the options name and the run reads."""
+    if options.history is not None:
+        yield "--history", options.history
+    for file in options.files:
+        yield f"-f {file}", str(Path(file).expanduser())
+    if options.system is not None and options.system.startswith("@"):
+        yield f"-s {options.system}", str(Path(options.system[1:]).expanduser())
+    for name in ("config.toml", "keys.toml", "mcp.json", APPROVALS_FILE):
+        yield f"the configuration {name}", str(config_directory() / name)
+    yield "the configuration tinyagent.toml", "tinyagent.toml"
+
+
+class Records:
+    """The JSON lines of a run: on standard output, in the file of `-o`, or both.
+
+    Each ends in a result line, however the block is left. When the main thread is stuck, `lifetime` ends
+    them from another thread.
+    """
+
+    def __init__(self, stdout: Output | None, progress: Progress, lifetime: Lifetime | None = None) -> None:
+        self.sinks: list[JsonlSink] = []
+        self._progress = progress
+        self._path = ""
+        self._file: RecordFile | None = None
+        self._started = False
+        self._ended = threading.Lock()
+        if stdout is not None:
+            self._add(stdout)
+        if lifetime is not None:
+            lifetime.at_last_resort(self.end)
+
+    def _add(self, output: Output) -> None:
         from .sinks.jsonl import JsonlSink  # its types take a while to make, and plain text needs none
 
-        if stdout is not None:
-            sinks.append(JsonlSink(stdout))
-    error: BaseException | None = None
-    try:
-        if path is not None:
-            _check_output(path, history)
-            sinks.append(JsonlSink(open_file(path)))
-        yield sinks
-    except BaseException as raised:  # noqa: BLE001 - raised again below
-        error = raised
-    for sink in sinks:
-        sink.end(progress, error or sink.output.error)
-        if sink.output is not stdout:
-            sink.output.close()
-        error = error or sink.output.error
-    if error is not None:
-        raise error
+        self.sinks.append(JsonlSink(output))
+
+    def open_file(self, path: str, inputs: Iterable[tuple[str, str | int | None]] = ()) -> None:
+        """Write to this file as well, unless it is one of `inputs`."""
+        if path == "-":
+            raise InputError("-o writes to a file.", hint="For JSON lines on standard output: --jsonl")
+        refuse_inputs(path, inputs)
+        self._path, self._file = path, RecordFile(path)
+        self._add(self._file.output)
+
+    def begin(self, plan: Plan) -> None:
+        """The run starts: write the header, and from now on replace an older record."""
+        if self._file is not None:
+            refuse_inputs(self._path, plan.inputs)
+            self._file.start()
+        self._started = True
+        for sink in self.sinks:
+            sink.begin(plan)
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Write the result lines, once. Returns `error`, or what else went wrong."""
+        if not self._ended.acquire(blocking=False):
+            return error
+        file = self._file
+        keep = file is None or self._started or not file.has_older_record
+        for sink in self.sinks:
+            if keep or file is None or sink.output is not file.output:
+                sink.end(self._progress, error or sink.output.error)
+                error = error or sink.output.error
+        if file is not None:
+            try:
+                file.finish(keep)
+            except WriteError as failed:
+                error = failed if error is None or error is file.output.error else error
+        return error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = self.end(error)
+        if failed is not None and failed is not error:
+            raise failed
 
 
-def record_failure(as_jsonl: bool, path: str | None, history: str | None, error: BaseException) -> None:
-    """The record of a run whose options could not even be read; whatever else fails here is not said."""
+def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> None:
+    """Write the record of a run whose options could not even be read. An error on the way is ignored."""
     try:
-        with private_stdout() as stdout, record(stdout if as_jsonl else None, path, Progress(), history):
+        with Records(take_stdout() if as_jsonl else None, Progress()) as records:
+            if path is not None:
+                records.open_file(path)
             raise error
-    except Exception:  # noqa: BLE001 - `error` is reported by who called
+    except Exception:  # noqa: BLE001 - the caller raises `error`
         pass
-
-
-def _check_output(output: str, history: str | None) -> None:
-    if output == "-":
-        raise InputError("-o writes to a file.", hint="For JSON lines on standard output: --jsonl")
-    if history not in (None, "-"):
-        try:
-            same = Path(output).samefile(str(history))
-        except OSError:
-            same = False
-        if same:
-            raise InputError("-o would overwrite the file that --history reads.", hint="Name another file.")
 
 
 class _Run:
     """The agent with everybody who listens to it, and everything that may end it early."""
 
     def __init__(
-        self, app: AppContext, plan: Plan, signals: Signals, stdout: Output, sinks: list[JsonlSink]
+        self, app: AppContext, plan: Plan, lifetime: Lifetime, stdout: Output, sinks: list[JsonlSink]
     ) -> None:
         self._app = app
         self._plan = plan
-        self._signals = signals
+        self._lifetime = lifetime
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._cause: BaseException | None = None
         self._notes: set[str] = set()
@@ -215,9 +266,7 @@ class _Run:
         """Prompt the agent; a signal, the time limit or an output that fails ends it cleanly, then raises."""
         plan, loop = self._plan, asyncio.get_running_loop()
         self._agent.subscribe(progress)
-        self._signals.attach(loop, lambda signum: self._stop(Interrupted(signum)))
-        late = RunTimeoutError(f"The run took longer than {plan.timeout} s (--timeout).")
-        timer = None if plan.timeout is None else loop.call_later(plan.timeout, self._stop, late)
+        self._lifetime.attach(loop, self._stop)
         for output in self._outputs:
             if output.error is not None:
                 raise output.error
@@ -226,9 +275,7 @@ class _Run:
             with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
                 await self._agent.prompt(plan.message)
         finally:
-            if timer is not None:
-                timer.cancel()
-            self._signals.detach()
+            self._lifetime.detach()
             for output in self._outputs:
                 output.flush()
                 output.on_error = None

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .terminal_text import one_line
 
+if TYPE_CHECKING:
+    from .output import Output
+
 __all__ = ["print_json", "print_table"]
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as what is in them; the header only for a terminal, so that a pipe gets rows alone."""
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], output: Output | None = None) -> None:
+    """Columns as wide as their longest cell. The header is for a terminal only: a pipe gets rows alone.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells of each row.
+        output: Standard output, if the command has taken it.
+    """
+    is_terminal = output.is_terminal if output is not None else sys.stdout.isatty()
+    echo = output.print if output is not None else click.echo
     lines = [[one_line(cell, 500) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if is_terminal:
         lines.insert(0, list(header))
     widths = [max(len(line[n]) for line in lines) for n in range(len(header))] if lines else []
     for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_json(value: Any) -> None:
-    """Indented JSON."""
+def print_json(value: Any, output: Output | None = None) -> None:
+    """Indented JSON; `output` as in `print_table`."""
     import msgspec
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    echo = output.print if output is not None else click.echo
+    echo(msgspec.json.format(msgspec.json.encode(value).decode(), indent=2))

@@ -16,9 +16,11 @@ from . import configuration
 from .app_context import AppContext
 from .approvals import Approvals
 from .failures import InputError
-from .output import Output, private_stdout
+from .kernel_guards import protect_memory
+from .lifetime import Lifetime
+from .output import Output, take_stdin, take_stdout
 from .plugin_manager import PluginManager
-from .signals import Interrupted, Signals
+from .process_exit import runner_closed_at_exit
 from .terminal_text import clean
 from .tool_guards import ToolGuards
 from .tool_limits import with_timeouts
@@ -28,7 +30,12 @@ __all__ = ["call"]
 
 def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) -> int:
     """Call it, print the result. Returns 0, or raises the error that it gave."""
-    with Signals() as signals, private_stdout() as stdout:
+    protect_memory()
+    take_stdin()
+    stdout = take_stdout()
+    runner = runner_closed_at_exit()
+    with Lifetime() as lifetime:
+        lifetime.release()
         found = configuration.load()
         plugins = PluginManager.from_settings(found)
         plugins.load_hooks()
@@ -40,7 +47,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
             plugins.hooks("tinyagent_after_tool_call"),
             timeout=found.hook_timeout,
         )
-        message = asyncio.run(_run(tool, given, guards, signals))
+        message = runner.run(_run(tool, given, guards, lifetime))
         if as_json:
             shown = {key: message[key] for key in ("content", "details", "is_error")}
             stdout.write_now(_json.encode(shown) + b"\n")
@@ -85,9 +92,9 @@ def _arguments(tool: AgentTool, given: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, signals: Signals) -> Any:
+async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, lifetime: Lifetime) -> Any:
     signal = asyncio.Event()
-    signals.attach(asyncio.get_running_loop(), lambda _: signal.set())
+    lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
     request: ToolCallContent = {
         "type": "tool_call",
         "id": "call_1",
@@ -107,9 +114,9 @@ async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, s
     try:
         await batch.run()
     finally:
-        signals.detach()
-    if signals.received is not None:
-        raise Interrupted(signals.received)
+        lifetime.detach()
+    if lifetime.cause is not None:
+        raise lifetime.cause
     return batch.results[0]
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tinyagent.agent_types import AgentToolResult, ToolCallDecision, ToolCallInfo
 
 from .approvals import Approvals
-from .signals import Interrupted
+from .signals import StopRun
 from .tool_limits import cap
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ToolGuards"]
 
-_ENDS = (asyncio.CancelledError, KeyboardInterrupt, Interrupted)
+_ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
 """What ends the run rather than the hook."""
 
 

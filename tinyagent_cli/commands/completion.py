@@ -23,7 +23,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from tinyagent_cli.main import COMPLETION_VARIABLE
+    from tinyagent_cli.dispatch import COMPLETION_VARIABLE
 
     kind = get_completion_class(shell)
     assert kind is not None

@@ -29,8 +29,10 @@ def models(ctx: click.Context) -> None:
 def list_models(provider: str | None, as_json: bool) -> None:
     """List the models of PROVIDER by asking it; without it, list the providers."""
     from tinyagent_cli import configuration
+    from tinyagent_cli.kernel_guards import protect_memory
     from tinyagent_cli.plugin_manager import PluginManager
 
+    protect_memory()
     found = configuration.load()
     manager = PluginManager.from_settings(found)
     if provider is None:
@@ -41,15 +43,19 @@ def list_models(provider: str | None, as_json: bool) -> None:
             print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
         return
     from tinyagent_cli import model_cache
+    from tinyagent_cli.output import take_stdin, take_stdout
 
+    take_stdin()
+    output = take_stdout()  # a plugin may print
     infos = sorted(asyncio.run(_ask(found, manager, provider)), key=lambda info: info.id)
     model_cache.write(provider, [info.id for info in infos])
     if as_json:
-        print_json(infos)
+        print_json(infos, output)
         return
     print_table(
         ("MODEL", "CONTEXT", "NAME"),
         [(f"{provider}/{info.id}", str(info.context_window or ""), info.name) for info in infos],
+        output,
     )
 
 

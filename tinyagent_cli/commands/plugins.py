@@ -45,10 +45,15 @@ def list_plugins(as_json: bool, check: bool) -> None:
     None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
     """
     rows = [_row(entry) for entry in find()]
+    output = None
     if check:
+        from tinyagent_cli.output import take_stdin, take_stdout
+
+        take_stdin()
+        output = take_stdout()  # a plugin may print while it is imported, and at exit
         _check(rows)
     if as_json:
-        print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows])
+        print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows], output)
     elif not rows:
         click.echo("No plugins are installed.", err=True)
     else:
@@ -58,6 +63,7 @@ def list_plugins(as_json: bool, check: bool) -> None:
                 (row["name"], row["group"], f"{row['distribution']} {row['version']}", _status(row))
                 for row in rows
             ],
+            output,
         )
 
 
@@ -74,15 +80,13 @@ def _row(entry: EntryPoint) -> dict[str, Any]:
 
 
 def _check(rows: list[dict[str, Any]]) -> None:
-    from tinyagent_cli.output import private_stdout
     from tinyagent_cli.plugin_manager import PluginManager
 
     manager = PluginManager()
-    with private_stdout():  # what a plugin prints while it is imported is not ours
-        for row in rows:
-            error = manager.check(row["entry"])
-            row["status"] = "ok" if error is None else "broken"
-            row["error"] = None if error is None else str(error)
+    for row in rows:
+        error = manager.check(row["entry"])
+        row["status"] = "ok" if error is None else "broken"
+        row["error"] = None if error is None else str(error)
 
 
 def _status(row: dict[str, Any]) -> str:

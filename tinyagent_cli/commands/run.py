@@ -18,6 +18,8 @@ LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 class RunCommand(click.Command):
     """Ends the record of `--jsonl` and `-o` with a result line even if the options cannot be read."""
 
+    handles_signals = True
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
@@ -38,7 +40,7 @@ class RunCommand(click.Command):
         if as_jsonl or lenient.params.get("output"):
             from tinyagent_cli.run_session import record_failure
 
-            record_failure(as_jsonl, lenient.params.get("output"), lenient.params.get("history"), error)
+            record_failure(as_jsonl, lenient.params.get("output"), error)
 
 
 @click.command("run", cls=RunCommand, context_settings=CONTEXT)
@@ -120,7 +122,12 @@ def run(app: AppContext, /, **options: Any) -> int:
     Exit codes: 0 answered, 1 failed, 2 usage, 3 not set up, 4 incomplete,
     124 time-out, 130 and 143 interrupted.
     """
-    from tinyagent_cli.run_plan import RunOptions
-    from tinyagent_cli.run_session import execute
+    from tinyagent_cli.kernel_guards import protect_memory
+    from tinyagent_cli.lifetime import Lifetime
 
-    return execute(app, RunOptions(**options))
+    protect_memory()
+    with Lifetime() as lifetime:
+        from tinyagent_cli.run_plan import RunOptions
+        from tinyagent_cli.run_session import execute
+
+        return execute(app, RunOptions(**options), lifetime)

@@ -45,24 +45,25 @@ def list_tools(as_json: bool) -> None:
 def show_tools(name: str, as_json: bool) -> None:
     """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file."""
     from tinyagent import _json
-    from tinyagent_cli.output import private_stdout
+    from tinyagent_cli.output import take_stdin, take_stdout
     from tinyagent_cli.terminal_text import clean
 
-    with private_stdout():  # what a plugin prints while it is imported is not ours
-        found = _load(name)
+    take_stdin()
+    output = take_stdout()  # a plugin may print while it is imported, and at exit
+    found = _load(name)
     if as_json:
         fields = ("name", "description", "parameters", "read_only", "timeout")
-        print_json([{field: getattr(tool, field) for field in fields} for tool in found])
+        print_json([{field: getattr(tool, field) for field in fields} for tool in found], output)
         return
     for number, tool in enumerate(found):
-        click.echo(
+        output.print(
             ("\n" if number else "") + f"{tool.name}{'' if tool.read_only else '  (asks before it runs)'}"
         )
         for line in clean(tool.description).splitlines():
-            click.echo(f"  {line}")
+            output.print(f"  {line}")
         for key, schema in tool.parameters.get("properties", {}).items():
             must = " (required)" if key in tool.parameters.get("required", ()) else ""
-            click.echo(clean(f"  {key}{must}: {_json.encode(schema).decode()}"))
+            output.print(clean(f"  {key}{must}: {_json.encode(schema).decode()}"))
 
 
 def _load(name: str) -> list[Any]:

@@ -6,6 +6,8 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET
+
 from tinyagent import extract_text
 from tinyagent.agent_types import AgentEvent
 from tinyagent.jsonl import VERSION, Encoder, ErrorRecord, HistoryRecord, ResultRecord, SessionRecord
@@ -60,6 +62,7 @@ def _header(plan: Plan | None) -> SessionRecord:
         thinking_level=str(plan.thinking) if plan else "off",
         tools=[tool.name for tool in plan.tools] if plan else [],
         tinyagent=version(),
+        empty_stdin=True if plan is not None and plan.empty_stdin else UNSET,
     )
 
 

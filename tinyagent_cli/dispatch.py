@@ -1,0 +1,59 @@
+"""From the arguments to an exit code: the command is found and run, and every error ends here.
+
+`failures.describe` gives the message, which is printed on standard error, and the exit code. A traceback is
+printed with -vv only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from .app_context import AppContext
+
+__all__ = ["COMPLETION_VARIABLE", "dispatch"]
+
+COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
+
+
+def dispatch(args: Sequence[str]) -> int:
+    """Run the command that `args` name. Returns the exit code; raises nothing."""
+    app = AppContext(args)
+    try:
+        return _run(app)
+    except BaseException as error:  # noqa: BLE001 - this is the boundary
+        return _report(error, app)
+
+
+def _run(app: AppContext) -> int:
+    from click.exceptions import Exit
+
+    from . import settings
+    from .root import root
+
+    completion = settings.variable(COMPLETION_VARIABLE)
+    if completion:
+        from click.shell_completion import shell_complete
+
+        return shell_complete(root, {"obj": app}, "tinyagent", COMPLETION_VARIABLE, completion)
+    if sys.stdout is None:
+        from .failures import InputError
+
+        raise InputError("Standard output is closed.", hint="Redirect it: > /dev/null")
+    try:
+        with root.make_context("tinyagent", list(app.args), obj=app) as context:
+            code = root.invoke(context)
+    except Exit as ended:  # --help, --version
+        return ended.exit_code
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: BaseException, app: AppContext) -> int:
+    from .failures import describe
+
+    failure = describe(error)
+    if app.verbosity > 1 and failure.exit_code and not isinstance(error, SystemExit):
+        app.traceback(error)
+    if failure.message and not failure.silent:
+        app.error(failure.message, failure.hint)
+    return failure.exit_code

@@ -1,0 +1,250 @@
+"""The one clock of a command, and the signals that end it: SIGINT, SIGTERM, SIGHUP and the time limit.
+
+    held        our own modules are being imported       a stop is remembered until `release`
+    preparing   input is read, plugins are loaded        a stop raises `StopRun` in the main thread
+    attached    the event loop runs                      a stop calls a function of the run, in the loop
+
+After a stop the command has `ENDING_S` to end in an orderly way. A thread watches this, since the main
+thread may be stuck in C code, or in a plugin that catches everything: then the thread closes the records and
+exits. If C code keeps Python from running at all, a timer of the kernel exits, and the records stay open. A
+second signal of the same kind ends the process at once.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+
+from .kernel_guards import ExitTimer, kill_on_second
+from .process_exit import exit_now
+from .signals import Interrupted, RunTimeoutError, StopRun
+
+if TYPE_CHECKING:
+    import asyncio
+    from types import FrameType, TracebackType
+
+__all__ = ["ENDING_S", "TIMED_OUT", "Lifetime"]
+
+ENDING_S = 3.0
+"""Seconds between a stop and the end of the process, at most."""
+
+CLOSING_S = 1.0
+"""Seconds that closing the records may take when the main thread is stuck; a reader may be stuck as well."""
+
+STUCK_S = 1.5
+"""Seconds after the time limit in which Python must have run once; if not, C code has its lock for good."""
+
+TIMED_OUT = 124
+"""The exit code, as that of `timeout` in coreutils."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_CHANGED = b"\0"
+"""Written into the pipe that wakes the watching thread; signals arrive there as their numbers."""
+
+
+class Lifetime:
+    """What may end this command early. A context manager; used once."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.cause: StopRun | None = None
+        self._held = True
+        self._signalled = False
+        self._signal: int | None = None
+        self._closed = False
+        self._limit: tuple[float, RunTimeoutError] | None = None
+        self._ends_by: float | None = None
+        self._exit_timer: ExitTimer | None = None
+        self._attached: tuple[asyncio.AbstractEventLoop, Callable[[StopRun], None]] | None = None
+        self._last_resorts: list[Callable[[StopRun], object]] = []
+        self._previous: dict[int, Any] = {}
+        self._masks = threading.local()
+        self._in_main_thread = threading.current_thread() is threading.main_thread()
+
+    @property
+    def seconds(self) -> float:
+        """Since the command started."""
+        return time.monotonic() - self.started
+
+    def __enter__(self) -> Self:
+        self._wake, self._wakes = os.pipe()
+        os.set_blocking(self._wakes, False)
+        if self._in_main_thread:
+            for signum in (*SIGNALS, signal.SIGALRM):
+                # What our parent ignores (nohup, a shell's background job) we ignore as well.
+                if signal.getsignal(signum) != signal.SIG_IGN:
+                    self._previous[signum] = signal.signal(signum, self._handle)
+                    if signum != signal.SIGALRM:
+                        kill_on_second(signum)
+            self._previous_wakeup = signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+            os.register_at_fork(
+                before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._forked
+            )
+        self._previous_unraisable = sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+        threading.Thread(target=self._watch, name="tinyagent-lifetime", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed = True
+        self._restore()
+        if self._exit_timer is not None:
+            self._exit_timer.set(0)
+        sys.unraisablehook = self._previous_unraisable
+        os.close(self._wakes)  # the thread reads the end, and closes its side
+
+    def _restore(self) -> None:
+        if self._in_main_thread:
+            signal.set_wakeup_fd(self._previous_wakeup)
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
+
+    # A child process that a tool forks shares our pipe and has our handlers, which are not for its signals.
+    # So those that arrive before it has its own handlers back have to wait.
+
+    def _before_fork(self) -> None:
+        if not self._closed:
+            self._masks.before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def _after_fork(self) -> None:
+        mask = self._masks.__dict__.pop("before_fork", None)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _forked(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._restore()
+            self._after_fork()
+
+    # ---- what the command says -------------------------------------------------------------------------
+
+    def limit(self, seconds: float, source: str) -> None:
+        """End the command `seconds` after its start; `source` names the setting, for the message."""
+        message = f"The run took longer than {seconds:g} s ({source})."
+        self._limit = (self.started + seconds, RunTimeoutError(message))
+        if self._exit_timer is None:
+            self._exit_timer = ExitTimer(TIMED_OUT)
+        self._exit_timer.set(max(0.0, seconds - self.seconds) + STUCK_S)
+        self._wake_up()
+
+    def release(self) -> None:
+        """From now on a stop raises in the main thread; one that came before raises here."""
+        self._held = False
+        if self.cause is not None:
+            raise self.cause
+
+    def attach(self, loop: asyncio.AbstractEventLoop, call: Callable[[StopRun], None]) -> None:
+        """From now on a stop has `call` called by the loop; one that a plugin swallowed is raised here."""
+        if self.cause is not None:
+            raise self.cause
+        self._attached = (loop, call)
+
+    def detach(self) -> None:
+        """The loop is over; a stop raises again."""
+        self._attached = None
+
+    def at_last_resort(self, call: Callable[[StopRun], object]) -> None:
+        """Have `call` close what must be closed if the main thread is stuck. It runs in another thread."""
+        self._last_resorts.append(call)
+
+    # ---- stopping ----------------------------------------------------------------------------------------
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGALRM:
+            if self._limit is not None and self._ends_by is not None:
+                self._stop(self._limit[1])
+        elif self._signalled:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        else:
+            self._signalled = True
+            self._stop(Interrupted(signum))
+
+    def _stop(self, cause: StopRun) -> None:
+        if self.cause is not None:
+            return
+        self.cause = cause
+        if self._held:
+            return
+        if self._attached is None:
+            raise cause
+        loop, call = self._attached
+        loop.call_soon_threadsafe(call, cause)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """A stop that was raised in a finalizer is swallowed by Python; it needs no traceback."""
+        if not issubclass(unraisable.exc_type, (StopRun, KeyboardInterrupt)):
+            self._previous_unraisable(unraisable)
+
+    # ---- the watching thread -----------------------------------------------------------------------------
+
+    def _wake_up(self) -> None:
+        try:
+            os.write(self._wakes, _CHANGED)
+        except BlockingIOError:
+            pass  # the pipe is full, so the thread will wake up anyway
+
+    def _watch(self) -> None:
+        while True:
+            due = self._ends_by
+            if due is None and self._limit is not None:
+                due = self._limit[0]
+            wait = None if due is None else max(0.0, due - time.monotonic())
+            if select.select([self._wake], [], [], wait)[0]:
+                received = os.read(self._wake, 512)
+                if not received:
+                    os.close(self._wake)
+                    return
+                signals = [number for number in received if number in SIGNALS]
+                if signals:
+                    self._signal = self._signal or signals[0]
+                    self._end_within(CLOSING_S if self._ends_by is not None else ENDING_S)
+            elif self._closed:
+                pass  # the end of the pipe is next
+            elif self._ends_by is None:
+                self._end_within(ENDING_S)
+                self._interrupt_main_thread()
+            else:
+                self._give_up()
+
+    def _end_within(self, seconds: float) -> None:
+        self._ends_by = min(self._ends_by or float("inf"), time.monotonic() + seconds)
+        if self._exit_timer is not None:
+            self._exit_timer.set(ENDING_S + 2 * CLOSING_S)
+
+    def _interrupt_main_thread(self) -> None:
+        """Run the handler in the main thread, also out of a system call that blocks."""
+        main = threading.main_thread().ident
+        if signal.SIGALRM in self._previous and main is not None:
+            signal.pthread_kill(main, signal.SIGALRM)
+        elif self._attached is not None and self._limit is not None:
+            self._stop(self._limit[1])
+
+    def _give_up(self) -> None:
+        """The main thread did not end in time: close the records here, and exit."""
+        from .failures import describe
+
+        cause = self.cause
+        if cause is None and self._signal is not None:
+            cause = Interrupted(self._signal)
+        elif cause is None:
+            assert self._limit is not None
+            cause = self._limit[1]
+
+        def close() -> None:
+            for call in self._last_resorts:
+                call(cause)
+
+        closing = threading.Thread(target=close, daemon=True)
+        closing.start()
+        closing.join(CLOSING_S)
+        exit_now(describe(cause).exit_code)
