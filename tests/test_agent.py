@@ -22,12 +22,36 @@ from tinyagent import (
     AgentTool,
     AgentToolResult,
     Model,
+    OpenRouterModel,
     ThinkingLevel,
     default_convert_to_llm,
     extract_text,
+    stream_openrouter,
 )
-from tinyagent.errors import AgentStateError
-from tinyagent.testing import Reply, ScriptedProvider, assistant, call, check_grammar, collect, text, user
+from tinyagent._response import Response
+from tinyagent.errors import (
+    AgentStateError,
+    ConnectionFailedError,
+    EmptyReplyError,
+    MissingKeyError,
+    OutputTruncatedError,
+    ProviderTimeoutError,
+    RunAbortedError,
+    RunLimitError,
+    StreamInterruptedError,
+    TinyAgentError,
+)
+from tinyagent.testing import (
+    Reply,
+    ScriptedProvider,
+    assistant,
+    call,
+    check_grammar,
+    collect,
+    text,
+    thinking,
+    user,
+)
 
 MODEL = Model(provider="scripted", id="scripted", api="scripted")
 IMAGE: Any = {"type": "image", "url": "data:image/png;base64,AA=="}
@@ -106,6 +130,128 @@ async def test_prompt_text_gives_the_text_of_the_last_message() -> None:
     """Not of the turns before it."""
     agent = make(Reply(text("before"), call("t")), "after", state={"tools": [tool()]})
     assert "after" == await agent.prompt_text("Hi")
+
+
+def looping(**fields: Any) -> list[Reply]:
+    """A model that calls a tool again and again."""
+    return [Reply(text("go on"), call("t", n=n), **fields) for n in range(30)]
+
+
+IMAGE_REPLY = assistant({"type": "image", "url": "data:image/png;base64,AA=="})
+INCOMPLETE: dict[str, tuple[list[Any], dict[str, Any], type[TinyAgentError], str, str]] = {
+    "no key": ([MissingKeyError("set X")], {}, MissingKeyError, "missing_key", ""),
+    "no server": ([ConnectionFailedError("refused")], {}, ConnectionFailedError, "connection", ""),
+    "error": (
+        [Reply("Half", error="broke", error_kind="timeout")],
+        {},
+        ProviderTimeoutError,
+        "timeout",
+        "Half",
+    ),
+    "cut": ([Reply("Half", stop_reason="length")], {}, OutputTruncatedError, "output_truncated", "Half"),
+    "no end": ([Reply("Half", ends=False)], {}, StreamInterruptedError, "stream_interrupted", "Half"),
+    "max_turns": (looping()[:2], {"max_turns": 2}, RunLimitError, "max_turns", "go on"),
+    "budget": (looping(usage={"cost": 1.0})[:1], {"max_cost": 0.5}, RunLimitError, "budget", "go on"),
+    "repeat": ([looping()[0]] * 3, {"max_repeats": 3}, RunLimitError, "repeat", "go on"),
+    "empty": ([Reply()], {}, EmptyReplyError, "empty_reply", ""),
+    "blank": ([Reply(" \n")], {}, EmptyReplyError, "empty_reply", ""),
+    "reasoning": ([Reply(thinking("hm"))], {}, EmptyReplyError, "empty_reply", ""),
+    "empty after tools": (
+        [Reply("Let me see.", call("t")), Reply()],
+        {},
+        EmptyReplyError,
+        "empty_reply",
+        "Let me see.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INCOMPLETE)
+@pytest.mark.parametrize("method", ["prompt_text", "stream_text"])
+async def test_text_calls_raise_without_a_complete_answer(method: str, name: str) -> None:
+    """They return text, which has no place for a failure: they raise it, with the text that had arrived.
+
+    `prompt` returns the message in every case, and `state["limit"]` names the limit.
+    """
+    script, options, kind, word, partial = INCOMPLETE[name]
+    agent = make(*script, state={"tools": [tool()]}, **options)
+    events = recorded(agent)
+    with pytest.raises(kind) as raised:
+        if method == "prompt_text":
+            await agent.prompt_text("Hi")
+        else:
+            await collect(agent.stream_text("Hi"))
+    check_grammar(events)
+    assert (word, partial) == (raised.value.kind, raised.value.partial_text)
+    limit = word if kind is RunLimitError else None
+    assert limit == agent.state["limit"]
+    other = make(*script, state={"tools": [tool()]}, **options)
+    assert "assistant" == (await other.prompt("Hi"))["role"]
+    assert limit == other.state["limit"]
+
+
+async def test_a_limit_is_of_the_last_run() -> None:
+    """The next run begins without one."""
+    agent = make(Reply(call("t")), "fine", state={"tools": [tool()]}, max_turns=1)
+    await agent.prompt("Hi")
+    assert "max_turns" == agent.state["limit"]
+    await agent.prompt("again")
+    assert None is agent.state["limit"]
+
+
+async def test_a_reply_of_other_content_is_named_by_text_calls() -> None:
+    """An image is an answer, but no text: the message has it, and a call for text says what came."""
+    done = {"type": "done", "reason": "stop", "message": IMAGE_REPLY}
+
+    async def provider(*_: Any) -> Any:
+        return Response(_gives({"type": "start"}, done))
+
+    message = await make(provider).prompt("Hi")
+    assert ("stop", "image") == (message["stop_reason"], message["content"][0]["type"])
+    with pytest.raises(EmptyReplyError, match="only content of type image"):
+        await make(provider).prompt_text("Hi")
+
+
+async def _gives(*events: Any) -> Any:
+    for event in events:
+        yield event
+
+
+async def test_an_aborted_text_call_raises() -> None:
+    """The text so far is in the error; an abort while tools run has the text before them."""
+    agent = make(Reply("Half an answer", hang=True))
+    agent.subscribe(lambda event: agent.abort() if "answer" in str(event) else None)
+    with pytest.raises(RunAbortedError) as raised:
+        await agent.prompt_text("Hi")
+    assert "Half an answer" == raised.value.partial_text
+
+    async def abort(*_: Any) -> AgentToolResult:
+        other.abort()
+        return AgentToolResult()
+
+    other = make(Reply("I look.", call("t")), state={"tools": [tool(abort)]})
+    with pytest.raises(RunAbortedError) as raised:
+        await other.prompt_text("Hi")
+    assert "I look." == raised.value.partial_text
+
+
+async def test_a_run_that_its_tool_ended_is_complete() -> None:
+    """`terminate` is the application's own end: there need be no text."""
+
+    async def last(*_: Any) -> AgentToolResult:
+        return AgentToolResult(content=[{"type": "text", "text": "42"}], terminate=True)
+
+    agent = make(Reply(call("t")), state={"tools": [tool(last)]})
+    assert "" == await agent.prompt_text("Hi")
+
+
+def test_the_quick_start_without_a_key_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of the documentation, on a machine without a key: an error that names the variable."""
+    monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
+    agent = Agent(AgentOptions(stream_fn=stream_openrouter, session_id="my-session"))
+    agent.set_model(OpenRouterModel(id="anthropic/claude-3.5-sonnet"))
+    with pytest.raises(MissingKeyError, match="OPENROUTER_API_KEY"):
+        asyncio.run(agent.prompt_text("What is the capital of France?"))
 
 
 INPUTS: list[tuple[Any, Any, list[Any]]] = [
@@ -287,6 +433,7 @@ def test_the_state_of_a_new_agent() -> None:
         "stream_message": None,
         "pending_tool_calls": set(),
         "error": None,
+        "limit": None,
     } == Agent().state
 
 
@@ -363,7 +510,8 @@ async def test_the_state_while_it_streams() -> None:
     await asking
     assert ("tool_execution_start", True, "", {"x"}) in seen
     assert ("tool_execution_end", True, "", set()) in seen
-    assert ("agent_end", False, "", set()) == seen[-1]
+    assert ("agent_end", True, "", set()) == seen[-1]
+    assert not agent.state["is_streaming"]
     assert (None, set(), False) == (
         agent.state["stream_message"],
         agent.state["pending_tool_calls"],
@@ -557,7 +705,7 @@ async def test_kept_events_never_change() -> None:
 
     agent.subscribe(lambda event: kept.append((event, photograph(event))))
     await agent.prompt("Hi")
-    await agent.prompt_text("surplus")
+    await agent.prompt("surplus")
     assert [then for _, then in kept] == [photograph(event) for event, _ in kept]
 
 

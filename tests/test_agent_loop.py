@@ -29,7 +29,7 @@ from tinyagent import (
 )
 from tinyagent._handover import sendable
 from tinyagent._interrupt import AbortSignal
-from tinyagent.agent_loop import MAX_REPEATS, run_agent_loop
+from tinyagent.agent_loop import run_agent_loop
 from tinyagent.agent_types import STREAM_UPDATE_EVENTS
 from tinyagent.errors import RateLimitError
 from tinyagent.testing import (
@@ -838,15 +838,54 @@ async def test_usage_of_any_shape_is_put_up_with(usage: Any) -> None:
 
 async def test_the_same_call_again_and_again_ends_the_run() -> None:
     """Ten times the same call with the same result: the model goes round in circles."""
-    calls = [Reply(call("echo", n=1)) for _ in range(MAX_REPEATS)]
+    calls = [Reply(call("echo", n=1)) for _ in range(10)]
     events = await run(ScriptedProvider(*calls))
     assert "repeat" == events[-1].limit
-    assert MAX_REPEATS == len(results(events))
+    assert 10 == len(results(events))
+
+
+@pytest.mark.parametrize("max_repeats", [1, 3, 10, None])
+async def test_the_number_of_repeats_is_an_option(max_repeats: int | None) -> None:
+    """`max_repeats` times in a row, or as often as the model likes."""
+    calls = [Reply(call("echo", n=1)) for _ in range(max_repeats or 12)]
+    provider = ScriptedProvider(*calls) if max_repeats else ScriptedProvider(*calls, "done")
+    events = await run(provider, max_repeats=max_repeats)
+    assert ("repeat" if max_repeats else None) == events[-1].limit
+    provider.assert_finished()
+
+
+async def test_failures_with_ever_new_arguments_end_the_run() -> None:
+    """Turn after turn in which no tool call succeeds, whatever the arguments and the tools are."""
+    calls = [Reply(call("missing" if n % 2 else "lost", n=n)) for n in range(4)]
+    async with ScriptedProvider(*calls) as provider:
+        events = await run(provider, max_repeats=4)
+    assert "repeat" == events[-1].limit
+
+
+async def test_failures_in_one_turn_count_once() -> None:
+    """The model sees the first failure only after the turn; and a success begins the count again."""
+    wide = Reply(*(call("missing", n=n) for n in range(20)))
+    script = [wide, wide, Reply(call("echo", n=1), call("missing", n=2)), wide, wide, "done"]
+    async with ScriptedProvider(*script) as provider:
+        events = await run(provider, max_repeats=3)
+    assert None is events[-1].limit
+
+
+async def test_usage_is_summed_over_the_run() -> None:
+    """`agent_end` has tokens and cost of all replies; None if no reply reports any."""
+    script = [
+        Reply(call("echo", n=1), usage={"input": 10, "output": 1, "total": 11, "cost": None}),
+        Reply(call("echo", n=2)),
+        Reply("done", usage={"input": 20, "output": 2, "total": 22, "cost": 0.5}),
+    ]
+    events = await run(ScriptedProvider(*script))
+    assert {"input": 30, "output": 3, "total": 33, "cost": 0.5} == events[-1].usage
+    assert None is (await run(ScriptedProvider("done")))[-1].usage
 
 
 async def test_calls_that_differ_are_no_repetition() -> None:
     """Other arguments in between begin the count again; integers of any size are arguments too."""
-    numbers = [1] * (MAX_REPEATS - 1) + [10**30] + [1] * (MAX_REPEATS - 1)
+    numbers = [1] * 9 + [10**30] + [1] * 9
     calls = [Reply(call("echo", n=n)) for n in numbers]
     events = await run(ScriptedProvider(*calls, "done"))
     assert None is events[-1].limit

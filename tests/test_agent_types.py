@@ -29,7 +29,7 @@ from tinyagent.testing import assistant
 
 EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
     "agent_start": (agent_types.AgentStartEvent, {}),
-    "agent_end": (AgentEndEvent, {"messages": [], "limit": None}),
+    "agent_end": (AgentEndEvent, {"messages": [], "limit": None, "usage": None}),
     "turn_start": (agent_types.TurnStartEvent, {}),
     "turn_end": (TurnEndEvent, {"message": assistant("x"), "tool_results": []}),
     "message_start": (agent_types.MessageStartEvent, {"message": assistant()}),

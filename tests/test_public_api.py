@@ -111,7 +111,11 @@ def test_the_exports_are_pinned() -> None:
 
 def test_every_error_is_exported() -> None:
     """The whole tree of `tinyagent.errors`, as the same classes."""
-    defined = {name for name, value in vars(errors).items() if inspect.isclass(value)}
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
     assert defined <= set(errors.__all__)
     for name in errors.__all__:
         assert getattr(errors, name) is getattr(tinyagent, name)

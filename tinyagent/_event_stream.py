@@ -7,16 +7,19 @@ of the last reference to it, cancels the task. Nothing is fired and forgotten.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
+from ._interrupt import require_asyncio
 from .errors import AgentStateError
 
-__all__ = ["Channel", "EventStream"]
+__all__ = ["Channel", "EventStream", "Iteration"]
 
 E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 
 LIMIT = 1024
@@ -94,6 +97,8 @@ class Channel(Generic[E, R]):
                     self._told = True
                     raise self._error
                 raise StopAsyncIteration
+            if self.task is not None and self.task.get_loop() is not asyncio.get_running_loop():
+                raise AgentStateError("The stream belongs to another event loop, where it was first read.")
             if self._reader is not None and not self._reader.done():
                 raise AgentStateError("two tasks read one event stream; give each a stream of its own")
             self._reader = asyncio.get_running_loop().create_future()
@@ -118,7 +123,8 @@ class EventStream(Generic[E, R]):
     """An async iterator of events with a result.
 
     Without `run`, `push(event)` and `end(result)` feed it. With `run`, the stream owns a task that begins
-    with the first read (or `async with`, or `result()`) and is over when the stream is left.
+    with the first read (or `async with`, or `result()`) and is over when the stream is left: by `break` in
+    `async for`, at the end of `async with`, by `aclose()`, or when the last reference to it goes.
     """
 
     def __init__(self, run: Callable[[Channel[E, R]], Awaitable[R]] | None = None) -> None:
@@ -134,8 +140,8 @@ class EventStream(Generic[E, R]):
         """End the stream with a result; only the first end counts."""
         self._channel.end(result)
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[E]:
+        return Iteration(self)
 
     async def __anext__(self) -> E:
         channel = self._channel
@@ -157,6 +163,7 @@ class EventStream(Generic[E, R]):
     def _start(self) -> None:
         if self._run is None:
             return
+        require_asyncio()
         run, self._run = self._run, None
         self._channel.bounded = True
         self._task = self._channel.task = asyncio.create_task(_drive(run, self._channel))
@@ -176,21 +183,54 @@ class EventStream(Generic[E, R]):
         """Cancel the run if it is still going, and wait until it is gone."""
         self._run = None
         task = self._task
-        if task is not None and not task.done():
+        if task is not None and not task.done() and not task.get_loop().is_closed():
             self._channel.unbind()
-            task.cancel()
+            if not self._channel.abandoned:  # A second cancellation would cut short what the first one ends.
+                task.cancel()
             if task is not asyncio.current_task():
                 await asyncio.wait([task])
         self._channel.close()
 
-    def __del__(self) -> None:
-        task = getattr(self, "_task", None)
-        if task is None or task.done():
+    def abandon(self) -> None:
+        """Cancel the run without waiting for its end, from any thread; nothing if it is over."""
+        task, channel = self._task, self._channel
+        if task is None or task.done() or channel.ended or channel.abandoned:
             return
-        self._channel.abandoned = True
+        channel.abandoned = True
         loop = task.get_loop()
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_abandon, self._channel, task)
+            with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+                loop.call_soon_threadsafe(_abandon, channel, task)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_task"):
+            self.abandon()
+
+
+class Abandonable(Protocol[E_co]):
+    """A stream that owns a run."""
+
+    async def __anext__(self) -> E_co: ...
+
+    def abandon(self) -> None:
+        """End the run without waiting for its end."""
+        ...
+
+
+class Iteration(Generic[E]):
+    """One `async for` over a stream. Leaving the loop ends the run, whoever else holds the stream."""
+
+    def __init__(self, stream: Abandonable[E]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Awaitable[E]:
+        return self._stream.__anext__()
+
+    def __del__(self) -> None:
+        self._stream.abandon()
 
 
 async def _drive(run: Callable[[Channel[E, R]], Awaitable[R]], channel: Channel[E, R]) -> None:

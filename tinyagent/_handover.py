@@ -10,13 +10,17 @@ models in its middle. Messages of the model that is asked now stay as they are.
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+from ._message_checks import message_problem, with_defaults
 from .agent_types import AssistantMessage, Message
 
 __all__ = ["handover", "is_own", "sendable"]
+
+logger = logging.getLogger("tinyagent")
 
 _PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
 NO_RESULT = "No result provided"
@@ -74,7 +78,7 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     """What may be sent of a history, so that a session never becomes unusable.
 
     Failed and aborted replies are left out, with the results of their calls; a call without a result
-    gets one that says so.
+    gets one that says so. A malformed message, which a callback may have made, is left out with a warning.
     """
     sent: list[Message] = []
     waiting: dict[str, str] = {}
@@ -94,7 +98,7 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
             )
         waiting.clear()
 
-    for message in messages:
+    for message in _well_formed(messages):
         if message["role"] == "tool_result":
             if waiting.pop(message["tool_call_id"], None) is not None:
                 sent.append(message)
@@ -109,6 +113,18 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
         sent.append(message)
     answer_the_rest()
     return sent
+
+
+def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
+    for number, given in enumerate(messages, 1):
+        message = cast(Message, with_defaults(given))
+        problem = message_problem(message)
+        if problem is None and message["role"] not in ("user", "assistant", "tool_result"):
+            problem = f"no model takes the role {message['role']!r}; convert_to_llm can map it"
+        if problem is None:
+            yield message
+        else:
+            logger.warning("Message %d is not sent to the model: %s.", number, problem)
 
 
 def _plain(block: Any) -> Any:

@@ -16,22 +16,46 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from .errors import AgentStateError
+
 __all__ = [
     "AbortSignal",
     "Aborted",
     "CallbackCancelledError",
     "Interrupt",
     "at_most",
+    "call_abandonable",
     "child",
     "finish",
     "invoke",
     "is_cancelled",
     "is_inside",
+    "leave_task",
+    "require_asyncio",
     "resolve",
     "see_through",
 ]
 
 T = TypeVar("T")
+
+CALLBACK_GRACE = 1.0
+"""Seconds that a callback has to react to its cancellation before the run goes on without it."""
+
+
+def require_asyncio() -> asyncio.AbstractEventLoop:
+    """The running event loop.
+
+    Raises:
+        AgentStateError: there is none, because another library (trio, curio) drives the coroutine.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise AgentStateError(
+            "tinyagent runs on asyncio, and no asyncio event loop is running here.",
+            hint="Start the program with asyncio.run(). Under trio, call asyncio.run() in a thread: "
+            "trio.to_thread.run_sync().",
+        ) from None
 
 
 class Aborted(Exception):
@@ -154,8 +178,71 @@ async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
     except asyncio.CancelledError as error:
         if is_cancelled():
             raise
-        name = getattr(callback, "__name__", None) or type(callback).__name__
-        raise CallbackCancelledError(f"{name} was cancelled from inside") from error
+        raise _cancelled_inside(callback) from error
+
+
+async def call_abandonable(
+    signal: asyncio.Event | None, callback: Callable[..., T | Awaitable[T]], *args: Any
+) -> T:
+    """As `invoke`, ended by an abort or by cancellation even if the callback swallows that.
+
+    An async callback runs in a task of its own, which is cancelled, gets `CALLBACK_GRACE` seconds, and is
+    then left behind.
+
+    Raises:
+        Aborted: the signal was set.
+        CallbackCancelledError: as `invoke`.
+    """
+    if signal is not None and signal.is_set():
+        raise Aborted
+    try:
+        value = callback(*args)
+    except asyncio.CancelledError as error:
+        raise _cancelled_inside(callback) from error
+    if not isinstance(value, Awaitable):
+        return value
+    task = child(_outcome(value))
+    try:
+        async with Interrupt(signal):
+            await asyncio.wait([task])
+        if task.cancelled():
+            raise _cancelled_inside(callback)
+        result, failure = task.result()
+        if failure is not None:
+            raise failure
+        return cast(T, result)
+    except (Aborted, asyncio.CancelledError):
+        await leave_task(task, CALLBACK_GRACE)
+        raise
+    finally:
+        failure = None
+        del task  # It holds the exception, whose traceback holds this frame.
+
+
+async def _outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+    """The result or the exception. A task that raised `SystemExit` would end the event loop."""
+    try:
+        return await awaitable, None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the caller raises it
+        return None, error
+
+
+def _cancelled_inside(callback: Any) -> CallbackCancelledError:
+    name = getattr(callback, "__name__", None) or type(callback).__name__
+    return CallbackCancelledError(f"{name} was cancelled from inside")
+
+
+async def leave_task(task: asyncio.Task[Any], grace: float) -> None:
+    """Cancel a task and wait for it, for up to `grace` seconds; what it raises is dropped."""
+    task.add_done_callback(_drop_result)
+    task.cancel()
+    if not task.done():
+        await asyncio.wait([task], timeout=grace)
+
+
+def _drop_result(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def is_cancelled() -> bool:
@@ -212,8 +299,7 @@ async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
         finally:
             task.cancel()
         await asyncio.wait([task], timeout=grace)
-    if task.done() and not task.cancelled():
-        task.exception()
+    task.add_done_callback(_drop_result)
 
 
 async def see_through(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:

@@ -137,7 +137,7 @@ def provider_error(
         hint = (
             "Check the API key, and whether it may use this model." if status == 403 else "Check the API key."
         )
-        return AuthenticationError(message, hint=hint)
+        return AuthenticationError(message, hint=hint, status=status)
     if status == 402 or _has_no_credit(everything):
         kind: type[ProviderError] = RateLimitError if status == 429 else ProviderError
         return kind(

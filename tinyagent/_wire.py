@@ -29,6 +29,7 @@ from .errors import (
     ProviderError,
     StreamInterruptedError,
     TinyAgentError,
+    error_fields,
 )
 
 __all__ = [
@@ -245,12 +246,10 @@ class ReplyDecoder:
         """The `error` event; what was built so far stays."""
         error = error or self.error
         assert error is not None
-        fields: dict[str, Any] = {"error_kind": error.kind, "usage": self._spent()}
-        if error.hint:
-            fields["error_hint"] = error.hint
+        fields: dict[str, Any] = {**error_fields(error), "usage": self._spent()}
         if self.finish_reason:
             fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
-        return self.builder.fail("error", str(error), **fields)
+        return self.builder.fail("error", **fields)
 
     def abort(self) -> BuilderEvent:
         """The `error` event of a reply that was not wanted any more."""

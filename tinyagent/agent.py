@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
-from ._event_stream import Channel, EventStream
-from ._interrupt import Aborted, AbortSignal, Interrupt, at_most, finish, invoke, is_inside
+from ._answer import answer_error, extract_text, partial_text
+from ._event_stream import Channel, EventStream, Iteration
+from ._interrupt import (
+    Aborted,
+    AbortSignal,
+    Interrupt,
+    at_most,
+    finish,
+    invoke,
+    is_inside,
+    require_asyncio,
+)
 from ._message_builder import copy_message, now_ms
-from .agent_loop import run_agent_loop
+from ._message_checks import checked_message, checked_messages
+from .agent_loop import check_limits, run_agent_loop
+from .agent_tool_execution import RUNNING_TOOLS, checked_tools
 from .agent_types import (
     AfterToolCall,
     AgentContext,
@@ -33,6 +48,7 @@ from .agent_types import (
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
+    RunLimit,
     ShouldStop,
     StreamFn,
     TextContent,
@@ -44,7 +60,7 @@ from .agent_types import (
     TransformContext,
     UserMessage,
 )
-from .errors import AgentStateError
+from .errors import AgentStateError, InvalidMessageError
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
@@ -53,17 +69,12 @@ logger = logging.getLogger("tinyagent")
 LISTENER_GRACE = 1.0
 """Seconds that an async listener may still take for an event when its run is aborted or cancelled."""
 
+CLOSED_LOOP_INTERVAL = 0.2
+"""Seconds between looks at whether the event loop of a run was closed, for those who wait elsewhere."""
+
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
 Input = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
-
-
-def extract_text(message: Mapping[str, Any] | None) -> str:
-    """The text of a message, its text blocks joined; empty if there is none."""
-    content = (message or {}).get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "".join(block["text"] for block in content if block.get("type") == "text")
 
 
 def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
@@ -94,6 +105,7 @@ class AgentOptions:
         session_id: Names the conversation to providers that cache by it.
         max_turns: Model calls in one run.
         max_cost: US dollars in one run, as far as the provider says what it charges.
+        max_repeats: Repetitions of a tool call, or turns in which every tool call fails, in a row.
         timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
         on_retry: Hears why a request is sent again.
         on_note: Hears what of a request was left out because the model does not take it.
@@ -114,6 +126,7 @@ class AgentOptions:
     should_stop_after_turn: ShouldStop | None = None
     max_turns: int | None = None
     max_cost: float | None = None
+    max_repeats: int | None = 10
     temperature: float | None = None
     max_tokens: int | None = None
     timeout: float | Mapping[str, float] | None = None
@@ -127,10 +140,12 @@ class _ActiveRun:
     def __init__(self, channel: Channel[AgentEvent, Any] | None) -> None:
         self.signal = AbortSignal()
         self.channel = channel
-        self.idle = asyncio.Event()
         self.task = asyncio.current_task()
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
+        self.stuck: set[object] = set()
+        """Listeners that used up their grace period; the rest of the run does not wait for them."""
+        self._over: Future[None] = Future()
 
     @property
     def is_cancelled(self) -> bool:
@@ -139,6 +154,27 @@ class _ActiveRun:
     @property
     def abandoned(self) -> bool:
         return self.channel is not None and self.channel.abandoned
+
+    def end(self) -> None:
+        """Wake everything that waits for the end."""
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait for the end, in any event loop; also returns when the run's own loop is closed."""
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+
+        def wake(_: Future[None]) -> None:
+            with contextlib.suppress(RuntimeError):  # The loop that waited was closed.
+                loop.call_soon_threadsafe(ended.set)
+
+        self._over.add_done_callback(wake)
+        while not ended.is_set() and not self.loop.is_closed():
+            # Closing a loop notifies nothing, so another loop has to look.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if self.loop is loop else CLOSED_LOOP_INTERVAL):
+                    await ended.wait()
 
 
 class Agent:
@@ -161,6 +197,7 @@ class Agent:
         ):
             if mode not in known:
                 raise ValueError(f"{name} is {mode!r}; it is one of {', '.join(known)}")
+        check_limits(self.options)
         self._session_id = self.options.session_id
         self._steering: list[AgentMessage] = []
         self._follow_ups: list[AgentMessage] = []
@@ -178,14 +215,15 @@ class Agent:
             "stream_message": None,
             "pending_tool_calls": set(),
             "error": None,
+            "limit": None,
         }
         initial: Any = dict(self.options.initial_state or {})
         unknown = set(initial) - set(self._state)
         if unknown:
             raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
         self._state.update(initial)
-        self._state["messages"] = list(self._state["messages"])
-        self._state["tools"] = list(self._state["tools"])
+        self._state["messages"] = checked_messages(self._state["messages"], "initial_state: message {}")
+        self._state["tools"] = checked_tools(self._state["tools"])
         self._state["thinking_level"] = ThinkingLevel(self._state["thinking_level"])
         self._level_is_set = "thinking_level" in initial
 
@@ -225,30 +263,64 @@ class Agent:
         self._level_is_set = True
 
     def set_tools(self, tools: Sequence[AgentTool]) -> None:
-        """Set the tools, from the next run on."""
-        self._state["tools"] = list(tools)
+        """Set the tools, from the next run on.
+
+        Raises:
+            TypeError: one of them is not an `AgentTool`.
+            ValueError: two have the same name, or one has none.
+        """
+        self._state["tools"] = checked_tools(tools)
 
     def replace_messages(self, messages: Sequence[AgentMessage]) -> None:
-        """Put another history in the place of this one."""
-        self._state["messages"] = list(messages)
+        """Put another history in the place of this one.
+
+        Raises:
+            AgentStateError: a run is under way.
+            InvalidMessageError: a message has not the form that its role asks for; nothing is replaced.
+        """
+        self._check_idle("replace_messages")
+        self._state["messages"] = checked_messages(messages)
 
     def append_message(self, message: AgentMessage) -> None:
-        """Add a message to the history without asking the model."""
-        self._state["messages"].append(message)
+        """Add a message to the history without asking the model.
+
+        Raises:
+            AgentStateError: a run is under way.
+            InvalidMessageError: the message has not the form that its role asks for.
+        """
+        self._check_idle("append_message")
+        self._state["messages"].append(checked_message(message, "The message"))
 
     def clear_messages(self) -> None:
-        """Forget the history."""
+        """Forget the history.
+
+        Raises:
+            AgentStateError: a run is under way.
+        """
+        self._check_idle("clear_messages")
         self._state["messages"] = []
 
     def reset(self) -> None:
-        """Forget the history, the queues and the last error; settings and listeners stay."""
-        self.clear_messages()
+        """Forget the history, the queues and the last error; settings and listeners stay.
+
+        Raises:
+            AgentStateError: a run is under way.
+        """
+        self._check_idle("reset")
+        self._state["messages"] = []
         self.clear_steering_queue()
         self.clear_follow_up_queue()
         self._latest = None
         self._state["stream_message"] = None
         self._state["pending_tool_calls"] = set()
-        self._state["error"] = None
+        self._state["error"] = self._state["limit"] = None
+
+    def _check_idle(self, method: str) -> None:
+        if self._running() is not None:
+            raise AgentStateError(
+                f"{method}() would tear the history of the run under way. End the run with abort() if need "
+                "be, and await wait_for_idle() first."
+            )
 
     # ---- listening ------------------------------------------------------------------------------------
 
@@ -289,23 +361,40 @@ class Agent:
     async def _settle(
         self, waiting: list[tuple[object, Awaitable[None]]], room: Awaitable[None] | None
     ) -> None:
-        async def listen() -> None:
-            for key, returned in waiting:
-                try:
-                    await invoke(lambda returned=returned: returned)
-                except Exception:  # noqa: BLE001 - a listener never breaks the run
-                    self._report(key, self._listeners.get(key))
-
+        """Await what async listeners returned, in order; when the run is ending, for a limited time."""
         active = self._active
-        if active is None or active.is_cancelled or active.signal.is_set():
-            # The run is only closing its events: nobody may end it once more.
-            await at_most(listen(), LISTENER_GRACE)
-        else:
+        stuck = active.stuck if active is not None else set()
+        rest = deque(waiting)
+
+        async def listen() -> None:
+            while rest:
+                key, returned = rest[0]
+                if key in stuck:
+                    _close_unawaited(returned)
+                else:
+                    try:
+                        await invoke(lambda returned=returned: returned)
+                    except Exception:  # noqa: BLE001 - a listener never breaks the run
+                        self._report(key, self._listeners.get(key))
+                rest.popleft()
+
+        cancelled: asyncio.CancelledError | None = None
+        while rest:
             try:
-                async with Interrupt(active.signal):
-                    await finish(listen(), LISTENER_GRACE)
+                if active is None or active.is_cancelled or active.signal.is_set():
+                    # The run is closing its events, which nothing may cut short again.
+                    await at_most(listen(), LISTENER_GRACE)
+                else:
+                    async with Interrupt(active.signal):
+                        await finish(listen(), LISTENER_GRACE)
             except Aborted:
-                pass  # The listener had its grace. What the run does about the abort is not said here.
+                pass  # The listener had its grace period. The run itself reacts to the abort.
+            except asyncio.CancelledError as error:
+                cancelled = error
+            if rest:
+                stuck.add(rest.popleft()[0])
+        if cancelled is not None:
+            raise cancelled
         if room is not None:
             await room
 
@@ -334,9 +423,9 @@ class Agent:
             case ToolExecutionEndEvent(tool_call_id=call_id):
                 state["pending_tool_calls"] = state["pending_tool_calls"] - {call_id}
             case AgentStartEvent():
-                state["error"] = None
-            case AgentEndEvent():
-                state["is_streaming"] = False
+                state["error"] = state["limit"] = None
+            case AgentEndEvent(limit=limit):
+                state["limit"] = limit
             case _:
                 pass
 
@@ -360,8 +449,18 @@ class Agent:
         return _last_assistant(await self._start(_messages(input, images)))
 
     async def prompt_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> str:
-        """As `prompt`, giving the text of the last message."""
-        return extract_text(await self.prompt(input, images))
+        """As `prompt`, returning the text of the last message.
+
+        Raises:
+            RuntimeError: as `prompt`.
+            TinyAgentError: the run did not end with a complete answer in text. That is the provider's error,
+                `OutputTruncatedError`, `RunLimitError`, `RunAbortedError`, or `EmptyReplyError` for a reply
+                without text, which names the content that came instead. Its `partial_text` has the text
+                that had arrived.
+        """
+        messages = await self._start(_messages(input, images))
+        _check_answer(messages, self._state["limit"])
+        return extract_text(_last_assistant(messages))
 
     async def continue_(self) -> AssistantMessage:
         """Go on from the history as it stands, or with what is queued.
@@ -402,11 +501,15 @@ class Agent:
         return EventStream(run)
 
     def stream_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> TextStream:
-        """As `stream`, giving the pieces of text only."""
+        """As `stream`, yielding only the pieces of text.
+
+        Reading raises what `prompt_text` raises, after the last piece.
+        """
         return TextStream(self.stream(input, images))
 
     def _check_ready(self) -> None:
-        if self._active is not None and not self._active.abandoned:
+        active = self._running()
+        if active is not None and not active.abandoned:
             raise AgentStateError(
                 "The agent is streaming. Wait with wait_for_idle(), end the run with abort(), or queue the "
                 "message with steer() or follow_up()."
@@ -422,9 +525,10 @@ class Agent:
     async def _start(
         self, prompts: list[AgentMessage], channel: Channel[AgentEvent, Any] | None = None
     ) -> list[AgentMessage]:
+        require_asyncio()
         self._check_ready()
-        while self._active is not None and self._active.abandoned:
-            await self._active.idle.wait()
+        while (left := self._running()) is not None and left.abandoned:
+            await left.wait()
         self._check_ready()
         active = self._active = _ActiveRun(channel)
         self._state["is_streaming"] = True
@@ -433,15 +537,29 @@ class Agent:
                 prompts, self._context(), self._config(), self._emit, active.signal, self.options.stream_fn
             )
         finally:
+            self._end_run(active)
+
+    def _running(self) -> _ActiveRun | None:
+        """The run under way. One whose event loop was closed cannot go on, and is over."""
+        active = self._active
+        if active is not None and active.loop.is_closed():
+            self._end_run(active)
+            return None
+        return active
+
+    def _end_run(self, active: _ActiveRun) -> None:
+        if self._active is active:
             self._active = self._latest = None
             self._state["is_streaming"] = False
             self._state["stream_message"] = None
             self._state["pending_tool_calls"] = set()
-            active.idle.set()
+        active.end()
 
     def _context(self) -> AgentContext:
         state = self._state
-        return AgentContext(state["system_prompt"], list(state["messages"]), list(state["tools"]))
+        return AgentContext(
+            state["system_prompt"], checked_messages(state["messages"]), checked_tools(state["tools"])
+        )
 
     def _config(self) -> AgentLoopConfig:
         state, options = self._state, self.options
@@ -464,6 +582,7 @@ class Agent:
             should_stop_after_turn=options.should_stop_after_turn,
             max_turns=options.max_turns,
             max_cost=options.max_cost,
+            max_repeats=options.max_repeats,
             timeout=options.timeout,
             on_retry=options.on_retry,
             on_note=options.on_note,
@@ -504,30 +623,35 @@ class Agent:
             active.loop.call_soon_threadsafe(active.signal.set)
 
     async def wait_for_idle(self) -> None:
-        """Wait until no run is under way.
+        """Wait until no run is under way; from any event loop and any thread.
 
         Raises:
-            RuntimeError: called from inside the run (a listener, a callback, a tool), which would never end.
+            RuntimeError: called from inside the run (a listener, a callback, a tool, also in a thread or a
+                task that a tool started), which would never end.
         """
-        while (active := self._active) is not None:
-            if is_inside(active.task):
+        require_asyncio()
+        while (active := self._running()) is not None:
+            if is_inside(active.task) or active.signal in RUNNING_TOOLS.get():
                 raise AgentStateError(
                     "wait_for_idle() was called from inside the run that it would wait for."
                 )
             if active.channel is not None:
-                # Whoever waits here may be the one who should be reading.
-                active.channel.unbind()
-            await active.idle.wait()
+                # The task that waits here may be the one that should be reading.
+                active.loop.call_soon_threadsafe(active.channel.unbind)
+            await active.wait()
 
 
 class TextStream:
-    """The text of a run, piece by piece; left like the event stream that it reads."""
+    """The text of a run, piece by piece; left like the event stream that it reads.
+
+    After the last piece it raises the error of a run that has no complete answer, as `prompt_text` does.
+    """
 
     def __init__(self, events: EventStream[AgentEvent, list[AgentMessage]]) -> None:
         self._events = events
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> AsyncIterator[str]:
+        return Iteration(self)
 
     async def __anext__(self) -> str:
         while True:
@@ -536,6 +660,8 @@ class TextStream:
                 step = event.assistant_message_event
                 if step["type"] == "text_delta":
                     return step["delta"]
+            elif type(event) is AgentEndEvent:
+                _check_answer(event.messages, event.limit)
 
     async def __aenter__(self) -> Self:
         await self._events.__aenter__()
@@ -548,30 +674,42 @@ class TextStream:
         """End the run if it is still going, and wait until it is gone."""
         await self._events.aclose()
 
+    def abandon(self) -> None:
+        """End the run without waiting for its end."""
+        self._events.abandon()
+
 
 # ---- helpers ------------------------------------------------------------------------------------------
 
 
-def _message(given: str | Mapping[str, Any]) -> AgentMessage:
+def _message(given: str | Mapping[str, Any], place: str = "The message") -> AgentMessage:
     if isinstance(given, str):
         return user_message(given)
-    message = copy_message(given)  # The caller may use theirs again, and events never change.
-    if isinstance(message.get("content"), str):
-        message["content"] = [{"type": "text", "text": message["content"]}]
-    return cast(AgentMessage, message)
+    # The caller may change the dict later, and events never change: the message is a copy.
+    return cast(AgentMessage, copy_message(checked_message(given, place)))
 
 
 def _messages(given: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
-    if isinstance(given, str):
-        return [user_message(given, images or ())]
-    messages = [_message(given)] if isinstance(given, Mapping) else [_message(one) for one in given]
+    if isinstance(given, str | Mapping):
+        given = [given]
+    elif not isinstance(given, Iterable):
+        raise InvalidMessageError(
+            f"A prompt is text, a message or a list of them, not {type(given).__name__}."
+        )
+    messages = [_message(one, f"Message {n} of the prompt") for n, one in enumerate(given, 1)]
     if not messages:
         raise ValueError("There is no message in the prompt.")
     if images:
         last = cast(UserMessage, messages[-1])
+        content = last.get("content")
         added = user_message("", images)["content"]
-        messages[-1] = {**last, "content": [*last["content"], *added]}
+        messages[-1] = _message({**last, "content": [*(content or ()), *added]})
     return messages
+
+
+def _close_unawaited(returned: Awaitable[None]) -> None:
+    if inspect.iscoroutine(returned):
+        returned.close()
 
 
 def _head(queue: list[AgentMessage], mode: QueueMode) -> list[AgentMessage]:
@@ -584,6 +722,14 @@ def _forget(queue: list[AgentMessage], message: AgentMessage) -> None:
         if queued is message:
             del queue[position]
             return
+
+
+def _check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> None:
+    """Raise why a run has no complete answer in text."""
+    error = answer_error(messages, limit)
+    if error is not None:
+        error.partial_text = partial_text(messages)
+        raise error
 
 
 def _last_assistant(messages: Sequence[AgentMessage]) -> AssistantMessage:

@@ -28,12 +28,24 @@ from dataclasses import replace
 from typing import Any, cast
 
 from . import _json
+from ._answer import sum_usage
 from ._event_stream import Channel, EventStream
 from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._handover import sendable
-from ._interrupt import Aborted, CallbackCancelledError, Interrupt, invoke, is_cancelled, see_through
+from ._interrupt import (
+    Aborted,
+    CallbackCancelledError,
+    Interrupt,
+    call_abandonable,
+    child,
+    invoke,
+    leave_task,
+    require_asyncio,
+    see_through,
+)
 from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
-from .agent_tool_execution import Emit, ToolBatch, describe_error
+from ._message_checks import checked_message, checked_messages
+from .agent_tool_execution import Emit, ToolBatch, checked_tools
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
     AgentContext,
@@ -47,6 +59,7 @@ from .agent_types import (
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
+    RunLimit,
     SimpleStreamOptions,
     StopReason,
     StreamFn,
@@ -55,7 +68,7 @@ from .agent_types import (
     TurnEndEvent,
     TurnStartEvent,
 )
-from .errors import InvalidReplyError, StreamInterruptedError, TinyAgentError
+from .errors import InvalidMessageError, InvalidReplyError, StreamInterruptedError, error_fields, error_text
 
 __all__ = [
     "agent_loop",
@@ -66,16 +79,32 @@ __all__ = [
     "stream_simple",
 ]
 
-MAX_REPEATS = 10
-"""The same call with the same arguments and the same result, this often in a row, ends the run."""
-
-CLOSE_GRACE = 2.0
+CLOSE_GRACE = 1.0
 """Seconds that a provider has to close a stream that is left."""
+
+REPLY_GRACE = 2.0
+"""Seconds that a provider, callbacks and listeners have to react to their cancellation."""
 
 OUTPUT_LIMIT = (
     "Not run: your reply hit the output limit before it was complete, so this call may be cut. "
     "Make the call again, with shorter arguments if it was long."
 )
+
+
+def check_limits(options: AgentLoopConfig | Any) -> None:
+    """Refuse limits that make no sense: `max_turns`, `max_repeats` and `max_cost` of these options.
+
+    Raises:
+        ValueError: one is not a number of the right sort; names it.
+    """
+    for name in ("max_turns", "max_repeats"):
+        value = getattr(options, name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{name} is {value!r}; it is a whole number from 1, or None for no limit.")
+    cost = options.max_cost
+    if cost is not None and (isinstance(cost, bool) or not isinstance(cost, int | float) or not cost >= 0):
+        raise ValueError(f"max_cost is {cost!r}; it is a number of US dollars, or None for no limit.")
+
 
 # ---- the run --------------------------------------------------------------------------------------
 
@@ -93,16 +122,19 @@ async def run_agent_loop(
     Whatever a provider, a tool or a callback does ends as events and messages. Only the cancellation
     of the calling task is raised, after the events have been closed.
     """
+    require_asyncio()
     run = _Run(context, config, emit, signal, stream_fn or stream_simple)
     try:
         await _send(emit, AgentStartEvent())
         await run.turns(list(prompts))
-    except BaseException:
-        if not run.began:
-            await see_through(_Turn(run).abandon())
+    except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.
         raise
-    finally:
-        await _send(emit, AgentEndEvent(messages=list(run.new), limit=run.limit))
+    except BaseException:
+        if not run.began or run.handed_over:
+            await see_through(_Turn(run).abandon())
+        await see_through(run.end())
+        raise
+    await run.end()
     return run.new
 
 
@@ -123,90 +155,154 @@ class _Run:
         self.signal = signal
         self.stream_fn = stream_fn
         self.new: list[AgentMessage] = []
-        self.limit: Any = None
+        self.limit: RunLimit | None = None
         self.began = False
+        self.handed_over: list[AgentMessage] = []
+        """Messages that a callback handed over and that are not in the history yet. They are never lost:
+        the callback may have taken them out of its queue."""
+        self._turns = 0
         self._cost = 0.0
         self._repeats: tuple[bytes, int] = (b"", 0)
+        self._failing_turns = 0
 
-    async def turns(self, pending: list[AgentMessage]) -> None:
+    async def turns(self, prompts: list[AgentMessage]) -> None:
         failure: Exception | None = None
         try:
-            pending += await self._poll(self.config.get_steering_messages)
+            await self._poll(self.config.get_steering_messages)
         except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
             failure = error
-        count = 0
         while True:
-            count += 1
+            self._turns += 1
             turn = _Turn(self)
-            await turn.run(pending, failure)
+            await turn.run([*prompts, *self.handed_over], failure)
+            prompts = []
             if failure is not None or turn.failed:
                 return
             try:
-                following = await self._following(turn, count)
+                if not await self._goes_on(turn):
+                    return
             except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
-                # A callback failed: that is said in a turn of its own, which calls no model.
-                following, failure = [], error
-            if following is None:
-                return
-            pending = following
+                # A callback failed: a turn of its own reports that, without calling the model.
+                failure = error
 
-    async def _following(self, turn: _Turn, count: int) -> list[AgentMessage] | None:
-        """The messages that open the next turn; None if there is to be none."""
+    async def end(self) -> None:
+        """Close the run."""
+        usage = sum_usage(self.new)
+        await _send(self.emit, AgentEndEvent(messages=list(self.new), limit=self.limit, usage=usage))
+
+    async def _goes_on(self, turn: _Turn) -> bool:
+        """Whether there is another turn; `handed_over` has the messages that open it.
+
+        What ends the run is decided first, and only then are the queues asked, each at most once: messages
+        that a callback has handed over must find a turn.
+        """
         config = self.config
         if turn.callback_error is not None:
             raise turn.callback_error
         if self._aborted:
-            # The tools were cut short: the next turn says so, without asking the model.
-            return [] if turn.results else None
+            # The tools were cut short: the next turn reports it, without asking the model.
+            return bool(turn.results)
         stop = turn.terminate
         if not stop and config.should_stop_after_turn is not None:
             snapshot = replace(self.context, messages=list(self.context.messages))
-            async with Interrupt(self.signal):
-                stop = await invoke(config.should_stop_after_turn, turn.message, list(turn.results), snapshot)
+            stop = await call_abandonable(
+                self.signal, config.should_stop_after_turn, turn.message, list(turn.results), snapshot
+            )
+        self._count_repeats(turn)
+        if self.handed_over:  # Steering that arrived between the tool calls: it opens the next turn.
+            return True
         if stop:
-            return None
-        self._count(turn)
-        if self.limit is None and config.max_turns is not None and count >= config.max_turns:
-            self.limit = "max_turns"
-        if self.limit is not None:
-            # Nothing is asked of the queues here: what waits in them stays there.
-            if not (turn.results or turn.steering):
-                self.limit = None  # The model was done anyway.
-            return None
-        steering = turn.steering or await self._poll(config.get_steering_messages)
-        if steering or turn.results:
-            return steering
-        return await self._poll(config.get_follow_up_messages) or None
+            return False
+        limit = self._limit_reached()
+        if limit is not None:
+            self.limit = limit if turn.results else None  # Without results the model was done anyway.
+            return False
+        await self._poll(config.get_steering_messages)
+        if not self.handed_over and not turn.results:
+            await self._poll(config.get_follow_up_messages)
+            return bool(self.handed_over)
+        return True
 
-    def _count(self, turn: _Turn) -> None:
-        """See whether the budget is used up, or the model goes round in circles."""
-        cost = (turn.message.get("usage") or {}).get("cost")
+    def spend(self, message: AssistantMessage) -> None:
+        """Add what a reply costs."""
+        cost = (message.get("usage") or {}).get("cost")
         self._cost += cost if isinstance(cost, int | float) else 0.0
-        if self.config.max_cost is not None and self._cost >= self.config.max_cost:
-            self.limit = "budget"
+
+    @property
+    def is_last_turn(self) -> bool:
+        """Whether the turn under way is the last one, whatever its tools do."""
+        config = self.config
+        return (config.max_turns is not None and self._turns >= config.max_turns) or (
+            config.max_cost is not None and self._cost >= config.max_cost
+        )
+
+    def _limit_reached(self) -> RunLimit | None:
+        config = self.config
+        if config.max_turns is not None and self._turns >= config.max_turns:
+            return "max_turns"
+        if (
+            config.max_repeats is not None
+            and max(self._repeats[1], self._failing_turns) >= config.max_repeats
+        ):
+            return "repeat"
+        return "budget" if self.is_last_turn else None
+
+    def _count_repeats(self, turn: _Turn) -> None:
+        """Count how often the model has repeated itself without progress."""
+        if self.handed_over:  # The user steps in, and the count begins again.
+            self._repeats, self._failing_turns = (b"", 0), 0
+            return
         calls = {block["id"]: block for block in turn.message["content"] if block["type"] == "tool_call"}
         for result in turn.results:
             call = calls[result["tool_call_id"]]
             same = _json.encode([call["name"], call["arguments"], result["content"], result["is_error"]])
             last, times = self._repeats
             self._repeats = (same, times + 1 if same == last else 1)
-            if self._repeats[1] >= MAX_REPEATS:
-                self.limit = "repeat"
+            if self._is_too_often(self._repeats[1]):
+                return  # A later call of the same turn does not undo this.
+        # Turns are counted, not calls: within one turn the model could not see the first failure.
+        failing = turn.results and all(result["is_error"] for result in turn.results)
+        self._failing_turns = self._failing_turns + 1 if failing else 0
 
-    async def _poll(self, get_messages: Callable[[], Any] | None) -> list[AgentMessage]:
-        if get_messages is None or self._aborted:
-            return []
-        async with Interrupt(self.signal):
-            return list(await invoke(get_messages) or ())
+    def _is_too_often(self, times: int) -> bool:
+        return self.config.max_repeats is not None and times >= self.config.max_repeats
+
+    async def _poll(self, get_messages: Callable[[], Any] | None) -> None:
+        """Take what a queue has."""
+        if get_messages is not None and not self._aborted:
+            self.take(await call_abandonable(self.signal, get_messages) or ())
 
     @property
     def _aborted(self) -> bool:
         return self.signal is not None and self.signal.is_set()
 
-    def keep(self, message: AgentMessage) -> None:
-        """Add a finished message to the history and to what this run gives back."""
+    def take(self, messages: Any) -> list[AgentMessage]:
+        """Check the messages that a callback handed over; they open the next turn.
+
+        Raises:
+            InvalidMessageError: one is malformed. The others are taken nevertheless.
+        """
+        if not isinstance(messages, list | tuple):
+            raise InvalidMessageError(
+                f"A callback returned {type(messages).__name__}, not a list of messages."
+            )
+        taken: list[AgentMessage] = []
+        failure: InvalidMessageError | None = None
+        for message in messages:
+            try:
+                taken.append(checked_message(message, "A message from a callback"))
+            except InvalidMessageError as error:
+                failure = failure or error
+        self.handed_over += taken
+        if failure is not None:
+            raise failure
+        return taken
+
+    def record(self, message: AgentMessage) -> None:
+        """Add a finished message to the history and to what this run returns."""
         self.new.append(message)
         self.context.messages.append(message)
+        self.handed_over = [other for other in self.handed_over if other is not message]
 
 
 class _Turn:
@@ -218,7 +314,6 @@ class _Turn:
         self._open: AgentMessage | None = None
         self._batch: ToolBatch | None = None
         self.results: list[ToolResultMessage] = []
-        self.steering: list[AgentMessage] = []
         self.terminate = False
         self.callback_error: Exception | None = None
 
@@ -241,17 +336,23 @@ class _Turn:
                 await self._inject(message)
             self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
             await self._reply.run(failure)
-            run.keep(self.message)
+            run.record(self.message)
+            run.spend(self.message)
             if any(block["type"] == "tool_call" for block in self.message["content"]) and not self.failed:
                 await self._run_tools()
+        except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.
+            raise
         except BaseException:
             await see_through(self._close())
             raise
         await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
 
     async def abandon(self) -> None:
-        """Be the one turn of a run that was cancelled before it had any."""
+        """Be the last turn of a cancelled run, for messages that have no turn yet, or the only one."""
+        self._run.began = True
         await _send(self._run.emit, TurnStartEvent())
+        for message in list(self._run.handed_over):
+            await self._inject(message)
         await self._close()
 
     async def _inject(self, message: AgentMessage) -> None:
@@ -262,7 +363,7 @@ class _Turn:
     async def _end_injected(self) -> None:
         message, self._open = self._open, None
         if message is not None:
-            self._run.keep(message)
+            self._run.record(message)
             await _send(self._run.emit, MessageEndEvent(message=message))
 
     async def _run_tools(self) -> None:
@@ -283,14 +384,16 @@ class _Turn:
             mode=config.tool_execution,
             before=config.before_tool_call,
             after=config.after_tool_call,
-            get_steering=config.get_steering_messages,
+            # What is taken in the last turn would find no other one.
+            get_steering=None if run.is_last_turn else config.get_steering_messages,
             context=run.context,
+            take=run.take,
         )
 
     def _take_results(self, batch: ToolBatch) -> None:
-        self.results, self.steering, self.terminate = batch.results, batch.steering, batch.terminate
+        self.results, self.terminate = batch.results, batch.terminate
         for result in self.results:
-            self._run.keep(result)
+            self._run.record(result)
 
     async def _close(self) -> None:
         """The run is being cancelled in the middle of this turn: end what it has begun."""
@@ -301,7 +404,7 @@ class _Turn:
         if self._reply.message is None:
             await self._reply.close("aborted", Aborted("The run was cancelled."))
         if not any(message is self.message for message in run.new):
-            run.keep(self.message)
+            run.record(self.message)
         if not self.failed and not self.results:
             batch = self._batch or self._new_batch()
             await batch.close()
@@ -310,6 +413,10 @@ class _Turn:
 
 
 # ---- one reply --------------------------------------------------------------------------------------
+
+
+class _CloseHangsError(Exception):
+    """Closing the provider's stream takes longer than a grace period."""
 
 
 class _Reply:
@@ -332,56 +439,92 @@ class _Reply:
         self._last: BuilderEvent | None = None
         self._key: str | None = None
         self._started = False
+        self._guard = Interrupt()
+        self._outcome: dict[str, Any] | Exception | None = None
         self.message: AssistantMessage | None = None
 
     async def run(self, failure: Exception | None = None) -> None:
         try:
             if failure is not None:
                 raise failure
-            async with Interrupt(self._signal):
-                final = await self._ask()
+            final = await self._ask()
         except Aborted:
             await self.close("aborted", Aborted())
         except asyncio.CancelledError:
-            if is_cancelled():
-                if self.message is None:
-                    await see_through(self.close("aborted", Aborted("The run was cancelled.")))
-                raise
-            await self.close(
-                "error", CallbackCancelledError("The provider's call was cancelled from inside.")
-            )
+            await see_through(self.close("aborted", Aborted("The run was cancelled.")))
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
             await self.close("error", error)
         else:
             await self._finish(final)
 
     async def _ask(self) -> dict[str, Any]:
-        """The final message of a reply, every delta emitted on the way."""
+        """The final message of a reply.
+
+        The reply is read in a task of its own. A provider or callback that swallows its cancellation, or
+        hangs while it is closed, is left behind after a grace period.
+        """
+        task = child(self._read())
+        try:
+            async with Interrupt(self._signal) as self._guard:
+                await asyncio.wait([task])
+            if task.cancelled():
+                raise CallbackCancelledError("The provider's call was cancelled from inside.")
+            return task.result()
+        except _CloseHangsError:
+            await leave_task(task, 0)
+            if isinstance(self._outcome, Exception):
+                raise self._outcome from None
+            assert self._outcome is not None
+            return self._outcome
+        except (Aborted, asyncio.CancelledError):
+            await leave_task(task, REPLY_GRACE)
+            raise
+        finally:
+            self._outcome = None
+            del task  # It holds the exception, whose traceback holds this frame.
+
+    async def _read(self) -> dict[str, Any]:
         response = await self._call()
         events: Any = response.__aiter__()
         try:
-            emit, builder = self._emit, self._builder
-            async for given in events:
-                event = given if type(given) is BuilderEvent else builder.absorb(given)
-                kind = event["type"]
-                if kind in STREAM_UPDATE_EVENTS:
-                    if not self._started:
-                        await self._start()
-                    self._last = event
-                    waiting = emit(MessageUpdateEvent(assistant_message_event=cast(Any, event)))
-                    if waiting is not None:
-                        await waiting
-                elif kind == "start":
-                    if not self._started:
-                        await self._start(event["partial"])
-                elif kind in ("done", "error"):
-                    return cast(dict[str, Any], event["message" if kind == "done" else "error"])
-                if self._signal is not None and self._signal.is_set():
-                    raise Aborted
+            self._outcome = await self._read_events(events)
+            return self._outcome
+        except Exception as error:
+            self._outcome = error
+            raise
         finally:
+            # A provider that swallows the time-out of its closing is left behind by `_ask`.
+            hangs = asyncio.get_running_loop().call_later(
+                2 * CLOSE_GRACE, self._guard.fire, _CloseHangsError()
+            )
             await _aclose(events)
             if response is not events:
                 await _aclose(response)
+            hangs.cancel()
+
+    async def _read_events(self, events: Any) -> dict[str, Any]:
+        """Read on to the end, emitting every delta on the way."""
+        emit, builder = self._emit, self._builder
+        async for given in events:
+            if self.message is not None:
+                raise Aborted  # This task was left behind, and the message is closed.
+            event = given if type(given) is BuilderEvent else builder.absorb(given)
+            kind = event["type"]
+            if kind in STREAM_UPDATE_EVENTS:
+                if not self._started:
+                    await self._start()
+                self._last = event
+                waiting = emit(MessageUpdateEvent(assistant_message_event=cast(Any, event)))
+                if waiting is not None:
+                    await waiting
+            elif kind == "start":
+                if not self._started:
+                    await self._start(event["partial"])
+            elif kind in ("done", "error"):
+                return cast(dict[str, Any], event["message" if kind == "done" else "error"])
+            if self._signal is not None and self._signal.is_set():
+                raise Aborted
         raise StreamInterruptedError(
             "The provider's stream ended without `done` or `error`, so the reply may be incomplete.",
             retryable=True,
@@ -425,7 +568,7 @@ class _Reply:
         try:
             message = _normalise(final)
         except _MALFORMED as error:
-            malformed = InvalidReplyError(f"The provider's message is malformed: {describe_error(error)}")
+            malformed = InvalidReplyError(f"The provider's message is malformed: {error_text(error)}")
             return await self.close("error", malformed)
         if message["stop_reason"] in ("error", "aborted"):
             given = message.get("error_message") or (
@@ -446,10 +589,11 @@ class _Reply:
         if isinstance(error, Aborted):
             message["error_message"] = str(error)
         else:
-            message["error_message"] = self._without_key(describe_error(error))
-            message["error_kind"] = error.kind if isinstance(error, TinyAgentError) else "internal"
-            if isinstance(error, TinyAgentError) and error.hint:
-                message["error_hint"] = error.hint
+            fields = error_fields(error)
+            fields["error_message"] = self._without_key(fields["error_message"])
+            if "error_hint" in fields:
+                fields["error_hint"] = self._without_key(fields["error_hint"])
+            message.update(cast(AssistantMessage, fields))
         await self._end(message)
 
     async def _end(self, message: AssistantMessage) -> None:
@@ -548,7 +692,14 @@ def agent_loop(
     """Run the agent on `prompts`; iterate for the events, await `result()` for the new messages.
 
     The run begins with the first read and is over when the stream is left. `context` is not changed.
+
+    Raises:
+        InvalidMessageError: a prompt is not a message.
+        TypeError, ValueError: a tool or a limit cannot be used; names it.
     """
+    check_limits(config)
+    prompts = checked_messages(prompts, "Message {} of the prompts")
+    context = replace(context, tools=None if context.tools is None else checked_tools(context.tools))
 
     async def run(channel: Channel[AgentEvent, list[AgentMessage]]) -> list[AgentMessage]:
         return await run_agent_loop(prompts, context, config, channel.push, signal, stream_fn)

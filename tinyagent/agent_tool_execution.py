@@ -18,12 +18,22 @@ import functools
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from . import _json
 from ._event_stream import EventStream
-from ._interrupt import Aborted, CallbackCancelledError, Interrupt, at_most, child, invoke, see_through
+from ._interrupt import (
+    Aborted,
+    CallbackCancelledError,
+    Interrupt,
+    at_most,
+    call_abandonable,
+    child,
+    invoke,
+    see_through,
+)
 from ._message_builder import now_ms
 from .agent_types import (
     AfterToolCall,
@@ -47,9 +57,9 @@ from .agent_types import (
     ToolExecutionUpdateEvent,
     ToolResultMessage,
 )
-from .errors import TinyAgentError, ToolArgumentsError
+from .errors import ToolArgumentsError, error_text
 
-__all__ = ["ToolBatch", "describe_error", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
+__all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
 
 Emit = Callable[[AgentEvent], Awaitable[None] | None]
 """Takes an event; what it returns, if anything, is awaited before the next one."""
@@ -63,6 +73,9 @@ MAX_CALLS = 128
 _PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt)
 """What ends a call rather than being its result; whatever else user code raises is caught."""
 
+RUNNING_TOOLS: ContextVar[frozenset[asyncio.Event]] = ContextVar("RUNNING_TOOLS", default=frozenset())
+"""The signals of the runs whose tools this code is part of, in tasks and threads that a tool started too."""
+
 SKIPPED = "Skipped due to queued user message."
 ABORTED = "Operation aborted"
 
@@ -70,6 +83,27 @@ ABORTED = "Operation aborted"
 def tool_error(text: str) -> AgentToolResult:
     """A result that tells the model what went wrong."""
     return AgentToolResult(content=[{"type": "text", "text": text}])
+
+
+def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
+    """The tools as a list of their own.
+
+    Raises:
+        TypeError: one of them is not an `AgentTool`.
+        ValueError: two have the same name, or one has none.
+    """
+    known: dict[str, AgentTool] = {}
+    for tool in tools:
+        if not isinstance(tool, AgentTool):
+            raise TypeError(
+                f"{tool!r} is not a tool. Make one with @tool, or as an AgentTool(name=…, execute=…)."
+            )
+        if not str(tool.name or "").strip():
+            raise ValueError(f"A tool has no name: {tool!r}.")
+        if tool.name in known:
+            raise ValueError(f"Two tools have the name {tool.name!r}; a model could not tell them apart.")
+        known[tool.name] = tool
+    return list(known.values())
 
 
 # ---- arguments ------------------------------------------------------------------------------------
@@ -85,6 +119,8 @@ def _validator(schema: bytes) -> Any:
 
 def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict[str, Any]:
     """The arguments of a call, a copy of their own, once they fit the tool's schema.
+
+    `5.0` is an integer in JSON, and some models send it for one: such a number is an `int` in the copy.
 
     Raises:
         ToolArgumentsError: they are not a JSON object, or break a rule; names the path and the rule.
@@ -102,12 +138,17 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
             "Call it again with a JSON object."
         )
     try:
+        arguments = as_json_numbers(arguments)
         validator = _validator(_json.encode(tool.parameters or {}))
         problems = [
             f"at {_path(error.instance_path)}: {_shorten(error.message)} "
             f"(rule: {'/'.join(map(str, error.schema_path))})"
             for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
         ]
+    except RecursionError:
+        raise ToolArgumentsError(
+            f"The arguments of {tool.name!r} are nested too deep. Call it again with flatter ones."
+        ) from None
     except Exception as error:
         raise ToolArgumentsError(
             f"The schema of {tool.name!r} cannot be used, so the call was not run: {_shorten(str(error))}"
@@ -117,12 +158,34 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
             f"The arguments of {tool.name!r} do not fit its schema: {'; '.join(problems)}. "
             "Mend them and call it again."
         )
+    return cast("dict[str, Any]", arguments)
+
+
+def as_json_numbers(value: Any) -> Any:
+    """A copy of a JSON value in which a float without a fraction is an int, as JSON does not tell them apart.
+
+    Raises:
+        RecursionError: it is nested too deep.
+    """
+    if isinstance(value, dict):
+        return {key: as_json_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [as_json_numbers(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_INTEGER:
+        return int(value)
+    return value if isinstance(value, str | int | float | None) else copy.deepcopy(value)
+
+
+MAX_EXACT_INTEGER = 2**63
+"""From here on a float stays a float: it stands for a size, not for a whole number that was meant exactly."""
+
+
+def _is_json(value: Any, encoded: bytes) -> bool:
+    """Whether a value is still the one that was encoded."""
     try:
-        return copy.deepcopy(arguments)
-    except RecursionError:
-        raise ToolArgumentsError(
-            f"The arguments of {tool.name!r} are nested too deep. Call it again with flatter ones."
-        ) from None
+        return _json.encode(value) == encoded
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _path(parts: Sequence[str | int]) -> str:
@@ -175,6 +238,7 @@ class ToolBatch:
         after: AfterToolCall | None = None,
         get_steering: GetMessages | None = None,
         context: AgentContext | None = None,
+        take: Callable[[Any], list[AgentMessage]] = list,
     ) -> None:
         known = {tool.name: tool for tool in tools or ()}
         self._message = message
@@ -185,6 +249,7 @@ class ToolBatch:
         self._after = after
         self._get_steering = get_steering
         self._context = context
+        self._take = take
         self._calls = [
             _Call(call, known.get(call["name"])) for call in message["content"] if call["type"] == "tool_call"
         ]
@@ -219,10 +284,11 @@ class ToolBatch:
                 running[child(self._execute(item))] = item
                 if not self._parallel:
                     await self._wait(running)
-                    await self._poll_steering()
+                    if number + 1 < len(self._calls):
+                        await self.poll_steering()
             await self._wait(running)
-            if refuse is None:
-                await self._poll_steering()
+        except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.
+            raise
         except BaseException:
             await see_through(self.close())
             raise
@@ -240,10 +306,11 @@ class ToolBatch:
     def _aborted(self) -> bool:
         return self._signal is not None and self._signal.is_set()
 
-    async def _poll_steering(self) -> None:
-        if self._get_steering is not None and not self.steering and not self._aborted:
-            async with Interrupt(self._signal):
-                self.steering = list(await invoke(self._get_steering) or ())
+    async def poll_steering(self) -> None:
+        """Ask for steering, unless a result ends the run: then nothing may be taken out of a queue."""
+        if self._get_steering is None or self.steering or self._aborted or self.terminate:
+            return
+        self.steering = self._take(await call_abandonable(self._signal, self._get_steering) or ())
 
     # ---- stages -----------------------------------------------------------------------------------
 
@@ -271,8 +338,8 @@ class ToolBatch:
             arguments = validate_tool_arguments(tool, call)
             info = ToolCallInfo(tool, call["id"], arguments, self._message, self._context)
             if self._before is not None:
-                async with Interrupt(self._signal):
-                    decision = await invoke(self._before, info)
+                before = _json.encode(arguments)
+                decision = await call_abandonable(self._signal, self._before, info)
                 changed = info.arguments
                 if decision is not None:
                     item.terminate = decision.terminate
@@ -282,9 +349,15 @@ class ToolBatch:
                         return
                     if decision.arguments is not None:
                         changed = decision.arguments
-                # Again and as a copy of its own: the hook may have changed the arguments in place.
-                info.arguments = validate_tool_arguments(
-                    tool, {"type": "tool_call", "id": call["id"], "name": call["name"], "arguments": changed}
+                # The hook may have kept its arguments or changed them in place: the tool gets a copy, which
+                # is validated again only if it differs.
+                info.arguments = (
+                    as_json_numbers(changed)
+                    if _is_json(changed, before)
+                    else validate_tool_arguments(
+                        tool,
+                        {"type": "tool_call", "id": call["id"], "name": call["name"], "arguments": changed},
+                    )
                 )
             item.info = info
         except ToolArgumentsError as error:
@@ -294,13 +367,15 @@ class ToolBatch:
         except _PASSED_ON:
             raise
         except BaseException as error:  # noqa: BLE001 - a guard that fails in any way has not let the call pass
-            item.fail(f"The call was refused: before_tool_call failed with {describe_error(error)}.")
+            item.fail(f"The call was refused: before_tool_call failed with {error_text(error)}.")
 
     async def _execute(self, item: _Call) -> None:
         info, update = item.info, self._updater(item)
         assert info is not None
         tool = info.tool
         assert tool.execute is not None
+        if self._signal is not None:
+            RUNNING_TOOLS.set(RUNNING_TOOLS.get() | {self._signal})
         limit = asyncio.timeout(tool.timeout)
         try:
             async with limit:
@@ -316,13 +391,13 @@ class ToolBatch:
             if isinstance(error, TimeoutError) and limit.expired():
                 item.fail(f"The tool {tool.name!r} timed out after {tool.timeout:g} s.")
             else:
-                item.fail(describe_error(error))
+                item.fail(error_text(error))
         if self._after is not None:
             assert item.result is not None
             try:
                 self._apply(item, await invoke(self._after, info, item.result, item.is_error))
             except BaseException as error:
-                item.fail(f"The result was withheld: after_tool_call failed with {describe_error(error)}.")
+                item.fail(f"The result was withheld: after_tool_call failed with {error_text(error)}.")
                 if isinstance(error, _PASSED_ON):
                     raise
 
@@ -334,6 +409,14 @@ class ToolBatch:
             assert item.result is not None
             if decision.block is not None:
                 item.fail(decision.block or "The result was withheld.")
+            elif decision.content is not None or decision.details is not None:
+                result = item.result
+                changed = AgentToolResult(
+                    result.content if decision.content is None else decision.content,
+                    result.details if decision.details is None else decision.details,
+                    result.terminate,
+                )
+                item.result = _checked(item.call["name"], changed)
             if decision.is_error is not None:
                 item.is_error = decision.is_error
             item.terminate = item.terminate or decision.terminate
@@ -494,17 +577,6 @@ def _checked(name: str, result: object) -> AgentToolResult:
     return copy.deepcopy(result)
 
 
-def describe_error(error: BaseException) -> str:
-    """What an error says, with its type unless it is one of ours."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - an error that cannot be said must not become another
-        text = ""
-    if isinstance(error, TinyAgentError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 # ---- the public functions -------------------------------------------------------------------------
 
 
@@ -523,6 +595,7 @@ async def execute_tool_calls(
         assistant_message, tools, stream.push, signal=signal, get_steering=get_steering_messages
     )
     await batch.run()
+    await batch.poll_steering()
     return {"tool_results": batch.results, "steering_messages": batch.steering or None}
 
 

@@ -87,6 +87,10 @@ ToolCall = ToolCallContent
 StopReason: TypeAlias = Literal["stop", "length", "tool_use", "error", "aborted"]
 
 
+RunLimit: TypeAlias = Literal["max_turns", "budget", "repeat"]
+"""A limit that can end a run; see `AgentLoopConfig`."""
+
+
 class Usage(TypedDict, total=False):
     """Tokens and US dollars, normalised; `total` is input + output, `input` includes what was cached."""
 
@@ -110,8 +114,8 @@ class UserMessage(TypedDict):
 class AssistantMessage(TypedDict):
     """What the model said.
 
-    `finish_reason` is the provider's own word for `stop_reason`. `error_kind` is the `kind` of the
-    class in `tinyagent.errors` that `error_message` comes from, `error_hint` its hint.
+    `finish_reason` is the provider's own word for `stop_reason`. The `error_…` fields describe a failure;
+    see `tinyagent.errors.ErrorFields`.
     """
 
     role: Literal["assistant"]
@@ -125,7 +129,11 @@ class AssistantMessage(TypedDict):
     finish_reason: NotRequired[str]
     error_message: NotRequired[str]
     error_kind: NotRequired[str]
+    error_category: NotRequired[str]
     error_hint: NotRequired[str]
+    error_status: NotRequired[int]
+    error_retryable: NotRequired[bool]
+    error_retry_after: NotRequired[float]
 
 
 class ToolResultMessage(TypedDict):
@@ -193,11 +201,16 @@ class AgentStartEvent(_Event, frozen=True, kw_only=True, tag="agent_start"):
 
 
 class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
-    """A run is over; `messages` are the new ones, in order; `limit` names the limit that ended it."""
+    """A run is over.
+
+    `messages` are the new ones, in order; `limit` names the limit that ended the run; `usage` is the sum
+    over all replies of the run, None if no reply reports any.
+    """
 
     type: ClassVar[str] = "agent_end"
     messages: list[AgentMessage]
-    limit: Literal["max_turns", "budget", "repeat"] | None = None
+    limit: RunLimit | None = None
+    usage: Usage | None = None
 
 
 class TurnStartEvent(_Event, frozen=True, kw_only=True, tag="turn_start"):
@@ -364,12 +377,23 @@ class ToolCallInfo:
 
 @dataclass
 class ToolCallDecision:
-    """What a hook decides: `block` refuses with a reason; the rest changes what it names."""
+    """What a hook decides; None leaves things as they are.
+
+    Attributes:
+        block: Refuse the call, or withhold its result, for this reason.
+        arguments: Before the call: run it with these.
+        is_error: Whether the result counts as an error.
+        terminate: End the run after this batch of calls.
+        content: After the call: what the model gets in place of the tool's content.
+        details: After the call: what programs get in place of the tool's details.
+    """
 
     block: str | None = None
     arguments: dict[str, Any] | None = None
     is_error: bool | None = None
     terminate: bool = False
+    content: list[TextContent | ImageContent] | None = None
+    details: dict[str, Any] | None = None
 
 
 class ToolExecutionResult(TypedDict):
@@ -520,7 +544,11 @@ ShouldStop: TypeAlias = Callable[
 class AgentLoopConfig:
     """How a run is made. Callbacks may be sync or async; see `contract.md` section 9 for each.
 
-    `max_cost` (US dollars) is the budget: the run ends after the turn that reaches it.
+    Attributes:
+        max_turns: Model calls in the run; None for no limit.
+        max_cost: The budget in US dollars: the run ends after the turn that reaches it; None for no limit.
+        max_repeats: The run ends when the same tool call has given the same result so many times in a row,
+            or when every tool call has failed in so many turns in a row; None for no limit.
     """
 
     model: Any
@@ -541,13 +569,19 @@ class AgentLoopConfig:
     should_stop_after_turn: ShouldStop | None = None
     max_turns: int | None = None
     max_cost: float | None = None
+    max_repeats: int | None = 10
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
     on_note: Callable[[str], None] | None = None
 
 
 class AgentState(TypedDict):
-    """What an agent is and does at the moment it was read."""
+    """What an agent is and does at the moment it was read.
+
+    `is_streaming` is true until the last listener of the run has returned. `error` is why the last reply
+    failed, and `limit` is the limit that ended the last run; each is None until something sets it, and
+    again from the start of the next run.
+    """
 
     system_prompt: str
     model: Any
@@ -558,3 +592,4 @@ class AgentState(TypedDict):
     stream_message: AssistantMessage | None
     pending_tool_calls: set[str]
     error: str | None
+    limit: RunLimit | None

@@ -13,18 +13,30 @@ TinyAgentError
 │   ├── StreamInterruptedError    the reply broke off before it was complete
 │   ├── InvalidReplyError         the reply is not what the protocol says
 │   └── ContentFilterError        the provider withheld the reply
-├── OutputTruncatedError          the reply hit the output limit
+├── IncompleteAnswerError         the run ended without a complete answer
+│   ├── OutputTruncatedError      the reply hit the output limit
+│   ├── EmptyReplyError           the reply holds no text
+│   └── RunLimitError             a limit of the run was reached; `kind` is the limit's name
+├── RunAbortedError               the run was aborted
+├── InvalidMessageError           a message that no model can be sent (also a ValueError)
 ├── ToolError                     a tool failed
 │   ├── ToolArgumentsError        the arguments do not fit the tool's schema (also a ValueError)
 │   └── ToolRefusedError          a hook, a rule or the user refused the call
 ├── PluginError                   a plugin cannot be loaded, or breaks its contract
 └── RecordError                   a JSONL stream that cannot be read (also a ValueError)
 
-Each class has a stable `kind`, which is what stands in JSONL (`result.error.kind`,
-`error_kind` of an assistant message). The command line maps classes to exit codes in one table.
+Each class has a stable `kind`. The command line maps classes to exit codes in one table.
+
+A failure crosses the event stream and JSONL as data: `error_fields` writes an exception into an assistant
+message, and `error_from_message` reads it back.
 """
 
 from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 __all__ = [
     "AgentStateError",
@@ -33,6 +45,10 @@ __all__ = [
     "ConnectionFailedError",
     "ContentFilterError",
     "ContextOverflowError",
+    "EmptyReplyError",
+    "ErrorFields",
+    "IncompleteAnswerError",
+    "InvalidMessageError",
     "InvalidReplyError",
     "MissingKeyError",
     "OutputTruncatedError",
@@ -41,12 +57,15 @@ __all__ = [
     "ProviderTimeoutError",
     "RateLimitError",
     "RecordError",
+    "RunAbortedError",
+    "RunLimitError",
     "StreamInterruptedError",
     "TinyAgentError",
     "ToolArgumentsError",
     "ToolError",
     "ToolRefusedError",
-    "error_class",
+    "error_fields",
+    "error_from_message",
 ]
 
 
@@ -56,9 +75,20 @@ class TinyAgentError(Exception):
     Args:
         message: What went wrong and where.
         hint: What to do next; shown on a line of its own.
+
+    Attributes:
+        kind: A stable name for this sort of failure. A subclass may set its own.
+        status: The HTTP status, if there was an HTTP reply.
+        retryable: Whether the same request may succeed later; None if that is not known.
+        retry_after: Seconds that the provider asked to wait.
+        partial_text: The text that had arrived, when a text-only call such as `prompt_text` raises.
     """
 
-    kind = "internal"
+    kind: str = "internal"
+    status: int | None = None
+    retryable: bool | None = None
+    retry_after: float | None = None
+    partial_text: str = ""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -72,9 +102,19 @@ class ConfigurationError(TinyAgentError):
 
 
 class AuthenticationError(ConfigurationError):
-    """The provider wants a key: there is none, or it refused the one it got."""
+    """The provider wants a key: there is none, or it refused the one it got.
+
+    Args:
+        message: What went wrong and where.
+        hint: What to do next.
+        status: The HTTP status of a refusal.
+    """
 
     kind = "authentication"
+
+    def __init__(self, message: str, *, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class MissingKeyError(AuthenticationError, ValueError):
@@ -162,10 +202,50 @@ class ContentFilterError(ProviderError):
     kind = "content_filter"
 
 
-class OutputTruncatedError(TinyAgentError):
+class IncompleteAnswerError(TinyAgentError):
+    """The run ended without a complete answer."""
+
+    kind = "incomplete"
+
+
+class OutputTruncatedError(IncompleteAnswerError):
     """The reply reached the output limit before it was complete."""
 
     kind = "output_truncated"
+
+
+class EmptyReplyError(IncompleteAnswerError):
+    """The reply is complete and holds no text: nothing, only reasoning, or only images or other content."""
+
+    kind = "empty_reply"
+
+
+class RunLimitError(IncompleteAnswerError):
+    """A limit of the run was reached before the model was done.
+
+    Args:
+        message: What happened.
+        limit: `max_turns`, `budget` or `repeat`; becomes the error's `kind`.
+        hint: What to do next.
+    """
+
+    kind = "limit"
+
+    def __init__(self, message: str, *, limit: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = self.limit = limit
+
+
+class RunAbortedError(TinyAgentError):
+    """The run was aborted, by `abort()` or by the provider."""
+
+    kind = "aborted"
+
+
+class InvalidMessageError(TinyAgentError, ValueError):
+    """A message that no model can be sent; names the message and what is wrong with it."""
+
+    kind = "invalid_message"
 
 
 class ToolError(TinyAgentError):
@@ -198,15 +278,121 @@ class RecordError(TinyAgentError, ValueError):
     kind = "record"
 
 
-def error_class(kind: str | None) -> type[TinyAgentError]:
-    """The class whose `kind` this is; the root for one that is not known.
+# ---- failures as data -----------------------------------------------------------------------------
 
-    Failures cross the event stream and JSONL as data; this finds the way back to the class.
+
+class ErrorFields(TypedDict, total=False):
+    """A failure as it stands in an assistant message.
+
+    `error_category` is the kind of the nearest class of this module; it is there only if `error_kind` is
+    the kind of a class from elsewhere. `error_retry_after` is in seconds.
     """
-    pending: list[type[TinyAgentError]] = [TinyAgentError]
-    while pending:
-        candidate = pending.pop()
-        if candidate.kind == kind:
-            return candidate
-        pending += candidate.__subclasses__()
-    return TinyAgentError
+
+    error_message: str
+    error_kind: str
+    error_category: str
+    error_hint: str
+    error_status: int
+    error_retryable: bool
+    error_retry_after: float
+
+
+_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+
+
+def error_fields(error: BaseException) -> ErrorFields:
+    """The fields of an assistant message that say what `error` is.
+
+    Attributes of a foreign exception (`kind`, `status`, `retryable`, `retry_after`, `hint`) are read as
+    those of `TinyAgentError` are, and left out where they do not have the right type.
+    """
+    kind = _as_kind(_attribute(error, "kind"))
+    status = _as_status(_attribute(error, "status")) or _as_status(_attribute(error, "status_code"))
+    category = next((_KINDS[base] for base in type(error).__mro__ if base in _KINDS), None)
+    if category is None and (kind or status):
+        category = kind if kind in _CLASSES else ProviderError.kind
+    kind = kind or category or TinyAgentError.kind
+    fields: ErrorFields = {"error_message": error_text(error), "error_kind": kind}
+    if kind not in _CLASSES:
+        fields["error_category"] = category or TinyAgentError.kind
+    hint = _attribute(error, "hint")
+    if isinstance(hint, str) and hint:
+        fields["error_hint"] = hint
+    if status is not None:
+        fields["error_status"] = status
+    retryable = _attribute(error, "retryable")
+    if isinstance(retryable, bool):
+        fields["error_retryable"] = retryable
+    retry_after = _as_seconds(_attribute(error, "retry_after"))
+    if retry_after is not None:
+        fields["error_retry_after"] = retry_after
+    return fields
+
+
+def error_from_message(message: Mapping[str, Any]) -> TinyAgentError:
+    """The failure that an assistant message reports, as an exception of this tree.
+
+    The class is the one whose kind is `error_kind`, else the one of `error_category`, else `ProviderError`.
+    No constructor of a class from elsewhere is called: the exception is of a class of this module and
+    has the recorded `kind`, `hint`, `status`, `retryable` and `retry_after`.
+    """
+    hint = message.get("error_hint")
+    hint = hint if isinstance(hint, str) and hint else None
+    text = message.get("error_message")
+    text = text if isinstance(text, str) and text else ""
+    kind = _as_kind(message.get("error_kind"))
+    if message.get("stop_reason") == "aborted" and kind is None:
+        return RunAbortedError(text or "The run was aborted.", hint=hint)
+    found = _CLASSES.get(str(kind)) or _CLASSES.get(str(message.get("error_category"))) or ProviderError
+    error = found(text or "The provider reported an error without a reason.", hint=hint)
+    error.kind = kind or found.kind
+    error.status = _as_status(message.get("error_status"))
+    retryable = message.get("error_retryable")
+    if isinstance(retryable, bool):
+        error.retryable = retryable
+    error.retry_after = _as_seconds(message.get("error_retry_after"))
+    if isinstance(error, ProviderError):
+        error.provider = str(message.get("provider") or "")
+    return error
+
+
+def error_text(error: BaseException) -> str:
+    """The text of an exception, after the name of its type unless it is one of ours."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - an exception without a readable text must not cause another
+        text = ""
+    if isinstance(error, TinyAgentError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - a property of a foreign class may raise anything
+        return None
+
+
+def _as_kind(value: object) -> str | None:
+    return value if isinstance(value, str) and _KIND.fullmatch(value) else None
+
+
+def _as_status(value: object) -> int | None:
+    return value if type(value) is int and 100 <= value < 600 else None
+
+
+def _as_seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+_CLASSES: dict[str, type[TinyAgentError]] = {
+    value.kind: value
+    for value in list(globals().values())
+    if isinstance(value, type) and issubclass(value, TinyAgentError) and value is not RunLimitError
+}
+"""The classes of this module by kind. `RunLimitError` never stands in a message."""
+
+_KINDS: dict[type, str] = {known: kind for kind, known in _CLASSES.items()}

@@ -114,11 +114,17 @@ class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong: the `kind` of a class in `tinyagent.errors`, its message and its hint."""
+    """What went wrong: `kind`, message and hint of an error as `tinyagent.errors` defines them.
+
+    `status` (HTTP), `retryable` and `retry_after` (seconds) are there where the provider made them known.
+    """
 
     kind: str
     message: str
     hint: str | None = None
+    status: int | UnsetType = UNSET
+    retryable: bool | UnsetType = UNSET
+    retry_after: float | UnsetType = UNSET
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
@@ -151,6 +157,7 @@ class _AgentStart(_Line, frozen=True, kw_only=True, tag="agent_start"):
 
 class _AgentEnd(_Line, frozen=True, kw_only=True, tag="agent_end"):
     limit: str | None = None
+    usage: dict[str, Any] | UnsetType = UNSET
     messages: list[dict[str, Any]] | UnsetType = UNSET
 
 
@@ -512,8 +519,13 @@ class Encoder:
                     message=UNSET if message == state.turn_message else cast(Any, message),
                     tool_results=UNSET if results == state.turn_results else cast(Any, results),
                 )
-            case AgentEndEvent(messages=new, limit=limit):
-                return _AgentEnd(**head, limit=limit, messages=UNSET if new == state.run else cast(Any, new))
+            case AgentEndEvent(messages=new, limit=limit, usage=usage):
+                return _AgentEnd(
+                    **head,
+                    limit=limit,
+                    usage=UNSET if usage is None else cast(Any, usage),
+                    messages=UNSET if new == state.run else cast(Any, new),
+                )
             case AgentStartEvent():
                 return _AgentStart(**head)
             case TurnStartEvent():
@@ -851,7 +863,10 @@ class Decoder:
                 return TurnEndEvent(message=cast(Any, message), tool_results=cast(Any, list(results)))
             case _AgentEnd():
                 new = list(state.run) if line.messages is UNSET else line.messages
-                return AgentEndEvent(messages=cast(Any, new), limit=cast(Any, line.limit))
+                usage = None if line.usage is UNSET else line.usage
+                return AgentEndEvent(
+                    messages=cast(Any, new), limit=cast(Any, line.limit), usage=cast(Any, usage)
+                )
             case _AgentStart():
                 return AgentStartEvent()
         return TurnStartEvent()
@@ -1109,6 +1124,7 @@ _REFERENCES: dict[tuple[str, str], dict[str, Any]] = {
     ("TurnEnd", "message"): _ref("AssistantMessage"),
     ("TurnEnd", "tool_results"): {"type": "array", "items": _ref("ToolResultMessage")},
     ("AgentEnd", "messages"): {"type": "array", "items": _ref("Message")},
+    ("AgentEnd", "usage"): _ref("Usage"),
     ("ResultRecord", "usage"): {"anyOf": [_ref("Usage"), {"type": "null"}]},
 }
 

@@ -18,7 +18,8 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
                    the deltas do not add up to them
     done, error    finishReason, the provider's own word; normalUsage, usage in our words
     done           signatures, {contentIndex: signature} of blocks that were signed after their end
-    error          errorKind, errorHint, retryable, retryAfter, as the errors of `tinyagent.errors` have them
+    error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as the errors of
+                   `tinyagent.errors` have them
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import msgspec
 from ._finish_reasons import finish_kind
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder, dollars
-from .errors import ProviderError, TinyAgentError, error_class
+from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage
 
 __all__ = ["ProxyDecoder", "proxy_usage"]
@@ -54,6 +55,8 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     normal_usage: Any = None
     signatures: Any = None
     error_kind: str | None = None
+    error_category: str | None = None
+    error_status: int | None = None
     error_hint: str | None = None
     retryable: bool | None = None
     retry_after: float | None = None
@@ -224,16 +227,27 @@ class ProxyDecoder(ReplyDecoder):
 
     def _as_classed(self, error: TinyAgentError, event: _ProxyEvent) -> TinyAgentError:
         """The error with the class that the proxy names, where that is a provider's."""
-        hint = self._clean(event.error_hint) if event.error_hint else None
-        kind = error_class(event.error_kind)
-        if not issubclass(kind, ProviderError):
-            kind = ProviderError
-        return kind(
-            str(error),
-            retryable=bool(event.retryable),
+        named = error_from_message(
+            {
+                "error_message": str(error),
+                "error_kind": event.error_kind,
+                "error_category": event.error_category,
+                "error_hint": self._clean(event.error_hint) if event.error_hint else None,
+                "error_status": event.error_status,
+                "error_retryable": bool(event.retryable),
+                "error_retry_after": event.retry_after,
+                "provider": self._provider,
+            }
+        )
+        if isinstance(named, ProviderError):
+            return named
+        return ProviderError(
+            str(named),
+            status=named.status,
+            retryable=bool(named.retryable),
             provider=self._provider,
-            retry_after=event.retry_after,
-            hint=hint,
+            retry_after=named.retry_after,
+            hint=named.hint,
         )
 
     def _spent(self) -> dict[str, Any] | None:

@@ -47,6 +47,7 @@ class ProjectRunTable(_Table, frozen=True):
     max_tokens: Count | None = None
     thinking: Level | None = None
     max_turns: Count | None = None
+    max_repeats: Count | None = None
     timeout: Seconds | None = None
 
 

@@ -25,12 +25,19 @@ from .config_files import (
 )
 from .settings import config_directory, variable
 
-__all__ = ["DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load"]
+__all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load"]
 
 PROJECT_FILE = "tinyagent.toml"
 DEFAULT_MAX_TURNS = 50
 
-_LIMITS: dict[str, float | None] = {"max_turns": DEFAULT_MAX_TURNS, "max_tokens": None, "timeout": None}
+DEFAULT_MAX_REPEATS = 10
+
+_LIMITS: dict[str, float | None] = {
+    "max_turns": DEFAULT_MAX_TURNS,
+    "max_repeats": DEFAULT_MAX_REPEATS,
+    "max_tokens": None,
+    "timeout": None,
+}
 """The keys of `[run]` that bound a run, and what holds if the user has not set them; None: no bound."""
 
 

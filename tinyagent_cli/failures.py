@@ -15,10 +15,10 @@ from .standard_output import StandardOutputError
 __all__ = [
     "EXIT_CODES",
     "Failure",
-    "IncompleteError",
     "InputError",
     "OutputClosedError",
     "RunTimeoutError",
+    "ToolsRefusedError",
     "WriteError",
     "describe",
 ]
@@ -42,14 +42,10 @@ class OutputClosedError(WriteError):
     kind = "broken_pipe"
 
 
-class IncompleteError(errors.TinyAgentError):
-    """The run ended without the answer; its kind is the limit that ended it, or `tool_refused`."""
+class ToolsRefusedError(errors.IncompleteAnswerError):
+    """The run ended without an answer after tool calls were refused."""
 
-    kind = "incomplete"
-
-    def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.kind = kind
+    kind = "tool_refused"
 
 
 EXIT_CODES: dict[type[BaseException], int] = {
@@ -57,10 +53,10 @@ EXIT_CODES: dict[type[BaseException], int] = {
     errors.ConfigurationError: 3,  # and so AuthenticationError
     errors.PluginError: 3,
     errors.RecordError: 2,
-    errors.OutputTruncatedError: 4,
+    errors.InvalidMessageError: 2,
+    errors.IncompleteAnswerError: 4,
     WriteError: 1,
     InputError: 2,
-    IncompleteError: 4,
     RunTimeoutError: 124,
     OutputClosedError: 128 + signal.SIGPIPE,
     click.ClickException: 2,
@@ -73,13 +69,23 @@ EXIT_CODES: dict[type[BaseException], int] = {
 
 
 class Failure(NamedTuple):
-    """How a command failed. `silent`: nobody is there to read the message, or it is no news."""
+    """How a command failed.
+
+    Attributes:
+        silent: The message is not printed: standard error has no reader, or the message says nothing new.
+        status: The HTTP status of a provider's reply.
+        retryable: Whether the same request may succeed later; None if that is not known.
+        retry_after: Seconds that the provider asked to wait.
+    """
 
     kind: str
     message: str
     hint: str | None
     exit_code: int
     silent: bool = False
+    status: int | None = None
+    retryable: bool | None = None
+    retry_after: float | None = None
 
 
 def describe(error: BaseException) -> Failure:
@@ -91,7 +97,16 @@ def describe(error: BaseException) -> Failure:
     code = next(EXIT_CODES[base] for base in type(error).__mro__ if base in EXIT_CODES)
     if isinstance(error, errors.TinyAgentError):
         silent = isinstance(error, OutputClosedError)
-        return Failure(error.kind, str(error), error.hint, code, silent)
+        return Failure(
+            error.kind,
+            errors.error_text(error),
+            error.hint,
+            code,
+            silent,
+            error.status,
+            error.retryable,
+            error.retry_after,
+        )
     if isinstance(error, click.ClickException):
         return Failure("usage", error.format_message(), _click_hint(error), code)
     if isinstance(error, KeyboardInterrupt | click.Abort):

@@ -44,6 +44,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     thinking: str | None
     max_turns: int | None
+    max_repeats: int | None
     timeout: float | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
@@ -66,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None
     max_tokens: int | None
     max_turns: int
+    max_repeats: int
     allow: list[str]
     deny: list[str]
     yes: bool
@@ -146,6 +148,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),
         max_turns=_first(options.max_turns, run.max_turns, configuration.DEFAULT_MAX_TURNS),
+        max_repeats=_first(options.max_repeats, run.max_repeats, configuration.DEFAULT_MAX_REPEATS),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,

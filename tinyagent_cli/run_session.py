@@ -9,13 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tinyagent import Agent, AgentOptions, extract_text
-from tinyagent.agent_types import AgentEndEvent, AgentEvent
-from tinyagent.errors import OutputTruncatedError, ProviderError, error_class
+from tinyagent import Agent, AgentOptions
+from tinyagent._answer import answer_error
+from tinyagent.agent_types import AgentEndEvent, AgentEvent, RunLimit, Usage
+from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitError, TinyAgentError
 
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import IncompleteError, InputError, WriteError, describe
+from .failures import InputError, ToolsRefusedError, WriteError, describe
 from .lifetime import Lifetime
 from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
@@ -40,27 +41,18 @@ class Progress:
 
     def __init__(self, lifetime: Lifetime | None = None) -> None:
         self.messages: list[Any] = []
-        self.limit: str | None = None
+        self.limit: RunLimit | None = None
+        self.usage: Usage | None = None
         self._lifetime = lifetime
 
     def __call__(self, event: AgentEvent) -> None:
         if type(event) is AgentEndEvent:
-            self.messages, self.limit = event.messages, event.limit
+            self.messages, self.limit, self.usage = event.messages, event.limit, event.usage
 
     @property
     def replies(self) -> list[Any]:
         """The assistant's messages."""
         return [message for message in self.messages if message.get("role") == "assistant"]
-
-    @property
-    def usage(self) -> dict[str, Any] | None:
-        """Tokens and cost of all turns together; None if nobody said."""
-        total: dict[str, Any] = {}
-        for reply in self.replies:
-            for name, value in (reply.get("usage") or {}).items():
-                if isinstance(value, int | float):
-                    total[name] = total.get(name, 0) + value
-        return total or None
 
     @property
     def seconds(self) -> float:
@@ -255,6 +247,7 @@ class _Run:
                 temperature=plan.temperature,
                 max_tokens=plan.max_tokens,
                 max_turns=plan.max_turns,
+                max_repeats=plan.max_repeats,
                 before_tool_call=self._guards.before_tool_call,
                 after_tool_call=self._guards.after_tool_call,
                 on_retry=self._app.note,
@@ -289,35 +282,36 @@ class _Run:
     def conclude(self, progress: Progress) -> None:
         """Raise if the run ended without an answer; with -v, say what it took."""
         self._app.detail(_summary(self._plan, progress))
-        last = progress.replies[-1]
-        if last["stop_reason"] in ("error", "aborted"):
-            kind = last.get("error_kind")
-            failure = error_class(kind) if kind else ProviderError
-            raise failure(last.get("error_message") or "The run was aborted.", hint=last.get("error_hint"))
-        if progress.limit is not None:
-            raise IncompleteError(_LIMITS[progress.limit].format(plan=self._plan), kind=progress.limit)
-        if last["stop_reason"] == "length":
-            raise OutputTruncatedError(
-                "The reply reached the output limit and is not complete.",
-                hint="Allow more with --max-tokens, or ask for less.",
-            )
-        if self._guards.refused and not extract_text(last).strip():
-            raise IncompleteError(
-                "The model gave no answer after its tool calls were refused.",
-                kind="tool_refused",
-                hint="Allow a tool with --allow NAME, or all of them with -y.",
-            )
+        error = answer_error(progress.messages, progress.limit)
+        if error is not None:
+            raise self._in_terms_of_flags(error)
 
-
-_LIMITS = {
-    "max_turns": "The run was ended after {plan.max_turns} turns (--max-turns) without a final answer.",
-    "budget": "The run was ended because its budget is used up.",
-    "repeat": "The run was ended because the model kept making the same tool call with the same result.",
-}
+    def _in_terms_of_flags(self, error: TinyAgentError) -> TinyAgentError:
+        plan = self._plan
+        match error:
+            case RunLimitError(limit="max_turns"):
+                return RunLimitError(
+                    f"The run was ended after {plan.max_turns} turns (--max-turns) without a final answer.",
+                    limit="max_turns",
+                )
+            case RunLimitError(limit="repeat"):
+                return RunLimitError(
+                    f"The run was ended because {plan.max_repeats} times in a row (--max-repeats) the model "
+                    "made the same tool call, or all its tool calls failed.",
+                    limit="repeat",
+                )
+            case OutputTruncatedError():
+                error.hint = "Allow more with --max-tokens, or ask for less."
+            case EmptyReplyError() if self._guards.refused:
+                return ToolsRefusedError(
+                    "The model gave no answer after its tool calls were refused.",
+                    hint="Allow a tool with --allow NAME, or all of them with -y.",
+                )
+        return error
 
 
 def _summary(plan: Plan, progress: Progress) -> str:
-    usage = progress.usage or {}
+    usage: Usage = progress.usage or {}
     names = dict.fromkeys((plan.model.provider, plan.model.id))
     parts = ["/".join(filter(None, names))]
     if usage:

@@ -137,6 +137,10 @@ class ToolGuards:
             elif isinstance(decision, ToolCallDecision):
                 if decision.block is not None:
                     return ToolCallDecision(block=decision.block or f"Withheld by {hook.plugin}.")
+                if decision.content is not None:
+                    result.content = decision.content
+                if decision.details is not None:
+                    result.details = decision.details
                 is_error = is_error if decision.is_error is None else decision.is_error
                 terminate = terminate or decision.terminate
         return ToolCallDecision(is_error=is_error, terminate=terminate)

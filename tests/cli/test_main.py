@@ -127,7 +127,12 @@ EXIT_CODES = {
     errors.StreamInterruptedError: 1,
     errors.InvalidReplyError: 1,
     errors.ContentFilterError: 1,
+    errors.IncompleteAnswerError: 4,
     errors.OutputTruncatedError: 4,
+    errors.EmptyReplyError: 4,
+    errors.RunLimitError: 4,
+    errors.RunAbortedError: 1,
+    errors.InvalidMessageError: 2,
     errors.ToolError: 1,
     errors.ToolArgumentsError: 1,
     errors.ToolRefusedError: 1,
@@ -136,19 +141,25 @@ EXIT_CODES = {
 }
 
 
+def make(kind: type[errors.TinyAgentError]) -> errors.TinyAgentError:
+    if issubclass(kind, errors.RunLimitError):
+        return kind("words", limit="max_turns")
+    return kind("words")
+
+
 def test_every_error_has_its_exit_code() -> None:
     """The whole tree is in the table; a new class is a decision."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
     tree = {kind for kind in kinds if issubclass(kind, errors.TinyAgentError)}
     assert tree == set(EXIT_CODES)
-    assert EXIT_CODES == {kind: failures.describe(kind("words")).exit_code for kind in tree}
+    assert EXIT_CODES == {kind: failures.describe(make(kind)).exit_code for kind in tree}
 
 
 def test_signals_and_limits_have_theirs() -> None:
     """2 usage, 4 incomplete, 124 time-out, 130 SIGINT, 143 SIGTERM, 141 closed pipe."""
     given = [
         failures.InputError("x"),
-        failures.IncompleteError("x", kind="max_turns"),
+        failures.ToolsRefusedError("x"),
         failures.RunTimeoutError("x"),
         Interrupted(2),
         Interrupted(15),

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tinyagent import jsonl
-from tinyagent._fake_server import chat_chunk
+from tinyagent._fake_server import chat_chunk, sse
 from tinyagent.testing import FakeServer
 
 from .conftest import TOOLS, Cli, FakeReply
@@ -207,6 +207,94 @@ def test_a_cut_reply_is_incomplete(cli: Cli, serve: Serve) -> None:
     )  # fmt: skip
     assert 4 == done.code
     assert "--max-tokens" in done.err
+
+
+THINKING = FakeReply(
+    [sse(chat_chunk({"reasoning_content": "hm"})), sse(chat_chunk({}, "stop")), sse("[DONE]")]
+)
+EMPTY = {
+    "empty": (FakeReply.text(""), "The reply is empty."),
+    "blank": (FakeReply.text(" \n\t"), "The reply is empty."),
+    "reasoning": (THINKING, "The reply holds only reasoning and no answer."),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("jsonl_too", [True, False])
+def test_a_reply_without_text_is_no_answer(cli: Cli, serve: Serve, name: str, jsonl_too: bool) -> None:
+    """Exit code 4, one sentence on standard error, `empty_reply` in the record."""
+    reply, sentence = EMPTY[name]
+    serve(reply)
+    done = cli("run", "-m", "local/m", *(["--jsonl"] if jsonl_too else []), "Hi")
+    assert 4 == done.code
+    assert done.err.startswith(f"Error: {sentence}\n")
+    if jsonl_too:
+        assert (False, "stop", "empty_reply") == (
+            done.result["ok"],
+            done.result["stop_reason"],
+            done.result["error"]["kind"],
+        )
+
+
+def test_an_empty_reply_after_tool_calls_is_no_answer(cli: Cli, serve: Serve) -> None:
+    """The text before the calls was not the answer."""
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I look."), FakeReply.text(""))
+    done = cli("run", "--jsonl", "-m", "local/m", "-t", "./mytools.py", "Look")
+    assert (4, "empty_reply", 2) == (done.code, done.result["error"]["kind"], done.result["turns"])
+
+
+def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:
+    """--max-repeats, or `max_repeats` of the configuration; the message names the flag."""
+    cli.file("mytools.py", TOOLS)
+    serve(*[FakeReply.tool_calls(("look", {"at": "me"})) for _ in range(4)])
+    done = cli("run", "--jsonl", "-m", "local/m", "-t", "mytools.py", "--max-repeats", "2", "Look")
+    assert (4, "repeat", 2) == (done.code, done.result["error"]["kind"], done.result["turns"])
+    assert "2 times in a row (--max-repeats)" in done.err
+
+
+def test_the_result_says_what_is_known_of_a_failure(cli: Cli, serve: Serve) -> None:
+    """Status, whether trying again may help, and the seconds that the provider asks to wait."""
+    serve(FakeReply.error(429, "slow down", retry_after="3600"))
+    done = cli("run", "--jsonl", "-m", "local/m", "Hi")
+    error = done.result["error"]
+    assert (1, "rate_limit") == (done.code, error["kind"])
+    assert (429, True, 3600) == (error["status"], error["retryable"], error["retry_after"])
+
+
+PROVIDER = """
+from tinyagent import Model, Provider, hookimpl
+from tinyagent.errors import AuthenticationError
+
+class LoginError(AuthenticationError):
+    kind = "acme_login"
+
+    def __init__(self, account, *, door):
+        super().__init__(f"{account} cannot pass {door}", status=401)
+
+async def stream(model, context, options):
+    raise LoginError("nobody", door="the door")
+
+@hookimpl
+def tinyagent_register_providers(register):
+    register(Provider(name="acme", stream_fn=stream, make_model=lambda id, _: Model("acme", id, "acme")))
+"""
+
+
+def test_a_providers_own_error_class(cli: Cli) -> None:
+    """Its constructor is its own affair: kind and status are recorded, the exit code is its base class's."""
+    cli.install("acme", PROVIDER, "providers")
+    record = cli("run", "--jsonl", "-m", "acme/m", "Hi")
+    assert 3 == record.code
+    error = record.result["error"]
+    assert ("acme_login", "nobody cannot pass the door", 401) == (
+        error["kind"],
+        error["message"],
+        error["status"],
+    )
+    cli.file("run.jsonl", record.out)
+    replayed = cli("run", "--jsonl", "-m", "replay:run.jsonl", "Hi")
+    assert (3, "acme_login") == (replayed.code, replayed.result["error"]["kind"])
 
 
 def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:

@@ -99,6 +99,12 @@ class RunCommand(click.Command):
 @click.option("--thinking", type=click.Choice(LEVELS), help="How much the model is asked to reason.")
 @click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="Model calls in this run (50).")
 @click.option(
+    "--max-repeats",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End the run when a tool call repeats, or all tool calls fail, so often in a row (10).",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",

@@ -68,17 +68,24 @@ def _header(plan: Plan | None) -> SessionRecord:
 
 def _result(progress: Progress, error: BaseException | None) -> ResultRecord:
     last = progress.replies[-1] if progress.replies else None
-    failure = said = None
+    failure = recorded = None
     if error is not None:
         failure = describe(error)
-        said = ErrorRecord(kind=failure.kind, message=failure.message, hint=failure.hint)
+        recorded = ErrorRecord(
+            kind=failure.kind,
+            message=failure.message,
+            hint=failure.hint,
+            status=UNSET if failure.status is None else failure.status,
+            retryable=UNSET if failure.retryable is None else failure.retryable,
+            retry_after=UNSET if failure.retry_after is None else failure.retry_after,
+        )
     return ResultRecord(
         ok=failure is None,
         exit_code=0 if failure is None else failure.exit_code,
         stop_reason=last["stop_reason"] if last else None,
         text=extract_text(last),
-        usage=progress.usage,
+        usage=None if progress.usage is None else {**progress.usage},
         turns=len(progress.replies),
         duration_ms=round(progress.seconds * 1000),
-        error=said,
+        error=recorded,
     )

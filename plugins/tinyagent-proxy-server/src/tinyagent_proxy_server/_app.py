@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tinyagent import Model, TinyAgentError
+from tinyagent import Model, TinyAgentError, error_fields, error_from_message
 
 from ._callers import Caller, Callers
 from ._config import ServerTable
@@ -392,9 +392,7 @@ class _Exchange:
                     return
             raise TinyAgentError("the provider's reply ended without an end")
         except TinyAgentError as error:
-            failure = self._in_words(
-                error.kind, str(error), error.hint, upstream, getattr(error, "retry_after", None)
-            )
+            failure = self._failure(error, upstream)
             self._note(failure, str(error), line)
             await self._write(sink, held + writer.error(failure), last=True)
         except Exception as error:  # noqa: BLE001
@@ -422,8 +420,7 @@ class _Exchange:
         """A reply that failed on its way."""
         message = event["error"]
         words = str(message.get("error_message") or "the provider gave no reason")
-        kind = str(message.get("error_kind") or "provider")
-        failure = self._in_words(kind, words, message.get("error_hint"), upstream)
+        failure = self._failure(error_from_message(message), upstream)
         self._note(failure, words, line)
         return writer.error(failure, message)
 
@@ -432,19 +429,21 @@ class _Exchange:
         if failure.ours:
             line["why"] = self._clean(words)
 
-    def _in_words(
-        self, kind: str, words: str, hint: str | None, upstream: Upstream, retry_after: float | None = None
-    ) -> Failure:
-        """What a caller is told. The proxy has tried again where that may help, so the caller need not."""
-        if kind in _OURS:
-            # Keys and addresses are the business of whoever runs the proxy; the log has the words.
-            said = f"the proxy {_OURS[kind]} {upstream.name!r}; its log says why"
-            return Failure("provider", said, ours=True)
+    def _failure(self, error: TinyAgentError, upstream: Upstream) -> Failure:
+        """What the caller gets to know. The proxy has retried where that helps, so the caller need not."""
+        fields = error_fields(error)
+        category = fields.get("error_category", fields["error_kind"])
+        if category in _OURS:
+            # Keys and addresses concern only the proxy's operator, who finds the text in the log.
+            text = f"the proxy {_OURS[category]} {upstream.name!r}; its log says why"
+            return Failure("provider", text, ours=True)
         return Failure(
-            kind,
-            self._clean(words),
-            self._clean(hint) if hint and kind in _HINTS else None,
-            retry_after=retry_after,
+            error.kind,
+            self._clean(str(error)),
+            self._clean(error.hint) if error.hint and category in _HINTS else None,
+            retry_after=error.retry_after,
+            category=fields.get("error_category"),
+            status=error.status,
         )
 
     def _clean(self, words: str) -> str:

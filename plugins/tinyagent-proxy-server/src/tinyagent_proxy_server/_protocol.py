@@ -6,7 +6,8 @@ Beside what every client of the protocol knows, events carry fields that other c
     done            signatures, {contentIndex: signature} of blocks that were signed after their end
     toolcall_end    id and toolName as they are at the end; contentSignature; arguments, the JSON text, where
                     it is not what the deltas add up to
-    error           errorKind (a `kind` of `tinyagent.errors`), errorHint, retryable, retryAfter (seconds)
+    error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, with the meaning
+                    that they have in `tinyagent.errors.ErrorFields`
 """
 
 from __future__ import annotations
@@ -171,6 +172,8 @@ class Failure(NamedTuple):
 
     Attributes:
         kind: As in `tinyagent.errors`.
+        category: The nearest kind of `tinyagent.errors`, if `kind` is a plugin's own.
+        status: The HTTP status of the provider's reply.
         retryable: Whether asking the proxy again at once may help.
         retry_after: Seconds that the provider asked to wait.
         ours: The caller is not told why, so the log is. Words that callers are told are not logged: they
@@ -183,6 +186,8 @@ class Failure(NamedTuple):
     retryable: bool = False
     retry_after: float | None = None
     ours: bool = False
+    category: str | None = None
+    status: int | None = None
 
 
 _NAMES = {
@@ -231,7 +236,9 @@ class EventWriter:
                 "reason": "error",
                 "errorMessage": failure.message,
                 "errorKind": failure.kind,
+                "errorCategory": failure.category,
                 "errorHint": failure.hint,
+                "errorStatus": failure.status,
                 "retryable": failure.retryable,
                 "retryAfter": failure.retry_after,
                 **self._spent(message or {}),

@@ -1,0 +1,144 @@
+"""The shape of messages: what can be sent to a model, and what is refused where it enters.
+
+`checked_message` guards the entrances (`prompt`, `steer`, `append_message`, `initial_state`, the callbacks of
+the loop). `message_problem` is the check itself; `sendable` asks it once more at the model boundary, since
+callbacks of the user's own come between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from . import _json
+from .agent_types import AgentMessage
+from .errors import InvalidMessageError
+
+__all__ = ["checked_message", "checked_messages", "message_problem", "with_defaults"]
+
+_BODIES = {"text": "text", "image": "url", "thinking": "thinking"}
+"""The key of the string that a block of this type holds."""
+
+_ROLES = ("user", "assistant", "tool_result")
+_BLOCKS = {"user": ("text", "image"), "tool_result": ("text", "image"), "assistant": ("text", "thinking")}
+
+
+def checked_message(message: object, place: str = "the message") -> AgentMessage:
+    """The message in the form that the library works with; a new dict if something had to be added.
+
+    Content that is a string becomes a text block. Roles other than `user`, `assistant` and `tool_result`
+    are not looked into: only `convert_to_llm` knows what they mean.
+
+    Args:
+        message: Any value that is meant as a message.
+        place: What the error message calls it.
+
+    Raises:
+        InvalidMessageError: it is no message, or no model could be sent it.
+    """
+    message = with_defaults(message)
+    problem = message_problem(message)
+    if problem is None and cast(Any, message)["role"] in _BLOCKS:
+        problem = _json_problem(cast(Any, message)["content"])
+    if problem is not None:
+        raise InvalidMessageError(
+            f"{place} cannot be used: {problem}.",
+            hint='A message is a dict such as {"role": "user", "content": [{"type": "text", "text": "Hi"}]}.',
+        )
+    return cast(AgentMessage, message)
+
+
+def with_defaults(message: object) -> object:
+    """A message with its content as a list, and with what a tool result may leave out."""
+    if not isinstance(message, Mapping) or message.get("role") not in _ROLES:
+        return message
+    added: dict[str, Any] = {}
+    if isinstance(message.get("content"), str):
+        added["content"] = [{"type": "text", "text": message["content"]}]
+    if message["role"] == "tool_result":
+        added |= {key: value for key, value in _RESULT_DEFAULTS.items() if key not in message}
+    return {**message, **added} if added else message
+
+
+_RESULT_DEFAULTS: dict[str, Any] = {"tool_name": "", "details": {}, "is_error": False, "timestamp": 0}
+
+
+def checked_messages(
+    messages: Iterable[object], place: str = "message {} of the conversation"
+) -> list[AgentMessage]:
+    """As `checked_message`, for a list; `{}` in `place` becomes the number of the message, from 1.
+
+    Raises:
+        InvalidMessageError: at the first message that cannot be used, or if this is not a list of messages.
+    """
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
+        raise InvalidMessageError(f"Messages are a list of dicts, not a {type(messages).__name__}.")
+    return [checked_message(message, place.format(n)) for n, message in enumerate(messages, 1)]
+
+
+def message_problem(message: object) -> str | None:
+    """Why a value is not a message that can be sent; None if it is one.
+
+    A message of another role is never sent as it is, and needs nothing but its role.
+    """
+    if not isinstance(message, Mapping):
+        return f"it is a {type(message).__name__}, not a dict"
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        return "it has no role" if role is None else f"its role is {_shown(role)}, not a name"
+    if role not in _BLOCKS:
+        return None
+    if role == "tool_result":
+        call_id, name = message.get("tool_call_id"), message.get("tool_name", "")
+        if not isinstance(call_id, str) or not call_id:
+            return f"its tool_call_id is {_shown(call_id)}, not the id of a tool call"
+        if not isinstance(name, str):
+            return f"its tool_name is {_shown(name)}, not a string"
+    content = message.get("content")
+    if not isinstance(content, list):
+        return f"its content is {_shown(content)}, not a list of blocks"
+    for index, block in enumerate(content):
+        problem = _block_problem(role, block)
+        if problem is not None:
+            return f"content[{index}] {problem}"
+    return None
+
+
+def _block_problem(role: str, block: object) -> str | None:
+    if not isinstance(block, Mapping):
+        return f"is {_shown(block)}, not a dict with a type"
+    kind = block.get("type")
+    if not isinstance(kind, str):
+        return "has no type"
+    if kind in _BLOCKS[role]:
+        body = _BODIES[kind]
+        return (
+            None
+            if isinstance(block.get(body), str)
+            else f"is of type {kind!r}, and its {body} is not a string"
+        )
+    if role != "assistant":
+        return f"is of type {kind!r}; a {role} message holds text and image"
+    if kind == "tool_call":
+        for key in ("id", "name"):
+            if not isinstance(block.get(key), str):
+                return f"is a tool_call, and its {key} is not a string"
+        if not isinstance(block.get("arguments"), dict):
+            return "is a tool_call, and its arguments are not a dict"
+        return _json_problem(block["arguments"])
+    return None  # Providers have more types of blocks, which they get back as they are.
+
+
+def _json_problem(value: object) -> str | None:
+    try:
+        _json.encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"holds what JSON cannot express ({error})"
+    return None
+
+
+def _shown(value: object) -> str:
+    """A value for an error message: short values as they are, others by their type."""
+    if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 40):
+        return repr(value)
+    return f"a {type(value).__name__}"
