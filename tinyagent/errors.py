@@ -2,6 +2,7 @@
 
 TinyAgentError
 ├── ConfigurationError            a setting, file or model that cannot be used as it is
+│   ├── NotConfiguredError        something that is needed has not been set up yet
 │   └── AuthenticationError       no key, or a key that the provider refused
 │       └── MissingKeyError       no key at all (also a ValueError)
 ├── AgentStateError               the agent was asked for something it cannot do now (also a RuntimeError)
@@ -51,6 +52,7 @@ __all__ = [
     "InvalidMessageError",
     "InvalidReplyError",
     "MissingKeyError",
+    "NotConfiguredError",
     "OutputTruncatedError",
     "PluginError",
     "ProviderError",
@@ -99,6 +101,15 @@ class ConfigurationError(TinyAgentError):
     """A setting, file, model or provider name that cannot be used as it is."""
 
     kind = "configuration"
+
+
+class NotConfiguredError(ConfigurationError):
+    """Something that is needed has not been set up yet, as opposed to set up wrongly.
+
+    A plugin raises it while it waits to be configured; `tinyagent doctor` then reports no fault.
+    """
+
+    kind = "not_configured"
 
 
 class AuthenticationError(ConfigurationError):

@@ -10,22 +10,21 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from tinyagent.agent_types import Provider
-from tinyagent.errors import AuthenticationError, ProviderError, TinyAgentError
+from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderError, TinyAgentError
 
 from . import builtin_plugins, configuration, model_choice
 from .app_context import AppContext
 from .configuration import Settings
 from .entry_points import EntryPoint, find, normalised
+from .plugin_check import check_all
 from .plugin_manager import BUILT_IN_NAMES, PluginManager
 from .version import DISTRIBUTION
 
 __all__ = ["Finding", "examine"]
-
-LOAD_SECONDS = 20.0
 
 
 class Finding(NamedTuple):
@@ -33,7 +32,9 @@ class Finding(NamedTuple):
 
     Attributes:
         check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
-        code: What a run would exit with because of it; 0 if it is as it should be, or harms nothing.
+        code: What a run would exit with because of it; 0 if it is as it should be, has not been set up yet,
+            or harms nothing.
+        hint: What to do; with code 0 it is advice.
     """
 
     check: str
@@ -46,9 +47,9 @@ class Finding(NamedTuple):
 def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
     """Look at everything."""
     yield from _installation()
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=1) as pool:
         versions = pool.submit(_check_versions)
-        yield from _plugins(pool)
+        yield from _plugins()
         yield from _versions(app, versions)
     try:
         found = configuration.load()
@@ -77,29 +78,13 @@ def _installation() -> Iterator[Finding]:
         yield Finding("installation", subject, 0, f"Python {python}, {kind}")
 
 
-def _plugins(pool: Executor) -> Iterator[Finding]:
-    entries = find()
-    for entry, problem in zip(entries, pool.map(_load, entries), strict=True):
-        hint = f"Upgrade or uninstall it: tinyagent plugins uninstall {entry.distribution}"
-        if entry.group == "hooks":
-            hint += f'. Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
-        yield Finding("plugin", _subject(entry), 3 if problem else 0, problem or "loads", problem and hint)
-
-
-def _load(entry: EntryPoint) -> str | None:
-    """Why the plugin cannot be used; None if it can."""
-    command = [sys.executable, "-P", "-m", "tinyagent_cli.probe", *entry]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LOAD_SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"takes more than {LOAD_SECONDS:g} s to load"
-    said = done.stdout.decode("utf-8", "replace").strip()
-    if done.returncode:
-        last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return f"ends its process while it is loaded (exit code {done.returncode}): {last}"
-    return said or None
+def _plugins() -> Iterator[Finding]:
+    for entry, loaded in check_all(find()):
+        message, hint = loaded.message or "loads", loaded.hint
+        if loaded.code and entry.group == "hooks":
+            off = f'Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
+            hint = f"{hint}\n{off}" if hint else off
+        yield Finding("plugin", _subject(entry), loaded.code, message, hint)
 
 
 def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Finding]:
@@ -191,7 +176,8 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
     try:
         choice = model_choice.choose(None, found)
     except TinyAgentError as error:
-        yield Finding("configuration", "model", 0 if names else 3, str(error), error.hint)
+        code = 0 if names or isinstance(error, NotConfiguredError) else 3
+        yield Finding("configuration", "model", code, str(error), error.hint)
     else:
         names[choice.provider] = None
         if choice.provider not in ("replay", "demo"):

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 from tinyagent import _json
 from tinyagent.agent_types import Provider
-from tinyagent.errors import ConfigurationError, MissingKeyError, PluginError, TinyAgentError
+from tinyagent.errors import (
+    ConfigurationError,
+    MissingKeyError,
+    NotConfiguredError,
+    PluginError,
+    TinyAgentError,
+)
 
 from . import builtin_plugins
 from .configuration import Settings
@@ -29,7 +35,7 @@ def choose(flag: str | None, settings: Settings) -> Choice:
     """The model that this run is to use.
 
     Raises:
-        ConfigurationError: nothing was chosen, and no provider has a key.
+        NotConfiguredError: nothing was chosen, and no provider has a key.
     """
     text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
@@ -44,7 +50,7 @@ def choose(flag: str | None, settings: Settings) -> Choice:
             continue
         if settings.api_key(name, variable):
             return Choice(name, endpoint.default_model, variable)
-    raise ConfigurationError(
+    raise NotConfiguredError(
         "No model was chosen.",
         hint="Three ways to go on:\n"
         '  tinyagent run -m demo "Hello"          offline and scripted: no key, no account\n'

@@ -22,6 +22,7 @@ from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import builtin_plugins
 from .entry_points import EntryPoint, find, names_a_file, normalised
+from .plugin_failures import BUILT_IN, CONFIGURED, FILE, failure
 from .signals import StopRun
 from .tool_sources import ToolSource, import_file, module_name
 from .version import DISTRIBUTION
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from .configuration import Settings
 
 __all__ = ["Hook", "PluginManager"]
-
-BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
-"""What stands for a distribution where there is none."""
 
 BUILT_IN_NAMES = frozenset({BUILT_IN, "tinyagent", DISTRIBUTION})
 """What `[plugins] prefer` may call tinyagent's own."""
@@ -93,7 +91,7 @@ class PluginManager:
         self._pluggy = pluggy.PluginManager(hookspecs.NAME)
         self._pluggy.add_hookspecs(hookspecs)
         self._objects: dict[EntryPoint, object] = {}
-        self._failures: dict[EntryPoint, PluginError] = {}
+        self._failures: dict[EntryPoint, TinyAgentError] = {}
         self._labels: dict[int, str] = {}
 
     @classmethod
@@ -248,8 +246,9 @@ class PluginManager:
 
         Raises:
             PluginError: a policy or a sink that is installed cannot be loaded.
+            ConfigurationError: all that is wrong is that some are not set up.
         """
-        problems: list[PluginError] = []
+        problems: list[TinyAgentError] = []
         for entry in find("hooks"):
             if entry.name in self.disabled or entry.distribution in self.disabled:
                 continue
@@ -257,15 +256,18 @@ class PluginManager:
                 plugin = self._load(entry)
                 if not any(self._implementations(name, plugin) for name in _IN_HOOKS):
                     self._no_hook(entry)
-            except PluginError as error:
+            except TinyAgentError as error:
                 problems.append(error)
         if problems:
             where = f" in {self.config_file}" if self.config_file else ""
-            raise PluginError(
-                "\n".join(str(error) for error in problems),
-                hint="Plugins of the group tinyagent.hooks guard tool calls, so nothing runs without them. "
-                f'Mend it, uninstall it, or switch it off: [plugins] disable = ["NAME"]{where}.',
+            hints = list(dict.fromkeys(error.hint for error in problems if error.hint))
+            hints.append(
+                "Plugins of the group tinyagent.hooks guard tool calls, so nothing runs without them. "
+                f'To switch one off: [plugins] disable = ["NAME"]{where}.'
             )
+            only_setup = all(isinstance(error, ConfigurationError) for error in problems)
+            raised = ConfigurationError if only_setup else PluginError
+            raise raised("\n".join(map(str, problems)), hint="\n".join(hints))
 
     def hooks(self, name: str) -> list[Hook]:
         """The implementations of a hook in all plugins loaded so far, in the order of the plugins' names."""
@@ -289,7 +291,7 @@ class PluginManager:
 
     # ---- looking at all of them -----------------------------------------------------------------------
 
-    def check(self, entry: EntryPoint) -> PluginError | None:
+    def check(self, entry: EntryPoint) -> TinyAgentError | None:
         """Load a plugin to see whether it can be; None if it can."""
         try:
             match entry.group:
@@ -303,10 +305,8 @@ class PluginManager:
                     plugin = self._load(entry)
                     if not any(self._implementations(name, plugin) for name in _IN_HOOKS):
                         self._no_hook(entry)
-        except PluginError as error:
+        except TinyAgentError as error:
             return error
-        except ConfigurationError as error:
-            return PluginError(str(error))
         return None
 
     # ---- loading --------------------------------------------------------------------------------------
@@ -412,17 +412,11 @@ class PluginManager:
 
     def _failed(
         self, entry: EntryPoint, what: str, error: BaseException | None, hint: str | None = None
-    ) -> PluginError:
-        why = "" if error is None else f": {type(error).__name__}: {error}"
+    ) -> TinyAgentError:
         if isinstance(error, pluggy.PluginValidationError):
-            why = f": {' '.join(str(error).split())}"
-        if entry.distribution == FILE:
-            message = f"The tool file {entry.version} {what}{why}."
-        else:
-            message = f"The plugin {entry} {what}{why}."
-            hint = hint or "Mend or uninstall it; whatever does not ask for it works without."
-        failure = self._failures[entry] = PluginError(message.replace("..", "."), hint=hint)
-        return failure
+            what, error = f"{what}: {' '.join(str(error).split())}", None
+        found = self._failures[entry] = failure(entry, what, error, hint)
+        return found
 
 
 def _whose(entry: EntryPoint) -> str:

@@ -1,28 +1,37 @@
 """Loads one plugin, in a process of its own: `python -m tinyagent_cli.probe GROUP NAME VALUE DIST VERSION`.
 
-Prints why it cannot be used, or nothing; whatever the plugin does to its process harms nobody else.
+Prints the fields of `plugin_check.Loaded` as a JSON object.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 
+from tinyagent.errors import MissingKeyError, NotConfiguredError
+
 from .entry_points import EntryPoint
 from .output import take_stdin, take_stdout
+from .plugin_failures import status
 from .plugin_manager import PluginManager
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Load it, and say what is wrong."""
+    """Load the plugin, and print what came of it."""
     entry = EntryPoint(*arguments)
     take_stdin()
-    stdout = take_stdout()
+    stdout = take_stdout()  # a plugin may print while it is loaded
     error = PluginManager(prefer={entry.name: entry.distribution}).check(entry)
-    if error is not None:
-        stdout.print(str(error))
+    found = {
+        "status": status(error),
+        "code": 0 if error is None or isinstance(error, NotConfiguredError | MissingKeyError) else 3,
+        "message": None if error is None else str(error),
+        "hint": None if error is None else error.hint,
+    }
+    stdout.print(json.dumps(found))
 
 
 if __name__ == "__main__":

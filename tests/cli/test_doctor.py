@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tinyagent.testing import FakeServer
+from tinyagent_cli import plugin_check
+from tinyagent_cli.entry_points import EntryPoint
 
 from .conftest import Cli, FakeReply
 
@@ -50,16 +53,18 @@ def test_all_is_well(cli: Cli, serve: Serve) -> None:
 
 
 def test_nothing_is_set_up(cli: Cli) -> None:
-    """No model and no key: exit code 3, with the ways to go on."""
+    """No model and no key is no fault: exit code 0, with the ways to go on."""
     code, found = examine(cli)
-    assert 3 == code
+    assert (0, True) == (code, found["configuration model"]["ok"])
     assert "-m demo" in found["configuration model"]["hint"]
+    assert "Nothing is wrong; lines marked -- hold advice." in cli("doctor", TINYAGENT_PLUGINS="").out
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import not_there_at_all", "No module named 'not_there_at_all'"),
+        ("1 / 0", "cannot be loaded: ZeroDivisionError"),
+        ("raise SystemExit('bye')", "cannot be loaded: SystemExit: bye"),
         ("import os\nos._exit(7)", "ends its process while it is loaded (exit code 7)"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "exit code -9"),
     ],
@@ -74,6 +79,92 @@ def test_a_broken_plugin(cli: Cli, source: str, words: str) -> None:
     assert words in broken["message"]
     assert "tinyagent plugins uninstall zz-one" in broken["hint"]
     assert found["plugin tools: zz-two (zz-two 1.0)"]["ok"]
+
+
+SETUP = """
+from tinyagent import ConfigurationError, MissingKeyError, NotConfiguredError, ToolError, hookimpl
+print("a plugin may print")
+
+@hookimpl
+def tinyagent_register_tools(register):
+    raise {error}
+"""
+NOT_SET_UP = {
+    "not configured": ('NotConfiguredError("no town is set", hint="Set TOWN.")', 0, "not set up: no town"),
+    "no key": ('MissingKeyError("WEATHER_KEY is not set", hint="Set TOWN.")', 0, "not set up: WEATHER"),
+    "configured wrongly": ('ConfigurationError("town.toml: 7", hint="Set TOWN.")', 3, "not set up correctly"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOT_SET_UP)
+def test_a_plugin_that_is_not_set_up_is_not_broken(cli: Cli, case: str) -> None:
+    """doctor, `plugins list --check` and a run say the same, with the plugin's own hint."""
+    error, code, words = NOT_SET_UP[case]
+    cli.install("zz-one", SETUP.format(error=error), version="2.1")
+    exit_code, found = examine(cli, TINYAGENT_MODEL="demo")
+    finding = found["plugin tools: zz-one (zz-one 2.1)"]
+    assert (code, code, "Set TOWN.") == (exit_code, finding["code"], finding["hint"])
+    [row] = json.loads(cli("plugins", "list", "--check", "--json", TINYAGENT_PLUGINS="zz-one").out)
+    assert ("not set up", finding["message"], "Set TOWN.") == (row["status"], row["error"], row["hint"])
+    done = cli("run", "-m", "demo", "-t", "zz-one", "Hi")
+    assert (3, True) == (done.code, f"Error: {finding['message']}\nSet TOWN.\n" in done.err)
+    assert words in finding["message"]
+    assert "ninstall" not in done.err
+
+
+LACKING = {
+    "a package": (
+        "import not_there_at_all",
+        "it needs the module 'not_there_at_all'",
+    ),
+    "a part of itself": ("import plugin_zz_one.gone", "its own module 'plugin_zz_one.gone' is not there"),
+    "a module of tinyagent": ("import tinyagent.gone", "it does not fit this version of tinyagent"),
+    "a name of tinyagent": ("from tinyagent import Gone", "it does not fit this version of tinyagent"),
+}
+
+
+@pytest.mark.parametrize("case", LACKING)
+def test_a_plugin_that_lacks_something(cli: Cli, case: str) -> None:
+    """It is to be installed again, not uninstalled."""
+    source, words = LACKING[case]
+    cli.install("zz-one", source)
+    code, found = examine(cli, TINYAGENT_MODEL="demo")
+    finding = found["plugin tools: zz-one (zz-one 1.0)"]
+    assert (3, True) == (code, words in finding["message"])
+    assert finding["hint"].endswith(": tinyagent plugins install --upgrade zz-one")
+
+
+def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
+    """It stops runs; the error says how to set it up, and how to switch it off."""
+    source = 'import tinyagent\nraise tinyagent.NotConfiguredError("no rules", hint="Write rules.")'
+    cli.install("zz-one", source, "hooks")
+    done = cli("run", "-m", "demo", "-t", "calc", "Hi")
+    assert 3 == done.code
+    assert "is not set up: no rules.\nWrite rules.\n" in done.err
+    assert '[plugins] disable = ["NAME"]' in done.err
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import time\ntime.sleep(60)", "takes more than 3 s to load"),
+        (
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+            "from tinyagent import tool\n@tool\ndef one():\n    'One.'",
+            "keeps its process from ending for more than 3 s",
+        ),
+    ],
+    ids=["while it is loaded", "afterwards"],
+)
+def test_a_plugin_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
+) -> None:
+    """It is given up on after a time."""
+    (tmp_path / "plugin_hang.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    loaded = plugin_check.check(EntryPoint("tools", "hang", "plugin_hang", "hang", "1.0"), seconds=3)
+    assert ("broken", 3) == (loaded.status, loaded.code)
+    assert words in (loaded.message or "")
 
 
 def test_names_in_conflict(cli: Cli) -> None:

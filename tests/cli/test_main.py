@@ -118,6 +118,7 @@ EXIT_CODES = {
     errors.ConfigurationError: 3,
     errors.AuthenticationError: 3,
     errors.MissingKeyError: 3,
+    errors.NotConfiguredError: 3,
     errors.AgentStateError: 1,
     errors.ProviderError: 1,
     errors.RateLimitError: 1,

@@ -22,7 +22,7 @@ def tinyagent_register_tools(register):
 """
 HEAD = "from tinyagent import AgentTool, Provider, hookimpl, tool\n"
 BROKEN = {
-    "import-error": ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+    "import-error": ("import not_there_at_all", "it needs the module 'not_there_at_all'"),
     "syntax-error": ("def broken(:", "SyntaxError"),
     "exit": ("raise SystemExit(0)", "SystemExit: 0"),
     "base-exception": ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),

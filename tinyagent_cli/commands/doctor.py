@@ -25,7 +25,10 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
     Plugins are loaded, each in a process of its own; endpoints that you have set up are asked for models.
 
     \b
-    Exit codes: 0 all is well, 1 something will fail, 3 something must be set up or mended first.
+    What is installed and not set up yet is no fault; such lines are marked -- and say how to set it up.
+
+    \b
+    Exit codes: 0 nothing is wrong, 1 something will fail, 3 something must be set up or mended first.
     """
     from tinyagent_cli.diagnosis import examine
     from tinyagent_cli.tables import print_json
@@ -45,7 +48,8 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
         rows = [{**finding._asdict(), "ok": not finding.code} for finding in findings]
         print_json({"ok": not code, "exit_code": code, "findings": rows})
     elif not code:
-        click.echo("All is well.")
+        advice = any(finding.hint for finding in findings)
+        click.echo("Nothing is wrong; lines marked -- hold advice." if advice else "All is well.")
     return code
 
 

@@ -45,15 +45,10 @@ def list_plugins(as_json: bool, check: bool) -> None:
     None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
     """
     rows = [_row(entry) for entry in find()]
-    output = None
     if check:
-        from tinyagent_cli.output import take_stdin, take_stdout
-
-        take_stdin()
-        output = take_stdout()  # a plugin may print while it is imported, and at exit
         _check(rows)
     if as_json:
-        print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows], output)
+        print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows])
     elif not rows:
         click.echo("No plugins are installed.", err=True)
     else:
@@ -63,7 +58,6 @@ def list_plugins(as_json: bool, check: bool) -> None:
                 (row["name"], row["group"], f"{row['distribution']} {row['version']}", _status(row))
                 for row in rows
             ],
-            output,
         )
 
 
@@ -75,22 +69,21 @@ def _row(entry: EntryPoint) -> dict[str, Any]:
         "version": entry.version,
         "status": "not loaded",
         "error": None,
+        "hint": None,
         "entry": entry,
     }
 
 
 def _check(rows: list[dict[str, Any]]) -> None:
-    from tinyagent_cli.plugin_manager import PluginManager
+    from tinyagent_cli.plugin_check import check_all
 
-    manager = PluginManager()
-    for row in rows:
-        error = manager.check(row["entry"])
-        row["status"] = "ok" if error is None else "broken"
-        row["error"] = None if error is None else str(error)
+    for row, (_, loaded) in zip(rows, check_all([row["entry"] for row in rows]), strict=True):
+        row["status"], row["error"], row["hint"] = loaded.status, loaded.message, loaded.hint
 
 
 def _status(row: dict[str, Any]) -> str:
-    return row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
+    """The status; with what is wrong and what to do, if anything is."""
+    return row["status"] if row["error"] is None else f"{row['status']}: {row['error']} {row['hint'] or ''}"
 
 
 @plugins.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tinyagent_mcp
-from tinyagent import AgentTool, ConfigurationError
+from tinyagent import AgentTool, ConfigurationError, NotConfiguredError
 from tinyagent_mcp import ServerConfig
 from tinyagent_mcp._config import config_file, configured
 
@@ -144,8 +144,10 @@ def test_the_fingerprint_changes_with_what_matters(tmp_path: Path) -> None:
 def test_no_server_is_an_error_that_says_where() -> None:
     """`-t mcp` with nothing configured says what to write into which file."""
     registered: list[AgentTool] = []
-    with pytest.raises(ConfigurationError, match=r"mcp\.servers\.NAME.*TINYAGENT_MCP"):
+    with pytest.raises(NotConfiguredError, match="No MCP server is configured") as raised:
         tinyagent_mcp.tinyagent_register_tools(registered.append)
+    assert "[mcp.servers.NAME]" in (raised.value.hint or "")
+    assert str(config_file()) in (raised.value.hint or "")
     assert [] == registered
 
 

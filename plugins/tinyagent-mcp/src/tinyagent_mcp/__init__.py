@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tinyagent import AgentTool, ConfigurationError, hookimpl
+from tinyagent import AgentTool, NotConfiguredError, hookimpl
 
 from ._config import ServerConfig, config_file, configured
 from ._servers import McpServers
@@ -29,9 +29,10 @@ def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     """Register the tools of every configured server; a listing that is known starts none of them."""
     servers = configured()
     if not servers:
-        raise ConfigurationError(
-            f"No MCP server is configured: put [mcp.servers.NAME] into {config_file()}, "
-            "or a command into TINYAGENT_MCP"
+        raise NotConfiguredError(
+            "No MCP server is configured.",
+            hint=f"Put [mcp.servers.NAME] with a command or url into {config_file()}, "
+            "or give a run its server: tinyagent run --mcp COMMAND",
         )
     for tool in McpServers(servers).tools():
         register(tool)

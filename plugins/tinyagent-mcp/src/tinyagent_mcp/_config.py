@@ -132,7 +132,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         found = shutil.which(name, path=environment.get("PATH"))
         if found is None:
             raise ConfigurationError(
-                f"The MCP server {self.name!r} cannot be started: there is no program {name!r}."
+                f"The MCP server {self.name!r} cannot be started: there is no program {name!r}.",
+                hint=f"Install {name!r}, or give its full path as the command of the server.",
             )
         return [str(Path(found).absolute()), *rest]
 

@@ -27,6 +27,11 @@ __all__ = ["McpServers"]
 SEPARATOR = "__"
 MAX_NAME = 64
 
+SETUP_HINT = (
+    "A server gets a filtered environment: put variables that it needs, such as tokens, into pass_env or env "
+    "of its [mcp.servers.NAME] in mcp.toml. `tinyagent mcp list` tries all servers."
+)
+
 T = TypeVar("T")
 
 
@@ -60,10 +65,11 @@ class McpServers:
         missing = [name for name in self._configs if name not in known]
         if missing:
             answers = self._host.run(self._discover(missing))
-            wrong = [str(answer) for answer in answers if isinstance(answer, BaseException)]
+            wrong = [answer for answer in answers if isinstance(answer, BaseException)]
             if wrong:
                 self.close()
-                raise ConfigurationError("\n".join(wrong))
+                hints = dict.fromkeys(getattr(error, "hint", None) or SETUP_HINT for error in wrong)
+                raise ConfigurationError("\n".join(map(str, wrong)), hint="\n".join(hints))
             known |= dict(zip(missing, answers, strict=True))  # type: ignore[arg-type]
         return {name: known[name] for name in self._configs}
 

@@ -1,0 +1,78 @@
+"""Whether installed plugins can be used: each is loaded in a process of its own.
+
+A plugin that ends its process, hangs or writes to standard output is then a finding like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from .entry_points import EntryPoint
+from .plugin_failures import remedy
+
+__all__ = ["Loaded", "check", "check_all"]
+
+LOAD_SECONDS = 20.0
+
+
+class Loaded(NamedTuple):
+    """What came of loading a plugin.
+
+    Attributes:
+        status: `ok`, `not set up` or `broken`.
+        code: What a command that asks for it exits with.
+        message: Why it cannot be used; None if it can.
+        hint: What to do about it.
+    """
+
+    status: str
+    code: int = 0
+    message: str | None = None
+    hint: str | None = None
+
+
+def check_all(entries: Sequence[EntryPoint]) -> Iterator[tuple[EntryPoint, Loaded]]:
+    """Check plugins, two at a time, in their order."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield from zip(entries, pool.map(check, entries), strict=True)
+
+
+def check(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded:
+    """Load one plugin by `tinyagent_cli.probe`, for this long at most."""
+    command = [sys.executable, "-P", "-m", "tinyagent_cli.probe", *entry]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired as expired:
+        answer = _answer(expired.stdout or b"")
+        if answer is None:
+            return _broken(entry, f"The plugin {entry} takes more than {seconds:g} s to load.")
+        return _broken(
+            entry, f"The plugin {entry} keeps its process from ending for more than {seconds:g} s."
+        )
+    answer = _answer(done.stdout)
+    if answer is not None:
+        return answer
+    last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
+    return _broken(
+        entry,
+        f"The plugin {entry} ends its process while it is loaded (exit code {done.returncode})"
+        f"{f': {last}' if last else '.'}",
+    )
+
+
+def _answer(output: bytes) -> Loaded | None:
+    try:
+        return Loaded(**json.loads(output))
+    except (ValueError, TypeError):
+        return None
+
+
+def _broken(entry: EntryPoint, message: str) -> Loaded:
+    return Loaded("broken", 3, message, remedy(entry))

@@ -1,0 +1,111 @@
+"""Why a plugin cannot be used, and the way out: it is not set up, lacks a package, or is broken.
+
+A plugin that raises one of tinyagent's own errors knows what is wrong; its message and hint are passed on.
+Everything else is a defect of the plugin or of its installation.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from tinyagent.errors import (
+    ConfigurationError,
+    MissingKeyError,
+    NotConfiguredError,
+    PluginError,
+    TinyAgentError,
+)
+
+from .entry_points import EntryPoint
+
+__all__ = ["BUILT_IN", "CONFIGURED", "FILE", "failure", "remedy", "status"]
+
+BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
+"""What stands for a distribution where there is none."""
+
+
+def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str | None) -> TinyAgentError:
+    """The error for a plugin that cannot be used.
+
+    Args:
+        entry: The plugin.
+        what: What it fails to do, as in "cannot be loaded".
+        error: What it raised, if anything.
+        hint: What to do, if that is known better than from the error.
+    """
+    subject = f"The tool file {entry.version}" if entry.distribution == FILE else f"The plugin {entry}"
+    if isinstance(error, NotConfiguredError | MissingKeyError):
+        return NotConfiguredError(_sentence(f"{subject} is not set up: {error}"), hint=hint or error.hint)
+    if isinstance(error, ConfigurationError):
+        message = _sentence(f"{subject} is not set up correctly: {error}")
+        return ConfigurationError(message, hint=hint or error.hint)
+    if isinstance(error, TinyAgentError):
+        return PluginError(_sentence(f"{subject} {what}: {error}"), hint=hint or error.hint or remedy(entry))
+    if isinstance(error, ImportError) and error.name:
+        why, advice = _missing_import(entry, error)
+        return PluginError(_sentence(f"{subject} {what}: {why}"), hint=hint or advice)
+    why = "" if error is None else f": {type(error).__name__}: {error}"
+    return PluginError(_sentence(f"{subject} {what}{why}"), hint=hint or remedy(entry))
+
+
+def status(error: TinyAgentError | None) -> str:
+    """What `plugins list --check` calls it: `ok`, `not set up` or `broken`."""
+    if error is None:
+        return "ok"
+    return "not set up" if isinstance(error, ConfigurationError) else "broken"
+
+
+def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | None]:
+    """What a plugin failed to import, and how to get it."""
+    name = error.name or ""
+    top = name.partition(".")[0]
+    if top in ("tinyagent", "tinyagent_cli"):
+        # A name or module that another version of tinyagent has.
+        return f"it does not fit this version of tinyagent: {error}", _reinstall(entry)
+    if not isinstance(error, ModuleNotFoundError):
+        return f"{type(error).__name__}: {error}", _reinstall(entry)
+    if top == entry.value.partition(":")[0].strip().partition(".")[0]:
+        return f"its own module {name!r} is not there ({error})", _reinstall(entry)
+    return f"it needs the module {name!r}, which is not installed ({error})", _reinstall(entry)
+
+
+def _reinstall(entry: EntryPoint) -> str | None:
+    if entry.distribution == FILE:
+        return f"Install the package that has it into the environment of tinyagent: {sys.prefix}"
+    if entry.distribution in (BUILT_IN, CONFIGURED):
+        return None
+    command = f"tinyagent plugins install --upgrade {_source(entry.distribution)}"
+    return f"Install it again, with what it needs: {command}"
+
+
+def remedy(entry: EntryPoint) -> str | None:
+    """What to do about a plugin that is broken; None if no distribution has it."""
+    if entry.distribution in (BUILT_IN, CONFIGURED, FILE):
+        return None
+    return (
+        f"Upgrade it: tinyagent plugins install --upgrade {entry.distribution}   "
+        f"Or uninstall it: tinyagent plugins uninstall {entry.distribution}"
+    )
+
+
+def _source(distribution: str) -> str:
+    """What the distribution was installed from: its name, or the folder or wheel of a local installation."""
+    import json
+    from importlib import metadata
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        recorded = json.loads(metadata.distribution(distribution).read_text("direct_url.json") or "{}")
+        path = urlsplit(recorded["url"])
+        editable = recorded.get("dir_info", {}).get("editable", False)
+    except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return shlex.quote(distribution)
+    if path.scheme != "file":
+        return shlex.quote(distribution)
+    return f"{'--editable ' if editable else ''}{shlex.quote(unquote(path.path))}"
+
+
+def _sentence(text: str) -> str:
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
