@@ -20,7 +20,9 @@ from pathlib import Path
 from .failures import InputError, WriteError
 from .output import Output
 
-__all__ = ["RecordFile", "refuse_inputs"]
+__all__ = ["RecordFile", "refuse_inputs", "refuse_standard_output"]
+
+_STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 _LONGEST_NAME = 200
 """Bytes of NAME in the partial file's name; file systems allow 255 in all."""
@@ -113,6 +115,31 @@ class RecordFile:
                 raise WriteError(
                     f"Cannot write to {self._path}: {error.strerror}.", hint=f"The record is in {partial}."
                 ) from None
+
+
+def refuse_standard_output(path: str, descriptor: int | None = None) -> None:
+    """Refuse a record that goes where the reply goes; /dev/null takes both.
+
+    Args:
+        path: The file of `-o`.
+        descriptor: Standard output, if the command has taken it.
+
+    Raises:
+        InputError: `path` is standard output.
+    """
+    same = path == "-" or os.path.abspath(path) in _STANDARD_OUTPUT  # noqa: PTH100 - not resolved
+    target = None if same else _status(path)
+    if target is not None and descriptor is not None and not _is_null(target):
+        same = os.path.samestat(target, os.fstat(descriptor))
+    if same:
+        raise InputError(
+            f"-o {path} is standard output, where the reply goes.",
+            hint="For JSON lines on standard output: --jsonl",
+        )
+
+
+def _is_null(target: os.stat_result) -> bool:
+    return stat.S_ISCHR(target.st_mode) and os.path.samestat(target, os.stat(os.devnull))  # noqa: PTH116
 
 
 def _status(path: str) -> os.stat_result | None:

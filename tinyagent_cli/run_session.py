@@ -16,12 +16,12 @@ from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitErro
 
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import InputError, ToolsRefusedError, WriteError, describe
+from .failures import ToolsRefusedError, WriteError, describe
 from .lifetime import Lifetime
 from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
 from .prompt_input import StandardInput
-from .record_file import RecordFile, refuse_inputs
+from .record_file import RecordFile, refuse_inputs, refuse_standard_output
 from .renderers.activity import ActivityRenderer
 from .renderers.text import TextRenderer
 from .run_plan import Plan, RunOptions, prepare
@@ -71,7 +71,7 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
     with Records(stdout if options.jsonl else None, progress, lifetime) as records:
         lifetime.release()
         if options.output is not None:
-            records.open_file(options.output, [*_inputs(options), ("standard input", stdin)])
+            records.open_file(options.output, [*_inputs(options), ("standard input", stdin)], stdout)
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
         run = _Run(app, plan, lifetime, stdout, records.sinks)
@@ -120,10 +120,11 @@ class Records:
 
         self.sinks.append(JsonlSink(output))
 
-    def open_file(self, path: str, inputs: Iterable[tuple[str, str | int | None]] = ()) -> None:
-        """Write to this file as well, unless it is one of `inputs`."""
-        if path == "-":
-            raise InputError("-o writes to a file.", hint="For JSON lines on standard output: --jsonl")
+    def open_file(
+        self, path: str, inputs: Iterable[tuple[str, str | int | None]] = (), stdout: Output | None = None
+    ) -> None:
+        """Write to this file as well, unless it is one of `inputs`, or standard output."""
+        refuse_standard_output(path, stdout.fd if stdout is not None else None)
         refuse_inputs(path, inputs)
         self._path, self._file = path, RecordFile(path)
         self._add(self._file.output)

@@ -1,0 +1,217 @@
+"""`-o FILE`: a complete record takes the older one's place, and nothing that the run reads is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent._fake_server import Hold, chat_chunk, sse
+from tinyagent.testing import FakeServer
+
+from .conftest import Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+OLDER = b'{"type":"session"}\n{"type":"result","ok":true}\n'
+
+
+def result(path: Path) -> dict[str, Any]:
+    """The last line of a record."""
+    line: dict[str, Any] = json.loads(path.read_bytes().splitlines()[-1])
+    return line
+
+
+def left_over(cli: Cli) -> list[str]:
+    """The partial files that are there."""
+    return [path.name for path in cli.work.glob("*.partial")]
+
+
+def test_the_record_replaces_the_older_one_when_it_is_complete(cli: Cli) -> None:
+    """A new file is private; one that is there keeps its mode; no other file is left."""
+    assert 0 == cli("run", "-m", "demo", "-o", "run.jsonl", "Hi").code
+    record = cli.work / "run.jsonl"
+    assert (True, 0o600) == (result(record)["ok"], stat.S_IMODE(record.stat().st_mode))
+    record.write_bytes(OLDER)
+    record.chmod(0o644)
+    assert 0 == cli("run", "-m", "demo", "-o", record, "Hi").code
+    assert ("result", 0o644) == (result(record)["type"], stat.S_IMODE(record.stat().st_mode))
+    assert record.read_bytes().count(b'"type":"session"') == 1
+    assert [] == left_over(cli)
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--max-turns", "none"], 2),
+        (["-f", "missing"], 2),
+        (["--history", "missing"], 2),
+        (["-t", "missing"], 3),
+        (["-m", "openai/gpt-4o"], 3),
+        (["-m", "nowhere/model"], 3),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_a_run_that_does_not_start_keeps_the_older_record(cli: Cli, args: list[str], code: int) -> None:
+    """Usage errors, unreadable input and what is not set up; where nothing was, their record is written."""
+    older = cli.file("older.jsonl", OLDER)
+    model = [] if "-m" in args else ["-m", "demo"]
+    assert code == cli("run", *model, *args, "-o", older, "Hi").code
+    assert OLDER == older.read_bytes()
+    assert code == cli("run", *model, *args, "-o", "new.jsonl", "Hi").code
+    assert code == result(cli.work / "new.jsonl")["exit_code"]
+    assert [] == left_over(cli)
+
+
+def test_a_run_that_fails_replaces_the_older_record(cli: Cli, serve: Serve) -> None:
+    """It has asked the model, so its record has what happened."""
+    older = cli.file("older.jsonl", OLDER)
+    serve(FakeReply.error(400, "bad request"))
+    assert 1 == cli("run", "-m", "local/m", "-o", older, "Hi").code
+    assert 1 == result(older)["exit_code"]
+
+
+def test_a_killed_run_leaves_a_partial_record(cli: Cli, serve: Serve) -> None:
+    """After SIGKILL the older record is whole, and FILE.PID.partial has what was written."""
+    older = cli.file("older.jsonl", OLDER)
+    serve(FakeReply([sse(chat_chunk("one ")), Hold()]))
+    process = cli.start("run", "-m", "local/m", "-o", older, "Hi")
+    partial = cli.work / f"older.jsonl.{process.pid}.partial"
+    while not partial.exists() or b"text_delta" not in partial.read_bytes():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert OLDER == older.read_bytes()
+    assert "session" == json.loads(partial.read_bytes().splitlines()[0])["type"]
+
+
+def test_a_full_disk_keeps_the_older_record(cli: Cli) -> None:
+    """A limit on the size of files stands for the disk: exit code 1, the partial record is named."""
+    older = cli.file("older.jsonl", OLDER)
+    done = cli.shell("ulimit -f 1; $T run -m demo -o older.jsonl Hi > /dev/null")
+    assert (1, OLDER) == (done.code, older.read_bytes())
+    assert "Error: Cannot write to older.jsonl: File too large." in done.err
+    [partial] = left_over(cli)
+    assert f"What was written is in {cli.work / partial}." in done.err
+    assert "session" == json.loads((cli.work / partial).read_bytes().splitlines()[0])["type"]
+
+
+INPUTS = {
+    "-f": ["-f", "{path}", "Hi"],
+    "--history": ["--history", "{path}", "Hi"],
+    "-s": ["-s", "@{path}", "Hi"],
+    "-t": ["-t", "{path}", "look"],
+    "standard input": ["Hi"],
+    "replay": ["-m", "replay:{path}", "Hi"],
+}
+
+
+@pytest.mark.parametrize("link", ["same", "hard", "symbolic"])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_what_the_run_reads_is_not_replaced(cli: Cli, kind: str, link: str) -> None:
+    """By whatever name: the same one, a hard link or a symbolic link."""
+    made = cli("run", "--jsonl", "-m", "demo", "Hi").out.encode()
+    tool = (
+        b"from tinyagent import tool\n@tool(read_only=True)\ndef look() -> str:\n    'Look.'\n    return ''\n"
+    )
+    source = cli.file("input.py" if kind == "-t" else "input.jsonl", tool if kind == "-t" else made)
+    target = source if link == "same" else cli.work / "other"
+    if link == "hard":
+        target.hardlink_to(source)
+    elif link == "symbolic":
+        target.symlink_to(source)
+    before = source.read_bytes()
+    args = [arg.format(path=f"./{source.name}") for arg in INPUTS[kind]]
+    model = [] if kind == "replay" else ["-m", "demo"]
+    if kind == "standard input":
+        done = cli.shell(f"$T run -m demo -o {target} Hi < {source}")
+    else:
+        done = cli("run", *model, *args, "-o", target)
+    assert (2, True) == (done.code, "would replace the file" in done.err)
+    assert before == source.read_bytes()
+    assert [] == left_over(cli)
+
+
+def test_configuration_is_not_replaced(cli: Cli) -> None:
+    """Neither the user's files nor the project's."""
+    cli.config("[run]\nmodel = 'demo'\n")
+    project = cli.file("tinyagent.toml", "[run]\nmax_turns = 3\n")
+    for path in (cli.home / "config.toml", project):
+        before = path.read_bytes()
+        assert 2 == cli("run", "-o", path, "Hi").code
+        assert before == path.read_bytes()
+
+
+def test_a_symbolic_link_stays(cli: Cli) -> None:
+    """Its target is replaced, or made."""
+    target = cli.work / "target.jsonl"
+    link = cli.work / "link.jsonl"
+    link.symlink_to("target.jsonl")
+    for _ in range(2):
+        assert 0 == cli("run", "-m", "demo", "-o", link, "Hi").code
+        assert (True, True) == (link.is_symlink(), result(target)["ok"])
+
+
+@pytest.mark.parametrize("target", ["/dev/stderr", ">(cat >&2)", "/dev/fd/3 3>&2"])
+def test_descriptors_are_written_as_they_are(cli: Cli, target: str) -> None:
+    """/dev/stderr, /dev/fd/N and process substitution."""
+    done = cli.shell(f"$T run -q -m demo -o {target} Hi; sleep 0.2")
+    assert "result" == json.loads(done.err.splitlines()[-1])["type"]
+
+
+def test_devices_and_pipes_are_written_as_they_are(cli: Cli) -> None:
+    """A FIFO gets the lines, /dev/null stays what it is, and a folder is refused."""
+    os.mkfifo(cli.work / "fifo")
+    done = cli.shell("cat fifo & $T run -q -m demo -o fifo Hi > /dev/null; wait")
+    assert "result" == done.lines[-1]["type"]
+    assert stat.S_ISFIFO((cli.work / "fifo").stat().st_mode)
+    assert 0 == cli.shell("$T run -m demo -o /dev/null Hi > /dev/null").code
+    assert Path("/dev/null").is_char_device()
+    done = cli("run", "-m", "demo", "-o", ".", "Hi")
+    assert (2, "Error: Cannot write to .: Is a directory.\n") == (done.code, done.err)
+
+
+def test_standard_output_is_not_the_record(cli: Cli) -> None:
+    """Text and lines in one place are a mistake: `--jsonl` is named."""
+    for line in ("-o /dev/stdout | cat", "-o - | cat", "-o out > out"):
+        done = cli.shell(f"$T run -m demo {line.replace('-o', 'Hi -o', 1)}")
+        assert (2, True) == (done.code, "--jsonl" in done.err), line
+
+
+def test_names_that_are_not_text(cli: Cli, serve: Serve) -> None:
+    """Bytes that are not UTF-8 name files as any others, to read and to write."""
+    server = serve(FakeReply.text("ok"))
+    done = cli.shell("printf data > $'in\\351'; $T run -m local/m -f $'in\\351' -o $'out\\351' Hi")
+    assert 0 == done.code, done.err
+    assert (cli.work / os.fsdecode(b"out\xe9")).exists()
+    assert "data" in server.requests[0].json["messages"][0]["content"]
+
+
+def test_a_long_name_leaves_room_for_the_partial_files(cli: Cli) -> None:
+    """The longest name that a file system takes can be written."""
+    name = "n" * 255
+    assert 0 == cli("run", "-m", "demo", "-o", name, "Hi").code
+    assert result(cli.work / name)["ok"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_file_in_a_folder_that_is_not_writable(cli: Cli) -> None:
+    """It is written in place, once the run starts."""
+    folder = cli.work / "folder"
+    folder.mkdir()
+    (folder / "run.jsonl").write_bytes(OLDER)
+    folder.chmod(0o500)
+    try:
+        assert 2 == cli("run", "-m", "demo", "-f", "missing", "-o", folder / "run.jsonl", "Hi").code
+        assert OLDER == (folder / "run.jsonl").read_bytes()
+        assert 0 == cli("run", "-m", "demo", "-o", folder / "run.jsonl", "Hi").code
+        assert result(folder / "run.jsonl")["ok"]
+    finally:
+        folder.chmod(0o700)
