@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,10 +16,9 @@ import pytest
 
 import tinyagent_tools_shell
 from tinyagent import AgentTool, AgentToolResult, ToolError
-from tinyagent_tools_shell import _output, _run, shell_tool
+from tinyagent_tools_shell import _output, _run, _saving, shell_tool
 from tinyagent_tools_shell._environment import MARK, clean
 from tinyagent_tools_shell._output import Output
-from tinyagent_tools_shell._processes import Family
 
 Bash = Callable[..., Awaitable[AgentToolResult]]
 
@@ -258,7 +256,7 @@ async def test_the_whole_output_in_a_file_on_request(
     bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Private, complete, named in the result; without the request there is none."""
-    monkeypatch.setattr(_run.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(_saving.tempfile, "tempdir", str(tmp_path))
     await bash("seq 1 20000")
     assert [] == list(tmp_path.glob("tinyagent-*"))
     result = await bash("seq 1 20000", save_output=True)
@@ -267,6 +265,34 @@ async def test_the_whole_output_in_a_file_on_request(
     assert str(saved) in text(result)
     assert 0o600 == saved.stat().st_mode & 0o777
     assert "".join(f"{number}\n" for number in range(1, 20_001)) == saved.read_text()
+
+
+async def test_a_full_disk_loses_no_result(here: Path) -> None:
+    """The output is shown as ever; a note says why there is no file, and no part of one is left."""
+    script = here / "script.py"
+    script.write_text(
+        "import asyncio, resource, sys, tempfile\nfrom tinyagent_tools_shell import shell_tool\n"
+        "tempfile.tempdir = sys.argv[1]\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "arguments = {'command': 'seq 1 100000', 'save_output': True}\n"
+        "result = asyncio.run(shell_tool().execute('c', arguments, None, lambda partial: None))\n"
+        "print(result.content[0]['text'][-200:], result.details)\n"
+    )
+    (here / "tmp").mkdir()
+    for folder, problem in (
+        (here / "tmp", "File too large"),
+        (here / "nowhere", "No such file or directory"),
+    ):
+        done = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(script), str(here / folder)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        shown = (await done.communicate())[0].decode()
+        assert f"100000\n[the full output could not be saved: {problem}]" in shown
+        assert "'exit_code': 0" in shown
+        assert "'output_file': None" in shown
+    assert [] == list((here / "tmp").iterdir())
 
 
 async def test_what_is_not_utf_8(bash: Bash) -> None:
@@ -401,35 +427,44 @@ async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
 
 
 @linux
-async def test_who_was_seen_once_is_found_again(here: Path) -> None:
-    """A process that hides while its parents live is known by the time that they are gone."""
-    hiding = "env -i setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -e go ]; do sleep 0.01; done"
-    shell = subprocess.Popen(["bash", "-c", hiding], cwd=here, start_new_session=True)
-    family = Family(shell.pid, "a mark that nobody has")
-    try:
-        await until(lambda: (here / "pid").exists() and (here / "pid").read_text())
-        pid = int((here / "pid").read_text())
-        assert pid in [member.pid for member in family.members()]
-        (here / "go").touch()
-        await until(lambda: shell.poll() is not None)
-        assert [pid] == [member.pid for member in family.members() if member.name == "sleep"]
-    finally:
-        left = family.kill()
-        shell.wait()
-    assert ([], False) == (left, alive(pid))
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "start",
+    [
+        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 60' &)",
+        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 60 > /dev/null 2>&1' > /dev/null 2>&1 &)",
+        "env -i setsid sh -c '(setsid sh -c \"echo \\$\\$ > pid; exec sleep 60\" &) &'",
+        'python3 -c "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n'
+        "os.environ.clear(); open('pid', 'w').write(str(os.getpid())); time.sleep(60)\"",
+    ],
+)
+async def test_a_daemon_cannot_leave(start: str, bash: Bash, here: Path) -> None:
+    """No environment, no parents, another session: it is still a descendant of the supervisor, so it ends."""
+    result = await bash(f"{start}\nuntil [ -s pid ]; do sleep 0.01; done; echo begun")
+    pid = int((here / "pid").read_text())
+    assert not alive(pid)
+    assert pid in [entry["pid"] for entry in result.details["killed"]]
+    assert "has detached itself" not in text(result)
 
 
 @linux
-async def test_what_cannot_be_found_is_admitted(bash: Bash, here: Path) -> None:
-    """No environment, no parents, another session: it goes on. If it holds the output open, that is said."""
-    command = "(env -i setsid sh -c 'echo $$ > pid; exec sleep 30' &); until [ -s pid ]; do sleep 0.01; done"
-    result = await bash(command)
-    pid = int((here / "pid").read_text())
-    try:
-        assert alive(pid)
-        assert "has detached itself, cannot be found, and may go on" in text(result)
-    finally:
-        os.kill(pid, signal.SIGKILL)
+@pytest.mark.usefixtures("impatient")
+async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Path) -> None:
+    """The kernel kills the shell; what carries the mark is found and killed."""
+    command = (
+        "setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -s pid ]; do sleep 0.01; done; kill -9 $PPID"
+    )
+    result = await bash(f"{command}; sleep 60")
+    assert ("exit", "SIGKILL") == (result.details["ended_by"], result.details["signal"])
+    assert not alive(int((here / "pid").read_text()))
+
+
+@linux
+async def test_a_command_gets_the_usual_signals(bash: Bash) -> None:
+    """Nothing that Python or the caller ignores is ignored in a command, and SIGTERM arrives once."""
+    assert "0000000000000000" == text(await bash("grep SigIgn /proc/self/status | cut -f2")).strip()
+    result = await bash("trap 'echo term; exit 3' TERM; while :; do sleep 0.05; done", timeout=0.5)
+    assert (1, 3) == (text(result).count("term"), result.details["exit_code"])
 
 
 @linux

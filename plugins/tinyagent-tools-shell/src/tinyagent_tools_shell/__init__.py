@@ -14,8 +14,8 @@ from msgspec import Meta
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl, tool
 
 from ._output import LIMIT
-from ._processes import Member
-from ._run import Ended, run
+from ._processes import ProcessInfo
+from ._run import CommandResult, run
 
 __all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "shell_tool", "tinyagent_register_tools"]
 
@@ -95,7 +95,7 @@ def _folder(root: Path, path: str) -> str:
     return str(found)
 
 
-def _result(ended: Ended, timeout: float) -> AgentToolResult:
+def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
     number = -ended.code if ended.code < 0 else None
     notes = {
         "timeout": f"timed out after {timeout:g} s and was ended; timeout can be up to {MAX_TIMEOUT}",
@@ -118,8 +118,10 @@ def _result(ended: Ended, timeout: float) -> AgentToolResult:
         said.append("something that this command started has detached itself, cannot be found, and may go on")
     if ended.survived:
         said.append(f"could not be killed: {_names(ended.survived)}")
-    if ended.saved:
-        said.append(f"full output: {ended.saved}")
+    if ended.saved is not None and ended.saved.path is not None:
+        said.append(f"full output: {ended.saved.path}")
+    elif ended.saved is not None:
+        said.append(f"the full output could not be saved: {ended.saved.problem}")
     text = ended.output.text()
     if not text:
         text = "[no output]"
@@ -132,7 +134,7 @@ def _result(ended: Ended, timeout: float) -> AgentToolResult:
         "bytes": ended.output.bytes,
         "truncated": ended.output.truncated or ended.why == "output",
         "killed": [{"pid": member.pid, "name": member.name} for member in ended.killed],
-        "output_file": ended.saved,
+        "output_file": None if ended.saved is None else ended.saved.path,
     }
     return AgentToolResult([{"type": "text", "text": text}], details)
 
@@ -144,7 +146,7 @@ def _name(number: int) -> str:
         return str(number)
 
 
-def _names(members: list[Member]) -> str:
+def _names(members: list[ProcessInfo]) -> str:
     shown = ", ".join(f"{member.name} ({member.pid})" for member in members[:10])
     return shown + (", …" if len(members) > 10 else "")
 

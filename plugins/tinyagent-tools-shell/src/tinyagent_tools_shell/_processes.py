@@ -1,11 +1,10 @@
-"""A command and everything it started: finding it, ending it.
+"""Everything that one command started: find it, signal it.
 
-A command runs in a session and process group of its own, and carries a mark in its environment. On Linux
-/proc then shows what belongs to it: what is in its session or group, what has the mark, what descends from
-any of those, and what did when somebody looked earlier. That finds background jobs, `setsid`, `nohup` and
-daemons. It does not find a process that threw its environment away, left the session *and* lost its parents
-between two looks, nor what another program, such as cron, systemd or a container engine, was asked to start.
-Elsewhere it is the group alone.
+A command runs below a supervisor (see `_supervisor`), in a session and process group of its own, and carries
+a mark in its environment. On Linux /proc shows what belongs to it: what descends from the supervisor, which
+nothing that the command starts can leave. If the command kills its supervisor, what remains is found by its
+session, its group and the mark. What another program was asked to start (cron, systemd, a container engine)
+is not found. Elsewhere the supervisor signals the process group.
 """
 
 from __future__ import annotations
@@ -16,101 +15,97 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Family", "Member"]
+__all__ = ["ProcessInfo", "Processes"]
 
 _PROC = Path("/proc")
 _ROUNDS = 50
 
 
 @dataclass(frozen=True)
-class Member:
-    """A process, by what does not change while it lives."""
+class ProcessInfo:
+    """A process; the number and the start together name it, whatever its program calls itself."""
 
     pid: int
     started: str
     name: str
 
-    @property
-    def key(self) -> tuple[int, str]:
-        """A program may change its name, but not this."""
-        return self.pid, self.started
-
 
 @dataclass(frozen=True)
-class _Seen:
-    member: Member
+class _Entry:
+    process: ProcessInfo
     parent: int
     group: int
     session: int
 
 
-class Family:
+class Processes:
     """The processes of one command.
 
-    Args:
-        leader: The shell, which leads the session and the group.
-        mark: What stands in the environment of all of them.
+    Attributes:
+        supervisor: The process id of the supervisor; None once it has ended.
+        shell: The process id of the shell, which leads the session and the group; None if not known.
     """
 
-    def __init__(self, leader: int, mark: str) -> None:
-        self._leader = leader
+    def __init__(self, supervisor: int, mark: str) -> None:
+        self.supervisor: int | None = supervisor
+        self.shell: int | None = None
         self._mark = mark.encode()
-        self._known: set[tuple[int, str]] = set()
 
-    def members(self) -> list[Member]:
-        """Who is alive; without the shell itself."""
-        if not (_PROC / "self" / "stat").exists():
-            return []
-        seen = [entry for pid in _pids() if (entry := _look(pid)) is not None]
-        ours = {
-            entry.member.pid
-            for entry in seen
-            if self._leader in (entry.group, entry.session)
-            or entry.member.key in self._known
-            or self._is_marked(entry.member.pid)
-        }
-        ours.add(self._leader)
-        grown = True
-        while grown:
-            children = {entry.member.pid for entry in seen if entry.parent in ours} - ours
-            ours |= children
-            grown = bool(children)
-        found = [entry.member for entry in seen if entry.member.pid in ours - {self._leader}]
-        self._known |= {member.key for member in found}
-        return found
+    def members(self) -> list[ProcessInfo]:
+        """What the command started and is alive, without the shell itself."""
+        found = self._all()
+        return [process for process in found if process.pid != self.shell]
 
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal to all of them, the shell included."""
-        try:
-            os.killpg(self._leader, number)
-        except (ProcessLookupError, PermissionError):
-            pass  # all of the group are gone, or are somebody else's now (sudo)
-        for member in self.members():
-            _send(member, number)
+    def signal(self, number: signal.Signals) -> bool:
+        """Send a signal to each of them once, the shell included; False if none was found."""
+        found = self._all()
+        for process in found:
+            _send(process, number)
+        return bool(found)
 
-    def kill(self) -> list[Member]:
-        """Kill all of them, also those that are born meanwhile; returns who did not die."""
-        left: list[Member] = []
+    def kill(self) -> list[ProcessInfo]:
+        """Kill all of them, also those that start meanwhile; returns those that did not die."""
+        left: list[ProcessInfo] = []
         for number in range(_ROUNDS):
-            self.signal(signal.SIGKILL)
-            left = self.members()
+            left = self._all()
             if not left:
                 break
+            for process in left:
+                _send(process, signal.SIGKILL)
             time.sleep(number * 0.001)  # a large process takes a moment to go
         return left
+
+    def _all(self) -> list[ProcessInfo]:
+        if not (_PROC / "self" / "stat").exists():
+            return []
+        entries = [entry for pid in _pids() if (entry := _look(pid)) is not None]
+        ours = {
+            entry.process.pid
+            for entry in entries
+            if (self.shell is not None and self.shell in (entry.group, entry.session))
+            or self._is_marked(entry.process.pid)
+        }
+        if self.supervisor is not None:
+            ours.add(self.supervisor)
+        grown = True
+        while grown:
+            children = {entry.process.pid for entry in entries if entry.parent in ours} - ours
+            ours |= children
+            grown = bool(children)
+        return [entry.process for entry in entries if entry.process.pid in ours - {self.supervisor}]
 
     def _is_marked(self, pid: int) -> bool:
         try:
             return self._mark in (_PROC / str(pid) / "environ").read_bytes()
         except OSError:
-            return False  # gone, or somebody else's
+            return False  # gone, or run by another user
 
 
 def _pids() -> list[int]:
     return [int(name) for name in os.listdir(_PROC) if name.isdigit()]  # noqa: PTH208 - names alone are faster
 
 
-def _look(pid: int) -> _Seen | None:
+def _look(pid: int) -> _Entry | None:
     """What /proc says; None for what is gone, and for a zombie, which is as good as gone."""
     try:
         # The name is in brackets and may contain anything, so what follows is counted from the last one.
@@ -120,21 +115,21 @@ def _look(pid: int) -> _Seen | None:
     fields = after.split()
     if fields[0] in ("Z", "X"):
         return None
-    member = Member(pid, fields[19], before.partition("(")[2])
-    return _Seen(member, int(fields[1]), int(fields[2]), int(fields[3]))
+    process = ProcessInfo(pid, fields[19], before.partition("(")[2])
+    return _Entry(process, int(fields[1]), int(fields[2]), int(fields[3]))
 
 
-def _send(member: Member, number: signal.Signals) -> None:
+def _send(process: ProcessInfo, number: signal.Signals) -> None:
     """Signal this very process, never another one that got its number meanwhile."""
     try:
-        descriptor = os.pidfd_open(member.pid)
+        descriptor = os.pidfd_open(process.pid)
     except (OSError, AttributeError):
         return
     try:
-        seen = _look(member.pid)
-        if seen is not None and seen.member.started == member.started:
+        entry = _look(process.pid)
+        if entry is not None and entry.process.started == process.started:
             signal.pidfd_send_signal(descriptor, number)
     except OSError:
-        pass  # it ended at this moment, or is somebody else's
+        pass  # it ended at this moment, or is run by another user
     finally:
         os.close(descriptor)

@@ -1,6 +1,6 @@
-"""Running one command: start, read, wait, and end everything that it started."""
+"""Run one command: start it, read what it prints, wait, and end everything that it started."""
 
-# Nobody says when processes of others end, so they are asked again and again.
+# The system does not report the end of processes that are not our children, so /proc is read again and again.
 # ruff: noqa: ASYNC110
 from __future__ import annotations
 
@@ -10,46 +10,52 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
+from . import _supervisor
 from ._environment import MARK, clean
-from ._guard import Guard
 from ._output import LIMIT, Output
-from ._processes import Family, Member
+from ._processes import Processes, ProcessInfo
+from ._saving import SavedOutput
 
-__all__ = ["Ended", "run"]
+__all__ = ["CommandResult", "run"]
 
 PIECE = 1 << 16
 GRACE = 0.4
 """Seconds between SIGTERM and SIGKILL; the agent cancels a tool a second after an abort."""
 
 AFTERWARDS = 0.3
-"""Seconds that what is left has to end by itself when the shell is through, as `>(tee log)` does."""
+"""Seconds that what is left when the shell ends has to end by itself, as `>(tee log)` does."""
 
 _FIRST_UPDATE, _UPDATE_FACTOR, _SLOWEST_UPDATE = 0.1, 1.2, 2.0
 _POLL = 0.02
-_LOOK = 0.25
-_LAST = 2.0  # seconds that a killed shell has to be gone
+_LAST = 2.0  # seconds that the supervisor has to end everything
 
 
 @dataclass
-class Ended:
+class CommandResult:
     """How a command ended.
 
-    `why` is `exit` if it ended by itself, else what ended it: `timeout`, `aborted`, `output`. `lost` says
-    that somebody still holds the output open, though all that could be found are gone.
+    Attributes:
+        output: What it printed.
+        code: The exit code, negative for a signal.
+        why: `exit` if it ended by itself, else what ended it: `timeout`, `aborted`, `output`.
+        lost: Whether something still holds the output open, though all that can be found are gone.
+        killed: What outlived the shell and was killed.
+        survived: What could not be killed.
+        saved: The file with the whole output, if one was asked for.
     """
 
     output: Output
     code: int = 0
     why: str = "exit"
     lost: bool = False
-    killed: list[Member] = field(default_factory=list)
-    survived: list[Member] = field(default_factory=list)
-    saved: str | None = None
+    killed: list[ProcessInfo] = field(default_factory=list)
+    survived: list[ProcessInfo] = field(default_factory=list)
+    saved: SavedOutput | None = None
 
 
 async def run(
@@ -61,77 +67,73 @@ async def run(
     on_output: Callable[[str, int], None],
     more_environment: frozenset[str] = frozenset(),
     save: bool = False,
-) -> Ended:
+) -> CommandResult:
     """Run a command to its end, or to one of the ends that are set to it.
 
-    However this is left, by a cancellation too, nothing that the command started and that can be found
-    goes on.
+    However this is left, also by a cancellation, nothing goes on that the command started and that can be
+    found.
     """
-    saving: IO[bytes] | None = None
-    if save:
-        saving = tempfile.NamedTemporaryFile(prefix="tinyagent-bash-", suffix=".log", delete=False)  # noqa: SIM115
+    saved = SavedOutput() if save else None
     try:
-        return await _Command(command, cwd, more_environment, saving).run(timeout, stop, on_output)
+        return await _Command(command, cwd, more_environment, saved).run(timeout, stop, on_output)
     finally:
-        if saving is not None:
-            saving.close()
+        if saved is not None:
+            saved.close()
 
 
 class _Command:
     def __init__(
-        self, command: str, cwd: str, more_environment: frozenset[str], saving: IO[bytes] | None
+        self, command: str, cwd: str, more_environment: frozenset[str], saved: SavedOutput | None
     ) -> None:
         self._output = Output()
-        self._saving = saving
-        self._ended = asyncio.Event()
+        self._saved = saved
+        self._full = asyncio.Event()
+        self._over = asyncio.Event()
         self._closed = False
+        self._told = b""
         mark = secrets.token_hex(16)
         environment = clean(os.environ, more_environment)
         environment[MARK] = ",".join(filter(None, [environment.get(MARK), mark]))
         environment["PWD"] = cwd
         self._reading, writing = os.pipe()
-        os.set_blocking(self._reading, False)
+        self._status, status = os.pipe()
+        lifeline, self._lifeline = os.pipe()
+        for descriptor in (self._reading, self._status):
+            os.set_blocking(descriptor, False)
+        supervisor = [sys.executable, "-I", "-S", _supervisor.__file__, str(lifeline), str(status)]
         try:
             # At once and not awaited: a cancellation in between would lose the process.
             self._process = subprocess.Popen(
-                _shell(command),
+                [*supervisor, *_shell(command)],
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
+                pass_fds=(lifeline, status),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(self._reading)
+            for descriptor in (self._reading, self._status, self._lifeline):
+                os.close(descriptor)
             raise
         finally:
-            os.close(writing)
-        self._family = Family(self._process.pid, mark)
-        try:
-            self._guard = Guard(self._process.pid, mark)
-        except BaseException:
-            self._family.kill()
-            self._process.wait()
-            os.close(self._reading)
-            raise
+            for descriptor in (writing, status, lifeline):
+                os.close(descriptor)
+        self._processes = Processes(self._process.pid, mark)
 
     async def run(
         self, timeout: float, stop: asyncio.Event | None, on_output: Callable[[str, int], None]
-    ) -> Ended:
+    ) -> CommandResult:
         loop = asyncio.get_running_loop()
-        ended = Ended(self._output, saved=self._saving.name if self._saving else None)
-        helpers: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._report(on_output)),
-            asyncio.create_task(self._look()),
-        ]
+        ended = CommandResult(self._output, saved=self._saved)
+        helpers: list[asyncio.Task[Any]] = [asyncio.create_task(self._report(on_output))]
         loop.add_reader(self._reading, self._read)
+        loop.add_reader(self._status, self._read_status)
         try:
-            watching = asyncio.create_task(self._watch())
-            helpers.append(watching)
             ends: dict[asyncio.Task[Any], str] = {
-                watching: "exit",
-                asyncio.create_task(self._ended.wait()): "output",
+                asyncio.create_task(self._over.wait()): "exit",
+                asyncio.create_task(self._full.wait()): "output",
             }
             if stop is not None:
                 ends[asyncio.create_task(stop.wait())] = "aborted"
@@ -141,18 +143,16 @@ class _Command:
             if ended.why == "exit":
                 ended.killed = await self._clear_up()
             else:
-                await self._end(watching)
+                await self._end()
         finally:
             # Whatever happened, and without waiting for anything: this also runs while being cancelled.
-            self._guard.close()
-            ended.survived = self._family.kill()
-            try:
-                ended.code = self._process.wait(_LAST)
-            except subprocess.TimeoutExpired:
-                ended.survived.append(Member(self._process.pid, "", "the shell"))
+            loop.remove_reader(self._status)
+            ended.survived = self._kill()
+            ended.code = self._code()
             loop.remove_reader(self._reading)
             ended.lost = not self._drain()
-            os.close(self._reading)
+            for descriptor in (self._reading, self._status):
+                os.close(descriptor)
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -173,18 +173,18 @@ class _Command:
             return False
         if self._output.bytes + len(data) > LIMIT:
             data = data[: LIMIT - self._output.bytes]
-            self._ended.set()
+            self._full.set()
         self._output.feed(data)
-        if self._saving is not None:
-            self._saving.write(data)
-        return not self._ended.is_set()
+        if self._saved is not None:
+            self._saved.write(data)
+        return not self._full.is_set()
 
     def _drain(self) -> bool:
         """Take the rest; whether that was the end."""
         while self._read():
             pass
         self._output.feed(b"", final=True)
-        return self._closed or self._ended.is_set()
+        return self._closed or self._full.is_set()
 
     async def _report(self, on_output: Callable[[str, int], None]) -> None:
         """Say what is new, soon at first and then less often, so that a long run makes no long record."""
@@ -196,46 +196,59 @@ class _Command:
                 on_output(self._output.news(), reported)
                 pause = min(pause * _UPDATE_FACTOR, _SLOWEST_UPDATE)
 
-    async def _look(self) -> None:
-        """See who is born, before they can lose what shows where they come from."""
-        while True:
-            await asyncio.sleep(_LOOK)
-            self._family.members()
-
     # ---- the end ----------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        """Wait until the shell is over; it is not reaped, so that its number stays its own."""
+    def _read_status(self) -> None:
+        """Take what the supervisor tells: the process id of the shell, then its exit code."""
         try:
-            descriptor = os.pidfd_open(self._process.pid)
-        except (OSError, AttributeError):
-            while self._process.poll() is None:
-                await asyncio.sleep(_POLL)
+            data = os.read(self._status, PIECE)
+        except BlockingIOError:
             return
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(descriptor, over.set)
-        try:
-            await over.wait()
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
+        self._told += data
+        numbers = self._told.split()
+        if numbers and self._processes.shell is None:
+            self._processes.shell = int(numbers[0])
+        if len(numbers) > 1 or not data:  # without a number, the supervisor was killed
+            self._over.set()
+            asyncio.get_running_loop().remove_reader(self._status)
 
-    async def _clear_up(self) -> list[Member]:
-        """Give what outlives the shell a moment; returns who has to be killed."""
+    def _code(self) -> int:
+        """The exit code of the shell; if its supervisor was killed, the signal that killed both."""
+        self._read_status()
+        numbers = self._told.split()
+        if len(numbers) > 1:
+            return int(numbers[1])
+        return self._process.returncode or -signal.SIGKILL
+
+    def _kill(self) -> list[ProcessInfo]:
+        """Kill everything; returns what did not die."""
+        os.close(self._lifeline)
+        try:
+            nothing_left = self._process.wait(_LAST) == 0
+        except subprocess.TimeoutExpired:
+            return self._processes.members()
+        self._processes.supervisor = None
+        if nothing_left:
+            return []
+        return self._processes.kill()
+
+    async def _clear_up(self) -> list[ProcessInfo]:
+        """Give what outlives the shell a moment to end; returns what has to be killed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + AFTERWARDS
-        while left := self._family.members():
+        while left := self._processes.members():
             if loop.time() > deadline:
                 return left
             await asyncio.sleep(_POLL)
         return []
 
-    async def _end(self, watching: asyncio.Task[None]) -> None:
+    async def _end(self) -> None:
         """Ask all to end; they are killed if they have not done so in time."""
-        self._family.signal(signal.SIGTERM)
+        if not self._processes.signal(signal.SIGTERM):
+            self._process.send_signal(signal.SIGTERM)  # which passes it on to the group
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GRACE
-        while loop.time() < deadline and (not watching.done() or self._family.members()):
+        while loop.time() < deadline and not (self._over.is_set() and not self._processes.members()):
             await asyncio.sleep(_POLL)
 
 
