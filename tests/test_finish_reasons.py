@@ -94,13 +94,13 @@ def chat(delta: bytes, word: str, **options: Any) -> Any:
     return decoder.fail()["error"] if decoder.error else events[-1]["message"]
 
 
-def proxy(word: str, finish: str | None = None) -> Any:
+def proxy(word: str, finish: str | None = None, text: str = "Half") -> Any:
     decoder = ProxyDecoder(MODEL)
     more = b',"finishReason":"%s"' % finish.encode() if finish else b""
     body = (
         b'data: {"type":"start"}\n\n'
-        b'data: {"type":"text_delta","contentIndex":0,"delta":"Half"}\n\n'
-        b'data: {"type":"done","reason":"%s"%s}\n\n' % (word.encode(), more)
+        b'data: {"type":"text_delta","contentIndex":0,"delta":"%s"}\n\n'
+        b'data: {"type":"done","reason":"%s"%s}\n\n' % (text.encode(), word.encode(), more)
     )
     events = decoder.feed(body) + decoder.close()
     return decoder.fail()["error"] if decoder.error else events[-1]["message"]
@@ -145,6 +145,8 @@ def test_the_proxy_judges_by_the_table() -> None:
     assert "stop" == proxy("stop")["stop_reason"]
     assert "stop" == proxy("stop", "novel")["stop_reason"]
     assert "length" == proxy("length", "stop")["stop_reason"]
+    assert "error" == proxy("novel", text="")["stop_reason"]
+    assert "stop" == proxy("stop", "novel", text="")["stop_reason"]
     assert "content_filter" == proxy("safety")["error_kind"]
     assert "content_filter" == proxy("stop", "content_filter: hate")["error_kind"]
 

@@ -16,6 +16,7 @@ LEVELS = {
     "agent_types": 0,
     "errors": 0,
     "hookspecs": 0,
+    "_chat_types": 1,
     "_chunks": 0,
     "_citations": 1,
     "_finish_reasons": 0,
@@ -47,6 +48,7 @@ LEVELS = {
     "proxy_event_handlers": 1,
     "replay_provider": 1,
     "responses_provider": 1,
+    "_servers": 0,
     "_server_wires": 2,
     "agent_loop": 2,
     "proxy": 2,
@@ -57,10 +59,11 @@ LEVELS = {
     "tools": 3,
 }
 SHARED = {
-    *("agent_types", "errors", "_finish_reasons", "_interrupt", "_json"),
+    *("agent_types", "errors", "_finish_reasons", "_interrupt", "_json", "_servers"),
     *(
         "_answer",
         "_citations",
+        "_chat_types",
         "_event_stream",
         "_handover",
         "_http",

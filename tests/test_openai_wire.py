@@ -106,8 +106,9 @@ def sent(*messages: dict[str, Any], model: Any = None, **options: Any) -> dict[s
 
 
 def test_the_least_request() -> None:
-    """An unknown server is sent nothing that it may refuse."""
-    assert {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True} == sent(user("hi"))
+    """An unknown server is sent the least there is, and asked for the usage."""
+    least = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    assert {**least, "stream_options": {"include_usage": True}} == sent(user("hi"))
 
 
 def test_system_prompt_and_text() -> None:
@@ -196,13 +197,29 @@ def test_images() -> None:
 
 
 def test_calls_and_results() -> None:
-    """Calls carry their arguments as text, an invalid one an empty object, and null for content."""
+    """Calls carry their arguments as text, an invalid one an empty object."""
     invalid = {**called("b"), "partial_json": '{"x'}
     body = sent(assistant(called("a", x=1), invalid), result("a"), result("b", "bad arguments"))
     first = body["messages"][0]
-    assert first["content"] is None
     assert ['{"x":1}', "{}"] == [call["function"]["arguments"] for call in first["tool_calls"]]
     assert ["(no output)", "bad arguments"] == [message["content"] for message in body["messages"][1:]]
+
+
+@pytest.mark.parametrize(
+    ("provider", "content"),
+    [
+        *(
+            (name, None)
+            for name in ("openai", "azure", "openrouter", "groq", "deepseek", "mistral", "gemini")
+        ),
+        *((name, "") for name in ("lmstudio", "llamacpp", "ollama", "vllm", "acme")),
+    ],
+)
+def test_the_content_of_a_message_of_calls_alone(provider: str, content: str | None) -> None:
+    """Null where the server documents it; the empty text where nothing is known or templates join strings."""
+    model = OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1")
+    body = sent(assistant(called("a"), model=model), result("a"), model=model)
+    assert content == body["messages"][0]["content"]
 
 
 def test_a_history_that_no_server_would_take() -> None:
@@ -226,11 +243,11 @@ def test_a_history_that_no_server_would_take() -> None:
     ]
     assert [
         ("user", None, "1"),
-        ("assistant", None, None),
+        ("assistant", None, ""),
         ("tool", "b", "B"),
         ("tool", "a", "No result provided"),
         ("user", None, "2"),
-        ("assistant", None, None),
+        ("assistant", None, ""),
         ("tool", "a_2", "A2"),
     ] == short
     assert "a_2" == body["messages"][5]["tool_calls"][0]["id"]
@@ -782,6 +799,249 @@ def test_any_bytes_end_in_a_message(data: bytes) -> None:
     decoder.close()
     assert decoder.ended
     assert decoder.error is not None
+
+
+# ---- fields that are not known ------------------------------------------------------------------------
+
+
+def sent_back(message: Any, model: Any = None) -> Any:
+    """The message as the next request has it, for the same model or for another one."""
+    context = Context(messages=[message, *(result(block["id"]) for block in calls_of(message))])
+    return chat_request(model or Model("p", "m", "a"), context, {})["messages"][0]
+
+
+def calls_of(message: Any) -> list[Any]:
+    return [block for block in message["content"] if block["type"] == "tool_call"]
+
+
+SIGNED = {"google": {"thought_signature": "c2ln"}}
+
+
+def tool_delta(**fields: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "w", "arguments": "{}"}, **fields}]}
+
+
+@pytest.mark.parametrize(
+    "fields", [{"extra_content": SIGNED}, {"state": {"a": [1]}}, {"state": "x", "extra_content": SIGNED}]
+)
+def test_unknown_fields_of_a_call_go_back(fields: dict[str, Any]) -> None:
+    """What a server adds to a call stands in the next request, at its place; not for another model."""
+    message = decoded(chat_chunk(tool_delta(**fields)), chat_chunk({}, "tool_calls"))
+    call = {"id": "c1", "type": "function", "function": {"name": "w", "arguments": "{}"}}
+    assert [{**call, **fields}] == sent_back(message)["tool_calls"]
+    assert [call] == sent_back(message, Model("p", "other", "a"))["tool_calls"]
+
+
+def test_unknown_fields_of_a_call_may_come_later() -> None:
+    """A delta of nothing but a signature, and one inside the function, belong to the call of their index."""
+    message = decoded(
+        chat_chunk(tool_delta()),
+        chat_chunk({"tool_calls": [{"index": 0, "extra_content": SIGNED}]}),
+        chat_chunk({"tool_calls": [{"index": 0, "function": {"arguments": "", "sig": "s"}}]}),
+        chat_chunk({}, "tool_calls"),
+    )
+    (call,) = sent_back(message)["tool_calls"]
+    assert (SIGNED, "s") == (call["extra_content"], call["function"]["sig"])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"extra_content": SIGNED}, {"reasoning_opaque": "op"}, {"novel": {"x": "y"}}]
+)
+@pytest.mark.parametrize("delta", [{"content": "Hi"}, {"reasoning_text": "hm"}, {}, tool_delta()])
+def test_unknown_fields_of_a_message_go_back(delta: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Whatever the message holds, it keeps them, and for another model they are left out."""
+    message = decoded(chat_chunk(delta), chat_chunk(fields), chat_chunk({}, "stop"))
+    back = sent_back(message)
+    assert fields == {name: back.get(name) for name in fields}
+    if "content" in delta or "tool_calls" in delta:
+        assert not fields.keys() & sent_back(message, Model("p", "other", "a")).keys()
+
+
+def test_unknown_fields_are_merged_and_useless_ones_left_out() -> None:
+    """Objects grow, of other values the last counts; numbers, flags and citations are left out."""
+    message = decoded(
+        chat_chunk({"content": "Hi", "state": {"a": "1"}, "opaque": "first", "token_id": 5, "flag": True}),
+        chat_chunk({"state": {"b": "2"}, "opaque": "last", "citations": ["c"], "gone": None}, "stop"),
+    )
+    back = sent_back(message)
+    assert {"state": {"a": "1", "b": "2"}, "opaque": "last"} == {
+        key: value for key, value in back.items() if key not in ("role", "content")
+    }
+
+
+def test_known_fields_are_never_overwritten() -> None:
+    """A field of ours that a server put among the unknown ones is not taken from there."""
+    message = decoded(chat_chunk(tool_delta(**{"<extra>": {"id": "evil"}})), chat_chunk({}, "tool_calls"))
+    assert "c1" == sent_back(message)["tool_calls"][0]["id"]
+
+
+def test_a_thought_of_gemini_is_reasoning() -> None:
+    """Content that is marked as a thought is no answer, and its tags are no text."""
+    mark = {"extra_content": {"google": {"thought": True}}}
+    message = decoded(
+        chat_chunk({"content": "<thought>I th", **mark}),
+        chat_chunk({"content": "ink", **mark}),
+        chat_chunk({"content": "</thought>Hi"}),
+        chat_chunk({"content": "!", "extra_content": SIGNED}, "stop"),
+    )
+    assert [("thinking", "I think"), ("text", "Hi!")] == [
+        (block["type"], block[block["type"]]) for block in message["content"]
+    ]
+    assert ("Hi!", SIGNED) == (sent_back(message)["content"], sent_back(message)["extra_content"])
+
+
+@pytest.mark.parametrize(("model_id", "signed"), [("gemini-3-pro", True), ("gemini-2.5-flash", False)])
+def test_calls_of_others_are_marked_for_gemini_3(model_id: str, signed: bool) -> None:
+    """It refuses a first call without a signature, unless it says that there is none."""
+    gemini = OpenAICompatModel("gemini", model_id, base_url="http://127.0.0.1/v1")
+    body = sent(assistant(called("a"), called("b")), result("a"), result("b"), model=gemini)
+    first, second = body["messages"][0]["tool_calls"]
+    assert (signed, False) == ("extra_content" in first, "extra_content" in second)
+
+
+@pytest.mark.parametrize(("provider", "filler"), [("deepseek", ""), ("moonshot", "."), ("acme", None)])
+def test_reasoning_after_a_change_of_models(provider: str, filler: str | None) -> None:
+    """DeepSeek and Kimi refuse a history without reasoning_content: it is filled in, their own is kept."""
+    model = OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1")
+    text = {"type": "text", "text": "Hi"}
+    own = assistant(thought("hm", "reasoning_content"), text, model=model)
+    body = sent(assistant(called("a")), result("a"), assistant(text), own, model=model)
+    replies = [message for message in body["messages"] if message["role"] == "assistant"]
+    assert [filler, filler, "hm"] == [message.get("reasoning_content") for message in replies]
+
+
+# ---- caching ------------------------------------------------------------------------------------------
+
+
+def router(model_id: str) -> OpenAICompatModel:
+    return OpenAICompatModel("openrouter", model_id, base_url="http://127.0.0.1/v1")
+
+
+MARK = {"type": "ephemeral", "ttl": "1h"}
+
+
+def marked(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "cache_control": MARK}
+
+
+def test_claude_through_openrouter_is_asked_to_cache() -> None:
+    """At the top level, for Claude only, and only where the field is known."""
+    asked = {"type": "ephemeral"}
+    assert asked == sent(user("hi"), model=router("anthropic/claude-sonnet-4.5"))["cache_control"]
+    assert "cache_control" not in sent(user("hi"), model=router("openai/gpt-5"))
+    assert "cache_control" not in sent(
+        user("hi"), model=OpenAICompatModel("groq", "claude", base_url=ACME.base_url)
+    )
+    off = router("anthropic/claude-sonnet-4.5")
+    off.extra_body = {"cache_control": None}
+    assert "cache_control" not in sent(user("hi"), model=off)
+
+
+def test_the_users_own_marks_are_kept() -> None:
+    """They stay on their blocks, and then nothing is added; a server that knows no marks gets none."""
+    messages = user(marked("a"), "b"), assistant(called("c")), result("c", marked("r"))
+    body = sent(*messages, model=router("anthropic/claude-sonnet-4.5"))
+    assert "cache_control" not in body
+    first, _, last = body["messages"]
+    assert [{**marked("a")}, {"type": "text", "text": "b"}] == first["content"]
+    assert [marked("r")] == last["content"]
+    assert ["a\nb", "r"] == [
+        message["content"] for message in sent(*messages)["messages"] if message["content"]
+    ]
+
+
+# ---- images and audio ---------------------------------------------------------------------------------
+
+PNG = "data:image/png;base64,iVBORw0KGgo="
+PART = {"type": "image_url", "image_url": {"url": PNG}}
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"images": [PART]},
+        {"content": [PART]},
+        {"images": [{"image_url": PNG}]},
+        {"content": "", "images": [PART]},
+    ],
+)
+def test_an_image_is_kept(delta: dict[str, Any]) -> None:
+    """A reply of nothing but an image is complete and holds it, once, however often it was sent."""
+    message = decoded(chat_chunk(delta), chat_chunk(delta), chat_chunk({}, "novel"))
+    assert [{"type": "image", "url": PNG, "mime_type": "image/png"}] == message["content"]
+    assert "stop" == message["stop_reason"]
+
+
+def test_images_come_behind_the_text() -> None:
+    """Whenever they arrived, also in a reply that broke off."""
+    message = decoded(chat_chunk({"images": [PART]}), chat_chunk("Here"), chat_chunk({}, "stop"))
+    assert ["text", "image"] == [block["type"] for block in message["content"]]
+    broken = decoded(chat_chunk({"content": "Here", "images": [PART]}), done=False)
+    assert ("error", ["text", "image"]) == (
+        broken["stop_reason"],
+        [block["type"] for block in broken["content"]],
+    )
+
+
+def test_an_image_goes_back() -> None:
+    """To OpenRouter as an image; to other servers, which take none from an assistant, as a note."""
+    message = decoded(chat_chunk({"images": [PART]}), chat_chunk({}, "stop"))
+    context = Context(messages=[message])
+    openrouter = chat_request(router("m"), context, {})["messages"]
+    assert [{"role": "assistant", "content": "", "images": [PART]}] == openrouter
+    assert [{"role": "assistant", "content": "(an image)"}] == chat_request(ACME, context, {})["messages"]
+
+
+def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
+    """The transcript streams as text; without one the reply says that there was sound."""
+    parts = [{"audio": {"id": "a", "transcript": text, "data": "AAAA"}} for text in ("Hel", "lo")]
+    message = decoded(*map(chat_chunk, parts), chat_chunk({}, "stop"))
+    assert [{"type": "text", "text": "Hello"}] == message["content"]
+    silent = decoded(chat_chunk({"audio": {"data": "AAAA"}}), chat_chunk({}, "stop"))
+    assert [{"type": "text", "text": "(audio without a transcript)"}] == silent["content"]
+
+
+# ---- usage --------------------------------------------------------------------------------------------
+
+
+def test_usage_in_a_choice() -> None:
+    """Moonshot's place for it, with its count of cached tokens."""
+    chunk = chat_chunk({}, "stop")
+    chunk["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
+    usage = decoded(chat_chunk("Hi"), chunk)["usage"]
+    assert (3, 2, 1) == (usage["input"], usage["output"], usage["cache_read"])
+
+
+JSON_BODY = {"content-type": "application/json"}
+REFUSALS = [
+    (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
+    (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}),
+]
+
+
+@pytest.mark.parametrize(("status", "refusal"), REFUSALS)
+async def test_a_server_that_refuses_to_count(status: int, refusal: dict[str, Any]) -> None:
+    """It is asked again without the field, once, and from then on only without."""
+    answer = FakeReply([sse(chat_chunk("Hi")), sse(chat_chunk({}, "stop")), b"data: [DONE]\n\n"])
+    refuse = FakeReply([json.dumps(refusal).encode()], status=status, headers=JSON_BODY)
+    async with FakeServer(refuse, answer, answer) as server:
+        for _ in range(2):
+            stream = await stream_openai_completions(model_at(server), Context(messages=[user("hi")]))
+            assert "stop" == (await stream.result())["stop_reason"]
+        asked = ["stream_options" in json.loads(request.body) for request in server.requests]
+    assert [True, False, False] == asked
+
+
+async def test_other_refusals_are_told() -> None:
+    """A request that fails for another reason, or again without the field, is not sent a third time."""
+    other = FakeReply([b'{"error":{"message":"bad tools"}}'], status=400, headers=JSON_BODY)
+    body = json.dumps(REFUSALS[0][1]).encode()
+    refuse = FakeReply([body], status=400, headers=JSON_BODY)
+    for replies, count in (([other], 1), ([refuse, refuse], 2)):
+        async with FakeServer(*replies) as server:
+            with pytest.raises(ProviderError):
+                await stream_openai_completions(model_at(server), Context(messages=[user("hi")]))
+            assert count == len(server.requests)
 
 
 # ---- bounds -------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from tinyagent import (
     stream_proxy,
 )
 from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Wait, sse
+from tinyagent.proxy_event_handlers import ProxyDecoder
 from tinyagent.testing import check_grammar, collect, user
 
 TOKEN = "proxy-token-CANARY"
@@ -429,3 +430,16 @@ def test_every_prefix_of_an_object_gives_an_object(value: dict[str, Any], data: 
 def test_what_begins_like_no_object_gives_none(nothing: str) -> None:
     """There is no best object in it."""
     assert parse_streaming_json(nothing) is None
+
+
+def test_images_arrive_with_the_end() -> None:
+    """They are behind the other blocks, in a reply that failed as well; what is no URL is skipped."""
+    url = "data:image/png;base64,AAAA"
+    for end in ("done", "error"):
+        decoder = ProxyDecoder(Model("p", "m", "proxy"))
+        text = b'data: {"type":"text_delta","contentIndex":0,"delta":"Here"}\n\n'
+        last = b'data: {"type":"%s","reason":"stop","errorMessage":"x","images":["%s",3,""]}\n\n'
+        events = decoder.feed(text + last % (end.encode(), url.encode()))
+        message = events[-1]["message"] if end == "done" else decoder.fail()["error"]
+        image = {"type": "image", "url": url, "mime_type": "image/png"}
+        assert [{"type": "text", "text": "Here"}, image] == message["content"]

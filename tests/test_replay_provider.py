@@ -130,3 +130,12 @@ def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=says):
             replay_provider(path).make_model(str(path), {})
+
+
+async def test_an_image_is_replayed(tmp_path: Path) -> None:
+    """A session file tells nothing of an image but the message, and the message is replayed with it."""
+    content: Any = [{"type": "text", "text": "Here"}, {"type": "image", "url": "data:image/png;base64,AAAA"}]
+    file = tmp_path / "session.jsonl"
+    recorded = await record(file, Reply("Here", content=content), deltas=False)
+    assert ["text", "image"] == [block["type"] for block in said(recorded)[-1]["content"]]
+    assert said(recorded) == said(await replay(file))

@@ -24,6 +24,7 @@ logger = logging.getLogger("tinyagent")
 
 _PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
 NO_RESULT = "No result provided"
+IMAGE_NOTE = {"type": "text", "text": "(an image)"}
 LONGEST_COMMON = 40
 """Characters that every provider takes in the id of a tool call."""
 
@@ -37,7 +38,9 @@ def is_own(message: AssistantMessage, model: Any) -> bool:
     )
 
 
-def handover(messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | None = None) -> list[Message]:
+def handover(
+    messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | None = None, images: bool = False
+) -> list[Message]:
     """The history as `model` can take it.
 
     Of another model's messages the reasoning is left out, with every signature; a message of which
@@ -48,6 +51,7 @@ def handover(messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | 
         model: Who is asked now: `api`, `provider` and `id` are compared.
         ids: What the provider accepts as the id of a tool call. Others are replaced, always by the same
             one, and so is an id that an earlier call has.
+        images: Whether the provider takes images that a model made. Otherwise a note stands for each.
     """
     taken: list[Message] = []
     used: set[str] = set()
@@ -55,6 +59,8 @@ def handover(messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | 
     for message in sendable(messages):
         if message["role"] == "assistant":
             content: list[Any] = list(message["content"])
+            if not images:
+                content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
             if not is_own(message, model):
                 content = [_plain(block) for block in content if block["type"] != "thinking"]
                 content = [block for block in content if block["type"] != "text" or block["text"].strip()]

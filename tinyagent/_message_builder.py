@@ -172,6 +172,13 @@ class MessageBuilder:
         """`call_id`, or a new id if it is empty or taken."""
         return unique_id(call_id, self._ids)
 
+    def add_image(self, url: str) -> None:
+        """Add an image as a block of its own; no event tells of it, so it belongs behind all other blocks."""
+        image = {"type": "image", "url": url}
+        if url.startswith("data:"):
+            image["mime_type"] = url[5:].partition(",")[0].partition(";")[0]
+        self._open(image)
+
     def delta(self, index: int, piece: str) -> BuilderEvent:
         """Add `piece` to a block; for a tool call it is a piece of the arguments' JSON text."""
         if index != self._last:
@@ -273,6 +280,8 @@ class MessageBuilder:
     def block_at(self, index: int, count: int) -> dict[str, Any]:
         """One block as it was at `count` pieces, a new dict."""
         block = dict(self._blocks[index])
+        if block["type"] == "image":
+            return block
         block[_TEXT_KEY[block["type"]]] = self.text_at(index, count)
         for begin, _, fields in self._changes_of[index]:
             if begin >= count:

@@ -362,17 +362,26 @@ class ReplyDecoder:
             text = text.decode("utf-8", "replace")
         return self._clean(text)[:SHOWN]
 
-    def _conclude(self, out: list[BuilderEvent], *, word: str | None = None, details: str = "") -> None:
+    def _conclude(
+        self,
+        out: list[BuilderEvent],
+        *,
+        word: str | None = None,
+        has_content: bool | None = None,
+        details: str = "",
+    ) -> None:
         """End the reply as its finish reason says: with `done`, or with the error of one that is not whole.
 
         Args:
             out: Gets the `done` event.
             word: The word to judge, if it is not `finish_reason`.
+            has_content: Whether the reply counts as one with content; if None, that is looked up.
             details: What else the provider says about a reply that it withheld, redacted.
         """
         word = word or self.finish_reason
         word = shown_word(word, self._clean) if word else None
-        kind = finish_kind(word, has_content=self._has_content())
+        content = self._has_content() if has_content is None else has_content
+        kind = finish_kind(word, has_content=content)
         error = finish_error(word, kind, name=self._name, provider=self._provider, details=details)
         if error is not None:
             self._stop(error)

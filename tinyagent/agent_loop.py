@@ -647,13 +647,14 @@ def _stop_reason(final: dict[str, Any], blocks: list[dict[str, Any]]) -> StopRea
     given = final.get("stop_reason")
     if given in ("length", "error", "aborted"):
         return cast(StopReason, given)
-    if given in ("stop", "tool_use", None):
+    complete = given in ("stop", "tool_use", None)
+    if complete:
         # What a recording or a custom provider calls complete may have ended in another way.
         given = final.get("finish_reason")
     else:
         final.setdefault("finish_reason", shown_word(str(given)))
     word = shown_word(str(given)) if given else None
-    kind = finish_kind(word, has_content=has_content(blocks))
+    kind = finish_kind(word, has_content=complete or has_content(blocks))
     error = finish_error(word, kind, name=str(final.get("provider") or "the provider"))
     if error is None:
         return "length" if kind == "length" else "stop"

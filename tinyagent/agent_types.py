@@ -114,12 +114,12 @@ class UserMessage(TypedDict):
 class AssistantMessage(TypedDict):
     """What the model said.
 
-    `finish_reason` is the provider's own word for `stop_reason`. The `error_…` fields describe a failure;
-    see `tinyagent.errors.ErrorFields`.
+    Images that the model made come behind the other content. `finish_reason` is the provider's own word
+    for `stop_reason`. The `error_…` fields describe a failure; see `tinyagent.errors.ErrorFields`.
     """
 
     role: Literal["assistant"]
-    content: list[TextContent | ThinkingContent | ToolCallContent]
+    content: list[TextContent | ThinkingContent | ToolCallContent | ImageContent]
     stop_reason: StopReason
     timestamp: int
     api: str

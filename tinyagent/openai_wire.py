@@ -18,11 +18,24 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _json, _wire
+from ._chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
 from ._finish_reasons import is_final
-from ._handover import handover
+from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder, ReplyStream, check_model, dollars, integer, loose, network, open_stream
+from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
+from ._wire import (
+    ReplyDecoder,
+    ReplyStream,
+    check_model,
+    dollars,
+    integer,
+    loose,
+    mapping,
+    network,
+    open_stream,
+    string,
+)
 from .agent_types import (
     Context,
     Model,
@@ -30,7 +43,7 @@ from .agent_types import (
     SimpleStreamOptions,
     ThinkingLevel,
 )
-from .errors import InvalidReplyError, TinyAgentError
+from .errors import InvalidReplyError, ProviderError, TinyAgentError
 
 __all__ = [
     "ChatDecoder",
@@ -40,8 +53,6 @@ __all__ = [
     "list_openai_models",
     "stream_openai_completions",
 ]
-
-OPENROUTER_URL = "https://openrouter.ai/api/v1/chat/completions"
 
 
 @dataclass
@@ -76,78 +87,21 @@ class OpenAICompatModel(Model):
     allow_http: bool = False
 
 
-# ---- what is known of servers -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Dialect:
-    """What a server takes beyond the least that all of them take."""
-
-    stream_options: bool = False
-    max_tokens: str = "max_tokens"
-    thinking: str = "reasoning_effort"
-    efforts: tuple[str, ...] = ("low", "medium", "high")
-    session: str = ""
-    key_env: str | None = None
-
-
-_LEAST = _Dialect()
-_DIALECTS = {
-    "openrouter": _Dialect(
-        stream_options=True, thinking="reasoning", session="session_id", key_env="OPENROUTER_API_KEY",
-        efforts=("minimal", "low", "medium", "high", "xhigh"),
-    ),
-    "openai": _Dialect(
-        stream_options=True, max_tokens="max_completion_tokens", session="prompt_cache_key",
-        efforts=("minimal", "low", "medium", "high", "xhigh"), key_env="OPENAI_API_KEY",
-    ),
-    "groq": _Dialect(stream_options=True),
-    "together": _Dialect(stream_options=True),
-    "deepseek": _Dialect(stream_options=True, thinking="thinking"),
-    "zai": _Dialect(stream_options=True, thinking="thinking"),
-    "mistral": _Dialect(thinking=""),
-    "xai": _Dialect(stream_options=True, efforts=("low", "high")),
-    "cerebras": _Dialect(stream_options=True),
-    "ollama": _Dialect(stream_options=True),
-    "lmstudio": _Dialect(stream_options=True),
-    "llamacpp": _Dialect(stream_options=True),
-    "vllm": _Dialect(stream_options=True),
-}  # fmt: skip
-_HOSTS = {
-    "openrouter.ai": "openrouter",
-    "api.openai.com": "openai",
-    "api.groq.com": "groq",
-    "api.together.xyz": "together",
-    "api.deepseek.com": "deepseek",
-    "api.z.ai": "zai",
-    "api.mistral.ai": "mistral",
-    "api.x.ai": "xai",
-    "api.cerebras.ai": "cerebras",
-}
-
-
-def _dialect(model: Any) -> _Dialect:
-    return _DIALECTS.get(_name(model), _LEAST)
-
-
-def _name(model: Any) -> str:
-    """Whose server it is, by the host that is asked, else by the provider's name."""
-    return _HOSTS.get(_host(model)) or str(getattr(model, "provider", "")).lower()
-
-
-def _host(model: Any) -> str:
-    try:
-        return urlsplit(getattr(model, "base_url", "") or "").hostname or ""
-    except ValueError:
-        return ""
-
-
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
     """The URL of `path` under a base URL that may or may not name chat/completions itself."""
     return _wire.endpoint(base_url, path, named="/chat/completions")
 
 
 # ---- the request --------------------------------------------------------------------------------------
+
+
+_PARTS = "content.thinking"
+"""Reasoning that came as parts of the content (Mistral)."""
+
+_CACHE_MARK = {"type": "ephemeral"}
+
+_refuse_stream_options: set[str] = set()
+"""Servers of this process that refused `stream_options`."""
 
 
 def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +112,12 @@ def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> di
         "messages": _messages(model, context),
         "stream": True,
     }
-    if dialect.stream_options:
+    if _origin(model) not in _refuse_stream_options:
         body["stream_options"] = {"include_usage": True}
+    if dialect.cache_control and "claude" in model.id.lower() and not _is_marked(context):
+        # Claude caches nothing unless it is asked to. This marks the last block that can be cached
+        # (https://openrouter.ai/docs/guides/best-practices/prompt-caching).
+        body["cache_control"] = _CACHE_MARK
     if context.tools:
         body["tools"] = [
             {
@@ -183,7 +141,34 @@ def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> di
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _thinking(model: Any, dialect: _Dialect, options: Mapping[str, Any]) -> dict[str, Any]:
+def _dialect(model: Any) -> Dialect:
+    return dialect_of(_name(model))
+
+
+def _name(model: Any) -> str:
+    return server_of(getattr(model, "base_url", ""), str(getattr(model, "provider", "")))
+
+
+def _origin(model: Any) -> str:
+    """The scheme, host and port that are asked."""
+    try:
+        parts = urlsplit(getattr(model, "base_url", "") or "")
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _is_marked(context: Context) -> bool:
+    """Whether the user marked blocks for caching; then nothing is added."""
+    return any(
+        "cache_control" in block
+        for message in context.messages
+        if isinstance(message.get("content"), list)
+        for block in cast("list[Mapping[str, Any]]", message["content"])
+    )
+
+
+def _thinking(model: Any, dialect: Dialect, options: Mapping[str, Any]) -> dict[str, Any]:
     level = options.get("thinking_level") or getattr(model, "thinking_level", None) or ThinkingLevel.OFF
     level = str(level)
     if level == ThinkingLevel.OFF or not dialect.thinking:
@@ -201,6 +186,10 @@ def _thinking(model: Any, dialect: _Dialect, options: Mapping[str, Any]) -> dict
 
 _IDS = re.compile(r"[^\s|]{1,40}")
 """Ids of tool calls that a server takes: what others gave out (`functions.add:0`) is among them."""
+_WITHOUT_SIGNATURE = re.compile(r"gemini-[12]\b")
+_NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+"""What a call of another model has where Gemini 3 and later want their own signature
+(https://ai.google.dev/gemini-api/docs/thought-signatures)."""
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
@@ -209,7 +198,9 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     if context.system_prompt:
         sent.append({"role": "system", "content": context.system_prompt})
-    fit = _short_id if _name(model) == "mistral" else str
+    name, dialect = _name(model), _dialect(model)
+    fit = _short_id if name == "mistral" else str
+    needs_signature = name == "gemini" and not _WITHOUT_SIGNATURE.search(model.id)
     images: list[dict[str, Any]] = []
 
     def attach() -> None:
@@ -219,22 +210,29 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
             sent.append({"role": "user", "content": [note, *images]})
             images.clear()
 
-    for message in cast("list[dict[str, Any]]", handover(context.messages, model, ids=_IDS)):
+    for message in cast(
+        "list[dict[str, Any]]", handover(context.messages, model, ids=_IDS, images=dialect.images)
+    ):
         role, content = message["role"], message["content"]
         if role == "tool_result":
-            text = "\n".join(block["text"] for block in content if block["type"] == "text")
             pictures = [_image(block) for block in content if block["type"] == "image"]
             images += pictures
+            text = _content([block for block in content if block["type"] == "text"], dialect)
             text = text or ("(see the attached image)" if pictures else "(no output)")
             sent.append({"role": "tool", "tool_call_id": fit(message["tool_call_id"]), "content": text})
             continue
         attach()
         if role == "assistant":
-            entry = _assistant(content, fit)
-            if entry is not None:
-                sent.append(entry)
+            entry = _assistant(content, dialect, fit)
+            if entry is None:
+                continue
+            if dialect.reasoning is not None:
+                entry.setdefault("reasoning_content", dialect.reasoning)
+            if needs_signature and entry.get("tool_calls") and not is_own(cast(Any, message), model):
+                entry["tool_calls"][0].setdefault("extra_content", _NO_SIGNATURE)
+            sent.append(entry)
         elif role == "user":
-            sent.append({"role": "user", "content": _user_content(content)})
+            sent.append({"role": "user", "content": _content(content, dialect)})
     attach()
     return sent
 
@@ -246,58 +244,77 @@ def _short_id(call_id: str) -> str:
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
-def _user_content(content: Any) -> Any:
+def _content(content: Any, dialect: Dialect, *, separator: str = "\n") -> Any:
+    """Blocks of text and images: as parts if need be, else as the plain text that every server takes."""
     if isinstance(content, str):
         return content
-    if all(block["type"] == "text" for block in content):
-        # Plain text is what every server takes.
-        return "\n".join(block["text"] for block in content)
-    return [
-        _image(block) if block["type"] == "image" else {"type": "text", "text": block["text"]}
-        for block in content
-    ]
+    marked = dialect.cache_control and any("cache_control" in block for block in content)
+    if not marked and all(block["type"] == "text" for block in content):
+        return separator.join(block["text"] for block in content)
+    return [_part(block, marked) for block in content]
+
+
+def _part(block: Mapping[str, Any], marked: bool) -> dict[str, Any]:
+    part = _image(block) if block["type"] == "image" else {"type": "text", "text": block["text"]}
+    if marked and "cache_control" in block:
+        part["cache_control"] = block["cache_control"]
+    return part
 
 
 def _image(block: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": block["url"]}}
 
 
-def _assistant(content: list[dict[str, Any]], fit: Callable[[str], str]) -> dict[str, Any] | None:
+def _assistant(
+    content: list[dict[str, Any]], dialect: Dialect, fit: Callable[[str], str]
+) -> dict[str, Any] | None:
     """The message in the provider's form; None if there is nothing in it to send."""
-    texts, thoughts, calls = [], [], []
-    for block in content:
-        if block["type"] == "text":
-            texts.append(block["text"])
-        elif block["type"] == "thinking":
-            thoughts.append(block)
-        elif block["type"] == "tool_call":
-            arguments = _json.encode(block["arguments"]).decode()
-            function = {"name": block["name"] or "unknown", "arguments": arguments}
-            calls.append({"id": fit(block["id"]), "type": "function", "function": function})
-    entry: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or None}
+    texts = [block for block in content if block["type"] == "text"]
+    images = [block for block in content if block["type"] == "image"]
+    calls = [_sent_call(block, fit) for block in content if block["type"] == "tool_call"]
+    entry: dict[str, Any] = {"role": "assistant", "content": _content(texts, dialect, separator="") or None}
     if calls:
         entry["tool_calls"] = calls
-    if thoughts:
-        _send_back(thoughts, entry)
-    if entry["content"] is None and not calls:
+    if images:
+        entry["images"] = [_image(block) for block in images]
+    _send_back(content, entry)
+    if entry["content"] is None:
         if len(entry) == 2:
             return None
-        entry["content"] = ""
+        if not (calls and dialect.null_content):
+            entry["content"] = ""
     return entry
 
 
-def _send_back(thoughts: list[dict[str, Any]], entry: dict[str, Any]) -> None:
-    """Put reasoning where it came from; the signature says where that was."""
+def _sent_call(block: dict[str, Any], fit: Callable[[str], str]) -> dict[str, Any]:
+    kept = _kept(block.get("tool_call_signature"))
+    arguments = _json.encode(block["arguments"]).decode()
+    function = {"name": block["name"] or "unknown", "arguments": arguments}
+    call = {"id": fit(block["id"]), "type": "function", "function": mapping(kept.get("function")) | function}
+    return mapping(kept.get("call")) | call
+
+
+def _kept(signature: Any) -> dict[str, Any]:
+    """What `ChatDecoder` kept in a signature, to be sent back."""
+    kept = signature.startswith("{") if isinstance(signature, str) else False
+    return (_json.decode_object(signature) or {}) if kept else {}
+
+
+def _send_back(content: list[dict[str, Any]], entry: dict[str, Any]) -> None:
+    """Put reasoning and unknown fields where they came from; the signatures say where that was."""
     by_field: dict[str, list[str]] = {}
     details: list[Any] = []
-    for block in thoughts:
-        signature = block.get("thinking_signature") or ""
-        if signature.startswith("{"):
-            kept = _json.decode_object(signature) or {}
-            details += kept.get("reasoning_details") or []
-            signature = kept.get("field") or ""
-        if signature in _REASONING_FIELDS or signature == _PARTS:
-            by_field.setdefault(signature, []).append(block["thinking"])
+    for block in content:
+        signature = block.get(f"{block['type']}_signature")
+        kept = _kept(signature)
+        for name, value in mapping(kept.get("message")).items():
+            entry.setdefault(name, value)
+        if block["type"] != "thinking":
+            continue
+        details += kept.get("reasoning_details") or []
+        name = (kept.get("field") if kept else signature) or ""
+        if name in REASONING_FIELDS or name == _PARTS:
+            by_field.setdefault(name, []).append(block["thinking"])
     if details:
         entry["reasoning_details"] = details
     for name, pieces in by_field.items():
@@ -311,120 +328,13 @@ def _send_back(thoughts: list[dict[str, Any]], entry: dict[str, Any]) -> None:
             entry["content"] = parts
 
 
-# ---- the reply: types ----------------------------------------------------------------------------------
-# Only the fields that are read. What does not fit them takes the slow way through `_chunk_of`.
-
-_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
-_PARTS = "content.thinking"
-"""Reasoning that came as parts of the content (Mistral)."""
-
-
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: Any = None
-
-
-class _ToolCall(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | list[Any] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    reasoning_text: str | None = None
-    reasoning_details: list[Any] | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
-    function_call: _Function | None = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int | None = 0
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    finish_reason: str | None = None
-    error: Any = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-    x_groq: Any = None
-
-
-_decode = msgspec.json.Decoder(_Chunk).decode
-
-
-def _text(value: Any) -> str | None:
-    return _json.without_surrogates(value) if isinstance(value, str) else None
-
-
-def _chunk_of(value: Mapping[str, Any]) -> _Chunk:
-    """The chunk in a JSON object, whatever the types of its fields; surrogates stay in `content`."""
-    choices = value.get("choices")
-    return _Chunk(
-        choices=[_choice_of(item) for item in choices if isinstance(item, dict)]
-        if isinstance(choices, list)
-        else None,
-        usage=value.get("usage"),
-        error=_json.without_surrogates(value.get("error")),
-        x_groq=value.get("x_groq"),
-    )
-
-
-def _choice_of(value: Mapping[str, Any]) -> _Choice:
-    return _Choice(
-        index=integer(value.get("index")),
-        delta=_delta_of(value.get("delta")),
-        message=_delta_of(value.get("message")),
-        finish_reason=_text(value.get("finish_reason")),
-        error=_json.without_surrogates(value.get("error")),
-    )
-
-
-def _delta_of(value: Any) -> _Delta | None:
-    if not isinstance(value, dict):
-        return None
-    content, details, calls = value.get("content"), value.get("reasoning_details"), value.get("tool_calls")
-    if isinstance(calls, dict):
-        calls = [calls]
-    return _Delta(
-        content=content if isinstance(content, str) else _json.without_surrogates(content)
-        if isinstance(content, list)
-        else None,
-        reasoning_content=_text(value.get("reasoning_content")),
-        reasoning=_text(value.get("reasoning")),
-        reasoning_text=_text(value.get("reasoning_text")),
-        reasoning_details=_json.without_surrogates(details) if isinstance(details, list) else None,
-        refusal=_text(value.get("refusal")),
-        tool_calls=[
-            _ToolCall(integer(item.get("index")), _text(item.get("id")), _function_of(item.get("function")))
-            for item in calls
-            if isinstance(item, dict)
-        ]
-        if isinstance(calls, list)
-        else None,
-        function_call=_function_of(value.get("function_call")),
-    )  # fmt: skip
-
-
-def _function_of(value: Any) -> _Function | None:
-    if not isinstance(value, dict):
-        return None
-    return _Function(_text(value.get("name")), _json.without_surrogates(value.get("arguments")))
-
-
 # ---- the reply: decoding -------------------------------------------------------------------------------
 
 
 class _Call:
     """One tool call as it is being put together."""
 
-    __slots__ = ("arguments", "block", "id", "name", "whole")
+    __slots__ = ("arguments", "block", "id", "kept", "name", "whole")
 
     def __init__(self, block: int, call_id: str, name: str) -> None:
         self.block = block
@@ -435,6 +345,8 @@ class _Call:
         """Some text of the arguments was seen."""
         self.whole: Any = None
         """Arguments that came as an object and not as text."""
+        self.kept: dict[str, Any] = {}
+        """Fields that are not known here, to be sent back: of the call and of its function."""
 
 
 class ChatDecoder(ReplyDecoder):
@@ -455,10 +367,21 @@ class ChatDecoder(ReplyDecoder):
         """The chunk at hand may hold surrogates."""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
+        self._text_block = -1
+        """The first text block."""
+        self._extra: dict[str, Any] = {}
+        """Fields of the message that are not known here, to be sent back."""
+        self._images: dict[str, None] = {}
+        """The URLs of the images, in their order."""
+        self._audio = False
+        self._tagged = False
+        """The last thought came as `content`, which may have tags of its own around it."""
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
         """The `error` event; what was built so far stays."""
         self._flush_half([])
+        self._add_images()
         return super().fail(error)
 
     def _spent(self) -> dict[str, Any] | None:
@@ -467,7 +390,7 @@ class ChatDecoder(ReplyDecoder):
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("choices"), list) or not value["choices"]:
             return False
-        self._step(_chunk_of(value), out)
+        self._step(chunk_of(value), out)
         if not self.ended:
             self.finish_reason = self.finish_reason or "stop"
             self._finish(out)
@@ -482,7 +405,7 @@ class ChatDecoder(ReplyDecoder):
                 self._stop(self._reported(loose(error_field or data)))
                 return
             try:
-                chunk = _decode(data)
+                chunk = decode(data)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 odd = self._odd(data, out)
                 if self.ended:
@@ -497,7 +420,7 @@ class ChatDecoder(ReplyDecoder):
             if self.ended:
                 return
 
-    def _odd(self, data: bytes, out: list[BuilderEvent]) -> _Chunk | None:
+    def _odd(self, data: bytes, out: list[BuilderEvent]) -> Chunk | None:
         """An event that did not decode: the end marker, an empty one, odd types, or no JSON."""
         text = data.strip()
         if not text:
@@ -520,7 +443,7 @@ class ChatDecoder(ReplyDecoder):
             self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(text)}"))
             return None
         self._raw = True
-        return _chunk_of(value)
+        return chunk_of(value)
 
     def _without_choices(self, data: bytes) -> None:
         """An error that does not call itself one: vLLM's `object`, FastAPI's `detail`."""
@@ -534,7 +457,7 @@ class ChatDecoder(ReplyDecoder):
         ):
             self._stop(self._reported(value))
 
-    def _step(self, chunk: _Chunk, out: list[BuilderEvent]) -> None:
+    def _step(self, chunk: Chunk, out: list[BuilderEvent]) -> None:
         if self.ended:
             return
         usage = chunk.usage
@@ -545,6 +468,8 @@ class ChatDecoder(ReplyDecoder):
         for choice in chunk.choices or ():
             if choice.index:
                 continue
+            if choice.usage and isinstance(choice.usage, dict) and not usage:
+                self._usage = choice.usage  # Moonshot
             delta = choice.delta or choice.message
             if delta is not None:
                 self._add(delta, out)
@@ -556,8 +481,10 @@ class ChatDecoder(ReplyDecoder):
         if chunk.error:
             self._stop(self._reported(chunk.error))
 
-    def _add(self, delta: _Delta, out: list[BuilderEvent]) -> None:
+    def _add(self, delta: Delta, out: list[BuilderEvent]) -> None:
         details = delta.reasoning_details
+        if delta.extra_content is not None or delta.extra is not None:
+            delta = self._keep_extra(delta, out)
         if delta.reasoning_content:
             self._think(delta.reasoning_content, "reasoning_content", out)
         elif delta.reasoning:
@@ -578,17 +505,22 @@ class ChatDecoder(ReplyDecoder):
                 if self._block_type == "text":
                     out.append(self.builder.delta(self._block, content))
                 elif content:
-                    self._say(content, out)
+                    self._say(self._untagged(content), out)
             else:
                 self._add_parts(cast("list[Any]", content), out)
         if delta.refusal:
             self._say(delta.refusal, out)
         if delta.tool_calls:
             for call in delta.tool_calls:
-                self._call(call.index, call.id or "", call.function, out)
+                self._call(call, out)
         elif delta.function_call is not None:
             # The protocol before tools: one call, without an id.
-            self._call(0, "", delta.function_call, out)
+            self._call(ToolCall(index=0, function=delta.function_call), out)
+        if delta.images:
+            for image in delta.images:
+                self._take_image(image)
+        if delta.audio is not None:
+            self._take_audio(delta.audio, out)
 
     def _add_parts(self, parts: list[Any], out: list[BuilderEvent]) -> None:
         for part in parts:
@@ -605,6 +537,57 @@ class ChatDecoder(ReplyDecoder):
                         self._think(text, _PARTS, out)
             elif isinstance(part.get("text"), str):
                 self._say(part["text"], out)
+            else:
+                self._take_image(part)
+
+    # ---- images, audio, and fields that are not known -------------------------------------------------
+
+    def _take_image(self, part: Any) -> None:
+        """Keep an image: `{"type": "image_url", "image_url": {"url": …}}`, as OpenRouter sends them."""
+        given = mapping(part)
+        url = given.get("image_url") or given.get("url")
+        url = url.get("url") if isinstance(url, dict) else url
+        if not url and isinstance(given.get("b64_json"), str):
+            url = f"data:image/png;base64,{given['b64_json']}"
+        if isinstance(url, str) and url:
+            self._images.setdefault(url)
+
+    def _add_images(self) -> None:
+        """Add the images behind the other blocks: a server may send them at any time, and more than once."""
+        for url in self._images:
+            self.builder.add_image(url)
+        self._images.clear()
+
+    def _take_audio(self, audio: Any, out: list[BuilderEvent]) -> None:
+        """What is said is the text of an audio reply; the sound itself is not kept."""
+        given = mapping(audio)
+        self._audio = self._audio or bool(given.get("data"))
+        self._say(string(given.get("transcript")), out)
+
+    def _keep_extra(self, delta: Delta, out: list[BuilderEvent]) -> Delta:
+        """Keep the fields that are not known; Gemini's mark for a thought makes its content reasoning."""
+        extra = {**(delta.extra or {})}
+        if delta.extra_content:
+            extra["extra_content"] = delta.extra_content
+        google = mapping(mapping(delta.extra_content).get("google"))
+        is_thought = google.get("thought") is True
+        if "thought" in google:
+            rest = {key: value for key, value in google.items() if key != "thought"}
+            extra["extra_content"] = {**mapping(delta.extra_content), "google": rest}
+        _merge(self._extra, extra)
+        if not is_thought or not isinstance(delta.content, str):
+            return delta
+        text = self._mend(delta.content)
+        self._think(text if self._tagged else text.removeprefix("<thought>"), "", out)
+        self._tagged = True
+        return msgspec.structs.replace(delta, content=None)
+
+    def _untagged(self, text: str) -> str:
+        """The first text after a thought, without the end of the tags around it."""
+        if self._tagged:
+            self._tagged = False
+            text = text.removeprefix("</thought>")
+        return text
 
     # ---- blocks -------------------------------------------------------------------------------------
 
@@ -615,10 +598,14 @@ class ChatDecoder(ReplyDecoder):
             self._close_block(out)
             self._block, event = self.builder.open_text()
             self._block_type = "text"
+            if self._text_block < 0:
+                self._text_block = self._block
             out.append(event)
         out.append(self.builder.delta(self._block, text))
 
     def _think(self, text: str, where: str, out: list[BuilderEvent]) -> None:
+        if not text:
+            return
         if where and not self._reasoning_field:
             self._reasoning_field = where
         if self._block_type != "thinking":
@@ -671,8 +658,8 @@ class ChatDecoder(ReplyDecoder):
                 self._details.append(detail)
 
     def _sign(self) -> None:
-        """Note on the first thinking block what has to go back with it."""
-        signature: str = self._reasoning_field
+        """Note on the first block of reasoning, else of text, else on the first call, what has to go back."""
+        record: dict[str, Any] = {}
         if self._details:
             kept = [
                 {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
@@ -680,16 +667,23 @@ class ChatDecoder(ReplyDecoder):
                 else item
                 for item in self._details
             ]
-            record = {"field": self._reasoning_field, "reasoning_details": kept}
-            signature = _json.encode(record).decode()
-        if signature and self._thinking_block >= 0:
-            self.builder.update(self._thinking_block, thinking_signature=signature)
+            record["reasoning_details"] = kept
+        if self._extra:
+            record["message"] = self._extra
+        if self._thinking_block >= 0:
+            field = self._reasoning_field
+            signature = _signature({"field": field, **record}) if record else field
+            if signature:
+                self.builder.update(self._thinking_block, thinking_signature=signature)
+        elif record and self._text_block >= 0:
+            self.builder.update(self._text_block, text_signature=_signature(record))
+        elif record and self._calls:
+            self._calls[0].kept |= record
 
     # ---- tool calls ---------------------------------------------------------------------------------
 
-    def _call(
-        self, index: int | None, call_id: str, function: _Function | None, out: list[BuilderEvent]
-    ) -> None:
+    def _call(self, delta: ToolCall, out: list[BuilderEvent]) -> None:
+        index, call_id, function = delta.index, delta.id or "", delta.function
         name = (function.name if function is not None else None) or ""
         arguments = function.arguments if function is not None else None
         call = self._find(index, call_id, name)
@@ -702,6 +696,13 @@ class ChatDecoder(ReplyDecoder):
         elif call_id and not call.id:
             call.id = call_id
             self.builder.update(call.block, id=self.builder.unique_id(call_id))
+        if call_id:
+            self._by_id[call_id] = call
+        if delta.extra_content is not None or delta.extra is not None:
+            extra = {"extra_content": delta.extra_content} if delta.extra_content else {}
+            _merge(call.kept, {"call": {**extra, **(delta.extra or {})}})
+        if function is not None and function.extra is not None:
+            _merge(call.kept, {"function": function.extra})
         if index is not None:
             self._by_index[index] = call
         if name and name != call.name and not call.arguments:
@@ -722,7 +723,7 @@ class ChatDecoder(ReplyDecoder):
             call = self._by_index.get(index)
             return None if call is not None and call_id and call.id and call.id != call_id else call
         if call_id:
-            return next((call for call in reversed(self._calls) if call.id == call_id), None)
+            return self._by_id.get(call_id)
         latest = self._calls[-1] if self._calls else None
         if latest is not None and name:
             begun_anew = (
@@ -735,7 +736,8 @@ class ChatDecoder(ReplyDecoder):
         for call in self._calls:
             text = self.builder.text(call.block)
             arguments = {} if call.whole is None and text.strip() == "null" else call.whole
-            event = self.builder.close(call.block, arguments)
+            signed = {"tool_call_signature": _signature(call.kept)} if call.kept else {}
+            event = self.builder.close(call.block, arguments, **signed)
             if not call.name:
                 # Nobody knows what to run: the text stays, and marks the call as invalid.
                 self.builder.update(call.block, arguments={}, partial_json=text)
@@ -745,8 +747,11 @@ class ChatDecoder(ReplyDecoder):
     # ---- the end --------------------------------------------------------------------------------------
 
     def _finish(self, out: list[BuilderEvent]) -> None:
-        if self._details and self._thinking_block < 0:
-            # Reasoning that cannot be read but must go back needs a block to go back in.
+        if self._audio and len(self.builder) == 0 and not self._images:
+            self._say("(audio without a transcript)", out)
+        nowhere = self._extra and self._text_block < 0 and not self._calls
+        if (self._details or nowhere) and self._thinking_block < 0:
+            # What cannot be read but must go back needs a block to go back in.
             self._close_block(out)
             self._block, event = self.builder.open_thinking()
             self._block_type, self._thinking_block = "thinking", self._block
@@ -754,7 +759,22 @@ class ChatDecoder(ReplyDecoder):
         self._sign()
         self._close_block(out)
         self._close_calls(out)
+        self._add_images()
         self._conclude(out)
+
+
+def _signature(record: Mapping[str, Any]) -> str:
+    return _json.encode(record).decode()
+
+
+def _merge(kept: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Add what was found: objects are merged, and of everything else the last counts."""
+    for key, value in found.items():
+        known = kept.get(key)
+        if isinstance(value, dict) and isinstance(known, dict):
+            _merge(known, value)
+        elif value:
+            kept[key] = value
 
 
 _DETAIL_TEXT = ("text", "summary")
@@ -798,7 +818,9 @@ def normal_usage(usage: Any) -> dict[str, Any] | None:
     return {
         "input": given,
         "output": made,
-        "cache_read": count("prompt_tokens_details", "cached_tokens") or count("prompt_cache_hit_tokens"),
+        "cache_read": count("prompt_tokens_details", "cached_tokens")
+        or count("prompt_cache_hit_tokens")
+        or count("cached_tokens"),
         "cache_write": count("prompt_tokens_details", "cache_write_tokens")
         or count("cache_creation_input_tokens"),
         "reasoning": count("completion_tokens_details", "reasoning_tokens"),
@@ -826,21 +848,42 @@ async def stream_openai_completions(
     given: Mapping[str, Any] = options or {}
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
     headers, secrets = request_headers(model, given.get("api_key"))
-    return await open_stream(
+    body = chat_request(model, context, given)
+    open_reply = partial(
+        open_stream,
         endpoint(base_url),
-        chat_request(model, context, given),
         model=model,
         options=given,
         headers=headers,
         secrets=secrets,
         decoder=partial(ChatDecoder, model),
     )
+    try:
+        return await open_reply(body)
+    except ProviderError as error:
+        if not _refuses_stream_options(error, body, model):
+            raise
+    _refuse_stream_options.add(_origin(model))
+    del body["stream_options"]
+    return await open_reply(body)
+
+
+def _refuses_stream_options(error: ProviderError, body: Mapping[str, Any], model: Any) -> bool:
+    """Whether the request failed for the field that asks for the usage, which not every server takes."""
+    if error.status not in (400, 422) or "stream_options" not in body:
+        return False
+    asked_by_user = "stream_options" in (getattr(model, "extra_body", None) or {})
+    return not asked_by_user and any(word in str(error) for word in ("stream_options", "include_usage"))
 
 
 def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """The headers that a model asks for, its key among them, and what of it is secret."""
-    known = _DIALECTS.get(_HOSTS.get(_host(model), ""), _LEAST).key_env
-    return _wire.request_headers(model, api_key, variable=getattr(model, "api_key_env", None) or known)
+    known = SERVERS.get(server_of(getattr(model, "base_url", "")))
+    variable = getattr(model, "api_key_env", None) or (known.api_key_env if known is not None else None)
+    header = _dialect(model).key_header
+    if header:
+        return _wire.request_headers(model, api_key, variable=variable, header=header, prefix="")
+    return _wire.request_headers(model, api_key, variable=variable)
 
 
 async def list_openai_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:

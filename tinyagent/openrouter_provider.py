@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._servers import OPENROUTER_URL
 from ._wire import ReplyStream
 from .agent_types import Context, Model, ModelInfo, SimpleStreamOptions
-from .openai_wire import OPENROUTER_URL, list_openai_models, stream_openai_completions
+from .openai_wire import list_openai_models, stream_openai_completions
 
 __all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]
 

@@ -16,7 +16,8 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
 
     toolcall_end   id and toolName as they are at the end; contentSignature; arguments, as JSON text, where
                    the deltas do not add up to them
-    done, error    finishReason, the provider's own word; normalUsage, usage in our words
+    done, error    finishReason, the provider's own word; normalUsage, usage in our words; images, the URLs of
+                   the images that the model made
     done           signatures, {contentIndex: signature} of blocks that were signed after their end
     error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as the errors of
                    `tinyagent.errors` have them
@@ -53,6 +54,7 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     arguments: str | None = None
     finish_reason: str | None = None
     normal_usage: Any = None
+    images: Any = None
     signatures: Any = None
     error_kind: str | None = None
     error_category: str | None = None
@@ -91,6 +93,7 @@ class ProxyDecoder(ReplyDecoder):
         self._reason = "stop"
         self._usage: Any = None
         self._normal_usage: Any = None
+        self._images: list[str] = []
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         try:
@@ -144,6 +147,8 @@ class ProxyDecoder(ReplyDecoder):
                 self._end_block(kind, event, out)
         elif event.type in ("done", "error"):
             self._usage, self._normal_usage = event.usage, event.normal_usage
+            images = event.images if isinstance(event.images, list) else []
+            self._images = [url for url in images if isinstance(url, str) and url]
             if event.type == "error":
                 self._failed(event, out)
             else:
@@ -208,11 +213,21 @@ class ProxyDecoder(ReplyDecoder):
     def _finish(self, out: list[BuilderEvent]) -> None:
         out.extend(self._closed(index) for index in self._open.values())
         self._open.clear()
-        # `reason` is the proxy's judgement. If it says complete, the provider's own word counts.
-        own = finish_kind(self._reason, has_content=True) == "complete"
-        self._conclude(out, word=self.finish_reason if own else self._reason)
+        self._add_images()
+        # `reason` is the proxy's judgement. If it says complete, only a provider's word that is known to say
+        # otherwise counts against it.
+        complete = finish_kind(self._reason, has_content=False) == "complete"
+        self._conclude(
+            out, word=self.finish_reason if complete else self._reason, has_content=complete or None
+        )
+
+    def _add_images(self) -> None:
+        for url in self._images:
+            self.builder.add_image(url)
+        self._images.clear()
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
+        self._add_images()
         if event.reason == "aborted":
             words = self._clean(str(event.error_message or "")) or "the proxy aborted the reply"
             out.append(self.builder.fail("aborted", words, usage=self._spent()))

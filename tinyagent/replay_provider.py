@@ -129,6 +129,8 @@ async def _play(reply: _Recorded) -> AsyncGenerator[Any, None]:
             await asyncio.sleep(0)
     if not reply.steps:
         for index, block in enumerate(content):
+            if block["type"] == "image":
+                continue  # there are no events of it; the final message has it
             yield _open(builder, block)
             yield builder.delta(index, _text(block))
             yield _close(builder, index, block)

@@ -51,6 +51,13 @@ async def said(reply: Reply) -> tuple[list[Any], bytes]:
     return events, b"".join(map(writer.event, events))
 
 
+async def test_images_pass_through() -> None:
+    """An image that the model made is in the message on the other side."""
+    content: Any = [{"type": "text", "text": "Here"}, {"type": "image", "url": "https://127.0.0.1/a.png"}]
+    _, written = await said(Reply("Here", content=content))
+    assert content == decoded(written)[1]["content"]
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(_blocks, max_size=6), st.sampled_from(["stop", "length"]), st.data())
 async def test_what_is_written_is_what_is_read(blocks: list[Any], reason: Any, data: st.DataObject) -> None:

@@ -302,6 +302,8 @@ class EventWriter:
             "finishReason": message.get("finish_reason"),
             "usage": _usage(self.usage or {}),
             "normalUsage": self.usage,
+            "images": [block["url"] for block in message.get("content", ()) if block["type"] == "image"]
+            or None,
         }
 
 

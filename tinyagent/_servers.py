@@ -1,0 +1,212 @@
+"""The servers that are known by name: where they are, which key they take, what their protocol adds.
+
+One table for the library and the command line. What a chat/completions server takes beyond the least that
+all of them take is its `Dialect`; a server that is not in the table gets the least. Sources are the API
+references of the servers; a value that is not from there has a comment.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+__all__ = ["OPENROUTER_URL", "SERVERS", "Dialect", "Server", "dialect_of", "server_of"]
+
+OPENROUTER_URL = "https://openrouter.ai/api/v1/chat/completions"
+
+_FIVE = ("minimal", "low", "medium", "high", "xhigh")
+
+
+class Dialect(NamedTuple):
+    """What a chat/completions server takes.
+
+    Attributes:
+        max_tokens: The field that limits the reply.
+        thinking: The field that a thinking level goes into; "" if there is none.
+        efforts: The levels that this field takes.
+        session: The field that takes the session's id, for caching.
+        null_content: Whether the content of an assistant message with calls and no text is null, as OpenAI
+            documents it. Other servers take "" more reliably: their chat templates join strings.
+        reasoning: The `reasoning_content` of an assistant message that has none of its own, as after a change
+            of models; None to leave the field out.
+        cache_control: Whether `cache_control` may mark the request and content blocks.
+        images: Whether an assistant message may have the images that the model made.
+        key_header: The header of the key, if it is not `Authorization: Bearer`.
+    """
+
+    max_tokens: str = "max_tokens"
+    thinking: str = "reasoning_effort"
+    efforts: tuple[str, ...] = ("low", "medium", "high")
+    session: str = ""
+    null_content: bool = False
+    reasoning: str | None = None
+    cache_control: bool = False
+    images: bool = False
+    key_header: str = ""
+
+
+class Server(NamedTuple):
+    """A server.
+
+    Attributes:
+        base_url: Without the path of a protocol; empty if each user has one of their own.
+        api_key_env: The environment variable that holds its key; None if it takes no key.
+        default_model: The model to use when the key is set and no model was chosen.
+        api: Its protocol.
+        url_env: The environment variable that moves it, as its own clients read it.
+        dialect: What its chat/completions endpoint takes.
+        hosts: Further hosts of the same server; one that begins with a dot stands for its subdomains.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    default_model: str | None = None
+    api: str = "openai-completions"
+    url_env: str | None = None
+    dialect: Dialect = Dialect()
+    hosts: tuple[str, ...] = ()
+
+
+SERVERS: dict[str, Server] = {
+    "openrouter": Server(
+        "https://openrouter.ai/api/v1",
+        "OPENROUTER_API_KEY",
+        "anthropic/claude-3.5-sonnet",
+        "openrouter",
+        dialect=Dialect(
+            thinking="reasoning",
+            efforts=_FIVE,
+            session="session_id",
+            null_content=True,
+            cache_control=True,
+            images=True,
+        ),
+    ),
+    "openai": Server(
+        "https://api.openai.com/v1",
+        "OPENAI_API_KEY",
+        "gpt-4.1-mini",
+        url_env="OPENAI_BASE_URL",
+        dialect=Dialect(
+            max_tokens="max_completion_tokens", efforts=_FIVE, session="prompt_cache_key", null_content=True
+        ),
+    ),
+    "anthropic": Server(
+        "https://api.anthropic.com",
+        "ANTHROPIC_API_KEY",
+        "claude-sonnet-4-5",
+        "anthropic-messages",
+        url_env="ANTHROPIC_BASE_URL",
+    ),
+    "gemini": Server(
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        "GEMINI_API_KEY",
+        "gemini-2.5-flash",
+        dialect=Dialect(efforts=("minimal", "low", "medium", "high"), null_content=True),
+    ),
+    "groq": Server(
+        "https://api.groq.com/openai/v1",
+        "GROQ_API_KEY",
+        "llama-3.3-70b-versatile",
+        dialect=Dialect(null_content=True),
+    ),
+    "together": Server(
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+        dialect=Dialect(null_content=True),
+        hosts=("api.together.ai",),
+    ),
+    "deepseek": Server(
+        "https://api.deepseek.com/v1",
+        "DEEPSEEK_API_KEY",
+        "deepseek-chat",
+        # In thinking mode a history without reasoning_content is refused; an empty one is taken.
+        dialect=Dialect(thinking="thinking", null_content=True, reasoning=""),
+    ),
+    "mistral": Server(
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+        "mistral-small-latest",
+        dialect=Dialect(thinking="", null_content=True),
+    ),
+    "xai": Server(
+        "https://api.x.ai/v1",
+        "XAI_API_KEY",
+        "grok-3-mini",
+        dialect=Dialect(efforts=("low", "high"), null_content=True),
+    ),
+    "cerebras": Server(
+        "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", "llama3.1-8b", dialect=Dialect(null_content=True)
+    ),
+    "moonshot": Server(
+        "https://api.moonshot.ai/v1",
+        "MOONSHOT_API_KEY",
+        "kimi-k2.5",
+        # As DeepSeek, but to Kimi an empty reasoning_content is a missing one.
+        dialect=Dialect(thinking="thinking", reasoning="."),
+        hosts=("api.moonshot.cn", "api.kimi.com"),
+    ),
+    "zai": Server(
+        "https://api.z.ai/api/paas/v4",
+        "ZAI_API_KEY",
+        "glm-4.6",
+        dialect=Dialect(thinking="thinking"),
+        hosts=("open.bigmodel.cn",),
+    ),
+    "minimax": Server(
+        "https://api.minimax.io/v1",
+        "MINIMAX_API_KEY",
+        "MiniMax-M2",
+        dialect=Dialect(thinking=""),
+        hosts=("api.minimaxi.com",),
+    ),
+    "fireworks": Server(
+        "https://api.fireworks.ai/inference/v1",
+        "FIREWORKS_API_KEY",
+        "accounts/fireworks/models/gpt-oss-120b",
+        dialect=Dialect(null_content=True),
+    ),
+    "azure": Server(
+        "",
+        "AZURE_OPENAI_API_KEY",
+        url_env="AZURE_OPENAI_ENDPOINT",
+        dialect=Dialect(
+            max_tokens="max_completion_tokens", efforts=_FIVE, null_content=True, key_header="api-key"
+        ),
+        hosts=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
+    ),
+    "ollama": Server("http://127.0.0.1:11434/v1", url_env="OLLAMA_HOST"),
+    "lmstudio": Server("http://127.0.0.1:1234/v1"),
+    "llamacpp": Server("http://127.0.0.1:8080/v1"),
+    "vllm": Server("http://127.0.0.1:8000/v1"),
+}
+"""In the order in which the first one with a key is taken when no model was chosen."""
+
+_LEAST = Dialect()
+_NAME_OF_HOST = {
+    host: name
+    for name, server in SERVERS.items()
+    if server.api_key_env
+    for host in (urlsplit(server.base_url).hostname, *server.hosts)
+    if host
+}
+_DOMAINS = tuple(host for host in _NAME_OF_HOST if host.startswith("."))
+
+
+def server_of(base_url: str | None, provider: str = "") -> str:
+    """The name of the server: by the host of `base_url` if that is known, else the provider's name."""
+    try:
+        host = urlsplit(base_url or "").hostname or ""
+    except ValueError:
+        host = ""
+    name = _NAME_OF_HOST.get(host)
+    if name is None:
+        name = next((_NAME_OF_HOST[domain] for domain in _DOMAINS if host.endswith(domain)), None)
+    return name or provider.lower()
+
+
+def dialect_of(name: str) -> Dialect:
+    """The dialect of a server by its name; the least for one that is not known."""
+    server = SERVERS.get(name)
+    return server.dialect if server is not None else _LEAST
