@@ -37,6 +37,7 @@ LEVELS = {
     "_network": 1,
     "_provider_errors": 1,
     "_response": 1,
+    "_tool_schemas": 1,
     "_wire": 1,
     "agent_tool_execution": 1,
     "alchemy_provider": 1,
@@ -72,6 +73,7 @@ SHARED = {
         "_network",
         "_provider_errors",
         "_response",
+        "_tool_schemas",
         "_wire",
         "jsonl",
         "openai_wire",
@@ -82,7 +84,7 @@ SHARED = {
 # Each of these is used behind one door, so that replacing it is one file's work.
 ONLY_USERS = {
     "httpx": {"tinyagent._http"},
-    "jsonschema_rs": {"tinyagent.agent_tool_execution"},
+    "jsonschema_rs": {"tinyagent._tool_schemas"},
     "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugin_manager"},
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}

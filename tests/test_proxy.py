@@ -107,7 +107,9 @@ async def test_the_request_is_the_protocols() -> None:
         "context": {
             "system_prompt": "Be brief.",
             "messages": [user("Hi")],
-            "tools": [{"name": "look", "description": "Look.", "parameters": {"type": "object"}}],
+            "tools": [
+                {"name": "look", "description": "Look.", "parameters": {"type": "object", "properties": {}}}
+            ],
         },
         "options": {"temperature": 0.5, "maxTokens": 9, "reasoning": "high"},
     } == sent.json

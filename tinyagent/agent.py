@@ -268,6 +268,7 @@ class Agent:
         Raises:
             TypeError: one of them is not an `AgentTool`.
             ValueError: two have the same name, or one has none.
+            ToolSchemaError: the JSON Schema of one cannot be used; names the tool and the fault.
         """
         self._state["tools"] = checked_tools(tools)
 

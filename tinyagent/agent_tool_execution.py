@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import functools
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -35,6 +34,7 @@ from ._interrupt import (
     see_through,
 )
 from ._message_builder import now_ms
+from ._tool_schemas import tool_schema, validator
 from .agent_types import (
     AfterToolCall,
     AgentContext,
@@ -57,7 +57,7 @@ from .agent_types import (
     ToolExecutionUpdateEvent,
     ToolResultMessage,
 )
-from .errors import ToolArgumentsError, error_text
+from .errors import ToolArgumentsError, ToolSchemaError, error_text
 
 __all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
 
@@ -91,6 +91,7 @@ def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
     Raises:
         TypeError: one of them is not an `AgentTool`.
         ValueError: two have the same name, or one has none.
+        ToolSchemaError: the JSON Schema of one cannot be used.
     """
     known: dict[str, AgentTool] = {}
     for tool in tools:
@@ -102,19 +103,12 @@ def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
             raise ValueError(f"A tool has no name: {tool!r}.")
         if tool.name in known:
             raise ValueError(f"Two tools have the name {tool.name!r}; a model could not tell them apart.")
+        tool_schema(tool)
         known[tool.name] = tool
     return list(known.values())
 
 
 # ---- arguments ------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(maxsize=512)
-def _validator(schema: bytes) -> Any:
-    import jsonschema_rs
-
-    # Offline: a schema that comes from somewhere else must not make us fetch what it names.
-    return jsonschema_rs.validator_for(_json.decode(schema), offline=True)
 
 
 def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict[str, Any]:
@@ -139,16 +133,18 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
         )
     try:
         arguments = as_json_numbers(arguments)
-        validator = _validator(_json.encode(tool.parameters or {}))
+        rules = validator(tool_schema(tool).encoded)
         problems = [
             f"at {_path(error.instance_path)}: {_shorten(error.message)} "
             f"(rule: {'/'.join(map(str, error.schema_path))})"
-            for error, _ in zip(validator.iter_errors(arguments), range(5), strict=False)
+            for error, _ in zip(rules.iter_errors(arguments), range(5), strict=False)
         ]
     except RecursionError:
         raise ToolArgumentsError(
             f"The arguments of {tool.name!r} are nested too deep. Call it again with flatter ones."
         ) from None
+    except ToolSchemaError as error:
+        raise ToolArgumentsError(f"The call was not run. {_shorten(str(error))}") from error
     except Exception as error:
         raise ToolArgumentsError(
             f"The schema of {tool.name!r} cannot be used, so the call was not run: {_shorten(str(error))}"

@@ -28,6 +28,7 @@ from ._interrupt import Aborted, AbortSignal
 from ._message_builder import BuilderEvent
 from ._network import is_loopback
 from ._provider_errors import redact
+from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions, StopReason
 from .errors import (
     ConfigurationError,
@@ -121,10 +122,7 @@ class AlchemyCall(Call):
         if make_body is None:
             if self.api == ANTHROPIC:
                 conversation["messages"] = handover(context.messages, model)
-            conversation["tools"] = [
-                {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-                for tool in context.tools or ()
-            ]
+            conversation["tools"] = tool_definitions(context.tools)
         return {
             "api": self.api,
             "model": {

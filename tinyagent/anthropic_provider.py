@@ -30,6 +30,7 @@ from . import _json
 from ._handover import handover
 from ._http import get_json
 from ._message_builder import BuilderEvent
+from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
     ReplyStream,
@@ -118,7 +119,7 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
         {
             "name": tool.name,
             "description": tool.description,
-            "input_schema": {"type": "object", **tool.parameters},
+            "input_schema": tool_schema(tool).parameters,
         }
         for tool in context.tools or ()
     ]

@@ -17,6 +17,7 @@ from . import _json
 from ._interrupt import Aborted, Interrupt
 from ._message_builder import MessageBuilder
 from ._response import Response
+from ._tool_schemas import tool_schema
 from .agent_types import AgentTool, Context, Model, ModelInfo, Provider, SimpleStreamOptions, StreamResponse
 from .errors import ConfigurationError
 
@@ -207,7 +208,7 @@ def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, Any]:
     pairs = dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", prompt))
     quoted: Iterator[str] = iter([a or b for a, b in re.findall(r"\"([^\"]*)\"|(?<!\w)'([^']*)'", prompt)])
     numbers: Iterator[str] = iter(re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", prompt))
-    required = tool.parameters.get("required", [])
+    required = tool_schema(tool).parameters.get("required", [])
     arguments: dict[str, Any] = {}
     for key, rule in _properties(tool).items():
         kind = rule.get("type") if isinstance(rule, Mapping) else None
@@ -234,8 +235,7 @@ def _typed(value: str, kind: Any) -> Any:
 
 
 def _properties(tool: AgentTool) -> Mapping[str, Any]:
-    properties = tool.parameters.get("properties")
-    return cast("Mapping[str, Any]", properties) if isinstance(properties, Mapping) else {}
+    return cast("Mapping[str, Any]", tool_schema(tool).parameters["properties"])
 
 
 # ---- arithmetic in a text -----------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 TinyAgentError
 ├── ConfigurationError            a setting, file or model that cannot be used as it is
 │   ├── NotConfiguredError        something that is needed has not been set up yet
+│   ├── ToolSchemaError           a tool's JSON Schema that cannot be used (also a ValueError)
 │   └── AuthenticationError       no key, or a key that the provider refused
 │       └── MissingKeyError       no key at all (also a ValueError)
 ├── AgentStateError               the agent was asked for something it cannot do now (also a RuntimeError)
@@ -66,6 +67,7 @@ __all__ = [
     "ToolArgumentsError",
     "ToolError",
     "ToolRefusedError",
+    "ToolSchemaError",
     "error_fields",
     "error_from_message",
 ]
@@ -110,6 +112,12 @@ class NotConfiguredError(ConfigurationError):
     """
 
     kind = "not_configured"
+
+
+class ToolSchemaError(ConfigurationError, ValueError):
+    """A tool's JSON Schema cannot be used; names the tool, the place in the schema and the fault."""
+
+    kind = "tool_schema"
 
 
 class AuthenticationError(ConfigurationError):

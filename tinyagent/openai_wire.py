@@ -24,6 +24,7 @@ from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
 from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
+from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
     ReplyStream,
@@ -125,7 +126,7 @@ def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> di
                 "function": {
                     "name": tool.name,
                     "description": tool.description,
-                    "parameters": tool.parameters or {"type": "object", "properties": {}},
+                    "parameters": tool_schema(tool).parameters,
                 },
             }
             for tool in context.tools

@@ -20,6 +20,7 @@ from typing import Any
 from ._http import Call, check_headers, check_key
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, parse_partial_object
+from ._tool_schemas import tool_definitions
 from ._wire import ReplyStream, encode_body, network
 from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError
@@ -203,10 +204,7 @@ def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[s
         "context": {
             "system_prompt": context.system_prompt,
             "messages": context.messages,
-            "tools": [
-                {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-                for tool in context.tools or ()
-            ],
+            "tools": tool_definitions(context.tools),
         },
         "options": {key: value for key, value in chosen.items() if value is not None},
     }

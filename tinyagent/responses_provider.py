@@ -24,6 +24,7 @@ from typing import Any
 from . import _json
 from ._handover import handover
 from ._message_builder import BuilderEvent
+from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
     ReplyStream,
@@ -102,7 +103,7 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
             "type": "function",
             "name": tool.name,
             "description": tool.description,
-            "parameters": {"type": "object", "properties": {}, **tool.parameters},
+            "parameters": tool_schema(tool).parameters,
             "strict": False,
         }
         for tool in context.tools or ()

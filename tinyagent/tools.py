@@ -33,10 +33,11 @@ import msgspec
 
 from . import _json
 from ._process import run_in_process
+from ._tool_schemas import ToolSchema, tool_schema
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
 from .errors import ToolArgumentsError
 
-__all__ = ["FunctionTool", "run_in_process", "tool"]
+__all__ = ["FunctionTool", "ToolSchema", "run_in_process", "tool", "tool_schema"]
 
 _PASSED = ("tool_call_id", "signal", "on_update")
 """Parameters of these names are not the model's: they get what `AgentTool.execute` gets."""

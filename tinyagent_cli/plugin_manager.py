@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import pluggy
 
 from tinyagent import hookspecs
+from tinyagent._tool_schemas import tool_schema
 from tinyagent.agent_types import AgentTool, Provider
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
@@ -167,6 +168,7 @@ class PluginManager:
                 raise ValueError(
                     f"a tool's name is 1 to 64 letters, digits, '_' or '-'; this one is {tool.name!r}"
                 )
+            tool_schema(tool)
             if offered.setdefault(tool.name, tool) is not tool:
                 raise ValueError(f"it registers two tools named {tool.name!r}")
 

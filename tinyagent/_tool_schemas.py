@@ -1,0 +1,589 @@
+"""A tool's JSON Schema, made fit for every provider and for the validation of arguments.
+
+Tools come with schemas of all drafts, and a provider that does not accept one of them refuses the whole
+request. So a schema is read once, when its tool is registered, and rewritten to draft 2020-12 without a
+change of meaning. What cannot be rewritten is refused there, naming the tool and the place of the fault.
+
+What providers ask of a tool's schema beyond JSON Schema itself:
+
+- an object at the top, with `properties` (OpenAI: "object schema missing properties"),
+- no `anyOf`, `oneOf`, `allOf`, `not`, `enum` or `$ref` at the top (Anthropic: "input_schema does not support
+  oneOf, allOf, or anyOf at the top level"; OpenAI likewise),
+- `items` for every array (OpenAI: "array schema missing items").
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from . import _json
+from .agent_types import Tool
+from .errors import ToolSchemaError
+
+__all__ = ["ToolSchema", "fit_schema", "tool_definitions", "tool_schema", "validator"]
+
+MAX_DEPTH = 64
+"""Schemas inside schemas; what is deeper is refused."""
+
+MAX_ALTERNATIVES = 2_000
+"""Characters of JSON in a description that stands for what providers do not accept at the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSchema:
+    """A tool's schema after repair.
+
+    Attributes:
+        parameters: What providers are sent: an object schema with `properties` and no combinators at the top.
+            It admits everything that `rules` admit.
+        rules: What arguments are validated against.
+        encoded: `rules` as JSON, which identifies the compiled validator.
+    """
+
+    parameters: dict[str, Any]
+    rules: dict[str, Any]
+    encoded: bytes
+
+
+def tool_schema(tool: Tool) -> ToolSchema:
+    """The fitted schema of a tool.
+
+    It is read once, and again after another object was assigned to `parameters`; a change of the object in
+    place is not seen.
+
+    Raises:
+        ToolSchemaError: the schema cannot be used; names the tool and the fault.
+    """
+    known: tuple[object, ToolSchema] | None = vars(tool).get(_CACHED)
+    if known is not None and known[0] is tool.parameters:
+        return known[1]
+    try:
+        fitted = fit_schema(tool.parameters)
+    except ToolSchemaError as error:
+        raise ToolSchemaError(f"The schema of {tool.name!r} cannot be used: {error}") from None
+    # Kept with the tool, not as a field: it is no part of the tool's value, and `replace` must not copy it.
+    vars(tool)[_CACHED] = (tool.parameters, fitted)
+    return fitted
+
+
+_CACHED = "_tool_schema"
+
+
+def tool_definitions(tools: Iterable[Tool] | None) -> list[dict[str, Any]]:
+    """Name, description and parameters of tools, as plain data for a bridge to another process or module."""
+    return [
+        {"name": tool.name, "description": tool.description, "parameters": tool_schema(tool).parameters}
+        for tool in tools or ()
+    ]
+
+
+def fit_schema(schema: object) -> ToolSchema:
+    """Rewrite a tool's schema to draft 2020-12 and to what providers accept.
+
+    Raises:
+        ToolSchemaError: it is not a schema for an object, or something in it has no known meaning.
+    """
+    repair = _Repair()
+    if schema is False:
+        _fault((), "no arguments are allowed at all (the schema is `false`)")
+    root = repair.schema(schema, ())
+    base = root.pop("$id", "")
+    kind = root.get("type", "object")
+    if kind != "object" and not (isinstance(kind, list) and "object" in kind):
+        _fault((), f"the arguments of a tool are an object, not {kind!r}")
+    rules = {**root, "type": "object"}
+    rules.setdefault("properties", {})
+    repair.check_references(rules, base)
+    parameters = rules if _TOP.isdisjoint(rules) else _without_combinators(rules)
+    try:
+        encoded = _json.encode(rules)
+    except (TypeError, ValueError, RecursionError) as error:
+        _fault((), f"it is not JSON: {error}")
+    if repair.must_compile:
+        try:
+            validator(encoded)
+        except Exception as error:  # noqa: BLE001 - a class for each kind of fault, with one base: Exception
+            _fault((), str(error).partition("\n")[0])
+    return ToolSchema(parameters, rules, encoded)
+
+
+@functools.lru_cache(maxsize=512)
+def validator(encoded: bytes) -> Any:
+    """The compiled validator of a schema, which is given as JSON."""
+    import jsonschema_rs
+
+    # Offline: a schema that comes from somewhere else must not make us fetch what it names.
+    return jsonschema_rs.validator_for(_json.decode(encoded), offline=True)
+
+
+# ---- reading one schema, and those inside ---------------------------------------------------------
+
+_Path = tuple[str, ...]
+
+_TYPES = frozenset(("array", "boolean", "integer", "null", "number", "object", "string"))
+_TYPE_NAMES = {
+    **{name: name for name in _TYPES},
+    **dict.fromkeys(("str", "text", "date", "datetime", "date-time", "time", "uuid", "uri", "url"), "string"),
+    **dict.fromkeys(("int", "int32", "int64", "long"), "integer"),
+    **dict.fromkeys(("float", "double", "decimal"), "number"),
+    "bool": "boolean",
+    **dict.fromkeys(("dict", "map"), "object"),
+    **dict.fromkeys(("list", "tuple", "set"), "array"),
+    **dict.fromkeys(("none", "nil"), "null"),
+}
+"""What servers call a type, and the name that JSON Schema has for it; Gemini's are in capitals."""
+
+_ANY = frozenset(("any", "*", "mixed", "unknown", ""))
+
+_MAPS = frozenset(("properties", "patternProperties", "$defs", "dependentSchemas"))
+_LISTS = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
+_SINGLE = frozenset(("items", "contains", "not", "if", "then", "else", "propertyNames", "contentSchema"))
+_OPEN = frozenset(("additionalProperties", "unevaluatedProperties", "unevaluatedItems"))
+"""Places of a schema where `true` and `false` are usual, and accepted by providers."""
+
+_NUMBERS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
+_COUNTS = frozenset(
+    (
+        *("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains"),
+        *("minProperties", "maxProperties"),
+    )
+)
+_NOTES = frozenset(("title", "description", "$comment", "format", "contentEncoding", "contentMediaType"))
+_FLAGS = frozenset(("deprecated", "readOnly", "writeOnly"))
+_VALUES = frozenset(("const", "default"))
+_COMPILED = frozenset(("$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$vocabulary"))
+"""Keywords that only the validator itself can judge."""
+
+_MOVED = {"definitions": "$defs", "extends": "allOf", "dependencies": "dependentSchemas", "disallow": "not"}
+"""Keywords of old drafts, and where the schemas in them are now; a `$ref` may point into them."""
+
+_TOP = frozenset(("$ref", "allOf", "anyOf", "oneOf", "not", "enum", "const", "if", "then", "else"))
+"""What providers do not accept at the top."""
+
+_ALTERNATIVES = _TOP - {"$ref", "allOf"}
+"""What is left out of the top for them; the others are merged into it."""
+
+
+def _fault(path: _Path, text: str) -> NoReturn:
+    where = ".".join(path)
+    raise ToolSchemaError(f"at {where}: {text}" if where else text)
+
+
+class _Repair:
+    """Rewrites a schema and those inside it.
+
+    Attributes:
+        must_compile: There is something in it that only the validator can judge.
+    """
+
+    def __init__(self) -> None:
+        self.must_compile = False
+        self._references: list[tuple[_Path, dict[str, Any]]] = []
+
+    def schema(self, value: object, path: _Path) -> dict[str, Any]:
+        if value is None or value is True or value == []:  # PHP writes an empty object as []
+            return {}
+        if value is False:
+            return {"not": {}}
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, Mapping):
+            _fault(path, f"a schema is an object, not {_shown(value)}")
+        if len(path) > 2 * MAX_DEPTH:
+            _fault(path[:4], "the schema is nested too deep")
+        out: dict[str, Any] = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                _fault(path, f"the key {key!r} is not a string")
+            if item is not None or key in _VALUES:
+                self._keyword(out, key, item, value, path)
+        self._finish(out, value, path)
+        return out
+
+    def _keyword(self, out: dict[str, Any], key: str, item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, key)
+        special = _SPECIAL.get(key)
+        if special is not None:
+            special(self, out, item, old, path)
+        elif key in _MAPS:
+            out[key] = {**out.get(key, {}), **self._map(item, at)}
+        elif key in _LISTS:
+            if schemas := [self.schema(one, (*at, str(n))) for n, one in enumerate(_as_list(item, at))]:
+                out[key] = [*out.get(key, []), *schemas]
+        elif key in _SINGLE:
+            out[key] = self.schema(item, at)
+        elif key in _OPEN:
+            out[key] = item if isinstance(item, bool) else self.schema(item, at)
+        elif key in _NUMBERS:
+            out[key] = _number(item, at)
+        elif key in _COUNTS:
+            count = _number(item, at)
+            if count < 0 or count != int(count):
+                _fault(at, f"this is a whole number from 0 on, not {_shown(item)}")
+            out[key] = int(count)
+        elif key in _NOTES or key == "pattern":
+            if isinstance(item, str):
+                out[key] = item
+            elif key == "pattern":
+                _fault(at, f"a pattern is text, not {_shown(item)}")
+            self.must_compile |= key == "pattern"
+        elif key in _FLAGS:
+            if isinstance(item, bool):
+                out[key] = item
+        else:
+            out[key] = item
+            self.must_compile |= key in _COMPILED
+
+    def _map(self, item: Any, path: _Path) -> dict[str, dict[str, Any]]:
+        if not isinstance(item, Mapping):
+            if item == []:
+                return {}
+            _fault(path, f"this is an object, not {_shown(item)}")
+        self.must_compile |= path[-1] == "patternProperties" and bool(item)
+        return {str(name): self.schema(one, (*path, str(name))) for name, one in item.items()}
+
+    # ---- keywords that changed, or that are often written in another way ------------------------------
+
+    def _type(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, "type")
+        names: list[str] = []
+        schemas: list[dict[str, Any]] = []  # draft 3 has schemas among the names
+        for one in item if isinstance(item, list | tuple) else [item]:
+            if isinstance(one, Mapping):
+                schemas.append(self.schema(one, at))
+                continue
+            if not isinstance(one, str):
+                _fault(at, f"a type is a name, not {_shown(one)}")
+            if one.lower() in _ANY:
+                return
+            name = _TYPE_NAMES.get(one.lower())
+            if name is None:
+                _fault(at, f"there is no type {one!r}; the types are {', '.join(sorted(_TYPES))}")
+            if name not in names:
+                names.append(name)
+        if schemas:
+            choices = [*({"type": name} for name in names), *schemas]
+            out["allOf"] = [*out.get("allOf", []), {"anyOf": choices}]
+        elif names:
+            out["type"] = names[0] if len(names) == 1 else names
+
+    def _properties(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        out["properties"] = self._map(item, (*path, "properties"))
+        required = [
+            str(name)
+            for name, one in (item.items() if isinstance(item, Mapping) else ())
+            if isinstance(one, Mapping) and _flag(one.get("required")) is True  # draft 3
+        ]
+        if required:
+            out["required"] = list(dict.fromkeys([*out.get("required", []), *required]))
+
+    def _required(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        if _flag(item) is not None:
+            return  # draft 3: it belongs to the parent, which has read it
+        names = _names(item, (*path, "required"))
+        out["required"] = list(dict.fromkeys([*out.get("required", []), *names]))
+
+    def _limit(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path, key: str) -> None:
+        """`exclusiveMinimum` and `exclusiveMaximum`, which draft 4 has as a flag of the other keyword."""
+        plain = key.replace("exclusiveM", "m")
+        if not isinstance(item, bool):
+            out[key] = _number(item, (*path, key))
+        elif item and old.get(plain) is not None:
+            out[key] = _number(old[plain], (*path, plain))
+
+    def _items(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, "items")
+        if not isinstance(item, list | tuple) or not item:
+            out["items"] = self.schema(item, at)
+            return
+        out["prefixItems"] = [self.schema(one, (*at, str(n))) for n, one in enumerate(item)]
+        rest = old.get("additionalItems")
+        if rest is False:
+            length = len(item)
+            longest = old.get("maxItems")
+            out["maxItems"] = min(length, longest) if isinstance(longest, int) else length
+        out["items"] = {} if isinstance(rest, bool) else self.schema(rest, (*path, "additionalItems"))
+
+    def _dependencies(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, "dependencies")
+        if not isinstance(item, Mapping):
+            _fault(at, f"this is an object, not {_shown(item)}")
+        for name, one in item.items():
+            if isinstance(one, str | list | tuple):
+                out.setdefault("dependentRequired", {})[str(name)] = _names(one, (*at, str(name)))
+            else:
+                out.setdefault("dependentSchemas", {})[str(name)] = self.schema(one, (*at, str(name)))
+
+    def _dependent(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, "dependentRequired")
+        if not isinstance(item, Mapping):
+            _fault(at, f"this is an object, not {_shown(item)}")
+        found = {str(name): _names(one, (*at, str(name))) for name, one in item.items()}
+        out["dependentRequired"] = {**out.get("dependentRequired", {}), **found}
+
+    def _definitions(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        out["$defs"] = {**out.get("$defs", {}), **self._map(item, (*path, "definitions"))}
+
+    def _extends(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        at = (*path, "extends")
+        bases = item if isinstance(item, list | tuple) else [item]
+        out["allOf"] = [*(self.schema(one, at) for one in bases), *out.get("allOf", [])]
+
+    def _disallow(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        out["allOf"] = [*out.get("allOf", []), {"not": self.schema({"type": item}, (*path, "disallow"))}]
+
+    def _divisible(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        out["multipleOf"] = _number(item, (*path, "divisibleBy"))
+
+    def _enum(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        values = list(item) if isinstance(item, list | tuple) else [item]
+        if values:  # with an empty one no call could be made
+            out["enum"] = values
+
+    def _examples(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        if isinstance(item, list | tuple):
+            out["examples"] = list(item)
+
+    def _unique(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        out["uniqueItems"] = flag = _flag(item)
+        if flag is None:
+            _fault((*path, "uniqueItems"), f"this is true or false, not {_shown(item)}")
+
+    def _reference(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        if not isinstance(item, str):
+            _fault((*path, "$ref"), f"a reference is text, not {_shown(item)}")
+        out["$ref"] = item
+        self._references.append((path, out))
+
+    def _left_out(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        """Of no meaning after the repair, or read together with another keyword."""
+
+    def _identifier(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+        if not path and isinstance(item, str):
+            out["$id"] = item  # for references to the schema by its own name; taken out after that
+
+    # ---- what concerns several keywords ---------------------------------------------------------------
+
+    def _finish(self, out: dict[str, Any], old: Mapping[str, Any], path: _Path) -> None:
+        for end in ("Minimum", "Maximum"):
+            if old.get(f"exclusive{end}") is True:
+                out.pop(end.lower(), None)
+        if out.get("multipleOf", 1) <= 0:
+            _fault((*path, "multipleOf"), "this is a number above 0")
+        if old.get("nullable") is True:  # OpenAPI 3.0
+            self._allow_null(out)
+        kind = out.get("type")
+        if "items" not in out and ("prefixItems" in out or kind == "array" or _is_among("array", kind)):
+            out["items"] = {}
+
+    def _allow_null(self, out: dict[str, Any]) -> None:
+        kind = out.get("type")
+        if isinstance(kind, str | list):
+            names = [kind] if isinstance(kind, str) else kind
+            out["type"] = names if "null" in names else [*names, "null"]
+            if isinstance(out.get("enum"), list) and None not in out["enum"]:
+                out["enum"] = [*out["enum"], None]
+        elif "anyOf" in out:
+            out["anyOf"] = [*out["anyOf"], {"type": "null"}]
+        elif "$ref" in out:
+            reference = {"$ref": out.pop("$ref")}
+            self._references = [(at, reference if one is out else one) for at, one in self._references]
+            out["anyOf"] = [reference, {"type": "null"}]
+
+    # ---- references -----------------------------------------------------------------------------------
+
+    def check_references(self, root: dict[str, Any], base: str) -> None:
+        """Let references point to where things are now; refuse those that lead out of the schema."""
+        for path, schema in self._references:
+            at = (*path, "$ref")
+            reference: str = schema["$ref"]
+            if base and reference.startswith(base.rstrip("#")):
+                reference = reference[len(base.rstrip("#")) :] or "#"
+            if not reference.startswith("#"):
+                _fault(at, f"{reference!r} is outside of the schema")
+            if reference[1:] and not reference.startswith("#/"):
+                self.must_compile = True  # an anchor
+                continue
+            schema["$ref"] = reference = _moved(reference)
+            if _resolve(root, reference) is None:
+                _fault(at, f"{reference!r} points to nothing")
+
+
+_Special = Callable[[_Repair, dict[str, Any], Any, Mapping[str, Any], _Path], None]
+_SPECIAL: dict[str, _Special] = {
+    "type": _Repair._type,
+    "properties": _Repair._properties,
+    "required": _Repair._required,
+    "exclusiveMinimum": functools.partial(_Repair._limit, key="exclusiveMinimum"),
+    "exclusiveMaximum": functools.partial(_Repair._limit, key="exclusiveMaximum"),
+    "items": _Repair._items,
+    "dependencies": _Repair._dependencies,
+    "dependentRequired": _Repair._dependent,
+    "definitions": _Repair._definitions,
+    "extends": _Repair._extends,
+    "disallow": _Repair._disallow,
+    "divisibleBy": _Repair._divisible,
+    "enum": _Repair._enum,
+    "examples": _Repair._examples,
+    "uniqueItems": _Repair._unique,
+    "$ref": _Repair._reference,
+    "id": _Repair._identifier,
+    "$id": _Repair._identifier,
+    **dict.fromkeys(("$schema", "nullable", "additionalItems"), _Repair._left_out),
+}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _flag(value: object) -> bool | None:
+    """A boolean, or the text of one."""
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower())
+    return value if isinstance(value, bool) else None
+
+
+def _is_among(name: str, types: object) -> bool:
+    return isinstance(types, list) and name in types
+
+
+def _as_list(item: Any, path: _Path) -> list[Any]:
+    if isinstance(item, list | tuple):
+        return list(item)
+    _fault(path, f"this is a list of schemas, not {_shown(item)}")
+
+
+def _names(item: Any, path: _Path) -> list[str]:
+    names = [item] if isinstance(item, str) else item
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        _fault(path, f"this is a list of names, not {_shown(item)}")
+    return list(dict.fromkeys(names))
+
+
+def _number(item: Any, path: _Path) -> int | float:
+    if isinstance(item, str):
+        for read in (int, float):
+            try:
+                item = read(item)
+                break
+            except ValueError:
+                continue
+    if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
+        _fault(path, f"this is a number, not {_shown(item)}")
+    return item
+
+
+# ---- pointers -------------------------------------------------------------------------------------
+
+
+def _moved(reference: str) -> str:
+    """A JSON pointer, to where the repair has put what it points to."""
+    parts = reference.split("/")
+    out, rest = parts[:1], parts[1:]
+    while rest:
+        keyword = rest.pop(0)
+        if keyword == "items" and rest and rest[0].isdigit():
+            out += ["prefixItems", rest.pop(0)]
+        elif keyword == "additionalItems":
+            out.append("items")
+        elif keyword == "extends" and not (rest and rest[0].isdigit()):
+            out += ["allOf", "0"]
+        else:
+            now = _MOVED.get(keyword, keyword)
+            out.append(now)
+            if rest and (now in _MAPS or now in _LISTS):
+                out.append(rest.pop(0))
+    return "/".join(out)
+
+
+def _resolve(root: Any, reference: str) -> Any:
+    """What a JSON pointer in a fragment points to; None if nothing."""
+    from urllib.parse import unquote
+
+    found = root
+    for part in reference.split("/")[1:]:
+        name = unquote(part).replace("~1", "/").replace("~0", "~")
+        try:
+            found = found[int(name)] if isinstance(found, list) else found[name]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return None
+    return found
+
+
+# ---- the top --------------------------------------------------------------------------------------
+
+
+def _without_combinators(rules: dict[str, Any]) -> dict[str, Any]:
+    """An object schema that admits all that `rules` admit, with the properties of all alternatives.
+
+    What it leaves out is in its description, and arguments are validated against all of it.
+    """
+    flat = _flatten(rules, rules, {})
+    left_out = {key: rules[key] for key in rules if key in _ALTERNATIVES}
+    text = _json.encode(left_out).decode() if left_out else ""
+    if text and len(text) <= MAX_ALTERNATIVES:
+        notes = [rules.get("description") or flat.get("description"), f"The arguments must also fit: {text}"]
+        flat["description"] = "\n".join(filter(None, notes))
+    flat["type"] = "object"
+    flat.setdefault("properties", {})
+    return flat
+
+
+def _flatten(schema: dict[str, Any], root: dict[str, Any], done: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """Merge what a schema says of an object in several places; `done` has what was merged, by identity."""
+    if id(schema) in done:
+        return done[id(schema)]
+    flat = done[id(schema)] = {key: value for key, value in schema.items() if key not in _TOP}
+    own = set(flat.get("properties", {}))
+    always = [part for part in (_target(schema, root), *schema.get("allOf", ())) if part is not None]
+    for part in always:
+        _merge(flat, _flatten(part, root, done), required=True)
+    for key in ("anyOf", "oneOf"):
+        choices = [_flatten(part, root, done) for part in schema.get(key, ())]
+        for choice in choices:
+            _merge(flat, choice, required=False)
+        if choices:
+            common = set.intersection(*(set(choice.get("required", ())) for choice in choices))
+            _require(flat, [name for name in choices[0].get("required", ()) if name in common])
+    for key in ("if", "then", "else"):
+        if key in schema:
+            _merge(flat, _flatten(schema[key], root, done), required=False)
+    if set(flat.get("properties", {})) != own:
+        # It speaks of the properties beside it alone, and there are others now.
+        flat.pop("additionalProperties", None)
+        flat.pop("unevaluatedProperties", None)
+    return flat
+
+
+def _target(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | None:
+    reference = str(schema.get("$ref", ""))
+    found = _resolve(root, reference) if reference[:2] in ("#", "#/") else None
+    return found if isinstance(found, dict) else None
+
+
+def _merge(flat: dict[str, Any], part: dict[str, Any], *, required: bool) -> None:
+    """Add what a part says of the object: its properties, and the rest if it always holds."""
+    flat["properties"] = properties = dict(flat.get("properties", {}))
+    for name, schema in part.get("properties", {}).items():
+        there = properties.get(name)
+        if there is None or there == schema or there == {}:
+            properties[name] = schema
+        elif schema != {}:
+            key = "allOf" if required else "anyOf"
+            properties[name] = {key: [*(there[key] if set(there) == {key} else [there]), schema]}
+    if required:
+        _require(flat, part.get("required", []))
+        if "description" in part:
+            flat.setdefault("description", part["description"])
+    if "$defs" in part:
+        flat["$defs"] = {**part["$defs"], **flat.get("$defs", {})}
+
+
+def _require(flat: dict[str, Any], names: Iterable[str]) -> None:
+    if merged := list(dict.fromkeys([*flat.get("required", []), *names])):
+        flat["required"] = merged
