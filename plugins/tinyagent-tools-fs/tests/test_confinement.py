@@ -440,3 +440,14 @@ def test_the_root_is_a_folder(work: Path) -> None:
     """A file cannot be one."""
     with pytest.raises(NotADirectoryError):
         Root(work / "src" / "main.py")
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+async def test_the_environment_is_not_read_from_proc() -> None:
+    """A working directory of `/` does not open the process's environment, which may hold keys."""
+    tools = {tool.name: tool for tool in file_tools("/")}
+    for path in ("proc/self/environ", f"/proc/{os.getppid()}/environ"):
+        with pytest.raises(ToolError, match="keys"):
+            await _try(tools, "read", path=path)
+    with pytest.raises(ToolError, match="keys"):
+        await _try(tools, "list", path="/proc/self")

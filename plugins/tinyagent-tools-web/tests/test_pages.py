@@ -375,3 +375,46 @@ async def test_a_page_that_grows_when_it_is_read_is_cut(internet: Internet) -> N
     assert (5_000_000, False) == (result.details["characters"], result.details["complete"])
     last = await internet.fetch("http://example.org/", page(cells), offset=4_999_950)
     assert "the rest is missing" in text_of(last)
+
+
+# ---- servers that never come to an end ----------------------------------------------------------------
+
+DRIPS = {
+    "endless 100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "endless head": (b"HTTP/1.1 200 OK\r\n", b"X-More: 1\r\n"),
+    "endless line": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "slow body": (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4000000\r\n\r\n", b"x"),
+    "slow chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "empty gzip blocks": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\x03",
+        b"\0\0\0\xff\xff",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+async def test_a_drip_is_ended_by_the_total_time(kind: str, internet: Internet) -> None:
+    """Each byte comes before any single time-out; the call ends all the same, and the connection with it."""
+    start, drop = DRIPS[kind]
+    closed = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(start)
+            while True:
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        except ConnectionError:
+            closed.set()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        internet.wires.ports[PUBLIC] = server.sockets[0].getsockname()[1]
+        execute = internet.tool(seconds=1).execute
+        assert execute is not None
+        with pytest.raises(ToolError, match=r"was not read in 1 s\."):
+            await execute("c1", {"url": "http://example.org/"}, None, lambda partial: None)
+        await asyncio.wait_for(closed.wait(), 30)

@@ -52,6 +52,8 @@ def _own_files() -> Iterator[str]:
         yield str(Path(home).expanduser())
     for place in ("config", "data", "state", "cache"):
         yield str(getattr(platformdirs, f"user_{place}_dir")("tinyagent", appauthor=False))
+    if Path("/proc/self/environ").exists():
+        yield "/proc"  # in `/` as a working directory, this shows the environment, and the keys in it
 
 
 def _code(root: str) -> Iterator[str]:
