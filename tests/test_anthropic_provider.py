@@ -374,6 +374,51 @@ def test_a_turn_of_another_model_goes_on_without_thinking() -> None:
     assert "thinking" in body(user("Hi"), own, tool_result("t1", "add", "2"), thinking_level="high")
 
 
+CALL = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
+THOUGHT = {"type": "thinking", "thinking": "hm", "thinking_signature": "c2ln"}
+RESULT = tool_result("t1", "add", "2")
+
+
+@pytest.mark.parametrize("model_id", ["claude-sonnet-4-5", "claude-opus-4-7"])
+def test_a_turn_keeps_the_thinking_that_it_began_with(model_id: str) -> None:
+    """Between a call and its result thinking is neither switched on nor off, and a note says so."""
+    own = {**OWN, "model": model_id}
+
+    def thinks(level: str, *messages: Any) -> tuple[Any, int]:
+        notes: list[str] = []
+        model = AnthropicModel(id=model_id)
+        sent = body(*messages, model=model, thinking_level=level, on_note=notes.append)
+        effort = sent.get("output_config", {}).get("effort")
+        return ("thinking" in sent) and (effort or sent["thinking"]["budget_tokens"]), len(notes)
+
+    high = 16_384 if model_id == "claude-sonnet-4-5" else "high"
+    low = 4096 if model_id == "claude-sonnet-4-5" else "low"
+    without = [user("Hi"), assistant(CALL, **own), RESULT]
+    thought = [user("Hi"), assistant(THOUGHT, CALL, **own), RESULT]
+    began = [user("Hi"), {**assistant(CALL, **own), "thinking_level": "high"}, RESULT]
+    assert (False, 1) == thinks("high", *without)
+    assert (low, 1) == thinks("off", *thought)
+    assert (high, 0) == thinks("high", *thought)
+    assert (high, 1) == thinks("low", *began)
+    assert (high, 1) == thinks("off", *began, user("steering"), user("more"))
+    # The last reply of the turn has no thinking of its own, which says nothing.
+    later = {**CALL, "id": "t2"}
+    assert (high, 0) == thinks("high", *thought, assistant(later, **own), tool_result("t2", "add", "3"))
+    assert (False, 0) == thinks("off", *began, assistant("4", **own), user("Next"))
+    assert (high, 0) == thinks("high", *without, assistant("4", **own), user("Next"))
+
+
+async def test_the_message_says_what_thinking_was_asked_for() -> None:
+    """So the rest of its turn asks for the same, whatever the agent is set to meanwhile."""
+    async with FakeServer(reply(text_block(0, "Hi")), repeat=True) as server:
+        model = AnthropicModel(base_url=server.url)
+        for level in ("high", "off"):
+            context = Context(messages=[user("Hi")])
+            stream = await stream_anthropic(model, context, {"api_key": KEY, "thinking_level": level})
+            message = await stream.result()
+            assert ("high" if level == "high" else None) == message.get("thinking_level")
+
+
 def test_extra_body() -> None:
     """Further fields win, None takes one out, and tools on the server stand beside the agent's own."""
     search = {"type": "web_search_20250305", "name": "web_search"}

@@ -171,6 +171,8 @@ class ReplyDecoder:
         self.pings = 0
         """Events that say no more than that the server is there; not among `seen`."""
         self.finish_reason: str | None = None
+        self._fields: dict[str, Any] = {}
+        """Further fields of the message, set when it ends."""
         self.next_body: bytes | None = None
         """The reply has ended, but not the message: this request goes on with it."""
         self._provider = getattr(model, "provider", "") or ""
@@ -397,7 +399,7 @@ class ReplyDecoder:
         if reason in ("stop", "tool_use"):
             calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
             reason = "tool_use" if calls else "stop"
-        fields: dict[str, Any] = {"usage": self._spent()}
+        fields: dict[str, Any] = {"usage": self._spent(), **self._fields}
         if self.finish_reason:
             fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
         out.append(self.builder.done(reason, **fields))

@@ -115,7 +115,8 @@ class AssistantMessage(TypedDict):
     """What the model said.
 
     Images that the model made come behind the other content. `finish_reason` is the provider's own word
-    for `stop_reason`. The `error_…` fields describe a failure; see `tinyagent.errors.ErrorFields`.
+    for `stop_reason`. `thinking_level` is what the reply was asked for, if its provider has to ask the same
+    in the rest of the turn. The `error_…` fields describe a failure; see `tinyagent.errors.ErrorFields`.
     """
 
     role: Literal["assistant"]
@@ -127,6 +128,7 @@ class AssistantMessage(TypedDict):
     model: str
     usage: Usage | None
     finish_reason: NotRequired[str]
+    thinking_level: NotRequired[str]
     error_message: NotRequired[str]
     error_kind: NotRequired[str]
     error_category: NotRequired[str]

@@ -27,9 +27,10 @@ from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from . import _json
-from ._handover import handover
+from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
+from ._model_families import claude_version, family_of, nearest_effort, note, temperature_for
 from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
@@ -58,10 +59,13 @@ __all__ = [
 
 API_VERSION = "2023-06-01"
 BUDGETS = {"minimal": 1024, "low": 4096, "medium": 8192, "high": 16384, "xhigh": 24576}
-"""Thinking tokens for a level, where the model takes a number. The API asks for 1024 or more."""
+"""Thinking tokens for a level, where the model takes a number."""
+MIN_BUDGET = 1024
+"""The least that the API takes."""
 ANSWER_ROOM = 4096
 """Tokens that are left for the answer beside the thinking."""
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
 LONGEST_NAME = 128
 
 
@@ -108,9 +112,15 @@ class AnthropicModel(Model):
 
 def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """The body of a request."""
+    return _request(model, context, options)[0]
+
+
+def _request(model: Any, context: Context, options: SimpleStreamOptions) -> tuple[dict[str, Any], str]:
+    """The body of a request, and the thinking level that it asks for."""
     cache = getattr(model, "cache", "5m")
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
-    messages = _messages(handover(context.messages, model, ids=IDS))
+    history = handover(context.messages, model, ids=IDS)
+    messages = _messages(history)
     body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
     if context.system_prompt.strip():
         body["system"] = [{"type": "text", "text": context.system_prompt}]
@@ -126,41 +136,46 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
     tools += [dict(tool) for tool in extra.pop("tools", None) or ()]
     if tools:
         body["tools"] = tools
-    _set_limits(body, model, options)
+    level = thinking_level(model, history, options)
+    _set_limits(body, model, options, level)
+    if "thinking" not in body:
+        level = "off"
     body |= extra
     body = {key: value for key, value in body.items() if value is not None}
     if point is not None:
         _set_cache_points(body, point)
-    return body
+    return body, level
 
 
-def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions) -> None:
+def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, level: str) -> None:
     """`max_tokens`, thinking and temperature, which depend on each other."""
     asked = options.get("max_tokens")
     limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
-    level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-    thinks = level != "off" and bool(getattr(model, "reasoning", True))
-    given = (options.get("thinking_budgets") or {}).get(level)
-    version = _version(model)
-    temperature = options.get("temperature")
-    if version >= (4, 7):
-        temperature = None  # These models refuse every sampling parameter.
-    if thinks and version >= (4, 6) and not (given and version == (4, 6)):
+    family, version = family_of(model.id), _version(model)
+    own_budget = (options.get("thinking_budgets") or {}).get(level)
+    if level == "off":
+        pass
+    elif version >= (4, 6) and not (own_budget and version == (4, 6)):
         body["thinking"] = {"type": "adaptive"}
         if version >= (4, 7):
             body["thinking"]["display"] = "summarized"  # Their default is to leave the text out.
-        body["output_config"] = {"effort": _effort(level, version)}
-        temperature = None
-    elif thinks and not _tool_turn_without_thinking(body["messages"]):
-        budget = max(int(given or BUDGETS.get(level, 1024)), 1024)
+        efforts = family.efforts if "max" in family.efforts else _ADAPTIVE_EFFORTS
+        body["output_config"] = {"effort": nearest_effort(level, efforts)}
+    else:
+        budget = max(int(own_budget or BUDGETS.get(level, MIN_BUDGET)), MIN_BUDGET)
         if asked:
             budget = min(budget, max(limit - ANSWER_ROOM, limit // 2))
         else:
             limit = max(limit, budget + ANSWER_ROOM)
-        if budget >= 1024:
+        if budget >= MIN_BUDGET:
             body["thinking"] = {"type": "enabled", "budget_tokens": budget}
-            temperature = None
+        else:
+            note(options, f"A reply of {limit} tokens has no room to think: the thinking level was left out.")
     body["max_tokens"] = limit
+    thinks = "thinking" in body
+    if thinks:
+        family = family._replace(temperature=False)  # The API refuses it for every model that thinks.
+    temperature = temperature_for(model.id, family, options, thinks=thinks)
     if temperature is not None:
         body["temperature"] = temperature
 
@@ -168,11 +183,7 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions) 
 def _version(model: Any) -> tuple[int, int]:
     """The version in a Claude's id, or what stands for one that takes a budget or an effort."""
     mode = getattr(model, "thinking", "auto")
-    name = re.search(r"claude-(?:[a-z]+-)*(?:(\d+)(?:[-.](\d{1,2}))?(?!\d))?", str(model.id).lower())
-    version = (0, 0)
-    if name is not None:
-        # A Claude without a number in its id is a preview of something new.
-        version = (int(name[1]), int(name[2] or 0)) if name[1] else (5, 0)
+    version = claude_version(model.id) or (0, 0)
     if mode == "adaptive":
         return max(version, (4, 6))
     if mode == "budget":
@@ -180,23 +191,53 @@ def _version(model: Any) -> tuple[int, int]:
     return version
 
 
-def _effort(level: str, version: tuple[int, int]) -> str:
-    if level == "xhigh":
-        return "xhigh" if version >= (4, 7) else "max"
-    return "low" if level == "minimal" else level
+def thinking_level(model: Any, history: Sequence[Message], options: SimpleStreamOptions) -> str:
+    """The thinking level of a request, which is one for a whole turn.
 
+    A turn that calls tools goes on as it began: the API refuses thinking that is switched on or off between
+    a call and its result. The turn's first reply says how that was.
 
-def _tool_turn_without_thinking(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the turn goes on from tool calls that another model made.
-
-    With a budget, a turn that calls tools must have begun with thinking.
+    Args:
+        model: Who is asked.
+        history: What is sent, after `handover`.
+        options: The call's options.
     """
-    if len(messages) < 2 or messages[-2]["role"] != "assistant":
-        return False
-    blocks = messages[-2]["content"]
-    if not any(block["type"] == "tool_use" for block in blocks):
-        return False
-    return blocks[0]["type"] not in ("thinking", "redacted_thinking")
+    asked = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
+    if not getattr(model, "reasoning", True) or family_of(model.id).reasons is False:
+        if asked != "off":
+            note(options, f"{model.id} does not reason: the thinking level {asked!r} was left out.")
+        return "off"
+    first = _first_reply_of_turn(history)
+    if first is None:
+        return asked
+    began = str(first.get("thinking_level", "")) if is_own(first, model) else ""
+    if not began:
+        thought = any(block["type"] == "thinking" and _is_thought(block) for block in first["content"])
+        began = (asked if asked != "off" else "low") if thought else "off"
+    if began != asked:
+        note(options, f"The thinking level stays {began!r} until this turn's tool calls are done.")
+    return began
+
+
+def _first_reply_of_turn(history: Sequence[Message]) -> AssistantMessage | None:
+    """The first reply of a turn whose tool calls go on; None if the next reply begins a turn."""
+    first: AssistantMessage | None = None
+    calling = False
+    for message in history:
+        if message["role"] == "assistant":
+            first, calling = first or message, False
+        elif message["role"] == "tool_result":
+            calling = True
+        elif not calling:  # A user's message among the results is part of the turn.
+            first = None
+    return first if calling else None
+
+
+def _is_thought(block: Mapping[str, Any]) -> bool:
+    """Whether a thinking block is one for the API, and not another kind of block that is kept in one."""
+    signature = block.get("thinking_signature") or ""
+    kept = _json.decode_object(signature) if signature.startswith("{") else None
+    return bool(signature) if kept is None else kept.get("type") == "redacted_thinking"
 
 
 def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
@@ -337,6 +378,7 @@ class AnthropicDecoder(ReplyDecoder):
     Args:
         go_on: Makes the request that goes on with a paused reply; None: it is not gone on with.
         max_pauses: How often.
+        thinking_level: What the reply was asked for; kept in the message for the rest of its turn.
     """
 
     def __init__(
@@ -345,9 +387,12 @@ class AnthropicDecoder(ReplyDecoder):
         *,
         go_on: Callable[[AssistantMessage], bytes] | None = None,
         max_pauses: int = 0,
+        thinking_level: str = "off",
         **given: Any,
     ) -> None:
         super().__init__(model, **given)
+        if thinking_level != "off":
+            self._fields["thinking_level"] = thinking_level
         self._go_on = go_on
         self._pauses_left = max_pauses
         self._open: dict[int | None, _Block] = {}
@@ -573,7 +618,7 @@ async def stream_anthropic(
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, given.get("api_key"))
-    body = request_body(model, context, given)
+    body, level = _request(model, context, given)
 
     def go_on(reply: AssistantMessage) -> bytes:
         said = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
@@ -592,6 +637,7 @@ async def stream_anthropic(
             model,
             go_on=go_on if paused else None,
             max_pauses=getattr(model, "max_pauses", AnthropicModel.max_pauses),
+            thinking_level=level,
         ),
     )
 

@@ -24,6 +24,7 @@ from typing import Any
 from . import _json
 from ._handover import handover
 from ._message_builder import BuilderEvent
+from ._model_families import ModelFamily, settings_for
 from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
@@ -113,16 +114,7 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
         body["tools"] = tools
     if options.get("max_tokens"):
         body["max_output_tokens"] = options["max_tokens"]
-    level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-    if _reasons(model):
-        body["include"] = ["reasoning.encrypted_content"]
-        if level != "off":
-            body["reasoning"] = {"effort": _effort(model.id, level)}
-            summary = getattr(model, "reasoning_summary", "auto")
-            if summary:
-                body["reasoning"]["summary"] = summary
-    elif options.get("temperature") is not None:
-        body["temperature"] = options["temperature"]
+    _set_reasoning(body, model, options)
     session = options.get("session_id")
     if session:
         body["prompt_cache_key"] = (
@@ -132,23 +124,22 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _reasons(model: Any) -> bool:
-    known = getattr(model, "reasoning", None)
-    if known is not None:
-        return bool(known)
-    name = str(model.id).lower().rpartition("/")[2]
-    return re.match(r"o\d|gpt-(?:[5-9]|\d\d)|gpt-oss|codex", name) is not None and "-chat" not in name
+_ASSUMED = ModelFamily(efforts=("low", "medium", "high"), temperature=False)
+"""What a model is taken for that is said to reason, if its id does not tell."""
 
 
-def _effort(model_id: str, level: str) -> str:
-    """The level in the words that this model knows: the first GPT-5 has `minimal`, later ones `xhigh`."""
-    name = model_id.lower().rpartition("/")[2]
-    if level == "minimal":
-        return "minimal" if re.match(r"gpt-5(?![.\d]|-codex)", name) else "low"
-    if level == "xhigh":
-        later = re.match(r"gpt-(?:5\.[2-9]|[6-9]|\d\d)", name) or "codex-max" in name
-        return "xhigh" if later else "high"
-    return level
+def _set_reasoning(body: dict[str, Any], model: Any, options: SimpleStreamOptions) -> None:
+    """The effort and the temperature, which depend on each other and on the model."""
+    settings = settings_for(model, options, reasons=getattr(model, "reasoning", None), assumed=_ASSUMED)
+    if settings.temperature is not None:
+        body["temperature"] = settings.temperature
+    if settings.family.reasons or settings.level:
+        body["include"] = ["reasoning.encrypted_content"]
+    if settings.effort is not None:
+        body["reasoning"] = {"effort": settings.effort}
+        summary = getattr(model, "reasoning_summary", "auto")
+        if summary:
+            body["reasoning"]["summary"] = summary
 
 
 def _input(history: Sequence[Message], stored: bool) -> list[dict[str, Any]]:
