@@ -363,7 +363,7 @@ async def test_what_is_tried_again(status: int, waits: list[float]) -> None:
         assert b"hello" == await body_of(call_to(server, on_retry=told.append))
         assert 3 == len(server.requests)
     assert [0.5, 1.0] == waits
-    assert f"acme: HTTP {status}: busy — trying again in 0.5 s (1 of 2)" == told[0]
+    assert f"Retrying in 0.5 s (1 of 2): acme: HTTP {status}" == told[0]
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422])

@@ -626,7 +626,7 @@ async def test_an_error_before_anything_was_shown(waits: list[float]) -> None:
         assert ["start", "text_start", "text_delta", "text_end", "done"] == events
         assert 3 == len(server.requests)
     assert [0.5, 1.0] == waits
-    assert told[0].startswith("acme: busy — trying again")
+    assert told[0].startswith("Retrying in 0.5 s (1 of 2): acme: ")
 
 
 async def test_never_once_a_delta_was_shown(waits: list[float]) -> None:

@@ -755,11 +755,16 @@ class Call:
             raise error
         self._tries += 1
         if self._on_retry is not None:
-            self._on_retry(
-                f"{error} — trying again in {format_duration(seconds)} ({self._tries} of {policy.retries})"
-            )
+            turn = f"{self._tries} of {policy.retries}"
+            self._on_retry(f"Retrying in {format_duration(seconds)} ({turn}): {self._reason(error)}")
         async with Interrupt(self.signal):
             await policy.sleep(seconds)
+
+    def _reason(self, error: ProviderError) -> str:
+        """Why, on one short line; the last error has the whole body."""
+        if error.status is not None:
+            return f"{self.name}: HTTP {error.status}"
+        return shorten(str(error).partition("\n")[0], 200)
 
     async def _attempt(self) -> Reply:
         url = self.url

@@ -144,4 +144,5 @@ def _exit(code: Any) -> Failure:
 
 def _click_hint(error: click.ClickException) -> str | None:
     context = getattr(error, "ctx", None)
-    return f"Try '{context.command_path} --help' for help." if context is not None else None
+    lines = [getattr(error, "hint", None), context and f"Try '{context.command_path} --help' for help."]
+    return "\n".join(filter(None, lines)) or None

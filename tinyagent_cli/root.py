@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NoReturn
@@ -13,7 +14,16 @@ from .entry_points import EntryPoint, find
 from .signals import raise_on_sigint
 from .terminal_text import one_line
 
-__all__ = ["COMMANDS", "CONTEXT", "LazyGroup", "common_options", "need_command", "root"]
+__all__ = [
+    "COMMANDS",
+    "CONTEXT",
+    "HintedUsageError",
+    "LazyGroup",
+    "common_options",
+    "need_command",
+    "root",
+    "run_command",
+]
 
 COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
@@ -57,6 +67,34 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+class HintedUsageError(click.UsageError):
+    """A usage error with a hint of ours before click's own."""
+
+    def __init__(self, error: click.UsageError, hint: str) -> None:
+        super().__init__(error.format_message(), ctx=error.ctx)
+        self.hint = hint
+
+
+def run_command(*args: str) -> str:
+    """The command `tinyagent run` with these arguments, for a message: on one line, and not too long."""
+    shown = (one_line(arg, 60) for arg in args)
+    return " ".join(("tinyagent run", *(arg if _PLAIN(arg) else _quoted(arg) for arg in shown)))
+
+
+_PLAIN = re.compile(r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*").fullmatch
+"""What needs no quotes, and looks odd in them: options, placeholders, paths and models."""
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if not set(text) & set('"$`\\!') else "'" + text.replace("'", "'\\''") + "'"
+
+
+def _nearest(name: str, known: list[str]) -> str | None:
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, 1)), None)
+
+
 class LazyGroup(click.Group):
     """Some of its commands are in modules of their own, as `command`; `late` says where."""
 
@@ -72,6 +110,16 @@ class LazyGroup(click.Group):
             return super().get_command(ctx, cmd_name)
         command: click.Command = import_module(self._late[cmd_name]).command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(ctx)
+        near = None if name in known or name.startswith("-") else _nearest(name, known)
+        if near is not None and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {one_line(name, 60)!r}. Did you mean {near!r}?", ctx=ctx)
+        return super().resolve_command(ctx, args)
 
 
 class RootGroup(click.Group):
@@ -96,6 +144,19 @@ class RootGroup(click.Group):
             return PluginManager.from_settings(configuration.load()).command(cmd_name)
         return None
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = list(args)
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.NoSuchOption as error:
+            if error.possibilities:
+                raise
+            is_prompt = " " in given[0] or not given[0].startswith(error.option_name)
+            command = run_command("--", given[0]) if is_prompt else run_command(*given)
+            raise HintedUsageError(error, f"To ask a model: {command}") from None
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -108,13 +169,9 @@ class RootGroup(click.Group):
         return found
 
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, self.list_commands(ctx), 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        if " " in name:
-            meant = f" To ask a model: tinyagent run {name!r}"
-        raise click.UsageError(f"No such command {name!r}.{meant}", ctx=ctx)
+        near = None if " " in name else _nearest(name, self.list_commands(ctx))
+        meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"
+        raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -110,7 +110,39 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     """A typing error gets the command that was meant, a prompt without `run` the way to say it."""
     hint = "Try 'tinyagent --help' for help."
     assert (2, "", f"Error: No such command 'rum'. Did you mean 'run'?\n{hint}\n") == cli("rum")
-    assert "tinyagent run 'What is new?'" in cli("What is new?").err
+    assert f"Error: No such command 'hi'. To ask a model: tinyagent run \"hi\"\n{hint}\n" == cli("hi").err
+    assert 'tinyagent run "What is new?"' in cli("What is new?").err
+    assert "tinyagent run 'What is $HOME?'" in cli("What is $HOME?").err
+
+
+def test_a_misspelt_command_of_a_group_names_the_nearest(cli: Cli) -> None:
+    """Also one whose module is not imported yet."""
+    assert "Did you mean 'list'?" in cli("tools", "lst").err
+    assert "Did you mean 'doctor'?" in cli("plugins", "docter").err
+
+
+@pytest.mark.parametrize("prompt", ["- buy milk", "-5 + 3", "--- a/x", "--foo", "-n what is it?"])
+def test_a_prompt_that_begins_with_a_dash(cli: Cli, prompt: str) -> None:
+    """It looks like an option, so the message says how to write it, and that works."""
+    for args in (["run", prompt], ["run", "-q", "-m", "demo", prompt]):
+        done = cli(*args)
+        assert (2, True) == (done.code, f'tinyagent run -- "{prompt}"' in done.err or prompt == "--foo")
+        assert "tinyagent run -- " in done.err
+    assert prompt in cli("run", "-q", "-m", "demo", "--", prompt).out
+
+
+def test_options_of_a_run_without_run(cli: Cli) -> None:
+    """`tinyagent -m demo "Hi"` names the command; a misspelt option of the root its own."""
+    assert 'To ask a model: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "Hi").err
+    assert 'To ask a model: tinyagent run -- "- item"' in cli("- item").err
+    misspelt = cli("--verison").err
+    assert ("--version" in misspelt, "To ask a model" in misspelt) == (True, False)
+
+
+def test_words_without_quotes(cli: Cli) -> None:
+    """A prompt of several arguments is an error that shows the quotes."""
+    done = cli("run", "-m", "demo", "what", "is", "new")
+    assert (2, True) == (done.code, 'quotes: tinyagent run "' in done.err)
 
 
 EXIT_CODES = {

@@ -80,11 +80,15 @@ def test_quiet_is_quiet(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_retry_shows(cli: Cli, serve: Serve) -> None:
-    """A request that is sent again is said so on standard error."""
-    serve(FakeReply.error(503, "busy", retry_after="0"), FakeReply.text("Hello"))
+    """One line for each, with the status; the body of the last reply is shown once, at the end."""
+    busy = FakeReply.error(503, "busy\nvery busy", retry_after="0")
+    serve(busy, FakeReply.text("Hello"))
     done = cli("run", "-m", "local/m", "Hi")
     assert (0, "Hello\n") == (done.code, done.out)
-    assert "trying again" in done.err
+    assert "Retrying in 0 s (1 of 2): local: HTTP 503\n" == done.err
+    serve(busy, busy, busy)
+    failed = cli("run", "-m", "local/m", "Hi")
+    assert (1, 2, 1) == (failed.code, failed.err.count("Retrying"), failed.err.count("very busy"))
 
 
 # ---- the request ----------------------------------------------------------------------------------
@@ -389,3 +393,50 @@ def test_a_plugin_that_an_option_needs_is_named(cli: Cli) -> None:
     done = cli("run", "-m", "demo", "--mcp", "server", "Hi", TINYAGENT_PLUGINS="")
     assert (3, "") == (done.code, done.out)
     assert "tinyagent plugins install tinyagent-mcp" in done.err
+
+
+# ---- arguments as bytes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locale", ["LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0", "LC_ALL=C.UTF-8"])
+def test_text_arguments_are_utf8_whatever_the_locale(cli: Cli, serve: Serve, locale: str) -> None:
+    """The prompt, the system prompt, options and the model's id, as standard input is."""
+    server = serve(FakeReply.text("ok"))
+    done = cli.shell(f"{locale} $T run -m local/modèle -s 'Sois brève.' -O user=zoë 'héllo 😀'")
+    assert (0, "ok\n") == (done.code, done.out)
+    sent = server.requests[0].json
+    assert ("modèle", "zoë") == (sent["model"], sent["user"])
+    assert ["Sois brève.", "héllo 😀"] == [message["content"] for message in sent["messages"]]
+
+
+@pytest.mark.parametrize(
+    "args",
+    ["$'caf\\351'", "-s $'caf\\351' Hi", "-O user=$'caf\\351' Hi", "-m $'local/caf\\351' Hi"],
+)
+def test_bytes_that_are_not_text_are_refused(cli: Cli, args: str) -> None:
+    """A usage error that names the byte and where it is."""
+    model = "" if "-m" in args else "-m demo"
+    done = cli.shell(f"$T run --jsonl {model} {args}")
+    assert (2, 2) == (done.code, done.result["exit_code"])
+    assert "byte 0xe9 at offset" in done.err
+
+
+# ---- empty standard input ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["true |", "echo |", "< empty"])
+def test_empty_standard_input_is_mentioned(cli: Cli, source: str) -> None:
+    """The command before it in a pipe may have failed: one warning, and a field of the header."""
+    cli.file("empty", "")
+    line = "$T run --jsonl -m demo Summarise"
+    done = cli.shell(f"{line} {source}" if source.startswith("<") else f"{source} {line}")
+    assert (0, True) == (done.code, done.lines[0]["empty_stdin"])
+    assert 1 == done.err.count("Warning: Standard input is empty")
+
+
+@pytest.mark.parametrize("source", ["true | $T run --no-stdin", "$T run < /dev/null", "echo text | $T run"])
+def test_other_standard_input_is_not(cli: Cli, source: str) -> None:
+    """A device, `--no-stdin`, and standard input with text in it."""
+    done = cli.shell(source.replace("$T run", "$T run --jsonl -m demo Summarise"))
+    assert (0, False) == (done.code, "empty_stdin" in done.lines[0])
+    assert "Standard input is empty" not in done.err

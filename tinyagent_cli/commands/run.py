@@ -8,7 +8,8 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.completing import complete_models, complete_tools
-from tinyagent_cli.root import CONTEXT, common_options
+from tinyagent_cli.root import CONTEXT, HintedUsageError, common_options, run_command
+from tinyagent_cli.text_argument import TextArgument
 
 __all__ = ["run"]
 
@@ -27,9 +28,13 @@ class RunCommand(click.Command):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
-            if not extra.get("resilient_parsing"):
-                self._record(given, parent, error)
-            raise
+            if extra.get("resilient_parsing"):
+                raise
+            hint = _hint(given, error)
+            if hint is not None:
+                error = HintedUsageError(error, hint)
+            self._record(given, parent, error)
+            raise error from None
 
     def _record(self, args: list[str], parent: click.Context | None, error: click.UsageError) -> None:
         lenient = super().make_context(
@@ -43,16 +48,33 @@ class RunCommand(click.Command):
             record_failure(as_jsonl, lenient.params.get("output"), error)
 
 
+def _hint(args: list[str], error: click.UsageError) -> str | None:
+    """How to write a prompt that was taken for something else."""
+    if isinstance(error, click.NoSuchOption):
+        prompt = next((arg for arg in args if arg.startswith(error.option_name)), None)
+        return f"A prompt that begins with a dash comes after --: {run_command('--', prompt or 'PROMPT')}"
+    if "unexpected extra argument" in error.message:
+        return f"Put a prompt of several words in quotes: {run_command('What is …?')}"
+    return None
+
+
 @click.command("run", cls=RunCommand, context_settings=CONTEXT)
-@click.argument("prompt", required=False)
+@click.argument("prompt", required=False, type=TextArgument())
 @click.option(
     "-m",
     "--model",
     metavar="PROVIDER/ID",
+    type=TextArgument(path_prefix="replay:"),
     shell_complete=complete_models,
     help="The model; 'demo' needs no key, 'replay:FILE' answers with a recorded run.",
 )
-@click.option("-s", "--system", metavar="TEXT|@FILE", help="The system prompt.")
+@click.option(
+    "-s",
+    "--system",
+    metavar="TEXT|@FILE",
+    type=TextArgument(path_prefix="@"),
+    help="The system prompt.",
+)
 @click.option(
     "-t",
     "--tool",
@@ -90,6 +112,7 @@ class RunCommand(click.Command):
     "options",
     multiple=True,
     metavar="KEY=VALUE",
+    type=TextArgument(),
     help="An option for the provider; JSON values are taken as such. Repeatable.",
 )
 @click.option(

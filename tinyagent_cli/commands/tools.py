@@ -10,6 +10,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.completing import complete_tools
 from tinyagent_cli.root import CONTEXT, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
+from tinyagent_cli.text_argument import TextArgument
 
 __all__ = ["tools"]
 
@@ -75,7 +76,7 @@ def _load(name: str) -> list[Any]:
 
 @tools.command("call")
 @click.argument("name", shell_complete=complete_tools)
-@click.argument("arguments", nargs=-1)
+@click.argument("arguments", nargs=-1, type=TextArgument())
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result: content, details, is_error.")
 @common_options
 @click.pass_obj

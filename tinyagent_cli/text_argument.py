@@ -1,0 +1,48 @@
+"""Arguments that are text, as opposed to names of files, which may be any bytes."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+__all__ = ["TextArgument"]
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str]
+else:
+    _ParamType = click.ParamType  # generic only in newer versions
+
+
+class TextArgument(_ParamType):
+    """Text in UTF-8 whatever the locale, as standard input is. What is not text is a usage error.
+
+    Python decodes arguments by the locale, and hides bytes that do not fit in surrogates. Under LC_ALL=C that
+    is every byte above 0x7f. Text of another encoding, which Python decoded by its locale, is taken as it is.
+
+    Args:
+        path_prefix: What follows this prefix is a path, and taken as it is.
+    """
+
+    name = "text"
+
+    def __init__(self, path_prefix: str | None = None) -> None:
+        self._path_prefix = path_prefix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if self._path_prefix is not None and text.startswith(self._path_prefix):
+            return text
+        try:
+            data = os.fsencode(text)
+        except UnicodeEncodeError:
+            return text  # not from the command line of this process
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            if not any("\udc80" <= character <= "\udcff" for character in text):
+                return text
+            self.fail(
+                f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8 text.", param, ctx
+            )
