@@ -169,6 +169,7 @@ EXIT_CODES = {
     errors.ToolError: 1,
     errors.ToolArgumentsError: 1,
     errors.ToolRefusedError: 1,
+    errors.ToolSchemaError: 3,
     errors.PluginError: 3,
     errors.RecordError: 2,
 }
