@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from lower levels, and from its own level only the shared pieces.
 LEVELS = {
     "agent_types": 0,
+    "child_environment": 0,
     "errors": 0,
     "hookspecs": 0,
     "_chat_types": 1,

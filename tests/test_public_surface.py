@@ -10,7 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 import tinyagent
-from tinyagent import hookspecs, jsonl, pytest_plugin, testing, text_files
+from tinyagent import child_environment, hookspecs, jsonl, pytest_plugin, testing, text_files, tools
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def stored(snapshot: SnapshotAssertion) -> Any:
 
 
 def test_names(stored: Any) -> None:
-    """What can be imported from `tinyagent`, `tinyagent.testing`, `tinyagent.text_files`; the fixtures."""
-    modules = (tinyagent, testing, text_files, pytest_plugin)
+    """What can be imported from `tinyagent` and from its public modules for plugins; the fixtures."""
+    modules = (tinyagent, testing, text_files, child_environment, tools, pytest_plugin)
     assert stored == {module.__name__: sorted(module.__all__) for module in modules}
 
 

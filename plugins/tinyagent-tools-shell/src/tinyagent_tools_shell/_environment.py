@@ -1,70 +1,22 @@
-"""What a command gets to see of the environment: what programs need to run, and no secrets."""
+"""The environment of a command: the usual one of `tinyagent.child_environment`, and what building needs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+
+from tinyagent.child_environment import child_environment
 
 __all__ = ["MARK", "clean"]
 
 MARK = "TINYAGENT_COMMAND"
 """Names the commands that a process belongs to, so that it can be found whatever has become of it."""
 
-_ALLOWED = frozenset(
-    {
-        *(
-            "HOME",
-            "LANG",
-            "LANGUAGE",
-            "LOGNAME",
-            "PATH",
-            "PWD",
-            "SHELL",
-            "TMP",
-            "TEMP",
-            "TMPDIR",
-            "TZ",
-            "USER",
-        ),
-        *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"),
-        *("CONDA_DEFAULT_ENV", "CONDA_PREFIX", "PYENV_ROOT", "PYTHONPATH", "UV_CACHE_DIR", "VIRTUAL_ENV"),
-        *(
-            "CARGO_HOME",
-            "RUSTUP_HOME",
-            "RUSTUP_TOOLCHAIN",
-            "GOPATH",
-            "GOROOT",
-            "GOCACHE",
-            "GOFLAGS",
-            "GOPROXY",
-        ),
-        *(
-            "JAVA_HOME",
-            "MAVEN_HOME",
-            "GRADLE_HOME",
-            "ANDROID_HOME",
-            "NODE_PATH",
-            "NVM_DIR",
-            "NVM_BIN",
-            "PNPM_HOME",
-            "VOLTA_HOME",
-        ),
-        *("GEM_HOME", "GEM_PATH", "RBENV_ROOT", "DOTNET_ROOT", "SDKROOT", "DEVELOPER_DIR"),
-        *("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "MAKEFLAGS"),
-        *(
-            "HTTP_PROXY",
-            "HTTPS_PROXY",
-            "NO_PROXY",
-            "ALL_PROXY",
-            "SSL_CERT_FILE",
-            "SSL_CERT_DIR",
-            "REQUESTS_CA_BUNDLE",
-        ),
-        *("CI", "SOURCE_DATE_EPOCH"),
-    }
+_FOR_COMMANDS = frozenset(
+    (
+        *("PWD", "PYTHONPATH", "NODE_PATH", "CI", "SOURCE_DATE_EPOCH"),
+        *("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "PKG_CONFIG_PATH", "MAKEFLAGS", "GOFLAGS"),
+    )
 )
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH")
-_SHORTEST_SECRET = 8
 
 _SET = {
     "TERM": "dumb",
@@ -72,28 +24,12 @@ _SET = {
     "GIT_PAGER": "cat",
     "GIT_TERMINAL_PROMPT": "0",
 }
-"""There is nobody at a terminal: nothing may wait for one."""
+"""A command has no terminal, so nothing may wait for input from one."""
 
 
 def clean(environment: Mapping[str, str], more: frozenset[str] = frozenset()) -> dict[str, str]:
-    """The environment of a command.
-
-    A variable is passed on if its name is known (or in `more`), does not sound like a secret, and its value
-    holds neither a password of a URL nor the value of a variable that does sound like one.
-    """
-    secrets = [
-        value
-        for name, value in environment.items()
-        if _SECRET.search(name.upper()) and len(value) >= _SHORTEST_SECRET
-    ]
-    kept = {
-        name: value
-        for name, value in environment.items()
-        if (name.upper() in _ALLOWED or name.startswith("LC_") or name in more)
-        and not _SECRET.search(name.upper())
-        and not re.search(r"://[^/\s@]*@", value)
-        and not any(secret in value for secret in secrets)
-    }
+    """The environment of a command; `more` has names that are passed on beside the usual ones."""
+    kept = child_environment(environment, _FOR_COMMANDS | more)
     if MARK in environment:
         kept[MARK] = environment[MARK]
     return kept | _SET
