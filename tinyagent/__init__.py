@@ -184,6 +184,28 @@ __all__ = [
 ]
 
 
+def _warn_of_namesake() -> None:
+    """Warn if the distribution `tinyagent`, another project, has installed files into this folder too."""
+    import os
+    import warnings
+
+    try:
+        beside = os.listdir(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120,PTH208
+    except OSError:
+        return
+    if any(name.startswith("tinyagent-") and name.endswith((".dist-info", ".egg-info")) for name in beside):
+        warnings.warn(
+            "The distribution 'tinyagent' is installed beside tinyagent-core. It is another project whose "
+            "package has the same name, so that one overwrites files of the other. Mend it: "
+            "pip uninstall tinyagent && pip install --force-reinstall --no-deps tinyagent-core",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+_warn_of_namesake()
+
+
 def __getattr__(name: str) -> Any:
     module = _LAZY.get(name)
     if module is None:

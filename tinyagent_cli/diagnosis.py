@@ -65,6 +65,7 @@ def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Findi
 
 
 def _installation() -> Iterator[Finding]:
+    from .installation import fault
     from .installing import Installer
     from .version import version
 
@@ -76,6 +77,9 @@ def _installation() -> Iterator[Finding]:
     else:
         python = ".".join(map(str, sys.version_info[:3]))
         yield Finding("installation", subject, 0, f"Python {python}, {kind}")
+    found = fault()
+    if found is not None:
+        yield Finding("installation", "package tinyagent", 3, *found)
 
 
 def _plugins() -> Iterator[Finding]:

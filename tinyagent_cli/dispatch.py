@@ -17,7 +17,11 @@ COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
 
 
 def dispatch(args: Sequence[str]) -> int:
-    """Run the command that `args` name. Returns the exit code; raises nothing."""
+    """Run the command that `args` name. Returns the exit code.
+
+    Raises:
+        BaseException: tinyagent itself is not installed as it should be.
+    """
     app = AppContext(args)
     try:
         return _run(app)
@@ -52,6 +56,11 @@ def _report(error: BaseException, app: AppContext) -> int:
     from .failures import describe
 
     failure = describe(error)
+    if failure.kind == "internal":
+        from .installation import fault
+
+        if fault() is not None:
+            raise error  # not a defect: `main` reports the broken installation
     if app.verbosity > 1 and failure.exit_code and not isinstance(error, SystemExit):
         app.traceback(error)
     if failure.message and not failure.silent:

@@ -14,12 +14,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tinyagent.errors import ConfigurationError, TinyAgentError
+from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import entry_points
 from .app_context import AppContext
 from .entry_points import EntryPoint, normalised
 from .failures import InputError
+from .installation import NAMESAKE, fault
 from .installer_errors import explain, own_environment
 from .version import DISTRIBUTION
 
@@ -191,6 +192,8 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
     if dry_run:
         return Changes([], [], {})
     changes = _run(installer, command, what)
+    if NAMESAKE in changes.installed and (found := fault()) is not None:
+        raise PluginError(found[0], hint=found[1])
     lasting = installer.to_make_it_last(what)
     if lasting is not None:
         app.note(

@@ -48,10 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .version import version
 
         return flush(0, f"tinyagent {version()}\n")
-    from .dispatch import dispatch
-
     try:
+        from .dispatch import dispatch
+
         code = flush(dispatch(args))
+    except Exception as error:  # noqa: BLE001 - the library that would report it may be what is broken
+        code = flush(_report_broken(error))
     except KeyboardInterrupt:  # the second one, while the first one was reported
         os._exit(INTERRUPTED)
     gc.freeze()
@@ -61,6 +63,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         limit_exit(code)
     _exit_on_sigint(code)
     return code
+
+
+def _report_broken(error: Exception) -> int:
+    """Report that tinyagent itself is not installed as it should be; returns the exit code."""
+    from .installation import fault
+
+    message, hint = fault() or (
+        f"tinyagent cannot be loaded: {type(error).__name__}: {error}",
+        "Install it again, with what it needs: pip install --force-reinstall tinyagent-core",
+    )
+    if sys.stderr is not None:
+        sys.stderr.write(f"Error: {message}\n{hint}\n")
+    return 3
 
 
 def _open_closed_descriptors() -> None:

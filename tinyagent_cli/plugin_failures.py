@@ -6,7 +6,6 @@ Everything else is a defect of the plugin or of its installation.
 
 from __future__ import annotations
 
-import shlex
 import sys
 
 from tinyagent.errors import (
@@ -75,7 +74,9 @@ def _reinstall(entry: EntryPoint) -> str | None:
         return f"Install the package that has it into the environment of tinyagent: {sys.prefix}"
     if entry.distribution in (BUILT_IN, CONFIGURED):
         return None
-    command = f"tinyagent plugins install --upgrade {_source(entry.distribution)}"
+    from .installation import installed_from
+
+    command = f"tinyagent plugins install --upgrade {installed_from(entry.distribution)}"
     return f"Install it again, with what it needs: {command}"
 
 
@@ -87,23 +88,6 @@ def remedy(entry: EntryPoint) -> str | None:
         f"Upgrade it: tinyagent plugins install --upgrade {entry.distribution}   "
         f"Or uninstall it: tinyagent plugins uninstall {entry.distribution}"
     )
-
-
-def _source(distribution: str) -> str:
-    """What the distribution was installed from: its name, or the folder or wheel of a local installation."""
-    import json
-    from importlib import metadata
-    from urllib.parse import unquote, urlsplit
-
-    try:
-        recorded = json.loads(metadata.distribution(distribution).read_text("direct_url.json") or "{}")
-        path = urlsplit(recorded["url"])
-        editable = recorded.get("dir_info", {}).get("editable", False)
-    except (metadata.PackageNotFoundError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return shlex.quote(distribution)
-    if path.scheme != "file":
-        return shlex.quote(distribution)
-    return f"{'--editable ' if editable else ''}{shlex.quote(unquote(path.path))}"
 
 
 def _sentence(text: str) -> str:
