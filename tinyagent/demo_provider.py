@@ -49,6 +49,8 @@ def demo_provider() -> Provider:
 
 
 def _make_model(model_id: str, options: Mapping[str, Any]) -> DemoModel:
+    if "base_url" in options:
+        raise ConfigurationError("demo has no base_url: it asks no server.")
     try:
         delay = float(options.get("delay", 0.0))
     except (TypeError, ValueError):

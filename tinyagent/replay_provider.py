@@ -66,6 +66,8 @@ class _Replay:
         self._count = 0
 
     def model(self, model_id: str, options: Mapping[str, Any]) -> Model:
+        if "base_url" in options:
+            raise ConfigurationError("A replay has no base_url: it asks no server.")
         self._read()
         return Model(provider="replay", id=str(self._path), api="replay")
 

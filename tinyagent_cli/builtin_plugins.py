@@ -10,10 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tinyagent._servers import SERVERS
 from tinyagent.agent_types import Model, ModelInfo, Provider, StreamResponse
 from tinyagent.errors import ConfigurationError
 from tinyagent.hookspecs import hookimpl
 
+from .endpoints import Endpoint, azure_url, endpoint_of, key_variable_of, take_base_url
 from .failures import InputError
 
 if TYPE_CHECKING:
@@ -21,11 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APIS",
-    "ENDPOINTS",
     "NAMES",
     "BuiltinProviders",
     "ConfiguredProvider",
-    "Endpoint",
     "key_variable",
     "replay",
 ]
@@ -54,39 +54,7 @@ APIS = {
 }
 
 
-class Endpoint(NamedTuple):
-    """A server: where, the variable of its key, a model to begin with, its protocol."""
-
-    base_url: str
-    api_key_env: str | None
-    default_model: str | None = None
-    api: str = "openai-completions"
-
-
-ENDPOINTS = {
-    "openrouter": Endpoint(
-        "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "anthropic/claude-3.5-sonnet", "openrouter"
-    ),
-    "openai": Endpoint("https://api.openai.com/v1", "OPENAI_API_KEY", "gpt-4.1-mini"),
-    "anthropic": Endpoint(
-        "https://api.anthropic.com", "ANTHROPIC_API_KEY", "claude-sonnet-4-5", "anthropic-messages"
-    ),
-    "groq": Endpoint("https://api.groq.com/openai/v1", "GROQ_API_KEY", "llama-3.3-70b-versatile"),
-    "together": Endpoint(
-        "https://api.together.xyz/v1", "TOGETHER_API_KEY", "meta-llama/Llama-3.3-70B-Instruct-Turbo"
-    ),
-    "deepseek": Endpoint("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", "deepseek-chat"),
-    "mistral": Endpoint("https://api.mistral.ai/v1", "MISTRAL_API_KEY", "mistral-small-latest"),
-    "xai": Endpoint("https://api.x.ai/v1", "XAI_API_KEY", "grok-3-mini"),
-    "cerebras": Endpoint("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", "llama3.1-8b"),
-    "ollama": Endpoint("http://127.0.0.1:11434/v1", None),
-    "lmstudio": Endpoint("http://127.0.0.1:1234/v1", None),
-    "llamacpp": Endpoint("http://127.0.0.1:8080/v1", None),
-    "vllm": Endpoint("http://127.0.0.1:8000/v1", None),
-}
-"""In the order in which the first one with a key is taken when no model was chosen."""
-
-NAMES = (*ENDPOINTS, "proxy", "replay", "demo")
+NAMES = (*SERVERS, "proxy", "replay", "demo")
 """Every provider that is built in."""
 
 
@@ -108,7 +76,7 @@ class BuiltinProviders:
         elif name == "replay":
             register(Provider(name, _stream_proxy, _no_replay_file))
         else:
-            register(_provider(name, ENDPOINTS[name]))
+            register(_provider(name, endpoint_of(name)))
 
 
 class ConfiguredProvider:
@@ -121,18 +89,15 @@ class ConfiguredProvider:
     @hookimpl
     def tinyagent_register_providers(self, register: Callable[[Provider], None]) -> None:
         name, table = self._name, self._table
-        builtin = ENDPOINTS.get(name, Endpoint("", None))
-        base_url = table.base_url or builtin.base_url
-        if not base_url:
+        endpoint = endpoint_of(name, table)
+        if not endpoint.base_url and name not in SERVERS:
             raise ConfigurationError(f"[providers.{name}] has no base_url.")
-        # A server of one's own behind a built-in name has nothing to do with the built-in one's key.
-        variable = table.api_key_env or (None if table.base_url else builtin.api_key_env)
         register(
             _provider(
                 name,
-                Endpoint(base_url, variable, None, table.api or builtin.api),
+                endpoint,
                 headers=dict(table.headers) or None,
-                allow_http=table.allow_http,
+                allow_http=table.allow_http or endpoint.is_open,
                 ca_file=table.ca_file,
                 extra_body=table.options,
             )
@@ -141,11 +106,9 @@ class ConfiguredProvider:
 
 def key_variable(name: str, table: ProviderTable | None) -> str | None:
     """The variable that holds a provider's key, known without loading anything."""
-    if table is not None and (table.api_key_env or table.base_url):
-        return table.api_key_env
     if name == "proxy":
         return "TINYAGENT_PROXY_TOKEN"
-    return ENDPOINTS[name].api_key_env if name in ENDPOINTS else None
+    return key_variable_of(name, table)
 
 
 # ---- servers ----------------------------------------------------------------------------------------
@@ -154,13 +117,22 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
 def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
     """A server as a provider; `fields` are those of its model."""
     api = APIS[endpoint.api]
-    fields |= {"provider": name, "base_url": endpoint.base_url, "api_key_env": endpoint.api_key_env}
+    fields = {"allow_http": endpoint.is_open, **fields, "provider": name, "api_key_env": endpoint.api_key_env}
+
+    def make(api: Api, model_id: str, options: Mapping[str, Any]) -> Model:
+        body = {**fields.get("extra_body", {}), **options}
+        moved = take_base_url(name, body)
+        base_url = moved or endpoint.base_url
+        if name == "azure":
+            base_url = azure_url(base_url, model_id, body.pop("api_version", None))
+        own: dict[str, Any] = {"id": model_id, "base_url": base_url, "extra_body": body}
+        if moved is not None and endpoint.api_key_env is None:
+            own["allow_http"] = True  # no key is sent, and the user named the server
+        model: Model = getattr(import_module(api.module), api.model)(**{**fields, **own})
+        return model
 
     def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
-        body = {**fields.get("extra_body", {}), **options}
-        make = getattr(import_module(api.module), api.model)
-        model: Model = make(**{**fields, "id": _id(name, model_id), "extra_body": body})
-        return model
+        return make(api, _id(name, model_id), options)
 
     async def stream(model: Any, context: Any, options: Any) -> StreamResponse:
         reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, options)
@@ -173,9 +145,8 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
         lister = api if api.models else APIS["openai-completions"]
         module = import_module(lister.module)
         key = configuration.load().api_key(name, endpoint.api_key_env)
-        found: list[ModelInfo] = await getattr(module, lister.models)(
-            getattr(module, lister.model)(**fields), {"api_key": key}
-        )
+        model = make(lister, "", {})
+        found: list[ModelInfo] = await getattr(module, lister.models)(model, {"api_key": key})
         return found
 
     return Provider(name, stream, make_model, endpoint.api_key_env, list_models)

@@ -71,12 +71,13 @@ def _providers(found: Settings | None) -> list[str]:
 
 
 def _known_models(found: Settings | None, provider: str) -> list[str]:
+    from tinyagent._servers import SERVERS
+
     from . import model_cache
-    from .builtin_plugins import ENDPOINTS
 
     ids = set(model_cache.read(provider))
-    if provider in ENDPOINTS and ENDPOINTS[provider].default_model:
-        ids.add(str(ENDPOINTS[provider].default_model))
+    if provider in SERVERS and SERVERS[provider].default_model:
+        ids.add(str(SERVERS[provider].default_model))
     names = {f"{provider}/{model_id}" for model_id in ids}
     if found is not None and found.run.model:
         names.add(found.run.model)

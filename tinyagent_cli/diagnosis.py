@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from tinyagent._servers import SERVERS
 from tinyagent.agent_types import Provider
 from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderError, TinyAgentError
 
-from . import builtin_plugins, configuration, model_choice
+from . import configuration, model_choice
 from .app_context import AppContext
 from .configuration import Settings
 from .entry_points import EntryPoint, find, normalised
@@ -202,7 +203,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
             yield Finding("keys", name, 3, f"{variable} is not set", f"Set it: export {variable}=…")
             continue
         yield Finding("keys", name, 0, "none needed" if variable is None else f"{variable} is set")
-        if seconds is not None and (name in found.providers or name in builtin_plugins.ENDPOINTS):
+        if seconds is not None and (name in found.providers or name in SERVERS):
             yield _endpoint(provider, seconds)
 
 

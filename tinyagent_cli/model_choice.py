@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tinyagent import _json
+from tinyagent._servers import SERVERS
 from tinyagent.agent_types import Provider
 from tinyagent.errors import (
     ConfigurationError,
@@ -44,12 +45,12 @@ def choose(flag: str | None, settings: Settings) -> Choice:
             return Choice("replay", text.removeprefix("replay:"), source)
         provider, _, model_id = text.partition("/")
         return Choice(provider, model_id, source)
-    for name, endpoint in builtin_plugins.ENDPOINTS.items():
-        variable = endpoint.api_key_env
-        if not variable or not endpoint.default_model or name in settings.providers:
+    for name, server in SERVERS.items():
+        variable = server.api_key_env
+        if not variable or not server.default_model or name in settings.providers:
             continue
         if settings.api_key(name, variable):
-            return Choice(name, endpoint.default_model, variable)
+            return Choice(name, server.default_model, variable)
     raise NotConfiguredError(
         "No model was chosen.",
         hint="Three ways to go on:\n"

@@ -15,6 +15,7 @@ from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 
 from . import configuration, model_choice
 from .app_context import AppContext
+from .endpoints import endpoint_note
 from .entry_points import find
 from .failures import InputError
 from .lifetime import Lifetime
@@ -120,6 +121,9 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     plugins = PluginManager.from_settings(found)
     given = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
+    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), given)
+    if moved is not None:
+        app.detail(moved)
     plugins.load_hooks()
     tools = with_timeouts(plugins.tools(_tool_names(options, run.tools or ())), found.tools)
     _check_rules(options, tools)

@@ -1,0 +1,166 @@
+"""Where the built-in providers are asked, and what moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tinyagent.errors import ConfigurationError
+from tinyagent.testing import FakeServer
+from tinyagent_cli.endpoints import AZURE_API_VERSION, azure_url, ollama_url
+
+from .conftest import Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+KEY = "sk-test-CANARY-0123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9999", "http://127.0.0.1:9999/v1"),
+        ("localhost", "http://localhost:11434/v1"),
+        (":9999", "http://127.0.0.1:9999/v1"),
+        ("0.0.0.0", "http://127.0.0.1:11434/v1"),
+        ("0.0.0.0:9999", "http://127.0.0.1:9999/v1"),
+        ("[::]:9999", "http://[::1]:9999/v1"),
+        ("::1", "http://[::1]:11434/v1"),
+        ("http://gpu", "http://gpu:80/v1"),
+        ("https://gpu.example.org/ollama/", "https://gpu.example.org:443/ollama/v1"),
+        ("http://gpu:9999/v1", "http://gpu:9999/v1"),
+        ('"gpu:9999"', "http://gpu:9999/v1"),
+    ],
+)
+def test_ollama_host_is_read_as_ollama_reads_it(text: str, expected: str) -> None:
+    """Scheme and port are optional, and the address to listen on is this machine for a client."""
+    assert expected == ollama_url(text)
+
+
+@pytest.mark.parametrize("text", ["http://[bad", "gpu:port", "gpu:99999999"])
+def test_an_ollama_host_that_is_no_address(text: str) -> None:
+    """The variable is named."""
+    with pytest.raises(ConfigurationError, match="OLLAMA_HOST is no address"):
+        ollama_url(text)
+
+
+AZURE = "https://acme.openai.azure.com"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "expected"),
+    [
+        (AZURE, f"{AZURE}/openai/deployments/gpt%204?api-version={AZURE_API_VERSION}"),
+        (f"{AZURE}/", f"{AZURE}/openai/deployments/gpt%204?api-version={AZURE_API_VERSION}"),
+        (f"{AZURE}/openai", f"{AZURE}/openai/deployments/gpt%204?api-version={AZURE_API_VERSION}"),
+        (f"{AZURE}/deployments/x", f"{AZURE}/deployments/x?api-version={AZURE_API_VERSION}"),
+        (f"{AZURE}?api-version=2025-01-01", f"{AZURE}/openai/deployments/gpt%204?api-version=2025-01-01"),
+        (f"{AZURE}/openai/v1/", f"{AZURE}/openai/v1/"),
+    ],
+)
+def test_the_url_of_a_deployment(base_url: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deployment is in the path and the version in the query, unless the URL says it already."""
+    monkeypatch.delenv("OPENAI_API_VERSION", raising=False)
+    assert expected == azure_url(base_url, "gpt 4")
+
+
+@pytest.mark.parametrize(
+    ("model", "variable", "path"),
+    [
+        ("openai/m", "OPENAI_BASE_URL", "/v1"),
+        ("openai/m", "OPENAI_BASE_URL", "/v1/chat/completions"),
+        ("ollama/m", "OLLAMA_HOST", ""),
+    ],
+)
+def test_a_variable_moves_a_provider(cli: Cli, serve: Serve, model: str, variable: str, path: str) -> None:
+    """The request goes where its own clients would send it, and -v says so."""
+    server = serve(FakeReply.text("ok"))
+    origin = server.url.removesuffix("/v1")
+    done = cli("run", "-v", "-m", model, "Hi", **{variable: origin + path, "OPENAI_API_KEY": KEY})
+    assert (0, "ok") == (done.code, done.out.strip())
+    assert "/v1/chat/completions" == server.requests[0].path
+    assert f"as {variable} says" in done.err
+    expected = f"Bearer {KEY}" if model.startswith("openai/") else None
+    assert expected == server.requests[0].headers.get("authorization")
+
+
+def test_anthropic_is_moved(cli: Cli, serve: Serve) -> None:
+    """ANTHROPIC_BASE_URL is followed, without the path of the protocol."""
+    server = serve(FakeReply([b'{"type":"error","error":{"message":"seen"}}'], status=400))
+    origin = server.url.removesuffix("/v1")
+    done = cli("run", "-m", "anthropic/m", "Hi", ANTHROPIC_BASE_URL=origin, ANTHROPIC_API_KEY=KEY)
+    assert "seen" in done.err
+    assert ("/v1/messages", KEY) == (server.requests[0].path, server.requests[0].headers["x-api-key"])
+
+
+def test_the_note_shows_no_secrets(cli: Cli) -> None:
+    """User, password and query of a base URL are left out of what -v shows."""
+    url = f"http://user:{KEY}@127.0.0.1:9/v1?key={KEY}"
+    done = cli("run", "-v", "-m", "openai/m", "Hi", OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-test-other-1234")
+    assert done.code != 0
+    assert "openai is at http://127.0.0.1:9/v1, as OPENAI_BASE_URL says." in done.err
+    assert KEY not in done.err + done.out
+
+
+def test_a_flag_moves_a_provider(cli: Cli, serve: Serve) -> None:
+    """-O base_url goes before the variable, and is no field of the request."""
+    server = serve(FakeReply.text("ok"))
+    environment = {"OPENAI_BASE_URL": "http://127.0.0.1:9", "OPENAI_API_KEY": KEY}
+    done = cli("run", "-m", "openai/m", "-O", f"base_url={server.url}", "Hi", **environment)
+    assert 0 == done.code
+    assert "base_url" not in server.requests[0].json
+
+
+@pytest.mark.parametrize(
+    ("model", "message"), [("demo", "demo has no base_url"), ("proxy/m", "takes no options")]
+)
+def test_what_has_no_base_url_says_so(cli: Cli, model: str, message: str) -> None:
+    """It is refused, not ignored."""
+    done = cli("run", "-m", model, "-O", "base_url=http://127.0.0.1:9", "Hi", TINYAGENT_PROXY_TOKEN="t")
+    assert 3 == done.code
+    assert message in done.err
+
+
+def test_a_base_url_that_is_no_text(cli: Cli) -> None:
+    """The option is named."""
+    done = cli("run", "-m", "openai/m", "-O", "base_url=5", "Hi", OPENAI_API_KEY=KEY)
+    assert (3, True) == (done.code, "The base_url of 'openai' is no URL." in done.err)
+
+
+def test_the_users_own_base_url_goes_before_the_variable(cli: Cli, serve: Serve) -> None:
+    """[providers.openai] replaces the built-in provider, so what moves that one says nothing of it."""
+    server = serve(FakeReply.text("ok"))
+    cli.server(server, "openai")
+    done = cli("run", "-v", "-m", "openai/m", "Hi", OPENAI_BASE_URL="http://127.0.0.1:9", OPENAI_API_KEY=KEY)
+    assert 0 == done.code
+    assert "OPENAI_BASE_URL is not used" in done.err
+
+
+def test_a_project_moves_nothing(cli: Cli, serve: Serve) -> None:
+    """A project's file has no place for a base URL: the run is refused before any key is sent."""
+    server = serve()
+    cli.file("tinyagent.toml", f'[run]\nmodel = "openai/m"\noptions = {{ base_url = "{server.url}" }}\n')
+    assert 3 == cli("run", "Hi", OPENAI_API_KEY=KEY).code
+    cli.file("tinyagent.toml", f'[providers.openai]\nbase_url = "{server.url}"\n')
+    assert 3 == cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY=KEY).code
+    assert [] == server.requests
+
+
+def test_azure_works_as_its_reference_says(cli: Cli, serve: Serve) -> None:
+    """Deployment in the path, version in the query, the key in `api-key`, and no Authorization."""
+    server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
+    origin = server.url.removesuffix("/v1")
+    environment = {"AZURE_OPENAI_ENDPOINT": origin, "AZURE_OPENAI_API_KEY": KEY}
+    assert "ok" == cli("run", "-m", "azure/my-gpt", "Hi", **environment).out.strip()
+    cli("run", "-m", "azure/my-gpt", "-O", "api_version=2025-03-01-preview", "Hi", **environment)
+    first, second = server.requests
+    path = "/openai/deployments/my-gpt/chat/completions?api-version="
+    assert [path + AZURE_API_VERSION, path + "2025-03-01-preview"] == [first.path, second.path]
+    assert (KEY, None) == (first.headers["api-key"], first.headers.get("authorization"))
+    assert "api_version" not in second.json
+
+
+def test_azure_without_an_endpoint(cli: Cli) -> None:
+    """There is no server to ask; the variable is named."""
+    done = cli("run", "-m", "azure/my-gpt", "Hi", AZURE_OPENAI_API_KEY=KEY)
+    assert (3, True) == (done.code, "AZURE_OPENAI_ENDPOINT is not set" in done.err)
