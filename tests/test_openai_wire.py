@@ -169,6 +169,77 @@ def test_thinking(provider: str, level: str, budgets: Any, expected: dict[str, A
     assert expected == {key: by_model[key] for key in names if key in by_model}
 
 
+@pytest.mark.parametrize(
+    ("provider", "model_id", "options", "expected", "notes"),
+    [
+        ("openai", "gpt-5.1", {"thinking_level": "minimal"}, {"reasoning_effort": "low"}, 1),
+        ("openai", "gpt-4.1", {"thinking_level": "high", "temperature": 0.5}, {"temperature": 0.5}, 1),
+        ("openai", "gpt-5", {"temperature": 0.5}, {}, 1),
+        ("openai", "gpt-5", {"max_tokens": 9}, {"max_completion_tokens": 9}, 0),
+        ("acme", "openai/gpt-5-mini", {"max_tokens": 9}, {"max_completion_tokens": 9}, 0),
+        ("acme", "qwen3", {"max_tokens": 9}, {"max_tokens": 9}, 0),
+        ("openrouter", "openai/gpt-5", {"max_tokens": 9, "temperature": 1}, {"max_tokens": 9}, 1),
+        ("openrouter", "openai/gpt-5.1", {"thinking_level": "xhigh"}, {"reasoning": {"effort": "xhigh"}}, 0),
+        ("azure", "o4-mini", {"thinking_level": "xhigh"}, {"reasoning_effort": "high"}, 1),
+        ("xai", "grok-4", {"thinking_level": "high"}, {}, 1),
+        ("xai", "grok-4.3", {"thinking_level": "medium"}, {"reasoning_effort": "medium"}, 0),
+        ("groq", "qwen/qwen3-32b", {"thinking_level": "high"}, {}, 1),
+        ("groq", "openai/gpt-oss-20b", {"thinking_level": "minimal"}, {"reasoning_effort": "low"}, 1),
+        ("ollama", "qwen3:8b", {"thinking_level": "high"}, {"reasoning_effort": "high"}, 0),
+        ("ollama", "llama3.2", {"thinking_level": "high"}, {"reasoning_effort": "high"}, 0),
+        (
+            "deepseek",
+            "deepseek-v4-pro",
+            {"thinking_level": "medium"},
+            {"thinking": {"type": "enabled"}, "reasoning_effort": "high"},
+            1,
+        ),
+        ("zai", "glm-4.7", {"thinking_level": "low"}, {"thinking": {"type": "enabled"}}, 0),
+        ("zai", "glm-4-plus", {"thinking_level": "low"}, {}, 1),
+        ("moonshot", "kimi-k2.5", {"temperature": 0.5}, {}, 1),
+        ("mistral", "magistral-small", {"thinking_level": "low"}, {}, 1),
+    ],
+)
+def test_settings_go_by_the_model(
+    provider: str, model_id: str, options: dict[str, Any], expected: dict[str, Any], notes: int
+) -> None:
+    """A model gets what it takes, in the words of its server; the rest is left out, with a note."""
+    heard: list[str] = []
+    model = OpenAICompatModel(provider, model_id, base_url="http://127.0.0.1/v1")
+    body = sent(model=model, on_note=heard.append, **options)
+    assert expected == {
+        key: value
+        for key, value in body.items()
+        if key not in ("model", "messages", "stream", "stream_options")
+    }
+    assert notes == len(heard)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "level", "effort", "notes"),
+    [
+        ("gpt-5.6", "off", "none", 0),
+        ("gpt-5.4", "off", None, 0),
+        ("gpt-5.4", "high", "none", 1),
+        ("gpt-5.1", "high", "high", 0),
+        ("gpt-4.1", "off", None, 0),
+    ],
+)
+def test_tools_of_models_that_reason(model_id: str, level: str, effort: str | None, notes: int) -> None:
+    """OpenAI's chat/completions refuses tools of later models that reason: they are told not to."""
+    heard: list[str] = []
+    model = OpenAICompatModel("openai", model_id, base_url="https://api.openai.com/v1")
+    context = Context(messages=[user("Hi")], tools=[AgentTool("add")])
+    body = chat_request(model, context, {"thinking_level": level, "on_note": heard.append})
+    assert (effort, notes) == (body.get("reasoning_effort"), len(heard))
+
+
+def test_reasoning_of_a_model_can_be_set() -> None:
+    """`reasoning=True` sends the level for an id that the table takes for one that does not reason."""
+    model = OpenAICompatModel("openai", "gpt-4.1", base_url="http://127.0.0.1/v1", reasoning=True)
+    assert "high" == sent(model=model, thinking_level="high")["reasoning_effort"]
+
+
 def test_tools() -> None:
     """Tools go as functions; no tools, no field."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}

@@ -308,6 +308,7 @@ def settings_for(
     *,
     reasons: bool | None = None,
     assumed: ModelFamily = _UNKNOWN,
+    efforts: Callable[[ModelFamily], tuple[str, ...]] = lambda family: family.efforts,
 ) -> Settings:
     """The settings of a request, with a note about each that the model does not take.
 
@@ -316,6 +317,7 @@ def settings_for(
         options: A call's options; `on_note` gets the notes.
         reasons: What the user says about whether the model reasons; None: its id decides.
         assumed: What to take a model for that is said to reason, if its id does not tell.
+        efforts: The efforts that may be asked for, of a server that has rules of its own.
     """
     name = str(model.id)
     family = family_of(name)
@@ -329,8 +331,8 @@ def settings_for(
     if level and family.reasons is False:
         note(options, f"{name} does not reason: the thinking level {level!r} was left out.")
         level = ""
-    elif level and family.efforts:
-        effort = nearest_effort(level, family.efforts)
+    elif level and (known := efforts(family)):
+        effort = nearest_effort(level, known)
         if effort != level:
             note(options, f"{name} has no reasoning effort {level!r}: {effort!r} was asked for.")
     thinks = bool(level) or (family.reasons is True and not family.off_by_default)

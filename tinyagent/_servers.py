@@ -23,7 +23,8 @@ class Dialect(NamedTuple):
     Attributes:
         max_tokens: The field that limits the reply.
         thinking: The field that a thinking level goes into; "" if there is none.
-        efforts: The levels that this field takes.
+        efforts: The levels that this field takes, for models whose own are not known (`_model_families`).
+        strict_efforts: Whether a level is refused that the model does not take.
         session: The field that takes the session's id, for caching.
         null_content: Whether the content of an assistant message with calls and no text is null, as OpenAI
             documents it. Other servers take "" more reliably: their chat templates join strings.
@@ -37,6 +38,7 @@ class Dialect(NamedTuple):
     max_tokens: str = "max_tokens"
     thinking: str = "reasoning_effort"
     efforts: tuple[str, ...] = ("low", "medium", "high")
+    strict_efforts: bool = False
     session: str = ""
     null_content: bool = False
     reasoning: str | None = None
@@ -88,7 +90,11 @@ SERVERS: dict[str, Server] = {
         "gpt-4.1-mini",
         url_env="OPENAI_BASE_URL",
         dialect=Dialect(
-            max_tokens="max_completion_tokens", efforts=_FIVE, session="prompt_cache_key", null_content=True
+            max_tokens="max_completion_tokens",
+            efforts=_FIVE,
+            strict_efforts=True,
+            session="prompt_cache_key",
+            null_content=True,
         ),
     ),
     "anthropic": Server(
@@ -108,7 +114,7 @@ SERVERS: dict[str, Server] = {
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
         "llama-3.3-70b-versatile",
-        dialect=Dialect(null_content=True),
+        dialect=Dialect(strict_efforts=True, null_content=True),
     ),
     "together": Server(
         "https://api.together.xyz/v1",
@@ -134,7 +140,7 @@ SERVERS: dict[str, Server] = {
         "https://api.x.ai/v1",
         "XAI_API_KEY",
         "grok-3-mini",
-        dialect=Dialect(efforts=("low", "high"), null_content=True),
+        dialect=Dialect(efforts=("low", "high"), strict_efforts=True, null_content=True),
     ),
     "cerebras": Server(
         "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", "llama3.1-8b", dialect=Dialect(null_content=True)
@@ -172,7 +178,11 @@ SERVERS: dict[str, Server] = {
         "AZURE_OPENAI_API_KEY",
         url_env="AZURE_OPENAI_ENDPOINT",
         dialect=Dialect(
-            max_tokens="max_completion_tokens", efforts=_FIVE, null_content=True, key_header="api-key"
+            max_tokens="max_completion_tokens",
+            efforts=_FIVE,
+            strict_efforts=True,
+            null_content=True,
+            key_header="api-key",
         ),
         hosts=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
     ),

@@ -23,6 +23,7 @@ from ._finish_reasons import is_final
 from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
+from ._model_families import ModelFamily, note, settings_for
 from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
@@ -42,7 +43,6 @@ from .agent_types import (
     Model,
     ModelInfo,
     SimpleStreamOptions,
-    ThinkingLevel,
 )
 from .errors import InvalidReplyError, ProviderError, TinyAgentError
 
@@ -66,7 +66,7 @@ class OpenAICompatModel(Model):
         headers: Sent with each request, `Authorization` among them if it is given here.
         context_window: Tokens that the model can take in.
         max_tokens: Tokens that the model can give out. A call's limit is `options["max_tokens"]`.
-        reasoning: Whether the model reasons.
+        reasoning: Whether the model reasons, for ids that do not tell. A thinking level is then sent.
         api_key_env: The environment variable that holds the key; None: no key is needed.
         extra_body: Merged into the request's body, last; None as a value takes a field out.
         ca_file: Certificates of a CA of your own.
@@ -131,11 +131,7 @@ def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> di
             }
             for tool in context.tools
         ]
-    if options.get("temperature") is not None:
-        body["temperature"] = options["temperature"]
-    if options.get("max_tokens") is not None:
-        body[dialect.max_tokens] = options["max_tokens"]
-    body.update(_thinking(model, dialect, options))
+    _set_reasoning(body, model, dialect, options)
     if dialect.session and options.get("session_id"):
         body[dialect.session] = options["session_id"]
     body.update(getattr(model, "extra_body", None) or {})
@@ -169,20 +165,52 @@ def _is_marked(context: Context) -> bool:
     )
 
 
-def _thinking(model: Any, dialect: Dialect, options: Mapping[str, Any]) -> dict[str, Any]:
-    level = options.get("thinking_level") or getattr(model, "thinking_level", None) or ThinkingLevel.OFF
-    level = str(level)
-    if level == ThinkingLevel.OFF or not dialect.thinking:
-        return {}
-    if dialect.thinking == "thinking":
-        return {"thinking": {"type": "enabled"}}
-    efforts = dialect.efforts
-    if level not in efforts:
-        level = efforts[0] if level in (ThinkingLevel.MINIMAL, ThinkingLevel.LOW) else efforts[-1]
-    if dialect.thinking == "reasoning":
+def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: Mapping[str, Any]) -> None:
+    """The thinking level, the temperature and the limit, as the model and its server take them."""
+    settings = settings_for(
+        model,
+        options,
+        reasons=True if getattr(model, "reasoning", False) else None,
+        assumed=ModelFamily(efforts=dialect.efforts),
+        efforts=lambda family: _efforts(family, dialect),
+    )
+    family, level = settings.family, settings.level
+    if settings.temperature is not None:
+        body["temperature"] = settings.temperature
+    if options.get("max_tokens") is not None:
+        own = family.max_completion_tokens and dialect.thinking == "reasoning_effort"
+        body["max_completion_tokens" if own else dialect.max_tokens] = options["max_tokens"]
+    if dialect.strict_efforts and family.chat_tools_at_rest and "tools" in body:
+        if level:
+            note(
+                options,
+                f"{model.id} takes tools in chat/completions only if it does not reason: the thinking level "
+                f"{level!r} was left out. With api = openai-responses it can do both.",
+            )
+        if level or not family.off_by_default:
+            body["reasoning_effort"] = "none"
+    elif not level:
+        return
+    elif dialect.thinking == "reasoning":
         budget = (options.get("thinking_budgets") or {}).get(level)
-        return {"reasoning": {"max_tokens": budget} if budget else {"effort": level}}
-    return {"reasoning_effort": level}
+        body["reasoning"] = {"max_tokens": budget} if budget else {"effort": settings.effort}
+    elif dialect.thinking == "thinking":
+        body["thinking"] = {"type": "enabled"}
+        if settings.effort is not None:
+            body["reasoning_effort"] = settings.effort
+    elif dialect.thinking and settings.effort is not None:
+        body["reasoning_effort"] = settings.effort
+    else:
+        note(options, f"How much {model.id} reasons cannot be chosen here: the level {level!r} was left out.")
+
+
+def _efforts(family: ModelFamily, dialect: Dialect) -> tuple[str, ...]:
+    """The efforts that may be asked for: the model's own where they are known, else the server's."""
+    if dialect.thinking == "thinking":
+        return family.efforts if family.reasons else ()
+    if dialect.thinking == "reasoning" or family.reasons is None:
+        return dialect.efforts if dialect.thinking else ()  # OpenRouter maps them to each model itself
+    return family.efforts or (() if dialect.strict_efforts else dialect.efforts)
 
 
 _IDS = re.compile(r"[^\s|]{1,40}")
