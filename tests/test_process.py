@@ -206,6 +206,16 @@ async def test_what_cannot_be_sent(function: object, argument: tuple[object, ...
         await run_in_process(function, *argument)  # type: ignore[arg-type]
 
 
+def vague(value: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Name a type that does not exist."""
+
+
+async def test_a_type_hint_that_cannot_be_resolved() -> None:
+    """It is named before a process is started."""
+    with pytest.raises(TypeError, match="A type hint of vague cannot be resolved: name 'Missing'"):
+        await run_in_process(vague, 1)
+
+
 # ---- the end ------------------------------------------------------------------------------------------
 
 

@@ -90,7 +90,8 @@ async def run_in_process(
         TimeoutError: The time is up.
         ToolError: The run was aborted; the function raised (a `ToolError` of its own keeps its message); the
             process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
-        TypeError: The function is not at the top of a module, or an argument cannot be sent.
+        TypeError: The function is not at the top of a module, one of its type hints cannot be resolved, or an
+            argument cannot be sent.
     """
     if signal is not None and signal.is_set():
         raise ToolError("Operation aborted")
@@ -306,7 +307,13 @@ def _files(function: Callable[..., object]) -> Iterator[str]:
 
 def _answer_types(function: Callable[..., object]) -> tuple[Any, Any]:
     """The types of a generator's items and of the result, from the type hint of what the function returns."""
-    hint = typing.get_type_hints(function).get("return", Any)
+    try:
+        hint = typing.get_type_hints(function).get("return", Any)
+    except NameError as error:
+        raise TypeError(
+            f"A type hint of {function.__qualname__} cannot be resolved: {error}. "
+            "Import or define the type at the top of the module."
+        ) from error
     if not inspect.isgeneratorfunction(function):
         return Any, hint
     parts = typing.get_args(hint)

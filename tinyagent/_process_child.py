@@ -149,6 +149,8 @@ def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
         except (OSError, ValueError):
             pass  # macOS refuses some limits
     if seconds is not None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent may ignore or block it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, seconds + SPARE_SECONDS)
     if sys.platform == "linux":
         end_with_parent(parent)

@@ -51,7 +51,7 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
                 f"{root.name(parts)} has changed since you read it, so nothing was written. "
                 "Read it again, so that the other change is not lost."
             )
-        encoding, crlf, notes = _NOTHING, False, []
+        encoding, crlf, notes, head = _NOTHING, False, [], b""
         if before is not None:
             with root.file(parts, write=True) as descriptor:
                 before = os.fstat(descriptor)
@@ -73,7 +73,8 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
             data = _utf8(content)
         if encoding != _NOTHING:
             notes.append(f"encoding: {encoding.label}, as before")
-        root.replace(parts, data, before)
+        whole = before is not None and len(head) == before.st_size
+        root.replace(parts, data, before, head if whole else None)
     lines = content.count("\n") + (not content.endswith("\n") and content != "")
     verb = "Created" if before is None else "Replaced"
     text = f"{verb} {shown}: {lines:,} line(s), {len(data):,} bytes." + (
