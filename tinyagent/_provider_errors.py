@@ -10,6 +10,7 @@ from typing import Any
 from . import _json
 from .errors import (
     AuthenticationError,
+    ConfigurationError,
     ContentFilterError,
     ContextOverflowError,
     ProviderError,
@@ -19,6 +20,7 @@ from .errors import (
 
 __all__ = [
     "body_text",
+    "check_key_variable",
     "error_code",
     "error_text",
     "format_duration",
@@ -58,6 +60,22 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= 4:
             text = text.replace(secret, "[redacted]")
     return _SECRETS.sub("[redacted]", text)
+
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_key_variable(variable: str, provider: str) -> None:
+    """Refuse an `api_key_env` that is no name of a variable: perhaps the key itself was put there.
+
+    Raises:
+        ConfigurationError: It does not show the value.
+    """
+    if not _VARIABLE.fullmatch(variable) or redact(variable) != variable:
+        raise ConfigurationError(
+            f"api_key_env of {provider!r} is not the name of an environment variable",
+            hint='It names a variable that holds the key, for example api_key_env = "ACME_API_KEY".',
+        )
 
 
 # ---- the error ----------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._http import Call, Reply, check_headers, check_key
 from ._interrupt import Aborted
 from ._message_builder import BuilderEvent, MessageBuilder
-from ._provider_errors import error_code, error_text, provider_error, redact
+from ._provider_errors import check_key_variable, error_code, error_text, provider_error
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 from .agent_types import AssistantMessage, AssistantMessageEvent, StopReason
 from .errors import (
@@ -657,7 +657,6 @@ def network(model: Any) -> dict[str, Any]:
     }
 
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
 
 
@@ -689,12 +688,7 @@ def request_headers(
     if api_key is None and variable:
         api_key = os.environ.get(variable) or None
         if api_key is None:
-            if not _VARIABLE.fullmatch(variable) or redact(variable) != variable:
-                # Perhaps the key itself was put there, so the value is not shown.
-                raise ConfigurationError(
-                    f"api_key_env of {provider!r} is not the name of an environment variable",
-                    hint='It names a variable that holds the key, for example api_key_env = "ACME_API_KEY".',
-                )
+            check_key_variable(variable, provider)
             raise MissingKeyError(
                 f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
                 hint=f"export {variable}=…",

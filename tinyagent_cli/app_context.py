@@ -14,7 +14,8 @@ __all__ = ["AppContext"]
 class AppContext:
     """Verbosity and colour, and everything that is written to standard error.
 
-    All text goes through the sanitiser: messages quote models, providers, files and plugins.
+    All text goes through the sanitiser: messages quote models, providers, files and plugins. Secrets in it
+    are removed, but for what `dim` shows: the arguments and results of tools.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -26,12 +27,12 @@ class AppContext:
     def note(self, text: str) -> None:
         """Something worth knowing; silenced by -q."""
         if not self.quiet:
-            self._write(clean(text))
+            self._write(_shown(text))
 
     def detail(self, text: str) -> None:
         """Something for who asked for it with -v."""
         if self.verbosity and not self.quiet:
-            self.dim(text)
+            self.dim(_shown(text))
 
     def dim(self, text: str) -> None:
         """What goes on, in grey."""
@@ -40,19 +41,19 @@ class AppContext:
     def warn(self, text: str) -> None:
         """Something that is probably not meant; silenced by -q."""
         if not self.quiet:
-            self._write(f"{self._paint('33', 'Warning:')} {clean(text)}")
+            self._write(f"{self._paint('33', 'Warning:')} {_shown(text)}")
 
     def error(self, text: str, hint: str | None = None) -> None:
         """Why the command failed; always said."""
-        self._write(f"{self._paint('31', 'Error:')} {clean(text)}")
+        self._write(f"{self._paint('31', 'Error:')} {_shown(text)}")
         if hint:
-            self._write(clean(hint))
+            self._write(_shown(hint))
 
     def traceback(self, error: BaseException) -> None:
         """Where an error came from."""
         import traceback
 
-        self._write(clean("".join(traceback.format_exception(error)).rstrip()))
+        self._write(_shown("".join(traceback.format_exception(error)).rstrip()))
 
     @property
     def color(self) -> bool:
@@ -81,3 +82,9 @@ class AppContext:
             sys.stderr.flush()
         except (OSError, ValueError):
             pass  # whoever closed it does not want to know
+
+
+def _shown(text: str) -> str:
+    from tinyagent._provider_errors import redact
+
+    return clean(redact(text))

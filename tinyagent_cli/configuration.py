@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from msgspec import structs
 
+from tinyagent._provider_errors import check_key_variable
 from tinyagent.errors import AuthenticationError
 
 from .config_files import (
@@ -62,7 +63,13 @@ class Settings(NamedTuple):
     notes: tuple[str, ...]
 
     def api_key(self, provider: str, env_name: str | None) -> str | None:
-        """The key of a provider: its environment variable, else `keys.toml`."""
+        """The key of a provider: its environment variable, else `keys.toml`.
+
+        Raises:
+            ConfigurationError: the variable or the key cannot be right; neither is shown.
+        """
+        if env_name is not None and variable(env_name) is None:
+            check_key_variable(env_name, provider)
         key = variable(env_name) if env_name else None
         if key is None:
             key = read_keys(self.directory / "keys.toml").get(provider, "").strip() or None

@@ -89,7 +89,15 @@ class Failure(NamedTuple):
 
 
 def describe(error: BaseException) -> Failure:
-    """What to print, to record and to exit with for `error`."""
+    """What to print, to record and to exit with for `error`; secrets that it quotes are removed."""
+    from tinyagent._provider_errors import redact
+
+    failure = _describe(error)
+    hint = redact(failure.hint) if failure.hint is not None else None
+    return failure._replace(message=redact(failure.message), hint=hint)
+
+
+def _describe(error: BaseException) -> Failure:
     if isinstance(error, StopRun):
         return _stopped(error)
     if isinstance(error, SystemExit | click.exceptions.Exit):

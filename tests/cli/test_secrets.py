@@ -105,3 +105,33 @@ def _check_left(cli: Cli, done: Any) -> None:
     for name, data in {"stdout": done.out.encode(), "stderr": done.err.encode(), **left}.items():
         if not name.endswith("config.toml"):
             assert OPAQUE[:16].encode() not in data, name
+
+
+def test_secrets_in_the_configuration_are_not_shown(cli: Cli) -> None:
+    """A key put in the place of its variable's name, in a URL or in a misspelt line shows in no command."""
+    secrets = ("sk-test-0123456789abcdef", "0123456789abcdef0123456789abcdef", "hunter22")
+    tables = f'''
+        [providers.a]
+        base_url = "http://127.0.0.1:9/v1"
+        api_key_env = "{secrets[0]}"
+        [providers.b]
+        base_url = "http://127.0.0.1:9/v1"
+        api_key_env = "{secrets[1]}"
+        [providers.c]
+        base_url = "https://user:{secrets[2]}@127.0.0.1:9/v1?key={secrets[0]}"
+        [providers.d]
+        base_url = "ftp://127.0.0.1:9/v1?key={secrets[0]}"
+        '''
+    for text in (
+        tables,
+        tables + f'[run]\nmodel = "https://user:{secrets[2]}@host?key={secrets[0]}"\nwrong = 1',
+    ):
+        cli.config(text)
+        for name in "abcd":
+            for args in (["run", "--jsonl", "-m", f"{name}/m", "Hi"], ["models", "list", name]):
+                done = cli(*args)
+                assert 3 == done.code
+                assert [] == [secret for secret in secrets if secret in done.out + done.err]
+        for args in (["models", "list"], ["models", "list", "--json"], ["doctor"], ["run", "Hi"]):
+            done = cli(*args)
+            assert [] == [secret for secret in secrets if secret in done.out + done.err], args

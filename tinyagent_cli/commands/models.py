@@ -60,6 +60,7 @@ def list_models(provider: str | None, as_json: bool) -> None:
 
 
 def _providers(found: Any, manager: Any) -> list[dict[str, str]]:
+    from tinyagent.errors import ConfigurationError
     from tinyagent_cli.builtin_plugins import key_variable
 
     rows = []
@@ -74,7 +75,10 @@ def _providers(found: Any, manager: Any) -> list[dict[str, str]]:
         elif variable is None:
             key = "none needed"
         else:
-            key = f"{variable} is {'set' if found.api_key(entry.name, variable) else 'not set'}"
+            try:
+                key = f"{variable} is {'set' if found.api_key(entry.name, variable) else 'not set'}"
+            except ConfigurationError as error:
+                key = str(error)
         rows.append({"name": entry.name, "from": origin, "key": key})
     return rows
 
