@@ -34,6 +34,7 @@ from tinyagent.alchemy_provider import (
     OpenAICompatModel,
     stream_alchemy_openai_completions,
 )
+from tinyagent.anthropic_provider import request_body
 from tinyagent.testing import check_grammar, collect, user
 
 URL = "http://127.0.0.1:9/v1"
@@ -72,9 +73,10 @@ class FakeWaker:
 class FakeStream:
     """As the wheel's; it gives the batches that the test puts in."""
 
-    def __init__(self, wheel: Wheel, request: bytes, waker: FakeWaker) -> None:
+    def __init__(self, wheel: Wheel, request: bytes, body: bytes | None, waker: FakeWaker) -> None:
         self.id = len(wheel.streams) + 1
         self.request = json.loads(request)
+        self.body = json.loads(body) if body is not None else None
         self.waker = waker
         self.closed = False
         self._batches: list[list[Any]] = []
@@ -114,8 +116,8 @@ class Wheel(ModuleType):
         self.scripts: list[Any] = []
         self.Waker = FakeWaker
 
-    def Stream(self, request: bytes, waker: FakeWaker) -> FakeStream:
-        return FakeStream(self, request, waker)
+    def Stream(self, request: bytes, body: bytes | None, waker: FakeWaker) -> FakeStream:
+        return FakeStream(self, request, body, waker)
 
 
 @pytest.fixture
@@ -187,8 +189,7 @@ def ask(wheel: Wheel) -> Ask:
 async def test_the_wheel_gets_the_request_that_every_provider_sends(ask: Ask, wheel: Wheel) -> None:
     """The body, the time-outs, and the key where the crate takes it."""
     await ask(*text("Hi"), end(), api_key=KEY, temperature=0.5, timeout={"idle": 7}, thinking_level="high")
-    request = wheel.streams[0].request
-    body = request["exchange"]["body"]
+    request, body = wheel.streams[0].request, wheel.streams[0].body
     assert ("m", True, 0.5, "high") == tuple(
         body[key] for key in ("model", "stream", "temperature", "reasoning_effort")
     )
@@ -215,30 +216,41 @@ async def test_images_go_along(wheel: Wheel) -> None:
     wheel.scripts.append([[START, *text("A cat"), end()]])
     context = Context(messages=[{"role": "user", "content": [picture]}, asked, result])  # type: ignore[list-item]
     await (await stream_alchemy_openai_completions(MODEL, context, {})).result()
-    body = json.dumps(wheel.streams[0].request["exchange"]["body"])
+    body = json.dumps(wheel.streams[0].body)
     assert 2 == body.count("https://example.com/x.png")
 
 
-async def test_another_api_is_left_to_the_crate(ask: Ask, wheel: Wheel) -> None:
-    """With the key, the conversation and what the model adds; usage and reasons are that API's."""
+async def test_the_messages_api_gets_the_request_of_the_default_provider(ask: Ask, wheel: Wheel) -> None:
+    """Thinking, caching and the model's own fields are as in the provider `anthropic`; so are the checks."""
     model = OpenAICompatModel(
-        "anthropic", "claude", "anthropic-messages",
+        "anthropic", "claude-sonnet-4-5", "anthropic-messages", reasoning=True,
         base_url="https://api.anthropic.com/v1/messages", extra_body={"top_k": 3},
     )  # fmt: skip
     thought = [(4, 0, ""), (5, 0, "hm"), (6, 0, "sig")]
     usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 4}
     _, message = await ask(
         *thought, *text("Hi", index=1), end(usage=usage, finish_reason="max_tokens"),
-        model=model, api_key=KEY, thinking_level="low", temperature=1.0,
+        model=model, api_key=KEY, thinking_level="low",
     )  # fmt: skip
-    request = wheel.streams[0].request
+    request, body = wheel.streams[0].request, wheel.streams[0].body
     assert ("https://api.anthropic.com", KEY) == (request["model"]["base_url"], request["options"]["api_key"])
-    assert {"top_k": 3} == request["exchange"]["body"]
-    assert request["model"]["reasoning"]
-    assert ("anthropic", False) == (request["exchange"]["protocol"], request["exchange"]["whole_body"])
-    assert "Hi" == request["context"]["messages"][0]["content"][0]["text"]
+    assert "anthropic" == request["exchange"]["protocol"]
+    context = Context(messages=[user("Hi")])
+    assert request_body(model, context, {"thinking_level": "low"}) == body
+    assert (3, "enabled") == (body["top_k"], body["thinking"]["type"])
+    assert "ephemeral" in json.dumps(body["messages"])
     assert ("sig", "length") == (message["content"][0]["thinking_signature"], message["stop_reason"])
     assert (7, 2, 4) == tuple(message["usage"][key] for key in ("input", "output", "cache_read"))
+
+
+async def test_another_api_is_left_to_the_crate(ask: Ask, wheel: Wheel) -> None:
+    """The crate makes the body of Z.ai's API; messages, tools and the model's own fields are ours."""
+    model = OpenAICompatModel("zai", "glm", "zai-completions", base_url=URL, extra_body={"top_k": 3})
+    await ask(*text("Hi"), end(), model=model, api_key=KEY)
+    request, body = wheel.streams[0].request, wheel.streams[0].body
+    assert body is None
+    fields = {"messages": [{"role": "user", "content": "Hi"}], "top_k": 3}
+    assert fields == request["exchange"]["body"]
 
 
 async def test_headers_of_the_users_own_take_the_keys_place(ask: Ask, wheel: Wheel) -> None:
@@ -347,7 +359,7 @@ async def test_an_agent_runs_tools_through_the_wheel(wheel: Wheel) -> None:
     events = await collect(agent.stream("Go"))
     check_grammar(events)
     assert "Fine." == events[-1].messages[-1]["content"][0]["text"]
-    first, second = (stream.request["exchange"]["body"] for stream in wheel.streams)
+    first, second = (stream.body for stream in wheel.streams)
     assert "saw 1" == second["messages"][-1]["content"]
     assert "look" == first["tools"][0]["function"]["name"]
 

@@ -78,6 +78,7 @@ SHARED = {
         "_response",
         "_tool_schemas",
         "_wire",
+        "anthropic_provider",  # by alchemy_provider, which sends the same requests another way
         "jsonl",
         "openai_wire",
     ),

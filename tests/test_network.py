@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinyagent import _network
-from tinyagent._network import is_loopback, proxy_for, tls_context
+from tinyagent._network import certificate_hint, is_loopback, proxy_for, tls_context
 from tinyagent.errors import ConfigurationError
 
 
@@ -185,3 +185,22 @@ def test_certificates_that_cannot_be_read(
 def _paths(directory: Path) -> ssl.DefaultVerifyPaths:
     missing = str(directory / "missing")
     return ssl.DefaultVerifyPaths(missing, str(directory), "SSL_CERT_FILE", missing, "SSL_CERT_DIR", missing)
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("self-signed certificate", "set ca_file to its certificate"),
+        ("unable to get local issuer certificate", "set ca_file"),
+        ("invalid peer certificate: UnknownIssuer", "set ca_file"),
+        ("invalid peer certificate: Other(OtherError(CaUsedAsEndEntity))", "CA:FALSE"),
+        ("IP address mismatch, certificate is not valid for '127.0.0.1'.", "another host"),
+        ('certificate not valid for name "127.0.0.1"', "another host"),
+        ("certificate has expired", "clock"),
+        ("certificate is not yet valid", "clock"),
+        ("some other reason", "ca_file"),
+    ],
+)
+def test_a_refused_certificate_has_a_fitting_hint(reason: str, advice: str) -> None:
+    """Advice to set `ca_file` helps neither against a wrong name nor where it has been followed already."""
+    assert advice in certificate_hint(reason)

@@ -119,7 +119,8 @@ def test_other_limits_are_not_an_overflow(status: int | None, text: str) -> None
 )
 def test_a_refused_key_is_an_authentication_error(status: int | None, body: Any) -> None:
     """xAI and Gemini refuse a wrong key with 400: the words and the codes say what it is."""
-    assert AuthenticationError is type(error_of(status, body))
+    error = error_of(status, body)
+    assert (AuthenticationError, status) == (type(error), getattr(error, "status", None))
 
 
 @pytest.mark.parametrize(

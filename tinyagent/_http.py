@@ -39,7 +39,7 @@ from urllib.parse import urljoin, urlsplit
 from . import _json
 from ._chunks import ChunkMerger
 from ._interrupt import Aborted, AbortSignal, Interrupt
-from ._network import is_loopback, proxy_for, tls_context
+from ._network import certificate_hint, is_loopback, proxy_for, tls_context
 from ._provider_errors import body_text, format_duration, provider_error, redact, shorten
 from .errors import (
     AuthenticationError,
@@ -918,7 +918,7 @@ class Call:
             hint = "Check the base URL and the network."
         elif isinstance(reason, ssl.SSLCertVerificationError):
             why = f"its certificate is not trusted: {reason.verify_message}"
-            hint = "If its certificates come from a CA of your own, set ca_file."
+            hint = certificate_hint(reason.verify_message)
         elif isinstance(reason, OSError) and reason.strerror:
             why = reason.strerror
         else:

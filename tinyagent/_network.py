@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import ConfigurationError
 
-__all__ = ["is_loopback", "parse_address", "proxy_for", "tls_context"]
+__all__ = ["certificate_hint", "is_loopback", "parse_address", "proxy_for", "tls_context"]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -187,3 +187,30 @@ def _bundle() -> str:
     import certifi
 
     return next((name for name in _SYSTEM_FILES if Path(name).is_file()), None) or certifi.where()
+
+
+_CERTIFICATE_HINTS = (
+    (
+        r"CaUsedAsEndEntity",
+        "The server presents a CA certificate, which the Rust provider refuses. Make the certificate with "
+        "basicConstraints=CA:FALSE, or use the provider without 'alchemy/'.",
+    ),
+    (r"mismatch|not valid for", "The certificate is for another host: use the name in it in the base URL."),
+    (r"expired", "The server's certificate has expired; or the clock of this machine is wrong."),
+    (
+        r"not yet valid|NotValidYet",
+        "The certificate is not valid yet; or the clock of this machine is wrong.",
+    ),
+    (
+        r"self.signed|UnknownIssuer|issuer",
+        "If you trust the server, set ca_file to its certificate or to that of its CA.",
+    ),
+)
+
+
+def certificate_hint(reason: str) -> str:
+    """What to do about a certificate that OpenSSL or rustls refused for `reason`."""
+    for pattern, hint in _CERTIFICATE_HINTS:
+        if re.search(pattern, reason, re.IGNORECASE):
+            return hint
+    return "If its certificates come from a CA of your own, set ca_file."

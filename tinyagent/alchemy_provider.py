@@ -22,14 +22,14 @@ from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 from . import _json, _wire
-from ._handover import handover
 from ._http import Call, Reply
 from ._interrupt import Aborted, AbortSignal
 from ._message_builder import BuilderEvent
-from ._network import is_loopback
+from ._network import certificate_hint, is_loopback
 from ._provider_errors import redact
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions, StopReason
+from .anthropic_provider import request_body
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -84,6 +84,8 @@ class AlchemyCall(Call):
         own = {given.lower() for given in getattr(model, "headers", None) or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
+        self.whole_body: bytes | None = None
+        """The request's body; None if alchemy-llm makes it."""
         self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
 
     def _described(
@@ -96,16 +98,21 @@ class AlchemyCall(Call):
         key: str | None,
     ) -> dict[str, Any]:
         level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-        # alchemy-llm leaves out reasoning, images by address and images of tools. So where we know the
-        # protocol the body is ours, and where we know half of it the messages are.
-        make_body = getattr(model, "request_body", None)
+        # alchemy-llm's own requests lack reasoning, caching, images by address and images of tools. So the
+        # body is ours where we speak the protocol, and elsewhere (MiniMax, Z.ai) the messages are.
+        fields: dict[str, Any] = {}
+        conversation: dict[str, Any] = {}
         if self.api == "openai-completions":
-            make_body = partial(chat_request, model)
-        body = dict(getattr(model, "extra_body", None) or {})
-        if make_body is not None:
-            body = make_body(context, options)
-        elif self.api != ANTHROPIC:
-            body = {"messages": chat_request(model, context, options)["messages"], **body}
+            self.whole_body = _wire.encode_body(chat_request(model, context, options))
+        elif self.api == ANTHROPIC:
+            self.whole_body = _wire.encode_body(
+                request_body(model, context, cast(SimpleStreamOptions, options))
+            )
+        else:
+            body = chat_request(model, context, options)
+            fields = {"messages": body["messages"], **(getattr(model, "extra_body", None) or {})}
+            conversation["system_prompt"] = context.system_prompt
+            conversation["tools"] = tool_definitions(context.tools)
         exchange: dict[str, Any] = {
             "protocol": "anthropic" if self.api == ANTHROPIC else "chat",
             "connect": self.timeouts.connect,
@@ -115,14 +122,8 @@ class AlchemyCall(Call):
             "ca_pem": _pem(getattr(model, "ca_file", None)),
             "loopback": is_loopback(urlsplit(self.url).hostname or ""),
             "headers": list(headers.items()),
-            "body": body,
-            "whole_body": make_body is not None,
+            "body": fields,
         }
-        conversation: dict[str, Any] = {"system_prompt": context.system_prompt}
-        if make_body is None:
-            if self.api == ANTHROPIC:
-                conversation["messages"] = handover(context.messages, model)
-            conversation["tools"] = tool_definitions(context.tools)
         return {
             "api": self.api,
             "model": {
@@ -150,7 +151,7 @@ class AlchemyCall(Call):
             ConfigurationError: if the wheel cannot take the request, in its words.
         """
         try:
-            return self._module.Stream(self.request, waker)
+            return self._module.Stream(self.request, self.whole_body, waker)
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {self.clean(str(error))}") from None
 
@@ -189,7 +190,7 @@ class AlchemyCall(Call):
             if kind == "broken":
                 said = f"the connection to {origin} broke before the reply began ({words})"
             trusted = "certificate" not in words
-            hint = None if trusted else "If its certificates come from a CA of your own, set ca_file."
+            hint = None if trusted else certificate_hint(words)
             return ConnectionFailedError(f"{name}: {said}", provider=provider, retryable=trusted, hint=hint)
         if kind in ("interrupted", "truncated", "empty"):
             said = {
@@ -549,7 +550,6 @@ async def stream_alchemy_openai_completions(
     Args:
         model: An `OpenAICompatModel`, or any model with a `base_url`. Its `api` may be any that alchemy-llm
             implements: `openai-completions`, `anthropic-messages`, `minimax-completions`, `zai-completions`.
-            A method `request_body(context, options)` of it makes the request instead of the crate.
         context: The conversation.
         options: See `SimpleStreamOptions`.
 

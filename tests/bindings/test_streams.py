@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,14 @@ from typing import Any
 
 import pytest
 
-from tinyagent import Agent, AgentOptions, ConfigurationError, ConnectionFailedError, tool
+from tinyagent import (
+    Agent,
+    AgentOptions,
+    ConfigurationError,
+    ConnectionFailedError,
+    InvalidMessageError,
+    tool,
+)
 from tinyagent._fake_server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
 from tinyagent.agent_types import Context
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
@@ -375,6 +383,39 @@ def test_collect() -> None:
         assert "done" == whole["events"][-1]["type"]
         assert {"a": 1} == whole["final_message"]["content"][0]["arguments"]
         assert "sum" == server.requests[0].json["tools"][0]["function"]["name"]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Hi",
+        {"content": "Hi"},
+        {"role": "user", "content": 5},
+        {"role": "user", "content": [{"type": "text"}]},
+        {"role": "tool_result", "content": []},
+    ],
+)
+def test_malformed_messages_are_refused(message: Any) -> None:
+    """Nothing is sent, and the error names the message."""
+    from alchemy_llm_py import openai_completions_stream
+
+    with pytest.raises(InvalidMessageError, match="message 2"):
+        openai_completions_stream(
+            {"id": "m", "base_url": "http://127.0.0.1:9/v1"}, {"messages": [user("Hi"), message]}
+        )
+
+
+async def test_floats_arrive_as_they_were_sent() -> None:
+    """Arguments that come as an object lose no digit."""
+    chance = random.Random(7)
+    numbers = [chance.uniform(-1e6, 1e6) for _ in range(2000)] + [5e-324, 1.7976931348623157e308, 0.1 + 0.2]
+    function = {"name": "look", "arguments": {"numbers": numbers}}
+    call = {"index": 0, "id": "c", "function": function}
+    chunks = [chat_chunk({"tool_calls": [call]}), chat_chunk({}, "tool_calls")]
+    reply = FakeReply([*map(sse, chunks), DONE])
+    async with FakeServer(reply) as server:
+        message = await (await ask(f"{server.origin}/v1")).result()
+    assert numbers == message["content"][0]["arguments"]["numbers"]
 
 
 def test_failures_are_an_error_event() -> None:

@@ -10,10 +10,12 @@ pub mod stream;
 mod _native {
     use std::sync::Arc;
 
+    use bytes::Bytes;
     use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
     use pyo3::prelude::*;
     use pyo3::types::PyList;
 
+    use crate::convert::Request;
     use crate::stream;
 
     #[pyclass(frozen)]
@@ -41,10 +43,11 @@ mod _native {
     #[pymethods]
     impl Stream {
         #[new]
-        #[pyo3(signature = (request, waker=None))]
-        fn new(request: &[u8], waker: Option<&Waker>) -> PyResult<Self> {
-            let request =
+        #[pyo3(signature = (request, body=None, waker=None))]
+        fn new(request: &[u8], body: Option<&[u8]>, waker: Option<&Waker>) -> PyResult<Self> {
+            let mut request: Request =
                 serde_json::from_slice(request).map_err(|error| PyValueError::new_err(error.to_string()))?;
+            request.exchange.whole_body = body.map(Bytes::copy_from_slice);
             let waker = waker.map(|waker| waker.0.clone());
             stream::Stream::open(request, waker).map(Self).map_err(PyValueError::new_err)
         }

@@ -21,7 +21,8 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any, cast
 
-from tinyagent import _http
+from tinyagent import _http, default_convert_to_llm
+from tinyagent._message_checks import checked_messages
 from tinyagent.agent_types import AgentTool, AssistantMessage, AssistantMessageEvent, Context
 from tinyagent.alchemy_provider import OpenAICompatModel, prepare
 from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError
@@ -100,7 +101,7 @@ def _wait(error: TinyAgentError, tries: int) -> float | None:
 def openai_completions_stream(
     model: Mapping[str, Any], context: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> OpenAICompletionsStream:
-    """Send a request; gives the reply to read.
+    """Send a request; return the reply, to be read.
 
     Args:
         model: `id`, `base_url`, and optionally `provider`, `name`, `headers`, `reasoning`, `context_window`,
@@ -109,7 +110,8 @@ def openai_completions_stream(
         options: `api_key`, `temperature`, `max_tokens`, all optional; and those of tinyagent's providers.
 
     Raises:
-        tinyagent.ConfigurationError: if the request cannot be sent as it is.
+        tinyagent.ConfigurationError: the request cannot be sent as it is.
+        tinyagent.InvalidMessageError: a message is malformed; nothing is sent.
     """
     known = {field for field in OpenAICompatModel.__dataclass_fields__ if model.get(field) is not None}
     try:
@@ -118,8 +120,9 @@ def openai_completions_stream(
             AgentTool(tool["name"], tool.get("description", ""), tool["parameters"])
             for tool in context.get("tools") or ()
         ]
+        messages = checked_messages(context.get("messages") or ())
         conversation = Context(
-            context.get("system_prompt") or "", list(context.get("messages") or ()), tools or None
+            context.get("system_prompt") or "", default_convert_to_llm(messages), tools or None
         )
         if "base_url" not in known:
             raise KeyError("base_url")

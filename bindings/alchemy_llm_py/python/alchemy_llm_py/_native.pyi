@@ -49,7 +49,7 @@ class Stream:
     """A request under way.
 
     `request` is JSON (`Request` in `src/convert.rs`): what alchemy-llm is called with, and `exchange`, the
-    settings of the HTTP client below it.
+    settings of the HTTP client below it. `body` replaces the body that alchemy-llm would send.
 
     Raises:
         ValueError: if the request cannot be read, or alchemy-llm has no such API.
@@ -58,7 +58,7 @@ class Stream:
     id: Final[int]
     """What a waker calls it by."""
 
-    def __new__(cls, request: bytes, waker: Waker | None = None) -> Stream: ...
+    def __new__(cls, request: bytes, body: bytes | None = None, waker: Waker | None = None) -> Stream: ...
     def take(self) -> list[Step] | None:
         """The steps that have come; see "Sentinels"."""
 

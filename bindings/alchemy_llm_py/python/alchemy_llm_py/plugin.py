@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tinyagent import ConfigurationError, Provider, hookimpl
-from tinyagent.agent_types import Context, Model, SimpleStreamOptions
+from tinyagent.agent_types import Model
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
-from tinyagent.anthropic_provider import AnthropicModel, request_body
+from tinyagent.anthropic_provider import AnthropicModel
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,6 @@ UPSTREAMS = {
 }
 
 
-class MessagesModel(AnthropicModel):
-    """A model behind Anthropic's API, with the request that the provider `anthropic` sends."""
-
-    def request_body(self, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
-        """The whole body."""
-        return request_body(self, context, options)
-
-
 def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
     """The model of `UPSTREAM/MODEL`; with a `base_url` among the options, of any other server as well.
 
@@ -73,7 +65,7 @@ def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
 
 
 def _made(model_id: str, known: dict[str, Any]) -> Model:
-    kind = MessagesModel if known.get("api") == "anthropic-messages" else OpenAICompatModel
+    kind = AnthropicModel if known.get("api") == "anthropic-messages" else OpenAICompatModel
     names = {field.name for field in fields(kind)} - {"id", "thinking_level"}
     unknown = sorted(set(known) - names)
     if unknown:

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -45,10 +46,12 @@ pub struct Settings {
     pub loopback: bool,
     /// Sent in addition; Latin-1, which alchemy-llm would leave out without a word.
     pub headers: Vec<(String, String)>,
-    /// Fields of the body that are set, or with null taken out.
+    /// Fields that are set in alchemy-llm's body, or with null removed from it.
     pub body: Map<String, Value>,
-    /// Whether `body` is the whole body.
-    pub whole_body: bool,
+    /// The whole body, instead of alchemy-llm's. It is sent as it is: parsing and writing it again would make
+    /// each turn of a long conversation slower than the last.
+    #[serde(skip)]
+    pub whole_body: Option<Bytes>,
 }
 
 /// Why a reply is not one.

@@ -95,18 +95,10 @@ pub(crate) async fn send(
     exchange: &Arc<Exchange>,
     url: String,
     mut headers: HeaderMap,
-    mut body: Value,
+    body: Value,
 ) -> Result<upstream::Response, Error> {
     let settings = &exchange.settings;
-    if settings.whole_body {
-        body = Value::Object(Default::default());
-    }
-    for (key, value) in &settings.body {
-        match (&mut body, value) {
-            (Value::Object(fields), Value::Null) => drop(fields.shift_remove(key)),
-            (body, value) => body[key] = value.clone(),
-        }
-    }
+    let body = encoded(settings, body);
     for name in [AUTHORIZATION, HeaderName::from_static("x-api-key")] {
         let key = headers.get(&name).and_then(|value| value.to_str().ok());
         if key.is_some_and(|key| key.trim_start_matches("Bearer ") == NO_KEY) {
@@ -122,7 +114,6 @@ pub(crate) async fn send(
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
     headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
     let client = client(&url, settings).map_err(|words| exchange.fail(Failure::new("client", words)))?;
-    let body = Bytes::from(body.to_string());
     let limit = Exchange::seconds(settings.first_event, 120.0);
     tokio::select! {
         biased;
@@ -138,6 +129,20 @@ pub(crate) async fn send(
 fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     let value: Option<Vec<u8>> = value.chars().map(|letter| u8::try_from(letter).ok()).collect();
     Some((name.parse().ok()?, HeaderValue::from_bytes(&value?).ok()?))
+}
+
+/// The body that is sent: the caller's whole one, or alchemy-llm's with the caller's fields in it.
+fn encoded(settings: &Settings, mut body: Value) -> Bytes {
+    if let Some(whole) = &settings.whole_body {
+        return whole.clone();
+    }
+    for (key, value) in &settings.body {
+        match (&mut body, value) {
+            (Value::Object(fields), Value::Null) => drop(fields.shift_remove(key)),
+            (body, value) => body[key] = value.clone(),
+        }
+    }
+    Bytes::from(body.to_string())
 }
 
 async fn attempt(
