@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _clean_environment(**more: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return {name: value for name, value in {**kept, **more}.items() if value}
+    return {**kept, **more}
 
 
 def run_clean(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -207,8 +207,10 @@ def test_the_hint_fits_the_cause(
 def test_an_index_that_cannot_be_reached(workshop: Workshop, shelf: Path, index: Path, program: str) -> None:
     """It is the network, not a misspelled name."""
     dead = "http://127.0.0.1:9/simple"
-    here = {"PIP_NO_INDEX": "", "PIP_INDEX_URL": dead, "PIP_RETRIES": "1", "UV_HTTP_RETRIES": "0"}
-    done = _install(workshop, shelf, index, program, "sunny", UV_CONFIG_FILE="", UV_INDEX_URL=dead, **here)
+    here = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": dead, "PIP_RETRIES": "1", "UV_HTTP_RETRIES": "0"}
+    done = _install(
+        workshop, shelf, index, program, "sunny", UV_CONFIG_FILE=os.devnull, UV_INDEX_URL=dead, **here
+    )
     assert f"{program} failed on sunny: the package index cannot be reached." in done.stderr
 
 
