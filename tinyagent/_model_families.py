@@ -70,7 +70,7 @@ _THINKING = ModelFamily(reasons=True)
 
 # ---- ids ------------------------------------------------------------------------------------------------
 
-_VENDOR = re.compile(r"^(?:[a-z][a-z-]*\.)+(?=[a-z])")
+_VENDOR = r"^(?:[a-z][a-z-]*\.)+(?=[a-z])"
 """`us.anthropic.` and `openai.` before the id, as Bedrock and others write it."""
 
 
@@ -78,7 +78,7 @@ def _bare(model_id: str) -> str:
     """The id without a path, the mark of a fine-tuned model, a vendor and a variant such as `:free`."""
     name = model_id.strip().lower()
     name = name.removeprefix("ft:").rpartition("/")[2]
-    return _VENDOR.sub("", name.partition(":")[0].partition("@")[0])
+    return re.sub(_VENDOR, "", name.partition(":")[0].partition("@")[0])
 
 
 def _version(prefix: str, name: str) -> tuple[int, int] | None:
@@ -102,13 +102,20 @@ def family_of(model_id: str) -> ModelFamily:
         model_id: As it is sent to a provider.
     """
     name = _bare(model_id)
-    for pattern, rule in _RULES:
-        if pattern.match(name):
-            return rule if isinstance(rule, ModelFamily) else rule(name)
+    for prefixes, rule in _RULES:
+        if name.startswith(prefixes):
+            family = rule if isinstance(rule, ModelFamily) else rule(name)
+            if family is not None:
+                return family
     return _UNKNOWN
 
 
 # ---- OpenAI ---------------------------------------------------------------------------------------------
+
+
+_OPENAI_REASONING = ModelFamily(
+    reasons=True, efforts=_COMMON, temperature=False, max_completion_tokens=True, responses=True
+)
 
 
 def _gpt(name: str) -> ModelFamily:
@@ -117,45 +124,38 @@ def _gpt(name: str) -> ModelFamily:
     if version is None or version < (5, 0) or "search" in words:
         # The search models of chat/completions refuse a temperature.
         return ModelFamily(reasons=False, temperature_at_rest="search" not in words)
-    if "chat" in words and version == (5, 0):
-        return _PLAIN
-    family = ModelFamily(reasons=True, temperature=False, max_completion_tokens=True, responses=True)
     if "chat" in words:
-        return family._replace(efforts=("medium",))
+        return _PLAIN if version == (5, 0) else _OPENAI_REASONING._replace(efforts=("medium",))
+    efforts: tuple[str, ...] = _COMMON
     if "pro" in words:
-        return family._replace(efforts=("high",) if version == (5, 0) else ("medium", "high", "xhigh"))
-    if "codex" in words:
-        if version <= (5, 1) and "max" not in words:
-            return family._replace(efforts=("medium", "high") if "mini" in words else _COMMON)
-        return family._replace(efforts=(*_COMMON, "xhigh"))
-    if version == (5, 0):
-        return family._replace(efforts=("minimal", *_COMMON))
-    if version >= (6, 0):
-        return family._replace(efforts=(*_COMMON, "xhigh"))
-    efforts: tuple[str, ...] = ("none", *_COMMON)
-    if version >= (5, 2):
-        efforts += ("xhigh",)
-    if version >= (5, 6):
-        efforts += ("max",)
-    return family._replace(
-        efforts=efforts, off_by_default=version < (5, 5), chat_tools_at_rest=version >= (5, 4)
-    )
+        efforts = ("high",) if version == (5, 0) else ("medium", "high", "xhigh")
+    elif "codex" in words:
+        if version >= (5, 2) or "max" in words:
+            efforts = (*_COMMON, "xhigh")
+        elif "mini" in words:
+            efforts = ("medium", "high")
+    elif version == (5, 0):
+        efforts = ("minimal", *_COMMON)
+    elif version >= (6, 0):
+        efforts = (*_COMMON, "xhigh")
+    else:
+        later = ("xhigh", "max") if version >= (5, 6) else ("xhigh",) if version >= (5, 2) else ()
+        return _OPENAI_REASONING._replace(
+            efforts=("none", *_COMMON, *later),
+            off_by_default=version < (5, 5),
+            chat_tools_at_rest=version >= (5, 4),
+        )
+    return _OPENAI_REASONING._replace(efforts=efforts)
 
 
-def _o_series(name: str) -> ModelFamily:
-    family = ModelFamily(
-        reasons=True, temperature=False, max_completion_tokens=True, responses=True, efforts=_COMMON
-    )
-    if re.match(r"o1-(?:mini|preview)", name):
-        return family._replace(efforts=(), responses=False)  # older than the Responses API
+def _o_series(name: str) -> ModelFamily | None:
+    if not re.match(r"o\d+(?:-|$)", name):
+        return None
+    if name.startswith(("o1-mini", "o1-preview")):
+        return _OPENAI_REASONING._replace(efforts=(), responses=False)  # older than the Responses API
     if "deep-research" in name:
-        return family._replace(efforts=("medium",))
-    return family
-
-
-_CODEX = ModelFamily(
-    reasons=True, temperature=False, max_completion_tokens=True, responses=True, efforts=_COMMON
-)
+        return _OPENAI_REASONING._replace(efforts=("medium",))
+    return _OPENAI_REASONING
 
 
 # ---- Anthropic ------------------------------------------------------------------------------------------
@@ -170,8 +170,10 @@ def claude_version(model_id: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2] or 0)) if match[1] else (5, 0)
 
 
-def _claude(name: str) -> ModelFamily:
-    version = claude_version(name) or (5, 0)
+def _claude(name: str) -> ModelFamily | None:
+    version = claude_version(name)
+    if version is None:
+        return None
     if version < (3, 7):
         return _PLAIN
     if version >= (4, 7):
@@ -253,34 +255,25 @@ def _qwen(name: str) -> ModelFamily:
     return _PLAIN if version is not None and version < (3, 0) else _THINKING
 
 
-def _mistral(name: str) -> ModelFamily:
-    return _THINKING if name.startswith("magistral") else _PLAIN
-
-
-_Rule = ModelFamily | Callable[[str], ModelFamily]
-_RULES: tuple[tuple[re.Pattern[str], _Rule], ...] = tuple(
-    (re.compile(pattern), rule)
-    for pattern, rule in (
-        (r"gpt-oss", ModelFamily(reasons=True, efforts=_COMMON)),
-        (r"(?:chat)?gpt-\d", _gpt),
-        (r"chatgpt-", _PLAIN),
-        (r"o\d+(?:-|$)", _o_series),
-        (r"codex", _CODEX),
-        (r"computer-use", ModelFamily(reasons=False, responses=True)),
-        (r".*claude", _claude),
-        (r"grok", _grok),
-        (r"gemini", _gemini),
-        (r"gemma", _PLAIN),
-        (r"deepseek-r\d-distill", _THINKING),
-        (r"deepseek", _deepseek),
-        (r"glm-", _glm),
-        (r"kimi|moonshot", _kimi),
-        (r"qwq|qvq", _THINKING),
-        (r"qwen", _qwen),
-        (r"magistral|mistral|ministral|codestral|devstral|pixtral|mixtral", _mistral),
-    )
+_Rule = ModelFamily | Callable[[str], ModelFamily | None]
+_RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
+    (("gpt-oss",), ModelFamily(reasons=True, efforts=_COMMON)),
+    (("gpt-", "chatgpt-"), _gpt),
+    (("o",), _o_series),
+    (("codex",), _OPENAI_REASONING),
+    (("computer-use",), ModelFamily(reasons=False, responses=True)),
+    (("grok",), _grok),
+    (("gemini",), _gemini),
+    (("gemma",), _PLAIN),
+    (("deepseek",), _deepseek),
+    (("glm-",), _glm),
+    (("kimi", "moonshot"), _kimi),
+    (("qwq", "qvq", "magistral"), _THINKING),
+    (("qwen",), _qwen),
+    (("mistral", "ministral", "codestral", "devstral", "pixtral", "mixtral"), _PLAIN),
+    (("",), _claude),
 )
-"""The first pattern that the bare id begins with decides."""
+"""What the bare id begins with. A rule that gives None leaves the id to the next one."""
 
 
 # ---- the settings of a request ----------------------------------------------------------------------------

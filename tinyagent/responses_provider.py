@@ -25,6 +25,7 @@ from . import _json
 from ._handover import handover
 from ._message_builder import BuilderEvent
 from ._model_families import ModelFamily, settings_for
+from ._servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
@@ -510,13 +511,9 @@ async def stream_openai_responses(
     """
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
-    headers, secrets = request_headers(
-        model,
-        given.get("api_key"),
-        variable=getattr(model, "api_key_env", OpenAIResponsesModel.api_key_env),
-    )
+    headers, secrets = _headers(model, given.get("api_key"))
     return await open_stream(
-        endpoint(base_url, "/responses"),
+        _url(base_url),
         request_body(model, context, given),
         model=model,
         options=given,
@@ -524,3 +521,17 @@ async def stream_openai_responses(
         secrets=secrets,
         decoder=partial(ResponsesDecoder, model),
     )
+
+
+def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+    """The headers of a request, and what of them is secret."""
+    variable = getattr(model, "api_key_env", OpenAIResponsesModel.api_key_env)
+    header = dialect_of(server_of(model.base_url, getattr(model, "provider", ""))).key_header
+    if header:
+        return request_headers(model, api_key, variable=variable, header=header, prefix="")
+    return request_headers(model, api_key, variable=variable)
+
+
+def _url(base_url: str) -> str:
+    """The endpoint under a base URL that may name it, or chat/completions, as variables of OpenAI's may."""
+    return endpoint(endpoint(base_url, "", named="/chat/completions"), "/responses")

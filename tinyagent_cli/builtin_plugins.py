@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyagent._servers import SERVERS
+from tinyagent._servers import SERVERS, server_of
 from tinyagent.agent_types import Model, ModelInfo, Provider, StreamResponse
 from tinyagent.errors import ConfigurationError
 from tinyagent.hookspecs import hookimpl
@@ -116,15 +116,18 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
 
 def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
     """A server as a provider; `fields` are those of its model."""
-    api = APIS[endpoint.api]
     fields = {"allow_http": endpoint.is_open, **fields, "provider": name, "api_key_env": endpoint.api_key_env}
 
-    def make(api: Api, model_id: str, options: Mapping[str, Any]) -> Model:
+    def make(model_id: str, options: Mapping[str, Any], api_name: str | None = None) -> Model:
         body = {**fields.get("extra_body", {}), **options}
         moved = take_base_url(name, body)
         base_url = moved or endpoint.base_url
+        chosen = _take_api(name, body)
+        api_name = api_name or chosen or _api_of(name, endpoint, base_url, model_id)
+        api = APIS[api_name]
         if name == "azure":
-            base_url = azure_url(base_url, model_id, body.pop("api_version", None))
+            responses = api_name == "openai-responses"
+            base_url = azure_url(base_url, model_id, body.pop("api_version", None), responses=responses)
         own: dict[str, Any] = {"id": model_id, "base_url": base_url, "extra_body": body}
         if moved is not None and endpoint.api_key_env is None:
             own["allow_http"] = True  # no key is sent, and the user named the server
@@ -132,9 +135,10 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
         return model
 
     def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
-        return make(api, _id(name, model_id), options)
+        return make(_id(name, model_id), options)
 
     async def stream(model: Any, context: Any, options: Any) -> StreamResponse:
+        api = APIS.get(getattr(model, "api", ""), APIS[endpoint.api])
         reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, options)
         return reply
 
@@ -142,14 +146,43 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
         from . import configuration
 
         # The other protocols have no list of their own; their servers list models as chat/completions does.
-        lister = api if api.models else APIS["openai-completions"]
+        api_name = endpoint.api if APIS[endpoint.api].models else "openai-completions"
+        lister = APIS[api_name]
         module = import_module(lister.module)
         key = configuration.load().api_key(name, endpoint.api_key_env)
-        model = make(lister, "", {})
+        model = make("", {}, api_name)
         found: list[ModelInfo] = await getattr(module, lister.models)(model, {"api_key": key})
         return found
 
     return Provider(name, stream, make_model, endpoint.api_key_env, list_models)
+
+
+def _take_api(name: str, options: dict[str, Any]) -> str | None:
+    """Take `api`, the protocol, out of the options of a model; None if there is none.
+
+    Raises:
+        ConfigurationError: if there is no such protocol.
+    """
+    api: str | None = options.pop("api", None)
+    if api is not None and api not in APIS:
+        raise ConfigurationError(
+            f"There is no protocol {api!r} for {name!r}.", hint=f"api is one of {', '.join(APIS)}."
+        )
+    return api
+
+
+def _api_of(name: str, endpoint: Endpoint, base_url: str, model_id: str) -> str:
+    """The protocol to ask a model over: OpenAI's later models want the Responses API.
+
+    What the user chose counts. Another server under OpenAI's name is asked in the same way.
+    """
+    if endpoint.api_chosen or endpoint.api != "openai-completions":
+        return endpoint.api
+    if server_of(base_url, name) != "openai":
+        return endpoint.api
+    from tinyagent._model_families import family_of
+
+    return "openai-responses" if family_of(model_id).responses else endpoint.api
 
 
 def _id(provider: str, model_id: str) -> str:

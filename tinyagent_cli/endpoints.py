@@ -40,12 +40,14 @@ class Endpoint(NamedTuple):
         api_key_env: The environment variable of its key; None if it takes no key.
         api: Its protocol.
         moved_by: The environment variable that `base_url` comes from.
+        api_chosen: Whether the user chose the protocol.
     """
 
     base_url: str
     api_key_env: str | None
     api: str
     moved_by: str | None = None
+    api_chosen: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +74,8 @@ def endpoint_of(name: str, table: ProviderTable | None = None) -> Endpoint:
             base_url = server.base_url
         else:
             base_url, moved_by = (ollama_url(text) if name == "ollama" else text), server.url_env
-    return Endpoint(base_url, key_variable_of(name, table), api, moved_by)
+    chosen = table is not None and table.api is not None
+    return Endpoint(base_url, key_variable_of(name, table), api, moved_by, chosen)
 
 
 def key_variable_of(name: str, table: ProviderTable | None = None) -> str | None:
@@ -152,7 +155,9 @@ def ollama_url(text: str) -> str:
     return f"{scheme}://{address}:{port}{parts.path.rstrip('/').removesuffix('/v1')}/v1"
 
 
-def azure_url(base_url: str, deployment: str, api_version: str | None = None) -> str:
+def azure_url(
+    base_url: str, deployment: str, api_version: str | None = None, *, responses: bool = False
+) -> str:
     """The URL of a deployment's chat completions (https://learn.microsoft.com/azure/ai-services/openai/reference).
 
     A base URL that names a deployment, or the path of the newer API (`/openai/v1`), stays as it is.
@@ -161,6 +166,7 @@ def azure_url(base_url: str, deployment: str, api_version: str | None = None) ->
         base_url: The resource's endpoint, `https://NAME.openai.azure.com`.
         deployment: The deployment's name; empty for what is no deployment's, such as the list of models.
         api_version: The version of the API.
+        responses: Give the URL of the Responses API instead, which is part of the newer API only.
 
     Raises:
         ConfigurationError: if there is no endpoint.
@@ -177,6 +183,8 @@ def azure_url(base_url: str, deployment: str, api_version: str | None = None) ->
     path = parts.path.rstrip("/")
     if path.endswith("/openai/v1"):
         return base_url
+    if responses:
+        return urlunsplit((parts.scheme, parts.netloc, "/openai/v1", "", ""))
     if "/deployments/" not in path:
         path = path.removesuffix("/openai") + "/openai"
         if deployment:

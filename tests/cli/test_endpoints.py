@@ -84,6 +84,85 @@ def test_a_variable_moves_a_provider(cli: Cli, serve: Serve, model: str, variabl
     assert expected == server.requests[0].headers.get("authorization")
 
 
+RESPONSE = {
+    "status": "completed",
+    "output": [{"type": "message", "content": [{"type": "output_text", "text": "ok"}]}],
+}
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+
+
+@pytest.mark.parametrize(
+    ("model_id", "options", "path"),
+    [
+        ("gpt-4.1", [], CHAT),
+        ("gpt-5-chat-latest", [], CHAT),
+        ("gpt-5", [], RESPONSES),
+        ("ft:gpt-5-mini:acme::x", [], RESPONSES),
+        ("gpt-6", [], RESPONSES),
+        ("o5-mini", [], RESPONSES),
+        ("gpt-5", ["-O", "api=openai-completions"], CHAT),
+        ("gpt-4.1", ["-O", "api=openai-responses"], RESPONSES),
+    ],
+)
+def test_the_protocol_goes_by_the_model(
+    cli: Cli, serve: Serve, model_id: str, options: list[str], path: str
+) -> None:
+    """OpenAI's later models are asked over the Responses API, unless the user chooses."""
+    server = serve(FakeReply.text("ok") if path == CHAT else FakeReply.json(RESPONSE))
+    url = server.url + "/chat/completions"  # as some set the variable
+    done = cli("run", "-m", f"openai/{model_id}", *options, "Hi", OPENAI_BASE_URL=url, OPENAI_API_KEY=KEY)
+    assert (0, "ok\n", path) == (done.code, done.out, server.requests[0].path)
+    assert (model_id, None) == (server.requests[0].json["model"], server.requests[0].json.get("api"))
+    assert f"Bearer {KEY}" == server.requests[0].headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    ("name", "api", "path"),
+    [
+        ("openai", "", RESPONSES),
+        ("openai", 'api = "openai-completions"', CHAT),
+        ("house", "", CHAT),
+        ("house", 'api = "openai-responses"', RESPONSES),
+    ],
+)
+def test_a_table_chooses_the_protocol(cli: Cli, serve: Serve, name: str, api: str, path: str) -> None:
+    """`api` of a provider counts; other servers keep the protocol that all of them have."""
+    server = serve(FakeReply.text("ok") if path == CHAT else FakeReply.json(RESPONSE))
+    cli.config(f'[providers.{name}]\nbase_url = "{server.url}"\n{api}\n')
+    done = cli("run", "-m", f"{name}/gpt-5", "Hi")
+    assert (0, path) == (done.code, server.requests[0].path), done.err
+
+
+def test_a_protocol_that_does_not_exist(cli: Cli) -> None:
+    """The user learns which there are."""
+    done = cli("run", "-m", "openai/gpt-5", "-O", "api=chat", "Hi", OPENAI_API_KEY=KEY)
+    assert 3 == done.code
+    assert "There is no protocol 'chat'" in done.err
+    assert "openai-responses" in done.err
+
+
+def test_azure_over_the_responses_api(cli: Cli, serve: Serve) -> None:
+    """It is part of Azure's newer API, with the deployment in the body and the key in its own header."""
+    server = serve(FakeReply.json(RESPONSE))
+    origin = server.url.removesuffix("/v1")
+    environment = {"AZURE_OPENAI_ENDPOINT": origin, "AZURE_OPENAI_API_KEY": KEY}
+    done = cli("run", "-m", "azure/my-gpt", "-O", "api=openai-responses", "Hi", **environment)
+    request = server.requests[0]
+    assert (0, "/openai/v1/responses") == (done.code, request.path), done.err
+    assert (KEY, "my-gpt") == (request.headers["api-key"], request.json["model"])
+
+
+def test_notes_are_shown_with_v(cli: Cli, serve: Serve) -> None:
+    """What a model does not take is left out without a word, unless -v asks for it."""
+    server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
+    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
+    arguments = ("run", "-m", "openai/gpt-4.1", "--thinking", "high", "Hi")
+    quiet, verbose = cli(*arguments, **environment), cli(*arguments, "-v", **environment)
+    assert "gpt-4.1 does not reason" not in quiet.err
+    assert "gpt-4.1 does not reason: the thinking level 'high' was left out." in verbose.err
+    assert "reasoning_effort" not in server.requests[0].json
+
+
 def test_anthropic_is_moved(cli: Cli, serve: Serve) -> None:
     """ANTHROPIC_BASE_URL is followed, without the path of the protocol."""
     server = serve(FakeReply([b'{"type":"error","error":{"message":"seen"}}'], status=400))
