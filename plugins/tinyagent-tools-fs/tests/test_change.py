@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinyagent import AgentToolResult, ToolError
-from tinyagent_tools_fs import _change, _root
+from tinyagent_tools_fs import _change, _lock, _root
 from tinyagent_tools_fs._change import _Text
 from tinyagent_tools_fs._root import Root
 
@@ -421,3 +423,20 @@ def test_a_diff_can_be_applied(before: list[str], after: list[str]) -> None:
         if line[0] in " +":
             result.append(line[1:])
     assert after == result + before[position:]
+
+
+async def test_a_lock_that_is_held_for_long_does_not_stop_a_write(
+    here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that never lets go of the folder costs a wait; new temporary files then stay."""
+    monkeypatch.setattr(_lock, "_WAIT_SECONDS", 0.05)
+    for name, age in ((".tinyagent-0000000000000000.tmp", 7_200), (".tinyagent-1111111111111111.tmp", 0)):
+        (here / name).write_text("half")
+        os.utime(here / name, (time.time() - age, time.time() - age))
+    descriptor = os.open(here, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        await call("write", path="a.txt", content="x")
+    finally:
+        os.close(descriptor)
+    assert [".tinyagent-1111111111111111.tmp", "a.txt"] == sorted(path.name for path in here.iterdir())

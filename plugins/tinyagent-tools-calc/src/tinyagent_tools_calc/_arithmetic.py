@@ -21,7 +21,7 @@ Number = int | float
 
 
 class CalcError(ValueError):
-    """The expression has no answer; the message says why."""
+    """The expression cannot be evaluated; the message gives the reason."""
 
 
 _TOKEN = re.compile(
@@ -47,7 +47,11 @@ _ADVICE = {
 
 
 def calculate(expression: str) -> str:
-    """The value of an arithmetic expression as text; `CalcError` says why there is none."""
+    """Evaluate an arithmetic expression and format its value.
+
+    Raises:
+        CalcError: The expression cannot be evaluated.
+    """
     try:
         value = _walk(_parse(expression), 0)
     except ZeroDivisionError:

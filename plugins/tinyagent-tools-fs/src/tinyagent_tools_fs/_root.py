@@ -176,7 +176,7 @@ class Root:
 
     @contextmanager
     def file(self, parts: Parts, *, write: bool = False) -> Iterator[int]:
-        """The descriptor of a regular file, for reading; `write` says that it is about to be replaced."""
+        """Open a regular file for reading; with `write`, refuse one that must not be replaced."""
         with self._parent(parts, write=write) as (above, name):
             descriptor = self.open_in(above, parts, name)
         try:
@@ -347,7 +347,7 @@ class Root:
         )
 
     def explain(self, error: OSError, parts: Parts, above: int | None = None) -> ToolError:
-        """An error of the operating system, as the model is told."""
+        """An error of the operating system as an error for the model."""
         if above is not None and error.errno == errno.ENOENT:
             return self._missing(above, parts)
         shown = self.name(parts)

@@ -130,7 +130,11 @@ def _shown(parts: Parts, *, is_folder: bool = False) -> str:
 
 
 def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
-    """The regular expression of a request; `ToolError` says what is wrong with it."""
+    """Compile the regular expression of a request.
+
+    Raises:
+        ToolError: It is not a regular expression.
+    """
     check_text(request.pattern)
     pattern = re.escape(request.pattern) if request.literal else request.pattern
     try:

@@ -39,7 +39,7 @@ class Skipped:
     large: int = 0
 
     def items(self) -> Iterator[dict[str, str | int | bool]]:
-        """What there is to report."""
+        """The counts that are not zero, as items of a search."""
         for name in ("unreadable", "deep", "large"):
             if count := getattr(self, name):
                 yield {name: count}
@@ -50,7 +50,7 @@ class Ignore:
     """What the `.gitignore` files from the root down to a path say of it.
 
     A deeper file goes before a higher one, a later line before an earlier one, and what is in an ignored
-    folder is ignored whatever is said of it.
+    folder is ignored whatever other rules apply to it.
     """
 
     root: Root

@@ -97,36 +97,38 @@ def _folder(root: Path, path: str) -> str:
 
 def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
     number = -ended.code if ended.code < 0 else None
-    notes = {
+    reasons = {
         "timeout": f"timed out after {timeout:g} s and was ended; timeout can be up to {MAX_TIMEOUT}",
         "aborted": "aborted by the user",
         "output": f"ended after {LIMIT:,} bytes of output",
     }
-    said = []
-    if ended.why in notes:
-        said.append(notes[ended.why])
+    notes = []
+    if ended.why in reasons:
+        notes.append(reasons[ended.why])
     elif number is not None:
-        said.append(f"killed by signal {_name(number)}")
+        notes.append(f"killed by signal {_name(number)}")
     elif ended.code > 128 and (of := _name(ended.code - 128)).startswith("SIG"):
-        said.append(f"exit code {ended.code} (128 + {of})")
+        notes.append(f"exit code {ended.code} (128 + {of})")
     elif ended.code:
-        said.append(f"exit code {ended.code}")
+        notes.append(f"exit code {ended.code}")
     if ended.killed:
         count = len(ended.killed)
-        said.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
+        notes.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
     if ended.lost:
-        said.append("something that this command started has detached itself, cannot be found, and may go on")
+        notes.append(
+            "something that this command started has detached itself, cannot be found, and may go on"
+        )
     if ended.survived:
-        said.append(f"could not be killed: {_names(ended.survived)}")
+        notes.append(f"could not be killed: {_names(ended.survived)}")
     if ended.saved is not None and ended.saved.path is not None:
-        said.append(f"full output: {ended.saved.path}")
+        notes.append(f"full output: {ended.saved.path}")
     elif ended.saved is not None:
-        said.append(f"the full output could not be saved: {ended.saved.problem}")
+        notes.append(f"the full output could not be saved: {ended.saved.problem}")
     text = ended.output.text()
     if not text:
         text = "[no output]"
-    if said:
-        text += ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in said)
+    if notes:
+        text += ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in notes)
     details: dict[str, Any] = {
         "exit_code": ended.code if number is None else None,
         "signal": None if number is None else _name(number),

@@ -106,7 +106,7 @@ def _pids() -> list[int]:
 
 
 def _look(pid: int) -> _Entry | None:
-    """What /proc says; None for what is gone, and for a zombie, which is as good as gone."""
+    """Read a process from /proc; None if it has ended, also if it is a zombie."""
     try:
         # The name is in brackets and may contain anything, so what follows is counted from the last one.
         before, _, after = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")

@@ -90,7 +90,7 @@ class _Command:
         self._full = asyncio.Event()
         self._over = asyncio.Event()
         self._closed = False
-        self._told = b""
+        self._received = b""
         mark = secrets.token_hex(16)
         environment = clean(os.environ, more_environment)
         environment[MARK] = ",".join(filter(None, [environment.get(MARK), mark]))
@@ -161,13 +161,13 @@ class _Command:
     # ---- output -----------------------------------------------------------------------------------
 
     def _read(self) -> bool:
-        """Take what there is; False if there is nothing now, or nothing more."""
+        """Read the next bytes; False if there are none at present, or no more at all."""
         try:
             data = os.read(self._reading, PIECE)
         except BlockingIOError:
             return False
         if not data:
-            # Closed by all who had it, which says nothing about whether they go on.
+            # Every process has closed it, which does not mean that they have ended.
             self._closed = True
             asyncio.get_running_loop().remove_reader(self._reading)
             return False
@@ -180,14 +180,14 @@ class _Command:
         return not self._full.is_set()
 
     def _drain(self) -> bool:
-        """Take the rest; whether that was the end."""
+        """Read the rest; returns whether the end was reached."""
         while self._read():
             pass
         self._output.feed(b"", final=True)
         return self._closed or self._full.is_set()
 
     async def _report(self, on_output: Callable[[str, int], None]) -> None:
-        """Say what is new, soon at first and then less often, so that a long run makes no long record."""
+        """Report new output, often at first and then less often, so that a long run makes no long record."""
         pause, reported = _FIRST_UPDATE, 0
         while True:
             await asyncio.sleep(pause)
@@ -199,13 +199,13 @@ class _Command:
     # ---- the end ----------------------------------------------------------------------------------
 
     def _read_status(self) -> None:
-        """Take what the supervisor tells: the process id of the shell, then its exit code."""
+        """Read what the supervisor sends: the process id of the shell, then its exit code."""
         try:
             data = os.read(self._status, PIECE)
         except BlockingIOError:
             return
-        self._told += data
-        numbers = self._told.split()
+        self._received += data
+        numbers = self._received.split()
         if numbers and self._processes.shell is None:
             self._processes.shell = int(numbers[0])
         if len(numbers) > 1 or not data:  # without a number, the supervisor was killed
@@ -215,7 +215,7 @@ class _Command:
     def _code(self) -> int:
         """The exit code of the shell; if its supervisor was killed, the signal that killed both."""
         self._read_status()
-        numbers = self._told.split()
+        numbers = self._received.split()
         if len(numbers) > 1:
             return int(numbers[1])
         return self._process.returncode or -signal.SIGKILL

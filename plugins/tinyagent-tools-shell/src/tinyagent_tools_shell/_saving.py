@@ -11,7 +11,7 @@ __all__ = ["SavedOutput"]
 
 
 class SavedOutput:
-    """A private temporary file. No error of it ever ends a command: `problem` says what went wrong.
+    """A private temporary file. An error of it never ends a command.
 
     Attributes:
         path: Where the file is; None if there is none.

@@ -8,7 +8,7 @@ It starts the command in a session of its own, and on Linux it adopts whatever l
 - STATUS is a pipe. It gets the command's process id, and later its exit code (negative for a signal).
 - SIGTERM is passed on to the process group of the command.
 
-Exit code 0 says that nothing is left. Should this process be killed itself, the kernel kills the command
+Exit code 0 means that no process is left. If this process itself is killed, the kernel kills the command
 (PR_SET_PDEATHSIG). It imports little, since each command pays for it.
 """
 
@@ -45,7 +45,7 @@ def main(lifeline: int, status: int, command: list[str]) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     group = _start(command, (lifeline, status, woken, wake))
-    _tell(status, group)
+    _send(status, group)
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     poll.register(lifeline, 0)  # asks for nothing: only the end is reported
@@ -58,7 +58,7 @@ def main(lifeline: int, status: int, command: list[str]) -> int:
             if code is None:
                 code = _look(group)
                 if code is not None:
-                    _tell(status, code)
+                    _send(status, code)
 
 
 def _start(command: list[str], ours: tuple[int, ...]) -> int:
@@ -86,15 +86,15 @@ def _start(command: list[str], ours: tuple[int, ...]) -> int:
     os._exit(127)
 
 
-def _tell(status: int, number: int) -> None:
+def _send(status: int, number: int) -> None:
     try:
         os.write(status, b"%d\n" % number)
     except BrokenPipeError:
-        pass  # tinyagent is no more; the lifeline says so too
+        pass  # tinyagent has ended, which closes the lifeline too
 
 
 def _look(command: int) -> int | None:
-    """Take orphans that have ended; the exit code of the command, if it has ended.
+    """Reap orphans; returns the exit code of the command, or None while it runs.
 
     The command is not reaped, so that its number, which is that of its group, stays its own.
     """
@@ -111,7 +111,7 @@ def _look(command: int) -> int | None:
 
 
 def _end(group: int, status: int, code: int | None) -> int:
-    """Kill everything, and tell how the command ended if that is not known yet."""
+    """Kill everything, and send how the command ended unless that was sent before."""
     deadline = time.monotonic() + END_SECONDS
     _signal_group(group, signal.SIGKILL)
     while True:
@@ -129,7 +129,7 @@ def _end(group: int, status: int, code: int | None) -> int:
                 break
             if pid == group and code is None:
                 code = os.waitstatus_to_exitcode(ended)
-                _tell(status, code)
+                _send(status, code)
         if time.monotonic() > deadline:
             return 1
         time.sleep(POLL_SECONDS)

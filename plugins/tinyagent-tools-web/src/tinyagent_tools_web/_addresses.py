@@ -45,7 +45,7 @@ _SPECIAL_6 = [
 
 
 def parse_address(text: str) -> Address:
-    """The address that a resolver gave; a zone (`%eth0`) says nothing about what it is.
+    """Parse an address of a resolver. A zone (`%eth0`) does not matter for what it is.
 
     Raises:
         ValueError: it is none.

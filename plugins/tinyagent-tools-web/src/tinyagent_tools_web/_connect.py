@@ -32,7 +32,7 @@ MAX_TRIED = 4
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """Ask the system's resolver, in a thread that nobody waits for longer than they want."""
+    """Ask the system's resolver in a daemon thread, since a resolver that hangs cannot be interrupted."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 

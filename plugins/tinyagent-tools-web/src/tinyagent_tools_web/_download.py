@@ -90,7 +90,7 @@ async def download(
     """Get a page, following redirects; each of them is checked like the first URL.
 
     Raises:
-        ToolError: it cannot be had; says why.
+        ToolError: The page cannot be read.
     """
     at = normalized(url)
     for _ in range(MAX_REDIRECTS + 1):

@@ -120,8 +120,8 @@ def _decoded(page: Page, kind: str) -> str:
     for mark, marked in _MARKS:
         if body.startswith(mark):
             return body[len(mark) :].decode(marked, "replace")
-    said = _CHARSET.search(page.content_type)
-    labels = [said[1]] if said else []
+    declared = _CHARSET.search(page.content_type)
+    labels = [declared[1]] if declared else []
     inside = _XML.search(body[:300]) or (_META.search(body[:2_048]) if kind == "html" else None)
     if inside:
         labels.append(inside[1].decode("ascii", "replace"))
@@ -166,6 +166,6 @@ def _converted(text: str, url: str, *, without_navigation: bool) -> str:
     )
     try:
         content = convert(text, options).content or ""
-    except Exception as error:  # noqa: BLE001 - whatever the converter cannot do, the model is told
+    except Exception as error:  # noqa: BLE001 - the converter documents no exception
         raise ToolError(f"{url} cannot be turned into text: {error}.") from None
     return str(content).strip()

@@ -175,7 +175,7 @@ def make_fetch(
     """The tool `fetch`.
 
     Args:
-        resolver: `async (host, port) -> addresses`; each address is checked, whoever gave it.
+        resolver: `async (host, port) -> addresses`; each address is checked.
         connect: What connects to an address once it is checked.
         ssl_context: How servers are verified; made when it is first needed if None.
         seconds: The most that one page may take.
