@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import msgspec
 import pytest
 
 import tinyagent
-from tinyagent import agent_types
+from tinyagent import Agent, AgentOptions, agent_types, jsonl
 from tinyagent._message_builder import MessageBuilder
 from tinyagent.agent_types import (
     AgentEndEvent,
@@ -25,7 +27,7 @@ from tinyagent.agent_types import (
     ToolExecutionUpdateEvent,
     TurnEndEvent,
 )
-from tinyagent.testing import assistant
+from tinyagent.testing import Reply, ScriptedProvider, assistant, call, check_grammar, collect, text, thinking
 
 EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
     "agent_start": (agent_types.AgentStartEvent, {}),
@@ -149,3 +151,41 @@ def test_the_shapes_of_the_contract() -> None:
     assert "auto" == config.tool_execution
     assert None is config.max_turns
     assert ToolCallDecision() == ToolCallDecision(block=None, arguments=None, is_error=None, terminate=False)
+
+
+COPIES: dict[str, Any] = {
+    "pickle": lambda event: pickle.loads(pickle.dumps(event)),
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+async def test_a_copied_event_equals_the_original(how: str) -> None:
+    """Every event of a run, sent to another process or copied: type, fields and message so far."""
+
+    async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> AgentToolResult:
+        on_update(AgentToolResult(details={"n": 1}))
+        return AgentToolResult(content=[{"type": "text", "text": "ok"}], details={"n": 2})
+
+    replies = [
+        Reply(thinking("h", "m", signature="s"), text("a", "b"), call("t", '{"n"', ": 1}")),
+        Reply("done"),
+    ]
+    options = AgentOptions(
+        initial_state={"model": Model(), "tools": [AgentTool(name="t", execute=execute)]},
+        stream_fn=ScriptedProvider(*replies),
+    )
+    events = await collect(Agent(options).stream("Hi"))
+    check_grammar(events)
+    assert set(EVENTS) == {event.type for event in events}
+    copies = [COPIES[how](event) for event in events]
+    assert events == copies
+    assert [type(event) for event in events] == [type(event) for event in copies]
+    for event, other in zip(events, copies, strict=True):
+        if isinstance(event, MessageUpdateEvent):
+            step, other_step = event.assistant_message_event, other.assistant_message_event
+            assert (list(step), type(step)) == (list(other_step), type(other_step))
+            assert (step["partial"], event.message) == (other_step["partial"], other.message)
+    clock = lambda: 1  # noqa: E731
+    assert list(jsonl.write(events, clock=clock)) == list(jsonl.write(copies, clock=clock))

@@ -28,6 +28,7 @@ LEVELS = {
     "_version": 0,
     "text_files": 0,
     "_answer": 1,
+    "_docstrings": 1,
     "_event_stream": 1,
     "_fake_server": 1,
     "_handover": 1,

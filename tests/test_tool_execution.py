@@ -12,10 +12,15 @@ import pytest
 
 import tinyagent.agent_tool_execution as execution
 from tinyagent import (
+    Agent,
+    AgentContext,
+    AgentLoopConfig,
+    AgentOptions,
     AgentTool,
     AgentToolResult,
     ToolCallDecision,
     ToolCallInfo,
+    agent_loop,
     create_agent_stream,
     execute_tool_calls,
     skip_tool_call,
@@ -796,6 +801,110 @@ async def test_after_may_replace_the_result(either: Any) -> None:
         (ToolCallDecision(), ("secret", False)),
     ):
         assert expected == await one(tool, after=either(lambda *_, answer=answer: answer))
+
+
+async def test_after_may_change_content_and_is_error_together() -> None:
+    """One decision: another text for the model, other details for programs, and an error or none."""
+
+    def censor(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
+        content: Any = [{"type": "text", "text": "changed"}]
+        return ToolCallDecision(content=content, is_error=not is_error)
+
+    for execute, expected in ((None, True), (fail, False)):
+        (message,) = await Batch([block()], [make(execute)], after=censor).run()
+        assert ("changed", expected) == (said(message), message["is_error"])
+        assert {} == message["details"]
+
+    def annotate(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
+        return ToolCallDecision(details={"seen": True})
+
+    (message,) = await Batch([block()], [make()], after=annotate).run()
+    assert ("ok", {"seen": True}, False) == (said(message), message["details"], message["is_error"])
+
+
+async def test_malformed_content_of_a_decision_withholds_the_result() -> None:
+    """What is not content never reaches the model."""
+
+    def censor(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
+        return ToolCallDecision(content="text")  # type: ignore[arg-type]
+
+    (message,) = await Batch([block()], [make()], after=censor).run()
+    assert message["is_error"]
+    assert said(message).startswith("The result was withheld: after_tool_call failed with TypeError")
+
+
+async def fail(*_: Any) -> Any:
+    raise ValueError("no")
+
+
+async def test_arguments_are_validated_again_only_if_a_hook_changed_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A hook that looks costs no second validation; the tool gets a copy of its own all the same."""
+    validated = []
+    validate = execution.validate_tool_arguments
+
+    def count(tool: Any, call: Any) -> Any:
+        validated.append(call["arguments"])
+        return validate(tool, call)
+
+    monkeypatch.setattr(execution, "validate_tool_arguments", count)
+    held: list[Any] = []
+    given: list[Any] = []
+
+    async def execute(call_id: str, args: Any, *_: Any) -> AgentToolResult:
+        held[0]["a"] = "changed too late"
+        given.append(args)
+        return result()
+
+    def look(info: ToolCallInfo) -> None:
+        held[:] = [info.arguments]
+
+    tool = make(execute, parameters=ADD)
+    await Batch([block(arguments={"a": 1.0})], [tool], before=look).run()
+    assert (1, [{"a": 1}]) == (len(validated), given)
+
+    def change(info: ToolCallInfo) -> None:
+        look(info)
+        info.arguments["a"] = True  # equal to 1 in Python, and no integer in JSON
+
+    (message,) = await Batch([block(arguments={"a": 1})], [tool], before=change).run()
+    assert (3, True) == (len(validated), message["is_error"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"a": 1.0}, {"a": 1}),
+        ({"a": 1, "b": []}, {"a": 1, "b": []}),
+        ({"a": [{"b": -0.0}, 1.5, True, None, "1.0"]}, {"a": [{"b": 0}, 1.5, True, None, "1.0"]}),
+        ({"a": 1e20}, {"a": 10**20}),
+    ],
+)
+def test_a_number_without_a_fraction_is_an_integer(given: Any, expected: Any) -> None:
+    """JSON has one kind of number, and models send 5.0 for 5: a tool gets an int, at any depth."""
+    arguments = validate_tool_arguments(make(parameters={}), block(arguments=given))
+    assert repr(expected) == repr(arguments)
+
+
+TOOLS_REFUSED: list[tuple[Any, type[Exception], str]] = [
+    ([len], TypeError, "is not a tool"),
+    (["t"], TypeError, "is not a tool"),
+    ([make(), make()], ValueError, "Two tools have the name 't'"),
+    ([make(name="")], ValueError, "no name"),
+    ([make(name=None)], ValueError, "no name"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("tools", "error", "words"), TOOLS_REFUSED, ids=range(len(TOOLS_REFUSED)))
+def test_what_is_no_set_of_tools_is_refused(tools: Any, error: type[Exception], words: str) -> None:
+    """Where it enters: in the options, in `set_tools` and in the loop's context."""
+    with pytest.raises(error, match=words):
+        Agent().set_tools(tools)
+    with pytest.raises(error, match=words):
+        Agent(AgentOptions(initial_state={"tools": tools}))
+    with pytest.raises(error, match=words):
+        agent_loop([user("x")], AgentContext(tools=tools), AgentLoopConfig(model=None, convert_to_llm=list))
 
 
 async def test_after_may_forgive_an_error(either: Any) -> None:

@@ -12,12 +12,13 @@ import functools
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Optional, TypedDict, Union
 
 import msgspec
 import pytest
 
+import tinyagent.agent_tool_execution as execution
 from tinyagent import AgentToolResult, tool, validate_tool_arguments
 from tinyagent._interrupt import AbortSignal
 from tinyagent.agent_tool_execution import ToolBatch
@@ -128,6 +129,18 @@ STYLES: dict[str, tuple[str, str, dict[str, str]]] = {
     "followed": ("Do it.\n\nArgs:\n    a: The a.\n\nReturns:\n    Something.",
                  "Do it.\n\nReturns:\n    Something.",
                  {"a": "The a."}),
+    "numpy": ("Do it.\n\nParameters\n----------\na : int\n    The a,\n    continued.\n"
+              "b : str, optional\n    The b.", "Do it.", {"a": "The a, continued.", "b": "The b."}),
+    "numpy, followed": ("Do it.\n\nParameters\n----------\na, b : int\n    Both.\n\n"
+                        "Returns\n-------\nint\n    It.",
+                        "Do it.\n\nReturns\n-------\nint\n    It.", {"a": "Both.", "b": "Both."}),
+    "numpy, others": ("Do it.\n\nParameters\n----------\na\n    The a.\n\n"
+                      "Other Parameters\n----------------\nb\n    The b.", "Do it.", {"a": "The a.", "b": "The b."}),
+    "sphinx": ("Do it.\n\n:param a: The a.\n:param str b: The b,\n    continued.\n:type a: int",
+               "Do it.", {"a": "The a.", "b": "The b, continued."}),
+    "sphinx, followed": ("Do it.\n\n:param a: The a: all of it.\n:type a: int\n:returns: Something.\n"
+                         ":raises X: no",
+                         "Do it.\n\n:returns: Something.\n:raises X: no", {"a": "The a: all of it."}),
     "unknown names": ("Do it.\n\nArgs:\n    zzz: Not there.", "Do it.", {}),
 }  # fmt: skip
 
@@ -147,9 +160,55 @@ def test_docstrings_of_all_styles(style: str) -> None:
     assert told == found
 
 
+class Doc:
+    """As PEP 727 has it."""
+
+    def __init__(self, documentation: str) -> None:
+        self.documentation = documentation
+
+
+def test_annotations_describe_parameters() -> None:
+    """A string in `Annotated`, also inside of a type, is a description, and wins over the docstring."""
+
+    @tool
+    def function(
+        a: Annotated[str, "The a."],
+        b: Annotated[int, Doc("The b."), msgspec.Meta(ge=1)],
+        c: list[Annotated[str, "One c."]],
+        d: Annotated[int | None, "The d."] = None,
+        e: int = 0,
+    ) -> None:
+        """Do it.
+
+        Args:
+            a: Not this.
+            e: The e.
+        """
+
+    assert {
+        "a": {"type": "string", "description": "The a."},
+        "b": {"type": "integer", "minimum": 1, "description": "The b."},
+        "c": {"type": "array", "items": {"type": "string", "description": "One c."}},
+        "d": {"anyOf": [{"type": "integer"}, {"type": "null"}], "description": "The d.", "default": None},
+        "e": {"type": "integer", "description": "The e.", "default": 0},
+    } == function.parameters["properties"]
+
+
 HINTS: list[tuple[Any, Any, Any]] = [
     (str, "x", "x"),
     (int, 5, 5),
+    (int, 5.0, 5),
+    (int, 1e20, 10**20),
+    (list[int], [1.0, 2], [1, 2]),
+    (dict[str, int], {"a": -1.0}, {"a": -1}),
+    (int | None, 5.0, 5),
+    (int | str, 5.0, 5),
+    (Point, {"x": 1.0}, Point(1)),
+    (dict[str, list[Point]], {"a": [{"x": 1, "y": 2.0}]}, {"a": [Point(1, 2)]}),
+    (Literal[1, 2], 2.0, 2),
+    (Annotated[int, msgspec.Meta(ge=1)], 1.0, 1),
+    (float, 5.0, 5.0),
+    (float, 1e300, 1e300),
     (int, 2**70, 2**70),
     (float, 1, 1.0),
     (float, 1.5, 1.5),
@@ -568,3 +627,95 @@ def test_a_tool_can_be_shown() -> None:
 
     assert "function=" not in repr(function)
     assert "'function'" in repr(function)
+
+
+# ---- generators ----------------------------------------------------------------------------------------
+
+
+async def steps(
+    made: Any, *, abort: AbortSignal | None = None, after: int = 99
+) -> tuple[list[str], str, bool]:
+    """The texts of the updates and of the result, and whether it is an error."""
+    seen: list[Any] = []
+
+    def emit(event: Any) -> None:
+        if event.type == "tool_execution_update":
+            seen.append(event.partial_result.content[0]["text"])
+            if len(seen) == after and abort is not None:
+                abort.set()
+
+    call = {"type": "tool_call", "id": "1", "name": made.name, "arguments": {"count": 3}}
+    batch = ToolBatch(assistant(call), [made], emit, signal=abort)  # type: ignore[arg-type]
+    async with asyncio.timeout(20):
+        await batch.run()
+    (message,) = batch.results
+    return seen, "".join(part.get("text", "") for part in message["content"]), message["is_error"]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_generator_reports_each_item(is_async: bool) -> None:
+    """Each item is an update when it is yielded, and the last one is the result."""
+
+    async def later(count: int) -> AsyncIterator[int]:
+        for n in range(count):
+            yield n
+
+    def now(count: int) -> Iterator[int]:
+        yield from range(count)
+
+    made = tool(later) if is_async else tool(now)
+    assert (["0", "1", "2"], "2", False) == await steps(made)
+
+
+async def test_a_generator_may_return_its_result() -> None:
+    """A sync generator: what it returns is the result, and each item only an update."""
+
+    def function(count: int) -> Generator[str, None, AgentToolResult]:
+        yield "half"
+        return AgentToolResult(content=[{"type": "text", "text": "all"}])
+
+    assert (["half"], "all", False) == await steps(tool(function))
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_generator_without_items_or_that_raises(is_async: bool) -> None:
+    """No item is a result without words; an exception is the result, after the items before it."""
+
+    async def later(count: int) -> AsyncIterator[int]:
+        if count > 3:
+            yield 1
+
+    def now(count: int) -> Iterator[int]:
+        yield 1
+        raise ValueError("no more")
+
+    if is_async:
+        assert ([], "Done.", False) == await steps(tool(later))
+    else:
+        assert (["1"], "ValueError: no more", True) == await steps(tool(now))
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_a_generator_that_is_left_is_closed(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An abort in its middle: its `finally` runs, and no item comes after it."""
+    monkeypatch.setattr(execution, "ABORT_GRACE", 0.05)
+    closed = threading.Event()
+
+    async def later(count: int) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+        finally:
+            closed.set()
+
+    def now(count: int) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    _, text, is_error = await steps(tool(later) if is_async else tool(now), abort=AbortSignal(), after=2)
+    assert ("Operation aborted", True) == (text, is_error)
+    assert await asyncio.to_thread(closed.wait, 10)

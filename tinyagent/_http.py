@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import functools
 import importlib.util
 import os
 import random
@@ -420,24 +419,41 @@ async def _pool() -> _Pool:
     return pool
 
 
-@functools.cache
+_load_lock = threading.RLock()
+_loaded: ModuleType | None = None
+
+
 def _load() -> ModuleType:
     """httpx, without what it does not need here.
 
     `import httpx` imports click, rich and pygments for its own command whenever they are installed, and
     with us they are: more than the rest of it together. It takes an ImportError there as "not installed".
+    Several threads may send their first requests at once: one imports, and the others wait.
     """
-    if "httpx" not in sys.modules:
+    if _loaded is None:
+        with _load_lock:
+            if _loaded is None:
+                _import()
+    assert _loaded is not None
+    return _loaded
+
+
+def _import() -> None:
+    global _loaded
+    is_first = "httpx" not in sys.modules
+    if is_first:
         sys.modules["httpx._main"] = None  # type: ignore[assignment]
-        try:
-            import httpx  # noqa: F401
-        finally:
-            del sys.modules["httpx._main"]
+    try:
+        # Also where another thread has begun to import it: the statement waits for the whole module.
+        import httpx
+    finally:
+        if is_first:
+            sys.modules.pop("httpx._main", None)
     # httpcore imports it several times a request; to search for a module that is not installed takes
     # longer each time than all the rest. None says that it is not there, which is what the search finds.
     if importlib.util.find_spec("sniffio") is None:
         sys.modules["sniffio"] = None  # type: ignore[assignment]
-    return sys.modules["httpx"]
+    _loaded = httpx
 
 
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

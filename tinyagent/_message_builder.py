@@ -25,7 +25,7 @@ import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import jiter
 
@@ -79,8 +79,15 @@ class BuilderEvent(dict[str, Any]):
         return dict.get(self, key, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy or a pickle holds what there is to see, not the builder.
-        return (dict, ({**self, "partial": self["partial"]},))
+        # A copy or a pickle holds the message as this event shows it, not the builder, which may still grow.
+        return (_restore_event, (dict(self), self._builder.snapshot(self._count)))
+
+
+def _restore_event(fields: dict[str, Any], message: AssistantMessage) -> BuilderEvent:
+    event = BuilderEvent(fields)
+    event._builder = MessageBuilder.holding(message)
+    event._count = len(event._builder._pieces)
+    return event
 
 
 class MessageBuilder:
@@ -143,6 +150,17 @@ class MessageBuilder:
         self._cache: dict[int, tuple[int, str]] = {}
         """For each block that was read: at how many pieces, and its text then."""
         self._sized = (0, 0)
+
+    @classmethod
+    def holding(cls, message: Mapping[str, Any]) -> Self:
+        """A builder that shows this message."""
+        builder = cls(None, timestamp=0)
+        builder._head = {**message, "content": []}
+        for block in message["content"]:
+            text_key = _TEXT_KEY[block["type"]]
+            index, _ = builder._open({"type": block["type"]})
+            builder.update(index, **{text_key: None, **block})
+        return builder
 
     # ---- growing --------------------------------------------------------------------------------
 

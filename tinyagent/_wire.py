@@ -627,12 +627,13 @@ def check_model(model: Any, example: str) -> str:
     """The base URL of a model that can be asked.
 
     Raises:
-        ConfigurationError: if it has none, or no id; the hint shows `example`.
+        ConfigurationError: if it has none, a blank one, or no id; the hint shows `example`.
     """
     base_url = getattr(model, "base_url", None)
-    if not base_url or not isinstance(base_url, str):
+    if not isinstance(base_url, str) or not base_url.strip():
         name = getattr(model, "id", model)
-        raise ConfigurationError(f"the model {name!r} has no base_url", hint=f"Use {example}.")
+        fault = "a blank base_url" if isinstance(base_url, str) else "no base_url"
+        raise ConfigurationError(f"the model {name!r} has {fault}", hint=f"Use {example}.")
     if not getattr(model, "id", ""):
         raise ConfigurationError("the model has no id")
     return base_url

@@ -167,13 +167,9 @@ def as_json_numbers(value: Any) -> Any:
         return {key: as_json_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [as_json_numbers(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_INTEGER:
+    if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, str | int | float | None) else copy.deepcopy(value)
-
-
-MAX_EXACT_INTEGER = 2**63
-"""From here on a float stays a float: it stands for a size, not for a whole number that was meant exactly."""
 
 
 def _is_json(value: Any, encoded: bytes) -> bool:

@@ -145,9 +145,10 @@ def parse_streaming_json(text: str) -> dict[str, Any] | None:
 def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
     name = getattr(model, "provider", "") or "proxy"
     url = options.get("proxy_url") or getattr(model, "proxy_url", None) or os.environ.get(URL_VARIABLE)
-    if not url:
+    if not url or not str(url).strip():
+        fault = "a blank" if url else "no"
         raise ConfigurationError(
-            f"no proxy URL for the model {getattr(model, 'id', '')!r}",
+            f"{fault} proxy URL for the model {getattr(model, 'id', '')!r}",
             hint=f"Set {URL_VARIABLE}, the model's proxy_url, or options['proxy_url'].",
         )
     token = (

@@ -21,11 +21,10 @@ import contextvars
 import copy
 import functools
 import inspect
-import re
 import threading
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, overload
 
@@ -34,6 +33,7 @@ import msgspec
 from . import _json
 from ._process import run_in_process
 from ._tool_schemas import ToolSchema, tool_schema
+from .agent_tool_execution import as_json_numbers
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
 from .errors import ToolArgumentsError
 
@@ -75,29 +75,35 @@ def tool(
     read_only: bool = False,
     timeout: float | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a typed function, sync or async.
+    """Make a tool of a typed function, sync or async, or of a generator of either sort.
 
     A sync function runs in a thread of its own. It may return a str, a number, a dict, a list, anything
-    that msgspec can encode, or an `AgentToolResult`. Parameters named `tool_call_id`, `signal` and
-    `on_update` are passed what `AgentTool.execute` gets and are not part of the schema.
+    that msgspec can encode, or an `AgentToolResult`. Of a generator each item is reported as an update when
+    it is yielded, and the last one is the result as well; a sync generator may return another result.
+
+    A parameter is described by `Annotated[str, "a description"]`, or else by the docstring, in the style of
+    Google, NumPy or Sphinx. Parameters named `tool_call_id`, `signal` and `on_update` are passed what
+    `AgentTool.execute` gets and are not part of the schema.
 
     Args:
         function: The function, where the decorator is used without parentheses.
         name: The tool's name; the function's if None.
-        description: What the model is told; the docstring without its `Args:` if None.
+        description: What the model reads; the docstring without its parameters if None.
         label: A name for people.
         read_only: It changes nothing, so it needs no approval and may run beside others.
         timeout: Seconds after which the call becomes an error result.
 
     Raises:
-        TypeError: a parameter has no type hint, or one that JSON cannot say.
+        TypeError: a parameter has no type hint, or one that JSON cannot express.
     """
 
     def make(made_of: Callable[..., Any]) -> FunctionTool:
         if not hasattr(inspect.unwrap(made_of), "__globals__"):
             raise TypeError(f"A tool is made of a function or method, not of {made_of!r}.")
-        summary, told = _read_docstring(inspect.getdoc(made_of) or "")
-        arguments, passed = _arguments_type(made_of, told)
+        from ._docstrings import read_docstring  # its patterns take a while to compile
+
+        summary, described = read_docstring(inspect.getdoc(made_of) or "")
+        arguments, passed = _arguments_type(made_of, described)
         tool_name = name or made_of.__name__
         return FunctionTool(
             name=tool_name,
@@ -113,32 +119,7 @@ def tool(
     return make if function is None else make(function)
 
 
-def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The description, and what a Google-style `Args:` section says of each parameter."""
-    match = re.search(r"^(?:Args|Arguments|Parameters):\s*$", text, re.MULTILINE)
-    if match is None:
-        return text.strip(), {}
-    body = text[match.end() :].strip("\n").splitlines()
-    section = []
-    for line in body:
-        if line and not line[0].isspace():
-            break
-        section.append(line)
-    rest = "\n".join(body[len(section) :])
-    told: dict[str, str] = {}
-    current = None
-    width = min((len(line) - len(line.lstrip()) for line in section if line.strip()), default=0)
-    for line in section:
-        entry = re.match(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)", line[width:])
-        if entry is not None:
-            current = entry[1]
-            told[current] = entry[2].strip()
-        elif current is not None and line.strip():
-            told[current] = f"{told[current]} {line.strip()}".strip()
-    return f"{text[: match.start()].strip()}\n\n{rest}".strip(), told
-
-
-def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple[type, list[str]]:
+def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> tuple[type, list[str]]:
     """A Struct with a field for each argument, and the names that are passed from elsewhere."""
     where = f"the tool {function.__name__!r}"
     parameters = inspect.signature(function).parameters
@@ -152,9 +133,9 @@ def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple
             raise TypeError(f"The parameter {name!r} of {where} cannot be given by name.")
         if name not in hints:
             raise TypeError(f"The parameter {name!r} of {where} needs a type hint.")
-        hint = hints[name]
-        if name in told:
-            hint = Annotated[hint, msgspec.Meta(description=told[name])]
+        hint = _with_descriptions(hints[name])
+        if name in described and not _describes(hints[name]):
+            hint = Annotated[hint, msgspec.Meta(description=described[name])]
         if parameter.default is parameter.empty:
             fields.append((name, hint))
         elif _can_change(parameter.default):  # A new one for each call.
@@ -163,6 +144,37 @@ def _arguments_type(function: Callable[..., Any], told: dict[str, str]) -> tuple
         else:
             fields.append((name, hint, parameter.default))
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), passed
+
+
+def _with_descriptions(hint: Any) -> Any:
+    """The type with descriptions of `Annotated[str, "a description"]` as msgspec has them, at any depth."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        inner = _with_descriptions(parts[0])
+        known = [entry for entry in parts[1:] if isinstance(entry, msgspec.Meta)]
+        texts = [text for text in map(_description, parts[1:]) if text is not None]
+        added = [msgspec.Meta(description=texts[0])] if texts else []
+        for entry in [*added, *known]:
+            inner = Annotated[inner, entry]
+        return inner
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_with_descriptions, parts))]  # noqa: UP007 - the members are known at run time only
+    if origin in (list, set, frozenset, tuple, dict):
+        return origin[tuple(_with_descriptions(part) for part in parts)]
+    return hint
+
+
+def _describes(hint: Any) -> bool:
+    """Whether the annotation itself describes the parameter; then the docstring does not count."""
+    return typing.get_origin(hint) is Annotated and any(map(_description, typing.get_args(hint)[1:]))
+
+
+def _description(entry: Any) -> str | None:
+    """The description that an entry of `Annotated` is: a string, or what `Doc` and `Field` objects hold."""
+    if isinstance(entry, msgspec.Meta):
+        return None
+    texts = (entry, getattr(entry, "documentation", None), getattr(entry, "description", None))
+    return next((text for text in texts if isinstance(text, str)), None)
 
 
 def _can_change(default: Any) -> bool:
@@ -207,20 +219,55 @@ def _executor(
     ) -> AgentToolResult:
         given = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
         try:
-            converted: Any = msgspec.convert(args, arguments, str_keys=True)
+            converted: Any = msgspec.convert(as_json_numbers(args), arguments, str_keys=True)
         except msgspec.ValidationError as error:
             raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
         values = {key: getattr(converted, key) for key in converted.__struct_fields__}
         values |= {key: given[key] for key in passed}
         if inspect.iscoroutinefunction(function):
-            return as_result(await function(**values))
-        returned = await _in_thread(function, values)
-        return as_result(await returned if inspect.isawaitable(returned) else returned)
+            returned = await function(**values)
+        elif inspect.isasyncgenfunction(function):
+            returned = function(**values)
+        else:
+            returned = await _in_thread(function, values, on_update)
+            if inspect.isawaitable(returned):
+                returned = await returned
+        if isinstance(returned, AsyncGenerator):
+            return await _last_item(returned, on_update)
+        return as_result(returned)
 
     return execute
 
 
-async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+async def _last_item(items: AsyncGenerator[Any, None], on_update: AgentToolUpdateCallback) -> AgentToolResult:
+    """Report each item as an update; the last one is the result as well."""
+    result = as_result(None)
+    async with contextlib.aclosing(items):
+        async for item in items:
+            result = as_result(item)
+            on_update(result)
+    return result
+
+
+def _last_item_in_thread(
+    items: Generator[Any, None, Any], on_update: AgentToolUpdateCallback, is_left: Callable[[], bool]
+) -> AgentToolResult:
+    """As `_last_item`; what the generator returns, if anything, is the result instead."""
+    result = as_result(None)
+    with contextlib.closing(items):
+        while not is_left():  # After a time-out or an abort nothing waits for the rest.
+            try:
+                item = next(items)
+            except StopIteration as stop:
+                return result if stop.value is None else as_result(stop.value)
+            result = as_result(item)
+            on_update(result)
+    return result
+
+
+async def _in_thread(
+    function: Callable[..., Any], values: dict[str, Any], on_update: AgentToolUpdateCallback
+) -> Any:
     """Run a sync function in a daemon thread, so that one that never ends cannot hold up the exit."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
@@ -238,9 +285,11 @@ async def _in_thread(function: Callable[..., Any], values: dict[str, Any]) -> An
         error: BaseException | None = None
         try:
             result = context.run(function, **values)
+            if isinstance(result, Generator):
+                result = context.run(_last_item_in_thread, result, on_update, future.done)
         except StopIteration as stop:
             error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
-        except BaseException as raised:  # noqa: BLE001 - handed over to whoever awaits, SystemExit included
+        except BaseException as raised:  # noqa: BLE001 - handed over to the task that awaits, SystemExit included
             error = raised
         if not loop.is_closed():
             with contextlib.suppress(RuntimeError):  # It was closed this very moment.
