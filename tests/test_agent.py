@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import gc
 import inspect
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -15,15 +17,20 @@ from typing import Any
 
 import pytest
 
+import tinyagent._interrupt as interrupt_module
 import tinyagent.agent as agent_module
+import tinyagent.agent_tool_execution as execution_module
 from tinyagent import (
     Agent,
+    AgentContext,
+    AgentLoopConfig,
     AgentOptions,
     AgentTool,
     AgentToolResult,
     Model,
     OpenRouterModel,
     ThinkingLevel,
+    agent_loop,
     default_convert_to_llm,
     extract_text,
     stream_openrouter,
@@ -33,6 +40,7 @@ from tinyagent.errors import (
     AgentStateError,
     ConnectionFailedError,
     EmptyReplyError,
+    InvalidMessageError,
     MissingKeyError,
     OutputTruncatedError,
     ProviderTimeoutError,
@@ -52,6 +60,8 @@ from tinyagent.testing import (
     thinking,
     user,
 )
+
+loop_module: Any = sys.modules["tinyagent.agent_loop"]  # the function has the name of its module
 
 MODEL = Model(provider="scripted", id="scripted", api="scripted")
 IMAGE: Any = {"type": "image", "url": "data:image/png;base64,AA=="}
@@ -633,6 +643,32 @@ async def test_leaving_early_ends_the_run(how: str) -> None:
     assert "aborted" == agent.state["messages"][1]["stop_reason"]
 
 
+@pytest.mark.parametrize("method", ["stream", "stream_text"])
+async def test_break_ends_the_run_of_a_named_stream(method: str) -> None:
+    """The name still holds the stream: leaving the loop ends the run nevertheless, and closes its reply."""
+    agent = make(Reply("half", hang=True), "fine")
+    heard = recorded(agent)
+    stream: Any = getattr(agent, method)("Hi")
+    async for piece in stream:
+        if method == "stream_text" or piece.type == "message_update":
+            break
+    async with asyncio.timeout(10):
+        await agent.wait_for_idle()
+    check_grammar(heard)
+    assert "aborted" == agent.state["messages"][-1]["stop_reason"]
+    assert "fine" == await agent.prompt_text("again")
+
+
+async def test_a_stream_that_was_read_to_its_end_is_not_ended_again() -> None:
+    """Going through it once more yields nothing, and its result is there."""
+    agent = make("fine")
+    stream = agent.stream("Hi")
+    events = await collect(stream)
+    check_grammar(events)
+    assert [] == await collect(stream)
+    assert events[-1].messages == await stream.result()
+
+
 async def test_leaving_early_cancels_a_running_tool() -> None:
     """A tool does not go on for nobody."""
     ended = asyncio.Event()
@@ -943,6 +979,404 @@ async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.Monke
             asking.cancel()
             await asyncio.wait([asking])
     check_grammar(heard)
+
+
+async def test_listeners_that_never_return_cost_one_grace_period_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once it has used up its time, the rest of the run does not wait for it; the others hear everything."""
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.05)
+    agent = make(Reply("half", hang=True))
+    entered: list[str] = []
+    heard: list[Any] = []
+
+    async def hang(event: Any) -> None:
+        if event.type == "message_update":
+            return
+        entered.append(event.type)
+        if agent.state["messages"]:
+            await asyncio.Event().wait()
+
+    async def listen(event: Any) -> None:
+        await asyncio.sleep(0)
+        heard.append(event)
+
+    agent.subscribe(hang)
+    agent.subscribe(listen)
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await until(lambda: entered and entered[-1] == "message_end")
+    agent.abort()
+    async with asyncio.timeout(10):
+        await asking
+    check_grammar(heard)
+    assert 1 == len(entered) - entered.index("message_end")
+
+
+# ---- code that does not let go -------------------------------------------------------------------------
+
+
+class Stubborn:
+    """Awaits without end and swallows every cancellation, until it is released."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.released = False
+
+    async def __call__(self, *_: Any) -> Any:
+        self.entered.set()
+        while not self.released:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
+    """Short grace periods, and no task left of it afterwards."""
+    monkeypatch.setattr(interrupt_module, "CALLBACK_GRACE", 0.02)
+    monkeypatch.setattr(loop_module, "CLOSE_GRACE", 0.02)
+    monkeypatch.setattr(loop_module, "REPLY_GRACE", 0.02)
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.02)
+    code = Stubborn()
+    yield code
+    code.released = True
+    await asyncio.sleep(0.05)
+
+
+async def aborted(agent: Agent, code: Stubborn, how: str) -> None:
+    """Ask, wait until the code is entered, and end the run: that must work."""
+    events = recorded(agent)
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    async with asyncio.timeout(20):
+        await code.entered.wait()
+        if how == "abort":
+            agent.abort()
+            assert "aborted" == (await asking)["stop_reason"]
+        else:
+            asking.cancel()
+            await asyncio.wait([asking])
+            assert asking.cancelled()
+    check_grammar(events)
+    assert not agent.state["is_streaming"]
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+@pytest.mark.parametrize("where", ["call", "events", "after a delta"])
+async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, where: str, how: str) -> None:
+    """It gets a grace period and is left behind; what it yields later is not heard, and the agent lives."""
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        async def events() -> AsyncIterator[Any]:
+            if where == "after a delta":
+                yield {"type": "text_delta", "content_index": 0, "delta": "half"}
+            await stubborn()
+            yield {"type": "text_delta", "content_index": 0, "delta": "too late"}
+            yield {"type": "done", "reason": "stop"}
+
+        if stubborn.entered.is_set():
+            return Response(_gives({"type": "done", "reason": "stop", "message": assistant("fine")}))
+        if where == "call":
+            await stubborn()
+        return events()
+
+    agent = make(stream_fn)
+    await aborted(agent, stubborn, how)
+    count = len(agent.state["messages"])
+    stubborn.released = True
+    await asyncio.sleep(0.05)
+    assert count == len(agent.state["messages"])
+    assert "too late" not in str(agent.state["messages"])
+    assert "fine" == await agent.prompt_text("again")
+
+
+async def test_a_provider_that_cannot_be_closed(stubborn: Stubborn) -> None:
+    """Its answer is complete: the run goes on without the rest."""
+
+    async def stream_fn(model: Any, context: Any, options: Any) -> Any:
+        class Events:
+            def __aiter__(self) -> Any:
+                return self
+
+            async def __anext__(self) -> Any:
+                return {"type": "done", "reason": "stop", "message": assistant("fine")}
+
+            aclose = staticmethod(stubborn)
+
+        return Events()
+
+    agent = make(stream_fn)
+    events = recorded(agent)
+    async with asyncio.timeout(20):
+        assert "fine" == await agent.prompt_text("Hi")
+    check_grammar(events)
+
+
+CALLBACKS = ["transform_context", "convert_to_llm", "get_api_key", "before_tool_call", "after_tool_call",
+             "should_stop_after_turn", "listener"]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+@pytest.mark.parametrize("name", CALLBACKS)
+async def test_a_callback_that_swallows_its_cancellation(
+    stubborn: Stubborn, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: an abort and a cancellation get past it."""
+    monkeypatch.setattr(execution_module, "ABORT_GRACE", 0.02)
+    agent = make(Reply(call("t")), state={"tools": [tool()]})
+    if name == "listener":
+        agent.subscribe(stubborn)
+    else:
+        setattr(agent.options, name, stubborn)
+    await aborted(agent, stubborn, how)
+
+
+# ---- other loops and threads ---------------------------------------------------------------------------
+
+
+async def test_waiting_for_idle_from_another_loop() -> None:
+    """A thread with an event loop of its own waits until the run is over."""
+    agent = make(Reply("half", hang=True))
+    asking = asyncio.create_task(agent.prompt("Hi"))
+    await until(lambda: said(agent.state["stream_message"]) == "half")
+    started = threading.Event()
+
+    async def wait() -> bool:
+        started.set()
+        async with asyncio.timeout(20):
+            await agent.wait_for_idle()
+        return agent.state["is_streaming"]
+
+    waiting = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(wait())))
+    await until(started.is_set)
+    agent.abort()
+    assert not await waiting
+    await asking
+
+
+@pytest.mark.parametrize("how", ["thread", "gather"])
+async def test_waiting_for_idle_inside_a_tool_that_delegates(how: str) -> None:
+    """From a thread or a task that the tool waits for: it raises at once, as in the tool itself."""
+    caught: list[BaseException] = []
+
+    async def wait() -> None:
+        try:
+            async with asyncio.timeout(5):
+                await agent.wait_for_idle()
+        except BaseException as error:
+            caught.append(error)
+            raise
+
+    async def execute(*_: Any) -> AgentToolResult:
+        if how == "thread":
+            await asyncio.to_thread(lambda: asyncio.run(wait()))
+        else:
+            await asyncio.gather(wait())
+        return AgentToolResult()
+
+    agent = make(Reply(call("t")), "ok", state={"tools": [tool(execute)]})
+    await agent.prompt("Hi")
+    assert [AgentStateError] == [type(error) for error in caught]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["prompt", "stream"])
+def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
+    """The run cannot end any more: the agent is idle, can be reset and asked again in another loop."""
+    agent = make(Reply("half", hang=True), "fine")
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+
+    async def ask() -> None:
+        stream.extend([agent.stream("Hi")])
+        running.append(asyncio.create_task(agent.prompt("Hi") if how == "prompt" else collect(stream[0])))
+        await until(lambda: said(agent.state["stream_message"]) == "half")
+
+    stream: list[Any] = []
+    running: list[Any] = []
+    loop.run_until_complete(ask())
+    loop.close()
+    assert agent.state["is_streaming"]
+    agent.abort()
+
+    async def again() -> str:
+        async with asyncio.timeout(20):
+            await agent.wait_for_idle()
+            if how == "stream":
+                with pytest.raises((AgentStateError, StopAsyncIteration)):
+                    while True:
+                        await anext(stream[0])
+                await stream[0].aclose()
+            assert not agent.state["is_streaming"]
+            agent.clear_messages()
+            return await agent.prompt_text("again")
+
+    assert "fine" == asyncio.run(again())
+    running.clear()
+    gc.collect()
+
+
+async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
+    """Closing a loop notifies nothing; who waits elsewhere finds out."""
+    agent = make(Reply("half", hang=True))
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+
+    def run() -> None:
+        async def ask() -> None:
+            running.append(asyncio.ensure_future(agent.prompt("Hi")))
+            await until(lambda: said(agent.state["stream_message"]) == "half")
+            while not close.is_set():
+                await asyncio.sleep(0.005)
+
+        loop.run_until_complete(ask())
+        loop.close()
+
+    running: list[Any] = []
+    close = threading.Event()
+    thread = threading.Thread(target=run)
+    thread.start()
+    await until(lambda: said(agent.state["stream_message"]) == "half")
+    waiting = asyncio.create_task(agent.wait_for_idle())
+    await asyncio.sleep(0)
+    close.set()
+    async with asyncio.timeout(20):
+        await waiting
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "method", ["prompt", "prompt_text", "continue_", "wait_for_idle", "stream", "stream_text"]
+)
+def test_without_asyncio_the_error_says_so(method: str) -> None:
+    """Another library, such as trio, drives the coroutine: no riddle from the depths of asyncio."""
+    agent = make("fine", state={"messages": [user("Hi")]})
+    coroutine: Any
+    if method in ("stream", "stream_text"):
+        coroutine = anext(getattr(agent, method)("Hi")).__await__()
+    else:
+        coroutine = getattr(agent, method)(*(["Hi"] if method.startswith("prompt") else []))
+    with pytest.raises(AgentStateError, match="runs on asyncio") as raised:
+        coroutine.send(None)
+    assert "trio" in str(raised.value.hint)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["reset", "clear_messages", "replace_messages", "append_message"])
+async def test_the_history_is_not_torn_during_a_run(how: str) -> None:
+    """From a listener, a tool or beside the run: an error, and the run goes on unharmed."""
+    arguments = {"replace_messages": [[]], "append_message": [user("x")]}.get(how, [])
+    caught: list[Any] = []
+
+    async def execute(*_: Any) -> AgentToolResult:
+        try:
+            getattr(agent, how)(*arguments)
+        except AgentStateError as error:
+            caught.append(str(error))
+        return AgentToolResult()
+
+    agent = make(Reply(call("t")), "ok", state={"tools": [tool(execute)]})
+    events = recorded(agent)
+    await agent.prompt("Hi")
+    check_grammar(events)
+    assert 4 == len(agent.state["messages"])
+    assert [how] == [text.partition("(")[0] for text in caught]
+    assert "wait_for_idle" in caught[0]
+    getattr(agent, how)(*arguments)
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+MALFORMED: dict[str, tuple[Any, str]] = {
+    "no dict": (42, "it is of type int"),
+    "no role": ({"content": "Hi"}, "no role"),
+    "a role of another type": ({"role": 3, "content": "Hi"}, "its role is 3"),
+    "no content": ({"role": "user"}, "its content is None"),
+    "content of another type": ({"role": "user", "content": 3}, "its content is 3"),
+    "a block that is text": ({"role": "user", "content": ["Hi"]}, "content[0] is 'Hi'"),
+    "a block without a type": ({"role": "user", "content": [{"text": "Hi"}]}, "content[0] has no type"),
+    "a block of an unknown type": ({"role": "user", "content": [{"type": "tex", "text": "Hi"}]}, "'tex'"),
+    "text that is none": ({"role": "user", "content": [{"type": "text", "text": None}]}, "its text is not"),
+    "text in bytes": ({"role": "user", "content": [{"type": "text", "text": b"Hi"}]}, "its text is not"),
+    "an image without a url": (
+        {"role": "user", "content": [{"type": "image", "data": "x"}]},
+        "its url is not",
+    ),
+    "bytes beside the text": (
+        {"role": "user", "content": [{"type": "text", "text": "Hi", "more": object()}]},
+        "JSON",
+    ),
+    "a circle": ({"role": "user", "content": [{"type": "text", "text": "Hi", "more": CYCLE}]}, "JSON"),
+    "a result of no call": ({"role": "tool_result", "content": []}, "tool_call_id is None"),
+    "a call without an id": (
+        {"role": "assistant", "content": [{"type": "tool_call", "name": "t", "arguments": {}}]},
+        "its id is not",
+    ),
+    "a call whose arguments are text": (
+        {"role": "assistant", "content": [{"type": "tool_call", "id": "1", "name": "t", "arguments": "{}"}]},
+        "its arguments are not",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_malformed_message_is_refused_where_it_enters(name: str) -> None:
+    """By every way in, with the reason; what is there already stays, and the agent can be asked."""
+    message, reason = MALFORMED[name]
+    agent = make("fine")
+    for enter in (
+        lambda: agent.append_message(message),
+        lambda: agent.replace_messages([user("before"), message]),
+        lambda: agent.steer(message),
+        lambda: agent.follow_up(message),
+        lambda: agent.stream([user("Hi"), message]),
+        lambda: make(state={"messages": [message]}),
+        lambda: agent_loop([message], AgentContext(), AgentLoopConfig(model=MODEL, convert_to_llm=list)),
+    ):
+        with pytest.raises(InvalidMessageError) as raised:
+            enter()
+        assert reason in str(raised.value)
+    with pytest.raises(InvalidMessageError):
+        await agent.prompt(message)
+    assert [] == agent.state["messages"]
+    assert "fine" == await agent.prompt_text("Hi")
+
+
+def test_messages_are_completed_where_they_enter() -> None:
+    """Text as content, and a tool result with what it needs only; the caller's own dicts stay as they are."""
+    result: Any = {"role": "tool_result", "tool_call_id": "1", "content": "ok"}
+    given: Any = [
+        {"role": "user", "content": "Hi"},
+        assistant("x"),
+        result,
+        {"role": "note", "anything": object()},
+    ]
+    before = copy.copy(result)
+    agent = make()
+    agent.replace_messages(given)
+    assert ["user:Hi", "assistant:x", "tool_result:ok", "note:"] == history(agent)
+    assert (False, {}, before) == (
+        agent.state["messages"][2]["is_error"],  # type: ignore[typeddict-item]
+        agent.state["messages"][2]["details"],  # type: ignore[typeddict-item]
+        result,
+    )
+
+
+LIMITS: list[tuple[str, Any]] = [
+    *((name, value) for name in ("max_turns", "max_repeats") for value in (0, -1, True, 2.0, "3")),
+    *(("max_cost", value) for value in (-1, True, "1", float("nan"))),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), LIMITS)
+def test_a_limit_that_is_none_is_refused(name: str, value: Any) -> None:
+    """A whole number from 1, or an amount of money; None is no limit."""
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(ValueError, match=name):
+        Agent(AgentOptions(**options))
+    with pytest.raises(ValueError, match=name):
+        agent_loop([user("x")], AgentContext(), AgentLoopConfig(model=MODEL, convert_to_llm=list, **options))
+    Agent(AgentOptions(**{name: None}))
 
 
 # ---- abort and idle ----------------------------------------------------------------------------------

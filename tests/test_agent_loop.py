@@ -1382,3 +1382,121 @@ async def test_one_reply_by_itself(reply: Any) -> None:
     assert ("message_end", message) == (events[-1].type, events[-1].message)
     assert {"message_start", "message_update", "message_end"} >= set(kinds(events))
     assert [user("hi")] == context.messages
+
+
+# ---- messages that are handed over -------------------------------------------------------------------
+
+
+class DrainedQueue:
+    """A queue whose callback takes out what it returns, as callers write it."""
+
+    def __init__(self, *messages: Any, at: int = 1) -> None:
+        self.messages = list(messages)
+        self.polls = 0
+        self._at = at
+
+    def __call__(self) -> list[Any]:
+        self.polls += 1
+        if self.polls < self._at:
+            return []
+        taken, self.messages = self.messages, []
+        return taken
+
+
+def ending(context: Any, *_: Any) -> bool:
+    return True
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "terminate": {"after_tool_call": lambda *_: ToolCallDecision(terminate=True)},
+    "should_stop": {"should_stop_after_turn": ending},
+    "max_turns": {"max_turns": 1},
+    "budget": {"max_cost": 0.5},
+    "repeat": {"max_repeats": 1},
+    "error": {"should_stop_after_turn": lambda *_: 1 / 0},
+}
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("name", ENDS)
+async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, at: int) -> None:
+    """A callback that drains its queue at the n-th poll: the message is in the history, or still queued."""
+    queue = DrainedQueue(user("steer"), at=at)
+    reply = Reply(*(call("echo", n=n) for n in range(calls)), usage={"cost": 1.0})
+    provider = ScriptedProvider(*[reply] * 6)
+    events = await run(provider, tools=[echo(read_only=False)], get_steering_messages=queue, **ENDS[name])
+    recorded = sum(said(message) == "steer" for message in events[-1].messages)
+    assert 1 == recorded + len(queue.messages)
+
+
+@pytest.mark.parametrize("name", ENDS)
+async def test_a_run_that_ends_asks_for_no_follow_up(name: str) -> None:
+    """It decides before it polls, so nothing is taken that no turn would have."""
+    queue = DrainedQueue(user("follow"))
+    provider = ScriptedProvider(Reply(call("echo", n=1), usage={"cost": 1.0}), "x", "y")
+    await run(provider, get_follow_up_messages=queue, **ENDS[name])
+    assert (0, 1) == (queue.polls, len(queue.messages))
+
+
+async def test_each_queue_is_polled_once_after_a_turn() -> None:
+    """At the start, between the calls, and once after the turn."""
+    queue = DrainedQueue(at=99)
+    calls = Reply(call("echo", n=1), call("echo", n=2), call("echo", n=3))
+    await run(ScriptedProvider(calls, "done"), tools=[echo(read_only=False)], get_steering_messages=queue)
+    assert 1 + 2 + 1 + 1 == queue.polls
+
+
+@pytest.mark.parametrize("how", ["abort", "cancel"])
+async def test_steering_that_was_taken_survives_an_abort(how: str) -> None:
+    """Taken between two calls, then the run is ended: the message opens the turn that reports it."""
+    queue = DrainedQueue(user("steer"), at=2)
+    events: list[Any] = []
+    signal = AbortSignal()
+    taken = asyncio.Event()
+
+    def emit(event: Any) -> None:
+        events.append(event)
+        if event.type == "tool_execution_end" and not queue.messages:
+            taken.set()
+            signal.set() if how == "abort" else task.cancel()
+
+    provider = ScriptedProvider(Reply(call("echo", n=1), call("echo", n=2)))
+    context = AgentContext(tools=[echo(read_only=False)])
+    task = asyncio.create_task(
+        run_agent_loop([user("hi")], context, config(get_steering_messages=queue), emit, signal, provider)
+    )
+    async with asyncio.timeout(20):
+        await asyncio.wait([task])
+    assert taken.is_set()
+    check_grammar(events)
+    assert "steer" in [said(message) for message in events[-1].messages]
+    assert "aborted" == last(events)["stop_reason"]
+
+
+async def test_a_callback_with_one_malformed_message_loses_the_others_not() -> None:
+    """The run ends with an error that names the malformed one; the others are in the history."""
+    queue = DrainedQueue(user("good"), {"role": "user", "content": 3}, user("fine"))
+    events = await run(ScriptedProvider(), get_steering_messages=queue)
+    assert ["hi", "good", "fine", ""] == [said(message) for message in events[-1].messages]
+    assert "its content is 3" in last(events)["error_message"]
+
+
+async def test_what_a_callback_makes_malformed_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Two callbacks come after the check: there is a warning, and the model gets the rest."""
+
+    def break_it(messages: list[Any], signal: Any = None) -> list[Any]:
+        return [
+            42,
+            {"role": "user", "content": None},
+            {"role": "note"},
+            *messages,
+            {"role": "user", "content": "x"},
+        ]
+
+    for name in ("transform_context", "convert_to_llm"):
+        async with ScriptedProvider("fine") as provider:
+            events = await run(provider, **{name: break_it})
+        assert "stop" == last(events)["stop_reason"]
+        assert ["hi", "x"] == [said(message) for message in provider.calls[0].context.messages]
+    assert "Message 1 is not sent to the model: it is of type int, not a dict." in caplog.messages

@@ -187,5 +187,9 @@ async def test_a_copied_event_equals_the_original(how: str) -> None:
             step, other_step = event.assistant_message_event, other.assistant_message_event
             assert (list(step), type(step)) == (list(other_step), type(other_step))
             assert (step["partial"], event.message) == (other_step["partial"], other.message)
+    builder = MessageBuilder(Model(), timestamp=1)
+    builder.add_image("data:image/png;base64,AA==")
+    event = builder.done("stop")
+    assert event["partial"] == COPIES[how](event)["partial"]
     clock = lambda: 1  # noqa: E731
     assert list(jsonl.write(events, clock=clock)) == list(jsonl.write(copies, clock=clock))

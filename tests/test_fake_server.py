@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 
+from tinyagent import Agent, AgentOptions, OpenAICompatModel, extract_text, stream_openai_completions
 from tinyagent.testing import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
 
 
@@ -113,3 +116,25 @@ def test_events() -> None:
     assert b'event: error\ndata: {"a":"\xc3\xa9"}\n\n' == sse({"a": "\u00e9"}, event="error")
     assert {"content": "Hi"} == chat_chunk("Hi")["choices"][0]["delta"]
     assert "stop" == chat_chunk({}, "stop", usage={})["choices"][0]["finish_reason"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not exist for Windows")
+@pytest.mark.parametrize("cut", [None, Reset(), Hangup(), Hold()], ids=lambda cut: type(cut).__name__)
+def test_under_uvloop(cut: Any) -> None:
+    """The transports of uvloop are not asyncio's: each step does there what it does here."""
+    import uvloop
+
+    async def ask() -> tuple[str, str]:
+        reply = FakeReply.text("fine") if cut is None else FakeReply.chunks(chat_chunk("Half"), cut)
+        async with FakeServer(reply) as server:
+            model = OpenAICompatModel(provider="fake", id="m", base_url=server.url)
+            options = AgentOptions(initial_state={"model": model}, stream_fn=stream_openai_completions)
+            agent = Agent(options)
+            if isinstance(cut, Hold):
+                agent.subscribe(lambda event: agent.abort() if "Half" in str(event) else None)
+            message = await agent.prompt("Hi")
+            await server.wait_closed() if cut is not None else None
+            return extract_text(message), message["stop_reason"]
+
+    expected = {type(None): ("fine", "stop"), Hold: ("Half", "aborted")}.get(type(cut), ("Half", "error"))
+    assert expected == uvloop.run(ask())

@@ -750,3 +750,34 @@ def test_no_tls_context_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     with FakeServer(OK) as server:
         assert b"hello" == asyncio.run(body_of(call_to(server)))
     assert [] == made
+
+
+FIRST_REQUESTS = """
+import asyncio, sys, threading
+from tinyagent import Agent, AgentOptions, OpenAICompatModel
+
+def ask():
+    together.wait()
+    from tinyagent import stream_openai_completions
+    model = OpenAICompatModel(provider="fake", id="m", base_url=sys.argv[1])
+    agent = Agent(AgentOptions(initial_state={"model": model}, stream_fn=stream_openai_completions))
+    message = asyncio.run(agent.prompt("Hi"))
+    failures.append(message.get("error_message"))
+
+failures = []
+together = threading.Barrier(8)
+threads = [threading.Thread(target=ask) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert [None] * 8 == failures, failures
+"""
+
+
+def test_the_first_requests_of_many_threads() -> None:
+    """httpx is loaded by the first request: the others wait for the whole of it."""
+    with FakeServer(FakeReply.text("fine"), repeat=True) as server:
+        command = [sys.executable, "-c", FIRST_REQUESTS, server.url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (done.returncode, done.stderr)

@@ -408,6 +408,10 @@ async def test_what_is_missing() -> None:
     """A model without URL or id, a key that is not there: said before anything is sent."""
     with pytest.raises(ConfigurationError, match="has no base_url"):
         await stream_openai_completions(Model("p", "m"), Context(), {})
+    for blank in ("", "  "):
+        model = OpenAICompatModel(provider="p", id="m", base_url=blank)
+        with pytest.raises(ConfigurationError, match="has a blank base_url"):
+            await stream_openai_completions(model, Context(), {})
     with pytest.raises(ConfigurationError, match="has no id"):
         await stream_openai_completions(OpenAICompatModel(), Context(), {})
     with pytest.raises(MissingKeyError, match="ACME_KEY"):

@@ -135,7 +135,8 @@ STYLES: dict[str, tuple[str, str, dict[str, str]]] = {
                         "Returns\n-------\nint\n    It.",
                         "Do it.\n\nReturns\n-------\nint\n    It.", {"a": "Both.", "b": "Both."}),
     "numpy, others": ("Do it.\n\nParameters\n----------\na\n    The a.\n\n"
-                      "Other Parameters\n----------------\nb\n    The b.", "Do it.", {"a": "The a.", "b": "The b."}),
+                      "Other Parameters\n----------------\nb\n    The b.",
+                      "Do it.", {"a": "The a.", "b": "The b."}),
     "sphinx": ("Do it.\n\n:param a: The a.\n:param str b: The b,\n    continued.\n:type a: int",
                "Do it.", {"a": "The a.", "b": "The b, continued."}),
     "sphinx, followed": ("Do it.\n\n:param a: The a: all of it.\n:type a: int\n:returns: Something.\n"

@@ -253,5 +253,5 @@ def _abandon(channel: Channel[E, R], task: asyncio.Task[None]) -> None:
 def _release(futures: list[asyncio.Future[None]]) -> None:
     while futures:
         future = futures.pop()
-        if not future.done():
+        if not future.done() and not future.get_loop().is_closed():
             future.set_result(None)

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, cast
 
 __all__ = [
     "FakeReply",
@@ -378,8 +378,8 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not checked by its class: uvloop's transports are none of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         self._writable.set()
         self.server.connections += 1
         self.number = self.server.connections

@@ -157,9 +157,10 @@ class MessageBuilder:
         builder = cls(None, timestamp=0)
         builder._head = {**message, "content": []}
         for block in message["content"]:
-            text_key = _TEXT_KEY[block["type"]]
-            index, _ = builder._open({"type": block["type"]})
-            builder.update(index, **{text_key: None, **block})
+            text_key = _TEXT_KEY.get(block["type"])
+            index, _ = builder._open(dict(block))
+            if text_key is not None:
+                builder.update(index, **{text_key: None, **block})
         return builder
 
     # ---- growing --------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def checked_messages(
         InvalidMessageError: at the first message that cannot be used, or if this is not a list of messages.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise InvalidMessageError(f"Messages are a list of dicts, not a {type(messages).__name__}.")
+        raise InvalidMessageError(f"Messages are a list of dicts, not of type {type(messages).__name__}.")
     return [checked_message(message, place.format(n)) for n, message in enumerate(messages, 1)]
 
 
@@ -82,7 +82,7 @@ def message_problem(message: object) -> str | None:
     A message of another role is never sent as it is, and needs nothing but its role.
     """
     if not isinstance(message, Mapping):
-        return f"it is a {type(message).__name__}, not a dict"
+        return f"it is of type {type(message).__name__}, not a dict"
     role = message.get("role")
     if not isinstance(role, str) or not role:
         return "it has no role" if role is None else f"its role is {_shown(role)}, not a name"
@@ -141,4 +141,4 @@ def _shown(value: object) -> str:
     """A value for an error message: short values as they are, others by their type."""
     if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 40):
         return repr(value)
-    return f"a {type(value).__name__}"
+    return f"of type {type(value).__name__}"

@@ -615,7 +615,7 @@ class Agent:
 
     def abort(self) -> None:
         """End the run: its request is closed at once, its tools soon after. May be called from any thread."""
-        active = self._active
+        active = self._running()
         if active is None:
             return
         if threading.get_ident() == active.thread:
