@@ -16,7 +16,9 @@ def _drop_working_directory() -> None:
 
 
 if __name__ == "__main__":
-    _drop_working_directory()
-    from tinyagent_cli.main import main
-
+    try:
+        _drop_working_directory()
+        from tinyagent_cli.main import main
+    except KeyboardInterrupt:  # from the next line on `main` handles it
+        os._exit(130)
     sys.exit(main())

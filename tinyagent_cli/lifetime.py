@@ -12,6 +12,7 @@ second signal of the same kind ends the process at once.
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -39,6 +40,9 @@ CLOSING_S = 1.0
 
 STUCK_S = 1.5
 """Seconds after the time limit in which Python must have run once; if not, C code has its lock for good."""
+
+LONGEST_S = 10 * 365 * 86400
+"""Longer limits are none: no system call waits longer for sure."""
 
 TIMED_OUT = 124
 """The exit code, as that of `timeout` in coreutils."""
@@ -128,7 +132,17 @@ class Lifetime:
     # ---- what the command says -------------------------------------------------------------------------
 
     def limit(self, seconds: float, source: str) -> None:
-        """End the command `seconds` after its start; `source` names the setting, for the message."""
+        """End the command `seconds` after its start; `source` names the setting, for the message.
+
+        Raises:
+            InputError: `seconds` is not a number. Infinity is no limit.
+        """
+        if math.isnan(seconds):
+            from .failures import InputError
+
+            raise InputError(f"The time limit is not a number of seconds ({source}).")
+        if seconds > LONGEST_S:
+            return
         message = f"The run took longer than {seconds:g} s ({source})."
         self._limit = (self.started + seconds, RunTimeoutError(message))
         if self._exit_timer is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -108,6 +107,8 @@ class RecordFile:
         try:
             Path(partial).replace(self._target)
         except OSError:
+            import shutil
+
             try:  # the target cannot be renamed over, as a file that is mounted into a container
                 shutil.copyfile(partial, self._target)
                 Path(partial).unlink()

@@ -21,7 +21,6 @@ from .lifetime import Lifetime
 from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
 from .prompt_input import StandardInput
-from .record_file import RecordFile, refuse_inputs, refuse_standard_output
 from .renderers.activity import ActivityRenderer
 from .renderers.text import TextRenderer
 from .run_plan import Plan, RunOptions, prepare
@@ -30,6 +29,7 @@ from .sinks.plugin import PluginSinks
 from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
+    from .record_file import RecordFile
     from .remembered import Remembered
     from .sinks.jsonl import JsonlSink
 
@@ -124,6 +124,8 @@ class Records:
         self, path: str, inputs: Iterable[tuple[str, str | int | None]] = (), stdout: Output | None = None
     ) -> None:
         """Write to this file as well, unless it is one of `inputs`, or standard output."""
+        from .record_file import RecordFile, refuse_inputs, refuse_standard_output
+
         refuse_standard_output(path, stdout.fd if stdout is not None else None)
         refuse_inputs(path, inputs)
         self._path, self._file = path, RecordFile(path)
@@ -132,6 +134,8 @@ class Records:
     def begin(self, plan: Plan) -> None:
         """The run starts: write the header, and from now on replace an older record."""
         if self._file is not None:
+            from .record_file import refuse_inputs
+
             refuse_inputs(self._path, plan.inputs)
             self._file.start()
         self._started = True

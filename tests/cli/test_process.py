@@ -138,6 +138,20 @@ def test_the_configured_limit_counts_from_the_start(cli: Cli) -> None:
     assert (124, True) == (done.code, "timeout under [run]" in done.err)
 
 
+@pytest.mark.parametrize("seconds", ["inf", "1e300", "1e9"])
+def test_a_limit_that_is_never_reached(cli: Cli, seconds: str) -> None:
+    """Infinity, and what no clock reaches, are no limit."""
+    assert 0 == cli("run", "-m", "demo", "--timeout", seconds, "Hi").code
+
+
+def test_limits_that_make_no_sense(cli: Cli) -> None:
+    """Not a number, zero and less are usage errors; a millisecond is over before the run starts."""
+    assert [2, 2, 2] == [
+        cli("run", "-m", "demo", "--timeout", text, "Hi").code for text in ("nan", "0", "-1")
+    ]
+    assert 124 == cli("run", "-m", "demo", "--timeout", "0.001", "Hi").code
+
+
 # ---- signals -----------------------------------------------------------------------------------------
 
 
@@ -177,7 +191,7 @@ class Interrupts:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupts())
-sys.argv = ["tinyagent", "run", "-m", "demo", "Hi"]
+sys.argv = ["tinyagent", "run", "--jsonl", "-m", "demo", "Hi"]
 from tinyagent_cli.main import main
 sys.exit(main())
 """
@@ -188,11 +202,17 @@ sys.exit(main())
     ["tinyagent_cli.dispatch", "click", "tinyagent_cli.commands.run", "tinyagent_cli.run_session", "msgspec"],
 )
 def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
-    """From the first line of `main` on: exit code 130, and never a traceback."""
+    """From the first line of `main` on: exit code 130, and never a traceback.
+
+    Once the options of a run are read, its record is closed, too.
+    """
     script = cli.file("interrupted.py", INTERRUPTED_IMPORT.format(name=name))
     done = cli.shell(f"{cli.command()[0]} -P {script}")
-    assert (130, "") == (done.code, done.out)
-    assert done.err in ("", "Error: Interrupted.\n")
+    assert 130 == done.code
+    if name in ("tinyagent_cli.run_session", "msgspec"):
+        assert ("interrupted", "Error: Interrupted.\n") == (done.result["error"]["kind"], done.err)
+    else:
+        assert ("", "") == (done.out, done.err)
 
 
 FORKS = """
