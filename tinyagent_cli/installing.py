@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -186,6 +187,11 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
     for item in what:
         if item.startswith("-"):
             raise InputError(f"{item!r} is an option of the installer; plugins install takes none of them.")
+        if normalised(re.split(r"[\s\[<>=!~@;]", item, maxsplit=1)[0]) == NAMESAKE:
+            raise InputError(
+                f"{item!r} is another project, which would overwrite files of this one.",
+                hint=f"tinyagent itself is the distribution {DISTRIBUTION}, and is installed.",
+            )
     installer = Installer.of_this_environment()
     command = installer.install_command(what, _pin(), editable=editable, upgrade=upgrade)
     app.note(f"Running: {shlex.join(command)}")

@@ -26,6 +26,16 @@ def test_everything_else_is_pips_business(cli: Cli, what: str) -> None:
     assert f" install --upgrade tinyagent-core=={tinyagent.__version__} {what}" in done.err.replace("'", "")
 
 
+@pytest.mark.parametrize(
+    "what", ["tinyagent", "TinyAgent==9.0", "tinyagent[all]", "tinyagent @ https://127.0.0.1/x.whl"]
+)
+def test_the_other_project_is_refused(cli: Cli, what: str) -> None:
+    """The distribution `tinyagent` would overwrite this program."""
+    done = cli("plugins", "install", "--dry-run", "tinyagent-dice", what)
+    assert (2, "") == (done.code, done.out)
+    assert f"{what!r} is another project" in done.err
+
+
 def test_options_of_pip_are_not_taken(cli: Cli) -> None:
     """What is an option to us or to pip cannot be smuggled in."""
     for given in (["--index-url=http://127.0.0.1"], ["--", "-rfile"]):

@@ -163,11 +163,14 @@ def placed(workshop: Workshop, name: str, text: str) -> Iterator[Path]:
         path.write_text(before)
 
 
-def test_in_pipx(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
-    """pip installs, and it is said what makes it last."""
+def test_in_an_environment_of_pipx_without_pipx(
+    workshop: Workshop, tmp_path: Path, index: dict[str, str]
+) -> None:
+    """pip installs, and the command that keeps the plugin across upgrades is printed."""
     plugin(tmp_path, "sunny")
     for _ in placed(workshop, "pipx_metadata.json", "{}"):
-        done = workshop.tinyagent("plugins", "install", "sunny", **index)
+        path = str(workshop.folder / "bin")  # without pipx
+        done = workshop.tinyagent("plugins", "install", "sunny", PATH=path, **index)
     assert 0 == done.returncode, done.stderr
     assert f"To make it last: pipx inject {workshop.folder.name} sunny" in done.stderr
 
@@ -201,6 +204,21 @@ def test_in_an_environment_that_uv_made(workshop: Workshop, uv: dict[str, str]) 
         assert "Running: " + uv["PATH"].split(":")[0] + "/uv pip install" in done.stderr
         done = workshop.tinyagent("plugins", "install", "--dry-run", "sunny", PATH="/usr/bin:/bin")
         assert "-m pip" in done.stderr
+
+
+def test_what_lacks_a_package_is_installed_again_from_where_it_came(
+    workshop: Workshop, tmp_path: Path, index: dict[str, str]
+) -> None:
+    """The advice names the wheel that a plugin was installed from, and its command runs."""
+    needy = "[tinyagent.tools]\nsunny = plugin_sunny\n"
+    made = wheel(tmp_path, "sunny", "1.0", "", needy, f"import plugin_plain\n{SOURCE.format(name='sunny')}")
+    assert 0 == workshop.tinyagent("plugins", "install", made).returncode
+    done = workshop.tinyagent("tools", "call", "sunny")
+    assert ("", 3) == (done.stdout, done.returncode)
+    assert "it needs the module 'plugin_plain', which is not installed" in done.stderr
+    command = done.stderr.partition("what it needs: tinyagent ")[2].split()
+    assert ["plugins", "install", "--upgrade", str(made)] == command
+    assert 0 == workshop.tinyagent(*command).returncode
 
 
 def test_without_an_installer(workshop: Workshop, tmp_path: Path) -> None:
