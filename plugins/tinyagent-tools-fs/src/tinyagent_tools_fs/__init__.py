@@ -19,9 +19,10 @@ from ._ask import Answer, ask
 from ._change import edit_file, write_file
 from ._glob import compile_glob
 from ._list import list_folder
+from ._names import check_text
 from ._read import MAX_TEXT, WHOLE, read_file
 from ._root import Root
-from ._search import SECONDS, GlobRequest, GrepRequest, compile_pattern
+from ._search import SECONDS, GlobRequest, GrepRequest
 
 __all__ = ["file_tools", "tinyagent_register_tools"]
 
@@ -149,6 +150,7 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
             limit: How many matches to show at most.
         """
         start = root.locate(path)
+        check_text(pattern)  # it is compiled in the process, since even that can take seconds
         if glob is not None:
             compile_glob(glob)
         program = _ripgrep(root)
@@ -159,7 +161,6 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
             *(pattern, glob, literal, ignore_case, context, hidden, ignored, limit, program),
             rg_checked=ripgreps.get(version, False),
         )
-        compile_pattern(request)
         answer = await ask(root, start, request, signal)
         if (checked := answer.get("ripgrep")) is not None:
             ripgreps[version] = bool(checked)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from tinyagent import ToolError
 
 from ._glob import compile_glob
-from ._names import check_text, show_path, show_text
+from ._names import show_path, show_text
 from ._places import Places
 from ._read import WHOLE
 from ._root import Parts, Root, SecretError, read_up_to
@@ -35,7 +35,6 @@ __all__ = [
     "GrepRequest",
     "Item",
     "Place",
-    "compile_pattern",
     "glob",
     "grep",
 ]
@@ -129,13 +128,12 @@ def _shown(parts: Parts, *, is_folder: bool = False) -> str:
 # ---- grep -----------------------------------------------------------------------------------------
 
 
-def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
+def _compile(request: GrepRequest) -> re.Pattern[str]:
     """Compile the regular expression of a request.
 
     Raises:
         ToolError: It is not a regular expression.
     """
-    check_text(request.pattern)
     pattern = re.escape(request.pattern) if request.literal else request.pattern
     try:
         with warnings.catch_warnings():
@@ -151,7 +149,7 @@ def compile_pattern(request: GrepRequest) -> re.Pattern[str]:
 def grep(place: Place, request: GrepRequest) -> Iterator[Item]:
     """The lines that match, file by file, until there are as many as the limit."""
     root, start = place.open()
-    pattern = compile_pattern(request)
+    pattern = _compile(request)
     plain = request.literal or re.escape(request.pattern) == request.pattern
     needle = request.pattern if plain and not request.ignore_case else ""
     left, room = request.limit, MAX_SENT
