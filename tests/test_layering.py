@@ -36,6 +36,7 @@ LEVELS = {
     "_message_builder": 1,
     "_message_checks": 1,
     "_model_families": 1,
+    "_prices": 1,
     "_process": 1,
     "_network": 1,
     "_provider_errors": 1,

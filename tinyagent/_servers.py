@@ -58,6 +58,7 @@ class Server(NamedTuple):
         url_env: The environment variable that moves it, as its own clients read it.
         dialect: What its chat/completions endpoint takes.
         hosts: Further hosts of the same server; one that begins with a dot stands for its subdomains.
+        prices: The id of the server in genai-prices; empty if its prices are not known.
     """
 
     base_url: str
@@ -67,6 +68,7 @@ class Server(NamedTuple):
     url_env: str | None = None
     dialect: Dialect = Dialect()
     hosts: tuple[str, ...] = ()
+    prices: str = ""
 
 
 SERVERS: dict[str, Server] = {
@@ -83,6 +85,7 @@ SERVERS: dict[str, Server] = {
             cache_control=True,
             images=True,
         ),
+        prices="openrouter",
     ),
     "openai": Server(
         "https://api.openai.com/v1",
@@ -96,6 +99,7 @@ SERVERS: dict[str, Server] = {
             session="prompt_cache_key",
             null_content=True,
         ),
+        prices="openai",
     ),
     "anthropic": Server(
         "https://api.anthropic.com",
@@ -103,18 +107,21 @@ SERVERS: dict[str, Server] = {
         "claude-sonnet-4-5",
         "anthropic-messages",
         url_env="ANTHROPIC_BASE_URL",
+        prices="anthropic",
     ),
     "gemini": Server(
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
         "gemini-2.5-flash",
         dialect=Dialect(efforts=("minimal", "low", "medium", "high"), null_content=True),
+        prices="google",
     ),
     "groq": Server(
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
         "llama-3.3-70b-versatile",
         dialect=Dialect(strict_efforts=True, null_content=True),
+        prices="groq",
     ),
     "together": Server(
         "https://api.together.xyz/v1",
@@ -122,6 +129,7 @@ SERVERS: dict[str, Server] = {
         "meta-llama/Llama-3.3-70B-Instruct-Turbo",
         dialect=Dialect(null_content=True),
         hosts=("api.together.ai",),
+        prices="together",
     ),
     "deepseek": Server(
         "https://api.deepseek.com/v1",
@@ -129,21 +137,28 @@ SERVERS: dict[str, Server] = {
         "deepseek-chat",
         # In thinking mode a history without reasoning_content is refused; an empty one is taken.
         dialect=Dialect(thinking="thinking", null_content=True, reasoning=""),
+        prices="deepseek",
     ),
     "mistral": Server(
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
         "mistral-small-latest",
         dialect=Dialect(thinking="", null_content=True),
+        prices="mistral",
     ),
     "xai": Server(
         "https://api.x.ai/v1",
         "XAI_API_KEY",
         "grok-3-mini",
         dialect=Dialect(efforts=("low", "high"), strict_efforts=True, null_content=True),
+        prices="x-ai",
     ),
     "cerebras": Server(
-        "https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", "llama3.1-8b", dialect=Dialect(null_content=True)
+        "https://api.cerebras.ai/v1",
+        "CEREBRAS_API_KEY",
+        "llama3.1-8b",
+        dialect=Dialect(null_content=True),
+        prices="cerebras",
     ),
     "moonshot": Server(
         "https://api.moonshot.ai/v1",
@@ -152,6 +167,7 @@ SERVERS: dict[str, Server] = {
         # As DeepSeek, but to Kimi an empty reasoning_content is a missing one.
         dialect=Dialect(thinking="thinking", reasoning="."),
         hosts=("api.moonshot.cn", "api.kimi.com"),
+        prices="moonshotai",
     ),
     "zai": Server(
         "https://api.z.ai/api/paas/v4",
@@ -159,6 +175,7 @@ SERVERS: dict[str, Server] = {
         "glm-4.6",
         dialect=Dialect(thinking="thinking"),
         hosts=("open.bigmodel.cn",),
+        prices="zai",
     ),
     "minimax": Server(
         "https://api.minimax.io/v1",
@@ -166,12 +183,14 @@ SERVERS: dict[str, Server] = {
         "MiniMax-M2",
         dialect=Dialect(thinking=""),
         hosts=("api.minimaxi.com",),
+        prices="minimax",
     ),
     "fireworks": Server(
         "https://api.fireworks.ai/inference/v1",
         "FIREWORKS_API_KEY",
         "accounts/fireworks/models/gpt-oss-120b",
         dialect=Dialect(null_content=True),
+        prices="fireworks",
     ),
     "azure": Server(
         "",
@@ -185,6 +204,7 @@ SERVERS: dict[str, Server] = {
             key_header="api-key",
         ),
         hosts=(".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com"),
+        prices="azure",
     ),
     "ollama": Server("http://127.0.0.1:11434/v1", url_env="OLLAMA_HOST"),
     "lmstudio": Server("http://127.0.0.1:1234/v1"),

@@ -104,7 +104,8 @@ class AgentOptions:
         steering_mode: How many queued messages are taken at a time, likewise `follow_up_mode`.
         session_id: Names the conversation to providers that cache by it.
         max_turns: Model calls in one run.
-        max_cost: US dollars in one run, as far as the provider says what it charges.
+        max_cost: US dollars in one run: what the provider says it charges, else its list price. A model whose
+            price is not known counts nothing, and a warning is logged.
         max_repeats: Repetitions of a tool call, or turns in which every tool call fails, in a row.
         timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
         on_retry: Hears why a request is sent again.

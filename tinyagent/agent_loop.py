@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -45,6 +46,7 @@ from ._interrupt import (
 )
 from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
 from ._message_checks import checked_message, checked_messages
+from ._prices import estimate_cost
 from .agent_tool_execution import Emit, ToolBatch, checked_tools
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
@@ -89,6 +91,9 @@ OUTPUT_LIMIT = (
     "Not run: your reply hit the output limit before it was complete, so this call may be cut. "
     "Make the call again, with shorter arguments if it was long."
 )
+
+
+_log = logging.getLogger(__name__)
 
 
 def check_limits(options: AgentLoopConfig | Any) -> None:
@@ -223,9 +228,15 @@ class _Run:
             return bool(self.handed_over)
         return True
 
-    def spend(self, message: AssistantMessage) -> None:
-        """Add what a reply costs."""
-        cost = (message.get("usage") or {}).get("cost")
+    async def spend(self, message: AssistantMessage) -> None:
+        """Add what a reply costs: what its provider charges or, for a budget, what its list price says."""
+        usage = message.get("usage") or {}
+        cost = usage.get("cost")
+        if cost is None and usage and self.config.max_cost is not None:
+            # In a thread, since the first price loads the table.
+            cost = await asyncio.to_thread(estimate_cost, self.config.model, usage)
+            if cost is None:
+                _log.warning("max_cost: no price is known for %r, so it does not count", message["model"])
         self._cost += cost if isinstance(cost, int | float) else 0.0
 
     @property
@@ -337,7 +348,7 @@ class _Turn:
             self._reply = _Reply(run.context, run.config, run.emit, run.signal, run.stream_fn)
             await self._reply.run(failure)
             run.record(self.message)
-            run.spend(self.message)
+            await run.spend(self.message)
             if any(block["type"] == "tool_call" for block in self.message["content"]) and not self.failed:
                 await self._run_tools()
         except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.

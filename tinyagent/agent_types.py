@@ -92,7 +92,10 @@ RunLimit: TypeAlias = Literal["max_turns", "budget", "repeat"]
 
 
 class Usage(TypedDict, total=False):
-    """Tokens and US dollars, normalised; `total` is input + output, `input` includes what was cached."""
+    """Tokens and US dollars, normalised; `total` is input + output, `input` includes what was cached.
+
+    `cost` is what the provider charged; with `cost_estimated` it is an estimate by its list price.
+    """
 
     input: int
     output: int
@@ -101,6 +104,7 @@ class Usage(TypedDict, total=False):
     reasoning: int
     total: int
     cost: float | None
+    cost_estimated: bool
 
 
 class UserMessage(TypedDict):
@@ -435,12 +439,14 @@ class Model:
 
 @dataclass
 class ModelInfo:
-    """A model that a provider lists."""
+    """A model that a provider lists; prices are US dollars for a million tokens."""
 
     id: str
     name: str = ""
     context_window: int | None = None
     max_tokens: int | None = None
+    input_price: float | None = None
+    output_price: float | None = None
 
 
 @dataclass
@@ -549,6 +555,7 @@ class AgentLoopConfig:
     Attributes:
         max_turns: Model calls in the run; None for no limit.
         max_cost: The budget in US dollars: the run ends after the turn that reaches it; None for no limit.
+            A provider that does not say what it charges counts by its list price, if that is known.
         max_repeats: The run ends when the same tool call has given the same result so many times in a row,
             or when every tool call has failed in so many turns in a row; None for no limit.
     """

@@ -934,7 +934,18 @@ async def list_openai_models(model: Any, options: Mapping[str, Any] | None = Non
             name=str(item.get("name") or ""),
             context_window=integer(item.get("context_length") or item.get("context_window")),
             max_tokens=integer(item.get("max_completion_tokens")),
+            input_price=_per_million(mapping(item.get("pricing")).get("prompt")),
+            output_price=_per_million(mapping(item.get("pricing")).get("completion")),
         )
         for item in items
         if isinstance(item, dict) and item.get("id")
     ]
+
+
+def _per_million(price: Any) -> float | None:
+    """OpenRouter's price, a decimal number of US dollars for a token, for a million of them."""
+    try:
+        dollars_each = float(price)
+    except (TypeError, ValueError):
+        return None
+    return dollars_each * 1e6 if 0 <= dollars_each < float("inf") else None

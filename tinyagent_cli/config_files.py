@@ -30,6 +30,7 @@ __all__ = [
 T = TypeVar("T")
 Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Dollars = Annotated[float, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -48,6 +49,7 @@ class ProjectRunTable(_Table, frozen=True):
     thinking: Level | None = None
     max_turns: Count | None = None
     max_repeats: Count | None = None
+    max_cost: Dollars | None = None
     timeout: Seconds | None = None
 
 

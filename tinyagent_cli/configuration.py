@@ -36,6 +36,7 @@ DEFAULT_MAX_REPEATS = 10
 _LIMITS: dict[str, float | None] = {
     "max_turns": DEFAULT_MAX_TURNS,
     "max_repeats": DEFAULT_MAX_REPEATS,
+    "max_cost": None,
     "max_tokens": None,
     "timeout": None,
 }

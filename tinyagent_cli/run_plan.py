@@ -46,6 +46,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     thinking: str | None
     max_turns: int | None
     max_repeats: int | None
+    max_cost: float | None
     timeout: float | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
@@ -69,6 +70,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int | None
     max_turns: int
     max_repeats: int
+    max_cost: float | None
     allow: list[str]
     deny: list[str]
     yes: bool
@@ -124,6 +126,9 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     moved = endpoint_note(choice.provider, found.providers.get(choice.provider), given)
     if moved is not None:
         app.detail(moved)
+    max_cost = _first(options.max_cost, run.max_cost)
+    if max_cost is not None:
+        _check_price(app, model)
     plugins.load_hooks()
     tools = with_timeouts(plugins.tools(_tool_names(options, run.tools or ())), found.tools)
     _check_rules(options, tools)
@@ -153,6 +158,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         max_tokens=_first(options.max_tokens, run.max_tokens),
         max_turns=_first(options.max_turns, run.max_turns, configuration.DEFAULT_MAX_TURNS),
         max_repeats=_first(options.max_repeats, run.max_repeats, configuration.DEFAULT_MAX_REPEATS),
+        max_cost=max_cost,
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
@@ -182,6 +188,17 @@ def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]
 
 def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
+
+
+def _check_price(app: AppContext, model: Any) -> None:
+    """Warn if the budget holds only as far as the provider says what it charges."""
+    from tinyagent._prices import has_price
+
+    if model.provider not in ("demo", "replay") and not has_price(model):
+        app.warn(
+            f"No price is known for {model.provider}/{model.id}: --max-cost holds only if the provider says "
+            "what it charges."
+        )
 
 
 def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:

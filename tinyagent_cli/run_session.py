@@ -193,8 +193,8 @@ class _Run:
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._cause: BaseException | None = None
         self._notes: set[str] = set()
-        as_text = not any(sink.output is stdout for sink in sinks)
-        text = TextRenderer(stdout) if as_text else None
+        self._as_text = not any(sink.output is stdout for sink in sinks)
+        text = TextRenderer(stdout) if self._as_text else None
         to_terminal = text is not None and stdout.is_terminal
 
         def end_line() -> None:
@@ -253,6 +253,7 @@ class _Run:
                 max_tokens=plan.max_tokens,
                 max_turns=plan.max_turns,
                 max_repeats=plan.max_repeats,
+                max_cost=plan.max_cost,
                 before_tool_call=self._guards.before_tool_call,
                 after_tool_call=self._guards.after_tool_call,
                 on_retry=self._app.note,
@@ -273,12 +274,25 @@ class _Run:
             with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
                 await self._agent.prompt(plan.message)
         finally:
+            self._add_cost(progress)
             self._lifetime.detach()
             for output in self._outputs:
                 output.flush()
                 output.on_error = None
         if self._cause is not None:
             raise self._cause
+
+    def _add_cost(self, progress: Progress) -> None:
+        """Estimate what the run cost, if the provider does not say and it is shown or recorded."""
+        usage = progress.usage
+        recorded = self._app.verbosity or len(self._outputs) > 1 or not self._as_text
+        if usage is None or usage.get("cost") is not None or not recorded:
+            return
+        from tinyagent._prices import estimate_cost
+
+        cost = estimate_cost(self._plan.model, usage)
+        if cost is not None:
+            progress.usage = {**usage, "cost": cost, "cost_estimated": True}
 
     def _stop(self, cause: BaseException) -> None:
         self._cause = self._cause or cause
@@ -305,6 +319,11 @@ class _Run:
                     "made the same tool call, or all its tool calls failed.",
                     limit="repeat",
                 )
+            case RunLimitError(limit="budget"):
+                return RunLimitError(
+                    f"The run reached its budget of ${plan.max_cost:g} (--max-cost) without a final answer.",
+                    limit="budget",
+                )
             case OutputTruncatedError():
                 error.hint = "Allow more with --max-tokens, or ask for less."
             case EmptyReplyError() if self._guards.refused:
@@ -321,8 +340,12 @@ def _summary(plan: Plan, progress: Progress) -> str:
     parts = ["/".join(filter(None, names))]
     if usage:
         parts.append(f"{usage.get('input', 0)} tokens in, {usage.get('output', 0)} out")
-    if usage.get("cost"):
-        parts.append(f"${usage['cost']:.6f}".rstrip("0"))
+    cost = usage.get("cost")
+    if cost:
+        about = "about " if usage.get("cost_estimated") else ""
+        parts.append(f"{about}${cost:.6f}".rstrip("0"))
+    elif usage and cost is None and hasattr(plan.model, "base_url"):
+        parts.append("cost unknown")
     turns = len(progress.replies)
     parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
     parts.append(f"{progress.seconds:.1f} s")

@@ -49,3 +49,16 @@ def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> No
     failed = cli("models", "list", "local")
     assert (1, "") == failed[:2]
     assert "404" in failed.err
+
+
+def test_prices_and_context_windows(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """What the provider lists goes first; list prices fill in the rest, and unknown models have none."""
+    known = {"data": [{"id": "gpt-4o"}, {"id": "novel"}, {"id": "own", "pricing": {"prompt": "0.000001"}}]}
+    server = serve(FakeReply.json(known), FakeReply.json(known))
+    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
+    listed = json.loads(cli("models", "list", "openai", "--json", **environment).out)
+    fields = ("context_window", "input_price", "output_price")
+    facts = {model["id"]: tuple(model[name] for name in fields) for model in listed}
+    assert {"gpt-4o": (128_000, 2.5, 10.0), "novel": (None, None, None), "own": (None, 1.0, None)} == facts
+    table = cli("models", "list", "openai", **environment)
+    assert "openai/gpt-4o  128000  2.5  10" == table.out.splitlines()[0].strip()

@@ -54,7 +54,7 @@ def test_a_tool_is_called_and_the_texts_of_both_turns_are_printed(cli: Cli, serv
     done = cli("run", "-v", "-m", "local/m", "-t", "./mytools.py", "Look")
     assert (0, "I look.\nSeen.\n") == (done.code, done.out)
     assert '→ look {"at":"me"}\n← saw me\n' in done.err
-    assert "local/m · 6 tokens in, 4 out · 2 turns" in done.err
+    assert "local/m · 6 tokens in, 4 out · cost unknown · 2 turns" in done.err
     assert {"role": "tool", "tool_call_id": "call_look_0", "content": "saw me"} == sent(server)[-1]
 
 
@@ -246,6 +246,57 @@ def test_an_empty_reply_after_tool_calls_is_no_answer(cli: Cli, serve: Serve) ->
     serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I look."), FakeReply.text(""))
     done = cli("run", "--jsonl", "-m", "local/m", "-t", "./mytools.py", "Look")
     assert (4, "empty_reply", 2) == (done.code, done.result["error"]["kind"], done.result["turns"])
+
+
+Priced = Callable[..., tuple[FakeServer, dict[str, str]]]
+
+
+@pytest.fixture
+def priced(serve: Serve) -> Priced:
+    """A stand-in for OpenAI whose replies use 1,000,000 tokens; and the environment that names it."""
+
+    def start(*deltas: dict[str, object]) -> tuple[FakeServer, dict[str, str]]:
+        usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
+        server = serve(
+            *(FakeReply.chunks(chat_chunk(delta), chat_chunk({}, "stop", usage=usage)) for delta in deltas)
+        )
+        return server, {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
+
+    return start
+
+
+CALL = {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "gone", "arguments": "{}"}}]}
+
+
+def test_max_cost_is_a_limit(cli: Cli, priced: Priced) -> None:
+    """A model that does not say what it charges counts by its list price: exit code 4, kind `budget`."""
+    server, environment = priced(CALL, CALL)
+    done = cli("run", "--jsonl", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **environment)
+    assert (4, "budget") == (done.code, done.result["error"]["kind"])
+    assert "budget of $2 (--max-cost)" in done.err
+    assert 1 == len(server.requests)
+    assert (2.5, True) == (done.result["usage"]["cost"], done.result["usage"]["cost_estimated"])
+
+
+def test_a_project_can_lower_the_budget(cli: Cli, priced: Priced) -> None:
+    """`max_cost` of tinyagent.toml holds as a limit does."""
+    _, environment = priced(CALL, CALL)
+    cli.file("tinyagent.toml", "[run]\nmax_cost = 1.5\n")
+    assert 4 == cli("run", "-m", "openai/gpt-4o", "Hi", **environment).code
+
+
+def test_a_budget_without_a_price(cli: Cli, priced: Priced) -> None:
+    """The run goes on, and a warning says once that the budget may not hold."""
+    _, environment = priced({"content": "ok"})
+    done = cli("run", "-v", "-m", "openai/novel", "--max-cost", "2", "Hi", **environment)
+    assert (0, 1) == (done.code, done.err.count("No price is known for openai/novel"))
+    assert "cost unknown" in done.err
+
+
+def test_the_estimated_cost_is_shown(cli: Cli, priced: Priced) -> None:
+    """-v says what the run cost by the list price."""
+    _, environment = priced({"content": "ok"})
+    assert "about $2.5 " in cli("run", "-v", "-m", "openai/gpt-4o", "Hi", **environment).err
 
 
 def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tinyagent_cli.completing import complete_providers
 from tinyagent_cli.root import CONTEXT, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
+
+if TYPE_CHECKING:
+    from tinyagent.agent_types import ModelInfo
 
 __all__ = ["models"]
 
@@ -48,14 +52,45 @@ def list_models(provider: str | None, as_json: bool) -> None:
     take_stdin()
     output = take_stdout()  # a plugin may print
     infos = sorted(asyncio.run(_ask(found, manager, provider)), key=lambda info: info.id)
+    infos = [_with_facts(provider, info) for info in infos]
     model_cache.write(provider, [info.id for info in infos])
     if as_json:
         print_json(infos, output)
         return
     print_table(
-        ("MODEL", "CONTEXT", "NAME"),
-        [(f"{provider}/{info.id}", str(info.context_window or ""), info.name) for info in infos],
+        ("MODEL", "CONTEXT", "$/M IN", "$/M OUT", "NAME"),
+        [
+            (
+                f"{provider}/{info.id}",
+                str(info.context_window or ""),
+                _price(info.input_price),
+                _price(info.output_price),
+                info.name,
+            )
+            for info in infos
+        ],
         output,
+    )
+
+
+def _price(dollars: float | None) -> str:
+    return "" if dollars is None else f"{dollars:.4f}".rstrip("0").rstrip(".")
+
+
+def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
+    """The model with the context window and the prices that its provider does not list."""
+    from tinyagent._prices import model_facts
+
+    if None not in (info.context_window, info.input_price, info.output_price):
+        return info
+    facts = model_facts(provider, info.id)
+    if facts is None:
+        return info
+    window = info.context_window if info.context_window is not None else facts.context_window
+    if info.input_price is not None:
+        return replace(info, context_window=window)
+    return replace(
+        info, context_window=window, input_price=facts.input_price, output_price=facts.output_price
     )
 
 

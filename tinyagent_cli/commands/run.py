@@ -122,6 +122,12 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @click.option("--thinking", type=click.Choice(LEVELS), help="How much the model is asked to reason.")
 @click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="Model calls in this run (50).")
 @click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="End the run when it has cost this many US dollars, with exit code 4.",
+)
+@click.option(
     "--max-repeats",
     type=click.IntRange(min=1),
     metavar="N",

@@ -1,0 +1,85 @@
+"""List prices, for budgets and for what a run is said to have cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tinyagent._prices import estimate_cost, has_price, model_facts
+from tinyagent.agent import Agent, AgentOptions
+from tinyagent.agent_types import AgentTool, AgentToolResult, Model
+from tinyagent.openai_wire import OpenAICompatModel
+from tinyagent.testing import Reply, ScriptedProvider, call, check_grammar, collect
+
+USAGE = {"input": 1_000_000, "output": 100_000, "cache_read": 400_000, "cache_write": 0, "total": 1_100_000}
+
+
+def model(provider: str, model_id: str) -> OpenAICompatModel:
+    return OpenAICompatModel(provider, model_id, base_url="http://127.0.0.1/v1")
+
+
+def test_the_cost_of_a_usage() -> None:
+    """Tokens that were cached are in the input and cost less: 0.6 M at $2.5, 0.4 M at $1.25, 0.1 M at $10."""
+    assert pytest.approx(1.5 + 0.5 + 1.0) == estimate_cost(model("openai", "gpt-4o"), USAGE)
+
+
+@pytest.mark.parametrize(("provider", "model_id"), [("openai", "novel"), ("acme", "gpt-4o")])
+def test_what_has_no_price(provider: str, model_id: str) -> None:
+    """An unknown model or server has none, and is not guessed."""
+    assert estimate_cost(model(provider, model_id), USAGE) is None
+    assert not has_price(model(provider, model_id))
+    assert model_facts(provider, model_id) is None
+
+
+def test_a_server_of_this_machine_costs_nothing() -> None:
+    """A built-in server that takes no key charges nothing."""
+    assert 0.0 == estimate_cost(model("ollama", "qwen3"), USAGE)
+
+
+def test_counts_that_contradict_each_other() -> None:
+    """More cached tokens than tokens: the cost is unknown, and nothing fails."""
+    assert estimate_cost(model("openai", "gpt-4o"), {"input": 1, "cache_read": 5}) is None
+
+
+def test_the_facts_of_a_model() -> None:
+    """Context window, and prices for a million tokens."""
+    assert (128_000, 2.5, 10.0) == model_facts("openai", "gpt-4o")
+
+
+def test_nothing_is_loaded_before_a_price_is_asked_for() -> None:
+    """Neither the import nor a server without prices loads the table."""
+    code = (
+        "import sys; from tinyagent import _prices; from tinyagent.agent_types import Model; "
+        "_prices.estimate_cost(Model(provider='acme', id='m'), {}); "
+        "print({'genai_prices', 'pydantic', 'httpx2'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "set()" == done.stdout.strip()
+
+
+async def look(call_id: str, args: object, signal: object, on_update: object) -> AgentToolResult:
+    return AgentToolResult()
+
+
+@pytest.mark.parametrize(
+    ("cost", "provider", "limit"),
+    [(None, "openai", "budget"), (0.001, "openai", None), (0.6, "acme", "budget"), (None, "acme", None)],
+)
+async def test_a_budget_counts_list_prices(
+    cost: float | None, provider: str, limit: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the provider charges goes first, and what has no price is named and does not count."""
+    usage = {**USAGE, "cost": cost}
+    replies = [Reply(call("look"), usage=usage), Reply("Done", usage=usage)]
+    async with ScriptedProvider(*replies[: 1 if limit else 2]) as scripted:
+        tools = [AgentTool(name="look", execute=look)]
+        state: Any = {"model": Model(provider=provider, id="gpt-4o"), "tools": tools}
+        agent = Agent(AgentOptions(initial_state=state, stream_fn=scripted, max_cost=0.5))
+        events = await collect(agent.stream("go"))
+    check_grammar(events)
+    assert limit == events[-1].limit
+    assert (cost is None and provider == "acme") == ("no price is known for" in caplog.text)
