@@ -460,6 +460,14 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
 
 
 @linux
+async def test_a_command_that_writes_to_its_supervisor_loses_no_result(bash: Bash) -> None:
+    """It can reach the pipes of its parent, as any process of its user can; nonsense is ignored."""
+    result = await bash('echo x; for pipe in /proc/$PPID/fd/*; do echo nonsense > "$pipe"; done; exit 3')
+    assert text(result).startswith("x\n")
+    assert ("exit", 3) == (result.details["ended_by"], result.details["exit_code"])
+
+
+@linux
 async def test_a_command_gets_the_usual_signals(bash: Bash) -> None:
     """Nothing that Python or the caller ignores is ignored in a command, and SIGTERM arrives once."""
     assert "0000000000000000" == text(await bash("grep SigIgn /proc/self/status | cut -f2")).strip()

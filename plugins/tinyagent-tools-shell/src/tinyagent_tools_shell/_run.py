@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -30,6 +31,7 @@ GRACE = 0.4
 AFTERWARDS = 0.3
 """Seconds that what is left when the shell ends has to end by itself, as `>(tee log)` does."""
 
+_NUMBER = re.compile(rb"^(-?\d{1,10})\n", re.MULTILINE)
 _FIRST_UPDATE, _UPDATE_FACTOR, _SLOWEST_UPDATE = 0.1, 1.2, 2.0
 _POLL = 0.02
 _LAST = 2.0  # seconds that the supervisor has to end everything
@@ -204,21 +206,23 @@ class _Command:
             data = os.read(self._status, PIECE)
         except BlockingIOError:
             return
-        self._received += data
-        numbers = self._received.split()
+        self._received = (self._received + data)[-PIECE:]
+        numbers = self._numbers()
         if numbers and self._processes.shell is None:
-            self._processes.shell = int(numbers[0])
-        if len(numbers) > 1 or not data:  # without a number, the supervisor was killed
+            self._processes.shell = numbers[0]
+        if len(numbers) > 1 or not data:  # without a code, the supervisor was killed
             self._over.set()
             asyncio.get_running_loop().remove_reader(self._status)
 
     def _code(self) -> int:
         """The exit code of the shell; if its supervisor was killed, the signal that killed both."""
         self._read_status()
-        numbers = self._received.split()
-        if len(numbers) > 1:
-            return int(numbers[1])
-        return self._process.returncode or -signal.SIGKILL
+        numbers = self._numbers()
+        return numbers[-1] if len(numbers) > 1 else self._process.returncode or -signal.SIGKILL
+
+    def _numbers(self) -> list[int]:
+        """The numbers on lines of their own; a command can write other things to the pipe of its parent."""
+        return [int(number) for number in _NUMBER.findall(self._received)]
 
     def _kill(self) -> list[ProcessInfo]:
         """Kill everything; returns what did not die."""
