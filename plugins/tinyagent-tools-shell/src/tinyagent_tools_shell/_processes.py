@@ -18,7 +18,7 @@ from pathlib import Path
 __all__ = ["ProcessInfo", "Processes"]
 
 _PROC = Path("/proc")
-_ROUNDS = 50
+_ROUNDS, _EMPTY_ROUNDS, _ROUND_SECONDS = 100, 5, 0.01
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,20 @@ class Processes:
         return bool(found)
 
     def kill(self) -> list[ProcessInfo]:
-        """Kill all of them, also those that start meanwhile; returns those that did not die."""
+        """Kill all of them, also those that start meanwhile; returns those that did not die.
+
+        It looks several times: the environment of a process is empty while it starts another program.
+        """
         left: list[ProcessInfo] = []
-        for number in range(_ROUNDS):
+        empty = 0
+        for _ in range(_ROUNDS):
             left = self._all()
-            if not left:
+            empty = 0 if left else empty + 1
+            if empty == _EMPTY_ROUNDS:
                 break
             for process in left:
                 _send(process, signal.SIGKILL)
-            time.sleep(number * 0.001)  # a large process takes a moment to go
+            time.sleep(_ROUND_SECONDS)
         return left
 
     def _all(self) -> list[ProcessInfo]:
