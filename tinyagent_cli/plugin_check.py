@@ -50,21 +50,24 @@ def check(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded:
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired as expired:
-        answer = _answer(expired.stdout or b"")
-        if answer is None:
-            return _broken(entry, f"The plugin {entry} takes more than {seconds:g} s to load.")
-        return _broken(
-            entry, f"The plugin {entry} keeps its process from ending for more than {seconds:g} s."
-        )
+        if _answer(expired.stdout or b"") is None:
+            what = f"takes more than {seconds:g} s to load"
+        else:
+            what = f"keeps its process from ending for more than {seconds:g} s"
+        return _broken(f"The plugin {entry} {what}.", _SLOW)
     answer = _answer(done.stdout)
     if answer is not None:
         return answer
     last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-    return _broken(
-        entry,
-        f"The plugin {entry} ends its process while it is loaded (exit code {done.returncode})"
-        f"{f': {last}' if last else '.'}",
-    )
+    why = f": {last}" if last else "."
+    ended = f"The plugin {entry} ends its process while it is loaded (exit code {done.returncode}){why}"
+    return _broken(ended, remedy(entry))
+
+
+_SLOW = (
+    "It may wait for a server or a network that does not answer: check its configuration. "
+    "If it always hangs, report it to its author."
+)
 
 
 def _answer(output: bytes) -> Loaded | None:
@@ -74,5 +77,5 @@ def _answer(output: bytes) -> Loaded | None:
         return None
 
 
-def _broken(entry: EntryPoint, message: str) -> Loaded:
-    return Loaded("broken", 3, message, remedy(entry))
+def _broken(message: str, hint: str | None) -> Loaded:
+    return Loaded("broken", 3, message, hint)

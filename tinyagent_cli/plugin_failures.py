@@ -65,8 +65,9 @@ def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | N
     if not isinstance(error, ModuleNotFoundError):
         return f"{type(error).__name__}: {error}", _reinstall(entry)
     if top == entry.value.partition(":")[0].strip().partition(".")[0]:
-        return f"its own module {name!r} is not there ({error})", _reinstall(entry)
-    return f"it needs the module {name!r}, which is not installed ({error})", _reinstall(entry)
+        return f"its own module {name!r} is not there", _reinstall(entry)
+    more = "" if str(error).startswith("No module named") else f": {error}"
+    return f"it needs the module {name!r}, which is not installed{more}", _reinstall(entry)
 
 
 def _reinstall(entry: EntryPoint) -> str | None:

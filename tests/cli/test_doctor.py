@@ -165,6 +165,7 @@ def test_a_plugin_that_hangs(
     loaded = plugin_check.check(EntryPoint("tools", "hang", "plugin_hang", "hang", "1.0"), seconds=3)
     assert ("broken", 3) == (loaded.status, loaded.code)
     assert words in (loaded.message or "")
+    assert "check its configuration" in (loaded.hint or "")
 
 
 def test_names_in_conflict(cli: Cli) -> None:
