@@ -1076,6 +1076,32 @@ def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
     assert [{"type": "text", "text": "(audio without a transcript)"}] == silent["content"]
 
 
+# ---- citations ----------------------------------------------------------------------------------------
+
+
+def test_what_a_text_cites_is_kept() -> None:
+    """Annotations of OpenRouter, sources of Perplexity and of xAI, each once, on the text."""
+    note = {"url": "https://a.example", "title": "A", "start_index": 0, "end_index": 2}
+    message = decoded(
+        chat_chunk("Hi"),
+        chat_chunk({"annotations": [{"type": "url_citation", "url_citation": note}]}),
+        {**chat_chunk({}, "stop"), "citations": ["https://b.example"]},
+    )
+    first = {"url": "https://a.example", "title": "A", "start": 0, "end": 2}
+    assert [first, {"url": "https://b.example"}] == message["content"][0]["citations"]
+    results = [{"url": "https://c.example", "title": "C"}]
+    many = {**chat_chunk("Hi"), "citations": ["https://c.example"], "search_results": results}
+    assert results == decoded(many, {**many, **chat_chunk({}, "stop")}, many)["content"][0]["citations"]
+
+
+def test_citations_of_nothing() -> None:
+    """Without a text, or of odd types, they are left out."""
+    assert [] == decoded({**chat_chunk({}, "stop"), "citations": ["https://b.example"]})["content"]
+    for odd in (5, "x", {"a": 1}, [None, 3, {}]):
+        message = decoded({**chat_chunk({"content": "Hi", "annotations": odd}, "stop"), "citations": odd})
+        assert [{"type": "text", "text": "Hi"}] == message["content"]
+
+
 # ---- usage --------------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,8 @@
 
 Nearly every chunk fits the structs and is decoded in one step. One that does not (odd types, surrogates,
 fields of a delta or tool call that are not known here) raises, and `chunk_of` reads it field by field.
-Fields that are not known are kept as `extra`, since a server may want them back with the next request:
-Gemini's and Copilot's signatures came without notice. A chunk without such fields costs nothing more.
+Fields that are rare or not known are kept as `extra`: a server may want them back with the next request, as
+Gemini and Copilot do. A chunk without such fields costs nothing more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ class ToolCall(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     id: str | None = None
     function: Function | None = None
     type: str | None = None
-    extra_content: dict[str, Any] | None = None
     extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
 
 
@@ -54,14 +53,10 @@ class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
-    images: list[Any] | None = None
-    audio: Any = None
-    extra_content: dict[str, Any] | None = None
     extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
     # Of no use for the next request, but sent in many chunks: declared, they do not slow these down.
     role: Any = None
     channel: Any = None
-    annotations: Any = None
 
 
 class Choice(msgspec.Struct, gc=False):
@@ -71,7 +66,6 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
-    usage: Any = None
     error: Any = None
 
 
@@ -109,7 +103,6 @@ def _choice_of(value: Mapping[str, Any]) -> Choice:
         delta=_delta_of(value.get("delta")),
         message=_delta_of(value.get("message")),
         finish_reason=_text(value.get("finish_reason")),
-        usage=value.get("usage"),
         error=_json.without_surrogates(value.get("error")),
     )
 
@@ -131,9 +124,6 @@ def _delta_of(value: Any) -> Delta | None:
         if isinstance(calls, list)
         else None,
         function_call=_function_of(value.get("function_call")),
-        images=_list(value.get("images")),
-        audio=_json.without_surrogates(value.get("audio")),
-        extra_content=_object(value.get("extra_content")),
         extra=_extra(value, _DELTA_FIELDS | _OF_NO_USE),
     )
 
@@ -143,7 +133,6 @@ def _call_of(value: Mapping[str, Any]) -> ToolCall:
         index=integer(value.get("index")),
         id=_text(value.get("id")),
         function=_function_of(value.get("function")),
-        extra_content=_object(value.get("extra_content")),
         extra=_extra(value, _CALL_FIELDS),
     )
 
@@ -190,7 +179,3 @@ def _text(value: Any) -> str | None:
 
 def _list(value: Any) -> list[Any] | None:
     return _json.without_surrogates(value) if isinstance(value, list) else None
-
-
-def _object(value: Any) -> dict[str, Any] | None:
-    return _json.without_surrogates(value) if isinstance(value, dict) else None

@@ -19,6 +19,7 @@ import msgspec
 
 from . import _json, _wire
 from ._chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
+from ._citations import add_citations, read_citations
 from ._finish_reasons import is_final
 from ._handover import handover, is_own
 from ._http import get_json
@@ -39,6 +40,7 @@ from ._wire import (
     string,
 )
 from .agent_types import (
+    Citation,
     Context,
     Model,
     ModelInfo,
@@ -100,6 +102,8 @@ _PARTS = "content.thinking"
 """Reasoning that came as parts of the content (Mistral)."""
 
 _CACHE_MARK = {"type": "ephemeral"}
+
+MAX_LAST_CHUNKS = 4
 
 _refuse_stream_options: set[str] = set()
 """Servers of this process that refused `stream_options`."""
@@ -404,6 +408,9 @@ class ChatDecoder(ReplyDecoder):
         self._images: dict[str, None] = {}
         """The URLs of the images, in their order."""
         self._audio = False
+        self._annotations: list[Any] = []
+        self._last_chunks: list[bytes] = []
+        """The chunks from the finish reason on; they may have more than the fields that are decoded."""
         self._tagged = False
         """The last thought came as `content`, which may have tags of its own around it."""
 
@@ -419,6 +426,7 @@ class ChatDecoder(ReplyDecoder):
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("choices"), list) or not value["choices"]:
             return False
+        self._last_chunks.append(_json.encode(value))
         self._step(chunk_of(value), out)
         if not self.ended:
             self.finish_reason = self.finish_reason or "stop"
@@ -448,6 +456,8 @@ class ChatDecoder(ReplyDecoder):
             self._raw = False
             if self.ended:
                 return
+            if self.finish_reason is not None and len(self._last_chunks) < MAX_LAST_CHUNKS:
+                self._last_chunks.append(data)
 
     def _odd(self, data: bytes, out: list[BuilderEvent]) -> Chunk | None:
         """An event that did not decode: the end marker, an empty one, odd types, or no JSON."""
@@ -497,8 +507,6 @@ class ChatDecoder(ReplyDecoder):
         for choice in chunk.choices or ():
             if choice.index:
                 continue
-            if choice.usage and isinstance(choice.usage, dict) and not usage:
-                self._usage = choice.usage  # Moonshot
             delta = choice.delta or choice.message
             if delta is not None:
                 self._add(delta, out)
@@ -512,8 +520,8 @@ class ChatDecoder(ReplyDecoder):
 
     def _add(self, delta: Delta, out: list[BuilderEvent]) -> None:
         details = delta.reasoning_details
-        if delta.extra_content is not None or delta.extra is not None:
-            delta = self._keep_extra(delta, out)
+        if delta.extra is not None:
+            delta = self._take_extra(delta, delta.extra, out)
         if delta.reasoning_content:
             self._think(delta.reasoning_content, "reasoning_content", out)
         elif delta.reasoning:
@@ -545,11 +553,6 @@ class ChatDecoder(ReplyDecoder):
         elif delta.function_call is not None:
             # The protocol before tools: one call, without an id.
             self._call(ToolCall(index=0, function=delta.function_call), out)
-        if delta.images:
-            for image in delta.images:
-                self._take_image(image)
-        if delta.audio is not None:
-            self._take_audio(delta.audio, out)
 
     def _add_parts(self, parts: list[Any], out: list[BuilderEvent]) -> None:
         for part in parts:
@@ -593,16 +596,23 @@ class ChatDecoder(ReplyDecoder):
         self._audio = self._audio or bool(given.get("data"))
         self._say(string(given.get("transcript")), out)
 
-    def _keep_extra(self, delta: Delta, out: list[BuilderEvent]) -> Delta:
-        """Keep the fields that are not known; Gemini's mark for a thought makes its content reasoning."""
-        extra = {**(delta.extra or {})}
-        if delta.extra_content:
-            extra["extra_content"] = delta.extra_content
-        google = mapping(mapping(delta.extra_content).get("google"))
+    def _take_extra(self, delta: Delta, extra: dict[str, Any], out: list[BuilderEvent]) -> Delta:
+        """Take the fields that are rare, and keep those that are not known; returns the rest of the delta.
+
+        Gemini's mark for a thought makes the content of its delta reasoning.
+        """
+        extra = dict(extra)
+        images, annotations = extra.pop("images", None), extra.pop("annotations", None)
+        for image in images if isinstance(images, list) else ():
+            self._take_image(image)
+        if isinstance(annotations, list):
+            self._annotations += annotations
+        self._take_audio(extra.pop("audio", None), out)
+        google = mapping(mapping(extra.get("extra_content")).get("google"))
         is_thought = google.get("thought") is True
         if "thought" in google:
             rest = {key: value for key, value in google.items() if key != "thought"}
-            extra["extra_content"] = {**mapping(delta.extra_content), "google": rest}
+            extra["extra_content"] = {**extra["extra_content"], "google": rest}
         _merge(self._extra, extra)
         if not is_thought or not isinstance(delta.content, str):
             return delta
@@ -709,6 +719,19 @@ class ChatDecoder(ReplyDecoder):
         elif record and self._calls:
             self._calls[0].kept |= record
 
+    def _take_last_chunks(self) -> None:
+        """Take what comes near the finish reason: usage in a choice (Moonshot), sources (Perplexity, xAI)."""
+        cited: list[Citation] = []
+        add_citations(cited, read_citations(self._annotations))
+        for data in self._last_chunks:
+            chunk = mapping(loose(data))
+            choices = chunk.get("choices")
+            if not self._usage and isinstance(choices, list) and choices:
+                self._usage = mapping(choices[0]).get("usage")
+            add_citations(cited, read_citations(chunk.get("search_results") or chunk.get("citations")))
+        if cited and self._text_block >= 0:
+            self.builder.update(self._text_block, citations=cited)
+
     # ---- tool calls ---------------------------------------------------------------------------------
 
     def _call(self, delta: ToolCall, out: list[BuilderEvent]) -> None:
@@ -727,9 +750,8 @@ class ChatDecoder(ReplyDecoder):
             self.builder.update(call.block, id=self.builder.unique_id(call_id))
         if call_id:
             self._by_id[call_id] = call
-        if delta.extra_content is not None or delta.extra is not None:
-            extra = {"extra_content": delta.extra_content} if delta.extra_content else {}
-            _merge(call.kept, {"call": {**extra, **(delta.extra or {})}})
+        if delta.extra is not None:
+            _merge(call.kept, {"call": delta.extra})
         if function is not None and function.extra is not None:
             _merge(call.kept, {"function": function.extra})
         if index is not None:
@@ -786,6 +808,7 @@ class ChatDecoder(ReplyDecoder):
             self._block_type, self._thinking_block = "thinking", self._block
             out.append(event)
         self._sign()
+        self._take_last_chunks()
         self._close_block(out)
         self._close_calls(out)
         self._add_images()
