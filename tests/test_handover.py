@@ -12,7 +12,7 @@ import pytest
 
 from tinyagent import jsonl
 from tinyagent._fake_server import FakeReply, chat_chunk, sse
-from tinyagent._handover import handover, is_own, sendable
+from tinyagent._handover import NO_RESULT, handover, is_own, sendable
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model
 from tinyagent.anthropic_provider import AnthropicDecoder, AnthropicModel, stream_anthropic
@@ -304,6 +304,62 @@ def test_ids_are_told_apart() -> None:
     turn = [assistant(longest), tool_result("x" * 64, "add", "1")]
     taken = handover([*turn, *turn], Model("p", "m", "a"), ids=re.compile(r"\w{1,64}"))
     assert all(len(message["content"][0]["id"]) <= 64 for message in taken[::2])
+
+
+MODEL = Model("p", "m", "a")
+
+
+def call(call_id: str, name: str = "add") -> dict[str, Any]:
+    return {"type": "tool_call", "id": call_id, "name": name, "arguments": {}}
+
+
+@pytest.mark.parametrize(
+    ("name", "fitting"),
+    [
+        ("add", "add"),
+        ("functions.add", "functions_add"),
+        ("read file", "read_file"),
+        ("größe", "gr__e"),
+        ("x" * 100, "x" * 64),
+        ("", "unknown"),
+        ("a\nb", "a_b"),
+    ],
+)
+def test_invented_names_are_made_sendable(name: str, fitting: str) -> None:
+    """A name that providers refuse would make the session unusable; its result has the same one."""
+    history: Any = [user("Hi"), assistant(call("c1", name)), tool_result("c1", name, "no such tool")]
+    sent: Any = handover(history, MODEL)
+    assert (fitting, fitting) == (sent[1]["content"][0]["name"], sent[2]["tool_name"])
+    assert name == history[1]["content"][0]["name"]
+
+
+def test_names_of_tools_stay() -> None:
+    """A tool that is offered under a name has that name in the history too."""
+    name = "mcp.server.tool"
+    history: Any = [user("Hi"), assistant(call("c1", name)), tool_result("c1", name, "4")]
+    sent: Any = handover(history, MODEL, tools=[AgentTool(name)])
+    assert (name, name) == (sent[1]["content"][0]["name"], sent[2]["tool_name"])
+
+
+@pytest.mark.parametrize("results", [0, 1, 2])
+def test_two_calls_with_one_id(results: int) -> None:
+    """Each has an id of its own and a result of its own, in their order."""
+    given = [tool_result("c1", "add", str(n)) for n in range(results)]
+    history: Any = [user("Hi"), assistant(call("c1"), call("c1")), *given]
+    sent: Any = handover(history, MODEL, ids=re.compile(r"\w{1,40}"))
+    ids = [block["id"] for block in sent[1]["content"]]
+    assert 2 == len(set(ids))
+    assert ids == [message["tool_call_id"] for message in sent[2:]]
+    texts = [message["content"][0]["text"] for message in sent[2:]]
+    assert [*map(str, range(results)), *[NO_RESULT] * (2 - results)] == texts
+
+
+def test_blocks_that_no_provider_knows_are_left_out() -> None:
+    """A message of which nothing else is left is left out whole; results without calls too."""
+    odd: Any = {"type": "hologram", "data": 1}
+    history: Any = [user("Hi"), assistant(odd), assistant(odd, "Yes"), tool_result("c9", "add", "4")]
+    made: Any = handover(history, MODEL)
+    assert [["Hi"], ["Yes"]] == [[block["text"] for block in message["content"]] for message in made]
 
 
 def test_who_made_a_message() -> None:

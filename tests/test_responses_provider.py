@@ -477,13 +477,212 @@ def test_without_its_end_a_reply_is_cut() -> None:
     assert final(decode([*streamed(message_item("Hi")), b"data: [DONE]\n\n"]))["stop_reason"] == "stop"
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    """Unknown events, items and parts break nothing."""
-    odd = {"type": "hologram", "id": "h1"}
-    events = says((odd, [{"type": "response.hologram.delta", "delta": "x"}]), message_item("Hi"))
+def test_what_is_not_known_breaks_nothing() -> None:
+    """Unknown events and parts are left out, and an item without a type too."""
+    events = says(
+        ({"type": "", "id": "h1"}, [{"type": "response.hologram.delta", "delta": "x"}]), message_item("Hi")
+    )
     events.insert(1, {"type": "response.output_text.annotation.added", "output_index": 1, "annotation": {}})
     events.insert(1, {"type": "keepalive"})
-    assert [block["text"] for block in final(decode(events))["content"]] == ["Hi"]
+    message = final(decode(events))
+    assert [{"type": "text", "text": "Hi", "text_signature": '{"id":"msg_1"}'}] == message["content"]
+
+
+SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
+ITEMS = [
+    SEARCH,
+    {"type": "file_search_call", "id": "fs_1", "status": "completed", "queries": ["q"], "results": None},
+    {"type": "code_interpreter_call", "id": "ci_1", "code": "1+1", "container_id": "c", "outputs": []},
+    {"type": "mcp_list_tools", "id": "ml_1", "server_label": "s", "tools": []},
+    {"type": "mcp_call", "id": "mc_1", "name": "n", "arguments": "{}", "output": "4", "server_label": "s"},
+    {"type": "computer_call", "id": "cu_1", "call_id": "call_cu", "action": {"type": "wait"}},
+    {"type": "search_results", "queries": ["q"], "results": []},
+    {"type": "hologram", "id": "ho_1", "shape": {"sides": 4}},
+]
+
+
+def test_items_of_every_kind_go_back_in_order() -> None:
+    """What tools of the server did, and what nobody knew of yet, is kept as it came."""
+    items = [item for thing in ITEMS for item in ((thing, []), message_item("Hm", item_id=f"m{len(thing)}"))]
+    assert [item for item, _ in items] == [
+        {key: value for key, value in item.items() if key != "status" or item["type"] != "message"}
+        for item in replayed(*items)
+    ]
+
+
+def test_items_that_overlap_keep_their_order() -> None:
+    """An item has the place of its beginning, however long it takes."""
+    events = says((SEARCH, []), message_item("Found."))
+    done = next(n for n, event in enumerate(events) if event["type"] == "response.output_item.done")
+    late = events.pop(done)
+    events.insert(-1, late)
+    assert ["thinking", "text"] == [block["type"] for block in final(decode(events))["content"]]
+
+
+@pytest.mark.parametrize("kind", ["custom_tool_call", "apply_patch_call"])
+def test_calls_that_cannot_be_run_get_an_output(kind: str) -> None:
+    """Without one the API refuses every later request of the conversation."""
+    call = {"type": kind, "id": "ct_1", "call_id": "call_1", "name": "n", "input": "x"}
+    sent = replayed((call, []))
+    assert [kind, f"{kind}_output"] == [item["type"] for item in sent]
+    assert ("call_1", "No result provided") == (sent[1]["call_id"], sent[1]["output"])
+    answered = {"type": f"{kind}_output", "call_id": "call_1", "output": "done"}
+    assert [call, answered] == replayed((call, []), (answered, []))
+
+
+def test_an_image_is_a_block_of_the_message() -> None:
+    """It is there once, behind the text, and goes back in its item."""
+    item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aGk="}
+    message = final(decode(says((item, []), message_item("Here."))))
+    assert ["thinking", "text", "image"] == [block["type"] for block in message["content"]]
+    assert message["content"][2]["url"] == "data:image/png;base64,aGk="
+    assert 1 == json.dumps(message).count("aGk=")
+    assert item == replayed((item, []), message_item("Here."))[0]
+    only = final(decode(says((item, []))))
+    assert ("stop", "image") == (only["stop_reason"], only["content"][-1]["type"])
+
+
+# ---- what is said twice ---------------------------------------------------------------------------
+
+
+def test_the_list_at_the_end_is_matched_by_id() -> None:
+    """Nothing is doubled or mixed up if the list has another order, and what is only there is added."""
+    first, second = message_item("One", item_id="m1"), message_item("Two", item_id="m2")
+    events = says(first, second)
+    events[-1]["response"]["output"] = [message_item("Extra", item_id="m0")[0], second[0], first[0]]
+    message = final(decode(events))
+    assert ["One", "Two", "Extra"] == [block["text"] for block in message["content"]]
+    calls = [call_item("add", f'{{"n":{n}}}', call_id=f"c{n}", item_id=f"fc_{n}") for n in range(3)]
+    events = [event for event in says(*calls) if event["type"] != "response.output_item.done"]
+    events[-1]["response"]["output"].reverse()
+    signed = [block["tool_call_signature"] for block in final(decode(events))["content"]]
+    assert [f'{{"id":"fc_{n}"}}' for n in range(3)] == signed
+
+
+def test_items_without_places_are_told_apart_by_id() -> None:
+    """Deltas of two items that come by turns stay apart."""
+    calls = [call_item("add", '{"n":', f"{n}}}", call_id=f"c{n}", item_id=f"fc_{n}") for n in range(2)]
+    steps = streamed(*calls)
+    by_turns = [steps[0], steps[4], steps[1], steps[5], steps[2], steps[6], steps[3], steps[7]]
+    for event in by_turns:
+        event.pop("output_index", None)
+    message = final(decode([*by_turns, says(*calls)[-1]]))
+    assert [{"n": 0}, {"n": 1}] == [block["arguments"] for block in message["content"]]
+
+
+@pytest.mark.parametrize("place", [1, 7])
+def test_text_under_another_number_is_not_doubled(place: int) -> None:
+    """Some servers number the parts of deltas and of whole items differently, or split them differently."""
+    item, deltas = message_item("He", "llo")
+    numbered = [{**event, "content_index": place} if "delta" in event else event for event in deltas]
+    annotation = {"type": "url_citation", "url": "https://example.org", "title": "A"}
+    item["content"] = [
+        {"type": "output_text", "text": "Hel", "annotations": []},
+        {"type": "output_text", "text": "lo", "annotations": [annotation]},
+    ]
+    message = final(decode(says((item, numbered))))
+    assert ["Hello"] == [block["text"] for block in message["content"]]
+    assert [{"url": "https://example.org", "title": "A"}] == message["content"][0]["citations"]
+
+
+def test_an_item_that_ends_twice_is_there_once() -> None:
+    """A server repeats an item with a new id."""
+    events = says(message_item("Hi"))
+    again = {**events[-2], "item": {**events[-2]["item"], "id": "msg_other"}}
+    message = final(decode([*events[:-1], again, events[-1]]))
+    assert ["Hi"] == [block["text"] for block in message["content"]]
+
+
+def test_whole_parts_alone_are_enough() -> None:
+    """A server may send no deltas, and nothing but parts that are done."""
+    events: list[Any] = [
+        {"type": "response.reasoning_summary_text.done", "summary_index": 0, "item_id": "rs", "text": "Hm."},
+        {"type": "response.output_text.done", "content_index": 0, "item_id": "m", "text": "Hi"},
+        {"type": "response.completed", "response": {"status": "completed"}},
+    ]
+    message = final(decode(events))
+    assert ["Hm.", "Hi"] == [block.get("thinking", block.get("text")) for block in message["content"]]
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["reasoning", "reasoning_text", "reasoning_summary", "reasoning_summary_text"],
+)
+@pytest.mark.parametrize("in_object", [False, True])
+def test_reasoning_streams_under_every_name(source: str, in_object: bool) -> None:
+    """Servers name these events differently; each piece comes as it is sent, and none comes twice."""
+    item = {"type": "reasoning", "id": "rs_1", "summary": [], "content": []}
+    pieces: list[Any] = [{"text": "Hm"}, {"text": "."}] if in_object else ["Hm", "."]
+    deltas = [{"type": f"response.{source}.delta", "delta": piece} for piece in pieces]
+    done = {"type": f"response.{source}.done", "text": "Hm."}
+    events = decode(says((item, [*deltas, done]), message_item("Hi")))
+    assert ["Hm", "."] == [event["delta"] for event in events if event["type"] == "thinking_delta"]
+
+
+def test_reasoning_in_two_forms_is_shown_once() -> None:
+    """A server that sends the reasoning and a summary of it: the form that comes first counts."""
+    item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Short."}]}
+    deltas = [
+        {"type": "response.reasoning_text.delta", "delta": "Long."},
+        {"type": "response.reasoning_summary_text.delta", "summary_index": 0, "delta": "Short."},
+    ]
+    assert "Long." == final(decode(says((item, deltas))))["content"][0]["thinking"]
+
+
+# ---- citations ------------------------------------------------------------------------------------
+
+CITED = {
+    "type": "url_citation",
+    "url": "https://example.org/a",
+    "title": "A",
+    "start_index": 0,
+    "end_index": 5,
+}
+
+
+def cited_item(streamed_too: bool = True, whole: bool = True) -> Any:
+    item, deltas = message_item("It rains.")
+    added = {"type": "response.output_text.annotation.added", "content_index": 0, "annotation": CITED}
+    item["content"][0]["annotations"] = [CITED] if whole else []
+    return item, [*deltas, added] if streamed_too else deltas
+
+
+@pytest.mark.parametrize(("streamed_too", "whole"), [(True, True), (True, False), (False, True)])
+def test_annotations_are_citations_and_go_back(streamed_too: bool, whole: bool) -> None:
+    """They are kept in one form for everybody, and in the API's own for the API."""
+    item = cited_item(streamed_too, whole)
+    block = final(decode(says(item)))["content"][0]
+    assert [{"url": "https://example.org/a", "title": "A", "start": 0, "end": 5}] == block["citations"]
+    assert [CITED] == replayed(item)[0]["content"][0]["annotations"]
+
+
+def test_sources_are_asked_for() -> None:
+    """OpenAI names the sources of a search only if it is asked to."""
+    search = [{"type": "web_search"}]
+    sent = body(user("Hi"), model=OpenAIResponsesModel(extra_body={"tools": search}))
+    assert ["reasoning.encrypted_content", "web_search_call.action.sources"] == sent["include"]
+    other = OpenAIResponsesModel(
+        provider="house", base_url="http://127.0.0.1/v1", extra_body={"tools": search}
+    )
+    assert "web_search_call.action.sources" not in body(user("Hi"), model=other)["include"]
+
+
+def test_sources_of_a_search_come_behind_the_citations() -> None:
+    """What a search found is a source too, once, and stays in its item."""
+    sources = [{"type": "url", "url": url} for url in (CITED["url"], "https://example.org/b")]
+    search = {**SEARCH, "action": {"type": "search", "query": "q", "sources": sources}}
+    found = {"type": "search_results", "results": [{"url": "https://example.org/c", "title": "C"}]}
+    message = final(decode(says((search, []), (found, []), cited_item())))
+    urls = [citation["url"] for citation in message["content"][-1]["citations"]]
+    assert ["https://example.org/a", "https://example.org/b", "https://example.org/c"] == urls
+    assert [search, found] == replayed((search, []), (found, []), cited_item())[:2]
+
+
+def test_citations_of_a_reply_that_breaks_off() -> None:
+    """What had arrived is kept."""
+    events = streamed(cited_item())[:-1]
+    message = final(decode(events))
+    assert ("error", "A") == (message["stop_reason"], message["content"][0]["citations"][0]["title"])
 
 
 def test_a_whole_response_instead_of_a_stream() -> None:

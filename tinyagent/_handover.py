@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any, cast
 
 from ._message_checks import message_problem, with_defaults
-from .agent_types import AssistantMessage, Message
+from .agent_types import AssistantMessage, Message, Tool
 
 __all__ = ["handover", "is_own", "sendable"]
 
@@ -27,6 +27,12 @@ NO_RESULT = "No result provided"
 IMAGE_NOTE = {"type": "text", "text": "(an image)"}
 LONGEST_COMMON = 40
 """Characters that every provider takes in the id of a tool call."""
+LONGEST_NAME = 64
+"""Characters that every provider takes in the name of a tool."""
+_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{LONGEST_NAME}}}")
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_BLOCKS = ("text", "thinking", "tool_call", "image")
+"""What an assistant message may hold; other blocks are left out."""
 
 
 def is_own(message: AssistantMessage, model: Any) -> bool:
@@ -39,7 +45,12 @@ def is_own(message: AssistantMessage, model: Any) -> bool:
 
 
 def handover(
-    messages: Sequence[Message], model: Any, *, ids: re.Pattern[str] | None = None, images: bool = False
+    messages: Sequence[Message],
+    model: Any,
+    *,
+    ids: re.Pattern[str] | None = None,
+    tools: Iterable[Tool] | None = None,
+    images: bool = False,
 ) -> list[Message]:
     """The history as `model` can take it.
 
@@ -51,31 +62,38 @@ def handover(
         model: Who is asked now: `api`, `provider` and `id` are compared.
         ids: What the provider accepts as the id of a tool call. Others are replaced, always by the same
             one, and so is an id that an earlier call has.
+        tools: The tools that are offered. A call of another name, which the model invented, gets a name that
+            every provider takes, and its result too.
         images: Whether the provider takes images that a model made. Otherwise a note stands for each.
     """
     taken: list[Message] = []
     used: set[str] = set()
-    renamed: dict[str, str] = {}
+    offered = {tool.name for tool in tools or ()}
+    renamed: dict[str, list[str]] = {}
     for message in sendable(messages):
         if message["role"] == "assistant":
-            content: list[Any] = list(message["content"])
+            content: list[Any] = [block for block in message["content"] if block["type"] in _BLOCKS]
             if not images:
                 content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
             if not is_own(message, model):
                 content = [_plain(block) for block in content if block["type"] != "thinking"]
                 content = [block for block in content if block["type"] != "text" or block["text"].strip()]
-                if not content:
-                    continue
-            if ids is not None:
-                renamed = {}
-                for n, block in enumerate(content):
-                    if block["type"] == "tool_call":
-                        renamed[block["id"]] = fitting = _fit(block["id"], ids, used)
-                        content[n] = {**block, "id": fitting}
+            if not content:
+                continue
+            renamed = {}
+            for n, block in enumerate(content):
+                if block["type"] == "tool_call":
+                    call_id = block["id"] if ids is None else _fit(block["id"], ids, used)
+                    renamed.setdefault(block["id"], []).append(call_id)
+                    content[n] = {**block, "id": call_id, "name": _fit_name(block["name"], offered)}
             message = cast(AssistantMessage, {**message, "content": content})
-        elif message["role"] == "tool_result" and ids is not None:
-            call_id = message["tool_call_id"]
-            message = {**message, "tool_call_id": renamed.get(call_id, call_id)}
+        elif message["role"] == "tool_result":
+            fitting = renamed.get(message["tool_call_id"])
+            message = {
+                **message,
+                "tool_call_id": fitting.pop(0) if fitting else message["tool_call_id"],
+                "tool_name": _fit_name(message["tool_name"], offered),
+            }
         taken.append(message)
     return taken
 
@@ -87,10 +105,11 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
     gets one that says so. A malformed message, which a callback may have made, is left out with a warning.
     """
     sent: list[Message] = []
-    waiting: dict[str, str] = {}
+    waiting: list[tuple[str, str]] = []
+    """Calls without a result yet: id and name. A weak model gives two calls one id."""
 
-    def answer_the_rest() -> None:
-        for call_id, name in waiting.items():
+    def close_open_calls() -> None:
+        for call_id, name in waiting:
             sent.append(
                 {
                     "role": "tool_result",
@@ -106,18 +125,20 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
 
     for message in _well_formed(messages):
         if message["role"] == "tool_result":
-            if waiting.pop(message["tool_call_id"], None) is not None:
+            call = next((call for call in waiting if call[0] == message["tool_call_id"]), None)
+            if call is not None:
+                waiting.remove(call)
                 sent.append(message)
             continue
-        answer_the_rest()
+        close_open_calls()
         if message["role"] == "assistant":
             if message.get("stop_reason") in ("error", "aborted"):
                 continue
-            waiting = {
-                block["id"]: block["name"] for block in message["content"] if block["type"] == "tool_call"
-            }
+            waiting += [
+                (block["id"], block["name"]) for block in message["content"] if block["type"] == "tool_call"
+            ]
         sent.append(message)
-    answer_the_rest()
+    close_open_calls()
     return sent
 
 
@@ -135,6 +156,13 @@ def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
 
 def _plain(block: Any) -> Any:
     return {key: value for key, value in block.items() if key not in _PRIVATE}
+
+
+def _fit_name(name: str, offered: Set[str]) -> str:
+    """The name of a tool as every provider takes it."""
+    if name in offered or _NAME.fullmatch(name):
+        return name
+    return _NOT_IN_NAMES.sub("_", name)[:LONGEST_NAME] or "unknown"
 
 
 def _fit(call_id: str, ids: re.Pattern[str], used: set[str]) -> str:

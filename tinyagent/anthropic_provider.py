@@ -119,7 +119,7 @@ def _request(model: Any, context: Context, options: SimpleStreamOptions) -> tupl
     """The body of a request, and the thinking level that it asks for."""
     cache = getattr(model, "cache", "5m")
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
-    history = handover(context.messages, model, ids=IDS)
+    history = handover(context.messages, model, ids=IDS, tools=context.tools)
     messages = _messages(history)
     body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
     if context.system_prompt.strip():

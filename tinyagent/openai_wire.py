@@ -244,7 +244,8 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
             images.clear()
 
     for message in cast(
-        "list[dict[str, Any]]", handover(context.messages, model, ids=_IDS, images=dialect.images)
+        "list[dict[str, Any]]",
+        handover(context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images),
     ):
         role, content = message["role"], message["content"]
         if role == "tool_result":

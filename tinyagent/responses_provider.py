@@ -22,7 +22,9 @@ from functools import partial
 from typing import Any
 
 from . import _json
-from ._handover import handover
+from ._citations import add_citations, read_citations
+from ._finish_reasons import finish_kind
+from ._handover import IMAGE_NOTE, NO_RESULT, handover
 from ._message_builder import BuilderEvent
 from ._model_families import ModelFamily, settings_for
 from ._servers import dialect_of, server_of
@@ -39,13 +41,12 @@ from ._wire import (
     request_headers,
     string,
 )
-from .agent_types import Context, Message, Model, SimpleStreamOptions
-from .errors import ContentFilterError
+from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions
+from .errors import TinyAgentError
 
 __all__ = ["OpenAIResponsesModel", "ResponsesDecoder", "request_body", "stream_openai_responses"]
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-LONGEST_NAME = 64
 LONGEST_CACHE_KEY = 64
 
 
@@ -96,7 +97,7 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
         "model": model.id,
         "stream": True,
         "store": False,
-        "input": _input(handover(context.messages, model, ids=IDS), stored),
+        "input": _input(handover(context.messages, model, ids=IDS, tools=context.tools, images=True), stored),
     }
     if context.system_prompt:
         body["instructions"] = context.system_prompt
@@ -116,6 +117,9 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
     if options.get("max_tokens"):
         body["max_output_tokens"] = options["max_tokens"]
     _set_reasoning(body, model, options)
+    searches = any(str(tool.get("type")).startswith("web_search") for tool in tools)
+    if searches and server_of(getattr(model, "base_url", ""), getattr(model, "provider", "")) == "openai":
+        body["include"] = [*body.get("include", ()), "web_search_call.action.sources"]
     session = options.get("session_id")
     if session:
         body["prompt_cache_key"] = (
@@ -186,32 +190,57 @@ def _parts(content: Any) -> list[dict[str, Any]]:
 def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
     """A reply as the items that it came in."""
     items: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     for part in content:
         if part["type"] == "thinking":
             item = _kept(part.get("thinking_signature"))
             # Without its encrypted content an item is only a name for what was not stored.
             if item.get("type") and (stored or item["type"] != "reasoning" or _is_whole(item)):
                 items.append(item)
+                if item["type"] == _IMAGE:
+                    images.append(item)
         elif part["type"] == "tool_call":
             call = {
                 "type": "function_call",
                 "call_id": part["id"],
-                # A name that the model invented may be one that the API refuses to see again.
-                "name": re.sub(r"[^a-zA-Z0-9_-]", "_", part["name"])[:LONGEST_NAME] or "unknown",
+                "name": part["name"],
                 "arguments": _json.encode(part["arguments"]).decode(),
             }
             items.append({**call, **_kept(part.get("tool_call_signature"))})
+        elif part["type"] == "image" and images:
+            # The image is a block of the message, and the item that it came in is beside it, without it.
+            images.pop(0)["result"] = part["url"].partition(",")[2]
+        elif part["type"] == "image":
+            _add_text(items, IMAGE_NOTE)
         elif part["text"]:
             _add_text(items, part)
     # The API wants something after each reasoning item, and a reply that was cut may lack it.
     while items and items[-1]["type"] == "reasoning":
         items.pop()
-    return items
+    return items + _missing_outputs(items)
+
+
+_OUTPUTS: dict[str, dict[str, Any]] = {
+    "custom_tool_call": {"type": "custom_tool_call_output"},
+    "apply_patch_call": {"type": "apply_patch_call_output", "status": "failed"},
+}
+"""Calls, other than of functions, that the API wants an output for, and the rest of that output."""
+
+
+def _missing_outputs(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs for calls that nobody here can run: without one the API refuses the next request."""
+    answered = {item.get("call_id") for item in items if str(item["type"]).endswith("_output")}
+    return [
+        {**_OUTPUTS[item["type"]], "call_id": item["call_id"], "output": NO_RESULT}
+        for item in items
+        if item["type"] in _OUTPUTS and item.get("call_id") and item["call_id"] not in answered
+    ]
 
 
 def _add_text(items: list[dict[str, Any]], part: Any) -> None:
     kept = _kept(part.get("text_signature"))
-    piece: dict[str, Any] = {"type": "output_text", "text": part["text"], "annotations": []}
+    annotations = kept.pop("annotations", [])
+    piece: dict[str, Any] = {"type": "output_text", "text": part["text"], "annotations": annotations}
     if kept.pop("refusal", False):
         piece = {"type": "refusal", "refusal": part["text"]}
     last = items[-1] if items else {}
@@ -231,31 +260,74 @@ def _is_whole(item: Mapping[str, Any]) -> bool:
 
 # ---- the reply ------------------------------------------------------------------------------------
 
+_TEXT = {
+    "response.output_text.delta": "text",
+    "response.output_text.done": "text",
+    "response.refusal.delta": "refusal",
+    "response.refusal.done": "refusal",
+}
+"""Events of an answer, and where a whole text is in them."""
+_REASONING = (
+    "response.reasoning",
+    "response.reasoning_text",
+    "response.reasoning_summary",
+    "response.reasoning_summary_text",
+)
+"""Events of reasoning, before `.delta` and `.done`: the API's own, and those of compatible servers."""
+_IMAGE = "image_generation_call"
+
 
 class _Item:
     """An item of the reply: its open blocks, one for each part of its content."""
 
-    __slots__ = ("blocks", "call_id", "ended", "id", "kind", "latest")
+    __slots__ = (
+        *("annotations", "blocks", "call_id", "ended", "given", "has_stable_id", "id", "kind", "latest"),
+        *("phase", "refusals", "source"),
+    )
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, item_id: str) -> None:
         self.kind = kind
-        self.id = ""
+        self.id = item_id
+        self.has_stable_id = False
+        """Another event had the same id; some servers give each event an id of its own."""
         self.call_id = ""
         self.blocks: dict[int, int] = {}
         """Part of the content -> block."""
-        self.ended = False
+        self.annotations: dict[int, list[Any]] = {}
+        self.refusals: set[int] = set()
+        self.phase: Any = None
+        self.source = ""
+        """The kind of events that the reasoning is read from; a server may send it in two forms."""
         self.latest = 0
+        """The part of the reasoning that came last."""
+        self.ended = False
+        self.given: dict[str, Any] = {}
+        """The whole item, once it is known."""
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether the item has no words for us, and is kept to go back as it came."""
+        return self.kind not in ("message", "function_call", "reasoning")
 
 
 class ResponsesDecoder(ReplyDecoder):
-    """The events of the Responses API."""
+    """The events of the Responses API.
+
+    The API says most things more than once: in deltas, in the whole part, the whole item, and the list of all
+    items at the end. Servers leave out some of these. An item is known by its id, and by its place in the
+    list where ids are missing or change; what was streamed is not taken again.
+    """
 
     def __init__(self, model: Any, **given: Any) -> None:
         super().__init__(model, **given)
         self._items: list[_Item] = []
-        self._at: dict[tuple[int | str, str], _Item] = {}
-        """Where the reply is in its list of items, and of what kind: servers there are that count badly."""
+        self._by_id: dict[str, _Item] = {}
+        self._at: dict[tuple[int | None, str], _Item] = {}
+        """Place in the list and kind -> the latest item there: some servers count badly."""
         self._usage: dict[str, Any] = {}
+        self._citations: dict[int, list[Citation]] = {}
+        """Text block -> its citations."""
+        self._sources: list[Citation] = []
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         if data.strip() == b"[DONE]":
@@ -267,19 +339,26 @@ class ResponsesDecoder(ReplyDecoder):
         value = self._object(data)
         if value is None:
             return
-        kind = value.get("type") or name.decode("utf-8", "replace")
+        kind = string(value.get("type")) or name.decode("utf-8", "replace")
+        source, _, step = kind.rpartition(".")
         match kind:
             case "response.output_text.delta" | "response.refusal.delta":
-                self._text(value, kind, out)
+                self._text(value, value.get("delta"), kind, out)
+            case "response.output_text.done" | "response.refusal.done":
+                if not self._item(value, "message").blocks:
+                    self._text(value, value.get(_TEXT[kind]), kind, out)
             case "response.function_call_arguments.delta":
-                self._arguments(value, out)
-            case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
-                self._think(value, out)
+                self._add(self._item(value, "function_call"), 0, value.get("delta"), out)
+            case "response.function_call_arguments.done":
+                self._complete(self._item(value, "function_call"), 0, value.get("arguments"), out)
+            case "response.output_text.annotation.added":
+                part = integer(value.get("content_index")) or 0
+                annotation = value.get("annotation")
+                self._item(value, "message").annotations.setdefault(part, []).append(annotation)
             case "response.output_item.added":
                 self._begin(value, mapping(value.get("item")), out)
             case "response.output_item.done":
-                given = mapping(value.get("item"))
-                self._end_item(self._item(value, string(given.get("type"))), given, out)
+                self._take_item(value, mapping(value.get("item")), out)
             case "response.completed" | "response.incomplete" | "response.failed" | "response.done":
                 self._end(mapping(value.get("response")), kind, out)
             case "response.cancelled":
@@ -288,7 +367,9 @@ class ResponsesDecoder(ReplyDecoder):
                 self.seen -= 1
                 self.pings += 1
             case _:
-                if kind == "error" or value.get("error"):
+                if source in _REASONING and step in ("delta", "done"):
+                    self._think(value, source, step, out)
+                elif kind == "error" or value.get("error"):
                     self._stop(self._reported(value))
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
@@ -297,24 +378,70 @@ class ResponsesDecoder(ReplyDecoder):
         self._end(value, "response.completed", out)
         return True
 
+    def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
+        """The `error` event; what was built so far stays."""
+        for item in self._items:
+            if item.kind == "message" and not item.ended:
+                self._sign_texts(item)
+        return super().fail(error)
+
     # ---- items --------------------------------------------------------------------------------------
 
-    def _item(self, value: Mapping[str, Any], kind: str, begins: bool = False) -> _Item:
-        """The item that an event speaks of, begun if this is the first of it."""
-        at = integer(value.get("output_index"))
-        key = (at if at is not None else string(value.get("item_id")), kind)
-        item = self._at.get(key)
-        if item is None or (begins and item.ended):
-            item = self._at[key] = _Item(kind)
-            item.id = string(value.get("item_id"))
-            self._items.append(item)
+    def _item(
+        self,
+        value: Mapping[str, Any],
+        kind: str,
+        given: Mapping[str, Any] | None = None,
+        begins: bool = False,
+    ) -> _Item:
+        """The item that an event belongs to; a new one if the event is the first of it.
+
+        Args:
+            value: The event.
+            kind: The item's type.
+            given: The item, if the event holds it.
+            begins: Whether the event announces an item.
+        """
+        item_id = string((given or {}).get("id")) or string(value.get("item_id"))
+        item = self._by_id.get(item_id)
+        if item is not None and item.kind == kind and not (begins and item.ended):
+            item.has_stable_id = item.has_stable_id or (given is None and item_id == item.id)
+            return item
+        place = (integer(value.get("output_index")), kind)
+        here = self._at.get(place)
+        if here is not None and not self._is_another(here, item_id, given, begins):
+            if item_id:
+                here.id = here.id or item_id
+                self._by_id.setdefault(item_id, here)
+            return here
+        self._at[place] = item = self._new_item(kind, item_id)
+        return item
+
+    @staticmethod
+    def _is_another(here: _Item, item_id: str, given: Mapping[str, Any] | None, begins: bool) -> bool:
+        """Whether an event at the place of `here`, with an id that is not known, belongs to another item."""
+        if here.ended:
+            return begins or (bool(item_id) and {**here.given, "id": ""} != {**(given or {}), "id": ""})
+        return bool(item_id and here.id) and (begins or here.has_stable_id)
+
+    def _new_item(self, kind: str, item_id: str) -> _Item:
+        item = _Item(kind, item_id)
+        self._items.append(item)
+        if item_id:
+            self._by_id[item_id] = item
         return item
 
     def _begin(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        item = self._item(value, string(given.get("type")), begins=True)
-        item.id = string(given.get("id")) or item.id
-        if item.kind == "function_call" and not item.blocks:
+        kind = string(given.get("type"))
+        if not kind:
+            return
+        item = self._item(value, kind, given, begins=True)
+        if item.blocks:
+            return
+        if kind == "function_call":
             self._open_call(item, given, out)
+        elif item.is_raw:
+            self._block(item, 0, out)  # now, so that the items keep their order
 
     def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
         item.call_id = string(given.get("call_id"))
@@ -331,6 +458,7 @@ class ResponsesDecoder(ReplyDecoder):
                 return self._open_call(item, {}, out)
             if item.kind == "message":
                 index, event = self.builder.open_text()
+                self._citations[index] = []
             else:
                 index, event = self.builder.open_thinking()
             item.blocks[part] = index
@@ -342,61 +470,93 @@ class ResponsesDecoder(ReplyDecoder):
             index = self._block(item, part, out)
             out.append(self.builder.delta(index, piece))
 
-    def _text(self, value: Mapping[str, Any], kind: str, out: list[BuilderEvent]) -> None:
-        part = integer(value.get("content_index")) or 0
-        item = self._item(value, "message")
-        new = part not in item.blocks
-        self._add(item, part, value.get("delta"), out)
-        if new and part in item.blocks:
-            self._sign_text(item, part, kind == "response.refusal.delta")
+    def _complete(self, item: _Item, part: int, whole: Any, out: list[BuilderEvent]) -> None:
+        """Add what is missing of a text that is known in full now."""
+        had = self.builder.text(item.blocks[part]) if part in item.blocks else ""
+        if isinstance(whole, str) and whole.startswith(had):
+            self._add(item, part, whole[len(had) :], out)
 
-    def _sign_text(self, item: _Item, part: int, refusal: bool, phase: Any = None) -> None:
-        kept: dict[str, Any] = {}
-        if item.id:
-            kept["id"] = item.id
-        if isinstance(phase, str):
-            kept["phase"] = phase
-        if refusal:
-            kept["refusal"] = True
-        if kept:
-            self.builder.update(item.blocks[part], text_signature=_json.encode(kept).decode())
-
-    def _arguments(self, value: Mapping[str, Any], out: list[BuilderEvent]) -> None:
-        self._add(self._item(value, "function_call"), 0, value.get("delta"), out)
-
-    def _think(self, value: Mapping[str, Any], out: list[BuilderEvent]) -> None:
-        """Parts of a summary are paragraphs of one block."""
-        item = self._item(value, "reasoning")
-        part = integer(value.get("summary_index", value.get("content_index"))) or 0
-        if part != item.latest and 0 in item.blocks and self.builder.text(item.blocks[0]):
-            self._add(item, 0, "\n\n", out)
-        item.latest = part
-        self._add(item, 0, value.get("delta"), out)
+    def _take_item(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
+        kind = string(given.get("type"))
+        if kind:
+            self._end_item(self._item(value, kind, given), given, out)
 
     def _end_item(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        """An item is whole: what did not come in pieces comes now."""
-        if item.ended:
+        """An item is whole: what was not streamed comes now."""
+        if item.ended and (item.blocks or not given):
             return
-        item.id = string(given.get("id")) or item.id
+        item.ended = False
+        item.given = given
+        item.id = item.id or string(given.get("id"))
         if item.kind == "message":
             self._end_message(item, given, out)
         elif item.kind == "function_call":
             self._end_call(item, given, out)
         elif item.kind == "reasoning":
             self._end_reasoning(item, given, out)
-        elif _is_kept(item.kind) and given:
-            signature = _json.encode(given).decode()
-            out.append(self.builder.close(self._block(item, 0, out), thinking_signature=signature))
+        else:
+            self._end_raw(item, given, out)
         item.ended = True
+
+    # ---- text and citations -------------------------------------------------------------------------
+
+    def _text(self, value: Mapping[str, Any], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
+        part = integer(value.get("content_index")) or 0
+        item = self._item(value, "message")
+        new = part not in item.blocks
+        self._add(item, part, piece, out)
+        if new and part in item.blocks:
+            if _TEXT[kind] == "refusal":
+                item.refusals.add(part)
+            self._sign_text(item, part)
+
+    def _sign_text(self, item: _Item, part: int) -> None:
+        """Keep what the API wants back with a text, and its citations in our form."""
+        kept: dict[str, Any] = {}
+        if item.id:
+            kept["id"] = item.id
+        if isinstance(item.phase, str):
+            kept["phase"] = item.phase
+        if part in item.refusals:
+            kept["refusal"] = True
+        annotations = [value for value in item.annotations.get(part, ()) if isinstance(value, dict) and value]
+        fields: dict[str, Any] = {}
+        if annotations:
+            kept["annotations"] = annotations
+            index = item.blocks[part]
+            add_citations(self._citations[index], read_citations(annotations))
+            if self._citations[index]:
+                fields["citations"] = self._citations[index]
+        if kept:
+            fields["text_signature"] = _json.encode(kept).decode()
+        if fields:
+            self.builder.update(item.blocks[part], **fields)
+
+    def _sign_texts(self, item: _Item) -> None:
+        for part in item.blocks:
+            self._sign_text(item, part)
 
     def _end_message(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         content = given.get("content")
-        for part, piece in enumerate(content if isinstance(content, list) else ()):
-            refusal = mapping(piece).get("type") == "refusal"
-            self._complete(item, part, mapping(piece).get("refusal" if refusal else "text"), out)
-            if part in item.blocks:
-                self._sign_text(item, part, refusal, given.get("phase"))
+        parts = [mapping(piece) for piece in content] if isinstance(content, list) else []
+        texts = [string(piece.get(_key(piece))) for piece in parts]
+        streamed = "".join(self.builder.text(index) for index in item.blocks.values())
+        for part, (piece, text) in enumerate(zip(parts, texts, strict=True)):
+            place = part
+            if part not in item.blocks and streamed and streamed == "".join(texts):
+                place = max(item.blocks)  # All was streamed, under other numbers.
+            else:
+                self._complete(item, part, text, out)
+            if _key(piece) == "refusal":
+                item.refusals.add(place)
+            annotations = piece.get("annotations")
+            if isinstance(annotations, list) and annotations:
+                item.annotations[place] = annotations
+        item.phase = given.get("phase")
+        self._sign_texts(item)
         out += [self.builder.close(index) for index in item.blocks.values()]
+
+    # ---- calls, reasoning, and items without words --------------------------------------------------
 
     def _end_call(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         index = item.blocks[0] if item.blocks else self._open_call(item, given, out)
@@ -411,6 +571,21 @@ class ResponsesDecoder(ReplyDecoder):
             fields["tool_call_signature"] = _json.encode({"id": item.id}).decode()
         out.append(self._close_call(index, whole if isinstance(whole, dict) else None, **fields))
 
+    def _think(self, value: Mapping[str, Any], source: str, step: str, out: list[BuilderEvent]) -> None:
+        """Parts of a summary are paragraphs of one block."""
+        item = self._item(value, "reasoning")
+        item.source = item.source or source
+        if item.source != source or (step == "done" and 0 in item.blocks):
+            return
+        piece = value.get("delta", value.get("text"))
+        if isinstance(piece, dict):
+            piece = piece.get("text")
+        part = integer(value.get("summary_index", value.get("content_index"))) or 0
+        if part != item.latest and 0 in item.blocks and self.builder.text(item.blocks[0]):
+            self._add(item, 0, "\n\n", out)
+        item.latest = part
+        self._add(item, 0, piece, out)
+
     def _end_reasoning(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         pieces = given.get("summary") or given.get("content")
         if 0 not in item.blocks and isinstance(pieces, list):
@@ -424,11 +599,15 @@ class ResponsesDecoder(ReplyDecoder):
         fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
         out.append(self.builder.close(self._block(item, 0, out), **fields))
 
-    def _complete(self, item: _Item, part: int, whole: Any, out: list[BuilderEvent]) -> None:
-        """Add what is missing of a text that is known in full now."""
-        had = self.builder.text(item.blocks[part]) if part in item.blocks else ""
-        if isinstance(whole, str) and whole.startswith(had):
-            self._add(item, part, whole[len(had) :], out)
+    def _end_raw(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+        """Keep an item to send it back; the sources that it found are sources of the text."""
+        for holder in (given, mapping(given.get("action"))):
+            for key in ("sources", "results"):
+                found = read_citations(holder.get(key))
+                add_citations(self._sources, [source for source in found if "url" in source])
+        kept = {key: value for key, value in given.items() if not (item.kind == _IMAGE and key == "result")}
+        fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
+        out.append(self.builder.close(self._block(item, 0, out), **fields))
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -438,41 +617,65 @@ class ResponsesDecoder(ReplyDecoder):
         if kind == "response.failed" or status in ("failed", "cancelled"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
-        output = response.get("output")
-        known: dict[str, list[_Item]] = {}
-        for item in self._items:
-            known.setdefault(item.kind, []).append(item)
-        for at, given in enumerate(output if isinstance(output, list) else ()):
-            # The list is all there is if a server streams nothing, and repeats what was streamed else.
-            kind = string(mapping(given).get("type"))
-            same = known.get(kind)
-            item = same.pop(0) if same else self._item({"output_index": -1 - at}, kind)
-            self._end_item(item, mapping(given), out)
+        self._end_items(response.get("output"), out)
         self.finish_reason = status
         if kind == "response.incomplete" or status == "incomplete":
             details = mapping(response.get("incomplete_details"))
             self.finish_reason = string(details.get("reason")) or "incomplete"
         self._finish(out)
 
+    def _end_items(self, output: Any, out: list[BuilderEvent]) -> None:
+        """The list of all items: all there is if nothing was streamed, else what was streamed once more."""
+        listed = [mapping(given) for given in output] if isinstance(output, list) else []
+        listed = [given for given in listed if string(given.get("type"))]
+        open_items = list(self._items)
+        found: dict[int, _Item] = {}
+        for at, given in enumerate(listed):
+            item = self._by_id.get(string(given.get("id")))
+            if item is not None and item in open_items and item.kind == given["type"]:
+                open_items.remove(item)
+                found[at] = item
+        for at, given in enumerate(listed):
+            item = found.get(at)
+            if item is None:
+                # Without an id, or with a new one: the next of this kind.
+                item = next((item for item in open_items if item.kind == given["type"]), None)
+                if item is None:
+                    item = self._new_item(given["type"], string(given.get("id")))
+                else:
+                    open_items.remove(item)
+            self._end_item(item, given, out)
+
     def _finish(self, out: list[BuilderEvent]) -> None:
         for item in self._items:
             if item.blocks:
                 self._end_item(item, {}, out)
-        reason = self.finish_reason
-        if reason == "content_filter":
-            words = f"{self._name}: the rest of the reply was withheld (content_filter)"
-            self._stop(ContentFilterError(words, provider=self._provider))
-        else:
-            whole = reason in (None, "completed")
-            self._done("stop" if whole else "length", out)
+        self._add_sources()
+        for item in self._items:
+            image = item.given.get("result") if item.kind == _IMAGE else None
+            if string(image):
+                image_type = string(item.given.get("output_format")) or "png"
+                self.builder.add_image(f"data:image/{image_type};base64,{image}")
+        word = None if self.finish_reason in (None, "completed") else self.finish_reason
+        known = word is None or finish_kind(word, has_content=True) != "complete"
+        self._conclude(out, word="completed" if word is None else word if known else "incomplete")
+
+    def _add_sources(self) -> None:
+        """Add what a search of the server found to the last text, behind what the text cites itself."""
+        if self._sources and self._citations:
+            last = max(self._citations)
+            cited = {citation.get("url") for citations in self._citations.values() for citation in citations}
+            more = [source for source in self._sources if source.get("url") not in cited]
+            if more:
+                self.builder.update(last, citations=[*self._citations[last], *more])
 
     def _spent(self) -> dict[str, Any] | None:
         return normal_usage(self._usage) if self._usage else None
 
 
-def _is_kept(kind: str) -> bool:
-    """Whether an item without words for us goes back to the API as it came."""
-    return kind.endswith("_call") or kind in ("compaction", "mcp_list_tools")
+def _key(piece: Mapping[str, Any]) -> str:
+    """Where a part of a message has its text."""
+    return "refusal" if piece.get("type") == "refusal" else "text"
 
 
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
