@@ -1,12 +1,13 @@
 """`list`: what is in a folder."""
 
 # Pathlib has no descriptors.
-# ruff: noqa: PTH208
 from __future__ import annotations
 
+import heapq
 import os
 import re
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 from tinyagent import AgentToolResult
@@ -27,19 +28,34 @@ def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
     parts = root.locate(path)
     try:
         with root.folder(parts) as descriptor:
-            names = [name for name in os.listdir(descriptor) if hidden or not name.startswith(".")]
-            names.sort()
-            entries = [_entry(descriptor, name) for name in names[:MAX_ENTRIES]]
+            count, names = _first_names(descriptor, hidden)
+            entries = [_entry(descriptor, name) for name in names]
     except OSError as error:
         raise root.explain(error, parts) from None
     shown = root.show(parts)
     text = "\n".join(_line(entry) for entry in entries) or f"[{shown} is empty]"
     if not hidden and not entries:
         text = f"[nothing in {shown} but hidden names, if any]"
-    if len(names) > MAX_ENTRIES:
-        text += f"\n[{len(names) - MAX_ENTRIES:,} more; use glob with a narrower pattern]"
-    details = {"path": shown, "entries": entries, "truncated": len(names) > MAX_ENTRIES}
+    if count > MAX_ENTRIES:
+        text += f"\n[{count - MAX_ENTRIES:,} more; use glob with a narrower pattern]"
+    details = {"path": shown, "entries": entries, "truncated": count > MAX_ENTRIES}
     return AgentToolResult([{"type": "text", "text": text}], details)
+
+
+def _first_names(folder: int, hidden: bool) -> tuple[int, list[str]]:
+    """How many names there are, and the first of them in order; a folder of millions fills no memory."""
+    count = 0
+
+    def names() -> Iterator[str]:
+        nonlocal count
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if hidden or not entry.name.startswith("."):
+                    count += 1
+                    yield entry.name
+
+    first = heapq.nsmallest(MAX_ENTRIES, names())
+    return count, first
 
 
 def _entry(folder: int, name: str) -> dict[str, Any]:
