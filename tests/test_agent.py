@@ -218,8 +218,9 @@ async def test_a_reply_of_other_content_is_named_by_text_calls() -> None:
 
     message = await make(provider).prompt("Hi")
     assert ("stop", "image") == (message["stop_reason"], message["content"][0]["type"])
-    with pytest.raises(EmptyReplyError, match="only content of type image"):
+    with pytest.raises(EmptyReplyError, match="only content of type image") as raised:
         await make(provider).prompt_text("Hi")
+    assert ("image",) == raised.value.content_types
 
 
 async def _gives(*events: Any) -> Any:
@@ -1340,6 +1341,14 @@ async def test_a_malformed_message_is_refused_where_it_enters(name: str) -> None
         await agent.prompt(message)
     assert [] == agent.state["messages"]
     assert "fine" == await agent.prompt_text("Hi")
+
+
+async def test_what_was_put_into_the_state_by_hand_makes_no_session_unusable() -> None:
+    """`state["messages"]` is a list that anybody can write to: what is malformed there is not sent."""
+    agent = make("fine")
+    agent.state["messages"] += [42, {"role": "user", "content": [None]}, user("before")]  # type: ignore[list-item]
+    assert "fine" == await agent.prompt_text("Hi")
+    assert ["before", "Hi"] == [said(message) for message in provider(agent).calls[0].context.messages]
 
 
 def test_messages_are_completed_where_they_enter() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from tinyagent import Agent, AgentOptions, Model, jsonl
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
+    EmptyReplyError,
+    MissingKeyError,
     ProviderError,
     RateLimitError,
     RunAbortedError,
+    RunLimitError,
     TinyAgentError,
     error_fields,
     error_from_message,
@@ -198,3 +202,14 @@ async def test_a_failure_that_a_provider_reports_itself() -> None:
     with pytest.raises(RateLimitError, match="busy") as raised:
         await agent.prompt_text("Hi")
     assert ("acme_busy", 529, "Half") == (raised.value.kind, raised.value.status, raised.value.partial_text)
+
+
+def test_every_error_survives_a_pickle() -> None:
+    """Errors cross processes with all that they say."""
+    limit = RunLimitError("too many", limit="max_turns", hint="raise it")
+    empty = EmptyReplyError("only a picture", content_types=["image"])
+    busy = RateLimitError("busy", status=429, retryable=True, retry_after=2.0, provider="acme")
+    busy.partial_text = "half"
+    for error in (limit, empty, busy, MissingKeyError("no key")):
+        again = pickle.loads(pickle.dumps(error))
+        assert (type(error), str(error), vars(error)) == (type(again), str(again), vars(again))

@@ -62,7 +62,8 @@ def answer_error(messages: Sequence[Mapping[str, Any]], limit: RunLimit | None) 
     if other:
         return EmptyReplyError(
             f"The reply holds no text, only content of type {', '.join(other)}.",
-            hint="The message itself, as prompt() returns it and --jsonl records it, holds the content.",
+            content_types=other,
+            hint="The message itself holds the content: prompt() returns it, and --jsonl and -o record it.",
         )
     if "thinking" in kinds:
         return EmptyReplyError(

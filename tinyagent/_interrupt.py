@@ -52,7 +52,7 @@ def require_asyncio() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
     except RuntimeError:
         raise AgentStateError(
-            "tinyagent runs on asyncio, and no asyncio event loop is running here.",
+            "tinyagent runs on asyncio, and no asyncio event loop is running here; trio and curio have none.",
             hint="Start the program with asyncio.run(). Under trio, call asyncio.run() in a thread: "
             "trio.to_thread.run_sync().",
         ) from None

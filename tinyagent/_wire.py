@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from . import _json
 from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._http import Call, Reply, check_headers, check_key
-from ._interrupt import Aborted
+from ._interrupt import Aborted, require_asyncio
 from ._message_builder import BuilderEvent, MessageBuilder
 from ._provider_errors import check_key_variable, error_code, error_text, provider_error
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
@@ -591,6 +591,7 @@ async def open_stream(
     Raises:
         TinyAgentError: if the reply did not begin.
     """
+    require_asyncio()
     call = Call(
         url,
         headers={"content-type": "application/json", "accept": "text/event-stream", **headers},

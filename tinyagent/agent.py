@@ -81,8 +81,8 @@ def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
     """The messages that a model can be sent: user, assistant and tool result; other roles are left out."""
     return [
         cast(Message, message)
-        for message in messages
-        if message.get("role") in ("user", "assistant", "tool_result")
+        for message in cast("Sequence[Any]", messages)
+        if isinstance(message, Mapping) and message.get("role") in ("user", "assistant", "tool_result")
     ]
 
 
@@ -223,7 +223,7 @@ class Agent:
         if unknown:
             raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
         self._state.update(initial)
-        self._state["messages"] = checked_messages(self._state["messages"], "initial_state: message {}")
+        self._state["messages"] = checked_messages(self._state["messages"], "initial_state: ")
         self._state["tools"] = checked_tools(self._state["tools"])
         self._state["thinking_level"] = ThinkingLevel(self._state["thinking_level"])
         self._level_is_set = "thinking_level" in initial
@@ -559,9 +559,7 @@ class Agent:
 
     def _context(self) -> AgentContext:
         state = self._state
-        return AgentContext(
-            state["system_prompt"], checked_messages(state["messages"]), checked_tools(state["tools"])
-        )
+        return AgentContext(state["system_prompt"], list(state["messages"]), checked_tools(state["tools"]))
 
     def _config(self) -> AgentLoopConfig:
         state, options = self._state, self.options
@@ -621,8 +619,9 @@ class Agent:
             return
         if threading.get_ident() == active.thread:
             active.signal.set()
-        elif not active.loop.is_closed():
-            active.loop.call_soon_threadsafe(active.signal.set)
+        else:
+            with contextlib.suppress(RuntimeError):  # The loop was closed this very moment.
+                active.loop.call_soon_threadsafe(active.signal.set)
 
     async def wait_for_idle(self) -> None:
         """Wait until no run is under way; from any event loop and any thread.
@@ -639,7 +638,8 @@ class Agent:
                 )
             if active.channel is not None:
                 # The task that waits here may be the one that should be reading.
-                active.loop.call_soon_threadsafe(active.channel.unbind)
+                with contextlib.suppress(RuntimeError):  # The loop was closed this very moment.
+                    active.loop.call_soon_threadsafe(active.channel.unbind)
             await active.wait()
 
 

@@ -710,7 +710,7 @@ def agent_loop(
         TypeError, ValueError: a tool or a limit cannot be used; names it.
     """
     check_limits(config)
-    prompts = checked_messages(prompts, "Message {} of the prompts")
+    prompts = checked_messages(prompts, "prompts: ")
     context = replace(context, tools=None if context.tools is None else checked_tools(context.tools))
 
     async def run(channel: Channel[AgentEvent, list[AgentMessage]]) -> list[AgentMessage]:

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 __all__ = [
@@ -234,9 +234,19 @@ class OutputTruncatedError(IncompleteAnswerError):
 
 
 class EmptyReplyError(IncompleteAnswerError):
-    """The reply is complete and holds no text: nothing, only reasoning, or only images or other content."""
+    """The reply is complete and holds no text: nothing, only reasoning, or only images or other content.
+
+    Args:
+        message: What the reply holds.
+        content_types: The types of its content, such as `image`; empty if it holds at most reasoning.
+        hint: What to do next.
+    """
 
     kind = "empty_reply"
+
+    def __init__(self, message: str, *, content_types: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.content_types = tuple(content_types)
 
 
 class RunLimitError(IncompleteAnswerError):
@@ -250,7 +260,7 @@ class RunLimitError(IncompleteAnswerError):
 
     kind = "limit"
 
-    def __init__(self, message: str, *, limit: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, limit: str = "limit", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.kind = self.limit = limit
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from tinyagent import _json
+from tinyagent._message_checks import checked_messages
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
 from tinyagent.errors import ConfigurationError, RecordError
 from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
@@ -235,7 +236,7 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[An
     if last.get("type") == "result" and last.get("ok") is False:
         failure = last.get("error") or {}
         app.warn(f"The run that --history {path} goes on from failed: {failure.get('message', '')}")
-    return messages
+    return checked_messages(messages, f"--history {path}: ")
 
 
 def _system(text: str, stdin: StandardInput) -> str:

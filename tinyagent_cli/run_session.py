@@ -302,7 +302,10 @@ class _Run:
         """Raise if the run ended without an answer; with -v, say what it took."""
         self._app.detail(_summary(self._plan, progress))
         error = answer_error(progress.messages, progress.limit)
-        if error is not None:
+        if isinstance(error, EmptyReplyError) and error.content_types:
+            # The model answered, if not in text: the record has its answer.
+            self._app.note(f"{error} {error.hint}")
+        elif error is not None:
             raise self._in_terms_of_flags(error)
 
     def _in_terms_of_flags(self, error: TinyAgentError) -> TinyAgentError:

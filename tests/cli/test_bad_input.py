@@ -267,3 +267,12 @@ def test_a_tool_file_in_utf_16(cli: Cli) -> None:
     cli.file("marked.py", source.encode("utf-8-sig"))
     calls = [cli("tools", "call", f"./{name}.py") for name in ("wide", "latin", "marked")]
     assert [(0, "é\n", "")] * 3 == calls
+
+
+def test_a_malformed_message_in_the_history(cli: Cli) -> None:
+    """It is named by its number before anything is sent."""
+    message = '{"type":"history","message":{"role":"user","content":%s}}\n'
+    cli.file("run.jsonl", message % '"Hi"' + message % "3")
+    done = cli("run", "-m", "demo", "--history", "run.jsonl", "now in French")
+    assert (2, "") == (done.code, done.out)
+    assert "--history run.jsonl: message 2 cannot be used: its content is 3" in done.err

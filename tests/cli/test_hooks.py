@@ -72,6 +72,10 @@ def test_a_hook_that_takes_too_long_refuses(cli: Cli, server: FakeServer, how: s
     [
         ("return AgentToolResult(content=[{'type': 'text', 'text': 'else'}])", "else"),
         ("return ToolCallDecision(is_error=True)", "saw me"),
+        (
+            "return ToolCallDecision(content=[{'type': 'text', 'text': 'new'}], is_error=True)",
+            "new",
+        ),
         ("return ToolCallDecision(block='secret')", "secret"),
         ("raise ValueError('confused')", "The result was withheld: 'audit' (audit 1.0) failed: ValueError"),
     ],

@@ -240,6 +240,17 @@ def test_a_reply_without_text_is_no_answer(cli: Cli, serve: Serve, name: str, js
         )
 
 
+def test_an_answer_that_is_an_image_is_named(cli: Cli, serve: Serve) -> None:
+    """It is an answer, and no text: standard error says what came, and the record holds it."""
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    serve(FakeReply.chunks(chat_chunk({"images": [picture]}), chat_chunk({}, "stop")))
+    done = cli("run", "-o", "run.jsonl", "-m", "local/m", "Draw")
+    assert (0, "") == (done.code, done.out.strip())
+    assert "The reply holds no text, only content of type image." in done.err
+    (image,) = jsonl.messages((cli.work / "run.jsonl").read_bytes())[-1]["content"]  # type: ignore[typeddict-item]
+    assert "data:image/png;base64,AAAA" == image["url"]
+
+
 def test_an_empty_reply_after_tool_calls_is_no_answer(cli: Cli, serve: Serve) -> None:
     """The text before the calls was not the answer."""
     cli.file("mytools.py", TOOLS)
