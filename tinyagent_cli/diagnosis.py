@@ -99,12 +99,15 @@ def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Fin
     except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
         yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
         return
+    from .installation import installed_from
+
     ours = {DISTRIBUTION, *(normalised(entry.distribution) for entry in find())}
     conflicts = [line.split() for line in said.splitlines() if line.strip() and not agrees]
     for words in conflicts:
         who = normalised(words[0])
         if who in ours:
-            hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {who}"
+            source = installed_from(who)
+            hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {source}"
             yield Finding("versions", who, 1, " ".join(words), hint)
         else:
             app.detail(" ".join(words))

@@ -74,10 +74,13 @@ class Installer(NamedTuple):
             # -P: a folder named pip in the working directory is not the pip that is meant.
             command = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check")
             return cls(kind, "pip", command, pipx)
+        hints = {
+            "python": own_environment(["PLUGIN"]),
+            "uv tool": "uv made this environment: put uv on the PATH.",
+        }
         ensure = f"Get pip: {shlex.quote(sys.executable)} -m ensurepip"
         raise ConfigurationError(
-            f"There is neither pip nor uv for {sys.executable}.",
-            hint=own_environment(["PLUGIN"]) if kind == "python" else ensure,
+            f"There is neither pip nor uv for {sys.executable}.", hint=hints.get(kind, ensure)
         )
 
     def install_command(

@@ -226,6 +226,10 @@ def test_without_an_installer(workshop: Workshop, tmp_path: Path) -> None:
     [pip] = workshop.folder.glob("lib/python*/site-packages/pip")
     hidden = pip.rename(tmp_path / "pip")
     done = workshop.tinyagent("plugins", "install", "sunny", PATH="/nowhere")
+    for _ in placed(workshop, "uv-receipt.toml", RECEIPT):
+        by_uv = workshop.tinyagent("plugins", "install", "sunny", PATH="/nowhere")
     hidden.rename(pip)
     assert ("", 3) == (done.stdout, done.returncode)
     assert "-m ensurepip" in done.stderr
+    assert ("", 3) == (by_uv.stdout, by_uv.returncode)
+    assert "put uv on the PATH" in by_uv.stderr
