@@ -286,6 +286,18 @@ def test_cache_points() -> None:
     assert [bool(points(message)) for message in said] == [False, True, True]
 
 
+@pytest.mark.parametrize("place", ["user", "result", "assistant"])
+def test_marks_of_the_user_are_kept(place: str) -> None:
+    """They are all that is sent, since the API allows four and wants the longer ones first."""
+    mark = {"type": "ephemeral", "ttl": "1h"}
+    marked: Any = {"type": "text", "text": "Long.", "cache_control": mark}
+    messages: list[Any] = [user("Hi"), assistant(CALL, **OWN), RESULT, assistant("2", **OWN), user("and?")]
+    number = {"user": 0, "result": 2, "assistant": 3}[place]
+    messages[number] = {**messages[number], "content": [marked]}
+    sent = json.dumps(body(*messages, model=AnthropicModel(), tools=[AgentTool("add")]))
+    assert (1, 1) == (sent.count("cache_control"), sent.count(json.dumps({**marked})))
+
+
 def test_caching_can_be_switched() -> None:
     """Off, no cache point is sent; an hour is asked for by its name."""
     assert points(body(user("a"), system="s", model=AnthropicModel(cache=None))) == []
@@ -459,6 +471,8 @@ def test_redacted_thinking_is_kept() -> None:
         ("model_context_window_exceeded", False, "length"),
         ("pause_turn", False, "length"),
         ("something_new", False, "stop"),
+        ("network_error", False, "error"),
+        ("content_filter: hate", True, "error"),
     ],
 )
 def test_stop_reasons(stop: str, calls: bool, reason: str) -> None:
@@ -529,19 +543,20 @@ def test_usage() -> None:
     }  # fmt: skip
 
 
-def test_what_is_not_known_is_left_out() -> None:
-    """Unknown events, blocks and deltas, citations and pings break nothing."""
+def test_what_is_not_known_breaks_nothing() -> None:
+    """Unknown events and deltas, blocks without a type, odd citations and pings."""
     citation = {"type": "citations_delta", "citation": {"type": "page", "cited_text": "x"}}
     message = final(
         decode(
             says(
                 {"type": "ping"},
                 {"type": "weather_report"},
-                block(0, {"type": "hologram", "text": "?"}, {"type": "text_delta", "text": "no"}),
+                block(0, {"text": "?"}, {"type": "text_delta", "text": "no"}),
                 block(
                     1,
                     {"type": "text", "text": "", "citations": []},
                     citation,
+                    {"type": "citations_delta", "citation": "?"},
                     {"type": "text_delta", "text": "Hi"},
                 ),
                 block(2, {"type": "text"}, {"type": "smell_delta", "smell": "rose"}, {"type": "text_delta"}),
@@ -550,6 +565,104 @@ def test_what_is_not_known_is_left_out() -> None:
         )
     )
     assert [part["text"] for part in message["content"]] == ["Hi", ""]
+
+
+def replayed(*events: Any) -> Any:
+    """The blocks that a reply is sent back as, after a night in a file."""
+    message = json.loads(json.dumps(final(decode(says(*events)))))
+    return body(user("Hi"), message, user("and?"))["messages"][1]["content"]
+
+
+SEARCH_RESULT = {
+    "type": "web_search_result",
+    "url": "https://example.org/a",
+    "title": "A",
+    "encrypted_content": "E",
+}
+KINDS = [
+    {"type": "redacted_thinking", "data": "opaque"},
+    {"type": "server_tool_use", "id": "srv_1", "name": "web_search", "input": {"query": "q"}},
+    {"type": "web_search_tool_result", "tool_use_id": "srv_1", "content": [SEARCH_RESULT]},
+    {"type": "mcp_tool_use", "id": "mcp_1", "name": "n", "server_name": "s", "input": {}},
+    {"type": "mcp_tool_result", "tool_use_id": "mcp_1", "is_error": False, "content": []},
+    {"type": "container_upload", "file_id": "file_1"},
+    {"type": "fallback", "from": {"model": "claude-opus-5"}, "to": {"model": "claude-opus-4-8"}},
+    {"type": "hologram", "shape": {"sides": 4}},
+]
+
+
+def test_blocks_of_every_kind_go_back_in_order() -> None:
+    """What tools on the server did, a change of model, and what nobody knew of yet is kept as it came."""
+    blocks = [one for kind in KINDS for one in (kind, {"type": "text", "text": kind["type"]})]
+    assert blocks == replayed(*(block(n, one) for n, one in enumerate(blocks)))
+
+
+def test_unknown_blocks_that_come_in_pieces() -> None:
+    """Texts grow, other fields are replaced, and arguments are put together."""
+    pieces = [{"type": "hum_delta", "sound": piece, "pitch": n} for n, piece in enumerate("abc")]
+    begun = {"type": "hum", "sound": "-", "pitch": None}
+    search = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    arguments = [{"type": "input_json_delta", "partial_json": piece} for piece in ('{"q":', "1}")]
+    assert [
+        {"type": "hum", "sound": "-abc", "pitch": 2},
+        {**search, "input": {"q": 1}},
+        {"type": "text", "text": "Hm"},
+    ] == replayed(block(0, begun, *pieces), block(1, search, *arguments), text_block(2, "Hm"))
+
+
+def test_further_fields_of_calls_go_back() -> None:
+    """Who called a tool, for example, which may be code on the server."""
+    call = {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}, "caller": {"type": "code"}}
+    assert [call] == replayed(block(0, call))
+
+
+# ---- citations ----------------------------------------------------------------------------------
+
+CITATION = {
+    "type": "web_search_result_location",
+    "url": "https://example.org/a",
+    "title": "A",
+    "encrypted_index": "E",
+    "cited_text": "It rains.",
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_citations_are_kept_and_go_back(whole: bool) -> None:
+    """They are there in one form for everybody, and in the API's own for the API, which wants its index."""
+    delta = {"type": "citations_delta", "citation": CITATION}
+    event = (
+        block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]})
+        if whole
+        else block(0, {"type": "text", "text": ""}, delta, {"type": "text_delta", "text": "Rain."})
+    )
+    cited = {"url": "https://example.org/a", "title": "A", "cited_text": "It rains."}
+    assert [cited] == final(decode(says(event)))["content"][0]["citations"]
+    assert [{"type": "text", "text": "Rain.", "citations": [CITATION]}] == replayed(event)
+
+
+def test_citations_are_for_their_own_model() -> None:
+    """Another model gets the text alone."""
+    message = final(decode(says(block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]}))))
+    sent = body(user("Hi"), message, user("and?"), model=AnthropicModel(id="claude-opus-4-1"))
+    assert [{"type": "text", "text": "Rain."}] == sent["messages"][1]["content"]
+
+
+def test_what_a_search_found_is_a_source() -> None:
+    """If the text cites nothing itself, what was found is where it has its statements from."""
+    result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [SEARCH_RESULT, SEARCH_RESULT]}
+    message = final(decode(says(block(0, result), text_block(1, "Rain."))))
+    assert [{"url": "https://example.org/a", "title": "A"}] == message["content"][1]["citations"]
+    error = {**result, "content": {"type": "web_search_tool_result_error", "error_code": "unavailable"}}
+    message = final(decode(says(block(0, error), text_block(1, "Rain."))))
+    assert "citations" not in message["content"][1]
+
+
+def test_citations_of_a_reply_that_breaks_off() -> None:
+    """What had arrived is kept."""
+    events = says(block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]}))
+    message = final(decode(events[:2]))
+    assert ("error", "A") == (message["stop_reason"], message["content"][0]["citations"][0]["title"])
 
 
 def test_what_servers_get_wrong() -> None:

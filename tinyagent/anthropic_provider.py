@@ -7,9 +7,10 @@ Three parts: `request_body` writes a request from a history, `AnthropicDecoder` 
 and `stream_anthropic` puts them on the wire.
 
 A message keeps what the API wants back. A thinking block's `thinking_signature` is the API's signature. A
-block that has no words of its own (`redacted_thinking`, what a tool on the server was asked and answered,
-a compaction) is kept as a thinking block without text, whose `thinking_signature` is the block itself as
-JSON. Signatures are base64, so a `{` tells the two apart. Citations are not kept.
+block of any other kind than text, thinking and calls (`redacted_thinking`, `fallback`, what a tool on the
+server was asked and answered, kinds of the future) is kept as a thinking block without text, whose
+`thinking_signature` is the block itself as JSON. Signatures are base64, so a `{` tells the two apart. Further
+fields of texts and calls, such as citations, are kept as JSON in `text_signature` and `tool_call_signature`.
 
 A tool on the server may take longer than one reply (`pause_turn`); the reply so far is then sent back, and
 what follows joins the same message. A `refusal` ends the message as an error of the kind
@@ -20,13 +21,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 from . import _json
+from ._citations import add_citations, read_citations
 from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
@@ -46,8 +48,8 @@ from ._wire import (
     request_headers,
     string,
 )
-from .agent_types import AssistantMessage, Context, Message, Model, ModelInfo, SimpleStreamOptions, StopReason
-from .errors import ContentFilterError, InvalidReplyError, TinyAgentError
+from .agent_types import AssistantMessage, Citation, Context, Message, Model, ModelInfo, SimpleStreamOptions
+from .errors import InvalidReplyError, TinyAgentError
 
 __all__ = [
     "AnthropicDecoder",
@@ -66,7 +68,6 @@ ANSWER_ROOM = 4096
 """Tokens that are left for the answer beside the thinking."""
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
-LONGEST_NAME = 128
 
 
 @dataclass
@@ -244,8 +245,10 @@ def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
     """On the system prompt, the last tool, and the last block of the last two user messages.
 
     Four are allowed. The last but one is where the previous request put its own, so that it is found
-    however much came between.
+    however much came between. If the user has marks of their own, these are all.
     """
+    if any("cache_control" in block for block in _all_blocks(body)):
+        return
     places: list[Any] = []
     if isinstance(body.get("system"), list) and body["system"]:
         places.append(body["system"][-1])
@@ -254,7 +257,19 @@ def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
     said = [message for message in body["messages"] if message["role"] == "user"]
     places += [message["content"][-1] for message in said[-2:]]
     for place in places[:4]:
-        place.setdefault("cache_control", point)
+        place["cache_control"] = point
+
+
+def _all_blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Every block of a request that a mark for caching can be on."""
+    if isinstance(body.get("system"), list):
+        yield from body["system"]
+    yield from body.get("tools") or ()
+    for message in body["messages"]:
+        for block in message["content"]:
+            yield block
+            inner = block.get("content") if block["type"] == "tool_result" else None
+            yield from inner if isinstance(inner, list) else ()
 
 
 def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
@@ -286,11 +301,11 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
     for part in content:
         if part["type"] == "text":
             if part["text"].strip():
-                blocks.append({"type": "text", "text": part["text"]})
+                block = {"type": "text", "text": part["text"], **_kept(part.get("text_signature"))}
+                blocks.append(_marked(block, part))
         elif part["type"] == "tool_call":
-            # A name that the model invented may be one that the API refuses to see again.
-            name = re.sub(r"[^a-zA-Z0-9_-]", "_", part["name"])[:LONGEST_NAME] or "unknown"
-            blocks.append({"type": "tool_use", "id": part["id"], "name": name, "input": part["arguments"]})
+            call = {"type": "tool_use", "id": part["id"], "name": part["name"], "input": part["arguments"]}
+            blocks.append({**call, **_kept(part.get("tool_call_signature"))})
         elif part["type"] == "thinking":
             signature = part.get("thinking_signature") or ""
             if signature.startswith("{"):
@@ -300,6 +315,16 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
             elif signature:
                 blocks.append({"type": "thinking", "thinking": part["thinking"], "signature": signature})
     return blocks
+
+
+def _kept(signature: Any) -> dict[str, Any]:
+    """Further fields of a block, as the API sent them."""
+    return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
+
+
+def _marked(block: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """The block with the user's own mark for caching."""
+    return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
 def _result_block(message: Any) -> dict[str, Any]:
@@ -318,9 +343,9 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for part in parts:
         if part["type"] == "image":
-            blocks.append({"type": "image", "source": _image_source(part)})
+            blocks.append(_marked({"type": "image", "source": _image_source(part)}, part))
         elif part["type"] == "text" and part["text"].strip():
-            blocks.append({"type": "text", "text": part["text"]})
+            blocks.append(_marked({"type": "text", "text": part["text"]}, part))
     return blocks
 
 
@@ -341,15 +366,7 @@ def _image_source(image: Any) -> dict[str, str]:
 
 # ---- the reply ------------------------------------------------------------------------------------
 
-_STOP_REASONS: dict[str, StopReason] = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    # The reply is not whole, and nobody is left to go on with it.
-    "pause_turn": "length",
-    "compaction": "length",
-}
 _PAUSES = ("pause_turn", "compaction")
-_WITHHELD = ("refusal", "content_filter")
 
 _DELTAS = {
     "text_delta": ("text", "text"),
@@ -357,19 +374,26 @@ _DELTAS = {
     "input_json_delta": ("tool_call", "partial_json"),
 }
 """What a delta adds to, and where it has its text."""
+_OWN_FIELDS = ("type", "text", "id", "name", "input")
+"""Fields of texts and calls that have a place in our messages."""
 
 
 class _Block:
     """A block of the reply that is open."""
 
-    __slots__ = ("fields", "index", "json", "kind")
+    __slots__ = ("fields", "index", "json", "kind", "pieces", "whole")
 
-    def __init__(self, kind: str, index: int = -1, fields: dict[str, Any] | None = None) -> None:
+    def __init__(self, kind: str, index: int = -1, whole: dict[str, Any] | None = None) -> None:
         self.kind = kind
         """`text`, `thinking`, `tool_call`, `raw` (kept as it is) or `unknown` (left out)."""
         self.index = index
-        self.fields = fields or {}
+        self.whole = whole or {}
+        """The block as it was sent, for a raw one; the input, for a call."""
+        self.fields: dict[str, Any] = {}
+        """Further fields, kept to go back to the API."""
         self.json: list[str] = []
+        self.pieces: dict[str, list[str]] = {}
+        """Texts of a raw block that come in pieces."""
 
 
 class AnthropicDecoder(ReplyDecoder):
@@ -400,6 +424,10 @@ class AnthropicDecoder(ReplyDecoder):
         self._before: list[dict[str, Any]] = []
         """The usage of the replies that this one goes on with."""
         self._details: Any = None
+        self._sources: list[Citation] = []
+        self._cites = False
+        """Whether any text has citations of its own."""
+        self._last_text: int | None = None
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         if data.strip() == b"[DONE]":
@@ -453,44 +481,65 @@ class AnthropicDecoder(ReplyDecoder):
     def _start(self, at: int | None, block: dict[str, Any], out: list[BuilderEvent]) -> None:
         self._close(at, out)
         kind = string(block.get("type"))
-        if kind == "text":
-            self._add(at, "text", block.get("text"), out)
-        elif kind == "thinking":
-            self._add(at, "thinking", block.get("thinking"), out)
-            self._sign(at, block.get("signature"), out)
+        if kind in ("text", "thinking"):
+            self._add(at, kind, block.get(kind), out)
+            if kind == "thinking":
+                self._sign(at, block.get("signature"), out)
         elif kind == "tool_use":
             index, event = self.builder.open_tool_call(string(block.get("id")), string(block.get("name")))
             self._open[at] = _Block("tool_call", index, mapping(block.get("input")))
             out.append(event)
-        elif _is_kept(kind):
+        elif kind:
             index, event = self.builder.open_thinking()
             self._open[at] = _Block("raw", index, block)
             out.append(event)
         else:
             self._open[at] = _Block("unknown")
+        if kind in ("text", "tool_use"):
+            fields = {name: value for name, value in block.items() if name not in _OWN_FIELDS and value}
+            self._open[at].fields = fields
 
     def _delta(self, at: int | None, delta: dict[str, Any], out: list[BuilderEvent]) -> None:
         kind = string(delta.get("type"))
         block = self._open.get(at)
         wanted = _DELTAS.get(kind)
-        if wanted is None:
+        if block is not None and block.kind == "raw":
+            self._add_to_raw(block, kind, delta)
+        elif wanted is None:
             if kind == "signature_delta":
                 self._sign(at, delta.get("signature"), out)
-            elif kind == "compaction_delta" and block is not None and block.kind == "raw":
-                block.fields |= {key: item for key, item in delta.items() if key != "type"}
-            return
-        piece = delta.get(wanted[1])
-        if block is not None and block.kind == wanted[0]:
+            elif kind == "citations_delta" and isinstance(delta.get("citation"), dict):
+                if block is None or block.kind != "text":
+                    self._close(at, out)
+                    self._add(at, "text", "", out)
+                fields = self._open[at].fields
+                if not isinstance(fields.get("citations"), list):
+                    fields["citations"] = []
+                fields["citations"].append(delta["citation"])
+        elif block is not None and block.kind == wanted[0]:
+            piece = delta.get(wanted[1])
             if isinstance(piece, str) and piece:
                 out.append(self.builder.delta(block.index, piece))
             elif isinstance(piece, dict) and block.kind == "tool_call":
-                block.fields = piece
-        elif block is not None and block.kind == "raw" and kind == "input_json_delta":
-            block.json.append(string(piece))
+                block.whole = piece
         elif block is None or block.kind != "unknown":
             # A delta without its start, or of another kind than its block: better kept than lost.
             self._close(at, out)
-            self._add(at, wanted[0], piece, out)
+            self._add(at, wanted[0], delta.get(wanted[1]), out)
+
+    @staticmethod
+    def _add_to_raw(block: _Block, kind: str, delta: dict[str, Any]) -> None:
+        """Texts of a block come in pieces, also those of a kind that is not known."""
+        for name, value in delta.items():
+            if kind == "input_json_delta":
+                block.json.append(string(value) if name == "partial_json" else "")
+            elif name == "type":
+                continue
+            elif isinstance(value, str):
+                begun = string(block.whole.get(name))
+                block.pieces.setdefault(name, [begun] if begun else []).append(value)
+            else:
+                block.whole = {**block.whole, name: value}
 
     def _add(self, at: int | None, kind: str, piece: Any, out: list[BuilderEvent]) -> None:
         """Open a block with what there is of it."""
@@ -507,23 +556,40 @@ class AnthropicDecoder(ReplyDecoder):
         if at not in self._open:
             self._add(at, "thinking", "", out)
         if self._open[at].kind == "thinking" and string(signature):
-            self._open[at].fields["thinking_signature"] = signature
+            self._open[at].whole["thinking_signature"] = signature
 
     def _close(self, at: int | None, out: list[BuilderEvent]) -> None:
         block = self._open.pop(at, None)
         if block is None or block.kind == "unknown":
             return
+        out.append(self._closed(block))
+
+    def _closed(self, block: _Block) -> BuilderEvent:
         if block.kind == "raw":
+            whole = {**block.whole, **{name: "".join(pieces) for name, pieces in block.pieces.items()}}
             if block.json:
-                block.fields["input"] = _json.decode_object("".join(block.json)) or {}
-            signature = _json.encode(block.fields).decode()
-            out.append(self.builder.close(block.index, thinking_signature=signature))
-        elif block.kind == "tool_call":
+                whole["input"] = _json.decode_object("".join(block.json)) or {}
+            self._note_sources(whole)
+            return self.builder.close(block.index, thinking_signature=_json.encode(whole).decode())
+        kept = _json.encode(block.fields).decode() if block.fields else ""
+        if block.kind == "tool_call":
             # What came in pieces counts; what the block began with is there for when nothing did.
-            whole = block.fields if not self.builder.text(block.index).strip() else None
-            out.append(self._close_call(block.index, whole or None))
-        else:
-            out.append(self.builder.close(block.index, **block.fields))
+            whole = block.whole if not self.builder.text(block.index).strip() else {}
+            fields = {"tool_call_signature": kept} if kept else {}
+            return self._close_call(block.index, whole or None, **fields)
+        if block.kind == "thinking":
+            return self.builder.close(block.index, **block.whole)
+        self._last_text = block.index
+        cited = read_citations(block.fields.get("citations"))
+        self._cites = self._cites or bool(cited)
+        texts: dict[str, Any] = {"text_signature": kept} if kept else {}
+        return self.builder.close(block.index, **texts, **({"citations": cited} if cited else {}))
+
+    def _note_sources(self, block: Mapping[str, Any]) -> None:
+        """Note what a search of the server found."""
+        if string(block.get("type")).endswith("_tool_result"):
+            found = read_citations(block.get("content"))
+            add_citations(self._sources, [source for source in found if "url" in source])
 
     # ---- the end ------------------------------------------------------------------------------------
 
@@ -535,14 +601,22 @@ class AnthropicDecoder(ReplyDecoder):
             self._stop(self._invalid("the reply is empty: its end came first"))
         elif reason == "error":
             self._stop(self._reported(self._details or "the provider ended the reply with an error"))
-        elif reason in _WITHHELD:
-            self._stop(self._withheld())
         elif reason in _PAUSES and self._go_on is not None and self._pauses_left > 0:
             self._pauses_left -= 1
             self.next_body = self._go_on(self.builder.message())
             self.ended = True
         else:
-            self._done(_STOP_REASONS.get(reason or "", "stop"), out)
+            if self._sources and not self._cites and self._last_text is not None:
+                # A text that cites nothing itself has what was found as its sources.
+                self.builder.update(self._last_text, citations=self._sources)
+            self._conclude(out, details=self._reason())
+
+    def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
+        """The `error` event; what was built so far stays, and what the API sent with it."""
+        for block in self._open.values():
+            if block.kind == "text" and block.fields:
+                self._closed(block)
+        return super().fail(error)
 
     def resume(self) -> None:
         """Get ready for the reply that goes on with this one."""
@@ -559,22 +633,11 @@ class AnthropicDecoder(ReplyDecoder):
         costs = [usage["cost"] for usage in spent if usage["cost"] is not None]
         return {**total, "cost": sum(costs) if costs else None}
 
-    def _withheld(self) -> TinyAgentError:
+    def _reason(self) -> str:
+        """Why the provider withheld the reply, in its words."""
         details = mapping(self._details)
         words = [self._clean(string(details.get(key))) for key in ("category", "explanation")]
-        said = "".join(f": {word}" for word in words if word)
-        return ContentFilterError(
-            f"{self._name}: the provider withheld the reply ({self.finish_reason}){said}",
-            provider=self._provider,
-            hint="Change or take back the last message: the same one is likely to be refused again.",
-        )
-
-
-def _is_kept(kind: str) -> bool:
-    """Whether a block without words for us goes back to the API as it came."""
-    return kind in ("redacted_thinking", "server_tool_use", "mcp_tool_use", "compaction") or kind.endswith(
-        "_tool_result"
-    )
+        return ": ".join(word for word in words if word)
 
 
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:

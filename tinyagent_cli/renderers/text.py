@@ -12,7 +12,7 @@ from tinyagent_cli.terminal_text import Sanitizer
 __all__ = ["TextRenderer"]
 
 
-MAX_SOURCES = 30
+MAX_SOURCES = 20
 """Sources that are listed below a message; JSONL has them all."""
 MAX_TITLE = 120
 """Characters of a source's title that are shown."""
