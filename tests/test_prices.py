@@ -83,3 +83,21 @@ async def test_a_budget_counts_list_prices(
     check_grammar(events)
     assert limit == events[-1].limit
     assert (cost is None and provider == "acme") == ("no price is known for" in caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("usage", "why"), [(USAGE, "no price is known for"), (None, "no usage is reported by")]
+)
+async def test_what_cannot_be_counted_is_said_once(usage: Any, why: str) -> None:
+    """A run with a budget that cannot hold goes on, and says so once, to `on_note` if there is one."""
+    notes: list[str] = []
+    replies = [Reply(call("look", n=1), usage=usage), Reply("Done", usage=usage)]
+    async with ScriptedProvider(*replies) as scripted:
+        tools = [AgentTool(name="look", execute=look)]
+        state: Any = {"model": Model(provider="acme", id="m"), "tools": tools}
+        options = AgentOptions(initial_state=state, stream_fn=scripted, max_cost=0.5, on_note=notes.append)
+        events = await collect(Agent(options).stream("go"))
+    check_grammar(events)
+    assert events[-1].limit is None
+    assert 1 == len(notes)
+    assert why in notes[0]

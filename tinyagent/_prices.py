@@ -51,8 +51,9 @@ def estimate_cost(model: Any, usage: Mapping[str, Any]) -> float | None:
 
 
 def has_price(model: Any) -> bool:
-    """Whether the price of a model is known."""
-    return estimate_cost(model, {}) is not None
+    """Whether it is known what a model costs: by its server's replies, or by a list price."""
+    server = SERVERS.get(_name(model))
+    return (server is not None and server.reports_cost) or estimate_cost(model, {}) is not None
 
 
 def model_facts(server: str, model_id: str) -> ModelFacts | None:

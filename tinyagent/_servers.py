@@ -59,6 +59,7 @@ class Server(NamedTuple):
         dialect: What its chat/completions endpoint takes.
         hosts: Further hosts of the same server; one that begins with a dot stands for its subdomains.
         prices: The id of the server in genai-prices; empty if its prices are not known.
+        reports_cost: Whether each reply says what it costs.
     """
 
     base_url: str
@@ -69,6 +70,7 @@ class Server(NamedTuple):
     dialect: Dialect = Dialect()
     hosts: tuple[str, ...] = ()
     prices: str = ""
+    reports_cost: bool = False
 
 
 SERVERS: dict[str, Server] = {
@@ -86,6 +88,7 @@ SERVERS: dict[str, Server] = {
             images=True,
         ),
         prices="openrouter",
+        reports_cost=True,
     ),
     "openai": Server(
         "https://api.openai.com/v1",

@@ -167,6 +167,8 @@ class _Run:
         the callback may have taken them out of its queue."""
         self._turns = 0
         self._cost = 0.0
+        self._is_unpriced = False
+        """A reply could not be priced, and that was reported."""
         self._repeats: tuple[bytes, int] = (b"", 0)
         self._failing_turns = 0
 
@@ -232,12 +234,22 @@ class _Run:
         """Add what a reply costs: what its provider charges or, for a budget, what its list price says."""
         usage = message.get("usage") or {}
         cost = usage.get("cost")
-        if cost is None and usage and self.config.max_cost is not None:
+        if cost is None and self.config.max_cost is not None:
             # In a thread, since the first price loads the table.
-            cost = await asyncio.to_thread(estimate_cost, self.config.model, usage)
-            if cost is None:
-                _log.warning("max_cost: no price is known for %r, so it does not count", message["model"])
+            cost = await asyncio.to_thread(estimate_cost, self.config.model, usage) if usage else None
+            failed = message["stop_reason"] in ("error", "aborted")
+            if cost is None and not (failed or self._is_unpriced):
+                self._is_unpriced = True
+                what = "no price is known for" if usage else "no usage is reported by"
+                self._tell(f"max_cost: {what} {message['model']!r}, so its replies do not count.")
         self._cost += cost if isinstance(cost, int | float) else 0.0
+
+    def _tell(self, text: str) -> None:
+        """A note for the user: to `on_note` if there is one, else to the log."""
+        if self.config.on_note is not None:
+            self.config.on_note(text)
+        else:
+            _log.warning(text)
 
     @property
     def is_last_turn(self) -> bool:

@@ -28,12 +28,11 @@ from ._message_builder import BuilderEvent
 from ._network import certificate_hint, is_loopback
 from ._provider_errors import redact
 from ._tool_schemas import tool_definitions
-from .agent_types import Context, SimpleStreamOptions, StopReason
+from .agent_types import Context, SimpleStreamOptions
 from .anthropic_provider import request_body
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
-    ContentFilterError,
     InvalidReplyError,
     PluginError,
     StreamInterruptedError,
@@ -394,12 +393,6 @@ class AlchemyReply:
 START, TEXT_START, TEXT, TEXT_END, THINKING_START, THINKING, THINKING_END, CALL_START, CALL, END = range(10)
 _DELTAS = frozenset((TEXT, THINKING, CALL))
 
-_REASONS: dict[str, StopReason] = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "pause_turn": "length",
-}
-
 
 class AlchemyDecoder(ChatDecoder):
     """Steps of the wheel in, events out.
@@ -498,11 +491,7 @@ class AlchemyDecoder(ChatDecoder):
             return
         self._close_block(out)
         self._close_calls(out)
-        if self.finish_reason in ("refusal", "content_filter"):
-            said = f"{self._name}: the provider withheld the reply ({self.finish_reason})"
-            self._stop(ContentFilterError(said, provider=self._provider))
-            return
-        self._done(_REASONS.get(self.finish_reason or "", "stop"), out)
+        self._conclude(out)
 
     def _spent(self) -> dict[str, Any] | None:
         return _anthropic_usage(self._usage) if self._anthropic else super()._spent()

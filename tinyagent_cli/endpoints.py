@@ -68,6 +68,8 @@ def endpoint_of(name: str, table: ProviderTable | None = None) -> Endpoint:
     server = SERVERS.get(name, Server(""))
     api = (table.api if table is not None else None) or server.api
     base_url, moved_by = (table.base_url if table is not None else None), None
+    if base_url is not None and not base_url.strip():
+        raise ConfigurationError(f"base_url under [providers.{name}] is empty.")
     if not base_url:
         text = variable(server.url_env) if server.url_env is not None else None
         if text is None:

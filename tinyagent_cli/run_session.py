@@ -301,6 +301,8 @@ class _Run:
     def conclude(self, progress: Progress) -> None:
         """Raise if the run ended without an answer; with -v, say what it took."""
         self._app.detail(_summary(self._plan, progress))
+        if self._plan.max_cost is not None and progress.replies and progress.usage is None:
+            self._app.warn("The provider reported no usage, so --max-cost could not be enforced.")
         error = answer_error(progress.messages, progress.limit)
         if isinstance(error, EmptyReplyError) and error.content_types:
             # The model answered, if not in text: the record has its answer.

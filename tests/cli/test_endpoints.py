@@ -215,6 +215,13 @@ def test_the_users_own_base_url_goes_before_the_variable(cli: Cli, serve: Serve)
     assert "OPENAI_BASE_URL is not used" in done.err
 
 
+def test_an_empty_base_url(cli: Cli) -> None:
+    """It is named, and does not stand for the built-in one."""
+    cli.config('[providers.openai]\nbase_url = " "\n')
+    done = cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY=KEY)
+    assert (3, True) == (done.code, "base_url under [providers.openai] is empty." in done.err)
+
+
 def test_a_project_moves_nothing(cli: Cli, serve: Serve) -> None:
     """A project's file has no place for a base URL: the run is refused before any key is sent."""
     server = serve()

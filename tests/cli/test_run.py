@@ -304,6 +304,14 @@ def test_a_budget_without_a_price(cli: Cli, priced: Priced) -> None:
     assert "cost unknown" in done.err
 
 
+def test_a_budget_without_usage(cli: Cli, serve: Serve) -> None:
+    """A provider that counts nothing leaves the budget without effect, and the command says so."""
+    server = serve(FakeReply.chunks(chat_chunk("ok"), chat_chunk({}, "stop")))
+    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
+    done = cli("run", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **environment)
+    assert (0, 1) == (done.code, done.err.count("--max-cost could not be enforced"))
+
+
 def test_the_estimated_cost_is_shown(cli: Cli, priced: Priced) -> None:
     """-v says what the run cost by the list price."""
     _, environment = priced({"content": "ok"})
