@@ -1584,3 +1584,63 @@ async def test_a_run_that_is_over_is_gone(reply: Any) -> None:
         assert [None, None] == [reference() for reference in seen]
     finally:
         gc.enable()
+
+
+# ---- tools that change during a run ----------------------------------------------------------------
+
+
+def offered(agent: Agent) -> list[list[str]]:
+    """The names of the tools of each request."""
+    contexts = [asked.context for asked in provider(agent).calls]
+    return [[tool.name for tool in context.tools or ()] for context in contexts]
+
+
+async def test_tools_that_are_set_during_a_run_are_offered_in_its_next_request() -> None:
+    """The new ones can be called; the ones that are gone are unknown."""
+
+    async def change(*_: Any) -> AgentToolResult:
+        agent.set_tools([tool(name="new")])
+        return AgentToolResult(content=[{"type": "text", "text": "changed"}])
+
+    agent = make(Reply(call("old")), Reply(call("new"), call("old")), "Done.")
+    agent.set_tools([tool(change, name="old")])
+    events = recorded(agent)
+    await agent.prompt("go")
+    check_grammar(events)
+    assert [["old"], ["new"], ["new"]] == offered(agent)
+    results = [said(message) for message in agent.state["messages"] if message["role"] == "tool_result"]
+    assert ["changed", "ok", "There is no tool 'old'. Available tools: new."] == results
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+async def test_get_tools_is_asked_before_each_request(how: str) -> None:
+    """What it returns holds from then on; None changes nothing."""
+    answers = iter([None, [tool(name="second")], None])
+
+    async def later() -> Any:
+        return next(answers)
+
+    agent = make(
+        Reply(call("first")), Reply(call("second")), "Done.",
+        get_tools=later if how == "async" else lambda: next(answers),
+    )  # fmt: skip
+    agent.set_tools([tool(name="first")])
+    events = recorded(agent)
+    await agent.prompt("go")
+    check_grammar(events)
+    assert [["first"], ["second"], ["second"]] == offered(agent)
+    assert ["second"] == [one.name for one in agent.state["tools"]]
+
+
+async def test_a_get_tools_that_fails_ends_the_run_as_an_error() -> None:
+    """No request is made with tools that may be wrong."""
+
+    def fail() -> Any:
+        raise ValueError("no tools today")
+
+    agent = make("Never asked.", get_tools=fail)
+    events = recorded(agent)
+    message = await agent.prompt("go")
+    check_grammar(events)
+    assert ("error", []) == (message["stop_reason"], offered(agent))
+    assert "no tools today" in message["error_message"]

@@ -43,6 +43,7 @@ from .agent_types import (
     BeforeToolCall,
     ConvertToLlm,
     GetApiKey,
+    GetTools,
     ImageContent,
     Message,
     MessageEndEvent,
@@ -103,6 +104,8 @@ class AgentOptions:
         stream_fn: The provider, such as `stream_openrouter`.
         steering_mode: How many queued messages are taken at a time, likewise `follow_up_mode`.
         session_id: Names the conversation to providers that cache by it.
+        get_tools: Called before each request to the model; returns the tools from then on, or None if they
+            have not changed.
         max_turns: Model calls in one run.
         max_cost: US dollars in one run: what the provider says it charges, else its list price. A model whose
             price is not known counts nothing, and a warning is logged.
@@ -120,6 +123,7 @@ class AgentOptions:
     stream_fn: StreamFn | None = None
     session_id: str | None = None
     get_api_key: GetApiKey | None = None
+    get_tools: GetTools | None = None
     thinking_budgets: ThinkingBudgets | None = None
     tool_execution: ToolExecutionMode = "auto"
     before_tool_call: BeforeToolCall | None = None
@@ -264,7 +268,7 @@ class Agent:
         self._level_is_set = True
 
     def set_tools(self, tools: Sequence[AgentTool]) -> None:
-        """Set the tools, from the next run on.
+        """Set the tools, from the next request to the model on, also in a run under way.
 
         Raises:
             TypeError: one of them is not an `AgentTool`.
@@ -570,6 +574,7 @@ class Agent:
             get_api_key=options.get_api_key,
             get_steering_messages=lambda: _head(self._steering, options.steering_mode),
             get_follow_up_messages=lambda: _head(self._follow_ups, options.follow_up_mode),
+            get_tools=self._current_tools,
             temperature=options.temperature,
             max_tokens=options.max_tokens,
             session_id=self._session_id,
@@ -587,6 +592,14 @@ class Agent:
             on_retry=options.on_retry,
             on_note=options.on_note,
         )
+
+    async def _current_tools(self) -> list[AgentTool]:
+        """The tools for the next request: `set_tools` may have been called, or `get_tools` has others."""
+        if self.options.get_tools is not None:
+            tools = await invoke(self.options.get_tools)
+            if tools is not None:
+                self.set_tools(tools)
+        return self._state["tools"]
 
     # ---- talking to a run -------------------------------------------------------------------------------
 

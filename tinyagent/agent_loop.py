@@ -555,6 +555,10 @@ class _Reply:
 
     async def _call(self) -> StreamResponse:
         config, signal = self._config, self._signal
+        if config.get_tools is not None:
+            tools = await invoke(config.get_tools)
+            if tools is not None:
+                self._context.tools = checked_tools(tools)
         messages: list[AgentMessage] = list(self._context.messages)
         if config.transform_context is not None:
             messages = list(await invoke(config.transform_context, messages, signal))
@@ -767,7 +771,7 @@ async def stream_assistant_response(
 
     The message is not added to the context. A failure is a message too.
     """
-    reply = _Reply(context, config, stream.push, signal, stream_fn or stream_simple)
+    reply = _Reply(replace(context), config, stream.push, signal, stream_fn or stream_simple)
     await reply.run()
     assert reply.message is not None
     return reply.message

@@ -535,6 +535,7 @@ TransformContext: TypeAlias = Callable[
     [list[Any], asyncio.Event | None], list[AgentMessage] | Awaitable[list[AgentMessage]]
 ]
 GetApiKey: TypeAlias = Callable[[str], str | None | Awaitable[str | None]]
+GetTools: TypeAlias = Callable[[], list[AgentTool] | None | Awaitable[list[AgentTool] | None]]
 GetMessages: TypeAlias = Callable[[], list[Any] | Awaitable[list[Any]]]
 BeforeToolCall: TypeAlias = Callable[
     [ToolCallInfo], ToolCallDecision | None | Awaitable[ToolCallDecision | None]
@@ -553,6 +554,8 @@ class AgentLoopConfig:
     """How a run is made. Callbacks may be sync or async; see `contract.md` section 9 for each.
 
     Attributes:
+        get_tools: Called before each request to the model. Returns the tools from then on, or None for those
+            before.
         max_turns: Model calls in the run; None for no limit.
         max_cost: The budget in US dollars: the run ends after the turn that reaches it; None for no limit.
             A provider that does not say what it charges counts by its list price, if that is known.
@@ -566,6 +569,7 @@ class AgentLoopConfig:
     get_api_key: GetApiKey | None = None
     get_steering_messages: GetMessages | None = None
     get_follow_up_messages: GetMessages | None = None
+    get_tools: GetTools | None = None
     api_key: str | None = field(default=None, repr=False)
     temperature: float | None = None
     max_tokens: int | None = None

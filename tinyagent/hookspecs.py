@@ -1,4 +1,4 @@
-"""The extension surface: one name, one marker, six hooks.
+"""The extension surface: one name, one marker, seven hooks.
 
 A plugin is any distribution with an entry point in one of the groups `tinyagent.tools`,
 `tinyagent.providers`, `tinyagent.commands` (loaded when its name is asked for) or
@@ -55,6 +55,16 @@ hookimpl = pluggy.HookimplMarker(NAME)
 @hookspec
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     """Call `register(tool)` for each tool; called when the plugin's name is asked for."""
+
+
+@hookspec
+def tinyagent_tools_changed() -> bool | Awaitable[bool]:
+    """Return whether the tools that were registered have changed; may be async.
+
+    Called before each request to the model. If so, `tinyagent_register_tools` is called again, and the
+    model is offered what it registers then.
+    """
+    return False
 
 
 @hookspec

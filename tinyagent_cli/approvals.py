@@ -75,7 +75,7 @@ class Approvals:
         self._open_remembered = remembered
         self._remembered: Remembered | None = None
         self._sources = sources or {}
-        self._allowed_tools: set[str] = set()
+        self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
         self._lock = asyncio.Lock()
 
@@ -100,7 +100,7 @@ class Approvals:
         key = fingerprint(current_project(), tool, source, call.arguments)
         can_be_remembered = source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
-            if tool.name in self._allowed_tools:
+            if self._allowed_tools.get(tool.name) == _identity(tool):
                 return Verdict(None, "the user, for this tool in this run")
             if key in self._allowed_calls:
                 return Verdict(None, "the user, for this exact call in this run")
@@ -122,7 +122,7 @@ class Approvals:
                     f"The user can allow it by running this again with --allow {tool.name} or --yes."
                 )
             case "a" | "always":
-                self._allowed_tools.add(tool.name)
+                self._allowed_tools[tool.name] = _identity(tool)
                 return Verdict(None, "the user, for this tool in this run")
             case "e" | "exact":
                 self._allowed_calls.add(key)
@@ -298,6 +298,11 @@ async def _read_line(fd: int) -> str:
         thread.join()
         os.close(stop_read)
         os.close(stop_write)
+
+
+def _identity(tool: AgentTool) -> tuple[object, ...]:
+    """What the user saw of a tool that was allowed. One that changes during the run is asked for again."""
+    return tool.description, tool.parameters, tool.origin
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ that names both, unless the user said whose it is.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
@@ -98,6 +99,9 @@ class PluginManager:
     @classmethod
     def from_settings(cls, found: Settings) -> PluginManager:
         """With what the files say about providers and about plugins that are switched off."""
+        from .plugin_warnings import show_warnings
+
+        show_warnings()
         file = found.directory / "config.toml"
         return cls(found.providers, found.disabled_plugins, file, found.preferred_plugins)
 
@@ -118,6 +122,14 @@ class PluginManager:
         chosen = [self._one_of(name, offers) for name, offers in claims.items()]
         self.sources |= {claim.tool.name: _source(claim.entry) for claim in chosen}
         return [claim.tool for claim in chosen]
+
+    async def changed_tools(self, names: Iterable[str]) -> list[AgentTool] | None:
+        """The tools that `-t` names, if a plugin reports that its tools have changed; None otherwise."""
+        changed = False
+        for hook in self.hooks("tinyagent_tools_changed"):
+            answer = hook.call()
+            changed |= bool(await answer if inspect.isawaitable(answer) else answer)
+        return self.tools(names) if changed else None
 
     def _one_of(self, name: str, claims: list[_Claim]) -> _Claim:
         """Of several tools of one name: the one that was named as `plugin.tool`, else the preferred one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from tinyagent import _json
 from tinyagent._message_checks import checked_messages
 from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
-from tinyagent.errors import ConfigurationError, RecordError
+from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 
 from . import configuration, model_choice
@@ -63,6 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     api_key: str | None
     system: str
     tools: list[AgentTool]
+    changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
     history: list[Any]
     message: Any
     empty_stdin: bool
@@ -131,8 +132,18 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     if max_cost is not None:
         _check_price(app, model)
     plugins.load_hooks()
-    tools = with_timeouts(plugins.tools(_tool_names(options, run.tools or ())), found.tools)
+    names = _tool_names(options, run.tools or ())
+    tools = with_timeouts(plugins.tools(names), found.tools)
     _check_rules(options, tools)
+
+    async def changed_tools() -> list[AgentTool] | None:
+        try:
+            changed = await plugins.changed_tools(names)
+        except TinyAgentError as error:
+            app.warn(f"The tools stay as they are: {error}")
+            return None
+        return None if changed is None else with_timeouts(changed, found.tools)
+
     history = _history(app, options.history, stdin)
     system = _system(options.system, stdin) if options.system is not None else run.system or ""
     files = read_files(options.files, stdin)
@@ -151,6 +162,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         api_key=api_key,
         system=system,
         tools=tools,
+        changed_tools=changed_tools,
         history=history,
         message=message,
         empty_stdin=empty_stdin,

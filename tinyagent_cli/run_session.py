@@ -249,6 +249,7 @@ class _Run:
                 },
                 stream_fn=plan.provider.stream_fn,
                 get_api_key=lambda _: plan.api_key,
+                get_tools=plan.changed_tools,
                 temperature=plan.temperature,
                 max_tokens=plan.max_tokens,
                 max_turns=plan.max_turns,

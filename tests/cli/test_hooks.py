@@ -200,3 +200,46 @@ def test_sinks_do_not_travel_through_the_record(cli: Cli, serve: Serve) -> None:
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
     assert [] == [line for line in done.out.splitlines() if not json.loads(line)]
     assert "noise" in done.err
+
+
+CHANGING = """
+from tinyagent import hookimpl, tool
+
+@tool
+def first() -> str:
+    "The first tool."
+    state["changed"] = True
+    return "changed"
+
+@tool
+def second() -> str:
+    "The second tool."
+    return "ran"
+
+state = {"changed": False, "tools": [first]}
+
+@hookimpl
+def tinyagent_register_tools(register):
+    for one in state["tools"]:
+        register(one)
+
+@hookimpl
+HOWdef tinyagent_tools_changed():
+    if not state["changed"]:
+        return False
+    state.update(changed=False, tools=[second])
+    return True
+"""
+
+
+@pytest.mark.parametrize("how", ["", "async "])
+def test_a_plugin_may_change_its_tools_in_a_run(cli: Cli, serve: Serve, how: str) -> None:
+    """The next request offers the new ones, and they can be called."""
+    cli.install("changing", CHANGING.replace("HOW", how), "tools")
+    server = serve(
+        FakeReply.tool_calls(("first", {})), FakeReply.tool_calls(("second", {})), FakeReply.text("Done.")
+    )
+    assert (0, "Done.\n") == cli("run", "-y", "-m", "local/m", "-t", "changing", "go")[:2]
+    offered = [[one["function"]["name"] for one in request.json["tools"]] for request in server.requests]
+    assert [["first"], ["second"], ["second"]] == offered
+    assert "ran" == told(server)

@@ -124,11 +124,23 @@ def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> 
     assert "sk-test-CANARY" not in str(caught.value)
 
 
-def test_one_server_that_is_missing_is_named() -> None:
-    """Of several servers, the one that fails is told, and the others are ended."""
-    servers = McpServers([tiny(), config(name="broken", command="no-such-program-anywhere")])
+def test_one_server_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Of several servers, the tools of the others are there; it is reported once, and not tried again."""
+    with McpServers([tiny(), config(name="broken", command="no-such-program-anywhere")]) as servers:
+        for _ in range(2):
+            assert ["t__pid", "t__daemon", "t__read"] == [tool.name for tool in servers.tools()]
+        assert ["broken"] == list(servers.failures)
+    [record] = caplog.records
+    assert ("WARNING", "tinyagent.mcp") == (record.levelname, record.name)
+    assert "'broken'" in record.getMessage()
+
+
+def test_a_required_server_that_fails_is_an_error() -> None:
+    """Its name and its reason are in the error, and the other servers are ended."""
+    servers = McpServers([tiny(), config(name="broken", command="no-such-program-anywhere", required=True)])
     with servers, pytest.raises(ConfigurationError, match="'broken'"):
         servers.tools()
+    assert servers.closed
 
 
 def test_noise_on_standard_output_is_survived() -> None:

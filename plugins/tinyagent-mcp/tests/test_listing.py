@@ -73,7 +73,7 @@ def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
 
 async def test_a_promise_that_is_taken_back_is_noticed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tool that was listed as read-only, and no longer is, is not run without a question."""
-    config = kept(log, pass_env=["TEST_UNSAFE"])
+    config = kept(log, pass_env=["TEST_UNSAFE"], trust_read_only=True)
     with McpServers([config]) as servers:
         assert Tools(servers).by_name["t__read"].read_only
     monkeypatch.setenv("TEST_UNSAFE", "1")
@@ -86,10 +86,13 @@ async def test_a_promise_that_is_taken_back_is_noticed(log: Path, monkeypatch: p
         assert not Tools(servers).by_name["t__read"].read_only
 
 
-def test_ask_trusts_no_promise() -> None:
-    """With `ask`, what the server says of a tool being read-only counts for nothing."""
-    with McpServers([tiny(ask=True)]) as servers:
-        assert {False} == {tool.read_only for tool in servers.tools()}
+def test_what_a_server_says_of_itself_grants_nothing() -> None:
+    """A tool that is called read-only asks like any other, unless the user trusts this server."""
+    for trust in (False, True):
+        with McpServers([tiny(trust_read_only=trust)]) as servers:
+            assert {"t__read": trust, "t__pid": False, "t__daemon": False} == {
+                tool.name: tool.read_only for tool in servers.tools()
+            }
 
 
 def test_approvals_are_bound_to_the_server() -> None:

@@ -20,14 +20,16 @@ PEERS = Path(__file__).resolve().parents[3] / ".venv-peers-mcp" / "bin"
 pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(90)]
 
 
-def _peer(name: str, *arguments: str) -> ServerConfig:
+def _peer(name: str, *arguments: str, trust_read_only: bool = False) -> ServerConfig:
     command = PEERS / f"mcp-server-{name}"
     if not command.exists():
         absent = "The MCP servers are not installed in .venv-peers-mcp: run `make peers`"
         if os.environ.get("CI") == "true":
             pytest.fail(absent)
         pytest.skip(absent)
-    return ServerConfig(name="t", command=[str(command), *arguments], remember=False)
+    return ServerConfig(
+        name="t", command=[str(command), *arguments], remember=False, trust_read_only=trust_read_only
+    )
 
 
 async def test_time() -> None:
@@ -45,14 +47,15 @@ async def test_time() -> None:
 
 
 async def test_git(tmp_path: Path) -> None:
-    """Reading needs no approval and writing does; both work on a real repository."""
+    """Of a server that is trusted, reading needs no approval and writing does; both work on a repository."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     for key, value in (("user.name", "A. Tester"), ("user.email", "a@example.org")):
         subprocess.run(["git", "-C", tmp_path, "config", key, value], check=True)
     (tmp_path / "file").write_text("hello\n")
-    with McpServers([_peer("git", "--repository", str(tmp_path))]) as servers:
+    server = _peer("git", "--repository", str(tmp_path), trust_read_only=True)
+    with McpServers([server]) as servers:
         tools, repository = Tools(servers), str(tmp_path)
         read_only = {name: tool.read_only for name, tool in tools.by_name.items()}
         assert (True, True, False, False) == tuple(

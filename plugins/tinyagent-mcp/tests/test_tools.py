@@ -19,9 +19,9 @@ def test_names_say_whose_they_are(shared: Tools) -> None:
 
 
 def test_what_the_server_says_of_a_tool_is_passed_on(shared: Tools) -> None:
-    """Description, schema, and whether it only reads."""
+    """Description and schema, but not the claim that it only reads."""
     double, picture = shared.by_name["t__double"], shared.by_name["t__picture"]
-    assert ("Twice n.", True, False) == (double.description, double.read_only, picture.read_only)
+    assert ("Twice n.", False, False) == (double.description, double.read_only, picture.read_only)
     assert {"n": {"type": "integer", "minimum": 1}} == double.parameters["properties"]
     assert 120.0 == double.timeout
 

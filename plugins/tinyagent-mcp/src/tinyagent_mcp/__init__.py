@@ -21,21 +21,35 @@ __all__ = [
     "ServerConfig",
     "tinyagent_register_commands",
     "tinyagent_register_tools",
+    "tinyagent_tools_changed",
 ]
+
+
+_servers: McpServers | None = None
+"""The servers of the tools that were registered last."""
 
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     """Register the tools of every configured server; a listing that is known starts none of them."""
-    servers = configured()
-    if not servers:
+    global _servers
+    configs = configured()
+    if not configs:
         raise NotConfiguredError(
             "No MCP server is configured.",
             hint=f"Put [mcp.servers.NAME] with a command or url into {config_file()}, "
             "or give a run its server: tinyagent run --mcp COMMAND",
         )
-    for tool in McpServers(servers).tools():
+    if _servers is None or _servers.configs != configs or _servers.closed:
+        _servers = McpServers(configs)
+    for tool in _servers.tools():
         register(tool)
+
+
+@hookimpl
+async def tinyagent_tools_changed() -> bool:
+    """Whether a server has other tools now than those that were registered."""
+    return _servers is not None and await _servers.refresh()
 
 
 @hookimpl

@@ -35,15 +35,13 @@ def list_servers(refresh: bool, as_json: bool) -> None:
             err=True,
         )
     found: list[dict[str, object]] = []
-    failed: list[str] = []
-    for config in configs:
-        with McpServers([config]) as servers:
-            try:
-                listing = servers.listings(fresh=refresh)[config.name]
-            except ConfigurationError as error:
-                failed.append(str(error))
-                continue
-        found.append(_described(config, listing))
+    with McpServers(configs) as servers:
+        listings = servers.listings(fresh=refresh)
+        found = [_described(config, listings[config.name]) for config in configs if config.name in listings]
+        failed = [str(error) for error in servers.failures.values()]
+    for name, listing in listings.items():
+        for problem in listing.problems:
+            click.echo(_plain(f"Warning: {name}: {problem}"), err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -67,7 +65,7 @@ def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
             {
                 "name": tool.name,
                 "description": tool.description,
-                "read_only": tool.read_only and not config.ask,
+                "read_only": tool.read_only and config.trust_read_only,
                 "used": config.uses(tool.name),
             }
             for tool in listing.tools

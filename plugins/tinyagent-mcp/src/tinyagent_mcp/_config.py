@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tinyagent import ConfigurationError
+from tinyagent.child_environment import child_environment
 from tinyagent.text_files import read_config
 
 __all__ = ["ServerConfig", "cache_directory", "config_file", "configured"]
@@ -26,15 +27,8 @@ __all__ = ["ServerConfig", "cache_directory", "config_file", "configured"]
 _NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-]){0,31}")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
-# What a server gets of our environment; keys and tokens are not in it, unless `pass_env` names them.
-_INHERITED = {
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TERM", "TZ", "TMPDIR", "TEMP", "TMP"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"),
-    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    *("APPDATA", "LOCALAPPDATA", "USERPROFILE", "SYSTEMROOT", "SYSTEMDRIVE", "PATHEXT", "COMSPEC"),
-}
-_INHERITED_PREFIXES = ("LC_", "XDG_")
+_LOOKS_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
+_SHORTEST_SECRET = 6
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -46,11 +40,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         url: Where it is, over streamable HTTP.
         env: Variables for it; `${NAME}` stands for one of ours.
         pass_env: Names of our variables that it gets as they are.
-        cwd: Where it is started; the working directory if None.
+        cwd: Where it is started; a directory of its own in the cache if None, so that no file of a project is
+            taken for a module or a setting of the server. `.` is the working directory.
         headers: Sent with each HTTP request; `${NAME}` as in `env`.
         allow_http: Let `url` be plain http:// beyond this machine.
         tools: Patterns of the tools that are used, by the server's own names.
-        ask: Take no tool for read-only, whatever the server says of it.
+        trust_read_only: Take a tool for read-only if the server says so; otherwise each call asks.
+        required: Fail where the server cannot be used; otherwise its tools are missing, with a warning.
         timeout: Seconds that one call may take.
         start_timeout: Seconds that it may take to answer at all.
         enabled: Use it.
@@ -66,7 +62,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     headers: dict[str, str] = {}
     allow_http: bool = False
     tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
-    ask: bool = False
+    trust_read_only: bool = False
+    required: bool = False
     timeout: float = 120.0
     start_timeout: float = 60.0
     enabled: bool = True
@@ -106,21 +103,46 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return shlex.split(self.command)
         return list(self.command or ())
 
-    def directory(self) -> Path | None:
-        """Where it is started; None for the working directory."""
-        return Path(self.cwd).expanduser() if self.cwd else None
+    def start_directory(self) -> Path:
+        """Where it is started; made if it is its own."""
+        if self.cwd:
+            return Path(self.cwd).expanduser().absolute()
+        own = cache_directory().with_name("mcp-servers") / self.name
+        try:
+            own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError:
+            return Path(own.anchor)  # nothing can be written there, and nobody else can put anything there
+        return own.absolute()
 
     def environment(self) -> dict[str, str]:
         """What a started server sees: the harmless part of our environment, and what was configured."""
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
-        }
+        kept = child_environment(os.environ)
+        if "PATH" in kept:
+            # A relative entry would be looked up where the server runs.
+            entries = kept["PATH"].split(os.pathsep)
+            kept["PATH"] = os.pathsep.join(entry for entry in entries if Path(entry).is_absolute())
+        if self.cwd and Path.cwd().is_relative_to(self.start_directory().resolve()):
+            # Started in the project, whose files `python -m server` must not import instead of its own.
+            kept["PYTHONSAFEPATH"] = "1"
         for name in self.pass_env:
             if name in os.environ:
                 kept[name] = os.environ[name]
         return kept | self.expanded(self.env, "env")
+
+    def redacted(self, text: str) -> str:
+        """A text that quotes the server, without the secrets that the configuration gives to it."""
+        given = {**self.env, **{name: os.environ.get(name, "") for name in self.pass_env}}
+        secrets = [given[name] for name in given if _LOOKS_SECRET.search(name)]
+        secrets += [*self.headers.values(), (self.url or "").partition("?")[2]]
+        for secret in secrets:
+            try:
+                words = self.expanded({"": secret}, "env")[""].split()
+            except ConfigurationError:
+                continue
+            for word in words:
+                if len(word) >= _SHORTEST_SECRET and word.lower() != "bearer":
+                    text = text.replace(word, "…")
+        return text
 
     def program(self, environment: Mapping[str, str]) -> list[str]:
         """The command with its program found, as it is started.
@@ -164,7 +186,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.command is not None:
             for word in (shutil.which(self.argv()[0], path=self.environment().get("PATH")), *self.argv()[1:]):
                 try:
-                    found = ((self.directory() or Path()) / (word or "")).stat()
+                    found = (Path(self.cwd or "").expanduser() / (word or "")).stat()
                     parts.append([found.st_mtime_ns, found.st_size])
                 except (OSError, ValueError):
                     parts.append(None)
@@ -205,7 +227,7 @@ def _from_file(path: Path) -> list[ServerConfig]:
 
 
 def _from_variable(text: str) -> list[ServerConfig]:
-    """One server a line: `command`, `name=command` or a URL. Their lists of tools are not kept."""
+    """One server a line: `command`, `name=command` or a URL. They are required, and not remembered."""
     servers: list[ServerConfig] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         named = re.match(r"([A-Za-z0-9][\w-]*)=(?!=)(.*)", line)
@@ -213,11 +235,22 @@ def _from_variable(text: str) -> list[ServerConfig]:
         if any(server.name == name for server in servers):
             raise ConfigurationError(f"TINYAGENT_MCP has two servers named {name!r}; write NAME=COMMAND")
         try:
-            target = {"url": what} if what.startswith(("http://", "https://")) else {"command": what}
-            servers.append(msgspec.convert({"name": name, "remember": False, **target}, ServerConfig))
+            is_url = what.startswith(("http://", "https://"))
+            target = {"url": what} if is_url else {"command": [_absolute(word) for word in shlex.split(what)]}
+            fields = {"name": name, "remember": False, "required": True, **target}
+            servers.append(msgspec.convert(fields, ServerConfig))
         except ValueError as error:  # of ours, of shlex, of msgspec
             raise ConfigurationError(f"TINYAGENT_MCP: {line!r}: {error}") from None
     return servers
+
+
+def _absolute(word: str) -> str:
+    """A path that was typed in the working directory, as the server finds it, which is started elsewhere."""
+    is_path = word in (".", "..") or os.sep in word or Path(word).suffix in _SCRIPTS
+    return os.path.abspath(word) if is_path and Path(word).exists() else word  # noqa: PTH100 - keeps links
+
+
+_SCRIPTS = frozenset((".py", ".js", ".mjs", ".cjs", ".ts", ".sh", ".rb", ".jar", ".toml", ".json"))
 
 
 def _name_for(line: str) -> str:

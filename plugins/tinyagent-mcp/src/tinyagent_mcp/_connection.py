@@ -7,55 +7,85 @@ contexts must be left by the task that entered them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import os
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import httpx2
-from mcp import Client, MCPError, StdioServerParameters, stdio_client
+from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, Implementation
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from tinyagent import AgentToolResult, ToolError
 
 from ._config import ServerConfig
 from ._content import as_result, resource_parts, text_of
+from ._inbound import Inbound
 from ._listing import ListedTool, Listing, remember
+from ._stdio import MAX_LINE, stdio_transport
 
 __all__ = ["Connection"]
 
-KEEPER = Path(__file__).with_name("_keeper.py")
 STDERR_LINES = 20
 MAX_PAGES = 100
+MAX_LISTED = 2_000
+"""Tools, or resources, of one server."""
+
 CLOSE_SECONDS = 6.0
+REFRESH_SECONDS = 10.0
+"""Seconds that a server may take to list its tools again in the middle of a run."""
 
 T = TypeVar("T")
 
-# A server that prints what is not MCP is the server's business; where nobody listens, nothing is printed.
+# What the SDK logs about a server is in our errors, or is of no use to the user.
 for _logger in ("mcp", "client"):
     logging.getLogger(_logger).addHandler(logging.NullHandler())
+    logging.getLogger(_logger).propagate = False
 
 
 class _Died(Exception):
-    """The connection ended before there was an answer."""
+    """The server ended the connection before there was an answer."""
+
+
+class _SessionExpiredError(ToolError):
+    """The HTTP server has ended the session."""
+
+
+class _Page(Protocol):
+    next_cursor: str | None
+
+
+P = TypeVar("P", bound=_Page)
 
 
 class _Live:
-    """A connection while it lasts: the task that holds it, and what ends it."""
+    """A connection while it lasts: the task that holds it, and what ends it.
+
+    Attributes:
+        lost: The server ended the connection.
+        changed: The server announced other tools or resources, and was not asked since.
+        status: The HTTP status of the last answer, if it is an error.
+    """
 
     def __init__(self) -> None:
         self.client: Client | None = None
         self.task: asyncio.Task[None] | None = None
         self.leave = asyncio.Event()
         self.lost = False
+        self.changed = False
+        self.status: int | None = None
         self.stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        self.inbound = Inbound(self._announced)
+
+    def _announced(self) -> None:
+        self.changed = True
 
 
 class Connection:
@@ -67,29 +97,48 @@ class Connection:
         self._live: _Live | None = None
         self._lock = asyncio.Lock()
 
+    @property
+    def changed(self) -> bool:
+        """Whether the server has announced other tools since it was asked; may be read from any thread."""
+        return self._live is not None and self._live.changed and not self._live.lost
+
     async def discover(self) -> Listing:
         """What the server offers now."""
         await self._connected()
         assert self.listing is not None
         return self.listing
 
+    async def refresh(self) -> None:
+        """Ask for the list again, if the server has announced another one."""
+        live = self._live
+        if live is None or live.client is None or not self.changed:
+            return
+        live.changed = False
+        try:
+            async with asyncio.timeout(REFRESH_SECONDS):
+                self.listing = await self._list(live, live.client)
+        except (TimeoutError, MCPError, ValidationError, OSError, httpx2.HTTPError):
+            return  # The old list stays; a call of a tool says what is wrong with the server.
+        remember(self.config, self.listing)
+
     async def call_tool(
         self, tool: ListedTool, arguments: dict[str, Any], on_progress: ProgressFnT
     ) -> AgentToolResult:
         """Call a tool that was listed."""
-        client = await self._connected()
+        await self._connected()
         assert self.listing is not None
         now = self.listing.tool(tool.name)
         if now is None:
             raise ToolError(f"The MCP server {self.config.name!r} does not offer {tool.name!r} any more.")
-        if tool.read_only and not now.read_only:
+        if self.config.trust_read_only and tool.read_only and not now.read_only:
             # It was let through without a question, on a promise that is not made any more.
             raise ToolError(
                 f"The MCP server {self.config.name!r} does not call {tool.name!r} read-only any more, so it "
                 "was not run. In the next run the user is asked."
             )
         answer = await self._ask(
-            lambda: client.call_tool(tool.name, arguments, progress_callback=on_progress), f"{tool.name!r}"
+            lambda client: client.call_tool(tool.name, arguments, progress_callback=on_progress),
+            f"{tool.name!r}",
         )
         result = as_result(answer)
         if answer.is_error:
@@ -98,31 +147,26 @@ class Connection:
 
     async def list_resources(self) -> list[dict[str, Any]]:
         """Resources and templates of resources, as plain data."""
-        client = await self._connected()
 
-        async def both() -> list[dict[str, Any]]:
+        async def both(client: Client) -> list[dict[str, Any]]:
             found: list[Any] = []
-            cursor: str | None = None
-            for _ in range(MAX_PAGES):
-                page = await client.list_resources(cursor=cursor)
+            async for page in _pages(lambda cursor: client.list_resources(cursor=cursor)):
                 found += page.resources
-                if (cursor := page.next_cursor) is None:
-                    break
             try:
-                found += (await client.list_resource_templates()).resource_templates
+                async for more in _pages(lambda cursor: client.list_resource_templates(cursor=cursor)):
+                    found += more.resource_templates
             except MCPError as error:
                 if error.code == CONNECTION_CLOSED:
                     raise
-                # It has none.
+                # It has no templates.
             keep = {"uri", "uri_template", "name", "title", "description", "mime_type", "size"}
-            return [entry.model_dump(include=keep, exclude_none=True) for entry in found]
+            return [entry.model_dump(include=keep, exclude_none=True) for entry in found[:MAX_LISTED]]
 
         return await self._ask(both, "its list of resources")
 
     async def read_resource(self, uri: str) -> list[Any]:
         """The content of a resource."""
-        client = await self._connected()
-        answer = await self._ask(lambda: client.read_resource(uri, cache_mode="bypass"), uri)
+        answer = await self._ask(lambda client: client.read_resource(uri, cache_mode="bypass"), uri)
         return resource_parts(answer.contents)
 
     async def close(self) -> None:
@@ -135,41 +179,61 @@ class Connection:
                 live.task.cancel()
                 await asyncio.wait({live.task}, timeout=1)
 
-    async def _ask(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
-        live, name = self._live, self.config.name
+    async def _ask(self, ask: Callable[[Client], Awaitable[T]], what: str) -> T:
         try:
-            return await ask()
+            return await self._ask_once(ask, what)
+        except _SessionExpiredError:
+            # The server did not look at the request: ask again, in a new session.
+            return await self._ask_once(ask, what)
+
+    async def _ask_once(self, ask: Callable[[Client], Awaitable[T]], what: str) -> T:
+        name = self.config.name
+        live = await self._connected()
+        assert live.client is not None
+        try:
+            return await ask(live.client)
         except MCPError as error:
-            gone = error.code == CONNECTION_CLOSED or "Session terminated" in error.message
-            if live is not None and (live.lost or gone):
+            if _is_expired(error):
+                live.lost = True
+                raise _SessionExpiredError(
+                    f"The MCP server {name!r} ends its sessions before it answers {what}."
+                ) from None
+            if error.code == CONNECTION_CLOSED:
                 live.lost = True
                 raise ToolError(
                     f"The MCP server {name!r} ended before it had answered {what}. It is started again with "
-                    f"the next call.{_tail(live)}"
+                    f"the next call.{self._last_words(live)}"
                 ) from None
-            raise ToolError(f"{name}: {self._words(error) or error.code}") from None
+            raise ToolError(f"{name}: {self._text(error, live) or error.code}") from None
         except ValidationError as error:
             raise ToolError(
                 f"The MCP server {name!r} answered {what} with something that MCP forbids."
             ) from error
         except (OSError, httpx2.HTTPError) as error:
-            if live is not None:
-                live.lost = True
-            raise ToolError(f"The MCP server {name!r} cannot be reached: {self._words(error)}") from None
+            live.lost = True
+            raise ToolError(f"The MCP server {name!r} cannot be reached: {self._text(error, live)}") from None
 
-    def _words(self, error: BaseException) -> str:
-        """What an error says; errors of HTTP quote the URL, whose query may hold a key."""
-        said = str(error) or type(error).__name__
-        query = (self.config.url or "").partition("?")[2]
-        return said.replace(query, "…") if query else said
+    def _text(self, error: BaseException, live: _Live) -> str:
+        """The text of an error, with the HTTP status behind it, and without secrets of the configuration."""
+        text = str(error) or type(error).__name__
+        if live.status is not None and text in _STATUS_ONLY:
+            text = f"HTTP {live.status}"
+            if live.status in (401, 403):
+                text += ", so it wants credentials; put them into `headers` of the server in mcp.toml"
+        return self.config.redacted(text)
+
+    def _last_words(self, live: _Live) -> str:
+        """What the server wrote last to standard error; it is made safe for a terminal where it is shown."""
+        lines = "\n".join(list(live.stderr)[-5:])
+        return f" Its last words:\n{self.config.redacted(lines)}\n" if lines else ""
 
     # ---- connecting -------------------------------------------------------------------------------------
 
-    async def _connected(self) -> Client:
+    async def _connected(self) -> _Live:
         async with self._lock:
             live = self._live
-            if live is not None and live.client is not None and not live.lost:
-                return live.client
+            if live is not None and not live.lost:
+                return live
             await self.close()
             try:
                 return await self._connect("auto")
@@ -180,7 +244,7 @@ class Connection:
                 except _Died as died:
                     raise ToolError(f"The MCP server {self.config.name!r} ended at once.{died}") from None
 
-    async def _connect(self, mode: str) -> Client:
+    async def _connect(self, mode: str) -> _Live:
         live = _Live()
         ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         live.task = asyncio.create_task(self._hold(live, mode, ready))
@@ -191,31 +255,34 @@ class Connection:
                 if not ready.done():
                     await live.task  # raises what went wrong
                 client = await ready
-                self.listing = await self._list(client)
+                self.listing = await self._list(live, client)
         except TimeoutError:
             await self._abandon(live)
             raise ToolError(
                 f"The MCP server {self.config.name!r} did not answer within "
-                f"{self.config.start_timeout:g} s.{_tail(live)}"
+                f"{self.config.start_timeout:g} s.{self._last_words(live)}"
             ) from None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is raised again, in other words
             await self._abandon(live)
-            reason = _first(error)
-            if isinstance(reason, MCPError) and (live.lost or reason.code == CONNECTION_CLOSED):
-                raise _Died(_tail(live)) from None
-            if isinstance(reason, MCPError | OSError | httpx2.HTTPError):
-                raise ToolError(
-                    f"The MCP server {self.config.name!r} cannot be used: {self._words(reason)}.{_tail(live)}"
-                ) from None
-            if isinstance(reason, ValidationError):
-                raise ToolError(
-                    f"The MCP server {self.config.name!r} does not speak MCP as we know it: "
-                    f"{reason.error_count()} faults, the first at {reason.errors()[0]['loc']}.{_tail(live)}"
-                ) from None
-            raise
+            raise self._start_error(live, _first(error)) from None
         live.client, self._live = client, live
         remember(self.config, self.listing)
-        return client
+        return live
+
+    def _start_error(self, live: _Live, reason: BaseException) -> BaseException:
+        name, words = self.config.name, self._last_words(live)
+        if isinstance(reason, MCPError) and reason.code == CONNECTION_CLOSED:
+            return _Died(words)
+        if isinstance(reason, MCPError | OSError | httpx2.HTTPError):
+            return ToolError(f"The MCP server {name!r} cannot be used: {self._text(reason, live)}.{words}")
+        if isinstance(reason, ValidationError):
+            return ToolError(
+                f"The MCP server {name!r} does not speak MCP as we know it: {reason.error_count()} faults, "
+                f"the first at {reason.errors()[0]['loc']}.{words}"
+            )
+        if isinstance(reason, RuntimeError):  # no protocol version that both know
+            return ToolError(f"The MCP server {name!r} cannot be used: {self._text(reason, live)}.{words}")
+        return reason
 
     @staticmethod
     async def _abandon(live: _Live) -> None:
@@ -227,7 +294,7 @@ class Connection:
     async def _hold(self, live: _Live, mode: str, ready: asyncio.Future[Client]) -> None:
         """Be inside the connection until it is to be left."""
         async with AsyncExitStack() as stack:
-            transport = _watched(await self._transport(live, stack), live)
+            transport = _mended(await self._transport(live, stack), live)
             client = await stack.enter_async_context(
                 Client(
                     transport,
@@ -237,45 +304,55 @@ class Connection:
                     raise_exceptions=False,
                 )
             )
-            ready.set_result(client)
-            await live.leave.wait()
+            listening = asyncio.create_task(_listen(client))
+            try:
+                ready.set_result(client)
+                await live.leave.wait()
+            finally:
+                listening.cancel()
+                await asyncio.wait({listening}, timeout=1)
 
     async def _transport(self, live: _Live, stack: AsyncExitStack) -> Any:
         config = self.config
-        if config.url is not None:
-            client = httpx2.AsyncClient(
-                headers=config.expanded(config.headers, "headers"),
-                timeout=httpx2.Timeout(30, read=config.timeout),
-            )
-            await stack.enter_async_context(client)
-            return streamable_http_client(config.url, http_client=client)
-        environment = config.environment()
-        command = config.program(environment)
-        if os.name == "posix" and sys.executable:
-            command = [sys.executable, "-I", "-S", str(KEEPER), *command]
-        errors = await stack.enter_async_context(_collecting(live.stderr))
-        return stdio_client(
-            StdioServerParameters(
-                command=command[0], args=command[1:], env=environment, cwd=config.directory()
-            ),
-            errlog=errors,
-        )
+        if config.url is None:
+            environment = config.environment()
+            command = config.program(environment)
+            return stdio_transport(command, environment, config.start_directory(), live.stderr)
 
-    async def _list(self, client: Client) -> Listing:
-        tools: list[ListedTool] = []
+        async def on_answer(response: httpx2.Response) -> None:
+            live.status = response.status_code if response.status_code >= 400 else None
+            is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
+            if isinstance(response.stream, httpx2.AsyncByteStream) and not is_events:
+                response.stream = _BoundedStream(response.stream)
+
+        client = httpx2.AsyncClient(
+            headers=config.expanded(config.headers, "headers"),
+            timeout=httpx2.Timeout(30, read=config.timeout),
+            event_hooks={"response": [on_answer]},
+        )
+        await stack.enter_async_context(client)
+        return streamable_http_client(config.url, http_client=client, max_sse_event_size=MAX_LINE)
+
+    async def _list(self, live: _Live, client: Client) -> Listing:
+        tools: dict[str, ListedTool] = {}
+        live.inbound.problems.clear()
         if client.server_capabilities.tools is not None:
-            cursor: str | None = None
-            for _ in range(MAX_PAGES):
-                page = await client.list_tools(cursor=cursor, cache_mode="bypass")
-                tools += [_listed(tool) for tool in page.tools]
-                if (cursor := page.next_cursor) is None:
+            async for page in _pages(lambda cursor: client.list_tools(cursor=cursor, cache_mode="bypass")):
+                for tool in page.tools:
+                    listed = _listed(tool)
+                    if tools.setdefault(tool.name, listed) != listed:
+                        live.inbound.problems.append(f"a second tool named {tool.name!r} was left out")
+                if len(tools) >= MAX_LISTED:
+                    live.inbound.problems.append(f"only the first {MAX_LISTED} tools are used")
                     break
+        resources = await self._has_resources(client)
         info = client.server_info
         return Listing(
             fingerprint=self.config.fingerprint(),
             server=f"{info.name} {info.version}" if info is not None else "",
-            tools=tools,
-            resources=await self._has_resources(client),
+            tools=list(tools.values())[:MAX_LISTED],
+            resources=resources,
+            problems=[problem for problem in live.inbound.problems[:MAX_PAGES] if " tool" in problem],
         )
 
     @staticmethod
@@ -293,6 +370,39 @@ class Connection:
             return False
 
 
+_STATUS_ONLY = ("Server returned an error response", "Not Found")
+"""What the SDK makes of an HTTP status."""
+
+
+def _is_expired(error: MCPError) -> bool:
+    """An HTTP server that does not know the session any more (404); the SDK has no code for it."""
+    return error.message == "Session terminated"
+
+
+async def _pages(fetch: Callable[[str | None], Awaitable[P]]) -> AsyncIterator[P]:
+    """The pages of a list; a cursor that was seen before ends it."""
+    cursor: str | None = None
+    seen: set[str | None] = set()
+    while cursor not in seen and len(seen) < MAX_PAGES:
+        seen.add(cursor)
+        page = await fetch(cursor)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+async def _listen(client: Client) -> None:
+    """Ask for announcements of other tools; servers before the protocol of 2026 send them unasked."""
+    tools = client.server_capabilities.tools
+    if client.protocol_version in MODERN_PROTOCOL_VERSIONS and tools is not None and tools.list_changed:
+        # What comes is seen by `Inbound`. A server that does not have this is as good without it.
+        with contextlib.suppress(Exception):
+            async with client.listen(tools_list_changed=True) as events:
+                async for _ in events:
+                    pass
+
+
 def _listed(tool: Any) -> ListedTool:
     notes = tool.annotations
     return ListedTool(
@@ -305,80 +415,111 @@ def _listed(tool: Any) -> ListedTool:
     )
 
 
-class _Watched:
-    """The stream of a transport, which takes note of its end."""
+# ---- the streams between a transport and the SDK ------------------------------------------------------
 
-    def __init__(self, stream: Any, live: _Live) -> None:
+
+class _Reading:
+    """The stream of what a server says, mended; takes note of its end."""
+
+    def __init__(self, stream: Any, writing: _Writing, live: _Live) -> None:
         self._stream = stream
+        self._writing = writing
         self._live = live
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __aiter__(self) -> _Watched:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
-        try:
-            return await self._stream.__anext__()
-        except BaseException:
-            self._live.lost = True
-            raise
+    async def __anext__(self) -> SessionMessage | Exception:
+        while True:
+            try:
+                item: SessionMessage | Exception = await self._stream.__anext__()
+            except StopAsyncIteration:
+                self._live.lost = True
+                raise
+            if isinstance(item, Exception):
+                continue  # a line that is no message
+            message, answer = self._live.inbound.received(item.message)
+            if answer is not None:
+                self._writing.send_soon(SessionMessage(answer))
+            if message is not None:
+                return SessionMessage(message, item.metadata)
 
-    async def __aenter__(self) -> _Watched:
+    async def receive(self) -> SessionMessage | Exception:
+        return await self.__anext__()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
         await self._stream.__aenter__()
         return self
 
     async def __aexit__(self, *error: Any) -> Any:
-        self._live.lost = True
+        return await self._stream.__aexit__(*error)
+
+
+class _Writing:
+    """The stream of what we say to a server."""
+
+    MAX_WAITING = 32
+    """Answers that wait for a server which does not read; the rest are dropped."""
+
+    def __init__(self, stream: Any, live: _Live) -> None:
+        self._stream = stream
+        self._live = live
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    async def send(self, item: SessionMessage) -> None:
+        self._live.inbound.sent(item.message)
+        await self._stream.send(item)
+
+    def send_soon(self, item: SessionMessage) -> None:
+        """Send without waiting, so that reading goes on."""
+        if len(self._waiting) < self.MAX_WAITING:
+            task = asyncio.create_task(self._try(item))
+            self._waiting.add(task)
+            task.add_done_callback(self._waiting.discard)
+
+    async def _try(self, item: SessionMessage) -> None:
+        with contextlib.suppress(Exception):  # the connection ends, which its reader notices
+            await self._stream.send(item)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> Any:
+        for task in list(self._waiting):
+            task.cancel()
         return await self._stream.__aexit__(*error)
 
 
 @asynccontextmanager
-async def _watched(transport: Any, live: _Live) -> AsyncIterator[Any]:
+async def _mended(transport: Any, live: _Live) -> AsyncIterator[Any]:
     async with transport as (read, write):
-        yield _Watched(read, live), write
+        writing = _Writing(write, live)
+        yield _Reading(read, writing, live), writing
 
 
-@asynccontextmanager
-async def _collecting(lines: deque[str]) -> AsyncIterator[TextIO]:
-    """A file for a server's standard error, of which the last lines are kept for messages."""
-    if sys.platform == "win32":  # its loop cannot watch a pipe
-        with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: ASYNC230, PTH123
-            yield nowhere
-        return
-    readable, writable = os.pipe()
-    loop = asyncio.get_running_loop()
-    os.set_blocking(readable, False)
-    rest = b""
+class _BoundedStream(httpx2.AsyncByteStream):
+    """Refuses an answer that is too large while it is read; event streams have a limit for each event."""
 
-    def read() -> None:
-        nonlocal rest
-        try:
-            data = os.read(readable, 65_536)
-        except BlockingIOError:
-            return
-        if not data:
-            loop.remove_reader(readable)
-            return
-        *whole, rest = (rest + data).split(b"\n")
-        rest = rest[-2_000:]
-        lines.extend(line[-500:].decode("utf-8", "replace") for line in whole if line.strip())
+    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        self._stream = stream
 
-    loop.add_reader(readable, read)
-    try:
-        with os.fdopen(writable, "w", encoding="utf-8") as file:
-            yield file
-    finally:
-        read()  # what was written last is often why
-        loop.remove_reader(readable)
-        os.close(readable)
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for chunk in self._stream:
+            length += len(chunk)
+            if length > MAX_LINE:
+                raise httpx2.StreamError(f"the answer is larger than {MAX_LINE:,} bytes")
+            yield chunk
 
-
-def _tail(live: _Live) -> str:
-    """The server's last words; what a terminal must not get is taken out where it is shown."""
-    said = "\n".join(list(live.stderr)[-5:])
-    return f" Its last words:\n{said}\n" if said else ""
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _first(error: BaseException) -> BaseException:

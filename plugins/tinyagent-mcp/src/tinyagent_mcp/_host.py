@@ -15,6 +15,9 @@ __all__ = ["Host"]
 
 T = TypeVar("T")
 
+END_SECONDS = 3.0
+"""Seconds that what is still running in the loop may take to end."""
+
 
 class Host:
     """A loop in a thread."""
@@ -45,6 +48,12 @@ class Host:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
+            # Tasks first: a generator that a task is inside of cannot be closed.
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                loop.run_until_complete(asyncio.wait(tasks, timeout=END_SECONDS))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()

@@ -32,13 +32,19 @@ class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server offers; `resources` says whether it has any to read."""
+    """What a server offers.
 
-    version: int = 1
+    Attributes:
+        resources: Whether it has any to read.
+        problems: What of its list was left out, and why.
+    """
+
+    version: int = 2
     fingerprint: str
     server: str = ""
     tools: list[ListedTool]
     resources: bool = False
+    problems: list[str] = []
 
     def tool(self, name: str) -> ListedTool | None:
         """The tool of this name."""
@@ -56,7 +62,7 @@ def recall(config: ServerConfig) -> Listing | None:
         listing = msgspec.json.decode(path.read_bytes(), type=Listing)
     except (OSError, ValueError):
         return None
-    good = listing.version == 1 and listing.fingerprint == config.fingerprint()
+    good = listing.version == 2 and listing.fingerprint == config.fingerprint()
     return listing if good else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import hashlib
+import logging
 import re
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["McpServers"]
 
+logger = logging.getLogger("tinyagent.mcp")
+
 SEPARATOR = "__"
 MAX_NAME = 64
 
@@ -42,36 +45,55 @@ class McpServers:
 
         with McpServers([ServerConfig(name="time", command="uvx mcp-server-time")]) as servers:
             agent.set_tools(servers.tools())
+
+    Attributes:
+        failures: Why servers could not be used, by name.
     """
 
     def __init__(self, servers: Iterable[ServerConfig]) -> None:
         self._configs = {server.name: server for server in servers}
         self._host = Host()
         self._connections: dict[str, Connection] = {}
+        self._used: dict[str, Listing] = {}
+        self._reported: set[str] = set()
         self._closed = False
+        self.failures: dict[str, Exception] = {}
         _open.add(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    @property
+    def configs(self) -> list[ServerConfig]:
+        """The servers, as they were given."""
+        return list(self._configs.values())
 
     def listings(self, *, fresh: bool = False) -> dict[str, Listing]:
         """What each server offers: as it was kept, or else asked now, all at the same time.
 
-        Raises:
-            ConfigurationError: a server cannot be used; names each of them and why.
+        A server that cannot be used is left out, and is in `failures`. It is not tried again before `fresh`.
         """
-        known = {
-            name: listing
-            for name, config in self._configs.items()
-            if not fresh and (listing := recall(config)) is not None
-        }
-        missing = [name for name in self._configs if name not in known]
+        if fresh:
+            self.failures.clear()
+        known: dict[str, Listing] = {}
+        for name, config in self._configs.items():
+            connection = self._connections.get(name)
+            live = connection.listing if connection is not None else None
+            listing = live or recall(config)
+            if listing is not None and not fresh:
+                known[name] = listing
+        missing = [name for name in self._configs if name not in known and name not in self.failures]
         if missing:
-            answers = self._host.run(self._discover(missing))
-            wrong = [answer for answer in answers if isinstance(answer, BaseException)]
-            if wrong:
-                self.close()
-                hints = dict.fromkeys(getattr(error, "hint", None) or SETUP_HINT for error in wrong)
-                raise ConfigurationError("\n".join(map(str, wrong)), hint="\n".join(hints))
-            known |= dict(zip(missing, answers, strict=True))  # type: ignore[arg-type]
-        return {name: known[name] for name in self._configs}
+            for name, answer in zip(missing, self._host.run(self._discover(missing)), strict=True):
+                if isinstance(answer, Listing):
+                    known[name] = answer
+                elif isinstance(answer, Exception):
+                    self.failures[name] = answer
+                else:
+                    raise answer
+        return {name: known[name] for name in self._configs if name in known}
 
     async def _discover(self, names: list[str]) -> list[Listing | BaseException]:
         return await asyncio.gather(
@@ -79,10 +101,28 @@ class McpServers:
         )
 
     def tools(self) -> list[AgentTool]:
-        """Every tool of every server, and two for the resources of those that have some."""
+        """Every tool of every server, and two for the resources of those that have some.
+
+        Servers that cannot be used, and tools that are left out, are reported once as warnings of the logger
+        `tinyagent.mcp`.
+
+        Raises:
+            ConfigurationError: a required server cannot be used, or none can; names each of them and why.
+        """
+        listings = self.listings()
+        required = [name for name in self.failures if self._configs[name].required]
+        if required or (self.failures and not listings):
+            wrong = [self.failures[name] for name in required or self.failures]
+            self.close()
+            hints = dict.fromkeys(getattr(error, "hint", None) or SETUP_HINT for error in wrong)
+            raise ConfigurationError("\n".join(map(str, wrong)), hint="\n".join(hints))
+        for error in self.failures.values():
+            self._report(f"{str(error).rstrip()} Its tools are missing in this run.")
         made: dict[str, AgentTool] = {}
-        for name, listing in self.listings().items():
+        for name, listing in listings.items():
             config = self._configs[name]
+            for problem in listing.problems:
+                self._report(f"MCP server {name!r}: {problem}")
             for listed in listing.tools:
                 if config.uses(listed.name):
                     tool = self._tool(config, listed, made)
@@ -90,7 +130,28 @@ class McpServers:
             if listing.resources:
                 for tool in self._resource_tools(config, made):
                     made[tool.name] = tool
+        self._used = listings
         return list(made.values())
+
+    def _report(self, text: str) -> None:
+        if text not in self._reported:
+            self._reported.add(text)
+            logger.warning("%s", text)
+
+    async def refresh(self) -> bool:
+        """Ask servers again that have announced other tools; whether `tools()` gives others than before.
+
+        A server that was started with a list that was kept may also turn out to have another one.
+        """
+        if any(connection.changed for connection in list(self._connections.values())):
+            await self._host.call(self._refresh())
+        return any(
+            connection.listing is not None and connection.listing != self._used.get(name)
+            for name, connection in list(self._connections.items())
+        )
+
+    async def _refresh(self) -> None:
+        await asyncio.gather(*(connection.refresh() for connection in self._connections.values()))
 
     def close(self) -> None:
         """End every server; returns when they are gone."""
@@ -130,11 +191,11 @@ class McpServers:
             signal: asyncio.Event | None,
             on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
-            async def told(progress: float, total: float | None, message: str | None) -> None:
+            async def report(progress: float, total: float | None, message: str | None) -> None:
                 on_update(_progress(progress, total, message))
 
             async def work() -> AgentToolResult:
-                return await self._connection(config.name).call_tool(listed, args, told)
+                return await self._connection(config.name).call_tool(listed, args, report)
 
             return await self._until(signal, work)
 
@@ -142,9 +203,9 @@ class McpServers:
             name=_name(config.name, listed.name, taken),
             label=listed.title or listed.name,
             description=listed.description or listed.title or listed.name,
-            parameters={"type": "object", **listed.input_schema},
+            parameters=listed.input_schema,
             execute=execute,
-            read_only=listed.read_only and not config.ask,
+            read_only=config.trust_read_only and listed.read_only,
             timeout=config.timeout,
             origin=config.fingerprint(),
         )
@@ -178,7 +239,7 @@ class McpServers:
             description=f"List the resources {about}, and templates of resources, with their URIs.",
             parameters=schema,
             execute=listed,
-            read_only=not config.ask,
+            read_only=config.trust_read_only,
             timeout=config.timeout,
             origin=config.fingerprint(),
         )
@@ -188,7 +249,6 @@ class McpServers:
             description=f"Read a resource {about} by its URI.",
             parameters={**schema, "properties": {"uri": uri}, "required": ["uri"]},
             execute=read,
-            read_only=not config.ask,
             timeout=config.timeout,
             origin=config.fingerprint(),
         )

@@ -1,0 +1,437 @@
+"""What a server sends, before the SDK reads it: each item of a list by itself, and nothing without a bound.
+
+The SDK validates an answer as a whole, so one malformed tool or item of content would lose all of them. Here
+what is malformed is left out by itself and named; content becomes the text and images that a model can
+read, cut while it is still raw; and notifications that are not needed are dropped before they cost a task.
+
+Format: https://modelcontextprotocol.io/specification/2025-11-25/schema
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    METHOD_NOT_FOUND,
+    REQUEST_TIMEOUT,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
+
+from tinyagent import Tool, ToolSchemaError
+from tinyagent.tools import tool_schema
+
+from ._stdio import CUT
+
+__all__ = ["Inbound"]
+
+MAX_TEXT = 100_000
+"""Characters of all texts of one result."""
+
+MAX_IMAGES = 20_000_000
+"""Characters of all images of one result, in base64."""
+
+IMAGES = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
+"""The types that models take; a request with any other is refused as a whole."""
+
+MAX_ITEMS = 1_000
+"""Items of content of one result."""
+
+MAX_STRUCTURED = 1_000_000
+"""Bytes of JSON of the structured content that is kept in the details of a result."""
+
+MAX_ERROR = 10_000
+"""Characters of an error."""
+
+MAX_DESCRIPTION = 20_000
+"""Characters of a tool's description."""
+
+MAX_SCHEMA = 262_144
+"""Bytes of JSON of a tool's input schema."""
+
+_NEEDED = frozenset(
+    ("notifications/progress", "notifications/cancelled", "notifications/subscriptions/acknowledged")
+)
+_CHANGES = frozenset(("notifications/tools/list_changed", "notifications/resources/list_changed"))
+
+
+class Inbound:
+    """Mends the messages of one connection.
+
+    Args:
+        changed: Called when the server announces that its tools or resources have changed.
+
+    Attributes:
+        problems: What was left out of lists, in words.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self.problems: list[str] = []
+        self._changed = changed
+        self._methods: dict[str | int, str] = {}
+        self._progress = _Allowance(burst=100, per_second=20)
+        self._requests = _Allowance(burst=100, per_second=20)
+
+    def sent(self, message: JSONRPCMessage) -> None:
+        """Take note of a request, whose answer is read by its method."""
+        if isinstance(message, JSONRPCRequest):
+            self._methods[message.id] = message.method
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._methods.pop((message.params or {}).get("requestId", ""), None)
+
+    def received(self, message: JSONRPCMessage) -> tuple[JSONRPCMessage | None, JSONRPCError | None]:
+        """What the SDK is to see of a message, and what is to be answered at once."""
+        match message:
+            case JSONRPCNotification():
+                return (message if self._is_needed(message) else None), None
+            case JSONRPCRequest():
+                if not self._requests.take():
+                    return None, None
+                if message.method == "ping":
+                    return message, None
+                # Sampling, elicitation and roots are not offered to servers.
+                refusal = ErrorData(code=METHOD_NOT_FOUND, message=f"{message.method} is not supported")
+                return None, JSONRPCError(jsonrpc="2.0", id=message.id, error=refusal)
+            case JSONRPCResponse():
+                method = self._methods.pop(_key(self._methods, message.id), None)
+                if method is None:
+                    return None, None  # nothing was asked, or it was answered before
+                message.result = self._result(method, message.result)
+                return message, None
+            case JSONRPCError():
+                if message.id is None:
+                    return None, None
+                self._methods.pop(_key(self._methods, message.id), None)
+                message.error = _error(message.error)
+                return message, None
+
+    def _is_needed(self, message: JSONRPCNotification) -> bool:
+        if message.method in _CHANGES:
+            self._changed()
+            return False
+        return message.method in _NEEDED and (
+            message.method != "notifications/progress" or self._progress.take()
+        )
+
+    def _result(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(result.get("_meta", {}), dict):
+            result = {key: value for key, value in result.items() if key != "_meta"}
+        size: int | None = result.pop(CUT, None)
+        match method:
+            case "initialize":
+                return _initialized(result)
+            case "tools/list":
+                return self._list(result, "tools", "tool", _tool)
+            case "resources/list":
+                return self._list(result, "resources", "resource", _resource("uri"))
+            case "resources/templates/list":
+                key = "resourceTemplates"
+                return self._list(result, key, "resource template", _resource("uriTemplate"))
+            case "tools/call" if result.get("resultType", "complete") == "complete":
+                return _called(result, size)
+            case "resources/read" if result.get("resultType", "complete") == "complete":
+                return _read(result, size)
+        return result
+
+    def _list(
+        self, result: dict[str, Any], key: str, what: str, mend: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        given = result.get(key)
+        items: list[dict[str, Any]] = []
+        for item in given if isinstance(given, list) else []:
+            try:
+                items.append(mend(item))
+            except _MalformedError as error:
+                self.problems.append(f"{_called_name(item, what)} was left out: {error}")
+        if not isinstance(given, list) and given is not None:
+            self.problems.append(f"the list of {what}s was left out: it is no list")
+        cursor = result.get("nextCursor")
+        mended = {**result, key: items}
+        if not isinstance(cursor, str):
+            mended.pop("nextCursor", None)
+        return mended
+
+
+class _MalformedError(Exception):
+    """An item is not what the protocol says."""
+
+
+class _Allowance:
+    """So many at once, and so many a second after that."""
+
+    def __init__(self, burst: float, per_second: float) -> None:
+        self._left = self._burst = burst
+        self._per_second = per_second
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+def _key(known: dict[str | int, str], given: str | int) -> str | int:
+    """The id of a request; some servers give back a number as text."""
+    if given not in known and isinstance(given, str) and given.isdigit():
+        return int(given)
+    return given
+
+
+def _error(error: ErrorData) -> ErrorData:
+    """The server's error in its words; the codes by which the SDK reports its own are not left to servers."""
+    text = error.message
+    if error.data not in (None, "", {}, []):
+        data = error.data if isinstance(error.data, str) else _json(error.data)
+        if data not in text:
+            text = f"{text}: {data}" if text else data
+    code = INTERNAL_ERROR if error.code in (CONNECTION_CLOSED, REQUEST_TIMEOUT) else error.code
+    return ErrorData(code=code, message=_text_cut(text, MAX_ERROR), data=error.data)
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, RecursionError):
+        return "[structured data that cannot be shown]"
+
+
+def _text_cut(text: str, limit: int) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # halves of surrogate pairs
+        text = text.encode("utf-8", "replace").decode()
+    if len(text) <= limit:
+        return text
+    return f"{text[:limit]}\n[… {len(text) - limit} more characters were left out]"
+
+
+def _initialized(result: dict[str, Any]) -> dict[str, Any]:
+    mended = dict(result)
+    capabilities = result.get("capabilities")
+    mended["capabilities"] = {
+        key: value
+        for key, value in (capabilities if isinstance(capabilities, dict) else {}).items()
+        if isinstance(value, dict)
+    }
+    info = result.get("serverInfo")
+    info = info if isinstance(info, dict) else {}
+    mended["serverInfo"] = {key: _text_of(info.get(key), 200) for key in ("name", "version")}
+    if not isinstance(result.get("instructions", ""), str):
+        mended.pop("instructions")
+    return mended
+
+
+def _text_of(value: Any, limit: int) -> str:
+    return _text_cut(value, limit) if isinstance(value, str) else ""
+
+
+# ---- lists ------------------------------------------------------------------------------------------
+
+
+def _called_name(item: Any, what: str) -> str:
+    for key in ("name", "uri", "uriTemplate"):
+        if isinstance(item, dict) and isinstance(item.get(key), str):
+            return f"the {what} {_text_cut(item[key], 100)!r}"
+    return f"a {what} without a name"
+
+
+def _tool(item: Any) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise _MalformedError("it is no object")
+    if not isinstance(item.get("name"), str) or not item["name"]:
+        raise _MalformedError("it has no name")
+    schema = item.get("inputSchema")
+    if not isinstance(schema, dict):
+        raise _MalformedError("it has no inputSchema" if schema is None else "its inputSchema is no object")
+    if len(_json(schema)) > MAX_SCHEMA:
+        raise _MalformedError("its inputSchema is too large")
+    name = _text_cut(item["name"], 1_000)
+    try:
+        # Repaired before the SDK sees it, which takes only schemas of its own draft.
+        schema = tool_schema(Tool(name, parameters=schema)).rules
+    except ToolSchemaError as error:
+        raise _MalformedError(str(error)) from None
+    mended: dict[str, Any] = {"name": name, "inputSchema": schema}
+    for key, limit in (("title", 200), ("description", MAX_DESCRIPTION)):
+        if isinstance(item.get(key), str):
+            mended[key] = _text_cut(item[key], limit)
+    notes = item.get("annotations")
+    if isinstance(notes, dict):
+        mended["annotations"] = {
+            **{
+                key: notes[key]
+                for key in ("readOnlyHint", "openWorldHint")
+                if isinstance(notes.get(key), bool)
+            },
+            **{key: _text_cut(notes[key], 200) for key in ("title",) if isinstance(notes.get(key), str)},
+        }
+    return mended
+
+
+def _resource(where: str) -> Callable[[Any], dict[str, Any]]:
+    def mend(item: Any) -> dict[str, Any]:
+        if not isinstance(item, dict):
+            raise _MalformedError("it is no object")
+        if not isinstance(item.get(where), str) or not item[where]:
+            raise _MalformedError(f"it has no {where}")
+        mended: dict[str, Any] = {where: _text_cut(item[where], 2_000)}
+        for key in ("name", "title", "description", "mimeType"):
+            if isinstance(item.get(key), str):
+                mended[key] = _text_cut(item[key], 2_000)
+        if type(item.get("size")) is int:
+            mended["size"] = item["size"]
+        mended.setdefault("name", mended[where])
+        return mended
+
+    return mend
+
+
+# ---- content ----------------------------------------------------------------------------------------
+
+
+def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
+    """The result of `tools/call`, its content as texts and images."""
+    given = result.get("content")
+    if isinstance(given, str):
+        given = [{"type": "text", "text": given}]
+    elif isinstance(given, dict):
+        given = [given]
+    items = _as_items(given)
+    if size is not None and items and items[-1].get("type") != "text":
+        items.pop()  # the end of it is missing
+    parts = [part for item in items[:MAX_ITEMS] for part in _content(item)]
+    structured = result.get("structuredContent") if size is None else None
+    mended = {
+        key: value for key, value in result.items() if key not in ("content", "structuredContent", "isError")
+    }
+    if structured is not None:
+        text = _json(structured)
+        if not parts:
+            parts = [_text(text)]
+        if isinstance(structured, dict) and len(text) <= MAX_STRUCTURED:
+            mended["structuredContent"] = structured
+    if len(items) > MAX_ITEMS:
+        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were left out]"))
+    if size is not None:
+        parts.insert(0, _text(f"[The server's answer was too large, {size:,} bytes; this is its beginning]"))
+    return {**mended, "content": _bounded(parts), "isError": result.get("isError") is True}
+
+
+def _as_items(given: Any) -> list[dict[str, Any]]:
+    return [
+        item if isinstance(item, dict) else {"type": None, "value": item}
+        for item in (given if isinstance(given, list) else [])
+    ]
+
+
+def _content(item: dict[str, Any]) -> list[dict[str, Any]]:
+    kind = item.get("type")
+    match kind:
+        case "text" if isinstance(item.get("text"), str):
+            return [_text(item["text"])]
+        case "image" if isinstance(item.get("data"), str):
+            return [_image(item["data"], item.get("mimeType"))]
+        case "audio" if isinstance(item.get("data"), str):
+            return [_text(f"[Audio, {_kind(item)}, {_bytes(item['data'])} bytes: cannot be shown]")]
+        case "resource" if isinstance(item.get("resource"), dict):
+            return _resource_parts(item["resource"])
+        case "resource_link" if isinstance(item.get("uri"), str):
+            told = [item.get("title") or item.get("name"), item["uri"], item.get("mimeType")]
+            told.append(item.get("description"))
+            return [_text(f"[Resource: {', '.join(one for one in told if isinstance(one, str) and one)}]")]
+        case "text" | "image" | "audio" | "resource" | "resource_link":
+            return [_text(f"[An item of the type {kind!r} was malformed and is left out]")]
+        case str():
+            return [_text(f"[Content of the type {kind[:100]!r} cannot be shown]")]
+    return [_text("[An item without a type was malformed and is left out]")]
+
+
+def _read(result: dict[str, Any], size: int | None) -> dict[str, Any]:
+    """The result of `resources/read`, its contents as texts and images."""
+    items = _as_items(result.get("contents"))
+    if size is not None and items and "blob" in items[-1]:
+        items.pop()
+    parts = [part for item in items[:MAX_ITEMS] for part in _resource_parts(item)]
+    if len(items) > MAX_ITEMS:
+        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were left out]"))
+    if size is not None:
+        parts.insert(0, _text(f"[The server's answer was too large, {size:,} bytes; this is its beginning]"))
+    contents = [
+        {"uri": "tinyagent:text", "text": part["text"]}
+        if part["type"] == "text"
+        else {"uri": "tinyagent:image", "blob": part["data"], "mimeType": part["mimeType"]}
+        for part in _bounded(parts)
+    ]
+    return {**result, "contents": contents}
+
+
+def _resource_parts(item: dict[str, Any]) -> list[dict[str, Any]]:
+    uri = item["uri"] if isinstance(item.get("uri"), str) else "a resource"
+    if isinstance(item.get("text"), str):
+        return [_text(item["text"])]
+    if isinstance(item.get("blob"), str):
+        if _kind(item).startswith("image/"):
+            return [_text(f"[{uri}]"), _image(item["blob"], item.get("mimeType"))]
+        return [_text(f"[{uri} is {_kind(item)}, {_bytes(item['blob'])} bytes: cannot be shown]")]
+    return [_text(f"[{uri} was malformed and is left out]")]
+
+
+def _kind(item: dict[str, Any]) -> str:
+    kind = item.get("mimeType")
+    return kind[:100] if isinstance(kind, str) and kind else "an unknown type"
+
+
+def _bytes(data: str) -> int:
+    return len(data) * 3 // 4
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _image(data: str, kind: Any) -> dict[str, Any]:
+    kind = kind.lower() if isinstance(kind, str) else ""
+    if kind not in IMAGES:
+        return _text(f"[An image of the type {kind[:100]!r}, {_bytes(data)} bytes: cannot be shown]")
+    if len(data) <= MAX_IMAGES:
+        try:
+            base64.b64decode(data := "".join(data.split()), validate=True)
+        except ValueError:
+            return _text("[An image was malformed and is left out: it is not base64]")
+    return {"type": "image", "data": data, "mimeType": kind}
+
+
+def _bounded(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """No more than a model can use: what is beyond is left out, and that is said."""
+    kept: list[dict[str, Any]] = []
+    left, images = MAX_TEXT, MAX_IMAGES
+    omitted = 0
+    for part in parts:
+        if part["type"] == "image":
+            images -= len(part["data"])
+            kept.append(part if images >= 0 else _text("[An image was left out: too large]"))
+            continue
+        text = part["text"]
+        if left <= 0 and text:
+            omitted += len(text)
+            continue
+        omitted += max(0, len(text) - left)
+        kept.append(_text(_text_cut(text[:left], MAX_TEXT)))
+        left -= len(text)
+    if omitted:
+        kept.append(_text(f"[… {omitted} more characters were left out]"))
+    return kept

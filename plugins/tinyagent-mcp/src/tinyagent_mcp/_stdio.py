@@ -1,0 +1,335 @@
+"""A server as a process: JSON-RPC messages, one a line, on its standard input and output.
+
+The SDK has such a transport too. This one reads bytes, so that everything a server may print has a bound and
+an outcome: a line that is too long is cut, bytes that are not UTF-8 are replaced, and a line that is no
+message is ignored, or fails the request that it answers.
+
+Format: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import msgspec
+from mcp.shared.message import SessionMessage
+from mcp_types import INTERNAL_ERROR, JSONRPCRequest, jsonrpc_message_adapter
+from pydantic import ValidationError
+
+from tinyagent import parse_streaming_json
+
+__all__ = ["MAX_LINE", "stdio_transport"]
+
+KEEPER = Path(__file__).with_name("_keeper.py")
+CHUNK = 262_144
+
+MAX_LINE = 32 * 1024 * 1024
+"""Bytes of one message; of a longer one the beginning is read."""
+
+MAX_SKIPPED = 512 * 1024 * 1024
+"""Bytes of one line after which the connection is given up."""
+
+HEAD, TAIL = 1024 * 1024, 4096
+"""Bytes that are kept of the beginning and of the end of a line that is too long."""
+
+CUT = "tinyagent/cut"
+"""Marks a result of which only the beginning was read: the number of bytes that the message had."""
+
+EXIT_SECONDS = 4.0
+"""Seconds that the keeper may take to end the server: one for it to exit by itself, and a reserve."""
+
+_ID = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*[,}]')
+
+
+@asynccontextmanager
+async def stdio_transport(
+    command: Sequence[str], environment: Mapping[str, str], directory: Path, errors: deque[str]
+) -> AsyncIterator[tuple[Any, Any]]:
+    """Start a server; gives the streams that the SDK's client takes. The server is gone afterwards.
+
+    Args:
+        command: The program, as a path, and its arguments.
+        environment: All that it sees of the environment.
+        directory: Where it is started.
+        errors: Gets the last lines of its standard error.
+    """
+    if os.name == "posix" and sys.executable:
+        command = [sys.executable, "-I", "-S", str(KEEPER), *command]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(environment),
+        cwd=directory,
+        start_new_session=os.name == "posix",
+        limit=CHUNK,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    listening = asyncio.create_task(_collect(process.stderr, errors))
+    waiting: set[str | int] = set()
+    try:
+        yield _Messages(process.stdout, waiting, listening), _Requests(process.stdin, waiting)
+    finally:
+        await _finish(process)
+        listening.cancel()
+        await asyncio.wait({listening})
+
+
+async def _finish(process: asyncio.subprocess.Process) -> None:
+    """Close its input, and kill the group if it is still there after that."""
+    assert process.stdin is not None
+    process.stdin.close()
+    ended = asyncio.ensure_future(process.wait())
+    if not await _ends(ended, EXIT_SECONDS):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.kill()
+        await _ends(ended, 1.0)
+    ended.cancel()
+    # A process that was left over may hold the pipes open. Nothing public gives the transport.
+    transport: Any = getattr(process, "_transport", None)
+    if transport is not None:
+        transport.close()
+
+
+async def _ends(ended: asyncio.Future[int], seconds: float) -> bool:
+    """Whether it ends in time; the time is short, so a cancellation does not cut it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while not ended.done() and (left := deadline - loop.time()) > 0:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({ended}, timeout=left)
+    return ended.done()
+
+
+async def _collect(stream: asyncio.StreamReader, lines: deque[str]) -> None:
+    """Keep the last lines of standard error, each cut; however much is written, it is read."""
+    rest = b""
+    while data := await stream.read(65_536):
+        *whole, rest = (rest + data).split(b"\n")
+        rest = rest[-2_000:]
+        lines.extend(line[-500:].decode("utf-8", "replace") for line in whole[-100:] if line.strip())
+    if rest.strip():
+        lines.append(rest[-500:].decode("utf-8", "replace"))
+
+
+class _Stream:
+    """What the streams of both directions have in common."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Nothing: the process is ended by who started it."""
+
+
+class _Requests(_Stream):
+    """What we say to the server."""
+
+    def __init__(self, pipe: asyncio.StreamWriter, waiting: set[str | int]) -> None:
+        self._pipe = pipe
+        self._waiting = waiting
+
+    async def send(self, item: SessionMessage) -> None:
+        message = item.message
+        data = message.model_dump_json(by_alias=True, exclude_unset=True).encode("utf-8", "replace")
+        if isinstance(message, JSONRPCRequest):
+            self._waiting.add(message.id)
+        try:
+            self._pipe.write(data + b"\n")
+            await self._pipe.drain()
+        except (OSError, RuntimeError):
+            raise anyio.BrokenResourceError from None
+
+
+class _Messages(_Stream):
+    """What the server says to us."""
+
+    def __init__(
+        self, pipe: asyncio.StreamReader, waiting: set[str | int], listening: asyncio.Task[None]
+    ) -> None:
+        self._pipe = pipe
+        self._waiting = waiting
+        self._listening = listening
+        self._buffer = bytearray()
+        self._ready: deque[SessionMessage] = deque()
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def receive(self) -> SessionMessage:
+        try:
+            return await self.__anext__()
+        except StopAsyncIteration:
+            raise anyio.EndOfStream from None
+
+    async def __anext__(self) -> SessionMessage:
+        while not self._ready:
+            if self._ended:
+                # What was written last to standard error is often why.
+                await asyncio.wait({self._listening}, timeout=0.5)
+                raise StopAsyncIteration
+            line = await self._line()
+            if line is not None:
+                self._ready.extend(self._parsed(line))
+        return self._ready.popleft()
+
+    async def _line(self) -> bytes | _LongLine | None:
+        """The next line; None for one without content, and at the end."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            if len(self._buffer) > MAX_LINE:
+                return await self._long_line()
+            searched = len(self._buffer)
+            data = await self._pipe.read(CHUNK)
+            if not data:
+                self._ended = True
+                line = bytes(self._buffer)
+                self._buffer.clear()
+                return line
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line if line.strip() else None
+
+    async def _long_line(self) -> _LongLine | None:
+        head, tail, length = bytes(self._buffer[:HEAD]), bytes(self._buffer[-TAIL:]), len(self._buffer)
+        self._buffer.clear()
+        while data := await self._pipe.read(CHUNK):
+            rest, newline, after = data.partition(b"\n")
+            length += len(rest)
+            tail = (tail + rest)[-TAIL:]
+            if newline:
+                self._buffer += after
+                return _LongLine(head, tail, length)
+            if length > MAX_SKIPPED:
+                break
+        self._ended = True
+        return _LongLine(head, tail, length)
+
+    # ---- from a line to messages ------------------------------------------------------------------
+
+    def _parsed(self, line: bytes | _LongLine) -> Iterator[SessionMessage]:
+        """The messages in a line; an answer that cannot be read is an error for the request."""
+        found = self._of_long(line) if isinstance(line, _LongLine) else self._decoded(line)
+        for one in found if isinstance(found, list) else [found]:  # the protocol of 2025-03-26 has batches
+            if not isinstance(one, dict):
+                continue
+            if one.get("id") is None and "error" in one and len(self._waiting) == 1:
+                one = {**one, "id": next(iter(self._waiting))}
+            try:
+                message = jsonrpc_message_adapter.validate_python(_envelope(one), by_name=False)
+            except (ValidationError, RecursionError):
+                answer = None
+                if "result" in one or "error" in one:
+                    answer = self._failure(one.get("id"), "the server's answer is no JSON-RPC message")
+                if answer is not None:
+                    yield answer
+                continue
+            if "result" in one or "error" in one:
+                self._waiting.discard(getattr(message, "id", None) or "")
+            yield SessionMessage(message)
+
+    def _decoded(self, line: bytes) -> Any:
+        try:
+            return msgspec.json.decode(line)
+        except (msgspec.DecodeError, RecursionError):
+            pass
+        try:
+            # Slower, and takes what others do not: halves of surrogate pairs, NaN, integers of any length.
+            return json.loads(line.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            return self._unreadable(line)
+
+    def _unreadable(self, line: bytes) -> Any:
+        """An error answer if the line was meant for a message; what else is printed is none of ours."""
+        if b'"jsonrpc"' not in line[:TAIL] and b'"jsonrpc"' not in line[-TAIL:]:
+            return None
+        return self._error(
+            _ids(line[:TAIL], line[-TAIL:]), "the server's answer is not JSON, or nested too deep"
+        )
+
+    def _of_long(self, line: _LongLine) -> Any:
+        read = parse_streaming_json(line.head.decode("utf-8", "replace")) or {}
+        result = read.get("result")
+        ids = [read["id"]] if "id" in read else _ids(b"", line.tail)
+        known = next((one for one in ids if one in self._waiting), None)
+        if isinstance(result, dict) and known is not None:
+            return {"id": known, "result": {**result, CUT: line.length}}
+        return self._error(ids, f"the server's answer is too large ({line.length:,} bytes)")
+
+    def _error(self, ids: Sequence[Any], text: str) -> Any:
+        known = next((one for one in ids if isinstance(one, str | int) and one in self._waiting), None)
+        if known is None and not ids and len(self._waiting) == 1:
+            known = next(iter(self._waiting))
+        if known is None:
+            return None
+        return {"id": known, "error": {"code": INTERNAL_ERROR, "message": text}}
+
+    def _failure(self, request: Any, text: str) -> SessionMessage | None:
+        error = self._error([] if request is None else [request], text)
+        if error is None:
+            return None
+        self._waiting.discard(error["id"])
+        return SessionMessage(jsonrpc_message_adapter.validate_python(_envelope(error), by_name=False))
+
+
+class _LongLine:
+    """What is left of a line that was too long."""
+
+    def __init__(self, head: bytes, tail: bytes, length: int) -> None:
+        self.head, self.tail, self.length = head, tail, length
+
+
+def _ids(head: bytes, tail: bytes) -> list[str | int]:
+    """What may be the id of a message that cannot be parsed."""
+    found = _ID.findall(head)[:1] + _ID.findall(tail)[-1:]
+    return [one[1:-1].decode("utf-8", "replace") if one[:1] == b'"' else int(one) for one in found]
+
+
+def _envelope(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with what careless servers leave out or write in another way."""
+    mended = {**message, "jsonrpc": "2.0"}
+    identifier = mended.get("id")
+    if isinstance(identifier, float) and identifier.is_integer():
+        mended["id"] = int(identifier)
+    if mended.get("result") is None and mended.get("error") is not None:
+        mended.pop("result", None)
+        error = mended["error"]
+        if not isinstance(error, dict):
+            error = {"message": error if isinstance(error, str) else json.dumps(error)[:2_000]}
+        code, text = error.get("code"), error.get("message")
+        mended["error"] = {
+            **error,
+            "code": code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,
+            "message": text if isinstance(text, str) else json.dumps(text)[:2_000],
+        }
+    else:
+        mended.pop("error", None)
+        if "params" in mended and not isinstance(mended["params"], dict):
+            mended.pop("params")
+    return mended
