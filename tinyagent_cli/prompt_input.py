@@ -35,11 +35,15 @@ class StandardInput:
     Args:
         descriptor: None if standard input is closed.
         note: Called if the first byte takes more than a second.
+
+    Attributes:
+        was_empty: It was read, and there was nothing in it but white space.
     """
 
     def __init__(self, descriptor: int | None, note: Callable[[str], None]) -> None:
         self._descriptor = descriptor
         self._note = note
+        self.was_empty = False
 
     @property
     def is_piped(self) -> bool:
@@ -66,7 +70,9 @@ class StandardInput:
                 self._note(waiting)
         except OSError as error:
             raise InputError(f"Cannot read standard input: {error.strerror}.") from None
-        return read_descriptor(self._descriptor, limit=limit, name="standard input", error=InputError)
+        data = read_descriptor(self._descriptor, limit=limit, name="standard input", error=InputError)
+        self.was_empty = not data.strip()
+        return data
 
 
 def read_file(path: str, stdin: StandardInput, limit: int = MAX_INPUT) -> bytes:

@@ -147,11 +147,9 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     history = _history(app, options.history, stdin)
     system = _system(options.system, stdin) if options.system is not None else run.system or ""
     files = read_files(options.files, stdin)
-    piped_text = stdin.read() if piped else None
-    message = build_prompt(prompt, files, piped_text)
-    empty_stdin = piped_text is not None and not piped_text.strip()
-    if empty_stdin:
-        app.warn("Standard input is empty, so only the prompt is sent. Did the command before it fail?")
+    message = build_prompt(prompt, files, stdin.read() if piped else None)
+    if stdin.was_empty:
+        app.warn("Standard input is empty. Did the command before it fail?")
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -165,7 +163,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         changed_tools=changed_tools,
         history=history,
         message=message,
-        empty_stdin=empty_stdin,
+        empty_stdin=stdin.was_empty,
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),

@@ -65,10 +65,10 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
     progress = Progress(lifetime)
     if options.timeout is not None:
         lifetime.limit(options.timeout, "--timeout")
-    lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
     stdin, stdout = take_stdin(), take_stdout()
     runner = runner_closed_at_exit()
     with Records(stdout if options.jsonl else None, progress, lifetime) as records:
+        lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
         if options.output is not None:
             records.open_file(options.output, [*_inputs(options), ("standard input", stdin)], stdout)

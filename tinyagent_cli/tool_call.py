@@ -15,7 +15,7 @@ from tinyagent.errors import ToolError
 from . import configuration
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import InputError
+from .failures import InputError, describe
 from .kernel_guards import protect_memory
 from .lifetime import Lifetime
 from .output import Output, take_stdin, take_stdout
@@ -35,6 +35,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
     stdout = take_stdout()
     runner = runner_closed_at_exit()
     with Lifetime() as lifetime:
+        lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
         found = configuration.load()
         plugins = PluginManager.from_settings(found)

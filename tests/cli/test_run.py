@@ -498,10 +498,11 @@ def test_bytes_that_are_not_text_are_refused(cli: Cli, args: str) -> None:
 def test_empty_standard_input_is_mentioned(cli: Cli, source: str) -> None:
     """The command before it in a pipe may have failed: one warning, and a field of the header."""
     cli.file("empty", "")
-    line = "$T run --jsonl -m demo Summarise"
-    done = cli.shell(f"{line} {source}" if source.startswith("<") else f"{source} {line}")
-    assert (0, True) == (done.code, done.lines[0]["empty_stdin"])
-    assert 1 == done.err.count("Warning: Standard input is empty")
+    for reads in ("", "-f -", "-s @-"):
+        line = f"$T run --jsonl -m demo {reads} Summarise"
+        done = cli.shell(f"{line} {source}" if source.startswith("<") else f"{source} {line}")
+        assert (0, True) == (done.code, done.lines[0]["empty_stdin"])
+        assert 1 == done.err.count("Warning: Standard input is empty")
 
 
 @pytest.mark.parametrize("source", ["true | $T run --no-stdin", "$T run < /dev/null", "echo text | $T run"])
