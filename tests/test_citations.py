@@ -103,6 +103,13 @@ def test_the_sources_of_a_message() -> None:
     assert [] == extract_citations(assistant("No sources"))
 
 
+@pytest.mark.parametrize("citations", [None, "x", [None], [5, {"url": 7}], [{}], {"url": URL}])
+def test_odd_citations_of_custom_providers(citations: Any) -> None:
+    """They break neither the list nor what is shown."""
+    message = assistant({"type": "text", "text": "Hi", "citations": citations})
+    assert ([], "Hi\n") == (extract_citations(message), shown(message))
+
+
 def shown(message: Any) -> str:
     async def render() -> None:
         renderer = TextRenderer(Output(file.fileno(), "the file"))

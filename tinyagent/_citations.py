@@ -10,6 +10,7 @@ Each protocol has its own objects for this, and some servers mix them, so one fu
     Perplexity     `citations`, a list of URLs, and `search_results`: https://docs.perplexity.ai
     xAI            `citations`, a list of URLs
     Gemini         `{"web": {"uri", "title"}}`
+    ours           `Citation`, from a proxy
 
 The objects as they came are kept by the providers that want them back, in a block's signature.
 """
@@ -57,9 +58,9 @@ def _read(value: Any) -> Citation:
     if cited_text := next(_strings(forms, _CITED_TEXT), None):
         citation["cited_text"] = cited_text
     # Characters of the answer. Anthropic's `start_char_index` counts in the source, and is not one of them.
-    if (start := _position(forms, "start_index")) is not None:
+    if (start := _position(forms, "start_index", "start")) is not None:
         citation["start"] = start
-    if (end := _position(forms, "end_index")) is not None:
+    if (end := _position(forms, "end_index", "end")) is not None:
         citation["end"] = end
     return citation
 
@@ -69,8 +70,8 @@ def _strings(forms: list[Mapping[str, Any]], keys: tuple[str, ...]) -> Iterator[
     return (form[key] for form in forms for key in keys if isinstance(form.get(key), str) and form[key])
 
 
-def _position(forms: list[Mapping[str, Any]], key: str) -> int | None:
-    values = (form.get(key) for form in forms)
+def _position(forms: list[Mapping[str, Any]], *keys: str) -> int | None:
+    values = (form.get(key) for form in forms for key in keys)
     return next((n for n in values if isinstance(n, int) and not isinstance(n, bool) and n >= 0), None)
 
 
@@ -95,12 +96,12 @@ def extract_citations(message: Mapping[str, Any]) -> list[Citation]:
     content = message.get("content")
     for block in content if isinstance(content, list) else ():
         cited = block.get("citations") if isinstance(block, Mapping) else None
-        for citation in cited if isinstance(cited, list) else ():
+        # Messages of custom providers come as they are: only what is well formed counts.
+        for citation in read_citations(cited):
             url, title = citation.get("url"), citation.get("title")
             source = sources.setdefault(url or title or "", {})
             if url:
                 source["url"] = url
             if title:
                 source.setdefault("title", title)
-    sources.pop("", None)
     return list(sources.values())

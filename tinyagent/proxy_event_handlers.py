@@ -18,7 +18,8 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
                    the deltas do not add up to them
     done, error    finishReason, the provider's own word; normalUsage, usage in our words; images, the URLs of
                    the images that the model made
-    done           signatures, {contentIndex: signature} of blocks that were signed after their end
+    done           signatures, {contentIndex: signature} of blocks that were signed after their end;
+                   citations, {contentIndex: [Citation]} of the texts that have any
     error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as the errors of
                    `tinyagent.errors` have them
 """
@@ -30,6 +31,7 @@ from typing import Any
 
 import msgspec
 
+from ._citations import read_citations
 from ._finish_reasons import finish_kind
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder, dollars
@@ -56,6 +58,7 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     normal_usage: Any = None
     images: Any = None
     signatures: Any = None
+    citations: Any = None
     error_kind: str | None = None
     error_category: str | None = None
     error_status: int | None = None
@@ -155,6 +158,7 @@ class ProxyDecoder(ReplyDecoder):
                 self._reason = event.reason or "stop"
                 self.finish_reason = event.finish_reason or self._reason
                 self._sign(event.signatures)
+                self._cite(event.citations)
                 self._finish(out)
 
     def _index(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> int:
@@ -207,6 +211,14 @@ class ProxyDecoder(ReplyDecoder):
             index = self._places.get(int(place)) if place.isdecimal() else None
             if index is not None and isinstance(signature, str):
                 self.builder.update(index, **{_SIGNATURES[self.builder.block(index)["type"]]: signature})
+
+    def _cite(self, citations: Any) -> None:
+        """Set the sources of texts."""
+        for place, cited in citations.items() if isinstance(citations, Mapping) else ():
+            index = self._places.get(int(place)) if place.isdecimal() else None
+            known = read_citations(cited)
+            if known and index is not None and self.builder.block(index)["type"] == "text":
+                self.builder.update(index, citations=known)
 
     # ---- ends ---------------------------------------------------------------------------------------
 

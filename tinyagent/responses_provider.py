@@ -26,7 +26,7 @@ from ._citations import add_citations, read_citations
 from ._finish_reasons import finish_kind
 from ._handover import IMAGE_NOTE, NO_RESULT, handover
 from ._message_builder import BuilderEvent
-from ._model_families import ModelFamily, settings_for
+from ._model_families import ModelFamily, family_of, settings_for
 from ._servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
@@ -42,9 +42,15 @@ from ._wire import (
     string,
 )
 from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions
-from .errors import TinyAgentError
+from .errors import ProviderError, TinyAgentError
 
-__all__ = ["OpenAIResponsesModel", "ResponsesDecoder", "request_body", "stream_openai_responses"]
+__all__ = [
+    "OpenAIResponsesModel",
+    "ResponsesDecoder",
+    "request_body",
+    "stream_openai_responses",
+    "wants_responses",
+]
 
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 LONGEST_CACHE_KEY = 64
@@ -340,7 +346,6 @@ class ResponsesDecoder(ReplyDecoder):
         if value is None:
             return
         kind = string(value.get("type")) or name.decode("utf-8", "replace")
-        source, _, step = kind.rpartition(".")
         match kind:
             case "response.output_text.delta" | "response.refusal.delta":
                 self._text(value, value.get("delta"), kind, out)
@@ -367,6 +372,7 @@ class ResponsesDecoder(ReplyDecoder):
                 self.seen -= 1
                 self.pings += 1
             case _:
+                source, _, step = kind.rpartition(".")
                 if source in _REASONING and step in ("delta", "done"):
                     self._think(value, source, step, out)
                 elif kind == "error" or value.get("error"):
@@ -715,15 +721,31 @@ async def stream_openai_responses(
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, given.get("api_key"))
-    return await open_stream(
-        _url(base_url),
-        request_body(model, context, given),
-        model=model,
-        options=given,
-        headers=headers,
-        secrets=secrets,
-        decoder=partial(ResponsesDecoder, model),
-    )
+    try:
+        return await open_stream(
+            _url(base_url),
+            request_body(model, context, given),
+            model=model,
+            options=given,
+            headers=headers,
+            secrets=secrets,
+            decoder=partial(ResponsesDecoder, model),
+        )
+    except ProviderError as error:
+        if error.status in (404, 405) and server_of(base_url) != "openai":
+            error.hint = "If this server has no Responses API, choose its protocol: -O api=openai-completions"
+        raise
+
+
+def wants_responses(model_id: str) -> bool:
+    """Whether a model of OpenAI's belongs to the Responses API.
+
+    chat/completions refuses the tools of models that reason, or does not have these models at all.
+
+    Args:
+        model_id: As OpenAI writes it; dated, fine-tuned and future ids are read, too.
+    """
+    return family_of(model_id).responses
 
 
 def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:

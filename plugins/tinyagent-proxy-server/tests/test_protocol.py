@@ -93,6 +93,15 @@ async def test_signatures_arrive_with_their_blocks() -> None:
     assert b"signatures" not in written
 
 
+async def test_citations_arrive() -> None:
+    """A caller has the sources of a text as if it had asked the provider itself."""
+    cited = [{"url": "https://example.org", "title": "A", "start": 0, "end": 2}, {"title": "a.pdf"}]
+    content: Any = [{"type": "text", "text": "Hi", "citations": cited}]
+    _, written = await said(Reply("Hi", content=content))
+    _, message = decoded(written)
+    assert cited == message["content"][0]["citations"]
+
+
 async def test_half_a_surrogate_pair_does_not_stop_a_reply() -> None:
     """What JSON cannot say as it stands is said with escapes."""
     _, written = await said(Reply(text("a\ud83d", "\ude00b")))

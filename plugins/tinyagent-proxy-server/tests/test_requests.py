@@ -199,3 +199,28 @@ async def test_a_defect_is_a_line_and_a_status(serving: Serving, monkeypatch: py
         assert (500, "Internal Server Error") == (reply.status_code, reply.text)
         assert "status=500" in served.lines[-1]
         assert 200 == (await served.http("POST", "/api/stream", content=asked())).status_code
+
+
+@pytest.mark.parametrize(
+    ("model_id", "api", "path"),
+    [
+        ("gpt-4.1", None, "/v1/chat/completions"),
+        ("gpt-5", None, "/v1/responses"),
+        ("gpt-5", "openai-completions", "/v1/chat/completions"),
+    ],
+)
+async def test_openai_is_asked_over_the_protocol_of_the_model(
+    model_id: str, api: Any, path: str, serving: Serving
+) -> None:
+    """As without the proxy, unless the configuration chooses."""
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "ok"}]}]
+    reply = (
+        FakeReply.json({"status": "completed", "output": output})
+        if path.endswith("responses")
+        else FakeReply.text("ok")
+    )
+    async with FakeServer(reply) as server:
+        table = ProviderTable(base_url=server.url, api=api, api_key_env="UP_KEY")
+        async with serving(providers={"openai": table}) as served:
+            message = await served.message(f"openai/{model_id}")
+        assert (path, "ok") == (server.requests[0].path, message["content"][0]["text"])

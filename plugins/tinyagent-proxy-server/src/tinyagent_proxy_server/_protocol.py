@@ -3,7 +3,8 @@
 Beside what every client of the protocol knows, events carry fields that other clients skip:
 
     done, error     finishReason, the provider's own word; normalUsage, usage as tinyagent counts it
-    done            signatures, {contentIndex: signature} of blocks that were signed after their end
+    done            signatures, {contentIndex: signature} of blocks that were signed after their end;
+                    citations, {contentIndex: [Citation]} of the texts that have any
     toolcall_end    id and toolName as they are at the end; contentSignature; arguments, the JSON text, where
                     it is not what the deltas add up to
     error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, with the meaning
@@ -293,8 +294,13 @@ class EventWriter:
             for index, block in enumerate(message["content"])
             if block.get(_SIGNATURES.get(block["type"], "")) not in (None, "", self._signed.get(index))
         }
-        fields = {"type": "done", "reason": self.finish, "signatures": late or None}
-        return _line({**fields, **self._spent(message)})
+        cited = {
+            str(index): block["citations"]
+            for index, block in enumerate(message["content"])
+            if block.get("citations")
+        }
+        fields = {"signatures": late or None, "citations": cited or None, **self._spent(message)}
+        return _line({"type": "done", "reason": self.finish, **fields})
 
     def _spent(self, message: Mapping[str, Any]) -> dict[str, Any]:
         self.usage = message.get("usage")

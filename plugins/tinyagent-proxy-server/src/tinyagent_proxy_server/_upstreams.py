@@ -86,6 +86,7 @@ class Upstream:
         variable = table.api_key_env or (None if table.base_url else variable)
         self.name = name
         self.api = table.api or api
+        self._api_chosen = table.api is not None
         self.secret = os.environ.get(variable, "").strip() if variable else None
         if self.secret == "":
             raise ConfigurationError(
@@ -115,17 +116,25 @@ class Upstream:
             return self._demo.make_model("", self._options) if model_id in ("", DEMO) else None
         if not model_id or not any(fnmatchcase(model_id, pattern) for pattern in self._patterns):
             return None
-        api = _APIS[self.api]
+        api = _APIS[self._api_of(model_id)]
         make = getattr(import_module(api.module), api.model)
         model: Model = make(provider=self.name, id=model_id, **self._fields)
         return model
+
+    def _api_of(self, model_id: str) -> str:
+        """The protocol of a model: OpenAI's later ones belong to the Responses API, unless the file says."""
+        if self.name != "openai" or self._api_chosen:
+            return self.api
+        from tinyagent.responses_provider import wants_responses
+
+        return "openai-responses" if wants_responses(model_id) else self.api
 
     async def stream(self, model: Model, context: Context, options: Mapping[str, Any]) -> StreamResponse:
         """The reply, as soon as it is under way."""
         given: Any = {**options, "api_key": self.secret}
         if self._demo is not None:
             return await self._demo.stream_fn(model, context, given)
-        api = _APIS[self.api]
+        api = _APIS[model.api]
         reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, given)
         return reply
 
