@@ -1194,9 +1194,10 @@ def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
     stream: list[Any] = []
     running: list[Any] = []
     loop.run_until_complete(ask())
-    loop.close()
     assert agent.state["is_streaming"]
+    loop.close()
     agent.abort()
+    assert not agent.state["is_streaming"]
 
     async def again() -> str:
         async with asyncio.timeout(20):
@@ -1206,7 +1207,6 @@ def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
                     while True:
                         await anext(stream[0])
                 await stream[0].aclose()
-            assert not agent.state["is_streaming"]
             agent.clear_messages()
             return await agent.prompt_text("again")
 

@@ -356,6 +356,38 @@ async def test_a_refusal_is_an_exception() -> None:
     assert 400 == caught.value.status
 
 
+async def test_a_failure_keeps_what_the_proxy_knows_of_it() -> None:
+    """Kind, status and waiting time; with the kind of a plugin's class also the nearest one of ours."""
+    said = {
+        "type": "error",
+        "reason": "error",
+        "errorMessage": "account 7 is used up",
+        "errorKind": "acme_quota",
+        "errorCategory": "rate_limit",
+        "errorStatus": 429,
+        "retryable": False,
+        "retryAfter": 2.5,
+    }
+    async with FakeServer(reply(sse(said))) as server:
+        _, message = await ask(server)
+    assert {
+        "error_message": "anthropic: account 7 is used up",
+        "error_kind": "acme_quota",
+        "error_category": "rate_limit",
+        "error_status": 429,
+        "error_retryable": False,
+        "error_retry_after": 2.5,
+    } == {key: value for key, value in message.items() if key.startswith("error_")}
+
+
+async def test_a_refused_key_of_the_proxy_is_not_ours() -> None:
+    """The caller's own key is fine, so the class is that of a provider's failure."""
+    said = {"type": "error", "reason": "error", "errorMessage": "no", "errorKind": "authentication"}
+    async with FakeServer(reply(sse(said))) as server:
+        _, message = await ask(server)
+    assert "provider" == message["error_kind"]
+
+
 async def test_silence_is_timed_out() -> None:
     """The idle time-out holds here, and the text so far stays."""
     parts = [event("text_start", 0), event("text_delta", 0, delta="Half"), Hold()]

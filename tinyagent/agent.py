@@ -237,6 +237,7 @@ class Agent:
     @property
     def state(self) -> AgentState:
         """What the agent is and does now. `stream_message` is the message so far."""
+        self._running()  # A run whose event loop was closed is over.
         if self._latest is not None:
             self._state["stream_message"] = self._latest.message
         return self._state

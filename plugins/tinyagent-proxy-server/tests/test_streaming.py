@@ -222,6 +222,7 @@ async def test_the_class_of_a_failure_survives(serving: Serving) -> None:
     assert ("context_overflow", "rate_limit") == (long["error_kind"], limited["error_kind"])
     assert "Shorten the conversation" in long["error_hint"]
     assert "1:00:00" in limited["error_hint"]
+    assert (400, 429, 3600) == (long["error_status"], limited["error_status"], limited["error_retry_after"])
 
 
 async def test_the_proxys_own_troubles_stay_its_own(serving: Serving) -> None:
