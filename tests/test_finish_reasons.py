@@ -170,3 +170,17 @@ async def test_no_tool_of_a_withheld_reply_runs_whatever_the_provider(fields: di
     assert [] == ran
     assert ("error", "content_filter") == (message["stop_reason"], message["error_kind"])
     assert "the reply was withheld" in message["error_message"]
+
+
+async def test_the_loop_redacts_the_word_of_a_custom_provider() -> None:
+    """The key of the call is in neither the word nor the error."""
+    reply = Reply("Hi", finish_reason="error sk-test-CANARY-0123")
+    async with ScriptedProvider(reply) as provider:
+        state: Any = {"model": provider.model}
+        options = AgentOptions(
+            initial_state=state, stream_fn=provider, get_api_key=lambda _: "sk-test-CANARY-0123"
+        )
+        events = await collect(Agent(options).stream("go"))
+    check_grammar(events)
+    assert "sk-test-CANARY-0123" not in str(events[-1].messages)
+    assert "error [key]" == events[-1].messages[-1]["finish_reason"]

@@ -1126,9 +1126,14 @@ async def test_a_server_that_refuses_to_count(status: int, refusal: dict[str, An
     answer = FakeReply([sse(chat_chunk("Hi")), sse(chat_chunk({}, "stop")), b"data: [DONE]\n\n"])
     refuse = FakeReply([json.dumps(refusal).encode()], status=status, headers=JSON_BODY)
     async with FakeServer(refuse, answer, answer) as server:
+        notes: list[str] = []
         for _ in range(2):
-            stream = await stream_openai_completions(model_at(server), Context(messages=[user("hi")]))
+            options: Any = {"on_note": notes.append}
+            stream = await stream_openai_completions(
+                model_at(server), Context(messages=[user("hi")]), options
+            )
             assert "stop" == (await stream.result())["stop_reason"]
+        assert ["acme: the server refuses stream_options, so it is asked without."] == notes
         asked = ["stream_options" in json.loads(request.body) for request in server.requests]
     assert [True, False, False] == asked
 

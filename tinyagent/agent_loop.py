@@ -604,6 +604,8 @@ class _Reply:
                 else str(Aborted())
             )
             message["error_message"] = self._without_key(str(given))
+        if message.get("finish_reason"):
+            message["finish_reason"] = self._without_key(str(message["finish_reason"]))
         await self._end(message)
 
     async def close(self, reason: StopReason, error: Exception) -> None:

@@ -918,6 +918,7 @@ async def stream_openai_completions(
             raise
     _refuse_stream_options.add(_origin(model))
     del body["stream_options"]
+    note(given, f"{model.provider}: the server refuses stream_options, so it is asked without.")
     return await open_reply(body)
 
 
