@@ -370,6 +370,21 @@ def test_thinking_can_be_said_by_hand() -> None:
     assert "thinking" not in body(user("Hi"), model=AnthropicModel(reasoning=False), thinking_level="high")
 
 
+def test_thinking_as_a_further_field() -> None:
+    """What is set by hand counts, and the rest of the request fits it."""
+    thinking = {"type": "enabled", "budget_tokens": 20_000}
+    model = AnthropicModel(extra_body={"thinking": thinking})
+    sent = body(user("Hi"), model=model, thinking_level="low", temperature=0.5)
+    assert (thinking, 24_096, False) == (sent["thinking"], sent["max_tokens"], "temperature" in sent)
+    assert 21_000 == body(user("Hi"), model=model, max_tokens=21_000)["max_tokens"]
+    off = AnthropicModel(extra_body={"thinking": {"type": "disabled"}})
+    sent = body(user("Hi"), model=off, temperature=0.5)
+    assert (16_384, 0.5) == (sent["max_tokens"], sent["temperature"])
+    assert 1000 == body(user("Hi"), model=AnthropicModel(max_tokens=1000))["max_tokens"]
+    none = AnthropicModel(extra_body={"thinking": None})
+    assert "thinking" not in body(user("Hi"), model=none, thinking_level="low")
+
+
 def test_newer_models_get_no_temperature() -> None:
     """From 4.7 on they refuse it, thinking or not."""
     assert "temperature" not in body(user("Hi"), model=AnthropicModel(id="claude-opus-4-7"), temperature=0.5)

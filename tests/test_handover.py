@@ -323,6 +323,8 @@ def call(call_id: str, name: str = "add") -> dict[str, Any]:
         ("x" * 100, "x" * 64),
         ("", "unknown"),
         ("a\nb", "a_b"),
+        ("7zip", "_7zip"),
+        ("-" * 70, "_" + "-" * 63),
     ],
 )
 def test_invented_names_are_made_sendable(name: str, fitting: str) -> None:

@@ -81,8 +81,11 @@ def _is_link(text: str) -> bool:
 
 def add_citations(known: list[Citation], more: Iterable[Citation]) -> None:
     """Add the citations that are not among `known` yet, in place."""
+    seen = {tuple(sorted(citation.items())) for citation in known}
     for citation in more:
-        if citation not in known:
+        key = tuple(sorted(citation.items()))
+        if key not in seen:
+            seen.add(key)
             known.append(citation)
 
 

@@ -29,7 +29,8 @@ LONGEST_COMMON = 40
 """Characters that every provider takes in the id of a tool call."""
 LONGEST_NAME = 64
 """Characters that every provider takes in the name of a tool."""
-_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{LONGEST_NAME}}}")
+_NAME = re.compile(rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}")
+"""Gemini wants a letter or an underscore first, the others do not mind."""
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _BLOCKS = ("text", "thinking", "tool_call", "image")
 """What an assistant message may hold; other blocks are left out."""
@@ -162,7 +163,8 @@ def _fit_name(name: str, offered: Set[str]) -> str:
     """The name of a tool as every provider takes it."""
     if name in offered or _NAME.fullmatch(name):
         return name
-    return _NOT_IN_NAMES.sub("_", name)[:LONGEST_NAME] or "unknown"
+    fitting = _NOT_IN_NAMES.sub("_", name) or "unknown"
+    return (fitting if _NAME.match(fitting) else f"_{fitting}")[:LONGEST_NAME]
 
 
 def _fit(call_id: str, ids: re.Pattern[str], used: set[str]) -> str:

@@ -137,7 +137,11 @@ def _request(model: Any, context: Context, options: SimpleStreamOptions) -> tupl
     tools += [dict(tool) for tool in extra.pop("tools", None) or ()]
     if tools:
         body["tools"] = tools
-    level = thinking_level(model, history, options)
+    if "thinking" in extra:
+        level = "off"
+        body["thinking"] = extra["thinking"]
+    else:
+        level = thinking_level(model, history, options)
     _set_limits(body, model, options, level)
     if "thinking" not in body:
         level = "off"
@@ -154,6 +158,9 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
     limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
     family, version = family_of(model.id), _version(model)
     own_budget = (options.get("thinking_budgets") or {}).get(level)
+    by_hand = integer(mapping(body.get("thinking")).get("budget_tokens"))
+    if by_hand and not asked:
+        limit = max(limit, by_hand + ANSWER_ROOM)
     if level == "off":
         pass
     elif version >= (4, 6) and not (own_budget and version == (4, 6)):
@@ -173,7 +180,7 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
         else:
             note(options, f"A reply of {limit} tokens has no room to think: the thinking level was left out.")
     body["max_tokens"] = limit
-    thinks = "thinking" in body
+    thinks = mapping(body.get("thinking")).get("type") in ("enabled", "adaptive")
     if thinks:
         family = family._replace(temperature=False)  # The API refuses it for every model that thinks.
     temperature = temperature_for(model.id, family, options, thinks=thinks)

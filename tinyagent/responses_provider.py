@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -634,22 +635,22 @@ class ResponsesDecoder(ReplyDecoder):
         """The list of all items: all there is if nothing was streamed, else what was streamed once more."""
         listed = [mapping(given) for given in output] if isinstance(output, list) else []
         listed = [given for given in listed if string(given.get("type"))]
-        open_items = list(self._items)
         found: dict[int, _Item] = {}
         for at, given in enumerate(listed):
             item = self._by_id.get(string(given.get("id")))
-            if item is not None and item in open_items and item.kind == given["type"]:
-                open_items.remove(item)
+            if item is not None and item.kind == given["type"]:
                 found[at] = item
+        matched = {id(item) for item in found.values()}
+        unmatched: dict[str, deque[_Item]] = {}
+        for item in self._items:
+            if id(item) not in matched:
+                unmatched.setdefault(item.kind, deque()).append(item)
         for at, given in enumerate(listed):
             item = found.get(at)
             if item is None:
                 # Without an id, or with a new one: the next of this kind.
-                item = next((item for item in open_items if item.kind == given["type"]), None)
-                if item is None:
-                    item = self._new_item(given["type"], string(given.get("id")))
-                else:
-                    open_items.remove(item)
+                rest = unmatched.get(given["type"])
+                item = rest.popleft() if rest else self._new_item(given["type"], string(given.get("id")))
             self._end_item(item, given, out)
 
     def _finish(self, out: list[BuilderEvent]) -> None:
