@@ -1303,6 +1303,10 @@ MALFORMED: dict[str, tuple[Any, str]] = {
         {"role": "user", "content": [{"type": "image", "data": "x"}]},
         "its url is not",
     ),
+    "a signature of another type": (
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "thinking_signature": 3}]},
+        "its thinking_signature is not",
+    ),
     "bytes beside the text": (
         {"role": "user", "content": [{"type": "text", "text": "Hi", "more": object()}]},
         "JSON",

@@ -23,6 +23,10 @@ _BODIES = {"text": "text", "image": "url", "thinking": "thinking"}
 """The key of the string that a block of this type holds."""
 
 _ROLES = ("user", "assistant", "tool_result")
+_OPTIONAL_STRINGS = (
+    *("text_signature", "thinking_signature", "tool_call_signature"),
+    *("mime_type", "partial_json"),
+)
 _BLOCKS = {"user": ("text", "image"), "tool_result": ("text", "image"), "assistant": ("text", "thinking")}
 
 
@@ -115,6 +119,9 @@ def _block_problem(role: str, block: object) -> str | None:
     kind = block.get("type")
     if not isinstance(kind, str):
         return "has no type"
+    for key in _OPTIONAL_STRINGS:
+        if block.get(key) is not None and not isinstance(block[key], str):
+            return f"is of type {kind!r}, and its {key} is not a string"
     if kind in _BLOCKS[role]:
         body = _BODIES[kind]
         return (

@@ -129,6 +129,10 @@ def _describe(error: BaseException) -> Failure:
         return Failure(
             "out_of_memory", "There is not enough memory.", "Send less, or allow more memory.", code
         )
+    fields = errors.error_fields(error)
+    if fields["error_kind"] != errors.TinyAgentError.kind:
+        # A plugin's class that is none of ours and has a kind or a status: not a defect, but its way to fail.
+        return describe(errors.error_from_message(fields))
     return Failure(
         "internal",
         f"Internal error: {type(error).__name__}: {error}",

@@ -183,6 +183,27 @@ def test_every_error_has_its_exit_code() -> None:
     assert EXIT_CODES == {kind: failures.describe(kind("words")).exit_code for kind in tree}
 
 
+def test_a_foreign_error_that_says_what_it_is() -> None:
+    """A plugin's class outside of our tree: its kind and status count; without them it is a defect."""
+
+    class ForeignError(Exception):
+        kind = "acme_down"
+        status = 503
+        retry_after = 3
+
+    failure = failures.describe(ForeignError("cold"))
+    assert ("acme_down", "ForeignError: cold", 1, 503, 3) == (
+        failure.kind,
+        failure.message,
+        failure.exit_code,
+        failure.status,
+        failure.retry_after,
+    )
+    ForeignError.kind = "authentication"
+    assert 3 == failures.describe(ForeignError("who")).exit_code
+    assert "internal" == failures.describe(ValueError("x")).kind
+
+
 def test_signals_and_limits_have_theirs() -> None:
     """2 usage, 4 incomplete, 124 time-out, 130 SIGINT, 143 SIGTERM, 141 closed pipe."""
     given = [
