@@ -484,6 +484,21 @@ async def test_tries_again_before_anything_was_shown(wheel: Wheel, waits: list[f
     assert ([7.0, 1.0], 2) == (waits, len(heard))
 
 
+async def test_a_server_that_refuses_to_count(wheel: Wheel) -> None:
+    """It is asked again without `stream_options`, once, and from then on only without."""
+    words = '{"error": {"message": "unknown field: stream_options"}}'
+    answer = [[START, *text("Hi"), end()]]
+    wheel.scripts += [[[failed("status", status=400, words=words)]], answer, answer]
+    notes: list[str] = []
+    model = OpenAICompatModel(provider="acme", id="m", base_url="http://127.0.0.1:19/v1")
+    for _ in range(2):
+        options: Any = {"on_note": notes.append}
+        response = await stream_alchemy_openai_completions(model, Context(messages=[user("Hi")]), options)
+        assert "stop" == (await response.result())["stop_reason"]
+    assert [True, False, False] == ["stream_options" in stream.body for stream in wheel.streams]
+    assert ["acme: the server refuses stream_options, so it is asked without."] == notes
+
+
 async def test_never_tries_again_once_a_delta_was_shown(wheel: Wheel, waits: list[float]) -> None:
     """The half that was shown stays, as a failure."""
     wheel.scripts.append([[START, *text("Half")[:2], failed("interrupted", words="reset")]])

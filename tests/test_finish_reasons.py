@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
-from tinyagent._finish_reasons import finish_error, finish_kind, is_final, shown_word
+from tinyagent._finish_reasons import finish_error, finish_kind, is_final, later_word, shown_word
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Model
 from tinyagent.errors import ContentFilterError, ProviderError
@@ -20,16 +21,18 @@ WORDS = {
         function_call TOOL_CALL COMPLETE completed FinishReason.STOP FINISH_REASON_STOP stop-sequence""",
     "length": """
         length max_tokens MAX_TOKENS maxTokens max_output_tokens model_length pause_turn ERROR_LIMIT
-        time_limit model_context_window_exceeded FINISH_REASON_MAX_TOKENS max_tokens_reached context_limit""",
+        time_limit model_context_window_exceeded FINISH_REASON_MAX_TOKENS max_tokens_reached context_limit
+        budget_exceeded context_overflow""",
     "withheld": """
         content_filter content_filter:hate function_call_filter:unsafe_call content_filter_violence
         SAFETY IMAGE_SAFETY sensitive refusal PROHIBITED_CONTENT RECITATION BLOCKLIST SPII
         guardrail_intervened content_filtered ERROR_TOXIC contentFilter content-filter
-        MODEL_ARMOR LANGUAGE output_blocked safety_violation FinishReason.SAFETY""",
+        MODEL_ARMOR LANGUAGE output_blocked safety_violation FinishReason.SAFETY RAIFilter IPViolation
+        self_harm hate_speech request_denied""",
     "broken": """
         abort aborted error network_error insufficient_system_resource MALFORMED_FUNCTION_CALL cancelled
         timeout USER_CANCEL UNEXPECTED_TOOL_CALL malformed_model_output upstream_error request_cancelled
-        repetition""",
+        repetition request_terminated loop_detected SERVERShutdown""",
 }
 KINDS = [(kind, word) for kind, words in WORDS.items() for word in words.split()]
 KINDS += [("withheld", "content_filter: hate"), ("withheld", "function_call_filter: unsafe call")]
@@ -54,6 +57,30 @@ def test_some_words_do_not_end_a_reply(word: str) -> None:
     """Servers that fill the field in each chunk do not end the reply with the first one."""
     assert not is_final(word)
     assert is_final("stop")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["stop", "tool_calls"], "tool_calls"),
+        (["stop", "content_filter"], "content_filter"),
+        (["length", "stop"], "length"),
+        (["content_filter", "eos"], "content_filter"),
+        (["length", "error"], "error"),
+        (["error", "length"], "length"),
+    ],
+)
+def test_a_stop_does_not_make_a_reply_complete(words: list[str], expected: str) -> None:
+    """Of several finish reasons the last counts, but not a complete one behind one that is not."""
+    known = None
+    for word in words:
+        known = later_word(known, word)
+    assert expected == known
+    chunks = [{"choices": [{"delta": {"content": "Hi"}, "finish_reason": word}]} for word in words]
+    decoder = ChatDecoder(Model())
+    decoder.feed(b"".join(b"data: %s\n\n" % json.dumps(chunk).encode() for chunk in chunks))
+    decoder.feed(b"data: [DONE]\n\n")
+    assert expected == decoder.finish_reason
 
 
 def test_the_errors_name_the_word() -> None:

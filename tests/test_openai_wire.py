@@ -933,15 +933,38 @@ def test_unknown_fields_of_a_message_go_back(delta: dict[str, Any], fields: dict
 
 
 def test_unknown_fields_are_merged_and_useless_ones_left_out() -> None:
-    """Objects grow, of other values the last counts; numbers, flags and citations are left out."""
+    """Objects grow, of other values the last counts; numbers, flags, citations, usage are left out."""
     message = decoded(
         chat_chunk({"content": "Hi", "state": {"a": "1"}, "opaque": "first", "token_id": 5, "flag": True}),
-        chat_chunk({"state": {"b": "2"}, "opaque": "last", "citations": ["c"], "gone": None}, "stop"),
+        chat_chunk(
+            {"state": {"b": "2"}, "opaque": "last", "citations": ["c"], "usage": {"a": 1}, "gone": None},
+            "stop",
+        ),
     )
     back = sent_back(message)
     assert {"state": {"a": "1", "b": "2"}, "opaque": "last"} == {
         key: value for key, value in back.items() if key not in ("role", "content")
     }
+
+
+def test_unknown_lists_come_in_pieces() -> None:
+    """The pieces of one of LiteLLM's thinking blocks are one block in the next request."""
+    deltas: list[dict[str, Any]] = [
+        {
+            "reasoning_content": "a",
+            "thinking_blocks": [{"type": "thinking", "thinking": "a", "signature": None}],
+        },
+        {"reasoning_content": "b", "thinking_blocks": [{"type": "thinking", "thinking": "b"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "s"}]},
+        {"thinking_blocks": [{"type": "redacted_thinking", "data": "d"}]},
+        {"content": "Hi"},
+    ]
+    message = decoded(*map(chat_chunk, deltas), chat_chunk({}, "stop"))
+    blocks = [
+        {"type": "thinking", "thinking": "ab", "signature": "s"},
+        {"type": "redacted_thinking", "data": "d"},
+    ]
+    assert blocks == sent_back(message)["thinking_blocks"]
 
 
 def test_known_fields_are_never_overwritten() -> None:
@@ -1091,6 +1114,10 @@ def test_what_a_text_cites_is_kept() -> None:
     assert [first, {"url": "https://b.example"}] == message["content"][0]["citations"]
     results = [{"url": "https://c.example", "title": "C"}]
     many = {**chat_chunk("Hi"), "citations": ["https://c.example"], "search_results": results}
+    inside = decoded(
+        chat_chunk({"content": "Hi", "citations": ["https://d.example"]}), chat_chunk({}, "stop")
+    )
+    assert [{"url": "https://d.example"}] == inside["content"][0]["citations"]
     assert results == decoded(many, {**many, **chat_chunk({}, "stop")}, many)["content"][0]["citations"]
 
 
@@ -1113,10 +1140,49 @@ def test_usage_in_a_choice() -> None:
     assert (3, 2, 1) == (usage["input"], usage["output"], usage["cache_read"])
 
 
+def test_usage_in_a_choice_beside_zeros() -> None:
+    """Usage without any tokens, which some servers put into each chunk, does not hide the real one."""
+    chunk = {**chat_chunk({}, "stop"), "usage": {"prompt_tokens": 0, "completion_tokens": None}}
+    chunk["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2}
+    usage = decoded(chat_chunk("Hi"), chunk)["usage"]
+    assert (3, 2) == (usage["input"], usage["output"])
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        ({"cost": 0.5}, 0.5),
+        ({"cost": 0}, 0.0),
+        ({"cost": -1}, None),
+        ({"cost": "0.5"}, None),
+        ({"cost": 10**400}, None),
+        ({}, None),
+    ],
+)
+def test_what_the_provider_charges(usage: dict[str, Any], cost: float | None) -> None:
+    """A number from zero on; what is no price does not reach a budget."""
+    chunk = {**chat_chunk({}, "stop"), "usage": {"prompt_tokens": 3, "completion_tokens": 2, **usage}}
+    assert cost == decoded(chat_chunk("Hi"), chunk)["usage"]["cost"]
+
+
+def test_odd_counts_are_none() -> None:
+    """A count below zero, and JSON's NaN, count nothing; other names for the counts are known."""
+    data = b'{"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}],"usage":%s}'
+    for usage, expected in (
+        (b'{"prompt_tokens":NaN,"completion_tokens":-2,"cost":NaN}', (0, 0, None)),
+        (b'{"input_tokens":3,"output_tokens":2}', (3, 2, None)),
+    ):
+        message = fed(b"data: " + data % usage + b"\n\ndata: [DONE]\n\n")
+        counted = message["usage"]
+        assert expected == (counted["input"], counted["output"], counted["cost"])
+
+
 JSON_BODY = {"content-type": "application/json"}
 REFUSALS = [
     (400, {"error": {"message": "Unrecognized request argument supplied: stream_options"}}),
     (422, {"detail": [{"loc": ["body", "stream_options"], "msg": "Extra inputs are not permitted"}]}),
+    (400, {"error": {"message": "Unknown parameter.", "param": "stream_options.include_usage"}}),
+    (400, {"object": "error", "message": "Stream options can not be used here."}),
 ]
 
 

@@ -101,3 +101,9 @@ async def test_what_cannot_be_counted_is_said_once(usage: Any, why: str) -> None
     assert events[-1].limit is None
     assert 1 == len(notes)
     assert why in notes[0]
+
+
+def test_reasoning_that_is_only_in_the_total() -> None:
+    """xAI's count of output leaves reasoning out, and its price does not: 448 of 496 tokens were cached."""
+    usage = {"input": 496, "output": 77, "cache_read": 448, "reasoning": 121, "total": 694}
+    assert pytest.approx(0.00031556) == estimate_cost(model("xai", "grok-code-fast-1"), usage)

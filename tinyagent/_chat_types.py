@@ -153,7 +153,7 @@ def _fields(kind: type[msgspec.Struct]) -> frozenset[str]:
 
 _OF_NO_USE = frozenset(
     {
-        *("name", "citations", "logprobs", "token_id", "token_ids", "prompt_token_ids", "obfuscation"),
+        *("name", "usage", "logprobs", "token_id", "token_ids", "prompt_token_ids", "obfuscation"),
         *("executed_tools", "provider_metadata", "graph_data", "llm_data", "image_data", "translation_data"),
         "web_search_data",
     }

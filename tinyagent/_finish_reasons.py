@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias
 
 from .errors import ContentFilterError, ProviderError
 
-__all__ = ["FinishKind", "finish_error", "finish_kind", "has_content", "is_final", "shown_word"]
+__all__ = ["FinishKind", "finish_error", "finish_kind", "has_content", "is_final", "later_word", "shown_word"]
 
 FinishKind: TypeAlias = Literal["complete", "length", "withheld", "broken"]
 
@@ -56,11 +56,12 @@ _TERMS: dict[FinishKind, str] = {
     "withheld": """
         filter filtered filters safety unsafe prohibited forbidden blocklist blocked guardrail guardrails
         sensitive refusal refused moderation moderated censored toxic toxicity policy violation recitation
-        copyright harmful jailbreak""",
+        copyright harm harmful hate violence sexual jailbreak denied rejected disallowed""",
     "broken": """
         error errors fail failed failure abort aborted cancel cancelled canceled interrupted disconnected
-        timeout malformed invalid unavailable overloaded exhausted insufficient quota crashed""",
-    "length": "length limit tokens truncated incomplete window",
+        timeout malformed invalid unavailable overloaded exhausted insufficient quota crash crashed exception
+        killed terminated preempted evicted shutdown oom repetition loop""",
+    "length": "length limit tokens truncated incomplete window budget overflow exceeded cutoff partial",
 }
 """Terms that decide about a word that is not in the table; the first line that has one of them counts."""
 
@@ -70,7 +71,7 @@ _KIND_OF_TERM = {kind: frozenset(terms.split()) for kind, terms in _TERMS.items(
 _NOT_FINAL = frozenset({"", "null", "none", "not_finished", "in_progress"})
 """Sent in chunks before the last one: DashScope's native `null`, watsonx's `not_finished`."""
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
 _PREFIX = re.compile(r"^(finish|stop|done)_reason_")
 
@@ -98,6 +99,16 @@ def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
         if not signs.isdisjoint(terms):
             return kind
     return "complete" if has_content else "broken"
+
+
+def later_word(known: str | None, word: str) -> str:
+    """The finish reason of a reply that names one more than once: a later one replaces an earlier one.
+
+    But a reply that was cut, withheld or broken is not made complete by a `stop` behind it.
+    """
+    if known is None or finish_kind(known, has_content=True) == "complete":
+        return word
+    return known if finish_kind(word, has_content=True) == "complete" else word
 
 
 def has_content(blocks: Iterable[Mapping[str, Any]]) -> bool:

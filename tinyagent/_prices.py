@@ -40,9 +40,10 @@ def estimate_cost(model: Any, usage: Mapping[str, Any]) -> float | None:
     name = _name(model)
     if name in SERVERS and SERVERS[name].api_key_env is None:
         return 0.0
+    given, made, total = (usage.get(name) or 0 for name in ("input", "output", "total"))
     counts = {
-        "input_tokens": usage.get("input") or 0,
-        "output_tokens": usage.get("output") or 0,
+        "input_tokens": given,
+        "output_tokens": max(made, total - given),  # xAI counts reasoning only in the total
         "cache_read_tokens": usage.get("cache_read") or 0,
         "cache_write_tokens": usage.get("cache_write") or 0,
     }

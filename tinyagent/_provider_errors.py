@@ -236,6 +236,9 @@ def error_text(value: Any) -> str:
             break
     else:
         return _json.encode(value).decode() if value else ""
+    param = value.get("param")
+    if isinstance(param, str) and param not in text:
+        text = f"{text} ({param})"  # the field of the request that is at fault
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and metadata.get("raw"):
         # OpenRouter's own message is only "Provider returned error"; the reason is in here.

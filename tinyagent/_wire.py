@@ -8,6 +8,7 @@ time-outs, aborts, a reply that is sent back to go on. `open_stream` begins one.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
@@ -36,6 +37,7 @@ __all__ = [
     "ReplyDecoder",
     "ReplyStream",
     "check_model",
+    "count",
     "dollars",
     "endpoint",
     "integer",
@@ -78,8 +80,14 @@ def string(value: Any) -> str:
 
 
 def dollars(value: Any) -> float | None:
-    """The price that a provider names, if it is a number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """The price that a provider names, if it is a number that a budget can add up."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        price = float(value)
+    except OverflowError:
+        return None
+    return price if 0 <= price < math.inf else None
 
 
 def integer(value: Any) -> int | None:
@@ -92,6 +100,11 @@ def integer(value: Any) -> int | None:
         return int(value)
     except (ValueError, OverflowError):
         return None
+
+
+def count(value: Any) -> int:
+    """The number of tokens that a provider means; 0 for what is none."""
+    return max(integer(value) or 0, 0)
 
 
 def loose(data: bytes) -> Any:

@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
-from . import _json, _wire
+from . import _json, _wire, anthropic_provider
 from ._http import Call, Reply
 from ._interrupt import Aborted, AbortSignal
 from ._message_builder import BuilderEvent
@@ -29,16 +29,23 @@ from ._network import certificate_hint, is_loopback
 from ._provider_errors import redact
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions
-from .anthropic_provider import request_body
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
     InvalidReplyError,
     PluginError,
+    ProviderError,
     StreamInterruptedError,
     TinyAgentError,
 )
-from .openai_wire import ChatDecoder, OpenAICompatModel, _Call, chat_request, request_headers
+from .openai_wire import (
+    ChatDecoder,
+    OpenAICompatModel,
+    _Call,
+    chat_request,
+    refuses_stream_options,
+    request_headers,
+)
 
 __all__ = ["AlchemyStreamResponse", "OpenAICompatModel", "stream_alchemy_openai_completions"]
 
@@ -83,6 +90,8 @@ class AlchemyCall(Call):
         own = {given.lower() for given in getattr(model, "headers", None) or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
+        self.chat_body: dict[str, Any] = {}
+        """The body of a chat/completions request; empty for other protocols."""
         self.whole_body: bytes | None = None
         """The request's body; None if alchemy-llm makes it."""
         self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
@@ -102,10 +111,11 @@ class AlchemyCall(Call):
         fields: dict[str, Any] = {}
         conversation: dict[str, Any] = {}
         if self.api == "openai-completions":
-            self.whole_body = _wire.encode_body(chat_request(model, context, options))
+            self.chat_body = chat_request(model, context, options)
+            self.whole_body = _wire.encode_body(self.chat_body)
         elif self.api == ANTHROPIC:
             self.whole_body = _wire.encode_body(
-                request_body(model, context, cast(SimpleStreamOptions, options))
+                anthropic_provider.request_body(model, context, cast(SimpleStreamOptions, options))
             )
         else:
             body = chat_request(model, context, options)
@@ -461,7 +471,7 @@ class AlchemyDecoder(ChatDecoder):
         self.finish_reason = facts["finish_reason"]
         self._usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
-        self._keep(facts["reasoning_details"])
+        self._keep(facts["reasoning_details"], self._details)
         failure = facts["failure"]
         if failure is None:
             self._take_names(facts["calls"])
@@ -494,24 +504,10 @@ class AlchemyDecoder(ChatDecoder):
         self._conclude(out)
 
     def _spent(self) -> dict[str, Any] | None:
-        return _anthropic_usage(self._usage) if self._anthropic else super()._spent()
-
-
-def _anthropic_usage(usage: Any) -> dict[str, Any] | None:
-    """Usage in our words: theirs does not count what was cached as input."""
-    if not isinstance(usage, dict) or not usage:
-        return None
-    given, read, written, made = (
-        _wire.integer(usage.get(key)) or 0
-        for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
-    )
-    given += read + written
-    details = usage.get("output_tokens_details")
-    thought = details.get("thinking_tokens") if isinstance(details, dict) else 0
-    return {
-        "input": given, "output": made, "cache_read": read, "cache_write": written,
-        "reasoning": _wire.integer(thought) or 0, "total": given + made, "cost": None,
-    }  # fmt: skip
+        if self._anthropic:
+            usage = _wire.mapping(self._usage)
+            return anthropic_provider.normal_usage(usage) if usage else None
+        return super()._spent()
 
 
 class AlchemyStreamResponse(_wire.ReplyStream):
@@ -546,11 +542,18 @@ async def stream_alchemy_openai_completions(
         PluginError: if the wheel is not installed, or cannot be loaded.
         TinyAgentError: if the reply did not begin.
     """
-    call, decoder = prepare(model, context, options or {})
+    given: Mapping[str, Any] = options or {}
+    call, decoder = prepare(model, context, given)
     try:
         if call.signal is not None and call.signal.is_set():
             raise Aborted
-        reply = await call.open()
+        try:
+            reply = await call.open()
+        except ProviderError as error:
+            if not refuses_stream_options(error, call.chat_body, model, given):
+                raise
+            call, decoder = prepare(model, context, given)
+            reply = await call.open()
     except Aborted:
         return AlchemyStreamResponse(call, None, decoder)
     return AlchemyStreamResponse(call, reply, decoder)

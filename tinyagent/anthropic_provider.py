@@ -38,6 +38,7 @@ from ._wire import (
     ReplyDecoder,
     ReplyStream,
     check_model,
+    count,
     dollars,
     encode_body,
     endpoint,
@@ -649,21 +650,17 @@ class AnthropicDecoder(ReplyDecoder):
 
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """Usage in our words: theirs does not count what was cached as input."""
-
-    def count(key: str) -> int:
-        return integer(usage.get(key)) or 0
-
-    read, written = count("cache_read_input_tokens"), count("cache_creation_input_tokens")
-    given, made = count("input_tokens") + read + written, count("output_tokens")
-    cost = usage.get("cost")
+    read = count(usage.get("cache_read_input_tokens"))
+    written = count(usage.get("cache_creation_input_tokens"))
+    given, made = count(usage.get("input_tokens")) + read + written, count(usage.get("output_tokens"))
     return {
         "input": given,
         "output": made,
         "cache_read": read,
         "cache_write": written,
-        "reasoning": integer(mapping(usage.get("output_tokens_details")).get("thinking_tokens")) or 0,
+        "reasoning": count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
         "total": given + made,
-        "cost": dollars(cost),
+        "cost": dollars(usage.get("cost")),
     }
 
 

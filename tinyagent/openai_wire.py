@@ -20,7 +20,7 @@ import msgspec
 from . import _json, _wire
 from ._chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
 from ._citations import add_citations, read_citations
-from ._finish_reasons import is_final
+from ._finish_reasons import is_final, later_word
 from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
@@ -31,6 +31,7 @@ from ._wire import (
     ReplyDecoder,
     ReplyStream,
     check_model,
+    count,
     dollars,
     integer,
     loose,
@@ -406,6 +407,8 @@ class ChatDecoder(ReplyDecoder):
         """The first text block."""
         self._extra: dict[str, Any] = {}
         """Fields of the message that are not known here, to be sent back."""
+        self._lists: dict[str, list[Any]] = {}
+        """Those of them that are lists."""
         self._images: dict[str, None] = {}
         """The URLs of the images, in their order."""
         self._audio = False
@@ -512,7 +515,7 @@ class ChatDecoder(ReplyDecoder):
             if delta is not None:
                 self._add(delta, out)
             if choice.finish_reason and is_final(choice.finish_reason):
-                self.finish_reason = choice.finish_reason
+                self.finish_reason = later_word(self.finish_reason, choice.finish_reason)
             if choice.error:
                 self._stop(self._reported(choice.error))
                 return
@@ -534,7 +537,7 @@ class ChatDecoder(ReplyDecoder):
                 if text:
                     self._think(text, "", out)
         if details:
-            self._keep(details)
+            self._keep(details, self._details)
         content = delta.content
         if content:
             if type(content) is str:
@@ -603,18 +606,20 @@ class ChatDecoder(ReplyDecoder):
         Gemini's mark for a thought makes the content of its delta reasoning.
         """
         extra = dict(extra)
-        images, annotations = extra.pop("images", None), extra.pop("annotations", None)
+        images = extra.pop("images", None)
         for image in images if isinstance(images, list) else ():
             self._take_image(image)
-        if isinstance(annotations, list):
-            self._annotations += annotations
+        for name in ("annotations", "citations"):
+            cited = extra.pop(name, None)
+            if isinstance(cited, list):
+                self._annotations += cited
         self._take_audio(extra.pop("audio", None), out)
         google = mapping(mapping(extra.get("extra_content")).get("google"))
         is_thought = google.get("thought") is True
         if "thought" in google:
             rest = {key: value for key, value in google.items() if key != "thought"}
             extra["extra_content"] = {**extra["extra_content"], "google": rest}
-        _merge(self._extra, extra)
+        self._keep_fields(extra)
         if not is_thought or not isinstance(delta.content, str):
             return delta
         text = self._mend(delta.content)
@@ -679,10 +684,19 @@ class ChatDecoder(ReplyDecoder):
             self._half = ""
             out.append(self.builder.delta(self._block, "\ufffd"))
 
-    def _keep(self, details: list[Any]) -> None:
+    def _keep_fields(self, fields: dict[str, Any]) -> None:
+        """Keep fields that are not known, to be sent back; lists may come in pieces."""
+        for name, value in fields.items():
+            if isinstance(value, list):
+                self._keep(value, self._lists.setdefault(name, []))
+            else:
+                _merge(self._extra, {name: value})
+
+    @staticmethod
+    def _keep(details: list[Any], kept: list[Any]) -> None:
         """Keep what must be sent back, with the pieces of one text put together."""
         for detail in details:
-            last = self._details[-1] if self._details else None
+            last = kept[-1] if kept else None
             if isinstance(last, dict) and isinstance(detail, dict) and _continues(last, detail):
                 for key, value in detail.items():
                     if key in _DETAIL_TEXT:
@@ -691,25 +705,18 @@ class ChatDecoder(ReplyDecoder):
                         last[key] = value
             elif isinstance(detail, dict):
                 # Lists of pieces while they come, joined at the end: a long thought stays linear.
-                self._details.append(
-                    {key: [value] if key in _DETAIL_TEXT else value for key, value in detail.items()}
-                )
+                kept.append({key: [value] if key in _DETAIL_TEXT else value for key, value in detail.items()})
             else:
-                self._details.append(detail)
+                kept.append(detail)
 
     def _sign(self) -> None:
         """Note on the first block of reasoning, else of text, else on the first call, what has to go back."""
         record: dict[str, Any] = {}
         if self._details:
-            kept = [
-                {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
-                if isinstance(item, dict)
-                else item
-                for item in self._details
-            ]
-            record["reasoning_details"] = kept
-        if self._extra:
-            record["message"] = self._extra
+            record["reasoning_details"] = _whole(self._details)
+        fields = {**self._extra, **{name: _whole(pieces) for name, pieces in self._lists.items()}}
+        if fields:
+            record["message"] = fields
         if self._thinking_block >= 0:
             field = self._reasoning_field
             signature = _signature({"field": field, **record}) if record else field
@@ -727,8 +734,8 @@ class ChatDecoder(ReplyDecoder):
         for data in self._last_chunks:
             chunk = mapping(loose(data))
             choices = chunk.get("choices")
-            if not self._usage and isinstance(choices, list) and choices:
-                self._usage = mapping(choices[0]).get("usage")
+            if isinstance(choices, list) and choices and not _counts(self._usage):
+                self._usage = mapping(choices[0]).get("usage") or self._usage
             add_citations(cited, read_citations(chunk.get("search_results") or chunk.get("citations")))
         if cited and self._text_block >= 0:
             self.builder.update(self._text_block, citations=cited)
@@ -801,7 +808,7 @@ class ChatDecoder(ReplyDecoder):
     def _finish(self, out: list[BuilderEvent]) -> None:
         if self._audio and len(self.builder) == 0 and not self._images:
             self._say("(audio without a transcript)", out)
-        nowhere = self._extra and self._text_block < 0 and not self._calls
+        nowhere = (self._extra or self._lists) and self._text_block < 0 and not self._calls
         if (self._details or nowhere) and self._thinking_block < 0:
             # What cannot be read but must go back needs a block to go back in.
             self._close_block(out)
@@ -830,13 +837,25 @@ def _merge(kept: dict[str, Any], found: Mapping[str, Any]) -> None:
             kept[key] = value
 
 
-_DETAIL_TEXT = ("text", "summary")
+_DETAIL_TEXT = ("text", "summary", "thinking")
+_IN_PIECES = ("reasoning.text", "reasoning.summary", "thinking")
+"""Types of what comes in pieces: OpenRouter's `reasoning_details`, and `thinking_blocks` of LiteLLM."""
+
+
+def _whole(kept: list[Any]) -> list[Any]:
+    """What was kept in pieces, with its texts joined."""
+    return [
+        {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
+        if isinstance(item, dict)
+        else item
+        for item in kept
+    ]
 
 
 def _continues(last: Mapping[str, Any], detail: Mapping[str, Any]) -> bool:
     return (
         detail.get("type") == last.get("type")
-        and detail.get("type") in ("reasoning.text", "reasoning.summary")
+        and detail.get("type") in _IN_PIECES
         and detail.get("index") == last.get("index")
         and detail.get("id") in (None, last.get("id"))
         and not last.get("signature")
@@ -855,30 +874,32 @@ def _detail_text(detail: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
+def _counts(usage: Any) -> bool:
+    """Whether any tokens are counted: some servers send an object of zeros beside the real one."""
+    return any(count(value) for value in mapping(usage).values())
+
+
 def normal_usage(usage: Any) -> dict[str, Any] | None:
     """Usage in our words; None if there was none."""
     if not isinstance(usage, dict) or not usage:
         return None
 
-    def count(*path: str) -> int:
-        value: Any = usage
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return integer(value) or 0
-
-    given, made = count("prompt_tokens"), count("completion_tokens")
-    cost = usage.get("cost")
+    read, spent = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
+    # Some gateways have the names of the Responses API.
+    given = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
+    made = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
     return {
         "input": given,
         "output": made,
-        "cache_read": count("prompt_tokens_details", "cached_tokens")
-        or count("prompt_cache_hit_tokens")
-        or count("cached_tokens"),
-        "cache_write": count("prompt_tokens_details", "cache_write_tokens")
-        or count("cache_creation_input_tokens"),
-        "reasoning": count("completion_tokens_details", "reasoning_tokens"),
-        "total": given + made,
-        "cost": dollars(cost),
+        "cache_read": count(read.get("cached_tokens"))
+        or count(usage.get("prompt_cache_hit_tokens"))
+        or count(usage.get("cached_tokens")),
+        "cache_write": count(read.get("cache_write_tokens"))
+        or count(usage.get("cache_creation_input_tokens")),
+        "reasoning": count(spent.get("reasoning_tokens")),
+        # xAI does not count reasoning as output, but in the total.
+        "total": max(given + made, count(usage.get("total_tokens"))),
+        "cost": dollars(usage.get("cost")),
     }
 
 
@@ -914,20 +935,30 @@ async def stream_openai_completions(
     try:
         return await open_reply(body)
     except ProviderError as error:
-        if not _refuses_stream_options(error, body, model):
+        if not refuses_stream_options(error, body, model, given):
             raise
-    _refuse_stream_options.add(_origin(model))
     del body["stream_options"]
-    note(given, f"{model.provider}: the server refuses stream_options, so it is asked without.")
     return await open_reply(body)
 
 
-def _refuses_stream_options(error: ProviderError, body: Mapping[str, Any], model: Any) -> bool:
-    """Whether the request failed for the field that asks for the usage, which not every server takes."""
+_NAMES_STREAM_OPTIONS = re.compile(r"(?i)stream[ _]?options|include[ _]?usage")
+
+
+def refuses_stream_options(
+    error: ProviderError, body: Mapping[str, Any], model: Any, options: Mapping[str, Any]
+) -> bool:
+    """Whether a request failed for the field that asks for the usage, which not every server takes.
+
+    If so, later requests of this process to the same server are made without it, and `on_note` is called.
+    """
     if error.status not in (400, 422) or "stream_options" not in body:
         return False
     asked_by_user = "stream_options" in (getattr(model, "extra_body", None) or {})
-    return not asked_by_user and any(word in str(error) for word in ("stream_options", "include_usage"))
+    if asked_by_user or not _NAMES_STREAM_OPTIONS.search(str(error)):
+        return False
+    _refuse_stream_options.add(_origin(model))
+    note(options, f"{model.provider}: the server refuses stream_options, so it is asked without.")
+    return True
 
 
 def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:

@@ -34,7 +34,7 @@ import msgspec
 from ._citations import read_citations
 from ._finish_reasons import finish_kind
 from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder, dollars
+from ._wire import ReplyDecoder, count, dollars
 from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage
 
@@ -291,13 +291,12 @@ def proxy_usage(usage: Any) -> dict[str, Any] | None:
     if "prompt_tokens" in usage:
         return normal_usage(dict(usage))
 
-    def count(*names: str) -> int:
-        value = next((usage[name] for name in names if name in usage), 0)
-        return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+    def number(*names: str) -> int:
+        return count(next((usage[name] for name in names if name in usage), 0))
 
-    given, made = count("input"), count("output")
-    read, write = count("cacheRead", "cache_read"), count("cacheWrite", "cache_write")
-    total = count("totalTokens", "total")
+    given, made = number("input"), number("output")
+    read, write = number("cacheRead", "cache_read"), number("cacheWrite", "cache_write")
+    total = number("totalTokens", "total")
     if total and total == given + made + read + write:
         given += read + write
     cost = usage.get("cost")
@@ -308,7 +307,7 @@ def proxy_usage(usage: Any) -> dict[str, Any] | None:
         "output": made,
         "cache_read": read,
         "cache_write": write,
-        "reasoning": count("reasoning"),
+        "reasoning": number("reasoning"),
         "total": given + made,
         "cost": dollars(cost),
     }

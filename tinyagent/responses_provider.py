@@ -34,6 +34,7 @@ from ._wire import (
     ReplyDecoder,
     ReplyStream,
     check_model,
+    count,
     dollars,
     endpoint,
     integer,
@@ -687,17 +688,16 @@ def _key(piece: Mapping[str, Any]) -> str:
 
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
     """Usage in our words."""
-    given, made = integer(usage.get("input_tokens")) or 0, integer(usage.get("output_tokens")) or 0
+    given, made = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
     read, spent = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
-    cost = usage.get("cost")
     return {
         "input": given,
         "output": made,
-        "cache_read": integer(read.get("cached_tokens")) or 0,
-        "cache_write": integer(read.get("cache_write_tokens")) or 0,
-        "reasoning": integer(spent.get("reasoning_tokens")) or 0,
+        "cache_read": count(read.get("cached_tokens")),
+        "cache_write": count(read.get("cache_write_tokens")),
+        "reasoning": count(spent.get("reasoning_tokens")),
         "total": given + made,
-        "cost": dollars(cost),
+        "cost": dollars(usage.get("cost")),
     }
 
 
