@@ -370,6 +370,15 @@ def test_thinking_can_be_said_by_hand() -> None:
     assert "thinking" not in body(user("Hi"), model=AnthropicModel(reasoning=False), thinking_level="high")
 
 
+def test_thinking_at_the_end_of_a_reply_does_not_go_back() -> None:
+    """A reply that was cut while the model thought would make the session unusable."""
+    cut = assistant("So", THOUGHT, stop_reason="length", **OWN)
+    sent = body(user("Hi"), cut, user("Go on"))["messages"]
+    assert [["Hi"], ["So"], ["Go on"]] == [[one["text"] for one in message["content"]] for message in sent]
+    only = assistant(THOUGHT, stop_reason="length", **OWN)
+    assert ["user"] == [message["role"] for message in body(user("Hi"), only, user("Go on"))["messages"]]
+
+
 def test_thinking_as_a_further_field() -> None:
     """What is set by hand counts, and the rest of the request fits it."""
     thinking = {"type": "enabled", "budget_tokens": 20_000}
@@ -433,6 +442,43 @@ def test_a_turn_keeps_the_thinking_that_it_began_with(model_id: str) -> None:
     assert (high, 0) == thinks("high", *thought, assistant(later, **own), tool_result("t2", "add", "3"))
     assert (False, 0) == thinks("off", *began, assistant("4", **own), user("Next"))
     assert (high, 0) == thinks("high", *without, assistant("4", **own), user("Next"))
+
+
+@pytest.mark.parametrize("level", ["off", "high"])
+def test_models_that_think_by_themselves(level: str) -> None:
+    """From 5 on a reply without a level in it says nothing about how its turn began."""
+    own = {**OWN, "model": "claude-opus-5"}
+    notes: list[str] = []
+    for reply in (assistant(CALL, **own), assistant(THOUGHT, CALL, **own)):
+        model = AnthropicModel(id="claude-opus-5")
+        sent = body(user("Hi"), reply, RESULT, model=model, thinking_level=level, on_note=notes.append)
+        assert (level == "high", []) == ("thinking" in sent, notes)
+
+
+@pytest.mark.parametrize(
+    ("model_id", "thought", "bound"),
+    [
+        ("claude-fable-5-1", True, True),
+        ("claude-fable-5-2", True, True),
+        ("claude-fable-5-1", False, False),
+        ("claude-fable-5", True, False),
+        ("claude-opus-4-7", True, False),
+    ],
+)
+@pytest.mark.parametrize("level", ["off", "high"])
+async def test_thinking_of_another_beginning(model_id: str, thought: bool, bound: bool, level: str) -> None:
+    """A change of tools or system prompt does not make a session unusable for models that check it."""
+    async with FakeServer(reply(text_block(0, "Hi")), repeat=True) as server:
+        model = AnthropicModel(id=model_id, base_url=server.url, headers={"anthropic-beta": "one"})
+        blocks = [THOUGHT, "Yes"] if thought else ["Yes"]
+        history = [user("Hi"), assistant(*blocks, **{**OWN, "model": model_id}), user("and?")]
+        options: Any = {"api_key": KEY, "thinking_level": level}
+        await collect(await stream_anthropic(model, Context(messages=history), options))
+        request = server.requests[0]
+    binding = request.json.get("thinking", {}).get("block_binding")
+    assert ({"prefix_mismatch_behavior": "drop_block"} if bound else None) == binding
+    expected = "one,thinking-binding-controls-2026-08-01" if bound else "one"
+    assert expected == request.headers["anthropic-beta"]
 
 
 async def test_the_message_says_what_thinking_was_asked_for() -> None:

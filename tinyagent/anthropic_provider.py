@@ -220,6 +220,8 @@ def thinking_level(model: Any, history: Sequence[Message], options: SimpleStream
     if first is None:
         return asked
     began = str(first.get("thinking_level", "")) if is_own(first, model) else ""
+    if not began and _version(model) >= (5, 0):
+        return asked  # These think without being asked, so asking them is no change.
     if not began:
         thought = any(block["type"] == "thinking" and _is_thought(block) for block in first["content"])
         began = (asked if asked != "off" else "low") if thought else "off"
@@ -286,6 +288,8 @@ def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
     for message in history:
         if message["role"] == "assistant":
             role, blocks = "assistant", _assistant_blocks(message["content"])
+            while blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
+                blocks.pop()  # The API refuses a reply that ends in thinking, as one that was cut may.
         elif message["role"] == "tool_result":
             role, blocks = "user", [_result_block(message)]
         elif message["role"] == "user":
@@ -686,6 +690,7 @@ async def stream_anthropic(
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, given.get("api_key"))
     body, level = _request(model, context, given)
+    _unbind_thinking(body, headers, model)
 
     def go_on(reply: AssistantMessage) -> bytes:
         said = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
@@ -707,6 +712,28 @@ async def stream_anthropic(
             thinking_level=level,
         ),
     )
+
+
+_BINDING_BETA = "thinking-binding-controls-2026-08-01"
+
+
+def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) -> None:
+    """Let the API leave out thinking that belongs to another system prompt or other tools.
+
+    Claude Fable from 5.1 on refuses a request whose thinking blocks were made under another beginning of the
+    conversation, as after a change of the tools
+    (https://platform.claude.com/docs/en/models/fable-5-1/migration-guide).
+    """
+    if "fable" not in str(model.id).lower() or _version(model) < (5, 1):
+        return
+    kinds = {block["type"] for message in body["messages"] for block in message["content"]}
+    thinking = body.get("thinking") or {"type": "adaptive"}  # it always thinks
+    if kinds.isdisjoint({"thinking", "redacted_thinking"}) or "block_binding" in thinking:
+        return
+    body["thinking"] = {**thinking, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
+    name = next((name for name in headers if name.lower() == "anthropic-beta"), "anthropic-beta")
+    betas = [beta for beta in headers.get(name, "").split(",") if beta.strip()]
+    headers[name] = ",".join([*betas, _BINDING_BETA])
 
 
 async def list_anthropic_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
