@@ -460,6 +460,24 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
 
 
 @linux
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "stop",
+    [
+        pytest.param("kill -STOP $PPID", id="once"),
+        pytest.param('(setsid sh -c "while kill -STOP $PPID; do :; done" &)', id="again and again"),
+    ],
+)
+async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bash, here: Path) -> None:
+    """A stopped supervisor is woken, or killed after all that descends from it."""
+    command = "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); until [ -s daemon ]; do :; done"
+    result = await bash(f"{command}; {stop}; sleep 60", timeout=2)
+    assert "timeout" == result.details["ended_by"]
+    assert "may go on" not in text(result)
+    assert [] == [name for name in ("pid", "daemon") if alive(int((here / name).read_text()))]
+
+
+@linux
 async def test_a_command_that_writes_to_its_supervisor_loses_no_result(bash: Bash) -> None:
     """It can reach the pipes of its parent, as any process of its user can; nonsense is ignored."""
     result = await bash('echo x; for pipe in /proc/$PPID/fd/*; do echo nonsense > "$pipe"; done; exit 3')

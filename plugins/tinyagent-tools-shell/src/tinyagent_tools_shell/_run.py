@@ -226,11 +226,15 @@ class _Command:
 
     def _kill(self) -> list[ProcessInfo]:
         """Kill everything; returns what did not die."""
+        self._process.send_signal(signal.SIGCONT)  # a command can stop its parent
         os.close(self._lifeline)
         try:
             nothing_left = self._process.wait(_LAST) == 0
         except subprocess.TimeoutExpired:
-            return self._processes.members()
+            nothing_left = False
+            self._processes.kill()  # while all of them descend from it
+            self._process.kill()
+            self._process.wait()
         self._processes.supervisor = None
         if nothing_left:
             return []
