@@ -46,7 +46,18 @@ class Finding(NamedTuple):
 
 
 def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
-    """Look at everything."""
+    """Look at everything. What a finding quotes of the configuration and of plugins has no secrets in it."""
+    from tinyagent._provider_errors import redact
+
+    for finding in _examine(app, seconds, offline):
+        yield finding._replace(
+            subject=redact(finding.subject),
+            message=redact(finding.message),
+            hint=None if finding.hint is None else redact(finding.hint),
+        )
+
+
+def _examine(app: AppContext, seconds: float, offline: bool) -> Iterator[Finding]:
     yield from _installation()
     with ThreadPoolExecutor(max_workers=1) as pool:
         versions = pool.submit(_check_versions)

@@ -43,7 +43,11 @@ def check_all(entries: Sequence[EntryPoint]) -> Iterator[tuple[EntryPoint, Loade
 
 
 def check(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded:
-    """Load one plugin by `tinyagent_cli.probe`, for this long at most."""
+    """Load one plugin by `tinyagent_cli.probe`, for this long at most. No secret is quoted."""
+    return _without_secrets(_check(entry, seconds))
+
+
+def _check(entry: EntryPoint, seconds: float) -> Loaded:
     command = [sys.executable, "-P", "-m", "tinyagent_cli.probe", *entry]
     try:
         done = subprocess.run(
@@ -79,3 +83,10 @@ def _answer(output: bytes) -> Loaded | None:
 
 def _broken(message: str, hint: str | None) -> Loaded:
     return Loaded("broken", 3, message, hint)
+
+
+def _without_secrets(loaded: Loaded) -> Loaded:
+    from tinyagent._provider_errors import redact
+
+    message, hint = (None if text is None else redact(text) for text in (loaded.message, loaded.hint))
+    return loaded._replace(message=message, hint=hint)

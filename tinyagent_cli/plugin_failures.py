@@ -6,6 +6,7 @@ Everything else is a defect of the plugin or of its installation.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from tinyagent.errors import (
@@ -44,6 +45,10 @@ def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str
     if isinstance(error, ImportError) and error.name:
         why, advice = _missing_import(entry, error)
         return PluginError(_sentence(f"{subject} {what}: {why}"), hint=hint or advice)
+    variable = _missing_variable(error)
+    if variable is not None:
+        message = f"{subject} is not set up: the environment variable {variable} is not set."
+        return NotConfiguredError(message, hint=hint or f"Set it: export {variable}=…")
     why = "" if error is None else f": {type(error).__name__}: {error}"
     return PluginError(_sentence(f"{subject} {what}{why}"), hint=hint or remedy(entry))
 
@@ -53,6 +58,17 @@ def status(error: TinyAgentError | None) -> str:
     if error is None:
         return "ok"
     return "not set up" if isinstance(error, ConfigurationError) else "broken"
+
+
+def _missing_variable(error: BaseException | None) -> str | None:
+    """The name of an environment variable that a plugin took for set: `os.environ[NAME]` raised the error."""
+    if not isinstance(error, KeyError) or error.__traceback__ is None:
+        return None
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    is_lookup = trace.tb_frame.f_code is type(os.environ).__getitem__.__code__
+    return str(error.args[0]) if is_lookup else None
 
 
 def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | None]:
@@ -82,12 +98,17 @@ def _reinstall(entry: EntryPoint) -> str | None:
 
 
 def remedy(entry: EntryPoint) -> str | None:
-    """What to do about a plugin that is broken; None if no distribution has it."""
+    """What to do about a plugin that fails in its own way; None if no distribution has it.
+
+    It may only lack something that must be set up, so this does not advise to uninstall it.
+    """
     if entry.distribution in (BUILT_IN, CONFIGURED, FILE):
         return None
+    from .installation import installed_from
+
     return (
-        f"Upgrade it: tinyagent plugins install --upgrade {entry.distribution}   "
-        f"Or uninstall it: tinyagent plugins uninstall {entry.distribution}"
+        "Set up what its documentation asks for. If that is done, upgrade it: "
+        f"tinyagent plugins install --upgrade {installed_from(entry.distribution)}"
     )
 
 

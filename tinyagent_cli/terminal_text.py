@@ -2,15 +2,15 @@
 
 Models, tools, providers, files and plugins can send control sequences and invisible characters that hide,
 rewrite or inject what a person sees. `Sanitizer` removes them, also when a sequence is cut in two by a delta;
-`clean` does the same for a whole text, and `one_line` for a text that must stay on one line. `visible` and
-`without_long_blanks` show them instead, for what the user is asked to approve.
+`clean` does the same for a whole text, and `one_line` for a text that must stay on one line. `visible`,
+`visible_line` and `without_long_blanks` show them instead, for what the user is asked to approve or to trust.
 """
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["Sanitizer", "clean", "one_line", "visible", "without_long_blanks"]
+__all__ = ["Sanitizer", "clean", "one_line", "visible", "visible_line", "without_long_blanks"]
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, without
 # what joins letters and what chooses the form of an emoji: U+200C, U+200D, U+FE0E, U+FE0F.
@@ -140,6 +140,12 @@ def visible(text: str) -> str:
         else _escaped(character)
         for character in text
     )
+
+
+def visible_line(text: str) -> str:
+    """`visible` with newlines written out, too, and long blanks by their length: for a cell of a table."""
+    line = visible(text).replace("\n", "\\n")
+    return without_long_blanks(line)
 
 
 def without_long_blanks(text: str) -> str:

@@ -468,6 +468,21 @@ def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:
     assert (0, "0 approvals revoked.\n") == cli("approvals", "revoke", "--all", "--project")[::2]
 
 
+def test_the_list_of_approvals_hides_nothing(cli: Cli) -> None:
+    """Odd names of folders and files, and arguments, are written out; one approval is one line."""
+    tool = a_call({}).tool
+    home = Path(cli.home)
+    home.mkdir(parents=True, exist_ok=True)
+    source = ToolSource("/x/\u202eyp.loot\n.py", "m", is_file=True)
+    Remembered(home / "approvals.json").add(
+        "0" * 64, tool, source, {"command": "echo" + " " * 90 + "\u3164;\x1b[8mrm"}
+    )
+    lines = cli("approvals", "list").out.splitlines()
+    assert 1 == len(lines)
+    assert "/x/\\u202eyp.loot\\n.py" in lines[0]
+    assert r'"echo⟨90 spaces⟩\u3164;\u001b[8mrm"' in lines[0]
+
+
 # ---- what is noted --------------------------------------------------------------------------------------
 
 

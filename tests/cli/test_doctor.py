@@ -77,7 +77,7 @@ def test_a_broken_plugin(cli: Cli, source: str, words: str) -> None:
     assert 3 == code
     broken = found["plugin tools: zz-one (zz-one 2.1)"]
     assert words in broken["message"]
-    assert "tinyagent plugins uninstall zz-one" in broken["hint"]
+    assert broken["hint"].endswith("upgrade it: tinyagent plugins install --upgrade zz-one")
     assert found["plugin tools: zz-two (zz-two 1.0)"]["ok"]
 
 
@@ -110,6 +110,41 @@ def test_a_plugin_that_is_not_set_up_is_not_broken(cli: Cli, case: str) -> None:
     assert (3, True) == (done.code, f"Error: {finding['message']}\nSet TOWN.\n" in done.err)
     assert words in finding["message"]
     assert "ninstall" not in done.err
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import os\nos.environ['ZZ_TOWN']",
+        SETUP.replace("raise {error}", "import os\n    os.environ['ZZ_TOWN']"),
+        "import os\ntry:\n    os.environ['ZZ_TOWN']\nfinally:\n    print('ended')",
+    ],
+    ids=["while it is imported", "in its hook", "behind a finally"],
+)
+def test_a_plugin_without_its_environment_variable_is_not_set_up(cli: Cli, source: str) -> None:
+    """`os.environ[NAME]` is how most plugins ask for a setting; a missing one is named, and no defect."""
+    cli.install("zz-one", source, version="2.1")
+    code, found = examine(cli, TINYAGENT_MODEL="demo")
+    finding = found["plugin tools: zz-one (zz-one 2.1)"]
+    assert (0, "Set it: export ZZ_TOWN=…") == (code, finding["hint"])
+    assert finding["message"].endswith("is not set up: the environment variable ZZ_TOWN is not set.")
+
+
+def test_a_key_error_of_its_own_is_a_defect(cli: Cli) -> None:
+    """Only a look-up in the environment counts as a setting."""
+    cli.install("zz-one", "{}['ZZ_TOWN']")
+    code, found = examine(cli, TINYAGENT_MODEL="demo")
+    assert (3, True) == (code, "KeyError" in found["plugin tools: zz-one (zz-one 1.0)"]["message"])
+
+
+def test_findings_hold_no_secrets(cli: Cli) -> None:
+    """What they quote of the configuration and of plugins is redacted, as a text and as JSON."""
+    key = "sk-test-0123456789abcdef0123456789"
+    cli.install("zz-one", f"raise RuntimeError('refused: {key}')")
+    cli.config(f"[plugins]\ndisable = ['{key}']\n[run]\ntools = ['{key}']\nmodel = 'demo'\n")
+    for command in (["doctor"], ["doctor", "--json"], ["plugins", "list", "--check"]):
+        done = cli(*command, TINYAGENT_PLUGINS="zz-one")
+        assert ("[redacted]" in done.out, key in done.out + done.err) == (True, False), command
 
 
 LACKING = {

@@ -49,6 +49,20 @@ def test_show(cli: Cli) -> None:
     ]
 
 
+def test_show_hides_nothing(cli: Cli) -> None:
+    """What the model reads of a tool is what the user sees: invisible characters are written out."""
+    hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "send")
+    cli.file(
+        "odd.py",
+        "from tinyagent import AgentTool\nasync def run(*call): ...\n"
+        f"text = AgentTool(name='odd', label='', description='Add.\\x1b[8m\\u3164{hidden}', execute=run,\n"
+        "    parameters={'type': 'object', 'properties': {'a\\u202e': {'description': 'b\\u200b'}}})\n",
+    )
+    out = cli("tools", "show", "odd.py").out
+    assert ("Add.\\x1b[8m\\u3164\\U000e0073\\U000e0065\\U000e006e\\U000e0064\n" in out) is True
+    assert ("a\\u202e: " in out, "b\\u200b" in out) == (True, True)
+
+
 @pytest.mark.parametrize(
     "arguments", [['{"a": 1.5, "b": 2, "note": "7"}'], ["a=1.5", "b=2", "note=7"]], ids=["object", "pairs"]
 )

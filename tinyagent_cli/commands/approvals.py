@@ -10,7 +10,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.root import CONTEXT, common_options, need_command
 from tinyagent_cli.tables import print_json, print_table
-from tinyagent_cli.terminal_text import visible
+from tinyagent_cli.terminal_text import visible_line
 
 if TYPE_CHECKING:
     from tinyagent_cli.remembered import Remembered
@@ -53,7 +53,7 @@ def list_approvals(app: AppContext, as_json: bool) -> None:
         print_table(
             ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),
             [
-                (a.id[:_ID], a.project, a.tool, a.source, visible(a.arguments), _day(a.created))
+                (*map(visible_line, (a.id[:_ID], a.project, a.tool, a.source, a.arguments)), _day(a.created))
                 for a in found
             ],
         )  # fmt: skip

@@ -44,10 +44,13 @@ def list_tools(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
 def show_tools(name: str, as_json: bool) -> None:
-    """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file."""
+    """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file.
+
+    Invisible characters are written out: the model reads them, so you should see them.
+    """
     from tinyagent import _json
     from tinyagent_cli.output import take_stdin, take_stdout
-    from tinyagent_cli.terminal_text import clean
+    from tinyagent_cli.terminal_text import visible, visible_line
 
     take_stdin()
     output = take_stdout()  # a plugin may print while it is imported, and at exit
@@ -57,14 +60,13 @@ def show_tools(name: str, as_json: bool) -> None:
         print_json([{field: getattr(tool, field) for field in fields} for tool in found], output)
         return
     for number, tool in enumerate(found):
-        output.print(
-            ("\n" if number else "") + f"{tool.name}{'' if tool.read_only else '  (asks before it runs)'}"
-        )
-        for line in clean(tool.description).splitlines():
+        asks = "" if tool.read_only else "  (asks before it runs)"
+        output.print(("\n" if number else "") + visible_line(tool.name) + asks)
+        for line in visible(tool.description).split("\n"):
             output.print(f"  {line}")
         for key, schema in tool.parameters.get("properties", {}).items():
             must = " (required)" if key in tool.parameters.get("required", ()) else ""
-            output.print(clean(f"  {key}{must}: {_json.encode(schema).decode()}"))
+            output.print(visible_line(f"  {key}{must}: {_json.encode(schema).decode()}"))
 
 
 def _load(name: str) -> list[Any]:

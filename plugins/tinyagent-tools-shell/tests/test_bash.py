@@ -470,7 +470,10 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
 )
 async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bash, here: Path) -> None:
     """A stopped supervisor is woken, or killed after all that descends from it."""
-    command = "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); until [ -s daemon ]; do :; done"
+    command = (
+        "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); "
+        "until [ -s daemon ]; do :; done"
+    )
     result = await bash(f"{command}; {stop}; sleep 60", timeout=2)
     assert "timeout" == result.details["ended_by"]
     assert "may go on" not in text(result)
