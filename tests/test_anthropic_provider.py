@@ -347,6 +347,23 @@ def test_thinking_levels(model_id: str, level: str, expected: Any) -> None:
     assert ("temperature" in sent) == (level == "off")
 
 
+def test_notes_about_thinking() -> None:
+    """Whatever is not sent as it was asked for is noted."""
+    for model_id, options, expected in (
+        ("claude-opus-4-6", {"thinking_level": "xhigh"}, "'max' was asked for"),
+        ("claude-opus-4-7", {"thinking_level": "minimal"}, "'low' was asked for"),
+        ("claude-3-5-haiku", {"thinking_level": "low"}, "does not reason"),
+        ("claude-opus-4-7", {"temperature": 0.5}, "takes no temperature"),
+        ("claude-sonnet-4-5", {"thinking_level": "low", "temperature": 1}, "while it reasons"),
+        ("claude-sonnet-4-5", {"thinking_level": "low", "max_tokens": 500}, "no room to think"),
+        ("claude-sonnet-4-5", {"thinking_level": "high"}, None),
+    ):
+        notes: list[str] = []
+        body(user("Hi"), model=AnthropicModel(id=model_id), on_note=notes.append, **options)
+        assert (0 if expected is None else 1) == len(notes), notes
+        assert expected is None or expected in notes[0]
+
+
 def test_thinking_budgets() -> None:
     """A budget of one's own counts; a limit of one's own is never exceeded and leaves room for an answer."""
     own = {"thinking_level": "high", "thinking_budgets": {"high": 2000}}

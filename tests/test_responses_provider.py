@@ -743,6 +743,22 @@ async def test_a_call(base: str) -> None:
     assert OWN == {key: message[key] for key in OWN}
 
 
+async def test_an_organization_without_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI refuses the whole request; it is made once more without, and later ones too."""
+    monkeypatch.setattr("tinyagent.responses_provider._refuse_summaries", set())
+    message = "Your organization must be verified to generate reasoning summaries."
+    refusal = FakeReply.json({"error": {"message": message, "param": "reasoning.summary"}}, status=400)
+    async with FakeServer(refusal, reply(message_item("Hi")), reply(message_item("Hi"))) as server:
+        model, notes = OpenAIResponsesModel(base_url=server.url), []
+        options: Any = {"api_key": KEY, "thinking_level": "low", "on_note": notes.append}
+        for _ in range(2):
+            stream = await stream_openai_responses(model, Context(messages=[user("Hi")]), options)
+            assert "Hi" == (await stream.result())["content"][0]["text"]
+        asked = [request.json["reasoning"] for request in server.requests]
+    assert [{"effort": "low", "summary": "auto"}, {"effort": "low"}, {"effort": "low"}] == asked
+    assert 1 == len(notes)
+
+
 async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the call, else from the environment; there must be one, unless the model needs none."""
     context = Context(messages=[user("Hi")])

@@ -25,6 +25,7 @@ __all__ = [
     "ModelFamily",
     "Settings",
     "claude_version",
+    "effort_for",
     "family_of",
     "nearest_effort",
     "note",
@@ -325,9 +326,7 @@ def settings_for(
         note(options, f"{name} does not reason: the thinking level {level!r} was left out.")
         level = ""
     elif level and (known := efforts(family)):
-        effort = nearest_effort(level, known)
-        if effort != level:
-            note(options, f"{name} has no reasoning effort {level!r}: {effort!r} was asked for.")
+        effort = effort_for(name, level, known, options)
     thinks = bool(level) or (family.reasons is True and not family.off_by_default)
     return Settings(family, level, effort, temperature_for(name, family, options, thinks=thinks))
 
@@ -342,6 +341,14 @@ def temperature_for(
     while_it_reasons = " while it reasons" if family.temperature_at_rest and thinks else ""
     note(options, f"{name} takes no temperature{while_it_reasons}: {temperature} was left out.")
     return None
+
+
+def effort_for(name: str, level: str, efforts: tuple[str, ...], options: Mapping[str, Any]) -> str:
+    """The effort that stands for a thinking level, with a note if it is not the level itself."""
+    effort = nearest_effort(level, efforts)
+    if effort != level:
+        note(options, f"{name} has no reasoning effort {level!r}: {effort!r} was asked for.")
+    return effort
 
 
 def nearest_effort(level: str, efforts: tuple[str, ...]) -> str:

@@ -32,7 +32,7 @@ from ._citations import add_citations, read_citations
 from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
-from ._model_families import claude_version, family_of, nearest_effort, note, temperature_for
+from ._model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._tool_schemas import tool_schema
 from ._wire import (
     ReplyDecoder,
@@ -169,7 +169,7 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
         if version >= (4, 7):
             body["thinking"]["display"] = "summarized"  # Their default is to leave the text out.
         efforts = family.efforts if "max" in family.efforts else _ADAPTIVE_EFFORTS
-        body["output_config"] = {"effort": nearest_effort(level, efforts)}
+        body["output_config"] = {"effort": effort_for(model.id, level, efforts, options)}
     else:
         budget = max(int(own_budget or BUDGETS.get(level, MIN_BUDGET)), MIN_BUDGET)
         if asked:

@@ -27,7 +27,7 @@ from ._citations import add_citations, read_citations
 from ._finish_reasons import finish_kind
 from ._handover import IMAGE_NOTE, NO_RESULT, handover
 from ._message_builder import BuilderEvent
-from ._model_families import ModelFamily, family_of, settings_for
+from ._model_families import ModelFamily, family_of, note, settings_for
 from ._servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
@@ -722,20 +722,38 @@ async def stream_openai_responses(
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, given.get("api_key"))
+    url, body = _url(base_url), request_body(model, context, given)
+    open_reply = partial(
+        open_stream,
+        url,
+        model=model,
+        options=given,
+        headers=headers,
+        secrets=secrets,
+        decoder=partial(ResponsesDecoder, model),
+    )
+    if url in _refuse_summaries:
+        mapping(body.get("reasoning")).pop("summary", None)
+    summary = mapping(body.get("reasoning")).get("summary")
     try:
-        return await open_stream(
-            _url(base_url),
-            request_body(model, context, given),
-            model=model,
-            options=given,
-            headers=headers,
-            secrets=secrets,
-            decoder=partial(ResponsesDecoder, model),
-        )
+        return await open_reply(body)
     except ProviderError as error:
-        if error.status in (404, 405) and server_of(base_url) != "openai":
-            error.hint = "If this server has no Responses API, choose its protocol: -O api=openai-completions"
-        raise
+        if not (summary and error.status == 400 and _NAMES_SUMMARY.search(str(error))):
+            if error.status in (404, 405) and server_of(base_url) != "openai":
+                error.hint = (
+                    "Without a Responses API, choose the server's protocol: -O api=openai-completions"
+                )
+            raise
+    _refuse_summaries.add(url)
+    note(given, f"{model.provider}: no summaries of the reasoning for this key, so none are asked for.")
+    body["reasoning"].pop("summary")
+    return await open_reply(body)
+
+
+_NAMES_SUMMARY = re.compile(r"(?i)reasoning[ ._]summar")
+"""OpenAI gives summaries to verified organizations only, and refuses the whole request of others."""
+_refuse_summaries: set[str] = set()
+"""URLs that refused, in this process."""
 
 
 def wants_responses(model_id: str) -> bool:
