@@ -128,6 +128,11 @@ def final(events: list[Any]) -> Any:
     return last["message"] if last["type"] == "done" else last["error"]
 
 
+def ended(events: list[Any]) -> Any:
+    """The message that these events make."""
+    return final(decode(events))
+
+
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Retries do not wait here; these are the seconds that they would have waited."""
@@ -591,6 +596,86 @@ def test_an_item_that_ends_twice_is_there_once() -> None:
     again = {**events[-2], "item": {**events[-2]["item"], "id": "msg_other"}}
     message = final(decode([*events[:-1], again, events[-1]]))
     assert ["Hi"] == [block["text"] for block in message["content"]]
+
+
+def test_an_item_that_is_listed_twice_is_there_once() -> None:
+    """A call with one id is run once; two equal items with different ids are two."""
+    call, _ = call_item("look", "{}")
+    message = ended(
+        [{"type": "response.completed", "response": {"status": "completed", "output": [call, call]}}]
+    )
+    assert ["call_x"] == [block["id"] for block in message["content"]]
+    texts = [message_item("Hi", item_id=item_id)[0] for item_id in ("a", "b")]
+    message = ended([{"type": "response.completed", "response": {"status": "completed", "output": texts}}])
+    assert ["Hi", "Hi"] == [block["text"] for block in message["content"]]
+
+
+@pytest.mark.parametrize(
+    "item", [message_item("Hi ", "you"), call_item("look", "{", "}"), reasoning_item("so")]
+)
+def test_deltas_behind_the_whole_part_repeat_it(item: Any) -> None:
+    """A part that came whole is not doubled by deltas of it that follow."""
+    added, *events, done = streamed(item)
+    wholes = [event for event in events if event["type"].endswith(".done")]
+    deltas = [event for event in events if event["type"].endswith(".delta")]
+    (block,) = ended([added, *wholes, *deltas, done, *says(item)[-1:]])["content"]
+    (expected,) = ended(says(item))["content"]
+    assert expected == block
+
+
+@pytest.mark.parametrize(
+    "item", [message_item("Hi"), message_item("No", refusal=True), reasoning_item("a", "b")]
+)
+def test_the_ends_of_parts_alone_are_enough(item: Any) -> None:
+    """A server that sends no other event of its parts, and no list at the end, is understood."""
+    given, _ = item
+    pieces = given.get("content") or given["summary"]
+    place = "summary_index" if "summary" in given else "content_index"
+    event = "response.reasoning_summary_part.done" if "summary" in given else "response.content_part.done"
+    ends = [{"type": event, "item_id": given["id"], place: n, "part": part} for n, part in enumerate(pieces)]
+    (block,) = ended([*ends, {"type": "response.completed", "response": {"status": "completed"}}])["content"]
+    (expected,) = ended(says(item))["content"]
+    assert expected[expected["type"]] == block[block["type"]]
+
+
+def test_reasoning_keeps_its_place_before_a_text_that_ends_first() -> None:
+    """Its block is opened where the item began, so that both go back in their order."""
+    thought, text = reasoning_item(), message_item("Hi")
+    first, second = streamed(thought), streamed(text, first=1)
+    events = [first[0], *second, *first[1:], *says(thought, text)[-1:]]
+    assert ["thinking", "text"] == [block["type"] for block in ended(events)["content"]]
+
+
+def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
+    """The transcript, streamed or at the end; without one, that there was sound."""
+    end = {"type": "response.completed", "response": {"status": "completed"}}
+    sound = {"type": "response.audio.delta", "delta": "AAAA"}
+    said = [{"type": "response.audio.transcript.delta", "delta": piece} for piece in ("Hi ", "you")]
+    part = {"type": "output_audio", "data": "AAAA", "transcript": "Hi you"}
+    item = {"type": "message", "id": "m", "role": "assistant", "content": [part]}
+    for events, expected in (
+        ([sound, *said, end], "Hi you"),
+        ([{"type": "response.completed", "response": {"status": "completed", "output": [item]}}], "Hi you"),
+        ([sound, end], "(audio without a transcript)"),
+    ):
+        (block,) = ended(events)["content"]
+        assert expected == block["text"]
+
+
+@pytest.mark.parametrize("status", ["success", "in_progress", "", None])
+def test_other_words_for_complete(status: str | None) -> None:
+    """The event says that the reply is complete; a word for it that is not known does not cut it."""
+    item, _ = message_item("Hi")
+    message = ended([{"type": "response.completed", "response": {"status": status, "output": [item]}}])
+    assert "stop" == message["stop_reason"]
+
+
+@pytest.mark.parametrize("item", [message_item("Hi", status="incomplete"), call_item("look", "{}")])
+def test_an_item_that_is_cut_cuts_the_reply(item: Any) -> None:
+    """A call that the API calls incomplete does not run, whatever the reply itself says."""
+    given, events = item
+    message = ended(says(({**given, "status": "incomplete"}, events)))
+    assert "length" == message["stop_reason"]
 
 
 def test_whole_parts_alone_are_enough() -> None:

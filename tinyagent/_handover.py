@@ -25,6 +25,7 @@ logger = logging.getLogger("tinyagent")
 _PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
 NO_RESULT = "No result provided"
 IMAGE_NOTE = {"type": "text", "text": "(an image)"}
+AUDIO_NOTE = "(audio without a transcript)"
 LONGEST_COMMON = 40
 """Characters that every provider takes in the id of a tool call."""
 LONGEST_NAME = 64

@@ -21,7 +21,7 @@ from . import _json, _wire
 from ._chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
 from ._citations import add_citations, read_citations
 from ._finish_reasons import is_final, later_word
-from ._handover import handover, is_own
+from ._handover import AUDIO_NOTE, handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
 from ._model_families import ModelFamily, note, settings_for
@@ -807,7 +807,7 @@ class ChatDecoder(ReplyDecoder):
 
     def _finish(self, out: list[BuilderEvent]) -> None:
         if self._audio and len(self.builder) == 0 and not self._images:
-            self._say("(audio without a transcript)", out)
+            self._say(AUDIO_NOTE, out)
         nowhere = (self._extra or self._lists) and self._text_block < 0 and not self._calls
         if (self._details or nowhere) and self._thinking_block < 0:
             # What cannot be read but must go back needs a block to go back in.

@@ -25,7 +25,7 @@ from typing import Any
 from . import _json
 from ._citations import add_citations, read_citations
 from ._finish_reasons import finish_kind
-from ._handover import IMAGE_NOTE, NO_RESULT, handover
+from ._handover import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, handover
 from ._message_builder import BuilderEvent
 from ._model_families import ModelFamily, family_of, note, settings_for
 from ._servers import dialect_of, server_of
@@ -282,6 +282,9 @@ _REASONING = (
     "response.reasoning_summary_text",
 )
 """Events of reasoning, before `.delta` and `.done`: the API's own, and those of compatible servers."""
+_TRANSCRIPT = ("response.audio.transcript", "response.audio_transcript", "response.output_audio_transcript")
+_AUDIO = ("response.audio", "response.output_audio")
+"""Events of what is said, before `.delta`: as text, and as sound."""
 _IMAGE = "image_generation_call"
 
 
@@ -290,7 +293,7 @@ class _Item:
 
     __slots__ = (
         *("annotations", "blocks", "call_id", "ended", "given", "has_stable_id", "id", "kind", "latest"),
-        *("phase", "refusals", "source"),
+        *("phase", "refusals", "source", "wholes"),
     )
 
     def __init__(self, kind: str, item_id: str) -> None:
@@ -308,9 +311,20 @@ class _Item:
         """The kind of events that the reasoning is read from; a server may send it in two forms."""
         self.latest = 0
         """The part of the reasoning that came last."""
+        self.wholes: set[int] = set()
+        """Parts that came in one piece before any delta of theirs."""
         self.ended = False
         self.given: dict[str, Any] = {}
         """The whole item, once it is known."""
+
+    def has_whole(self, part: int, event: Mapping[str, Any]) -> bool:
+        """Whether a delta repeats what came whole before; without an id it may belong to another item."""
+        return part in self.wholes and bool(self.id) and event.get("item_id") == self.id
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the API says that a text or a call is not whole."""
+        return self.kind in ("message", "function_call") and self.given.get("status") == "incomplete"
 
     @property
     def is_raw(self) -> bool:
@@ -336,6 +350,11 @@ class ResponsesDecoder(ReplyDecoder):
         self._citations: dict[int, list[Citation]] = {}
         """Text block -> its citations."""
         self._sources: list[Citation] = []
+        self._announced: list[_Item] = []
+        """Items of reasoning that have begun and have no block yet."""
+        self._audio = False
+        self._is_cut = False
+        """The API says that the reply, or an item of it, is not whole."""
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         if data.strip() == b"[DONE]":
@@ -352,12 +371,18 @@ class ResponsesDecoder(ReplyDecoder):
             case "response.output_text.delta" | "response.refusal.delta":
                 self._text(value, value.get("delta"), kind, out)
             case "response.output_text.done" | "response.refusal.done":
-                if not self._item(value, "message").blocks:
-                    self._text(value, value.get(_TEXT[kind]), kind, out)
+                self._whole_text(value, value.get(_TEXT[kind]), kind, out)
             case "response.function_call_arguments.delta":
-                self._add(self._item(value, "function_call"), 0, value.get("delta"), out)
+                item = self._item(value, "function_call")
+                if not item.has_whole(0, value):
+                    self._add(item, 0, value.get("delta"), out)
             case "response.function_call_arguments.done":
-                self._complete(self._item(value, "function_call"), 0, value.get("arguments"), out)
+                item = self._item(value, "function_call")
+                if 0 not in item.blocks or not self.builder.text(item.blocks[0]):
+                    item.wholes.add(0)
+                self._complete(item, 0, value.get("arguments"), out)
+            case "response.content_part.done" | "response.reasoning_summary_part.done":
+                self._take_part(value, mapping(value.get("part")), out)
             case "response.output_text.annotation.added":
                 part = integer(value.get("content_index")) or 0
                 annotation = value.get("annotation")
@@ -377,6 +402,10 @@ class ResponsesDecoder(ReplyDecoder):
                 source, _, step = kind.rpartition(".")
                 if source in _REASONING and step in ("delta", "done"):
                     self._think(value, source, step, out)
+                elif source in _TRANSCRIPT and step == "delta":
+                    self._text(value, value.get("delta"), "response.output_text.delta", out)
+                elif source in _AUDIO and step == "delta":
+                    self._audio = True
                 elif kind == "error" or value.get("error"):
                     self._stop(self._reported(value))
 
@@ -448,10 +477,13 @@ class ResponsesDecoder(ReplyDecoder):
             return
         if kind == "function_call":
             self._open_call(item, given, out)
+        elif kind == "reasoning":
+            self._announced.append(item)
         elif item.is_raw:
             self._block(item, 0, out)  # now, so that the items keep their order
 
     def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
+        self._open_announced(out)
         item.call_id = string(given.get("call_id"))
         index, event = self.builder.open_tool_call(item.call_id, string(given.get("name")))
         item.blocks[0] = index
@@ -464,6 +496,8 @@ class ResponsesDecoder(ReplyDecoder):
         if index is None:
             if item.kind == "function_call":
                 return self._open_call(item, {}, out)
+            if item.kind != "reasoning":
+                self._open_announced(out)
             if item.kind == "message":
                 index, event = self.builder.open_text()
                 self._citations[index] = []
@@ -472,6 +506,13 @@ class ResponsesDecoder(ReplyDecoder):
             item.blocks[part] = index
             out.append(event)
         return index
+
+    def _open_announced(self, out: list[BuilderEvent]) -> None:
+        """Open the blocks of reasoning that began before the item at hand: the items keep their order."""
+        announced, self._announced = self._announced, []
+        for item in announced:
+            if not item.ended:
+                self._block(item, 0, out)
 
     def _add(self, item: _Item, part: int, piece: Any, out: list[BuilderEvent]) -> None:
         if isinstance(piece, str) and piece and not item.ended:
@@ -511,12 +552,31 @@ class ResponsesDecoder(ReplyDecoder):
     def _text(self, value: Mapping[str, Any], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
         part = integer(value.get("content_index")) or 0
         item = self._item(value, "message")
+        if item.has_whole(part, value):
+            return
         new = part not in item.blocks
         self._add(item, part, piece, out)
         if new and part in item.blocks:
             if _TEXT[kind] == "refusal":
                 item.refusals.add(part)
             self._sign_text(item, part)
+
+    def _whole_text(self, value: Mapping[str, Any], text: Any, kind: str, out: list[BuilderEvent]) -> None:
+        """A part is over: its text counts if nothing of the item was streamed."""
+        item, part = self._item(value, "message"), integer(value.get("content_index")) or 0
+        if part not in item.blocks and (item.wholes or not item.blocks):
+            self._text(value, text, kind, out)
+            item.wholes.add(part)
+
+    def _take_part(self, value: Mapping[str, Any], part: Mapping[str, Any], out: list[BuilderEvent]) -> None:
+        """A part is over, as an object: servers may send no other event of it."""
+        kind = string(part.get("type"))
+        if kind in ("reasoning_text", "summary_text"):
+            source = "response.reasoning_text" if kind == "reasoning_text" else _REASONING[-1]
+            self._think({**value, "text": part.get("text")}, source, "done", out)
+        elif kind in ("output_text", "text", "refusal", "output_audio"):
+            event = "response.refusal.done" if kind == "refusal" else "response.output_text.done"
+            self._whole_text(value, part.get(_key(part)), event, out)
 
     def _sign_text(self, item: _Item, part: int) -> None:
         """Keep what the API wants back with a text, and its citations in our form."""
@@ -583,12 +643,17 @@ class ResponsesDecoder(ReplyDecoder):
         """Parts of a summary are paragraphs of one block."""
         item = self._item(value, "reasoning")
         item.source = item.source or source
-        if item.source != source or (step == "done" and 0 in item.blocks):
+        part = integer(value.get("summary_index", value.get("content_index"))) or 0
+        streamed = 0 in item.blocks and not item.wholes and self.builder.text(item.blocks[0]) != ""
+        if item.source != source or (step == "done" and (streamed or part in item.wholes)):
+            return
+        if step == "done":
+            item.wholes.add(part)
+        elif item.has_whole(part, value):
             return
         piece = value.get("delta", value.get("text"))
         if isinstance(piece, dict):
             piece = piece.get("text")
-        part = integer(value.get("summary_index", value.get("content_index"))) or 0
         if part != item.latest and 0 in item.blocks and self.builder.text(item.blocks[0]):
             self._add(item, 0, "\n\n", out)
         item.latest = part
@@ -596,7 +661,8 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _end_reasoning(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         pieces = given.get("summary") or given.get("content")
-        if 0 not in item.blocks and isinstance(pieces, list):
+        had = self.builder.text(item.blocks[0]) if item.blocks else ""
+        if not had and isinstance(pieces, list):
             self._add(item, 0, "\n\n".join(string(mapping(piece).get("text")) for piece in pieces), out)
         kept = {"type": "reasoning", "id": item.id, "summary": given.get("summary") or []}
         for key in ("encrypted_content", "content"):
@@ -622,7 +688,7 @@ class ResponsesDecoder(ReplyDecoder):
     def _end(self, response: dict[str, Any], kind: str, out: list[BuilderEvent]) -> None:
         self._usage = mapping(response.get("usage"))
         status = string(response.get("status")) or kind.removeprefix("response.")
-        if kind == "response.failed" or status in ("failed", "cancelled"):
+        if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
         self._end_items(response.get("output"), out)
@@ -630,6 +696,7 @@ class ResponsesDecoder(ReplyDecoder):
         if kind == "response.incomplete" or status == "incomplete":
             details = mapping(response.get("incomplete_details"))
             self.finish_reason = string(details.get("reason")) or "incomplete"
+            self._is_cut = True
         self._finish(out)
 
     def _end_items(self, output: Any, out: list[BuilderEvent]) -> None:
@@ -648,6 +715,8 @@ class ResponsesDecoder(ReplyDecoder):
                 unmatched.setdefault(item.kind, deque()).append(item)
         for at, given in enumerate(listed):
             item = found.get(at)
+            if item is None and (known := self._by_id.get(string(given.get("id")))) and known.given == given:
+                continue  # listed twice
             if item is None:
                 # Without an id, or with a new one: the next of this kind.
                 rest = unmatched.get(given["type"])
@@ -664,9 +733,14 @@ class ResponsesDecoder(ReplyDecoder):
             if string(image):
                 image_type = string(item.given.get("output_format")) or "png"
                 self.builder.add_image(f"data:image/{image_type};base64,{image}")
-        word = None if self.finish_reason in (None, "completed") else self.finish_reason
-        known = word is None or finish_kind(word, has_content=True) != "complete"
-        self._conclude(out, word="completed" if word is None else word if known else "incomplete")
+        if self._audio and len(self.builder) == 0:
+            self._text({}, AUDIO_NOTE, "response.output_text.delta", out)
+            self._end_item(self._items[-1], {}, out)
+        word = self.finish_reason or "completed"
+        cut = self._is_cut or any(item.is_cut for item in self._items)
+        if cut and finish_kind(word, has_content=True) == "complete":
+            word = "incomplete"
+        self._conclude(out, word=word)
 
     def _add_sources(self) -> None:
         """Add what a search of the server found to the last text, behind what the text cites itself."""
@@ -683,7 +757,7 @@ class ResponsesDecoder(ReplyDecoder):
 
 def _key(piece: Mapping[str, Any]) -> str:
     """Where a part of a message has its text."""
-    return "refusal" if piece.get("type") == "refusal" else "text"
+    return {"refusal": "refusal", "output_audio": "transcript"}.get(string(piece.get("type")), "text")
 
 
 def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
