@@ -84,6 +84,16 @@ class _Live:
         self.stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self.inbound = Inbound(self._announced)
 
+    def end(self) -> None:
+        """The server ended the connection."""
+        self.lost = True
+
+    def over(self, task: asyncio.Task[None]) -> None:
+        """The task has ended; what it failed of is raised where something waits for it."""
+        self.lost = True
+        if not task.cancelled():
+            task.exception()
+
     def _announced(self) -> None:
         self.changed = True
 
@@ -248,6 +258,7 @@ class Connection:
         live = _Live()
         ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         live.task = asyncio.create_task(self._hold(live, mode, ready))
+        live.task.add_done_callback(live.over)
         try:
             async with asyncio.timeout(self.config.start_timeout):
                 either: set[asyncio.Future[Any]] = {live.task, ready}
@@ -317,7 +328,8 @@ class Connection:
         if config.url is None:
             environment = config.environment()
             command = config.program(environment)
-            return stdio_transport(command, environment, config.start_directory(), live.stderr)
+            directory = config.start_directory()
+            return stdio_transport(command, environment, directory, live.stderr, live.end)
 
         async def on_answer(response: httpx2.Response) -> None:
             live.status = response.status_code if response.status_code >= 400 else None

@@ -40,6 +40,10 @@ def main(command: list[str]) -> int:
         signal.signal(signum, lambda number, frame: asked.append(number))
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     server = _start(command)
+    # The server alone holds its output: when it closes that, we see the end.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
     code: int | None = None
     deadline: float | None = None
     poll = select.poll()

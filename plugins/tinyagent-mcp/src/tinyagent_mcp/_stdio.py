@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from typing import Any, Self
 import anyio
 import msgspec
 from mcp.shared.message import SessionMessage
-from mcp_types import INTERNAL_ERROR, JSONRPCRequest, jsonrpc_message_adapter
+from mcp_types import INTERNAL_ERROR, JSONRPCNotification, JSONRPCRequest, jsonrpc_message_adapter
 from pydantic import ValidationError
 
 from tinyagent import parse_streaming_json
@@ -56,7 +56,11 @@ _ID = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*[,}]')
 
 @asynccontextmanager
 async def stdio_transport(
-    command: Sequence[str], environment: Mapping[str, str], directory: Path, errors: deque[str]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    errors: deque[str],
+    on_end: Callable[[], None],
 ) -> AsyncIterator[tuple[Any, Any]]:
     """Start a server; gives the streams that the SDK's client takes. The server is gone afterwards.
 
@@ -65,6 +69,7 @@ async def stdio_transport(
         environment: All that it sees of the environment.
         directory: Where it is started.
         errors: Gets the last lines of its standard error.
+        on_end: Called as soon as the server has closed its output, or was given up.
     """
     if os.name == "posix" and sys.executable:
         command = [sys.executable, "-I", "-S", str(KEEPER), *command]
@@ -84,7 +89,7 @@ async def stdio_transport(
     listening = asyncio.create_task(_collect(process.stderr, errors))
     waiting: set[str | int] = set()
     try:
-        yield _Messages(process.stdout, waiting, listening), _Requests(process.stdin, waiting)
+        yield _Messages(process.stdout, waiting, listening, on_end), _Requests(process.stdin, waiting)
     finally:
         await _finish(process)
         listening.cancel()
@@ -158,6 +163,8 @@ class _Requests(_Stream):
         data = message.model_dump_json(by_alias=True, exclude_unset=True).encode("utf-8", "replace")
         if isinstance(message, JSONRPCRequest):
             self._waiting.add(message.id)
+        elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
+            self._waiting.discard((message.params or {}).get("requestId", ""))
         try:
             self._pipe.write(data + b"\n")
             await self._pipe.drain()
@@ -169,11 +176,16 @@ class _Messages(_Stream):
     """What the server says to us."""
 
     def __init__(
-        self, pipe: asyncio.StreamReader, waiting: set[str | int], listening: asyncio.Task[None]
+        self,
+        pipe: asyncio.StreamReader,
+        waiting: set[str | int],
+        listening: asyncio.Task[None],
+        on_end: Callable[[], None],
     ) -> None:
         self._pipe = pipe
         self._waiting = waiting
         self._listening = listening
+        self._on_end = on_end
         self._buffer = bytearray()
         self._ready: deque[SessionMessage] = deque()
         self._ended = False
@@ -207,7 +219,7 @@ class _Messages(_Stream):
             searched = len(self._buffer)
             data = await self._pipe.read(CHUNK)
             if not data:
-                self._ended = True
+                self._end()
                 line = bytes(self._buffer)
                 self._buffer.clear()
                 return line
@@ -228,8 +240,12 @@ class _Messages(_Stream):
                 return _LongLine(head, tail, length)
             if length > MAX_SKIPPED:
                 break
-        self._ended = True
+        self._end()
         return _LongLine(head, tail, length)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._on_end()
 
     # ---- from a line to messages ------------------------------------------------------------------
 
@@ -251,13 +267,13 @@ class _Messages(_Stream):
                     yield answer
                 continue
             if "result" in one or "error" in one:
-                self._waiting.discard(getattr(message, "id", None) or "")
+                self._waiting.discard(self._awaited(one.get("id")) or "")
             yield SessionMessage(message)
 
     def _decoded(self, line: bytes) -> Any:
         try:
             return msgspec.json.decode(line)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: not UTF-8
             pass
         try:
             # Slower, and takes what others do not: halves of surrogate pairs, NaN, integers of any length.
@@ -277,13 +293,21 @@ class _Messages(_Stream):
         read = parse_streaming_json(line.head.decode("utf-8", "replace")) or {}
         result = read.get("result")
         ids = [read["id"]] if "id" in read else _ids(b"", line.tail)
-        known = next((one for one in ids if one in self._waiting), None)
+        known = next((found for one in ids if (found := self._awaited(one)) is not None), None)
         if isinstance(result, dict) and known is not None:
             return {"id": known, "result": {**result, CUT: line.length}}
         return self._error(ids, f"the server's answer is too large ({line.length:,} bytes)")
 
+    def _awaited(self, identifier: object) -> str | int | None:
+        """The request of this id; some servers give a number back as text, or as a float."""
+        if isinstance(identifier, float) and identifier.is_integer():
+            identifier = int(identifier)
+        if isinstance(identifier, str) and identifier not in self._waiting and identifier.isdecimal():
+            identifier = int(identifier) if len(identifier) < 20 else None
+        return identifier if isinstance(identifier, str | int) and identifier in self._waiting else None
+
     def _error(self, ids: Sequence[Any], text: str) -> Any:
-        known = next((one for one in ids if isinstance(one, str | int) and one in self._waiting), None)
+        known = next((found for one in ids if (found := self._awaited(one)) is not None), None)
         if known is None and not ids and len(self._waiting) == 1:
             known = next(iter(self._waiting))
         if known is None:
@@ -326,7 +350,7 @@ def _envelope(message: dict[str, Any]) -> dict[str, Any]:
         mended["error"] = {
             **error,
             "code": code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,
-            "message": text if isinstance(text, str) else json.dumps(text)[:2_000],
+            "message": text if isinstance(text, str) else json.dumps(error)[:2_000],
         }
     else:
         mended.pop("error", None)

@@ -1,0 +1,295 @@
+"""Servers that do what they should not: each fault costs what it must, is named, and hangs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent import ConfigurationError, ToolError
+from tinyagent_mcp import McpServers, ServerConfig, _inbound, _stdio
+
+from .conftest import Tools, config, said
+
+HOSTILE = [sys.executable, "-I", "-S", str(Path(__file__).with_name("hostile.py"))]
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def hostile(start: str = "", **fields: Any) -> ServerConfig:
+    """How the server is started."""
+    return config(**{"command": HOSTILE, "env": {"TEST_START": start}, **fields})
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Tools]:
+    """One server for all faults that leave the connection as it is."""
+    with McpServers([hostile()]) as servers:
+        yield Tools(servers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("code_32000", "t: quota used up"),
+        ("code_32001", "t: no such session of yours"),
+        ("code_with_data", 't: Invalid params: {"city":"is missing"}'),
+        ("code_is_text", "t: quota used up"),
+        ("error_is_text", "t: quota used up"),
+        ("error_without_message", "quota used up"),
+        ("error_for_nobody", "t: quota used up"),
+        ("error_and_result", "t: quota used up"),
+        ("too_deep", "t: the server's answer is not JSON, or nested too deep"),
+        ("not_json", "t: the server's answer is not JSON, or nested too deep"),
+        ("no_object", "t: the server's answer is no JSON-RPC message"),
+    ],
+)
+async def test_an_error_reaches_the_model_in_the_servers_words(tools: Tools, fault: str, words: str) -> None:
+    """Whatever its code and its form; the connection stays as it is."""
+    with pytest.raises(ToolError) as caught:
+        await tools.result(fault)
+    assert words in str(caught.value)
+    assert "text id" == await tools.text("text_id")
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("structured_only", '{"rows":[1]}'),
+        ("structured_list", "[1,2]"),
+        ("content_is_text", "plain"),
+        ("content_is_one", "single"),
+        ("not_utf8", "caf�"),
+        ("surrogate", "a?b"),
+        ("not_a_number", "fine"),
+        ("garbage", "after garbage"),
+        ("batch", "in a batch"),
+        ("float_id", "float id"),
+        ("text_id", "text id"),
+        ("twice", "first answer"),
+        ("stderr_flood", "after the noise"),
+        ("notification_flood", "after the flood"),
+        ("request_flood", "after the flood"),
+    ],
+)
+async def test_what_can_be_understood_is_used(tools: Tools, fault: str, text: str) -> None:
+    """Careless forms, bytes that are not text, and floods beside the answer."""
+    assert text == await tools.text(fault)
+
+
+async def test_an_item_that_is_malformed_is_left_out_by_itself(tools: Tools) -> None:
+    """The rest of the content arrives, in order, and each gap is named."""
+    result = await tools.result("items")
+    assert [
+        "first",
+        "[An item of the type 'text' was malformed and is left out]",
+        "[An image was malformed and is left out: it is not base64]",
+        "[An image of the type 'image/tiff', 9 bytes: cannot be shown]",
+        "[An image of the type '', 9 bytes: cannot be shown]",
+        "[Content of the type 'video' cannot be shown]",
+        "[a resource was malformed and is left out]",
+        "[Resource: memo://x]",
+        "[Audio, audio/wav, 9 bytes: cannot be shown]",
+        "[An item without a type was malformed and is left out]",
+        "[An item without a type was malformed and is left out]",
+        "last",
+    ] == said(result).splitlines()
+    assert ["image"] == [part["type"] for part in result.content if part["type"] != "text"]
+
+
+async def test_results_are_bounded(tools: Tools) -> None:
+    """Items, images and structured content beyond the limits are left out, and the result says so."""
+    many = await tools.result("many_items")
+    assert _inbound.MAX_ITEMS + 1 == len(many.content)
+    assert "4000 more items were left out" in said(many)
+    images = await tools.result("many_images")
+    assert 5 == sum(part["type"] == "image" for part in images.content)
+    assert 1 == said(images).count("too large")
+    structured = await tools.result("structured_huge")
+    assert {} == structured.details
+    assert "more characters were left out" in said(structured)
+
+
+@pytest.mark.parametrize("fault", ["huge", "huge_then_image", "huge_id_last"])
+async def test_a_message_that_is_too_large_is_cut_while_it_is_read(tools: Tools, fault: str) -> None:
+    """Its beginning reaches the model, which is told; an image whose end is missing does not."""
+    result = await tools.result(fault)
+    assert said(result).startswith("[The server's answer was too large, 50,000,")
+    assert ["text"] * len(result.content) == [part["type"] for part in result.content]
+    assert _inbound.MAX_TEXT + 200 > len(said(result))
+    assert {"huge": "xxx", "huge_then_image": "before", "huge_id_last": "yyy"}[fault] in said(result)
+
+
+async def test_a_line_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not kept in memory, and the call does not wait for its time-out."""
+    monkeypatch.setattr(_stdio, "MAX_LINE", 2_000_000)
+    monkeypatch.setattr(_stdio, "MAX_SKIPPED", 8_000_000)
+    with McpServers([hostile()]) as servers:
+        tools = Tools(servers)
+        assert "too large" in await tools.text("endless")
+        assert "text id" == await tools.text("text_id")
+
+
+async def test_progress_is_bounded(tools: Tools) -> None:
+    """Of a flood of progress notes some arrive, not all."""
+    tools.partials.clear()
+    await tools.text("notification_flood")
+    assert 1 <= len(tools.partials) < 1_000
+
+
+async def test_requests_of_the_server_are_refused(tools: Tools) -> None:
+    """Sampling, elicitation and roots are methods that we do not have; a ping is answered."""
+    assert "-32601 -32601 -32601 -32601 pong" == await tools.text("requests")
+
+
+@pytest.mark.parametrize("fault", ["dies", "closes_output"])
+async def test_a_server_that_goes_away_fails_the_call(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, with its last words but not the token that it was given; the next call finds a new one."""
+    monkeypatch.setenv("MY_TOKEN", "sk-test-CANARY")
+    with McpServers([hostile(pass_env=["MY_TOKEN"])]) as servers:
+        tools = Tools(servers)
+        with pytest.raises(ToolError, match="ended before it had answered") as caught:
+            await tools.result(fault)
+        assert ("token … has expired" in str(caught.value)) == (fault == "dies")
+        assert "CANARY" not in str(caught.value)
+        assert "text id" == await tools.text("text_id")
+
+
+async def test_an_error_and_the_end_at_once() -> None:
+    """The server's words are not lost in its end."""
+    with McpServers([hostile()]) as servers, pytest.raises(ToolError, match="quota used up"):
+        await Tools(servers).result("error_and_exit")
+
+
+async def test_calls_at_once_get_their_own_failures(tools: Tools) -> None:
+    """A message that cannot be read fails the request that it answers, and no other."""
+    names = ["not_json", "text_id", "code_32000", "twice", "too_deep", "batch"]
+    results = await asyncio.gather(*(tools.result(name) for name in names), return_exceptions=True)
+    assert [True, False] * 3 == [isinstance(result, ToolError) for result in results]
+
+
+# ---- starting and listing ----------------------------------------------------------------------------
+
+
+def test_malformed_tools_are_named_and_the_others_work(caplog: pytest.LogCaptureFixture) -> None:
+    """One without a usable schema is left out, old drafts are repaired, and a name counts once."""
+    with McpServers([hostile("malformed")]) as servers:
+        tools = Tools(servers)
+        assert ["t__good", "t__old", "t__odd"] == list(tools.by_name)
+        assert "late ran" == asyncio.run(tools.text("odd"))
+        assert {"exclusiveMinimum": 0, "type": "integer"} == tools.by_name["t__old"].parameters["properties"][
+            "n"
+        ]
+    reported = "\n".join(record.getMessage() for record in caplog.records)
+    for name in ("no_schema", "text_schema", "string_schema", "unknown_type", "large_schema"):
+        assert f"MCP server 't': the tool '{name}' was left out: " in reported
+    assert "a tool without a name was left out: it has no name" in reported
+    assert "a tool without a name was left out: it is no object" in reported
+    assert "a second tool named 'good' was left out" in reported
+
+
+@pytest.mark.parametrize(
+    ("start", "names"),
+    [
+        ("no-list", []),
+        ("cursors", ["t__page_None", "t__same", "t__page_a", "t__page_b"]),
+        ("endless-pages", [f"t__page_{n}" for n in range(100)]),
+    ],
+)
+def test_a_list_ends(start: str, names: list[str]) -> None:
+    """At a cursor that was seen before, and after so many pages; no tool is there twice."""
+    with McpServers([hostile(start)]) as servers:
+        assert names == [tool.name for tool in servers.tools()]
+
+
+def test_a_careless_handshake_is_accepted() -> None:
+    """Without serverInfo, and with capabilities that are none."""
+    with McpServers([hostile("careless")]) as servers:
+        assert "text id" == asyncio.run(Tools(servers).text("text_id"))
+
+
+@pytest.mark.parametrize(
+    ("start", "words"), [("version", "1999-01-01"), ("refuses", "The licence has expired")]
+)
+def test_a_handshake_that_fails_says_why(start: str, words: str) -> None:
+    """The version that the server wants, or its own error."""
+    with McpServers([hostile(start)]) as servers, pytest.raises(ConfigurationError, match=words):
+        servers.tools()
+
+
+# ---- tools that change ---------------------------------------------------------------------------------
+
+
+async def test_an_announced_change_is_there_in_the_next_turn() -> None:
+    """New tools can be called, removed ones are gone, and nothing is asked where nothing has changed."""
+    with McpServers([hostile()]) as servers:
+        tools = Tools(servers)
+        assert not await servers.refresh()
+        assert "added" == await tools.text("add_tool")
+        assert await servers.refresh()
+        later = Tools(servers)
+        assert {"t__late"} == later.by_name.keys() - tools.by_name.keys()
+        assert {"t__removed"} == tools.by_name.keys() - later.by_name.keys()
+        assert not await servers.refresh()
+        assert "late ran" == await later.text("late")
+        with pytest.raises(ToolError, match="does not offer 'removed' any more"):
+            await tools.result("removed")
+
+
+async def test_a_list_that_was_kept_gives_way_to_the_servers_own() -> None:
+    """A server that is started by a call may have other tools than the list that was kept of it."""
+    kept = hostile("careless", remember=True)
+    with McpServers([kept]) as servers:
+        await Tools(servers).text("add_tool")
+        assert await servers.refresh()  # which renews what is kept
+    with McpServers([kept]) as servers:
+        tools = Tools(servers)
+        assert "t__late" in tools.by_name
+        assert "text id" == await tools.text("text_id")
+        assert await servers.refresh()
+        assert "t__late" not in {tool.name for tool in servers.tools()}
+
+
+# ---- what a server sees -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cwd", [None, "."])
+async def test_a_project_cannot_put_modules_into_a_server(
+    cwd: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A json.py in the working directory is not imported, and a relative PATH entry leads nowhere."""
+    (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".")
+    monkeypatch.setenv("PATH", f".{os.pathsep}{os.environ['PATH']}")
+    code = f"exec(open({HOSTILE[-1]!r}).read())"  # -c, as -m, looks into the working directory first
+    with McpServers([hostile(command=[sys.executable, "-S", "-c", code], cwd=cwd)]) as servers:
+        where, module, names = (await Tools(servers).text("where")).splitlines()
+    assert (cwd == ".") == (Path(where) == tmp_path)
+    assert not Path(module).is_relative_to(tmp_path)
+    assert "PYTHONPATH" not in names.split()
+
+
+def test_a_directory_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a server starts where nothing can be put in its way."""
+    monkeypatch.setenv("TINYAGENT_HOME", "/dev/null")
+    assert Path("/") == hostile().start_directory()
+
+
+def test_paths_that_are_typed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of --mcp starts elsewhere, so paths that exist here are made absolute; other words stay."""
+    from tinyagent_mcp._config import configured
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "server.py").touch()
+    (tmp_path / "time").mkdir()
+    monkeypatch.setenv("TINYAGENT_MCP", "x=python server.py . time ./time a/b")
+    [server] = configured()
+    here = str(tmp_path)
+    expected = ["python", f"{here}/server.py", here, "time", f"{here}/time", "a/b"]
+    assert (expected, True) == (server.argv(), server.required)
