@@ -240,6 +240,7 @@ async def test_the_messages_api_gets_the_request_of_the_default_provider(ask: As
     assert (3, "enabled") == (body["top_k"], body["thinking"]["type"])
     assert "ephemeral" in json.dumps(body["messages"])
     assert ("sig", "length") == (message["content"][0]["thinking_signature"], message["stop_reason"])
+    assert "low" == message["thinking_level"]
     assert (7, 2, 4) == tuple(message["usage"][key] for key in ("input", "output", "cache_read"))
 
 

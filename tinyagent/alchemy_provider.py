@@ -92,6 +92,8 @@ class AlchemyCall(Call):
         key = key.removeprefix("Bearer ") if key else None
         self.chat_body: dict[str, Any] = {}
         """The body of a chat/completions request; empty for other protocols."""
+        self.thinking_level = "off"
+        """What a request to Anthropic asks for; its message keeps it for the rest of the turn."""
         self.whole_body: bytes | None = None
         """The request's body; None if alchemy-llm makes it."""
         self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
@@ -114,9 +116,10 @@ class AlchemyCall(Call):
             self.chat_body = chat_request(model, context, options)
             self.whole_body = _wire.encode_body(self.chat_body)
         elif self.api == ANTHROPIC:
-            self.whole_body = _wire.encode_body(
-                anthropic_provider.request_body(model, context, cast(SimpleStreamOptions, options))
+            body, self.thinking_level = anthropic_provider.request_and_level(
+                model, context, cast(SimpleStreamOptions, options)
             )
+            self.whole_body = _wire.encode_body(body)
         else:
             body = chat_request(model, context, options)
             fields = {"messages": body["messages"], **(getattr(model, "extra_body", None) or {})}
@@ -416,6 +419,8 @@ class AlchemyDecoder(ChatDecoder):
         super().__init__(model, **given)
         self._call_of = call
         self._anthropic = call.api == ANTHROPIC
+        if call.thinking_level != "off":
+            self._fields["thinking_level"] = call.thinking_level
         self._places: list[int] = []
         """Our index of each of the wheel's blocks."""
         self._named: list[tuple[int, str, str]] = []

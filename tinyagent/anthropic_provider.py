@@ -114,11 +114,13 @@ class AnthropicModel(Model):
 
 def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """The body of a request."""
-    return _request(model, context, options)[0]
+    return request_and_level(model, context, options)[0]
 
 
-def _request(model: Any, context: Context, options: SimpleStreamOptions) -> tuple[dict[str, Any], str]:
-    """The body of a request, and the thinking level that it asks for."""
+def request_and_level(
+    model: Any, context: Context, options: SimpleStreamOptions
+) -> tuple[dict[str, Any], str]:
+    """The body of a request, and the thinking level that it asks for, which its message has to keep."""
     cache = getattr(model, "cache", "5m")
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
     history = handover(context.messages, model, ids=IDS, tools=context.tools)
@@ -689,7 +691,7 @@ async def stream_anthropic(
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, given.get("api_key"))
-    body, level = _request(model, context, given)
+    body, level = request_and_level(model, context, given)
     _unbind_thinking(body, headers, model)
 
     def go_on(reply: AssistantMessage) -> bytes:

@@ -19,7 +19,8 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
     done, error    finishReason, the provider's own word; normalUsage, usage in our words; images, the URLs of
                    the images that the model made
     done           signatures, {contentIndex: signature} of blocks that were signed after their end;
-                   citations, {contentIndex: [Citation]} of the texts that have any
+                   citations, {contentIndex: [Citation]} of the texts that have any; thinkingLevel, what the
+                   reply was asked for, where the rest of its turn needs it
     error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as the errors of
                    `tinyagent.errors` have them
 """
@@ -59,6 +60,7 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     images: Any = None
     signatures: Any = None
     citations: Any = None
+    thinking_level: Any = None
     error_kind: str | None = None
     error_category: str | None = None
     error_status: int | None = None
@@ -159,6 +161,8 @@ class ProxyDecoder(ReplyDecoder):
                 self.finish_reason = event.finish_reason or self._reason
                 self._sign(event.signatures)
                 self._cite(event.citations)
+                if isinstance(event.thinking_level, str):
+                    self._fields["thinking_level"] = event.thinking_level
                 self._finish(out)
 
     def _index(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> int:

@@ -102,6 +102,14 @@ async def test_citations_arrive() -> None:
     assert cited == message["content"][0]["citations"]
 
 
+async def test_the_thinking_level_arrives() -> None:
+    """A caller sends it back with the message, so that the rest of the turn is asked for in the same way."""
+    _, written = await said(Reply("Hi", thinking_level="high"))
+    assert "high" == decoded(written)[1]["thinking_level"]
+    _, written = await said(Reply("Hi"))
+    assert "thinking_level" not in decoded(written)[1]
+
+
 async def test_half_a_surrogate_pair_does_not_stop_a_reply() -> None:
     """What JSON cannot say as it stands is said with escapes."""
     _, written = await said(Reply(text("a\ud83d", "\ude00b")))

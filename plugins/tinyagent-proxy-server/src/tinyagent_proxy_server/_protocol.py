@@ -4,7 +4,8 @@ Beside what every client of the protocol knows, events carry fields that other c
 
     done, error     finishReason, the provider's own word; normalUsage, usage as tinyagent counts it
     done            signatures, {contentIndex: signature} of blocks that were signed after their end;
-                    citations, {contentIndex: [Citation]} of the texts that have any
+                    citations, {contentIndex: [Citation]} of the texts that have any; thinkingLevel, what the
+                    reply was asked for, where the rest of its turn needs it
     toolcall_end    id and toolName as they are at the end; contentSignature; arguments, the JSON text, where
                     it is not what the deltas add up to
     error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, with the meaning
@@ -300,6 +301,7 @@ class EventWriter:
             if block.get("citations")
         }
         fields = {"signatures": late or None, "citations": cited or None, **self._spent(message)}
+        fields["thinkingLevel"] = message.get("thinking_level")
         return _line({"type": "done", "reason": self.finish, **fields})
 
     def _spent(self, message: Mapping[str, Any]) -> dict[str, Any]:
