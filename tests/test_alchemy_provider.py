@@ -220,11 +220,14 @@ async def test_images_go_along(wheel: Wheel) -> None:
     assert 2 == body.count("https://example.com/x.png")
 
 
-async def test_the_messages_api_gets_the_request_of_the_default_provider(ask: Ask, wheel: Wheel) -> None:
+@pytest.mark.parametrize("base", ["", "/v1", "/v1/messages/"])
+async def test_the_messages_api_gets_the_request_of_the_default_provider(
+    base: str, ask: Ask, wheel: Wheel
+) -> None:
     """Thinking, caching and the model's own fields are as in the provider `anthropic`; so are the checks."""
     model = OpenAICompatModel(
         "anthropic", "claude-sonnet-4-5", "anthropic-messages", reasoning=True,
-        base_url="https://api.anthropic.com/v1/messages", extra_body={"top_k": 3},
+        base_url=f"https://api.anthropic.com{base}", extra_body={"top_k": 3},
     )  # fmt: skip
     thought = [(4, 0, ""), (5, 0, "hm"), (6, 0, "sig")]
     usage = {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 4}

@@ -373,11 +373,13 @@ def test_reasoning_goes_back_where_it_came_from() -> None:
         ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
         ("https://h/v1/chat/completions/", "https://h/v1/chat/completions"),
         ("https://h", "https://h/chat/completions"),
+        ("https://h/v1/responses", "https://h/v1/chat/completions"),
+        ("https://h/messages/v1", "https://h/messages/v1/chat/completions"),
         ("https://h/d/chat/completions?api-version=2", "https://h/d/chat/completions?api-version=2"),
     ],
 )
 def test_endpoint(base: str, expected: str) -> None:
-    """A base URL may name chat/completions or not; a query stays."""
+    """A base URL may name the path of a protocol or not; a query stays."""
     assert expected == endpoint(base)
     assert expected.replace("chat/completions", "models") == endpoint(base, "/models")
 

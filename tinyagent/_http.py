@@ -206,7 +206,7 @@ def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
             hint=_URL_EXAMPLE,
         )
     if not host or port == 0:
-        raise ConfigurationError(f"the {where} names no host: {shown}")
+        raise ConfigurationError(f"the {where} names no host: {shown}", hint=_URL_EXAMPLE)
     if "@" in parts.netloc:
         raise ConfigurationError(
             f"the {where} holds a user name or password",

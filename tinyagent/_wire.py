@@ -653,13 +653,17 @@ def check_model(model: Any, example: str) -> str:
     return base_url
 
 
-def endpoint(base_url: str, path: str, named: str | None = None) -> str:
-    """The URL of `path` under a base URL that may or may not name it, or `named`; a query is kept."""
+_PROTOCOL_PATHS = re.compile(r"/(?:chat/completions|responses|messages)$")
+"""What people copy into a base URL from the documentation of an API."""
+
+
+def endpoint(base_url: str, path: str) -> str:
+    """The URL of `path` under a base URL that may or may not name the path of a protocol; a query is kept."""
     try:
         parts = urlsplit(base_url.strip())
     except ValueError:
         return base_url
-    base = parts.path.rstrip("/").removesuffix(named or path)
+    base = _PROTOCOL_PATHS.sub("", parts.path.rstrip("/")).rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 

@@ -67,7 +67,8 @@ class AlchemyCall(Call):
         base_url = _wire.check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
         self.api: str = getattr(model, "api", "") or "openai-completions"
         if self.api == ANTHROPIC:
-            url, base = (_wire.endpoint(base_url, path, "/v1/messages") for path in ("/v1/messages", ""))
+            url = anthropic_provider.messages_url(base_url)
+            base = url.replace("/v1/messages", "", 1)  # alchemy-llm adds it
             variable = getattr(model, "api_key_env", None)
             headers, secrets = _wire.request_headers(
                 model, options.get("api_key"), variable=variable, header="x-api-key", prefix=""

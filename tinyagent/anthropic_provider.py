@@ -700,7 +700,7 @@ async def stream_anthropic(
 
     paused = _uses_server_tools(body)
     return await open_stream(
-        _url(base_url),
+        messages_url(base_url),
         body,
         model=model,
         options=given,
@@ -743,7 +743,7 @@ async def list_anthropic_models(model: Any, options: Mapping[str, Any] | None = 
     given = options or {}
     headers, secrets = _headers(model, given.get("api_key"))
     kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
-    url = _url(model.base_url, "/models")
+    url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
     value = await get_json(url, headers=headers, secrets=secrets, **network(model), **kind)
     items = value.get("data") if isinstance(value, dict) else None
@@ -771,10 +771,10 @@ def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]
     return headers, secrets
 
 
-def _url(base_url: str, path: str = "/messages") -> str:
+def messages_url(base_url: str, path: str = "/messages") -> str:
     """The endpoint under a base URL that may end before `/v1`, after it, or name `/messages` itself."""
     begun = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
-    return endpoint(base_url, path if begun else f"/v1{path}", named="/messages")
+    return endpoint(base_url, path if begun else f"/v1{path}")
 
 
 def _uses_server_tools(body: Mapping[str, Any]) -> bool:

@@ -93,7 +93,7 @@ class OpenAICompatModel(Model):
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
     """The URL of `path` under a base URL that may or may not name chat/completions itself."""
-    return _wire.endpoint(base_url, path, named="/chat/completions")
+    return _wire.endpoint(base_url, path)
 
 
 # ---- the request --------------------------------------------------------------------------------------

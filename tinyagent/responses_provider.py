@@ -796,7 +796,7 @@ async def stream_openai_responses(
     given: SimpleStreamOptions = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, given.get("api_key"))
-    url, body = _url(base_url), request_body(model, context, given)
+    url, body = endpoint(base_url, "/responses"), request_body(model, context, given)
     open_reply = partial(
         open_stream,
         url,
@@ -848,8 +848,3 @@ def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]
     if header:
         return request_headers(model, api_key, variable=variable, header=header, prefix="")
     return request_headers(model, api_key, variable=variable)
-
-
-def _url(base_url: str) -> str:
-    """The endpoint under a base URL that may name it, or chat/completions, as variables of OpenAI's may."""
-    return endpoint(endpoint(base_url, "", named="/chat/completions"), "/responses")

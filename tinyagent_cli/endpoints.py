@@ -138,6 +138,11 @@ def ollama_url(text: str) -> str:
         ConfigurationError: if it is none of these.
     """
     text = text.strip("\"' ")
+    if "@" in text:
+        raise ConfigurationError(
+            "OLLAMA_HOST holds a user name or password.",
+            hint="Put credentials into a header: [providers.ollama] headers.",
+        )
     scheme, found, rest = text.partition("://")
     if not found:
         scheme, rest = "http", text
@@ -182,7 +187,7 @@ def azure_url(
         parts = urlsplit(base_url)
     except ValueError:
         return base_url  # the request will say what is wrong with it
-    path = parts.path.rstrip("/")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/responses")
     if path.endswith("/openai/v1"):
         return base_url
     if responses:

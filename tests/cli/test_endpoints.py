@@ -44,6 +44,14 @@ def test_an_ollama_host_that_is_no_address(text: str) -> None:
         ollama_url(text)
 
 
+@pytest.mark.parametrize("text", ["http://user:word@gpu:9999", "user@gpu"])
+def test_an_ollama_host_with_a_password(text: str) -> None:
+    """It is refused, and not dropped; the password is not shown."""
+    with pytest.raises(ConfigurationError, match="holds a user name") as caught:
+        ollama_url(text)
+    assert "word@" not in str(caught.value)
+
+
 AZURE = "https://acme.openai.azure.com"
 
 
@@ -56,6 +64,10 @@ AZURE = "https://acme.openai.azure.com"
         (f"{AZURE}/deployments/x", f"{AZURE}/deployments/x?api-version={AZURE_API_VERSION}"),
         (f"{AZURE}?api-version=2025-01-01", f"{AZURE}/openai/deployments/gpt%204?api-version=2025-01-01"),
         (f"{AZURE}/openai/v1/", f"{AZURE}/openai/v1/"),
+        (
+            f"{AZURE}/openai/responses?api-version=2025-01-01",
+            f"{AZURE}/openai/deployments/gpt%204?api-version=2025-01-01",
+        ),
     ],
 )
 def test_the_url_of_a_deployment(base_url: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
