@@ -192,6 +192,31 @@ def test_alternatives_that_share_definitions_stay_small() -> None:
     assert {"x"} == set(fit_schema({"$ref": "#/$defs/d0", "$defs": definitions}).parameters["properties"])
 
 
+def test_names_that_anthropic_refuses_are_sent_in_other_letters() -> None:
+    """The model reads the tool's own name in the description, and the tool gets it back."""
+    long = "x" * 70
+    schema = {
+        "properties": {
+            "$top": {"type": "integer"},
+            "top": {"description": "Not the other one."},
+            "filter[id]": {"description": "An id."},
+            "日本": {},
+            long: {},
+        },
+        "required": ["top", "$top"],
+    }
+    tool = AgentTool("odata", parameters=schema)
+    sent = tool_schema(tool).parameters
+    assert ["top_2", "top", "filter_id", "argument", "x" * 56] == list(sent["properties"])
+    assert ["top", "top_2"] == sent["required"]
+    assert "(filter[id]) An id." == sent["properties"]["filter_id"]["description"]
+    own = {"$top": 5, "top": 1, "filter[id]": "a", long: 2}
+    assert own == _validated(tool, {"top_2": 5, "top": 1, "filter_id": "a", "x" * 56: 2})
+    assert own == _validated(tool, own)
+    with pytest.raises(ValueError, match=r"\$top"):
+        _validated(tool, {"top_2": "five", "top": 1})
+
+
 @pytest.mark.parametrize(
     ("schema", "fault"),
     [

@@ -9,14 +9,17 @@ What providers ask of a tool's schema beyond JSON Schema itself:
 - an object at the top, with `properties` (OpenAI: "object schema missing properties"),
 - no `anyOf`, `oneOf`, `allOf`, `not`, `enum` or `$ref` at the top (Anthropic: "input_schema does not support
   oneOf, allOf, or anyOf at the top level"; OpenAI likewise),
-- `items` for every array (OpenAI: "array schema missing items").
+- `items` for every array (OpenAI: "array schema missing items"),
+- names of properties in a few letters (Anthropic: "Property keys should match pattern
+  '^[a-zA-Z0-9_.-]{1,64}$'").
 """
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from . import _json
@@ -41,11 +44,17 @@ class ToolSchema:
             It admits everything that `rules` admit.
         rules: What arguments are validated against.
         encoded: `rules` as JSON, which identifies the compiled validator.
+        names: The tool's own names of properties that are sent under another name.
     """
 
     parameters: dict[str, Any]
     rules: dict[str, Any]
     encoded: bytes
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def arguments(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a model under the tool's own names."""
+        return {self.names.get(name, name): value for name, value in sent.items()} if self.names else sent
 
 
 def tool_schema(tool: Tool) -> ToolSchema:
@@ -107,7 +116,8 @@ def fit_schema(schema: object) -> ToolSchema:
             validator(encoded)
         except Exception as error:  # noqa: BLE001 - a class for each kind of fault, with one base: Exception
             _fault((), str(error).partition("\n")[0])
-    return ToolSchema(parameters, rules, encoded)
+    parameters, names = _with_plain_names(parameters)
+    return ToolSchema(parameters, rules, encoded, names)
 
 
 @functools.lru_cache(maxsize=512)
@@ -135,6 +145,9 @@ _TYPE_NAMES = {
     **dict.fromkeys(("none", "nil"), "null"),
 }
 """What servers call a type, and the name that JSON Schema has for it; Gemini's are in capitals."""
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""Names of properties that every provider accepts."""
 
 _ANY = frozenset(("any", "*", "mixed", "unknown", ""))
 
@@ -532,6 +545,34 @@ def _without_combinators(rules: dict[str, Any]) -> dict[str, Any]:
     flat["type"] = "object"
     flat.setdefault("properties", {})
     return flat
+
+
+def _with_plain_names(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The schema with names of properties that every provider accepts, and the tool's own names by those."""
+    properties: dict[str, Any] = parameters["properties"]
+    names: dict[str, str] = {}
+    for name in properties:
+        if not _NAME.fullmatch(name):
+            plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")[:56] or "argument"
+            number = 1
+            while (unique := plain if number == 1 else f"{plain}_{number}") in properties or unique in names:
+                number += 1
+            names[unique] = name
+    if not names:
+        return parameters, names
+    plain_names = {own: plain for plain, own in names.items()}
+    renamed: dict[str, Any] = {}
+    for name, schema in properties.items():
+        if name in plain_names:
+            schema = {
+                **schema,
+                "description": " ".join(filter(None, [f"({name})", schema.get("description")])),
+            }
+        renamed[plain_names.get(name, name)] = schema
+    parameters = {**parameters, "properties": renamed}
+    if "required" in parameters:
+        parameters["required"] = [plain_names.get(name, name) for name in parameters["required"]]
+    return parameters, names
 
 
 def _flatten(schema: dict[str, Any], root: dict[str, Any], done: dict[int, dict[str, Any]]) -> dict[str, Any]:

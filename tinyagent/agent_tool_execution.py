@@ -132,8 +132,9 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
             "Call it again with a JSON object."
         )
     try:
-        arguments = as_json_numbers(arguments)
-        rules = validator(tool_schema(tool).encoded)
+        schema = tool_schema(tool)
+        arguments = schema.arguments(as_json_numbers(arguments))
+        rules = validator(schema.encoded)
         problems = [
             f"at {_path(error.instance_path)}: {_shorten(error.message)} "
             f"(rule: {'/'.join(map(str, error.schema_path))})"

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+import tinyagent_cli.approvals as approvals_module
 from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer, assistant
-from tinyagent_cli.approvals import question
+from tinyagent_cli.approvals import Approvals, Question, question
 from tinyagent_cli.remembered import Remembered, current_project, fingerprint
 from tinyagent_cli.tool_sources import ToolSource
 
@@ -558,3 +559,24 @@ def test_time_outs_of_tools(cli: Cli, serve: Serve) -> None:
     assert "timed out after 0.1 s" in cli("tools", "call", "mytools.py:wait").err
     cli.config("[tools.wait]\ntimeout = 0\n")
     assert 3 == cli(*RUN, "Wait").code
+
+
+async def test_an_approval_of_a_tool_ends_when_the_tool_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`always in this run` is for the tool as it was; the same tool made again is still that tool."""
+    asked: list[str] = []
+
+    async def always(question: Question) -> str:
+        asked.append(question.text)
+        return "a"
+
+    monkeypatch.setattr(approvals_module, "ask_on_terminal", always)
+    approvals = Approvals()
+
+    async def ask(**fields: Any) -> None:
+        tool = AgentTool("move", **fields)
+        message: Any = {"role": "assistant", "content": []}
+        assert (await approvals.ask(ToolCallInfo(tool, "c1", {}, message))).refusal is None
+
+    for fields in ({}, {}, {"description": "Other words."}, {"origin": "another server"}):
+        await ask(**fields)
+    assert 3 == len(asked)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
+
+import pytest
 
 import tinyagent_mcp
+from tinyagent.testing import FakeReply, FakeServer
+from tinyagent_mcp._config import config_file
 
-from .conftest import TINY
+from .conftest import PATIENCE, TINY, eventually
 from .test_config import write
+from .test_hostile import HOSTILE
 
 
 def tinyagent(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,3 +76,61 @@ def test_a_server_that_fails_is_told() -> None:
     assert "'broken'" in done.stderr
     assert "Traceback" not in done.stderr
     assert 0 == tinyagent("run", "-m", "demo", "-t", "calc", "What is 6 * 7?", **environment).returncode
+
+
+def test_a_configured_server_that_fails_is_a_warning() -> None:
+    """The run goes on with the tools of the others; with `required` it does not."""
+    good = f"[mcp.servers.t]\ncommand = {json.dumps(TINY)}\n"
+    broken = '[mcp.servers.broken]\ncommand = "no-such-program-anywhere"\n'
+    write(good + broken)
+    done = tinyagent("run", "--jsonl", "-m", "demo", "-t", "mcp", "hello")
+    assert 0 == done.returncode, done.stderr
+    assert ["t__pid", "t__daemon", "t__read"] == json.loads(done.stdout.splitlines()[0])["tools"]
+    assert "Warning: The MCP server 'broken' cannot be started" in done.stderr
+    quiet = tinyagent("run", "-q", "-m", "demo", "-t", "mcp", "hello")
+    assert (0, "") == (quiet.returncode, quiet.stderr)
+    write(f"{good}{broken}required = true\n")
+    done = tinyagent("run", "-m", "demo", "-t", "mcp", "hello")
+    assert ("", 3) == (done.stdout, done.returncode)
+    assert "'broken'" in done.stderr
+
+
+SILENT = "import os, pathlib, time; pathlib.Path(os.environ['LOG']).touch(); time.sleep(600)"
+
+
+@pytest.mark.parametrize("how", ["signal", "timeout"])
+def test_a_start_can_be_ended(how: str, tmp_path: Path) -> None:
+    """SIGTERM and --timeout end the wait for a silent server, in one line; the server is gone."""
+    log = tmp_path / "started"
+    write(
+        f"[mcp.servers.t]\ncommand = {json.dumps([sys.executable, '-I', '-S', '-c', SILENT])}\n"
+        f"env = {{LOG = {json.dumps(str(log))}}}\nrequired = true\n"
+    )
+    limit = ["--timeout", "3"] if how == "timeout" else []
+    command = [sys.executable, "-P", "-m", "tinyagent_cli", "run", "-q", *limit, "-m", "demo", "-t", "mcp"]
+    with subprocess.Popen(
+        [*command, "hello"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        if how == "signal":
+            assert eventually(log.exists)
+            process.terminate()
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert {"signal": 143, "timeout": 124}[how] == process.returncode
+    assert 2 >= len(errors.splitlines()), errors
+
+
+async def test_tools_of_a_server_change_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server adds during a call is offered to the model next, and can be called."""
+    write(f"[mcp.servers.t]\ncommand = {json.dumps(HOSTILE)}\nremember = false\n")
+    replies = [FakeReply.tool_calls(("t__add_tool", {})), FakeReply.tool_calls(("t__late", {}))]
+    async with FakeServer(*replies, FakeReply.text("Done.")) as server:
+        file = config_file().with_name("config.toml")
+        file.write_text(f'[providers.local]\nbase_url = "{server.origin}/v1"\n')
+        done = await asyncio.to_thread(tinyagent, "run", "-y", "-m", "local/m", "-t", "mcp", "go")
+        assert (0, "Done.\n") == (done.returncode, done.stdout), done.stderr
+        offered = [{one["function"]["name"] for one in request.json["tools"]} for request in server.requests]
+        assert [{"t__removed"}, {"t__late"}, {"t__late"}] == [
+            names & {"t__removed", "t__late"} for names in offered
+        ]
+        assert "late ran" == server.requests[-1].json["messages"][-1]["content"]
+    assert "the tool 'late_and_malformed' was left out" in done.stderr

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
-from tinyagent import ToolError
-from tinyagent_mcp import McpServers
+from tinyagent import ConfigurationError, ToolError
+from tinyagent_mcp import McpServers, _connection
 
 from .conftest import SERVER, Tools, config, eventually, said
 
@@ -49,3 +54,162 @@ async def test_a_server_over_http() -> None:
             await tools.text("double", n=4)
         with _running(port):
             assert "8" == await tools.text("double", n=4)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """A server over HTTP whose path says what is wrong with its answers to tools/call."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        """No stream of notifications is offered."""
+        self._reply(405)
+
+    def do_DELETE(self) -> None:
+        """A session may end."""
+        self._reply(200)
+
+    def do_POST(self) -> None:
+        """Answer one message."""
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/unauthorized":
+            return self._reply(401, {"error": f"bad token {self.headers['Authorization']}"})
+        if self.path == "/elsewhere":
+            return self._reply(307, headers={"Location": "http://localhost:9/mcp"})
+        if "id" not in request:
+            return self._reply(202)
+        match request["method"]:
+            case "initialize":
+                self.server.sessions += 1  # type: ignore[attr-defined]
+                info = {"name": "http", "version": "1"}
+                version = request["params"]["protocolVersion"]
+                result: Any = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info}
+                session = {"mcp-session-id": str(self.server.sessions)}  # type: ignore[attr-defined]
+                return self._result(request, result, session)
+            case "tools/list":
+                return self._result(request, {"tools": [{"name": "call", "inputSchema": {"type": "object"}}]})
+            case "tools/call":
+                return self._call(request)
+        return self._reply(400, {"jsonrpc": "2.0", "id": None, "error": {"code": -32601, "message": "no"}})
+
+    def _call(self, request: Any) -> None:
+        done = {"content": [{"type": "text", "text": f"session {self.headers['mcp-session-id']}"}]}
+        match self.path:
+            case "/expires" if self.headers["mcp-session-id"] == "1":
+                self._reply(404)
+            case "/always-expires":
+                self._reply(404)
+            case "/forbidden":
+                self._reply(403)
+            case "/large":
+                self._result(request, {"content": [{"type": "text", "text": "x" * 2_000_000}]})
+            case "/large-event":
+                self._result(request, {"content": [{"type": "text", "text": "x" * 2_000_000}]}, events=True)
+            case "/page":
+                self._reply(200, kind="text/html")
+            case "/cut":
+                self._reply(200, kind="text/event-stream")
+            case "/malformed":
+                self._result(request, {"content": [{"type": "text"}, *done["content"]]})
+            case _:
+                self._result(request, done)
+
+    def _result(
+        self, request: Any, result: Any, headers: dict[str, str] | None = None, *, events: bool = False
+    ) -> None:
+        body = {"jsonrpc": "2.0", "id": request["id"], "result": result}
+        if events:
+            return self._reply(
+                200, f"event: message\ndata: {json.dumps(body)}\n\n", headers, "text/event-stream"
+            )
+        return self._reply(200, body, headers)
+
+    def _reply(
+        self,
+        status: int,
+        body: Any = "",
+        headers: dict[str, str] | None = None,
+        kind: str = "application/json",
+    ) -> None:
+        data = (body if isinstance(body, str) else json.dumps(body)).encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": kind,
+            "Content-Length": str(len(data)),
+            **(headers or {}),
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):  # the client does not read what is too large
+            self.wfile.write(data)
+
+
+@pytest.fixture
+def origin() -> Iterator[str]:
+    """Where the server with the faults is."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.daemon_threads = True
+        server.sessions = 0  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/unauthorized", r"HTTP 401, so it wants credentials; put them into `headers`"),
+        ("/elsewhere", r"Redirect to http://localhost:9/mcp not followed"),
+    ],
+)
+def test_a_server_that_refuses_us(origin: str, path: str, words: str) -> None:
+    """The status and what to do; the credentials that were sent are not repeated."""
+    refusing = config(command=None, url=origin + path, headers={"Authorization": "Bearer sk-test-CANARY"})
+    with McpServers([refusing]) as servers, pytest.raises(ConfigurationError, match=words) as caught:
+        servers.tools()
+    assert "CANARY" not in str(caught.value)
+
+
+async def test_an_expired_session_is_opened_again(origin: str) -> None:
+    """The server did not look at the request, so it is sent again, once."""
+    with McpServers([config(command=None, url=f"{origin}/expires")]) as servers:
+        assert "session 2" == await Tools(servers).text("call")
+    with (
+        McpServers([config(command=None, url=f"{origin}/always-expires")]) as servers,
+        pytest.raises(ToolError, match="ends its sessions before it answers 'call'"),
+    ):
+        await Tools(servers).result("call")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/forbidden", "HTTP 403"),
+        ("/large", "larger than 1,000,000 bytes"),
+        ("/large-event", "SSE stream failed"),
+        ("/page", "Unexpected content type: text/html"),
+        ("/cut", "SSE stream ended without a response"),
+    ],
+)
+async def test_an_answer_that_cannot_be_used(
+    origin: str, path: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails the call, and says why; nothing is kept in memory beyond the limit."""
+    monkeypatch.setattr(_connection, "MAX_LINE", 1_000_000)
+    servers = McpServers([config(command=None, url=origin + path)])
+    with servers, pytest.raises(ToolError, match=words):
+        await Tools(servers).result("call")
+
+
+async def test_answers_over_http_are_mended_too(origin: str) -> None:
+    """A malformed item loses itself only."""
+    with McpServers([config(command=None, url=f"{origin}/malformed")]) as servers:
+        text = await Tools(servers).text("call")
+    assert "[An item of the type 'text' was malformed and is left out]\nsession 1" == text
