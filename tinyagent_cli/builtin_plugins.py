@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent._servers import SERVERS, server_of
-from tinyagent.agent_types import Model, ModelInfo, Provider, StreamResponse
+from tinyagent.agent_types import (
+    Context,
+    JsonObject,
+    JsonValue,
+    Model,
+    ModelInfo,
+    Provider,
+    SimpleStreamOptions,
+    StreamResponse,
+)
 from tinyagent.errors import ConfigurationError
 from tinyagent.hookspecs import hookimpl
 
@@ -114,12 +123,14 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
 # ---- servers ----------------------------------------------------------------------------------------
 
 
-def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
-    """A server as a provider; `fields` are those of its model."""
+def _provider(
+    name: str, endpoint: Endpoint, extra_body: Mapping[str, JsonValue] | None = None, **fields: object
+) -> Provider:
+    """Return a server as a provider; `fields` are those of its model."""
     fields = {"allow_http": endpoint.is_open, **fields, "provider": name, "api_key_env": endpoint.api_key_env}
 
-    def make(model_id: str, options: Mapping[str, Any], api_name: str | None = None) -> Model:
-        body = {**fields.get("extra_body", {}), **options}
+    def make(model_id: str, options: Mapping[str, JsonValue], api_name: str | None = None) -> Model:
+        body: JsonObject = {**(extra_body or {}), **options}
         moved = take_base_url(name, body)
         base_url = moved or endpoint.base_url
         chosen = _take_api(name, body)
@@ -127,17 +138,19 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
         api = APIS[api_name]
         if name == "azure":
             responses = api_name == "openai-responses"
-            base_url = azure_url(base_url, model_id, body.pop("api_version", None), responses=responses)
-        own: dict[str, Any] = {"id": model_id, "base_url": base_url, "extra_body": body}
+            version = body.pop("api_version", None)
+            version = None if version is None else str(version)
+            base_url = azure_url(base_url, model_id, version, responses=responses)
+        own: dict[str, object] = {"id": model_id, "base_url": base_url, "extra_body": body}
         if moved is not None and endpoint.api_key_env is None:
             own["allow_http"] = True  # no key is sent, and the user named the server
         model: Model = getattr(import_module(api.module), api.model)(**{**fields, **own})
         return model
 
-    def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
+    def make_model(model_id: str, options: Mapping[str, JsonValue]) -> Model:
         return make(_id(name, model_id), options)
 
-    async def stream(model: Any, context: Any, options: Any) -> StreamResponse:
+    async def stream(model: Model, context: Context, options: SimpleStreamOptions) -> StreamResponse:
         api = APIS.get(getattr(model, "api", ""), APIS[endpoint.api])
         reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, options)
         return reply
@@ -157,14 +170,16 @@ def _provider(name: str, endpoint: Endpoint, **fields: Any) -> Provider:
     return Provider(name, stream, make_model, endpoint.api_key_env, list_models)
 
 
-def _take_api(name: str, options: dict[str, Any]) -> str | None:
+def _take_api(name: str, options: JsonObject) -> str | None:
     """Take `api`, the protocol, out of the options of a model; None if there is none.
 
     Raises:
         ConfigurationError: if there is no such protocol.
     """
-    api: str | None = options.pop("api", None)
-    if api is not None and api not in APIS:
+    api = options.pop("api", None)
+    if api is None:
+        return None
+    if not isinstance(api, str) or api not in APIS:
         raise ConfigurationError(
             f"There is no protocol {api!r} for {name!r}.", hint=f"api is one of {', '.join(APIS)}."
         )
@@ -197,20 +212,20 @@ def _id(provider: str, model_id: str) -> str:
 # ---- proxy and replay -------------------------------------------------------------------------------
 
 
-async def _stream_proxy(model: Any, context: Any, options: Any) -> StreamResponse:
+async def _stream_proxy(model: Model, context: Context, options: SimpleStreamOptions) -> StreamResponse:
     from tinyagent.proxy import stream_proxy
 
     reply: StreamResponse = await stream_proxy(model, context, options)
     return reply
 
 
-def _proxy_model(model_id: str, options: Mapping[str, Any]) -> Model:
+def _proxy_model(model_id: str, options: Mapping[str, JsonValue]) -> Model:
     if options:
         raise ConfigurationError(f"The provider 'proxy' takes no options: {', '.join(options)}.")
     return Model(provider="proxy", id=_id("proxy", model_id), api="proxy")
 
 
-def _no_replay_file(model_id: str, options: Mapping[str, Any]) -> Model:
+def _no_replay_file(model_id: str, options: Mapping[str, JsonValue]) -> Model:
     raise ConfigurationError("A replay needs its file: -m replay:FILE")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinyagent._servers import SERVERS
 from tinyagent.agent_types import Provider
@@ -224,7 +224,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
 def _endpoint(provider: Provider, seconds: float) -> Finding:
     """Ask for the list of models; a server that answers anything but a refused key is there."""
     assert provider.list_models is not None
-    ask: Callable[[], Any] = provider.list_models
+    ask = provider.list_models
 
     async def answer() -> int:
         async with asyncio.timeout(seconds):

@@ -6,10 +6,11 @@ A project's file can do neither, so a key never goes to a place that a project c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from tinyagent._servers import SERVERS, Server
+from tinyagent.agent_types import JsonObject, JsonValue
 from tinyagent.errors import ConfigurationError
 
 from .settings import variable
@@ -91,7 +92,7 @@ def key_variable_of(name: str, table: ProviderTable | None = None) -> str | None
     return server.api_key_env
 
 
-def take_base_url(name: str, options: dict[str, Any]) -> str | None:
+def take_base_url(name: str, options: JsonObject) -> str | None:
     """Take `base_url` out of the options of a model; None if there is none.
 
     Raises:
@@ -105,11 +106,12 @@ def take_base_url(name: str, options: dict[str, Any]) -> str | None:
     return given.strip()
 
 
-def endpoint_note(name: str, table: ProviderTable | None, options: Mapping[str, Any]) -> str | None:
+def endpoint_note(name: str, table: ProviderTable | None, options: Mapping[str, JsonValue]) -> str | None:
     """A sentence for `-v` if a provider is not where it usually is."""
     server = SERVERS.get(name)
-    if isinstance(options.get("base_url"), str):
-        return f"{name} is at {_shown(options['base_url'])}, as base_url says."
+    base_url = options.get("base_url")
+    if isinstance(base_url, str):
+        return f"{name} is at {_shown(base_url)}, as base_url says."
     if server is None or server.url_env is None or variable(server.url_env) is None:
         return None
     endpoint = endpoint_of(name, table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 
@@ -148,7 +148,7 @@ def _stopped(error: StopRun) -> Failure:
     return Failure("interrupted", how, None, 128 + error.signum)
 
 
-def _exit(code: Any) -> Failure:
+def _exit(code: object) -> Failure:
     if code is None or isinstance(code, int):
         return Failure("exit", "", None, code or 0, silent=True)
     return Failure("exit", str(code), None, 1)

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from .kernel_guards import ExitTimer, kill_on_second
 from .process_exit import exit_now
@@ -29,6 +29,8 @@ from .signals import Interrupted, RunTimeoutError, StopRun
 if TYPE_CHECKING:
     import asyncio
     from types import FrameType, TracebackType
+
+    SignalHandler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 __all__ = ["ENDING_S", "TIMED_OUT", "Lifetime"]
 
@@ -67,7 +69,7 @@ class Lifetime:
         self._exit_timer: ExitTimer | None = None
         self._attached: tuple[asyncio.AbstractEventLoop, Callable[[StopRun], None]] | None = None
         self._last_resorts: list[Callable[[StopRun], object]] = []
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, SignalHandler] = {}
         self._masks = threading.local()
         self._in_main_thread = threading.current_thread() is threading.main_thread()
 
@@ -194,7 +196,7 @@ class Lifetime:
         loop, call = self._attached
         loop.call_soon_threadsafe(call, cause)
 
-    def _unraisable(self, unraisable: Any) -> None:
+    def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
         """A stop that was raised in a finalizer is swallowed by Python; it needs no traceback."""
         if not issubclass(unraisable.exc_type, (StopRun, KeyboardInterrupt)):
             self._previous_unraisable(unraisable)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinyagent import _json
 from tinyagent._servers import SERVERS
-from tinyagent.agent_types import Provider
+from tinyagent.agent_types import JsonObject, JsonValue, Model, Provider
 from tinyagent.errors import (
     ConfigurationError,
     MissingKeyError,
@@ -65,9 +65,9 @@ def resolve(
     choice: Choice,
     settings: Settings,
     plugins: PluginManager,
-    options: Mapping[str, Any],
+    options: Mapping[str, JsonValue],
     warn: Callable[[str], None],
-) -> tuple[Provider, Any, str | None]:
+) -> tuple[Provider, Model, str | None]:
     """The provider, its model and its key.
 
     Raises:
@@ -97,9 +97,9 @@ def resolve(
     return provider, model, key
 
 
-def parse_options(pairs: Iterable[str]) -> dict[str, Any]:
+def parse_options(pairs: Iterable[str]) -> JsonObject:
     """`-O KEY=VALUE`; a value that is JSON is taken as such, everything else as a string."""
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():

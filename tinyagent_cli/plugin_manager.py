@@ -13,13 +13,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import pluggy
 
 from tinyagent import hookspecs
 from tinyagent._tool_schemas import tool_schema
-from tinyagent.agent_types import AgentTool, Provider
+from tinyagent.agent_types import AgentEvent, AgentTool, Provider
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from . import builtin_plugins
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from .config_files import ProviderTable
     from .configuration import Settings
 
-__all__ = ["Hook", "PluginManager"]
+__all__ = ["Hook", "PluginManager", "SinkFactory"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SinkFactory: TypeAlias = Callable[[], Callable[[AgentEvent], None]]
+"""Makes the sink of one run."""
 
 BUILT_IN_NAMES = frozenset({BUILT_IN, "tinyagent", DISTRIBUTION})
 """What `[plugins] prefer` may call tinyagent's own."""
@@ -53,11 +59,11 @@ class Hook(NamedTuple):
     """One plugin's implementation of a hook. `call` takes every argument and passes on what is wanted."""
 
     plugin: str
-    function: Callable[..., Any]
+    function: Callable[..., object]
     arguments: tuple[str, ...]
 
-    def call(self, **given: Any) -> Any:
-        return self.function(*[given[name] for name in self.arguments])
+    def call(self, **arguments: object) -> object:
+        return self.function(*[arguments[name] for name in self.arguments])
 
 
 class _Claim(NamedTuple):
@@ -291,13 +297,13 @@ class PluginManager:
         ]
         return sorted(found, key=lambda hook: hook.plugin)
 
-    def sinks(self) -> list[tuple[str, Callable[[], Any]]]:
-        """The sinks of all plugins loaded so far: whose, and what makes one."""
-        found: list[tuple[str, Callable[[], Any]]] = []
+    def sinks(self) -> list[tuple[str, SinkFactory]]:
+        """Return the sinks of all plugins loaded so far: a name for messages, and the factory."""
+        found: list[tuple[str, SinkFactory]] = []
         for entry, plugin in self._objects.items():
             for hook in self._implementations("tinyagent_register_sinks", plugin):
 
-                def register(name: str, factory: Callable[[], Any], plugin: str = hook.plugin) -> None:
+                def register(name: str, factory: SinkFactory, plugin: str = hook.plugin) -> None:
                     found.append((f"{name!r} of the plugin {plugin}", factory))
 
                 self._guarded(entry, "cannot be used", hook.call, register=register)
@@ -366,7 +372,7 @@ class PluginManager:
         if entry.distribution == FILE:
             return import_file(Path(entry.value))
         module, _, attributes = entry.value.partition(":")
-        plugin: Any = import_module(module.strip())
+        plugin: object = import_module(module.strip())
         for attribute in filter(None, attributes.strip().split(".")):
             plugin = getattr(plugin, attribute)
         return plugin() if isinstance(plugin, type) else plugin
@@ -399,12 +405,12 @@ class PluginManager:
         ]
 
     def _register_with(
-        self, entry: EntryPoint, plugin: object, register: Callable[..., None] | None, **given: Any
+        self, entry: EntryPoint, plugin: object, register: Callable[..., None] | None, **arguments: object
     ) -> bool:
-        """Call the plugin's own register hook; says whether it has one."""
+        """Call the plugin's own register hook; return whether it has one."""
         hooks = self._implementations(_REGISTER[entry.group], plugin)
         for hook in hooks:
-            self._guarded(entry, "cannot be used", hook.call, register=register, **given)
+            self._guarded(entry, "cannot be used", hook.call, register=register, **arguments)
         return bool(hooks)
 
     def _no_hook(self, entry: EntryPoint) -> NoReturn:
@@ -412,10 +418,10 @@ class PluginManager:
         raise self._failed(entry, f"has no function {wanted} marked with @hookimpl", None)
 
     def _guarded(
-        self, entry: EntryPoint, what: str, function: Callable[..., Any], *args: Any, **kw: Any
-    ) -> Any:
+        self, entry: EntryPoint, what: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         try:
-            return function(*args, **kw)
+            return function(*args, **kwargs)
         except (KeyboardInterrupt, PluginError):
             raise
         except BaseException as error:

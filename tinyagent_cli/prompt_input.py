@@ -11,9 +11,9 @@ import select
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tinyagent._message_builder import now_ms
+from tinyagent.agent_types import ImageContent, TextContent, UserMessage
 from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 
 from .failures import InputError
@@ -99,15 +99,13 @@ def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, by
     return files
 
 
-def build_prompt(
-    prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: bytes | None
-) -> dict[str, Any]:
-    """The user's message.
+def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: bytes | None) -> UserMessage:
+    """Return the user's message.
 
     Raises:
         InputError: there is nothing to ask, or a file is neither text nor an image.
     """
-    images: list[dict[str, Any]] = []
+    images: list[ImageContent] = []
     texts: list[str] = []
     for path, data in files:
         name = "standard input" if path == "-" else path
@@ -129,7 +127,7 @@ def build_prompt(
             "There is no prompt.",
             hint='Give it as an argument or through a pipe: tinyagent run "What is …?"',
         )
-    content: list[dict[str, Any]] = [*images]
+    content: list[TextContent | ImageContent] = [*images]
     if texts:
         content.append({"type": "text", "text": "\n\n".join(texts)})
     return {"role": "user", "content": content, "timestamp": now_ms()}

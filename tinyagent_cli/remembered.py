@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from tinyagent.agent_types import AgentTool
+from tinyagent.agent_types import AgentTool, JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
 
@@ -72,9 +72,7 @@ def current_project() -> Project:
     return Project(path, found.st_dev, found.st_ino)
 
 
-def fingerprint(
-    project: Project, tool: AgentTool, source: ToolSource | None, arguments: dict[str, Any]
-) -> str:
+def fingerprint(project: Project, tool: AgentTool, source: ToolSource | None, arguments: JsonObject) -> str:
     """What an approval is bound to."""
     code = None if source is None else (source.name, source.content())
     shown = (tool.name, tool.description, tool.parameters)
@@ -114,7 +112,7 @@ class Remembered:
                 self._warn(f"Remembered approvals are not used. {error} {error.hint or ''}".rstrip())
             return False
 
-    def add(self, key: str, tool: AgentTool, source: ToolSource, arguments: dict[str, Any]) -> None:
+    def add(self, key: str, tool: AgentTool, source: ToolSource, arguments: JsonObject) -> None:
         """Allow this exact call in the current project from now on.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -37,18 +37,20 @@ COMMANDS = {
 }
 """Name, module (whose attribute of the same name is the command), and the line in the root's help."""
 
+F = TypeVar("F", bound=Callable[..., object])
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
-def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+def _set(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    def callback(ctx: click.Context, param: click.Parameter, value: object) -> None:
         if value and not ctx.resilient_parsing:
             setattr(ctx.find_object(AppContext), name, value)
 
     return callback
 
 
-def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def common_options(command: F) -> F:
     """-v, -q and --no-color, the same everywhere; they set the `AppContext`."""
     for option in (
         click.option(

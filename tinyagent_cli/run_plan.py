@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import msgspec
 
 from tinyagent import _json
 from tinyagent._message_checks import checked_messages
-from tinyagent.agent_types import AgentTool, Provider, ThinkingLevel
+from tinyagent.agent_types import AgentMessage, AgentTool, Model, Provider, ThinkingLevel, UserMessage
 from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 
@@ -20,13 +20,16 @@ from .endpoints import endpoint_note
 from .entry_points import find
 from .failures import InputError
 from .lifetime import Lifetime
-from .plugin_manager import Hook, PluginManager
+from .plugin_manager import Hook, PluginManager, SinkFactory
 from .prompt_input import StandardInput, build_prompt, read_file, read_files
 from .settings import APPROVALS_FILE, set_variable
 from .tool_limits import output_limits, with_timeouts
 from .tool_sources import ToolSource
 
 __all__ = ["Plan", "RunOptions", "prepare"]
+
+T = TypeVar("T")
+D = TypeVar("D")
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,13 +62,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What the options, the environment and the files come to."""
 
     provider: Provider
-    model: Any
+    model: Model
     api_key: str | None
     system: str
     tools: list[AgentTool]
     changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
-    history: list[Any]
-    message: Any
+    history: list[AgentMessage]
+    message: UserMessage
     empty_stdin: bool
     thinking: ThinkingLevel
     temperature: float | None
@@ -82,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_output: Callable[[str], int | None]
     sources: dict[str, ToolSource]
     approvals_file: Path
-    sinks: list[tuple[str, Callable[[], Any]]]
+    sinks: list[tuple[str, SinkFactory]]
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -167,8 +170,8 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),
-        max_turns=_first(options.max_turns, run.max_turns, configuration.DEFAULT_MAX_TURNS),
-        max_repeats=_first(options.max_repeats, run.max_repeats, configuration.DEFAULT_MAX_REPEATS),
+        max_turns=_first(_first(options.max_turns, run.max_turns), configuration.DEFAULT_MAX_TURNS),
+        max_repeats=_first(_first(options.max_repeats, run.max_repeats), configuration.DEFAULT_MAX_REPEATS),
         max_cost=max_cost,
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
@@ -197,11 +200,11 @@ def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]
     return names if any(name.split(".")[0] == "mcp" for name in names) else (*names, "mcp")
 
 
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
+def _first(value: T | None, default: D) -> T | D:
+    return default if value is None else value
 
 
-def _check_price(app: AppContext, model: Any) -> None:
+def _check_price(app: AppContext, model: Model) -> None:
     """Warn if the budget holds only as far as the provider says what it charges."""
     from tinyagent._prices import has_price
 
@@ -224,7 +227,7 @@ def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
                 )
 
 
-def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Any]:
+def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[AgentMessage]:
     if path is None:
         return []
     from tinyagent import jsonl

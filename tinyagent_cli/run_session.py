@@ -7,11 +7,11 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error
-from tinyagent.agent_types import AgentEndEvent, AgentEvent, RunLimit, Usage
+from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, AssistantMessage, RunLimit, Usage
 from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitError, TinyAgentError
 
 from .app_context import AppContext
@@ -22,7 +22,7 @@ from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
 from .prompt_input import StandardInput
 from .renderers.activity import ActivityRenderer
-from .renderers.text import TextRenderer
+from .renderers.text import TextRenderer, is_reply
 from .run_plan import Plan, RunOptions, prepare
 from .settings import APPROVALS_FILE, config_directory
 from .sinks.plugin import PluginSinks
@@ -40,7 +40,7 @@ class Progress:
     """What is known of the run so far: the result line is made of it."""
 
     def __init__(self, lifetime: Lifetime | None = None) -> None:
-        self.messages: list[Any] = []
+        self.messages: list[AgentMessage] = []
         self.limit: RunLimit | None = None
         self.usage: Usage | None = None
         self._lifetime = lifetime
@@ -50,9 +50,9 @@ class Progress:
             self.messages, self.limit, self.usage = event.messages, event.limit, event.usage
 
     @property
-    def replies(self) -> list[Any]:
+    def replies(self) -> list[AssistantMessage]:
         """The assistant's messages."""
-        return [message for message in self.messages if message.get("role") == "assistant"]
+        return [message for message in self.messages if is_reply(message)]
 
     @property
     def seconds(self) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -34,7 +34,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], output: Ou
         echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_json(value: Any, output: Output | None = None) -> None:
+def print_json(value: object, output: Output | None = None) -> None:
     """Indented JSON; `output` as in `print_table`."""
     import msgspec
 

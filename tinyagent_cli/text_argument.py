@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -30,7 +30,7 @@ class TextArgument(_ParamType):
     def __init__(self, path_prefix: str | None = None) -> None:
         self._path_prefix = path_prefix
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if self._path_prefix is not None and text.startswith(self._path_prefix):
             return text

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from tinyagent import _json
 from tinyagent._message_builder import MessageBuilder
 from tinyagent.agent_tool_execution import ToolBatch
-from tinyagent.agent_types import AgentTool, ToolCallContent
+from tinyagent.agent_types import (
+    AgentTool,
+    ImageContent,
+    JsonObject,
+    TextContent,
+    ToolCallContent,
+    ToolResultMessage,
+)
 from tinyagent.errors import ToolError
 
 from . import configuration
@@ -50,7 +56,11 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         )
         message = runner.run(_run(tool, given, guards, lifetime))
         if as_json:
-            shown = {key: message[key] for key in ("content", "details", "is_error")}
+            shown = {
+                "content": message["content"],
+                "details": message["details"],
+                "is_error": message["is_error"],
+            }
             stdout.write_now(_json.encode(shown) + b"\n")
         elif not message["is_error"]:
             _print(stdout, message["content"])
@@ -72,14 +82,14 @@ def _one(name: str, tools: list[AgentTool]) -> AgentTool:
     return tools[0]
 
 
-def _arguments(tool: AgentTool, given: Sequence[str]) -> dict[str, Any]:
+def _arguments(tool: AgentTool, given: Sequence[str]) -> JsonObject:
     if len(given) == 1 and given[0].lstrip().startswith("{"):
         value = _json.decode_object(given[0])
         if value is None:
             raise InputError(f"The arguments are not a JSON object: {given[0]}")
         return value
     properties = tool.parameters.get("properties", {})
-    arguments: dict[str, Any] = {}
+    arguments: JsonObject = {}
     for pair in given:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -93,7 +103,9 @@ def _arguments(tool: AgentTool, given: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, lifetime: Lifetime) -> Any:
+async def _run(
+    tool: AgentTool, arguments: JsonObject, guards: ToolGuards, lifetime: Lifetime
+) -> ToolResultMessage:
     signal = asyncio.Event()
     lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
     request: ToolCallContent = {
@@ -121,13 +133,13 @@ async def _run(tool: AgentTool, arguments: dict[str, Any], guards: ToolGuards, l
     return batch.results[0]
 
 
-def _text(content: list[Any]) -> str:
+def _text(content: Sequence[TextContent | ImageContent]) -> str:
     return "\n".join(
         part["text"] if part["type"] == "text" else f"[image {part.get('mime_type', '')}]" for part in content
     )
 
 
-def _print(stdout: Output, content: list[Any]) -> None:
+def _print(stdout: Output, content: Sequence[TextContent | ImageContent]) -> None:
     text = _text(content)
     if stdout.is_terminal:
         text = clean(text)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from tinyagent.agent_types import AgentToolResult, ToolCallDecision, ToolCallInfo
+from tinyagent.agent_types import AgentToolResult, JsonObject, ToolCallDecision, ToolCallInfo
 
 from .approvals import Approvals
 from .signals import StopRun
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .plugin_manager import Hook
 
 __all__ = ["ToolGuards"]
+
+T = TypeVar("T")
 
 _ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
 """What ends the run rather than the hook."""
@@ -74,7 +77,7 @@ class ToolGuards:
 
     async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
         reason = self._approvals.denied(call.tool)
-        changed: dict[str, Any] | None = None
+        changed: JsonObject | None = None
         for hook in self._before if reason is None else ():
             try:
                 decision = await self._ask(hook, call=call)
@@ -145,36 +148,35 @@ class ToolGuards:
                 terminate = terminate or decision.terminate
         return ToolCallDecision(is_error=is_error, terminate=terminate)
 
-    async def _ask(self, hook: Hook, **given: Any) -> Any:
+    async def _ask(self, hook: Hook, **arguments: object) -> object:
         async with asyncio.timeout(self._timeout):
             if inspect.iscoroutinefunction(hook.function):
-                return await hook.call(**given)
-            answer = await _in_thread(lambda: hook.call(**given))
+                answer = hook.call(**arguments)
+            else:
+                answer = await _in_thread(lambda: hook.call(**arguments))
             return await answer if inspect.isawaitable(answer) else answer
 
 
-async def _in_thread(function: Any) -> Any:
+async def _in_thread(function: Callable[[], T]) -> T:
     """Call in a daemon thread: one that never comes back holds up neither the run nor the exit."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
+    answer: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
 
-    def settle(value: Any, error: BaseException | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(value)
-        else:
-            answer.set_exception(error)
+    def settle(deliver: Callable[[], None]) -> None:
+        if not answer.done():
+            deliver()
 
     def run() -> None:
-        value, failure = None, None
         try:
             value = context.run(function)
-        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
+        except BaseException as error:  # noqa: BLE001 - the awaiting task raises it
             failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            deliver = functools.partial(answer.set_exception, failure)
+        else:
+            deliver = functools.partial(answer.set_result, value)
         try:
-            loop.call_soon_threadsafe(settle, value, failure)
+            loop.call_soon_threadsafe(settle, deliver)
         except RuntimeError:
             pass  # the run is over
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +14,8 @@ from tinyagent_cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
+    from tinyagent_cli.configuration import Settings
+    from tinyagent_cli.plugin_manager import PluginManager
 
 __all__ = ["models"]
 
@@ -94,7 +96,7 @@ def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
     )
 
 
-def _providers(found: Any, manager: Any) -> list[dict[str, str]]:
+def _providers(found: Settings, manager: PluginManager) -> list[dict[str, str]]:
     from tinyagent.errors import ConfigurationError
     from tinyagent_cli.builtin_plugins import key_variable
 
@@ -118,7 +120,7 @@ def _providers(found: Any, manager: Any) -> list[dict[str, str]]:
     return rows
 
 
-async def _ask(found: Any, manager: Any, name: str) -> Any:
+async def _ask(found: Settings, manager: PluginManager, name: str) -> list[ModelInfo]:
     from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
     provider = manager.provider(name)

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeGuard
 
 from tinyagent import _json, extract_text
-from tinyagent.agent_types import AgentEvent, MessageEndEvent, MessageStartEvent, MessageUpdateEvent
+from tinyagent.agent_types import (
+    AgentEvent,
+    AgentMessage,
+    AssistantMessage,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+)
 from tinyagent_cli.output import Output
 from tinyagent_cli.terminal_text import Sanitizer
 
-__all__ = ["TextRenderer"]
+__all__ = ["TextRenderer", "is_reply"]
 
 
 MAX_SOURCES = 20
 """Sources that are listed below a message; JSONL has them all."""
 MAX_TITLE = 120
 """Characters of a source's title that are shown."""
+
+
+def is_reply(message: AgentMessage) -> TypeGuard[AssistantMessage]:
+    """Return whether a message is from the model."""
+    return message.get("role") == "assistant"
 
 
 class TextRenderer:
@@ -32,20 +44,19 @@ class TextRenderer:
         self._last = "\n"
 
     def __call__(self, event: AgentEvent) -> None:
-        kind = type(event)
-        if kind is MessageUpdateEvent:
-            step: Any = event.assistant_message_event  # type: ignore[union-attr]
+        if type(event) is MessageUpdateEvent:
+            step = event.assistant_message_event
             if step["type"] == "text_delta":
                 self._write(step["delta"])
-        elif kind is MessageStartEvent:
+        elif type(event) is MessageStartEvent:
             self._shown = 0
-        elif kind is MessageEndEvent and event.message.get("role") == "assistant":  # type: ignore[union-attr]
+        elif type(event) is MessageEndEvent and is_reply(event.message):
             # A provider that sends no deltas has said everything by now.
-            self._write(extract_text(event.message)[self._shown :])  # type: ignore[union-attr]
+            self._write(extract_text(event.message)[self._shown :])
             self.end_line()
-            self._write_sources(event.message)  # type: ignore[union-attr]
+            self._write_sources(event.message)
 
-    def _write_sources(self, message: Any) -> None:
+    def _write_sources(self, message: AssistantMessage) -> None:
         """List the sources of a message, but those whose links are in its text already."""
         if not any("citations" in block for block in message["content"]):
             return

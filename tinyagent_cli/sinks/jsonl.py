@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
@@ -35,7 +35,7 @@ class JsonlSink:
         self._begun = True
         self.output.write_now(self._encoder.encode(_header(plan)))
         for message in plan.history if plan is not None else ():
-            self.output.write_now(self._encoder.encode(HistoryRecord(message=message)))
+            self.output.write_now(self._encoder.encode(HistoryRecord(message={**message})))
 
     def __call__(self, event: AgentEvent) -> None:
         line = self._encoder.encode(event)
@@ -50,7 +50,7 @@ class JsonlSink:
 
 
 def _header(plan: Plan | None) -> SessionRecord:
-    model: dict[str, Any] | None = None
+    model: dict[str, object] | None = None
     if plan is not None:
         model = {name: getattr(plan.model, name, "") for name in ("provider", "id", "api")}
     return SessionRecord(

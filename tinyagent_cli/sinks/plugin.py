@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from tinyagent.agent_types import AgentEvent
 
+if TYPE_CHECKING:
+    from tinyagent_cli.plugin_manager import SinkFactory
+
 __all__ = ["PluginSinks"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class PluginSinks:
@@ -22,14 +28,14 @@ class PluginSinks:
 
     def __init__(
         self,
-        factories: Sequence[tuple[str, Callable[[], Any]]],
+        factories: Sequence[tuple[str, SinkFactory]],
         subscribe: Callable[[Callable[[AgentEvent], None]], Callable[[], None]],
         warn: Callable[[str], None],
     ) -> None:
         self._factories = factories
         self._subscribe = subscribe
         self._warn = warn
-        self._open: dict[str, tuple[Any, Callable[[], None]]] = {}
+        self._open: dict[str, tuple[Callable[[AgentEvent], None], Callable[[], None]]] = {}
 
     def __enter__(self) -> Self:
         for name, factory in self._factories:
@@ -38,21 +44,22 @@ class PluginSinks:
                 self._open[name] = (sink, self._subscribe(self._listener(name, sink)))
         return self
 
-    def _listener(self, name: str, sink: Any) -> Callable[[AgentEvent], None]:
+    def _listener(self, name: str, sink: Callable[[AgentEvent], None]) -> Callable[[AgentEvent], None]:
         def listen(event: AgentEvent) -> None:
             if name in self._open:
                 self._guarded(name, sink, event)
 
         return listen
 
-    def _guarded(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+    def _guarded(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         try:
-            return function(*args)
+            return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a sink never breaks the run
             self._warn(f"The sink {name} failed and is left out: {type(error).__name__}: {error}")
             _, unsubscribe = self._open.pop(name, (None, None))
             if unsubscribe is not None:
                 unsubscribe()
+            return None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
