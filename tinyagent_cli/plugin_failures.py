@@ -6,7 +6,6 @@ Everything else is a defect of the plugin or of its installation.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from tinyagent.errors import (
@@ -18,6 +17,7 @@ from tinyagent.errors import (
 )
 
 from .entry_points import EntryPoint
+from .settings import missing_variable
 
 __all__ = ["BUILT_IN", "CONFIGURED", "FILE", "failure", "remedy", "status"]
 
@@ -45,7 +45,7 @@ def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str
     if isinstance(error, ImportError) and error.name:
         why, advice = _missing_import(entry, error)
         return PluginError(_sentence(f"{subject} {what}: {why}"), hint=hint or advice)
-    variable = _missing_variable(error)
+    variable = missing_variable(error) if isinstance(error, KeyError) else None
     if variable is not None:
         message = f"{subject} is not set up: the environment variable {variable} is not set."
         return NotConfiguredError(message, hint=hint or f"Set it: export {variable}=…")
@@ -58,17 +58,6 @@ def status(error: TinyAgentError | None) -> str:
     if error is None:
         return "ok"
     return "not set up" if isinstance(error, ConfigurationError) else "broken"
-
-
-def _missing_variable(error: BaseException | None) -> str | None:
-    """The name of an environment variable that a plugin took for set: `os.environ[NAME]` raised the error."""
-    if not isinstance(error, KeyError) or error.__traceback__ is None:
-        return None
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    is_lookup = trace.tb_frame.f_code is type(os.environ).__getitem__.__code__
-    return str(error.args[0]) if is_lookup else None
 
 
 def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | None]:

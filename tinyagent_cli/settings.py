@@ -1,6 +1,6 @@
-"""The environment. Only this module reads it, and importing it takes next to nothing.
+"""The environment variables. Only this module reads them, and it is cheap to import.
 
-What the files say comes on top of it in `configuration`.
+`configuration` combines them with the configuration files.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ __all__ = [
     "allowed_plugins",
     "cache_directory",
     "config_directory",
+    "missing_variable",
     "set_variable",
     "variable",
 ]
 
 APPROVALS_FILE = "approvals.json"
-"""In the configuration directory: what the user allowed for good."""
+"""Name of the file, in the configuration directory, with the approvals for projects."""
 
 
 def variable(name: str) -> str | None:
@@ -32,12 +33,21 @@ def variable(name: str) -> str | None:
 
 
 def set_variable(name: str, value: str) -> None:
-    """Set a variable for this process: how an option reaches a plugin that is told by its environment."""
+    """Set a variable for this process. Some options reach a plugin through its environment."""
     os.environ[name] = value
 
 
+def missing_variable(error: KeyError) -> str | None:
+    """Return the variable whose lookup, `os.environ[NAME]`, raised the error; None for other lookups."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    lookup = type(os.environ).__getitem__.__code__
+    return str(error.args[0]) if trace is not None and trace.tb_frame.f_code is lookup else None
+
+
 def allowed_plugins() -> frozenset[str] | None:
-    """What TINYAGENT_PLUGINS lets through, by name or distribution: None for all, empty for none."""
+    """Return the names and distributions in TINYAGENT_PLUGINS; None if all plugins may load."""
     value = os.environ.get("TINYAGENT_PLUGINS")
     if value is None:
         return None
@@ -46,7 +56,7 @@ def allowed_plugins() -> frozenset[str] | None:
 
 
 def config_directory() -> Path:
-    """Where `config.toml` and `keys.toml` are."""
+    """Return the directory of `config.toml` and `keys.toml`."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
         return _expanded(home)
