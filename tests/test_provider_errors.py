@@ -66,6 +66,9 @@ def error_of(status: int | None, value: Any) -> TinyAgentError:
             "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
         ),  # Mistral
         (None, "Prompt tokens (900) exceeds context size (512)"),
+        (422, "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000"),  # TGI
+        (413, "Request body too large for gpt-4o model. Max size: 8000 tokens."),  # GitHub Models
+        (400, "tokens_limit_reached"),
     ],
 )
 def test_a_conversation_that_is_too_long_is_named_so(status: int | None, text: str) -> None:
@@ -113,6 +116,10 @@ def test_other_limits_are_not_an_overflow(status: int | None, text: str) -> None
                 }
             },
         ),
+        (400, {"error": {"message": "Authentication failed"}}),
+        (400, {"detail": "Unauthorized"}),
+        (400, {"error": {"message": "This API key doesn't exist."}}),
+        (403, {"error": {"message": "This key has no access to the model."}}),
         (400, [{"error": {"message": "x", "details": [{"reason": "API_KEY_INVALID"}]}}][0]),
         (None, {"error": {"message": "no", "code": "invalid_api_key"}}),
     ],
@@ -139,6 +146,7 @@ def test_a_refused_key_is_an_authentication_error(status: int | None, body: Any)
             RateLimitError,
         ),
         (402, {"message": "Insufficient credits"}, ProviderError),
+        (403, {"message": "Your team has used all available credits"}, ProviderError),  # xAI
         (400, {"message": "Your credit balance is too low to access the Anthropic API."}, ProviderError),
         (None, {"message": "x", "type": "insufficient_quota"}, ProviderError),
     ],

@@ -94,6 +94,8 @@ _OVERFLOW = re.compile(
     r"|`?inputs`? tokens \+ `?max_new_tokens`? must be"
     r"|(?:total number of tokens|tokens in the prompt) cannot exceed"
     r"|too many (?:input |prompt )?tokens"
+    # text-generation-inference; GitHub Models
+    r"|must have less than \d+ tokens|tokens_limit_reached|max size: \d+ tokens"
 )
 _OTHER_LIMITS = re.compile(
     r"(?i)rate.?limit|throttl|per (?:minute|day|hour|second)|\b[tr]p[mds]\b|please wait|quota"
@@ -103,7 +105,8 @@ _INPUT_WORDS = re.compile(r"(?i)context|prompt|\binputs?\b|messages|conversation
 _WRONG_KEY = re.compile(
     r"(?i)(?:incorrect|invalid|wrong|missing|expired|no|bad) (?:x-)?api[ _-]?key"
     r"|api[ _-]?key (?:is |was |has |you provided )?(?:not valid|invalid|incorrect|expired|missing|not found)"
-    r"|api_key_invalid|invalid_api_key|invalid authentication"
+    r"|api_key_invalid|invalid_api_key|invalid authentication|authentication (?:failed|error)"
+    r"|api[ _-]?key (?:doesn't|does not) exist|auth credentials|\bunauthori[sz]ed\b"
 )
 _FILTERED = re.compile(
     r"(?i)content[ _-]?(?:filter|management policy|policy[ _]violation)|responsibleai|data_inspection_failed"
@@ -151,12 +154,13 @@ def provider_error(
         return ContentFilterError(
             message, status=status, provider=provider, hint="Ask differently, or choose another model."
         )
-    if status in (401, 403) or (refused and _WRONG_KEY.search(everything)):
+    without_credit = status == 402 or (status != 401 and _has_no_credit(everything))
+    if status == 401 or (status == 403 and not without_credit) or (refused and _WRONG_KEY.search(everything)):
         hint = (
             "Check the API key, and whether it may use this model." if status == 403 else "Check the API key."
         )
         return AuthenticationError(message, hint=hint, status=status)
-    if status == 402 or _has_no_credit(everything):
+    if without_credit:
         kind: type[ProviderError] = RateLimitError if status == 429 else ProviderError
         return kind(
             message,

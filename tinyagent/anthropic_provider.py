@@ -29,6 +29,7 @@ from urllib.parse import unquote_to_bytes
 
 from . import _json
 from ._citations import add_citations, read_citations
+from ._finish_reasons import later_word
 from ._handover import handover, is_own
 from ._http import get_json
 from ._message_builder import BuilderEvent
@@ -483,7 +484,8 @@ class AnthropicDecoder(ReplyDecoder):
         return True
 
     def _note_end(self, delta: dict[str, Any]) -> None:
-        self.finish_reason = string(delta.get("stop_reason")) or self.finish_reason
+        if word := string(delta.get("stop_reason")):
+            self.finish_reason = later_word(self.finish_reason, word)
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: Any) -> None:
