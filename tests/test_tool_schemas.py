@@ -17,7 +17,7 @@ OBJECT = {"type": "object", "properties": {}}
 
 
 def of(schema: Any) -> dict[str, Any]:
-    """The schema of a tool with one property `a` of this schema, as it is sent."""
+    """Return the schema that is sent for a tool whose only property `a` has this schema."""
     return fit_schema({"type": "object", "properties": {"a": schema}}).parameters["properties"]["a"]  # type: ignore[no-any-return]
 
 
@@ -90,14 +90,14 @@ def test_a_tool_without_arguments_has_properties(schema: Any) -> None:
     ],
 )
 def test_old_and_unusual_spellings_are_rewritten(old: Any, now: Any) -> None:
-    """The meaning stays; the result is a schema of draft 2020-12, which stays as it is when read again."""
+    """The result means the same in draft 2020-12. A second conversion changes nothing."""
     assert now == of(old)
     assert now == of(now)
     jsonschema_rs.meta.validate(now)
 
 
 def test_required_as_a_flag_of_the_property_moves_to_the_object() -> None:
-    """Draft 3 has it so; at every depth, and beside the list of later drafts."""
+    """Draft 3 writes it that way. It works at every depth, and beside the list of later drafts."""
     inner = {"properties": {"x": {"required": True}, "y": {"required": "false"}}}
     schema = {"properties": {"a": {**inner, "required": "true"}, "b": {"required": False}}, "required": ["b"]}
     sent = fit_schema(schema).parameters
@@ -185,7 +185,7 @@ def test_types_of_one_property_in_several_alternatives_are_joined() -> None:
 
 
 def test_alternatives_that_share_definitions_stay_small() -> None:
-    """Each definition is merged once, however many ways lead to it."""
+    """Each definition is merged once, even if many references lead to it."""
     definitions: dict[str, Any] = {"d60": {"properties": {"x": {}}}}
     for n in range(60):
         definitions[f"d{n}"] = {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]}
@@ -221,27 +221,27 @@ def test_names_that_anthropic_refuses_are_sent_in_other_letters() -> None:
     ("schema", "fault"),
     [
         (False, "no arguments are allowed"),
-        ([1], "a schema is an object"),
-        ({"type": "string"}, "are an object, not 'string'"),
-        ({"type": "array", "items": {}}, "are an object, not 'array'"),
+        ([1], "a schema must be an object"),
+        ({"type": "string"}, "must be an object, not 'string'"),
+        ({"type": "array", "items": {}}, "must be an object, not 'array'"),
         ({"properties": {"a": {"type": "blob"}}}, r"at properties\.a\.type: there is no type 'blob'"),
-        ({"properties": {"a": {"type": 5}}}, "a type is a name"),
-        ({"properties": {"a": 5}}, r"at properties\.a: a schema is an object"),
-        ({"properties": "a"}, "at properties: this is an object"),
+        ({"properties": {"a": {"type": 5}}}, "a type must be a string"),
+        ({"properties": {"a": 5}}, r"at properties\.a: a schema must be an object"),
+        ({"properties": "a"}, "at properties: must be an object"),
         ({"properties": {"a": {"required": 5}}}, "a list of names"),
         ({"required": {"a": True}}, "a list of names"),
-        ({"properties": {"a": {"minLength": -1}}}, "from 0 on"),
-        ({"properties": {"a": {"minimum": "low"}}}, r"properties\.a\.minimum: this is a number"),
-        ({"properties": {"a": {"minimum": float("nan")}}}, "this is a number"),
+        ({"properties": {"a": {"minLength": -1}}}, "not negative"),
+        ({"properties": {"a": {"minimum": "low"}}}, r"properties\.a\.minimum: must be a number"),
+        ({"properties": {"a": {"minimum": float("nan")}}}, "must be a number"),
         ({"properties": {"a": {"multipleOf": 0}}}, "above 0"),
         ({"properties": {"a": {"anyOf": {"type": "string"}}}}, "a list of schemas"),
         ({"properties": {"a": {"pattern": "["}}}, "regex"),
         ({"properties": {"a": {"patternProperties": {"(": {}}}}}, "regex"),
         ({"properties": {"a": {"$ref": "#/definitions/b"}}}, "points to nothing"),
-        ({"properties": {"a": {"$ref": "https://example.org/s.json"}}}, "outside of the schema"),
-        ({"properties": {"a": {"$ref": "other.json#/x"}}}, "outside of the schema"),
+        ({"properties": {"a": {"$ref": "https://example.org/s.json"}}}, "outside the schema"),
+        ({"properties": {"a": {"$ref": "other.json#/x"}}}, "outside the schema"),
         ({"properties": {"a": {"default": object()}}}, "it is not JSON"),
-        ({"properties": {"a": {"dependencies": ["x"]}}}, "this is an object"),
+        ({"properties": {"a": {"dependencies": ["x"]}}}, "must be an object"),
     ],
 )
 def test_what_has_no_known_meaning_is_refused_when_the_tool_is_registered(schema: Any, fault: str) -> None:
@@ -276,7 +276,7 @@ def test_arguments_are_validated_by_the_repaired_schema() -> None:
 
 
 def test_a_schema_is_read_once() -> None:
-    """Not for each request; another one that is assigned is read, and the tool's own object stays."""
+    """It is converted again after an assignment, not for each request. The tool's own object stays."""
     schema = {"properties": {"n": {"type": "int"}}}
     before = copy.deepcopy(schema)
     tool = AgentTool("once", parameters=schema)
@@ -288,7 +288,7 @@ def test_a_schema_is_read_once() -> None:
 
 
 def test_a_schema_of_today_is_sent_as_it_is() -> None:
-    """Nothing is added, removed or reordered where nothing has to be."""
+    """A schema that needs no conversion is sent unchanged, in the same order."""
     schema = {
         "type": "object",
         "properties": {

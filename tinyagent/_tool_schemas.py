@@ -1,10 +1,10 @@
-"""A tool's JSON Schema, made fit for every provider and for the validation of arguments.
+"""Convert the JSON Schemas of tools to a form that every provider accepts.
 
-Tools come with schemas of all drafts, and a provider that does not accept one of them refuses the whole
-request. So a schema is read once, when its tool is registered, and rewritten to draft 2020-12 without a
-change of meaning. What cannot be rewritten is refused there, naming the tool and the place of the fault.
+Tools have schemas of all drafts. If a provider does not accept one of them, it refuses the whole request.
+Therefore each schema is converted to draft 2020-12 when its tool is registered; its meaning does not change.
+A schema that cannot be converted is refused, with an error that names the tool and the place in the schema.
 
-What providers ask of a tool's schema beyond JSON Schema itself:
+Providers require more than JSON Schema does:
 
 - an object at the top, with `properties` (OpenAI: "object schema missing properties"),
 - no `anyOf`, `oneOf`, `allOf`, `not`, `enum` or `$ref` at the top (Anthropic: "input_schema does not support
@@ -20,19 +20,27 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from . import _json
 from .agent_types import Tool
 from .errors import ToolSchemaError
 
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
 __all__ = ["ToolSchema", "fit_schema", "tool_definitions", "tool_schema", "validator"]
 
+Schema: TypeAlias = dict[str, Any]
+"""A JSON Schema. The repair has checked the types of the keywords that it reads."""
+_Source: TypeAlias = Mapping[str, object]
+"""A schema before its repair."""
+
 MAX_DEPTH = 64
-"""Schemas inside schemas; what is deeper is refused."""
+"""Levels of nested schemas. A deeper schema is refused."""
 
 MAX_ALTERNATIVES = 2_000
-"""Characters of JSON in a description that stands for what providers do not accept at the top."""
+"""Most characters of JSON that a description gets in place of keywords that providers refuse at the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,40 +48,40 @@ class ToolSchema:
     """A tool's schema after repair.
 
     Attributes:
-        parameters: What providers are sent: an object schema with `properties` and no combinators at the top.
-            It admits everything that `rules` admit.
-        rules: What arguments are validated against.
-        encoded: `rules` as JSON, which identifies the compiled validator.
-        names: The tool's own names of properties that are sent under another name.
+        parameters: The schema for providers: an object schema with `properties` and without combinators at
+            the top. Arguments that are valid under `rules` are valid under it.
+        rules: The schema that arguments are validated against.
+        encoded: `rules` as JSON; the key of the compiled validator in the cache.
+        names: The tool's own names of the properties that are sent under another name.
     """
 
-    parameters: dict[str, Any]
-    rules: dict[str, Any]
+    parameters: Schema
+    rules: Schema
     encoded: bytes
     names: Mapping[str, str] = field(default_factory=dict)
 
     def arguments(self, sent: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of a model under the tool's own names."""
+        """Return the arguments of a model's call under the tool's own names."""
         return {self.names.get(name, name): value for name, value in sent.items()} if self.names else sent
 
 
 def tool_schema(tool: Tool) -> ToolSchema:
-    """The fitted schema of a tool.
+    """Return the repaired schema of a tool.
 
-    It is read once, and again after another object was assigned to `parameters`; a change of the object in
-    place is not seen.
+    The result is cached until another object is assigned to `tool.parameters`. A change of that object in
+    place has no effect.
 
     Raises:
-        ToolSchemaError: the schema cannot be used; names the tool and the fault.
+        ToolSchemaError: The schema cannot be used. The message names the tool and the fault.
     """
-    known: tuple[object, ToolSchema] | None = vars(tool).get(_CACHED)
-    if known is not None and known[0] is tool.parameters:
-        return known[1]
+    cached: tuple[object, ToolSchema] | None = vars(tool).get(_CACHED)
+    if cached is not None and cached[0] is tool.parameters:
+        return cached[1]
     try:
         fitted = fit_schema(tool.parameters)
     except ToolSchemaError as error:
         raise ToolSchemaError(f"The schema of {tool.name!r} cannot be used: {error}") from None
-    # Kept with the tool, not as a field: it is no part of the tool's value, and `replace` must not copy it.
+    # Not a dataclass field: comparisons must ignore it, and `replace` must not copy it.
     vars(tool)[_CACHED] = (tool.parameters, fitted)
     return fitted
 
@@ -81,8 +89,8 @@ def tool_schema(tool: Tool) -> ToolSchema:
 _CACHED = "_tool_schema"
 
 
-def tool_definitions(tools: Iterable[Tool] | None) -> list[dict[str, Any]]:
-    """Name, description and parameters of tools, as plain data for a bridge to another process or module."""
+def tool_definitions(tools: Iterable[Tool] | None) -> list[Schema]:
+    """Return name, description and parameters of each tool as plain data, for a proxy or the Rust module."""
     return [
         {"name": tool.name, "description": tool.description, "parameters": tool_schema(tool).parameters}
         for tool in tools or ()
@@ -90,10 +98,10 @@ def tool_definitions(tools: Iterable[Tool] | None) -> list[dict[str, Any]]:
 
 
 def fit_schema(schema: object) -> ToolSchema:
-    """Rewrite a tool's schema to draft 2020-12 and to what providers accept.
+    """Convert a tool's schema to draft 2020-12 and to a form that providers accept.
 
     Raises:
-        ToolSchemaError: it is not a schema for an object, or something in it has no known meaning.
+        ToolSchemaError: The schema is not for an object, or a part of it cannot be understood.
     """
     repair = _Repair()
     if schema is False:
@@ -102,7 +110,7 @@ def fit_schema(schema: object) -> ToolSchema:
     base = root.pop("$id", "")
     kind = root.get("type", "object")
     if kind != "object" and not (isinstance(kind, list) and "object" in kind):
-        _fault((), f"the arguments of a tool are an object, not {kind!r}")
+        _fault((), f"the arguments of a tool must be an object, not {kind!r}")
     rules = {**root, "type": "object"}
     rules.setdefault("properties", {})
     repair.check_references(rules, base)
@@ -114,18 +122,23 @@ def fit_schema(schema: object) -> ToolSchema:
     if repair.must_compile:
         try:
             validator(encoded)
-        except Exception as error:  # noqa: BLE001 - a class for each kind of fault, with one base: Exception
+        except Exception as error:  # noqa: BLE001 - the classes of jsonschema_rs share no base but Exception
             _fault((), str(error).partition("\n")[0])
     parameters, names = _with_plain_names(parameters)
     return ToolSchema(parameters, rules, encoded, names)
 
 
 @functools.lru_cache(maxsize=512)
-def validator(encoded: bytes) -> Any:
-    """The compiled validator of a schema, which is given as JSON."""
+def validator(encoded: bytes) -> Validator:
+    """Compile the validator of a schema in JSON.
+
+    Raises:
+        ValueError: The schema is invalid.
+        jsonschema_rs.ReferencingError: A reference in it leads nowhere.
+    """
     import jsonschema_rs
 
-    # Offline: a schema that comes from somewhere else must not make us fetch what it names.
+    # Offline: a schema from outside must not make us fetch URLs.
     return jsonschema_rs.validator_for(_json.decode(encoded), offline=True)
 
 
@@ -144,7 +157,7 @@ _TYPE_NAMES = {
     **dict.fromkeys(("list", "tuple", "set"), "array"),
     **dict.fromkeys(("none", "nil"), "null"),
 }
-"""What servers call a type, and the name that JSON Schema has for it; Gemini's are in capitals."""
+"""The JSON Schema type for each type name that servers use, in lower case. Gemini uses capitals."""
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names of properties that every provider accepts."""
@@ -155,7 +168,7 @@ _MAPS = frozenset(("properties", "patternProperties", "$defs", "dependentSchemas
 _LISTS = frozenset(("allOf", "anyOf", "oneOf", "prefixItems"))
 _SINGLE = frozenset(("items", "contains", "not", "if", "then", "else", "propertyNames", "contentSchema"))
 _OPEN = frozenset(("additionalProperties", "unevaluatedProperties", "unevaluatedItems"))
-"""Places of a schema where `true` and `false` are usual, and accepted by providers."""
+"""Keywords for which providers accept `true` and `false` as schemas."""
 
 _NUMBERS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 _COUNTS = frozenset(
@@ -168,16 +181,16 @@ _NOTES = frozenset(("title", "description", "$comment", "format", "contentEncodi
 _FLAGS = frozenset(("deprecated", "readOnly", "writeOnly"))
 _VALUES = frozenset(("const", "default"))
 _COMPILED = frozenset(("$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$vocabulary"))
-"""Keywords that only the validator itself can judge."""
+"""Keywords that only the validator itself can check."""
 
 _MOVED = {"definitions": "$defs", "extends": "allOf", "dependencies": "dependentSchemas", "disallow": "not"}
-"""Keywords of old drafts, and where the schemas in them are now; a `$ref` may point into them."""
+"""Keywords of old drafts and their replacements. A `$ref` may point into them."""
 
 _TOP = frozenset(("$ref", "allOf", "anyOf", "oneOf", "not", "enum", "const", "if", "then", "else"))
-"""What providers do not accept at the top."""
+"""Keywords that providers do not accept at the top."""
 
 _ALTERNATIVES = _TOP - {"$ref", "allOf"}
-"""What is left out of the top for them; the others are merged into it."""
+"""Those of them that are removed and described in words. The other two are merged into the top."""
 
 
 def _fault(path: _Path, text: str) -> NoReturn:
@@ -186,17 +199,17 @@ def _fault(path: _Path, text: str) -> NoReturn:
 
 
 class _Repair:
-    """Rewrites a schema and those inside it.
+    """Converts a schema and the schemas nested in it.
 
     Attributes:
-        must_compile: There is something in it that only the validator can judge.
+        must_compile: Whether the schema has keywords that only the validator itself can check.
     """
 
     def __init__(self) -> None:
         self.must_compile = False
-        self._references: list[tuple[_Path, dict[str, Any]]] = []
+        self._references: list[tuple[_Path, Schema]] = []
 
-    def schema(self, value: object, path: _Path) -> dict[str, Any]:
+    def schema(self, value: object, path: _Path) -> Schema:
         if value is None or value is True or value == []:  # PHP writes an empty object as []
             return {}
         if value is False:
@@ -204,10 +217,10 @@ class _Repair:
         if isinstance(value, str):
             value = {"type": value}
         if not isinstance(value, Mapping):
-            _fault(path, f"a schema is an object, not {_shown(value)}")
+            _fault(path, f"a schema must be an object, not {_shown(value)}")
         if len(path) > 2 * MAX_DEPTH:
             _fault(path[:4], "the schema is nested too deep")
-        out: dict[str, Any] = {}
+        out: Schema = {}
         for key, item in value.items():
             if not isinstance(key, str):
                 _fault(path, f"the key {key!r} is not a string")
@@ -216,7 +229,7 @@ class _Repair:
         self._finish(out, value, path)
         return out
 
-    def _keyword(self, out: dict[str, Any], key: str, item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _keyword(self, out: Schema, key: str, item: object, old: _Source, path: _Path) -> None:
         at = (*path, key)
         special = _SPECIAL.get(key)
         if special is not None:
@@ -235,13 +248,13 @@ class _Repair:
         elif key in _COUNTS:
             count = _number(item, at)
             if count < 0 or count != int(count):
-                _fault(at, f"this is a whole number from 0 on, not {_shown(item)}")
+                _fault(at, f"must be a whole number that is not negative, not {_shown(item)}")
             out[key] = int(count)
         elif key in _NOTES or key == "pattern":
             if isinstance(item, str):
                 out[key] = item
             elif key == "pattern":
-                _fault(at, f"a pattern is text, not {_shown(item)}")
+                _fault(at, f"must be a string, not {_shown(item)}")
             self.must_compile |= key == "pattern"
         elif key in _FLAGS:
             if isinstance(item, bool):
@@ -250,26 +263,26 @@ class _Repair:
             out[key] = item
             self.must_compile |= key in _COMPILED
 
-    def _map(self, item: Any, path: _Path) -> dict[str, dict[str, Any]]:
+    def _map(self, item: object, path: _Path) -> dict[str, Schema]:
         if not isinstance(item, Mapping):
             if item == []:
                 return {}
-            _fault(path, f"this is an object, not {_shown(item)}")
+            _fault(path, f"must be an object, not {_shown(item)}")
         self.must_compile |= path[-1] == "patternProperties" and bool(item)
         return {str(name): self.schema(one, (*path, str(name))) for name, one in item.items()}
 
-    # ---- keywords that changed, or that are often written in another way ------------------------------
+    # ---- keywords that changed between drafts, or that servers often write differently ----------------
 
-    def _type(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _type(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         at = (*path, "type")
         names: list[str] = []
-        schemas: list[dict[str, Any]] = []  # draft 3 has schemas among the names
+        schemas: list[Schema] = []  # draft 3 has schemas among the names
         for one in item if isinstance(item, list | tuple) else [item]:
             if isinstance(one, Mapping):
                 schemas.append(self.schema(one, at))
                 continue
             if not isinstance(one, str):
-                _fault(at, f"a type is a name, not {_shown(one)}")
+                _fault(at, f"a type must be a string, not {_shown(one)}")
             if one.lower() in _ANY:
                 return
             name = _TYPE_NAMES.get(one.lower())
@@ -283,7 +296,7 @@ class _Repair:
         elif names:
             out["type"] = names[0] if len(names) == 1 else names
 
-    def _properties(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _properties(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         out["properties"] = self._map(item, (*path, "properties"))
         required = [
             str(name)
@@ -293,21 +306,21 @@ class _Repair:
         if required:
             out["required"] = list(dict.fromkeys([*out.get("required", []), *required]))
 
-    def _required(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _required(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         if _flag(item) is not None:
-            return  # draft 3: it belongs to the parent, which has read it
+            return  # draft 3: a flag that `_properties` reads for the parent
         names = _names(item, (*path, "required"))
         out["required"] = list(dict.fromkeys([*out.get("required", []), *names]))
 
-    def _limit(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path, key: str) -> None:
-        """`exclusiveMinimum` and `exclusiveMaximum`, which draft 4 has as a flag of the other keyword."""
+    def _limit(self, out: Schema, item: object, old: _Source, path: _Path, key: str) -> None:
+        """Read an exclusive limit. In draft 4 it is a flag beside `minimum` or `maximum`."""
         plain = key.replace("exclusiveM", "m")
         if not isinstance(item, bool):
             out[key] = _number(item, (*path, key))
         elif item and old.get(plain) is not None:
             out[key] = _number(old[plain], (*path, plain))
 
-    def _items(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _items(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         at = (*path, "items")
         if not isinstance(item, list | tuple) or not item:
             out["items"] = self.schema(item, at)
@@ -320,79 +333,79 @@ class _Repair:
             out["maxItems"] = min(length, longest) if isinstance(longest, int) else length
         out["items"] = {} if isinstance(rest, bool) else self.schema(rest, (*path, "additionalItems"))
 
-    def _dependencies(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _dependencies(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         at = (*path, "dependencies")
         if not isinstance(item, Mapping):
-            _fault(at, f"this is an object, not {_shown(item)}")
+            _fault(at, f"must be an object, not {_shown(item)}")
         for name, one in item.items():
             if isinstance(one, str | list | tuple):
                 out.setdefault("dependentRequired", {})[str(name)] = _names(one, (*at, str(name)))
             else:
                 out.setdefault("dependentSchemas", {})[str(name)] = self.schema(one, (*at, str(name)))
 
-    def _dependent(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _dependent(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         at = (*path, "dependentRequired")
         if not isinstance(item, Mapping):
-            _fault(at, f"this is an object, not {_shown(item)}")
-        found = {str(name): _names(one, (*at, str(name))) for name, one in item.items()}
-        out["dependentRequired"] = {**out.get("dependentRequired", {}), **found}
+            _fault(at, f"must be an object, not {_shown(item)}")
+        dependent = {str(name): _names(one, (*at, str(name))) for name, one in item.items()}
+        out["dependentRequired"] = {**out.get("dependentRequired", {}), **dependent}
 
-    def _definitions(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _definitions(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         out["$defs"] = {**out.get("$defs", {}), **self._map(item, (*path, "definitions"))}
 
-    def _extends(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _extends(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         at = (*path, "extends")
         bases = item if isinstance(item, list | tuple) else [item]
         out["allOf"] = [*(self.schema(one, at) for one in bases), *out.get("allOf", [])]
 
-    def _disallow(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _disallow(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         out["allOf"] = [*out.get("allOf", []), {"not": self.schema({"type": item}, (*path, "disallow"))}]
 
-    def _divisible(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _divisible(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         out["multipleOf"] = _number(item, (*path, "divisibleBy"))
 
-    def _enum(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _enum(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         values = list(item) if isinstance(item, list | tuple) else [item]
-        if values:  # with an empty one no call could be made
+        if values:  # an empty enum would refuse every call
             out["enum"] = values
 
-    def _examples(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _examples(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         if isinstance(item, list | tuple):
             out["examples"] = list(item)
 
-    def _unique(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _unique(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         out["uniqueItems"] = flag = _flag(item)
         if flag is None:
-            _fault((*path, "uniqueItems"), f"this is true or false, not {_shown(item)}")
+            _fault((*path, "uniqueItems"), f"must be true or false, not {_shown(item)}")
 
-    def _reference(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _reference(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         if not isinstance(item, str):
-            _fault((*path, "$ref"), f"a reference is text, not {_shown(item)}")
+            _fault((*path, "$ref"), f"must be a string, not {_shown(item)}")
         out["$ref"] = item
         self._references.append((path, out))
 
-    def _left_out(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
-        """Of no meaning after the repair, or read together with another keyword."""
+    def _left_out(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
+        """Leave out a keyword that has no meaning in draft 2020-12, or that is read with another keyword."""
 
-    def _identifier(self, out: dict[str, Any], item: Any, old: Mapping[str, Any], path: _Path) -> None:
+    def _identifier(self, out: Schema, item: object, old: _Source, path: _Path) -> None:
         if not path and isinstance(item, str):
-            out["$id"] = item  # for references to the schema by its own name; taken out after that
+            out["$id"] = item  # for references to the schema by its own name; `fit_schema` removes it
 
-    # ---- what concerns several keywords ---------------------------------------------------------------
+    # ---- rules for several keywords -------------------------------------------------------------------
 
-    def _finish(self, out: dict[str, Any], old: Mapping[str, Any], path: _Path) -> None:
+    def _finish(self, out: Schema, old: _Source, path: _Path) -> None:
         for end in ("Minimum", "Maximum"):
             if old.get(f"exclusive{end}") is True:
                 out.pop(end.lower(), None)
         if out.get("multipleOf", 1) <= 0:
-            _fault((*path, "multipleOf"), "this is a number above 0")
+            _fault((*path, "multipleOf"), "must be a number above 0")
         if old.get("nullable") is True:  # OpenAPI 3.0
             self._allow_null(out)
         kind = out.get("type")
         if "items" not in out and ("prefixItems" in out or kind == "array" or _is_among("array", kind)):
             out["items"] = {}
 
-    def _allow_null(self, out: dict[str, Any]) -> None:
+    def _allow_null(self, out: Schema) -> None:
         kind = out.get("type")
         if isinstance(kind, str | list):
             names = [kind] if isinstance(kind, str) else kind
@@ -408,15 +421,15 @@ class _Repair:
 
     # ---- references -----------------------------------------------------------------------------------
 
-    def check_references(self, root: dict[str, Any], base: str) -> None:
-        """Let references point to where things are now; refuse those that lead out of the schema."""
+    def check_references(self, root: Schema, base: str) -> None:
+        """Update references to converted keywords. Refuse references that lead out of the schema."""
         for path, schema in self._references:
             at = (*path, "$ref")
             reference: str = schema["$ref"]
             if base and reference.startswith(base.rstrip("#")):
                 reference = reference[len(base.rstrip("#")) :] or "#"
             if not reference.startswith("#"):
-                _fault(at, f"{reference!r} is outside of the schema")
+                _fault(at, f"{reference!r} is outside the schema")
             if reference[1:] and not reference.startswith("#/"):
                 self.must_compile = True  # an anchor
                 continue
@@ -425,7 +438,7 @@ class _Repair:
                 _fault(at, f"{reference!r} points to nothing")
 
 
-_Special = Callable[[_Repair, dict[str, Any], Any, Mapping[str, Any], _Path], None]
+_Special = Callable[[_Repair, Schema, object, _Source, _Path], None]
 _SPECIAL: dict[str, _Special] = {
     "type": _Repair._type,
     "properties": _Repair._properties,
@@ -455,7 +468,7 @@ def _shown(value: object) -> str:
 
 
 def _flag(value: object) -> bool | None:
-    """A boolean, or the text of one."""
+    """Return a boolean, also from its text; None for any other value."""
     if isinstance(value, str):
         value = {"true": True, "false": False}.get(value.lower())
     return value if isinstance(value, bool) else None
@@ -465,20 +478,20 @@ def _is_among(name: str, types: object) -> bool:
     return isinstance(types, list) and name in types
 
 
-def _as_list(item: Any, path: _Path) -> list[Any]:
+def _as_list(item: object, path: _Path) -> list[object]:
     if isinstance(item, list | tuple):
         return list(item)
-    _fault(path, f"this is a list of schemas, not {_shown(item)}")
+    _fault(path, f"must be a list of schemas, not {_shown(item)}")
 
 
-def _names(item: Any, path: _Path) -> list[str]:
+def _names(item: object, path: _Path) -> list[str]:
     names = [item] if isinstance(item, str) else item
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        _fault(path, f"this is a list of names, not {_shown(item)}")
+        _fault(path, f"must be a list of names, not {_shown(item)}")
     return list(dict.fromkeys(names))
 
 
-def _number(item: Any, path: _Path) -> int | float:
+def _number(item: object, path: _Path) -> int | float:
     if isinstance(item, str):
         for read in (int, float):
             try:
@@ -487,7 +500,7 @@ def _number(item: Any, path: _Path) -> int | float:
             except ValueError:
                 continue
     if isinstance(item, bool) or not isinstance(item, int | float) or item - item != 0:
-        _fault(path, f"this is a number, not {_shown(item)}")
+        _fault(path, f"must be a number, not {_shown(item)}")
     return item
 
 
@@ -495,7 +508,7 @@ def _number(item: Any, path: _Path) -> int | float:
 
 
 def _moved(reference: str) -> str:
-    """A JSON pointer, to where the repair has put what it points to."""
+    """Convert a JSON pointer into the original schema to one into the converted schema."""
     parts = reference.split("/")
     out, rest = parts[:1], parts[1:]
     while rest:
@@ -514,27 +527,33 @@ def _moved(reference: str) -> str:
     return "/".join(out)
 
 
-def _resolve(root: Any, reference: str) -> Any:
-    """What a JSON pointer in a fragment points to; None if nothing."""
+def _resolve(root: object, reference: str) -> object:
+    """Return the value that a JSON pointer in a fragment points to; None if there is no such value."""
     from urllib.parse import unquote
 
-    found = root
+    value = root
     for part in reference.split("/")[1:]:
         name = unquote(part).replace("~1", "/").replace("~0", "~")
         try:
-            found = found[int(name)] if isinstance(found, list) else found[name]
-        except (KeyError, IndexError, ValueError, TypeError):
+            if isinstance(value, list):
+                value = value[int(name)]
+            elif isinstance(value, dict):
+                value = value[name]
+            else:
+                return None
+        except (KeyError, IndexError, ValueError):
             return None
-    return found
+    return value
 
 
 # ---- the top --------------------------------------------------------------------------------------
 
 
-def _without_combinators(rules: dict[str, Any]) -> dict[str, Any]:
-    """An object schema that admits all that `rules` admit, with the properties of all alternatives.
+def _without_combinators(rules: Schema) -> Schema:
+    """Return an object schema without combinators, with the properties of all alternatives.
 
-    What it leaves out is in its description, and arguments are validated against all of it.
+    It accepts at least what `rules` accept. Its description has the keywords that are left out. Arguments
+    are still validated against `rules`.
     """
     flat = _flatten(rules, rules, {})
     left_out = {key: rules[key] for key in rules if key in _ALTERNATIVES}
@@ -547,9 +566,13 @@ def _without_combinators(rules: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _with_plain_names(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The schema with names of properties that every provider accepts, and the tool's own names by those."""
-    properties: dict[str, Any] = parameters["properties"]
+def _with_plain_names(parameters: Schema) -> tuple[Schema, dict[str, str]]:
+    """Rename the properties whose names some providers refuse.
+
+    Returns:
+        The schema, and the tool's own name of each property by its new name.
+    """
+    properties: Schema = parameters["properties"]
     names: dict[str, str] = {}
     for name in properties:
         if not _NAME.fullmatch(name):
@@ -561,7 +584,7 @@ def _with_plain_names(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[
     if not names:
         return parameters, names
     plain_names = {own: plain for plain, own in names.items()}
-    renamed: dict[str, Any] = {}
+    renamed: Schema = {}
     for name, schema in properties.items():
         if name in plain_names:
             schema = {
@@ -575,8 +598,11 @@ def _with_plain_names(parameters: dict[str, Any]) -> tuple[dict[str, Any], dict[
     return parameters, names
 
 
-def _flatten(schema: dict[str, Any], root: dict[str, Any], done: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Merge what a schema says of an object in several places; `done` has what was merged, by identity."""
+def _flatten(schema: Schema, root: Schema, done: dict[int, Schema]) -> Schema:
+    """Merge the alternatives of a schema into one object schema.
+
+    `done` maps the identity of each schema that was merged before to its result; references may be circular.
+    """
     if id(schema) in done:
         return done[id(schema)]
     flat = done[id(schema)] = {key: value for key, value in schema.items() if key not in _TOP}
@@ -595,28 +621,28 @@ def _flatten(schema: dict[str, Any], root: dict[str, Any], done: dict[int, dict[
         if key in schema:
             _merge(flat, _flatten(schema[key], root, done), required=False)
     if set(flat.get("properties", {})) != own:
-        # It speaks of the properties beside it alone, and there are others now.
+        # These apply only to the properties beside them, and the merge has added others.
         flat.pop("additionalProperties", None)
         flat.pop("unevaluatedProperties", None)
     return flat
 
 
-def _target(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any] | None:
+def _target(schema: Schema, root: Schema) -> Schema | None:
     reference = str(schema.get("$ref", ""))
-    found = _resolve(root, reference) if reference[:2] in ("#", "#/") else None
-    return found if isinstance(found, dict) else None
+    target = _resolve(root, reference) if reference[:2] in ("#", "#/") else None
+    return target if isinstance(target, dict) else None
 
 
-def _merge(flat: dict[str, Any], part: dict[str, Any], *, required: bool) -> None:
-    """Add what a part says of the object: its properties, and the rest if it always holds."""
+def _merge(flat: Schema, part: Schema, *, required: bool) -> None:
+    """Add the properties of `part`. If it is `required`, add its required names and description too."""
     flat["properties"] = properties = dict(flat.get("properties", {}))
     for name, schema in part.get("properties", {}).items():
-        there = properties.get(name)
-        if there is None or there == schema or there == {}:
+        known = properties.get(name)
+        if known is None or known == schema or known == {}:
             properties[name] = schema
         elif schema != {}:
             key = "allOf" if required else "anyOf"
-            properties[name] = {key: [*(there[key] if set(there) == {key} else [there]), schema]}
+            properties[name] = {key: [*(known[key] if set(known) == {key} else [known]), schema]}
     if required:
         _require(flat, part.get("required", []))
         if "description" in part:
@@ -625,6 +651,6 @@ def _merge(flat: dict[str, Any], part: dict[str, Any], *, required: bool) -> Non
         flat["$defs"] = {**part["$defs"], **flat.get("$defs", {})}
 
 
-def _require(flat: dict[str, Any], names: Iterable[str]) -> None:
+def _require(flat: Schema, names: Iterable[str]) -> None:
     if merged := list(dict.fromkeys([*flat.get("required", []), *names])):
         flat["required"] = merged
