@@ -28,6 +28,7 @@ from mcp_types import CallToolResult, ImageContent, ListToolsResult, TextContent
 
 import tinyagent
 from tinyagent import ConfigurationError
+from tinyagent.tools import tool_schema
 
 __all__ = ["Offered", "offer", "run"]
 
@@ -95,7 +96,7 @@ async def run(tools: Sequence[Offered]) -> None:
                 Tool(
                     name=tool.name,
                     description=tool.description,
-                    input_schema={"type": "object", **tool.parameters},
+                    input_schema=tool_schema(tinyagent.Tool(tool.name, parameters=tool.parameters)).rules,
                     annotations=ToolAnnotations(read_only_hint=tool.read_only),
                 )
                 for tool in tools
