@@ -1,11 +1,12 @@
-"""What a run came to: its answer, or the reason why it has none; and what it used."""
+"""The result of a run: its answer, or the error that explains why it has none, and its usage."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
-from .agent_types import RunLimit, Usage
+from ._message_checks import is_assistant
+from .agent_types import AgentMessage, AssistantMessage, RunLimit, Usage
 from .errors import (
     EmptyReplyError,
     OutputTruncatedError,
@@ -14,7 +15,7 @@ from .errors import (
     error_from_message,
 )
 
-__all__ = ["answer_error", "extract_text", "partial_text", "sum_usage"]
+__all__ = ["answer_error", "extract_text", "last_reply", "partial_text", "sum_usage"]
 
 _LIMITS: dict[RunLimit, tuple[str, str]] = {
     "max_turns": ("The run reached its limit of model calls without a final answer.", "Raise max_turns."),
@@ -26,25 +27,26 @@ _LIMITS: dict[RunLimit, tuple[str, str]] = {
 }
 
 
-def extract_text(message: Mapping[str, Any] | None) -> str:
-    """The text of a message, its text blocks joined; empty if it has no text."""
-    content = (message or {}).get("content") or ""
+def extract_text(message: Mapping[str, object] | None) -> str:
+    """Return the text blocks of a message, joined; an empty string if it has no text."""
+    content = (message or {}).get("content")
     if isinstance(content, str):
         return content
-    return "".join(block["text"] for block in content if block.get("type") == "text")
+    blocks = content if isinstance(content, list) else ()
+    return "".join(block["text"] for block in blocks if block.get("type") == "text")
 
 
-def answer_error(messages: Sequence[Mapping[str, Any]], limit: RunLimit | None) -> TinyAgentError | None:
-    """Why a run has no complete text answer; None if it has one.
+def answer_error(messages: Sequence[AgentMessage], limit: RunLimit | None) -> TinyAgentError | None:
+    """Return why a run has no complete text answer; None if it has one.
 
     A run that a tool or a hook ended on purpose (`terminate`, `should_stop_after_turn`) is complete: its
-    last reply has tool calls and need not have text.
+    last reply has tool calls and does not need text.
 
     Args:
         messages: The new messages of the run, in order.
         limit: The limit that ended the run.
     """
-    last = _last_reply(messages)
+    last = last_reply(messages)
     if last["stop_reason"] in ("error", "aborted"):
         return error_from_message(last)
     if limit is not None:
@@ -55,7 +57,7 @@ def answer_error(messages: Sequence[Mapping[str, Any]], limit: RunLimit | None) 
             "The reply reached the output limit and is not complete.",
             hint="Raise max_tokens, or ask for less.",
         )
-    kinds = dict.fromkeys(str(block.get("type")) for block in last["content"])
+    kinds = dict.fromkeys(str(block["type"]) for block in last["content"])
     if extract_text(last).strip() or "tool_call" in kinds:
         return None
     other = [kind for kind in kinds if kind not in ("text", "thinking")]
@@ -73,22 +75,22 @@ def answer_error(messages: Sequence[Mapping[str, Any]], limit: RunLimit | None) 
     return EmptyReplyError("The reply is empty.", hint="Ask again, or choose another model.")
 
 
-def partial_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """The text of the last reply that has any, for a run without a complete answer."""
-    texts = (extract_text(message) for message in reversed(messages) if message.get("role") == "assistant")
+def partial_text(messages: Sequence[AgentMessage]) -> str:
+    """Return the text of the last reply that has text, for a run without a complete answer."""
+    texts = (extract_text(message) for message in reversed(messages) if is_assistant(message))
     return next((text for text in texts if text.strip()), "")
 
 
-def sum_usage(messages: Iterable[Mapping[str, Any]]) -> Usage | None:
-    """Tokens and cost of all replies together; None if no reply reports any.
+def sum_usage(messages: Iterable[AgentMessage]) -> Usage | None:
+    """Add up the tokens and the cost (US dollars) of all replies; None if no reply reports usage.
 
-    Counts that a reply does not report add nothing; `cost` is None if no reply has one.
+    A count that a reply does not report counts as 0. `cost` is None if no reply reports a cost.
     """
-    usages = (message.get("usage") for message in messages if message.get("role") == "assistant")
+    usages = (message.get("usage") for message in messages if is_assistant(message))
     reports = [usage for usage in usages if isinstance(usage, Mapping) and usage]
     if not reports:
         return None
-    total: dict[str, Any] = {"cost": None} if any("cost" in report for report in reports) else {}
+    total: dict[str, float | None] = {"cost": None} if any("cost" in report for report in reports) else {}
     for report in reports:
         for name, value in report.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -96,5 +98,6 @@ def sum_usage(messages: Iterable[Mapping[str, Any]]) -> Usage | None:
     return cast(Usage, total)
 
 
-def _last_reply(messages: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next(message for message in reversed(messages) if message.get("role") == "assistant")
+def last_reply(messages: Sequence[AgentMessage]) -> AssistantMessage:
+    """Return the last reply of a run. Every run has at least one, because a turn always has one."""
+    return next(message for message in reversed(messages) if is_assistant(message))

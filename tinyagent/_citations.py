@@ -1,6 +1,6 @@
-"""Citations of all providers in one form: where a text has its statements from.
+"""Read the citations of all providers: the sources that a text refers to.
 
-Each protocol has its own objects for this, and some servers mix them, so one function reads all of them:
+Each protocol has its own format, and some servers mix them. One function reads all of them:
 
     OpenAI         `url_citation`, `file_citation`, `container_file_citation`, `file_path`, search `sources`
                    https://platform.openai.com/docs/guides/tools-web-search
@@ -12,42 +12,45 @@ Each protocol has its own objects for this, and some servers mix them, so one fu
     Gemini         `{"web": {"uri", "title"}}`
     ours           `Citation`, from a proxy
 
-The objects as they came are kept by the providers that want them back, in a block's signature.
+A provider that needs the original objects in the next request stores them in the block's signature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TypeAlias
 
 from .agent_types import Citation
 
 __all__ = ["add_citations", "extract_citations", "read_citations"]
 
+_Forms: TypeAlias = list[Mapping[str, object]]
+"""A citation and the objects nested in it."""
+
 _NESTED = ("url_citation", "file_citation", "file_path", "web", "citation", "source")
-"""Fields that hold the citation itself in some forms."""
+"""Fields that hold the citation itself in some formats."""
 _URL = ("url", "uri", "link", "source")
 _TITLE = ("title", "document_title", "filename", "file_name", "name", "file_id")
 _CITED_TEXT = ("cited_text", "quote", "snippet")
 
 
-def read_citations(values: Any) -> list[Citation]:
-    """The citations in a provider's list; what names no source is left out.
+def read_citations(values: object) -> list[Citation]:
+    """Read a provider's list of citations. Entries without a source are left out.
 
     Args:
-        values: URLs and objects in any of the forms above; anything but a list has no citations.
+        values: A list of URLs and objects in any of the formats above. Other values have no citations.
     """
     if not isinstance(values, list | tuple):
         return []
     return [citation for value in values if (citation := _read(value))]
 
 
-def _read(value: Any) -> Citation:
+def _read(value: object) -> Citation:
     if isinstance(value, str):
         return {"url": value} if _is_link(value) else {}
     if not isinstance(value, Mapping):
         return {}
-    forms = [value, *(value[key] for key in _NESTED if isinstance(value.get(key), Mapping))]
+    forms: _Forms = [value, *(value[key] for key in _NESTED if isinstance(value.get(key), Mapping))]
     citation = Citation()
     if url := next(filter(_is_link, _strings(forms, _URL)), None):
         citation["url"] = url
@@ -57,7 +60,7 @@ def _read(value: Any) -> Citation:
         return citation
     if cited_text := next(_strings(forms, _CITED_TEXT), None):
         citation["cited_text"] = cited_text
-    # Characters of the answer. Anthropic's `start_char_index` counts in the source, and is not one of them.
+    # Positions in the answer. Anthropic's `start_char_index` is a position in the source, so it is not read.
     if (start := _position(forms, "start_index", "start")) is not None:
         citation["start"] = start
     if (end := _position(forms, "end_index", "end")) is not None:
@@ -65,12 +68,13 @@ def _read(value: Any) -> Citation:
     return citation
 
 
-def _strings(forms: list[Mapping[str, Any]], keys: tuple[str, ...]) -> Iterator[str]:
-    """What the forms have under any of the keys, if it is text."""
-    return (form[key] for form in forms for key in keys if isinstance(form.get(key), str) and form[key])
+def _strings(forms: _Forms, keys: tuple[str, ...]) -> Iterator[str]:
+    """Return the texts under any of the keys that are not empty."""
+    values = (form.get(key) for form in forms for key in keys)
+    return (value for value in values if isinstance(value, str) and value)
 
 
-def _position(forms: list[Mapping[str, Any]], *keys: str) -> int | None:
+def _position(forms: _Forms, *keys: str) -> int | None:
     values = (form.get(key) for form in forms for key in keys)
     return next((n for n in values if isinstance(n, int) and not isinstance(n, bool) and n >= 0), None)
 
@@ -80,7 +84,7 @@ def _is_link(text: str) -> bool:
 
 
 def add_citations(known: list[Citation], more: Iterable[Citation]) -> None:
-    """Add the citations that are not among `known` yet, in place."""
+    """Add to `known`, in place, the citations that it does not contain yet."""
     seen = {tuple(sorted(citation.items())) for citation in known}
     for citation in more:
         key = tuple(sorted(citation.items()))
@@ -89,17 +93,17 @@ def add_citations(known: list[Citation], more: Iterable[Citation]) -> None:
             known.append(citation)
 
 
-def extract_citations(message: Mapping[str, Any]) -> list[Citation]:
-    """The sources of a message, each once, in the order in which the text first cites them.
+def extract_citations(message: Mapping[str, object]) -> list[Citation]:
+    """Return the sources of a message, each once, in the order of their first citation.
 
-    A source is known by its URL, or by its title if it has none. The entries have `url` and `title`, as
-    far as the provider names them.
+    Two citations have the same source if they have the same URL or, without a URL, the same title. The
+    entries have the keys `url` and `title`, as far as the provider sends them.
     """
     sources: dict[str, Citation] = {}
     content = message.get("content")
     for block in content if isinstance(content, list) else ():
         cited = block.get("citations") if isinstance(block, Mapping) else None
-        # Messages of custom providers come as they are: only what is well formed counts.
+        # Messages of custom providers are not checked, so malformed citations are skipped.
         for citation in read_citations(cited):
             url, title = citation.get("url"), citation.get("title")
             source = sources.setdefault(url or title or "", {})

@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
+from ._message_builder import ModelIdentity
 from ._message_checks import message_problem, with_defaults
 from .agent_types import AssistantMessage, Message, Tool
 
@@ -27,18 +28,18 @@ NO_RESULT = "No result provided"
 IMAGE_NOTE = {"type": "text", "text": "(an image)"}
 AUDIO_NOTE = "(audio without a transcript)"
 LONGEST_COMMON = 40
-"""Characters that every provider takes in the id of a tool call."""
+"""Characters in the id of a tool call that every provider accepts."""
 LONGEST_NAME = 64
-"""Characters that every provider takes in the name of a tool."""
+"""Characters in the name of a tool that every provider accepts."""
 _NAME = re.compile(rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}")
-"""Gemini wants a letter or an underscore first, the others do not mind."""
+"""Gemini requires a letter or an underscore at the start."""
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 _BLOCKS = ("text", "thinking", "tool_call", "image")
-"""What an assistant message may hold; other blocks are left out."""
+"""Blocks of an assistant message that can be sent. Other blocks are left out."""
 
 
-def is_own(message: AssistantMessage, model: Any) -> bool:
-    """Whether this model, over this protocol, made the message."""
+def is_own(message: AssistantMessage, model: ModelIdentity) -> bool:
+    """Whether the message is from this model, over the same protocol."""
     return (message.get("api"), message.get("provider"), message.get("model")) == (
         getattr(model, "api", ""),
         getattr(model, "provider", ""),
@@ -48,13 +49,13 @@ def is_own(message: AssistantMessage, model: Any) -> bool:
 
 def handover(
     messages: Sequence[Message],
-    model: Any,
+    model: ModelIdentity,
     *,
     ids: re.Pattern[str] | None = None,
     tools: Iterable[Tool] | None = None,
     images: bool = False,
 ) -> list[Message]:
-    """The history as `model` can take it.
+    """Adapt the history to `model`.
 
     Of another model's messages the reasoning is left out, with every signature; a message of which
     nothing remains is left out whole. Tool calls stay, and so do their results.
@@ -62,11 +63,11 @@ def handover(
     Args:
         messages: The history; not changed.
         model: Who is asked now: `api`, `provider` and `id` are compared.
-        ids: What the provider accepts as the id of a tool call. Others are replaced, always by the same
-            one, and so is an id that an earlier call has.
-        tools: The tools that are offered. A call of another name, which the model invented, gets a name that
-            every provider takes, and its result too.
-        images: Whether the provider takes images that a model made. Otherwise a note stands for each.
+        ids: The ids of tool calls that the provider accepts. Other ids, and ids of earlier calls, are
+            replaced. The replacement of an id is always the same.
+        tools: The offered tools. If a model has called a tool that is not among them, the name in the call
+            and in its result is changed to one that every provider accepts.
+        images: Whether the provider accepts images in assistant messages. If not, a note replaces each one.
     """
     taken: list[Message] = []
     used: set[str] = set()
@@ -101,14 +102,14 @@ def handover(
 
 
 def sendable(messages: Sequence[Message]) -> list[Message]:
-    """What may be sent of a history, so that a session never becomes unusable.
+    """Return the part of a history that can be sent, so that a session never becomes unusable.
 
-    Failed and aborted replies are left out, with the results of their calls; a call without a result
-    gets one that says so. A malformed message, which a callback may have made, is left out with a warning.
+    Failed and aborted replies are left out, with the results of their calls. A call without a result gets
+    one that states this. A malformed message, for example from a callback, is left out with a warning.
     """
     sent: list[Message] = []
     waiting: list[tuple[str, str]] = []
-    """Calls without a result yet: id and name. A weak model gives two calls one id."""
+    """Calls without a result yet: id and name. Weak models use the same id for two calls."""
 
     def close_open_calls() -> None:
         for call_id, name in waiting:
@@ -145,8 +146,8 @@ def sendable(messages: Sequence[Message]) -> list[Message]:
 
 
 def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
-    for number, given in enumerate(messages, 1):
-        message = cast(Message, with_defaults(given))
+    for number, original in enumerate(messages, 1):
+        message = cast(Message, with_defaults(original))
         problem = message_problem(message)
         if problem is None and message["role"] not in ("user", "assistant", "tool_result"):
             problem = f"no model takes the role {message['role']!r}; convert_to_llm can map it"
@@ -156,12 +157,12 @@ def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
             logger.warning("Message %d is not sent to the model: %s.", number, problem)
 
 
-def _plain(block: Any) -> Any:
+def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in block.items() if key not in _PRIVATE}
 
 
 def _fit_name(name: str, offered: Set[str]) -> str:
-    """The name of a tool as every provider takes it."""
+    """Return the name of a tool in a form that every provider accepts."""
     if name in offered or _NAME.fullmatch(name):
         return name
     fitting = _NOT_IN_NAMES.sub("_", name) or "unknown"

@@ -25,18 +25,20 @@ import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
 
 import jiter
 
 from . import _json
-from .agent_types import AssistantMessage, StopReason
+from .agent_types import AssistantMessage, AssistantMessageEvent, StopReason
 from .errors import InvalidReplyError
 
 __all__ = [
     "MAX_BLOCKS",
     "BuilderEvent",
     "MessageBuilder",
+    "ModelIdentity",
+    "StreamEvent",
     "copy_message",
     "finished_arguments",
     "now_ms",
@@ -54,6 +56,22 @@ _TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"
 def now_ms() -> int:
     """Unix milliseconds of the wall clock."""
     return time.time_ns() // 1_000_000
+
+
+class ModelIdentity(Protocol):
+    """What identifies a model. The value may be of any class and have more attributes."""
+
+    @property
+    def api(self) -> str: ...
+
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def id(self) -> str: ...
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Mapping[str, Any])
 
 
 class BuilderEvent(dict[str, Any]):
@@ -83,6 +101,10 @@ class BuilderEvent(dict[str, Any]):
         return (_restore_event, (dict(self), self._builder.snapshot(self._count)))
 
 
+StreamEvent: TypeAlias = AssistantMessageEvent | BuilderEvent
+"""An event of a provider's stream: a plain dict, or an event of the builder."""
+
+
 def _restore_event(fields: dict[str, Any], message: AssistantMessage) -> BuilderEvent:
     event = BuilderEvent(fields)
     event._builder = MessageBuilder.holding(message)
@@ -94,7 +116,7 @@ class MessageBuilder:
     """Builds one assistant message.
 
     Args:
-        model: Anything with `api`, `provider` and `id`.
+        model: The model that replies; None for a message without one.
         timestamp: Unix milliseconds; now if None.
     """
 
@@ -117,7 +139,7 @@ class MessageBuilder:
         "_tail_from",
     )
 
-    def __init__(self, model: Any, *, timestamp: int | None = None) -> None:
+    def __init__(self, model: ModelIdentity | None, *, timestamp: int | None = None) -> None:
         self._head: dict[str, Any] = {
             "role": "assistant",
             "content": [],
@@ -484,9 +506,9 @@ def unique_id(call_id: str, taken: dict[str, int]) -> str:
     return candidate
 
 
-def copy_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy that shares nothing that its owner could still change."""
-    return copy.deepcopy(dict(message))
+def copy_message(message: AnyMessage) -> AnyMessage:
+    """Return a deep copy of a message as a dict."""
+    return cast(AnyMessage, copy.deepcopy(dict(message)))
 
 
 def parse_partial_object(text: str) -> dict[str, Any] | None:

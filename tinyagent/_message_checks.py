@@ -1,26 +1,26 @@
-"""The shape of messages: what can be sent to a model, and what is refused where it enters.
+"""Checks of messages.
 
-`checked_message` guards the entrances (`prompt`, `steer`, `append_message`, `initial_state`, the callbacks of
-the loop). `message_problem` is the check itself; `sendable` asks it once more at the model boundary, since
-callbacks of the user's own come between the two.
+`checked_message` checks each message that enters the library: in `prompt`, `steer`, `append_message`,
+`initial_state` and the callbacks of the loop. `sendable` repeats the check (`message_problem`) before a
+request, because callbacks of the user can change messages in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import TypeGuard, cast
 
 from . import _json
-from .agent_types import AgentMessage
+from .agent_types import AgentMessage, AssistantMessage
 from .errors import InvalidMessageError
 
-__all__ = ["checked_message", "checked_messages", "message_problem", "with_defaults"]
+__all__ = ["checked_message", "checked_messages", "is_assistant", "message_problem", "with_defaults"]
 
 _DICT = (dict, Mapping)
-"""The plain class first: nearly every message has it, and an abstract class takes five times as long."""
+"""`dict` first: nearly every message is one, and the check for an abstract class takes five times as long."""
 
 _BODIES = {"text": "text", "image": "url", "thinking": "thinking"}
-"""The key of the string that a block of this type holds."""
+"""The key of the text of a block, by the type of the block."""
 
 _ROLES = ("user", "assistant", "tool_result")
 _OPTIONAL_STRINGS = (
@@ -31,22 +31,22 @@ _BLOCKS = {"user": ("text", "image"), "tool_result": ("text", "image"), "assista
 
 
 def checked_message(message: object, place: str = "the message") -> AgentMessage:
-    """The message in the form that the library works with; a new dict if something had to be added.
+    """Check a message and normalise it.
 
-    Content that is a string becomes a text block. Roles other than `user`, `assistant` and `tool_result`
-    are not looked into: only `convert_to_llm` knows what they mean.
+    Content that is a string becomes a text block; the result is then a new dict. Messages with a role other
+    than `user`, `assistant` and `tool_result` are not checked further: only `convert_to_llm` can read them.
 
     Args:
-        message: Any value that is meant as a message.
-        place: What the error message calls it.
+        message: The value that the caller passed as a message.
+        place: How the error message refers to it.
 
     Raises:
-        InvalidMessageError: it is no message, or no model could be sent it.
+        InvalidMessageError: The value is not a message, or cannot be sent to a model.
     """
     message = with_defaults(message)
     problem = message_problem(message)
-    if problem is None and cast(Any, message)["role"] in _BLOCKS:
-        problem = _json_problem(cast(Any, message)["content"])
+    if problem is None and isinstance(message, _DICT) and message["role"] in _BLOCKS:
+        problem = _json_problem(message["content"])
     if problem is not None:
         raise InvalidMessageError(
             f"{place} cannot be used: {problem}.",
@@ -56,10 +56,10 @@ def checked_message(message: object, place: str = "the message") -> AgentMessage
 
 
 def with_defaults(message: object) -> object:
-    """A message with its content as a list, and with what a tool result may leave out."""
+    """Return the message with its content as a list, and with the optional fields of a tool result."""
     if not isinstance(message, _DICT) or message.get("role") not in _ROLES:
         return message
-    added: dict[str, Any] = {}
+    added: dict[str, object] = {}
     if isinstance(message.get("content"), str):
         added["content"] = [{"type": "text", "text": message["content"]}]
     if message["role"] == "tool_result":
@@ -67,28 +67,30 @@ def with_defaults(message: object) -> object:
     return {**message, **added} if added else message
 
 
-_RESULT_DEFAULTS: dict[str, Any] = {"tool_name": "", "details": {}, "is_error": False, "timestamp": 0}
+_RESULT_DEFAULTS: dict[str, object] = {"tool_name": "", "details": {}, "is_error": False, "timestamp": 0}
 
 
 def checked_messages(messages: Iterable[object], where: str = "") -> list[AgentMessage]:
-    """As `checked_message`, for a list.
+    """Check and normalise a list of messages; see `checked_message`.
 
     Args:
         messages: The messages.
-        where: What stands before `message 3` in an error message.
+        where: Precedes `message 3` in the error message.
 
     Raises:
-        InvalidMessageError: at the first message that cannot be used, or if this is not a list of messages.
+        InvalidMessageError: A message cannot be used, or the value is not a list of messages.
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise InvalidMessageError(f"Messages are a list of dicts, not of type {type(messages).__name__}.")
+        raise InvalidMessageError(
+            f"Messages must be a list of dicts, not a value of type {type(messages).__name__}."
+        )
     return [checked_message(message, f"{where}message {n}") for n, message in enumerate(messages, 1)]
 
 
 def message_problem(message: object) -> str | None:
-    """Why a value is not a message that can be sent; None if it is one.
+    """Return why a value cannot be sent as a message; None if it can.
 
-    A message of another role is never sent as it is, and needs nothing but its role.
+    A message with a role of its own is never sent unchanged, so only its role is checked.
     """
     if not isinstance(message, _DICT):
         return f"it is of type {type(message).__name__}, not a dict"
@@ -111,6 +113,11 @@ def message_problem(message: object) -> str | None:
         if problem is not None:
             return f"content[{index}] {problem}"
     return None
+
+
+def is_assistant(message: AgentMessage) -> TypeGuard[AssistantMessage]:
+    """Whether a message is a reply of a model."""
+    return message.get("role") == "assistant"
 
 
 def _block_problem(role: str, block: object) -> str | None:
@@ -138,19 +145,19 @@ def _block_problem(role: str, block: object) -> str | None:
         if not isinstance(block.get("arguments"), dict):
             return "is a tool_call, and its arguments are not a dict"
         return _json_problem(block["arguments"])
-    return None  # Providers have more types of blocks, which they get back as they are.
+    return None  # Providers have further types of blocks, which are sent back unchanged.
 
 
 def _json_problem(value: object) -> str | None:
     try:
         _json.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
-        return f"holds what JSON cannot express ({error})"
+        return f"holds a value that JSON cannot represent ({error})"
     return None
 
 
 def _shown(value: object) -> str:
-    """A value for an error message: short values as they are, others by their type."""
+    """Describe a value for an error message: short values by their `repr`, others by their type."""
     if value is None or isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) < 40):
         return repr(value)
     return f"of type {type(value).__name__}"

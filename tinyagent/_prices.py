@@ -1,26 +1,32 @@
-"""What models cost and how much they take in, where their provider does not say: the table of genai-prices.
+"""List prices and context windows of models, from the table of the package genai-prices.
 
-The table comes with that package and is read without network. Loading it takes a third of a second, so it is
-loaded when a price is asked for, and never for a server that has none (`Server.prices`).
+The table is part of the package and needs no network. Loading it takes a third of a second, so it is loaded
+at the first look-up of a price, and never for a server without prices (`Server.prices`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ._servers import SERVERS, server_of
+
+if TYPE_CHECKING:
+    from genai_prices.types import PriceCalculation
+
+    from ._message_builder import ModelIdentity
+    from .agent_types import Usage
 
 __all__ = ["ModelFacts", "estimate_cost", "has_price", "model_facts"]
 
 
 class ModelFacts(NamedTuple):
-    """What is known of a model.
+    """Context window and prices of a model.
 
     Attributes:
-        context_window: Tokens that it takes in; None if that is not known.
-        input_price: US dollars for a million tokens that are not cached.
-        output_price: US dollars for a million tokens.
+        context_window: Tokens of the context window; None if it is not known.
+        input_price: US dollars per million input tokens that are not cached.
+        output_price: US dollars per million output tokens.
     """
 
     context_window: int | None
@@ -28,22 +34,22 @@ class ModelFacts(NamedTuple):
     output_price: float
 
 
-def estimate_cost(model: Any, usage: Mapping[str, Any]) -> float | None:
-    """US dollars that the provider's list price makes of this usage; None if the price is not known.
+def estimate_cost(model: ModelIdentity, usage: Usage) -> float | None:
+    """Return the cost in US dollars by the provider's list price; None if the price is not known.
 
-    A server that takes no key costs nothing.
+    Servers that take no key cost nothing.
 
     Args:
-        model: Anything with `provider` and `id`.
-        usage: In our terms: `input` includes `cache_read` and `cache_write`.
+        model: The model that was used.
+        usage: Token counts; `input` includes `cache_read` and `cache_write`.
     """
     name = _name(model)
     if name in SERVERS and SERVERS[name].api_key_env is None:
         return 0.0
-    given, made, total = (usage.get(name) or 0 for name in ("input", "output", "total"))
+    read, written, total = usage.get("input") or 0, usage.get("output") or 0, usage.get("total") or 0
     counts = {
-        "input_tokens": given,
-        "output_tokens": max(made, total - given),  # xAI counts reasoning only in the total
+        "input_tokens": read,
+        "output_tokens": max(written, total - read),  # xAI counts reasoning only in the total
         "cache_read_tokens": usage.get("cache_read") or 0,
         "cache_write_tokens": usage.get("cache_write") or 0,
     }
@@ -51,15 +57,15 @@ def estimate_cost(model: Any, usage: Mapping[str, Any]) -> float | None:
     return None if price is None else float(price.total_price)
 
 
-def has_price(model: Any) -> bool:
-    """Whether it is known what a model costs: by its server's replies, or by a list price."""
+def has_price(model: ModelIdentity) -> bool:
+    """Whether the cost of a model is known, from its server's replies or from a list price."""
     server = SERVERS.get(_name(model))
     return (server is not None and server.reports_cost) or estimate_cost(model, {}) is not None
 
 
 def model_facts(server: str, model_id: str) -> ModelFacts | None:
-    """What is known of a model of this server; None if nothing is."""
-    # Few tokens, since there are models with another price for long prompts.
+    """Return context window and prices of a model; None if it is not in the table."""
+    # With few tokens, because some models have another price for long prompts.
     price = _price(server, model_id, {"input_tokens": 1000, "output_tokens": 1000})
     if price is None:
         return None
@@ -68,11 +74,11 @@ def model_facts(server: str, model_id: str) -> ModelFacts | None:
     )
 
 
-def _name(model: Any) -> str:
+def _name(model: ModelIdentity) -> str:
     return server_of(getattr(model, "base_url", ""), str(getattr(model, "provider", "")))
 
 
-def _price(server: str, model_id: str, counts: Mapping[str, int]) -> Any:
+def _price(server: str, model_id: str, counts: Mapping[str, int]) -> PriceCalculation | None:
     known = SERVERS.get(server)
     if known is None or not known.prices:
         return None
@@ -80,5 +86,5 @@ def _price(server: str, model_id: str, counts: Mapping[str, int]) -> Any:
 
     try:
         return calc_price(Usage(**counts), model_ref=model_id, provider_id=known.prices)
-    except (LookupError, ValueError):  # an unknown model; counts that contradict each other
+    except (LookupError, ValueError):  # an unknown model, or contradictory counts
         return None

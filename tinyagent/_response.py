@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from typing import Any, Self, cast
+from typing import Self, cast
 
+from ._message_builder import StreamEvent
 from .agent_types import AssistantMessage, AssistantMessageEvent
 from .errors import StreamInterruptedError
 
@@ -12,9 +13,13 @@ __all__ = ["Response"]
 
 
 class Response:
-    """The reply that a generator makes: iterate it, or await `result()` for the whole message."""
+    """A reply: iterate it for its events, or await `result()` for the whole message.
 
-    def __init__(self, events: AsyncGenerator[Any, None]) -> None:
+    Args:
+        events: Yields the events of the reply; the last one is `done` or `error`.
+    """
+
+    def __init__(self, events: AsyncGenerator[StreamEvent, None]) -> None:
         self._events = events
         self._message: AssistantMessage | None = None
 
@@ -23,16 +28,17 @@ class Response:
 
     async def __anext__(self) -> AssistantMessageEvent:
         event = await self._events.__anext__()
-        kind = event["type"]
-        if kind in ("done", "error"):
-            self._message = event["message" if kind == "done" else "error"]
+        if event["type"] == "done":
+            self._message = event["message"]
+        elif event["type"] == "error":
+            self._message = event["error"]
         return cast(AssistantMessageEvent, event)
 
     async def result(self) -> AssistantMessage:
-        """The whole message; reads on to the end if nobody else did.
+        """Return the whole message, after reading the events that are left.
 
         Raises:
-            StreamInterruptedError: if the events end without `done` or `error`.
+            StreamInterruptedError: The events end without `done` or `error`.
         """
         async for _ in self:
             pass
@@ -41,5 +47,5 @@ class Response:
         return self._message
 
     async def aclose(self) -> None:
-        """Leave the reply; nothing of it goes on."""
+        """Close the reply and end its generator."""
         await self._events.aclose()

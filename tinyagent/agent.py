@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast, get_args
 
-from ._answer import answer_error, extract_text, partial_text
+from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._event_stream import Channel, EventStream, Iteration
 from ._interrupt import (
     Aborted,
@@ -26,7 +26,7 @@ from ._interrupt import (
     require_asyncio,
 )
 from ._message_builder import copy_message, now_ms
-from ._message_checks import checked_message, checked_messages
+from ._message_checks import checked_message, checked_messages, is_assistant
 from .agent_loop import check_limits, run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS, checked_tools
 from .agent_types import (
@@ -416,15 +416,15 @@ class Agent:
         state = self._state
         match event:
             case MessageStartEvent(message=message):
-                if message.get("role") == "assistant":
-                    state["stream_message"] = cast(AssistantMessage, message)
+                if is_assistant(message):
+                    state["stream_message"] = message
             case MessageEndEvent(message=message):
                 self._latest = state["stream_message"] = None
                 state["messages"].append(message)
                 _forget(self._steering, message)
                 _forget(self._follow_ups, message)
-                if message.get("role") == "assistant" and message.get("error_message"):
-                    state["error"] = cast(AssistantMessage, message)["error_message"]
+                if is_assistant(message) and message.get("error_message"):
+                    state["error"] = message["error_message"]
             case ToolExecutionStartEvent(tool_call_id=call_id):
                 state["pending_tool_calls"] = state["pending_tool_calls"] | {call_id}
             case ToolExecutionEndEvent(tool_call_id=call_id):
@@ -453,7 +453,7 @@ class Agent:
         Raises:
             RuntimeError: the agent is streaming, or has no model or no stream function.
         """
-        return _last_assistant(await self._start(_messages(input, images)))
+        return last_reply(await self._start(_messages(input, images)))
 
     async def prompt_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> str:
         """As `prompt`, returning the text of the last message.
@@ -467,7 +467,7 @@ class Agent:
         """
         messages = await self._start(_messages(input, images))
         _check_answer(messages, self._state["limit"])
-        return extract_text(_last_assistant(messages))
+        return extract_text(last_reply(messages))
 
     async def continue_(self) -> AssistantMessage:
         """Go on from the history as it stands, or with what is queued.
@@ -486,7 +486,7 @@ class Agent:
                     if not messages
                     else "There is nothing to continue: the last message is the assistant's. Use prompt()."
                 )
-        return _last_assistant(await self._start(prompts))
+        return last_reply(await self._start(prompts))
 
     def stream(
         self, input: Input, images: Sequence[str | ImageContent] | None = None
@@ -702,7 +702,7 @@ def _message(given: str | Mapping[str, Any], place: str = "The message") -> Agen
     if isinstance(given, str):
         return user_message(given)
     # The caller may change the dict later, and events never change: the message is a copy.
-    return cast(AgentMessage, copy_message(checked_message(given, place)))
+    return copy_message(checked_message(given, place))
 
 
 def _messages(given: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
@@ -746,10 +746,3 @@ def _check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> N
     if error is not None:
         error.partial_text = partial_text(messages)
         raise error
-
-
-def _last_assistant(messages: Sequence[AgentMessage]) -> AssistantMessage:
-    for message in reversed(messages):
-        if message.get("role") == "assistant":
-            return cast(AssistantMessage, message)
-    raise AssertionError("a run has at least one turn, and a turn one assistant message")

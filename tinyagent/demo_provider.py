@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from . import _json
 from ._interrupt import Aborted, Interrupt
-from ._message_builder import MessageBuilder
+from ._message_builder import MessageBuilder, ModelIdentity, StreamEvent
 from ._response import Response
 from ._tool_schemas import tool_schema
 from .agent_types import AgentTool, Context, Model, ModelInfo, Provider, SimpleStreamOptions, StreamResponse
@@ -68,7 +68,9 @@ async def _stream(model: Any, context: Context, options: SimpleStreamOptions) ->
     return Response(_speak(model, context, options.get("signal")))
 
 
-async def _speak(model: Any, context: Context, signal: asyncio.Event | None) -> AsyncGenerator[Any, None]:
+async def _speak(
+    model: ModelIdentity, context: Context, signal: asyncio.Event | None
+) -> AsyncGenerator[StreamEvent, None]:
     builder = MessageBuilder(model)
     delay = getattr(model, "delay", 0.0)
     yield builder.start()

@@ -38,7 +38,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
 __all__ = [
     "AgentStateError",
@@ -358,7 +358,7 @@ def error_fields(error: BaseException) -> ErrorFields:
     return fields
 
 
-def error_from_message(message: Mapping[str, Any]) -> TinyAgentError:
+def error_from_message(message: Mapping[str, object]) -> TinyAgentError:
     """The failure that an assistant message reports, as an exception of this tree.
 
     The class is the one whose kind is `error_kind`, else the one of `error_category`, else `ProviderError`.

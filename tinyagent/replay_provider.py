@@ -1,8 +1,8 @@
-"""The provider `replay:FILE`: it answers with a recorded run.
+"""The provider `replay:FILE`, which answers with a recorded run.
 
-The n-th model call gets the n-th reply of the file, with the deltas that were recorded, and ends as that
-one ended, errors and aborts included. A session file holds no deltas; then each block comes as one.
-What is asked makes no difference.
+The n-th model call gets the n-th reply of the file, with its recorded deltas and its end, which may be an
+error or an abort. A session file has no deltas; each block is then sent in one piece. The request is
+ignored.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from . import _json, jsonl
-from ._message_builder import MessageBuilder, copy_message, now_ms
+from ._message_builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
+from ._message_checks import is_assistant
 from ._response import Response
 from .agent_types import (
     AssistantMessage,
@@ -103,15 +104,17 @@ def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_Re
             reply = _Recorded()
         elif isinstance(event, MessageUpdateEvent):
             reply.steps.append(event.assistant_message_event)
-        elif isinstance(event, MessageEndEvent) and event.message["role"] == "assistant":
-            reply.message = cast(AssistantMessage, event.message)
+        elif isinstance(event, MessageEndEvent) and is_assistant(event.message):
+            reply.message = event.message
             replies.append(reply)
             reply = _Recorded()
     return replies
 
 
-async def _play(reply: _Recorded) -> AsyncGenerator[Any, None]:
-    final = copy_message(cast(Any, reply.message)) | {"timestamp": now_ms()}
+async def _play(reply: _Recorded) -> AsyncGenerator[StreamEvent, None]:
+    assert reply.message is not None
+    final = copy_message(reply.message)
+    final["timestamp"] = now_ms()
     content = final["content"]
     model = Model(provider=final.get("provider", ""), id=final.get("model", ""), api=final.get("api", ""))
     builder = MessageBuilder(model, timestamp=final["timestamp"])
@@ -144,13 +147,13 @@ async def _play(reply: _Recorded) -> AsyncGenerator[Any, None]:
         yield {"type": "done", "reason": reason, "message": final}
 
 
-def _open(builder: MessageBuilder, block: Mapping[str, Any]) -> Any:
+def _open(builder: MessageBuilder, block: Mapping[str, Any]) -> BuilderEvent:
     if block["type"] == "tool_call":
         return builder.open_tool_call(block["id"], block["name"])[1]
     return (builder.open_thinking() if block["type"] == "thinking" else builder.open_text())[1]
 
 
-def _close(builder: MessageBuilder, index: int, block: Mapping[str, Any]) -> Any:
+def _close(builder: MessageBuilder, index: int, block: Mapping[str, Any]) -> BuilderEvent:
     if block["type"] == "tool_call":
         return builder.close(index, None if "partial_json" in block else block["arguments"])
     signatures = {key: value for key, value in block.items() if key.endswith("_signature")}

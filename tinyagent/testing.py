@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, cast
 
 from . import _json
 from ._interrupt import Aborted, Interrupt, resolve
-from ._message_builder import MessageBuilder, copy_message
+from ._message_builder import MessageBuilder, ModelIdentity, StreamEvent, copy_message
 from ._response import Response
 from .agent_types import (
     AgentEvent,
@@ -298,7 +298,9 @@ class ScriptedProvider:
         self.__exit__(kind, error, trace)
 
 
-async def _play(reply: Reply, model: Any, signal: asyncio.Event | None) -> AsyncGenerator[Any, None]:
+async def _play(
+    reply: Reply, model: ModelIdentity, signal: asyncio.Event | None
+) -> AsyncGenerator[StreamEvent, None]:
     builder = MessageBuilder(model)
     yield builder.start()
     try:
