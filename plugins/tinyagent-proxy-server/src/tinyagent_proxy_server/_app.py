@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tinyagent import Model, TinyAgentError, error_fields, error_from_message
+from tinyagent import Model, StreamResponse, TinyAgentError, error_fields, error_from_message
+from tinyagent.agent_types import AssistantMessageEvent, SimpleStreamOptions
 
 from ._callers import Caller, Callers
 from ._config import ServerTable
@@ -346,7 +347,7 @@ class _Exchange:
         finally:
             self._task = None
             watching.cancel()
-            line.spent(writer.usage)
+            line.add_usage(writer.usage)
 
     async def _watch(self, sink: _Sink) -> None:
         await sink.gone()
@@ -368,13 +369,17 @@ class _Exchange:
         writer: EventWriter,
         line: LogLine,
     ) -> None:
-        def note_retry(_: str) -> None:
-            line["retries"] = line.get("retries", 0) + 1
+        retries = 0
 
-        reply: Any = None
+        def note_retry(_: str) -> None:
+            nonlocal retries
+            retries += 1
+            line["retries"] = retries
+
+        reply: StreamResponse | None = None
         held = b""
         try:
-            options = {**asked.options, "on_retry": note_retry}
+            options: SimpleStreamOptions = {**asked.options, "on_retry": note_retry}
             reply = await upstream.stream(model, asked.context, options)
             async for event in reply:
                 kind = event["type"]
@@ -396,10 +401,10 @@ class _Exchange:
             self._note(failure, str(error), line)
             await self._write(sink, held + writer.error(failure), last=True)
         except Exception as error:  # noqa: BLE001
-            # Whatever a message that passed our check made of a provider. The words may quote the message.
+            # The provider failed on a message that passed our check. The error may quote the message.
             _log.debug("a provider failed", exc_info=error)
-            said = "the proxy could not make a request of the conversation"
-            failure = Failure("internal", said, ours=True)
+            text = "the proxy could not make a request of the conversation"
+            failure = Failure("internal", text, ours=True)
             self._note(failure, type(error).__name__, line)
             await self._write(sink, held + writer.error(failure), last=True)
         finally:
@@ -416,8 +421,10 @@ class _Exchange:
 
     # ---- failures -------------------------------------------------------------------------------------
 
-    def _failed(self, event: Any, upstream: Upstream, writer: EventWriter, line: LogLine) -> bytes:
-        """A reply that failed on its way."""
+    def _failed(
+        self, event: AssistantMessageEvent, upstream: Upstream, writer: EventWriter, line: LogLine
+    ) -> bytes:
+        """Return the `error` event for a reply that failed after it began."""
         message = event["error"]
         words = str(message.get("error_message") or "the provider gave no reason")
         failure = self._failure(error_from_message(message), upstream)
@@ -430,7 +437,7 @@ class _Exchange:
             line["why"] = self._clean(words)
 
     def _failure(self, error: TinyAgentError, upstream: Upstream) -> Failure:
-        """What the caller gets to know. The proxy has retried where that helps, so the caller need not."""
+        """Return the failure as the caller sees it. The proxy has already retried, so the caller need not."""
         fields = error_fields(error)
         category = fields.get("error_category", fields["error_kind"])
         if category in _OURS:

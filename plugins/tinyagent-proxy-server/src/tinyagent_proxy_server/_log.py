@@ -1,13 +1,14 @@
-"""One line a request: who, what, how long, how much, and how it ended. No prompts, no secrets."""
+"""The log line of a request: caller, model, duration, usage and outcome. No prompts, no secrets."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeAlias
+
+from tinyagent.agent_types import Usage
 
 __all__ = ["LogLine"]
 
@@ -19,18 +20,20 @@ _ORDER = (
 )
 
 
-class LogLine(dict[str, Any]):
-    """The fields of a line; `str` writes it as `name=value`, with what callers sent quoted and bounded."""
+LogValue: TypeAlias = str | int | float | None
+
+
+class LogLine(dict[str, LogValue]):
+    """The fields of a line. `str` writes them as `name=value`; text from callers is quoted and truncated."""
 
     def __init__(self) -> None:
         super().__init__()
         self._since = time.monotonic()
 
-    def spent(self, usage: Mapping[str, Any] | None) -> None:
-        """Note what a reply took."""
-        for name in ("input", "output", "cost"):
-            if usage is not None and usage.get(name) is not None:
-                self[name] = usage[name]
+    def add_usage(self, usage: Usage | None) -> None:
+        """Add the tokens and the cost of a reply."""
+        if usage is not None:
+            self |= {"input": usage.get("input"), "output": usage.get("output"), "cost": usage.get("cost")}
 
     def __str__(self) -> str:
         self["ms"] = round((time.monotonic() - self._since) * 1000)
@@ -38,7 +41,7 @@ class LogLine(dict[str, Any]):
         return " ".join([f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", *fields])
 
 
-def _value(value: Any) -> str:
+def _value(value: LogValue) -> str:
     text = str(value)
     if len(text) > LONGEST:
         text = f"{text[:LONGEST]}…"

@@ -20,7 +20,15 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from tinyagent import AgentTool, Context
+from tinyagent import AgentTool, Context, ThinkingLevel
+from tinyagent.agent_types import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    Citation,
+    SimpleStreamOptions,
+    ToolCallContent,
+    Usage,
+)
 
 __all__ = ["BadRequestError", "EventWriter", "Failure", "StreamRequest", "read_request"]
 
@@ -71,7 +79,7 @@ class StreamRequest(NamedTuple):
     provider: str
     model_id: str
     context: Context
-    options: dict[str, Any]
+    options: SimpleStreamOptions
 
 
 _LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
@@ -90,7 +98,7 @@ _ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def read_request(body: bytes) -> StreamRequest:
-    """The request, checked so far that a provider can make something of it.
+    """Read and check a request.
 
     Raises:
         BadRequestError: it is not JSON, or not what the protocol says.
@@ -110,13 +118,13 @@ def read_request(body: bytes) -> StreamRequest:
         _check_message(message, f"context.messages[{number}]")
     level = asked.options.reasoning or asked.model.thinking_level or "off"
     if level not in _LEVELS:
-        raise BadRequestError(f"the thinking level {level[:40]!r} is none of {', '.join(_LEVELS)}")
-    options = {
+        raise BadRequestError(f"the thinking level {level[:40]!r} is not one of {', '.join(_LEVELS)}")
+    options: SimpleStreamOptions = {
         "temperature": asked.options.temperature,
         "max_tokens": asked.options.max_tokens,
         "session_id": asked.options.session_id,
         "thinking_budgets": asked.options.thinking_budgets,
-        "thinking_level": None if level == "off" else level,
+        "thinking_level": None if level == "off" else ThinkingLevel(level),
     }
     return StreamRequest(
         provider=asked.model.provider,
@@ -124,7 +132,7 @@ def read_request(body: bytes) -> StreamRequest:
         context=Context(
             system_prompt=asked.context.system_prompt or "",
             messages=[_completed(message) for message in asked.context.messages],
-            # Without `execute`: they are told to the model here, and run where the caller is.
+            # Without `execute`: the model sees them here, and the caller runs them.
             tools=[
                 AgentTool(
                     tool.name, tool.description, tool.parameters or {"type": "object", "properties": {}}
@@ -132,12 +140,12 @@ def read_request(body: bytes) -> StreamRequest:
                 for tool in asked.context.tools or ()
             ],
         ),
-        options={name: given for name, given in options.items() if given is not None},
+        options=options,
     )
 
 
 def _completed(message: dict[str, Any]) -> Any:
-    """The message with what the protocol lets a caller leave out."""
+    """Add the fields that a caller may omit."""
     return {"details": {}, "is_error": False, **message} if message["role"] == "tool_result" else message
 
 
@@ -170,7 +178,7 @@ def _check_message(message: Mapping[str, Any], where: str) -> None:
 
 
 class Failure(NamedTuple):
-    """Why a reply failed, in words for the caller.
+    """Why a reply failed, as the caller sees it.
 
     Attributes:
         kind: As in `tinyagent.errors`.
@@ -178,8 +186,8 @@ class Failure(NamedTuple):
         status: The HTTP status of the provider's reply.
         retryable: Whether asking the proxy again at once may help.
         retry_after: Seconds that the provider asked to wait.
-        ours: The caller is not told why, so the log is. Words that callers are told are not logged: they
-            may quote the prompt.
+        ours: The caller does not see the cause, so it is logged. Messages that callers see are not logged,
+            because they may quote the prompt.
     """
 
     kind: str
@@ -193,8 +201,8 @@ class Failure(NamedTuple):
 
 
 _NAMES = {
-    f"{kind}_{step}": f"{said}_{step}"
-    for kind, said in (("text", "text"), ("thinking", "thinking"), ("tool_call", "toolcall"))
+    f"{kind}_{step}": f"{name}_{step}"
+    for kind, name in (("text", "text"), ("thinking", "thinking"), ("tool_call", "toolcall"))
     for step in ("start", "delta", "end")
 }
 _REASONS = {"tool_use": "toolUse"}
@@ -211,14 +219,14 @@ class EventWriter:
     """
 
     def __init__(self) -> None:
-        self.usage: dict[str, Any] | None = None
+        self.usage: Usage | None = None
         self.finish = ""
         self._heads: dict[tuple[str, int], bytes] = {}
         self._signed: dict[int, str] = {}
         self._arguments: dict[int, list[str]] = {}
 
-    def event(self, event: Mapping[str, Any]) -> bytes:
-        """An assistant message event that is not `error`; nothing for what the protocol has no word for."""
+    def event(self, event: AssistantMessageEvent) -> bytes:
+        """Encode an assistant message event other than `error`; empty for events that the protocol lacks."""
         kind = event["type"]
         if kind in _NAMES:
             index = event["content_index"]
@@ -229,8 +237,8 @@ class EventWriter:
             return self._done(event)
         return _line({"type": "start"}) if kind == "start" else b""
 
-    def error(self, failure: Failure, message: Mapping[str, Any] | None = None) -> bytes:
-        """The end of a reply that failed, with what it took so far."""
+    def error(self, failure: Failure, message: AssistantMessage | None = None) -> bytes:
+        """Encode the end of a failed reply, with its usage so far."""
         self.finish = "error"
         return _line(
             {
@@ -243,7 +251,7 @@ class EventWriter:
                 "errorStatus": failure.status,
                 "retryable": failure.retryable,
                 "retryAfter": failure.retry_after,
-                **self._spent(message or {}),
+                **self._ending(message),
             }
         )
 
@@ -260,23 +268,24 @@ class EventWriter:
             text = json.dumps(delta).encode()
         return b"%b%b}\n\n" % (head, text)
 
-    def _edge(self, kind: str, index: int, event: Mapping[str, Any]) -> bytes:
-        fields: dict[str, Any] = {"type": _NAMES[kind], "contentIndex": index}
-        block: Mapping[str, Any] = event.get("tool_call") or {}
-        if kind.startswith("tool_call"):
-            fields |= {"id": block.get("id"), "toolName": block.get("name")}
+    def _edge(self, kind: str, index: int, event: AssistantMessageEvent) -> bytes:
+        fields: dict[str, object] = {"type": _NAMES[kind], "contentIndex": index}
+        call = event.get("tool_call")
+        if call is not None and kind.startswith("tool_call"):
+            fields |= {"id": call["id"], "toolName": call["name"]}
         if kind.endswith("_end"):
-            if kind == "tool_call_end":
-                fields["arguments"] = self._other_arguments(index, block)
+            block: Mapping[str, object] = call or {}
+            if call is not None and kind == "tool_call_end":
+                fields["arguments"] = self._other_arguments(index, call)
             else:
                 block = _block_at(event.get("partial"), index)
-            signature = block.get(_SIGNATURES[kind.removesuffix("_end")])
-            if signature:
+            signature = _signature(block)
+            if signature is not None:
                 self._signed[index] = fields["contentSignature"] = signature
         return _line(fields)
 
-    def _other_arguments(self, index: int, call: Mapping[str, Any]) -> str | None:
-        """The JSON text of a call's arguments, if the deltas do not add up to it."""
+    def _other_arguments(self, index: int, call: ToolCallContent) -> str | None:
+        """Return the JSON text of a call's arguments if the deltas do not add up to it; None otherwise."""
         text = "".join(self._arguments.pop(index, ()))
         if call.get("partial_json") is not None:
             return None if call["partial_json"] == text else str(call["partial_json"])
@@ -287,55 +296,59 @@ class EventWriter:
             same = False
         return None if same else json.dumps(arguments)
 
-    def _done(self, event: Mapping[str, Any]) -> bytes:
+    def _done(self, event: AssistantMessageEvent) -> bytes:
         message = event["message"]
         self.finish = _REASONS.get(message["stop_reason"], message["stop_reason"])
-        late = {
-            str(index): block[_SIGNATURES[block["type"]]]
-            for index, block in enumerate(message["content"])
-            if block.get(_SIGNATURES.get(block["type"], "")) not in (None, "", self._signed.get(index))
-        }
-        cited = {
-            str(index): block["citations"]
-            for index, block in enumerate(message["content"])
-            if block.get("citations")
-        }
-        fields = {"signatures": late or None, "citations": cited or None, **self._spent(message)}
+        late: dict[str, str] = {}
+        cited: dict[str, list[Citation]] = {}
+        for index, block in enumerate(message["content"]):
+            signature = _signature(block)
+            if signature is not None and signature != self._signed.get(index):
+                late[str(index)] = signature
+            if block["type"] == "text" and block.get("citations"):
+                cited[str(index)] = block["citations"]
+        fields = {"signatures": late or None, "citations": cited or None, **self._ending(message)}
         fields["thinkingLevel"] = message.get("thinking_level")
         return _line({"type": "done", "reason": self.finish, **fields})
 
-    def _spent(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _ending(self, message: AssistantMessage | None) -> dict[str, object]:
+        """Return the fields that `done` and `error` share."""
+        if message is None:
+            return {"usage": _usage({})}
         self.usage = message.get("usage")
         return {
             "finishReason": message.get("finish_reason"),
             "usage": _usage(self.usage or {}),
             "normalUsage": self.usage,
-            "images": [block["url"] for block in message.get("content", ()) if block["type"] == "image"]
-            or None,
+            "images": [block["url"] for block in message["content"] if block["type"] == "image"] or None,
         }
 
 
-def _usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Usage as the protocol has it: `input` without what was cached, the cost in parts."""
+def _usage(usage: Usage) -> dict[str, object]:
+    """Return usage in the protocol's form: `input` without cached tokens, the cost in parts."""
     read, write = usage.get("cache_read") or 0, usage.get("cache_write") or 0
-    given, made = max((usage.get("input") or 0) - read - write, 0), usage.get("output") or 0
+    uncached, output = max((usage.get("input") or 0) - read - write, 0), usage.get("output") or 0
     return {
-        "input": given,
-        "output": made,
+        "input": uncached,
+        "output": output,
         "cacheRead": read,
         "cacheWrite": write,
-        "totalTokens": given + read + write + made,
+        "totalTokens": uncached + read + write + output,
         "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0, "total": usage.get("cost") or 0},
     }
 
 
-def _block_at(message: Any, index: int) -> Mapping[str, Any]:
-    content = message.get("content") if isinstance(message, Mapping) else None
-    found = content[index] if isinstance(content, list) and index < len(content) else {}
-    return found if isinstance(found, Mapping) else {}
+def _block_at(message: AssistantMessage | None, index: int) -> Mapping[str, object]:
+    content = message["content"] if message is not None else []
+    return content[index] if index < len(content) else {}
 
 
-def _line(fields: Mapping[str, Any]) -> bytes:
+def _signature(block: Mapping[str, object]) -> str | None:
+    signature = block.get(_SIGNATURES.get(str(block.get("type")), ""))
+    return signature if isinstance(signature, str) and signature else None
+
+
+def _line(fields: Mapping[str, object]) -> bytes:
     known = {name: value for name, value in fields.items() if value is not None}
     try:
         text = _quoted(known)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tinyagent import ConfigurationError, Context, Model, ModelInfo, StreamResponse, TinyAgentError
+from tinyagent.agent_types import AssistantMessage, Message, SimpleStreamOptions
 from tinyagent.demo_provider import demo_provider
 
 from ._config import ProviderTable
@@ -95,7 +96,7 @@ class Upstream:
             )
         self._patterns = table.models
         self._options = dict(table.options)
-        self._fields: dict[str, Any] = {
+        self._fields: dict[str, object] = {
             "base_url": table.base_url or base_url,
             "headers": dict(table.headers) or None,
             "allow_http": table.allow_http,
@@ -129,13 +130,13 @@ class Upstream:
 
         return "openai-responses" if wants_responses(model_id) else self.api
 
-    async def stream(self, model: Model, context: Context, options: Mapping[str, Any]) -> StreamResponse:
-        """The reply, as soon as it is under way."""
-        given: Any = {**options, "api_key": self.secret}
+    async def stream(self, model: Model, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+        """Send the request, and return the reply as soon as it has begun."""
+        options = {**options, "api_key": self.secret}
         if self._demo is not None:
-            return await self._demo.stream_fn(model, context, given)
+            return await self._demo.stream_fn(model, context, options)
         api = _APIS[model.api]
-        reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, given)
+        reply: StreamResponse = await getattr(import_module(api.module), api.stream)(model, context, options)
         return reply
 
     async def models(self) -> list[ModelInfo]:
@@ -183,7 +184,7 @@ class Upstreams:
             tables = dict.fromkeys((DEMO, *with_key), plain)
         self._known = {name: Upstream(name, table) for name, table in tables.items()}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Upstream]:
         return iter(self._known.values())
 
     @property
@@ -201,7 +202,7 @@ class Upstreams:
                 return upstream, model
         return None
 
-    def as_made_here(self, messages: Iterable[Any]) -> list[Any]:
+    def as_made_here(self, messages: Iterable[Message]) -> list[Message]:
         """The messages, with the models' replies under the names that they were made under.
 
         A caller's history says that the proxy made them. What a provider wants back with its own replies,
@@ -209,9 +210,9 @@ class Upstreams:
         """
         return [self._named(message) if message["role"] == "assistant" else message for message in messages]
 
-    def _named(self, message: Mapping[str, Any]) -> dict[str, Any]:
+    def _named(self, message: AssistantMessage) -> AssistantMessage:
         found = self.find(str(message.get("provider") or ""), str(message.get("model") or ""))
         if found is None:
-            return dict(message)
+            return message
         _, model = found
         return {**message, "api": model.api, "provider": model.provider, "model": model.id}
