@@ -1,4 +1,4 @@
-"""Docstrings in three styles: what they say of each parameter, and the rest.
+"""Read the descriptions of parameters from docstrings in three styles.
 
     Google                     NumPy                      Sphinx
     Args:                      Parameters                 :param city: Its name.
@@ -6,7 +6,7 @@
         days (int): How many.  city : str
                                    Its name.
 
-Other sections (`Returns`, `Raises`) stay in the description: a model can use them.
+Other sections (`Returns`, `Raises`) remain in the description, because a model can use them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SPHINX_TYPE = re.compile(r":type\s+\w+\s*:")
 
 
 def read_docstring(text: str) -> tuple[str, dict[str, str]]:
-    """The description, and what is said of each parameter by name.
+    """Split a docstring into the description and the descriptions of the parameters by name.
 
     Args:
         text: A docstring without indentation, as `inspect.getdoc` returns it.
@@ -100,7 +100,7 @@ def _sphinx(text: str, match: re.Match[str]) -> tuple[str, Entries]:
 
 
 def _indented(text: str) -> tuple[str, str]:
-    """The indented lines that the text begins with, and the others."""
+    """Split a text after its leading indented lines."""
     lines = text.splitlines()
     count = next((n for n, line in enumerate(lines) if line and not line[0].isspace()), len(lines))
     return "\n".join(lines[:count]), "\n".join(lines[count:])

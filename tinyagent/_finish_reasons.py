@@ -1,26 +1,25 @@
-"""Finish reasons of all providers in one table: is the reply complete, cut, withheld or broken?
+"""The finish reasons of all providers in one table: is a reply complete, truncated, withheld or broken?
 
-A reply ends with a word of its provider (`finish_reason`, `stop_reason`, `done_reason`). Only a complete
-reply may run its tool calls, so each protocol looks its word up here:
+A provider ends a reply with a finish reason (`finish_reason`, `stop_reason`, `done_reason`). Only the tool
+calls of a complete reply may run, so every protocol uses this table:
 
-    complete   the model came to its end
-    length     a limit cut the reply: its text is kept, its tool calls do not run
-    withheld   a filter or the model itself refused: the reply fails as `ContentFilterError`
-    broken     the provider failed on the way: the reply fails as `ProviderError`
+    complete   the model finished
+    length     a limit truncated the reply; its text is used, its tool calls do not run
+    withheld   a filter or the model refused; the reply fails with `ContentFilterError`
+    broken     the provider failed; the reply fails with `ProviderError`
 
-A word that is not in the table is judged by the terms in it (`content_filter_hate` has `filter`). What
-remains unknown is complete if the reply has content, and broken otherwise.
+A finish reason that is not in the table is judged by its terms (`content_filter_hate` contains `filter`). If
+it remains unknown, the reply is complete if it has content, and broken otherwise.
 
-Sources of the words: the API references and SDKs of OpenAI, Azure, Anthropic, Bedrock, Gemini, Mistral,
-Cohere, DeepSeek, Zhipu, DashScope, watsonx and Together; the sources of vLLM, SGLang, TGI, llama.cpp and
-Ollama.
+Sources: the API references and SDKs of OpenAI, Azure, Anthropic, Bedrock, Gemini, Mistral, Cohere, DeepSeek,
+Zhipu, DashScope, watsonx and Together; the source code of vLLM, SGLang, TGI, llama.cpp and Ollama.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from .errors import ContentFilterError, ProviderError
 
@@ -29,7 +28,7 @@ __all__ = ["FinishKind", "finish_error", "finish_kind", "has_content", "is_final
 FinishKind: TypeAlias = Literal["complete", "length", "withheld", "broken"]
 
 MAX_WORD = 100
-"""Characters of a finish reason that are kept and shown; none in use is longer than 40."""
+"""Characters of a finish reason that are stored and shown. The longest in use has 40."""
 
 _WORDS: dict[FinishKind, str] = {
     "complete": """
@@ -63,13 +62,13 @@ _TERMS: dict[FinishKind, str] = {
         killed terminated preempted evicted shutdown oom repetition loop""",
     "length": "length limit tokens truncated incomplete window budget overflow exceeded cutoff partial",
 }
-"""Terms that decide about a word that is not in the table; the first line that has one of them counts."""
+"""Terms that decide the kind of a finish reason that is not in the table. The first matching kind applies."""
 
 _KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 _KIND_OF_TERM = {kind: frozenset(terms.split()) for kind, terms in _TERMS.items()}
 
 _NOT_FINAL = frozenset({"", "null", "none", "not_finished", "in_progress"})
-"""Sent in chunks before the last one: DashScope's native `null`, watsonx's `not_finished`."""
+"""Values in chunks before the last one: DashScope's native `null`, watsonx's `not_finished`."""
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
@@ -77,16 +76,16 @@ _PREFIX = re.compile(r"^(finish|stop|done)_reason_")
 
 
 def is_final(word: str | None) -> bool:
-    """Whether a finish reason says that the reply is over."""
+    """Whether a finish reason ends the reply."""
     return bool(word) and _normal(word or "") not in _NOT_FINAL
 
 
 def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
-    """How a reply ended.
+    """Return how a reply ended.
 
     Args:
-        word: The provider's finish reason, in any spelling; None if the end marker came without one.
-        has_content: Whether the reply has text, tool calls or media. It decides for unknown words.
+        word: The provider's finish reason, in any spelling; None if the reply ended without one.
+        has_content: Whether the reply has text, tool calls or media. It decides if the reason is unknown.
     """
     if word is None:
         return "complete"
@@ -102,17 +101,17 @@ def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
 
 
 def later_word(known: str | None, word: str) -> str:
-    """The finish reason of a reply that names one more than once: a later one replaces an earlier one.
+    """Return the finish reason of a reply that has more than one. The later one applies.
 
-    But a reply that was cut, withheld or broken is not made complete by a `stop` behind it.
+    The exception: a `stop` does not make a truncated, withheld or broken reply complete.
     """
     if known is None or finish_kind(known, has_content=True) == "complete":
         return word
     return known if finish_kind(word, has_content=True) == "complete" else word
 
 
-def has_content(blocks: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether a message has anything beside reasoning: text, tool calls or media."""
+def has_content(blocks: Iterable[Mapping[str, object]]) -> bool:
+    """Whether a message has more than reasoning: text, tool calls or media."""
     return any(
         block["text"] != "" if block["type"] == "text" else block["type"] != "thinking" for block in blocks
     )
@@ -121,21 +120,21 @@ def has_content(blocks: Iterable[Mapping[str, Any]]) -> bool:
 def finish_error(
     word: str | None, kind: FinishKind, *, name: str, provider: str = "", details: str = ""
 ) -> ProviderError | None:
-    """The error of a reply that was withheld or broken; None for one that was not.
+    """Return the error of a reply that was withheld or broken; None for other replies.
 
     Args:
         word: The finish reason, redacted by `shown_word`.
-        kind: What `finish_kind` made of it.
+        kind: The result of `finish_kind`.
         name: The provider's name, for the message.
         provider: The provider's name, for the error's `provider`.
-        details: What else the provider gives as the reason, redacted.
+        details: The provider's further explanation, redacted.
     """
     reason = f"finish reason {word!r}" + (f": {details}" if details else "")
     if kind == "withheld":
         return ContentFilterError(
             f"{name}: the reply was withheld ({reason})",
             provider=provider,
-            hint="Change the last message: the same one is likely to be withheld again.",
+            hint="Change the last message. The same message is likely to be withheld again.",
         )
     if kind == "broken":
         known = _KIND_OF.get(_normal(word or "")) == "broken"
@@ -145,12 +144,12 @@ def finish_error(
 
 
 def shown_word(word: str, redact: Callable[[str], str] = str) -> str:
-    """The finish reason as it may be kept and shown: a server may echo a key in it."""
+    """Return the finish reason redacted and shortened, because a server may echo a key in it."""
     return redact(word)[:MAX_WORD]
 
 
 def _normal(word: str) -> str:
-    """The word in snake_case, without a qualifier after a colon or the prefix of an enumeration."""
+    """Return the word in snake_case, without a qualifier after a colon and without an enumeration prefix."""
     head = _CAMEL.sub("_", word.partition(":")[0]).lower()
     snake = _SEPARATORS.sub("_", head).strip("_")
     return _PREFIX.sub("", snake) or snake

@@ -1,7 +1,7 @@
-"""The way to a server: which addresses are this machine, which proxy to use, which certificates to trust.
+"""The connection to a server: loopback addresses, proxies and trusted certificates.
 
-The environment variables are those that curl reads: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`
-in either case, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+The environment variables are those of curl: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` in either
+case, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(host: str) -> Address | None:
-    """Parse an IP address in any spelling that the resolver accepts; None if `host` is a name.
+    """Parse an IP address in any notation that the resolver accepts; None if `host` is a name.
 
     `127.1`, `0x7f000001` and `2130706433` are IPv4 addresses to `getaddrinfo`. An IPv4 address that is
     mapped into IPv6 (`::ffff:127.0.0.1`) is returned as the IPv4 address.
@@ -36,7 +36,7 @@ def parse_address(host: str) -> Address | None:
         except ValueError:
             return None
         return address.ipv4_mapped or address
-    # `inet_aton` also accepts an address that is followed by a space and anything else.
+    # `inet_aton` also accepts an address that is followed by a space and other text.
     if not re.fullmatch(r"[0-9A-Fa-fxX.]+", text):
         return None
     try:
@@ -46,9 +46,9 @@ def parse_address(host: str) -> Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine, in any spelling.
+    """Whether a host name or address, in any notation, refers to this machine.
 
-    The unspecified address (`0.0.0.0`, `::`) counts: a connection to it never leaves the machine.
+    The unspecified address (`0.0.0.0`, `::`) does: a connection to it never leaves the machine.
     """
     name = host.rstrip(".").lower()
     if name in ("localhost", "ip6-localhost", "ip6-loopback") or name.endswith(".localhost"):
@@ -61,13 +61,13 @@ def is_loopback(host: str) -> bool:
 
 
 def proxy_for(scheme: str, host: str, port: int) -> str | None:
-    """The URL of the proxy that the environment names for a server; None to connect directly.
+    """Return the URL of the proxy that the environment sets for a server; None for a direct connection.
 
-    This machine is always connected to directly.
+    Connections to this machine are always direct.
     """
     if is_loopback(host):
         return None
-    # httpx imports it in any case; before that, it would slow down the start.
+    # Imported late, because it would slow down the start. httpx imports it too.
     import urllib.request
 
     proxies = {name: value.strip() for name, value in urllib.request.getproxies_environment().items()}
@@ -78,7 +78,7 @@ def proxy_for(scheme: str, host: str, port: int) -> str | None:
 
 
 def is_excluded(no_proxy: str, host: str, port: int) -> bool:
-    """Whether `no_proxy` names a server.
+    """Whether `no_proxy` contains a server.
 
     Entries are separated by commas or blanks. An entry is `*`, a domain with or without a dot or `*.` in
     front (it covers its subdomains), an IP address, or a network (`10.0.0.0/8`, `fd00::/8`); domains and
@@ -128,13 +128,13 @@ _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """A TLS context that verifies servers; made once for each source of certificates.
+    """Return a TLS context that verifies servers. There is one for each source of certificates.
 
-    Trusted are, in this order: `ca_file` alone; what `SSL_CERT_FILE` and `SSL_CERT_DIR` name; the
-    certificates of the system; certifi's.
+    The first of these sources is used: `ca_file`; `SSL_CERT_FILE` and `SSL_CERT_DIR`; the certificates of
+    the system; the certificates of certifi.
 
     Raises:
-        ConfigurationError: a file or directory that was named cannot be read.
+        ConfigurationError: A file or directory of certificates cannot be read.
     """
     key = (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
     context = _contexts.get(key)
@@ -161,7 +161,7 @@ def _load_certificates(
             raise NotADirectoryError(f"{env_directory} is not a directory")
         context.load_verify_locations(cafile=env_file or None, capath=env_directory or None)
     elif (directory := _hashed_directory()) is not None:
-        # OpenSSL looks up the one certificate that it needs: 1 ms, where a bundle takes 20 ms to parse.
+        # OpenSSL reads only the certificate that it needs, in 1 ms. Parsing a bundle takes 20 ms.
         context.load_verify_locations(capath=directory)
     else:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -170,7 +170,7 @@ def _load_certificates(
 
 
 def _hashed_directory() -> str | None:
-    """The system's directory of certificates, if its files are named by hash as OpenSSL expects."""
+    """Return the system's certificate directory, if its files have the hashed names that OpenSSL needs."""
     default = ssl.get_default_verify_paths().capath
     for directory in dict.fromkeys(filter(None, (default, *_SYSTEM_DIRECTORIES))):
         try:
@@ -183,7 +183,7 @@ def _hashed_directory() -> str | None:
 
 
 def _bundle() -> str:
-    """The system's bundle of certificates, else certifi's."""
+    """Return the path of the system's bundle of certificates; without one, that of certifi."""
     import certifi
 
     return next((name for name in _SYSTEM_FILES if Path(name).is_file()), None) or certifi.where()
@@ -195,22 +195,25 @@ _CERTIFICATE_HINTS = (
         "The server presents a CA certificate, which the Rust provider refuses. Make the certificate with "
         "basicConstraints=CA:FALSE, or use the provider without 'alchemy/'.",
     ),
-    (r"mismatch|not valid for", "The certificate is for another host: use the name in it in the base URL."),
-    (r"expired", "The server's certificate has expired; or the clock of this machine is wrong."),
+    (
+        r"mismatch|not valid for",
+        "The certificate is for another host. Use a host name of the certificate in the base URL.",
+    ),
+    (r"expired", "The server's certificate has expired, or the clock of this machine is wrong."),
     (
         r"not yet valid|NotValidYet",
-        "The certificate is not valid yet; or the clock of this machine is wrong.",
+        "The certificate is not valid yet, or the clock of this machine is wrong.",
     ),
     (
         r"self.signed|UnknownIssuer|issuer",
-        "If you trust the server, set ca_file to its certificate or to that of its CA.",
+        "If you trust the server, set ca_file to its certificate or to the certificate of its CA.",
     ),
 )
 
 
 def certificate_hint(reason: str) -> str:
-    """What to do about a certificate that OpenSSL or rustls refused for `reason`."""
+    """Return a hint for a certificate that OpenSSL or rustls refused for `reason`."""
     for pattern, hint in _CERTIFICATE_HINTS:
         if re.search(pattern, reason, re.IGNORECASE):
             return hint
-    return "If its certificates come from a CA of your own, set ca_file."
+    return "If the server's certificate is from a private CA, set ca_file."

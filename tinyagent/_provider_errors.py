@@ -1,11 +1,10 @@
-"""From what a provider answered to an error of the tree, in words that hold no secret."""
+"""Convert the error replies of providers to exceptions of the error tree, without secrets."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from . import _json
 from .errors import (
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 SHOWN_CHARACTERS = 2000
-"""Characters of a provider's own text in an error message."""
+"""Characters of a provider's text that an error message may contain."""
 
 
 # ---- secrets ------------------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ _SECRETS = re.compile(
 
 
 def redact(text: str, secrets: Iterable[str] = ()) -> str:
-    """The text without the given secrets, and without what looks like a secret."""
+    """Replace `secrets`, and parts of the text that look like secrets, by `[redacted]`."""
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "[redacted]")
@@ -66,15 +65,15 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_key_variable(variable: str, provider: str) -> None:
-    """Refuse an `api_key_env` that is no name of a variable: perhaps the key itself was put there.
+    """Check that an `api_key_env` is the name of a variable, and not the key itself.
 
     Raises:
-        ConfigurationError: It does not show the value.
+        ConfigurationError: It is not a name. The message does not show the value.
     """
     if not _VARIABLE.fullmatch(variable) or redact(variable) != variable:
         raise ConfigurationError(
             f"api_key_env of {provider!r} is not the name of an environment variable",
-            hint='It names a variable that holds the key, for example api_key_env = "ACME_API_KEY".',
+            hint='Set it to the name of the variable with the key: api_key_env = "ACME_API_KEY".',
         )
 
 
@@ -132,16 +131,16 @@ def provider_error(
     retry_after: float | None = None,
     retryable: bool | None = None,
 ) -> TinyAgentError:
-    """The error for a status, a code and a provider's own text, in a reply or inside a stream.
+    """Return the error for an error reply, or for an error event inside a stream.
 
     Args:
         text: The provider's message, without secrets.
         provider: The provider's name.
-        status: The HTTP status, or a number inside an event that means the same.
-        code: The provider's own codes and types, as `error_code` returns them.
+        status: The HTTP status, or the equivalent number in an event.
+        code: The provider's codes and types, as `error_code` returns them.
         prefix: Precedes the text in the message: `HTTP 429`.
-        retry_after: Seconds that the provider asked to wait.
-        retryable: The provider's own verdict; None to judge by the rest.
+        retry_after: Seconds to wait, if the provider sent them.
+        retryable: Whether a retry may succeed, according to the provider; None to decide by the other values.
     """
     name = provider or "the provider"
     text = shorten(text.strip())
@@ -152,12 +151,14 @@ def provider_error(
     refused = status in (None, 400, 403, 422)
     if refused and status is not None and _FILTERED.search(everything):
         return ContentFilterError(
-            message, status=status, provider=provider, hint="Ask differently, or choose another model."
+            message, status=status, provider=provider, hint="Rephrase the prompt, or choose another model."
         )
     without_credit = status == 402 or (status != 401 and _has_no_credit(everything))
     if status == 401 or (status == 403 and not without_credit) or (refused and _WRONG_KEY.search(everything)):
         hint = (
-            "Check the API key, and whether it may use this model." if status == 403 else "Check the API key."
+            "Check the API key, and whether it has access to this model."
+            if status == 403
+            else "Check the API key."
         )
         return AuthenticationError(message, hint=hint, status=status)
     if without_credit:
@@ -183,7 +184,7 @@ def provider_error(
             retryable = _RETRYABLE_WORDS.search(everything) is not None
     hint_for: str | None = None
     if status == 429:
-        hint_for = "Wait a little, or look at the limits of the key."
+        hint_for = "Wait before you try again, or check the rate limits of the API key."
         if retry_after is not None:
             hint_for = f"The provider asks to wait {format_duration(retry_after)}."
     elif status == 404:
@@ -194,7 +195,7 @@ def provider_error(
 
 
 def _has_no_credit(everything: str) -> bool:
-    """Whether waiting is in vain. Gemini's rate limit uses OpenAI's sentence, with a time to wait."""
+    """Whether the account has no credit. Gemini uses OpenAI's text for rate limits, with a time to wait."""
     if _NO_CREDIT.search(everything):
         return True
     return _QUOTA_WORDS.search(everything) is not None and not _RETRY_ADVICE.search(everything)
@@ -202,7 +203,7 @@ def _has_no_credit(everything: str) -> bool:
 
 def _is_overflow(status: int | None, text: str, everything: str) -> bool:
     if status == 413:
-        return not text or _OVERFLOW.search(everything) is not None  # Cerebras answers without a body
+        return not text or _OVERFLOW.search(everything) is not None  # Cerebras sends no body
     if status not in (None, 400, 422, 500) or _OVERFLOW.search(everything) is None:
         return False
     # "Too many tokens, please wait before trying again" is a rate limit (Bedrock), and "max_tokens exceeds
@@ -211,12 +212,12 @@ def _is_overflow(status: int | None, text: str, everything: str) -> bool:
 
 
 def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """The text, cut after `limit` characters."""
+    """Truncate a text after `limit` characters."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in a form that people read: `1.5 s`, `1:00:00`."""
+    """Format seconds for people: `1.5 s`, `1:00:00`."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return str(datetime.timedelta(seconds=round(seconds)))
@@ -228,8 +229,8 @@ _TEXT_FIELDS = ("message", "error", "detail", "error_message", "msg")
 _CODE_FIELDS = ("code", "type", "status", "reason", "error_code", "innererror")
 
 
-def error_text(value: Any) -> str:
-    """The message in an error object of any provider."""
+def error_text(value: object) -> str:
+    """Return the message in an error object of any provider."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Mapping):
@@ -242,10 +243,10 @@ def error_text(value: Any) -> str:
         return _json.encode(value).decode() if value else ""
     param = value.get("param")
     if isinstance(param, str) and param not in text:
-        text = f"{text} ({param})"  # the field of the request that is at fault
+        text = f"{text} ({param})"  # the field of the request that caused the error
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and metadata.get("raw"):
-        # OpenRouter's own message is only "Provider returned error"; the reason is in here.
+        # OpenRouter's own message is only "Provider returned error". The reason is in this field.
         raw = metadata["raw"]
         detail = error_text(_decoded(raw) if isinstance(raw, str) else raw)
         if detail and detail not in text:
@@ -253,22 +254,22 @@ def error_text(value: Any) -> str:
     return text
 
 
-def error_code(value: Any, depth: int = 4) -> str:
-    """The codes and types in an error object of any provider, separated by blanks."""
+def error_code(value: object, depth: int = 4) -> str:
+    """Return the codes and types in an error object of any provider, separated by spaces."""
     if not isinstance(value, Mapping) or not depth:
         return ""
-    found = [value[key] for key in _CODE_FIELDS if isinstance(value.get(key), str)]
-    found += [error_code(value.get(key), depth - 1) for key in ("error", "innererror", "metadata")]
+    codes = [value[key] for key in _CODE_FIELDS if isinstance(value.get(key), str)]
+    codes += [error_code(value.get(key), depth - 1) for key in ("error", "innererror", "metadata")]
     if isinstance(details := value.get("details"), list):
-        found += [error_code(item, depth - 1) for item in details[:10]]
-    return " ".join(code for code in found if code)[:500]
+        codes += [error_code(item, depth - 1) for item in details[:10]]
+    return " ".join(code for code in codes if code)[:500]
 
 
 def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tuple[str, str]:
-    """The message and the codes in the body of an error reply.
+    """Return the message and the codes in the body of an error reply.
 
     Args:
-        body: The body, bounded by the caller.
+        body: The body. The caller limits its size.
         content_type: The reply's `Content-Type`.
         clean: Removes secrets.
     """
@@ -279,7 +280,7 @@ def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tu
             value = value[0]
         if value is not None and not isinstance(value, str):
             return clean(error_text(value) or text), clean(error_code(value))
-    text = clean(text)  # before it is cut: half a secret is not recognised
+    text = clean(text)  # before the text is shortened, because half a secret is not recognised
     if "html" in content_type or text[:1] == "<":
         title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)
         plain = title[1] if title else re.sub(r"(?s)<[^>]*>", " ", text[: SHOWN_CHARACTERS * 4])
@@ -287,7 +288,7 @@ def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tu
     return text, ""
 
 
-def _decoded(text: str) -> Any:
+def _decoded(text: str) -> object:
     try:
         return _json.decode(text)
     except (ValueError, RecursionError):
