@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import tinyagent_mcp
 from tinyagent import ConfigurationError, ToolError
 from tinyagent_mcp import McpServers
 
@@ -57,6 +59,33 @@ def test_a_stubborn_server_is_killed() -> None:
     with McpServers([tiny(env={"TEST_STUBBORN": "1"})]) as servers:
         pids = asyncio.run(_pids(Tools(servers)))
     assert [True, True] == [gone(pid) for pid in pids]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the keeper is seen in /proc")
+def test_a_server_that_stops_its_keeper_is_ended() -> None:
+    """A stopped keeper cannot see the end of its input, so it is woken."""
+    with McpServers([tiny(env={"TEST_TOOLS": "stop_parent"})]) as servers:
+        pid = int(asyncio.run(Tools(servers).text("stop_parent")))
+        keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert [True, True] == [gone(one) for one in (pid, keeper)]
+
+
+def test_a_server_that_closes_its_output_has_ended() -> None:
+    """The call fails at once, since no answer can come, and the next call finds a new server."""
+    with McpServers([tiny(env={"TEST_TOOLS": "mute"})]) as servers:
+        tools = Tools(servers)
+        pid = asyncio.run(tools.text("pid"))
+        with pytest.raises(ToolError, match="ended before it had answered 'mute'"):
+            asyncio.run(tools.text("mute"))
+        assert pid != asyncio.run(tools.text("pid"))
+
+
+def test_servers_without_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-t mcp` without any tool is an error that says where to look."""
+    monkeypatch.setenv("TINYAGENT_MCP", f"empty={shlex.join(TINY)} no-tools")
+    with pytest.raises(ConfigurationError, match="offer no tools: empty") as caught:
+        tinyagent_mcp.tinyagent_register_tools(register=lambda tool: None)
+    assert "tinyagent mcp list" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("env", [{}, {"TEST_STUBBORN": "1"}])

@@ -10,7 +10,8 @@ import sys
 import time
 from typing import Any
 
-TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in ("pid", "daemon", "read")]
+NAMES = ["pid", "daemon", "read", *os.environ.get("TEST_TOOLS", "").split()]
+TOOLS = [{"name": name, "inputSchema": {"type": "object"}} for name in NAMES]
 TOOLS[2]["annotations"] = {"readOnlyHint": "TEST_UNSAFE" not in os.environ}
 
 
@@ -20,14 +21,19 @@ def answer(method: str, params: Any) -> dict[str, Any] | None:
         info = {"name": "tiny", "version": "1"}
         return {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
     if method == "tools/list":
-        return {"tools": TOOLS}
+        return {"tools": [] if "no-tools" in sys.argv else TOOLS}
     if method == "tools/call":
         return {"content": [{"type": "text", "text": call(params["name"])}]}
     return None
 
 
 def call(name: str) -> str:
-    """Our process id, or that of a daemon which is started."""
+    """Our process id, or that of a daemon which is started; some tools do harm first."""
+    if name == "mute":
+        os.close(1)
+        time.sleep(600)
+    if name == "stop_parent":
+        os.kill(os.getppid(), signal.SIGSTOP)
     if name != "daemon":
         return str(os.getpid())
     command = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]

@@ -173,6 +173,25 @@ async def test_what_the_configuration_names(
         assert not await refused(call, path=path, content="x"), path
 
 
+async def test_what_inner_and_outer_repositories_name(here: Path) -> None:
+    """Each repository around a file counts: one below the working directory, and each one above it."""
+    deep = here / "sub" / "work" / "deep"
+    for tree, hooks in ((here, "sub/work/a"), (here / "sub", "work/b"), (deep, "../deep/c")):
+        (tree / ".git").mkdir(parents=True)
+        (tree / ".git" / "config").write_text(f"[core]\nhooksPath = {hooks}\n")
+    (deep / "tree").mkdir()
+    (deep / "tree" / ".git").write_text("gitdir: ../store\n")
+    (deep / "store").mkdir()
+    (deep / "store" / "config").write_text("[core]\nattributesFile = attributes\n")
+    write = {tool.name: tool for tool in file_tools(here / "sub" / "work")}["write"].execute
+    assert write is not None
+    for path in ("a/pre-commit", "b/pre-commit", "deep/c/pre-commit", "deep/tree/attributes"):
+        with pytest.raises(ToolError, match="Git's configuration names it"):
+            await write("call", {"path": path, "content": "x"}, None, lambda partial: None)
+    for path in ("c/pre-commit", "deep/a/x", "deep/attributes"):
+        await write("call", {"path": path, "content": "x"}, None, lambda partial: None)
+
+
 async def test_ordinary_names_are_free(here: Path, call: Call) -> None:
     """Folders with some of these names are no repository."""
     for path in ("objects/car.obj", "config/app.toml", "hooks/useState.ts", "info/x", "HEAD", "src/refs/a.c"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tinyagent import AgentTool, NotConfiguredError, hookimpl
+from tinyagent import AgentTool, ConfigurationError, NotConfiguredError, hookimpl
 
 from ._config import ServerConfig, config_file, configured
 from ._servers import McpServers
@@ -42,7 +42,14 @@ def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
         )
     if _servers is None or _servers.configs != configs or _servers.closed:
         _servers = McpServers(configs)
-    for tool in _servers.tools():
+    tools = _servers.tools()
+    if not tools:
+        names = ", ".join(config.name for config in configs)
+        raise ConfigurationError(
+            f"The MCP servers offer no tools: {names}.",
+            hint="`tinyagent mcp list` shows what each server offers; `tools` in mcp.toml selects from that.",
+        )
+    for tool in tools:
         register(tool)
 
 

@@ -188,6 +188,7 @@ class Connection:
             if not done:
                 live.task.cancel()
                 await asyncio.wait({live.task}, timeout=1)
+            _forget_failure(live.task)
 
     async def _ask(self, ask: Callable[[Client], Awaitable[T]], what: str) -> T:
         try:
@@ -301,6 +302,7 @@ class Connection:
         live.leave.set()
         live.task.cancel()
         await asyncio.wait({live.task}, timeout=CLOSE_SECONDS)
+        _forget_failure(live.task)
 
     async def _hold(self, live: _Live, mode: str, ready: asyncio.Future[Client]) -> None:
         """Be inside the connection until it is to be left."""
@@ -532,6 +534,12 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _forget_failure(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from logging a failure that was reported to the caller already."""
+    if task.done() and not task.cancelled():
+        task.exception()
 
 
 def _first(error: BaseException) -> BaseException:

@@ -30,11 +30,6 @@ logger = logging.getLogger("tinyagent.mcp")
 SEPARATOR = "__"
 MAX_NAME = 64
 
-SETUP_HINT = (
-    "A server gets a filtered environment: put variables that it needs, such as tokens, into pass_env or env "
-    "of its [mcp.servers.NAME] in mcp.toml. `tinyagent mcp list` tries all servers."
-)
-
 T = TypeVar("T")
 
 
@@ -112,10 +107,13 @@ class McpServers:
         listings = self.listings()
         required = [name for name in self.failures if self._configs[name].required]
         if required or (self.failures and not listings):
-            wrong = [self.failures[name] for name in required or self.failures]
+            wrong = {name: self.failures[name] for name in required or self.failures}
             self.close()
-            hints = dict.fromkeys(getattr(error, "hint", None) or SETUP_HINT for error in wrong)
-            raise ConfigurationError("\n".join(map(str, wrong)), hint="\n".join(hints))
+            hints = dict.fromkeys(
+                getattr(error, "hint", None) or _setup_hint(self._configs[name])
+                for name, error in wrong.items()
+            )
+            raise ConfigurationError("\n".join(map(str, wrong.values())), hint="\n".join(hints))
         for error in self.failures.values():
             self._report(f"{str(error).rstrip()} Its tools are missing in this run.")
         made: dict[str, AgentTool] = {}
@@ -270,6 +268,18 @@ class McpServers:
             for left in (task, aborted):
                 left.cancel()
             await asyncio.gather(task, aborted, return_exceptions=True)
+
+
+def _setup_hint(config: ServerConfig) -> str:
+    """What to do about a server that cannot be used."""
+    if config.url is not None:
+        what = "Is the server running? If it wants credentials, put them into headers"
+    else:
+        what = (
+            "A server gets a filtered environment: put variables that it needs, such as tokens, into "
+            "pass_env or env"
+        )
+    return f"{what} of its [mcp.servers.NAME] in mcp.toml. `tinyagent mcp list` tries all servers."
 
 
 def _progress(done: float, total: float | None, message: str | None) -> AgentToolResult:

@@ -48,8 +48,10 @@ HEAD, TAIL = 1024 * 1024, 4096
 CUT = "tinyagent/cut"
 """Marks a result of which only the beginning was read: the number of bytes that the message had."""
 
-EXIT_SECONDS = 4.0
-"""Seconds that the keeper may take to end the server: one for it to exit by itself, and a reserve."""
+EXIT_SECONDS = 3.0
+"""Seconds that the keeper may take to end the server: one and a half, and a reserve.
+
+The command line gives the `atexit` functions 4 s in all."""
 
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*[,}]')
 
@@ -100,6 +102,9 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
     """Close its input, and kill the group if it is still there after that."""
     assert process.stdin is not None
     process.stdin.close()
+    if hasattr(signal, "SIGCONT"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            process.send_signal(signal.SIGCONT)  # a server can stop its parent, the keeper
     ended = asyncio.ensure_future(process.wait())
     if not await _ends(ended, EXIT_SECONDS):
         with contextlib.suppress(ProcessLookupError, PermissionError):

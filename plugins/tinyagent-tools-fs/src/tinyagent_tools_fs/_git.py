@@ -8,7 +8,7 @@ Git runs commands that its files name, so these are not written:
   a `commondir` file that leads to them (`is_git_directory` in Git's setup.c), and it finds bare repositories
   while it walks up from the current directory. So the write that would complete such a folder is refused,
   whatever the order of the writes.
-- Files that the configuration of the surrounding repository names: hooks, included files, attributes.
+- Files that the configuration of a repository around them names: hooks, included files, attributes.
 """
 
 # Paths are compared as text here.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 __all__ = ["completes_repository", "configured_paths", "is_git", "is_repository", "is_repository_path"]
 
@@ -30,6 +31,7 @@ _SHORT_NAMES = re.compile(r"(git|gitatt|gi7d29|gitmod|gi7eba|gitcon)~\d+")
 _CONFIGURING = frozenset({"head", "config", "config.worktree", "commondir", "hooks", "info"})
 _PARTS = _CONFIGURING | {"objects", "refs"}
 _MAX_CONFIG = 1 << 20
+_MAX_CONFIGS = 100
 
 
 def is_git(name: str) -> bool:
@@ -92,25 +94,31 @@ def _has(folder: int | str, name: str) -> bool:
 # ---- what the configuration names -------------------------------------------------------------------
 
 
-def configured_paths(root: str) -> list[str]:
+def configured_paths(folder: str) -> list[str]:
     """Absolute paths that Git's configuration names for hooks, included files and attributes.
 
-    Both that of the repository around `root` and that of the user are read; files that are included are
-    followed once. It is enough to find what lies in the working directory, so errors are passed over.
+    The configuration is that of the machine, of the user, and of every repository around a folder; files that
+    are included are followed once. It is enough to find what lies in the working directory, so errors are
+    passed over.
     """
-    found: list[str] = []
     home = os.path.expanduser("~")  # noqa: PTH111
     settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
-    found.append(os.path.join(settings, "git"))
-    configs = [os.path.join(home, ".gitconfig"), os.path.join(settings, "git", "config")]
+    found = [os.path.join(settings, "git")]
+    general = ["/etc/gitconfig", os.path.join(home, ".gitconfig"), os.path.join(settings, "git", "config")]
     if named := os.environ.get("GIT_CONFIG_GLOBAL"):
         found.append(os.path.abspath(named))
-        configs.append(os.path.abspath(named))
-    tree, data = _repository(root)
-    if data is not None:
-        configs += [os.path.join(data, "config"), os.path.join(data, "config.worktree")]
+        general.append(os.path.abspath(named))
+    for tree, data in _repositories(folder):
+        own = [] if data is None else [os.path.join(data, "config"), os.path.join(data, "config.worktree")]
+        found += _named_by([*general, *own], tree)
+    return found
+
+
+def _named_by(configs: list[str], tree: str) -> list[str]:
+    """The paths that these configuration files name; relative ones are those of a working tree."""
+    found: list[str] = []
     seen: set[str] = set()
-    while configs and len(seen) < 100:
+    while configs and len(seen) < _MAX_CONFIGS:
         config = configs.pop()
         if config in seen:
             continue
@@ -126,21 +134,28 @@ def configured_paths(root: str) -> list[str]:
     return found
 
 
-def _repository(root: str) -> tuple[str, str | None]:
-    """The working tree around a folder, and the shared folder of its repository."""
-    tree = root
+def _repositories(folder: str) -> Iterator[tuple[str, str | None]]:
+    """The working trees around a folder, each with the shared folder of its repository.
+
+    If there is none, the folder itself could become one.
+    """
+    tree, none = folder, True
     while True:
         data = os.path.join(tree, ".git")
         if os.path.isdir(data):
-            return tree, data
-        if os.path.isfile(data):
+            none = False
+            yield tree, data
+        elif os.path.isfile(data):
             text = _read(data)
             if text.startswith("gitdir:"):
+                none = False
                 data = os.path.join(tree, text.removeprefix("gitdir:").strip())
                 common = _read(os.path.join(data, "commondir")).strip()
-                return tree, os.path.join(data, common) if common else data
+                yield tree, os.path.join(data, common) if common else data
         if tree == (tree := os.path.dirname(tree)):
-            return root, None
+            break
+    if none:
+        yield folder, None
 
 
 def _settings(path: str) -> list[tuple[str, str, str]]:

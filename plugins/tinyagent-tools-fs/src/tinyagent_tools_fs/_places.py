@@ -17,8 +17,6 @@ from pathlib import Path
 
 import platformdirs
 
-from ._git import configured_paths
-
 __all__ = ["Places", "known_places"]
 
 
@@ -29,12 +27,10 @@ class Places:
     Attributes:
         secret: Neither read nor written: keys, configuration, sessions.
         fixed: Not written: what this tinyagent loads as code.
-        git: Not written: what Git's configuration names, such as a folder with hooks.
     """
 
     secret: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    git: tuple[str, ...] = ()
 
 
 def known_places(root: str) -> Places:
@@ -42,7 +38,6 @@ def known_places(root: str) -> Places:
     return Places(
         secret=tuple(sorted({os.path.realpath(path) for path in _own_files()})),
         fixed=tuple(sorted({os.path.realpath(path) for path in _code(root)})),
-        git=tuple(sorted({os.path.realpath(path) for path in configured_paths(root)})),
     )
 
 

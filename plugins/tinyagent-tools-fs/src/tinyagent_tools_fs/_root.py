@@ -7,7 +7,7 @@ nothing is opened by its path again.
 """
 
 # Pathlib has no descriptors, and joins away what matters here.
-# ruff: noqa: PTH116, PTH118, PTH206
+# ruff: noqa: PTH116, PTH118, PTH120, PTH206
 from __future__ import annotations
 
 import difflib
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tinyagent import ToolError
 
-from ._git import completes_repository, is_git, is_repository, is_repository_path
+from ._git import completes_repository, configured_paths, is_git, is_repository, is_repository_path
 from ._lock import TEMPORARY, lock_folder, remove_stale
 from ._names import parse_path, show_path
 from ._places import Places, known_places
@@ -90,7 +90,7 @@ class Root:
             raise _secret(repr(path))
         if write and _lies_in(folded, places.fixed):
             raise _protected(repr(path), _CODE)
-        if write and _lies_in(folded, places.git):
+        if write and _lies_in(folded, _named_by_git(os.path.dirname(real))):
             raise _protected(repr(path), _CONFIGURED)
 
     @staticmethod
@@ -124,7 +124,7 @@ class Root:
         places = self.places()
         secret = _identities(places.secret)
         fixed = _identities(places.fixed) if writing is not None else set()
-        git = _identities(places.git) if writing is not None else set()
+        git = _identities(_named_by_git(os.path.join(self.path, *parts))) if writing is not None else set()
         descriptor = os.open(self.path, _FOLDER)
         try:
             status = os.fstat(descriptor)
@@ -305,7 +305,7 @@ class Root:
         places = self.places()
         if _identity(status) in _identities(places.fixed):
             raise _protected(self.name(parts), _CODE)
-        if _identity(status) in _identities(places.git):
+        if _identity(status) in _identities(_named_by_git(os.path.join(self.path, *parts[:-1]))):
             raise _protected(self.name(parts), _CONFIGURED)
         if not status.st_mode & 0o222:
             raise ToolError(f"{self.name(parts)} is read-only, so it was not changed.")
@@ -374,6 +374,11 @@ _CODE = "tinyagent loads it as code"
 _CONFIGURED = "Git's configuration names it"
 
 _Version = tuple[int, int, int, int, int]
+
+
+def _named_by_git(folder: str) -> tuple[str, ...]:
+    """What the configuration of Git names around a folder."""
+    return tuple(sorted({os.path.realpath(path) for path in configured_paths(folder)}))
 
 
 def _lies_in(folded: str, places: tuple[str, ...]) -> bool:
