@@ -114,6 +114,13 @@ async def test_redirects_are_checked(internet: Internet, target: str, status: in
     assert [(PUBLIC, 80)] == internet.wires.asked
 
 
+@pytest.mark.parametrize("target", ["http://[::1", "//[x]/", "http://example.org:port/"])
+async def test_a_redirect_to_what_is_no_url(internet: Internet, target: str) -> None:
+    """It is an error of the page, in words."""
+    with pytest.raises(ToolError, match="is not a URL"):
+        await internet.fetch("http://example.org/", redirect(target))
+
+
 async def test_redirects_end(internet: Internet) -> None:
     """A circle of redirects is left after five."""
     with pytest.raises(ToolError, match="more than 5 times"):

@@ -125,7 +125,7 @@ async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | 
     ):
         given = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
         if reply.status in _REDIRECTS and given.get("location"):
-            return normalized(urljoin(url, _as_text(given["location"])))
+            return _target(url, _as_text(given["location"]))
         limit = MAX_BYTES if reply.status < 400 else _READ_OF_AN_ERROR
         body, complete = await _read(
             reply.aiter_stream(), given.get("content-encoding", "").strip().lower(), limit
@@ -139,6 +139,15 @@ async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | 
             body=body,
             complete=complete,
         )
+
+
+def _target(url: str, location: str) -> str:
+    """The URL that a redirect leads to."""
+    try:
+        joined = urljoin(url, location)
+    except ValueError as error:
+        raise ToolError(f"{url} redirects to {location[:200]!r}, which is not a URL: {error}.") from None
+    return normalized(joined)
 
 
 def _as_text(header: str) -> str:
