@@ -222,7 +222,7 @@ async def test_a_folder_is_listed(here: Path, text: Text) -> None:
     (here / "link").symlink_to("/nowhere/in particular")
     assert "a/\nb.txt\nlink -> /nowhere/in particular" == await text("list")
     assert (await text("list", hidden=True)).startswith(".hidden\na/\n")
-    assert "[nothing in a but hidden names, if any]" == await text("list", path="a")
+    assert "[no names in a, except hidden ones]" == await text("list", path="a")
     assert "[a is empty]" == await text("list", path="a", hidden=True)
 
 

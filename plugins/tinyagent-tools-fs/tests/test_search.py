@@ -387,7 +387,7 @@ async def test_a_line_is_one_line(in_this_process: None, here: Path, text: Text)
 async def test_half_a_character_is_refused_in_words(call: Call) -> None:
     """JSON can hold a lone surrogate, and another process cannot be sent one."""
     for name in ("glob", "grep"):
-        with pytest.raises(ToolError, match="is half of one"):
+        with pytest.raises(ToolError, match="is an unpaired surrogate"):
             await call(name, pattern="a\ud800")
 
 

@@ -9,11 +9,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
 from tinyagent import AgentTool, AgentToolResult, hookimpl, tool
+from tinyagent.agent_types import JsonObject
 
 from ._ask import Answer, ask
 from ._change import edit_file, write_file
@@ -33,12 +34,12 @@ _Pattern = Annotated[str, Meta(min_length=1, max_length=1_000)]
 
 
 def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
-    """The six tools, confined to `folder`; to the current working directory if None.
+    """Return the six tools, confined to `folder`; to the current working directory if None.
 
-    The folder is the one that it is now: a later change of the working directory does not move it.
+    A later change of the working directory has no effect on them.
     """
     root = Root(folder)
-    ripgreps: dict[_Program | None, bool] = {}  # whether each that was found is new enough
+    ripgreps: dict[_Program | None, bool] = {}  # whether each installation is recent enough
 
     @tool(read_only=True, label="Read a file")
     def read(
@@ -46,13 +47,13 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
     ) -> AgentToolResult:
         """Read a text file, or look at an image (PNG, JPEG, GIF, WebP).
 
-        Long files come in parts; a note at the end says how to go on.
+        Long files come in parts; a note at the end shows how to continue.
 
         Args:
             path: Relative to the working directory.
             offset: The first line to show; lines count from 1.
             limit: How many lines to show.
-            line_numbers: Put its number and a tab before each line.
+            line_numbers: Start each line with its number and a tab.
         """
         return read_file(root, path, offset, limit, line_numbers)
 
@@ -72,13 +73,13 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
     def edit(path: str, old_text: str, new_text: str, replace_all: bool = False) -> AgentToolResult:
         """Replace a piece of a text file, and show the change as a diff.
 
-        `old_text` must match exactly, white space included, and only once, so give enough of the lines
-        around it; line ends and encoding are kept as they are.
+        `old_text` must match exactly, including white space, and only once, so include enough of the lines
+        around it. Line ends and encoding do not change.
 
         Args:
             path: Relative to the working directory.
-            old_text: The text as it is in the file, without line numbers.
-            new_text: What takes its place.
+            old_text: The text to replace, as in the file, without line numbers.
+            new_text: The new text.
             replace_all: Replace every occurrence.
         """
         return edit_file(root, path, old_text, new_text, replace_all)
@@ -117,7 +118,7 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
         compile_glob(pattern)
         start = root.locate(path)
         with root.folder(start):
-            pass  # an error that needs no process
+            pass  # a missing folder is reported without starting a process
         return _paths(await ask(root, start, GlobRequest(pattern, hidden, ignored, limit), signal), limit)
 
     @tool(read_only=True, label="Search in files")
@@ -143,7 +144,7 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
             path: The folder or file to search.
             glob: Only in files whose path below `path` matches, such as `*.py`.
             literal: Look for the pattern as plain text.
-            ignore_case: Take upper and lower case for the same.
+            ignore_case: Ignore the difference between upper and lower case.
             context: Lines to show before and after each match.
             hidden: Search files and folders whose name begins with a dot, too.
             ignored: Search what .gitignore leaves out, too.
@@ -173,7 +174,7 @@ _Program = tuple[int, int, int, int]
 
 
 def _ripgrep(root: Root) -> str | None:
-    """Where ripgrep is, unless that is in the working directory, where a model could have put it."""
+    """Return the path of ripgrep, unless it is in the working directory, where a model could have put it."""
     found = shutil.which("rg")
     if found is None or not os.path.isabs(found):
         return None
@@ -181,7 +182,7 @@ def _ripgrep(root: Root) -> str | None:
 
 
 def _version(program: str) -> _Program | None:
-    """What changes when another version of a program is installed."""
+    """Return a value that changes when another version of a program is installed."""
     try:
         status = os.stat(program)  # noqa: PTH116
     except OSError:
@@ -195,7 +196,7 @@ def _paths(answer: Answer, limit: int) -> AgentToolResult:
     if answer.get("more"):
         notes.append(f"stopped at {limit:,} paths; use a narrower pattern")
     notes += _left_out(answer)
-    details = {"paths": paths[: len(lines)], "truncated": bool(notes)}
+    details: JsonObject = {"paths": [*paths[: len(lines)]], "truncated": bool(notes)}
     return _result(lines, notes, "[no path matches]", details)
 
 
@@ -216,7 +217,7 @@ def _matches(answer: Answer, limit: int) -> AgentToolResult:
     if answer.get("full"):
         notes.append("stopped: there is more than a call can show; use a narrower pattern, path or glob")
     notes += _left_out(answer)
-    details: dict[str, Any] = {
+    details: JsonObject = {
         "matches": len(found),
         "files": len({item["path"] for item in found}),
         "engine": answer.get("engine") or "python",
@@ -226,7 +227,7 @@ def _matches(answer: Answer, limit: int) -> AgentToolResult:
 
 
 def _left_out(answer: Answer) -> list[str]:
-    """Notes on what a search did not look at."""
+    """Return notes on what a search left out."""
     notes = []
     if not answer.complete:
         notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
@@ -240,7 +241,7 @@ def _left_out(answer: Answer) -> list[str]:
 
 
 def _fit(lines: list[str]) -> tuple[list[str], list[str]]:
-    """As many lines as there is room for, and a note if that is not all."""
+    """Return the lines that fit, and a note if some do not."""
     room = MAX_TEXT
     for number, line in enumerate(lines):
         room -= len(line) + 1
@@ -249,7 +250,7 @@ def _fit(lines: list[str]) -> tuple[list[str], list[str]]:
     return lines, []
 
 
-def _result(lines: list[str], notes: list[str], nothing: str, details: dict[str, Any]) -> AgentToolResult:
+def _result(lines: list[str], notes: list[str], nothing: str, details: JsonObject) -> AgentToolResult:
     text = "\n".join(lines) or nothing
     if notes:
         text += f"\n[{'; '.join(notes)}]"
@@ -258,6 +259,6 @@ def _result(lines: list[str], notes: list[str], nothing: str, details: dict[str,
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Give tinyagent the six tools, confined to the working directory as it is now."""
-    for made in file_tools():
-        register(made)
+    """Register the six tools, confined to the present working directory."""
+    for file_tool in file_tools():
+        register(file_tool)

@@ -1,4 +1,4 @@
-"""Search in a process, and collect what it finds until it is done, stopped or out of time."""
+"""Run a search in a process, and collect its results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Answer", "ask"]
 
 @dataclass
 class Answer:
-    """What a search found. `complete` is False if its time was up."""
+    """The results of a search. `complete` is False if it timed out."""
 
     items: list[Item] = field(default_factory=list)
     complete: bool = True
 
     def get(self, name: str) -> str | int | bool | None:
-        """A single fact that was reported, such as the engine."""
+        """Return a value that the search reported once, such as the engine."""
         return next((item[name] for item in self.items if name in item), None)
 
 
@@ -34,7 +34,7 @@ async def ask(
     stop: asyncio.Event | None,
     seconds: float = SECONDS,
 ) -> Answer:
-    """Search below `start`; nothing of the search goes on when this returns.
+    """Search below `start`. The process has ended when this returns.
 
     Raises:
         ToolError: The search failed, or the run was aborted.

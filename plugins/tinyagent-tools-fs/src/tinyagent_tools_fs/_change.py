@@ -1,7 +1,7 @@
-"""`write` and `edit`: files are replaced in one step, in the encoding and with the line ends they had.
+"""`write` and `edit`: files are replaced atomically and keep their encoding and line ends.
 
-Everything here takes time in proportion to the size of the file, which is bounded: texts and pieces come from
-others, and a thread cannot be interrupted.
+Everything here takes time proportional to the size of the file, which is limited: the texts are untrusted,
+and a thread cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any
 
 from tinyagent import AgentToolResult, ToolError
+from tinyagent.agent_types import JsonObject
 
 from ._read import WHOLE
 from ._root import Root, read_up_to
@@ -41,7 +41,7 @@ _NOTHING = Encoding()
 
 
 def write_file(root: Root, path: str, content: str) -> AgentToolResult:
-    """Make or replace a file; folders that are missing are made."""
+    """Create or replace a file, and create missing folders."""
     parts = root.locate(path, write=True)
     shown = root.show(parts)
     with root.changing:
@@ -97,16 +97,18 @@ def _utf8(content: str) -> bytes:
 
 
 def _not_text(error: UnicodeEncodeError) -> ToolError:
-    return ToolError(f"The character {error.object[error.start]!r} is half of one and cannot be written.")
+    return ToolError(
+        f"The character {error.object[error.start]!r} is an unpaired surrogate and cannot be written."
+    )
 
 
 # ---- edit -----------------------------------------------------------------------------------------
 
 
 def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> AgentToolResult:
-    """Replace one exact piece of a text file, or each of them."""
+    """Replace one exact piece of a text file, or every occurrence of it."""
     if not old:
-        raise ToolError("old_text is empty. Say what is to be replaced, or use `write` for a whole file.")
+        raise ToolError("old_text is empty. Give the text to replace, or use `write` for a whole file.")
     parts = root.locate(path, write=True)
     shown = root.show(parts)
     with root.changing:
@@ -143,13 +145,13 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
             if encoding.codec == "utf-8":
                 raise _not_text(error) from None
             raise ToolError(
-                f"{root.name(parts)} is in {encoding.label}, without {after[error.start]!r}; "
+                f"{root.name(parts)} is in {encoding.label}, which has no {after[error.start]!r}; "
                 "nothing was written. Use other characters, or `write` the whole file, which makes it UTF-8."
             ) from None
         root.replace(parts, written, status, data)
     diff = _diff(shown, text.plain, _unix(after))
     count = f"{len(places)} places" if len(places) > 1 else "1 place"
-    details: dict[str, Any] = {
+    details: JsonObject = {
         "path": shown,
         "replacements": len(places),
         "first_line": text.line(places[0]),
@@ -165,7 +167,7 @@ def _unix(text: str) -> str:
 
 @dataclass
 class _Text:
-    """A text in which CRLF and LF are the same, until it is written again."""
+    """A text that treats CRLF and LF as equal until it is written."""
 
     original: str
 
@@ -177,7 +179,7 @@ class _Text:
         ]
 
     def find(self, old: str) -> list[int]:
-        """Where it stands, in `plain`; a place that overlaps an earlier one is left out.
+        """Return the offsets of `old` in `plain`, without overlapping ones.
 
         Raises:
             ToolError: There are more than `MAX_PLACES`.
@@ -187,7 +189,7 @@ class _Text:
         while place >= 0:
             if len(places) == MAX_PLACES:
                 raise ToolError(
-                    f"old_text stands more than {MAX_PLACES:,} times in the file, so nothing was changed. "
+                    f"old_text occurs more than {MAX_PLACES:,} times in the file, so nothing was changed. "
                     "Use a program such as sed."
                 )
             places.append(place)
@@ -195,11 +197,11 @@ class _Text:
         return places
 
     def line(self, index: int) -> int:
-        """The number of the line of an index of `plain`."""
+        """Return the line number of an offset in `plain`."""
         return self.plain.count("\n", 0, index) + 1
 
     def replace(self, places: list[int], length: int, new: str) -> str:
-        """The original with these places replaced, all else to the byte as it was."""
+        """Return the original with these places replaced, and everything else unchanged."""
         pieces, end = [], 0
         crlf = len(self._lost) * 2 > self.plain.count("\n")
         for place in places:
@@ -220,8 +222,8 @@ def _not_unique(name: str, text: _Text, places: list[int]) -> str:
     more = ", …" if len(places) > 10 else ""
     count = f"{len(places)} times" if len(places) > 1 else "more than once, overlapping itself,"
     return (
-        f"old_text stands {count} in {name} (at lines {lines}{more}), so nothing was changed. "
-        "Give more of the text around the one that is meant, or set replace_all."
+        f"old_text occurs {count} in {name} (at lines {lines}{more}), so nothing was changed. "
+        "Include more of the surrounding text, or set replace_all."
     )
 
 
@@ -242,14 +244,14 @@ def _not_found(name: str, text: str, old: str) -> str:
         start = _similar(lines, wanted)
         kind = "The most similar text is"
     if start is None:
-        return f"{problem} Nothing similar is there: read the file again."
+        return f"{problem} The file has nothing similar: read it again."
     stop = min(start + len(wanted), len(lines))
     there = "\n".join(lines[start:stop])[:1_500]
     return f"{problem} {kind} lines {start + 1}-{stop}:\n{there}"
 
 
 def _differs_in_space(lines: list[str], wanted: list[str]) -> int | None:
-    """The first of the lines that equal those that are wanted but for white space, quotes and dashes."""
+    """Return the first line where `wanted` matches, ignoring white space and kinds of quotes and dashes."""
     plain = ["".join(line.translate(_LIKE).split()) for line in lines[:_NORMALIZED]]
     sought = ["".join(line.translate(_LIKE).split()) for line in wanted]
     if not any(sought):
@@ -263,7 +265,7 @@ def _differs_in_space(lines: list[str], wanted: list[str]) -> int | None:
 
 
 def _similar(lines: list[str], wanted: list[str]) -> int | None:
-    """Where the lines are most like those that are wanted; the longest of them decides."""
+    """Return where the lines are most similar to `wanted`, by its longest line."""
     key = max(range(len(wanted)), key=lambda number: len(wanted[number].strip()))
     sought = wanted[key].strip()[:_START]
     if not sought:
@@ -286,7 +288,7 @@ def _similar(lines: list[str], wanted: list[str]) -> int | None:
 
 
 def _diff(shown: str, before: str, after: str) -> str:
-    """A unified diff. What is the same at both ends is not compared, so that a large file costs little."""
+    """Return a unified diff. Equal lines at both ends are not compared, so a large file costs little."""
     old, new = _lines(before), _lines(after)
     shorter = min(len(old), len(new))
     same = next((number for number in range(shorter) if old[number] != new[number]), shorter)
@@ -310,13 +312,13 @@ def _diff(shown: str, before: str, after: str) -> str:
 
 
 _Change = tuple[int, int, int, int]
-"""Lines of the old text, from and to, and those of the new text in their place."""
+"""Start and end of the old lines, and start and end of the new lines that replace them."""
 
 
 def _changes(old: list[str], new: list[str], same: int, tail: int) -> list[_Change]:
-    """What differs between the ends that are the same."""
+    """Return the changes between the equal lines at both ends."""
     old_to, new_to = len(old) - tail, len(new) - tail
-    if old_to == new_to:  # line for line, which is what an edit within lines makes
+    if old_to == new_to:  # an edit within lines changes them one by one
         return [(at, at + 1, at, at + 1) for at in range(same, old_to) if old[at] != new[at]]
     if (old_to - same) * (new_to - same) > _DIFF_PAIRS:
         return [(same, old_to, same, new_to)]
@@ -329,26 +331,26 @@ def _changes(old: list[str], new: list[str], same: int, tail: int) -> list[_Chan
 
 
 def _hunk(old: list[str], new: list[str], changes: list[_Change]) -> list[str]:
-    """Changes that are close to each other, with the lines around them."""
+    """Return neighbouring changes as one hunk, with context lines."""
     first, last = changes[0], changes[-1]
     start, stop = max(first[0] - _CONTEXT, 0), min(last[1] + _CONTEXT, len(old))
     new_start, new_stop = first[2] - (first[0] - start), last[3] + (stop - last[1])
     lines = [f"@@ -{_range(start, stop)} +{_range(new_start, new_stop)} @@"]
     at = start
-    taken: list[str] = []
-    given: list[str] = []
+    removed: list[str] = []
+    added: list[str] = []
     for old_from, old_to, new_from, new_to in changes:
         if old_from > at:
-            lines += taken + given + [f" {line}" for line in old[at:old_from]]
-            taken, given = [], []
-        taken += [f"-{line}" for line in old[old_from:old_to]]
-        given += [f"+{line}" for line in new[new_from:new_to]]
+            lines += removed + added + [f" {line}" for line in old[at:old_from]]
+            removed, added = [], []
+        removed += [f"-{line}" for line in old[old_from:old_to]]
+        added += [f"+{line}" for line in new[new_from:new_to]]
         at = old_to
-    return lines + taken + given + [f" {line}" for line in old[at:stop]]
+    return lines + removed + added + [f" {line}" for line in old[at:stop]]
 
 
 def _range(start: int, stop: int) -> str:
-    """Lines in a hunk's head: the first and how many; an empty range names the line before it."""
+    """Return the range in a hunk's header: first line and count; an empty range has the line before it."""
     if stop - start == 1:
         return str(start + 1)
     return f"{start + (stop > start)},{stop - start}"

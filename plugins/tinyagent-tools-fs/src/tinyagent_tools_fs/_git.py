@@ -1,13 +1,13 @@
-"""What belongs to Git inside the working directory.
+"""Files of Git inside the working directory.
 
-Git runs commands that its files name, so these are not written:
+Git runs commands that its files name, so the tools do not write these files:
 
 - Names: `.git`, and the files of a working tree that configure Git (`.gitattributes`, `.gitmodules`,
-  `.gitconfig`), in every spelling that a file system takes for them.
-- Repositories of other names. Git takes a folder for one if it has `HEAD` and either `objects` and `refs` or
-  a `commondir` file that leads to them (`is_git_directory` in Git's setup.c), and it finds bare repositories
-  while it walks up from the current directory. So the write that would complete such a folder is refused,
-  whatever the order of the writes.
+  `.gitconfig`), in every spelling that a file system treats as equal.
+- Repositories with other names. Git treats a folder as one if it has `HEAD` and either `objects` and `refs`
+  or a `commondir` file that leads to them (`is_git_directory` in Git's setup.c), and it finds bare
+  repositories while it walks up from the current directory. So the write that would complete such a folder
+  is refused, whatever the order of the writes.
 - Files that the configuration of a repository around them names: hooks, included files, attributes.
 """
 
@@ -35,20 +35,20 @@ _MAX_CONFIGS = 100
 
 
 def is_git(name: str) -> bool:
-    """Whether a file system could take this name for one that Git reads its configuration from."""
+    """Return whether a file system could treat this name as that of a Git configuration file."""
     plain = _plain(name)
     return plain in _NAMES or _SHORT_NAMES.fullmatch(plain) is not None
 
 
 def _plain(name: str) -> str:
-    """A name as the most lenient file system sees it: NTFS drops trailing dots, spaces and `:stream`."""
+    """Return a name as the most lenient file system sees it: NTFS drops trailing dots, spaces, `:stream`."""
     return name.translate(_IGNORED_BY_HFS).casefold().split(":")[0].rstrip(". ")
 
 
 def is_repository(folder: int | str) -> bool:
-    """Whether Git takes a folder (a descriptor or a path) for a repository of its own.
+    """Return whether Git treats a folder (a descriptor or a path) as a repository.
 
-    `objects` and `refs` count whatever they are, so a link to a folder that comes later counts too.
+    `objects` and `refs` may be of any type, so a link to a folder that is created later counts, too.
     """
     return _has(folder, "HEAD") and (
         _has(folder, "commondir") or (_has(folder, "objects") and _has(folder, "refs"))
@@ -56,7 +56,7 @@ def is_repository(folder: int | str) -> bool:
 
 
 def is_repository_path(path: str) -> bool:
-    """Whether an absolute path lies in a Git folder, by its names or by what its folders hold."""
+    """Return whether an absolute path is inside a Git folder, by name or by content."""
     if any(map(is_git, path.split(os.sep))):  # noqa: PTH206
         return True
     above = path
@@ -67,10 +67,10 @@ def is_repository_path(path: str) -> bool:
 
 
 def completes_repository(folder: int, name: str) -> bool:
-    """Whether a folder is a repository, or the shared part of one, once it has an entry of this name.
+    """Return whether a new entry makes a folder a repository, or the shared part of one.
 
-    The shared part has `objects`, `refs` and what configures it; a `HEAD` that leads to it by `commondir` may
-    be anywhere.
+    The shared part has `objects`, `refs` and configuration; a `HEAD` that points to it through `commondir`
+    may be anywhere.
     """
     added = _plain(name)
     if added not in _PARTS:
@@ -95,11 +95,10 @@ def _has(folder: int | str, name: str) -> bool:
 
 
 def configured_paths(folder: str) -> list[str]:
-    """Absolute paths that Git's configuration names for hooks, included files and attributes.
+    """Return the absolute paths of hooks, included files and attributes in Git's configuration.
 
-    The configuration is that of the machine, of the user, and of every repository around a folder; files that
-    are included are followed once. It is enough to find what lies in the working directory, so errors are
-    passed over.
+    Reads the configuration of the machine, of the user, and of every repository around a folder, and follows
+    each included file once. Unreadable files are skipped.
     """
     home = os.path.expanduser("~")  # noqa: PTH111
     settings = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
@@ -115,7 +114,7 @@ def configured_paths(folder: str) -> list[str]:
 
 
 def _named_by(configs: list[str], tree: str) -> list[str]:
-    """The paths that these configuration files name; relative ones are those of a working tree."""
+    """Return the paths in these configuration files; relative paths start at the working tree."""
     found: list[str] = []
     seen: set[str] = set()
     while configs and len(seen) < _MAX_CONFIGS:
@@ -135,9 +134,9 @@ def _named_by(configs: list[str], tree: str) -> list[str]:
 
 
 def _repositories(folder: str) -> Iterator[tuple[str, str | None]]:
-    """The working trees around a folder, each with the shared folder of its repository.
+    """Return the working trees around a folder, each with the shared folder of its repository.
 
-    If there is none, the folder itself could become one.
+    Without any, return the folder itself, since it could become one.
     """
     tree, none = folder, True
     while True:
@@ -159,7 +158,7 @@ def _repositories(folder: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _settings(path: str) -> list[tuple[str, str, str]]:
-    """Section, key and value of each line of a Git configuration file, as far as they matter here."""
+    """Return section, key and value of each setting in a Git configuration file."""
     section, found = "", []
     for line in _read(path).replace("\\\n", "").splitlines():
         header = re.match(r"\s*\[\s*([\w.-]+)[^\]]*\](.*)", line)

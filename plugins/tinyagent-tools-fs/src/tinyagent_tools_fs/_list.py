@@ -1,4 +1,4 @@
-"""`list`: what is in a folder."""
+"""The tool `list`."""
 
 # Pathlib has no descriptors.
 from __future__ import annotations
@@ -8,9 +8,9 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from typing import Any
 
 from tinyagent import AgentToolResult
+from tinyagent.agent_types import JsonObject
 
 from ._names import show_path
 from ._root import Root
@@ -24,7 +24,7 @@ MAX_ENTRIES = 1_000
 
 
 def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
-    """The names in a folder, sorted: folders end with a slash, links show where they lead."""
+    """Return the sorted names in a folder: folders end with a slash, links show their target."""
     parts = root.locate(path)
     try:
         with root.folder(parts) as descriptor:
@@ -35,7 +35,7 @@ def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
     shown = root.show(parts)
     text = "\n".join(_line(entry) for entry in entries) or f"[{shown} is empty]"
     if not hidden and not entries:
-        text = f"[nothing in {shown} but hidden names, if any]"
+        text = f"[no names in {shown}, except hidden ones]"
     if count > MAX_ENTRIES:
         text += f"\n[{count - MAX_ENTRIES:,} more; use glob with a narrower pattern]"
     details = {"path": shown, "entries": entries, "truncated": count > MAX_ENTRIES}
@@ -43,7 +43,7 @@ def list_folder(root: Root, path: str, hidden: bool) -> AgentToolResult:
 
 
 def _first_names(folder: int, hidden: bool) -> tuple[int, list[str]]:
-    """How many names there are, and the first of them in order; a folder of millions fills no memory."""
+    """Return the number of names and the first ones in order. Memory stays limited for millions of names."""
     count = 0
 
     def names() -> Iterator[str]:
@@ -58,8 +58,8 @@ def _first_names(folder: int, hidden: bool) -> tuple[int, list[str]]:
     return count, first
 
 
-def _entry(folder: int, name: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": show_path(name, quote=_ARROW), "type": "other"}
+def _entry(folder: int, name: str) -> JsonObject:
+    entry: JsonObject = {"name": show_path(name, quote=_ARROW), "type": "other"}
     try:
         status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISDIR(status.st_mode):
@@ -69,11 +69,11 @@ def _entry(folder: int, name: str) -> dict[str, Any]:
         elif stat.S_ISLNK(status.st_mode):
             entry |= {"type": "link", "target": show_path(os.readlink(name, dir_fd=folder))}
     except OSError:
-        pass  # it went away while the folder was read
+        pass  # it was removed while the folder was read
     return entry
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _line(entry: JsonObject) -> str:
     match entry["type"]:
         case "directory":
             name = str(entry["name"])

@@ -1,4 +1,4 @@
-"""One write in a folder at a time, among all programs that lock it, and no temporary files left over."""
+"""Lock a folder during a write, and remove left-over temporary files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _OLD_SECONDS = 3_600.0
 
 @contextmanager
 def lock_folder(folder: int) -> Iterator[bool]:
-    """Hold the lock of a folder (`flock` on its descriptor); gives whether it could be had.
+    """Hold the lock of a folder (`flock` on its descriptor). Yield whether it was acquired.
 
-    It closes the moment between the last look at a file and its replacement, for two of these tools in one
-    process or in several. Where there are no locks, as on some network file systems, or one is held for long,
-    the write goes on without.
+    It closes the gap between the last check of a file and its replacement, for tools in one or in several
+    processes. If locks are not supported, as on some network file systems, or another process holds the lock
+    for long, the write proceeds without it.
     """
     locked = _lock(folder)
     try:
@@ -59,7 +59,7 @@ def _lock(folder: int) -> bool:
 
 
 def remove_stale(folder: int, locked: bool) -> None:
-    """Remove the temporary files of writes that were killed. Under the lock no other write is under way."""
+    """Remove the temporary files of writes that were killed. The lock excludes other writes."""
     oldest = time.time() - _OLD_SECONDS
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _TEMPORARY_NAME.fullmatch(entry.name)]

@@ -26,11 +26,11 @@ _LINE_BREAKS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def show_path(path: str, *, quote: re.Pattern[str] | None = None) -> str:
-    """A path for a model: as it is, or in quotes if it could be taken for something else.
+    """Return a path as the model sees it, in quotes if it could be misread.
 
     Args:
-        path: The path, as Python has it from the system.
-        quote: What else makes quotes necessary where the path is shown.
+        path: The path, as decoded by `os.fsdecode`.
+        quote: A further pattern that makes quotes necessary.
     """
     odd = not path.isprintable() or '"' in path or (path.startswith("[") and path.endswith("]"))
     if not odd and (quote is None or quote.search(path) is None):
@@ -50,7 +50,7 @@ def _escape(character: str) -> str:
 
 
 def parse_path(path: str) -> str:
-    """The path that a model means: what is in quotes is taken as `show_path` wrote it."""
+    """Return the path that a model wrote. A quoted path is decoded as `show_path` encoded it."""
     if len(path) < 2 or path[0] != '"' or path[-1] != '"':
         return path
     data, position, end = bytearray(), 1, len(path) - 1
@@ -73,22 +73,22 @@ def parse_path(path: str) -> str:
         try:
             data += plain.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
-            return path  # half of a character
+            return path  # an unpaired surrogate
     return os.fsdecode(bytes(data))
 
 
 def show_text(line: str) -> str:
-    r"""A line of a file on one line: a carriage return in it is shown as `\r`, other line breaks likewise."""
+    r"""Return a line of a file without line breaks inside, such as `\r`, which are shown as escapes."""
     return _LINE_BREAKS.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), line)
 
 
 def check_text(text: str) -> None:
-    """Refuse half of a character (a lone surrogate), which JSON can hold and no file can.
+    """Refuse an unpaired surrogate, which JSON can hold but a file cannot.
 
     Raises:
-        ToolError: There is one.
+        ToolError: The text has one.
     """
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ToolError(f"The character {error.object[error.start]!r} is half of one.") from None
+        raise ToolError(f"The character {error.object[error.start]!r} is an unpaired surrogate.") from None

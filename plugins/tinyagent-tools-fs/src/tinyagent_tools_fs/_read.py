@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from typing import Any
 
 from tinyagent import AgentToolResult, ToolError
+from tinyagent.agent_types import JsonObject
 
 from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect, image_type
@@ -158,5 +158,5 @@ def _text(
     return AgentToolResult([{"type": "text", "text": text}], details)
 
 
-def _details(shown: str, encoding: Encoding, size: int) -> dict[str, Any]:
+def _details(shown: str, encoding: Encoding, size: int) -> JsonObject:
     return {"path": shown, "bytes": size, "encoding": encoding.label}

@@ -23,7 +23,7 @@ _Rule = tuple[bool, re.Pattern[str]]
 
 @dataclass(frozen=True)
 class Entry:
-    """Something in a folder; a link is not followed, so it is neither folder nor file."""
+    """An entry of a folder. Links are not followed, so a link is neither a folder nor a file."""
 
     parts: Parts
     is_folder: bool
@@ -32,14 +32,14 @@ class Entry:
 
 @dataclass
 class Skipped:
-    """What a search has left out."""
+    """Counts of what a search left out."""
 
     unreadable: int = 0
     deep: int = 0
     large: int = 0
 
     def items(self) -> Iterator[dict[str, str | int | bool]]:
-        """The counts that are not zero, as items of a search."""
+        """Return the counts that are not zero, as items of a search."""
         for name in ("unreadable", "deep", "large"):
             if count := getattr(self, name):
                 yield {name: count}
@@ -47,10 +47,10 @@ class Skipped:
 
 @dataclass
 class Ignore:
-    """What the `.gitignore` files from the root down to a path say of it.
+    """The rules of all `.gitignore` files from the root down to a path.
 
-    A deeper file goes before a higher one, a later line before an earlier one, and what is in an ignored
-    folder is ignored whatever other rules apply to it.
+    A deeper file takes precedence over a higher one, and a later line over an earlier one. Everything in an
+    ignored folder is ignored, whatever other rules apply to it.
     """
 
     root: Root
@@ -58,7 +58,7 @@ class Ignore:
     _chains: dict[Parts, list[tuple[int, list[_Rule]]]] = field(default_factory=dict)
 
     def hides(self, parts: Parts, *, is_folder: bool) -> bool:
-        """Whether a path itself is ignored; that of its folders is not asked again."""
+        """Return whether a path itself is ignored; its folders are not checked again."""
         for depth, rules in self._chain(parts[:-1]):
             path = "/".join(parts[depth:]) + ("/" if is_folder else "")
             for include, expression in rules:
@@ -69,16 +69,16 @@ class Ignore:
         return False
 
     def hides_any(self, parts: Parts) -> bool:
-        """Whether a file, or one of the folders that it is in, is ignored."""
+        """Return whether a file or one of its folders is ignored."""
         last = len(parts)
         return any(self.hides(parts[:depth], is_folder=depth < last) for depth in range(1, last + 1))
 
     def has_none(self, folder: Parts) -> None:
-        """Take note that there is no `.gitignore` in a folder."""
+        """Record that a folder has no `.gitignore`."""
         self._own.setdefault(folder, [])
 
     def _chain(self, folder: Parts) -> list[tuple[int, list[_Rule]]]:
-        """The rules that count in a folder, the deepest first, each with the depth that it counts from."""
+        """Return the rules that apply in a folder, the deepest first, each with its depth."""
         found = self._chains.get(folder)
         if found is None:
             if folder not in self._own:
@@ -88,7 +88,7 @@ class Ignore:
         return found
 
     def _read(self, folder: Parts) -> list[_Rule]:
-        """The rules of a folder, the last one first."""
+        """Return the rules of a folder, the last one first."""
         try:
             with self.root.folder(folder) as descriptor:
                 if not _exists(".gitignore", descriptor):
@@ -99,7 +99,7 @@ class Ignore:
                 finally:
                     os.close(opened)
         except ToolError:
-            return []  # a folder in its place, or gone again
+            return []  # it is a folder, or was removed
         rules = [_rule(line) for line in text.removeprefix("\ufeff").splitlines()]
         return [rule for rule in reversed(rules) if rule is not None]
 
@@ -113,7 +113,7 @@ def _exists(name: str, folder: int) -> bool:
 
 
 def _rule(line: str) -> _Rule | None:
-    """Whether to ignore, and what; None for a comment, and for what Git does not understand either."""
+    """Return whether to ignore, and the pattern; None for a comment or an invalid pattern."""
     try:
         [pattern] = GitIgnoreSpec.from_lines([line]).patterns
     except ValueError:
@@ -126,10 +126,10 @@ def _rule(line: str) -> _Rule | None:
 def walk(
     root: Root, start: Parts, *, hidden: bool, ignore: Ignore | None, skipped: Skipped | None = None
 ) -> Iterator[Entry]:
-    """Everything below a folder, sorted by name, each folder before what is in it.
+    """Return everything below a folder, sorted by name, each folder before its content.
 
-    Git's own data and tinyagent's are left out. Folders that cannot be opened, and those that are nested too
-    deeply, are counted in `skipped`.
+    Private data of Git and tinyagent is left out. Folders that cannot be opened or are nested too deeply are
+    counted in `skipped`.
     """
     skipped = skipped or Skipped()
     pending = [_entries(root, start, hidden, ignore, skipped)]
@@ -163,13 +163,13 @@ def _entries(
                 is_file = entry.is_file(follow_symlinks=False)
                 found.append(Entry((*folder, entry.name), is_folder, is_file))
     except (OSError, ToolError):
-        skipped.unreadable += 1  # no permission, or gone meanwhile
+        skipped.unreadable += 1  # no permission, or removed meanwhile
         return
     if ignore is not None and not has_rules:
         ignore.has_none(folder)
-    for made in sorted(found, key=lambda entry: entry.parts[-1]):
-        if ignore is None or not ignore.hides(made.parts, is_folder=made.is_folder):
-            yield made
+    for item in sorted(found, key=lambda entry: entry.parts[-1]):
+        if ignore is None or not ignore.hides(item.parts, is_folder=item.is_folder):
+            yield item
 
 
 def _is_one_of(entry: os.DirEntry[str], folders: set[tuple[int, int]]) -> bool:

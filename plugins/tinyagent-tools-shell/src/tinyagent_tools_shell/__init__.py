@@ -7,11 +7,12 @@ import os
 import signal as signals
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl, tool
+from tinyagent.agent_types import JsonObject
 
 from ._output import LIMIT
 from ._processes import ProcessInfo
@@ -27,12 +28,13 @@ _Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)]
 
 
 def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] = ()) -> AgentTool:
-    """The tool, for commands in `folder` or below it; the current working directory if None.
+    """Return the tool `bash`.
 
     Args:
-        folder: Where commands start. They can go elsewhere: this is not a sandbox.
-        environment: Names of variables that commands get beside the usual ones; none that sounds like a
-            secret is passed on all the same.
+        folder: Where commands start; the current working directory if None. Commands can change to other
+            folders: this is not a sandbox.
+        environment: Names of further variables that commands get. A variable whose name looks like that of
+            a secret is never passed on.
     """
     root = Path(folder if folder is not None else Path.cwd()).resolve(strict=True)
     more = frozenset(environment)
@@ -47,24 +49,23 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
         signal: asyncio.Event | None = None,
         on_update: AgentToolUpdateCallback | None = None,
     ) -> AgentToolResult:
-        """Run a command with bash and return what it prints, standard output and error together.
+        """Run a command with bash and return its output, standard output and standard error together.
 
-        There is no terminal and no input. Each call is a new shell: a change of directory or of a variable
-        does not last, and what is started in the background is ended with the command. Long output is cut
-        in the middle.
+        There is no terminal and no input. Each call is a new shell: changes of the directory or of variables
+        do not last, and background processes are ended with the command. Long output is cut in the middle.
 
         Args:
-            command: What bash runs.
-            timeout: Seconds after which it is ended.
+            command: The command.
+            timeout: Seconds after which the command is ended.
             cwd: The folder to start in, relative to the working directory.
-            save_output: Keep the whole output in a temporary file, whose name is returned.
+            save_output: Save the whole output in a temporary file and return its path.
         """
         if "\0" in command:
             raise ToolError("A command cannot contain a NUL character.")
 
-        def say(news: str, count: int) -> None:
+        def report(text: str, count: int) -> None:
             if on_update is not None:
-                on_update(AgentToolResult([{"type": "text", "text": news}], {"bytes": count}))
+                on_update(AgentToolResult([{"type": "text", "text": text}], {"bytes": count}))
 
         try:
             ended = await run(
@@ -72,7 +73,7 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
                 cwd=_folder(root, cwd),
                 timeout=timeout,
                 stop=signal,
-                on_output=say,
+                on_output=report,
                 more_environment=more,
                 save=save_output,
             )
@@ -116,7 +117,7 @@ def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
         notes.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
     if ended.lost:
         notes.append(
-            "something that this command started has detached itself, cannot be found, and may go on"
+            "a process that this command started has detached itself, cannot be found, and may still run"
         )
     if ended.survived:
         notes.append(f"could not be killed: {_names(ended.survived)}")
@@ -129,7 +130,7 @@ def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
         text = "[no output]"
     if notes:
         text += ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in notes)
-    details: dict[str, Any] = {
+    details: JsonObject = {
         "exit_code": ended.code if number is None else None,
         "signal": None if number is None else _name(number),
         "ended_by": ended.why,
@@ -155,9 +156,9 @@ def _names(members: list[ProcessInfo]) -> str:
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Give tinyagent the one tool of this plugin, for the working directory as it is now.
+    """Register `bash` for the present working directory.
 
-    `TINYAGENT_SHELL_ENV=NAME,NAME` adds variables to those that commands get.
+    `TINYAGENT_SHELL_ENV=NAME,NAME` names further variables that commands get.
     """
     names = os.environ.get("TINYAGENT_SHELL_ENV", "").split(",")
     register(shell_tool(environment=filter(None, map(str.strip, names))))

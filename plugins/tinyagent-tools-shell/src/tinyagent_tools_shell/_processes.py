@@ -52,21 +52,21 @@ class Processes:
         self._mark = mark.encode()
 
     def members(self) -> list[ProcessInfo]:
-        """What the command started and is alive, without the shell itself."""
+        """Return the live processes that the command started, without the shell itself."""
         found = self._all()
         return [process for process in found if process.pid != self.shell]
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal to each of them once, the shell included; False if none was found."""
+        """Send a signal once to each process, including the shell. Return False if there is none."""
         found = self._all()
         for process in found:
             _send(process, number)
         return bool(found)
 
     def kill(self) -> list[ProcessInfo]:
-        """Kill all of them, also those that start meanwhile; returns those that did not die.
+        """Kill all processes, also those that start meanwhile. Return those that survived.
 
-        It looks several times: the environment of a process is empty while it starts another program.
+        It looks several times, because the environment of a process is empty during `execve`.
         """
         left: list[ProcessInfo] = []
         empty = 0
@@ -113,7 +113,7 @@ def _pids() -> list[int]:
 def _look(pid: int) -> _Entry | None:
     """Read a process from /proc; None if it has ended, also if it is a zombie."""
     try:
-        # The name is in brackets and may contain anything, so what follows is counted from the last one.
+        # The name is in brackets and may contain brackets, so fields are counted from the last one.
         before, _, after = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")
     except OSError:
         return None
@@ -125,7 +125,7 @@ def _look(pid: int) -> _Entry | None:
 
 
 def _send(process: ProcessInfo, number: signal.Signals) -> None:
-    """Signal this very process, never another one that got its number meanwhile."""
+    """Signal this process, never another one that has reused its process id."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Run one command: start it, read what it prints, wait, and end everything that it started."""
+"""Run one command: start it, read its output, wait, and end every process that it started."""
 
 # The system does not report the end of processes that are not our children, so /proc is read again and again.
 # ruff: noqa: ASYNC110
@@ -14,7 +14,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from . import _supervisor
 from ._environment import MARK, clean
@@ -29,7 +28,7 @@ GRACE = 0.4
 """Seconds between SIGTERM and SIGKILL; the agent cancels a tool a second after an abort."""
 
 AFTERWARDS = 0.3
-"""Seconds that what is left when the shell ends has to end by itself, as `>(tee log)` does."""
+"""Seconds for other processes, such as `>(tee log)`, to end by themselves after the shell has ended."""
 
 _NUMBER = re.compile(rb"^(-?\d{1,10})\n", re.MULTILINE)
 _FIRST_UPDATE, _UPDATE_FACTOR, _SLOWEST_UPDATE = 0.1, 1.2, 2.0
@@ -42,13 +41,13 @@ class CommandResult:
     """How a command ended.
 
     Attributes:
-        output: What it printed.
+        output: Its output.
         code: The exit code, negative for a signal.
-        why: `exit` if it ended by itself, else what ended it: `timeout`, `aborted`, `output`.
-        lost: Whether something still holds the output open, though all that can be found are gone.
-        killed: What outlived the shell and was killed.
-        survived: What could not be killed.
-        saved: The file with the whole output, if one was asked for.
+        why: `exit` if it ended by itself, otherwise the cause: `timeout`, `aborted` or `output`.
+        lost: Whether a process that cannot be found still holds the output open.
+        killed: Processes that outlived the shell and were killed.
+        survived: Processes that could not be killed.
+        saved: The file with the whole output, if it was requested.
     """
 
     output: Output
@@ -70,10 +69,10 @@ async def run(
     more_environment: frozenset[str] = frozenset(),
     save: bool = False,
 ) -> CommandResult:
-    """Run a command to its end, or to one of the ends that are set to it.
+    """Run a command until it ends, times out, is aborted or prints too much.
 
-    However this is left, also by a cancellation, nothing goes on that the command started and that can be
-    found.
+    When this returns or raises, also by a cancellation, every process of the command that can be found has
+    ended.
     """
     saved = SavedOutput() if save else None
     try:
@@ -129,11 +128,11 @@ class _Command:
     ) -> CommandResult:
         loop = asyncio.get_running_loop()
         ended = CommandResult(self._output, saved=self._saved)
-        helpers: list[asyncio.Task[Any]] = [asyncio.create_task(self._report(on_output))]
+        helpers: list[asyncio.Task[object]] = [asyncio.create_task(self._report(on_output))]
         loop.add_reader(self._reading, self._read)
         loop.add_reader(self._status, self._read_status)
         try:
-            ends: dict[asyncio.Task[Any], str] = {
+            ends: dict[asyncio.Task[object], str] = {
                 asyncio.create_task(self._over.wait()): "exit",
                 asyncio.create_task(self._full.wait()): "output",
             }
@@ -147,7 +146,7 @@ class _Command:
             else:
                 await self._end()
         finally:
-            # Whatever happened, and without waiting for anything: this also runs while being cancelled.
+            # Nothing is awaited here, because this also runs during a cancellation.
             loop.remove_reader(self._status)
             ended.survived = self._kill()
             ended.code = self._code()
@@ -163,13 +162,13 @@ class _Command:
     # ---- output -----------------------------------------------------------------------------------
 
     def _read(self) -> bool:
-        """Read the next bytes; False if there are none at present, or no more at all."""
+        """Read the next bytes. Return False if there are none at present, or no more."""
         try:
             data = os.read(self._reading, PIECE)
         except BlockingIOError:
             return False
         if not data:
-            # Every process has closed it, which does not mean that they have ended.
+            # Every process has closed it; they may still run.
             self._closed = True
             asyncio.get_running_loop().remove_reader(self._reading)
             return False
@@ -182,14 +181,14 @@ class _Command:
         return not self._full.is_set()
 
     def _drain(self) -> bool:
-        """Read the rest; returns whether the end was reached."""
+        """Read the rest. Return whether the end was reached."""
         while self._read():
             pass
         self._output.feed(b"", final=True)
         return self._closed or self._full.is_set()
 
     async def _report(self, on_output: Callable[[str, int], None]) -> None:
-        """Report new output, often at first and then less often, so that a long run makes no long record."""
+        """Report new output, at first often and then less often, so that records of long runs stay short."""
         pause, reported = _FIRST_UPDATE, 0
         while True:
             await asyncio.sleep(pause)
@@ -201,7 +200,7 @@ class _Command:
     # ---- the end ----------------------------------------------------------------------------------
 
     def _read_status(self) -> None:
-        """Read what the supervisor sends: the process id of the shell, then its exit code."""
+        """Read the process id and then the exit code of the shell from the supervisor."""
         try:
             data = os.read(self._status, PIECE)
         except BlockingIOError:
@@ -215,7 +214,7 @@ class _Command:
             asyncio.get_running_loop().remove_reader(self._status)
 
     def _code(self) -> int:
-        """The exit code of the shell; if its supervisor was killed, the signal that killed both."""
+        """Return the exit code of the shell, or the signal that killed its supervisor."""
         self._read_status()
         numbers = self._numbers()
         return numbers[-1] if len(numbers) > 1 else self._process.returncode or -signal.SIGKILL

@@ -1,4 +1,4 @@
-"""The whole output of a command in a file, as long as the disk has room for it."""
+"""Save the whole output of a command in a file."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["SavedOutput"]
 
 
 class SavedOutput:
-    """A private temporary file. An error of it never ends a command.
+    """A private temporary file. An error in writing it never ends the command.
 
     Attributes:
-        path: Where the file is; None if there is none.
-        problem: Why the output could not be saved; None if all is well.
+        path: The path of the file; None if there is none.
+        problem: Why the output could not be saved; None if it was saved.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class SavedOutput:
                 self._fail(error)
 
     def close(self) -> None:
-        """Finish the file; one that is not whole is removed."""
+        """Close the file. Remove it if it is incomplete."""
         file, self._file = self._file, None
         if file is not None:
             try:

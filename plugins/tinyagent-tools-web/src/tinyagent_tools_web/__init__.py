@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinyagent import AgentTool, hookimpl
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 __all__ = ["fetch", "make_fetch", "tinyagent_register_tools"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the tool when it is first used: the process that reads a page needs no HTTP client."""
+def __getattr__(name: str) -> object:
+    """Import the tool on first use: the process that converts a page needs no HTTP client."""
     if name not in ("fetch", "make_fetch"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _tool
 
-    return getattr(_tool, name)
+    value: object = getattr(_tool, name)
+    return value
 
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Give tinyagent the one tool of this plugin."""
+    """Register `fetch`."""
     from ._tool import fetch
 
     register(fetch)

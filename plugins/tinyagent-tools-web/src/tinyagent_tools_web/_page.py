@@ -1,4 +1,4 @@
-"""A page as a server sent it. Apart from the download, so that the process that reads it imports little."""
+"""A page as a server sent it. A separate module, so that the process that converts it imports little."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Page"]
 
 @dataclass(frozen=True)
 class Page:
-    """What a server sent. `complete` is False if there was more of it than is read."""
+    """The reply of a server. `complete` is False if the body was longer than the limit."""
 
     url: str
     status: int
