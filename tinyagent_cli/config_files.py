@@ -25,6 +25,7 @@ __all__ = [
     "read_keys",
     "read_project_file",
     "read_user_file",
+    "split_model",
 ]
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class ProjectRunTable(_Table, frozen=True):
     model: str | None = None
     tools: list[str] | None = None
     deny: list[str] | None = None
-    temperature: float | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     max_tokens: Count | None = None
     thinking: Level | None = None
     max_turns: Count | None = None
@@ -110,6 +111,15 @@ class ProjectFile(_Table, frozen=True):
     run: ProjectRunTable = ProjectRunTable()
 
 
+def split_model(text: str) -> tuple[str, str]:
+    """The provider and the model's id of `PROVIDER/ID`; of `replay:FILE`, `replay` and the file."""
+    text = text.strip()
+    if text.startswith("replay:"):
+        return "replay", text.removeprefix("replay:")
+    provider, _, model_id = text.partition("/")
+    return provider, model_id
+
+
 def read_user_file(path: Path) -> UserFile | None:
     """The user's file; None if there is none."""
     text = read_config(path)
@@ -150,8 +160,11 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
                 "a file would be run without you having asked for it.",
                 hint=f"To use it: tinyagent run -t {name}",
             )
-    if file.run.model is not None and file.run.model.startswith("replay:"):
-        raise ConfigurationError(f"{path}: run.model: a project file cannot choose a replay.")
+    if file.run.model is not None and split_model(file.run.model)[0] == "replay":
+        raise ConfigurationError(
+            f"{path}: run.model: a project file cannot choose a replay.",
+            hint="To use it: tinyagent run -m replay:FILE",
+        )
     return file
 
 

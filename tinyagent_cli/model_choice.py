@@ -17,6 +17,7 @@ from tinyagent.errors import (
 )
 
 from . import builtin_plugins
+from .config_files import split_model
 from .configuration import Settings
 from .failures import InputError
 from .plugin_manager import PluginManager
@@ -40,11 +41,7 @@ def choose(flag: str | None, settings: Settings) -> Choice:
     """
     text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
-        text = text.strip()
-        if text.startswith("replay:"):
-            return Choice("replay", text.removeprefix("replay:"), source)
-        provider, _, model_id = text.partition("/")
-        return Choice(provider, model_id, source)
+        return Choice(*split_model(text), source)
     for name, server in SERVERS.items():
         variable = server.api_key_env
         if not variable or not server.default_model or name in settings.providers:

@@ -13,6 +13,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import json
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -83,6 +84,8 @@ class ToolGuards:
                 decision = await self._ask(hook, call=call)
                 if decision is not None and not isinstance(decision, ToolCallDecision):
                     raise TypeError(f"it returned {type(decision).__name__}, not a ToolCallDecision or None")
+                if decision is not None and decision.arguments is not None:
+                    _check_json(decision.arguments)
             except _ENDS:
                 raise
             except BaseException as error:  # noqa: BLE001 - it fails closed, sys.exit() included
@@ -155,6 +158,18 @@ class ToolGuards:
             else:
                 answer = await _in_thread(lambda: hook.call(**arguments))
             return await answer if inspect.isawaitable(answer) else answer
+
+
+def _check_json(arguments: JsonObject) -> None:
+    """Refuse arguments that no question can show and no record can hold.
+
+    Raises:
+        TypeError: They are not JSON.
+    """
+    try:
+        json.dumps(arguments, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"the arguments that it returned are not JSON: {error}") from None
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

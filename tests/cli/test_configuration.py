@@ -153,6 +153,16 @@ def test_the_run_table_holds_defaults(cli: Cli, serve: Serve) -> None:
     assert [(0.1, 3, 1, "system"), (0.0, 3, 1, "user")] == seen
 
 
+@pytest.mark.parametrize(
+    "model", ["replay:run.jsonl", " replay:run.jsonl", "replay/run.jsonl", "\\treplay/x\\n"]
+)
+def test_a_project_cannot_choose_a_replay(cli: Cli, model: str) -> None:
+    """A record that came with the project would pass for the answer of a model, in every spelling."""
+    cli.file("tinyagent.toml", f'[run]\nmodel = "{model}"\n')
+    done = cli("run", "Hi")
+    assert (3, True) == (done.code, "a project file cannot choose a replay" in done.err)
+
+
 def test_a_project_chooses_tools_by_name(cli: Cli, serve: Serve) -> None:
     """`tools = [...]` names installed plugins."""
     cli.install("sums", CALC)

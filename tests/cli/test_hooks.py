@@ -45,6 +45,11 @@ def limit(cli: Cli, seconds: float) -> None:
         ("return ToolCallDecision(block='')", "Refused by the policy 'audit' (audit 1.0)"),
         ("return ToolCallDecision(arguments={'at': 'you'})", "saw you"),
         ("return None", "saw me"),
+        (
+            "import pathlib\n    return ToolCallDecision(arguments={'at': pathlib.Path('x')})",
+            "the policy 'audit' (audit 1.0) failed: TypeError: the arguments that it returned are not JSON",
+        ),
+        ("return ToolCallDecision(arguments={'at': float('nan')})", "returned are not JSON"),
         ("raise ValueError('confused')", "the policy 'audit' (audit 1.0) failed: ValueError: confused"),
         ("raise SystemExit(0)", "failed: "),
         ("return 'yes'", "failed: TypeError: it returned str"),
