@@ -350,10 +350,10 @@ def test_thinking_levels(model_id: str, level: str, expected: Any) -> None:
 def test_notes_about_thinking() -> None:
     """Whatever is not sent as it was asked for is noted."""
     for model_id, options, expected in (
-        ("claude-opus-4-6", {"thinking_level": "xhigh"}, "'max' was asked for"),
-        ("claude-opus-4-7", {"thinking_level": "minimal"}, "'low' was asked for"),
+        ("claude-opus-4-6", {"thinking_level": "xhigh"}, "'max' is used"),
+        ("claude-opus-4-7", {"thinking_level": "minimal"}, "'low' is used"),
         ("claude-3-5-haiku", {"thinking_level": "low"}, "does not reason"),
-        ("claude-opus-4-7", {"temperature": 0.5}, "takes no temperature"),
+        ("claude-opus-4-7", {"temperature": 0.5}, "accepts no temperature"),
         ("claude-sonnet-4-5", {"thinking_level": "low", "temperature": 1}, "while it reasons"),
         ("claude-sonnet-4-5", {"thinking_level": "low", "max_tokens": 500}, "no room to think"),
         ("claude-sonnet-4-5", {"thinking_level": "high"}, None),

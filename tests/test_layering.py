@@ -42,6 +42,7 @@ LEVELS = {
     "_provider_errors": 1,
     "_response": 1,
     "_tool_schemas": 1,
+    "_usage": 1,
     "_wire": 1,
     "agent_tool_execution": 1,
     "alchemy_provider": 1,
@@ -79,6 +80,7 @@ SHARED = {
         "_provider_errors",
         "_response",
         "_tool_schemas",
+        "_usage",
         "_wire",
         "anthropic_provider",  # by alchemy_provider, which sends the same requests another way
         "jsonl",

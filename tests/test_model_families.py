@@ -241,7 +241,7 @@ def test_temperature(model_id: str, level: str, taken: bool) -> None:
     """Models that refuse a temperature, always or while they reason, get none, and the user learns it."""
     made, notes = settings(model_id, thinking_level=level, temperature=0.5)
     assert (0.5 if taken else None) == made.temperature
-    assert taken is not any("takes no temperature" in note for note in notes)
+    assert taken is not any("accepts no temperature" in note for note in notes)
 
 
 def test_what_the_user_says_of_a_model_counts() -> None:

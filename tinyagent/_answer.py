@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
 
 from ._message_checks import is_assistant
+from ._usage import add_usages
 from .agent_types import AgentMessage, AssistantMessage, RunLimit, Usage
 from .errors import (
     EmptyReplyError,
@@ -82,20 +82,8 @@ def partial_text(messages: Sequence[AgentMessage]) -> str:
 
 
 def sum_usage(messages: Iterable[AgentMessage]) -> Usage | None:
-    """Add up the tokens and the cost (US dollars) of all replies; None if no reply reports usage.
-
-    A count that a reply does not report counts as 0. `cost` is None if no reply reports a cost.
-    """
-    usages = (message.get("usage") for message in messages if is_assistant(message))
-    reports = [usage for usage in usages if isinstance(usage, Mapping) and usage]
-    if not reports:
-        return None
-    total: dict[str, float | None] = {"cost": None} if any("cost" in report for report in reports) else {}
-    for report in reports:
-        for name, value in report.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = (total.get(name) or 0) + value
-    return cast(Usage, total)
+    """Add up the tokens and the cost (US dollars) of all replies; None if no reply reports usage."""
+    return add_usages(message.get("usage") for message in messages if is_assistant(message))
 
 
 def last_reply(messages: Sequence[AgentMessage]) -> AssistantMessage:

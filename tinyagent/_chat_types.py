@@ -1,9 +1,9 @@
-"""The chunks of a chat/completions reply, as types that decode fast and lose nothing.
+"""Types for the chunks of a chat/completions reply.
 
-Nearly every chunk fits the structs and is decoded in one step. One that does not (odd types, surrogates,
-fields of a delta or tool call that are not known here) raises, and `chunk_of` reads it field by field.
-Fields that are rare or not known are kept as `extra`: a server may want them back with the next request, as
-Gemini and Copilot do. A chunk without such fields costs nothing more.
+Nearly every chunk fits the structs and is decoded in one step. If a chunk does not fit (unexpected types,
+surrogates, unknown fields of a delta or tool call), decoding raises, and `chunk_of` reads it field by field.
+Unknown fields are stored as `extra`, because a server may require them in the next request, as Gemini and
+Copilot do. Chunks without such fields have no extra cost.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["REASONING_FIELDS", "Chunk", "Delta", "Function", "ToolCall", "chunk_
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 
 _EXTRA = "<extra>"
-"""The wire name of `extra`, which no server sends."""
+"""The name of `extra` in JSON. No server sends it."""
 
 
 class Function(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """The function of a tool call; both fields may come in pieces."""
+    """The function of a tool call. Servers may send both fields in pieces."""
 
     name: str | None = None
-    arguments: Any = None
+    arguments: object = None
     extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
 
 
@@ -43,9 +43,9 @@ class ToolCall(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A piece of the message, or in a reply that is no stream the whole of it."""
+    """A piece of the message; the whole message in a reply that is not a stream."""
 
-    content: str | list[Any] | None = None
+    content: str | list[object] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_text: str | None = None
@@ -54,38 +54,38 @@ class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
     extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
-    # Of no use for the next request, but sent in many chunks: declared, they do not slow these down.
-    role: Any = None
-    channel: Any = None
+    # Not needed for the next request. They are declared because many chunks have them.
+    role: object = None
+    channel: object = None
 
 
 class Choice(msgspec.Struct, gc=False):
-    """One of the alternatives; only the first is used."""
+    """One of the alternative replies. Only the first is used."""
 
     index: int | None = 0
     delta: Delta | None = None
     message: Delta | None = None
     finish_reason: str | None = None
-    error: Any = None
+    error: object = None
 
 
 class Chunk(msgspec.Struct, gc=False):
-    """One event of the stream, or the document of a reply that is no stream."""
+    """One event of the stream; the whole document in a reply that is not a stream."""
 
     choices: list[Choice] | None = None
-    usage: Any = None
-    error: Any = None
-    x_groq: Any = None
+    usage: object = None
+    error: object = None
+    x_groq: object = None
 
 
 decode = msgspec.json.Decoder(Chunk).decode
 
 
-# ---- the slow way -------------------------------------------------------------------------------------
+# ---- decoding field by field --------------------------------------------------------------------------
 
 
-def chunk_of(value: Mapping[str, Any]) -> Chunk:
-    """The chunk in a JSON object, whatever the types of its fields; surrogates stay in `content`."""
+def chunk_of(value: Mapping[str, object]) -> Chunk:
+    """Read a chunk from a JSON object with fields of any type. Surrogates remain in `content`."""
     choices = value.get("choices")
     return Chunk(
         choices=[_choice_of(item) for item in choices if isinstance(item, dict)]
@@ -97,7 +97,7 @@ def chunk_of(value: Mapping[str, Any]) -> Chunk:
     )
 
 
-def _choice_of(value: Mapping[str, Any]) -> Choice:
+def _choice_of(value: Mapping[str, object]) -> Choice:
     return Choice(
         index=integer(value.get("index")),
         delta=_delta_of(value.get("delta")),
@@ -107,7 +107,7 @@ def _choice_of(value: Mapping[str, Any]) -> Choice:
     )
 
 
-def _delta_of(value: Any) -> Delta | None:
+def _delta_of(value: object) -> Delta | None:
     if not isinstance(value, dict):
         return None
     content, calls = value.get("content"), value.get("tool_calls")
@@ -124,11 +124,11 @@ def _delta_of(value: Any) -> Delta | None:
         if isinstance(calls, list)
         else None,
         function_call=_function_of(value.get("function_call")),
-        extra=_extra(value, _DELTA_FIELDS | _OF_NO_USE),
+        extra=_extra(value, _DELTA_FIELDS | _NOT_SENT_BACK),
     )
 
 
-def _call_of(value: Mapping[str, Any]) -> ToolCall:
+def _call_of(value: Mapping[str, object]) -> ToolCall:
     return ToolCall(
         index=integer(value.get("index")),
         id=_text(value.get("id")),
@@ -137,7 +137,7 @@ def _call_of(value: Mapping[str, Any]) -> ToolCall:
     )
 
 
-def _function_of(value: Any) -> Function | None:
+def _function_of(value: object) -> Function | None:
     if not isinstance(value, dict):
         return None
     return Function(
@@ -151,31 +151,31 @@ def _fields(kind: type[msgspec.Struct]) -> frozenset[str]:
     return frozenset(kind.__struct_encode_fields__)
 
 
-_OF_NO_USE = frozenset(
+_NOT_SENT_BACK = frozenset(
     {
         *("name", "usage", "logprobs", "token_id", "token_ids", "prompt_token_ids", "obfuscation"),
         *("executed_tools", "provider_metadata", "graph_data", "llm_data", "image_data", "translation_data"),
         "web_search_data",
     }
 )
-"""Seen in recorded deltas: about this reply, and not taken in a request."""
+"""Fields of recorded deltas that describe the reply. Requests do not accept them."""
 
 _DELTA_FIELDS, _CALL_FIELDS, _FUNCTION_FIELDS = _fields(Delta), _fields(ToolCall), _fields(Function)
 
 
-def _extra(value: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any] | None:
-    """The fields that are not known here and say something; a number or a flag is nothing to send back."""
-    found = {
+def _extra(value: Mapping[str, object], known: Iterable[str]) -> dict[str, Any] | None:
+    """Return the unknown fields with content. Numbers and flags are not sent back."""
+    extra = {
         key: _json.without_surrogates(item)
         for key, item in value.items()
         if key not in known and isinstance(item, str | dict | list) and item
     }
-    return found or None
+    return extra or None
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     return _json.without_surrogates(value) if isinstance(value, str) else None
 
 
-def _list(value: Any) -> list[Any] | None:
+def _list(value: object) -> list[Any] | None:
     return _json.without_surrogates(value) if isinstance(value, list) else None

@@ -1,12 +1,12 @@
-"""What is known of models by their ids: how they reason, and which settings they refuse.
+"""Model families: how the models of each family reason, and which settings they refuse.
 
-One table for all protocols. A model is known by rules over its id, not by a list of ids, so that dated,
-fine-tuned and future ids fall into their family: `ft:gpt-5-mini-2025-08-07:acme::x1`, `openai/gpt-5.2`,
-`us.anthropic.claude-opus-4-6-v1:0` and `gpt-5-6-sol` are read like the plain ones. What is not known is
-sent as the user asks.
+There is one table for all protocols. Rules map the id of a model to its family. The table is not a list of
+ids, so it also covers dated, fine-tuned and future ids: `ft:gpt-5-mini-2025-08-07:acme::x1`,
+`openai/gpt-5.2`, `us.anthropic.claude-opus-4-6-v1:0`, `gpt-5-6-sol`. For an unknown model, the settings of
+the user are sent unchanged.
 
-`settings_for` makes the settings of one request from it. What the model refuses is left out or replaced by
-what comes nearest, with a note for who wants to know (`options["on_note"]`).
+`settings_for` returns the settings of one request. A setting that the model refuses is left out or replaced
+by the nearest one, and `options["on_note"]` is called with a note.
 
 Sources: the model pages and reasoning guides of OpenAI (platform.openai.com/docs/guides/reasoning), Anthropic
 (docs.claude.com/en/docs/build-with-claude/extended-thinking, /effort), xAI (docs.x.ai), Gemini
@@ -18,8 +18,12 @@ Sources: the model pages and reasoning guides of OpenAI (platform.openai.com/doc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ._message_builder import ModelIdentity
+    from .agent_types import SimpleStreamOptions
 
 __all__ = [
     "ModelFamily",
@@ -38,19 +42,20 @@ _COMMON = ("low", "medium", "high")
 
 
 class ModelFamily(NamedTuple):
-    """What the models of a family take.
+    """The abilities of the models of a family.
 
     Attributes:
-        reasons: Whether they reason; None if that is not known.
-        efforts: The reasoning efforts that they know, `none` among them if they can be told not to
-            reason; empty if how much they reason cannot be chosen.
-        off_by_default: They reason only when an effort is given.
-        temperature: Whether they take a temperature while they reason.
-        temperature_at_rest: Whether they take one while they do not.
-        max_completion_tokens: In chat/completions they want `max_completion_tokens` and refuse `max_tokens`.
-        responses: At OpenAI they belong to the Responses API: chat/completions refuses their tools, or
-            does not have them.
-        chat_tools_at_rest: chat/completions takes their tools with the effort `none` only.
+        reasons: Whether they reason; None if this is not known.
+        efforts: The reasoning efforts that they accept. `none` is one of them if reasoning can be turned off.
+            Empty if the effort cannot be chosen.
+        off_by_default: Whether they reason only if the request has an effort.
+        temperature: Whether they accept a temperature while they reason.
+        temperature_at_rest: Whether they accept a temperature while they do not reason.
+        max_completion_tokens: Whether chat/completions requires `max_completion_tokens` and refuses
+            `max_tokens`.
+        responses: Whether OpenAI serves them by the Responses API: chat/completions refuses their tools, or
+            does not offer them.
+        chat_tools_at_rest: Whether chat/completions accepts their tools only with the effort `none`.
     """
 
     reasons: bool | None = None
@@ -66,26 +71,26 @@ class ModelFamily(NamedTuple):
 _UNKNOWN = ModelFamily(efforts=_COMMON)
 _PLAIN = ModelFamily(reasons=False)
 _THINKING = ModelFamily(reasons=True)
-"""These reason, and how much cannot be chosen."""
+"""Models that reason, with an effort that cannot be chosen."""
 
 
 # ---- ids ------------------------------------------------------------------------------------------------
 
 _VENDOR = r"^(?:[a-z][a-z-]*\.)+(?=[a-z])"
-"""`us.anthropic.` and `openai.` before the id, as Bedrock and others write it."""
+"""A vendor before the id, as Bedrock and other servers write it: `us.anthropic.`, `openai.`."""
 
 
 def _bare(model_id: str) -> str:
-    """The id without a path, the mark of a fine-tuned model, a vendor and a variant such as `:free`."""
+    """Return the id without path, fine-tuning prefix, vendor and variant (such as `:free`)."""
     name = model_id.strip().lower()
     name = name.removeprefix("ft:").rpartition("/")[2]
     return re.sub(_VENDOR, "", name.partition(":")[0].partition("@")[0])
 
 
 def _version(prefix: str, name: str) -> tuple[int, int] | None:
-    """The version after `prefix`, written `5.1`, `5-1` or, without a separator, `35`.
+    """Return the version after `prefix`, written `5.1`, `5-1` or, without a separator, `35`.
 
-    Dates (`gpt-5-2025-08-07`, `grok-4-0709`) and sizes (`glm-4-9b`) are not part of it.
+    Dates (`gpt-5-2025-08-07`, `grok-4-0709`) and sizes (`glm-4-9b`) are not part of the version.
     """
     match = re.match(rf"{prefix}(\d{{1,2}})(?!\d|b\b)(?:\.(\d{{1,2}})(?!\d)|-(\d{{1,2}})(?![\da-z]))?", name)
     if match is None:
@@ -97,10 +102,10 @@ def _version(prefix: str, name: str) -> tuple[int, int] | None:
 
 
 def family_of(model_id: str) -> ModelFamily:
-    """The family of a model.
+    """Return the family of a model.
 
     Args:
-        model_id: As it is sent to a provider.
+        model_id: The id in the form that is sent to a provider.
     """
     name = _bare(model_id)
     for prefixes, rule in _RULES:
@@ -163,7 +168,7 @@ def _o_series(name: str) -> ModelFamily | None:
 
 
 def claude_version(model_id: str) -> tuple[int, int] | None:
-    """The version in a Claude's id, (5, 0) for a preview that has none yet; None for other models."""
+    """Return the version of a Claude model; (5, 0) for a preview without one; None for other models."""
     name = _bare(model_id)
     match = re.search(r"claude-(?:[a-z]+-)*(?:v?(\d+)(?:[-.](\d{1,2}))?(?!\d))?", name)
     if match is None:
@@ -202,7 +207,7 @@ def _grok(name: str) -> ModelFamily:
     version = _version("grok-", name)
     if version is not None and version < (4, 0):
         return _PLAIN
-    # grok-4, -4-fast, -4.1 and -4.20 came before 4.3, the first that takes an effort.
+    # grok-4.3 is the first that accepts an effort; grok-4, -4-fast, -4.1 and -4.20 are older.
     if (version is None and name != "grok-latest") or (
         version is not None and (version < (4, 3) or version == (4, 20))
     ):
@@ -274,20 +279,20 @@ _RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
     (("mistral", "ministral", "codestral", "devstral", "pixtral", "mixtral"), _PLAIN),
     (("",), _claude),
 )
-"""What the bare id begins with. A rule that gives None leaves the id to the next one."""
+"""Prefixes of the bare id and their rule. If a rule returns None, the next one is tried."""
 
 
 # ---- the settings of a request ----------------------------------------------------------------------------
 
 
 class Settings(NamedTuple):
-    """What of a call's options a request to the model may say.
+    """The settings that a request to the model may contain.
 
     Attributes:
         family: The model's family.
-        level: The thinking level that is wanted and can be had; "" for none.
-        effort: The effort that stands for it, in the model's words; None if none can be chosen.
-        temperature: The temperature; None if none is wanted or taken.
+        level: The thinking level, if the model can reason; "" without one.
+        effort: The model's reasoning effort for this level; None if the effort cannot be chosen.
+        temperature: The temperature; None if it is not set or not accepted.
     """
 
     family: ModelFamily
@@ -297,21 +302,21 @@ class Settings(NamedTuple):
 
 
 def settings_for(
-    model: Any,
-    options: Mapping[str, Any],
+    model: ModelIdentity,
+    options: SimpleStreamOptions,
     *,
     reasons: bool | None = None,
     assumed: ModelFamily = _UNKNOWN,
     efforts: Callable[[ModelFamily], tuple[str, ...]] = lambda family: family.efforts,
 ) -> Settings:
-    """The settings of a request, with a note about each that the model does not take.
+    """Return the settings of a request. Call `on_note` for each setting that the model does not accept.
 
     Args:
-        model: Its `id` and `thinking_level` are read.
-        options: A call's options; `on_note` gets the notes.
-        reasons: What the user says about whether the model reasons; None: its id decides.
-        assumed: What to take a model for that is said to reason, if its id does not tell.
-        efforts: The efforts that may be asked for, of a server that has rules of its own.
+        model: Its `id` and, if it has one, its `thinking_level` are used.
+        options: The options of the call.
+        reasons: Whether the model reasons, as the user configured it; None to decide by the id.
+        assumed: The family of a model that reasons by configuration only.
+        efforts: Returns the efforts that the server accepts for a family.
     """
     name = str(model.id)
     family = family_of(name)
@@ -332,34 +337,34 @@ def settings_for(
 
 
 def temperature_for(
-    name: str, family: ModelFamily, options: Mapping[str, Any], *, thinks: bool
+    name: str, family: ModelFamily, options: SimpleStreamOptions, *, thinks: bool
 ) -> float | None:
-    """The temperature of a call, or None if the model takes none; then with a note."""
-    temperature: float | None = options.get("temperature")
+    """Return the temperature of a call; None, with a note, if the model does not accept it."""
+    temperature = options.get("temperature")
     if temperature is None or (family.temperature if thinks else family.temperature_at_rest):
         return temperature
-    while_it_reasons = " while it reasons" if family.temperature_at_rest and thinks else ""
-    note(options, f"{name} takes no temperature{while_it_reasons}: {temperature} was left out.")
+    while_reasoning = " while it reasons" if family.temperature_at_rest and thinks else ""
+    note(options, f"{name} accepts no temperature{while_reasoning}: {temperature} was left out.")
     return None
 
 
-def effort_for(name: str, level: str, efforts: tuple[str, ...], options: Mapping[str, Any]) -> str:
-    """The effort that stands for a thinking level, with a note if it is not the level itself."""
+def effort_for(name: str, level: str, efforts: tuple[str, ...], options: SimpleStreamOptions) -> str:
+    """Return the effort for a thinking level. Call `on_note` if it is not the level itself."""
     effort = nearest_effort(level, efforts)
     if effort != level:
-        note(options, f"{name} has no reasoning effort {level!r}: {effort!r} was asked for.")
+        note(options, f"{name} has no reasoning effort {level!r}: {effort!r} is used.")
     return effort
 
 
 def nearest_effort(level: str, efforts: tuple[str, ...]) -> str:
-    """The effort that comes nearest to a thinking level, the higher of two that are equally near."""
+    """Return the effort nearest to a thinking level; the higher one of two that are equally near."""
     wanted = _RANKS.get(level, _RANKS["medium"])
     known = [effort for effort in efforts if effort != "none"] or list(efforts)
     return min(known, key=lambda effort: (abs(_RANKS[effort] - wanted), -_RANKS[effort]))
 
 
-def note(options: Mapping[str, Any], text: str) -> None:
-    """Tell the caller what of a request was changed or left out."""
-    on_note: Callable[[str], object] | None = options.get("on_note")
+def note(options: SimpleStreamOptions, text: str) -> None:
+    """Call `on_note`, if there is one, with a change to the request or a setting that was left out."""
+    on_note = options.get("on_note")
     if on_note is not None:
         on_note(text)

@@ -1,8 +1,8 @@
-"""The servers that are known by name: where they are, which key they take, what their protocol adds.
+"""The table of known servers: base URLs, API keys and protocol dialects.
 
-One table for the library and the command line. What a chat/completions server takes beyond the least that
-all of them take is its `Dialect`; a server that is not in the table gets the least. Sources are the API
-references of the servers; a value that is not from there has a comment.
+The library and the command line share this table. The `Dialect` of a chat/completions server describes what
+it accepts beyond the common subset. A server that is not in the table gets the common subset. The sources are
+the API references of the servers; a value from elsewhere has a comment.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ _FIVE = ("minimal", "low", "medium", "high", "xhigh")
 
 
 class Dialect(NamedTuple):
-    """What a chat/completions server takes.
+    """The fields and values that a chat/completions server accepts.
 
     Attributes:
         max_tokens: The field that limits the reply.
-        thinking: The field that a thinking level goes into; "" if there is none.
-        efforts: The levels that this field takes, for models whose own are not known (`_model_families`).
-        strict_efforts: Whether a level is refused that the model does not take.
-        session: The field that takes the session's id, for caching.
-        null_content: Whether the content of an assistant message with calls and no text is null, as OpenAI
-            documents it. Other servers take "" more reliably: their chat templates join strings.
-        reasoning: The `reasoning_content` of an assistant message that has none of its own, as after a change
-            of models; None to leave the field out.
-        cache_control: Whether `cache_control` may mark the request and content blocks.
-        images: Whether an assistant message may have the images that the model made.
-        key_header: The header of the key, if it is not `Authorization: Bearer`.
+        thinking: The field for the thinking level; "" without one.
+        efforts: The values of this field, for models that `_model_families` does not know.
+        strict_efforts: Whether the server refuses a level that the model does not support.
+        session: The field for the session's id, for caching; "" without one.
+        null_content: Whether the content of an assistant message with tool calls and without text is null, as
+            OpenAI documents it. For other servers "" is safer, because their chat templates join strings.
+        reasoning: The `reasoning_content` for an assistant message without reasoning, such as one of another
+            model; None to leave the field out.
+        cache_control: Whether the request and content blocks may have `cache_control`.
+        images: Whether assistant messages may contain images.
+        key_header: The header of the API key, if it is not `Authorization: Bearer`.
     """
 
     max_tokens: str = "max_tokens"
@@ -51,15 +51,15 @@ class Server(NamedTuple):
     """A server.
 
     Attributes:
-        base_url: Without the path of a protocol; empty if each user has one of their own.
-        api_key_env: The environment variable that holds its key; None if it takes no key.
-        default_model: The model to use when the key is set and no model was chosen.
-        api: Its protocol.
-        url_env: The environment variable that moves it, as its own clients read it.
-        dialect: What its chat/completions endpoint takes.
-        hosts: Further hosts of the same server; one that begins with a dot stands for its subdomains.
+        base_url: Without the path of a protocol; empty if each account has its own.
+        api_key_env: The environment variable with the API key; None if the server needs no key.
+        default_model: The model to use if the key is set and no model was chosen.
+        api: The protocol.
+        url_env: The environment variable that overrides the base URL, as in the vendor's own clients.
+        dialect: The dialect of its chat/completions endpoint.
+        hosts: Further hosts of the same server. One with a leading dot covers its subdomains.
         prices: The id of the server in genai-prices; empty if its prices are not known.
-        reports_cost: Whether each reply says what it costs.
+        reports_cost: Whether each reply reports its cost.
     """
 
     base_url: str
@@ -138,7 +138,7 @@ SERVERS: dict[str, Server] = {
         "https://api.deepseek.com/v1",
         "DEEPSEEK_API_KEY",
         "deepseek-chat",
-        # In thinking mode a history without reasoning_content is refused; an empty one is taken.
+        # In thinking mode it refuses a history without reasoning_content, and accepts an empty one.
         dialect=Dialect(thinking="thinking", null_content=True, reasoning=""),
         prices="deepseek",
     ),
@@ -167,7 +167,7 @@ SERVERS: dict[str, Server] = {
         "https://api.moonshot.ai/v1",
         "MOONSHOT_API_KEY",
         "kimi-k2.5",
-        # As DeepSeek, but to Kimi an empty reasoning_content is a missing one.
+        # As DeepSeek, but Kimi treats an empty reasoning_content as missing.
         dialect=Dialect(thinking="thinking", reasoning="."),
         hosts=("api.moonshot.cn", "api.kimi.com"),
         prices="moonshotai",
@@ -214,9 +214,9 @@ SERVERS: dict[str, Server] = {
     "llamacpp": Server("http://127.0.0.1:8080/v1"),
     "vllm": Server("http://127.0.0.1:8000/v1"),
 }
-"""In the order in which the first one with a key is taken when no model was chosen."""
+"""If no model was chosen, the first server with a key is used, in this order."""
 
-_LEAST = Dialect()
+_COMMON = Dialect()
 _NAME_OF_HOST = {
     host: name
     for name, server in SERVERS.items()
@@ -228,7 +228,7 @@ _DOMAINS = tuple(host for host in _NAME_OF_HOST if host.startswith("."))
 
 
 def server_of(base_url: str | None, provider: str = "") -> str:
-    """The name of the server: by the host of `base_url` if that is known, else the provider's name."""
+    """Return the server's name: by the host of `base_url` or, if that is unknown, the provider's name."""
     try:
         host = urlsplit(base_url or "").hostname or ""
     except ValueError:
@@ -240,6 +240,6 @@ def server_of(base_url: str | None, provider: str = "") -> str:
 
 
 def dialect_of(name: str) -> Dialect:
-    """The dialect of a server by its name; the least for one that is not known."""
+    """Return the dialect of a server by its name; the common subset for an unknown server."""
     server = SERVERS.get(name)
-    return server.dialect if server is not None else _LEAST
+    return server.dialect if server is not None else _COMMON

@@ -22,7 +22,7 @@ from ._interrupt import Aborted, require_asyncio
 from ._message_builder import BuilderEvent, MessageBuilder
 from ._provider_errors import check_key_variable, error_code, error_text, provider_error
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
-from .agent_types import AssistantMessage, AssistantMessageEvent, StopReason
+from .agent_types import AssistantMessage, AssistantMessageEvent, SimpleStreamOptions, StopReason, Usage
 from .errors import (
     ConfigurationError,
     InvalidReplyError,
@@ -41,6 +41,7 @@ __all__ = [
     "dollars",
     "endpoint",
     "integer",
+    "list_timeout",
     "mapping",
     "network",
     "open_stream",
@@ -69,18 +70,18 @@ _STREAM, _JSON, _OTHER = "stream", "json", "other"
 # ---- values of any type -------------------------------------------------------------------------------
 
 
-def mapping(value: Any) -> dict[str, Any]:
-    """The object, or an empty one for anything else."""
+def mapping(value: object) -> dict[str, Any]:
+    """Return a JSON object unchanged, and an empty one for any other value."""
     return value if isinstance(value, dict) else {}
 
 
-def string(value: Any) -> str:
-    """The text, or none for anything else."""
+def string(value: object) -> str:
+    """Return a string unchanged, and an empty one for any other value."""
     return value if isinstance(value, str) else ""
 
 
-def dollars(value: Any) -> float | None:
-    """The price that a provider names, if it is a number that a budget can add up."""
+def dollars(value: object) -> float | None:
+    """Return a provider's cost in US dollars; None if it is not a finite number from 0 up."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -90,8 +91,8 @@ def dollars(value: Any) -> float | None:
     return price if 0 <= price < math.inf else None
 
 
-def integer(value: Any) -> int | None:
-    """The whole number that a provider means, if it is one."""
+def integer(value: object) -> int | None:
+    """Return the integer of a number or a decimal string; None for any other value."""
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -102,13 +103,13 @@ def integer(value: Any) -> int | None:
         return None
 
 
-def count(value: Any) -> int:
-    """The number of tokens that a provider means; 0 for what is none."""
+def count(value: object) -> int:
+    """Return a provider's number of tokens; 0 if it is missing, negative or not a number."""
     return max(integer(value) or 0, 0)
 
 
-def loose(data: bytes) -> Any:
-    """The JSON value, or the text if it is none."""
+def loose(data: bytes) -> object:
+    """Decode JSON; return the text itself if it is not JSON."""
     try:
         return _json.decode(data)
     except (ValueError, RecursionError):
@@ -136,8 +137,8 @@ _STATUS_OF = {
 }
 
 
-def status_in(*values: Any) -> int | None:
-    """The HTTP status that an error object means."""
+def status_in(*values: object) -> int | None:
+    """Return the HTTP status that corresponds to an error object."""
     for value in values:
         if not isinstance(value, Mapping):
             continue
@@ -347,8 +348,8 @@ class ReplyDecoder:
         """The reply is complete: add what ends it."""
         raise NotImplementedError
 
-    def _spent(self) -> dict[str, Any] | None:
-        """The usage so far."""
+    def _spent(self) -> Usage | None:
+        """Return the usage so far."""
         raise NotImplementedError
 
     # ---- for a protocol ---------------------------------------------------------------------------------
@@ -594,7 +595,7 @@ async def open_stream(
     body: Any,
     *,
     model: Any,
-    options: Mapping[str, Any],
+    options: SimpleStreamOptions,
     headers: Mapping[str, str],
     secrets: Iterable[str],
     decoder: MakeDecoder,
@@ -674,6 +675,12 @@ def network(model: Any) -> dict[str, Any]:
         "ca_file": getattr(model, "ca_file", None),
         "allow_http": bool(getattr(model, "allow_http", False)),
     }
+
+
+def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
+    """Return the `timeout` of a request for a list of models, if the call has one."""
+    timeout = options.get("timeout")
+    return {} if timeout is None else {"timeout": timeout}
 
 
 _SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")

@@ -28,7 +28,7 @@ from ._message_builder import BuilderEvent
 from ._network import certificate_hint, is_loopback
 from ._provider_errors import redact
 from ._tool_schemas import tool_definitions
-from .agent_types import Context, SimpleStreamOptions
+from .agent_types import Context, SimpleStreamOptions, Usage
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -63,7 +63,9 @@ class AlchemyCall(Call):
         TinyAgentError: if it cannot be sent as it is.
     """
 
-    def __init__(self, module: ModuleType, model: Any, context: Context, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, module: ModuleType, model: Any, context: Context, options: SimpleStreamOptions
+    ) -> None:
         base_url = _wire.check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
         self.api: str = getattr(model, "api", "") or "openai-completions"
         if self.api == ANTHROPIC:
@@ -88,7 +90,7 @@ class AlchemyCall(Call):
         self._module = module
         # alchemy-llm puts the key where its API wants it; one among the model's own headers stays there.
         name = "x-api-key" if self.api == ANTHROPIC else "authorization"
-        own = {given.lower() for given in getattr(model, "headers", None) or {}}
+        own = {header.lower() for header in getattr(model, "headers", None) or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
         self.chat_body: dict[str, Any] = {}
@@ -103,7 +105,7 @@ class AlchemyCall(Call):
         self,
         model: Any,
         context: Context,
-        options: Mapping[str, Any],
+        options: SimpleStreamOptions,
         base_url: str,
         headers: Mapping[str, str],
         key: str | None,
@@ -117,9 +119,7 @@ class AlchemyCall(Call):
             self.chat_body = chat_request(model, context, options)
             self.whole_body = _wire.encode_body(self.chat_body)
         elif self.api == ANTHROPIC:
-            body, self.thinking_level = anthropic_provider.request_and_level(
-                model, context, cast(SimpleStreamOptions, options)
-            )
+            body, self.thinking_level = anthropic_provider.request_and_level(model, context, options)
             self.whole_body = _wire.encode_body(body)
         else:
             body = chat_request(model, context, options)
@@ -509,7 +509,7 @@ class AlchemyDecoder(ChatDecoder):
         self._close_calls(out)
         self._conclude(out)
 
-    def _spent(self) -> dict[str, Any] | None:
+    def _spent(self) -> Usage | None:
         if self._anthropic:
             usage = _wire.mapping(self._usage)
             return anthropic_provider.normal_usage(usage) if usage else None
@@ -521,7 +521,7 @@ class AlchemyStreamResponse(_wire.ReplyStream):
 
 
 def prepare(
-    model: Any, context: Context, options: Mapping[str, Any]
+    model: Any, context: Context, options: SimpleStreamOptions
 ) -> tuple[AlchemyCall, Callable[..., AlchemyDecoder]]:
     """A call that was checked and not made yet, and what makes the decoder of an attempt.
 
@@ -548,17 +548,17 @@ async def stream_alchemy_openai_completions(
         PluginError: if the wheel is not installed, or cannot be loaded.
         TinyAgentError: if the reply did not begin.
     """
-    given: Mapping[str, Any] = options or {}
-    call, decoder = prepare(model, context, given)
+    options = options or {}
+    call, decoder = prepare(model, context, options)
     try:
         if call.signal is not None and call.signal.is_set():
             raise Aborted
         try:
             reply = await call.open()
         except ProviderError as error:
-            if not refuses_stream_options(error, call.chat_body, model, given):
+            if not refuses_stream_options(error, call.chat_body, model, options):
                 raise
-            call, decoder = prepare(model, context, given)
+            call, decoder = prepare(model, context, options)
             reply = await call.open()
     except Aborted:
         return AlchemyStreamResponse(call, None, decoder)

@@ -35,6 +35,7 @@ from ._http import get_json
 from ._message_builder import BuilderEvent
 from ._model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._tool_schemas import tool_schema
+from ._usage import add_usages
 from ._wire import (
     ReplyDecoder,
     ReplyStream,
@@ -44,13 +45,23 @@ from ._wire import (
     encode_body,
     endpoint,
     integer,
+    list_timeout,
     mapping,
     network,
     open_stream,
     request_headers,
     string,
 )
-from .agent_types import AssistantMessage, Citation, Context, Message, Model, ModelInfo, SimpleStreamOptions
+from .agent_types import (
+    AssistantMessage,
+    Citation,
+    Context,
+    Message,
+    Model,
+    ModelInfo,
+    SimpleStreamOptions,
+    Usage,
+)
 from .errors import InvalidReplyError, TinyAgentError
 
 __all__ = [
@@ -436,7 +447,7 @@ class AnthropicDecoder(ReplyDecoder):
         self._pauses_left = max_pauses
         self._open: dict[int | None, _Block] = {}
         self._usage: dict[str, Any] = {}
-        self._before: list[dict[str, Any]] = []
+        self._before: list[Usage] = []
         """The usage of the replies that this one goes on with."""
         self._details: Any = None
         self._sources: list[Citation] = []
@@ -641,13 +652,8 @@ class AnthropicDecoder(ReplyDecoder):
             self._before.append(normal_usage(self._usage))
         self._usage, self._details = {}, None
 
-    def _spent(self) -> dict[str, Any] | None:
-        spent = [*self._before, *([normal_usage(self._usage)] if self._usage else [])]
-        if not spent:
-            return None
-        total: dict[str, Any] = {key: sum(usage[key] for usage in spent) for key in spent[0] if key != "cost"}
-        costs = [usage["cost"] for usage in spent if usage["cost"] is not None]
-        return {**total, "cost": sum(costs) if costs else None}
+    def _spent(self) -> Usage | None:
+        return add_usages([*self._before, normal_usage(self._usage) if self._usage else None])
 
     def _reason(self) -> str:
         """Why the provider withheld the reply, in its words."""
@@ -656,18 +662,19 @@ class AnthropicDecoder(ReplyDecoder):
         return ": ".join(word for word in words if word)
 
 
-def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Usage in our words: theirs does not count what was cached as input."""
+def normal_usage(usage: Mapping[str, object]) -> Usage:
+    """Convert Anthropic's usage. Its `input_tokens` do not include cached tokens; our `input` does."""
     read = count(usage.get("cache_read_input_tokens"))
     written = count(usage.get("cache_creation_input_tokens"))
-    given, made = count(usage.get("input_tokens")) + read + written, count(usage.get("output_tokens"))
+    input_tokens = count(usage.get("input_tokens")) + read + written
+    output_tokens = count(usage.get("output_tokens"))
     return {
-        "input": given,
-        "output": made,
+        "input": input_tokens,
+        "output": output_tokens,
         "cache_read": read,
         "cache_write": written,
         "reasoning": count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
-        "total": given + made,
+        "total": input_tokens + output_tokens,
         "cost": dollars(usage.get("cost")),
     }
 
@@ -690,10 +697,10 @@ async def stream_anthropic(
     Raises:
         TinyAgentError: if the reply did not begin.
     """
-    given: SimpleStreamOptions = options or {}
+    options = options or {}
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
-    headers, secrets = _headers(model, given.get("api_key"))
-    body, level = request_and_level(model, context, given)
+    headers, secrets = _headers(model, options.get("api_key"))
+    body, level = request_and_level(model, context, options)
     _unbind_thinking(body, headers, model)
 
     def go_on(reply: AssistantMessage) -> bytes:
@@ -705,7 +712,7 @@ async def stream_anthropic(
         messages_url(base_url),
         body,
         model=model,
-        options=given,
+        options=options,
         headers=headers,
         secrets=secrets,
         decoder=partial(
@@ -740,14 +747,13 @@ def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) 
     headers[name] = ",".join([*betas, _BINDING_BETA])
 
 
-async def list_anthropic_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
-    """What `GET /v1/models` lists, for `Provider.list_models`; `model.id` may be empty."""
-    given = options or {}
-    headers, secrets = _headers(model, given.get("api_key"))
-    kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
+async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
+    """Return the models of `GET /v1/models`, for `Provider.list_models`. `model.id` may be empty."""
+    options = options or {}
+    headers, secrets = _headers(model, options.get("api_key"))
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
-    value = await get_json(url, headers=headers, secrets=secrets, **network(model), **kind)
+    value = await get_json(url, headers=headers, secrets=secrets, **network(model), **list_timeout(options))
     items = value.get("data") if isinstance(value, dict) else None
     if not isinstance(items, list):
         name = getattr(model, "provider", "") or ""

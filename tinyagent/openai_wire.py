@@ -23,7 +23,7 @@ from ._citations import add_citations, read_citations
 from ._finish_reasons import is_final, later_word
 from ._handover import AUDIO_NOTE, handover, is_own
 from ._http import get_json
-from ._message_builder import BuilderEvent
+from ._message_builder import BuilderEvent, ModelIdentity
 from ._model_families import ModelFamily, note, settings_for
 from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
@@ -34,6 +34,7 @@ from ._wire import (
     count,
     dollars,
     integer,
+    list_timeout,
     loose,
     mapping,
     network,
@@ -46,6 +47,7 @@ from .agent_types import (
     Model,
     ModelInfo,
     SimpleStreamOptions,
+    Usage,
 )
 from .errors import InvalidReplyError, ProviderError, TinyAgentError
 
@@ -110,8 +112,8 @@ _refuse_stream_options: set[str] = set()
 """Servers of this process that refused `stream_options`."""
 
 
-def chat_request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The request's body, before it is encoded."""
+def chat_request(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+    """Return the body of a request, before it is encoded."""
     dialect = _dialect(model)
     body: dict[str, Any] = {
         "model": model.id,
@@ -170,8 +172,8 @@ def _is_marked(context: Context) -> bool:
     )
 
 
-def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: Mapping[str, Any]) -> None:
-    """The thinking level, the temperature and the limit, as the model and its server take them."""
+def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: SimpleStreamOptions) -> None:
+    """Set thinking level, temperature and output limit in the form that model and server accept."""
     settings = settings_for(
         model,
         options,
@@ -424,7 +426,7 @@ class ChatDecoder(ReplyDecoder):
         self._add_images()
         return super().fail(error)
 
-    def _spent(self) -> dict[str, Any] | None:
+    def _spent(self) -> Usage | None:
         return normal_usage(self._usage)
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
@@ -874,31 +876,33 @@ def _detail_text(detail: Any) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _counts(usage: Any) -> bool:
-    """Whether any tokens are counted: some servers send an object of zeros beside the real one."""
+def _counts(usage: object) -> bool:
+    """Whether a usage counts any tokens. Some servers send an object of zeros beside the real one."""
     return any(count(value) for value in mapping(usage).values())
 
 
-def normal_usage(usage: Any) -> dict[str, Any] | None:
-    """Usage in our words; None if there was none."""
+def normal_usage(usage: object) -> Usage | None:
+    """Convert the usage of chat/completions; None if there is none."""
     if not isinstance(usage, dict) or not usage:
         return None
-
-    read, spent = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
-    # Some gateways have the names of the Responses API.
-    given = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
-    made = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
+    read, written = (
+        mapping(usage.get("prompt_tokens_details")),
+        mapping(usage.get("completion_tokens_details")),
+    )
+    # Some gateways use the names of the Responses API.
+    input_tokens = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
+    output_tokens = count(usage.get("completion_tokens")) or count(usage.get("output_tokens"))
     return {
-        "input": given,
-        "output": made,
+        "input": input_tokens,
+        "output": output_tokens,
         "cache_read": count(read.get("cached_tokens"))
         or count(usage.get("prompt_cache_hit_tokens"))
         or count(usage.get("cached_tokens")),
         "cache_write": count(read.get("cache_write_tokens"))
         or count(usage.get("cache_creation_input_tokens")),
-        "reasoning": count(spent.get("reasoning_tokens")),
-        # xAI does not count reasoning as output, but in the total.
-        "total": max(given + made, count(usage.get("total_tokens"))),
+        "reasoning": count(written.get("reasoning_tokens")),
+        # xAI counts reasoning only in the total.
+        "total": max(input_tokens + output_tokens, count(usage.get("total_tokens"))),
         "cost": dollars(usage.get("cost")),
     }
 
@@ -919,15 +923,15 @@ async def stream_openai_completions(
     Raises:
         TinyAgentError: if the reply did not begin.
     """
-    given: Mapping[str, Any] = options or {}
+    options = options or {}
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
-    headers, secrets = request_headers(model, given.get("api_key"))
-    body = chat_request(model, context, given)
+    headers, secrets = request_headers(model, options.get("api_key"))
+    body = chat_request(model, context, options)
     open_reply = partial(
         open_stream,
         endpoint(base_url),
         model=model,
-        options=given,
+        options=options,
         headers=headers,
         secrets=secrets,
         decoder=partial(ChatDecoder, model),
@@ -935,7 +939,7 @@ async def stream_openai_completions(
     try:
         return await open_reply(body)
     except ProviderError as error:
-        if not refuses_stream_options(error, body, model, given):
+        if not refuses_stream_options(error, body, model, options):
             raise
     del body["stream_options"]
     return await open_reply(body)
@@ -945,7 +949,7 @@ _NAMES_STREAM_OPTIONS = re.compile(r"(?i)stream[ _]?options|include[ _]?usage")
 
 
 def refuses_stream_options(
-    error: ProviderError, body: Mapping[str, Any], model: Any, options: Mapping[str, Any]
+    error: ProviderError, body: Mapping[str, Any], model: ModelIdentity, options: SimpleStreamOptions
 ) -> bool:
     """Whether a request failed for the field that asks for the usage, which not every server takes.
 
@@ -971,13 +975,16 @@ def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], li
     return _wire.request_headers(model, api_key, variable=variable)
 
 
-async def list_openai_models(model: Any, options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
-    """What `GET {base}/models` lists, for `Provider.list_models`; `model.id` may be empty."""
-    given = options or {}
-    headers, secrets = request_headers(model, given.get("api_key"))
-    kind = {"timeout": given["timeout"]} if given.get("timeout") is not None else {}
+async def list_openai_models(model: Any, options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
+    """Return the models of `GET {base}/models`, for `Provider.list_models`. `model.id` may be empty."""
+    options = options or {}
+    headers, secrets = request_headers(model, options.get("api_key"))
     value = await get_json(
-        endpoint(model.base_url, "/models"), headers=headers, secrets=secrets, **network(model), **kind
+        endpoint(model.base_url, "/models"),
+        headers=headers,
+        secrets=secrets,
+        **network(model),
+        **list_timeout(options),
     )
     items = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(items, list):
@@ -999,7 +1006,7 @@ async def list_openai_models(model: Any, options: Mapping[str, Any] | None = Non
 
 
 def _per_million(price: Any) -> float | None:
-    """OpenRouter's price, a decimal number of US dollars for a token, for a million of them."""
+    """Convert OpenRouter's price, in US dollars per token, to US dollars per million tokens."""
     try:
         dollars_each = float(price)
     except (TypeError, ValueError):

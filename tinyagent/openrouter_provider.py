@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +51,7 @@ async def stream_openrouter(
     return await stream_openai_completions(_completed(model), context, options)
 
 
-async def list_openrouter_models(options: Mapping[str, Any] | None = None) -> list[ModelInfo]:
+async def list_openrouter_models(options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
     """The models that OpenRouter lists; it needs a key as a reply does."""
     return await list_openai_models(OpenRouterModel(), options)
 

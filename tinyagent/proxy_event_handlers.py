@@ -28,7 +28,7 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -36,6 +36,7 @@ from ._citations import read_citations
 from ._finish_reasons import finish_kind
 from ._message_builder import BuilderEvent
 from ._wire import ReplyDecoder, count, dollars
+from .agent_types import Usage
 from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage
 
@@ -52,15 +53,15 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     id: str | None = None
     tool_name: str | None = None
     reason: str | None = None
-    error_message: Any = None
-    usage: Any = None
+    error_message: object = None
+    usage: object = None
     arguments: str | None = None
     finish_reason: str | None = None
-    normal_usage: Any = None
-    images: Any = None
-    signatures: Any = None
-    citations: Any = None
-    thinking_level: Any = None
+    normal_usage: object = None
+    images: object = None
+    signatures: object = None
+    citations: object = None
+    thinking_level: object = None
     error_kind: str | None = None
     error_category: str | None = None
     error_status: int | None = None
@@ -96,8 +97,8 @@ class ProxyDecoder(ReplyDecoder):
         self._places: dict[int, int] = {}
         """The proxy's index of each block -> ours, the ended ones included."""
         self._reason = "stop"
-        self._usage: Any = None
-        self._normal_usage: Any = None
+        self._usage: object = None
+        self._normal_usage: object = None
         self._images: list[str] = []
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
@@ -281,15 +282,15 @@ class ProxyDecoder(ReplyDecoder):
             hint=named.hint,
         )
 
-    def _spent(self) -> dict[str, Any] | None:
+    def _spent(self) -> Usage | None:
         usage = self._normal_usage
         if isinstance(usage, Mapping) and all(isinstance(usage.get(name, 0), int) for name in _COUNTS):
-            return dict(usage)
+            return cast(Usage, dict(usage))
         return proxy_usage(self._usage)
 
 
-def proxy_usage(usage: Any) -> dict[str, Any] | None:
-    """Usage in our words; a proxy counts cached tokens beside `input` and says the cost in parts."""
+def proxy_usage(usage: object) -> Usage | None:
+    """Convert a proxy's usage. Its `input` does not include cached tokens, and its `cost` has parts."""
     if not isinstance(usage, Mapping) or not usage:
         return None
     if "prompt_tokens" in usage:
@@ -298,20 +299,20 @@ def proxy_usage(usage: Any) -> dict[str, Any] | None:
     def number(*names: str) -> int:
         return count(next((usage[name] for name in names if name in usage), 0))
 
-    given, made = number("input"), number("output")
+    input_tokens, output_tokens = number("input"), number("output")
     read, write = number("cacheRead", "cache_read"), number("cacheWrite", "cache_write")
     total = number("totalTokens", "total")
-    if total and total == given + made + read + write:
-        given += read + write
+    if total and total == input_tokens + output_tokens + read + write:
+        input_tokens += read + write
     cost = usage.get("cost")
     if isinstance(cost, Mapping):
         cost = cost.get("total")
     return {
-        "input": given,
-        "output": made,
+        "input": input_tokens,
+        "output": output_tokens,
         "cache_read": read,
         "cache_write": write,
         "reasoning": number("reasoning"),
-        "total": given + made,
+        "total": input_tokens + output_tokens,
         "cost": dollars(cost),
     }

@@ -43,7 +43,7 @@ from ._wire import (
     request_headers,
     string,
 )
-from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions
+from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions, Usage
 from .errors import ProviderError, TinyAgentError
 
 __all__ = [
@@ -751,7 +751,7 @@ class ResponsesDecoder(ReplyDecoder):
             if more:
                 self.builder.update(last, citations=[*self._citations[last], *more])
 
-    def _spent(self) -> dict[str, Any] | None:
+    def _spent(self) -> Usage | None:
         return normal_usage(self._usage) if self._usage else None
 
 
@@ -760,17 +760,17 @@ def _key(piece: Mapping[str, Any]) -> str:
     return {"refusal": "refusal", "output_audio": "transcript"}.get(string(piece.get("type")), "text")
 
 
-def normal_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Usage in our words."""
-    given, made = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    read, spent = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
+def normal_usage(usage: Mapping[str, object]) -> Usage:
+    """Convert the usage of the Responses API."""
+    input_tokens, output_tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    read, written = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
     return {
-        "input": given,
-        "output": made,
+        "input": input_tokens,
+        "output": output_tokens,
         "cache_read": count(read.get("cached_tokens")),
         "cache_write": count(read.get("cache_write_tokens")),
-        "reasoning": count(spent.get("reasoning_tokens")),
-        "total": given + made,
+        "reasoning": count(written.get("reasoning_tokens")),
+        "total": input_tokens + output_tokens,
         "cost": dollars(usage.get("cost")),
     }
 
@@ -793,15 +793,15 @@ async def stream_openai_responses(
     Raises:
         TinyAgentError: if the reply did not begin.
     """
-    given: SimpleStreamOptions = options or {}
+    options = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
-    headers, secrets = _headers(model, given.get("api_key"))
-    url, body = endpoint(base_url, "/responses"), request_body(model, context, given)
+    headers, secrets = _headers(model, options.get("api_key"))
+    url, body = endpoint(base_url, "/responses"), request_body(model, context, options)
     open_reply = partial(
         open_stream,
         url,
         model=model,
-        options=given,
+        options=options,
         headers=headers,
         secrets=secrets,
         decoder=partial(ResponsesDecoder, model),
@@ -819,7 +819,7 @@ async def stream_openai_responses(
                 )
             raise
     _refuse_summaries.add(url)
-    note(given, f"{model.provider}: no summaries of the reasoning for this key, so none are asked for.")
+    note(options, f"{model.provider}: this key gets no reasoning summaries, so they are not requested.")
     body["reasoning"].pop("summary")
     return await open_reply(body)
 
