@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinyagent import AgentEvent, AgentToolResult, ToolCallDecision, ToolCallInfo, hookimpl
 
 if TYPE_CHECKING:
+    from tinyagent.agent_types import ImageContent, TextContent
+
     from ._log import Log
     from ._rules import Rules
 
@@ -45,27 +47,28 @@ class Audit:
     def tinyagent_after_tool_call(
         self, call: ToolCallInfo, result: AgentToolResult
     ) -> AgentToolResult | None:
-        """Hide in a result what is to be hidden."""
+        """Replace the matches of the `hide` patterns in a result."""
         if self._rules is None or not self._rules.hide:
             return None
         rules = self._rules
-        content: list[Any] = [
+        content: list[TextContent | ImageContent] = [
             {**part, "text": rules.hidden(part["text"])} if part["type"] == "text" else part
             for part in result.content
         ]
-        return AgentToolResult(content, rules.hidden_in(result.details), result.terminate)
+        details = {key: rules.hidden_in(value) for key, value in result.details.items()}
+        return AgentToolResult(content, details, result.terminate)
 
     @hookimpl
     def tinyagent_register_sinks(
         self, register: Callable[[str, Callable[[], Callable[[AgentEvent], None]]], None]
     ) -> None:
-        """Hear of every call, the refused ones too."""
+        """Log every call, including refused ones."""
         if self._log is not None:
             register("audit", self._log.sink)
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in the arguments, keys too."""
+def _texts(value: object) -> Iterator[str]:
+    """Return every string in the arguments, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

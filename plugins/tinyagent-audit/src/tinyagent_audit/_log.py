@@ -1,4 +1,4 @@
-"""The log: one line a call, appended by one write, so that runs side by side do not mix."""
+"""The log: one line per call, appended in one write, so that lines of parallel runs do not mix."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tinyagent import AgentEvent, ToolExecutionEndEvent, ToolExecutionStartEvent
+from tinyagent.agent_types import JsonObject, JsonValue
 
 __all__ = ["Log"]
 
@@ -18,27 +18,31 @@ class Log:
     """A file that lines are appended to.
 
     Args:
-        path: The file; it is made when it is not there, readable by its owner.
-        hidden: What is done to arguments before they are written.
+        path: The file; created with mode 0600 if it does not exist.
+        hidden: Applied to arguments before they are written.
     """
 
-    def __init__(self, path: str, hidden: Callable[[Any], Any]) -> None:
+    def __init__(self, path: str, hidden: Callable[[JsonValue], JsonValue]) -> None:
         self._path = Path(path).expanduser()
         self._hidden = hidden
 
     def check(self) -> None:
-        """Raise OSError unless a line could be written."""
+        """Check that the file can be written.
+
+        Raises:
+            OSError: It cannot.
+        """
         os.close(self._open())
 
     def sink(self) -> Callable[[AgentEvent], None]:
-        """Hears the events of one run."""
-        begun: dict[str, tuple[dict[str, Any], float]] = {}
+        """Return the sink of one run."""
+        calls: dict[str, tuple[JsonObject, float]] = {}
 
-        def hear(event: AgentEvent) -> None:
+        def log(event: AgentEvent) -> None:
             if isinstance(event, ToolExecutionStartEvent):
-                begun[event.tool_call_id] = (event.args, time.monotonic())
+                calls[event.tool_call_id] = (event.args, time.monotonic())
             elif isinstance(event, ToolExecutionEndEvent):
-                arguments, start = begun.pop(event.tool_call_id, ({}, time.monotonic()))
+                arguments, start = calls.pop(event.tool_call_id, ({}, time.monotonic()))
                 self._append(
                     {
                         "time": time.time_ns() // 1_000_000,
@@ -52,9 +56,9 @@ class Log:
                     }
                 )
 
-        return hear
+        return log
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: JsonObject) -> None:
         fd = self._open()
         try:
             os.write(fd, json.dumps(line, ensure_ascii=True).encode() + b"\n")

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tinyagent import ConfigurationError
+from tinyagent.agent_types import JsonValue
 from tinyagent.text_files import read_config
 
 __all__ = ["Rules"]
@@ -33,7 +33,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def read(cls, path: str) -> Rules:
-        """The rules in a file.
+        """Read the rules in a file.
 
         Raises:
             ConfigurationError: it cannot be read or understood, or others may write it, so nothing may run.
@@ -53,23 +53,23 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
         return found
 
     def denied(self, tool: str, texts: Iterable[str]) -> str | None:
-        """Why a call is refused; None if it is not."""
-        given = list(texts)
+        """Return why a call is refused; None if it may run."""
+        strings = list(texts)
         for rule in self.deny:
             if fnmatchcase(tool, rule.tool) and (
-                not rule.pattern or any(re.search(rule.pattern, text) for text in given)
+                not rule.pattern or any(re.search(rule.pattern, text) for text in strings)
             ):
                 return rule.reason
         return None
 
     def hidden(self, text: str) -> str:
-        """The text without what is to be hidden."""
+        """Replace every match of the `hide` patterns in a text."""
         for pattern in self.hide:
             text = re.sub(pattern, "[hidden]", text)
         return text
 
-    def hidden_in(self, value: Any) -> Any:
-        """The same for every text in a value."""
+    def hidden_in(self, value: JsonValue) -> JsonValue:
+        """Apply `hidden` to every string in a value."""
         if isinstance(value, str):
             return self.hidden(value)
         if isinstance(value, dict):

@@ -12,18 +12,22 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import httpx2
 from mcp import Client, MCPError
+from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, Implementation
+from mcp_types import Tool as McpTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from tinyagent import AgentToolResult, ToolError
+from tinyagent.agent_types import JsonObject
 
 from ._config import ServerConfig
 from ._content import as_result, resource_parts, text_of
@@ -132,7 +136,7 @@ class Connection:
         remember(self.config, self.listing)
 
     async def call_tool(
-        self, tool: ListedTool, arguments: dict[str, Any], on_progress: ProgressFnT
+        self, tool: ListedTool, arguments: JsonObject, on_progress: ProgressFnT
     ) -> AgentToolResult:
         """Call a tool that was listed."""
         await self._connected()
@@ -155,10 +159,10 @@ class Connection:
             raise ToolError(text_of(result) or f"{tool.name!r} failed and did not say why.")
         return result
 
-    async def list_resources(self) -> list[dict[str, Any]]:
+    async def list_resources(self) -> list[JsonObject]:
         """Resources and templates of resources, as plain data."""
 
-        async def both(client: Client) -> list[dict[str, Any]]:
+        async def both(client: Client) -> list[JsonObject]:
             found: list[Any] = []
             async for page in _pages(lambda cursor: client.list_resources(cursor=cursor)):
                 found += page.resources
@@ -325,7 +329,7 @@ class Connection:
                 listening.cancel()
                 await asyncio.wait({listening}, timeout=1)
 
-    async def _transport(self, live: _Live, stack: AsyncExitStack) -> Any:
+    async def _transport(self, live: _Live, stack: AsyncExitStack) -> Transport:
         config = self.config
         if config.url is None:
             environment = config.environment()
@@ -417,7 +421,7 @@ async def _listen(client: Client) -> None:
                     pass
 
 
-def _listed(tool: Any) -> ListedTool:
+def _listed(tool: McpTool) -> ListedTool:
     notes = tool.annotations
     return ListedTool(
         name=tool.name,
@@ -468,8 +472,13 @@ class _Reading:
         await self._stream.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> Any:
-        return await self._stream.__aexit__(*error)
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stream.__aexit__(kind, error, trace)
 
 
 class _Writing:
@@ -505,14 +514,19 @@ class _Writing:
         await self._stream.__aenter__()
         return self
 
-    async def __aexit__(self, *error: Any) -> Any:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         for task in list(self._waiting):
             task.cancel()
-        return await self._stream.__aexit__(*error)
+        await self._stream.__aexit__(kind, error, trace)
 
 
 @asynccontextmanager
-async def _mended(transport: Any, live: _Live) -> AsyncIterator[Any]:
+async def _mended(transport: Transport, live: _Live) -> AsyncIterator[tuple[_Reading, _Writing]]:
     async with transport as (read, write):
         writing = _Writing(write, live)
         yield _Reading(read, writing, live), writing

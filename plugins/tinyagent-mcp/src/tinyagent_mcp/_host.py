@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 __all__ = ["Host"]
 
@@ -58,7 +58,7 @@ class Host:
         finally:
             loop.close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
         """Do it there and wait here, without a loop of our own."""
         future = asyncio.run_coroutine_threadsafe(work, self._started())
         try:
@@ -67,7 +67,7 @@ class Host:
             future.cancel()
             raise
 
-    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+    async def call(self, work: Coroutine[object, object, T]) -> T:
         """Do it there and wait for it in this loop; a cancellation is passed on."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
 

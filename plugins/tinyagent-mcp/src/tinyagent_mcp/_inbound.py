@@ -1,8 +1,8 @@
-"""What a server sends, before the SDK reads it: each item of a list by itself, and nothing without a bound.
+"""Repair and limit the messages of a server before the SDK reads them.
 
-The SDK validates an answer as a whole, so one malformed tool or item of content would lose all of them. Here
-what is malformed is left out by itself and named; content becomes the text and images that a model can
-read, cut while it is still raw; and notifications that are not needed are dropped before they cost a task.
+The SDK validates an answer as a whole, so one malformed tool or content item would lose all of them. Here
+each malformed item is left out and reported. Content is converted to the text and images that a model can
+read, and cut to its limits. Notifications that are not needed are dropped before they cost a task.
 
 Format: https://modelcontextprotocol.io/specification/2025-11-25/schema
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import msgspec
 from mcp_types import (
@@ -65,14 +65,28 @@ _NEEDED = frozenset(
 _CHANGES = frozenset(("notifications/tools/list_changed", "notifications/resources/list_changed"))
 
 
+class _Text(TypedDict):
+    type: Literal["text"]
+    text: str
+
+
+class _Image(TypedDict):
+    type: Literal["image"]
+    data: str
+    mimeType: str
+
+
+_Part: TypeAlias = _Text | _Image
+
+
 class Inbound:
-    """Mends the messages of one connection.
+    """Repairs the messages of one connection.
 
     Args:
         changed: Called when the server announces that its tools or resources have changed.
 
     Attributes:
-        problems: What was left out of lists, in words.
+        problems: Descriptions of the items that were left out of lists.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -83,14 +97,14 @@ class Inbound:
         self._requests = _Allowance(burst=100, per_second=20)
 
     def sent(self, message: JSONRPCMessage) -> None:
-        """Take note of a request, whose answer is read by its method."""
+        """Record the method of a request, which decides how its answer is read."""
         if isinstance(message, JSONRPCRequest):
             self._methods[message.id] = message.method
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self._methods.pop((message.params or {}).get("requestId", ""), None)
 
     def received(self, message: JSONRPCMessage) -> tuple[JSONRPCMessage | None, JSONRPCError | None]:
-        """What the SDK is to see of a message, and what is to be answered at once."""
+        """Return the message for the SDK, and an answer to send at once; None for neither."""
         match message:
             case JSONRPCNotification():
                 return (message if self._is_needed(message) else None), None
@@ -105,7 +119,7 @@ class Inbound:
             case JSONRPCResponse():
                 method = self._methods.pop(_key(self._methods, message.id), None)
                 if method is None:
-                    return None, None  # nothing was asked, or it was answered before
+                    return None, None  # no such request, or already answered
                 message.result = self._result(method, message.result)
                 return message, None
             case JSONRPCError():
@@ -144,15 +158,15 @@ class Inbound:
         return result
 
     def _list(
-        self, result: dict[str, Any], key: str, what: str, mend: Callable[[Any], dict[str, Any]]
+        self, result: dict[str, Any], key: str, what: str, repair: Callable[[object], dict[str, Any]]
     ) -> dict[str, Any]:
         given = result.get(key)
         items: list[dict[str, Any]] = []
         for item in given if isinstance(given, list) else []:
             try:
-                items.append(mend(item))
+                items.append(repair(item))
             except _MalformedError as error:
-                self.problems.append(f"{_called_name(item, what)} was left out: {error}")
+                self.problems.append(f"{_label(item, what)} was left out: {error}")
         if not isinstance(given, list) and given is not None:
             self.problems.append(f"the list of {what}s was left out: it is no list")
         cursor = result.get("nextCursor")
@@ -163,11 +177,11 @@ class Inbound:
 
 
 class _MalformedError(Exception):
-    """An item is not what the protocol says."""
+    """An item does not follow the protocol."""
 
 
 class _Allowance:
-    """So many at once, and so many a second after that."""
+    """A token bucket."""
 
     def __init__(self, burst: float, per_second: float) -> None:
         self._left = self._burst = burst
@@ -184,15 +198,15 @@ class _Allowance:
         return True
 
 
-def _key(known: dict[str | int, str], given: str | int) -> str | int:
-    """The id of a request; some servers give back a number as text."""
-    if given not in known and isinstance(given, str) and given.isdigit():
-        return int(given)
-    return given
+def _key(known: dict[str | int, str], identifier: str | int) -> str | int:
+    """Return the id of a request. Some servers return a number as text."""
+    if identifier not in known and isinstance(identifier, str) and identifier.isdigit():
+        return int(identifier)
+    return identifier
 
 
 def _error(error: ErrorData) -> ErrorData:
-    """The server's error in its words; the codes by which the SDK reports its own are not left to servers."""
+    """Return the server's error with its own text. Codes of the SDK's own errors are replaced."""
     text = error.message
     if error.data not in (None, "", {}, []):
         data = error.data if isinstance(error.data, str) else _json(error.data)
@@ -202,7 +216,7 @@ def _error(error: ErrorData) -> ErrorData:
     return ErrorData(code=code, message=_text_cut(text, MAX_ERROR), data=error.data)
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except (TypeError, ValueError, RecursionError):
@@ -235,21 +249,21 @@ def _initialized(result: dict[str, Any]) -> dict[str, Any]:
     return mended
 
 
-def _text_of(value: Any, limit: int) -> str:
+def _text_of(value: object, limit: int) -> str:
     return _text_cut(value, limit) if isinstance(value, str) else ""
 
 
 # ---- lists ------------------------------------------------------------------------------------------
 
 
-def _called_name(item: Any, what: str) -> str:
+def _label(item: object, what: str) -> str:
     for key in ("name", "uri", "uriTemplate"):
         if isinstance(item, dict) and isinstance(item.get(key), str):
             return f"the {what} {_text_cut(item[key], 100)!r}"
     return f"a {what} without a name"
 
 
-def _tool(item: Any) -> dict[str, Any]:
+def _tool(item: object) -> dict[str, Any]:
     if not isinstance(item, dict):
         raise _MalformedError("it is no object")
     if not isinstance(item.get("name"), str) or not item["name"]:
@@ -282,8 +296,8 @@ def _tool(item: Any) -> dict[str, Any]:
     return mended
 
 
-def _resource(where: str) -> Callable[[Any], dict[str, Any]]:
-    def mend(item: Any) -> dict[str, Any]:
+def _resource(where: str) -> Callable[[object], dict[str, Any]]:
+    def repair(item: object) -> dict[str, Any]:
         if not isinstance(item, dict):
             raise _MalformedError("it is no object")
         if not isinstance(item.get(where), str) or not item[where]:
@@ -297,14 +311,14 @@ def _resource(where: str) -> Callable[[Any], dict[str, Any]]:
         mended.setdefault("name", mended[where])
         return mended
 
-    return mend
+    return repair
 
 
 # ---- content ----------------------------------------------------------------------------------------
 
 
 def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
-    """The result of `tools/call`, its content as texts and images."""
+    """Return the result of `tools/call` with its content as texts and images."""
     given = result.get("content")
     if isinstance(given, str):
         given = [{"type": "text", "text": given}]
@@ -312,8 +326,8 @@ def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
         given = [given]
     items = _as_items(given)
     if size is not None and items and items[-1].get("type") != "text":
-        items.pop()  # the end of it is missing
-    parts = [part for item in items[:MAX_ITEMS] for part in _content(item)]
+        items.pop()  # its end is missing
+    parts: list[_Part] = [part for item in items[:MAX_ITEMS] for part in _content(item)]
     structured = result.get("structuredContent") if size is None else None
     mended = {
         key: value for key, value in result.items() if key not in ("content", "structuredContent", "isError")
@@ -331,14 +345,14 @@ def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
     return {**mended, "content": _bounded(parts), "isError": result.get("isError") is True}
 
 
-def _as_items(given: Any) -> list[dict[str, Any]]:
+def _as_items(value: object) -> list[dict[str, Any]]:
     return [
         item if isinstance(item, dict) else {"type": None, "value": item}
-        for item in (given if isinstance(given, list) else [])
+        for item in (value if isinstance(value, list) else [])
     ]
 
 
-def _content(item: dict[str, Any]) -> list[dict[str, Any]]:
+def _content(item: dict[str, Any]) -> list[_Part]:
     kind = item.get("type")
     match kind:
         case "text" if isinstance(item.get("text"), str):
@@ -350,9 +364,9 @@ def _content(item: dict[str, Any]) -> list[dict[str, Any]]:
         case "resource" if isinstance(item.get("resource"), dict):
             return _resource_parts(item["resource"])
         case "resource_link" if isinstance(item.get("uri"), str):
-            told = [item.get("title") or item.get("name"), item["uri"], item.get("mimeType")]
-            told.append(item.get("description"))
-            return [_text(f"[Resource: {', '.join(one for one in told if isinstance(one, str) and one)}]")]
+            facts = [item.get("title") or item.get("name"), item["uri"], item.get("mimeType")]
+            facts.append(item.get("description"))
+            return [_text(f"[Resource: {', '.join(one for one in facts if isinstance(one, str) and one)}]")]
         case "text" | "image" | "audio" | "resource" | "resource_link":
             return [_text(f"[An item of the type {kind!r} was malformed and is left out]")]
         case str():
@@ -361,11 +375,11 @@ def _content(item: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read(result: dict[str, Any], size: int | None) -> dict[str, Any]:
-    """The result of `resources/read`, its contents as texts and images."""
+    """Return the result of `resources/read` with its contents as texts and images."""
     items = _as_items(result.get("contents"))
     if size is not None and items and "blob" in items[-1]:
         items.pop()
-    parts = [part for item in items[:MAX_ITEMS] for part in _resource_parts(item)]
+    parts: list[_Part] = [part for item in items[:MAX_ITEMS] for part in _resource_parts(item)]
     if len(items) > MAX_ITEMS:
         parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were left out]"))
     if size is not None:
@@ -379,7 +393,7 @@ def _read(result: dict[str, Any], size: int | None) -> dict[str, Any]:
     return {**result, "contents": contents}
 
 
-def _resource_parts(item: dict[str, Any]) -> list[dict[str, Any]]:
+def _resource_parts(item: dict[str, Any]) -> list[_Part]:
     uri = item["uri"] if isinstance(item.get("uri"), str) else "a resource"
     if isinstance(item.get("text"), str):
         return [_text(item["text"])]
@@ -399,12 +413,12 @@ def _bytes(data: str) -> int:
     return len(data) * 3 // 4
 
 
-def _text(text: str) -> dict[str, Any]:
+def _text(text: str) -> _Text:
     return {"type": "text", "text": text}
 
 
-def _image(data: str, kind: Any) -> dict[str, Any]:
-    kind = kind.lower() if isinstance(kind, str) else ""
+def _image(data: str, mime_type: object) -> _Part:
+    kind = mime_type.lower() if isinstance(mime_type, str) else ""
     if kind not in IMAGES:
         return _text(f"[An image of the type {kind[:100]!r}, {_bytes(data)} bytes: cannot be shown]")
     if len(data) <= MAX_IMAGES:
@@ -415,23 +429,23 @@ def _image(data: str, kind: Any) -> dict[str, Any]:
     return {"type": "image", "data": data, "mimeType": kind}
 
 
-def _bounded(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """No more than a model can use: what is beyond is left out, and that is said."""
-    kept: list[dict[str, Any]] = []
+def _bounded(parts: Iterable[_Part]) -> list[_Part]:
+    """Cut the parts to the limits, and append a note on what was left out."""
+    result: list[_Part] = []
     left, images = MAX_TEXT, MAX_IMAGES
     omitted = 0
     for part in parts:
         if part["type"] == "image":
             images -= len(part["data"])
-            kept.append(part if images >= 0 else _text("[An image was left out: too large]"))
+            result.append(part if images >= 0 else _text("[An image was left out: too large]"))
             continue
         text = part["text"]
         if left <= 0 and text:
             omitted += len(text)
             continue
         omitted += max(0, len(text) - left)
-        kept.append(_text(_text_cut(text[:left], MAX_TEXT)))
+        result.append(_text(_text_cut(text[:left], MAX_TEXT)))
         left -= len(text)
     if omitted:
-        kept.append(_text(f"[… {omitted} more characters were left out]"))
-    return kept
+        result.append(_text(f"[… {omitted} more characters were left out]"))
+    return result

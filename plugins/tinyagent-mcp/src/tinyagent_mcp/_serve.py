@@ -28,6 +28,7 @@ from mcp_types import CallToolResult, ImageContent, ListToolsResult, TextContent
 
 import tinyagent
 from tinyagent import ConfigurationError
+from tinyagent.agent_types import JsonObject
 from tinyagent.tools import tool_schema
 
 __all__ = ["Offered", "offer", "run"]
@@ -119,7 +120,7 @@ async def run(tools: Sequence[Offered]) -> None:
         await server.run(read, write, server.create_initialization_options())
 
 
-async def _call(tool: Offered, arguments: dict[str, Any], report: Report) -> CallToolResult:
+async def _call(tool: Offered, arguments: JsonObject, report: Report) -> CallToolResult:
     with _script(tool.name, arguments) as path:
         command = [
             *TINYAGENT,
@@ -200,7 +201,7 @@ def _failed(text: str) -> CallToolResult:
 
 
 @contextmanager
-def _script(name: str, arguments: dict[str, Any]) -> Iterator[Path]:
+def _script(name: str, arguments: JsonObject) -> Iterator[Path]:
     """A record of a model that calls this tool and then has done; readable by us alone."""
     call = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
     done = {"type": "text", "text": "Done."}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ConfigurationError, ToolError
+from tinyagent.agent_types import JsonObject
 
 from ._config import ServerConfig
 from ._host import Host
@@ -210,9 +211,12 @@ class McpServers:
 
     def _resource_tools(self, config: ServerConfig, taken: dict[str, AgentTool]) -> Iterable[AgentTool]:
         async def listed(
-            tool_call_id: str, args: dict[str, Any], signal: asyncio.Event | None, on_update: Any
+            tool_call_id: str,
+            args: dict[str, Any],
+            signal: asyncio.Event | None,
+            on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
-            async def work() -> list[dict[str, Any]]:
+            async def work() -> list[JsonObject]:
                 return await self._connection(config.name).list_resources()
 
             found = await self._until(signal, work)
@@ -220,7 +224,10 @@ class McpServers:
             return AgentToolResult(content=[{"type": "text", "text": text}], details={"resources": found})
 
         async def read(
-            tool_call_id: str, args: dict[str, Any], signal: asyncio.Event | None, on_update: Any
+            tool_call_id: str,
+            args: dict[str, Any],
+            signal: asyncio.Event | None,
+            on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
             async def work() -> list[Any]:
                 return await self._connection(config.name).read_resource(args["uri"])
@@ -230,7 +237,7 @@ class McpServers:
 
         about = f"of the MCP server {config.name!r}"
         uri = {"type": "string", "description": "As listed; the {parts} of a template replaced"}
-        schema: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+        schema: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
         yield AgentTool(
             name=_name(config.name, "list_resources", taken),
             label=f"Resources of {config.name}",
@@ -251,8 +258,10 @@ class McpServers:
             origin=config.fingerprint(),
         )
 
-    async def _until(self, signal: asyncio.Event | None, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The answer to `work`; once the signal is set, the server is told to stop."""
+    async def _until(
+        self, signal: asyncio.Event | None, work: Callable[[], Coroutine[object, object, T]]
+    ) -> T:
+        """Return the result of `work`; cancel it on the server once the signal is set."""
         if self._closed:
             raise ToolError("The MCP servers are closed.")
         asked: Awaitable[T] = self._host.call(work())

@@ -30,6 +30,7 @@ from mcp_types import INTERNAL_ERROR, JSONRPCNotification, JSONRPCRequest, jsonr
 from pydantic import ValidationError
 
 from tinyagent import parse_streaming_json
+from tinyagent.agent_types import JsonObject
 
 __all__ = ["MAX_LINE", "stdio_transport"]
 
@@ -286,7 +287,7 @@ class _Messages(_Stream):
         except (ValueError, RecursionError):
             return self._unreadable(line)
 
-    def _unreadable(self, line: bytes) -> Any:
+    def _unreadable(self, line: bytes) -> JsonObject | None:
         """An error answer if the line was meant for a message; what else is printed is none of ours."""
         if b'"jsonrpc"' not in line[:TAIL] and b'"jsonrpc"' not in line[-TAIL:]:
             return None
@@ -294,7 +295,7 @@ class _Messages(_Stream):
             _ids(line[:TAIL], line[-TAIL:]), "the server's answer is not JSON, or nested too deep"
         )
 
-    def _of_long(self, line: _LongLine) -> Any:
+    def _of_long(self, line: _LongLine) -> JsonObject | None:
         read = parse_streaming_json(line.head.decode("utf-8", "replace")) or {}
         result = read.get("result")
         ids = [read["id"]] if "id" in read else _ids(b"", line.tail)
@@ -311,7 +312,7 @@ class _Messages(_Stream):
             identifier = int(identifier) if len(identifier) < 20 else None
         return identifier if isinstance(identifier, str | int) and identifier in self._waiting else None
 
-    def _error(self, ids: Sequence[Any], text: str) -> Any:
+    def _error(self, ids: Sequence[object], text: str) -> JsonObject | None:
         known = next((found for one in ids if (found := self._awaited(one)) is not None), None)
         if known is None and not ids and len(self._waiting) == 1:
             known = next(iter(self._waiting))
@@ -319,7 +320,7 @@ class _Messages(_Stream):
             return None
         return {"id": known, "error": {"code": INTERNAL_ERROR, "message": text}}
 
-    def _failure(self, request: Any, text: str) -> SessionMessage | None:
+    def _failure(self, request: object, text: str) -> SessionMessage | None:
         error = self._error([] if request is None else [request], text)
         if error is None:
             return None
@@ -340,7 +341,7 @@ def _ids(head: bytes, tail: bytes) -> list[str | int]:
     return [one[1:-1].decode("utf-8", "replace") if one[:1] == b'"' else int(one) for one in found]
 
 
-def _envelope(message: dict[str, Any]) -> dict[str, Any]:
+def _envelope(message: JsonObject) -> JsonObject:
     """A message with what careless servers leave out or write in another way."""
     mended = {**message, "jsonrpc": "2.0"}
     identifier = mended.get("id")
