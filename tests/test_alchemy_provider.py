@@ -35,6 +35,7 @@ from tinyagent.alchemy_provider import (
     stream_alchemy_openai_completions,
 )
 from tinyagent.anthropic_provider import request_body
+from tinyagent.openai_wire import chat_request
 from tinyagent.testing import check_grammar, collect, user
 
 URL = "http://127.0.0.1:9/v1"
@@ -450,6 +451,33 @@ async def test_length_is_not_complete(ask: Ask) -> None:
     """Also with calls in it."""
     _, message = await ask(*call("{}"), end(calls=LOOK, finish_reason="length"))
     assert "length" == message["stop_reason"]
+
+
+async def test_a_stop_does_not_make_a_reply_complete(ask: Ask) -> None:
+    """Of several finish reasons the last counts, but not a complete one behind one that is not."""
+    _, message = await ask(*text("Hi"), end(finish_reason="stop", reasons=["length", "stop"]))
+    assert ("length", "length") == (message["stop_reason"], message["finish_reason"])
+
+
+async def test_what_is_not_known_goes_back(ask: Ask) -> None:
+    """Fields of the message and of a call, as with the default provider; usage and sources in odd places."""
+    last = {
+        "choices": [{"usage": {"prompt_tokens": 3, "completion_tokens": 2}}],
+        "citations": ["https://a.example"],
+    }
+    calls = [{**LOOK[0], "extra": [{"call": {"extra_content": {"google": {"thought_signature": "s"}}}}]}]
+    _, message = await ask(
+        *text("Hi"), *call("{}", index=1),
+        end(
+            usage=None, calls=calls, last=[json.dumps(last)],
+            extra=[{"reasoning_opaque": "op"}, {"token_ids": [1]}],
+        ),
+    )  # fmt: skip
+    assert [{"url": "https://a.example"}] == message["content"][0]["citations"]
+    assert 3 == message["usage"]["input"]
+    sent, _ = chat_request(MODEL, Context(messages=[message]), {})["messages"]
+    assert "op" == sent["reasoning_opaque"]
+    assert {"google": {"thought_signature": "s"}} == sent["tool_calls"][0]["extra_content"]
 
 
 REFUSED = {"status": 429, "words": '{"error": {"message": "slow"}}', "headers": {"retry-after": "7"}}

@@ -16,7 +16,16 @@ import msgspec
 from . import _json
 from ._wire import integer
 
-__all__ = ["REASONING_FIELDS", "Chunk", "Delta", "Function", "ToolCall", "chunk_of", "decode"]
+__all__ = [
+    "REASONING_FIELDS",
+    "Chunk",
+    "Delta",
+    "Function",
+    "ToolCall",
+    "chunk_of",
+    "decode",
+    "unknown_fields",
+]
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 
@@ -124,8 +133,13 @@ def _delta_of(value: object) -> Delta | None:
         if isinstance(calls, list)
         else None,
         function_call=_function_of(value.get("function_call")),
-        extra=_extra(value, _DELTA_FIELDS | _NOT_SENT_BACK),
+        extra=unknown_fields(value),
     )
+
+
+def unknown_fields(delta: Mapping[str, object]) -> dict[str, Any] | None:
+    """The fields of a delta that are not known here and may have to go back; None if there are none."""
+    return _extra(delta, _DELTA_FIELDS | _NOT_SENT_BACK)
 
 
 def _call_of(value: Mapping[str, object]) -> ToolCall:

@@ -22,6 +22,8 @@ from typing import Any, ClassVar, cast
 from urllib.parse import urlsplit
 
 from . import _json, _wire, anthropic_provider
+from ._chat_types import Delta, unknown_fields
+from ._finish_reasons import later_word
 from ._http import Call, Reply
 from ._interrupt import Aborted, AbortSignal
 from ._message_builder import BuilderEvent
@@ -42,6 +44,7 @@ from .openai_wire import (
     ChatDecoder,
     OpenAICompatModel,
     _Call,
+    _merge,
     chat_request,
     refuses_stream_options,
     request_headers,
@@ -462,6 +465,8 @@ class AlchemyDecoder(ChatDecoder):
             self._block, self._block_type = index, kind
         if kind == "thinking" and self._thinking_block < 0:
             self._thinking_block = index
+        if kind == "text" and self._text_block < 0:
+            self._text_block = index
         out.append(event)
 
     def _end_block(self, index: int, signature: str, out: list[BuilderEvent]) -> None:
@@ -474,13 +479,15 @@ class AlchemyDecoder(ChatDecoder):
 
     def _end(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
         self.seen = facts["seen"]
-        self.finish_reason = facts["finish_reason"]
+        for word in facts.get("reasons") or filter(None, [facts["finish_reason"]]):
+            self.finish_reason = later_word(self.finish_reason, word)
         self._usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
         self._keep(facts["reasoning_details"], self._details)
         failure = facts["failure"]
         if failure is None:
             self._take_names(facts["calls"])
+            self._take_unknown(facts, out)
             self._finish(out)
         elif failure["kind"] == "reported":
             self._stop(self._reported(failure["value"]))
@@ -499,7 +506,17 @@ class AlchemyDecoder(ChatDecoder):
                 self.builder.update(index, name=call["name"])
             named = _Call(index, call["id"], call["name"])
             named.whole = call.get("whole")
+            for fields in call.get("extra", ()):
+                _merge(named.kept, fields)
             self._calls.append(named)
+
+    def _take_unknown(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
+        """Fields that have to go back, images, citations, and what came with the finish reason."""
+        for delta in facts.get("extra", ()):
+            extra = unknown_fields(delta)
+            if extra is not None:
+                self._take_extra(Delta(), extra, out)
+        self._last_chunks = [chunk.encode() for chunk in facts.get("last", ())]
 
     def _finish(self, out: list[BuilderEvent]) -> None:
         if not self._anthropic:

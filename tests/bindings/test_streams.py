@@ -30,6 +30,7 @@ from tinyagent import (
 from tinyagent._fake_server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
 from tinyagent.agent_types import Context
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
+from tinyagent.openai_wire import stream_openai_completions
 from tinyagent.testing import check_grammar, collect, user
 
 from .conftest import ROOT, SITE
@@ -49,6 +50,48 @@ async def ask(url: str, **options: Any) -> Any:
 
 def rss() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+# ---- replies ------------------------------------------------------------------------------------------
+
+
+async def test_nothing_that_has_to_go_back_is_lost() -> None:
+    """The message is that of the default provider: unknown fields, thoughts, images, sources, usage."""
+    signed = {"google": {"thought_signature": "s"}}
+    call = {
+        "index": 0,
+        "id": "c",
+        "function": {"name": "w", "arguments": "{}", "sig": "f"},
+        "extra_content": signed,
+    }
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}
+    end = {**chat_chunk({}, "tool_calls"), "citations": ["https://a.example"]}
+    end["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
+    chunks = [
+        chat_chunk({"content": "hm", "extra_content": {"google": {"thought": True}}}),
+        chat_chunk({"content": "Hi", "reasoning_opaque": "op", "images": [image]}),
+        chat_chunk({"tool_calls": [call]}),
+        end,
+    ]
+    reply = FakeReply([sse(chunk) for chunk in chunks] + [DONE])
+    async with FakeServer(reply, reply) as server:
+        replies = [
+            await stream(model(f"{server.origin}/v1"), Context(messages=[user("Hi")]), {})
+            for stream in (stream_openai_completions, stream_alchemy_openai_completions)
+        ]
+        default, ours = [{**await reply.result(), "timestamp": 0} for reply in replies]
+    assert default == ours
+
+
+@pytest.mark.parametrize(
+    ("words", "stop"), [(["length", "stop"], "length"), (["not_finished", "stop"], "stop")]
+)
+async def test_finish_reasons_are_judged_by_the_table(words: list[str], stop: str) -> None:
+    """Those that end no reply are none, and a stop completes no reply that was cut."""
+    chunks = [chat_chunk({"content": "Hi"}, word) for word in words]
+    async with FakeServer(FakeReply([sse(chunk) for chunk in chunks] + [DONE])) as server:
+        message = await (await ask(f"{server.origin}/v1")).result()
+    assert stop == message["stop_reason"]
 
 
 # ---- leaving ------------------------------------------------------------------------------------------

@@ -16,6 +16,13 @@ use serde_json::{json, Map, Value};
 use crate::exchange::{Call, Facts, Failure};
 use crate::sse::Event;
 
+/// Chunks from the finish reason on that are kept: they may have usage and sources in odd places.
+const MAX_LAST_CHUNKS: usize = 4;
+/// Finish reasons that do not end a reply: some servers fill the field in every chunk.
+const NOT_FINAL: [&str; 5] = ["", "null", "none", "not_finished", "in_progress"];
+const DELTA_FIELDS: [&str; 7] =
+    ["role", "channel", "reasoning_content", "reasoning", "reasoning_text", "tool_calls", "function_call"];
+
 /// What became of an event.
 #[derive(Debug, PartialEq)]
 pub enum Step {
@@ -61,7 +68,13 @@ impl Reader {
             return Step::More;
         }
         match self.parse(data) {
-            Some(Value::Object(chunk)) => self.chunk(chunk, facts, out),
+            Some(Value::Object(chunk)) => {
+                let step = self.chunk(chunk, facts, out);
+                if facts.finish_reason.is_some() && facts.last.len() < MAX_LAST_CHUNKS {
+                    facts.last.push(String::from_utf8_lossy(data).into_owned());
+                }
+                step
+            }
             Some(_) => Step::Failed(Failure::new(
                 "invalid",
                 format!("an event of the reply is not an object: {}", shown(data)),
@@ -92,6 +105,7 @@ impl Reader {
         if !choices || truthy(whole.get("error")) {
             return Step::Failed(reported(Value::Object(whole)));
         }
+        facts.last.push(String::from_utf8_lossy(body).into_owned());
         match self.chunk(whole, facts, out) {
             Step::More => {
                 facts.finish_reason.get_or_insert_with(|| "stop".into());
@@ -209,7 +223,10 @@ impl Reader {
                 self.delta(delta, facts, out);
             }
             let reason = choice.get("finish_reason").and_then(Value::as_str).unwrap_or("").to_owned();
-            if !reason.is_empty() {
+            if !NOT_FINAL.contains(&reason.to_ascii_lowercase().as_str()) {
+                if facts.finish_reason.as_ref() != Some(&reason) && facts.reasons.len() < MAX_LAST_CHUNKS {
+                    facts.reasons.push(reason.clone());
+                }
                 facts.finish_reason = Some(reason.clone());
             }
             let failed = choice.remove("error").filter(|error| truthy(Some(error)));
@@ -245,7 +262,12 @@ impl Reader {
             }
         }
         facts.reasoning_details.extend(details);
+        let is_thought = delta
+            .get("extra_content")
+            .and_then(|extra| extra.get("google")?.get("thought"))
+            .is_some_and(|thought| thought == &Value::Bool(true));
         match delta.remove("content") {
+            Some(text) if is_thought && text.is_string() => think(text, "", facts, out),
             Some(Value::Array(parts)) => parts.into_iter().for_each(|part| content_part(part, facts, out)),
             Some(text) => content(text, facts, out),
             None => {}
@@ -263,6 +285,7 @@ impl Reader {
                 }
             }
         }
+        facts.extra.extend(unknown(delta, &DELTA_FIELDS).map(Value::Object));
     }
 
     fn call(&mut self, call: Value, facts: &mut Facts, out: &mut String) {
@@ -306,6 +329,8 @@ impl Reader {
             }
         };
         known.text.push_str(arguments.as_deref().unwrap_or(""));
+        known.extra.extend(unknown(call, &["index", "id", "type"]).map(|fields| json!({"call": fields})));
+        known.extra.extend(unknown(function, &["name"]).map(|fields| json!({"function": fields})));
         // The number and not the id: ids repeat, change and are missing.
         facts.shown = true;
         let function = json!({"name": known.name, "arguments": arguments});
@@ -328,6 +353,20 @@ impl Reader {
                 || serde_json::from_str::<Map<String, Value>>(&calls[latest].text).is_ok());
         (!begun_anew).then_some(latest)
     }
+}
+
+/// The fields that are not known here and say something: the server may want them back.
+fn unknown(mut fields: Map<String, Value>, known: &[&str]) -> Option<Map<String, Value>> {
+    fields.retain(|key, value| {
+        let says = match value {
+            Value::String(text) => !text.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            Value::Object(map) => !map.is_empty(),
+            _ => false,
+        };
+        says && !known.contains(&key.as_str())
+    });
+    Some(fields).filter(|fields| !fields.is_empty())
 }
 
 /// What nearly every event is: one piece of text and nothing else that matters; None if there is more to it.
@@ -543,6 +582,31 @@ mod tests {
             r#"{"choices":[{"delta":{"content":"\ud83d"}}]}"#,
         ]);
         assert_eq!("a😀b \u{fffd} \\ud83d 😀\u{fffd}", text(&deltas));
+    }
+
+    #[test]
+    fn what_is_not_known_is_kept_to_go_back() {
+        let (facts, deltas, _) = read(&[
+            r#"{"choices":[{"delta":{"content":"hm","extra_content":{"google":{"thought":true}}}}]}"#,
+            r#"{"choices":[{"delta":{"role":"assistant","reasoning_opaque":"op","token_id":5}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"id":"a","extra_content":{"x":"y"},"function":{"name":"w","arguments":"{}","sig":"s"}}]}}]}"#,
+        ]);
+        assert_eq!(json!({"reasoning_content": "hm"}), deltas[0]);
+        assert_eq!(json!({"reasoning_opaque": "op"}), facts.extra[1]);
+        let extra = json!([{"call": {"extra_content": {"x": "y"}}}, {"function": {"sig": "s"}}]);
+        assert_eq!(extra, json!(facts.calls[0].extra));
+    }
+
+    #[test]
+    fn finish_reasons_and_what_comes_behind_them_are_kept() {
+        let (facts, _, _) = read(&[
+            r#"{"choices":[{"delta":{"content":"Hi"},"finish_reason":"not_finished"}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"length"}]}"#,
+            r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"citations":["c"]}"#,
+        ]);
+        assert_eq!(vec!["length", "stop"], facts.reasons);
+        assert_eq!((Some("stop"), 2), (facts.finish_reason.as_deref(), facts.last.len()));
+        assert!(facts.last[1].contains("citations"));
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub struct Call {
     pub whole: Option<Value>,
     #[serde(skip)]
     pub text: String,
+    /// Fields of the call and of its function that are not known, as they came.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<Value>,
 }
 
 /// What the server said beside text, reasoning and arguments.
@@ -101,6 +104,11 @@ pub struct Facts {
     /// The field that the reasoning came in, and the details that have to go back.
     pub reasoning_field: String,
     pub reasoning_details: Vec<Value>,
+    /// Fields of the message that are not known, as they came.
+    pub extra: Vec<Value>,
+    /// The finish reasons, if there is more than one, and the events from the first of them on.
+    pub reasons: Vec<String>,
+    pub last: Vec<String>,
     /// What has to go back of blocks that alchemy-llm has no form for, in the order of their markers.
     #[serde(skip)]
     pub kept: Vec<String>,
