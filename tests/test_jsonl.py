@@ -674,7 +674,7 @@ def test_a_torn_last_line_is_left_out_with_a_warning(cut: int) -> None:
     assert events_of(stream("ä", "b"))[:4] == list(jsonl.read(torn, on_warning=heard.append))
     assert 1 == len(heard)
     assert "line 6" in heard[0]
-    with pytest.warns(UserWarning, match="line 6 is cut off"):
+    with pytest.warns(UserWarning, match="line 6 is incomplete"):
         list(jsonl.read(torn))
 
 

@@ -1,25 +1,25 @@
-"""Events as lines: the one format of `--jsonl`, session files, pipes, replays and test snapshots.
+"""Events as JSON Lines: the format of `--jsonl`, session files, pipes, replays and test snapshots.
 
-UTF-8, one JSON object a line, LF only, `type` first. A reader also takes what other programs make of it:
-a byte order mark, UTF-16 and UTF-32 (by the rule of `text_files`), and CR LF. A stream is a `session` line,
-the `history` lines that it goes on from, the events, and a `result` line. Each body stands in exactly one
-place:
+The encoding is UTF-8, with one JSON object per line, LF line ends and `type` as the first key. The reader
+also accepts what other programs write: a byte order mark, UTF-16 and UTF-32 (see `text_files`), and CR LF.
+A stream is a `session` line, `history` lines for the messages before the run, the events, and a
+`result` line. Each body is written only once:
 
     message_start         role; an assistant's also timestamp, api, provider, model
     message_update        assistant_message_event; text_end and the like without their body
-                          blocks: what the events do not tell of a block (a tool call's id and name)
-    message_end           message; a tool result's only tool_call_id and timestamp, as its body is the
+                          blocks: fields of a block that its events do not contain (a call's id and name)
+    message_end           message; of a tool result only tool_call_id and timestamp, since its body is in
     tool_execution_end    result
     turn_end, agent_end   nothing
 
-Writer and reader keep the same small state, so the writer knows what the reader will restore. What it
-would not (events that are no well-formed run) is written out on the line itself: `message`,
-`messages`, `tool_results`, and for a provider with ways of its own `envelope`, the fields around the
-content of `partial`; `snapshot` says the same where the event brought a `partial` along. Hence
-`read(write(events))` gives back any events, and the size of a run is linear in its text.
+Writer and reader have the same state, so the writer knows which bodies the reader can restore. Other bodies,
+for example of events that are not a well-formed run, are written on the line itself: `message`, `messages`,
+`tool_results`, and `envelope` with the fields of `partial` other than its content. If the event itself has a
+`partial`, these fields are in `snapshot`. So `read(write(events))` returns equal events for any input, and
+the size of a run is linear in its text.
 
-A user's `message_start` is restored when its `message_end` is read, which is the next line. Should it
-not be, the line is written again, with its `message` and the same `seq`.
+A user's `message_start` is restored from its `message_end`, which is the next line. If another line follows,
+the `message_start` is written again, with its `message` and the same `seq`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import IO, Any, TypeAlias, TypedDict, cast, get_args, get_type_hints
+from typing import IO, Any, TypeAlias, TypedDict, TypeGuard, cast, get_args, get_type_hints
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -45,10 +45,12 @@ from .agent_types import (
     AgentStartEvent,
     AgentToolResult,
     AssistantMessage,
+    AssistantMessageEvent,
     ImageContent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
+    RunLimit,
     TextContent,
     ThinkingContent,
     ToolCallContent,
@@ -84,20 +86,24 @@ __all__ = [
 VERSION = 1
 """The version of the format, in the `session` line."""
 
+JsonDict: TypeAlias = dict[str, Any]
+"""A message, block, event or schema as JSON. The reader does not check the fields, so that it can also read
+what newer versions and other programs write."""
+
 # ---- records ------------------------------------------------------------------------------------
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="session"):
-    """The first line of a stream: what the run starts from; `created` is an RFC 3339 time.
+    """The first line of a stream, with the settings of the run. `created` is an RFC 3339 time.
 
-    `empty_stdin` is there, and true, if standard input was a pipe or a file and nothing came from it: the
-    command before it in a pipe may have failed.
+    `empty_stdin` is present, and true, if standard input was an empty pipe or file. The command before it in
+    a pipeline may have failed.
     """
 
     version: int
     id: str
     created: str
-    model: dict[str, Any] | None
+    model: JsonDict | None
     system_prompt: str
     thinking_level: str
     tools: list[str]
@@ -107,16 +113,16 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="history"):
-    """A message that the run goes on from."""
+    """A message of the history that the run continues."""
 
-    message: dict[str, Any]
+    message: JsonDict
     time: int | UnsetType = UNSET
 
 
 class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong: `kind`, message and hint of an error as `tinyagent.errors` defines them.
+    """An error, with `kind`, message and hint as `tinyagent.errors` defines them.
 
-    `status` (HTTP), `retryable` and `retry_after` (seconds) are there where the provider made them known.
+    `status` (HTTP), `retryable` and `retry_after` (seconds) are present if they are known.
     """
 
     kind: str
@@ -128,13 +134,13 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
-    """The last line of a run, on every way out."""
+    """The last line of a run, whether it succeeded or failed."""
 
     ok: bool
     exit_code: int
     stop_reason: str | None
     text: str
-    usage: dict[str, Any] | None
+    usage: JsonDict | None
     turns: int
     duration_ms: int
     error: ErrorRecord | None
@@ -157,8 +163,8 @@ class _AgentStart(_Line, frozen=True, kw_only=True, tag="agent_start"):
 
 class _AgentEnd(_Line, frozen=True, kw_only=True, tag="agent_end"):
     limit: str | None = None
-    usage: dict[str, Any] | UnsetType = UNSET
-    messages: list[dict[str, Any]] | UnsetType = UNSET
+    usage: JsonDict | UnsetType = UNSET
+    messages: list[JsonDict] | UnsetType = UNSET
 
 
 class _TurnStart(_Line, frozen=True, kw_only=True, tag="turn_start"):
@@ -166,8 +172,8 @@ class _TurnStart(_Line, frozen=True, kw_only=True, tag="turn_start"):
 
 
 class _TurnEnd(_Line, frozen=True, kw_only=True, tag="turn_end"):
-    message: dict[str, Any] | UnsetType = UNSET
-    tool_results: list[dict[str, Any]] | UnsetType = UNSET
+    message: JsonDict | UnsetType = UNSET
+    tool_results: list[JsonDict] | UnsetType = UNSET
 
 
 class _MessageStart(_Line, frozen=True, kw_only=True, tag="message_start"):
@@ -177,50 +183,50 @@ class _MessageStart(_Line, frozen=True, kw_only=True, tag="message_start"):
     api: str | UnsetType = UNSET
     provider: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
-    message: dict[str, Any] | UnsetType = UNSET
+    message: JsonDict | UnsetType = UNSET
 
 
 class _MessageUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message_update"):
     seq: int = 0
     time: int | UnsetType = UNSET
-    assistant_message_event: dict[str, Any]
-    blocks: dict[str, dict[str, Any]] | UnsetType = UNSET
-    envelope: dict[str, Any] | UnsetType = UNSET
-    snapshot: bool | dict[str, Any] | UnsetType = UNSET
-    message: dict[str, Any] | UnsetType | None = UNSET
+    assistant_message_event: JsonDict
+    blocks: dict[str, JsonDict] | UnsetType = UNSET
+    envelope: JsonDict | UnsetType = UNSET
+    snapshot: bool | JsonDict | UnsetType = UNSET
+    message: JsonDict | UnsetType | None = UNSET
 
 
 class _Delta(msgspec.Struct, frozen=True, tag_field="type", tag="message_update", gc=False):
-    """The short form of `_MessageUpdate`; made for nearly every line, hence without anything else."""
+    """The short form of `_MessageUpdate`, for speed: nearly every line is one."""
 
     seq: int
-    assistant_message_event: dict[str, Any]
+    assistant_message_event: JsonDict
 
 
 class _MessageEnd(_Line, frozen=True, kw_only=True, tag="message_end"):
     role: str = ""
     tool_call_id: str | UnsetType = UNSET
     timestamp: int | UnsetType = UNSET
-    message: dict[str, Any] | UnsetType = UNSET
+    message: JsonDict | UnsetType = UNSET
 
 
 class _ToolStart(_Line, frozen=True, kw_only=True, tag="tool_execution_start"):
     tool_call_id: str
     tool_name: str
-    args: dict[str, Any]
+    args: JsonDict
 
 
 class _ToolUpdate(_Line, frozen=True, kw_only=True, tag="tool_execution_update"):
     tool_call_id: str
     tool_name: str
-    args: dict[str, Any] | UnsetType = UNSET
-    partial_result: dict[str, Any]
+    args: JsonDict | UnsetType = UNSET
+    partial_result: JsonDict
 
 
 class _ToolEnd(_Line, frozen=True, kw_only=True, tag="tool_execution_end"):
     tool_call_id: str
     tool_name: str
-    result: dict[str, Any]
+    result: JsonDict
     is_error: bool
 
 
@@ -239,7 +245,7 @@ _EVENT_LINES: tuple[type[msgspec.Struct], ...] = (
 _ALL_LINES: tuple[type[msgspec.Struct], ...] = (SessionRecord, HistoryRecord, *_EVENT_LINES, ResultRecord)
 _LINES = {str(line.__struct_config__.tag): line for line in _ALL_LINES}
 
-# ---- what writer and reader both know -------------------------------------------------------------
+# ---- the state of writer and reader ---------------------------------------------------------------
 
 _BODY = {"text_end": "content", "thinking_end": "content", "tool_call_end": "tool_call"}
 _DELTAS = frozenset({"text_delta", "thinking_delta", "tool_call_delta"})
@@ -248,30 +254,30 @@ _NOTHING: Any = object()
 
 
 class _State:
-    """What the lines so far tell, which later lines need not repeat."""
+    """The content of the lines so far, which later lines do not repeat."""
 
     def __init__(self) -> None:
-        self.run: list[Any] = []
-        self.turn_message: Any = None
-        self.turn_results: list[Any] = []
-        self.args: dict[str, Any] = {}
-        self.results: dict[str, dict[str, Any]] = {}
+        self.run: list[AgentMessage] = []
+        self.turn_message: AgentMessage | None = None
+        self.turn_results: list[AgentMessage] = []
+        self.args: JsonDict = {}
+        self.results: dict[str, JsonDict] = {}
         self.builder: MessageBuilder | None = None
-        self.envelope: dict[str, Any] | None = None
+        self.envelope: JsonDict | None = None
 
-    # ---- what can be restored ---------------------------------------------------------------------
+    # ---- restoring bodies -------------------------------------------------------------------------
 
-    def result_message(self, call_id: Any, timestamp: int) -> dict[str, Any] | None:
-        """The tool result message that follows from the call's `tool_execution_end`."""
+    def result_message(self, call_id: object, timestamp: int) -> JsonDict | None:
+        """Return the tool result message that follows from the call's `tool_execution_end`."""
         known = self.results.get(call_id) if isinstance(call_id, str) else None
         return None if known is None else {**known, "timestamp": timestamp}
 
-    def closing(self, event: dict[str, Any]) -> Any:
-        """The body that an event such as `text_end` has, if nothing else is said."""
+    def expected_body(self, event: JsonDict) -> Any:
+        """Return the body that an event such as `text_end` has by default."""
         kind, index = event["type"].removesuffix("_end"), event.get("content_index")
         if self.builder is None or not self._holds(index, kind):
             return _NOTHING
-        block = self.builder.block(cast(int, index))
+        block = self.builder.block(index)
         if kind != "tool_call":
             return block[kind]
         raw = block.pop("partial_json", None)
@@ -282,10 +288,10 @@ class _State:
             return {**block, "arguments": {}, "partial_json": raw}
         return {**block, "arguments": arguments}
 
-    # ---- what a line changes ------------------------------------------------------------------------
+    # ---- applying lines -----------------------------------------------------------------------------
 
-    def feed(self, event: dict[str, Any]) -> BuilderEvent | None:
-        """Let the message in the making grow by an event; None if it is not one that makes it grow."""
+    def feed(self, event: JsonDict) -> BuilderEvent | None:
+        """Apply an event to the unfinished message; None if the event does not extend it."""
         builder, name = self.builder, event.get("type")
         if builder is None or not isinstance(name, str):
             return None
@@ -304,19 +310,19 @@ class _State:
         elif not self._holds(index, kind):
             return None
         elif step == "delta" and isinstance(event.get("delta"), str):
-            grown = builder.delta(cast(int, index), event["delta"])
+            grown = builder.delta(index, event["delta"])
             if len(event) == 3:
                 return grown
         elif step == "end":
-            self._close(builder, cast(int, index), kind, event)
+            self._close(builder, index, kind, event)
         else:
             return None
         return builder._event(dict(event))
 
-    def _close(self, builder: MessageBuilder, index: int, kind: str, event: dict[str, Any]) -> None:
+    def _close(self, builder: MessageBuilder, index: int, kind: str, event: JsonDict) -> None:
         body = event.get(_BODY[event["type"]], _NOTHING)
         if body is _NOTHING:
-            body = self.closing(event)
+            body = self.expected_body(event)
         if kind != "tool_call":
             if isinstance(body, str) and body != builder.block(index)[kind]:
                 builder.update(index, **{kind: body})
@@ -324,23 +330,24 @@ class _State:
             fields = {key: value for key, value in body.items() if key != "type"}
             builder.update(index, **{"partial_json": None, **fields})
 
-    def amend(self, blocks: dict[str, dict[str, Any]]) -> None:
-        """Set fields of blocks that no event told of."""
+    def set_fields(self, blocks: dict[str, JsonDict]) -> None:
+        """Set fields of blocks that the events do not contain."""
         for key, fields in blocks.items():
             if self.builder is not None and key.isdecimal() and int(key) < len(self.builder):
                 self.builder.update(int(key), **fields)
 
-    def readdress(self, envelope: dict[str, Any]) -> None:
-        """From here on the message in the making has these fields around its content.
+    def set_envelope(self, envelope: JsonDict) -> None:
+        """Replace the fields of the unfinished message other than its content.
 
-        What was restored before keeps the old builder, and with it the old fields.
+        Events that were restored before refer to the old builder, which has the old fields.
         """
-        # Both go on from the same pieces, and each event looks at no more of them than there were.
-        self.builder = copy.copy(cast(MessageBuilder, self.builder))
+        # Both builders share their pieces. Each event reads only the pieces that existed at its time.
+        assert self.builder is not None
+        self.builder = copy.copy(self.builder)
         self.builder._head = {**envelope, "content": []}
 
-    def after(self, event: Any) -> None:
-        """Take note of an event that was written or read."""
+    def apply(self, event: AgentEvent) -> None:
+        """Record an event that was written or read."""
         match event:
             case MessageUpdateEvent():
                 pass
@@ -372,13 +379,13 @@ class _State:
             case AgentStartEvent():
                 self.run = []
 
-    def _begin(self, message: Any) -> None:
+    def _begin(self, message: AgentMessage) -> None:
         self.builder = self.envelope = None
         if message.get("role") == "assistant" and message.get("content") == []:
             self.builder = MessageBuilder(None, timestamp=0)
             self.builder._head = dict(message)
 
-    def _holds(self, index: Any, kind: str) -> bool:
+    def _holds(self, index: object, kind: str) -> TypeGuard[int]:
         builder = self.builder
         return (
             builder is not None
@@ -388,8 +395,8 @@ class _State:
         )
 
 
-def _empty_message(line: _MessageStart) -> dict[str, Any]:
-    """The assistant message that a builder begins with."""
+def _empty_message(line: _MessageStart) -> JsonDict:
+    """Return the empty assistant message that a builder starts with."""
     return {
         "role": "assistant",
         "content": [],
@@ -402,13 +409,13 @@ def _empty_message(line: _MessageStart) -> dict[str, Any]:
     }
 
 
-def _differences(pairs: Iterable[tuple[int, tuple[Any, Any]]]) -> dict[str, dict[str, Any]] | None:
-    """The fields to set on predicted blocks to make them the actual ones; None if that cannot do it.
+def _differences(pairs: Iterable[tuple[int, tuple[JsonDict, object]]]) -> dict[str, JsonDict] | None:
+    """Return the fields that turn the predicted blocks into the actual ones; None if this is impossible.
 
     Args:
-        pairs: Index, predicted and actual block of those to compare.
+        pairs: The index and the predicted and actual block of each pair to compare.
     """
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, JsonDict] = {}
     for index, (old, new) in pairs:
         if old == new:
             continue
@@ -419,7 +426,7 @@ def _differences(pairs: Iterable[tuple[int, tuple[Any, Any]]]) -> dict[str, dict
     return changes
 
 
-def _difference(old: dict[str, Any], new: Any) -> dict[str, Any] | None:
+def _difference(old: JsonDict, new: object) -> JsonDict | None:
     if not isinstance(new, dict) or new.get("type") != old["type"]:
         return None
     gone = old.keys() - new.keys()
@@ -427,7 +434,7 @@ def _difference(old: dict[str, Any], new: Any) -> dict[str, Any] | None:
     if old["type"] != "tool_call":
         return None if gone else fields
     if gone or fields.keys() & {"partial_json", "arguments"}:
-        # In a builder, None for the text takes it away, and for the arguments has them parsed from it.
+        # For a builder, None removes the text, and makes it parse the arguments from the text.
         arguments, raw = new.get("arguments"), new.get("partial_json", "")
         if gone - {"partial_json"} or not isinstance(arguments, dict) or not isinstance(raw, str):
             return None
@@ -439,11 +446,11 @@ def _difference(old: dict[str, Any], new: Any) -> dict[str, Any] | None:
 
 
 class Encoder:
-    """Turns records and events into lines; one for each run.
+    """Converts records and events to lines. Each run has its own encoder.
 
     Args:
-        deltas: Whether `message_update` events are written; a session file has none.
-        clock: Unix milliseconds.
+        deltas: Whether `message_update` events are written. A session file has none.
+        clock: Returns Unix milliseconds.
     """
 
     def __init__(self, *, deltas: bool = True, clock: Callable[[], int] = now_ms) -> None:
@@ -451,52 +458,52 @@ class Encoder:
         self._clock = clock
         self._seq = 0
         self._state = _State()
-        self._held: tuple[_MessageStart, Any] | None = None
-        # While a builder of this process makes the message, the state's builder holds the same as that one
-        # held at `_count` pieces. Then only what has changed since is compared.
+        self._held: tuple[_MessageStart, JsonDict] | None = None
+        # While a builder of this process creates the message, the state's builder has the content that
+        # `_source` had at `_count` pieces. Only later changes are then compared.
         self._source: MessageBuilder | None = None
         self._count = 0
         self._changes = 0
 
     def encode(self, record: Record) -> bytes:
-        """The record's line with its LF; nothing for an event that is left out.
+        """Return the line of a record with its LF; empty if the event is left out or its line must wait.
 
-        What JSON cannot say (in a tool's details, say) is written as its text.
+        Values that JSON cannot represent, for example in a tool's details, are written as strings.
         """
         if type(record) is MessageUpdateEvent:
             return self._update(record) if self._deltas else b""
-        before = b"" if self._held is None else self._settle(record)
+        before = b"" if self._held is None else self._flush_pending(record)
         if isinstance(record, SessionRecord | HistoryRecord | ResultRecord):
             if record.time is UNSET:
                 record = msgspec.structs.replace(record, time=self._clock())
             return before + _encode(record)
         line = self._line(record)
-        self._state.after(record)
+        self._state.apply(record)
         return before + _encode(line)
 
     def close(self) -> bytes:
-        """What is still to be written when the events ended in the middle of a user's message."""
-        return b"" if self._held is None else self._settle(None)
+        """Return the line that is left if the events ended inside a user's message."""
+        return b"" if self._held is None else self._flush_pending(None)
 
-    def _settle(self, following: Any) -> bytes:
-        """A `message_start` that waits for its body gets it from its end, or is written again."""
+    def _flush_pending(self, following: Record | None) -> bytes:
+        """Finish a `message_start` whose body the next line should have. Otherwise, write it again."""
         assert self._held is not None
         (line, message), self._held = self._held, None
         if isinstance(following, MessageEndEvent) and following.message == message:
             return b""
         return _encode(msgspec.structs.replace(line, message=message))
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> JsonDict:
         self._seq += 1
         return {"seq": self._seq, "time": self._clock()}
 
-    def _line(self, event: Any) -> msgspec.Struct:
+    def _line(self, event: AgentEvent) -> msgspec.Struct:
         state, head = self._state, self._next()
         match event:
             case MessageStartEvent():
-                return self._start(event.message, head)
+                return self._start(_as_json(event.message), head)
             case MessageEndEvent():
-                return self._end(event.message, head)
+                return self._end(_as_json(event.message), head)
             case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
                 return _ToolStart(**head, tool_call_id=call_id, tool_name=name, args=args)
             case ToolExecutionUpdateEvent(tool_call_id=call_id, tool_name=name, args=args):
@@ -506,25 +513,25 @@ class Encoder:
                     tool_call_id=call_id,
                     tool_name=name,
                     args=UNSET if known is args or known == args else args,
-                    partial_result=cast(Any, event.partial_result),
+                    partial_result=_as_json(event.partial_result),
                 )
             case ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, is_error=is_error):
-                result = cast(Any, event.result)
+                result = _as_json(event.result)
                 return _ToolEnd(
                     **head, tool_call_id=call_id, tool_name=name, result=result, is_error=is_error
                 )
             case TurnEndEvent(message=message, tool_results=results):
                 return _TurnEnd(
                     **head,
-                    message=UNSET if message == state.turn_message else cast(Any, message),
-                    tool_results=UNSET if results == state.turn_results else cast(Any, results),
+                    message=UNSET if message == state.turn_message else _as_json(message),
+                    tool_results=UNSET if results == state.turn_results else [*map(_as_json, results)],
                 )
             case AgentEndEvent(messages=new, limit=limit, usage=usage):
                 return _AgentEnd(
                     **head,
                     limit=limit,
-                    usage=UNSET if usage is None else cast(Any, usage),
-                    messages=UNSET if new == state.run else cast(Any, new),
+                    usage=UNSET if usage is None else _as_json(usage),
+                    messages=UNSET if new == state.run else [*map(_as_json, new)],
                 )
             case AgentStartEvent():
                 return _AgentStart(**head)
@@ -532,11 +539,11 @@ class Encoder:
                 return _TurnStart(**head)
         raise TypeError(f"not an event or a record: {event!r}")
 
-    def _start(self, message: Any, head: dict[str, Any]) -> _MessageStart:
+    def _start(self, message: JsonDict, head: JsonDict) -> _MessageStart:
         role = str(message.get("role", ""))
         timestamp = message.get("timestamp")
         if role == "assistant":
-            fields = {key: message.get(key) for key in ("api", "provider", "model")}
+            fields: JsonDict = {key: message.get(key) for key in ("api", "provider", "model")}
             if type(timestamp) is int and all(isinstance(value, str) for value in fields.values()):
                 line = _MessageStart(**head, role=role, timestamp=timestamp, **fields)
                 if message == _empty_message(line):
@@ -550,12 +557,12 @@ class Encoder:
         self._held = line, message
         return line
 
-    def _end(self, message: Any, head: dict[str, Any]) -> _MessageEnd:
+    def _end(self, message: JsonDict, head: JsonDict) -> _MessageEnd:
         self._source = None
         role, timestamp = str(message.get("role", "")), message.get("timestamp")
         if role == "tool_result" and type(timestamp) is int:
             call_id = message.get("tool_call_id")
-            if message == self._state.result_message(call_id, timestamp):
+            if isinstance(call_id, str) and message == self._state.result_message(call_id, timestamp):
                 return _MessageEnd(**head, role=role, tool_call_id=call_id, timestamp=timestamp)
         return _MessageEnd(**head, role=role, message=message)
 
@@ -566,14 +573,14 @@ class Encoder:
         if type(step) is BuilderEvent and step._builder is self._source and self._follows(step, event):
             self._seq += 1
             return _json.encode(_Delta(self._seq, step)) + b"\n"
-        before = b"" if self._held is None else self._settle(event)
+        before = b"" if self._held is None else self._flush_pending(event)
         line = self._whole_update(event)
         return before + _encode(line)
 
     def _follows(self, step: BuilderEvent, event: MessageUpdateEvent) -> bool:
         """Whether the event is the next delta of the builder whose last event was written.
 
-        If so the state follows and there is nothing to compare.
+        If it is, the state is updated, and no comparison is necessary.
         """
         source = step._builder
         count, pieces, changes = step._count, source._pieces, source._changes
@@ -601,15 +608,15 @@ class Encoder:
         step, given, state = event.assistant_message_event, _given_message(event), self._state
         self._seq += 1
         source, self._source = self._source, None
-        head: dict[str, Any] = {"seq": self._seq}
+        head: JsonDict = {"seq": self._seq}
         if step.get("type") not in _DELTAS:
             head["time"] = self._clock()
-        own: dict[str, Any] = {**step}
+        own: JsonDict = {**step}
         carried = own.pop("partial", _NOTHING)
         lazy = carried is _NOTHING and isinstance(step, BuilderEvent)
         body = _BODY.get(str(own.get("type")))
         short = given is None and (lazy or isinstance(carried, dict)) and (body is None or body in own)
-        if short and body is not None and state.closing(own) == own[body]:
+        if short and body is not None and state.expected_body(own) == own[body]:
             del own[body]
         if state.feed(own) is not None and short:
             followed = lazy and step._builder is source and step._count >= self._count  # type: ignore[attr-defined]
@@ -622,31 +629,32 @@ class Encoder:
                     self._track(cast(BuilderEvent, step), followed=followed)
                 return _MessageUpdate(**head, assistant_message_event=own, **rest)
         message = step["partial"] if lazy and given is None else given
-        return _MessageUpdate(**head, assistant_message_event={**step}, message=cast(Any, message))
+        return _MessageUpdate(**head, assistant_message_event={**step}, message=_as_json(message))
 
-    def _rest(self, partial: Mapping[str, Any], lazy: bool) -> dict[str, Any] | None:
-        """What the event does not tell of the message so far; None if the reader could not restore it."""
+    def _rest(self, partial: Mapping[str, Any], lazy: bool) -> JsonDict | None:
+        """Return the changes to the message that are not in the event; None if it cannot be restored."""
         state = self._state
-        predicted = cast(MessageBuilder, state.builder).message()
+        assert state.builder is not None
+        predicted: JsonDict = {**state.builder.message()}
         actual = partial.get("content")
         if not isinstance(actual, list) or len(actual) != len(predicted["content"]):
             return None
         blocks = _differences(enumerate(zip(predicted["content"], actual, strict=True)))
         if blocks is None:
             return None
-        state.amend(blocks)
-        rest: dict[str, Any] = {"blocks": blocks} if blocks else {}
+        state.set_fields(blocks)
+        rest: JsonDict = {"blocks": blocks} if blocks else {}
         envelope = {key: value for key, value in partial.items() if key != "content"}
         if not lazy:
             rest["snapshot"] = True if envelope == state.envelope else envelope
             state.envelope = envelope
         elif envelope != {key: value for key, value in predicted.items() if key != "content"}:
             rest["envelope"] = envelope
-            state.readdress(envelope)
+            state.set_envelope(envelope)
         return rest
 
-    def _changed(self, step: BuilderEvent) -> dict[str, Any] | None:
-        """As `_rest`, for the next event of a builder that was followed so far: the rest has not changed."""
+    def _changed(self, step: BuilderEvent) -> JsonDict | None:
+        """Do the same as `_rest` for the next event of the same builder: compare only what has changed."""
         source, mirror = step._builder, cast(MessageBuilder, self._state.builder)
         if source.length_at(step._count) != len(mirror):
             return None
@@ -656,19 +664,19 @@ class Encoder:
         )
         if blocks is None:
             return None
-        self._state.amend(blocks)
+        self._state.set_fields(blocks)
         return {"blocks": blocks} if blocks else {}
 
     def _between(self, step: BuilderEvent) -> set[int]:
-        """The blocks that changed since the last event, in the source or by this event in the mirror."""
+        """Return the blocks that changed since the last event, in the source or in the mirror."""
         return step._builder.changed_between(self._count, step._count) | {step["content_index"]}
 
     def _track(self, step: BuilderEvent, *, followed: bool) -> None:
-        """From here on the next event says all, if both builders will take it alike.
+        """Start to follow the builder of an event, if both builders have the same content.
 
         Args:
             step: The event that was written.
-            followed: Whether the builders were known to be alike up to the last event.
+            followed: Whether the builders had the same content at the last event.
         """
         source, mirror = step._builder, cast(MessageBuilder, self._state.builder)
         count = step._count
@@ -680,34 +688,39 @@ class Encoder:
             self._changes = bisect_left(source._changes, count, key=itemgetter(0))
 
 
-def _growth(builder: MessageBuilder, index: int, count: int) -> tuple[str, dict[str, Any]]:
-    """The text that deltas made of a block, and what was set in place of it."""
-    fixed: dict[str, Any] = {}
+def _growth(builder: MessageBuilder, index: int, count: int) -> tuple[str, JsonDict]:
+    """Return the text of a block from its deltas, and the fields that were set instead of it."""
+    fixed: JsonDict = {}
     for begin, _, fields in builder._changes_of[index]:
         if begin < count:
             fixed.update((key, fields[key]) for key in fields.keys() & _TEXTS)
     return builder.text_at(index, count), fixed
 
 
-def _encode(line: Any) -> bytes:
+def _as_json(value: object) -> JsonDict:
+    """Return a message, a tool result or usage as the JSON object that msgspec writes."""
+    return cast(JsonDict, value)
+
+
+def _encode(line: msgspec.Struct) -> bytes:
     try:
         return _json.encode(line) + b"\n"
     except TypeError:
-        return _json.encode(_sayable(msgspec.to_builtins(line, enc_hook=str, str_keys=False))) + b"\n"
+        return _json.encode(_json_safe(msgspec.to_builtins(line, enc_hook=str, str_keys=False))) + b"\n"
 
 
-def _sayable(value: Any) -> Any:
+def _json_safe(value: object) -> object:
     if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _sayable(item) for key, item in value.items()}
+        return {key if isinstance(key, str) else str(key): _json_safe(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_sayable(item) for item in value]
+        return [_json_safe(item) for item in value]
     return value
 
 
 def write(
     events: Iterable[Record], *, deltas: bool = True, clock: Callable[[], int] = now_ms
 ) -> Iterator[bytes]:
-    """The lines of records and events."""
+    """Encode records and events as lines."""
     encoder = Encoder(deltas=deltas, clock=clock)
     for event in events:
         if line := encoder.encode(event):
@@ -721,7 +734,7 @@ def write(
 Lines: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str] | IO[bytes]
 Warn: TypeAlias = Callable[[str], None]
 
-_decoder = msgspec.json.Decoder(
+_decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(
     SessionRecord
     | HistoryRecord
     | _AgentStart
@@ -739,7 +752,7 @@ _decoder = msgspec.json.Decoder(
 
 
 class Decoder:
-    """Turns lines into records and events, with their bodies; one for a stream, or several in a row."""
+    """Converts lines to records and events with their bodies, for one stream or several in sequence."""
 
     def __init__(self) -> None:
         self._state = _State()
@@ -747,30 +760,30 @@ class Decoder:
         self._number = 0
 
     def decode(self, line: bytes | str) -> list[Record]:
-        """What this line completes: nothing, a record, or a `message_start` and what follows it.
+        """Return the records that the line completes: none, one, or a `message_start` and the next record.
 
         Raises:
-            RecordError: if the line is not one of this format; it names the line and the fault.
+            RecordError: The line is not in this format. The message names the line and the fault.
         """
         self._number += 1
         parsed = self._parse(line)
         if parsed is None:
             return []
         if self._held is not None:
-            return self._settle(parsed)
+            return self._flush_pending(parsed)
         return self._records(parsed)
 
     def close(self) -> list[Record]:
-        """What was waiting for a line that never came."""
+        """Return the `message_start` whose `message_end` is missing, if there is one."""
         held, self._held = self._held, None
         return [] if held is None else [self._started(held, {"role": held.role, "content": []})]
 
-    def _parse(self, line: bytes | str) -> Any:
-        """The line's Struct; None for a blank line or a type that is not known."""
+    def _parse(self, line: bytes | str) -> msgspec.Struct | None:
+        """Return the line's Struct; None for a blank line or an unknown type."""
         try:
             return _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeError):
-            pass  # the slow way finds out what it is
+            pass  # the steps below are slower and find the fault
         line = line.removeprefix(codecs.BOM_UTF8) if isinstance(line, bytes) else line.removeprefix("\ufeff")
         if not line.strip():
             return None
@@ -788,21 +801,21 @@ class Decoder:
         except msgspec.ValidationError as error:
             raise RecordError(f"line {self._number} ({kind}): {error}") from None
 
-    def _settle(self, line: Any) -> list[Record]:
-        held, self._held = cast(_MessageStart, self._held), None
-        again = isinstance(line, _MessageStart) and line.seq == held.seq
-        if again and isinstance(line.message, dict):
+    def _flush_pending(self, line: msgspec.Struct) -> list[Record]:
+        held, self._held = self._held, None
+        assert held is not None
+        if isinstance(line, _MessageStart) and line.seq == held.seq and isinstance(line.message, dict):
             return [self._started(held, line.message)]
         if isinstance(line, _MessageEnd) and isinstance(line.message, dict):
             return [self._started(held, line.message), *self._records(line)]
         return [self._started(held, {"role": held.role, "content": []}), *self._records(line)]
 
-    def _started(self, line: _MessageStart, message: Any) -> MessageStartEvent:
-        event = MessageStartEvent(message=message)
-        self._state.after(event)
+    def _started(self, line: _MessageStart, message: JsonDict) -> MessageStartEvent:
+        event = MessageStartEvent(message=cast(AgentMessage, message))
+        self._state.apply(event)
         return event
 
-    def _records(self, line: Any) -> list[Record]:
+    def _records(self, line: msgspec.Struct) -> list[Record]:
         if isinstance(line, _MessageUpdate):
             return [self._update(line)]
         if isinstance(line, _MessageStart):
@@ -823,10 +836,10 @@ class Decoder:
             self._state = _State()
             return [line]
         event = self._event(line)
-        self._state.after(event)
+        self._state.apply(event)
         return [event]
 
-    def _start_message(self, line: _MessageStart) -> dict[str, Any] | None:
+    def _start_message(self, line: _MessageStart) -> JsonDict | None:
         if line.message is not UNSET:
             return line.message
         if line.timestamp is UNSET:
@@ -835,11 +848,11 @@ class Decoder:
             return _empty_message(line)
         return self._state.result_message(line.tool_call_id, line.timestamp)
 
-    def _event(self, line: Any) -> AgentEvent:
+    def _event(self, line: msgspec.Struct) -> AgentEvent:
         state = self._state
         match line:
             case _MessageEnd():
-                return MessageEndEvent(message=cast(Any, self._end_message(line)))
+                return MessageEndEvent(message=cast(AgentMessage, self._end_message(line)))
             case _ToolStart(tool_call_id=call_id, tool_name=name, args=args):
                 return ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args)
             case _ToolUpdate(tool_call_id=call_id, tool_name=name):
@@ -860,18 +873,23 @@ class Decoder:
                     raise RecordError(
                         f"line {self._number} (turn_end): the turn's assistant message is missing"
                     )
-                return TurnEndEvent(message=cast(Any, message), tool_results=cast(Any, list(results)))
+                return TurnEndEvent(
+                    message=cast(AssistantMessage, message),
+                    tool_results=cast("list[ToolResultMessage]", list(results)),
+                )
             case _AgentEnd():
                 new = list(state.run) if line.messages is UNSET else line.messages
                 usage = None if line.usage is UNSET else line.usage
                 return AgentEndEvent(
-                    messages=cast(Any, new), limit=cast(Any, line.limit), usage=cast(Any, usage)
+                    messages=cast("list[AgentMessage]", new),
+                    limit=cast("RunLimit | None", line.limit),
+                    usage=cast("Usage | None", usage),
                 )
             case _AgentStart():
                 return AgentStartEvent()
         return TurnStartEvent()
 
-    def _end_message(self, line: _MessageEnd) -> dict[str, Any]:
+    def _end_message(self, line: _MessageEnd) -> JsonDict:
         if line.message is not UNSET:
             return line.message
         timestamp = 0 if line.timestamp is UNSET else line.timestamp
@@ -887,30 +905,33 @@ class Decoder:
         state, own = self._state, line.assistant_message_event
         if line.message is not UNSET:
             state.feed(own)
-            return MessageUpdateEvent(assistant_message_event=cast(Any, own), message=cast(Any, line.message))
+            return MessageUpdateEvent(
+                assistant_message_event=cast(AssistantMessageEvent, own),
+                message=cast("AssistantMessage | None", line.message),
+            )
         key = _BODY.get(str(own.get("type")))
-        body = state.closing(own) if key is not None and key not in own else _NOTHING
+        body = state.expected_body(own) if key is not None and key not in own else _NOTHING
         step = state.feed(own)
         if step is None or state.builder is None:
-            return MessageUpdateEvent(assistant_message_event=cast(Any, own))
+            return MessageUpdateEvent(assistant_message_event=cast(AssistantMessageEvent, own))
         if key is not None and body is not _NOTHING:
             step[key] = body
         if line.blocks is not UNSET:
-            state.amend(line.blocks)
+            state.set_fields(line.blocks)
         if line.envelope is not UNSET:
-            state.readdress(line.envelope)
+            state.set_envelope(line.envelope)
         step._builder, step._count = state.builder, len(state.builder._pieces)
         if line.snapshot is not UNSET:
             if isinstance(line.snapshot, dict):
                 state.envelope = line.snapshot
             step["partial"] = {**(state.envelope or {}), "content": state.builder.message()["content"]}
-        return MessageUpdateEvent(assistant_message_event=cast(Any, step))
+        return MessageUpdateEvent(assistant_message_event=cast(AssistantMessageEvent, step))
 
 
-_HINT = "A tinyagent stream is what `tinyagent run --jsonl` prints: one JSON object a line."
+_HINT = "Use the output of `tinyagent run --jsonl`: it has one JSON object per line."
 
 
-def _result(fields: dict[str, Any]) -> AgentToolResult:
+def _result(fields: JsonDict) -> AgentToolResult:
     return AgentToolResult(
         content=fields.get("content") or [],
         details=fields.get("details", {}),
@@ -919,14 +940,15 @@ def _result(fields: dict[str, Any]) -> AgentToolResult:
 
 
 def read_records(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[Record]:
-    """The records and events of one stream, or of several one after another.
+    """Read the records and events of one stream, or of several in sequence.
 
     Args:
         lines: A binary file, or whole lines with or without their LF.
-        on_warning: Hears of a torn last line, which is left out; `warnings.warn` if None.
+        on_warning: Called with a warning if the last line is incomplete; it is then left out.
+            `warnings.warn` if None.
 
     Raises:
-        RecordError: at a line that is not one of this format.
+        RecordError: A line is not in this format.
     """
     decoder = Decoder()
     waiting: bytes | str | None = None
@@ -941,48 +963,48 @@ def read_records(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[Re
             if not _is_torn(waiting):
                 raise
             warn = on_warning or _warn
-            warn(f"line {decoder._number} is cut off and was left out; everything before it was read")
+            warn(f"line {decoder._number} is incomplete and was left out; all lines before it were read")
             last = []
         yield from last
     yield from decoder.close()
 
 
 def read(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[AgentEvent]:
-    """The events, as `read_records` gives them."""
+    """Read only the events; see `read_records`."""
     for record in read_records(lines, on_warning=on_warning):
         if not isinstance(record, SessionRecord | HistoryRecord | ResultRecord):
             yield record
 
 
 def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessage]:
-    """The conversation: the history and every message that ended.
+    """Read the conversation: the history and every complete message.
 
-    Several streams one after another are one conversation. A stream whose own history begins with all
-    that was said so far does not say it twice.
+    Several streams in sequence are one conversation. If the history of a stream starts with the conversation
+    so far, those messages are not repeated.
     """
-    said: list[Any] = []
-    carried: list[Any] = []
-    new: list[Any] = []
+    conversation: list[AgentMessage] = []
+    history: list[AgentMessage] = []
+    new: list[AgentMessage] = []
 
     def add() -> None:
-        goes_on = carried[: len(said)] == said
-        said[:] = [*([] if goes_on else said), *carried, *new]
-        carried.clear()
+        continues = history[: len(conversation)] == conversation
+        conversation[:] = [*([] if continues else conversation), *history, *new]
+        history.clear()
         new.clear()
 
     for record in read_records(lines, on_warning=on_warning):
         if isinstance(record, SessionRecord):
             add()
         elif isinstance(record, HistoryRecord):
-            carried.append(record.message)
+            history.append(cast(AgentMessage, record.message))
         elif isinstance(record, MessageEndEvent):
             new.append(record.message)
     add()
-    return said
+    return conversation
 
 
 def _split(lines: Lines) -> Iterator[bytes | str]:
-    """Lines, each with the LF that it had; other line separators are text."""
+    """Split text into lines, each with its LF. Other line separators do not end a line."""
     for chunk in _decoded((lines,) if isinstance(lines, bytes | str) else lines):
         parts: Any = chunk.split(b"\n") if isinstance(chunk, bytes) else chunk.split("\n")
         last = parts.pop()
@@ -993,7 +1015,7 @@ def _split(lines: Lines) -> Iterator[bytes | str]:
 
 
 def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
-    """The chunks without a byte order mark; as text, whole lines at a time, if they are UTF-16 or UTF-32."""
+    """Remove a byte order mark. Decode UTF-16 and UTF-32 to text, in whole lines."""
     rest = iter(chunks)
     first = next(rest, None)
     if first is None:
@@ -1003,7 +1025,7 @@ def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
         yield first[mark:] if mark else first
         yield from rest
         return
-    # A file was cut into lines at each byte 0x0A, which is not where these lines end.
+    # Chunks of a file end at a byte 0x0A, which may be a part of a UTF-16 or UTF-32 character.
     decoder = codecs.getincrementaldecoder(codec)("replace")
     line = decoder.decode(cast(bytes, first)[mark:])
     for chunk in rest:
@@ -1013,7 +1035,7 @@ def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
 
 
 def _is_torn(line: bytes | str) -> bool:
-    """Whether the last line broke off while it was being written."""
+    """Whether the last line is incomplete because the writer was interrupted."""
     head = line if isinstance(line, bytes) else line.encode("utf-8", "replace")
     begins = head.startswith(b'{"type":"'[: len(head)])
     return not head.endswith(b"\n") and (begins or not head.strip(b"\0"))
@@ -1025,11 +1047,11 @@ def _warn(message: str) -> None:
 
 # ---- the schema -----------------------------------------------------------------------------------
 
-_DICT_LIST = list[dict[str, Any]]
+_DICT_LIST = list[JsonDict]
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema of a line; `$defs` has one component for each type."""
+def schema() -> JsonDict:
+    """Return the JSON Schema of a line. `$defs` has one component for each type."""
     lines = list(_LINES.values())
     parts = [ErrorRecord, Usage, TextContent, ImageContent, ThinkingContent, ToolCallContent]
     roles = [UserMessage, AssistantMessage, ToolResultMessage]
@@ -1041,7 +1063,7 @@ def schema() -> dict[str, Any]:
         components[kind.__name__]["properties"]["content"]["items"] = _one_of(
             option.__name__ for option in get_args(get_args(hint)[0])
         )
-    # Other spellings are accepted on what is read, and written on as `history`.
+    # Other values are accepted when reading, and are written again in `history` lines.
     components["AssistantMessage"]["properties"]["stop_reason"] = {
         "type": "string",
         "description": "stop, length, tool_use, error or aborted",
@@ -1105,15 +1127,15 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _ref(name: str) -> dict[str, Any]:
+def _ref(name: str) -> JsonDict:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _one_of(names: Iterable[str]) -> dict[str, Any]:
+def _one_of(names: Iterable[str]) -> JsonDict:
     return {"oneOf": [_ref(name) for name in names]}
 
 
-_REFERENCES: dict[tuple[str, str], dict[str, Any]] = {
+_REFERENCES: dict[tuple[str, str], JsonDict] = {
     ("HistoryRecord", "message"): _ref("Message"),
     ("MessageStart", "message"): _ref("Message"),
     ("MessageEnd", "message"): _ref("Message"),
