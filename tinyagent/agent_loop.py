@@ -1,6 +1,6 @@
-"""The loop: drain the queue, ask the model, run the tools, decide.
+"""The agent loop: take queued messages, call the model, run the tools, and decide whether to continue.
 
-The grammar of a run, which holds however it ends (answer, error, abort, cancellation, limit):
+The grammar of a run. It holds for every end of the run (answer, error, abort, cancellation, limit):
 
     agent_start
       ( turn_start
@@ -11,12 +11,12 @@ The grammar of a run, which holds however it ends (answer, error, abort, cancell
         turn_end )+
     agent_end
 
-Every `*_start` gets its `*_end`, `agent_end` is last and always arrives. Each level closes what it
-opened; nobody closes for somebody else.
+Every `*_start` has its `*_end`, and `agent_end` is always the last event. Each level closes only what it has
+opened itself.
 
-The loop is a coroutine that hands events to an `emit` function, so that tools can report while they
-run; `agent_loop` puts a stream around it. Providers speak in assistant message events and everybody else
-hears agent events: they meet in `_Turn._ask`.
+The loop is a coroutine that passes events to an `emit` function, so that tools can report while they run.
+`agent_loop` wraps it in a stream. Providers yield assistant message events, and listeners get agent events;
+`_Reply._read_events` converts them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from . import _json
 from ._answer import sum_usage
@@ -44,7 +44,7 @@ from ._interrupt import (
     require_asyncio,
     see_through,
 )
-from ._message_builder import BuilderEvent, MessageBuilder, finished_arguments, unique_id
+from ._message_builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
 from ._message_checks import checked_message, checked_messages
 from ._prices import estimate_cost
 from .agent_tool_execution import Emit, ToolBatch, checked_tools
@@ -57,7 +57,9 @@ from .agent_types import (
     AgentMessage,
     AgentStartEvent,
     AssistantMessage,
+    AssistantMessageEvent,
     Context,
+    GetMessages,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -82,7 +84,7 @@ __all__ = [
 ]
 
 CLOSE_GRACE = 1.0
-"""Seconds that a provider has to close a stream that is left."""
+"""Seconds that a provider has to close a stream that is no longer read."""
 
 REPLY_GRACE = 2.0
 """Seconds that a provider, callbacks and listeners have to react to their cancellation."""
@@ -96,19 +98,27 @@ OUTPUT_LIMIT = (
 _log = logging.getLogger(__name__)
 
 
-def check_limits(options: AgentLoopConfig | Any) -> None:
-    """Refuse limits that make no sense: `max_turns`, `max_repeats` and `max_cost` of these options.
+class _Limits(Protocol):
+    """The limits in `AgentOptions` and `AgentLoopConfig`."""
+
+    max_turns: int | None
+    max_repeats: int | None
+    max_cost: float | None
+
+
+def check_limits(options: _Limits) -> None:
+    """Check the values of `max_turns`, `max_repeats` and `max_cost`.
 
     Raises:
-        ValueError: one is not a number of the right sort; names it.
+        ValueError: One of them is not a valid number. The message names it.
     """
     for name in ("max_turns", "max_repeats"):
         value = getattr(options, name)
         if value is not None and (type(value) is not int or value < 1):
-            raise ValueError(f"{name} is {value!r}; it is a whole number from 1, or None for no limit.")
-    cost = options.max_cost
+            raise ValueError(f"{name} is {value!r}; it must be a whole number from 1, or None for no limit.")
+    cost: object = options.max_cost
     if cost is not None and (isinstance(cost, bool) or not isinstance(cost, int | float) or not cost >= 0):
-        raise ValueError(f"max_cost is {cost!r}; it is a number of US dollars, or None for no limit.")
+        raise ValueError(f"max_cost is {cost!r}; it must be an amount in US dollars, or None for no limit.")
 
 
 # ---- the run --------------------------------------------------------------------------------------
@@ -122,10 +132,10 @@ async def run_agent_loop(
     signal: asyncio.Event | None = None,
     stream_fn: StreamFn | None = None,
 ) -> list[AgentMessage]:
-    """Run until the model has nothing more to do; gives the new messages.
+    """Run until the model is done, and return the new messages.
 
-    Whatever a provider, a tool or a callback does ends as events and messages. Only the cancellation
-    of the calling task is raised, after the events have been closed.
+    Failures of the provider, of tools and of callbacks become events and messages. Only the cancellation of
+    the calling task is raised, after the open events were closed.
     """
     require_asyncio()
     run = _Run(context, config, emit, signal, stream_fn or stream_simple)
@@ -144,7 +154,7 @@ async def run_agent_loop(
 
 
 class _Run:
-    """What one run knows: its messages, and why it must end."""
+    """The state of one run: its messages and its limits."""
 
     def __init__(
         self,
@@ -163,12 +173,12 @@ class _Run:
         self.limit: RunLimit | None = None
         self.began = False
         self.handed_over: list[AgentMessage] = []
-        """Messages that a callback handed over and that are not in the history yet. They are never lost:
-        the callback may have taken them out of its queue."""
+        """Messages from callbacks that are not in the history yet. They must not get lost, because the
+        callback may have removed them from its queue."""
         self._turns = 0
         self._cost = 0.0
         self._is_unpriced = False
-        """A reply could not be priced, and that was reported."""
+        """Whether it was reported that the cost of a reply is not known."""
         self._repeats: tuple[bytes, int] = (b"", 0)
         self._failing_turns = 0
 
@@ -176,7 +186,7 @@ class _Run:
         failure: Exception | None = None
         try:
             await self._poll(self.config.get_steering_messages)
-        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
+        except Exception as error:  # noqa: BLE001 - any error of a callback or provider becomes a message
             failure = error
         while True:
             self._turns += 1
@@ -186,10 +196,10 @@ class _Run:
             if failure is not None or turn.failed:
                 return
             try:
-                if not await self._goes_on(turn):
+                if not await self._continues(turn):
                     return
-            except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
-                # A callback failed: a turn of its own reports that, without calling the model.
+            except Exception as error:  # noqa: BLE001 - any error of a callback or provider becomes a message
+                # A callback failed. An extra turn reports this, without a call of the model.
                 failure = error
 
     async def end(self) -> None:
@@ -197,17 +207,17 @@ class _Run:
         usage = sum_usage(self.new)
         await _send(self.emit, AgentEndEvent(messages=list(self.new), limit=self.limit, usage=usage))
 
-    async def _goes_on(self, turn: _Turn) -> bool:
-        """Whether there is another turn; `handed_over` has the messages that open it.
+    async def _continues(self, turn: _Turn) -> bool:
+        """Whether there is another turn. Its first messages are then in `handed_over`.
 
-        What ends the run is decided first, and only then are the queues asked, each at most once: messages
-        that a callback has handed over must find a turn.
+        The conditions that end the run are checked before the queues are read, and each queue is read at most
+        once, because messages that a callback has returned need a turn.
         """
         config = self.config
         if turn.callback_error is not None:
             raise turn.callback_error
         if self._aborted:
-            # The tools were cut short: the next turn reports it, without asking the model.
+            # The tools were interrupted. The next turn reports the abort, without a call of the model.
             return bool(turn.results)
         stop = turn.terminate
         if not stop and config.should_stop_after_turn is not None:
@@ -216,13 +226,13 @@ class _Run:
                 self.signal, config.should_stop_after_turn, turn.message, list(turn.results), snapshot
             )
         self._count_repeats(turn)
-        if self.handed_over:  # Steering that arrived between the tool calls: it opens the next turn.
+        if self.handed_over:  # Steering arrived between the tool calls. It starts the next turn.
             return True
         if stop:
             return False
         limit = self._limit_reached()
         if limit is not None:
-            self.limit = limit if turn.results else None  # Without results the model was done anyway.
+            self.limit = limit if turn.results else None  # Without tool results, the model was done anyway.
             return False
         await self._poll(config.get_steering_messages)
         if not self.handed_over and not turn.results:
@@ -231,7 +241,7 @@ class _Run:
         return True
 
     async def spend(self, message: AssistantMessage) -> None:
-        """Add what a reply costs: what its provider charges or, for a budget, what its list price says."""
+        """Add the cost of a reply: the provider's own figure or, if there is a budget, the list price."""
         usage = message.get("usage") or {}
         cost = usage.get("cost")
         if cost is None and self.config.max_cost is not None:
@@ -241,11 +251,11 @@ class _Run:
             if cost is None and not (failed or self._is_unpriced):
                 self._is_unpriced = True
                 what = "no price is known for" if usage else "no usage is reported by"
-                self._tell(f"max_cost: {what} {message['model']!r}, so its replies do not count.")
+                self._note(f"max_cost: {what} {message['model']!r}, so its replies do not count.")
         self._cost += cost if isinstance(cost, int | float) else 0.0
 
-    def _tell(self, text: str) -> None:
-        """A note for the user: to `on_note` if there is one, else to the log."""
+    def _note(self, text: str) -> None:
+        """Pass a note for the user to `on_note` or, without it, to the log."""
         if self.config.on_note is not None:
             self.config.on_note(text)
         else:
@@ -253,7 +263,7 @@ class _Run:
 
     @property
     def is_last_turn(self) -> bool:
-        """Whether the turn under way is the last one, whatever its tools do."""
+        """Whether the current turn is the last one because of a limit."""
         config = self.config
         return (config.max_turns is not None and self._turns >= config.max_turns) or (
             config.max_cost is not None and self._cost >= config.max_cost
@@ -272,7 +282,7 @@ class _Run:
 
     def _count_repeats(self, turn: _Turn) -> None:
         """Count how often the model has repeated itself without progress."""
-        if self.handed_over:  # The user steps in, and the count begins again.
+        if self.handed_over:  # The user has intervened, so the count starts again.
             self._repeats, self._failing_turns = (b"", 0), 0
             return
         calls = {block["id"]: block for block in turn.message["content"] if block["type"] == "tool_call"}
@@ -282,7 +292,7 @@ class _Run:
             last, times = self._repeats
             self._repeats = (same, times + 1 if same == last else 1)
             if self._is_too_often(self._repeats[1]):
-                return  # A later call of the same turn does not undo this.
+                return  # A later call of the same turn must not reset the count.
         # Turns are counted, not calls: within one turn the model could not see the first failure.
         failing = turn.results and all(result["is_error"] for result in turn.results)
         self._failing_turns = self._failing_turns + 1 if failing else 0
@@ -290,8 +300,8 @@ class _Run:
     def _is_too_often(self, times: int) -> bool:
         return self.config.max_repeats is not None and times >= self.config.max_repeats
 
-    async def _poll(self, get_messages: Callable[[], Any] | None) -> None:
-        """Take what a queue has."""
+    async def _poll(self, get_messages: GetMessages | None) -> None:
+        """Take the messages of a queue."""
         if get_messages is not None and not self._aborted:
             self.take(await call_abandonable(self.signal, get_messages) or ())
 
@@ -299,11 +309,11 @@ class _Run:
     def _aborted(self) -> bool:
         return self.signal is not None and self.signal.is_set()
 
-    def take(self, messages: Any) -> list[AgentMessage]:
-        """Check the messages that a callback handed over; they open the next turn.
+    def take(self, messages: object) -> list[AgentMessage]:
+        """Check the messages that a callback returned. They start the next turn.
 
         Raises:
-            InvalidMessageError: one is malformed. The others are taken nevertheless.
+            InvalidMessageError: A message is malformed. The other messages are still taken.
         """
         if not isinstance(messages, list | tuple):
             raise InvalidMessageError(
@@ -322,14 +332,14 @@ class _Run:
         return taken
 
     def record(self, message: AgentMessage) -> None:
-        """Add a finished message to the history and to what this run returns."""
+        """Add a finished message to the history and to the result of the run."""
         self.new.append(message)
         self.context.messages.append(message)
         self.handed_over = [other for other in self.handed_over if other is not message]
 
 
 class _Turn:
-    """One model call with what comes before it and the tools that come after it."""
+    """One model call, with the messages before it and the tool calls after it."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
@@ -371,7 +381,7 @@ class _Turn:
         await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
 
     async def abandon(self) -> None:
-        """Be the last turn of a cancelled run, for messages that have no turn yet, or the only one."""
+        """Run the last or only turn of a cancelled run, for messages without one. The model is not called."""
         self._run.began = True
         await _send(self._run.emit, TurnStartEvent())
         for message in list(self._run.handed_over):
@@ -393,7 +403,7 @@ class _Turn:
         batch = self._batch = self._new_batch()
         try:
             await batch.run(OUTPUT_LIMIT if self.message["stop_reason"] == "length" else None)
-        except Exception as error:  # noqa: BLE001 - whatever a callback raises is data
+        except Exception as error:  # noqa: BLE001 - any error of a callback becomes a message
             self.callback_error = error
         self._take_results(batch)
 
@@ -407,7 +417,7 @@ class _Turn:
             mode=config.tool_execution,
             before=config.before_tool_call,
             after=config.after_tool_call,
-            # What is taken in the last turn would find no other one.
+            # Messages that are taken in the last turn would have no turn after it.
             get_steering=None if run.is_last_turn else config.get_steering_messages,
             context=run.context,
             take=run.take,
@@ -419,7 +429,7 @@ class _Turn:
             self._run.record(result)
 
     async def _close(self) -> None:
-        """The run is being cancelled in the middle of this turn: end what it has begun."""
+        """Close the open events of a turn that is cancelled."""
         run = self._run
         await self._end_injected()
         if self._reply is None:
@@ -439,11 +449,11 @@ class _Turn:
 
 
 class _CloseHangsError(Exception):
-    """Closing the provider's stream takes longer than a grace period."""
+    """Closing the provider's stream takes longer than the grace period."""
 
 
 class _Reply:
-    """Asks the model once; `message` is there afterwards, whatever happened."""
+    """One call of the model. `message` is set afterwards, also after a failure."""
 
     def __init__(
         self,
@@ -463,7 +473,7 @@ class _Reply:
         self._key: str | None = None
         self._started = False
         self._guard = Interrupt()
-        self._outcome: dict[str, Any] | Exception | None = None
+        self._outcome: AssistantMessage | Exception | None = None
         self.message: AssistantMessage | None = None
 
     async def run(self, failure: Exception | None = None) -> None:
@@ -476,16 +486,16 @@ class _Reply:
         except asyncio.CancelledError:
             await see_through(self.close("aborted", Aborted("The run was cancelled.")))
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a callback or provider raises is data
+        except Exception as error:  # noqa: BLE001 - any error of a callback or provider becomes a message
             await self.close("error", error)
         else:
             await self._finish(final)
 
-    async def _ask(self) -> dict[str, Any]:
-        """The final message of a reply.
+    async def _ask(self) -> AssistantMessage:
+        """Call the model and return its final message.
 
-        The reply is read in a task of its own. A provider or callback that swallows its cancellation, or
-        hangs while it is closed, is left behind after a grace period.
+        A separate task reads the reply. If a provider or callback suppresses its cancellation, or hangs while
+        it is closed, its task is left running after a grace period.
         """
         task = child(self._read())
         try:
@@ -507,7 +517,7 @@ class _Reply:
             self._outcome = None
             del task  # It holds the exception, whose traceback holds this frame.
 
-    async def _read(self) -> dict[str, Any]:
+    async def _read(self) -> AssistantMessage:
         response = await self._call()
         events: Any = response.__aiter__()
         try:
@@ -517,7 +527,7 @@ class _Reply:
             self._outcome = error
             raise
         finally:
-            # A provider that swallows the time-out of its closing is left behind by `_ask`.
+            # If a provider suppresses the time-out of `aclose`, `_ask` leaves its task running.
             hangs = asyncio.get_running_loop().call_later(
                 2 * CLOSE_GRACE, self._guard.fire, _CloseHangsError()
             )
@@ -526,26 +536,27 @@ class _Reply:
                 await _aclose(response)
             hangs.cancel()
 
-    async def _read_events(self, events: Any) -> dict[str, Any]:
-        """Read on to the end, emitting every delta on the way."""
+    async def _read_events(self, events: AsyncIterator[StreamEvent]) -> AssistantMessage:
+        """Emit every delta, and return the final message."""
         emit, builder = self._emit, self._builder
-        async for given in events:
+        async for received in events:
             if self.message is not None:
-                raise Aborted  # This task was left behind, and the message is closed.
-            event = given if type(given) is BuilderEvent else builder.absorb(given)
+                raise Aborted  # `_ask` no longer waits for this task, and the message is closed.
+            event = received if type(received) is BuilderEvent else builder.absorb(received)
             kind = event["type"]
             if kind in STREAM_UPDATE_EVENTS:
                 if not self._started:
                     await self._start()
                 self._last = event
-                waiting = emit(MessageUpdateEvent(assistant_message_event=cast(Any, event)))
+                waiting = emit(MessageUpdateEvent(assistant_message_event=cast(AssistantMessageEvent, event)))
                 if waiting is not None:
                     await waiting
             elif kind == "start":
                 if not self._started:
                     await self._start(event["partial"])
             elif kind in ("done", "error"):
-                return cast(dict[str, Any], event["message" if kind == "done" else "error"])
+                final: AssistantMessage = event["message" if kind == "done" else "error"]
+                return final
             if self._signal is not None and self._signal.is_set():
                 raise Aborted
         raise StreamInterruptedError(
@@ -569,7 +580,7 @@ class _Reply:
             self._key = await invoke(config.get_api_key, provider) or self._key
         context = Context(self._context.system_prompt, sent, self._context.tools)
         level = config.thinking_level or getattr(config.model, "thinking_level", None)
-        options: dict[str, Any] = {
+        options: SimpleStreamOptions = {
             "api_key": self._key,
             "temperature": config.temperature,
             "max_tokens": config.max_tokens,
@@ -581,35 +592,39 @@ class _Reply:
             "on_retry": config.on_retry,
             "on_note": config.on_note,
         }
-        options = {key: value for key, value in options.items() if value is not None}
-        return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, options))
+        present = {key: value for key, value in options.items() if value is not None}
+        return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, present))
 
     # ---- ends -----------------------------------------------------------------------------------------
 
     async def _start(self, message: AssistantMessage | None = None) -> None:
         self._started = True
-        begun: Any = {**(message or self._builder.snapshot(0)), "role": "assistant", "content": []}
-        await _send(self._emit, MessageStartEvent(message=begun))
+        empty: AssistantMessage = {
+            **(message or self._builder.snapshot(0)),
+            "role": "assistant",
+            "content": [],
+        }
+        await _send(self._emit, MessageStartEvent(message=empty))
 
-    async def _finish(self, final: dict[str, Any]) -> None:
+    async def _finish(self, final: AssistantMessage) -> None:
         try:
             message = _normalise(final)
         except _MALFORMED as error:
             malformed = InvalidReplyError(f"The provider's message is malformed: {error_text(error)}")
             return await self.close("error", malformed)
         if message["stop_reason"] in ("error", "aborted"):
-            given = message.get("error_message") or (
+            text = message.get("error_message") or (
                 "The provider reported an error without a reason."
                 if message["stop_reason"] == "error"
                 else str(Aborted())
             )
-            message["error_message"] = self._without_key(str(given))
+            message["error_message"] = self._without_key(str(text))
         if message.get("finish_reason"):
             message["finish_reason"] = self._without_key(str(message["finish_reason"]))
         await self._end(message)
 
     async def close(self, reason: StopReason, error: Exception) -> None:
-        """End the message as failed, with the text that has arrived so far."""
+        """End the message as failed, with the content so far."""
         partial = self._last["partial"] if self._last is not None else self._builder.start()["partial"]
         try:
             message = _normalise({**partial, "stop_reason": reason})
@@ -636,11 +651,11 @@ class _Reply:
 
 
 _MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
-"""What `_normalise` raises for a message that is not one."""
+"""The exceptions of `_normalise` for a malformed message."""
 
 
-def _normalise(message: dict[str, Any]) -> AssistantMessage:
-    """A provider's final message with our spellings; tool calls count whatever the stop reason says."""
+def _normalise(message: Mapping[str, Any]) -> AssistantMessage:
+    """Normalise a provider's final message. Its tool calls count even if the stop reason is `stop`."""
     content = message.get("content")
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -669,20 +684,20 @@ def _normalise(message: dict[str, Any]) -> AssistantMessage:
 
 
 def _stop_reason(final: dict[str, Any], blocks: list[dict[str, Any]]) -> StopReason:
-    """Our word for how a provider's message ended; a word that is not ours is kept as `finish_reason`.
+    """Return the stop reason of a provider's message. An unknown one is stored as `finish_reason`.
 
-    A message that was withheld or broken fails: the error is set in `final`.
+    If the message was withheld or broken, set the fields of its error in `final`.
     """
-    given = final.get("stop_reason")
-    if given in ("length", "error", "aborted"):
-        return cast(StopReason, given)
-    complete = given in ("stop", "tool_use", None)
+    reason = final.get("stop_reason")
+    if reason in ("length", "error", "aborted"):
+        return cast(StopReason, reason)
+    complete = reason in ("stop", "tool_use", None)
     if complete:
-        # What a recording or a custom provider calls complete may have ended in another way.
-        given = final.get("finish_reason")
+        # The finish reason of a recording or a custom provider may contradict its stop reason.
+        reason = final.get("finish_reason")
     else:
-        final.setdefault("finish_reason", shown_word(str(given)))
-    word = shown_word(str(given)) if given else None
+        final.setdefault("finish_reason", shown_word(str(reason)))
+    word = shown_word(str(reason)) if reason else None
     kind = finish_kind(word, has_content=complete or has_content(blocks))
     error = finish_error(word, kind, name=str(final.get("provider") or "the provider"))
     if error is None:
@@ -694,9 +709,9 @@ def _stop_reason(final: dict[str, Any], blocks: list[dict[str, Any]]) -> StopRea
     return "error"
 
 
-async def _aclose(left: Any) -> None:
-    """Close a stream that was left; one that hangs or raises here must not hold up the run."""
-    close = getattr(left, "aclose", None)
+async def _aclose(stream: object) -> None:
+    """Close a stream that is no longer read. If it hangs or raises, the run continues."""
+    close = getattr(stream, "aclose", None)
     if close is not None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_GRACE):
@@ -719,13 +734,14 @@ def agent_loop(
     signal: asyncio.Event | None = None,
     stream_fn: StreamFn | None = None,
 ) -> EventStream[AgentEvent, list[AgentMessage]]:
-    """Run the agent on `prompts`; iterate for the events, await `result()` for the new messages.
+    """Run the agent on `prompts`: iterate for the events, await `result()` for the new messages.
 
-    The run begins with the first read and is over when the stream is left. `context` is not changed.
+    The run starts when the stream is first read, and ends at the latest when the stream is closed. `context`
+    is not changed.
 
     Raises:
-        InvalidMessageError: a prompt is not a message.
-        TypeError, ValueError: a tool or a limit cannot be used; names it.
+        InvalidMessageError: A prompt is not a message.
+        TypeError, ValueError: A tool or a limit cannot be used. The message names it.
     """
     check_limits(config)
     prompts = checked_messages(prompts, "prompts: ")
@@ -743,10 +759,10 @@ def agent_loop_continue(
     signal: asyncio.Event | None = None,
     stream_fn: StreamFn | None = None,
 ) -> EventStream[AgentEvent, list[AgentMessage]]:
-    """Go on from the context as it stands, without a new message.
+    """Continue from the context without a new message.
 
     Raises:
-        ValueError: the context has no messages, or the last one is the assistant's.
+        ValueError: The context has no messages, or the last one is the assistant's.
     """
     if not context.messages:
         raise ValueError("Cannot continue: the context has no messages. Use agent_loop with a prompt.")
@@ -758,7 +774,7 @@ def agent_loop_continue(
 
 
 def create_agent_stream() -> EventStream[AgentEvent, list[AgentMessage]]:
-    """An empty stream that is fed by `push(event)` and `end(result)`."""
+    """Return an empty stream, to be filled by `push(event)` and `end(result)`."""
     return EventStream()
 
 
@@ -769,9 +785,9 @@ async def stream_assistant_response(
     stream: EventStream[AgentEvent, Any],
     stream_fn: StreamFn | None = None,
 ) -> AssistantMessage:
-    """Ask the model once, pushing `message_start`, `message_update` and `message_end` to `stream`.
+    """Call the model once, and push `message_start`, `message_update` and `message_end` to `stream`.
 
-    The message is not added to the context. A failure is a message too.
+    The message is not added to the context. A failure becomes a message as well.
     """
     reply = _Reply(replace(context), config, stream.push, signal, stream_fn or stream_simple)
     await reply.run()
@@ -780,12 +796,12 @@ async def stream_assistant_response(
 
 
 async def stream_simple(model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
-    """Stands where no stream function was given.
+    """The default stream function, which only raises.
 
     Raises:
-        NotImplementedError: always; says what to pass instead.
+        NotImplementedError: Always. The message names stream functions to pass.
     """
     raise NotImplementedError(
-        "No stream function was given. Pass one as `stream_fn`: stream_openrouter, "
+        "There is no stream function. Pass one as `stream_fn`: stream_openrouter, "
         "stream_openai_completions, stream_proxy, or your own."
     )
