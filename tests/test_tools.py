@@ -441,7 +441,7 @@ def test_types_that_json_cannot_say(hint: Any) -> None:
 @pytest.mark.parametrize("given", [5, "text", functools.partial(print), len])
 def test_what_is_no_function(given: Any) -> None:
     """Says so."""
-    with pytest.raises(TypeError, match="made of a function"):
+    with pytest.raises(TypeError, match="made from a function"):
         tool(given)
 
 

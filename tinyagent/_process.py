@@ -31,10 +31,10 @@ __all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process"]
 T = TypeVar("T")
 
 MEMORY_BYTES = 2 << 30
-"""Address space of the process, if the caller names no other."""
+"""The default limit of the process's address space, in bytes."""
 
 MAX_ANSWER_BYTES = 64 << 20
-"""What a call may send back in all."""
+"""The limit of everything that one call sends back, in bytes."""
 
 _PASSED_ON = frozenset(
     {
@@ -57,7 +57,7 @@ async def run_in_process(
     """Call a function in a process of its own, which is killed on a time-out, an abort or a cancellation.
 
     Use it for work that Python cannot interrupt and whose input is not yours: parsers, decompression, regular
-    expressions from a model. A start takes about as long as the imports of the function's module (at least
+    expressions from a model. Starting takes about as long as importing the function's module (at least
     30 ms), so keep that module small.
 
         from tinyagent.tools import run_in_process, tool
@@ -70,28 +70,28 @@ async def run_in_process(
             '''Count the matches of a regular expression.'''
             return await run_in_process(count, pattern, text, signal=signal, timeout=10)
 
-    The process begins with an empty standard input, the root as its working directory, a small part of the
-    environment and no state of this process. It and what it starts are gone when this returns. If this
-    process is killed, the other one ends too: at once on Linux, after its time elsewhere.
+    The process starts with an empty standard input, `/` as its working directory, a small part of the
+    environment and no state of this process. It and its children have ended when this returns. If this
+    process is killed, the other one ends, too: at once on Linux, after its timeout elsewhere.
 
     Args:
-        function: A function at the top of a module, found again there by its name. A generator function
-            sends its items as it yields them; its return value is the result.
-        *arguments: What MessagePack holds: text, bytes, numbers, booleans, None, lists, dicts, and by the
-            type hints of the function dataclasses, msgspec Structs, sets, dates. The same is true of the
-            result and of items.
-        signal: The abort signal that a tool gets.
-        timeout: Seconds that the call may take, the start of the process included.
-        memory: Bytes of address space that the process may use, if the platform enforces RLIMIT_AS; None for
-            no limit.
-        on_item: Called in this thread with each item of a generator function, as it arrives.
+        function: A function at the top level of a module; the process finds it there by its name.
+            A generator function sends each item when it yields it; its return value is the result.
+        *arguments: Values that MessagePack can encode: text, bytes, numbers, booleans, None, lists and dicts.
+            With type hints also dataclasses, msgspec Structs, sets and dates. The same holds for the result
+            and for items.
+        signal: The abort signal of the tool call.
+        timeout: The time limit in seconds, including the start of the process.
+        memory: The limit of the process's address space in bytes, where the platform enforces RLIMIT_AS; None
+            for no limit.
+        on_item: Called in this thread with each item of a generator function as it arrives.
 
     Raises:
         TimeoutError: The time is up.
-        ToolError: The run was aborted; the function raised (a `ToolError` of its own keeps its message); the
+        ToolError: The run was aborted; the function raised (the message of a `ToolError` is kept); the
             process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
-        TypeError: The function is not at the top of a module, one of its type hints cannot be resolved, or an
-            argument cannot be sent.
+        TypeError: The function is not at the top level of a module, a type hint cannot be resolved, or an
+            argument cannot be encoded.
     """
     if signal is not None and signal.is_set():
         raise ToolError("Operation aborted")
@@ -116,7 +116,7 @@ async def run_in_process(
 
 
 class _Call:
-    """A process at work. `end` kills it; it must be called."""
+    """A running process. Call `end` in any case; it kills the process."""
 
     def __init__(
         self,
@@ -132,8 +132,8 @@ class _Call:
         self._ended = self._answered = False
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[Any] = self._loop.create_future()
-        # Not awaited: a cancellation in between would lose the process. And in this thread, since the
-        # child's life is bound to the thread that started it (PR_SET_PDEATHSIG).
+        # Not awaited, because a cancellation would lose the process. Started in this thread, because the
+        # kernel ends the child together with the thread that started it (PR_SET_PDEATHSIG).
         self._process = subprocess.Popen(
             [sys.executable, "-I", child.__file__],
             stdin=subprocess.PIPE,
@@ -148,14 +148,14 @@ class _Call:
         ).start()
 
     def end(self) -> None:
-        """Kill the process and what it started; called in the loop, also while that is being cancelled."""
+        """Kill the process and its children. Call it in the event loop, also during a cancellation."""
         self._ended = True
         _kill(self._process)
         if self.result.done() and not self.result.cancelled():
-            self.result.exception()  # Taken: what came after a time-out is not "never retrieved".
+            self.result.exception()  # retrieved, so asyncio does not log it
 
     def answer(self) -> object:
-        """The result, once `end` was called; raises what the call failed of."""
+        """Return the result, or raise the error of the call. Call it after `end`."""
         result = self.result.result()
         if not self._answered:
             raise ToolError(f"{self._name} did not answer: its process {_how_it_ended(self._process)}.")
@@ -204,7 +204,7 @@ class _Call:
         return error
 
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any more.
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(call, *arguments)
 
     # ---- in the loop ----------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ class _Call:
             return
         try:
             self._on_item(item)
-        except Exception as error:  # noqa: BLE001 - raised to the caller, whose callback it is
+        except Exception as error:  # noqa: BLE001 - the caller of `run_in_process` gets it
             self.result.set_exception(error)
 
     def _settle(self, answered: bool, result: object, error: Exception | None) -> None:
@@ -251,9 +251,9 @@ def _request(
 
 
 def _address(function: Callable[..., object]) -> tuple[str, str | None, str]:
-    """Where another process finds a function: module, file if the module cannot be imported, name."""
+    """Return where another process finds a function: module, file (if it cannot be imported) and name."""
     if not inspect.isfunction(function) or "<" in function.__qualname__:
-        raise TypeError(f"run_in_process takes a function at the top of a module, not {function!r}.")
+        raise TypeError(f"run_in_process needs a function at the top level of a module, not {function!r}.")
     module, name = function.__module__, function.__qualname__
     loaded = sys.modules.get(module)
     spec = getattr(loaded, "__spec__", None)
@@ -268,9 +268,9 @@ def _address(function: Callable[..., object]) -> tuple[str, str | None, str]:
 
 
 def _can_be_imported(module: str) -> bool:
-    """Whether the import system finds a module by its name: not if it was loaded from the path of a file."""
+    """Return whether a module can be imported by name; one that was loaded from a file path cannot."""
     if "." in module:
-        return True  # Its package was imported, and that knows where its modules are.
+        return True  # its package has been imported and finds it
     if module in sys.builtin_module_names:
         return True
     return any(
@@ -281,8 +281,8 @@ def _can_be_imported(module: str) -> bool:
 def _search_path(function: Callable[..., object]) -> list[str]:
     """The module search path, without the working directory.
 
-    A model can write files there, and one of the name of a module must not become code. If the function's own
-    module is there the folder stays, behind all others.
+    A model can write files there, and such a file must not be imported as a module. If the function's own
+    module is in the working directory, it stays in the path, as the last entry.
     """
     here = os.path.realpath(Path.cwd())
     needed = {os.path.realpath(Path(name).parent) for name in _files(function)}
@@ -297,7 +297,7 @@ def _search_path(function: Callable[..., object]) -> list[str]:
 
 
 def _files(function: Callable[..., object]) -> Iterator[str]:
-    """The top of the function's own package, and that of this library."""
+    """Return the top-level package of the function, and that of this library."""
     for module in (function.__module__.partition(".")[0], __name__.partition(".")[0]):
         loaded = sys.modules.get(module)
         file = getattr(loaded, "__file__", None)
@@ -306,7 +306,7 @@ def _files(function: Callable[..., object]) -> Iterator[str]:
 
 
 def _answer_types(function: Callable[..., object]) -> tuple[Any, Any]:
-    """The types of a generator's items and of the result, from the type hint of what the function returns."""
+    """Return the types of the items (of a generator) and of the result, from the return annotation."""
     try:
         hint = typing.get_type_hints(function).get("return", Any)
     except NameError as error:
@@ -321,7 +321,7 @@ def _answer_types(function: Callable[..., object]) -> tuple[Any, Any]:
 
 
 def _frames(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Read what the process sends until it ends; a frame that is cut is left out."""
+    """Read frames until the process ends. A truncated frame is dropped."""
     left = MAX_ANSWER_BYTES
     while len(head := stream.read(5)) == 5:
         size = int.from_bytes(head[:4], "big")
@@ -337,15 +337,15 @@ def _frames(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
 def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
         if hasattr(os, "killpg"):
-            os.killpg(process.pid, signals.SIGKILL)  # Not reaped yet, so the number is its own.
+            os.killpg(process.pid, signals.SIGKILL)  # not reaped yet, so the process id is still its own
         else:
             process.kill()
     except (ProcessLookupError, PermissionError):
-        pass  # It is over.
+        pass  # it has ended
     try:
         process.wait(_EXIT_SECONDS)
     except subprocess.TimeoutExpired:
-        pass  # Held up in the kernel, by a dead network file system for example; Popen reaps it later.
+        pass  # blocked in the kernel, for example by a dead network file system; Popen reaps it later
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:

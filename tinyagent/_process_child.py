@@ -1,12 +1,12 @@
-"""The child of `tinyagent.tools.run_in_process`: a script that calls one function and sends what it gives.
+"""The child of `tinyagent.tools.run_in_process`: a script that calls one function and sends its result.
 
-It is started as `python -I _process_child.py`, so it can be killed at any moment, and it imports no more than
-it needs. Standard input holds one request in MessagePack: a `dict` with
+It is started as `python -I _process_child.py`, can be killed at any moment, and imports only what it needs.
+Standard input holds one request in MessagePack: a `dict` with
 
 - `path`: the module search path,
 - `module`, `file`, `name`: where the function is; `file` (or None) is read if `module` cannot be imported,
-- `arguments`, `count`: the positional arguments, in MessagePack of their own, which are converted to the
-  function's type hints, and their number,
+- `arguments`, `count`: the positional arguments, encoded in MessagePack and converted to the function's type
+  hints, and their number,
 - `memory` (bytes), `seconds`, `parent` (process id): limits, see `_limit`.
 
 Standard output carries frames: the length of the payload in 4 bytes (big-endian), one byte for the kind, and
@@ -28,19 +28,19 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Answer the request on standard input, then leave at once: no finalizer of the function can delay it."""
+    """Answer the request on standard input, then exit at once, without running finalizers."""
     answers = os.dup(1)
     _silence()
     try:
         _answer(answers, sys.stdin.buffer.read())
     except BrokenPipeError:
-        pass  # The parent does not read any more.
+        pass  # the parent has stopped reading
     finally:
         os._exit(0)
 
 
 def _silence() -> None:
-    """Keep the frames apart from what the function prints."""
+    """Discard the output of the function, so that it cannot mix with the frames."""
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -84,7 +84,7 @@ def _answer(answers: int, data: bytes) -> None:
 
 
 def _text(text: str) -> str:
-    """Text without lone surrogates, which MessagePack cannot hold."""
+    """Escape unpaired surrogates, which MessagePack cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -98,7 +98,7 @@ def _drain(generator: Generator[object, None, object], on_item: Callable[[object
 
 
 def _types(function: Callable[..., object], count: int) -> Any:
-    """The type of the argument list: what the hints of the function's positional parameters say."""
+    """Return the type of the argument tuple, from the type hints of the positional parameters."""
     import inspect
     from typing import get_type_hints
 
@@ -107,7 +107,7 @@ def _types(function: Callable[..., object], count: int) -> Any:
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return tuple
     named = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
-    # Defaults may stand for the last ones, so each number of arguments has a type of its own.
+    # The last arguments may be omitted, so the type depends on their number.
     return tuple[tuple(hints.get(parameter.name, Any) for parameter in named[:count])]  # type: ignore[misc]
 
 
@@ -118,7 +118,7 @@ def _load(module: str, file: str | None, name: str) -> Callable[..., object]:
     if file is None:
         found = importlib.import_module(module)
     else:
-        # Not as `__main__`: what a script does behind that condition is not for us.
+        # Not as `__main__`, so the code under `if __name__ == "__main__"` does not run.
         spec = importlib.util.spec_from_file_location(module, file)
         if spec is None or spec.loader is None:
             raise ImportError(f"{file} cannot be loaded as a module")
@@ -131,10 +131,10 @@ def _load(module: str, file: str | None, name: str) -> Callable[..., object]:
 
 
 def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
-    """Bound this process by the kernel, so that it ends even if nothing is left to kill it.
+    """Set kernel limits, so that this process ends even if its parent cannot kill it.
 
-    The memory is bounded where the platform enforces RLIMIT_AS (not on macOS). A timer ends the process after
-    its time, and on Linux the end of its parent ends it at once (PR_SET_PDEATHSIG).
+    Memory is limited where the platform enforces RLIMIT_AS (not on macOS). A timer ends the process after its
+    time limit. On Linux it also ends together with its parent (PR_SET_PDEATHSIG).
     """
     try:
         import resource

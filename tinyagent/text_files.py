@@ -1,11 +1,11 @@
-"""Reading text and configuration files: one rule for encodings, for sizes and for who may write them.
+"""Read text and configuration files: one rule for encodings, size limits and file permissions.
 
 Encoding. A byte order mark decides: UTF-8, UTF-16 or UTF-32. Without one the text is UTF-8, unless its
 first two characters are UTF-16 or UTF-32 (their upper bytes are zero, as in RFC 4627, section 3). Bytes
 that do not fit and NUL characters are errors that name the byte offset. CR LF and a lone CR become LF.
 
-Size. Every read has a limit in bytes, so that `/dev/zero` or a pipe without end is an error and does not
-fill the memory.
+Size. Every read has a limit in bytes, so `/dev/zero` or an endless pipe is an error and does not fill the
+memory.
 
 Trust. `read_config` also checks the owner and the mode of the file that it has opened.
 """
@@ -31,10 +31,10 @@ __all__ = [
 ]
 
 MAX_CONFIG_BYTES = 1 << 20
-"""The longest configuration file."""
+"""The size limit of a configuration file, in bytes."""
 
 MAX_RECORD_BYTES = 256 << 20
-"""The longest recorded run that is read at once."""
+"""The size limit of a recorded run that is read at once, in bytes."""
 
 _CHUNK = 1 << 18
 
@@ -57,9 +57,9 @@ _ZEROS = (
 
 
 def detect_encoding(head: bytes) -> tuple[str, int]:
-    """The codec of a text that begins with `head`, and the length of its byte order mark in bytes.
+    """Return the codec of a text that begins with `head`, and the length of its byte order mark in bytes.
 
-    Four bytes are enough, and all there are if the text is shorter.
+    Pass the first four bytes, or the whole text if it is shorter.
     """
     for mark, codec in _MARKS:
         if head.startswith(mark):
@@ -71,16 +71,16 @@ def detect_encoding(head: bytes) -> tuple[str, int]:
 def decode_text(
     data: bytes, name: str, *, error: type[TinyAgentError] = ConfigurationError, hint: str | None = None
 ) -> str:
-    """The text that `data` holds, by the rule of this module.
+    """Decode a text by the rule of this module.
 
     Args:
         data: All bytes of the text.
-        name: What they were read from, for the message of an error.
-        error: The class of that error.
-        hint: Its hint; how to convert the text if None.
+        name: The source of the bytes, for error messages.
+        error: The class of the error to raise.
+        hint: The hint of the error; "Save it as UTF-8." if None.
 
     Raises:
-        error: A byte does not fit the encoding, or there is a NUL character.
+        error: A byte is invalid in the encoding, or the text has a NUL character.
     """
     codec, start = detect_encoding(data)
     try:
@@ -105,13 +105,13 @@ def read_bytes(
     name: str | None = None,
     error: type[TinyAgentError] = ConfigurationError,
 ) -> bytes:
-    """All bytes of a file, a pipe or a device; `~` stands for the home directory.
+    """Read all bytes of a file, a pipe or a device; `~` stands for the home directory.
 
     Args:
-        path: What to read.
-        limit: The most bytes that it may have.
-        name: How messages call it; its path if None.
-        error: The class of the errors.
+        path: The path.
+        limit: The size limit in bytes.
+        name: The name in error messages; the path if None.
+        error: The class of the error to raise.
 
     Raises:
         error: It cannot be read, or it is longer than `limit`.
@@ -130,7 +130,7 @@ def read_bytes(
 def read_descriptor(
     descriptor: int, *, limit: int, name: str, error: type[TinyAgentError] = ConfigurationError
 ) -> bytes:
-    """All bytes from an open file descriptor to its end; the arguments are those of `read_bytes`."""
+    """Read all bytes of an open file descriptor. The arguments are those of `read_bytes`."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -160,28 +160,28 @@ def _read_chunk(descriptor: int) -> bytes:
 def read_config(
     path: str | os.PathLike[str], *, private: bool = False, limit: int = MAX_CONFIG_BYTES
 ) -> str | None:
-    """The text of a configuration file that only the user, or root, can have written.
+    """Read a configuration file, and check that only the user or root can write it.
 
-    The owner, the mode and the kind are those of the opened file, behind all symbolic links:
+    The checks apply to the opened file, after all symbolic links:
 
     - It is a regular file. A pipe or a device is refused without waiting for it.
-    - Its owner is the user or root. Root also takes the file of another user from that user's own
-      directory: a container runs as root over files of the host's user.
-    - Its group and others cannot write it, but for a group that holds nobody but the user.
-    - With `private`, its group and others cannot read it either. The group may read what root owns, since
-      the user could not read it otherwise.
+    - Its owner is the user or root. Root also accepts another user's file from that user's own directory,
+      because containers often run as root on files of the host's user.
+    - Its group and others cannot write it. Exception: a group whose only member is the user.
+    - With `private`, its group and others cannot read it either. Exception: the group may read a file that
+      root owns, because otherwise the user could not read it.
 
     Args:
         path: The file.
-        private: It holds secrets, or permissions.
-        limit: The most bytes that it may have.
+        private: Whether the file holds secrets or permissions.
+        limit: The size limit in bytes.
 
     Returns:
-        The text, or None if there is no file: one that is missing, or whose directory is missing, is no
-        directory, or belongs to another user and is closed to this one.
+        The text, or None if the file does not exist. A file in a directory that does not exist, is not a
+        directory, or belongs to another user and cannot be entered counts as not existing.
 
     Raises:
-        ConfigurationError: The file is there and cannot be read, or must not be used.
+        ConfigurationError: The file exists but cannot be read, or fails a check.
     """
     name = os.fspath(path)
     try:
@@ -208,12 +208,12 @@ def read_config(
 
 
 def write_private(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replace a file at once by one of mode 0600; a reader sees the old content or the new one.
+    """Replace a file atomically by one with mode 0600. Readers see the old or the new content.
 
-    A missing directory is made with mode 0700. A symbolic link stays, and its target is replaced.
+    A missing directory is created with mode 0700. If the path is a symbolic link, its target is replaced.
 
     Raises:
-        OSError: It cannot be written; the old file is as it was.
+        OSError: The file cannot be written; the old file is unchanged.
     """
     from tempfile import mkstemp
 
@@ -250,7 +250,7 @@ def _refusal(
 
 
 def _is_private_group(found: os.stat_result) -> bool:
-    """Whether the file's group is that of its owner alone, as where the umask is 002."""
+    """Return whether the owner is the only member of the file's group, as is usual with umask 002."""
     import grp
     import pwd
 
@@ -273,7 +273,7 @@ def _owner_of_directory(path: str) -> int | None:
 
 
 def _is_missing(path: str, fault: OSError) -> bool:
-    """Whether there is no such file, as opposed to one that cannot be opened."""
+    """Return whether the file does not exist, as opposed to one that cannot be opened."""
     if fault.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return True
     if fault.errno == errno.ELOOP:
@@ -282,7 +282,7 @@ def _is_missing(path: str, fault: OSError) -> bool:
 
 
 def _is_closed_to_us(path: str) -> bool:
-    """Whether the file is out of sight in a directory of another user, as with the HOME of root."""
+    """Return whether the file is in a closed directory of another user, such as the home of root."""
     nearest = os.path.dirname(os.path.abspath(path))  # noqa: PTH100, PTH120
     if os.path.lexists(path):
         return False

@@ -40,12 +40,12 @@ from .errors import ToolArgumentsError
 __all__ = ["FunctionTool", "ToolSchema", "run_in_process", "tool", "tool_schema"]
 
 _PASSED = ("tool_call_id", "signal", "on_update")
-"""Parameters of these names are not the model's: they get what `AgentTool.execute` gets."""
+"""Parameters with these names get arguments of `AgentTool.execute`; the model does not see them."""
 
 
 @dataclass
 class FunctionTool(AgentTool):
-    """A tool made of a function; calling it calls the function."""
+    """A tool made from a function; calling it calls the function."""
 
     function: Callable[..., Any] = field(default=lambda: None, repr=False)
 
@@ -75,52 +75,52 @@ def tool(
     read_only: bool = False,
     timeout: float | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a typed function, sync or async, or of a generator of either sort.
+    """Make a tool from a typed function or generator, sync or async.
 
-    A sync function runs in a thread of its own. It may return a str, a number, a dict, a list, anything
-    that msgspec can encode, or an `AgentToolResult`. Of a generator each item is reported as an update when
-    it is yielded, and the last one is the result as well; a sync generator may return another result.
+    A sync function runs in its own thread. It may return a str, a number, a dict, a list, any value that
+    msgspec can encode, or an `AgentToolResult`. Each item of a generator is reported as an update, and the
+    last item is also the result; a sync generator may return another result.
 
-    A parameter is described by `Annotated[str, "a description"]`, or else by the docstring, in the style of
-    Google, NumPy or Sphinx. Parameters named `tool_call_id`, `signal` and `on_update` are passed what
-    `AgentTool.execute` gets and are not part of the schema.
+    A parameter is described by `Annotated[str, "a description"]`, or by the docstring in the style of Google,
+    NumPy or Sphinx. Parameters named `tool_call_id`, `signal` and `on_update` get the arguments of
+    `AgentTool.execute` and are not part of the schema.
 
     Args:
-        function: The function, where the decorator is used without parentheses.
-        name: The tool's name; the function's if None.
-        description: What the model reads; the docstring without its parameters if None.
+        function: The function, if the decorator is used without parentheses.
+        name: The tool's name; the function's name if None.
+        description: The description for the model; the docstring without its parameters if None.
         label: A name for people.
-        read_only: It changes nothing, so it needs no approval and may run beside others.
+        read_only: Whether it changes nothing, so it needs no approval and may run in parallel.
         timeout: Seconds after which the call becomes an error result.
 
     Raises:
-        TypeError: a parameter has no type hint, or one that JSON cannot express.
+        TypeError: A parameter has no type hint, or one that JSON cannot express.
     """
 
-    def make(made_of: Callable[..., Any]) -> FunctionTool:
-        if not hasattr(inspect.unwrap(made_of), "__globals__"):
-            raise TypeError(f"A tool is made of a function or method, not of {made_of!r}.")
+    def make(target: Callable[..., Any]) -> FunctionTool:
+        if not hasattr(inspect.unwrap(target), "__globals__"):
+            raise TypeError(f"A tool is made from a function or method, not from {target!r}.")
         from ._docstrings import read_docstring  # its patterns take a while to compile
 
-        summary, described = read_docstring(inspect.getdoc(made_of) or "")
-        arguments, passed = _arguments_type(made_of, described)
-        tool_name = name or made_of.__name__
+        summary, described = read_docstring(inspect.getdoc(target) or "")
+        arguments, passed = _arguments_type(target, described)
+        tool_name = name or target.__name__
         return FunctionTool(
             name=tool_name,
             description=summary if description is None else description,
             parameters=_schema(arguments, tool_name),
             label=label or tool_name,
-            execute=_executor(tool_name, made_of, arguments, passed),
+            execute=_executor(tool_name, target, arguments, passed),
             read_only=read_only,
             timeout=timeout,
-            function=made_of,
+            function=target,
         )
 
     return make if function is None else make(function)
 
 
 def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> tuple[type, list[str]]:
-    """A Struct with a field for each argument, and the names that are passed from elsewhere."""
+    """Return a Struct with a field per argument, and the names of the parameters in `_PASSED`."""
     where = f"the tool {function.__name__!r}"
     parameters = inspect.signature(function).parameters
     passed = [name for name in parameters if name in _PASSED]
@@ -130,7 +130,7 @@ def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> 
         if name in _PASSED:
             continue
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise TypeError(f"The parameter {name!r} of {where} cannot be given by name.")
+            raise TypeError(f"The parameter {name!r} of {where} cannot be passed by name.")
         if name not in hints:
             raise TypeError(f"The parameter {name!r} of {where} needs a type hint.")
         hint = _with_descriptions(hints[name])
@@ -138,7 +138,7 @@ def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> 
             hint = Annotated[hint, msgspec.Meta(description=described[name])]
         if parameter.default is parameter.empty:
             fields.append((name, hint))
-        elif _can_change(parameter.default):  # A new one for each call.
+        elif _can_change(parameter.default):  # each call gets its own copy
             default = functools.partial(copy.deepcopy, parameter.default)
             fields.append((name, hint, msgspec.field(default_factory=default)))
         else:
@@ -147,7 +147,7 @@ def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> 
 
 
 def _with_descriptions(hint: Any) -> Any:
-    """The type with descriptions of `Annotated[str, "a description"]` as msgspec has them, at any depth."""
+    """Convert the descriptions in `Annotated[str, "a description"]` to msgspec's form, at any depth."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         inner = _with_descriptions(parts[0])
@@ -165,12 +165,12 @@ def _with_descriptions(hint: Any) -> Any:
 
 
 def _describes(hint: Any) -> bool:
-    """Whether the annotation itself describes the parameter; then the docstring does not count."""
+    """Return whether the annotation describes the parameter; it takes precedence over the docstring."""
     return typing.get_origin(hint) is Annotated and any(map(_description, typing.get_args(hint)[1:]))
 
 
 def _description(entry: Any) -> str | None:
-    """The description that an entry of `Annotated` is: a string, or what `Doc` and `Field` objects hold."""
+    """Return the description in an entry of `Annotated`: a string, or that of a `Doc` or `Field` object."""
     if isinstance(entry, msgspec.Meta):
         return None
     texts = (entry, getattr(entry, "documentation", None), getattr(entry, "description", None))
@@ -186,7 +186,7 @@ def _can_change(default: Any) -> bool:
 
 
 def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[str, Any]:
-    """The types of these parameters; the other hints may name what exists for a type checker only."""
+    """Return the types of these parameters. Other hints may name types that exist only for type checkers."""
     original: Any = inspect.unwrap(function)
     hinted = {name: hint for name, hint in original.__annotations__.items() if name in names}
     holder: Any = types.SimpleNamespace(__annotations__=hinted)
@@ -217,13 +217,13 @@ def _executor(
         signal: asyncio.Event | None,
         on_update: AgentToolUpdateCallback,
     ) -> AgentToolResult:
-        given = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
+        context = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
         try:
             converted: Any = msgspec.convert(as_json_numbers(args), arguments, str_keys=True)
         except msgspec.ValidationError as error:
             raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
         values = {key: getattr(converted, key) for key in converted.__struct_fields__}
-        values |= {key: given[key] for key in passed}
+        values |= {key: context[key] for key in passed}
         if inspect.iscoroutinefunction(function):
             returned = await function(**values)
         elif inspect.isasyncgenfunction(function):
@@ -240,7 +240,7 @@ def _executor(
 
 
 async def _last_item(items: AsyncGenerator[Any, None], on_update: AgentToolUpdateCallback) -> AgentToolResult:
-    """Report each item as an update; the last one is the result as well."""
+    """Report each item as an update. Return the last one as the result."""
     result = as_result(None)
     async with contextlib.aclosing(items):
         async for item in items:
@@ -252,10 +252,10 @@ async def _last_item(items: AsyncGenerator[Any, None], on_update: AgentToolUpdat
 def _last_item_in_thread(
     items: Generator[Any, None, Any], on_update: AgentToolUpdateCallback, is_left: Callable[[], bool]
 ) -> AgentToolResult:
-    """As `_last_item`; what the generator returns, if anything, is the result instead."""
+    """Like `_last_item`, but a return value of the generator is the result instead."""
     result = as_result(None)
     with contextlib.closing(items):
-        while not is_left():  # After a time-out or an abort nothing waits for the rest.
+        while not is_left():  # stop after a time-out or an abort
             try:
                 item = next(items)
             except StopIteration as stop:
@@ -268,7 +268,7 @@ def _last_item_in_thread(
 async def _in_thread(
     function: Callable[..., Any], values: dict[str, Any], on_update: AgentToolUpdateCallback
 ) -> Any:
-    """Run a sync function in a daemon thread, so that one that never ends cannot hold up the exit."""
+    """Run a sync function in a daemon thread, which cannot delay the exit if it never ends."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
     context = contextvars.copy_context()
@@ -289,10 +289,10 @@ async def _in_thread(
                 result = context.run(_last_item_in_thread, result, on_update, future.done)
         except StopIteration as stop:
             error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
-        except BaseException as raised:  # noqa: BLE001 - handed over to the task that awaits, SystemExit included
+        except BaseException as raised:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
             error = raised
         if not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=f"tinyagent tool {function.__name__}", daemon=True).start()
@@ -300,7 +300,7 @@ async def _in_thread(
 
 
 def as_result(value: Any) -> AgentToolResult:
-    """What a function returned, as a result: text as it is, everything else as JSON."""
+    """Convert a return value to a result: text unchanged, everything else as JSON."""
     if isinstance(value, AgentToolResult):
         return value
     if isinstance(value, str):
@@ -308,5 +308,5 @@ def as_result(value: Any) -> AgentToolResult:
     if value is None:
         return AgentToolResult(content=[{"type": "text", "text": "Done."}])
     text = _json.encode(value).decode()
-    # Decoded again, the details are what a program gets that reads them from JSON.
+    # Decoded again, so that the details equal those of a recorded run.
     return AgentToolResult(content=[{"type": "text", "text": text}], details={"result": _json.decode(text)})
