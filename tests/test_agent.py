@@ -403,7 +403,7 @@ async def test_what_cannot_be_done_is_said_with_what_to_do(method: str) -> None:
 
 
 async def test_two_streams_made_before_either_is_read() -> None:
-    """The second says that the agent is streaming, to whoever reads it."""
+    """Reading the second stream raises an error: the agent is streaming."""
     agent = make(Reply(hang=True))
     first, second = agent.stream("a"), agent.stream("b")
     events = [await anext(first)]

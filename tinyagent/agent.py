@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, Self, TypeGuard, cast, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._event_stream import Channel, EventStream, Iteration
@@ -68,27 +68,27 @@ __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 logger = logging.getLogger("tinyagent")
 
 LISTENER_GRACE = 1.0
-"""Seconds that an async listener may still take for an event when its run is aborted or cancelled."""
+"""Seconds that an async listener has for an event after its run was aborted or cancelled."""
 
 CLOSED_LOOP_INTERVAL = 0.2
-"""Seconds between looks at whether the event loop of a run was closed, for those who wait elsewhere."""
+"""Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
-Input = str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]
+Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 
 def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
-    """The messages that a model can be sent: user, assistant and tool result; other roles are left out."""
-    return [
-        cast(Message, message)
-        for message in cast("Sequence[Any]", messages)
-        if isinstance(message, Mapping) and message.get("role") in ("user", "assistant", "tool_result")
-    ]
+    """Return the user, assistant and tool result messages. Other roles are left out."""
+    return [message for message in messages if _is_sendable(message)]
+
+
+def _is_sendable(message: object) -> TypeGuard[Message]:
+    return isinstance(message, Mapping) and message.get("role") in ("user", "assistant", "tool_result")
 
 
 def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMessage:
-    """A user message of now, with images given as content or as URLs."""
+    """Return a user message with the current time. Images are content blocks or URLs."""
     content: list[TextContent | ImageContent] = [{"type": "text", "text": text}] if text else []
     for image in images:
         content.append({"type": "image", "url": image} if isinstance(image, str) else image)
@@ -97,22 +97,22 @@ def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMe
 
 @dataclass
 class AgentOptions:
-    """How an agent is made; see `AgentLoopConfig` for what the callbacks are given.
+    """The settings of an agent; see `AgentLoopConfig` for the callbacks.
 
     Attributes:
-        initial_state: Any keys of `AgentState` to begin with.
+        initial_state: Initial values for any keys of `AgentState`.
         stream_fn: The provider, such as `stream_openrouter`.
-        steering_mode: How many queued messages are taken at a time, likewise `follow_up_mode`.
-        session_id: Names the conversation to providers that cache by it.
-        get_tools: Called before each request to the model; returns the tools from then on, or None if they
-            have not changed.
-        max_turns: Model calls in one run.
-        max_cost: US dollars in one run: what the provider says it charges, else its list price. A model whose
-            price is not known counts nothing, and a warning is logged.
-        max_repeats: Repetitions of a tool call, or turns in which every tool call fails, in a row.
+        steering_mode: How many queued messages are taken at a time; `follow_up_mode` likewise.
+        session_id: Identifies the conversation to providers that use it for caching.
+        get_tools: Called before each request to the model. Returns the new tools, or None if they have not
+            changed.
+        max_turns: The most model calls in one run.
+        max_cost: The most US dollars in one run, by the provider's own figures or its list price. A model
+            without a known price counts as free, and a warning is logged.
+        max_repeats: The most repetitions of a tool call, or turns in which every tool call fails, in a row.
         timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
-        on_retry: Hears why a request is sent again.
-        on_note: Hears what of a request was left out because the model does not take it.
+        on_retry: Called with the reason when a request is sent again.
+        on_note: Called with a text when a setting is left out because the model does not accept it.
     """
 
     initial_state: Mapping[str, Any] | None = None
@@ -140,16 +140,16 @@ class AgentOptions:
 
 
 class _ActiveRun:
-    """The run that is under way."""
+    """The current run."""
 
-    def __init__(self, channel: Channel[AgentEvent, Any] | None) -> None:
+    def __init__(self, channel: Channel[AgentEvent, list[AgentMessage]] | None) -> None:
         self.signal = AbortSignal()
         self.channel = channel
         self.task = asyncio.current_task()
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self.stuck: set[object] = set()
-        """Listeners that used up their grace period; the rest of the run does not wait for them."""
+        """Listeners that exceeded their grace period. The run no longer waits for them."""
         self._over: Future[None] = Future()
 
     @property
@@ -161,7 +161,7 @@ class _ActiveRun:
         return self.channel is not None and self.channel.abandoned
 
     def end(self) -> None:
-        """Wake everything that waits for the end."""
+        """Wake all tasks that wait for the end."""
         if not self._over.done():
             self._over.set_result(None)
 
@@ -171,12 +171,12 @@ class _ActiveRun:
         ended = asyncio.Event()
 
         def wake(_: Future[None]) -> None:
-            with contextlib.suppress(RuntimeError):  # The loop that waited was closed.
+            with contextlib.suppress(RuntimeError):  # The waiting loop was closed.
                 loop.call_soon_threadsafe(ended.set)
 
         self._over.add_done_callback(wake)
         while not ended.is_set() and not self.loop.is_closed():
-            # Closing a loop notifies nothing, so another loop has to look.
+            # Closing a loop triggers no notification, so another loop has to check.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if self.loop is loop else CLOSED_LOOP_INTERVAL):
                     await ended.wait()
@@ -190,7 +190,7 @@ class Agent:
         agent.set_model(OpenRouterModel(id="anthropic/claude-3.5-sonnet"))
         print(await agent.prompt_text("What is the capital of France?"))
 
-    An agent does one run at a time. `steer` and `follow_up` talk to a run under way, `abort` ends it.
+    An agent has one run at a time. `steer` and `follow_up` send messages to the current run; `abort` ends it.
     """
 
     def __init__(self, options: AgentOptions | None = None) -> None:
@@ -201,7 +201,7 @@ class Agent:
             ("tool_execution", self.options.tool_execution, get_args(ToolExecutionMode)),
         ):
             if mode not in known:
-                raise ValueError(f"{name} is {mode!r}; it is one of {', '.join(known)}")
+                raise ValueError(f"{name} is {mode!r}; it must be one of {', '.join(known)}.")
         check_limits(self.options)
         self._session_id = self.options.session_id
         self._steering: list[AgentMessage] = []
@@ -236,7 +236,7 @@ class Agent:
 
     @property
     def state(self) -> AgentState:
-        """What the agent is and does now. `stream_message` is the message so far."""
+        """The current state of the agent. `stream_message` is the message so far."""
         self._running()  # A run whose event loop was closed is over.
         if self._latest is not None:
             self._state["stream_message"] = self._latest.message
@@ -244,7 +244,7 @@ class Agent:
 
     @property
     def session_id(self) -> str | None:
-        """Names the conversation to providers that cache by it."""
+        """Identifies the conversation to providers that use it for caching."""
         return self._session_id
 
     @session_id.setter
@@ -252,66 +252,66 @@ class Agent:
         self._session_id = value
 
     def set_system_prompt(self, system_prompt: str) -> None:
-        """Set the system prompt, from the next run on."""
+        """Set the system prompt for the following runs."""
         self._state["system_prompt"] = system_prompt
 
     def set_model(self, model: Any) -> None:
-        """Set the model, from the next run on."""
+        """Set the model for the following runs."""
         self._state["model"] = model
 
     def set_thinking_level(self, level: ThinkingLevel | str) -> None:
-        """Set how much the model is to reason, from the next run on.
+        """Set the thinking level for the following runs.
 
         Raises:
-            ValueError: there is no such level.
+            ValueError: The level does not exist.
         """
         self._state["thinking_level"] = ThinkingLevel(level)
         self._level_is_set = True
 
     def set_tools(self, tools: Sequence[AgentTool]) -> None:
-        """Set the tools, from the next request to the model on, also in a run under way.
+        """Set the tools for the following requests to the model, also during a run.
 
         Raises:
-            TypeError: one of them is not an `AgentTool`.
-            ValueError: two have the same name, or one has none.
-            ToolSchemaError: the JSON Schema of one cannot be used; names the tool and the fault.
+            TypeError: One of them is not an `AgentTool`.
+            ValueError: Two tools have the same name, or one has no name.
+            ToolSchemaError: The JSON Schema of a tool cannot be used. The message names tool and fault.
         """
         self._state["tools"] = checked_tools(tools)
 
     def replace_messages(self, messages: Sequence[AgentMessage]) -> None:
-        """Put another history in the place of this one.
+        """Replace the history.
 
         Raises:
-            AgentStateError: a run is under way.
-            InvalidMessageError: a message has not the form that its role asks for; nothing is replaced.
+            AgentStateError: A run is active.
+            InvalidMessageError: A message is malformed for its role. The history is then unchanged.
         """
         self._check_idle("replace_messages")
         self._state["messages"] = checked_messages(messages)
 
     def append_message(self, message: AgentMessage) -> None:
-        """Add a message to the history without asking the model.
+        """Add a message to the history without a call of the model.
 
         Raises:
-            AgentStateError: a run is under way.
-            InvalidMessageError: the message has not the form that its role asks for.
+            AgentStateError: A run is active.
+            InvalidMessageError: The message is malformed for its role.
         """
         self._check_idle("append_message")
         self._state["messages"].append(checked_message(message, "The message"))
 
     def clear_messages(self) -> None:
-        """Forget the history.
+        """Clear the history.
 
         Raises:
-            AgentStateError: a run is under way.
+            AgentStateError: A run is active.
         """
         self._check_idle("clear_messages")
         self._state["messages"] = []
 
     def reset(self) -> None:
-        """Forget the history, the queues and the last error; settings and listeners stay.
+        """Clear the history, the queues and the last error. Settings and listeners remain.
 
         Raises:
-            AgentStateError: a run is under way.
+            AgentStateError: A run is active.
         """
         self._check_idle("reset")
         self._state["messages"] = []
@@ -325,17 +325,20 @@ class Agent:
     def _check_idle(self, method: str) -> None:
         if self._running() is not None:
             raise AgentStateError(
-                f"{method}() would tear the history of the run under way. End the run with abort() if need "
-                "be, and await wait_for_idle() first."
+                f"{method}() cannot change the history during a run. First wait with wait_for_idle(), or end "
+                "the run with abort()."
             )
 
     # ---- listening ------------------------------------------------------------------------------------
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event; gives the function that ends this.
+        """Call `listener` with every event.
 
-        The run waits for async listeners. One that raises is reported once, through `logging`, and
-        goes on being called.
+        The run waits for async listeners. If a listener raises, this is logged once, and it is still called
+        with later events.
+
+        Returns:
+            A function that removes the listener.
         """
         key = object()
         self._listeners = {**self._listeners, key: listener}
@@ -368,7 +371,7 @@ class Agent:
     async def _settle(
         self, waiting: list[tuple[object, Awaitable[None]]], room: Awaitable[None] | None
     ) -> None:
-        """Await what async listeners returned, in order; when the run is ending, for a limited time."""
+        """Await async listeners in order; for a limited time if the run is ending."""
         active = self._active
         stuck = active.stuck if active is not None else set()
         rest = deque(waiting)
@@ -389,7 +392,7 @@ class Agent:
         while rest:
             try:
                 if active is None or active.is_cancelled or active.signal.is_set():
-                    # The run is closing its events, which nothing may cut short again.
+                    # The run is closing its events. This must not be interrupted again.
                     await at_most(listen(), LISTENER_GRACE)
                 else:
                     async with Interrupt(active.signal):
@@ -409,7 +412,8 @@ class Agent:
         if key not in self._reported:
             self._reported.add(key)
             logger.exception(
-                "The event listener %r raised; it is reported once and the run goes on.", listener
+                "The event listener %r raised. This is logged once, and the run continues.",
+                listener,
             )
 
     def _fold(self, event: AgentEvent) -> None:
@@ -421,8 +425,8 @@ class Agent:
             case MessageEndEvent(message=message):
                 self._latest = state["stream_message"] = None
                 state["messages"].append(message)
-                _forget(self._steering, message)
-                _forget(self._follow_ups, message)
+                _remove(self._steering, message)
+                _remove(self._follow_ups, message)
                 if is_assistant(message) and message.get("error_message"):
                     state["error"] = message["error_message"]
             case ToolExecutionStartEvent(tool_call_id=call_id):
@@ -441,39 +445,38 @@ class Agent:
     async def prompt(
         self, input: Input, images: Sequence[str | ImageContent] | None = None
     ) -> AssistantMessage:
-        """Ask the model, run the tools that it calls, and give its last message.
+        """Call the model, run the tools that it calls, and return its last message.
 
-        A failure of the provider does not raise: the message has `stop_reason` `error` and says why in
-        `error_message`.
+        A failure of the provider does not raise. The message then has `stop_reason` `error`, and
+        `error_message` has the reason.
 
         Args:
             input: The prompt, a message, or a list of them.
-            images: Images (content or URLs) that go with it.
+            images: Images (content blocks or URLs) for the last message.
 
         Raises:
-            RuntimeError: the agent is streaming, or has no model or no stream function.
+            RuntimeError: A run is active, or the agent has no model or no stream function.
         """
         return last_reply(await self._start(_messages(input, images)))
 
     async def prompt_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> str:
-        """As `prompt`, returning the text of the last message.
+        """Do the same as `prompt`, and return the text of the last message.
 
         Raises:
-            RuntimeError: as `prompt`.
-            TinyAgentError: the run did not end with a complete answer in text. That is the provider's error,
-                `OutputTruncatedError`, `RunLimitError`, `RunAbortedError`, or `EmptyReplyError` for a reply
-                without text, which names the content that came instead. Its `partial_text` has the text
-                that had arrived.
+            RuntimeError: See `prompt`.
+            TinyAgentError: The run did not end with a complete text answer. It is the provider's error,
+                `OutputTruncatedError`, `RunLimitError`, `RunAbortedError`, or, for a reply without text,
+                `EmptyReplyError`, which names the other content. `partial_text` has the text so far.
         """
         messages = await self._start(_messages(input, images))
         _check_answer(messages, self._state["limit"])
         return extract_text(last_reply(messages))
 
     async def continue_(self) -> AssistantMessage:
-        """Go on from the history as it stands, or with what is queued.
+        """Continue from the history, or with the queued messages.
 
         Raises:
-            RuntimeError: there is nothing to answer, or `prompt` would refuse too.
+            RuntimeError: There is nothing to answer; see also `prompt`.
         """
         messages = self._state["messages"]
         prompts: list[AgentMessage] = []
@@ -491,13 +494,13 @@ class Agent:
     def stream(
         self, input: Input, images: Sequence[str | ImageContent] | None = None
     ) -> EventStream[AgentEvent, list[AgentMessage]]:
-        """As `prompt`, giving the events: `async for event in agent.stream("Hi")`.
+        """Do the same as `prompt`, and yield the events: `async for event in agent.stream("Hi")`.
 
-        Leaving early ends the run, closes its connection and leaves no task behind; with
-        `async with agent.stream("Hi") as events` that has happened when the block is left.
+        Leaving the loop early ends the run and its tasks and closes the connection. With
+        `async with agent.stream("Hi") as events`, this is complete when the block ends.
 
         Raises:
-            RuntimeError: as `prompt`.
+            RuntimeError: See `prompt`.
         """
         prompts = _messages(input, images)
         self._check_ready()
@@ -508,9 +511,9 @@ class Agent:
         return EventStream(run)
 
     def stream_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> TextStream:
-        """As `stream`, yielding only the pieces of text.
+        """Do the same as `stream`, and yield only the pieces of text.
 
-        Reading raises what `prompt_text` raises, after the last piece.
+        After the last piece, reading raises the same errors as `prompt_text`.
         """
         return TextStream(self.stream(input, images))
 
@@ -525,12 +528,12 @@ class Agent:
             raise AgentStateError("The agent has no model. Call set_model() first.")
         if self.options.stream_fn is None:
             raise AgentStateError(
-                "The agent has no stream function. Make it with AgentOptions(stream_fn=...), for example "
+                "The agent has no stream function. Create it with AgentOptions(stream_fn=...), for example "
                 "stream_openrouter."
             )
 
     async def _start(
-        self, prompts: list[AgentMessage], channel: Channel[AgentEvent, Any] | None = None
+        self, prompts: list[AgentMessage], channel: Channel[AgentEvent, list[AgentMessage]] | None = None
     ) -> list[AgentMessage]:
         require_asyncio()
         self._check_ready()
@@ -547,7 +550,7 @@ class Agent:
             self._end_run(active)
 
     def _running(self) -> _ActiveRun | None:
-        """The run under way. One whose event loop was closed cannot go on, and is over."""
+        """Return the active run. A run whose event loop was closed cannot continue, so it has ended."""
         active = self._active
         if active is not None and active.loop.is_closed():
             self._end_run(active)
@@ -579,7 +582,7 @@ class Agent:
             temperature=options.temperature,
             max_tokens=options.max_tokens,
             session_id=self._session_id,
-            # Off unless somebody says so here: then what the model was made with counts.
+            # None unless the level was set on the agent; the level of the model then applies.
             thinking_level=state["thinking_level"] if self._level_is_set else None,
             thinking_budgets=options.thinking_budgets,
             tool_execution=options.tool_execution,
@@ -595,54 +598,54 @@ class Agent:
         )
 
     async def _current_tools(self) -> list[AgentTool]:
-        """The tools for the next request: `set_tools` may have been called, or `get_tools` has others."""
+        """Return the tools for the next request, after a call of `get_tools`."""
         if self.options.get_tools is not None:
             tools = await invoke(self.options.get_tools)
             if tools is not None:
                 self.set_tools(tools)
         return self._state["tools"]
 
-    # ---- talking to a run -------------------------------------------------------------------------------
+    # ---- messages to a run ------------------------------------------------------------------------------
 
     def steer(self, message: str | AgentMessage) -> None:
-        """Say something to the run: tool calls that have not begun are skipped, and it goes on with this.
+        """Send a message to the run. Tool calls that have not started are skipped; the model gets it next.
 
-        Without a run it waits for the next one. It stays queued until it is part of the conversation.
+        Without an active run, the message waits for the next one. It is queued until it is in the history.
         """
         self._steering.append(_message(message))
 
     def follow_up(self, message: str | AgentMessage) -> None:
-        """Queue a message for when the agent would otherwise stop."""
+        """Queue a message for the point where the run would otherwise end."""
         self._follow_ups.append(_message(message))
 
     def clear_steering_queue(self) -> None:
-        """Forget what `steer` queued."""
+        """Discard the messages that `steer` has queued."""
         self._steering.clear()
 
     def clear_follow_up_queue(self) -> None:
-        """Forget what `follow_up` queued."""
+        """Discard the messages that `follow_up` has queued."""
         self._follow_ups.clear()
 
     def _take_follow_ups(self) -> list[AgentMessage]:
         return _head(self._follow_ups, self.options.follow_up_mode)
 
     def abort(self) -> None:
-        """End the run: its request is closed at once, its tools soon after. May be called from any thread."""
+        """End the run: its request at once, its tools soon after. May be called from any thread."""
         active = self._running()
         if active is None:
             return
         if threading.get_ident() == active.thread:
             active.signal.set()
         else:
-            with contextlib.suppress(RuntimeError):  # The loop was closed this very moment.
+            with contextlib.suppress(RuntimeError):  # The loop was closed in the meantime.
                 active.loop.call_soon_threadsafe(active.signal.set)
 
     async def wait_for_idle(self) -> None:
-        """Wait until no run is under way; from any event loop and any thread.
+        """Wait until no run is active. May be called from any event loop and any thread.
 
         Raises:
-            RuntimeError: called from inside the run (a listener, a callback, a tool, also in a thread or a
-                task that a tool started), which would never end.
+            RuntimeError: The call is from inside the run and would never return. That includes listeners,
+                callbacks, tools, and threads and tasks that a tool has started.
         """
         require_asyncio()
         while (active := self._running()) is not None:
@@ -651,16 +654,16 @@ class Agent:
                     "wait_for_idle() was called from inside the run that it would wait for."
                 )
             if active.channel is not None:
-                # The task that waits here may be the one that should be reading.
-                with contextlib.suppress(RuntimeError):  # The loop was closed this very moment.
+                # The waiting task may be the one that should read the events.
+                with contextlib.suppress(RuntimeError):  # The loop was closed in the meantime.
                     active.loop.call_soon_threadsafe(active.channel.unbind)
             await active.wait()
 
 
 class TextStream:
-    """The text of a run, piece by piece; left like the event stream that it reads.
+    """The text of a run, piece by piece. It is closed in the same way as an event stream.
 
-    After the last piece it raises the error of a run that has no complete answer, as `prompt_text` does.
+    If the run has no complete answer, reading raises the same error as `prompt_text` after the last piece.
     """
 
     def __init__(self, events: EventStream[AgentEvent, list[AgentMessage]]) -> None:
@@ -687,34 +690,34 @@ class TextStream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the run if it is still going, and wait until it is gone."""
+        """End the run if it is still active, and wait for its end."""
         await self._events.aclose()
 
     def abandon(self) -> None:
-        """End the run without waiting for its end."""
+        """End the run without waiting for it."""
         self._events.abandon()
 
 
 # ---- helpers ------------------------------------------------------------------------------------------
 
 
-def _message(given: str | Mapping[str, Any], place: str = "The message") -> AgentMessage:
-    if isinstance(given, str):
-        return user_message(given)
+def _message(message: str | Mapping[str, object], place: str = "The message") -> AgentMessage:
+    if isinstance(message, str):
+        return user_message(message)
     # The caller may change the dict later, and events never change: the message is a copy.
-    return copy_message(checked_message(given, place))
+    return copy_message(checked_message(message, place))
 
 
-def _messages(given: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
-    if isinstance(given, str | Mapping):
-        given = [given]
-    elif not isinstance(given, Iterable):
+def _messages(input: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
+    if isinstance(input, str | Mapping):
+        input = [input]
+    elif not isinstance(input, Iterable):
         raise InvalidMessageError(
-            f"A prompt is text, a message or a list of them, not {type(given).__name__}."
+            f"A prompt must be text, a message or a list of them, not {type(input).__name__}."
         )
-    messages = [_message(one, f"Message {n} of the prompt") for n, one in enumerate(given, 1)]
+    messages = [_message(one, f"Message {n} of the prompt") for n, one in enumerate(input, 1)]
     if not messages:
-        raise ValueError("There is no message in the prompt.")
+        raise ValueError("The prompt contains no message.")
     if images:
         last = cast(UserMessage, messages[-1])
         content = last.get("content")
@@ -729,11 +732,11 @@ def _close_unawaited(returned: Awaitable[None]) -> None:
 
 
 def _head(queue: list[AgentMessage], mode: QueueMode) -> list[AgentMessage]:
-    """What is to be taken next. It leaves the queue when it is in the history, so nothing gets lost."""
+    """Return the messages to take next. They stay queued until they are in the history, so none gets lost."""
     return list(queue) if mode == "all" else queue[:1]
 
 
-def _forget(queue: list[AgentMessage], message: AgentMessage) -> None:
+def _remove(queue: list[AgentMessage], message: AgentMessage) -> None:
     for position, queued in enumerate(queue):
         if queued is message:
             del queue[position]
@@ -741,7 +744,7 @@ def _forget(queue: list[AgentMessage], message: AgentMessage) -> None:
 
 
 def _check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> None:
-    """Raise why a run has no complete answer in text."""
+    """Raise an error if a run has no complete text answer."""
     error = answer_error(messages, limit)
     if error is not None:
         error.partial_text = partial_text(messages)
