@@ -1,8 +1,8 @@
-"""What every streamed protocol has in common: bytes -> events -> a reply, and the way there.
+"""The common part of all streamed protocols: from bytes to events to a reply.
 
-`ReplyDecoder` takes in bytes and knows when a reply is complete, broken or no stream at all; what an
-event means is its protocol's. `ReplyStream` drives a decoder over HTTP: retries before anything was shown,
-time-outs, aborts, a reply that is sent back to go on. `open_stream` begins one.
+`ReplyDecoder` decodes bytes, and detects whether a reply is complete, broken or not a stream. Its subclasses
+interpret the events of a protocol. `ReplyStream` drives a decoder over HTTP, with time-outs, aborts, retries
+before the first output, and replies that need another request to continue. `open_stream` starts one.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import math
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypedDict, cast
 from urllib.parse import urlsplit, urlunsplit
 
 from . import _json
 from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
 from ._http import Call, Reply, check_headers, check_key
 from ._interrupt import Aborted, require_asyncio
-from ._message_builder import BuilderEvent, MessageBuilder
+from ._message_builder import BuilderEvent, MessageBuilder, ModelIdentity
 from ._provider_errors import check_key_variable, error_code, error_text, provider_error
 from ._sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 from .agent_types import AssistantMessage, AssistantMessageEvent, SimpleStreamOptions, StopReason, Usage
@@ -34,6 +34,7 @@ from .errors import (
 )
 
 __all__ = [
+    "DecoderOptions",
     "ReplyDecoder",
     "ReplyStream",
     "check_model",
@@ -51,23 +52,23 @@ __all__ = [
 ]
 
 AFTER_FINISH = 10.0
-"""Seconds that a reply may stay silent after its finish reason before it counts as complete."""
+"""Seconds without data after a finish reason until a reply counts as complete."""
 PATIENCE = 10
-"""So many idle time-outs in a row, signs of life (`ping`) may keep a reply open that says nothing."""
+"""Idle time-outs in a row for which pings may keep a reply without content open."""
 
 MAX_TEXT = 32 << 20
-"""Characters of a reply: text, reasoning and arguments together. No model's output limit comes near it."""
+"""Characters of a reply: text, reasoning and arguments together. All models have much lower limits."""
 MAX_RECEIVED = 256 << 20
-"""Bytes of a reply, with everything that its protocol puts around the text."""
+"""Bytes of a reply, including the overhead of its protocol."""
 
 SHOWN = 200
-"""Characters that an error message shows of what cannot be read."""
+"""Characters of unreadable data that an error message shows."""
 SCANNED = 8192
-"""So much of it is searched for secrets before."""
+"""Characters of unreadable data that are first searched for secrets."""
 
 _STREAM, _JSON, _OTHER = "stream", "json", "other"
 
-# ---- values of any type -------------------------------------------------------------------------------
+# ---- values of unknown type ---------------------------------------------------------------------------
 
 
 def mapping(value: object) -> dict[str, Any]:
@@ -155,23 +156,32 @@ def status_in(*values: object) -> int | None:
 # ---- decoding -----------------------------------------------------------------------------------------
 
 
-class ReplyDecoder:
-    """Bytes of a reply in, events out; no I/O.
+class DecoderOptions(TypedDict, total=False):
+    """The keyword arguments of `ReplyDecoder`."""
 
-    After `feed` or `close`, `ended` says whether there is more to come. If then `error` is set the reply
-    failed, and `fail` gives the event that says so; otherwise `done` was among the events.
+    clean: Callable[[str], str]
+    builder: MessageBuilder | None
+    status: int
+
+
+class ReplyDecoder:
+    """Decodes the bytes of a reply to events, without I/O.
+
+    After `feed` or `close`, `ended` is true if the reply has ended. If `error` is then set, the reply has
+    failed, and `fail` returns its event. Otherwise, `done` was one of the events.
 
     A protocol defines `_take_event`, `_finish`, `_spent` and, if it has one, `_take_document`.
 
     Args:
-        model: Anything with `api`, `provider` and `id`.
-        clean: Takes secrets out of a provider's words.
-        builder: To go on with, after an attempt that showed nothing.
+        model: The model that replies.
+        clean: Removes secrets from a provider's text.
+        builder: The builder of an earlier attempt without output, to continue with.
+        status: The HTTP status of the reply.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: ModelIdentity,
         *,
         clean: Callable[[str], str] = str,
         builder: MessageBuilder | None = None,
@@ -181,14 +191,14 @@ class ReplyDecoder:
         self.ended = False
         self.error: TinyAgentError | None = None
         self.seen = 0
-        """Events of the stream so far; comments are none."""
+        """Events of the stream so far, without comments."""
         self.pings = 0
-        """Events that say no more than that the server is there; not among `seen`."""
+        """Keep-alive events; not counted in `seen`."""
         self.finish_reason: str | None = None
         self._fields: dict[str, Any] = {}
-        """Further fields of the message, set when it ends."""
+        """More fields of the message, which are set at its end."""
         self.next_body: bytes | None = None
-        """The reply has ended, but not the message: this request goes on with it."""
+        """The body of the request that continues the message, if the reply ended before the message did."""
         self._provider = getattr(model, "provider", "") or ""
         self._name = self._provider or "the provider"
         self._clean = clean
@@ -202,13 +212,13 @@ class ReplyDecoder:
 
     @property
     def shown(self) -> bool:
-        """Whether anything of the reply was given out."""
+        """Whether a part of the reply was already yielded."""
         return len(self.builder) > 0
 
     # ---- bytes ------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> list[BuilderEvent]:
-        """Take in the next bytes."""
+        """Decode the next bytes, and return their events."""
         out: list[BuilderEvent] = []
         if self._kind is not _STREAM and not self._is_stream(data):
             return out
@@ -225,7 +235,7 @@ class ReplyDecoder:
         return out
 
     def close(self) -> list[BuilderEvent]:
-        """The body is over."""
+        """Decode the end of the body, and return the last events."""
         out: list[BuilderEvent] = []
         if self.ended:
             return out
@@ -250,7 +260,7 @@ class ReplyDecoder:
         return out
 
     def broken(self, error: TinyAgentError, out: list[BuilderEvent]) -> None:
-        """No more bytes will come: that completes a reply whose finish reason was seen, and fails others."""
+        """End a reply whose connection failed. It is complete if its finish reason has arrived."""
         if self.ended:
             return
         if self.finish_reason is not None:
@@ -259,7 +269,7 @@ class ReplyDecoder:
             self._stop(error)
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
-        """The `error` event; what was built so far stays."""
+        """Return the `error` event, with the content so far."""
         error = error or self.error
         assert error is not None
         fields: dict[str, Any] = {**error_fields(error), "usage": self._spent()}
@@ -268,18 +278,18 @@ class ReplyDecoder:
         return self.builder.fail("error", **fields)
 
     def abort(self) -> BuilderEvent:
-        """The `error` event of a reply that was not wanted any more."""
+        """Return the `error` event of an aborted reply."""
         self.ended = True
         return self.builder.fail("aborted", "Operation aborted", usage=self._spent())
 
     def resume(self) -> None:
-        """Get ready for the reply that goes on with this one."""
+        """Prepare for the reply that continues this one."""
         self.ended, self.next_body, self.finish_reason = False, None, None
         self._sse, self._kind, self._body_size, self._closing = SSEDecoder(), "", 0, False
         self._body.clear()
 
     def _check_size(self) -> None:
-        """Stop a reply that is longer than any model's, before it fills the memory."""
+        """Stop a reply that exceeds the size limits, before it fills the memory."""
         if self.builder.text_length() > MAX_TEXT:
             what = f"the reply was cut off after {MAX_TEXT >> 20} Mi characters"
         elif self._received > MAX_RECEIVED:
@@ -289,7 +299,7 @@ class ReplyDecoder:
         self._stop(self._invalid(what, hint="The model may be repeating itself; max_tokens limits a reply."))
 
     def _is_stream(self, data: bytes) -> bool:
-        """Look at the first byte that is no space: a stream's line begins with a field name or a colon."""
+        """Detect a stream by its first byte that is not a space: a field name or a colon."""
         if not self._kind:
             start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
             if start in (b"{", b"["):
@@ -306,7 +316,7 @@ class ReplyDecoder:
         return False
 
     def _take_body(self, out: list[BuilderEvent]) -> None:
-        """A reply that is no stream: one JSON document, or a page of somebody in between."""
+        """Decode a reply that is not a stream: a JSON document, or a page of a proxy."""
         body = b"".join(self._body)
         try:
             value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
@@ -321,7 +331,7 @@ class ReplyDecoder:
             return
         start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
         what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
-        hint = "Check the base URL, and proxies on the way."
+        hint = "Check the base URL and the proxy settings."
         self._stop(self._invalid(f"the reply is {what}: {start}", hint=hint))
 
     def _take(self, events: Iterable[ServerSentEvent], out: list[BuilderEvent]) -> None:
@@ -335,32 +345,32 @@ class ReplyDecoder:
             if self.ended:
                 return
 
-    # ---- a protocol's own -------------------------------------------------------------------------------
+    # ---- implemented by protocols -----------------------------------------------------------------------
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         raise NotImplementedError
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
-        """A whole reply as one JSON document; False: it is none."""
+        """Decode a reply that is one JSON document. Return False if the document is not a reply."""
         return False
 
     def _finish(self, out: list[BuilderEvent]) -> None:
-        """The reply is complete: add what ends it."""
+        """Add the last events of a complete reply."""
         raise NotImplementedError
 
     def _spent(self) -> Usage | None:
         """Return the usage so far."""
         raise NotImplementedError
 
-    # ---- for a protocol ---------------------------------------------------------------------------------
+    # ---- used by protocols ------------------------------------------------------------------------------
 
     def _object(self, data: bytes) -> dict[str, Any] | None:
-        """The object that an event is; None if it is none, over which the reply has ended or broken off."""
+        """Decode the JSON object of an event. If it is not one, end the reply and return None."""
         try:
             value = _json.decode(data)
         except (ValueError, RecursionError):
             if self._closing:
-                return None  # it was cut: the reply broke off
+                return None  # it is incomplete, because the connection was interrupted
             self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(data)}"))
             return None
         if not isinstance(value, dict):
@@ -369,9 +379,9 @@ class ReplyDecoder:
         return value
 
     def _shown(self, data: bytes | str) -> str:
-        """The beginning of what the provider sent, for a message: first without secrets, then cut.
+        """Return the beginning of the provider's data for a message, without secrets.
 
-        A secret that is cut first is not found any more, and half of it is shown.
+        Secrets are removed before the text is shortened, because half a secret is not recognised.
         """
         text = data[:SCANNED]
         if isinstance(text, bytes):
@@ -386,13 +396,13 @@ class ReplyDecoder:
         has_content: bool | None = None,
         details: str = "",
     ) -> None:
-        """End the reply as its finish reason says: with `done`, or with the error of one that is not whole.
+        """End the reply according to its finish reason, with `done` or with an error.
 
         Args:
-            out: Gets the `done` event.
-            word: The word to judge, if it is not `finish_reason`.
-            has_content: Whether the reply counts as one with content; if None, that is looked up.
-            details: What else the provider says about a reply that it withheld, redacted.
+            out: Receives the `done` event.
+            word: The finish reason, if it is not `self.finish_reason`.
+            has_content: Whether the reply counts as one with content; None to check the message.
+            details: The provider's explanation for a withheld reply, redacted.
         """
         word = word or self.finish_reason
         word = shown_word(word, self._clean) if word else None
@@ -405,11 +415,11 @@ class ReplyDecoder:
             self._done("length" if kind == "length" else "stop", out)
 
     def _has_content(self) -> bool:
-        """Whether the reply has anything beside reasoning."""
+        """Whether the reply has more than reasoning."""
         return has_content(self.builder.message()["content"])
 
     def _done(self, reason: StopReason, out: list[BuilderEvent]) -> None:
-        """The `done` event; a complete reply with tool calls ends as `tool_use`, whatever its word."""
+        """Add the `done` event. A complete reply with tool calls always has the reason `tool_use`."""
         if reason in ("stop", "tool_use"):
             calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
             reason = "tool_use" if calls else "stop"
@@ -419,12 +429,12 @@ class ReplyDecoder:
         out.append(self.builder.done(reason, **fields))
         self.ended = True
 
-    def _close_call(self, index: int, arguments: Any = None, **fields: Any) -> BuilderEvent:
-        """Close a tool call; one without a name is invalid, whatever its arguments."""
+    def _close_call(self, index: int, arguments: object = None, **fields: object) -> BuilderEvent:
+        """Close a tool call. Without a name it is invalid."""
         text = self.builder.text(index)
         event = self.builder.close(index, arguments, **fields)
         if not event["tool_call"]["name"]:
-            # Nobody knows what to run: the text stays, and marks the call as invalid.
+            # `partial_json` marks the call as invalid.
             self.builder.update(index, arguments={}, partial_json=text)
             event["tool_call"] = self.builder.block(index)
         return event
@@ -436,14 +446,14 @@ class ReplyDecoder:
     def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
         return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)
 
-    def _reported(self, value: Any) -> TinyAgentError:
-        """The error that the provider reported inside its reply."""
+    def _reported(self, value: object) -> TinyAgentError:
+        """Return the error that the provider reported inside its reply."""
         inner = value
         if isinstance(value, Mapping) and value.get("error"):
             inner = value["error"]
         if isinstance(value, Mapping) and not error_text(inner):
             inner = value
-        text = self._clean(error_text(inner)) or "the provider reported an error without saying which"
+        text = self._clean(error_text(inner)) or "the provider reported an error without a reason"
         return provider_error(
             text,
             provider=self._provider,
@@ -456,7 +466,7 @@ class ReplyDecoder:
 
 
 class MakeDecoder(Protocol):
-    """Makes the decoder of an attempt; a later one goes on with the builder of the first."""
+    """Creates the decoder of an attempt. Later attempts continue with the builder of the first one."""
 
     def __call__(
         self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
@@ -464,9 +474,9 @@ class MakeDecoder(Protocol):
 
 
 class ReplyStream:
-    """A reply under way: iterate it for the events, await `result()` for the message.
+    """An active reply: iterate it for the events, await `result()` for the message.
 
-    Leaving it early, by `aclose`, cancellation or the signal, closes its connection at once.
+    `aclose`, cancellation and the signal close its connection at once.
     """
 
     def __init__(self, call: Call, reply: Reply | None, make_decoder: MakeDecoder) -> None:
@@ -485,7 +495,7 @@ class ReplyStream:
         return cast(AssistantMessageEvent, await self._events.__anext__())
 
     async def result(self) -> AssistantMessage:
-        """The whole message; reads on to the end if nobody has."""
+        """Return the whole message, after reading the events that are left."""
         if self._events.ag_running:
             await self._left.wait()
         else:
@@ -496,13 +506,13 @@ class ReplyStream:
         return self._message
 
     async def aclose(self) -> None:
-        """Close the connection; what was read stays readable."""
+        """Close the connection. The content so far remains available."""
         if self._events.ag_running:
             if self._reply is not None:
                 self._reply.fire(Aborted())
             await self._left.wait()
         await self._events.aclose()
-        # Not begun, the generator has nothing to clean up with.
+        # A generator that has not started does not run its `finally`.
         if self._reply is not None:
             await self._reply.aclose()
 
@@ -513,7 +523,7 @@ class ReplyStream:
             yield decoder.builder.start()
             if self._reply is None:
                 raise Aborted
-            reply, said = self._reply, clock()
+            reply, active_at = self._reply, clock()
             while True:
                 try:
                     data = await reply.read()
@@ -525,19 +535,19 @@ class ReplyStream:
                     if decoder.error is not None:
                         if not decoder.shown and await self._retry(decoder.error):
                             decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
-                            said = clock()
+                            active_at = clock()
                             continue
                         events.append(decoder.fail())
                     elif decoder.next_body is not None:
                         for event in events:
                             yield event
-                        following = await self._go_on(decoder, reply)
+                        following = await self._continue(decoder, reply)
                         if following is not None:
-                            reply, said = following, clock()
+                            reply, active_at = following, clock()
                             continue
                         events = [decoder.fail()]
                     self._end(events[-1])
-                    # The last events are given out with the connection already free for the next turn.
+                    # Release the connection before the last events, so that the next turn can use it.
                     await reply.finish()
                     for event in events:
                         yield event
@@ -545,11 +555,11 @@ class ReplyStream:
                 for event in events:
                     yield event
                 if decoder.seen != seen:
-                    seen, pings, said = decoder.seen, decoder.pings, clock()
+                    seen, pings, active_at = decoder.seen, decoder.pings, clock()
                     reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
                 elif decoder.pings != pings:
                     pings = decoder.pings
-                    if clock() - said < PATIENCE * self._call.timeouts.idle:
+                    if clock() - active_at < PATIENCE * self._call.timeouts.idle:
                         reply.restart()
         except Aborted:
             yield self._end(decoder.abort())
@@ -559,7 +569,7 @@ class ReplyStream:
                 await self._reply.aclose()
 
     async def _retry(self, error: TinyAgentError) -> bool:
-        """Ask again, if that may help and the tries are not used up; nothing was shown yet."""
+        """Repeat the request, if a retry is possible and nothing was yielded yet."""
         assert self._reply is not None
         await self._reply.finish()
         try:
@@ -572,8 +582,8 @@ class ReplyStream:
         )
         return True
 
-    async def _go_on(self, decoder: ReplyDecoder, reply: Reply) -> Reply | None:
-        """Send back the reply so far; None if that failed."""
+    async def _continue(self, decoder: ReplyDecoder, reply: Reply) -> Reply | None:
+        """Send the request that continues the message; return None if it failed."""
         assert decoder.next_body is not None
         await reply.finish()
         self._call.body = decoder.next_body
@@ -592,7 +602,7 @@ class ReplyStream:
 
 async def open_stream(
     url: str,
-    body: Any,
+    body: Mapping[str, object],
     *,
     model: Any,
     options: SimpleStreamOptions,
@@ -600,10 +610,10 @@ async def open_stream(
     secrets: Iterable[str],
     decoder: MakeDecoder,
 ) -> ReplyStream:
-    """Send a request and return as soon as its reply is under way.
+    """Send a request, and return as soon as its reply starts.
 
     Raises:
-        TinyAgentError: if the reply did not begin.
+        TinyAgentError: The request failed before the reply started.
     """
     require_asyncio()
     call = Call(
@@ -623,11 +633,11 @@ async def open_stream(
     return ReplyStream(call, reply, decoder)
 
 
-def encode_body(body: Any) -> bytes:
-    """The request's body as JSON.
+def encode_body(body: Mapping[str, object]) -> bytes:
+    """Encode the body of a request as JSON.
 
     Raises:
-        ConfigurationError: if the conversation holds what JSON cannot say.
+        ConfigurationError: The conversation has a value that JSON cannot represent.
     """
     try:
         return _json.encode(body)
@@ -635,14 +645,14 @@ def encode_body(body: Any) -> bytes:
         raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
 
 
-# ---- the way there ------------------------------------------------------------------------------------
+# ---- URL, key and headers -----------------------------------------------------------------------------
 
 
 def check_model(model: Any, example: str) -> str:
-    """The base URL of a model that can be asked.
+    """Return the base URL of a model.
 
     Raises:
-        ConfigurationError: if it has none, a blank one, or no id; the hint shows `example`.
+        ConfigurationError: The model has no base URL, a blank one, or no id. The hint shows `example`.
     """
     base_url = getattr(model, "base_url", None)
     if not isinstance(base_url, str) or not base_url.strip():
@@ -655,11 +665,11 @@ def check_model(model: Any, example: str) -> str:
 
 
 _PROTOCOL_PATHS = re.compile(r"/(?:chat/completions|responses|messages)$")
-"""What people copy into a base URL from the documentation of an API."""
+"""Protocol paths that users copy into a base URL from the documentation of an API."""
 
 
 def endpoint(base_url: str, path: str) -> str:
-    """The URL of `path` under a base URL that may or may not name the path of a protocol; a query is kept."""
+    """Return the URL of `path` under a base URL, which may have the path of a protocol and a query."""
     try:
         parts = urlsplit(base_url.strip())
     except ValueError:
@@ -669,7 +679,7 @@ def endpoint(base_url: str, path: str) -> str:
 
 
 def network(model: Any) -> dict[str, Any]:
-    """What a model says of the way to it."""
+    """Return the connection options of a model."""
     return {
         "provider": getattr(model, "provider", "") or "",
         "ca_file": getattr(model, "ca_file", None),
@@ -694,17 +704,17 @@ def request_headers(
     header: str = "authorization",
     prefix: str = "Bearer ",
 ) -> tuple[dict[str, str], list[str]]:
-    """The headers that a model asks for, its key among them, and what of it is secret.
+    """Return the headers of a request, including the API key, and the secrets in them.
 
     Args:
-        model: Its own `headers` come first: with a key among them no other is sent.
-        api_key: The key that the call was given.
-        variable: The environment variable that holds it else; None: no key is needed.
-        header: The header that the key is sent in.
-        prefix: What stands before the key there.
+        model: If its own `headers` contain a key, no other key is sent.
+        api_key: The key of the call; None to use the variable.
+        variable: The environment variable with the key; None if the server needs no key.
+        header: The header for the key.
+        prefix: Precedes the key in the header.
 
     Raises:
-        MissingKeyError: naming the variable.
+        MissingKeyError: There is no key. The message names the variable.
     """
     provider = getattr(model, "provider", "") or ""
     headers = check_headers(getattr(model, "headers", None), provider)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Unpack, cast
 from urllib.parse import urlsplit
 
 from . import _json, _wire, anthropic_provider
@@ -415,12 +415,12 @@ class AlchemyDecoder(ChatDecoder):
     """Steps of the wheel in, events out.
 
     Args:
-        model: Anything with `api`, `provider` and `id`.
+        model: The model that replies.
         call: Makes errors of failures.
     """
 
-    def __init__(self, model: Any, *, call: AlchemyCall, **given: Any) -> None:
-        super().__init__(model, **given)
+    def __init__(self, model: Any, *, call: AlchemyCall, **options: Unpack[_wire.DecoderOptions]) -> None:
+        super().__init__(model, **options)
         self._call_of = call
         self._anthropic = call.api == ANTHROPIC
         if call.thinking_level != "off":

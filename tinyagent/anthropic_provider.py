@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 from urllib.parse import unquote_to_bytes
 
 from . import _json
@@ -37,6 +37,7 @@ from ._model_families import claude_version, effort_for, family_of, note, temper
 from ._tool_schemas import tool_schema
 from ._usage import add_usages
 from ._wire import (
+    DecoderOptions,
     ReplyDecoder,
     ReplyStream,
     check_model,
@@ -438,9 +439,9 @@ class AnthropicDecoder(ReplyDecoder):
         go_on: Callable[[AssistantMessage], bytes] | None = None,
         max_pauses: int = 0,
         thinking_level: str = "off",
-        **given: Any,
+        **options: Unpack[DecoderOptions],
     ) -> None:
-        super().__init__(model, **given)
+        super().__init__(model, **options)
         if thinking_level != "off":
             self._fields["thinking_level"] = thinking_level
         self._go_on = go_on

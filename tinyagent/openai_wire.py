@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import Any, Unpack, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +28,7 @@ from ._model_families import ModelFamily, note, settings_for
 from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
+    DecoderOptions,
     ReplyDecoder,
     ReplyStream,
     check_model,
@@ -389,8 +390,8 @@ class _Call:
 class ChatDecoder(ReplyDecoder):
     """Bytes of a chat/completions reply in, events out; used as its base class is."""
 
-    def __init__(self, model: Any, **given: Any) -> None:
-        super().__init__(model, **given)
+    def __init__(self, model: Any, **options: Unpack[DecoderOptions]) -> None:
+        super().__init__(model, **options)
         self._usage: Any = None
         self._block = -1
         """The text or thinking block that is open, and its type."""

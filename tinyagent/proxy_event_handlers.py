@@ -28,14 +28,14 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import msgspec
 
 from ._citations import read_citations
 from ._finish_reasons import finish_kind
-from ._message_builder import BuilderEvent
-from ._wire import ReplyDecoder, count, dollars
+from ._message_builder import BuilderEvent, ModelIdentity
+from ._wire import DecoderOptions, ReplyDecoder, count, dollars
 from .agent_types import Usage
 from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage
@@ -84,8 +84,8 @@ _COUNTS = ("input", "output", "cache_read", "cache_write", "reasoning", "total")
 class ProxyDecoder(ReplyDecoder):
     """Bytes of a proxy's reply in, events out."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, model: ModelIdentity, **options: Unpack[DecoderOptions]) -> None:
+        super().__init__(model, **options)
         self._open: dict[int, int] = {}
         """The proxy's index of each open block -> ours."""
         self._kinds: dict[int, str] = {}

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from . import _json
 from ._citations import add_citations, read_citations
@@ -31,6 +31,7 @@ from ._model_families import ModelFamily, family_of, note, settings_for
 from ._servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from ._wire import (
+    DecoderOptions,
     ReplyDecoder,
     ReplyStream,
     check_model,
@@ -340,8 +341,8 @@ class ResponsesDecoder(ReplyDecoder):
     list where ids are missing or change; what was streamed is not taken again.
     """
 
-    def __init__(self, model: Any, **given: Any) -> None:
-        super().__init__(model, **given)
+    def __init__(self, model: Any, **options: Unpack[DecoderOptions]) -> None:
+        super().__init__(model, **options)
         self._items: list[_Item] = []
         self._by_id: dict[str, _Item] = {}
         self._at: dict[tuple[int | None, str], _Item] = {}
