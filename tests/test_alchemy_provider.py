@@ -528,7 +528,7 @@ async def test_a_server_that_refuses_to_count(wheel: Wheel) -> None:
         response = await stream_alchemy_openai_completions(model, Context(messages=[user("Hi")]), options)
         assert "stop" == (await response.result())["stop_reason"]
     assert [True, False, False] == ["stream_options" in stream.body for stream in wheel.streams]
-    assert ["acme: the server refuses stream_options, so it is asked without."] == notes
+    assert ["acme: the server refuses stream_options, so it is omitted."] == notes
 
 
 async def test_never_tries_again_once_a_delta_was_shown(wheel: Wheel, waits: list[float]) -> None:

@@ -1201,7 +1201,7 @@ async def test_a_server_that_refuses_to_count(status: int, refusal: dict[str, An
                 model_at(server), Context(messages=[user("hi")]), options
             )
             assert "stop" == (await stream.result())["stop_reason"]
-        assert ["acme: the server refuses stream_options, so it is asked without."] == notes
+        assert ["acme: the server refuses stream_options, so it is omitted."] == notes
         asked = ["stream_options" in json.loads(request.body) for request in server.requests]
     assert [True, False, False] == asked
 

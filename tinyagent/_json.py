@@ -1,30 +1,37 @@
-"""JSON in and out, for everything that crosses the program's border.
+"""JSON encoding and decoding, by msgspec.
 
-msgspec does the work. It refuses unpaired surrogate halves on both sides, and models, file names and
-tools do send them; such a text takes the slow way through the standard module, and each half
-becomes U+FFFD.
+msgspec refuses unpaired surrogates, but models, file names and tools contain them. Such texts are decoded by
+the standard module, which is slower, and each unpaired surrogate becomes U+FFFD.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, overload
 
 import msgspec
 
 __all__ = ["decode", "decode_object", "encode", "without_surrogates"]
 
 MAX_DEPTH = 256
-"""Levels of nesting in an object that a model sent."""
+"""The most levels of nesting in an object from a model."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 
 
-def without_surrogates(value: Any) -> Any:
-    """The same JSON value with surrogate pairs joined and each unpaired half replaced by U+FFFD."""
+@overload
+def without_surrogates(value: str) -> str: ...
+
+
+@overload
+def without_surrogates(value: object) -> Any: ...
+
+
+def without_surrogates(value: object) -> object:
+    """Return a JSON value with surrogate pairs joined, and U+FFFD for each unpaired half."""
     if isinstance(value, str):
         if _SURROGATE.search(value) is None:
             return value
@@ -37,11 +44,11 @@ def without_surrogates(value: Any) -> Any:
     return value
 
 
-def encode(value: Any) -> bytes:
-    """Compact UTF-8 JSON; NaN and infinities become null.
+def encode(value: object) -> bytes:
+    """Encode a value as compact UTF-8 JSON. NaN and infinities become null.
 
     Raises:
-        TypeError: if the value holds something that JSON cannot say.
+        TypeError: The value contains something that JSON cannot represent.
     """
     try:
         return _encoder.encode(value)
@@ -50,10 +57,10 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes | str) -> Any:
-    """The value of one JSON document; bytes that are not UTF-8 and lone surrogates become U+FFFD.
+    """Decode a JSON document. Invalid UTF-8 and unpaired surrogates become U+FFFD.
 
     Raises:
-        ValueError: if the text is not JSON.
+        ValueError: The text is not JSON.
     """
     try:
         return _decoder.decode(data)
@@ -63,10 +70,10 @@ def decode(data: bytes | str) -> Any:
 
 
 def decode_object(text: str) -> dict[str, Any] | None:
-    """The object that `text` is, decoded once more if it is a string that holds one; else None.
+    """Decode a JSON object, also one inside a JSON string; return None for anything else.
 
-    Integers of any size and the order of keys survive. What is nested deeper than `MAX_DEPTH` is None as
-    well: it could be read here and then break whoever has to copy or write the history that it is in.
+    Integers of any size and the order of keys are preserved. An object with more than `MAX_DEPTH` levels is
+    refused (None), because the history that contains it could not be copied or written.
     """
     for _ in range(2):
         try:

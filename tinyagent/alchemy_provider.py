@@ -483,7 +483,7 @@ class AlchemyDecoder(ChatDecoder):
             self.finish_reason = later_word(self.finish_reason, word)
         self._usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
-        self._keep(facts["reasoning_details"], self._details)
+        self._collect(facts["reasoning_details"], self._details)
         failure = facts["failure"]
         if failure is None:
             self._take_names(facts["calls"])

@@ -1,7 +1,7 @@
-"""The chat/completions protocol, both ways, for every provider that speaks it.
+"""The chat/completions protocol: requests and replies.
 
-`chat_request` makes a request of a context. `ChatDecoder` makes events of the bytes that come back, and
-knows what real servers do to the protocol; it does no I/O. `_wire` brings the two together over HTTP.
+`chat_request` builds a request from a context. `ChatDecoder` decodes the bytes of the reply to events, and
+accepts the deviations of real servers; it does no I/O. `_wire` connects the two over HTTP.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Unpack, cast
+from typing import Any, TypeAlias, Unpack
 from urllib.parse import urlsplit
 
 import msgspec
@@ -64,19 +64,19 @@ __all__ = [
 
 @dataclass
 class OpenAICompatModel(Model):
-    """A model behind any chat/completions endpoint.
+    """A model of any chat/completions server.
 
     Attributes:
-        base_url: With or without `/chat/completions`; a query is kept.
-        name: A name for people.
-        headers: Sent with each request, `Authorization` among them if it is given here.
-        context_window: Tokens that the model can take in.
-        max_tokens: Tokens that the model can give out. A call's limit is `options["max_tokens"]`.
-        reasoning: Whether the model reasons, for ids that do not tell. A thinking level is then sent.
-        api_key_env: The environment variable that holds the key; None: no key is needed.
-        extra_body: Merged into the request's body, last; None as a value takes a field out.
-        ca_file: Certificates of a CA of your own.
-        allow_http: Allow http:// to other machines.
+        base_url: With or without `/chat/completions`. It may have a query.
+        name: The name to display.
+        headers: Sent with each request. `Authorization` here replaces the API key.
+        context_window: Tokens of the context window.
+        max_tokens: The most output tokens of the model. The limit of a call is `options["max_tokens"]`.
+        reasoning: Whether the model reasons, if its id is unknown. A thinking level is then sent.
+        api_key_env: The environment variable with the API key; None if the server needs no key.
+        extra_body: Merged into the body of each request, last. The value None removes a field.
+        ca_file: A file with the certificates of a private CA.
+        allow_http: Whether http:// to other machines is allowed.
     """
 
     provider: str = "openai-compatible"
@@ -95,7 +95,7 @@ class OpenAICompatModel(Model):
 
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
-    """The URL of `path` under a base URL that may or may not name chat/completions itself."""
+    """Return the URL of `path` under a base URL, which may end with `/chat/completions`."""
     return _wire.endpoint(base_url, path)
 
 
@@ -103,7 +103,7 @@ def endpoint(base_url: str, path: str = "/chat/completions") -> str:
 
 
 _PARTS = "content.thinking"
-"""Reasoning that came as parts of the content (Mistral)."""
+"""The signature of reasoning that was a part of the content (Mistral)."""
 
 _CACHE_MARK = {"type": "ephemeral"}
 
@@ -124,7 +124,7 @@ def chat_request(model: Any, context: Context, options: SimpleStreamOptions) -> 
     if _origin(model) not in _refuse_stream_options:
         body["stream_options"] = {"include_usage": True}
     if dialect.cache_control and "claude" in model.id.lower() and not _is_marked(context):
-        # Claude caches nothing unless it is asked to. This marks the last block that can be cached
+        # Claude caches only on request. This marks the last block that can be cached
         # (https://openrouter.ai/docs/guides/best-practices/prompt-caching).
         body["cache_control"] = _CACHE_MARK
     if context.tools:
@@ -155,7 +155,7 @@ def _name(model: Any) -> str:
 
 
 def _origin(model: Any) -> str:
-    """The scheme, host and port that are asked."""
+    """Return scheme, host and port of the server."""
     try:
         parts = urlsplit(getattr(model, "base_url", "") or "")
     except ValueError:
@@ -164,12 +164,12 @@ def _origin(model: Any) -> str:
 
 
 def _is_marked(context: Context) -> bool:
-    """Whether the user marked blocks for caching; then nothing is added."""
+    """Whether the user has marked blocks for caching. No other marks are then added."""
     return any(
         "cache_control" in block
         for message in context.messages
         if isinstance(message.get("content"), list)
-        for block in cast("list[Mapping[str, Any]]", message["content"])
+        for block in message["content"]
     )
 
 
@@ -192,8 +192,8 @@ def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: 
         if level:
             note(
                 options,
-                f"{model.id} takes tools in chat/completions only if it does not reason: the thinking level "
-                f"{level!r} was left out. With api = openai-responses it can do both.",
+                f"{model.id} accepts tools in chat/completions only without reasoning: the thinking level "
+                f"{level!r} was left out. With api = openai-responses it accepts both.",
             )
         if level or not family.off_by_default:
             body["reasoning_effort"] = "none"
@@ -209,29 +209,32 @@ def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: 
     elif dialect.thinking and settings.effort is not None:
         body["reasoning_effort"] = settings.effort
     else:
-        note(options, f"How much {model.id} reasons cannot be chosen here: the level {level!r} was left out.")
+        note(options, f"The server has no thinking levels for {model.id}: the level {level!r} was left out.")
 
 
 def _efforts(family: ModelFamily, dialect: Dialect) -> tuple[str, ...]:
-    """The efforts that may be asked for: the model's own where they are known, else the server's."""
+    """Return the efforts that can be requested: the model's own or, if they are unknown, the server's."""
     if dialect.thinking == "thinking":
         return family.efforts if family.reasons else ()
     if dialect.thinking == "reasoning" or family.reasons is None:
-        return dialect.efforts if dialect.thinking else ()  # OpenRouter maps them to each model itself
+        return dialect.efforts if dialect.thinking else ()  # OpenRouter maps them for each model
     return family.efforts or (() if dialect.strict_efforts else dialect.efforts)
 
 
+_Block: TypeAlias = Mapping[str, Any]
+"""A content block. It may have fields that its type does not declare, such as `cache_control`."""
+
 _IDS = re.compile(r"[^\s|]{1,40}")
-"""Ids of tool calls that a server takes: what others gave out (`functions.add:0`) is among them."""
+"""Ids of tool calls that a server accepts, including those of other servers (`functions.add:0`)."""
 _WITHOUT_SIGNATURE = re.compile(r"gemini-[12]\b")
 _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
-"""What a call of another model has where Gemini 3 and later want their own signature
+"""The value for calls of other models where Gemini 3 and later require their own signature
 (https://ai.google.dev/gemini-api/docs/thought-signatures)."""
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
-    """The conversation in the provider's form."""
+    """Convert the conversation to the provider's format."""
     sent: list[dict[str, Any]] = []
     if context.system_prompt:
         sent.append({"role": "system", "content": context.system_prompt})
@@ -241,72 +244,68 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
     images: list[dict[str, Any]] = []
 
     def attach() -> None:
-        """Images of tool results, which only a user's message can hold; after the last of the results."""
+        """Add the images of tool results, in a user message after the last result."""
         if images:
             note = {"type": "text", "text": "Attached image(s) from the tool results:"}
             sent.append({"role": "user", "content": [note, *images]})
             images.clear()
 
-    for message in cast(
-        "list[dict[str, Any]]",
-        handover(context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images),
-    ):
-        role, content = message["role"], message["content"]
-        if role == "tool_result":
-            pictures = [_image(block) for block in content if block["type"] == "image"]
+    for message in handover(context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images):
+        if message["role"] == "tool_result":
+            pictures = [_image(block) for block in message["content"] if block["type"] == "image"]
             images += pictures
-            text = _content([block for block in content if block["type"] == "text"], dialect)
+            text = _content([block for block in message["content"] if block["type"] == "text"], dialect)
             text = text or ("(see the attached image)" if pictures else "(no output)")
             sent.append({"role": "tool", "tool_call_id": fit(message["tool_call_id"]), "content": text})
             continue
         attach()
-        if role == "assistant":
-            entry = _assistant(content, dialect, fit)
+        if message["role"] == "assistant":
+            entry = _assistant(message["content"], dialect, fit)
             if entry is None:
                 continue
             if dialect.reasoning is not None:
                 entry.setdefault("reasoning_content", dialect.reasoning)
-            if needs_signature and entry.get("tool_calls") and not is_own(cast(Any, message), model):
+            if needs_signature and entry.get("tool_calls") and not is_own(message, model):
                 entry["tool_calls"][0].setdefault("extra_content", _NO_SIGNATURE)
             sent.append(entry)
-        elif role == "user":
-            sent.append({"role": "user", "content": _content(content, dialect)})
+        else:
+            sent.append({"role": "user", "content": _content(message["content"], dialect)})
     attach()
     return sent
 
 
 def _short_id(call_id: str) -> str:
-    """Mistral takes nine letters and digits, and nothing else."""
+    """Return an id of nine letters and digits; Mistral accepts no other ids."""
     if _MISTRAL_ID.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
-def _content(content: Any, dialect: Dialect, *, separator: str = "\n") -> Any:
-    """Blocks of text and images: as parts if need be, else as the plain text that every server takes."""
-    if isinstance(content, str):
-        return content
+def _content(
+    content: Sequence[_Block], dialect: Dialect, *, separator: str = "\n"
+) -> str | list[dict[str, Any]]:
+    """Convert text and images to parts or, if possible, to plain text, which every server accepts."""
     marked = dialect.cache_control and any("cache_control" in block for block in content)
     if not marked and all(block["type"] == "text" for block in content):
         return separator.join(block["text"] for block in content)
     return [_part(block, marked) for block in content]
 
 
-def _part(block: Mapping[str, Any], marked: bool) -> dict[str, Any]:
+def _part(block: _Block, marked: bool) -> dict[str, Any]:
     part = _image(block) if block["type"] == "image" else {"type": "text", "text": block["text"]}
     if marked and "cache_control" in block:
         part["cache_control"] = block["cache_control"]
     return part
 
 
-def _image(block: Mapping[str, Any]) -> dict[str, Any]:
+def _image(block: _Block) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": block["url"]}}
 
 
 def _assistant(
-    content: list[dict[str, Any]], dialect: Dialect, fit: Callable[[str], str]
+    content: Sequence[_Block], dialect: Dialect, fit: Callable[[str], str]
 ) -> dict[str, Any] | None:
-    """The message in the provider's form; None if there is nothing in it to send."""
+    """Convert an assistant message to the provider's format; None if it has no content to send."""
     texts = [block for block in content if block["type"] == "text"]
     images = [block for block in content if block["type"] == "image"]
     calls = [_sent_call(block, fit) for block in content if block["type"] == "tool_call"]
@@ -324,33 +323,34 @@ def _assistant(
     return entry
 
 
-def _sent_call(block: dict[str, Any], fit: Callable[[str], str]) -> dict[str, Any]:
-    kept = _kept(block.get("tool_call_signature"))
+def _sent_call(block: _Block, fit: Callable[[str], str]) -> dict[str, Any]:
+    extra = _extra_fields(block.get("tool_call_signature"))
     arguments = _json.encode(block["arguments"]).decode()
     function = {"name": block["name"] or "unknown", "arguments": arguments}
-    call = {"id": fit(block["id"]), "type": "function", "function": mapping(kept.get("function")) | function}
-    return mapping(kept.get("call")) | call
+    call = {"id": fit(block["id"]), "type": "function", "function": mapping(extra.get("function")) | function}
+    return mapping(extra.get("call")) | call
 
 
-def _kept(signature: Any) -> dict[str, Any]:
-    """What `ChatDecoder` kept in a signature, to be sent back."""
-    kept = signature.startswith("{") if isinstance(signature, str) else False
-    return (_json.decode_object(signature) or {}) if kept else {}
+def _extra_fields(signature: object) -> dict[str, Any]:
+    """Return the fields that `ChatDecoder` stored in a signature, to send them back."""
+    if not isinstance(signature, str) or not signature.startswith("{"):
+        return {}
+    return _json.decode_object(signature) or {}
 
 
-def _send_back(content: list[dict[str, Any]], entry: dict[str, Any]) -> None:
-    """Put reasoning and unknown fields where they came from; the signatures say where that was."""
+def _send_back(content: Sequence[_Block], entry: dict[str, Any]) -> None:
+    """Add reasoning and unknown fields where the server sent them, according to the signatures."""
     by_field: dict[str, list[str]] = {}
     details: list[Any] = []
     for block in content:
         signature = block.get(f"{block['type']}_signature")
-        kept = _kept(signature)
-        for name, value in mapping(kept.get("message")).items():
+        extra = _extra_fields(signature)
+        for name, value in mapping(extra.get("message")).items():
             entry.setdefault(name, value)
         if block["type"] != "thinking":
             continue
-        details += kept.get("reasoning_details") or []
-        name = (kept.get("field") if kept else signature) or ""
+        details += extra.get("reasoning_details") or []
+        name = (extra.get("field") if extra else signature) or ""
         if name in REASONING_FIELDS or name == _PARTS:
             by_field.setdefault(name, []).append(block["thinking"])
     if details:
@@ -370,56 +370,56 @@ def _send_back(content: list[dict[str, Any]], entry: dict[str, Any]) -> None:
 
 
 class _Call:
-    """One tool call as it is being put together."""
+    """A tool call whose pieces are being collected."""
 
     __slots__ = ("arguments", "block", "id", "kept", "name", "whole")
 
     def __init__(self, block: int, call_id: str, name: str) -> None:
         self.block = block
         self.id = call_id
-        """As the server gave it."""
+        """The id from the server."""
         self.name = name
         self.arguments = False
-        """Some text of the arguments was seen."""
-        self.whole: Any = None
-        """Arguments that came as an object and not as text."""
+        """Whether a piece of the arguments has arrived."""
+        self.whole: object = None
+        """The arguments, if the server sent them as an object and not as text."""
         self.kept: dict[str, Any] = {}
-        """Fields that are not known here, to be sent back: of the call and of its function."""
+        """Unknown fields of the call and its function, which are sent back."""
 
 
 class ChatDecoder(ReplyDecoder):
-    """Bytes of a chat/completions reply in, events out; used as its base class is."""
+    """Decodes the bytes of a chat/completions reply to events."""
 
     def __init__(self, model: Any, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
-        self._usage: Any = None
+        self._usage: object = None
         self._block = -1
-        """The text or thinking block that is open, and its type."""
+        """The index of the open text or thinking block; `_block_type` is its type."""
         self._block_type = ""
         self._thinking_block = -1
         self._reasoning_field = ""
         self._details: list[Any] = []
         self._half = ""
-        """The first half of a surrogate pair at the end of a delta."""
+        """The first half of a surrogate pair, from the end of a delta."""
         self._raw = False
-        """The chunk at hand may hold surrogates."""
+        """Whether the current chunk may contain surrogates."""
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._by_id: dict[str, _Call] = {}
         self._text_block = -1
         """The first text block."""
         self._extra: dict[str, Any] = {}
-        """Fields of the message that are not known here, to be sent back."""
+        """Unknown fields of the message, which are sent back."""
         self._lists: dict[str, list[Any]] = {}
-        """Those of them that are lists."""
+        """Unknown fields of the message that are lists."""
         self._images: dict[str, None] = {}
-        """The URLs of the images, in their order."""
+        """The URLs of the images, in order."""
         self._audio = False
         self._annotations: list[Any] = []
         self._last_chunks: list[bytes] = []
-        """The chunks from the finish reason on; they may have more than the fields that are decoded."""
+        """The chunks from the finish reason on. They may have fields that were not decoded."""
         self._tagged = False
-        """The last thought came as `content`, which may have tags of its own around it."""
+        """Whether the last reasoning was sent as `content`, where it may have tags around it."""
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
         """The `error` event; what was built so far stays."""
@@ -467,7 +467,7 @@ class ChatDecoder(ReplyDecoder):
                 self._last_chunks.append(data)
 
     def _odd(self, data: bytes, out: list[BuilderEvent]) -> Chunk | None:
-        """An event that did not decode: the end marker, an empty one, odd types, or no JSON."""
+        """Decode an unusual event: the end marker, an empty one, unexpected types, or no JSON."""
         text = data.strip()
         if not text:
             self.seen -= 1
@@ -482,7 +482,7 @@ class ChatDecoder(ReplyDecoder):
             value = json.loads(text.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             if self._closing:
-                return None  # it was cut: the reply broke off
+                return None  # it is incomplete, because the connection was interrupted
             self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(text)}"))
             return None
         if not isinstance(value, dict):
@@ -492,7 +492,7 @@ class ChatDecoder(ReplyDecoder):
         return chunk_of(value)
 
     def _without_choices(self, data: bytes) -> None:
-        """An error that does not call itself one: vLLM's `object`, FastAPI's `detail`."""
+        """Detect an error that has no `error` field: vLLM uses `object`, FastAPI uses `detail`."""
         value = loose(data)
         if isinstance(value, dict) and (
             value.get("object") == "error"
@@ -540,10 +540,10 @@ class ChatDecoder(ReplyDecoder):
                 if text:
                     self._think(text, "", out)
         if details:
-            self._keep(details, self._details)
+            self._collect(details, self._details)
         content = delta.content
         if content:
-            if type(content) is str:
+            if isinstance(content, str):
                 if self._half or self._raw:
                     content = self._mend(content)
                 if self._block_type == "text":
@@ -551,17 +551,17 @@ class ChatDecoder(ReplyDecoder):
                 elif content:
                     self._say(self._untagged(content), out)
             else:
-                self._add_parts(cast("list[Any]", content), out)
+                self._add_parts(content, out)
         if delta.refusal:
             self._say(delta.refusal, out)
         if delta.tool_calls:
             for call in delta.tool_calls:
                 self._call(call, out)
         elif delta.function_call is not None:
-            # The protocol before tools: one call, without an id.
+            # The protocol before tool calls: one call without an id.
             self._call(ToolCall(index=0, function=delta.function_call), out)
 
-    def _add_parts(self, parts: list[Any], out: list[BuilderEvent]) -> None:
+    def _add_parts(self, parts: list[object], out: list[BuilderEvent]) -> None:
         for part in parts:
             if isinstance(part, str):
                 self._say(part, out)
@@ -579,34 +579,34 @@ class ChatDecoder(ReplyDecoder):
             else:
                 self._take_image(part)
 
-    # ---- images, audio, and fields that are not known -------------------------------------------------
+    # ---- images, audio and unknown fields -------------------------------------------------------------
 
-    def _take_image(self, part: Any) -> None:
-        """Keep an image: `{"type": "image_url", "image_url": {"url": …}}`, as OpenRouter sends them."""
-        given = mapping(part)
-        url = given.get("image_url") or given.get("url")
+    def _take_image(self, part: object) -> None:
+        """Record an image: `{"type": "image_url", "image_url": {"url": …}}`, as OpenRouter sends it."""
+        image = mapping(part)
+        url = image.get("image_url") or image.get("url")
         url = url.get("url") if isinstance(url, dict) else url
-        if not url and isinstance(given.get("b64_json"), str):
-            url = f"data:image/png;base64,{given['b64_json']}"
+        if not url and isinstance(image.get("b64_json"), str):
+            url = f"data:image/png;base64,{image['b64_json']}"
         if isinstance(url, str) and url:
             self._images.setdefault(url)
 
     def _add_images(self) -> None:
-        """Add the images behind the other blocks: a server may send them at any time, and more than once."""
+        """Add the images after the other blocks, since servers may send them at any time and repeatedly."""
         for url in self._images:
             self.builder.add_image(url)
         self._images.clear()
 
-    def _take_audio(self, audio: Any, out: list[BuilderEvent]) -> None:
-        """What is said is the text of an audio reply; the sound itself is not kept."""
-        given = mapping(audio)
-        self._audio = self._audio or bool(given.get("data"))
-        self._say(string(given.get("transcript")), out)
+    def _take_audio(self, audio: object, out: list[BuilderEvent]) -> None:
+        """Add the transcript of an audio reply as text. The sound itself is discarded."""
+        fields = mapping(audio)
+        self._audio = self._audio or bool(fields.get("data"))
+        self._say(string(fields.get("transcript")), out)
 
     def _take_extra(self, delta: Delta, extra: dict[str, Any], out: list[BuilderEvent]) -> Delta:
-        """Take the fields that are rare, and keep those that are not known; returns the rest of the delta.
+        """Read the rare fields of a delta, store the unknown ones, and return the rest of the delta.
 
-        Gemini's mark for a thought makes the content of its delta reasoning.
+        If Gemini marks a delta as a thought, its content is reasoning.
         """
         extra = dict(extra)
         images = extra.pop("images", None)
@@ -622,7 +622,7 @@ class ChatDecoder(ReplyDecoder):
         if "thought" in google:
             rest = {key: value for key, value in google.items() if key != "thought"}
             extra["extra_content"] = {**extra["extra_content"], "google": rest}
-        self._keep_fields(extra)
+        self._store_fields(extra)
         if not is_thought or not isinstance(delta.content, str):
             return delta
         text = self._mend(delta.content)
@@ -631,7 +631,7 @@ class ChatDecoder(ReplyDecoder):
         return msgspec.structs.replace(delta, content=None)
 
     def _untagged(self, text: str) -> str:
-        """The first text after a thought, without the end of the tags around it."""
+        """Return the first text after reasoning without the closing tag of the reasoning."""
         if self._tagged:
             self._tagged = False
             text = text.removeprefix("</thought>")
@@ -658,7 +658,7 @@ class ChatDecoder(ReplyDecoder):
             self._reasoning_field = where
         if self._block_type != "thinking":
             self._close_block(out)
-            # The first block is signed at the end, when all that has to go back with it is known.
+            # The first block is signed at the end, when all fields to send back are known.
             signed = self._thinking_block >= 0 and self._reasoning_field
             fields = {"thinking_signature": self._reasoning_field} if signed else {}
             self._block, event = self.builder.open_thinking(**fields)
@@ -675,31 +675,31 @@ class ChatDecoder(ReplyDecoder):
             self._block_type = ""
 
     def _mend(self, text: str) -> str:
-        """Join a surrogate pair that two deltas share."""
+        """Join a surrogate pair that is split between two deltas."""
         text = self._half + text
         self._half = ""
         if "\ud800" <= text[-1:] <= "\udbff":
             text, self._half = text[:-1], text[-1]
-        return cast(str, _json.without_surrogates(text))
+        return _json.without_surrogates(text)
 
     def _flush_half(self, out: list[BuilderEvent]) -> None:
         if self._half and self._block_type == "text":
             self._half = ""
             out.append(self.builder.delta(self._block, "\ufffd"))
 
-    def _keep_fields(self, fields: dict[str, Any]) -> None:
-        """Keep fields that are not known, to be sent back; lists may come in pieces."""
+    def _store_fields(self, fields: Mapping[str, object]) -> None:
+        """Store unknown fields, to send them back. Lists may arrive in pieces."""
         for name, value in fields.items():
             if isinstance(value, list):
-                self._keep(value, self._lists.setdefault(name, []))
+                self._collect(value, self._lists.setdefault(name, []))
             else:
                 _merge(self._extra, {name: value})
 
     @staticmethod
-    def _keep(details: list[Any], kept: list[Any]) -> None:
-        """Keep what must be sent back, with the pieces of one text put together."""
+    def _collect(details: list[Any], collected: list[Any]) -> None:
+        """Add items that must be sent back. Pieces of the same text become one item."""
         for detail in details:
-            last = kept[-1] if kept else None
+            last = collected[-1] if collected else None
             if isinstance(last, dict) and isinstance(detail, dict) and _continues(last, detail):
                 for key, value in detail.items():
                     if key in _DETAIL_TEXT:
@@ -707,13 +707,15 @@ class ChatDecoder(ReplyDecoder):
                     elif value is not None:
                         last[key] = value
             elif isinstance(detail, dict):
-                # Lists of pieces while they come, joined at the end: a long thought stays linear.
-                kept.append({key: [value] if key in _DETAIL_TEXT else value for key, value in detail.items()})
+                # Pieces are joined at the end, so that long reasoning takes linear time.
+                collected.append(
+                    {key: [value] if key in _DETAIL_TEXT else value for key, value in detail.items()}
+                )
             else:
-                kept.append(detail)
+                collected.append(detail)
 
     def _sign(self) -> None:
-        """Note on the first block of reasoning, else of text, else on the first call, what has to go back."""
+        """Store the fields to send back: on the first block of reasoning, else of text, else on a call."""
         record: dict[str, Any] = {}
         if self._details:
             record["reasoning_details"] = _whole(self._details)
@@ -731,7 +733,7 @@ class ChatDecoder(ReplyDecoder):
             self._calls[0].kept |= record
 
     def _take_last_chunks(self) -> None:
-        """Take what comes near the finish reason: usage in a choice (Moonshot), sources (Perplexity, xAI)."""
+        """Read the last chunks: they may have usage in a choice (Moonshot) and sources (Perplexity, xAI)."""
         cited: list[Citation] = []
         add_citations(cited, read_citations(self._annotations))
         for data in self._last_chunks:
@@ -768,7 +770,7 @@ class ChatDecoder(ReplyDecoder):
         if index is not None:
             self._by_index[index] = call
         if name and name != call.name and not call.arguments:
-            # A name in fragments, or in growing prefixes; once there are arguments it is complete.
+            # The name arrives in fragments or growing prefixes. It is complete when the arguments start.
             call.name = name if name.startswith(call.name) else call.name + name
             self.builder.update(call.block, name=call.name)
         if arguments is None or arguments == "":
@@ -780,7 +782,7 @@ class ChatDecoder(ReplyDecoder):
         out.append(self.builder.delta(call.block, arguments))
 
     def _find(self, index: int | None, call_id: str, name: str) -> _Call | None:
-        """The call that a delta goes on with; None: it begins one."""
+        """Return the call that a delta belongs to; None if it starts a new one."""
         if index is not None:
             call = self._by_index.get(index)
             return None if call is not None and call_id and call.id and call.id != call_id else call
@@ -788,10 +790,8 @@ class ChatDecoder(ReplyDecoder):
             return self._by_id.get(call_id)
         latest = self._calls[-1] if self._calls else None
         if latest is not None and name:
-            begun_anew = (
-                name != latest.name or _json.decode_object(self.builder.text(latest.block)) is not None
-            )
-            return None if begun_anew else latest
+            is_new = name != latest.name or _json.decode_object(self.builder.text(latest.block)) is not None
+            return None if is_new else latest
         return latest
 
     def _close_calls(self, out: list[BuilderEvent]) -> None:
@@ -801,7 +801,7 @@ class ChatDecoder(ReplyDecoder):
             signed = {"tool_call_signature": _signature(call.kept)} if call.kept else {}
             event = self.builder.close(call.block, arguments, **signed)
             if not call.name:
-                # Nobody knows what to run: the text stays, and marks the call as invalid.
+                # `partial_json` marks the call as invalid.
                 self.builder.update(call.block, arguments={}, partial_json=text)
                 event["tool_call"] = self.builder.block(call.block)
             out.append(event)
@@ -813,7 +813,7 @@ class ChatDecoder(ReplyDecoder):
             self._say(AUDIO_NOTE, out)
         nowhere = (self._extra or self._lists) and self._text_block < 0 and not self._calls
         if (self._details or nowhere) and self._thinking_block < 0:
-            # What cannot be read but must go back needs a block to go back in.
+            # Fields without readable text need a block that stores them for the next request.
             self._close_block(out)
             self._block, event = self.builder.open_thinking()
             self._block_type, self._thinking_block = "thinking", self._block
@@ -830,28 +830,28 @@ def _signature(record: Mapping[str, Any]) -> str:
     return _json.encode(record).decode()
 
 
-def _merge(kept: dict[str, Any], found: Mapping[str, Any]) -> None:
-    """Add what was found: objects are merged, and of everything else the last counts."""
-    for key, value in found.items():
-        known = kept.get(key)
+def _merge(target: dict[str, Any], fields: Mapping[str, object]) -> None:
+    """Add fields: objects are merged, and other values replace earlier ones."""
+    for key, value in fields.items():
+        known = target.get(key)
         if isinstance(value, dict) and isinstance(known, dict):
             _merge(known, value)
         elif value:
-            kept[key] = value
+            target[key] = value
 
 
 _DETAIL_TEXT = ("text", "summary", "thinking")
 _IN_PIECES = ("reasoning.text", "reasoning.summary", "thinking")
-"""Types of what comes in pieces: OpenRouter's `reasoning_details`, and `thinking_blocks` of LiteLLM."""
+"""Types of items that arrive in pieces: OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`."""
 
 
-def _whole(kept: list[Any]) -> list[Any]:
-    """What was kept in pieces, with its texts joined."""
+def _whole(collected: list[Any]) -> list[Any]:
+    """Join the pieces of the texts of collected items."""
     return [
         {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
         if isinstance(item, dict)
         else item
-        for item in kept
+        for item in collected
     ]
 
 
@@ -865,12 +865,12 @@ def _continues(last: Mapping[str, Any], detail: Mapping[str, Any]) -> bool:
     )
 
 
-def _joined(pieces: list[Any]) -> Any:
+def _joined(pieces: list[object]) -> object:
     strings = [piece for piece in pieces if isinstance(piece, str)]
     return "".join(strings) if strings else pieces[0]
 
 
-def _detail_text(detail: Any) -> str:
+def _detail_text(detail: object) -> str:
     if not isinstance(detail, dict):
         return ""
     text = detail.get("text") or detail.get("summary")
@@ -914,7 +914,7 @@ def normal_usage(usage: object) -> Usage | None:
 async def stream_openai_completions(
     model: Any, context: Context, options: SimpleStreamOptions | None = None
 ) -> ReplyStream:
-    """Stream a reply from any chat/completions endpoint.
+    """Stream a reply from any chat/completions server.
 
     Args:
         model: An `OpenAICompatModel`, or any model with a `base_url`.
@@ -922,7 +922,7 @@ async def stream_openai_completions(
         options: See `SimpleStreamOptions`.
 
     Raises:
-        TinyAgentError: if the reply did not begin.
+        TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
@@ -952,9 +952,9 @@ _NAMES_STREAM_OPTIONS = re.compile(r"(?i)stream[ _]?options|include[ _]?usage")
 def refuses_stream_options(
     error: ProviderError, body: Mapping[str, Any], model: ModelIdentity, options: SimpleStreamOptions
 ) -> bool:
-    """Whether a request failed for the field that asks for the usage, which not every server takes.
+    """Whether a request failed because the server does not accept `stream_options`.
 
-    If so, later requests of this process to the same server are made without it, and `on_note` is called.
+    If so, later requests of this process to the same server omit it, and `on_note` is called.
     """
     if error.status not in (400, 422) or "stream_options" not in body:
         return False
@@ -962,12 +962,12 @@ def refuses_stream_options(
     if asked_by_user or not _NAMES_STREAM_OPTIONS.search(str(error)):
         return False
     _refuse_stream_options.add(_origin(model))
-    note(options, f"{model.provider}: the server refuses stream_options, so it is asked without.")
+    note(options, f"{model.provider}: the server refuses stream_options, so it is omitted.")
     return True
 
 
 def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
-    """The headers that a model asks for, its key among them, and what of it is secret."""
+    """Return the headers of a request, including the API key, and the secrets in them."""
     known = SERVERS.get(server_of(getattr(model, "base_url", "")))
     variable = getattr(model, "api_key_env", None) or (known.api_key_env if known is not None else None)
     header = _dialect(model).key_header
