@@ -125,7 +125,7 @@ def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
     for path, error, says in (
         (tmp_path / "none.jsonl", ConfigurationError, "Cannot read the replay .*: No such file"),
         (tmp_path, ConfigurationError, "Is a directory"),
-        (other, RecordError, "line 1 is not JSON"),
+        (other, RecordError, r"the replay .*notes\.txt: line 1 is not JSON"),
         (empty, ConfigurationError, "holds no reply"),
     ):
         with pytest.raises(error, match=says):

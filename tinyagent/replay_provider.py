@@ -28,7 +28,7 @@ from .agent_types import (
     SimpleStreamOptions,
     StreamResponse,
 )
-from .errors import ConfigurationError, ProviderError
+from .errors import ConfigurationError, ProviderError, RecordError
 from .text_files import MAX_RECORD_BYTES, read_bytes
 
 __all__ = ["replay_provider"]
@@ -87,7 +87,10 @@ class _Replay:
     def _read(self) -> list[_Recorded]:
         if self._replies is None:
             data = read_bytes(self._path, limit=MAX_RECORD_BYTES, name=f"the replay {self._path}")
-            self._replies = _replies(data, self._on_warning)
+            try:
+                self._replies = _replies(data, self._on_warning)
+            except RecordError as error:
+                raise RecordError(f"the replay {self._path}: {error}", hint=error.hint) from None
             if not self._replies:
                 raise ConfigurationError(
                     f"The replay {self._path} holds no reply of a model.",

@@ -49,9 +49,9 @@ async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
         assert 2 == starts(log)
 
 
-@pytest.mark.parametrize("change", ["age", "broken", "configuration", "none"])
+@pytest.mark.parametrize("change", ["age", "broken", "open to others", "pipe", "configuration", "none"])
 def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
-    """After a day, with another configuration, or if the file is damaged."""
+    """After a day, with another configuration, or if the file is damaged or can be written by others."""
     with McpServers([kept(log)]) as servers:
         servers.tools()
     [file] = cache_directory().iterdir()
@@ -64,6 +64,11 @@ def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
             os.utime(file, (time.time() - 90_000,) * 2)
         case "broken":
             file.write_bytes(b'{"version": 1, "fing')
+        case "open to others":
+            file.chmod(0o666)
+        case "pipe":
+            file.unlink()
+            os.mkfifo(file)
         case "configuration":
             fields["cwd"] = str(log.parent)
     with McpServers([kept(log, **fields)]) as servers:

@@ -1,24 +1,29 @@
 """What a server offers, as it is kept between runs.
 
 A list is good for a day, or until the configuration or the program of the server changes; each start of
-the server renews it. What is kept holds no secret, and a file that cannot be read is as good as none.
+the server renews it. What is kept holds no secret, and a file that cannot be read, or that others can write,
+is as good as none.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tinyagent import ConfigurationError
+from tinyagent.text_files import read_config, write_private
+
 from ._config import ServerConfig, cache_directory
 
 __all__ = ["ListedTool", "Listing", "recall", "remember"]
 
 DAY = 86_400.0
+
+MAX_BYTES = 64 << 20
+"""Of the file of one server."""
 
 
 class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,8 +64,8 @@ def recall(config: ServerConfig) -> Listing | None:
     try:
         if not 0 <= time.time() - path.stat().st_mtime < DAY:
             return None
-        listing = msgspec.json.decode(path.read_bytes(), type=Listing)
-    except (OSError, ValueError):
+        listing = msgspec.json.decode(read_config(path, limit=MAX_BYTES) or "", type=Listing)
+    except (OSError, ValueError, ConfigurationError):
         return None
     good = listing.version == 2 and listing.fingerprint == config.fingerprint()
     return listing if good else None
@@ -70,17 +75,8 @@ def remember(config: ServerConfig, listing: Listing) -> None:
     """Keep a list; where that cannot be done, the next run asks the server again."""
     if not config.remember:
         return
-    path = _file(config)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(listing))
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_private(_file(config), msgspec.json.encode(listing))
     except OSError:
         pass
 
