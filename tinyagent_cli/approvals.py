@@ -1,10 +1,10 @@
-"""May this tool call run? Rules first, then the person at the terminal.
+"""Decide whether a tool call may run: by rules first, then by asking the user on the terminal.
 
-    denied by name        refused, whatever else was said
+    denied by name        refused, whatever the other rules are
     read-only             runs
     allowed by name, -y   runs
-    remembered            runs: this exact call was allowed for this project, see `remembered`
-    otherwise             asked through /dev/tty, never through standard input; refused without a terminal
+    remembered            runs: this exact call was approved for this project, see `remembered`
+    otherwise             the user is asked on /dev/tty, never on standard input; refused without a terminal
 
 This is a question, not a sandbox.
 """
@@ -33,27 +33,28 @@ __all__ = ["Approvals", "Verdict", "ask_on_terminal"]
 
 MAX_SHOWN = 8_000
 MAX_SHOWN_LINES = 100
-"""Characters and lines of a call that a question shows; of a longer one its beginning and its end."""
+"""Limits of a question in characters and lines. Of a longer call it shows the beginning and the end."""
 
 
 class Verdict(NamedTuple):
-    """Whether a call may run: why not, or else who said so (empty for a tool that needs nobody's word)."""
+    """Whether a call may run: the reason if not, and who approved it (empty if no approval is needed)."""
 
     refusal: str | None
     by: str = ""
 
 
 class Approvals:
-    """The rules of one run, and what was answered so far.
+    """The rules of one run, and the answers so far.
 
     Args:
-        allow: Names of tools (`*` and `?` match) that may run without a question; `deny` wins over it.
-        yes: Every tool may.
-        note: Where a refusal without a terminal is told to the user.
-        before: Called before a question, so that it does not end up in the middle of the reply.
-        remembered: Gives what was allowed in earlier runs, once that matters.
-        sources: Where each tool comes from, by name. Remembered approvals are bound to it; a tool without
-            a source, or with one that has no content hash, is asked for in every run.
+        allow: Names of tools (`*` and `?` match) that may run without a question; `deny` takes precedence.
+        deny: Names of tools that must not run.
+        yes: Whether every tool may run without a question.
+        note: Called to tell the user about a refusal without a terminal.
+        before: Called before a question, to end an unfinished line of the reply.
+        remembered: Opens the stored approvals; called on first use.
+        sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
+            or content hash cannot be remembered.
     """
 
     def __init__(
@@ -80,13 +81,13 @@ class Approvals:
         self._lock = asyncio.Lock()
 
     def denied(self, tool: AgentTool) -> str | None:
-        """Why the tool must never run, if so."""
+        """Return the reason if a rule denies the tool; None otherwise."""
         if _matches(tool.name, self._deny):
             return f"Refused: the user does not allow the tool {tool.name!r} in this run."
         return None
 
     async def ask(self, call: ToolCallInfo) -> Verdict:
-        """Whether this very call may run."""
+        """Decide whether this call may run."""
         tool = call.tool
         if tool.read_only:
             return Verdict(None)
@@ -143,12 +144,12 @@ class Approvals:
 
 
 class Question(NamedTuple):
-    """What the user is asked.
+    """A question to the user.
 
     Attributes:
-        text: The call, and the choices. Everything that a terminal would hide is written out.
-        whole: The whole call, if `text` shows only its beginning and its end.
-        choices: What to ask once the whole call was shown.
+        text: The call and the choices, with invisible characters as escapes.
+        whole: The whole call if `text` shows only its beginning and its end; None otherwise.
+        choices: The choices to show after the whole call was viewed.
     """
 
     text: str
@@ -157,7 +158,7 @@ class Question(NamedTuple):
 
 
 def question(call: ToolCallInfo, *, project: bool = True) -> Question:
-    """The question for a call; `project` offers to remember the answer."""
+    """Return the question for a call. `project` offers to approve it for the project."""
     name = visible(call.tool.name)
     text = visible(without_long_blanks(json.dumps(call.arguments, indent=2, ensure_ascii=False)))
     begin, end = _hidden_part(text)
@@ -182,7 +183,7 @@ def question(call: ToolCallInfo, *, project: bool = True) -> Question:
 
 
 def _hidden_part(text: str) -> tuple[int, int]:
-    """Where the part begins and ends that is not shown of a long text."""
+    """Return the start and the end of the part of a long text that is not shown."""
     half, lines = MAX_SHOWN // 2, MAX_SHOWN_LINES // 2
     begin, end = min(half, len(text)), max(len(text) - half, 0)
     if text.count("\n") > MAX_SHOWN_LINES:
@@ -192,11 +193,11 @@ def _hidden_part(text: str) -> tuple[int, int]:
 
 
 async def ask_on_terminal(asked: Question) -> str | None:
-    """Ask on the controlling terminal; None if there is none. Cancelling takes the question back.
+    """Ask on the controlling terminal. A cancellation withdraws the question.
 
     Returns:
-        The answer in lower case. To a question that does not show the whole call, only `yes` in full is
-        an answer that allows it, until all of it was viewed.
+        The answer in lower case; None without a terminal. If the question does not show the whole call, only
+        a full `yes` approves it, until all of it was viewed.
     """
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
@@ -220,13 +221,13 @@ async def ask_on_terminal(asked: Question) -> str | None:
 
 
 async def _answer(fd: int, text: str) -> str:
-    _forget_typed_ahead(fd)
+    _discard_typed_ahead(fd)
     _write(fd, text)
     return (await _read_line(fd)).strip().lower()
 
 
 async def _show_all(fd: int, text: str) -> bool:
-    """Show a text page by page; whether its end was reached."""
+    """Show a text page by page. Return whether its end was reached."""
     columns, rows = os.get_terminal_size(fd)
     width, page = columns or 80, max((rows or 24) - 1, 1)
     lines = [
@@ -253,15 +254,15 @@ def _write(fd: int, text: str) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _forget_typed_ahead(fd: int) -> None:
-    """A key that was hit before the question is no answer to it."""
+def _discard_typed_ahead(fd: int) -> None:
+    """Discard keys that were pressed before the question."""
     import termios
 
     termios.tcflush(fd, termios.TCIFLUSH)
 
 
 async def _read_line(fd: int) -> str:
-    """One line. A thread waits, since not every system lets an event loop watch a terminal."""
+    """Read one line in a thread, because not every system supports terminals in an event loop."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[bytes] = loop.create_future()
     stop_read, stop_write = os.pipe()
@@ -301,7 +302,7 @@ async def _read_line(fd: int) -> str:
 
 
 def _identity(tool: AgentTool) -> tuple[object, ...]:
-    """What the user saw of a tool that was allowed. One that changes during the run is asked for again."""
+    """Return what identifies an approved tool in this run. If it changes, the user is asked again."""
     return tool.description, tool.parameters, tool.origin
 
 

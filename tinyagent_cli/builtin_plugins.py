@@ -1,6 +1,6 @@
-"""What comes with tinyagent, registered through the same hooks as everybody else's plugins.
+"""The built-in providers, registered through the same hooks as plugins.
 
-Nothing here imports a provider's module; that happens when its first request is made.
+A provider's module is imported only when its first request is made.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 class Api(NamedTuple):
-    """A wire protocol: the module that speaks it, its model class, how to stream and how to list models."""
+    """A wire protocol: its module, model class, stream function and function that lists models."""
 
     module: str
     model: str
@@ -64,7 +64,7 @@ APIS = {
 
 
 NAMES = (*SERVERS, "proxy", "replay", "demo")
-"""Every provider that is built in."""
+"""All built-in providers."""
 
 
 class BuiltinProviders:
@@ -89,7 +89,7 @@ class BuiltinProviders:
 
 
 class ConfiguredProvider:
-    """The plugin that offers what the user wrote into `[providers.NAME]`."""
+    """The plugin for a provider in the configuration, `[providers.NAME]`."""
 
     def __init__(self, name: str, table: ProviderTable) -> None:
         self._name = name
@@ -114,7 +114,7 @@ class ConfiguredProvider:
 
 
 def key_variable(name: str, table: ProviderTable | None) -> str | None:
-    """The variable that holds a provider's key, known without loading anything."""
+    """Return the environment variable of a provider's key, without loading the provider."""
     if name == "proxy":
         return "TINYAGENT_PROXY_TOKEN"
     return key_variable_of(name, table)
@@ -171,10 +171,10 @@ def _provider(
 
 
 def _take_api(name: str, options: JsonObject) -> str | None:
-    """Take `api`, the protocol, out of the options of a model; None if there is none.
+    """Remove `api`, the protocol, from the options of a model and return it; None if it is not set.
 
     Raises:
-        ConfigurationError: if there is no such protocol.
+        ConfigurationError: The protocol is unknown.
     """
     api = options.pop("api", None)
     if api is None:
@@ -187,9 +187,9 @@ def _take_api(name: str, options: JsonObject) -> str | None:
 
 
 def _api_of(name: str, endpoint: Endpoint, base_url: str, model_id: str) -> str:
-    """The protocol to ask a model over: OpenAI's later models want the Responses API.
+    """Return the protocol of a model: OpenAI's later models need the Responses API.
 
-    What the user chose counts. Another server under OpenAI's name is asked in the same way.
+    The user's choice takes precedence. A different server under OpenAI's name is treated the same.
     """
     if endpoint.api_chosen or endpoint.api != "openai-completions":
         return endpoint.api
@@ -230,7 +230,7 @@ def _no_replay_file(model_id: str, options: Mapping[str, JsonValue]) -> Model:
 
 
 def replay(path: str, on_warning: Callable[[str], None]) -> Provider:
-    """The provider that answers with the run recorded in `path`."""
+    """Return the provider that replays the run recorded in `path`."""
     from tinyagent.replay_provider import replay_provider
 
     try:

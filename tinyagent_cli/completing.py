@@ -1,5 +1,6 @@
-"""What the shell completes: names that are known without importing anything of a plugin, and without asking
-anybody. A model's id is known if it is in the configuration, is a default, or was seen by `models list`.
+"""Shell completion, without importing plugins and without network access.
+
+A model's id is known if it is in the configuration, is a default, or was listed by `models list`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = ["complete_models", "complete_plugins", "complete_providers", "complet
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Installed tool plugins; a path is left to the shell."""
+    """Complete installed tool plugins; the shell completes paths."""
     from click.shell_completion import CompletionItem
 
     if "/" in incomplete or incomplete.startswith((".", "~")):
@@ -30,19 +31,19 @@ def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Distributions that are plugins, and then the names that they offer."""
+    """Complete distributions with plugins, and the names of their plugins."""
     everything = installed()
     names = [*(entry.distribution for entry in everything), *(entry.name for entry in everything)]
     return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
 
 
 def complete_providers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Providers by name."""
+    """Complete the names of providers."""
     return [name for name in _providers(_settings()) if name.startswith(incomplete)]
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Providers, with the slash after which the model's id goes; then the ids that are known."""
+    """Complete providers with a slash, then known model ids."""
     found = _settings()
     provider, slash, _ = incomplete.partition("/")
     if slash:
@@ -59,7 +60,7 @@ def _settings() -> Settings | None:
 
     try:
         return configuration.load()
-    except Exception:  # noqa: BLE001 - a completion has nobody to complain to
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
         return None
 
 

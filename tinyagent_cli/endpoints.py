@@ -87,27 +87,27 @@ def key_variable_of(name: str, table: ProviderTable | None = None) -> str | None
     if table is not None and table.api_key_env:
         return table.api_key_env
     if table is not None and table.base_url and server.base_url:
-        # A server of the user's own behind a built-in name has nothing to do with the built-in one's key.
+        # The user's own server under a built-in name must not get the key of the built-in provider.
         return None
     return server.api_key_env
 
 
 def take_base_url(name: str, options: JsonObject) -> str | None:
-    """Take `base_url` out of the options of a model; None if there is none.
+    """Remove `base_url` from the options of a model and return it; None if it is not set.
 
     Raises:
-        ConfigurationError: if it is no text.
+        ConfigurationError: It is not text, or blank.
     """
     if "base_url" not in options:
         return None
-    given = options.pop("base_url")
-    if not isinstance(given, str) or not given.strip():
+    base_url = options.pop("base_url")
+    if not isinstance(base_url, str) or not base_url.strip():
         raise ConfigurationError(f"The base_url of {name!r} is no URL.", hint="Write -O base_url=https://…")
-    return given.strip()
+    return base_url.strip()
 
 
 def endpoint_note(name: str, table: ProviderTable | None, options: Mapping[str, JsonValue]) -> str | None:
-    """A sentence for `-v` if a provider is not where it usually is."""
+    """Return a sentence for `-v` if the address of a provider was changed; None otherwise."""
     server = SERVERS.get(name)
     base_url = options.get("base_url")
     if isinstance(base_url, str):
@@ -121,7 +121,7 @@ def endpoint_note(name: str, table: ProviderTable | None, options: Mapping[str, 
 
 
 def _shown(url: str) -> str:
-    """A URL without the parts that may hold a secret."""
+    """Return a URL without the parts that may contain a secret."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]

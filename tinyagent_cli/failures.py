@@ -1,4 +1,4 @@
-"""What an error means to a caller: one table from its class to the exit code, one place for its words."""
+"""Map errors to exit codes, in one table, and to messages, in one function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class InputError(errors.TinyAgentError):
-    """What the user gave cannot be used: a file, a prompt, an argument."""
+    """The input of the user is invalid: a file, a prompt or an argument."""
 
     kind = "usage"
 
@@ -37,7 +37,7 @@ class WriteError(errors.TinyAgentError):
 
 
 class OutputClosedError(WriteError):
-    """Whoever read standard output has gone away."""
+    """The reader of standard output has closed it."""
 
     kind = "broken_pipe"
 
@@ -65,7 +65,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     BrokenPipeError: 128 + signal.SIGPIPE,
     Exception: 1,
 }
-"""The most specific class counts. Signals are 128 plus their number, as in any shell."""
+"""The most specific class applies. Signals are 128 plus their number, as in a shell."""
 
 
 class Failure(NamedTuple):
@@ -89,7 +89,7 @@ class Failure(NamedTuple):
 
 
 def describe(error: BaseException) -> Failure:
-    """What to print, to record and to exit with for `error`; secrets that it quotes are removed."""
+    """Return the message, the record and the exit code of an error, with secrets redacted."""
     from tinyagent._provider_errors import redact
 
     failure = _describe(error)
@@ -131,7 +131,7 @@ def _describe(error: BaseException) -> Failure:
         )
     fields = errors.error_fields(error)
     if fields["error_kind"] != errors.TinyAgentError.kind:
-        # A plugin's class that is none of ours and has a kind or a status: not a defect, but its way to fail.
+        # A plugin's own error class with a kind or a status is an expected failure, not a defect.
         return describe(errors.error_from_message(fields))
     return Failure(
         "internal",

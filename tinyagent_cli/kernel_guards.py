@@ -1,9 +1,9 @@
-"""What only the operating system can guarantee: secrets stay in memory, and the process can be ended.
+"""Guarantees by the operating system: no other process reads our memory, and the process can be ended.
 
 Python runs signal handlers and threads only while it has the interpreter lock. C code that keeps the lock,
-such as `re` on a hard pattern, stops all of them. So the last word is the kernel's: a timer that exits, and
-signals whose second arrival kills. Both are set through `ctypes`, on 64-bit Linux; elsewhere `Lifetime` does
-what Python can do.
+such as `re` on a hard pattern, stops all of them. So the kernel must help: with a timer that exits the
+process, and with signals that kill it on their second arrival. Both use `ctypes` on 64-bit Linux. Elsewhere
+`Lifetime` does as much as Python can.
 
 The numbers and layouts are those of <sys/prctl.h>, <signal.h> and <time.h>, the same in glibc and musl.
 """
@@ -27,9 +27,9 @@ _libc = ctypes.CDLL(None) if sys.platform == "linux" and ctypes.sizeof(ctypes.c_
 
 
 def protect_memory() -> None:
-    """Write no core files, and let no other process of this user read the memory: it holds keys.
+    """Disable core files, and prevent other processes of this user from reading our memory, which holds keys.
 
-    Child processes inherit that they write no core files, and can raise the limit again.
+    Child processes inherit the limit for core files, and can raise it again.
     """
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
@@ -38,7 +38,7 @@ def protect_memory() -> None:
 
 
 def kill_on_second(signum: int) -> None:
-    """Let the second arrival of a signal end the process, whatever the handler of the first one does."""
+    """Let the second arrival of a signal kill the process, whatever its handler does on the first."""
     if _libc is None:
         return
     action = ctypes.create_string_buffer(struct.calcsize(_SIGACTION))
@@ -62,7 +62,7 @@ class ExitTimer:
             self._timer = timer
 
     def set(self, seconds: float) -> None:
-        """Exit `seconds` from now, and not at a time that was set before; 0 for never."""
+        """Exit in `seconds` from now; 0 disables the timer. Replaces an earlier setting."""
         if _libc is not None and self._timer is not None:
             whole = int(seconds)
             _libc.timer_settime(

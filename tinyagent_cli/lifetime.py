@@ -1,13 +1,13 @@
 """The one clock of a command, and the signals that end it: SIGINT, SIGTERM, SIGHUP and the time limit.
 
-    held        our own modules are being imported       a stop is remembered until `release`
-    preparing   input is read, plugins are loaded        a stop raises `StopRun` in the main thread
-    attached    the event loop runs                      a stop calls a function of the run, in the loop
+    held        our own modules are imported          a stop waits until `release`
+    preparing   input is read, plugins are loaded     a stop raises `StopRun` in the main thread
+    attached    the event loop runs                   a stop calls a function of the run, in the loop
 
-After a stop the command has `ENDING_S` to end in an orderly way. A thread watches this, since the main
-thread may be stuck in C code, or in a plugin that catches everything: then the thread closes the records and
-exits. If C code keeps Python from running at all, a timer of the kernel exits, and the records stay open. A
-second signal of the same kind ends the process at once.
+After a stop the command has `ENDING_S` seconds to end. A thread checks this, because the main thread may be
+stuck in C code or in a plugin that catches every exception. In this case the thread closes the records and
+exits. If C code prevents Python from running at all, a kernel timer exits the process, and the records have
+no end. A second signal of the same kind ends the process at once.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["ENDING_S", "TIMED_OUT", "Lifetime"]
 
 ENDING_S = 3.0
-"""Seconds between a stop and the end of the process, at most."""
+"""The maximum time in seconds between a stop and the end of the process."""
 
 CLOSING_S = 1.0
-"""Seconds that closing the records may take when the main thread is stuck; a reader may be stuck as well."""
+"""Seconds to close the records if the main thread is stuck; their reader may be stuck, too."""
 
 STUCK_S = 1.5
-"""Seconds after the time limit in which Python must have run once; if not, C code has its lock for good."""
+"""Seconds after the time limit until the kernel timer assumes that C code holds the interpreter lock."""
 
 LONGEST_S = 10 * 365 * 86400
-"""Longer limits are none: no system call waits longer for sure."""
+"""Longer time limits count as no limit, because system calls do not support them."""
 
 TIMED_OUT = 124
-"""The exit code, as that of `timeout` in coreutils."""
+"""The exit code after a time-out, as with `timeout` of coreutils."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _CHANGED = b"\0"
@@ -55,7 +55,7 @@ _CHANGED = b"\0"
 
 
 class Lifetime:
-    """What may end this command early. A context manager; used once."""
+    """The signals and the time limit of this command. A context manager that is used once."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
@@ -75,7 +75,7 @@ class Lifetime:
 
     @property
     def seconds(self) -> float:
-        """Since the command started."""
+        """Return the seconds since the command started."""
         return time.monotonic() - self.started
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class Lifetime:
         os.set_blocking(self._wakes, False)
         if self._in_main_thread:
             for signum in (*SIGNALS, signal.SIGALRM):
-                # What our parent ignores (nohup, a shell's background job) we ignore as well.
+                # A signal that the parent ignores (nohup, a background job of a shell) stays ignored.
                 if signal.getsignal(signum) != signal.SIG_IGN:
                     self._previous[signum] = signal.signal(signum, self._handle)
                     if signum != signal.SIGALRM:
@@ -113,8 +113,8 @@ class Lifetime:
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
 
-    # A child process that a tool forks shares our pipe and has our handlers, which are not for its signals.
-    # So those that arrive before it has its own handlers back have to wait.
+    # A child process that a tool forks shares our pipe and has our handlers, which must not get its signals.
+    # So signals are blocked until the child has its own handlers.
 
     def _before_fork(self) -> None:
         if not self._closed:
@@ -131,13 +131,17 @@ class Lifetime:
             self._restore()
             self._after_fork()
 
-    # ---- what the command says -------------------------------------------------------------------------
+    # ---- calls of the command --------------------------------------------------------------------------
 
     def limit(self, seconds: float, source: str) -> None:
-        """End the command `seconds` after its start; `source` names the setting, for the message.
+        """End the command `seconds` after its start. Infinity means no limit.
+
+        Args:
+            seconds: The time limit.
+            source: The name of the setting, for the message.
 
         Raises:
-            InputError: `seconds` is not a number. Infinity is no limit.
+            InputError: `seconds` is NaN.
         """
         if math.isnan(seconds):
             from .failures import InputError
@@ -153,23 +157,23 @@ class Lifetime:
         self._wake_up()
 
     def release(self) -> None:
-        """From now on a stop raises in the main thread; one that came before raises here."""
+        """Let a stop raise in the main thread from now on. An earlier stop is raised here."""
         self._held = False
         if self.cause is not None:
             raise self.cause
 
     def attach(self, loop: asyncio.AbstractEventLoop, call: Callable[[StopRun], None]) -> None:
-        """From now on a stop has `call` called by the loop; one that a plugin swallowed is raised here."""
+        """Let the loop call `call` on a stop from now on. A stop that a plugin swallowed is raised here."""
         if self.cause is not None:
             raise self.cause
         self._attached = (loop, call)
 
     def detach(self) -> None:
-        """The loop is over; a stop raises again."""
+        """Let a stop raise again: the loop has ended."""
         self._attached = None
 
     def at_last_resort(self, call: Callable[[StopRun], object]) -> None:
-        """Have `call` close what must be closed if the main thread is stuck. It runs in another thread."""
+        """Register a function to call, in another thread, if the main thread is stuck."""
         self._last_resorts.append(call)
 
     # ---- stopping ----------------------------------------------------------------------------------------
@@ -197,7 +201,7 @@ class Lifetime:
         loop.call_soon_threadsafe(call, cause)
 
     def _unraisable(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """A stop that was raised in a finalizer is swallowed by Python; it needs no traceback."""
+        """Print no traceback for a stop that was raised in a finalizer; Python ignores such exceptions."""
         if not issubclass(unraisable.exc_type, (StopRun, KeyboardInterrupt)):
             self._previous_unraisable(unraisable)
 
@@ -207,7 +211,7 @@ class Lifetime:
         try:
             os.write(self._wakes, _CHANGED)
         except BlockingIOError:
-            pass  # the pipe is full, so the thread will wake up anyway
+            pass  # the pipe is full, so the thread wakes up anyway
 
     def _watch(self) -> None:
         while True:
@@ -225,7 +229,7 @@ class Lifetime:
                     self._signal = self._signal or signals[0]
                     self._end_within(CLOSING_S if self._ends_by is not None else ENDING_S)
             elif self._closed:
-                pass  # the end of the pipe is next
+                pass  # the pipe is closed next
             elif self._ends_by is None:
                 self._end_within(ENDING_S)
                 self._interrupt_main_thread()
@@ -238,7 +242,7 @@ class Lifetime:
             self._exit_timer.set(ENDING_S + 2 * CLOSING_S)
 
     def _interrupt_main_thread(self) -> None:
-        """Run the handler in the main thread, also out of a system call that blocks."""
+        """Run the handler in the main thread, even during a blocking system call."""
         main = threading.main_thread().ident
         if signal.SIGALRM in self._previous and main is not None:
             signal.pthread_kill(main, signal.SIGALRM)
@@ -246,7 +250,7 @@ class Lifetime:
             self._stop(self._limit[1])
 
     def _give_up(self) -> None:
-        """The main thread did not end in time: close the records here, and exit."""
+        """Close the records and exit, because the main thread did not end in time."""
         from .failures import describe
 
         cause = self.cause

@@ -1,7 +1,7 @@
-"""Why a plugin cannot be used, and the way out: it is not set up, lacks a package, or is broken.
+"""Why a plugin cannot be used, and how to solve it: it is not configured, lacks a package, or is broken.
 
-A plugin that raises one of tinyagent's own errors knows what is wrong; its message and hint are passed on.
-Everything else is a defect of the plugin or of its installation.
+If a plugin raises one of tinyagent's own errors, its message and hint are shown. Everything else is a defect
+of the plugin or of its installation.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from .settings import missing_variable
 __all__ = ["BUILT_IN", "CONFIGURED", "FILE", "failure", "remedy", "status"]
 
 BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
-"""What stands for a distribution where there is none."""
+"""Values of `EntryPoint.distribution` for plugins without a distribution."""
 
 
 def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str | None) -> TinyAgentError:
-    """The error for a plugin that cannot be used.
+    """Return the error for a plugin that cannot be used.
 
     Args:
         entry: The plugin.
-        what: What it fails to do, as in "cannot be loaded".
-        error: What it raised, if anything.
-        hint: What to do, if that is known better than from the error.
+        what: The predicate of the message, such as "cannot be loaded".
+        error: The exception that it raised, if any.
+        hint: The hint; derived from the error if None.
     """
     subject = f"The tool file {entry.version}" if entry.distribution == FILE else f"The plugin {entry}"
     if isinstance(error, NotConfiguredError | MissingKeyError):
@@ -54,14 +54,14 @@ def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str
 
 
 def status(error: TinyAgentError | None) -> str:
-    """What `plugins list --check` calls it: `ok`, `not set up` or `broken`."""
+    """Return the status for `plugins list --check`: `ok`, `not set up` or `broken`."""
     if error is None:
         return "ok"
     return "not set up" if isinstance(error, ConfigurationError) else "broken"
 
 
 def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | None]:
-    """What a plugin failed to import, and how to get it."""
+    """Return the reason of a failed import, and a hint."""
     name = error.name or ""
     top = name.partition(".")[0]
     if top in ("tinyagent", "tinyagent_cli"):
@@ -87,9 +87,9 @@ def _reinstall(entry: EntryPoint) -> str | None:
 
 
 def remedy(entry: EntryPoint) -> str | None:
-    """What to do about a plugin that fails in its own way; None if no distribution has it.
+    """Return the hint for any other failure of a plugin; None if it has no distribution.
 
-    It may only lack something that must be set up, so this does not advise to uninstall it.
+    The plugin may only lack some configuration, so the hint is not to uninstall it.
     """
     if entry.distribution in (BUILT_IN, CONFIGURED, FILE):
         return None

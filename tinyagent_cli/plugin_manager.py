@@ -1,9 +1,9 @@
-"""Plugins: found by their metadata, imported when they are named, kept from harming anybody else.
+"""Plugins: found by their metadata, imported when they are requested, and isolated from each other.
 
-The only user of pluggy. Everything that a plugin does while it is loaded is guarded: whatever goes wrong
-becomes a `PluginError` that names the plugin, its distribution and version, and fails the command that asked
-for it. Nothing is decided by the order in which things are found: a name that two plugins claim is an error
-that names both, unless the user said whose it is.
+This is the only module that uses pluggy. Errors while a plugin is loaded become a `PluginError` that names
+the plugin, its distribution and its version, and fail only the command that requested it. The order in which
+plugins are found decides nothing: if two plugins claim a name, the error names both, unless the configuration
+chooses one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SinkFactory: TypeAlias = Callable[[], Callable[[AgentEvent], None]]
 """Makes the sink of one run."""
 
 BUILT_IN_NAMES = frozenset({BUILT_IN, "tinyagent", DISTRIBUTION})
-"""What `[plugins] prefer` may call tinyagent's own."""
+"""Names of tinyagent's own plugins in `[plugins] prefer`."""
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _REGISTER = {
@@ -56,7 +56,7 @@ _IN_HOOKS = ("tinyagent_before_tool_call", "tinyagent_after_tool_call", "tinyage
 
 
 class Hook(NamedTuple):
-    """One plugin's implementation of a hook. `call` takes every argument and passes on what is wanted."""
+    """One plugin's implementation of a hook. `call` passes only the arguments that it declares."""
 
     plugin: str
     function: Callable[..., object]
@@ -67,7 +67,7 @@ class Hook(NamedTuple):
 
 
 class _Claim(NamedTuple):
-    """A tool that was asked for, and whether by its own name."""
+    """A requested tool, and whether it was requested by its own name."""
 
     tool: AgentTool
     entry: EntryPoint
@@ -75,13 +75,13 @@ class _Claim(NamedTuple):
 
 
 class PluginManager:
-    """The facade that the commands see.
+    """The interface of the commands to plugins.
 
     Args:
-        providers: The user's own, by name.
-        disabled: Always-loaded plugins that are switched off.
-        config_file: Where all this was read, for messages.
-        prefer: Whose a name is that several distributions claim.
+        providers: The configured providers, by name.
+        disabled: Disabled plugins of the group `tinyagent.hooks`.
+        config_file: The configuration file, for messages.
+        prefer: The distribution to use for a name that several claim.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class PluginManager:
 
     @classmethod
     def from_settings(cls, found: Settings) -> PluginManager:
-        """With what the files say about providers and about plugins that are switched off."""
+        """Return a manager with the settings of the configuration files."""
         from .plugin_warnings import show_warnings
 
         show_warnings()
@@ -114,7 +114,7 @@ class PluginManager:
     # ---- tools --------------------------------------------------------------------------------------
 
     def tools(self, names: Iterable[str]) -> list[AgentTool]:
-        """The tools that `-t` names: `plugin`, `plugin.tool`, `file.py` or `file.py:tool`."""
+        """Return the tools that `-t` names: `plugin`, `plugin.tool`, `file.py` or `file.py:tool`."""
         claims: dict[str, list[_Claim]] = {}
         for name in names:
             entry, wanted = self._tool_source(name)
@@ -130,7 +130,7 @@ class PluginManager:
         return [claim.tool for claim in chosen]
 
     async def changed_tools(self, names: Iterable[str]) -> list[AgentTool] | None:
-        """The tools that `-t` names, if a plugin reports that its tools have changed; None otherwise."""
+        """Return the tools that `-t` names if a plugin reports a change; None otherwise."""
         changed = False
         for hook in self.hooks("tinyagent_tools_changed"):
             answer = hook.call()
@@ -138,7 +138,7 @@ class PluginManager:
         return self.tools(names) if changed else None
 
     def _one_of(self, name: str, claims: list[_Claim]) -> _Claim:
-        """Of several tools of one name: the one that was named as `plugin.tool`, else the preferred one."""
+        """Choose among tools with the same name: one requested as `plugin.tool`, or the preferred one."""
         for some in (claims, [claim for claim in claims if claim.by_name]):
             if len({id(claim.tool) for claim in some}) == 1:
                 return some[0]
@@ -180,7 +180,7 @@ class PluginManager:
         def register(tool: AgentTool) -> None:
             if not isinstance(tool, AgentTool):
                 raise TypeError(
-                    f"register() was given {_kind(tool)}, not an AgentTool; is @tool missing on the function?"
+                    f"register() got {_kind(tool)}, not an AgentTool; is @tool missing on the function?"
                 )
             if not _TOOL_NAME.fullmatch(str(tool.name)):
                 raise ValueError(
@@ -192,7 +192,7 @@ class PluginManager:
 
         plugin = self._load(entry)
         if not self._register_with(entry, plugin, register):
-            # A module without hooks: what it has at its top level is what it offers.
+            # A module without hooks offers all tools at its top level.
             found = [thing for thing in vars(plugin).values() if isinstance(thing, AgentTool)]
             for tool in found:
                 self._guarded(entry, "cannot be used", register, tool)
@@ -209,10 +209,10 @@ class PluginManager:
     # ---- providers ----------------------------------------------------------------------------------
 
     def provider(self, name: str) -> Provider:
-        """The provider of this name, whoever offers it."""
+        """Return the provider of this name."""
         claims = [entry for entry in self.provider_entries() if entry.name == name]
         if name in self.providers:
-            # What the user wrote down is not a matter of order; it replaces the built-in of that name.
+            # A configured provider replaces the built-in one of the same name.
             claims = [entry for entry in claims if entry.distribution != BUILT_IN]
         if not claims:
             known = {entry.name for entry in self.provider_entries()}
@@ -226,7 +226,7 @@ class PluginManager:
 
         def register(provider: Provider) -> None:
             if not isinstance(provider, Provider):
-                raise TypeError(f"register() was given {_kind(provider)}, not a Provider")
+                raise TypeError(f"register() got {_kind(provider)}, not a Provider")
             if offered.setdefault(provider.name, provider) is not provider:
                 raise ValueError(f"it registers two providers named {provider.name!r}")
 
@@ -237,7 +237,7 @@ class PluginManager:
         return offered[name]
 
     def provider_entries(self) -> list[EntryPoint]:
-        """Every provider that can be named: built in, configured, installed; nothing is imported."""
+        """Return all providers, built-in, configured and installed, without importing them."""
         return [
             *(EntryPoint("providers", name, "", BUILT_IN, "") for name in builtin_plugins.NAMES),
             *(EntryPoint("providers", name, "", CONFIGURED, "") for name in self.providers),
@@ -247,7 +247,7 @@ class PluginManager:
     # ---- commands -----------------------------------------------------------------------------------
 
     def command(self, name: str) -> click.Command:
-        """The sub-command that a plugin adds."""
+        """Return the sub-command of a plugin."""
         import click
 
         entry = self._only(find("commands"), name)
@@ -262,11 +262,11 @@ class PluginManager:
     # ---- hooks --------------------------------------------------------------------------------------
 
     def load_hooks(self) -> None:
-        """Load what is always loaded where a tool may run. Fails closed, naming everything that fails.
+        """Load the plugins of the group `tinyagent.hooks`, which must be loaded before a tool may run.
 
         Raises:
-            PluginError: a policy or a sink that is installed cannot be loaded.
-            ConfigurationError: all that is wrong is that some are not set up.
+            PluginError: At least one cannot be loaded; the message names all of them.
+            ConfigurationError: The only problem is that some are not configured.
         """
         problems: list[TinyAgentError] = []
         for entry in find("hooks"):
@@ -290,7 +290,7 @@ class PluginManager:
             raise raised("\n".join(map(str, problems)), hint="\n".join(hints))
 
     def hooks(self, name: str) -> list[Hook]:
-        """The implementations of a hook in all plugins loaded so far, in the order of the plugins' names."""
+        """Return the implementations of a hook in all loaded plugins, in the order of the plugins' names."""
         found = [
             Hook(self._labels[id(impl.plugin)], impl.function, tuple(impl.argnames))
             for impl in getattr(self._pluggy.hook, name).get_hookimpls()
@@ -312,7 +312,7 @@ class PluginManager:
     # ---- looking at all of them -----------------------------------------------------------------------
 
     def check(self, entry: EntryPoint) -> TinyAgentError | None:
-        """Load a plugin to see whether it can be; None if it can."""
+        """Load a plugin to check it. Return the error; None if it works."""
         try:
             match entry.group:
                 case "tools":

@@ -1,7 +1,7 @@
-"""How the process ends: soon, with the exit code that was decided, whatever plugins left running.
+"""Exit within a time limit and with the right exit code, whatever plugins left running.
 
-Python waits at exit for threads that are not daemons and for `atexit` functions, without a limit. We give
-the threads `THREADS_S` and the functions `ATEXIT_S`; then the process exits. Output is flushed before.
+At exit Python waits without limit for non-daemon threads and `atexit` functions. Here threads get
+`THREADS_S` seconds and functions `ATEXIT_S`; then the process exits. Output is flushed before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["ATEXIT_S", "THREADS_S", "exit_now", "limit_exit", "runner_closed_at_exit"]
 
 THREADS_S = 2.0
-"""Seconds that threads of plugins may take to end after the last line was written."""
+"""Seconds for threads of plugins to end after the last line was written."""
 
 ATEXIT_S = 4.0
-"""Seconds that the functions registered with `atexit` may take after that; closing MCP servers is one."""
+"""Seconds for `atexit` functions after that, including the one that closes MCP servers."""
 
 _stuck = False
 
 
 def exit_now(code: int) -> None:
-    """Exit without any clean-up by Python. Worker processes of `multiprocessing` do not outlive us."""
+    """Exit without Python's clean-up. Worker processes of `multiprocessing` are killed."""
     try:
         multiprocessing = sys.modules.get("multiprocessing")
         if multiprocessing is not None:
@@ -39,7 +39,7 @@ def exit_now(code: int) -> None:
 
 
 def limit_exit(code: int) -> None:
-    """Call this last: from now on the process lives for `THREADS_S` plus `ATEXIT_S` at most."""
+    """Limit the rest of the process to `THREADS_S` plus `ATEXIT_S` seconds. Call this last."""
     locks = [_thread.allocate_lock(), _thread.allocate_lock()]
     for lock in locks:
         lock.acquire()
@@ -55,9 +55,9 @@ def limit_exit(code: int) -> None:
 
 
 def runner_closed_at_exit() -> asyncio.Runner:
-    """A runner whose loop is closed after the `atexit` functions of plugins.
+    """Return a runner whose loop is closed after the `atexit` functions of plugins.
 
-    Closing it waits for what tools left in the loop and in its threads; the result of a run must not.
+    Closing the loop waits for tasks and threads that tools left behind. The result of a run must not wait.
     """
     import asyncio
 
@@ -78,7 +78,7 @@ def _on_threads_ended(locks: list[_thread.LockType]) -> None:
 
 
 def _run_atexit_functions_anyway(threads_ended: _thread.LockType, code: int) -> None:
-    """When the main thread waits for threads too long, give the functions their turn in spite of that."""
+    """Run the `atexit` functions if the main thread waits for other threads for too long."""
     global _stuck
     if threads_ended.acquire(timeout=THREADS_S):
         return

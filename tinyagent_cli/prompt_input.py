@@ -1,6 +1,6 @@
-"""What the model is asked: files, piped standard input and the prompt, in this order.
+"""The user's message: files, piped standard input and the prompt, in this order.
 
-Standard input belongs to one thing at a time: `--history -`, `-f -`, or the text before the prompt.
+Standard input has one use at a time: `--history -`, `-f -`, or the text before the prompt.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from .failures import InputError
 __all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "read_file", "read_files"]
 
 MAX_INPUT = 64 * 1024 * 1024
-"""Bytes that a prompt takes from standard input, and from all its files together; no context holds more."""
+"""The limit in bytes of standard input, and of all files together; no context window is larger."""
 
 MAX_IMAGE = 32 * 1024 * 1024
-"""Bytes; no provider takes more, and the request holds it a third larger."""
+"""The limit of an image in bytes. No provider accepts more, and base64 makes it a third larger."""
 
 _WAITING = "Waiting for standard input, which is put before the prompt (--no-stdin goes on without it) …"
 
 
 class StandardInput:
-    """What is piped in, read from a descriptor that plugins do not have.
+    """Piped standard input, read from a descriptor that plugins do not have.
 
     Args:
         descriptor: None if standard input is closed.
         note: Called if the first byte takes more than a second.
 
     Attributes:
-        was_empty: It was read, and there was nothing in it but white space.
+        was_empty: Whether it was read and had only white space.
     """
 
     def __init__(self, descriptor: int | None, note: Callable[[str], None]) -> None:
@@ -47,21 +47,21 @@ class StandardInput:
 
     @property
     def is_piped(self) -> bool:
-        """Whether it is a pipe, a socket or a file, and not a terminal or a device."""
+        """Return whether it is a pipe, a socket or a file, not a terminal or a device."""
         if self._descriptor is None:
             return False
         mode = os.fstat(self._descriptor).st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
 
     def read(self, limit: int = MAX_INPUT, waiting: str = _WAITING) -> bytes:
-        """All bytes to the end.
+        """Read all bytes.
 
         Args:
-            limit: The most bytes that there may be.
-            waiting: What the user is told when nothing arrives.
+            limit: The size limit in bytes.
+            waiting: The message for the user if nothing arrives within a second.
 
         Raises:
-            InputError: it cannot be read, or is longer than `limit`.
+            InputError: Standard input cannot be read, or is longer than `limit`.
         """
         if self._descriptor is None:
             raise InputError("Cannot read standard input: it is closed.")
@@ -76,15 +76,15 @@ class StandardInput:
 
 
 def read_file(path: str, stdin: StandardInput, limit: int = MAX_INPUT) -> bytes:
-    """The bytes of a file; `-` is standard input. Errors are those of `StandardInput.read`."""
+    """Read the bytes of a file; `-` is standard input. The errors are those of `StandardInput.read`."""
     return stdin.read(limit) if path == "-" else read_bytes(path, limit=limit, error=InputError)
 
 
 def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, bytes]]:
-    """The files of a prompt, each with its path.
+    """Read the files of a prompt. Return the path and the bytes of each.
 
     Raises:
-        InputError: one cannot be read, or they have more than `MAX_INPUT` bytes together.
+        InputError: A file cannot be read, or together they have more than `MAX_INPUT` bytes.
     """
     files: list[tuple[str, bytes]] = []
     total = 0
@@ -103,7 +103,7 @@ def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: 
     """Return the user's message.
 
     Raises:
-        InputError: there is nothing to ask, or a file is neither text nor an image.
+        InputError: The prompt is empty, or a file is neither text nor an image.
     """
     images: list[ImageContent] = []
     texts: list[str] = []

@@ -1,11 +1,10 @@
-"""Approvals that outlive a run: exact calls that the user allowed for one project, on request only.
+"""Stored approvals: exact calls that the user approved for one project.
 
-Each is bound to the project's folder (its path, device and inode), to the tool with all that the model sees
-of it, to the content of the file or of the distribution that it comes from, and to the exact arguments:
-change any of these and the question is asked again.
+Each approval is bound to the project's folder (path, device and inode), to the tool as the model sees it, to
+the content of its file or distribution, and to the exact arguments. If any of these changes, the user is
+asked again.
 
-The file belongs to the user alone. If others can read or write it, it counts for nothing, and it is left
-as it is.
+The file must be private to the user. If others can read or write it, it is neither used nor changed.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["Approval", "Project", "Remembered", "current_project", "fingerprint"]
 
 VERSION = 2
-"""Of the file. Version 1 did not bind the content of a tool, so its approvals are not used."""
+"""The version of the file format. Version 1 did not bind the content of a tool, so it is not used."""
 
 MAX_BYTES = 16 << 20
-"""Of the file; some 20,000 approvals."""
+"""The size limit of the file, about 20,000 approvals."""
 
 _LOCK_SECONDS = 10.0
 _SHOWN = 500
-"""Characters of the arguments that are kept for the list; what counts is their hash."""
+"""Characters of the arguments that are stored for `approvals list`; the check uses their hash."""
 
 
 class Approval(msgspec.Struct, frozen=True):
@@ -58,7 +57,7 @@ class _File(msgspec.Struct):
 
 
 class Project(NamedTuple):
-    """The folder that approvals of a run are kept for. Another folder at its path is another project."""
+    """The folder that approvals are bound to. A different folder at the same path is another project."""
 
     path: str
     device: int
@@ -66,14 +65,14 @@ class Project(NamedTuple):
 
 
 def current_project() -> Project:
-    """The working directory as a project."""
+    """Return the working directory as a project."""
     path = os.path.realpath(".")
     found = os.stat(path)  # noqa: PTH116
     return Project(path, found.st_dev, found.st_ino)
 
 
 def fingerprint(project: Project, tool: AgentTool, source: ToolSource | None, arguments: JsonObject) -> str:
-    """What an approval is bound to."""
+    """Return the hash of everything that an approval is bound to."""
     code = None if source is None else (source.name, source.content())
     shown = (tool.name, tool.description, tool.parameters)
     bound = [VERSION, project, code, tool.origin, shown, arguments]
@@ -95,15 +94,15 @@ class Remembered:
         self._warned = False
 
     def __iter__(self) -> Iterator[Approval]:
-        """All approvals.
+        """Iterate over all approvals.
 
         Raises:
-            ConfigurationError: the file cannot be used.
+            ConfigurationError: The file cannot be used.
         """
         return iter(self._read().approvals)
 
     def __contains__(self, key: str) -> bool:
-        """Whether this call is allowed; no call is if the file cannot be used."""
+        """Return whether this call is approved; False if the file cannot be used."""
         try:
             return any(approval.id == key for approval in self)
         except ConfigurationError as error:
@@ -113,19 +112,21 @@ class Remembered:
             return False
 
     def add(self, key: str, tool: AgentTool, source: ToolSource, arguments: JsonObject) -> None:
-        """Allow this exact call in the current project from now on.
+        """Approve this exact call in the current project from now on.
 
         Raises:
-            ConfigurationError: the file cannot be used or written, and stays as it is.
+            ConfigurationError: The file cannot be used or written; it is unchanged.
         """
         shown = json.dumps(arguments, ensure_ascii=False)
         shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
-        made = Approval(key, current_project().path, tool.name, source.name, shown, int(time.time() * 1000))
+        approval = Approval(
+            key, current_project().path, tool.name, source.name, shown, int(time.time() * 1000)
+        )
         with self._changing() as file:
-            file.approvals = [*(old for old in file.approvals if old.id != key), made]
+            file.approvals = [*(old for old in file.approvals if old.id != key), approval]
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Forget these. Errors are those of `add`."""
+        """Remove these approvals. The errors are those of `add`."""
         removed = set(keys)
         if removed:
             with self._changing() as file:
@@ -150,7 +151,7 @@ class Remembered:
 
     @contextmanager
     def _changing(self) -> Iterator[_File]:
-        """The file under a lock, written anew at the end; a reader sees the old one or the new one."""
+        """Lock and read the file, and replace it atomically at the end."""
         from filelock import FileLock, Timeout
 
         try:

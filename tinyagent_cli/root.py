@@ -1,4 +1,4 @@
-"""The root command. A command's module is imported when the command is run, or its own help asked for."""
+"""The root command. A command's module is imported only to run it or to show its help."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
     "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
     "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
-    "plugins": ("tinyagent_cli.commands.plugins", "Install, write and mend plugins."),
-    "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke calls that were allowed for good."),
-    "doctor": ("tinyagent_cli.commands.doctor", "Find what is wrong, and say what to do."),
-    "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of what we write."),
+    "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
+    "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),
+    "doctor": ("tinyagent_cli.commands.doctor", "Find problems and show how to solve them."),
+    "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of the output."),
     "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
 }
-"""Name, module (whose attribute of the same name is the command), and the line in the root's help."""
+"""Name -> module, which has the command as an attribute of this name, and the line in the root's help."""
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -51,7 +51,7 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
 
 
 def common_options(command: F) -> F:
-    """-v, -q and --no-color, the same everywhere; they set the `AppContext`."""
+    """Add -v, -q and --no-color, which set fields of the `AppContext`."""
     for option in (
         click.option(
             "--no-color", is_flag=True, expose_value=False, callback=_set("no_color"), help="No colours."
@@ -70,7 +70,7 @@ def common_options(command: F) -> F:
 
 
 class HintedUsageError(click.UsageError):
-    """A usage error with a hint of ours before click's own."""
+    """A usage error with a hint before that of click."""
 
     def __init__(self, error: click.UsageError, hint: str) -> None:
         super().__init__(error.format_message(), ctx=error.ctx)
@@ -78,13 +78,13 @@ class HintedUsageError(click.UsageError):
 
 
 def run_command(*args: str) -> str:
-    """The command `tinyagent run` with these arguments, for a message: on one line, and not too long."""
+    """Return `tinyagent run` with these arguments for a message, shortened to one line."""
     shown = (one_line(arg, 60) for arg in args)
     return " ".join(("tinyagent run", *(arg if _PLAIN(arg) else _quoted(arg) for arg in shown)))
 
 
 _PLAIN = re.compile(r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*").fullmatch
-"""What needs no quotes, and looks odd in them: options, placeholders, paths and models."""
+"""Words that need no quotes: options, placeholders, paths and models."""
 
 
 def _quoted(text: str) -> str:
@@ -98,10 +98,10 @@ def _nearest(name: str, known: list[str]) -> str | None:
 
 
 class LazyGroup(click.Group):
-    """Some of its commands are in modules of their own, as `command`; `late` says where."""
+    """A group that imports some commands late. `late` maps their names to modules with a `command`."""
 
-    def __init__(self, *args: Any, late: dict[str, str], **given: Any) -> None:
-        super().__init__(*args, **given)
+    def __init__(self, *args: Any, late: dict[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._late = late
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -125,7 +125,7 @@ class LazyGroup(click.Group):
 
 
 class RootGroup(click.Group):
-    """Knows its commands by name; those of plugins from their metadata."""
+    """The group of all commands. Those of plugins are known from metadata."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(self._plugin_commands())]
@@ -141,7 +141,7 @@ class RootGroup(click.Group):
             protect_memory()  # a plugin's command, such as a proxy, may hold keys
             if len(self._plugin_commands()[cmd_name]) == 1:
                 return PluginManager().command(cmd_name)
-            from . import configuration  # only the user can say whose this name is
+            from . import configuration  # the user's choice among distributions
 
             return PluginManager.from_settings(configuration.load()).command(cmd_name)
         return None
@@ -149,14 +149,14 @@ class RootGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        given = list(args)
+        words = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.NoSuchOption as error:
             if error.possibilities:
                 raise
-            is_prompt = " " in given[0] or not given[0].startswith(error.option_name)
-            command = run_command("--", given[0]) if is_prompt else run_command(*given)
+            is_prompt = " " in words[0] or not words[0].startswith(error.option_name)
+            command = run_command("--", words[0]) if is_prompt else run_command(*words)
             raise HintedUsageError(error, f"To ask a model: {command}") from None
 
     def resolve_command(
@@ -206,7 +206,7 @@ class RootGroup(click.Group):
 
 
 def from_whom(entries: list[EntryPoint]) -> str:
-    """The distributions that an entry point's name comes from."""
+    """Return the distributions of an entry point's name, as a sentence."""
     return "From " + ", ".join(f"{entry.distribution} {entry.version}" for entry in entries) + "."
 
 
@@ -219,7 +219,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 
 def need_command(ctx: click.Context) -> None:
-    """A group without a command shows its help as an error: on standard error, exit code 2."""
+    """Show the help of a group without a command as a usage error (exit code 2)."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)

@@ -1,4 +1,4 @@
-"""Everything that a run needs, found and checked before the first request: what can be wrong is said here."""
+"""Find and check everything that a run needs, before the first request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ D = TypeVar("D")
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The options of `tinyagent run`, as they were given."""
+    """The options of `tinyagent run`."""
 
     prompt: str | None
     model: str | None
@@ -59,7 +59,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the options, the environment and the files come to."""
+    """The run as decided by the options, the environment and the files."""
 
     provider: Provider
     model: Model
@@ -89,7 +89,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
-        """The files that the configuration chose, each with what it is; `-o` must not replace them."""
+        """Return the files that `-o` must not replace, each with a description."""
         files = [(f"the tool {name}", source.name) for name, source in self.sources.items() if source.is_file]
         if self.provider.name == "replay":
             files.append(("the recorded run", self.model.id))
@@ -97,13 +97,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
-    """Read everything that the run is made of.
+    """Read everything that the run needs.
 
-    Standard input comes last, since it may take its time. The time limit of the configuration holds from
-    the moment that it is known.
+    Standard input is read last, because it may take long. The time limit of the configuration applies as
+    soon as the configuration is read.
 
     Raises:
-        TinyAgentError: something is missing, malformed or unknown.
+        TinyAgentError: Something is missing, malformed or unknown.
     """
     prompt = None if options.prompt == "-" else options.prompt
     users_of_stdin = [
@@ -126,9 +126,9 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
         app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
     plugins = PluginManager.from_settings(found)
-    given = {**run.options, **model_choice.parse_options(options.options)}
-    provider, model, api_key = model_choice.resolve(choice, found, plugins, given, app.warn)
-    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), given)
+    model_options = {**run.options, **model_choice.parse_options(options.options)}
+    provider, model, api_key = model_choice.resolve(choice, found, plugins, model_options, app.warn)
+    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
     if moved is not None:
         app.detail(moved)
     max_cost = _first(options.max_cost, run.max_cost)
@@ -187,7 +187,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
 
 
 def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:
-    """The tools that were asked for; `--mcp` asks for those of the servers that it names."""
+    """Return the names of the requested tools; `--mcp` adds the tools of its servers."""
     names = options.tools or tuple(configured)
     if not options.mcp:
         return names
@@ -205,18 +205,18 @@ def _first(value: T | None, default: D) -> T | D:
 
 
 def _check_price(app: AppContext, model: Model) -> None:
-    """Warn if the budget holds only as far as the provider says what it charges."""
+    """Warn if the budget depends on the cost that the provider reports."""
     from tinyagent._prices import has_price
 
     if model.provider not in ("demo", "replay") and not has_price(model):
         app.warn(
-            f"No price is known for {model.provider}/{model.id}: --max-cost holds only if the provider says "
-            "what it charges."
+            f"No price is known for {model.provider}/{model.id}: --max-cost works only if the provider "
+            "reports the cost."
         )
 
 
 def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
-    """A rule for a tool that is not there was meant for another one."""
+    """Refuse rules for unknown tools, which are probably misspelt."""
     known = {tool.name for tool in tools}
     for flag, names in (("--deny", options.deny), ("--allow", options.allow)):
         for name in names:

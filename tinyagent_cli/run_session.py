@@ -37,7 +37,7 @@ __all__ = ["Progress", "Records", "execute", "record_failure"]
 
 
 class Progress:
-    """What is known of the run so far: the result line is made of it."""
+    """The state of the run so far, from which the result line is made."""
 
     def __init__(self, lifetime: Lifetime | None = None) -> None:
         self.messages: list[AgentMessage] = []
@@ -56,12 +56,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the command started."""
+        """Return the seconds since the command started."""
         return self._lifetime.seconds if self._lifetime is not None else 0.0
 
 
 def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
-    """Run. Returns 0, or raises what went wrong once the record is finished."""
+    """Run the agent. Return 0, or raise the error after the record is complete."""
     progress = Progress(lifetime)
     if options.timeout is not None:
         lifetime.limit(options.timeout, "--timeout")
@@ -84,7 +84,7 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
 
 
 def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
-    """What the options name and the run reads."""
+    """Return the files that the run reads, each with the option or setting that names it."""
     if options.history is not None:
         yield "--history", options.history
     for file in options.files:
@@ -99,8 +99,8 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
 class Records:
     """The JSON lines of a run: on standard output, in the file of `-o`, or both.
 
-    Each ends in a result line, however the block is left. When the main thread is stuck, `lifetime` ends
-    them from another thread.
+    Each ends with a result line, however the block is left. If the main thread is stuck, `lifetime` ends them
+    from another thread.
     """
 
     def __init__(self, stdout: Output | None, progress: Progress, lifetime: Lifetime | None = None) -> None:
@@ -123,7 +123,7 @@ class Records:
     def open_file(
         self, path: str, inputs: Iterable[tuple[str, str | int | None]] = (), stdout: Output | None = None
     ) -> None:
-        """Write to this file as well, unless it is one of `inputs`, or standard output."""
+        """Also write to this file. It must not be one of `inputs` or standard output."""
         from .record_file import RecordFile, refuse_inputs, refuse_standard_output
 
         refuse_standard_output(path, stdout.fd if stdout is not None else None)
@@ -132,7 +132,7 @@ class Records:
         self._add(self._file.output)
 
     def begin(self, plan: Plan) -> None:
-        """The run starts: write the header, and from now on replace an older record."""
+        """Write the header. From now on the file replaces an older record."""
         if self._file is not None:
             from .record_file import refuse_inputs
 
@@ -143,7 +143,7 @@ class Records:
             sink.begin(plan)
 
     def end(self, error: BaseException | None) -> BaseException | None:
-        """Write the result lines, once. Returns `error`, or what else went wrong."""
+        """Write the result lines, once. Return `error`, or the error of writing."""
         if not self._ended.acquire(blocking=False):
             return error
         file = self._file
@@ -171,7 +171,7 @@ class Records:
 
 
 def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> None:
-    """Write the record of a run whose options could not even be read. An error on the way is ignored."""
+    """Write the record of a run with invalid options. Errors in writing it are ignored."""
     try:
         with Records(take_stdout() if as_jsonl else None, Progress()) as records:
             if path is not None:
@@ -182,7 +182,7 @@ def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> No
 
 
 class _Run:
-    """The agent with everybody who listens to it, and everything that may end it early."""
+    """The agent with its listeners and everything that can end the run early."""
 
     def __init__(
         self, app: AppContext, plan: Plan, lifetime: Lifetime, stdout: Output, sinks: list[JsonlSink]
@@ -231,7 +231,7 @@ class _Run:
             self._agent.subscribe(ActivityRenderer(app, end_line))
 
     def _note_once(self, text: str) -> None:
-        """Show a provider's note with -v; the requests of a run repeat theirs."""
+        """Show a note with -v, once: each request of a run repeats it."""
         if text not in self._notes:
             self._notes.add(text)
             self._app.detail(text)
@@ -263,7 +263,7 @@ class _Run:
         )
 
     async def drive(self, progress: Progress) -> None:
-        """Prompt the agent; a signal, the time limit or an output that fails ends it cleanly, then raises."""
+        """Prompt the agent. A signal, the time limit or a failed output aborts it, and is then raised."""
         plan, loop = self._plan, asyncio.get_running_loop()
         self._agent.subscribe(progress)
         self._lifetime.attach(loop, self._stop)
@@ -284,7 +284,7 @@ class _Run:
             raise self._cause
 
     def _add_cost(self, progress: Progress) -> None:
-        """Estimate what the run cost, if the provider does not say and it is shown or recorded."""
+        """Estimate the cost if the provider does not report it and it is shown or recorded."""
         usage = progress.usage
         recorded = self._app.verbosity or len(self._outputs) > 1 or not self._as_text
         if usage is None or usage.get("cost") is not None or not recorded:
@@ -300,13 +300,13 @@ class _Run:
         self._agent.abort()
 
     def conclude(self, progress: Progress) -> None:
-        """Raise if the run ended without an answer; with -v, say what it took."""
+        """Show a summary with -v. Raise an error if the run ended without an answer."""
         self._app.detail(_summary(self._plan, progress))
         if self._plan.max_cost is not None and progress.replies and progress.usage is None:
             self._app.warn("The provider reported no usage, so --max-cost could not be enforced.")
         error = answer_error(progress.messages, progress.limit)
         if isinstance(error, EmptyReplyError) and error.content_types:
-            # The model answered, if not in text: the record has its answer.
+            # The answer has no text; the record contains it.
             self._app.note(f"{error} {error.hint}")
         elif error is not None:
             raise self._in_terms_of_flags(error)

@@ -17,7 +17,7 @@ __all__ = ["print_json", "print_table"]
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], output: Output | None = None) -> None:
-    """Columns as wide as their longest cell. The header is for a terminal only: a pipe gets rows alone.
+    """Print aligned columns. The header is printed only on a terminal.
 
     Args:
         header: The names of the columns.
@@ -35,7 +35,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], output: Ou
 
 
 def print_json(value: object, output: Output | None = None) -> None:
-    """Indented JSON; `output` as in `print_table`."""
+    """Print indented JSON; `output` as in `print_table`."""
     import msgspec
 
     echo = output.print if output is not None else click.echo

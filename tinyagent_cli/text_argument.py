@@ -1,4 +1,4 @@
-"""Arguments that are text, as opposed to names of files, which may be any bytes."""
+"""Text arguments. Unlike file names, they must be valid text."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ else:
 
 
 class TextArgument(_ParamType):
-    """Text in UTF-8 whatever the locale, as standard input is. What is not text is a usage error.
+    """Text in UTF-8 in every locale, like standard input. Invalid bytes are a usage error.
 
-    Python decodes arguments by the locale, and hides bytes that do not fit in surrogates. Under LC_ALL=C that
-    is every byte above 0x7f. Text of another encoding, which Python decoded by its locale, is taken as it is.
+    Python decodes arguments by the locale, and represents invalid bytes as surrogates. Under LC_ALL=C these
+    are all bytes above 0x7f. Text that Python decoded by a locale with another encoding is used unchanged.
 
     Args:
-        path_prefix: What follows this prefix is a path, and taken as it is.
+        path_prefix: Text with this prefix is a path, and is used unchanged.
     """
 
     name = "text"

@@ -1,4 +1,4 @@
-"""Calling a tool without a model, through the same pipeline as in a run."""
+"""Call a tool without a model, through the same pipeline as in a run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = ["call"]
 
 
 def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) -> int:
-    """Call it, print the result. Returns 0, or raises the error that it gave."""
+    """Call a tool and print its result. Return 0, or raise the error of the tool."""
     protect_memory()
     take_stdin()
     stdout = take_stdout()
@@ -82,15 +82,15 @@ def _one(name: str, tools: list[AgentTool]) -> AgentTool:
     return tools[0]
 
 
-def _arguments(tool: AgentTool, given: Sequence[str]) -> JsonObject:
-    if len(given) == 1 and given[0].lstrip().startswith("{"):
-        value = _json.decode_object(given[0])
+def _arguments(tool: AgentTool, words: Sequence[str]) -> JsonObject:
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        value = _json.decode_object(words[0])
         if value is None:
-            raise InputError(f"The arguments are not a JSON object: {given[0]}")
+            raise InputError(f"The arguments are not a JSON object: {words[0]}")
         return value
     properties = tool.parameters.get("properties", {})
     arguments: JsonObject = {}
-    for pair in given:
+    for pair in words:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.")

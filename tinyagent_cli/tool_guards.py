@@ -1,10 +1,10 @@
-"""The hooks of plugins and the approvals of the user, as the two callbacks that an agent takes.
+"""The hooks of plugins and the approvals of the user, as the two tool callbacks of an agent.
 
-Also where results are cut to what the settings allow, and where it is noted who allowed a call: in
-`details["approval"]` of its result, and so in every record of the run. A refusal is its own note.
+They also truncate results to the configured limits, and record who approved a call in `details["approval"]`
+of its result, and so in every record of the run. A refusal is the text of its result.
 
-A plugin's hook may be sync or async, may raise and may hang: it has a time limit, a sync one runs in a
-thread of its own, and every failure refuses the call (or withholds its result).
+A plugin's hook may be sync or async, may raise and may hang. It has a time limit, a sync hook runs in its own
+thread, and every failure refuses the call (or withholds its result).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["ToolGuards"]
 T = TypeVar("T")
 
 _ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
-"""What ends the run rather than the hook."""
+"""Exceptions that end the run, not only the hook."""
 
 
 class ToolGuards:
     """Decides about each call: deny rules, then every plugin's hook, then the user.
 
-    The user is asked last, about the arguments that will really be used.
+    The user is asked last, about the final arguments.
 
     Args:
-        log: Hears of every decision about a call that needed one.
-        max_output: How many characters of a tool's result the model gets, by its name; None for all.
+        log: Called with every decision about a call that needs one.
+        max_output: The limit of a tool's result in characters, by the tool's name; None for no limit.
 
     Attributes:
-        refused: The ids of the calls that were refused.
+        refused: The ids of the refused calls.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class ToolGuards:
             except _ENDS:
                 raise
             except BaseException as error:  # noqa: BLE001 - it fails closed, sys.exit() included
-                reason = f"Refused: the policy {hook.plugin} failed: {_words(error, self._timeout)}."
+                reason = f"Refused: the policy {hook.plugin} failed: {_error_text(error, self._timeout)}."
                 break
             if decision is None:
                 continue
@@ -112,7 +112,7 @@ class ToolGuards:
     async def after_tool_call(
         self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
     ) -> ToolCallDecision | None:
-        """For `AgentOptions.after_tool_call`; a changed result is written into the one that was given."""
+        """For `AgentOptions.after_tool_call`. Changes are made in `result` itself."""
         decision = await self._after_hooks(call, result, is_error) if self._after else None
         if decision is None or decision.block is None:
             limit = self._max_output(call.tool.name)
@@ -133,9 +133,9 @@ class ToolGuards:
             except _ENDS:
                 raise
             except BaseException as error:  # noqa: BLE001 - it fails closed
-                words = _words(error, self._timeout)
+                reason = _error_text(error, self._timeout)
                 return ToolCallDecision(
-                    block=f"The result was withheld: {hook.plugin} failed: {words}.", is_error=True
+                    block=f"The result was withheld: {hook.plugin} failed: {reason}.", is_error=True
                 )
             if isinstance(decision, AgentToolResult):
                 result.content, result.details = decision.content, decision.details
@@ -173,7 +173,7 @@ def _check_json(arguments: JsonObject) -> None:
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Call in a daemon thread: one that never comes back holds up neither the run nor the exit."""
+    """Call a function in a daemon thread, which delays neither the run nor the exit if it never returns."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
     context = contextvars.copy_context()
@@ -199,7 +199,7 @@ async def _in_thread(function: Callable[[], T]) -> T:
     return await answer
 
 
-def _words(error: BaseException, limit: float) -> str:
+def _error_text(error: BaseException, limit: float) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return f"it took more than {limit:g} s"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,4 +1,4 @@
-"""Where a tool comes from, and a hash of what it is made of: remembered approvals are bound to both."""
+"""The source of a tool, and a hash of its code: stored approvals are bound to both."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import NamedTuple
 __all__ = ["ToolSource", "import_file", "module_name"]
 
 MAX_FILE_BYTES = 16 << 20
-"""The longest tool file."""
+"""The size limit of a tool file."""
 
 _file_hashes: dict[str, str] = {}
-"""Of the text of each tool file that was run, by the name of its module."""
+"""The hash of each tool file that was run, by module name."""
 
 
 class ToolSource(NamedTuple):
@@ -34,11 +34,11 @@ class ToolSource(NamedTuple):
     is_file: bool
 
     def content(self) -> str | None:
-        """A hash that changes with the code of the tool; None if the code cannot be found.
+        """Return a hash that changes with the code of the tool; None if the code cannot be found.
 
         For a file it is the hash of the text that was run. For a distribution it covers its RECORD, which
-        has the hashes of all installed files, and the files of the package that the tool is in as they are
-        now: an editable install, or a file that was edited after the installation, changes it too.
+        has the hashes of all installed files, and the present files of the tool's package, so editable
+        installs and later edits change it, too.
         """
         if self.is_file:
             return _file_hashes.get(self.module)
@@ -49,9 +49,9 @@ def import_file(path: Path) -> ModuleType:
     """Run a Python file as a module. Its text is read once, and no byte code of it is used.
 
     Raises:
-        ImportError: it is no Python file.
-        ConfigurationError: it cannot be read, or is longer than 16 MiB.
-        Exception: whatever its code raises.
+        ImportError: The file is not a Python file.
+        ConfigurationError: The file cannot be read, or is longer than 16 MiB.
+        Exception: Any error that its code raises.
     """
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -73,7 +73,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def module_name(path: Path) -> str:
-    """The module that a tool file becomes."""
+    """Return the module name of a tool file."""
     return f"tinyagent_file_{re.sub(r'[^A-Za-z0-9]', '_', str(path))}"
 
 
@@ -111,7 +111,7 @@ def _hash_of_distribution(name: str, module: str) -> str | None:
 
 
 def _files_of(module: str) -> Iterator[Path]:
-    """The files of the outermost package of a module that has files of its own."""
+    """Return the files of the outermost package of a module that is not a namespace package."""
     parts = module.split(".")
     for count in range(1, len(parts) + 1):
         loaded = sys.modules.get(".".join(parts[:count]))

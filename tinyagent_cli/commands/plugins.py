@@ -31,7 +31,7 @@ __all__ = ["plugins"]
 @common_options
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
-    """Install, write and mend plugins."""
+    """Install, create and check plugins."""
     need_command(ctx)
 
 
@@ -88,10 +88,10 @@ def _status(row: dict[str, Any]) -> str:
 
 @plugins.command()
 @click.argument("what", nargs=-1, required=True)
-@click.option("-e", "--editable", is_flag=True, help="WHAT is a folder that you go on working in.")
-@click.option("-U", "--upgrade", is_flag=True, help="Take the newest version, also if one is installed.")
+@click.option("-e", "--editable", is_flag=True, help="WHAT is a folder; later changes in it take effect.")
+@click.option("-U", "--upgrade", is_flag=True, help="Install the newest version, even if one is installed.")
 @click.option("--dry-run", is_flag=True, help="Only show the command.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was gained as an object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the new plugins as an object.")
 @common_options
 @click.pass_obj
 def install(
@@ -99,8 +99,8 @@ def install(
 ) -> None:
     """Install plugins into the environment that tinyagent runs in.
 
-    WHAT is anything that pip takes: a name, a wheel, a folder, an address. The command that is run is
-    shown, and afterwards what was gained. The version of tinyagent itself is kept.
+    WHAT is anything that pip accepts: a name, a wheel, a folder, a URL. The installer's command is shown,
+    and then the new plugins. The version of tinyagent itself does not change.
 
     \b
       tinyagent plugins install tinyagent-dice
@@ -166,7 +166,7 @@ def _cells(entries: Iterable[EntryPoint]) -> list[tuple[str, str, str]]:
 def uninstall(app: AppContext, name: str, dry_run: bool) -> None:
     """Uninstall the plugin NAME: a distribution, or a name that it offers.
 
-    What is no plugin of tinyagent is refused.
+    Distributions that are not plugins of tinyagent are refused.
     """
     from tinyagent_cli import installing
 

@@ -17,23 +17,23 @@ LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
 class RunCommand(click.Command):
-    """Ends the record of `--jsonl` and `-o` with a result line even if the options cannot be read."""
+    """Writes a result line to the records of `--jsonl` and `-o` even if the options are invalid."""
 
     handles_signals = True
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        given = list(args)
+        words = list(args)
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             if extra.get("resilient_parsing"):
                 raise
-            hint = _hint(given, error)
+            hint = _hint(words, error)
             if hint is not None:
                 error = HintedUsageError(error, hint)
-            self._record(given, parent, error)
+            self._record(words, parent, error)
             raise error from None
 
     def _record(self, args: list[str], parent: click.Context | None, error: click.UsageError) -> None:
@@ -148,7 +148,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @common_options
 @click.pass_obj
 def run(app: AppContext, /, **options: Any) -> int:
-    """Answer PROMPT. What is piped in is put before it.
+    """Answer PROMPT. Piped standard input comes before it.
 
     The reply goes to standard output as it arrives; everything else to standard error.
     Tools that can change things ask first, on the terminal.

@@ -28,11 +28,11 @@ class JsonlSink:
     def __init__(self, output: Output) -> None:
         self.output = output
         self._encoder = Encoder()
-        self._begun = False
+        self._header_written = False
 
     def begin(self, plan: Plan | None) -> None:
-        """Write the header, and the messages that the run goes on from; without a plan, what is known."""
-        self._begun = True
+        """Write the header and the messages of the history. Without a plan, write a header with defaults."""
+        self._header_written = True
         self.output.write_now(self._encoder.encode(_header(plan)))
         for message in plan.history if plan is not None else ():
             self.output.write_now(self._encoder.encode(HistoryRecord(message={**message})))
@@ -43,8 +43,8 @@ class JsonlSink:
             self.output.write(line)
 
     def end(self, progress: Progress, error: BaseException | None) -> None:
-        """Write the last line; the header too if nothing was written so far."""
-        if not self._begun:
+        """Write the result line, and the header before it if nothing was written so far."""
+        if not self._header_written:
             self.begin(None)
         self.output.write_now(self._encoder.encode(_result(progress, error)))
 

@@ -1,4 +1,4 @@
-"""Sinks of plugins: each hears every event, and one that fails is left out."""
+"""Sinks of plugins: each gets every event; a sink that fails is removed."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class PluginSinks:
     """Opens the sinks for one run, and closes them after it.
 
     Args:
-        factories: Whose sink, and what makes it.
-        subscribe: Where events come from.
-        warn: Hears of a sink that failed, once.
+        factories: The name of each sink, for messages, and its factory.
+        subscribe: Subscribes a listener to the events of the run.
+        warn: Called once for each sink that failed.
     """
 
     def __init__(
