@@ -1,7 +1,7 @@
-"""The vocabulary: content, messages, events, tools, models and the provider contract.
+"""The types of the library: content, messages, events, tools, models and the provider contract.
 
-Messages and content are plain dictionaries that are JSON as they stand; the typed dictionaries here
-say which keys they have. Events are frozen values. Nothing in this module does anything.
+Messages and content are plain dictionaries that can be encoded as JSON. The typed dictionaries here declare
+their keys. Events are frozen structs. This module has no behaviour.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ JsonObject: TypeAlias = "dict[str, JsonValue]"
 class Citation(TypedDict, total=False):
     """A source of a text.
 
-    `url` is an http(s) link; a source without one, such as a file, has a `title`. `start` and `end` are
-    characters of the text that the source supports, as far as the provider gives them, and `cited_text`
+    `url` is an http(s) link. A source without a link, such as a file, has a `title`. `start` and `end` are
+    the position in the text that the source supports, in characters, if the provider sends it. `cited_text`
     is the passage of the source.
     """
 
@@ -36,10 +36,10 @@ class Citation(TypedDict, total=False):
 
 
 class TextContent(TypedDict):
-    """A piece of text.
+    """A block of text.
 
-    `citations` are its sources; `extract_citations` lists those of a whole message. `text_signature` is
-    what its provider wants back with it.
+    `citations` are its sources; `extract_citations` returns those of a whole message. `text_signature` has
+    data that its provider requires in the next request.
     """
 
     type: Literal["text"]
@@ -57,7 +57,7 @@ class ImageContent(TypedDict):
 
 
 class ThinkingContent(TypedDict):
-    """The model's reasoning; `thinking_signature` is what its provider wants back with it."""
+    """The model's reasoning. `thinking_signature` has data that its provider requires in the next request."""
 
     type: Literal["thinking"]
     thinking: str
@@ -67,9 +67,9 @@ class ThinkingContent(TypedDict):
 class ToolCallContent(TypedDict):
     """A tool call.
 
-    `partial_json` is the text that the model sent: so far while the call is being streamed, and on a
-    finished call only if it is not a JSON object. Such a call has empty `arguments` and is never run.
-    `tool_call_signature` is what its provider wants back with it.
+    `partial_json` is the text of the arguments: the text so far while the call is streamed, and in a finished
+    call only if the text is not a JSON object. Such a call has empty `arguments` and is never run.
+    `tool_call_signature` has data that its provider requires in the next request.
     """
 
     type: Literal["tool_call"]
@@ -92,9 +92,9 @@ RunLimit: TypeAlias = Literal["max_turns", "budget", "repeat"]
 
 
 class Usage(TypedDict, total=False):
-    """Tokens and US dollars, normalised; `total` is input + output, `input` includes what was cached.
+    """Tokens and US dollars, normalised. `total` is input + output, and `input` includes cached tokens.
 
-    `cost` is what the provider charged; with `cost_estimated` it is an estimate by its list price.
+    `cost` is the provider's own figure; with `cost_estimated`, it is an estimate by the list price.
     """
 
     input: int
@@ -108,7 +108,7 @@ class Usage(TypedDict, total=False):
 
 
 class UserMessage(TypedDict):
-    """What the user said; `timestamp` is Unix milliseconds."""
+    """A message of the user. `timestamp` is in Unix milliseconds."""
 
     role: Literal["user"]
     content: list[TextContent | ImageContent]
@@ -116,11 +116,11 @@ class UserMessage(TypedDict):
 
 
 class AssistantMessage(TypedDict):
-    """What the model said.
+    """A reply of the model.
 
-    Images that the model made come behind the other content. `finish_reason` is the provider's own word
-    for `stop_reason`. `thinking_level` is what the reply was asked for, if its provider has to ask the same
-    in the rest of the turn. The `error_…` fields describe a failure; see `tinyagent.errors.ErrorFields`.
+    Generated images follow the other content. `finish_reason` is the provider's own value for `stop_reason`.
+    `thinking_level` is the level of the request, if the rest of the turn must use the same one. The `error_…`
+    fields describe a failure; see `tinyagent.errors.ErrorFields`.
     """
 
     role: Literal["assistant"]
@@ -143,7 +143,7 @@ class AssistantMessage(TypedDict):
 
 
 class ToolResultMessage(TypedDict):
-    """What a tool call gave."""
+    """The result of a tool call."""
 
     role: Literal["tool_result"]
     tool_call_id: str
@@ -158,7 +158,7 @@ Message: TypeAlias = UserMessage | AssistantMessage | ToolResultMessage
 
 
 class CustomAgentMessage(TypedDict, total=False):
-    """Any other role: kept in the history, not sent to a model unless `convert_to_llm` maps it."""
+    """A message of any other role. A model gets it only if `convert_to_llm` converts it."""
 
     role: Required[str]
     timestamp: int
@@ -166,7 +166,7 @@ class CustomAgentMessage(TypedDict, total=False):
 
 AgentMessage: TypeAlias = Message | CustomAgentMessage
 
-# ---- what a provider yields -----------------------------------------------------------------------
+# ---- events of a provider -------------------------------------------------------------------------
 
 
 class AssistantMessageEvent(TypedDict, total=False):
@@ -201,16 +201,16 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 
 
 class AgentStartEvent(_Event, frozen=True, kw_only=True, tag="agent_start"):
-    """A run begins."""
+    """A run starts."""
 
     type: ClassVar[str] = "agent_start"
 
 
 class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
-    """A run is over.
+    """A run has ended.
 
-    `messages` are the new ones, in order; `limit` names the limit that ended the run; `usage` is the sum
-    over all replies of the run, None if no reply reports any.
+    `messages` are the new messages, in order. `limit` is the limit that ended the run. `usage` is the sum
+    over all replies of the run; None if no reply reports usage.
     """
 
     type: ClassVar[str] = "agent_end"
@@ -220,13 +220,13 @@ class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
 
 
 class TurnStartEvent(_Event, frozen=True, kw_only=True, tag="turn_start"):
-    """A turn begins: at most one model call and the tools that it asks for."""
+    """A turn starts: at most one model call, with its tool calls."""
 
     type: ClassVar[str] = "turn_start"
 
 
 class TurnEndEvent(_Event, frozen=True, kw_only=True, tag="turn_end"):
-    """A turn is over."""
+    """A turn has ended."""
 
     type: ClassVar[str] = "turn_end"
     message: AssistantMessage
@@ -234,14 +234,14 @@ class TurnEndEvent(_Event, frozen=True, kw_only=True, tag="turn_end"):
 
 
 class MessageStartEvent(_Event, frozen=True, kw_only=True, tag="message_start"):
-    """A message begins; an assistant's is still empty here."""
+    """A message starts. An assistant message is still empty."""
 
     type: ClassVar[str] = "message_start"
     message: AgentMessage
 
 
 class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update", gc=False):
-    """The assistant's message grew; `message` is the message so far, built when it is read."""
+    """The assistant message has grown. `message` is the message so far; it is built when it is read."""
 
     type: ClassVar[str] = "message_update"
     assistant_message_event: AssistantMessageEvent
@@ -264,7 +264,7 @@ class MessageEndEvent(_Event, frozen=True, kw_only=True, tag="message_end"):
 
 
 class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_start"):
-    """A tool call is taken up."""
+    """A tool call starts."""
 
     type: ClassVar[str] = "tool_execution_start"
     tool_call_id: str
@@ -273,7 +273,7 @@ class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execu
 
 
 class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_update"):
-    """A running tool reports what it has so far."""
+    """A running tool reports a partial result."""
 
     type: ClassVar[str] = "tool_execution_update"
     tool_call_id: str
@@ -283,7 +283,7 @@ class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_exec
 
 
 class ToolExecutionEndEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_end"):
-    """A tool call is over."""
+    """A tool call has ended."""
 
     type: ClassVar[str] = "tool_execution_end"
     tool_call_id: str
@@ -305,14 +305,14 @@ AgentEvent: TypeAlias = (
     | ToolExecutionEndEvent
 )
 
-# A snapshot for each delta would make a run quadratic in its length, so `message` is read through to
-# the assistant event's `partial`, unless somebody gave one. The Struct's own slot stays underneath.
+# A snapshot for each delta would make a run quadratic in its length. Therefore `message` reads the `partial`
+# of the assistant event, unless the event was created with a message.
 _given_message = MessageUpdateEvent.__dict__["message"].__get__
 
 
-def _message_so_far(event: MessageUpdateEvent) -> Any:
-    given = _given_message(event)
-    return event.assistant_message_event.get("partial") if given is None else given
+def _message_so_far(event: MessageUpdateEvent) -> AssistantMessage | None:
+    own: AssistantMessage | None = _given_message(event)
+    return event.assistant_message_event.get("partial") if own is None else own
 
 
 MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignment]
@@ -322,9 +322,9 @@ MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignmen
 
 @dataclass
 class AgentToolResult:
-    """What a tool gives back: `content` for the model, `details` for programs and people.
+    """The result of a tool: `content` is for the model, `details` are for programs and users.
 
-    `terminate=True` ends the run after the batch of calls that this one is part of.
+    `terminate=True` ends the run after the tool calls of the same reply.
     """
 
     content: list[TextContent | ImageContent] = field(default_factory=list)
@@ -343,7 +343,7 @@ ToolExecute: TypeAlias = Callable[
 
 @dataclass
 class Tool:
-    """What a model is told of a tool; `parameters` is a JSON Schema."""
+    """The description of a tool for the model. `parameters` is a JSON Schema."""
 
     name: str
     description: str = ""
@@ -355,12 +355,12 @@ class AgentTool(Tool):
     """A tool that can be run.
 
     Attributes:
-        label: A name for people.
+        label: The name to display.
         execute: `async (tool_call_id, args, signal, on_update) -> AgentToolResult`.
-        read_only: It changes nothing, so it needs no approval and may run beside others.
-        timeout: Seconds after which the call becomes an error result; None for no limit.
-        origin: Identifies what carries out the call, if that is not the plugin's own code: a hash of the
-            configuration of an MCP server, for example. Remembered approvals end when it changes.
+        read_only: Whether it changes nothing. It then needs no approval and may run in parallel.
+        timeout: Seconds until the call ends with an error result; None for no limit.
+        origin: Identifies the program that runs the call, if it is not the plugin's own code; for example a
+            hash of the configuration of an MCP server. When it changes, remembered approvals become invalid.
     """
 
     label: str = ""
@@ -372,7 +372,7 @@ class AgentTool(Tool):
 
 @dataclass
 class ToolCallInfo:
-    """A tool call whose arguments are valid, as the hooks see it."""
+    """A tool call with valid arguments, as the hooks receive it."""
 
     tool: AgentTool
     tool_call_id: str
@@ -383,15 +383,15 @@ class ToolCallInfo:
 
 @dataclass
 class ToolCallDecision:
-    """What a hook decides; None leaves things as they are.
+    """The decision of a hook. None changes nothing.
 
     Attributes:
         block: Refuse the call, or withhold its result, for this reason.
-        arguments: Before the call: run it with these.
+        arguments: Before the call: the arguments to run it with.
         is_error: Whether the result counts as an error.
-        terminate: End the run after this batch of calls.
-        content: After the call: what the model gets in place of the tool's content.
-        details: After the call: what programs get in place of the tool's details.
+        terminate: Whether to end the run after the tool calls of the same reply.
+        content: After the call: replaces the tool's content.
+        details: After the call: replaces the tool's details.
     """
 
     block: str | None = None
@@ -403,7 +403,7 @@ class ToolCallDecision:
 
 
 class ToolExecutionResult(TypedDict):
-    """What a batch of tool calls gave, and the steering messages that cut it short."""
+    """The results of the tool calls of a reply, and the steering messages that interrupted them."""
 
     tool_results: list[ToolResultMessage]
     steering_messages: list[AgentMessage] | None
@@ -413,7 +413,7 @@ class ToolExecutionResult(TypedDict):
 
 
 class ThinkingLevel(StrEnum):
-    """How much the model is asked to reason."""
+    """How much the model should reason."""
 
     OFF = "off"
     MINIMAL = "minimal"
@@ -429,7 +429,7 @@ ThinkingBudgets: TypeAlias = Mapping[str, int]
 
 @dataclass
 class Model:
-    """Which model, of whom, over which wire protocol."""
+    """A model: its provider, its id and its wire protocol."""
 
     provider: str = ""
     id: str = ""
@@ -439,7 +439,7 @@ class Model:
 
 @dataclass
 class ModelInfo:
-    """A model that a provider lists; prices are US dollars for a million tokens."""
+    """A model in a provider's list. Prices are in US dollars per million tokens."""
 
     id: str
     name: str = ""
@@ -451,7 +451,7 @@ class ModelInfo:
 
 @dataclass
 class Context:
-    """What a model is sent."""
+    """The input of a model."""
 
     system_prompt: str = ""
     messages: list[Message] = field(default_factory=list)
@@ -460,7 +460,7 @@ class Context:
 
 @dataclass
 class AgentContext:
-    """What a run starts from: like `Context`, with messages of any role."""
+    """The input of a run: like `Context`, with messages of any role."""
 
     system_prompt: str = ""
     messages: list[AgentMessage] = field(default_factory=list)
@@ -468,11 +468,11 @@ class AgentContext:
 
 
 class SimpleStreamOptions(TypedDict, total=False):
-    """How one model call is made.
+    """The options of one model call.
 
-    `timeout` is seconds, or a mapping with any of `connect`, `first_event`, `idle`.
-    `signal`, once set, ends the call at once. `on_retry` hears why a request is sent again.
-    `on_note` hears what of a request was changed or left out because the model does not take it.
+    `timeout` is in seconds, or a mapping with any of `connect`, `first_event`, `idle`. Setting `signal` ends
+    the call at once. `on_retry` is called with the reason when a request is sent again. `on_note` is called
+    with a text when a setting is changed or left out because the model does not accept it.
     """
 
     api_key: str | None
@@ -488,35 +488,35 @@ class SimpleStreamOptions(TypedDict, total=False):
 
 
 class StreamResponse(Protocol):
-    """A reply under way: iterate it for the events, await `result()` for the whole message."""
+    """An active reply: iterate it for the events, await `result()` for the whole message."""
 
     def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]: ...
 
     async def result(self) -> AssistantMessage:
-        """The whole message, failures included; reads on to the end if nobody has."""
+        """Return the whole message, also of a failed reply, after reading the events that are left."""
         ...
 
 
 StreamFn: TypeAlias = Callable[[Any, Context, SimpleStreamOptions], Awaitable[StreamResponse]]
 """The provider contract: `async (model, context, options) -> StreamResponse`.
 
-It returns as soon as the reply is under way and yields each delta as it arrives. Its last event is
-`done` or `error`; an error after the reply began is such an event, not an exception. When the task that
-reads it is cancelled, or `options["signal"]` is set, it closes its connection at once. The
-loop turns an exception, or a missing end, into an `error` message.
+It returns as soon as the reply starts, and yields each delta as it arrives. Its last event is `done` or
+`error`. An error after the start of the reply is such an event, not an exception. When the reading task is
+cancelled, or `options["signal"]` is set, it closes its connection at once. The loop converts an exception, or
+a missing last event, to an `error` message.
 """
 
 
 @dataclass
 class Provider:
-    """A provider as plugins register it.
+    """A provider that a plugin registers.
 
     Attributes:
         name: The part of `-m` before the first slash.
         stream_fn: See `StreamFn`.
-        make_model: `(model_id, options) -> Model`; options come from the configuration and from `-O`.
-        api_key_env: The environment variable that holds its key; None if it needs none.
-        list_models: Asks the provider for its models.
+        make_model: `(model_id, options) -> Model`; the options are from the configuration and from `-O`.
+        api_key_env: The environment variable with the API key; None if it needs no key.
+        list_models: Requests the list of the provider's models.
     """
 
     name: str
@@ -551,16 +551,16 @@ ShouldStop: TypeAlias = Callable[
 
 @dataclass
 class AgentLoopConfig:
-    """How a run is made. Callbacks may be sync or async; see `contract.md` section 9 for each.
+    """The settings of a run. Callbacks may be sync or async.
 
     Attributes:
-        get_tools: Called before each request to the model. Returns the tools from then on, or None for those
-            before.
-        max_turns: Model calls in the run; None for no limit.
-        max_cost: The budget in US dollars: the run ends after the turn that reaches it; None for no limit.
-            A provider that does not say what it charges counts by its list price, if that is known.
-        max_repeats: The run ends when the same tool call has given the same result so many times in a row,
-            or when every tool call has failed in so many turns in a row; None for no limit.
+        get_tools: Called before each request to the model. Returns the new tools, or None if they have not
+            changed.
+        max_turns: The most model calls in the run; None for no limit.
+        max_cost: The budget in US dollars; None for no limit. The run ends after the turn that reaches it.
+            Without a figure from the provider, the list price counts, if it is known.
+        max_repeats: The run ends when the same tool call has had the same result this many times in a row, or
+            when every tool call has failed in this many turns in a row; None for no limit.
     """
 
     model: Any
@@ -589,11 +589,11 @@ class AgentLoopConfig:
 
 
 class AgentState(TypedDict):
-    """What an agent is and does at the moment it was read.
+    """The state of an agent.
 
-    `is_streaming` is true until the last listener of the run has returned. `error` is why the last reply
-    failed, and `limit` is the limit that ended the last run; each is None until something sets it, and
-    again from the start of the next run.
+    `is_streaming` is true until the last listener of the run has returned. `error` is the reason why the last
+    reply failed, and `limit` is the limit that ended the last run. Both are None until they are set, and are
+    reset when the next run starts.
     """
 
     system_prompt: str

@@ -84,7 +84,7 @@ class TinyAgentError(Exception):
         kind: A stable name for this sort of failure. A subclass may set its own.
         status: The HTTP status, if there was an HTTP reply.
         retryable: Whether the same request may succeed later; None if that is not known.
-        retry_after: Seconds that the provider asked to wait.
+        retry_after: Seconds to wait, if the provider sent them.
         partial_text: The text that had arrived, when a text-only call such as `prompt_text` raises.
     """
 
@@ -106,22 +106,22 @@ class ConfigurationError(TinyAgentError):
 
 
 class NotConfiguredError(ConfigurationError):
-    """Something that is needed has not been set up yet, as opposed to set up wrongly.
+    """A required setting is still missing. A wrong setting is a `ConfigurationError` instead.
 
-    A plugin raises it while it waits to be configured; `tinyagent doctor` then reports no fault.
+    A plugin raises it until it is configured. `tinyagent doctor` does not report it as a fault.
     """
 
     kind = "not_configured"
 
 
 class ToolSchemaError(ConfigurationError, ValueError):
-    """A tool's JSON Schema cannot be used; names the tool, the place in the schema and the fault."""
+    """A tool's JSON Schema cannot be used. The message names tool, place in the schema and fault."""
 
     kind = "tool_schema"
 
 
 class AuthenticationError(ConfigurationError):
-    """The provider wants a key: there is none, or it refused the one it got.
+    """The provider requires an API key: there is none, or the provider has refused it.
 
     Args:
         message: What went wrong and where.
@@ -137,26 +137,26 @@ class AuthenticationError(ConfigurationError):
 
 
 class MissingKeyError(AuthenticationError, ValueError):
-    """No key was given; the message names the environment variable that would hold it."""
+    """There is no API key. The message names the environment variable for it."""
 
     kind = "missing_key"
 
 
 class AgentStateError(TinyAgentError, RuntimeError):
-    """The agent cannot do this now: it is streaming, or it has no model or stream function."""
+    """The agent cannot do this in its current state: it is streaming, or has no model or stream function."""
 
     kind = "agent_state"
 
 
 class ProviderError(TinyAgentError):
-    """The provider, or the way to it, failed.
+    """The provider, or the connection to it, failed.
 
     Args:
-        message: The provider's words where there are any, bounded and without secrets.
+        message: The provider's own text if there is one, shortened and without secrets.
         status: The HTTP status, if there was an HTTP reply.
         retryable: Whether the same request may succeed later.
         provider: The provider's name.
-        retry_after: Seconds that the provider asked to wait.
+        retry_after: Seconds to wait, if the provider sent them.
         hint: What to do next.
     """
 
@@ -180,7 +180,7 @@ class ProviderError(TinyAgentError):
 
 
 class RateLimitError(ProviderError):
-    """HTTP 429, or the same said inside a stream."""
+    """HTTP 429, or the equivalent inside a stream."""
 
     kind = "rate_limit"
 
@@ -198,19 +198,19 @@ class ConnectionFailedError(ProviderError):
 
 
 class ProviderTimeoutError(ProviderError):
-    """The provider said nothing for longer than the time-out that the message names."""
+    """The provider sent no data within the time-out that the message names."""
 
     kind = "timeout"
 
 
 class StreamInterruptedError(ProviderError):
-    """The reply broke off: neither a finish reason nor an end marker was seen."""
+    """The connection ended before the reply was complete: without a finish reason or end marker."""
 
     kind = "stream_interrupted"
 
 
 class InvalidReplyError(ProviderError):
-    """The reply cannot be read: no event stream, or an event that is not what the protocol says."""
+    """The reply cannot be decoded: it is not an event stream, or an event violates the protocol."""
 
     kind = "invalid_reply"
 
@@ -234,11 +234,11 @@ class OutputTruncatedError(IncompleteAnswerError):
 
 
 class EmptyReplyError(IncompleteAnswerError):
-    """The reply is complete and holds no text: nothing, only reasoning, or only images or other content.
+    """The reply is complete but has no text: it is empty, or has only reasoning, images or other content.
 
     Args:
-        message: What the reply holds.
-        content_types: The types of its content, such as `image`; empty if it holds at most reasoning.
+        message: What the reply contains.
+        content_types: The types of its content, such as `image`; empty if it has at most reasoning.
         hint: What to do next.
     """
 
@@ -272,37 +272,37 @@ class RunAbortedError(TinyAgentError):
 
 
 class InvalidMessageError(TinyAgentError, ValueError):
-    """A message that no model can be sent; names the message and what is wrong with it."""
+    """A message cannot be sent to a model. The error names the message and the fault."""
 
     kind = "invalid_message"
 
 
 class ToolError(TinyAgentError):
-    """A tool failed; the message is what the model is told."""
+    """A tool failed. The model receives the message of the error."""
 
     kind = "tool"
 
 
 class ToolArgumentsError(ToolError, ValueError):
-    """Arguments that the tool's JSON Schema does not allow; names the path and the rule."""
+    """The tool's JSON Schema does not allow the arguments. The message names the path and the rule."""
 
     kind = "tool_arguments"
 
 
 class ToolRefusedError(ToolError):
-    """A hook, a rule or the user refused the call; the message is the reason."""
+    """A hook, a rule or the user refused the call. The message is the reason."""
 
     kind = "tool_refused"
 
 
 class PluginError(TinyAgentError):
-    """A plugin cannot be loaded, or breaks its contract; names plugin, distribution and version."""
+    """A plugin cannot be loaded, or violates its contract. The message names plugin and distribution."""
 
     kind = "plugin"
 
 
 class RecordError(TinyAgentError, ValueError):
-    """A JSONL stream that cannot be read; names the line."""
+    """A JSONL stream cannot be read. The message names the line."""
 
     kind = "record"
 
@@ -311,10 +311,10 @@ class RecordError(TinyAgentError, ValueError):
 
 
 class ErrorFields(TypedDict, total=False):
-    """A failure as it stands in an assistant message.
+    """The fields of an assistant message that describe a failure.
 
-    `error_category` is the kind of the nearest class of this module; it is there only if `error_kind` is
-    the kind of a class from elsewhere. `error_retry_after` is in seconds.
+    `error_category` is the kind of the nearest base class in this module. It is present only if `error_kind`
+    is the kind of a class from elsewhere. `error_retry_after` is in seconds.
     """
 
     error_message: str
@@ -330,10 +330,10 @@ _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
 def error_fields(error: BaseException) -> ErrorFields:
-    """The fields of an assistant message that say what `error` is.
+    """Convert an exception to the fields of an assistant message.
 
-    Attributes of a foreign exception (`kind`, `status`, `retryable`, `retry_after`, `hint`) are read as
-    those of `TinyAgentError` are, and left out where they do not have the right type.
+    The attributes `kind`, `status`, `retryable`, `retry_after` and `hint` of third-party exceptions are used
+    in the same way as those of `TinyAgentError`. Attributes of another type are left out.
     """
     kind = _as_kind(_attribute(error, "kind"))
     status = _as_status(_attribute(error, "status")) or _as_status(_attribute(error, "status_code"))
@@ -359,10 +359,10 @@ def error_fields(error: BaseException) -> ErrorFields:
 
 
 def error_from_message(message: Mapping[str, object]) -> TinyAgentError:
-    """The failure that an assistant message reports, as an exception of this tree.
+    """Convert the failure in an assistant message back to an exception.
 
     The class is the one whose kind is `error_kind`, else the one of `error_category`, else `ProviderError`.
-    No constructor of a class from elsewhere is called: the exception is of a class of this module and
+    Constructors of third-party classes are not called: the exception is always of a class of this module. It
     has the recorded `kind`, `hint`, `status`, `retryable` and `retry_after`.
     """
     hint = message.get("error_hint")
