@@ -1,7 +1,7 @@
-"""One server, talked to through the `mcp` SDK: started when it is needed, again when it has died.
+"""A connection to one server through the `mcp` SDK, opened on first use and reopened if the server died.
 
-All of this runs in the loop of the `Host`. A connection is opened and closed by one task, since the SDK's
-contexts must be left by the task that entered them.
+All of this runs in the loop of the `Host`. One task opens and closes a connection, because the SDK's contexts
+must be left by the task that entered them.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ REFRESH_SECONDS = 10.0
 
 T = TypeVar("T")
 
-# What the SDK logs about a server is in our errors, or is of no use to the user.
+# The SDK's log messages about a server are in our errors, or not useful to the user.
 for _logger in ("mcp", "client"):
     logging.getLogger(_logger).addHandler(logging.NullHandler())
     logging.getLogger(_logger).propagate = False
 
 
 class _Died(Exception):
-    """The server ended the connection before there was an answer."""
+    """The server ended the connection before it answered."""
 
 
 class _SessionExpiredError(ToolError):
@@ -70,12 +70,12 @@ P = TypeVar("P", bound=_Page)
 
 
 class _Live:
-    """A connection while it lasts: the task that holds it, and what ends it.
+    """The state of an open connection.
 
     Attributes:
-        lost: The server ended the connection.
-        changed: The server announced other tools or resources, and was not asked since.
-        status: The HTTP status of the last answer, if it is an error.
+        lost: Whether the server ended the connection.
+        changed: Whether the server announced a change of its tools or resources that was not yet read.
+        status: The HTTP status of the last answer if it is an error.
     """
 
     def __init__(self) -> None:
@@ -89,11 +89,11 @@ class _Live:
         self.inbound = Inbound(self._announced)
 
     def end(self) -> None:
-        """The server ended the connection."""
+        """Record that the server ended the connection."""
         self.lost = True
 
     def over(self, task: asyncio.Task[None]) -> None:
-        """The task has ended; what it failed of is raised where something waits for it."""
+        """Record the end of the task. Its error is raised in the requests that wait for it."""
         self.lost = True
         if not task.cancelled():
             task.exception()
@@ -103,7 +103,7 @@ class _Live:
 
 
 class Connection:
-    """A server and, from the first request on, the connection to it."""
+    """A server, and the connection to it from the first request on."""
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
@@ -113,17 +113,17 @@ class Connection:
 
     @property
     def changed(self) -> bool:
-        """Whether the server has announced other tools since it was asked; may be read from any thread."""
+        """Whether the server announced a change of its tools that was not yet read. Thread-safe."""
         return self._live is not None and self._live.changed and not self._live.lost
 
     async def discover(self) -> Listing:
-        """What the server offers now."""
+        """Return the current list of tools and resources."""
         await self._connected()
         assert self.listing is not None
         return self.listing
 
     async def refresh(self) -> None:
-        """Ask for the list again, if the server has announced another one."""
+        """Read the list again if the server announced a change."""
         live = self._live
         if live is None or live.client is None or not self.changed:
             return
@@ -132,7 +132,7 @@ class Connection:
             async with asyncio.timeout(REFRESH_SECONDS):
                 self.listing = await self._list(live, live.client)
         except (TimeoutError, MCPError, ValidationError, OSError, httpx2.HTTPError):
-            return  # The old list stays; a call of a tool says what is wrong with the server.
+            return  # keep the old list; the next tool call reports the problem
         remember(self.config, self.listing)
 
     async def call_tool(
@@ -145,7 +145,7 @@ class Connection:
         if now is None:
             raise ToolError(f"The MCP server {self.config.name!r} does not offer {tool.name!r} any more.")
         if self.config.trust_read_only and tool.read_only and not now.read_only:
-            # It was let through without a question, on a promise that is not made any more.
+            # It was approved without a question, because it was read-only.
             raise ToolError(
                 f"The MCP server {self.config.name!r} does not call {tool.name!r} read-only any more, so it "
                 "was not run. In the next run the user is asked."
@@ -160,7 +160,7 @@ class Connection:
         return result
 
     async def list_resources(self) -> list[JsonObject]:
-        """Resources and templates of resources, as plain data."""
+        """Return resources and resource templates as plain data."""
 
         async def both(client: Client) -> list[JsonObject]:
             found: list[Any] = []
@@ -172,19 +172,19 @@ class Connection:
             except MCPError as error:
                 if error.code == CONNECTION_CLOSED:
                     raise
-                # It has no templates.
+                # The server has no templates.
             keep = {"uri", "uri_template", "name", "title", "description", "mime_type", "size"}
             return [entry.model_dump(include=keep, exclude_none=True) for entry in found[:MAX_LISTED]]
 
         return await self._ask(both, "its list of resources")
 
     async def read_resource(self, uri: str) -> list[Any]:
-        """The content of a resource."""
+        """Return the content of a resource."""
         answer = await self._ask(lambda client: client.read_resource(uri, cache_mode="bypass"), uri)
         return resource_parts(answer.contents)
 
     async def close(self) -> None:
-        """End the server; returns when it is gone."""
+        """End the server, and wait until it has ended."""
         live, self._live = self._live, None
         if live is not None and live.task is not None:
             live.leave.set()
@@ -198,7 +198,7 @@ class Connection:
         try:
             return await self._ask_once(ask, what)
         except _SessionExpiredError:
-            # The server did not look at the request: ask again, in a new session.
+            # The server did not process the request: repeat it in a new session.
             return await self._ask_once(ask, what)
 
     async def _ask_once(self, ask: Callable[[Client], Awaitable[T]], what: str) -> T:
@@ -309,9 +309,9 @@ class Connection:
         _forget_failure(live.task)
 
     async def _hold(self, live: _Live, mode: str, ready: asyncio.Future[Client]) -> None:
-        """Be inside the connection until it is to be left."""
+        """Keep the connection open until `live.leave` is set."""
         async with AsyncExitStack() as stack:
-            transport = _mended(await self._transport(live, stack), live)
+            transport = _repaired(await self._transport(live, stack), live)
             client = await stack.enter_async_context(
                 Client(
                     transport,
@@ -375,7 +375,7 @@ class Connection:
 
     @staticmethod
     async def _has_resources(client: Client) -> bool:
-        """Whether there is anything to read; many servers say so of themselves without having anything."""
+        """Return whether the server has resources. Many servers declare the capability without any."""
         if client.server_capabilities.resources is None:
             return False
         try:
@@ -389,16 +389,16 @@ class Connection:
 
 
 _STATUS_ONLY = ("Server returned an error response", "Not Found")
-"""What the SDK makes of an HTTP status."""
+"""Messages of the SDK that contain nothing but an HTTP status."""
 
 
 def _is_expired(error: MCPError) -> bool:
-    """An HTTP server that does not know the session any more (404); the SDK has no code for it."""
+    """Return whether the session of an HTTP server has expired (404); the SDK has no code for it."""
     return error.message == "Session terminated"
 
 
 async def _pages(fetch: Callable[[str | None], Awaitable[P]]) -> AsyncIterator[P]:
-    """The pages of a list; a cursor that was seen before ends it."""
+    """Return the pages of a list. A repeated cursor ends it."""
     cursor: str | None = None
     seen: set[str | None] = set()
     while cursor not in seen and len(seen) < MAX_PAGES:
@@ -411,10 +411,10 @@ async def _pages(fetch: Callable[[str | None], Awaitable[P]]) -> AsyncIterator[P
 
 
 async def _listen(client: Client) -> None:
-    """Ask for announcements of other tools; servers before the protocol of 2026 send them unasked."""
+    """Subscribe to changes of tools. Before the protocol of 2026, servers announce them unasked."""
     tools = client.server_capabilities.tools
     if client.protocol_version in MODERN_PROTOCOL_VERSIONS and tools is not None and tools.list_changed:
-        # What comes is seen by `Inbound`. A server that does not have this is as good without it.
+        # `Inbound` reads the announcements. Servers without this feature work, too.
         with contextlib.suppress(Exception):
             async with client.listen(tools_list_changed=True) as events:
                 async for _ in events:
@@ -428,7 +428,7 @@ def _listed(tool: McpTool) -> ListedTool:
         title=tool.title or (notes.title if notes is not None else None) or "",
         description=tool.description or "",
         input_schema=tool.input_schema,
-        # Reading the world outside takes what is asked for there: that is a question for the user.
+        # A request to the outside world can carry data away, so the user must approve it.
         read_only=notes is not None and notes.read_only_hint is True and notes.open_world_hint is not True,
     )
 
@@ -437,7 +437,7 @@ def _listed(tool: McpTool) -> ListedTool:
 
 
 class _Reading:
-    """The stream of what a server says, mended; takes note of its end."""
+    """The stream of repaired messages from a server; records its end."""
 
     def __init__(self, stream: Any, writing: _Writing, live: _Live) -> None:
         self._stream = stream
@@ -455,7 +455,7 @@ class _Reading:
                 self._live.lost = True
                 raise
             if isinstance(item, Exception):
-                continue  # a line that is no message
+                continue  # the line is not a message
             message, answer = self._live.inbound.received(item.message)
             if answer is not None:
                 self._writing.send_soon(SessionMessage(answer))
@@ -482,10 +482,10 @@ class _Reading:
 
 
 class _Writing:
-    """The stream of what we say to a server."""
+    """The stream of messages to a server."""
 
     MAX_WAITING = 32
-    """Answers that wait for a server which does not read; the rest are dropped."""
+    """The limit of answers that wait for a server to read; further ones are dropped."""
 
     def __init__(self, stream: Any, live: _Live) -> None:
         self._stream = stream
@@ -497,14 +497,14 @@ class _Writing:
         await self._stream.send(item)
 
     def send_soon(self, item: SessionMessage) -> None:
-        """Send without waiting, so that reading goes on."""
+        """Send in the background, so that reading continues."""
         if len(self._waiting) < self.MAX_WAITING:
             task = asyncio.create_task(self._try(item))
             self._waiting.add(task)
             task.add_done_callback(self._waiting.discard)
 
     async def _try(self, item: SessionMessage) -> None:
-        with contextlib.suppress(Exception):  # the connection ends, which its reader notices
+        with contextlib.suppress(Exception):  # the reader notices the end of the connection
             await self._stream.send(item)
 
     async def aclose(self) -> None:
@@ -526,14 +526,14 @@ class _Writing:
 
 
 @asynccontextmanager
-async def _mended(transport: Transport, live: _Live) -> AsyncIterator[tuple[_Reading, _Writing]]:
+async def _repaired(transport: Transport, live: _Live) -> AsyncIterator[tuple[_Reading, _Writing]]:
     async with transport as (read, write):
         writing = _Writing(write, live)
         yield _Reading(read, writing, live), writing
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """Refuses an answer that is too large while it is read; event streams have a limit for each event."""
+    """Refuses an answer that is too large. Event streams are exempt: they have a limit per event."""
 
     def __init__(self, stream: httpx2.AsyncByteStream) -> None:
         self._stream = stream
