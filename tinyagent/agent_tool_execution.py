@@ -1,12 +1,12 @@
-"""From a tool call to its result: look up, validate, ask the hooks, run, report.
+"""Tool calls: find the tool, validate the arguments, call the hooks, run the tool, report the result.
 
-Every call of a batch takes the same way, the ones that are never run included:
+Every call of a batch has the same steps, even if it is not run:
 
     tool_execution_start → prepare → execute → tool_execution_end → the result as a message
 
-`prepare` goes through the calls in order, so a hook that asks the user asks one thing at a time. One
-coroutine emits everything but updates; the tools themselves run in tasks, so that an abort can end
-them. Result messages keep the order of the calls, each sent as soon as all earlier ones are there.
+`prepare` handles the calls in order, so that a hook asks the user one question at a time. One coroutine emits
+all events except updates. The tools run in tasks, so that an abort can end them. Result messages have the
+order of the calls; each is emitted as soon as all earlier ones are.
 """
 
 from __future__ import annotations
@@ -62,43 +62,41 @@ from .errors import ToolArgumentsError, ToolSchemaError, error_text
 __all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
 
 Emit = Callable[[AgentEvent], Awaitable[None] | None]
-"""Takes an event; what it returns, if anything, is awaited before the next one."""
+"""Receives an event. If it returns an awaitable, this is awaited before the next event."""
 
 ABORT_GRACE = 1.0
-"""Seconds that a running tool has to notice the signal, and again to clean up once it is cancelled."""
+"""Seconds that a running tool has to react to the signal, and again to its cancellation."""
 
 MAX_CALLS = 128
-"""Calls of one reply that are run; the rest are refused with a result."""
+"""Calls of one reply that are run. Further calls are refused with an error result."""
 
 _PASSED_ON = (asyncio.CancelledError, KeyboardInterrupt)
-"""What ends a call rather than being its result; whatever else user code raises is caught."""
+"""Exceptions that end a call. All others become its result."""
 
 RUNNING_TOOLS: ContextVar[frozenset[asyncio.Event]] = ContextVar("RUNNING_TOOLS", default=frozenset())
-"""The signals of the runs whose tools this code is part of, in tasks and threads that a tool started too."""
+"""The signals of the runs whose tools are running this code, also in tasks and threads of a tool."""
 
 SKIPPED = "Skipped due to queued user message."
 ABORTED = "Operation aborted"
 
 
 def tool_error(text: str) -> AgentToolResult:
-    """A result that tells the model what went wrong."""
+    """Return a result that describes an error to the model."""
     return AgentToolResult(content=[{"type": "text", "text": text}])
 
 
 def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
-    """The tools as a list of their own.
+    """Check the tools, and return them as a new list.
 
     Raises:
-        TypeError: one of them is not an `AgentTool`.
-        ValueError: two have the same name, or one has none.
-        ToolSchemaError: the JSON Schema of one cannot be used.
+        TypeError: One of them is not an `AgentTool`.
+        ValueError: Two tools have the same name, or one has no name.
+        ToolSchemaError: The JSON Schema of a tool cannot be used.
     """
     known: dict[str, AgentTool] = {}
     for tool in tools:
         if not isinstance(tool, AgentTool):
-            raise TypeError(
-                f"{tool!r} is not a tool. Make one with @tool, or as an AgentTool(name=…, execute=…)."
-            )
+            raise TypeError(f"{tool!r} is not a tool. Use @tool or AgentTool(name=…, execute=…).")
         if not str(tool.name or "").strip():
             raise ValueError(f"A tool has no name: {tool!r}.")
         if tool.name in known:
@@ -112,14 +110,15 @@ def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
 
 
 def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict[str, Any]:
-    """The arguments of a call, a copy of their own, once they fit the tool's schema.
+    """Validate the arguments of a call against the tool's schema, and return a copy of them.
 
-    `5.0` is an integer in JSON, and some models send it for one: such a number is an `int` in the copy.
+    JSON does not distinguish `5.0` from `5`, and some models send the former. It becomes an `int` in the
+    copy.
 
     Raises:
-        ToolArgumentsError: they are not a JSON object, or break a rule; names the path and the rule.
+        ToolArgumentsError: They are not a JSON object, or violate a rule. The message names path and rule.
     """
-    arguments: Any = tool_call.get("arguments")
+    arguments: object = tool_call.get("arguments")
     raw = tool_call.get("partial_json")
     if raw and raw.strip() and _json.decode_object(raw) is None:
         raise ToolArgumentsError(
@@ -153,16 +152,16 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
     if problems:
         raise ToolArgumentsError(
             f"The arguments of {tool.name!r} do not fit its schema: {'; '.join(problems)}. "
-            "Mend them and call it again."
+            "Correct them and call it again."
         )
-    return cast("dict[str, Any]", arguments)
+    return arguments
 
 
 def as_json_numbers(value: Any) -> Any:
-    """A copy of a JSON value in which a float without a fraction is an int, as JSON does not tell them apart.
+    """Copy a JSON value, with floats without a fraction as int.
 
     Raises:
-        RecursionError: it is nested too deep.
+        RecursionError: The value is nested too deep.
     """
     if isinstance(value, dict):
         return {key: as_json_numbers(item) for key, item in value.items()}
@@ -173,8 +172,8 @@ def as_json_numbers(value: Any) -> Any:
     return value if isinstance(value, str | int | float | None) else copy.deepcopy(value)
 
 
-def _is_json(value: Any, encoded: bytes) -> bool:
-    """Whether a value is still the one that was encoded."""
+def _is_json(value: object, encoded: bytes) -> bool:
+    """Whether a value has not changed since it was encoded."""
     try:
         return _json.encode(value) == encoded
     except (TypeError, ValueError, RecursionError):
@@ -194,7 +193,7 @@ def _shorten(text: str, limit: int = 500) -> str:
 
 @dataclass
 class _Call:
-    """One call on its way through the pipeline."""
+    """The state of one call."""
 
     call: ToolCallContent
     tool: AgentTool | None
@@ -204,7 +203,7 @@ class _Call:
     started: bool = False
     terminate: bool = False
     taking: deque[Awaitable[None]] = field(default_factory=deque)
-    """What is still to be awaited for updates that were emitted."""
+    """Awaitables of emitted updates that were not awaited yet."""
     taker: asyncio.Task[None] | None = None
     message: ToolResultMessage | None = None
 
@@ -215,8 +214,8 @@ class _Call:
 class ToolBatch:
     """The tool calls of one assistant message.
 
-    After `run`, `results` has a message for every call, in order; `steering` what came in meanwhile;
-    `terminate` says whether a result asks for the end of the run.
+    After `run`, `results` has a message for every call, in order. `steering` has the messages that arrived in
+    the meantime. `terminate` is true if a result ends the run.
     """
 
     def __init__(
@@ -257,7 +256,7 @@ class ToolBatch:
         self.terminate = False
 
     async def run(self, refuse: str | None = None) -> None:
-        """Run the calls; with `refuse` none of them is run, and each gets that as its error."""
+        """Run the calls. With `refuse`, run none of them; each gets this text as its error."""
         running = self._running
         try:
             for number, item in enumerate(self._calls):
@@ -266,7 +265,8 @@ class ToolBatch:
                 if reason is not None:
                     item.fail(reason)
                 elif running and self._before is not None:
-                    # A hook may take its time, to ask somebody: calls that end meanwhile are told at once.
+                    # A hook may take long, for example to ask the user. Other calls that end are reported at
+                    # once.
                     self._preparing = child(self._prepare(item))
                     await self._wait(running, self._preparing)
                 else:
@@ -280,7 +280,7 @@ class ToolBatch:
                     if number + 1 < len(self._calls):
                         await self.poll_steering()
             await self._wait(running)
-        except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.
+        except GeneratorExit:  # The event loop was closed, so nothing can be awaited.
             raise
         except BaseException:
             await see_through(self.close())
@@ -300,7 +300,7 @@ class ToolBatch:
         return self._signal is not None and self._signal.is_set()
 
     async def poll_steering(self) -> None:
-        """Ask for steering, unless a result ends the run: then nothing may be taken out of a queue."""
+        """Read the steering queue, unless a result ends the run: its messages would then get lost."""
         if self._get_steering is None or self.steering or self._aborted or self.terminate:
             return
         self.steering = self._take(await call_abandonable(self._signal, self._get_steering) or ())
@@ -320,7 +320,7 @@ class ToolBatch:
         )
 
     async def _prepare(self, item: _Call) -> None:
-        """Look up, validate, ask the hook; leaves a result if the call must not be run."""
+        """Find the tool, validate, call the hook. Set a result if the call must not be run."""
         call, tool = item.call, item.tool
         if tool is None:
             names = ", ".join(self._names) or "none"
@@ -342,8 +342,8 @@ class ToolBatch:
                         return
                     if decision.arguments is not None:
                         changed = decision.arguments
-                # The hook may have kept its arguments or changed them in place: the tool gets a copy, which
-                # is validated again only if it differs.
+                # The hook may have changed the arguments in place. The tool gets a copy, which is validated
+                # again only if it differs.
                 info.arguments = (
                     as_json_numbers(changed)
                     if _is_json(changed, before)
@@ -359,7 +359,7 @@ class ToolBatch:
             item.fail(ABORTED)
         except _PASSED_ON:
             raise
-        except BaseException as error:  # noqa: BLE001 - a guard that fails in any way has not let the call pass
+        except BaseException as error:  # noqa: BLE001 - a hook that fails has not approved the call
             item.fail(f"The call was refused: before_tool_call failed with {error_text(error)}.")
 
     async def _execute(self, item: _Call) -> None:
@@ -380,7 +380,7 @@ class ToolBatch:
             raise
         except CallbackCancelledError:
             item.fail(f"The tool {tool.name!r} was cancelled from inside.")
-        except BaseException as error:  # noqa: BLE001 - whatever a tool raises, sys.exit() included, is its result
+        except BaseException as error:  # noqa: BLE001 - every exception of a tool, also SystemExit, is its result
             if isinstance(error, TimeoutError) and limit.expired():
                 item.fail(f"The tool {tool.name!r} timed out after {tool.timeout:g} s.")
             else:
@@ -443,13 +443,13 @@ class ToolBatch:
             if threading.get_ident() == thread:
                 emit(kept)
             elif not loop.is_closed():
-                with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+                with contextlib.suppress(RuntimeError):  # The loop was closed in the meantime.
                     loop.call_soon_threadsafe(emit, kept)
 
         return update
 
     async def _end(self, item: _Call) -> None:
-        """Emit the end of a call, and every result message whose turn has come."""
+        """Emit the end of a call, and the result messages that can be emitted in order."""
         if item.taker is not None:
             await item.taker
         result, call = item.result, item.call
@@ -471,7 +471,7 @@ class ToolBatch:
         await self._flush()
 
     async def _flush(self) -> None:
-        """Emit the result messages that are due. Takes up where a cancellation left it."""
+        """Emit the result messages that are due. It can be called again after a cancellation."""
         while True:
             if self._open is None:
                 number = len(self.results)
@@ -494,7 +494,7 @@ class ToolBatch:
     async def _wait(
         self, running: dict[asyncio.Task[None], _Call], other: asyncio.Task[None] | None = None
     ) -> None:
-        """Wait for the running calls, ending each as it completes, or for `other`; an abort ends them all."""
+        """Wait for the running calls, and end each when it completes, or for `other`. An abort ends all."""
         others = set() if other is None else {other}
         while running and not (other is not None and other.done()):
             try:
@@ -503,14 +503,14 @@ class ToolBatch:
             except Aborted:
                 await asyncio.wait(running, timeout=ABORT_GRACE)
                 await _cancel(running)
-                done = set(running)  # A tool that does not react even now is left behind.
+                done = set(running)  # A tool that still does not react is left running.
             for task in [task for task in running if task in done]:
                 await self._end(running.pop(task))
         if other is not None:
             await other
 
     async def close(self) -> None:
-        """End what is open and refuse what has not begun, because the run itself is being cancelled."""
+        """End the open calls and refuse the others, because the run is cancelled."""
         await _cancel([*self._running, *([] if self._preparing is None else [self._preparing])])
         await _cancel([item.taker for item in self._calls if item.taker is not None])
         for item in self._calls:
@@ -554,7 +554,7 @@ _BODY = {"text": "text", "image": "url"}
 
 
 def _checked(name: str, result: object) -> AgentToolResult:
-    """A copy of the result that a tool gave, so that the tool cannot change it any more."""
+    """Copy the result of a tool, so that the tool cannot change it later."""
     if not isinstance(result, AgentToolResult):
         raise TypeError(f"the tool {name!r} gave {type(result).__name__}, not an AgentToolResult")
     content: Any = result.content
@@ -580,7 +580,7 @@ async def execute_tool_calls(
     stream: EventStream[AgentEvent, Any],
     get_steering_messages: GetMessages | None = None,
 ) -> ToolExecutionResult:
-    """Run the tool calls of a message, pushing the events to `stream`.
+    """Run the tool calls of a message, and push the events to `stream`.
 
     Steering messages that arrive meanwhile skip the calls that have not begun.
     """
@@ -593,7 +593,7 @@ async def execute_tool_calls(
 
 
 def skip_tool_call(tool_call: ToolCallContent, stream: EventStream[AgentEvent, Any]) -> ToolResultMessage:
-    """The error result of a call that is not run because the user has something to say."""
+    """Return the error result of a call that is skipped because of a message from the user."""
     result = tool_error(SKIPPED)
     message = _result_message(tool_call, result, is_error=True)
     call_id, name = tool_call["id"], tool_call["name"]

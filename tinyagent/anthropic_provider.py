@@ -1,20 +1,20 @@
-"""Anthropic's Messages API, natively: thinking with signatures, server tools, prompt caching.
+"""Anthropic's Messages API, with signed thinking, server tools and prompt caching.
 
     model = AnthropicModel(id="claude-sonnet-4-5")
     response = await stream_anthropic(model, context, {"api_key": key})
 
-Three parts: `request_body` writes a request from a history, `AnthropicDecoder` makes events from a reply,
-and `stream_anthropic` puts them on the wire.
+`request_body` builds a request from a history, `AnthropicDecoder` decodes a reply to events, and
+`stream_anthropic` connects the two over HTTP.
 
-A message keeps what the API wants back. A thinking block's `thinking_signature` is the API's signature. A
-block of any other kind than text, thinking and calls (`redacted_thinking`, `fallback`, what a tool on the
-server was asked and answered, kinds of the future) is kept as a thinking block without text, whose
-`thinking_signature` is the block itself as JSON. Signatures are base64, so a `{` tells the two apart. Further
-fields of texts and calls, such as citations, are kept as JSON in `text_signature` and `tool_call_signature`.
+A message stores the data that the API requires in the next request. The `thinking_signature` of a thinking
+block is the API's signature. Blocks other than text, thinking and tool calls (`redacted_thinking`,
+`fallback`, calls and results of server tools, future types) are stored as thinking blocks without text, with
+the block as JSON in `thinking_signature`. Signatures are base64, so a `{` distinguishes the two. More fields
+of texts and calls, such as citations, are stored as JSON in `text_signature` and `tool_call_signature`.
 
-A tool on the server may take longer than one reply (`pause_turn`); the reply so far is then sent back, and
-what follows joins the same message. A `refusal` ends the message as an error of the kind
-`content_filter`: what was said stays in it, and like every failed message it is not sent back.
+A server tool may take longer than one reply (`pause_turn`). The reply so far is then sent back, and the next
+reply continues the same message. A `refusal` ends the message with an error of the kind `content_filter`. The
+message has the content so far and, like every failed message, is not sent back.
 """
 
 from __future__ import annotations
@@ -75,29 +75,29 @@ __all__ = [
 
 API_VERSION = "2023-06-01"
 BUDGETS = {"minimal": 1024, "low": 4096, "medium": 8192, "high": 16384, "xhigh": 24576}
-"""Thinking tokens for a level, where the model takes a number."""
+"""Thinking tokens for each level, for models that require a number."""
 MIN_BUDGET = 1024
-"""The least that the API takes."""
+"""The smallest budget that the API accepts."""
 ANSWER_ROOM = 4096
-"""Tokens that are left for the answer beside the thinking."""
+"""Tokens that are reserved for the answer."""
 IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
 
 
 @dataclass
 class AnthropicModel(Model):
-    """A model behind the Messages API, Anthropic's own or a compatible one.
+    """A model of the Messages API, at Anthropic or a compatible server.
 
     Attributes:
         base_url: With or without `/v1/messages`.
         headers: Sent with each request; `anthropic-beta` goes here.
         max_tokens: The longest reply, if the call does not say; the API wants a number.
         reasoning: Whether it can think; False keeps `thinking_level` from it.
-        api_key_env: The environment variable that holds the key; None: no key is needed.
+        api_key_env: The environment variable with the API key; None if the server needs no key.
         extra_body: Merged into the request's body, last; None as a value takes a field out. `tools` are
             added to the agent's own.
-        ca_file: Certificates of a CA of your own.
-        allow_http: Allow http:// to other machines.
+        ca_file: A file with the certificates of a private CA.
+        allow_http: Whether http:// to other machines is allowed.
         cache: How long prompts are cached: `5m`, `1h` (dearer to write), None for not at all.
         thinking: `budget` for models that take a number of tokens, `adaptive` for those that take an
             effort; `auto` goes by the version in a Claude's id, and takes others to want a budget.
@@ -126,14 +126,14 @@ class AnthropicModel(Model):
 
 
 def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
-    """The body of a request."""
+    """Return the body of a request."""
     return request_and_level(model, context, options)[0]
 
 
 def request_and_level(
     model: Any, context: Context, options: SimpleStreamOptions
 ) -> tuple[dict[str, Any], str]:
-    """The body of a request, and the thinking level that it asks for, which its message has to keep."""
+    """Return the body of a request and its thinking level, which the message must store."""
     cache = getattr(model, "cache", "5m")
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
     history = handover(context.messages, model, ids=IDS, tools=context.tools)
@@ -169,7 +169,7 @@ def request_and_level(
 
 
 def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, level: str) -> None:
-    """`max_tokens`, thinking and temperature, which depend on each other."""
+    """Set `max_tokens`, thinking and temperature, which depend on each other."""
     asked = options.get("max_tokens")
     limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
     family, version = family_of(model.id), _version(model)
@@ -182,7 +182,8 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
     elif version >= (4, 6) and not (own_budget and version == (4, 6)):
         body["thinking"] = {"type": "adaptive"}
         if version >= (4, 7):
-            body["thinking"]["display"] = "summarized"  # Their default is to leave the text out.
+            # By default, these models send no text of their thinking.
+            body["thinking"]["display"] = "summarized"
         efforts = family.efforts if "max" in family.efforts else _ADAPTIVE_EFFORTS
         body["output_config"] = {"effort": effort_for(model.id, level, efforts, options)}
     else:
@@ -198,14 +199,14 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
     body["max_tokens"] = limit
     thinks = mapping(body.get("thinking")).get("type") in ("enabled", "adaptive")
     if thinks:
-        family = family._replace(temperature=False)  # The API refuses it for every model that thinks.
+        family = family._replace(temperature=False)  # The API refuses it for all thinking models.
     temperature = temperature_for(model.id, family, options, thinks=thinks)
     if temperature is not None:
         body["temperature"] = temperature
 
 
 def _version(model: Any) -> tuple[int, int]:
-    """The version in a Claude's id, or what stands for one that takes a budget or an effort."""
+    """Return the version of a Claude model. For other models, return one with the same thinking settings."""
     mode = getattr(model, "thinking", "auto")
     version = claude_version(model.id) or (0, 0)
     if mode == "adaptive":
@@ -216,7 +217,7 @@ def _version(model: Any) -> tuple[int, int]:
 
 
 def thinking_level(model: Any, history: Sequence[Message], options: SimpleStreamOptions) -> str:
-    """The thinking level of a request, which is one for a whole turn.
+    """Return the thinking level of a request, which must not change during a turn.
 
     A turn that calls tools goes on as it began: the API refuses thinking that is switched on or off between
     a call and its result. The turn's first reply says how that was.
@@ -236,7 +237,7 @@ def thinking_level(model: Any, history: Sequence[Message], options: SimpleStream
         return asked
     began = str(first.get("thinking_level", "")) if is_own(first, model) else ""
     if not began and _version(model) >= (5, 0):
-        return asked  # These think without being asked, so asking them is no change.
+        return asked  # These models think by default, so a level changes nothing.
     if not began:
         thought = any(block["type"] == "thinking" and _is_thought(block) for block in first["content"])
         began = (asked if asked != "off" else "low") if thought else "off"
@@ -246,7 +247,7 @@ def thinking_level(model: Any, history: Sequence[Message], options: SimpleStream
 
 
 def _first_reply_of_turn(history: Sequence[Message]) -> AssistantMessage | None:
-    """The first reply of a turn whose tool calls go on; None if the next reply begins a turn."""
+    """Return the first reply of a turn that continues after tool calls; None if a new turn starts."""
     first: AssistantMessage | None = None
     calling = False
     for message in history:
@@ -260,14 +261,14 @@ def _first_reply_of_turn(history: Sequence[Message]) -> AssistantMessage | None:
 
 
 def _is_thought(block: Mapping[str, Any]) -> bool:
-    """Whether a thinking block is one for the API, and not another kind of block that is kept in one."""
+    """Whether a thinking block is a thinking block of the API, and not a stored block of another type."""
     signature = block.get("thinking_signature") or ""
     kept = _json.decode_object(signature) if signature.startswith("{") else None
     return bool(signature) if kept is None else kept.get("type") == "redacted_thinking"
 
 
 def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
-    """On the system prompt, the last tool, and the last block of the last two user messages.
+    """Mark the system prompt, the last tool, and the last block of the last two user messages for caching.
 
     Four are allowed. The last but one is where the previous request put its own, so that it is found
     however much came between. If the user has marks of their own, these are all.
@@ -286,7 +287,7 @@ def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
 
 
 def _all_blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Every block of a request that a mark for caching can be on."""
+    """Yield every block of a request that can be marked for caching."""
     if isinstance(body.get("system"), list):
         yield from body["system"]
     yield from body.get("tools") or ()
@@ -298,13 +299,13 @@ def _all_blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
-    """The conversation, one message a side: results of tools first, as the API demands."""
+    """Convert the conversation to alternating messages, with tool results first, as the API requires."""
     messages: list[dict[str, Any]] = []
     for message in history:
         if message["role"] == "assistant":
             role, blocks = "assistant", _assistant_blocks(message["content"])
             while blocks and blocks[-1]["type"] in ("thinking", "redacted_thinking"):
-                blocks.pop()  # The API refuses a reply that ends in thinking, as one that was cut may.
+                blocks.pop()  # The API refuses a reply that ends with thinking, as a truncated one may.
         elif message["role"] == "tool_result":
             role, blocks = "user", [_result_block(message)]
         elif message["role"] == "user":
@@ -345,12 +346,12 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _kept(signature: Any) -> dict[str, Any]:
-    """Further fields of a block, as the API sent them."""
+    """Return the further fields of a block, as the API sent them."""
     return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
 
 def _marked(block: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """The block with the user's own mark for caching."""
+    """Return the block with the user's own mark for caching."""
     return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
@@ -365,7 +366,7 @@ def _result_block(message: Any) -> dict[str, Any]:
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
-    """Text and images; the API refuses text without a visible character."""
+    """Convert text and images. Blank texts are left out, because the API refuses them."""
     blocks: list[dict[str, Any]] = []
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for part in parts:
@@ -400,27 +401,27 @@ _DELTAS = {
     "thinking_delta": ("thinking", "thinking"),
     "input_json_delta": ("tool_call", "partial_json"),
 }
-"""What a delta adds to, and where it has its text."""
+"""The kind of block of each type of delta, and the field with its text."""
 _OWN_FIELDS = ("type", "text", "id", "name", "input")
-"""Fields of texts and calls that have a place in our messages."""
+"""Fields of texts and calls that our blocks represent."""
 
 
 class _Block:
-    """A block of the reply that is open."""
+    """An open block of the reply."""
 
     __slots__ = ("fields", "index", "json", "kind", "pieces", "whole")
 
     def __init__(self, kind: str, index: int = -1, whole: dict[str, Any] | None = None) -> None:
         self.kind = kind
-        """`text`, `thinking`, `tool_call`, `raw` (kept as it is) or `unknown` (left out)."""
+        """`text`, `thinking`, `tool_call`, `raw` (stored unchanged) or `unknown` (left out)."""
         self.index = index
         self.whole = whole or {}
-        """The block as it was sent, for a raw one; the input, for a call."""
+        """The original block of a raw block; the input of a call."""
         self.fields: dict[str, Any] = {}
-        """Further fields, kept to go back to the API."""
+        """More fields, which are sent back to the API."""
         self.json: list[str] = []
         self.pieces: dict[str, list[str]] = {}
-        """Texts of a raw block that come in pieces."""
+        """The texts of a raw block, in pieces."""
 
 
 class AnthropicDecoder(ReplyDecoder):
@@ -449,11 +450,11 @@ class AnthropicDecoder(ReplyDecoder):
         self._open: dict[int | None, _Block] = {}
         self._usage: dict[str, Any] = {}
         self._before: list[Usage] = []
-        """The usage of the replies that this one goes on with."""
+        """The usage of the replies that this one continues."""
         self._details: Any = None
         self._sources: list[Citation] = []
         self._cites = False
-        """Whether any text has citations of its own."""
+        """Whether a text has its own citations."""
         self._last_text: int | None = None
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
@@ -501,7 +502,7 @@ class AnthropicDecoder(ReplyDecoder):
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: Any) -> None:
-        """The counts so far; a later report replaces what it names."""
+        """Update the token counts. A later report replaces the counts that it contains."""
         self._usage |= {key: item for key, item in mapping(usage).items() if item is not None}
 
     # ---- blocks -------------------------------------------------------------------------------------
@@ -551,13 +552,13 @@ class AnthropicDecoder(ReplyDecoder):
             elif isinstance(piece, dict) and block.kind == "tool_call":
                 block.whole = piece
         elif block is None or block.kind != "unknown":
-            # A delta without its start, or of another kind than its block: better kept than lost.
+            # A delta without a start, or of another kind than its block, is not discarded.
             self._close(at, out)
             self._add(at, wanted[0], delta.get(wanted[1]), out)
 
     @staticmethod
     def _add_to_raw(block: _Block, kind: str, delta: dict[str, Any]) -> None:
-        """Texts of a block come in pieces, also those of a kind that is not known."""
+        """Collect the pieces of the texts of a block, also of an unknown type."""
         for name, value in delta.items():
             if kind == "input_json_delta":
                 block.json.append(string(value) if name == "partial_json" else "")
@@ -570,7 +571,7 @@ class AnthropicDecoder(ReplyDecoder):
                 block.whole = {**block.whole, name: value}
 
     def _add(self, at: int | None, kind: str, piece: Any, out: list[BuilderEvent]) -> None:
-        """Open a block with what there is of it."""
+        """Open a block with its initial content."""
         if kind == "tool_call":
             index, event = self.builder.open_tool_call()
         else:
@@ -601,7 +602,7 @@ class AnthropicDecoder(ReplyDecoder):
             return self.builder.close(block.index, thinking_signature=_json.encode(whole).decode())
         kept = _json.encode(block.fields).decode() if block.fields else ""
         if block.kind == "tool_call":
-            # What came in pieces counts; what the block began with is there for when nothing did.
+            # The pieces are used; without pieces, the initial content of the block is.
             whole = block.whole if not self.builder.text(block.index).strip() else {}
             fields = {"tool_call_signature": kept} if kept else {}
             return self._close_call(block.index, whole or None, **fields)
@@ -614,7 +615,7 @@ class AnthropicDecoder(ReplyDecoder):
         return self.builder.close(block.index, **texts, **({"citations": cited} if cited else {}))
 
     def _note_sources(self, block: Mapping[str, Any]) -> None:
-        """Note what a search of the server found."""
+        """Record the sources of a server search."""
         if string(block.get("type")).endswith("_tool_result"):
             found = read_citations(block.get("content"))
             add_citations(self._sources, [source for source in found if "url" in source])
@@ -635,19 +636,19 @@ class AnthropicDecoder(ReplyDecoder):
             self.ended = True
         else:
             if self._sources and not self._cites and self._last_text is not None:
-                # A text that cites nothing itself has what was found as its sources.
+                # A text without citations gets the sources of the searches.
                 self.builder.update(self._last_text, citations=self._sources)
             self._conclude(out, details=self._reason())
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
-        """The `error` event; what was built so far stays, and what the API sent with it."""
+        """Return the `error` event, with the content so far and the fields of the API."""
         for block in self._open.values():
             if block.kind == "text" and block.fields:
                 self._closed(block)
         return super().fail(error)
 
     def resume(self) -> None:
-        """Get ready for the reply that goes on with this one."""
+        """Prepare for the reply that continues this one."""
         super().resume()
         if self._usage:
             self._before.append(normal_usage(self._usage))
@@ -657,7 +658,7 @@ class AnthropicDecoder(ReplyDecoder):
         return add_usages([*self._before, normal_usage(self._usage) if self._usage else None])
 
     def _reason(self) -> str:
-        """Why the provider withheld the reply, in its words."""
+        """Return the provider's reason for withholding the reply."""
         details = mapping(self._details)
         words = [self._clean(string(details.get(key))) for key in ("category", "explanation")]
         return ": ".join(word for word in words if word)
@@ -730,7 +731,7 @@ _BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
 def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) -> None:
-    """Let the API leave out thinking that belongs to another system prompt or other tools.
+    """Allow the API to omit thinking from requests with another system prompt or other tools.
 
     Claude Fable from 5.1 on refuses a request whose thinking blocks were made under another beginning of the
     conversation, as after a change of the tools
@@ -739,7 +740,7 @@ def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) 
     if "fable" not in str(model.id).lower() or _version(model) < (5, 1):
         return
     kinds = {block["type"] for message in body["messages"] for block in message["content"]}
-    thinking = body.get("thinking") or {"type": "adaptive"}  # it always thinks
+    thinking = body.get("thinking") or {"type": "adaptive"}  # a model that always thinks
     if kinds.isdisjoint({"thinking", "redacted_thinking"}) or "block_binding" in thinking:
         return
     body["thinking"] = {**thinking, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
@@ -772,7 +773,7 @@ async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None 
 
 
 def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
-    """The headers of a request, and what of them is secret."""
+    """Return the headers of a request, and the secrets in them."""
     variable = getattr(model, "api_key_env", AnthropicModel.api_key_env)
     headers, secrets = request_headers(model, api_key, variable=variable, header="x-api-key", prefix="")
     if not any(name.lower() == "anthropic-version" for name in headers):
@@ -781,12 +782,12 @@ def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]
 
 
 def messages_url(base_url: str, path: str = "/messages") -> str:
-    """The endpoint under a base URL that may end before `/v1`, after it, or name `/messages` itself."""
+    """Return the endpoint under a base URL that may end before or after `/v1`, or with `/messages`."""
     begun = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
     return endpoint(base_url, path if begun else f"/v1{path}")
 
 
 def _uses_server_tools(body: Mapping[str, Any]) -> bool:
-    """Whether tools run on the server: only then a pause is a matter between the API and us."""
+    """Whether the request has server tools. Only then can a reply pause and be continued."""
     own = all("input_schema" in tool for tool in body.get("tools", ()))
     return not own or bool(body.get("mcp_servers") or body.get("context_management"))

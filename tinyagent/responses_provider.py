@@ -1,15 +1,15 @@
-"""OpenAI's Responses API: reasoning that is sent back, without anything being stored at OpenAI.
+"""OpenAI's Responses API. Reasoning is sent back with each request, and nothing is stored at OpenAI.
 
     model = OpenAIResponsesModel(id="gpt-5")
     response = await stream_openai_responses(model, context, {"api_key": key})
 
-Three parts: `request_body` writes a request from a history, `ResponsesDecoder` makes events from a reply,
-and `stream_openai_responses` puts them on the wire.
+`request_body` builds a request from a history, `ResponsesDecoder` decodes a reply to events, and
+`stream_openai_responses` connects the two over HTTP.
 
-A reply is a list of items, and the next request has to hold them as they were: the API checks which item
-belongs to which by their ids. So a message keeps them. A reasoning item is the `thinking_signature` of its
-block, as JSON, with the encrypted reasoning; the id of a message is in the `text_signature` of its blocks,
-that of a function call in the `tool_call_signature`, beside the `call_id` that the call itself has as its id.
+A reply is a list of items. The next request must contain them unchanged, because the API checks their
+relations by their ids. Therefore a message stores them: a reasoning item, with its encrypted reasoning, is
+the `thinking_signature` of its block, as JSON. The id of a message item is in the `text_signature` of its
+blocks. The id of a function call is in its `tool_call_signature`; the id of the block is the `call_id`.
 """
 
 from __future__ import annotations
@@ -61,22 +61,22 @@ LONGEST_CACHE_KEY = 64
 
 @dataclass
 class OpenAIResponsesModel(Model):
-    """A model behind the Responses API, OpenAI's own or a compatible one.
+    """A model of the Responses API, at OpenAI or a compatible server.
 
     Attributes:
-        base_url: With or without `/responses`; a query is kept.
-        name: A name for people.
+        base_url: With or without `/responses`. It may have a query.
+        name: The name to display.
         headers: Sent with each request.
-        context_window: Tokens that the model can take in.
-        max_tokens: Tokens that the model can give out. A call's limit is `options["max_tokens"]`.
-        reasoning: Whether the model reasons; None: judged by its id. A model that does is asked for its
-            encrypted reasoning and gets no temperature.
-        api_key_env: The environment variable that holds the key; None: no key is needed.
-        extra_body: Merged into the request's body, last; None as a value takes a field out. `tools` are
-            added to the agent's own.
-        ca_file: Certificates of a CA of your own.
-        allow_http: Allow http:// to other machines.
-        reasoning_summary: What is asked for as text of the reasoning, where a thinking level is set.
+        context_window: Tokens of the context window.
+        max_tokens: The most output tokens of the model. The limit of a call is `options["max_tokens"]`.
+        reasoning: Whether the model reasons; None to decide by its id. A request to a reasoning model asks
+            for its encrypted reasoning and has no temperature.
+        api_key_env: The environment variable with the API key; None if the server needs no key.
+        extra_body: Merged into the body of each request, last. The value None removes a field. `tools` are
+            added to those of the agent.
+        ca_file: A file with the certificates of a private CA.
+        allow_http: Whether http:// to other machines is allowed.
+        reasoning_summary: The kind of reasoning summary to request if there is a thinking level.
     """
 
     provider: str = "openai"
@@ -99,7 +99,7 @@ class OpenAIResponsesModel(Model):
 
 
 def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
-    """The body of a request."""
+    """Return the body of a request."""
     extra = dict(getattr(model, "extra_body", None) or {})
     stored = bool(extra.get("store"))
     body: dict[str, Any] = {
@@ -139,11 +139,11 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
 
 
 _ASSUMED = ModelFamily(efforts=("low", "medium", "high"), temperature=False)
-"""What a model is taken for that is said to reason, if its id does not tell."""
+"""The family of a model that reasons according to its configuration only."""
 
 
 def _set_reasoning(body: dict[str, Any], model: Any, options: SimpleStreamOptions) -> None:
-    """The effort and the temperature, which depend on each other and on the model."""
+    """Set effort and temperature, which depend on each other and on the model."""
     settings = settings_for(model, options, reasons=getattr(model, "reasoning", None), assumed=_ASSUMED)
     if settings.temperature is not None:
         body["temperature"] = settings.temperature
@@ -177,7 +177,7 @@ def _input(history: Sequence[Message], stored: bool) -> list[dict[str, Any]]:
 
 
 def _output(content: Any) -> Any:
-    """What a tool gave: plain text where it is nothing else."""
+    """Convert the result of a tool, if possible to plain text."""
     if isinstance(content, str):
         return content
     if any(part["type"] == "image" for part in content):
@@ -197,13 +197,13 @@ def _parts(content: Any) -> list[dict[str, Any]]:
 
 
 def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
-    """A reply as the items that it came in."""
+    """Convert a reply back to its items."""
     items: list[dict[str, Any]] = []
     images: list[dict[str, Any]] = []
     for part in content:
         if part["type"] == "thinking":
             item = _kept(part.get("thinking_signature"))
-            # Without its encrypted content an item is only a name for what was not stored.
+            # Without its encrypted content, an item only refers to data that was not stored.
             if item.get("type") and (stored or item["type"] != "reasoning" or _is_whole(item)):
                 items.append(item)
                 if item["type"] == _IMAGE:
@@ -217,13 +217,13 @@ def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
             }
             items.append({**call, **_kept(part.get("tool_call_signature"))})
         elif part["type"] == "image" and images:
-            # The image is a block of the message, and the item that it came in is beside it, without it.
+            # The image is a block of the message. Its item is stored in another block, without the image.
             images.pop(0)["result"] = part["url"].partition(",")[2]
         elif part["type"] == "image":
             _add_text(items, IMAGE_NOTE)
         elif part["text"]:
             _add_text(items, part)
-    # The API wants something after each reasoning item, and a reply that was cut may lack it.
+    # The API requires another item after each reasoning item, which a truncated reply may not have.
     while items and items[-1]["type"] == "reasoning":
         items.pop()
     return items + _missing_outputs(items)
@@ -233,11 +233,11 @@ _OUTPUTS: dict[str, dict[str, Any]] = {
     "custom_tool_call": {"type": "custom_tool_call_output"},
     "apply_patch_call": {"type": "apply_patch_call_output", "status": "failed"},
 }
-"""Calls, other than of functions, that the API wants an output for, and the rest of that output."""
+"""Types of calls, other than function calls, that need an output, and the fixed fields of that output."""
 
 
 def _missing_outputs(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Outputs for calls that nobody here can run: without one the API refuses the next request."""
+    """Return outputs for calls that cannot be run here. Without them, the API refuses the next request."""
     answered = {item.get("call_id") for item in items if str(item["type"]).endswith("_output")}
     return [
         {**_OUTPUTS[item["type"]], "call_id": item["call_id"], "output": NO_RESULT}
@@ -275,22 +275,22 @@ _TEXT = {
     "response.refusal.delta": "refusal",
     "response.refusal.done": "refusal",
 }
-"""Events of an answer, and where a whole text is in them."""
+"""Events of the answer, and their field with the complete text."""
 _REASONING = (
     "response.reasoning",
     "response.reasoning_text",
     "response.reasoning_summary",
     "response.reasoning_summary_text",
 )
-"""Events of reasoning, before `.delta` and `.done`: the API's own, and those of compatible servers."""
+"""Prefixes of reasoning events (before `.delta` and `.done`), also of compatible servers."""
 _TRANSCRIPT = ("response.audio.transcript", "response.audio_transcript", "response.output_audio_transcript")
 _AUDIO = ("response.audio", "response.output_audio")
-"""Events of what is said, before `.delta`: as text, and as sound."""
+"""Prefixes of the events of spoken answers (before `.delta`): text and sound."""
 _IMAGE = "image_generation_call"
 
 
 class _Item:
-    """An item of the reply: its open blocks, one for each part of its content."""
+    """An item of the reply, with one block for each part of its content."""
 
     __slots__ = (
         *("annotations", "blocks", "call_id", "ended", "given", "has_stable_id", "id", "kind", "latest"),
@@ -301,7 +301,7 @@ class _Item:
         self.kind = kind
         self.id = item_id
         self.has_stable_id = False
-        """Another event had the same id; some servers give each event an id of its own."""
+        """Whether another event had the same id. Some servers use a new id for each event."""
         self.call_id = ""
         self.blocks: dict[int, int] = {}
         """Part of the content -> block."""
@@ -309,27 +309,27 @@ class _Item:
         self.refusals: set[int] = set()
         self.phase: Any = None
         self.source = ""
-        """The kind of events that the reasoning is read from; a server may send it in two forms."""
+        """The kind of events that the reasoning is read from. A server may send two kinds."""
         self.latest = 0
-        """The part of the reasoning that came last."""
+        """The latest part of the reasoning."""
         self.wholes: set[int] = set()
-        """Parts that came in one piece before any delta of theirs."""
+        """Parts that arrived complete, before any of their deltas."""
         self.ended = False
         self.given: dict[str, Any] = {}
-        """The whole item, once it is known."""
+        """The complete item, once it has arrived."""
 
     def has_whole(self, part: int, event: Mapping[str, Any]) -> bool:
-        """Whether a delta repeats what came whole before; without an id it may belong to another item."""
+        """Whether a delta repeats a complete part. Without an id, it may belong to another item."""
         return part in self.wholes and bool(self.id) and event.get("item_id") == self.id
 
     @property
     def is_cut(self) -> bool:
-        """Whether the API says that a text or a call is not whole."""
+        """Whether the API has marked a text or a call as incomplete."""
         return self.kind in ("message", "function_call") and self.given.get("status") == "incomplete"
 
     @property
     def is_raw(self) -> bool:
-        """Whether the item has no words for us, and is kept to go back as it came."""
+        """Whether the item has no text and is only stored, to be sent back unchanged."""
         return self.kind not in ("message", "function_call", "reasoning")
 
 
@@ -346,16 +346,16 @@ class ResponsesDecoder(ReplyDecoder):
         self._items: list[_Item] = []
         self._by_id: dict[str, _Item] = {}
         self._at: dict[tuple[int | None, str], _Item] = {}
-        """Place in the list and kind -> the latest item there: some servers count badly."""
+        """The latest item for each position and kind. Some servers send wrong positions."""
         self._usage: dict[str, Any] = {}
         self._citations: dict[int, list[Citation]] = {}
-        """Text block -> its citations."""
+        """The citations of each text block."""
         self._sources: list[Citation] = []
         self._announced: list[_Item] = []
-        """Items of reasoning that have begun and have no block yet."""
+        """Reasoning items without a block so far."""
         self._audio = False
         self._is_cut = False
-        """The API says that the reply, or an item of it, is not whole."""
+        """Whether the API has marked the reply, or an item of it, as incomplete."""
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         if data.strip() == b"[DONE]":
@@ -417,7 +417,7 @@ class ResponsesDecoder(ReplyDecoder):
         return True
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
-        """The `error` event; what was built so far stays."""
+        """Return the `error` event, with the content so far."""
         for item in self._items:
             if item.kind == "message" and not item.ended:
                 self._sign_texts(item)
@@ -432,7 +432,7 @@ class ResponsesDecoder(ReplyDecoder):
         given: Mapping[str, Any] | None = None,
         begins: bool = False,
     ) -> _Item:
-        """The item that an event belongs to; a new one if the event is the first of it.
+        """Return the item of an event; a new one if the event is its first.
 
         Args:
             value: The event.
@@ -457,7 +457,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     @staticmethod
     def _is_another(here: _Item, item_id: str, given: Mapping[str, Any] | None, begins: bool) -> bool:
-        """Whether an event at the place of `here`, with an id that is not known, belongs to another item."""
+        """Whether an event at the position of `here`, with an unknown id, belongs to another item."""
         if here.ended:
             return begins or (bool(item_id) and {**here.given, "id": ""} != {**(given or {}), "id": ""})
         return bool(item_id and here.id) and (begins or here.has_stable_id)
@@ -481,7 +481,7 @@ class ResponsesDecoder(ReplyDecoder):
         elif kind == "reasoning":
             self._announced.append(item)
         elif item.is_raw:
-            self._block(item, 0, out)  # now, so that the items keep their order
+            self._block(item, 0, out)  # opened now to keep the order of the items
 
     def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
         self._open_announced(out)
@@ -492,7 +492,7 @@ class ResponsesDecoder(ReplyDecoder):
         return index
 
     def _block(self, item: _Item, part: int, out: list[BuilderEvent]) -> int:
-        """The open block of a part of an item."""
+        """Return the open block of a part of an item."""
         index = item.blocks.get(part)
         if index is None:
             if item.kind == "function_call":
@@ -509,7 +509,7 @@ class ResponsesDecoder(ReplyDecoder):
         return index
 
     def _open_announced(self, out: list[BuilderEvent]) -> None:
-        """Open the blocks of reasoning that began before the item at hand: the items keep their order."""
+        """Open the blocks of earlier reasoning items, to keep the order of the items."""
         announced, self._announced = self._announced, []
         for item in announced:
             if not item.ended:
@@ -521,7 +521,7 @@ class ResponsesDecoder(ReplyDecoder):
             out.append(self.builder.delta(index, piece))
 
     def _complete(self, item: _Item, part: int, whole: Any, out: list[BuilderEvent]) -> None:
-        """Add what is missing of a text that is known in full now."""
+        """Add the missing rest of a text that is now complete."""
         had = self.builder.text(item.blocks[part]) if part in item.blocks else ""
         if isinstance(whole, str) and whole.startswith(had):
             self._add(item, part, whole[len(had) :], out)
@@ -532,7 +532,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._end_item(self._item(value, kind, given), given, out)
 
     def _end_item(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        """An item is whole: what was not streamed comes now."""
+        """End a complete item, and add the content that was not streamed."""
         if item.ended and (item.blocks or not given):
             return
         item.ended = False
@@ -563,14 +563,14 @@ class ResponsesDecoder(ReplyDecoder):
             self._sign_text(item, part)
 
     def _whole_text(self, value: Mapping[str, Any], text: Any, kind: str, out: list[BuilderEvent]) -> None:
-        """A part is over: its text counts if nothing of the item was streamed."""
+        """End a part. Its text is used if no part of the item was streamed."""
         item, part = self._item(value, "message"), integer(value.get("content_index")) or 0
         if part not in item.blocks and (item.wholes or not item.blocks):
             self._text(value, text, kind, out)
             item.wholes.add(part)
 
     def _take_part(self, value: Mapping[str, Any], part: Mapping[str, Any], out: list[BuilderEvent]) -> None:
-        """A part is over, as an object: servers may send no other event of it."""
+        """End a part that arrives as an object. Servers may send no other event for it."""
         kind = string(part.get("type"))
         if kind in ("reasoning_text", "summary_text"):
             source = "response.reasoning_text" if kind == "reasoning_text" else _REASONING[-1]
@@ -580,7 +580,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._whole_text(value, part.get(_key(part)), event, out)
 
     def _sign_text(self, item: _Item, part: int) -> None:
-        """Keep what the API wants back with a text, and its citations in our form."""
+        """Store the fields that the API requires with a text, and its citations in our format."""
         kept: dict[str, Any] = {}
         if item.id:
             kept["id"] = item.id
@@ -613,7 +613,7 @@ class ResponsesDecoder(ReplyDecoder):
         for part, (piece, text) in enumerate(zip(parts, texts, strict=True)):
             place = part
             if part not in item.blocks and streamed and streamed == "".join(texts):
-                place = max(item.blocks)  # All was streamed, under other numbers.
+                place = max(item.blocks)  # Everything was streamed with other positions.
             else:
                 self._complete(item, part, text, out)
             if _key(piece) == "refusal":
@@ -625,7 +625,7 @@ class ResponsesDecoder(ReplyDecoder):
         self._sign_texts(item)
         out += [self.builder.close(index) for index in item.blocks.values()]
 
-    # ---- calls, reasoning, and items without words --------------------------------------------------
+    # ---- calls, reasoning, and items without text ---------------------------------------------------
 
     def _end_call(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         index = item.blocks[0] if item.blocks else self._open_call(item, given, out)
@@ -668,14 +668,14 @@ class ResponsesDecoder(ReplyDecoder):
         kept = {"type": "reasoning", "id": item.id, "summary": given.get("summary") or []}
         for key in ("encrypted_content", "content"):
             if given.get(key):
-                # The API takes reasoning in one form only, and the encrypted one is its own.
+                # The API accepts reasoning in one form only, and the encrypted form is its own.
                 kept[key] = given[key]
                 break
         fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
         out.append(self.builder.close(self._block(item, 0, out), **fields))
 
     def _end_raw(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        """Keep an item to send it back; the sources that it found are sources of the text."""
+        """Store an item, to send it back. Its sources become sources of the text."""
         for holder in (given, mapping(given.get("action"))):
             for key in ("sources", "results"):
                 found = read_citations(holder.get(key))
@@ -701,7 +701,7 @@ class ResponsesDecoder(ReplyDecoder):
         self._finish(out)
 
     def _end_items(self, output: Any, out: list[BuilderEvent]) -> None:
-        """The list of all items: all there is if nothing was streamed, else what was streamed once more."""
+        """Read the list of all items, which may repeat items that were streamed."""
         listed = [mapping(given) for given in output] if isinstance(output, list) else []
         listed = [given for given in listed if string(given.get("type"))]
         found: dict[int, _Item] = {}
@@ -719,7 +719,7 @@ class ResponsesDecoder(ReplyDecoder):
             if item is None and (known := self._by_id.get(string(given.get("id")))) and known.given == given:
                 continue  # listed twice
             if item is None:
-                # Without an id, or with a new one: the next of this kind.
+                # Without an id or with a new one, it is the next item of this kind.
                 rest = unmatched.get(given["type"])
                 item = rest.popleft() if rest else self._new_item(given["type"], string(given.get("id")))
             self._end_item(item, given, out)
@@ -744,7 +744,7 @@ class ResponsesDecoder(ReplyDecoder):
         self._conclude(out, word=word)
 
     def _add_sources(self) -> None:
-        """Add what a search of the server found to the last text, behind what the text cites itself."""
+        """Add the sources of the server's searches to the last text, after its own citations."""
         if self._sources and self._citations:
             last = max(self._citations)
             cited = {citation.get("url") for citations in self._citations.values() for citation in citations}
@@ -757,7 +757,7 @@ class ResponsesDecoder(ReplyDecoder):
 
 
 def _key(piece: Mapping[str, Any]) -> str:
-    """Where a part of a message has its text."""
+    """Return the field of a part that has its text."""
     return {"refusal": "refusal", "output_audio": "transcript"}.get(string(piece.get("type")), "text")
 
 
@@ -792,7 +792,7 @@ async def stream_openai_responses(
         options: See `SimpleStreamOptions`.
 
     Raises:
-        TinyAgentError: if the reply did not begin.
+        TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
@@ -826,13 +826,13 @@ async def stream_openai_responses(
 
 
 _NAMES_SUMMARY = re.compile(r"(?i)reasoning[ ._]summar")
-"""OpenAI gives summaries to verified organizations only, and refuses the whole request of others."""
+"""OpenAI sends summaries only to verified organizations, and refuses the whole request of others."""
 _refuse_summaries: set[str] = set()
-"""URLs that refused, in this process."""
+"""URLs that have refused summaries, in this process."""
 
 
 def wants_responses(model_id: str) -> bool:
-    """Whether a model of OpenAI's belongs to the Responses API.
+    """Whether OpenAI serves a model by the Responses API.
 
     chat/completions refuses the tools of models that reason, or does not have these models at all.
 
@@ -843,7 +843,7 @@ def wants_responses(model_id: str) -> bool:
 
 
 def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
-    """The headers of a request, and what of them is secret."""
+    """Return the headers of a request, and the secrets in them."""
     variable = getattr(model, "api_key_env", OpenAIResponsesModel.api_key_env)
     header = dialect_of(server_of(model.base_url, getattr(model, "provider", ""))).key_header
     if header:
