@@ -195,7 +195,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
     try:
         choice = model_choice.choose(None, found)
     except TinyAgentError as error:
-        code = 0 if names or isinstance(error, NotConfiguredError) else 3
+        code = 0 if isinstance(error, NotConfiguredError) else 3
         yield Finding("configuration", "model", code, str(error), error.hint)
     else:
         names[choice.provider] = None
@@ -204,7 +204,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
             yield Finding("configuration", "model", 0, f"{model}, from {choice.source}")
     manager = PluginManager.from_settings(found)
     for name in names:
-        if name in ("replay", "demo", ""):
+        if name in ("replay", "demo"):
             continue
         try:
             provider = manager.provider(name)

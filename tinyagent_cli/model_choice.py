@@ -38,10 +38,16 @@ def choose(flag: str | None, settings: Settings) -> Choice:
 
     Raises:
         NotConfiguredError: nothing was chosen, and no provider has a key.
+        ConfigurationError: what was chosen names no provider.
     """
     text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
-        return Choice(*split_model(text), source)
+        choice = Choice(*split_model(text), source)
+        if not choice.provider:
+            raise ConfigurationError(
+                f"{source} names no provider.", hint="Write PROVIDER/ID, for example openai/gpt-5."
+            )
+        return choice
     for name, server in SERVERS.items():
         variable = server.api_key_env
         if not variable or not server.default_model or name in settings.providers:
@@ -72,10 +78,8 @@ def resolve(
     """
     if choice.provider == "replay":
         provider = builtin_plugins.replay(choice.model_id, warn)
-    elif choice.provider:
-        provider = plugins.provider(choice.provider)
     else:
-        raise ConfigurationError(f"{choice.source} names no provider; write PROVIDER/ID.")
+        provider = plugins.provider(choice.provider)
     try:
         model = provider.make_model(choice.model_id, options)
     except TinyAgentError:

@@ -238,6 +238,13 @@ def test_a_configuration_that_cannot_be_read(cli: Cli) -> None:
     assert "plugin tools: zz-one (zz-one 1.0)" in found
 
 
+def test_a_model_without_a_provider(cli: Cli) -> None:
+    """It is a finding, since every run fails because of it."""
+    code, found = examine(cli, TINYAGENT_MODEL="/m")
+    model = found["configuration model"]
+    assert (3, "TINYAGENT_MODEL names no provider.") == (code, model["message"])
+
+
 def test_what_the_configuration_names_and_is_not_there(cli: Cli) -> None:
     """A tool is an error, a preference or a switch without effect is not."""
     cli.config(

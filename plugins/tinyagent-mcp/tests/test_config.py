@@ -59,15 +59,18 @@ enabled = false
         ('[mcp.servers.x]\nurl = "ftp://example.org"\n', "no http"),
         ("[mcp.server.x]\ncommand = 'a'\n", "mcp.server"),
         ("[servers.x]\ncommand = 'a'\n", "servers"),
-        ("[mcp.servers.x\n", "mcp.toml"),
+        ("[mcp.servers.x\n", "is not TOML"),
+        ('{"mcpServers": {}}', "is not TOML"),
+        ("[mcp.servers.x]\ncommand = 'a'\nargs = ['b']\n", r"\[mcp.servers.x\]: unknown key 'args'"),
     ],
 )
 def test_a_mistake_is_named(text: str, words: str) -> None:
-    """The message names the file, the place and the rule."""
+    """The message names the file, the place and the rule; the hint shows how a server is written."""
     path = write(text)
     with pytest.raises(ConfigurationError, match=words) as caught:
         configured()
     assert str(path) in str(caught.value)
+    assert 'command = ["PROGRAM", "ARGUMENT"]' in (caught.value.hint or "")
 
 
 def test_http_on_this_machine_needs_no_leave() -> None:
@@ -124,8 +127,9 @@ def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"Authorization": "Bearer sk-test-CANARY"} == server.expanded(server.headers, "headers")
     plain = ServerConfig(name="x", url="https://b/?key=sk-test-CANARY", headers={"A": "sk-test-CANARY"})
     assert "sk-test-CANARY" not in repr(server) + repr(plain)
-    with pytest.raises(ConfigurationError, match="NOT_THERE, which is not set"):
+    with pytest.raises(ConfigurationError, match="NOT_THERE, which is not set") as caught:
         ServerConfig(name="x", command="a", env={"A": "${NOT_THERE}"}).environment()
+    assert "Set it: export NOT_THERE=…" == caught.value.hint
 
 
 def test_the_fingerprint_changes_with_what_matters(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             value = os.environ.get(found[1])
             if value is None:
                 raise ConfigurationError(
-                    f"MCP server {self.name!r}: {where} wants the variable {found[1]}, which is not set"
+                    f"The MCP server {self.name!r} is not set up: {where} uses the variable {found[1]}, "
+                    "which is not set.",
+                    hint=f"Set it: export {found[1]}=…",
                 )
             return value
 
@@ -191,6 +193,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 except (OSError, ValueError):
                     parts.append(None)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:32]
+
+
+_HINT = (
+    'A server is a table: [mcp.servers.NAME] with command = ["PROGRAM", "ARGUMENT"] or url = "https://…". '
+    "The README of tinyagent-mcp lists all keys."
+)
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -215,14 +223,18 @@ def _from_file(path: Path) -> list[ServerConfig]:
         tables = msgspec.toml.decode(text, type=_File).mcp
         if unknown := tables.keys() - {"servers"}:
             raise msgspec.ValidationError(f"unknown table [mcp.{sorted(unknown)[0]}]")
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: {error}.", hint=_HINT) from None
     except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{path}: {error}") from None
+        raise ConfigurationError(f"{path} is not TOML: {error}.", hint=_HINT) from None
     servers = []
     for name, table in tables.get("servers", {}).items():
         try:
             servers.append(msgspec.convert({**table, "name": name}, ServerConfig))
         except msgspec.ValidationError as error:
-            raise ConfigurationError(f"{path}: [mcp.servers.{name}]: {error}") from None
+            unknown_key = re.fullmatch(r"Object contains unknown field `(.*)`", str(error))
+            why = f"unknown key {unknown_key[1]!r}" if unknown_key else str(error)
+            raise ConfigurationError(f"{path}: [mcp.servers.{name}]: {why}.", hint=_HINT) from None
     return servers
 
 
@@ -240,7 +252,11 @@ def _from_variable(text: str) -> list[ServerConfig]:
             fields = {"name": name, "remember": False, "required": True, **target}
             servers.append(msgspec.convert(fields, ServerConfig))
         except ValueError as error:  # of ours, of shlex, of msgspec
-            raise ConfigurationError(f"TINYAGENT_MCP: {line!r}: {error}") from None
+            reason = str(error).rstrip(".")
+            raise ConfigurationError(
+                f"TINYAGENT_MCP: {line!r}: {reason}.",
+                hint="Write one server a line: COMMAND, NAME=COMMAND or a URL, quoted as for a shell.",
+            ) from None
     return servers
 
 
