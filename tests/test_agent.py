@@ -1392,6 +1392,40 @@ def test_a_limit_that_is_none_is_refused(name: str, value: Any) -> None:
     Agent(AgentOptions(**{name: None}))
 
 
+STRANGE_TOOLS: list[tuple[Any, type[Exception], str]] = [
+    (None, TypeError, "a list of AgentTool objects, not of type NoneType"),
+    (AgentTool("x", "", {}), TypeError, "a list of AgentTool objects, not of type AgentTool"),
+    ([AgentTool(5, "", {})], ValueError, "has no name"),  # type: ignore[arg-type]
+    *(
+        ([AgentTool("x", "", {}, timeout=timeout)], ValueError, "timeout of the tool 'x'")
+        for timeout in (0, -1, float("nan"), "5", True)
+    ),
+]
+
+
+@pytest.mark.parametrize(("tools", "error", "text"), STRANGE_TOOLS)
+def test_tools_that_cannot_be_used_are_refused(tools: Any, error: type[Exception], text: str) -> None:
+    """Tools are checked when they are set, not when a model calls them."""
+    with pytest.raises(error, match=text):
+        make().set_tools(tools)
+
+
+@pytest.mark.parametrize("images", ["https://example.com/a.png", IMAGE, b"png"])
+async def test_one_image_is_not_a_list_of_images(images: Any) -> None:
+    """A URL is not taken for a list of letters, nor an image block for a list of its keys."""
+    with pytest.raises(InvalidMessageError, match="list of URLs and image blocks"):
+        await make("hi").prompt("Look", images)
+
+
+async def test_a_state_that_was_saved_during_a_run_begins_idle() -> None:
+    """What described the run that was under way is not taken over."""
+    agent = make("hi", state={"is_streaming": True, "stream_message": {}, "pending_tool_calls": {"c"}})
+    assert (False, None, set()) == tuple(
+        agent.state[name]
+        for name in ("is_streaming", "stream_message", "pending_tool_calls")  # type: ignore[literal-required]
+    )
+
+
 # ---- abort and idle ----------------------------------------------------------------------------------
 
 

@@ -580,7 +580,9 @@ async def test_a_stream_function_that_raises(is_async: bool) -> None:
 @pytest.mark.parametrize("stream_fn", [lambda *_: None, lambda *_: 42, 5])
 async def test_a_stream_function_that_is_none(stream_fn: Any) -> None:
     """Something that gives no stream, or cannot be called, ends the run as an error too."""
-    assert "error" == last(await run(stream_fn))["stop_reason"]
+    message = last(await run(stream_fn))
+    assert "error" == message["stop_reason"]
+    assert ("asynchronous iterator" in message["error_message"]) == callable(stream_fn)
 
 
 async def test_without_a_stream_function_the_error_says_what_to_pass() -> None:
@@ -828,12 +830,39 @@ async def test_the_budget_ends_the_run(cost: float) -> None:
     assert 2 == kinds(events).count("turn_end")
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"cost": None}, {"cost": "free"}, [1], "many"])
+USAGES: list[Any] = [
+    *(None, {}, {"cost": None}, {"cost": "free"}, [1], "many"),
+    *({"cost": cost} for cost in (float("nan"), -5, True, [])),
+    *({"input": count, "output": 1} for count in ("3", -1, float("nan"), None, {})),
+]
+
+
+@pytest.mark.parametrize("usage", USAGES)
 async def test_usage_of_any_shape_is_put_up_with(usage: Any) -> None:
     """A provider that says no cost, or nonsense, does not end the run."""
     calls = Reply(call("echo", n=1), usage=usage)
-    events = await run(ScriptedProvider(calls, "done"), max_cost=1.0)
+    provider = ScriptedProvider(calls, "done")
+    events = await run(provider, max_cost=1.0, model=Model("openai", "gpt-4o", "scripted"))
     assert "stop" == last(events)["stop_reason"]
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("-inf"), -100])
+async def test_a_cost_that_is_none_does_not_undo_the_budget(cost: float) -> None:
+    """Only amounts count: one reply that reports no amount must not make the budget endless."""
+    calls = [Reply(call("echo", n=n), usage={"cost": 0.6 if n else cost}) for n in range(20)]
+    events = await run(ScriptedProvider(*calls), max_cost=1.0)
+    assert ("budget", 3) == (events[-1].limit, kinds(events).count("turn_end"))
+    assert pytest.approx(1.2) == events[-1].usage["cost"]
+
+
+async def test_a_note_that_raises_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
+    """The reply is there already. What `on_note` raises is logged."""
+
+    def on_note(text: str) -> None:
+        raise LookupError("no place for notes")
+
+    events = await run(ScriptedProvider("hi"), max_cost=1.0, on_note=on_note)
+    assert ("stop", True) == (last(events)["stop_reason"], "no place for notes" in caplog.text)
 
 
 async def test_the_same_call_again_and_again_ends_the_run() -> None:

@@ -21,6 +21,7 @@ from tinyagent.errors import (
     TinyAgentError,
     error_fields,
     error_from_message,
+    error_text,
 )
 from tinyagent.replay_provider import replay_provider
 from tinyagent.testing import Reply, ScriptedProvider, check_grammar, collect
@@ -151,7 +152,7 @@ def test_fields_of_any_shape_are_put_up_with() -> None:
     }
     error = error_from_message(message)
     assert (ProviderError, "provider") == (type(error), error.kind)
-    assert (None, None, False, None) == (error.hint, error.status, error.retryable, error.retry_after)
+    assert (None, None, None, None) == (error.hint, error.status, error.retryable, error.retry_after)
 
 
 def test_an_aborted_message_is_an_abort() -> None:
@@ -213,3 +214,22 @@ def test_every_error_survives_a_pickle() -> None:
     for error in (limit, empty, busy, MissingKeyError("no key")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(error), str(error), vars(error)) == (type(again), str(again), vars(again))
+
+
+def test_whether_to_try_again_is_not_made_up() -> None:
+    """A failure that does not say whether it is retryable leaves that open, of whatever class it is."""
+
+    class ForeignError(Exception):
+        status_code = 503
+
+    fields = error_fields(ForeignError("busy"))
+    error = error_from_message({"stop_reason": "error", **fields})
+    assert (ProviderError, 503, None) == (type(error), error.status, error.retryable)
+
+
+def test_the_text_of_a_failure_is_bounded() -> None:
+    """An exception that holds a whole document does not put it into every record and onto the terminal."""
+    text = error_text(ValueError("x" * 1_000_000))
+    assert text.startswith("ValueError: xxx")
+    assert text.endswith("(1000000 characters)")
+    assert 11_000 > len(text)

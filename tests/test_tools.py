@@ -13,16 +13,17 @@ import json
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, Optional, TypedDict, Union
 
 import msgspec
 import pytest
 
 import tinyagent.agent_tool_execution as execution
-from tinyagent import AgentToolResult, tool, validate_tool_arguments
+from tinyagent import Agent, AgentOptions, AgentToolResult, tool, validate_tool_arguments
 from tinyagent._interrupt import AbortSignal
 from tinyagent.agent_tool_execution import ToolBatch
-from tinyagent.testing import assistant
+from tinyagent.testing import Reply, ScriptedProvider, assistant, call
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTheChecker
@@ -142,6 +143,11 @@ STYLES: dict[str, tuple[str, str, dict[str, str]]] = {
     "sphinx, followed": ("Do it.\n\n:param a: The a: all of it.\n:type a: int\n:returns: Something.\n"
                          ":raises X: no",
                          "Do it.\n\n:returns: Something.\n:raises X: no", {"a": "The a: all of it."}),
+    "several sections": ("Do it.\n\nArgs:\n    a: The a.\n\nReturns:\n    It.\n\n"
+                         "Keyword Args:\n    b: The b.",
+                         "Do it.\n\nReturns:\n    It.", {"a": "The a.", "b": "The b."}),
+    "nested types": ("Do it.\n\nArgs:\n    a (Tuple[int, (1)]): The a.", "Do it.", {"a": "The a."}),
+    "in its first line": ("Args:\n    a: The a.\n    b: The b.\n    ", "", {"a": "The a.", "b": "The b."}),
     "unknown names": ("Do it.\n\nArgs:\n    zzz: Not there.", "Do it.", {}),
 }  # fmt: skip
 
@@ -720,3 +726,40 @@ async def test_a_generator_that_is_left_is_closed(is_async: bool, monkeypatch: p
     _, text, is_error = await steps(tool(later) if is_async else tool(now), abort=AbortSignal(), after=2)
     assert ("Operation aborted", True) == (text, is_error)
     assert await asyncio.to_thread(closed.wait, 10)
+
+
+async def test_a_keyboard_interrupt_of_a_function_is_its_result() -> None:
+    """In a thread it is no Ctrl-C. It must not end the event loop, and the run with it."""
+
+    @tool
+    def stop() -> str:
+        raise KeyboardInterrupt
+
+    provider = ScriptedProvider(Reply(call("stop")), "Done.")
+    agent = Agent(AgentOptions(stream_fn=provider, initial_state={"model": provider.model, "tools": [stop]}))
+    assert "Done." == await agent.prompt_text("Stop")
+    result: Any = agent.state["messages"][2]
+    assert (True, "RuntimeError: the function raised KeyboardInterrupt") == (
+        result["is_error"],
+        result["content"][0]["text"],
+    )
+
+
+@pytest.mark.parametrize("hint", [Path, object, list[Path]])
+def test_a_type_that_json_cannot_express_is_named(hint: Any) -> None:
+    """The error names parameter and type, and what may stand there instead."""
+
+    def function(a: int, b: Any) -> None: ...
+
+    function.__annotations__["b"] = hint
+    with pytest.raises(TypeError, match=r"parameter 'b' of the tool 'function' has the type .* Use str"):
+        tool(function)
+
+
+def test_a_default_that_json_cannot_express_is_named() -> None:
+    """The error names the parameter, and not the machinery."""
+
+    def function(a: int, b: int = object()) -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(TypeError, match="parameter 'b' of the tool 'function' has the default"):
+        tool(function)

@@ -16,8 +16,10 @@ import textwrap
 
 __all__ = ["read_docstring"]
 
-_GOOGLE = re.compile(r"^(?:Args|Arguments|Parameters):[ \t]*$", re.MULTILINE)
-_GOOGLE_ENTRY = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
+_GOOGLE = re.compile(
+    r"^(?:Args|Arguments|Parameters|Keyword Args|Keyword Arguments|Other Parameters):[ \t]*$", re.MULTILINE
+)
+_GOOGLE_ENTRY = re.compile(r"\*{0,2}(\w+)\s*(?:\(.*?\))?\s*:\s*(.*)")
 _NUMPY = re.compile(r"^(?:Other )?Parameters[ \t]*\n-{3,}[ \t]*$", re.MULTILINE)
 _NUMPY_ENTRY = re.compile(r"(\*{0,2}\w+(?:\s*,\s*\*{0,2}\w+)*)\s*(?::.*)?$")
 _NUMPY_SECTION = re.compile(r"^\S.*\n-{3,}[ \t]*$", re.MULTILINE)
@@ -41,7 +43,7 @@ def read_docstring(text: str) -> tuple[str, dict[str, str]]:
         if match is not None:
             rest, entries = read(text, match)
             description = f"{text[: match.start()].strip()}\n\n{rest.strip()}".strip()
-            return description, {name: " ".join(lines).strip() for name, lines in entries.items()}
+            return description, {name: " ".join(filter(None, lines)) for name, lines in entries.items()}
     return text.strip(), {}
 
 
@@ -49,7 +51,10 @@ Entries = dict[str, list[str]]
 
 
 def _google(text: str, match: re.Match[str]) -> tuple[str, Entries]:
-    section, rest = _indented(text[match.end() :].strip("\n"))
+    body = text[match.end() :].strip("\n")
+    section, rest = _indented(body)
+    if match.start() == 0 and not section:  # `inspect.getdoc` has removed the indentation.
+        section, rest = body, ""
     entries: Entries = {}
     current: list[str] = []
     for line in textwrap.dedent(section).splitlines():
@@ -58,6 +63,11 @@ def _google(text: str, match: re.Match[str]) -> tuple[str, Entries]:
             current = entries[entry[1]] = [entry[2].strip()]
         else:
             current.append(line.strip())
+    other = _GOOGLE.search(rest)
+    if other is not None:
+        before = rest[: other.start()]
+        rest, more = _google(rest, other)
+        rest, entries = f"{before}{rest}", entries | more
     return rest, entries
 
 

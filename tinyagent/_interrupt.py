@@ -31,6 +31,7 @@ __all__ = [
     "is_cancelled",
     "is_inside",
     "leave_task",
+    "outcome",
     "require_asyncio",
     "resolve",
     "see_through",
@@ -201,7 +202,7 @@ async def call_abandonable(
         raise _cancelled_inside(callback) from error
     if not isinstance(value, Awaitable):
         return value
-    task = child(_outcome(value))
+    task = child(outcome(value))
     try:
         async with Interrupt(signal):
             await asyncio.wait([task])
@@ -219,11 +220,11 @@ async def call_abandonable(
         del task  # It holds the exception, whose traceback holds this frame.
 
 
-async def _outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+async def outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
     """The result or the exception. A task that raised `SystemExit` would end the event loop."""
     try:
         return await awaitable, None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the caller raises it
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the caller raises it
         return None, error
 
 

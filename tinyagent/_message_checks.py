@@ -115,9 +115,9 @@ def message_problem(message: object) -> str | None:
     return None
 
 
-def is_assistant(message: AgentMessage) -> TypeGuard[AssistantMessage]:
+def is_assistant(message: object) -> TypeGuard[AssistantMessage]:
     """Whether a message is a reply of a model."""
-    return message.get("role") == "assistant"
+    return isinstance(message, _DICT) and message.get("role") == "assistant"
 
 
 def _block_problem(role: str, block: object) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._servers import SERVERS, server_of
+from .errors import as_amount
 
 if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation
@@ -46,15 +47,21 @@ def estimate_cost(model: ModelIdentity, usage: Usage) -> float | None:
     name = _name(model)
     if name in SERVERS and SERVERS[name].api_key_env is None:
         return 0.0
-    read, written, total = usage.get("input") or 0, usage.get("output") or 0, usage.get("total") or 0
+    read, written, total = _count(usage, "input"), _count(usage, "output"), _count(usage, "total")
     counts = {
         "input_tokens": read,
         "output_tokens": max(written, total - read),  # xAI counts reasoning only in the total
-        "cache_read_tokens": usage.get("cache_read") or 0,
-        "cache_write_tokens": usage.get("cache_write") or 0,
+        "cache_read_tokens": _count(usage, "cache_read"),
+        "cache_write_tokens": _count(usage, "cache_write"),
     }
     price = _price(name, model.id, counts)
     return None if price is None else float(price.total_price)
+
+
+def _count(usage: Usage, name: str) -> int:
+    """Return a count; 0 if a custom provider reports what is no count."""
+    amount = as_amount(usage.get(name))
+    return 0 if amount is None else int(amount)
 
 
 def has_price(model: ModelIdentity) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import cast
 
 from .agent_types import Usage
+from .errors import as_amount
 
 __all__ = ["add_usages"]
 
@@ -13,8 +14,8 @@ __all__ = ["add_usages"]
 def add_usages(usages: Iterable[Usage | None]) -> Usage | None:
     """Add up tokens and cost (US dollars); None if there is no usage.
 
-    A missing count counts as 0. `cost` is None if no usage has a cost. Values that are not numbers, which
-    custom providers may report, are ignored.
+    A missing count counts as 0. `cost` is None if no usage has a cost. Values that are no amounts (text, NaN,
+    negative numbers), which custom providers may report, are ignored.
     """
     reports = [usage for usage in usages if isinstance(usage, Mapping) and usage]
     if not reports:
@@ -22,6 +23,7 @@ def add_usages(usages: Iterable[Usage | None]) -> Usage | None:
     total: dict[str, float | None] = {"cost": None} if any("cost" in report for report in reports) else {}
     for report in reports:
         for name, value in report.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                total[name] = (total.get(name) or 0) + value
+            amount = as_amount(value)
+            if amount is not None:
+                total[name] = (total.get(name) or 0) + amount
     return cast(Usage, total)

@@ -73,6 +73,10 @@ LISTENER_GRACE = 1.0
 CLOSED_LOOP_INTERVAL = 0.2
 """Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
+_OF_A_RUN = ("is_streaming", "stream_message", "pending_tool_calls")
+"""Keys of a state that describe a run under way. In an initial state, such as one that was saved, they mean
+nothing."""
+
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
 Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
@@ -100,7 +104,8 @@ class AgentOptions:
     """The settings of an agent; see `AgentLoopConfig` for the callbacks.
 
     Attributes:
-        initial_state: Initial values for any keys of `AgentState`.
+        initial_state: Initial values for any keys of `AgentState`. Those that describe a run under way, such
+            as `is_streaming`, are ignored.
         stream_fn: The provider, such as `stream_openrouter`.
         steering_mode: How many queued messages are taken at a time; `follow_up_mode` likewise.
         session_id: Identifies the conversation to providers that use it for caching.
@@ -226,6 +231,8 @@ class Agent:
         unknown = set(initial) - set(self._state)
         if unknown:
             raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
+        for key in _OF_A_RUN:
+            initial.pop(key, None)
         self._state.update(initial)
         self._state["messages"] = checked_messages(self._state["messages"], "initial_state: ")
         self._state["tools"] = checked_tools(self._state["tools"])
@@ -480,7 +487,7 @@ class Agent:
         """
         messages = self._state["messages"]
         prompts: list[AgentMessage] = []
-        if not messages or messages[-1].get("role") == "assistant":
+        if not messages or is_assistant(messages[-1]):
             if not self._steering:
                 prompts = self._take_follow_ups()
             if not self._steering and not prompts:
@@ -718,6 +725,10 @@ def _messages(input: Input, images: Sequence[str | ImageContent] | None) -> list
     messages = [_message(one, f"Message {n} of the prompt") for n, one in enumerate(input, 1)]
     if not messages:
         raise ValueError("The prompt contains no message.")
+    if isinstance(images, str | bytes | Mapping):
+        raise InvalidMessageError(
+            f"Images must be a list of URLs and image blocks, not of type {type(images).__name__}."
+        )
     if images:
         last = cast(UserMessage, messages[-1])
         content = last.get("content")

@@ -41,11 +41,12 @@ from ._interrupt import (
     child,
     invoke,
     leave_task,
+    outcome,
     require_asyncio,
     see_through,
 )
 from ._message_builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
-from ._message_checks import checked_message, checked_messages
+from ._message_checks import checked_message, checked_messages, is_assistant
 from ._prices import estimate_cost
 from .agent_tool_execution import Emit, ToolBatch, checked_tools
 from .agent_types import (
@@ -72,7 +73,14 @@ from .agent_types import (
     TurnEndEvent,
     TurnStartEvent,
 )
-from .errors import InvalidMessageError, InvalidReplyError, StreamInterruptedError, error_fields, error_text
+from .errors import (
+    InvalidMessageError,
+    InvalidReplyError,
+    StreamInterruptedError,
+    as_amount,
+    error_fields,
+    error_text,
+)
 
 __all__ = [
     "agent_loop",
@@ -243,7 +251,7 @@ class _Run:
     async def spend(self, message: AssistantMessage) -> None:
         """Add the cost of a reply: the provider's own figure or, if there is a budget, the list price."""
         usage = message.get("usage") or {}
-        cost = usage.get("cost")
+        cost = as_amount(usage.get("cost"))
         if cost is None and self.config.max_cost is not None:
             # In a thread, since the first price loads the table.
             cost = await asyncio.to_thread(estimate_cost, self.config.model, usage) if usage else None
@@ -251,15 +259,18 @@ class _Run:
             if cost is None and not (failed or self._is_unpriced):
                 self._is_unpriced = True
                 what = "no price is known for" if usage else "no usage is reported by"
-                self._note(f"max_cost: {what} {message['model']!r}, so its replies do not count.")
-        self._cost += cost if isinstance(cost, int | float) else 0.0
+                self._note(f"max_cost: {what} {message.get('model', '')!r}, so its replies do not count.")
+        self._cost += cost or 0.0
 
     def _note(self, text: str) -> None:
         """Pass a note for the user to `on_note` or, without it, to the log."""
-        if self.config.on_note is not None:
-            self.config.on_note(text)
-        else:
+        if self.config.on_note is None:
             _log.warning(text)
+            return
+        try:
+            self.config.on_note(text)
+        except Exception:  # noqa: BLE001 - the reply is there, and a note does not change it
+            _log.exception("on_note raised; the run goes on.")
 
     @property
     def is_last_turn(self) -> bool:
@@ -497,13 +508,17 @@ class _Reply:
         A separate task reads the reply. If a provider or callback suppresses its cancellation, or hangs while
         it is closed, its task is left running after a grace period.
         """
-        task = child(self._read())
+        task = child(self._read_outcome())
         try:
             async with Interrupt(self._signal) as self._guard:
                 await asyncio.wait([task])
             if task.cancelled():
                 raise CallbackCancelledError("The provider's call was cancelled from inside.")
-            return task.result()
+            final, failure = task.result()
+            if failure is not None:
+                raise failure
+            assert final is not None
+            return final
         except _CloseHangsError:
             await leave_task(task, 0)
             if isinstance(self._outcome, Exception):
@@ -514,11 +529,20 @@ class _Reply:
             await leave_task(task, REPLY_GRACE)
             raise
         finally:
-            self._outcome = None
+            self._outcome = failure = None
             del task  # It holds the exception, whose traceback holds this frame.
+
+    async def _read_outcome(self) -> tuple[AssistantMessage | None, BaseException | None]:
+        return await outcome(self._read())
 
     async def _read(self) -> AssistantMessage:
         response = await self._call()
+        if not hasattr(response, "__aiter__"):
+            raise InvalidReplyError(
+                f"The stream function returned {type(response).__name__}, not an asynchronous iterator of "
+                "assistant message events.",
+                hint="See StreamFn: return an object with __aiter__, such as an asynchronous generator.",
+            )
         events: Any = response.__aiter__()
         try:
             self._outcome = await self._read_events(events)
@@ -766,7 +790,7 @@ def agent_loop_continue(
     """
     if not context.messages:
         raise ValueError("Cannot continue: the context has no messages. Use agent_loop with a prompt.")
-    if context.messages[-1].get("role") == "assistant":
+    if is_assistant(context.messages[-1]):
         raise ValueError(
             "Cannot continue: the last message is the assistant's. Use agent_loop with a prompt."
         )

@@ -89,21 +89,33 @@ def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
     """Check the tools, and return them as a new list.
 
     Raises:
-        TypeError: One of them is not an `AgentTool`.
-        ValueError: Two tools have the same name, or one has no name.
+        TypeError: One of them is not an `AgentTool`, or `tools` is not a list.
+        ValueError: Two tools have the same name, or one has no name or an unusable timeout.
         ToolSchemaError: The JSON Schema of a tool cannot be used.
     """
     known: dict[str, AgentTool] = {}
+    if not isinstance(tools, Iterable):
+        raise TypeError(f"Tools are a list of AgentTool objects, not of type {type(tools).__name__}.")
     for tool in tools:
         if not isinstance(tool, AgentTool):
             raise TypeError(f"{tool!r} is not a tool. Use @tool or AgentTool(name=…, execute=…).")
-        if not str(tool.name or "").strip():
+        name: object = tool.name
+        if not isinstance(name, str) or not name.strip():
             raise ValueError(f"A tool has no name: {tool!r}.")
+        if tool.timeout is not None and not _is_duration(tool.timeout):
+            raise ValueError(
+                f"The timeout of the tool {tool.name!r} is {tool.timeout!r}; it is a number of seconds "
+                "above 0, or None for no limit."
+            )
         if tool.name in known:
             raise ValueError(f"Two tools have the name {tool.name!r}; a model could not tell them apart.")
         tool_schema(tool)
         known[tool.name] = tool
     return list(known.values())
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 # ---- arguments ------------------------------------------------------------------------------------

@@ -326,6 +326,9 @@ class ErrorFields(TypedDict, total=False):
     error_retry_after: float
 
 
+MAX_TEXT = 10_000
+"""Characters of an exception's text that are kept: libraries put whole documents into theirs."""
+
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
@@ -352,7 +355,7 @@ def error_fields(error: BaseException) -> ErrorFields:
     retryable = _attribute(error, "retryable")
     if isinstance(retryable, bool):
         fields["error_retryable"] = retryable
-    retry_after = _as_seconds(_attribute(error, "retry_after"))
+    retry_after = as_amount(_attribute(error, "retry_after"))
     if retry_after is not None:
         fields["error_retry_after"] = retry_after
     return fields
@@ -377,20 +380,21 @@ def error_from_message(message: Mapping[str, object]) -> TinyAgentError:
     error.kind = kind or found.kind
     error.status = _as_status(message.get("error_status"))
     retryable = message.get("error_retryable")
-    if isinstance(retryable, bool):
-        error.retryable = retryable
-    error.retry_after = _as_seconds(message.get("error_retry_after"))
+    error.retryable = retryable if isinstance(retryable, bool) else None
+    error.retry_after = as_amount(message.get("error_retry_after"))
     if isinstance(error, ProviderError):
         error.provider = str(message.get("provider") or "")
     return error
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, after the name of its type unless it is one of ours."""
+    """The text of an exception, of limited length, after the name of its type unless it is one of ours."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception without a readable text must not cause another
         text = ""
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
     if isinstance(error, TinyAgentError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -411,7 +415,8 @@ def _as_status(value: object) -> int | None:
     return value if type(value) is int and 100 <= value < 600 else None
 
 
-def _as_seconds(value: object) -> float | None:
+def as_amount(value: object) -> float | None:
+    """Return a number that can be a count, a cost or a time: finite and not negative; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) and value >= 0 else None

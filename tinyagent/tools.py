@@ -202,10 +202,30 @@ def _schema(arguments: type, name: str) -> dict[str, Any]:
     try:
         (top,), components = msgspec.json.schema_components([arguments], ref_template="#/$defs/{name}")
     except TypeError as error:
-        raise TypeError(f"A parameter of the tool {name!r} cannot be described in JSON: {error}") from error
+        raise TypeError(_undescribed(arguments, name) or f"{name!r} cannot be a tool: {error}") from error
     schema = components.pop(top["$ref"].rpartition("/")[2])
     schema.pop("title", None)
     return {**schema, "$defs": components} if components else schema
+
+
+def _undescribed(arguments: type, name: str) -> str | None:
+    """What is wrong with the first parameter that JSON Schema cannot describe."""
+    for field_info in msgspec.structs.fields(arguments):
+        where = f"The parameter {field_info.name!r} of the tool {name!r}"
+        shown = inspect.formatannotation(field_info.type)
+        try:
+            msgspec.json.schema(field_info.type)
+        except TypeError:
+            return (
+                f"{where} has the type {shown}, which JSON cannot express. Use str, int, float, bool, list, "
+                "dict, Any, Literal, an Enum, a dataclass, a TypedDict or a msgspec.Struct."
+            )
+        if field_info.default is not msgspec.NODEFAULT:
+            try:
+                _json.encode(field_info.default)
+            except (TypeError, ValueError):
+                return f"{where} has the default {field_info.default!r}, which JSON cannot express. Use None."
+    return None
 
 
 def _executor(
@@ -289,6 +309,8 @@ async def _in_thread(
                 result = context.run(_last_item_in_thread, result, on_update, future.done)
         except StopIteration as stop:
             error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
+        except KeyboardInterrupt:  # Ctrl-C arrives in the main thread. This one would end the event loop.
+            error = RuntimeError("the function raised KeyboardInterrupt")
         except BaseException as raised:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
             error = raised
         if not loop.is_closed():

@@ -24,6 +24,10 @@ class AppContext:
         self.quiet = False
         self.no_color = False
 
+    def show(self, text: str) -> None:
+        """Text of our own, such as help; printed even with -q."""
+        self._write(text)
+
     def note(self, text: str) -> None:
         """Something worth knowing; silenced by -q."""
         if not self.quiet:

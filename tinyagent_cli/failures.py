@@ -63,7 +63,7 @@ EXIT_CODES: dict[type[BaseException], int] = {
     click.Abort: 128 + signal.SIGINT,
     KeyboardInterrupt: 128 + signal.SIGINT,
     BrokenPipeError: 128 + signal.SIGPIPE,
-    Exception: 1,
+    BaseException: 1,
 }
 """The most specific class applies. Signals are 128 plus their number, as in a shell."""
 

@@ -30,12 +30,17 @@ _LONGEST_NAME = 200
 class RecordFile:
     """Opens the file; `output` takes the lines, `start` and `finish` decide what becomes of an older record.
 
+    Args:
+        path: The file, a device or a FIFO.
+        wait: Wait until a FIFO has a reader.
+
     Raises:
         InputError: the file cannot be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, wait: bool = True) -> None:
         self._path = path
+        self._flags = os.O_WRONLY if wait else os.O_WRONLY | os.O_NONBLOCK
         self._target = os.path.realpath(path)
         self._partial: str | None = None
         self._in_place = False
@@ -49,7 +54,7 @@ class RecordFile:
     def _open(self) -> int:
         older, path = self._older, os.path.abspath(self._path)  # noqa: PTH100 - not resolved
         if older is not None and (not stat.S_ISREG(older.st_mode) or path.startswith(("/dev/", "/proc/"))):
-            return os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            return os.open(self._path, self._flags | os.O_APPEND)
         try:
             return self._open_partial()
         except OSError as error:

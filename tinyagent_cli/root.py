@@ -221,7 +221,9 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 def need_command(ctx: click.Context) -> None:
     """Show the help of a group without a command as a usage error (exit code 2)."""
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
+        app = ctx.find_object(AppContext)
+        assert app is not None
+        app.show(ctx.get_help())
         ctx.exit(2)
 
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Self
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error
 from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, AssistantMessage, RunLimit, Usage
-from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitError, TinyAgentError
+from tinyagent.errors import (
+    EmptyReplyError,
+    OutputTruncatedError,
+    PluginError,
+    RunLimitError,
+    TinyAgentError,
+    error_text,
+)
 
 from .app_context import AppContext
 from .approvals import Approvals
@@ -75,7 +82,7 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
         run = _Run(app, plan, lifetime, stdout, records.sinks)
-        runner.run(run.drive(progress))
+        run.run(runner, progress)
         run.conclude(progress)
         stdout.flush()
         if stdout.error is not None:
@@ -91,8 +98,8 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
         yield f"-f {file}", str(Path(file).expanduser())
     if options.system is not None and options.system.startswith("@"):
         yield f"-s {options.system}", str(Path(options.system[1:]).expanduser())
-    for name in ("config.toml", "keys.toml", "mcp.json", APPROVALS_FILE):
-        yield f"the configuration {name}", str(config_directory() / name)
+    for found in (*config_directory().glob("*.toml"), config_directory() / APPROVALS_FILE):
+        yield f"the configuration {found.name}", str(found)
     yield "the configuration tinyagent.toml", "tinyagent.toml"
 
 
@@ -121,14 +128,22 @@ class Records:
         self.sinks.append(JsonlSink(output))
 
     def open_file(
-        self, path: str, inputs: Iterable[tuple[str, str | int | None]] = (), stdout: Output | None = None
+        self,
+        path: str,
+        inputs: Iterable[tuple[str, str | int | None]] = (),
+        stdout: Output | None = None,
+        *,
+        wait: bool = True,
     ) -> None:
-        """Also write to this file. It must not be one of `inputs` or standard output."""
+        """Also write to this file. It must not be one of `inputs` or standard output.
+
+        A FIFO is opened when it has a reader. Without `wait`, a FIFO without a reader is refused.
+        """
         from .record_file import RecordFile, refuse_inputs, refuse_standard_output
 
         refuse_standard_output(path, stdout.fd if stdout is not None else None)
         refuse_inputs(path, inputs)
-        self._path, self._file = path, RecordFile(path)
+        self._path, self._file = path, RecordFile(path, wait=wait)
         self._add(self._file.output)
 
     def begin(self, plan: Plan) -> None:
@@ -175,7 +190,7 @@ def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> No
     try:
         with Records(take_stdout() if as_jsonl else None, Progress()) as records:
             if path is not None:
-                records.open_file(path)
+                records.open_file(path, wait=False)
             raise error
     except Exception:  # noqa: BLE001 - the caller raises `error`
         pass
@@ -261,6 +276,29 @@ class _Run:
                 on_note=self._note_once,
             )
         )
+
+    def run(self, runner: asyncio.Runner, progress: Progress) -> None:
+        """Drive the agent in the loop of `runner`.
+
+        `SystemExit` and `KeyboardInterrupt` end an event loop. Here they come from a plugin only, since
+        signals call a function of ours. The run is then ended in that loop like any other, as a failure.
+
+        Raises:
+            PluginError: a plugin has tried to end the process, with whatever exit code.
+        """
+        loop = runner.get_loop()
+        task = loop.create_task(self.drive(progress))
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            cause = PluginError(
+                f"A plugin tried to end the process during the run: {error_text(error)}.",
+                hint="A plugin reports a failure with an exception of tinyagent.errors. -vv shows where.",
+            )
+            if not task.done():
+                self._stop(cause)
+                loop.run_until_complete(task)
+            raise cause from error
 
     async def drive(self, progress: Progress) -> None:
         """Prompt the agent. A signal, the time limit or a failed output aborts it, and is then raised."""

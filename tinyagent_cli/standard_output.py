@@ -49,7 +49,7 @@ def guard() -> None:
 def flush(code: int, text: str = "") -> int:
     """Write `text` and flush both streams. Returns `code`, or 1 if standard output cannot be written."""
     try:
-        if sys.stdout is not None:
+        if sys.stdout is not None and not sys.stdout.closed:  # A plugin may have closed it, after our output.
             sys.stdout.write(text)
             sys.stdout.flush()
     except (StandardOutputError, OSError, ValueError) as error:

@@ -433,6 +433,33 @@ def test_a_full_disk_is_one_clear_error(cli: Cli, command: str) -> None:
     assert 1 == done.err.count("Error")
 
 
+@pytest.mark.parametrize("command", ["approvals list", "tools", "schema", "models", "run -m demo Hi"])
+def test_messages_that_cannot_be_written_change_no_exit_code(cli: Cli, command: str) -> None:
+    """What standard error would show is no output of the command: a full disk there is no failure."""
+    code = cli.shell(f"$T {command} > /dev/null 2> /dev/null").code
+    assert code == cli.shell(f"$T {command} > /dev/null 2> /dev/full", PYTHONUNBUFFERED="1").code
+
+
+CLOSES = """
+import sys
+from tinyagent import tool
+
+@tool(read_only=True)
+def work() -> str:
+    "Close the standard streams."
+    sys.stdout.close()
+    sys.stderr.close()
+    return "closed"
+"""
+
+
+def test_a_plugin_that_closes_the_standard_streams_changes_no_exit_code(cli: Cli) -> None:
+    """The reply was written to a stream of our own, and the record says the same as the exit code."""
+    cli.file("closes.py", CLOSES)
+    done = cli.shell("$T run --jsonl -m demo -t ./closes.py work")
+    assert (0, 0, True) == (done.code, done.result["exit_code"], done.result["ok"])
+
+
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_closed_standard_streams_cause_no_traceback(cli: Cli, command: str) -> None:
     """Standard output closed is an error, never a silent success; the others are not needed."""

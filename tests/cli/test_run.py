@@ -371,6 +371,55 @@ def test_a_providers_own_error_class(cli: Cli) -> None:
     assert (3, "acme_login") == (replayed.code, replayed.result["error"]["kind"])
 
 
+LEAVING = """
+import asyncio, sys
+from tinyagent import Model, Provider, hookimpl
+
+class OddError(BaseException):
+    pass
+
+async def leave(error):
+    raise error
+
+async def stream(model, context, options):
+    error = {{"exit": SystemExit(0), "interrupt": KeyboardInterrupt(), "odd": OddError("odd")}}[{how!r}]
+    if {where!r} == "call":
+        raise error
+    return events(error)
+
+async def events(error):
+    yield {{"type": "text_delta", "content_index": 0, "delta": "half"}}
+    if {where!r} == "reply":
+        raise error
+    task = asyncio.create_task(leave(error))
+    await asyncio.sleep(600)
+
+@hookimpl
+def tinyagent_register_providers(register):
+    register(Provider(name="acme", stream_fn=stream, make_model=lambda id, _: Model("acme", id, "acme")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        *((how, where) for how in ("exit", "interrupt") for where in ("call", "reply", "task")),
+        ("odd", "call"),
+        ("odd", "reply"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_is_a_failure(cli: Cli, how: str, where: str) -> None:
+    """`sys.exit(0)` in a provider is never a success, and the record ends with the result."""
+    cli.install("acme", LEAVING.format(how=how, where=where), "providers")
+    done = cli("run", "--jsonl", "-m", "acme/m", "Hi")
+    expected = (1, "internal") if how == "odd" else (3, "plugin")
+    assert expected == (done.code, done.result["error"]["kind"])
+    assert (False, done.code) == (done.result["ok"], done.result["exit_code"])
+    assert ("" if where == "call" else "half") == done.result["text"]
+    assert ["agent_end", "result"] == [line["type"] for line in done.lines[-2:]]
+    assert "Error: " in done.err
+
+
 def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:
     """--max-turns ends the run with exit code 4 and says so."""
     cli.file("mytools.py", TOOLS)

@@ -48,7 +48,7 @@ def list_approvals(app: AppContext, as_json: bool) -> None:
     if as_json:
         print_json([to_builtins(approval) for approval in found])
     elif not found:
-        click.echo("Nothing is remembered: every call is asked for.", err=True)
+        app.note("Nothing is remembered: every call is asked for.")
     else:
         print_table(
             ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),

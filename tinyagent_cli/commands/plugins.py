@@ -39,7 +39,8 @@ def plugins(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @click.option("--check", is_flag=True, help="Load each plugin to see whether it works.")
 @common_options
-def list_plugins(as_json: bool, check: bool) -> None:
+@click.pass_obj
+def list_plugins(app: AppContext, as_json: bool, check: bool) -> None:
     """List the plugins that are installed.
 
     None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
@@ -50,7 +51,7 @@ def list_plugins(as_json: bool, check: bool) -> None:
     if as_json:
         print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows])
     elif not rows:
-        click.echo("No plugins are installed.", err=True)
+        app.note("No plugins are installed.")
     else:
         print_table(
             ("NAME", "GROUP", "FROM", "STATUS"),

@@ -26,7 +26,8 @@ def tools(ctx: click.Context) -> None:
 @tools.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
-def list_tools(as_json: bool) -> None:
+@click.pass_obj
+def list_tools(app: AppContext, as_json: bool) -> None:
     """List what -t takes. Nothing is imported; `tools show NAME` loads one and shows its tools."""
     from tinyagent_cli.entry_points import find
 
@@ -34,7 +35,7 @@ def list_tools(as_json: bool) -> None:
     if as_json:
         print_json([{"name": e.name, "distribution": e.distribution, "version": e.version} for e in entries])
     elif not entries:
-        click.echo("No tool plugins are installed. A Python file works too: -t ./mytools.py", err=True)
+        app.note("No tool plugins are installed. A Python file works too: -t ./mytools.py")
     else:
         print_table(("NAME", "FROM"), [(e.name, f"{e.distribution} {e.version}") for e in entries])
 
