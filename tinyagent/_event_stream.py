@@ -23,7 +23,7 @@ E_co = TypeVar("E_co", covariant=True)
 R = TypeVar("R")
 
 LIMIT = 1024
-"""Events that may wait for a slow reader before the run waits for it."""
+"""Unread events until the run waits for the reader."""
 
 _running: set[asyncio.Task[None]] = set()
 
@@ -39,7 +39,7 @@ class Channel(Generic[E, R]):
         self._result: R | None = None
         self._error: BaseException | None = None
         self._told = False
-        """Whether a reader has seen the error already."""
+        """Whether a reader has already received the error."""
         self.task: asyncio.Task[None] | None = None
         """What feeds it, if the stream owns that."""
         self.ended = False
@@ -47,7 +47,7 @@ class Channel(Generic[E, R]):
         self.abandoned = False
 
     def push(self, event: E) -> Awaitable[None] | None:
-        """Add an event; await what comes back, if anything does: the reader is behind."""
+        """Add an event. If the reader is too slow, return an awaitable to wait for it."""
         if self.ended:
             return None
         self._events.append(event)
@@ -59,7 +59,7 @@ class Channel(Generic[E, R]):
         return self._room() if self.bounded and len(self._events) >= LIMIT else None
 
     async def _room(self) -> None:
-        # A run that is being cancelled has to say its last events, whether or not anybody reads on.
+        # A cancelled run must emit its last events, even without a reader.
         while self.bounded and not self.ended and len(self._events) >= LIMIT and not self._is_cancelled():
             writer = asyncio.get_running_loop().create_future()
             self._writers.append(writer)
@@ -69,12 +69,12 @@ class Channel(Generic[E, R]):
         return self.task is not None and self.task.cancelling() > 0
 
     def unbind(self) -> None:
-        """Let events pile up from now on: nobody reads them while the result is awaited."""
+        """Do not limit the unread events any more, because they are not read while the result is awaited."""
         self.bounded = False
         _release(self._writers)
 
     def end(self, result: R | None = None, error: BaseException | None = None) -> None:
-        """No more events; the first end counts."""
+        """End the channel. Only the first call has an effect."""
         if self.ended:
             return
         self.ended, self._result, self._error = True, result, error
@@ -84,13 +84,13 @@ class Channel(Generic[E, R]):
         _release(self._finished)
 
     def close(self) -> None:
-        """No more events because the stream was left: readers see its end, and there is no result."""
+        """End the channel because the stream was closed. There is no result."""
         if not self.ended:
             self._told = True
             self.end(error=AgentStateError("The stream was closed before it had a result."))
 
     async def next(self) -> E:
-        """The next event; raises the error that ended the stream, then `StopAsyncIteration`."""
+        """Return the next event. At the end, raise the error of the stream, then `StopAsyncIteration`."""
         while not self._events:
             if self.ended:
                 if self._error is not None and not self._told:
@@ -150,7 +150,7 @@ class EventStream(Generic[E, R]):
         return await channel.next()
 
     async def result(self) -> R:
-        """What the run gave; events not read yet can still be read afterwards.
+        """Return the result of the run. Unread events can still be read afterwards.
 
         Raises:
             Exception: what ended the run, if it did not end by itself.
@@ -180,26 +180,26 @@ class EventStream(Generic[E, R]):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel the run if it is still going, and wait until it is gone."""
+        """Cancel the run if it is still active, and wait for its end."""
         self._run = None
         task = self._task
         if task is not None and not task.done() and not task.get_loop().is_closed():
             self._channel.unbind()
-            if not self._channel.abandoned:  # A second cancellation would cut short what the first one ends.
+            if not self._channel.abandoned:  # A second cancellation would interrupt the clean-up.
                 task.cancel()
             if task is not asyncio.current_task():
                 await asyncio.wait([task])
         self._channel.close()
 
     def abandon(self) -> None:
-        """Cancel the run without waiting for its end, from any thread; nothing if it is over."""
+        """Cancel the run without waiting for its end. May be called from any thread, also after the end."""
         task, channel = self._task, self._channel
         if task is None or task.done() or channel.ended or channel.abandoned:
             return
         channel.abandoned = True
         loop = task.get_loop()
         if not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # It was closed this very moment.
+            with contextlib.suppress(RuntimeError):  # The loop was closed in the meantime.
                 loop.call_soon_threadsafe(_abandon, channel, task)
 
     def __del__(self) -> None:
@@ -213,12 +213,12 @@ class Abandonable(Protocol[E_co]):
     async def __anext__(self) -> E_co: ...
 
     def abandon(self) -> None:
-        """End the run without waiting for its end."""
+        """End the run without waiting for it."""
         ...
 
 
 class Iteration(Generic[E]):
-    """One `async for` over a stream. Leaving the loop ends the run, whoever else holds the stream."""
+    """One `async for` over a stream. Leaving the loop ends the run, even if the stream is still in use."""
 
     def __init__(self, stream: Abandonable[E]) -> None:
         self._stream = stream

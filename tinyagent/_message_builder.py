@@ -1,10 +1,10 @@
-"""Deltas in, assistant message out: the only message in the program that grows.
+"""Build an assistant message from deltas.
 
-A provider calls one method a delta and yields the event that it returns. The builder keeps the pieces
-in one flat list, and an event keeps the builder and how many pieces there were: `event["partial"]`
-is put together from those when it is read. A delta costs the same at any length, and an event that was
-kept shows its own moment. Each block knows its pieces and changes, so reading one block costs no more than
-its own length, and a message of many blocks stays linear.
+A provider calls one method for each delta and yields the event that it returns. The builder stores the pieces
+in one flat list. An event stores the builder and the number of pieces at its time, and `event["partial"]` is
+built from them when it is read. So a delta has constant cost, and an event always shows the message at its
+own time. Each block has its own list of pieces and changes, so reading a block takes time in proportion to
+its length, and a message of many blocks takes linear time.
 
     builder = MessageBuilder(model)
     yield builder.start()
@@ -14,8 +14,8 @@ its own length, and a message of many blocks stays linear.
     yield builder.close(index)
     yield builder.done("stop")
 
-`absorb` takes events that another implementation made (full `partial` dicts, or deltas only) and gives
-back the builder's own; the loop passes every foreign provider through it.
+`absorb` converts events of other implementations (with full `partial` dicts, or deltas only) to events of the
+builder. The loop uses it for every custom provider.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ __all__ = [
 ]
 
 MAX_BLOCKS = 10_000
-"""Blocks of one message; more are an `InvalidReplyError`."""
+"""The most blocks of one message. More raise `InvalidReplyError`."""
 
 _TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"}
 
 
 def now_ms() -> int:
-    """Unix milliseconds of the wall clock."""
+    """Return the current time in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -75,7 +75,7 @@ AnyMessage = TypeVar("AnyMessage", bound=Mapping[str, Any])
 
 
 class BuilderEvent(dict[str, Any]):
-    """An assistant message event whose `partial` is built when it is read."""
+    """An assistant message event. Its `partial` is built when it is read."""
 
     __slots__ = ("_builder", "_count")
 
@@ -91,13 +91,13 @@ class BuilderEvent(dict[str, Any]):
         return key == "partial" or dict.__contains__(self, key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """As `dict.get`; `partial` is always there."""
+        """Do the same as `dict.get`. `partial` always has a value."""
         if key == "partial" and not dict.__contains__(self, key):
             return self._builder.snapshot(self._count)
         return dict.get(self, key, default)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A copy or a pickle holds the message as this event shows it, not the builder, which may still grow.
+        # A copy or a pickle contains the message of this event, not the builder, which may still grow.
         return (_restore_event, (dict(self), self._builder.snapshot(self._count)))
 
 
@@ -152,30 +152,30 @@ class MessageBuilder:
         }
         self._blocks: list[dict[str, Any]] = []
         self._deltas: list[dict[str, Any]] = []
-        """What the delta events of each block have in common."""
+        """The common fields of the delta events of each block."""
         self._pieces: list[str] = []
         self._marks: list[tuple[int, int]] = []
-        """From this piece on, pieces belong to this block."""
+        """The block that the pieces from each index on belong to."""
         self._runs: list[list[int]] = []
-        """For each block, which of the marks are its own."""
+        """The marks of each block."""
         self._changes: list[tuple[int, int, dict[str, Any]]] = []
-        """At this piece, these fields of this block were set."""
+        """The fields that were set, with the number of pieces at that time and the block."""
         self._changes_of: list[list[tuple[int, int, dict[str, Any]]]] = []
-        """The same changes, for each block."""
+        """The same changes by block."""
         self._tail: dict[str, Any] = {}
         self._tail_from = sys.maxsize
         self._last = -1
         self._ids: dict[str, int] = {}
         self._foreign: dict[tuple[str, int | None], int] = {}
-        """What `absorb` has seen: kind and index of a block as its provider says them, and our index."""
+        """Our index for each kind and index of a block from the provider, for `absorb`."""
         self._given_ids: dict[int, str] = {}
         self._cache: dict[int, tuple[int, str]] = {}
-        """For each block that was read: at how many pieces, and its text then."""
+        """The number of pieces and the text at the last reading of each block."""
         self._sized = (0, 0)
 
     @classmethod
     def holding(cls, message: Mapping[str, Any]) -> Self:
-        """A builder that shows this message."""
+        """Return a builder that contains this message."""
         builder = cls(None, timestamp=0)
         builder._head = {**message, "content": []}
         for block in message["content"]:
@@ -188,21 +188,21 @@ class MessageBuilder:
     # ---- growing --------------------------------------------------------------------------------
 
     def start(self) -> BuilderEvent:
-        """The event that opens the message."""
+        """Return the `start` event."""
         return self._event({"type": "start"})
 
     def open_text(self, **fields: Any) -> tuple[int, BuilderEvent]:
-        """Open a text block; returns its index and the event."""
+        """Open a text block. Return its index and the event."""
         return self._open({"type": "text", "text": "", **fields})
 
     def open_thinking(self, **fields: Any) -> tuple[int, BuilderEvent]:
-        """Open a thinking block; returns its index and the event."""
+        """Open a thinking block. Return its index and the event."""
         return self._open({"type": "thinking", "thinking": "", **fields})
 
     def open_tool_call(self, call_id: str = "", name: str = "") -> tuple[int, BuilderEvent]:
-        """Open a tool call; an id that another call has already, or none, is replaced by a new one."""
+        """Open a tool call. A missing or repeated id is replaced by a new one."""
         call_id = unique_id(call_id, self._ids)
-        # None for the arguments says that they are still being streamed.
+        # None as arguments means that they are still streamed.
         index, event = self._open(
             {"type": "tool_call", "id": call_id, "name": name, "arguments": None, "partial_json": ""}
         )
@@ -210,36 +210,36 @@ class MessageBuilder:
         return index, event
 
     def unique_id(self, call_id: str) -> str:
-        """`call_id`, or a new id if it is empty or taken."""
+        """Return `call_id`, or a new id if it is empty or in use."""
         return unique_id(call_id, self._ids)
 
     def add_image(self, url: str) -> None:
-        """Add an image as a block of its own; no event tells of it, so it belongs behind all other blocks."""
+        """Add an image block. There is no event for it, so it must follow all other blocks."""
         image = {"type": "image", "url": url}
         if url.startswith("data:"):
             image["mime_type"] = url[5:].partition(",")[0].partition(";")[0]
         self._open(image)
 
     def delta(self, index: int, piece: str) -> BuilderEvent:
-        """Add `piece` to a block; for a tool call it is a piece of the arguments' JSON text."""
+        """Add `piece` to a block: text or, for a tool call, JSON text of the arguments."""
         if index != self._last:
             self._mark(index)
         self._pieces.append(piece)
-        event = BuilderEvent(self._deltas[index])  # Copying a dict is quicker than making one.
+        event = BuilderEvent(self._deltas[index])  # Copying a dict is faster than creating one.
         event["delta"] = piece
         event._builder = self
         event._count = len(self._pieces)
         return event
 
     def update(self, index: int, /, **fields: Any) -> None:
-        """Set other fields of a block, such as a signature or a name that came late."""
+        """Set other fields of a block, such as a signature or a late name."""
         change = (len(self._pieces), index, fields)
         self._changes.append(change)
         self._changes_of[index].append(change)
         self._mark(index)
 
     def text(self, index: int) -> str:
-        """The text of a block so far; of a tool call, its arguments' JSON text."""
+        """Return the text of a block so far; for a tool call, the JSON text of its arguments."""
         return self.text_at(index, len(self._pieces))
 
     def close(self, index: int, arguments: Any = None, **fields: Any) -> BuilderEvent:
@@ -261,47 +261,47 @@ class MessageBuilder:
         return self._event({"type": "tool_call_end", "content_index": index, "tool_call": self.block(index)})
 
     def done(self, reason: StopReason, **fields: Any) -> BuilderEvent:
-        """Finish the message; `fields` are set on it (`usage`, `finish_reason`)."""
+        """Finish the message, and set `fields` (`usage`, `finish_reason`)."""
         self._finish({**fields, "stop_reason": reason})
         return self._event({"type": "done", "reason": reason, "message": self.message()})
 
     def fail(self, reason: StopReason, error_message: str, **fields: Any) -> BuilderEvent:
-        """End the message as failed (`error`) or `aborted`; what was built so far stays."""
+        """End the message as failed (`error`) or `aborted`, with the content so far."""
         self._finish({**fields, "stop_reason": reason, "error_message": error_message})
         return self._event({"type": "error", "reason": reason, "error": self.message()})
 
     # ---- reading --------------------------------------------------------------------------------
 
     def message(self) -> AssistantMessage:
-        """The message as it is now, a new dict."""
+        """Return the current message as a new dict."""
         return self._assemble(len(self._pieces))
 
     def snapshot(self, count: int) -> AssistantMessage:
-        """The message as it was when it had `count` pieces, a new dict."""
+        """Return the message at `count` pieces as a new dict."""
         return self._assemble(count)
 
     def block(self, index: int) -> Any:
-        """One block as it is now, a new dict."""
+        """Return a current block as a new dict."""
         return self.block_at(index, len(self._pieces))
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def text_length(self) -> int:
-        """Characters of all pieces so far; goes on from the last reading."""
+        """Return the characters of all pieces so far, counted from the last call on."""
         done, length = self._sized
         length += sum(map(len, self._pieces[done:]))
         self._sized = len(self._pieces), length
         return length
 
-    # ---- reading one moment: for `jsonl` -----------------------------------------------------------
+    # ---- reading an earlier state, for `jsonl` -----------------------------------------------------
 
     def length_at(self, count: int) -> int:
-        """How many blocks there were at `count` pieces."""
+        """Return the number of blocks at `count` pieces."""
         return bisect_left(self._runs, count, key=self._opened)
 
     def text_at(self, index: int, count: int) -> str:
-        """The text that the deltas of a block had made at `count` pieces; goes on from the last reading."""
+        """Return the text of a block from its deltas at `count` pieces, read from the last call on."""
         done, text = self._cache.get(index, (0, ""))
         if done > count:
             done, text = 0, ""
@@ -319,7 +319,7 @@ class MessageBuilder:
         return text
 
     def block_at(self, index: int, count: int) -> dict[str, Any]:
-        """One block as it was at `count` pieces, a new dict."""
+        """Return a block at `count` pieces as a new dict."""
         block = dict(self._blocks[index])
         if block["type"] == "image":
             return block
@@ -336,7 +336,7 @@ class MessageBuilder:
         return block
 
     def changed_between(self, since: int, until: int) -> set[int]:
-        """The blocks that grew, were opened or had fields set after `since` pieces and up to `until`."""
+        """Return the blocks that changed after `since` pieces and up to `until` pieces."""
         first = bisect_left(self._marks, since, key=_begin)
         last = bisect_left(self._marks, until, key=_begin)
         changed = {index for _, index in self._marks[first:last]}
@@ -347,10 +347,9 @@ class MessageBuilder:
     # ---- events of other implementations ----------------------------------------------------------
 
     def absorb(self, event: Any) -> BuilderEvent:
-        """The builder's own event for a foreign one.
+        """Convert an event of another implementation to an event of the builder.
 
-        A `partial`, `message` or `error` that came with it is taken as it stands, as a copy, so that a
-        provider that goes on changing its dict changes nothing here.
+        Its `partial`, `message` or `error` is copied, so that later changes by the provider have no effect.
         """
         kind = event.get("type") if isinstance(event, Mapping) else None
         if not isinstance(kind, str):
@@ -377,7 +376,7 @@ class MessageBuilder:
         key = (kind, place if isinstance(place, int) else None)
         index = self._foreign.get(key)
         if step == "start" or index is None:
-            # Indices are the provider's own names for its blocks; ours count what there is.
+            # The indices of the provider may have gaps; ours count the blocks.
             if kind == "tool_call":
                 index, opened = self.open_tool_call(call_id, name)
                 self._given_ids[index] = call_id
@@ -416,7 +415,7 @@ class MessageBuilder:
         failed: StopReason = "aborted" if reason == "aborted" else "error"
         return self.fail(failed, str(whole or "The provider gave no reason."))
 
-    # ---- inside ---------------------------------------------------------------------------------
+    # ---- internals ------------------------------------------------------------------------------
 
     def _event(self, fields: dict[str, Any]) -> BuilderEvent:
         event = BuilderEvent(fields)
@@ -439,7 +438,7 @@ class MessageBuilder:
         return index, self._event({"type": f"{block['type']}_start", "content_index": index})
 
     def _mark(self, index: int) -> None:
-        """From here on pieces belong to this block; the empty piece makes this a moment of its own."""
+        """Assign the following pieces to a block. An empty piece marks the point of the change."""
         self._runs[index].append(len(self._marks))
         self._marks.append((len(self._pieces), index))
         self._pieces.append("")
@@ -466,36 +465,40 @@ def _begin(mark: tuple[int, int]) -> int:
     return mark[0]
 
 
-def read_arguments(given: Any) -> tuple[dict[str, Any], str | None]:
-    """The arguments that an object, or its text, is; if it is none, nothing and the text of what it is."""
-    if isinstance(given, dict):
-        return given, None
-    if isinstance(given, str):
-        arguments = _json.decode_object(given) if given.strip() else {}
-        return (arguments, None) if arguments is not None else ({}, given)
-    return {}, _json.encode(given).decode()
+def read_arguments(value: object) -> tuple[dict[str, Any], str | None]:
+    """Parse arguments: `(arguments, None)`, or `({}, raw_text)` if they are not a JSON object."""
+    if isinstance(value, dict):
+        return value, None
+    if isinstance(value, str):
+        arguments = _json.decode_object(value) if value.strip() else {}
+        return (arguments, None) if arguments is not None else ({}, value)
+    return {}, _json.encode(value).decode()
 
 
-def finished_arguments(given: Any, text: Any, streamed: str = "") -> tuple[dict[str, Any], str | None]:
-    """As `read_arguments`, for a call that somebody else finished.
+def finished_arguments(
+    arguments: object, text: object, streamed: str = ""
+) -> tuple[dict[str, Any], str | None]:
+    """Parse the arguments of a finished call of another implementation; see `read_arguments`.
 
     Args:
-        given: Its `arguments`.
-        text: Its `partial_json`: if there is one, that was sent, whatever somebody made of it.
-        streamed: The pieces that came before, for a call that says nothing itself.
+        arguments: The `arguments` of the call.
+        text: The `partial_json` of the call, which is the text from the model.
+        streamed: The pieces that were streamed, for a call without arguments.
     """
     if isinstance(text, str) and text.strip():
-        arguments, raw = read_arguments(text)
-        return (given, None) if raw is None and isinstance(given, dict) and given else (arguments, raw)
-    return read_arguments(streamed if given in (None, {}, "") and streamed else given)
+        parsed, raw = read_arguments(text)
+        return (
+            (arguments, None) if raw is None and isinstance(arguments, dict) and arguments else (parsed, raw)
+        )
+    return read_arguments(streamed if arguments in (None, {}, "") and streamed else arguments)
 
 
 def unique_id(call_id: str, taken: dict[str, int]) -> str:
-    """`call_id`, or a new id if it is empty or taken.
+    """Return `call_id`, or a new id if it is empty or in use.
 
     Args:
-        call_id: The id as it was given.
-        taken: The ids so far, each with the last suffix that was tried for it; the new one is added.
+        call_id: The id from the provider.
+        taken: The ids in use, each with the last suffix that was tried for it. The new id is added.
     """
     candidate, suffix = call_id or "call_1", taken.get(call_id, 1)
     while candidate in taken:
@@ -512,7 +515,7 @@ def copy_message(message: AnyMessage) -> AnyMessage:
 
 
 def parse_partial_object(text: str) -> dict[str, Any] | None:
-    """The best object that a prefix of JSON text can give; None if it does not begin like one."""
+    """Parse a prefix of a JSON object as far as possible; None if it does not start like an object."""
     if not text:
         return None
     try:

@@ -44,7 +44,7 @@ __all__ = ["ProxyDecoder", "proxy_usage"]
 
 
 class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
-    """Any event; only the fields that are read."""
+    """An event of any type, with the fields that are used."""
 
     type: str
     content_index: int = 0
@@ -82,20 +82,20 @@ _COUNTS = ("input", "output", "cache_read", "cache_write", "reasoning", "total")
 
 
 class ProxyDecoder(ReplyDecoder):
-    """Bytes of a proxy's reply in, events out."""
+    """Decodes the bytes of a proxy's reply to events."""
 
     def __init__(self, model: ModelIdentity, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
         self._open: dict[int, int] = {}
-        """The proxy's index of each open block -> ours."""
+        """Our index of each open block, by the proxy's index."""
         self._kinds: dict[int, str] = {}
         """The kind of each of the proxy's blocks."""
         self._names: dict[int, str] = {}
-        """The tool that each call names, by our index."""
+        """The tool name of each call, by our index."""
         self._ids: dict[int, str] = {}
-        """The id that the proxy gave each call, by our index."""
+        """The proxy's id of each call, by our index."""
         self._places: dict[int, int] = {}
-        """The proxy's index of each block -> ours, the ended ones included."""
+        """Our index of each block, also of ended ones, by the proxy's index."""
         self._reason = "stop"
         self._usage: object = None
         self._normal_usage: object = None
@@ -106,7 +106,7 @@ class ProxyDecoder(ReplyDecoder):
             event = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             if data.strip() == b"[DONE]":
-                return  # a habit of other protocols; the end of this one is `done`
+                return  # an end marker of other protocols; this one ends with `done`
             loose = self._loose_event(data)
             if loose is None:
                 return
@@ -114,7 +114,7 @@ class ProxyDecoder(ReplyDecoder):
         self._handle(event, out)
 
     def _loose_event(self, data: bytes) -> _ProxyEvent | None:
-        """An event with odd types; None if it is no event at all, over which the reply has ended."""
+        """Decode an event with unexpected types. If it is not an event, end the reply and return None."""
         value = self._object(data)
         if value is None:
             return None
@@ -128,9 +128,9 @@ class ProxyDecoder(ReplyDecoder):
             return None
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
-        """A document is never a reply here, whatever it says."""
+        """A document is never a reply in this protocol."""
         if any(isinstance(value.get(key), str) for key in ("message", "detail")):
-            return False  # the words of an error
+            return False  # the text of an error
         self._stop(self._invalid("the reply is JSON and no event stream"))
         return True
 
@@ -167,7 +167,7 @@ class ProxyDecoder(ReplyDecoder):
                 self._finish(out)
 
     def _index(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> int:
-        """Our index of the event's block, which is opened if need be."""
+        """Return our index of the event's block, which is opened if necessary."""
         index = self._open.get(event.content_index)
         if index is not None:
             if kind == "tool_call":
@@ -186,7 +186,7 @@ class ProxyDecoder(ReplyDecoder):
         return index
 
     def _name_late(self, index: int, event: _ProxyEvent) -> None:
-        """A name or id that came late; one that is there already stays, but a name may grow."""
+        """Set a late name or id. An existing one is not replaced, but a name may grow."""
         name = self._names[index]
         if event.tool_name and event.tool_name != name and event.tool_name.startswith(name):
             self._names[index] = event.tool_name
@@ -197,7 +197,7 @@ class ProxyDecoder(ReplyDecoder):
 
     def _end_block(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         if event.content_index not in self._open:
-            return  # ended twice, or never begun: there is nothing in it
+            return  # it was ended before, or has not started
         index = self._index(kind, event, out)
         del self._open[event.content_index]
         fields = {}
@@ -211,7 +211,7 @@ class ProxyDecoder(ReplyDecoder):
         return self.builder.close(index, **fields)
 
     def _sign(self, signatures: Any) -> None:
-        """Set what some protocols know of a block only when the reply is over."""
+        """Set the fields of blocks that some protocols send only at the end of the reply."""
         for place, signature in signatures.items() if isinstance(signatures, Mapping) else ():
             index = self._places.get(int(place)) if place.isdecimal() else None
             if index is not None and isinstance(signature, str):
@@ -231,8 +231,8 @@ class ProxyDecoder(ReplyDecoder):
         out.extend(self._closed(index) for index in self._open.values())
         self._open.clear()
         self._add_images()
-        # `reason` is the proxy's judgement. If it says complete, only a provider's word that is known to say
-        # otherwise counts against it.
+        # `reason` is the decision of the proxy. If it is complete, only a known finish reason of the provider
+        # can contradict it.
         complete = finish_kind(self._reason, has_content=False) == "complete"
         self._conclude(
             out, word=self.finish_reason if complete else self._reason, has_content=complete or None
@@ -258,7 +258,7 @@ class ProxyDecoder(ReplyDecoder):
         self._stop(error)
 
     def _as_classed(self, error: TinyAgentError, event: _ProxyEvent) -> TinyAgentError:
-        """The error with the class that the proxy names, where that is a provider's."""
+        """Return the error, of the class that the proxy names if it is a provider error."""
         named = error_from_message(
             {
                 "error_message": str(error),
