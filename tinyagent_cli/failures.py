@@ -21,6 +21,7 @@ __all__ = [
     "ToolsRefusedError",
     "WriteError",
     "describe",
+    "plugin_exit",
 ]
 
 
@@ -86,6 +87,14 @@ class Failure(NamedTuple):
     status: int | None = None
     retryable: bool | None = None
     retry_after: float | None = None
+
+
+def plugin_exit(error: BaseException) -> errors.PluginError:
+    """Return the failure of a plugin that has tried to end the process; exit code 0 is a failure, too."""
+    return errors.PluginError(
+        f"A plugin tried to end the process: {errors.error_text(error)}.",
+        hint="A plugin reports a failure with an exception of tinyagent.errors. -vv shows where.",
+    )
 
 
 def describe(error: BaseException) -> Failure:

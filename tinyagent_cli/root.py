@@ -170,6 +170,16 @@ class RootGroup(click.Group):
             raise_on_sigint()
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SystemExit as error:
+            if ctx.invoked_subcommand not in COMMANDS:
+                raise  # the command of a plugin may end as it likes
+            from .failures import plugin_exit
+
+            raise plugin_exit(error) from error
+
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
         near = None if " " in name else _nearest(name, self.list_commands(ctx))
         meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"

@@ -15,15 +15,13 @@ from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, Assis
 from tinyagent.errors import (
     EmptyReplyError,
     OutputTruncatedError,
-    PluginError,
     RunLimitError,
     TinyAgentError,
-    error_text,
 )
 
 from .app_context import AppContext
 from .approvals import Approvals
-from .failures import ToolsRefusedError, WriteError, describe
+from .failures import ToolsRefusedError, WriteError, describe, plugin_exit
 from .lifetime import Lifetime
 from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
@@ -291,10 +289,7 @@ class _Run:
         try:
             loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
-            cause = PluginError(
-                f"A plugin tried to end the process during the run: {error_text(error)}.",
-                hint="A plugin reports a failure with an exception of tinyagent.errors. -vv shows where.",
-            )
+            cause = plugin_exit(error)
             if not task.done():
                 self._stop(cause)
                 loop.run_until_complete(task)
