@@ -1,7 +1,7 @@
-"""Ending what another piece of code awaits: one primitive for aborts, time-outs and closing.
+"""Interrupt code that awaits something: one primitive for aborts, time-outs and closing.
 
-`asyncio.timeout` shows how a block is cancelled from outside and the cancellation turned into an
-ordinary exception at its end. `Interrupt` is the same with any reason:
+`asyncio.timeout` cancels a block from outside, and converts the cancellation to an ordinary exception at the
+end of the block. `Interrupt` does the same with any exception:
 
     async with Interrupt(signal) as interrupt:      # setting the signal raises Aborted here
         loop.call_later(5, interrupt.fire, ProviderTimeoutError("no event for 5 s"))
@@ -40,14 +40,15 @@ __all__ = [
 T = TypeVar("T")
 
 CALLBACK_GRACE = 1.0
-"""Seconds that a callback has to react to its cancellation before the run goes on without it."""
+"""Seconds that a callback has to react to its cancellation, before the run continues without it."""
 
 
 def require_asyncio() -> asyncio.AbstractEventLoop:
-    """The running event loop.
+    """Return the running event loop.
 
     Raises:
-        AgentStateError: there is none, because another library (trio, curio) drives the coroutine.
+        AgentStateError: There is no asyncio event loop, because another library (trio, curio) drives the
+            coroutine.
     """
     try:
         return asyncio.get_running_loop()
@@ -60,46 +61,46 @@ def require_asyncio() -> asyncio.AbstractEventLoop:
 
 
 class Aborted(Exception):
-    """The signal was set; internal, it never leaves a run."""
+    """The signal was set. This exception is internal and never leaves a run."""
 
     def __init__(self, message: str = "The run was aborted.") -> None:
         super().__init__(message)
 
 
 class CallbackCancelledError(RuntimeError):
-    """A callback raised `CancelledError` of its own."""
+    """A callback raised `CancelledError`, although the task was not cancelled."""
 
 
 class AbortSignal(asyncio.Event):
-    """An `asyncio.Event` that also calls back, so that waiting for it needs no task."""
+    """An `asyncio.Event` that also calls callbacks, so that waiting for it needs no task."""
 
     def __init__(self) -> None:
         super().__init__()
         self._callbacks: dict[object, Callable[[], None]] = {}
 
     def set(self) -> None:
-        """Set the event and call everybody who asked, in the order in which they did."""
+        """Set the event, and call the callbacks in the order of their subscription."""
         if not self.is_set():
             super().set()
             for callback in list(self._callbacks.values()):
                 callback()
 
     def subscribe(self, key: object, callback: Callable[[], None]) -> None:
-        """Have `callback` called by `set`; at once if the signal is set already."""
+        """Let `set` call `callback`. If the signal is already set, call it at once."""
         self._callbacks[key] = callback
         if self.is_set():
             callback()
 
     def unsubscribe(self, key: object) -> None:
-        """Forget the callback of this key."""
+        """Remove the callback of this key."""
         self._callbacks.pop(key, None)
 
 
 class Interrupt:
-    """Guards a block that `fire`, or a signal, ends with an exception.
+    """A block that `fire` or a signal ends with an exception.
 
     Args:
-        signal: Once it is set the block ends with `Aborted`.
+        signal: When it is set, the block ends with `Aborted`.
     """
 
     def __init__(self, signal: asyncio.Event | None = None) -> None:
@@ -110,7 +111,7 @@ class Interrupt:
         self._cancelling = 0
 
     def fire(self, reason: BaseException) -> None:
-        """End the block with `reason`; the first reason wins, and after the block nothing happens."""
+        """End the block with `reason`. Only the first call has an effect, and none after the block."""
         if self.reason is None and self._task is not None:
             self.reason = reason
             self._task.cancel()
@@ -155,13 +156,13 @@ class Interrupt:
             return
         if task.uncancel() > self._cancelling:
             if cancelled is not None and cancelled is not error:
-                raise cancelled  # Somebody else cancels the task as well, and that goes first.
+                raise cancelled  # Other code cancels the task as well, and this has priority.
         elif error is None or cancelled is error:
             raise self.reason from None
 
 
 async def resolve(value: T | Awaitable[T]) -> T:
-    """The value of a callback that may be sync or async."""
+    """Await the result of a callback, if it is awaitable."""
     if isinstance(value, Awaitable):
         return cast(T, await value)
     return value
@@ -171,8 +172,8 @@ async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
     """Call a callback that may be sync or async.
 
     Raises:
-        CallbackCancelledError: it raised `CancelledError` though nobody cancels this task, because
-            something that it awaited was cancelled. Passed on, that would look like our own end.
+        CallbackCancelledError: It raised `CancelledError` although this task is not cancelled, because
+            something that it awaited was. `CancelledError` would look like a cancellation of this task.
     """
     try:
         return await resolve(callback(*args))
@@ -185,14 +186,14 @@ async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
 async def call_abandonable(
     signal: asyncio.Event | None, callback: Callable[..., T | Awaitable[T]], *args: Any
 ) -> T:
-    """As `invoke`, ended by an abort or by cancellation even if the callback swallows that.
+    """Do the same as `invoke`, but end on abort or cancellation even if the callback suppresses it.
 
-    An async callback runs in a task of its own, which is cancelled, gets `CALLBACK_GRACE` seconds, and is
-    then left behind.
+    An async callback runs in its own task. On abort, this task is cancelled, and after `CALLBACK_GRACE`
+    seconds it is left running.
 
     Raises:
-        Aborted: the signal was set.
-        CallbackCancelledError: as `invoke`.
+        Aborted: The signal was set.
+        CallbackCancelledError: See `invoke`.
     """
     if signal is not None and signal.is_set():
         raise Aborted
@@ -221,20 +222,20 @@ async def call_abandonable(
 
 
 async def outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
-    """The result or the exception. A task that raised `SystemExit` would end the event loop."""
+    """Return the result or the exception. A task that raises `SystemExit` would end the event loop."""
     try:
         return await awaitable, None
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the caller raises it
         return None, error
 
 
-def _cancelled_inside(callback: Any) -> CallbackCancelledError:
+def _cancelled_inside(callback: object) -> CallbackCancelledError:
     name = getattr(callback, "__name__", None) or type(callback).__name__
     return CallbackCancelledError(f"{name} was cancelled from inside")
 
 
 async def leave_task(task: asyncio.Task[Any], grace: float) -> None:
-    """Cancel a task and wait for it, for up to `grace` seconds; what it raises is dropped."""
+    """Cancel a task, and wait for it for up to `grace` seconds. Its result is discarded."""
     task.add_done_callback(_drop_result)
     task.cancel()
     if not task.done():
@@ -247,7 +248,7 @@ def _drop_result(task: asyncio.Task[Any]) -> None:
 
 
 def is_cancelled() -> bool:
-    """Whether somebody asked the current task to end, so that a `CancelledError` is meant for it."""
+    """Whether the current task is cancelled, so that a `CancelledError` is for this task."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 
@@ -258,7 +259,7 @@ _awaited_by: weakref.WeakKeyDictionary[asyncio.Future[Any], asyncio.Task[Any] | 
 
 
 def child(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task that the current task is going to wait for."""
+    """Create a task that the current task will wait for."""
     task = asyncio.create_task(coroutine)
     _awaited_by[task] = asyncio.current_task()
     return task
@@ -275,10 +276,10 @@ def is_inside(task: asyncio.Task[Any] | None) -> bool:
 
 
 async def finish(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
-    """Await something that a cancellation of ours should not cut short.
+    """Await a coroutine that a cancellation of the current task should not interrupt at once.
 
-    When this task is cancelled it goes on for up to `grace` seconds, is then cancelled itself, and the
-    cancellation goes its way. A second cancellation does not wait.
+    After the cancellation, the coroutine has `grace` seconds and is then cancelled itself. A second
+    cancellation does not wait.
     """
     task = child(coroutine)
     try:
@@ -289,7 +290,7 @@ async def finish(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
 
 
 async def at_most(coroutine: Coroutine[Any, Any, None], limit: float) -> None:
-    """Await something for up to `limit` seconds, and cancel it then; its errors are dropped."""
+    """Await a coroutine for up to `limit` seconds, and then cancel it. Its errors are discarded."""
     await _wind_up(child(coroutine), limit)
 
 
@@ -304,7 +305,7 @@ async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
 
 
 async def see_through(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:
-    """Await to its end what closes things, though this task is being cancelled, and maybe once more.
+    """Await a coroutine to its end, even if the current task is cancelled, also repeatedly.
 
     For use where a cancellation is on its way already, and raised afterwards.
 

@@ -60,7 +60,7 @@ ANTHROPIC = "anthropic-messages"
 
 
 class AlchemyCall(Call):
-    """A call that goes out through the wheel; checks, retries and words are those of every call.
+    """A call through the wheel. Checks, retries and error messages are the same as for other calls.
 
     Raises:
         TinyAgentError: if it cannot be sent as it is.
@@ -91,7 +91,7 @@ class AlchemyCall(Call):
             **_wire.network(model),
         )
         self._module = module
-        # alchemy-llm puts the key where its API wants it; one among the model's own headers stays there.
+        # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.
         name = "x-api-key" if self.api == ANTHROPIC else "authorization"
         own = {header.lower() for header in getattr(model, "headers", None) or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
@@ -99,9 +99,9 @@ class AlchemyCall(Call):
         self.chat_body: dict[str, Any] = {}
         """The body of a chat/completions request; empty for other protocols."""
         self.thinking_level = "off"
-        """What a request to Anthropic asks for; its message keeps it for the rest of the turn."""
+        """The level of a request to Anthropic. The message stores it for the rest of the turn."""
         self.whole_body: bytes | None = None
-        """The request's body; None if alchemy-llm makes it."""
+        """The body of the request; None if alchemy-llm builds it."""
         self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
 
     def _described(
@@ -114,8 +114,8 @@ class AlchemyCall(Call):
         key: str | None,
     ) -> dict[str, Any]:
         level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-        # alchemy-llm's own requests lack reasoning, caching, images by address and images of tools. So the
-        # body is ours where we speak the protocol, and elsewhere (MiniMax, Z.ai) the messages are.
+        # The requests of alchemy-llm have no reasoning, no caching, no images by URL and no images of tools.
+        # So this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
         fields: dict[str, Any] = {}
         conversation: dict[str, Any] = {}
         if self.api == "openai-completions":
@@ -177,17 +177,17 @@ class AlchemyCall(Call):
         try:
             steps = await reply.peek()
             if steps and steps[0][0] == END:
-                # The reply never began.
+                # The reply did not start.
                 raise self.error_of(_json.decode(steps[0][2])["failure"])
             return reply
         except BaseException:
             await reply.aclose()
             raise
 
-    # ---- what went wrong, in words ----------------------------------------------------------------------
+    # ---- errors -----------------------------------------------------------------------------------------
 
     def error_of(self, failure: Mapping[str, Any]) -> BaseException:
-        """Ours for a failure of the wheel: the one place where the two meet."""
+        """Convert a failure of the wheel to an error of this library."""
         if failure["kind"] == "status":
             return self._refused(cast(Reply, _Refused(failure)))
         kind, words = failure["kind"], redact(failure.get("words", ""), self.secrets)
@@ -226,7 +226,7 @@ class AlchemyCall(Call):
         try:
             if reply.status in (301, 302, 303, 307, 308):
                 self._redirected(reply, self.url)
-            refusal.send(None)  # its body is here, so there is nothing to wait for
+            refusal.send(None)  # its body has arrived, so there is no waiting
         except TinyAgentError as error:
             return error
         except StopIteration as done:
@@ -237,7 +237,7 @@ class AlchemyCall(Call):
 
 
 class _Refused:
-    """What `_http` reads a refusal from."""
+    """The response of a refusal, in the form that `_http` reads."""
 
     def __init__(self, failure: Mapping[str, Any]) -> None:
         self.status = failure["status"]
@@ -281,7 +281,7 @@ def _module() -> ModuleType:
 
 
 class _Hub:
-    """The socket by which the wheel wakes one event loop, and who waits there."""
+    """The socket by which the wheel wakes one event loop, and the replies that wait for it."""
 
     _hubs: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub]] = weakref.WeakKeyDictionary()
 
@@ -293,7 +293,7 @@ class _Hub:
 
     @classmethod
     def of_loop(cls, module: ModuleType) -> _Hub:
-        """The hub of the loop that runs; a forked process has hubs of its own."""
+        """Return the hub of the running loop. A forked process has its own hubs."""
         loop = asyncio.get_running_loop()
         hub = cls._hubs.get(loop)
         if hub is None or hub._pid != os.getpid():
@@ -307,7 +307,7 @@ class _Hub:
             asyncio.get_running_loop().add_reader(self.waker.fileno(), self._woken)
 
     def discard(self, reply: AlchemyReply) -> None:
-        """The last one to leave takes the socket from the loop."""
+        """Remove a reply. The last one removes the socket from the loop."""
         self._replies.pop(reply.id, None)
         if self._watching and not self._replies:
             self._watching = False
@@ -346,7 +346,7 @@ class AlchemyReply:
         self.fire(Aborted())
 
     def wake(self) -> None:
-        """There is something to take."""
+        """Wake the reader, because there are new steps."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -358,7 +358,7 @@ class AlchemyReply:
             self.wake()
 
     async def read(self) -> list[Any]:
-        """The steps that have come since the last time; empty at the end."""
+        """Return the steps since the last call; an empty list at the end."""
         if self._peeked is not None:
             steps, self._peeked = self._peeked, None
             return steps
@@ -380,12 +380,12 @@ class AlchemyReply:
                 self._waiter = None
 
     async def peek(self) -> list[Any]:
-        """What the next `read` will give."""
+        """Return the result of the next `read`."""
         self._peeked = await self.read()
         return self._peeked
 
     def restart(self, limit: float | None = None) -> None:
-        """The wheel keeps the time."""
+        """Do nothing: the wheel handles the time-outs."""
 
     async def finish(self) -> None:
         """The reply is complete; the wheel reads what is left of its body."""
@@ -412,7 +412,7 @@ _DELTAS = frozenset((TEXT, THINKING, CALL))
 
 
 class AlchemyDecoder(ChatDecoder):
-    """Steps of the wheel in, events out.
+    """Decodes the steps of the wheel to events.
 
     Args:
         model: The model that replies.
@@ -431,7 +431,7 @@ class AlchemyDecoder(ChatDecoder):
         """Our index, the id and the name of each tool call, as it began."""
 
     def feed(self, steps: Any) -> list[BuilderEvent]:
-        """Take in the next steps."""
+        """Decode the next steps, and return their events."""
         out: list[BuilderEvent] = []
         append, delta, places = out.append, self.builder.delta, self._places
         for step in steps:
@@ -453,7 +453,7 @@ class AlchemyDecoder(ChatDecoder):
         return out
 
     def close(self) -> list[BuilderEvent]:
-        """There are no more steps."""
+        """Decode the end of the steps, and return the last events."""
         out: list[BuilderEvent] = []
         closed = StreamInterruptedError(f"{self._name}: the reply was closed", provider=self._provider)
         self.broken(closed, out)
@@ -498,7 +498,7 @@ class AlchemyDecoder(ChatDecoder):
             self._stop(error)
 
     def _take_names(self, calls: list[dict[str, Any]]) -> None:
-        """Ids and names that came late or in pieces; arguments that came as an object."""
+        """Set late or fragmented ids and names, and arguments that are objects."""
         for (index, call_id, name), call in zip(self._named, calls, strict=False):
             if call["id"] and not call_id:
                 self.builder.update(index, id=self.builder.unique_id(call["id"]))
@@ -511,7 +511,7 @@ class AlchemyDecoder(ChatDecoder):
             self._calls.append(named)
 
     def _take_unknown(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
-        """Fields that have to go back, images, citations, and what came with the finish reason."""
+        """Set fields to send back, images, citations, and fields that arrive with the finish reason."""
         for delta in facts.get("extra", ()):
             extra = unknown_fields(delta)
             if extra is not None:
@@ -534,13 +534,13 @@ class AlchemyDecoder(ChatDecoder):
 
 
 class AlchemyStreamResponse(_wire.ReplyStream):
-    """A reply under way: iterate it for the events, await `result()` for the message."""
+    """An active reply: iterate it for the events, await `result()` for the message."""
 
 
 def prepare(
     model: Any, context: Context, options: SimpleStreamOptions
 ) -> tuple[AlchemyCall, Callable[..., AlchemyDecoder]]:
-    """A call that was checked and not made yet, and what makes the decoder of an attempt.
+    """Return a checked call that was not sent yet, and the factory of its decoders.
 
     Raises:
         PluginError: if the wheel is not installed, or cannot be loaded.

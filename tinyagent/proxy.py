@@ -1,10 +1,10 @@
-"""A provider that asks a proxy: the key stays on a server, the agent has a token for that server.
+"""A provider that uses a proxy: the API key stays on a server, and the agent has a token for this server.
 
     agent = Agent(AgentOptions(stream_fn=stream_proxy))
 
-`stream_proxy` is a `StreamFn`. URL and token come from the call's options, from the model's attributes
-`proxy_url` and `auth_token`, or from the environment (`TINYAGENT_PROXY_URL`, `TINYAGENT_PROXY_TOKEN`), the
-first that has them. The protocol is in `proxy_event_handlers`.
+`stream_proxy` is a `StreamFn`. URL and token are from the first of these that has them: the options of the
+call, the attributes `proxy_url` and `auth_token` of the model, and the environment (`TINYAGENT_PROXY_URL`,
+`TINYAGENT_PROXY_TOKEN`). The protocol is in `proxy_event_handlers`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOKEN_VARIABLE = "TINYAGENT_PROXY_TOKEN"
 
 @dataclass
 class ProxyStreamOptions:
-    """How one call through a proxy is made; what is empty is looked for elsewhere, see `stream_proxy`.
+    """The options of a call through a proxy; see `stream_proxy` for the defaults.
 
     Attributes:
         auth_token: The token that the proxy wants.
@@ -62,7 +62,7 @@ class ProxyStreamOptions:
 
 
 class ProxyStreamResponse(ReplyStream):
-    """A reply under way: iterate it for the events, await `result()` for the message.
+    """An active reply: iterate it for the events, await `result()` for the message.
 
     Awaiting it, or the first read, sends the request.
     """
@@ -80,7 +80,7 @@ class ProxyStreamResponse(ReplyStream):
             try:
                 self._reply = await self._call.open()
             except Aborted:
-                pass  # without a reply the events are those of an aborted one
+                pass  # without a reply, the events are those of an aborted one
         return self
 
     async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
@@ -121,8 +121,8 @@ def create_proxy_stream(
     reasoning: ThinkingLevel | str | None = None,
     signal: asyncio.Event | None = None,
 ) -> ProxyStreamResponse:
-    """The reply of a proxy, asked for when it is awaited or first read."""
-    given = {
+    """Return the reply of a proxy. The request is sent when the reply is awaited or first read."""
+    options = {
         "auth_token": auth_token,
         "proxy_url": proxy_url,
         "temperature": temperature,
@@ -130,11 +130,11 @@ def create_proxy_stream(
         "reasoning": reasoning,
         "signal": signal,
     }
-    return ProxyStreamResponse(_call(model, context, given), model)
+    return ProxyStreamResponse(_call(model, context, options), model)
 
 
 def parse_streaming_json(text: str) -> dict[str, Any] | None:
-    """The best object that a prefix of JSON text can give; None if it does not begin like one.
+    """Parse a prefix of a JSON object as far as possible; None if it does not start like an object.
 
     >>> parse_streaming_json('{"city": "Par')
     {'city': 'Par'}
@@ -191,7 +191,7 @@ def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[s
         "temperature": options.get("temperature"),
         "maxTokens": options.get("max_tokens"),
         "reasoning": None if level == ThinkingLevel.OFF else level,
-        # Beyond the protocol: our own server reads them, others skip them.
+        # Not in the original protocol: our own server reads these fields, others ignore them.
         "sessionId": options.get("session_id"),
         "thinkingBudgets": options.get("thinking_budgets") or None,
     }
