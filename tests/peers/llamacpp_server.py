@@ -49,7 +49,7 @@ def main() -> None:
     parameters.port = 0
     parameters.n_ctx = 4096
     parameters.n_parallel = 2
-    parameters.cpuparams.n_threads = 2
+    parameters.cpuparams.n_threads = 1  # two would wait for each other on a busy machine
     parameters.warmup = False
     parameters.use_jinja = True
     parameters.chat_template = TEMPLATE

@@ -30,7 +30,7 @@ from .conftest import (
 
 SERVER = Path(__file__).with_name("llamacpp_server.py")
 PYTHON = ROOT / ".venv-peers-llamacpp" / "bin" / "python"
-SECONDS = 60
+SECONDS = START_SECONDS
 ANSWER = "one, two, three, four, five"
 HELD = ("-m", "local/smol", "-O", f'grammar=root ::= "{ANSWER}"')
 
@@ -103,7 +103,7 @@ def test_tools() -> None:
     """A call that the model writes is run, and the server accepts its result in the next request."""
     call = '<tool_call>\n{"name": "calc", "arguments": {"expression": "6*7"}}\n</tool_call>'
     done = run_tinyagent(
-        *("-m", "local/smol", "--temperature", "0", "--max-tokens", "120"),
+        *("-m", "local/smol", "--temperature", "0", "--max-tokens", "60"),
         *("--jsonl", "-t", "calc", "-O", "tool_choice=required", "--max-turns", "2"),
         f"Repeat this text:\n{call}",
     )
