@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error
+from tinyagent._message_checks import is_assistant
 from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, AssistantMessage, RunLimit, Usage
 from tinyagent.errors import (
     EmptyReplyError,
@@ -27,7 +28,7 @@ from .output import Output, take_stdin, take_stdout
 from .process_exit import runner_closed_at_exit
 from .prompt_input import StandardInput
 from .renderers.activity import ActivityRenderer
-from .renderers.text import TextRenderer, is_reply
+from .renderers.text import TextRenderer
 from .run_plan import Plan, RunOptions, prepare
 from .settings import APPROVALS_FILE, config_directory
 from .sinks.plugin import PluginSinks
@@ -57,7 +58,7 @@ class Progress:
     @property
     def replies(self) -> list[AssistantMessage]:
         """The assistant's messages."""
-        return [message for message in self.messages if is_reply(message)]
+        return [message for message in self.messages if is_assistant(message)]
 
     @property
     def seconds(self) -> float:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 from tinyagent import _json, extract_text
+from tinyagent._message_checks import is_assistant
 from tinyagent.agent_types import (
     AgentEvent,
-    AgentMessage,
     AssistantMessage,
     MessageEndEvent,
     MessageStartEvent,
@@ -16,18 +14,13 @@ from tinyagent.agent_types import (
 from tinyagent_cli.output import Output
 from tinyagent_cli.terminal_text import Sanitizer
 
-__all__ = ["TextRenderer", "is_reply"]
+__all__ = ["TextRenderer"]
 
 
 MAX_SOURCES = 20
 """Sources that are listed below a message; JSONL has them all."""
 MAX_TITLE = 120
 """Characters of a source's title that are shown."""
-
-
-def is_reply(message: AgentMessage) -> TypeGuard[AssistantMessage]:
-    """Return whether a message is from the model."""
-    return message.get("role") == "assistant"
 
 
 class TextRenderer:
@@ -50,7 +43,7 @@ class TextRenderer:
                 self._write(step["delta"])
         elif type(event) is MessageStartEvent:
             self._shown = 0
-        elif type(event) is MessageEndEvent and is_reply(event.message):
+        elif type(event) is MessageEndEvent and is_assistant(event.message):
             # A provider that sends no deltas has said everything by now.
             self._write(extract_text(event.message)[self._shown :])
             self.end_line()
