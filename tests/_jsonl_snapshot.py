@@ -3,6 +3,6 @@
 from tests._jsonl_snapshot import snapshot_jsonl
 """
 
-from tinyagent.pytest_plugin import snapshot_jsonl
+from tinyagent.testing.pytest_plugin import snapshot_jsonl
 
 __all__ = ["snapshot_jsonl"]

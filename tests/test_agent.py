@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import tinyagent._interrupt as interrupt_module
+import tinyagent._cancel as interrupt_module
 import tinyagent.agent as agent_module
 import tinyagent.agent_tool_execution as execution_module
 from tinyagent import (
@@ -35,7 +35,7 @@ from tinyagent import (
     extract_text,
     stream_openrouter,
 )
-from tinyagent._response import Response
+from tinyagent._stream.response import Response
 from tinyagent.errors import (
     AgentStateError,
     ConnectionFailedError,

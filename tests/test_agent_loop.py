@@ -27,8 +27,8 @@ from tinyagent import (
     stream_assistant_response,
     stream_simple,
 )
-from tinyagent._handover import sendable
-from tinyagent._interrupt import AbortSignal
+from tinyagent._cancel import AbortSignal
+from tinyagent._stream.history import repair_history
 from tinyagent.agent_loop import run_agent_loop
 from tinyagent.agent_types import STREAM_UPDATE_EVENTS
 from tinyagent.errors import RateLimitError
@@ -428,7 +428,7 @@ def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
             repr(event)
         assert last(events)["stop_reason"] in ("stop", "length", "tool_use", "error", "aborted")
         extract_text(last(events))
-        sendable(events[-1].messages)
+        repair_history(events[-1].messages)
 
     asyncio.run(go())
 
@@ -1329,7 +1329,7 @@ def test_a_good_history_is_sent_as_it_is() -> None:
     """Nothing is changed where nothing has to be."""
     history: Any = [user("a"), calling("1", "2"), answered("1"), answered("2"), assistant("b"), user("c")]
     before = copy.deepcopy(history)
-    assert history == sendable(history)
+    assert history == repair_history(history)
     assert before == history
 
 
@@ -1338,13 +1338,13 @@ def test_failed_replies_are_left_out_with_their_results(reason: str) -> None:
     """They were not complete, so the model does not get to see them."""
     failed: Any = calling("1", stop_reason=reason)
     history: Any = [user("a"), failed, answered("1"), user("b")]
-    assert [user("a"), user("b")] == sendable(history)
+    assert [user("a"), user("b")] == repair_history(history)
 
 
 def test_a_call_without_a_result_gets_one() -> None:
     """Wherever it is missing: between two messages, at the end, one of several."""
     history: Any = [user("a"), calling("1", "2"), answered("1"), user("b"), calling("3")]
-    sent: Any = sendable(history)
+    sent: Any = repair_history(history)
     assert [*["user", "assistant", "tool_result", "tool_result"], *["user", "assistant", "tool_result"]] == [
         message["role"] for message in sent
     ]
@@ -1356,7 +1356,7 @@ def test_a_call_without_a_result_gets_one() -> None:
 def test_a_result_without_a_call_is_left_out() -> None:
     """Providers refuse those too."""
     history: Any = [answered("0"), user("a"), calling("1"), answered("1"), answered("1"), answered("9")]
-    assert [user("a"), calling("1"), answered("1")] == sendable(history)
+    assert [user("a"), calling("1"), answered("1")] == repair_history(history)
 
 
 async def test_a_session_with_a_torn_end_can_go_on() -> None:

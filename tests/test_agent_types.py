@@ -11,7 +11,7 @@ import pytest
 
 import tinyagent
 from tinyagent import Agent, AgentOptions, agent_types, jsonl
-from tinyagent._message_builder import MessageBuilder
+from tinyagent._stream.builder import MessageBuilder
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentLoopConfig,

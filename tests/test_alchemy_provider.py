@@ -27,8 +27,8 @@ from tinyagent import (
     ProviderError,
     ProviderTimeoutError,
     RateLimitError,
-    _http,
 )
+from tinyagent._net import request as _http
 from tinyagent.alchemy_provider import (
     AlchemyStreamResponse,
     OpenAICompatModel,

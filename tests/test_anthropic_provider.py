@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyagent import _http, _wire
-from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, Wait, sse
-from tinyagent._provider_contract import advance_clock
+from tinyagent._net import request as _http
+from tinyagent._stream import decoder as _wire
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
 from tinyagent.anthropic_provider import (
@@ -32,6 +31,8 @@ from tinyagent.errors import (
     RateLimitError,
 )
 from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
+from tinyagent.testing.contract import advance_clock
+from tinyagent.testing.server import FakeReply, Hangup, Hold, Reset, Sleep, Wait, sse
 
 KEY = "sk-test-CANARY-0123456789"
 OWN = {"api": "anthropic-messages", "provider": "anthropic", "model": "claude-sonnet-4-5"}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent._chunks import ChunkMerger
-from tinyagent._fake_server import FakeReply, FakeServer
-from tinyagent._http import post_stream
+from tinyagent._net.chunks import ChunkMerger
+from tinyagent._net.request import post_stream
+from tinyagent.testing.server import FakeReply, FakeServer
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 

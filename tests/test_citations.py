@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tinyagent import extract_citations
-from tinyagent._citations import add_citations, read_citations
+from tinyagent._stream.citations import add_citations, read_citations
 from tinyagent.agent_types import Citation, MessageEndEvent, MessageStartEvent
 from tinyagent.testing import assistant
-from tinyagent_cli.output import Output
-from tinyagent_cli.renderers.text import MAX_SOURCES, TextRenderer
+from tinyagent_cli.sinks.output import Output
+from tinyagent_cli.terminal.text import MAX_SOURCES, TextRenderer
 
 URL = "https://example.org/a"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinyagent._finish_reasons import finish_error, finish_kind, is_final, later_word, shown_word
+from tinyagent._stream.finish_reasons import finish_error, finish_kind, is_final, later_word, shown_word
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Model
 from tinyagent.errors import ContentFilterError, ProviderError

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from tinyagent import _http, _network
-from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait
-from tinyagent._http import Call, RetryPolicy, Timeouts, get_json, post_stream
-from tinyagent._interrupt import Aborted, AbortSignal
-from tinyagent._provider_errors import redact
+from tinyagent._cancel import Aborted, AbortSignal
+from tinyagent._net import connection as _network
+from tinyagent._net import request as _http
+from tinyagent._net.errors import redact
+from tinyagent._net.request import Call, RetryPolicy, Timeouts, get_json, post_stream
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -35,6 +35,7 @@ from tinyagent.errors import (
     RateLimitError,
     StreamInterruptedError,
 )
+from tinyagent.testing.server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait
 
 OK = FakeReply([b"hello"], framing="length")
 NOW = 1_700_000_000.0
@@ -189,7 +190,7 @@ def test_a_forked_process_has_connections_of_its_own() -> None:
     """A child does not speak on its parent's connection."""
     script = """
 import asyncio, os, sys
-from tinyagent._http import post_stream
+from tinyagent._net.request import post_stream
 
 async def ask():
     async with post_stream(sys.argv[1], body=b"{}") as reply:
@@ -724,7 +725,7 @@ def test_what_a_first_call_imports() -> None:
     script = """
 import asyncio, sys
 import tinyagent.openai_wire
-from tinyagent._http import post_stream
+from tinyagent._net.request import post_stream
 assert "httpx" not in sys.modules
 
 async def ask():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests._jsonl_snapshot import snapshot_jsonl
 from tinyagent import jsonl
-from tinyagent._message_builder import MessageBuilder
+from tinyagent._stream.builder import MessageBuilder
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import (
     AgentEndEvent,

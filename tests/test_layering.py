@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,98 +12,43 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# A module imports only from lower levels, and from its own level only the shared pieces.
-LEVELS = {
-    "agent_types": 0,
-    "child_environment": 0,
-    "errors": 0,
-    "hookspecs": 0,
-    "_chat_types": 1,
-    "_chunks": 0,
-    "_citations": 1,
-    "_finish_reasons": 0,
-    "_interrupt": 0,
-    "_json": 0,
-    "_process_child": 0,
-    "_sse": 0,
-    "_version": 0,
-    "text_files": 0,
-    "_answer": 1,
-    "_docstrings": 1,
-    "_event_stream": 1,
-    "_fake_server": 1,
-    "_handover": 1,
-    "_http": 1,
-    "_message_builder": 1,
-    "_message_checks": 1,
-    "_model_families": 1,
-    "_prices": 1,
-    "_process": 1,
-    "_network": 1,
-    "_provider_errors": 1,
-    "_response": 1,
-    "_tool_schemas": 1,
-    "_usage": 1,
-    "_wire": 1,
-    "agent_tool_execution": 1,
-    "alchemy_provider": 1,
-    "anthropic_provider": 1,
-    "demo_provider": 1,
-    "jsonl": 1,
-    "openai_wire": 1,
-    "openrouter_provider": 1,
-    "proxy_event_handlers": 1,
-    "replay_provider": 1,
-    "responses_provider": 1,
-    "_servers": 0,
-    "_server_wires": 2,
-    "agent_loop": 2,
-    "proxy": 2,
-    "_provider_contract": 3,
-    "agent": 3,
-    "pytest_plugin": 4,
-    "testing": 3,
-    "tools": 3,
-}
-SHARED = {
-    *("agent_types", "errors", "_finish_reasons", "_interrupt", "_json", "_servers"),
-    *(
-        "_answer",
-        "_citations",
-        "_chat_types",
-        "_event_stream",
-        "_handover",
-        "_http",
-        "_message_builder",
-        "_message_checks",
-        "_model_families",
-        "_network",
-        "_provider_errors",
-        "_response",
-        "_tool_schemas",
-        "_usage",
-        "_wire",
-        "anthropic_provider",  # by alchemy_provider, which sends the same requests another way
-        "jsonl",
-        "openai_wire",
-    ),
-    *("_provider_contract", "testing"),  # the parts of tinyagent.testing
-}
+# The floors of the library, from the lowest to the highest. A module imports from its own floor and from
+# lower ones. Packages stand for all of their modules.
+FLOORS = [
+    {"agent_types", "errors", "hookspecs", "text_files", "child_environment"}
+    | {"_json", "_docstrings", "_version"},
+    {"_cancel", "_process", "_process_child"},
+    {"_net"},
+    {"_stream", "_tool_schemas"},
+    {"jsonl", "_answer", "_event_stream", "_prices"}
+    | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
+    | {"proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
+    {"agent_tool_execution", "agent_loop"},
+    {"agent", "tools"},
+    {"testing"},
+]
 
 # Each of these is used behind one door, so that replacing it is one file's work.
 ONLY_USERS = {
-    "httpx": {"tinyagent._http"},
+    "httpx": {"tinyagent._net.request"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
-    "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugin_manager"},
+    "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.manager"},
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
 
 # The library's providers read the one variable that holds their key (the proxy: URL and token), and
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
-    "pytest_plugin",  # takes keys out of it
+    "testing.pytest_plugin",  # takes keys out of it
     "_process",  # passes a small part of it on
-    *("_network", "_wire", "alchemy_provider", "openai_wire", "openrouter_provider", "proxy"),
+    *(
+        "_net.connection",
+        "_stream.decoder",
+        "alchemy_provider",
+        "openai_wire",
+        "openrouter_provider",
+        "proxy",
+    ),
 }
 
 
@@ -124,27 +70,42 @@ def runtime_graph() -> grimp.ImportGraph:
     )
 
 
-def _library_modules(graph: grimp.ImportGraph) -> set[str]:
-    return {name.removeprefix("tinyagent.") for name in graph.modules if name.startswith("tinyagent.")}
+def _floor(module: str) -> int | None:
+    """The floor of a module of the library; None if it has none."""
+    room = module.split(".")[1]
+    return next((number for number, floor in enumerate(FLOORS) if room in floor), None)
 
 
-def test_every_module_of_the_library_has_a_level(graph: grimp.ImportGraph) -> None:
-    """A new module is put into the table on purpose."""
-    assert set() == _library_modules(graph) - set(LEVELS)
+def _library_modules(graph: grimp.ImportGraph) -> list[str]:
+    return sorted(name for name in graph.modules if name.startswith("tinyagent."))
+
+
+def test_every_module_of_the_library_has_a_floor(graph: grimp.ImportGraph) -> None:
+    """A new module is added to the table on purpose."""
+    assert [] == [name for name in _library_modules(graph) if _floor(name) is None]
 
 
 def test_library_modules_import_downwards(graph: grimp.ImportGraph) -> None:
-    """L3 -> L2 -> L1 -> L0; inside a level only the shared pieces; nobody imports the package itself."""
-    wrong = []
-    for importer in sorted(_library_modules(graph) & set(LEVELS)):
-        for imported in graph.find_modules_directly_imported_by(f"tinyagent.{importer}"):
-            if imported == "tinyagent":
-                wrong.append(f"{importer} -> the package itself")
-            elif (name := imported.removeprefix("tinyagent.")) in LEVELS:
-                down = LEVELS[importer] - LEVELS[name]
-                if down < 0 or (down == 0 and name not in SHARED):
-                    wrong.append(f"{importer} (L{LEVELS[importer]}) -> {name} (L{LEVELS[name]})")
+    """A module imports from its own floor and from lower ones, and never from the package itself."""
+    wrong = [
+        f"{importer} -> {imported}"
+        for importer in _library_modules(graph)
+        for imported in sorted(graph.find_modules_directly_imported_by(importer))
+        if imported == "tinyagent"
+        or (imported.startswith("tinyagent.") and (_floor(imported) or 0) > (_floor(importer) or 0))
+    ]
     assert [] == wrong
+
+
+def test_imports_form_no_circle(graph: grimp.ImportGraph) -> None:
+    """No two modules depend on each other, not even inside functions or for type checking."""
+    sorter = graphlib.TopologicalSorter(
+        {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    )
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"circle: {' -> '.join(error.args[1])}")
 
 
 def test_the_library_stands_alone(runtime_graph: grimp.ImportGraph) -> None:
@@ -179,14 +140,14 @@ def _reads_environment(tree: ast.AST) -> Iterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("package", "allowed"), [("tinyagent", ENVIRONMENT_READERS), ("tinyagent_cli", {"settings"})]
+    ("package", "allowed"), [("tinyagent", ENVIRONMENT_READERS), ("tinyagent_cli", {"config.environment"})]
 )
 def test_the_environment_is_read_in_one_place(package: str, allowed: set[str]) -> None:
-    """In the command line only `settings` reads the environment; in the library, providers do."""
+    """In the command line only `config.environment` reads the environment; in the library, providers do."""
     wrong = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in sorted((ROOT / package).rglob("*.py"))
-        if path.stem not in allowed
+        if ".".join(path.relative_to(ROOT / package).with_suffix("").parts) not in allowed
         for line in _reads_environment(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert [] == wrong

@@ -13,13 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent import Model, _json
-from tinyagent._message_builder import (
-    MAX_BLOCKS,
-    BuilderEvent,
-    MessageBuilder,
-    now_ms,
-    parse_partial_object,
-)
+from tinyagent._stream.builder import MAX_BLOCKS, BuilderEvent, MessageBuilder, now_ms, parse_partial_object
 from tinyagent.errors import InvalidReplyError
 
 MODEL = Model(provider="p", id="m", api="a")

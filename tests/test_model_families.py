@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinyagent._model_families import (
+from tinyagent._stream.model_families import (
     ModelFamily,
     claude_version,
     family_of,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent import _network
-from tinyagent._network import certificate_hint, is_loopback, proxy_for, tls_context
+from tinyagent._net import connection as _network
+from tinyagent._net.connection import certificate_hint, is_loopback, proxy_for, tls_context
 from tinyagent.errors import ConfigurationError
 
 

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent import _http
-from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
-from tinyagent._interrupt import AbortSignal
+from tinyagent._cancel import AbortSignal
+from tinyagent._net import request as _http
 from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
 from tinyagent.errors import (
     AuthenticationError,
@@ -34,6 +33,7 @@ from tinyagent.openai_wire import (
     list_openai_models,
     stream_openai_completions,
 )
+from tinyagent.testing.server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
 
 KEY = "sk-test-CANARY-0123456789"
 

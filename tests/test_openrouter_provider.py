@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tinyagent._fake_server import FakeReply, FakeServer, chat_chunk
 from tinyagent.agent_types import Context, Model, ThinkingLevel
 from tinyagent.errors import MissingKeyError
 from tinyagent.openrouter_provider import OpenRouterModel, list_openrouter_models, stream_openrouter
+from tinyagent.testing.server import FakeReply, FakeServer, chat_chunk
 
 
 def test_defaults() -> None:

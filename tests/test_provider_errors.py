@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from tinyagent import _http
-from tinyagent._fake_server import FakeReply, FakeServer
-from tinyagent._http import RetryPolicy, get_json
-from tinyagent._provider_errors import error_code, error_text, provider_error, redact
+from tinyagent._net import request as _http
+from tinyagent._net.errors import error_code, error_text, provider_error, redact
+from tinyagent._net.request import RetryPolicy, get_json
 from tinyagent.errors import (
     AuthenticationError,
     ContentFilterError,
@@ -19,6 +18,7 @@ from tinyagent.errors import (
     RateLimitError,
     TinyAgentError,
 )
+from tinyagent.testing.server import FakeReply, FakeServer
 
 
 def error_of(status: int | None, value: Any) -> TinyAgentError:

@@ -26,9 +26,9 @@ from tinyagent import (
     parse_streaming_json,
     stream_proxy,
 )
-from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Wait, sse
 from tinyagent.proxy_event_handlers import ProxyDecoder
 from tinyagent.testing import check_grammar, collect, user
+from tinyagent.testing.server import FakeReply, FakeServer, Hangup, Hold, Wait, sse
 
 TOKEN = "proxy-token-CANARY"
 USAGE = {
@@ -77,7 +77,7 @@ async def ask(server: FakeServer, **options: Any) -> tuple[list[Any], Any]:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries come at once."""
-    from tinyagent import _http
+    from tinyagent._net import request as _http
 
     monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(first_wait=0.001))
 

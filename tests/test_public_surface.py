@@ -10,7 +10,8 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 import tinyagent
-from tinyagent import child_environment, hookspecs, jsonl, pytest_plugin, testing, text_files, tools
+from tinyagent import child_environment, hookspecs, jsonl, testing, text_files, tools
+from tinyagent.testing import pytest_plugin
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import sys, pytest
 before = set(sys.modules)
 import tinyagent
 library = set(sys.modules)
-import tinyagent.pytest_plugin
+import tinyagent.testing.pytest_plugin
 print(*sorted(set(sys.modules) - library))
 """
 
@@ -29,13 +29,13 @@ print(*sorted(set(sys.modules) - library))
 def test_it_is_found_by_its_entry_point() -> None:
     """Installing tinyagent is all that it takes."""
     [point] = metadata.entry_points(group="pytest11", name="tinyagent")
-    assert "tinyagent.pytest_plugin" == point.value
+    assert "tinyagent.testing.pytest_plugin" == point.value
 
 
 def test_it_imports_nothing_but_the_library() -> None:
     """A project that does not use it does not pay for servers, HTTP clients or schemas."""
     done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=False)
-    assert "tinyagent.pytest_plugin" == done.stdout.strip(), done.stderr
+    assert "tinyagent.testing.pytest_plugin" == done.stdout.strip(), done.stderr
 
 
 def run_pytest(folder: Path, test: str) -> str:

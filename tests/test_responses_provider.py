@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyagent import _http
-from tinyagent._fake_server import FakeReply, Hangup, Hold, Reset, Sleep, sse
+from tinyagent._net import request as _http
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, ThinkingLevel
 from tinyagent.errors import AuthenticationError, MissingKeyError, ProviderError, RateLimitError
@@ -22,6 +21,7 @@ from tinyagent.responses_provider import (
     stream_openai_responses,
 )
 from tinyagent.testing import FakeServer, assistant, check_grammar, collect, tool_result, user
+from tinyagent.testing.server import FakeReply, Hangup, Hold, Reset, Sleep, sse
 
 KEY = "sk-test-CANARY-0123456789"
 OWN = {"api": "openai-responses", "provider": "openai", "model": "gpt-5"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent._sse import ServerSentEvent, SSEDecoder
+from tinyagent._stream.sse import ServerSentEvent, SSEDecoder
 from tinyagent.errors import InvalidReplyError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tinyagent import testing
-from tinyagent._interrupt import AbortSignal
+from tinyagent._cancel import AbortSignal
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import (
     AgentEndEvent,

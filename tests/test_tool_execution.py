@@ -26,7 +26,7 @@ from tinyagent import (
     skip_tool_call,
     validate_tool_arguments,
 )
-from tinyagent._interrupt import AbortSignal
+from tinyagent._cancel import AbortSignal
 from tinyagent.agent_tool_execution import ABORTED, MAX_CALLS, SKIPPED, ToolBatch
 from tinyagent.agent_types import (
     AgentEndEvent,

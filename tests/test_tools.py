@@ -21,7 +21,7 @@ import pytest
 
 import tinyagent.agent_tool_execution as execution
 from tinyagent import Agent, AgentOptions, AgentToolResult, tool, validate_tool_arguments
-from tinyagent._interrupt import AbortSignal
+from tinyagent._cancel import AbortSignal
 from tinyagent.agent_tool_execution import ToolBatch
 from tinyagent.testing import Reply, ScriptedProvider, assistant, call
 

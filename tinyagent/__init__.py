@@ -75,8 +75,8 @@ from .hookspecs import hookimpl
 from .tools import tool
 
 if TYPE_CHECKING:
-    from ._citations import extract_citations
     from ._event_stream import EventStream
+    from ._stream.citations import extract_citations
     from .anthropic_provider import AnthropicModel, stream_anthropic
     from .openai_wire import OpenAICompatModel, stream_openai_completions
     from .openrouter_provider import OpenRouterModel, stream_openrouter
@@ -98,7 +98,7 @@ _LAZY = {
     "ProxyStreamOptions": "proxy",
     "ProxyStreamResponse": "proxy",
     "create_proxy_stream": "proxy",
-    "extract_citations": "_citations",
+    "extract_citations": "_stream.citations",
     "parse_streaming_json": "proxy",
     "stream_anthropic": "anthropic_provider",
     "stream_openai_completions": "openai_wire",

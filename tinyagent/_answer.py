@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from ._message_checks import is_assistant
-from ._usage import add_usages
+from ._stream.message_checks import is_assistant
+from ._stream.usage import add_usages
 from .agent_types import AgentMessage, AssistantMessage, RunLimit, Usage
 from .errors import (
     EmptyReplyError,

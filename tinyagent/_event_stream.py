@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from ._interrupt import require_asyncio
+from ._cancel import require_asyncio
 from .errors import AgentStateError
 
 __all__ = ["Channel", "EventStream", "Iteration"]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._servers import SERVERS, server_of
+from ._stream.servers import SERVERS, server_of
 from .errors import as_amount
 
 if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation
 
-    from ._message_builder import ModelIdentity
+    from ._stream.builder import ModelIdentity
     from .agent_types import Usage
 
 __all__ = ["ModelFacts", "estimate_cost", "has_price", "model_facts"]

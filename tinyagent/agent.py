@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeGuard, cast, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
-from ._event_stream import Channel, EventStream, Iteration
-from ._interrupt import (
+from ._cancel import (
     Aborted,
     AbortSignal,
-    Interrupt,
-    at_most,
-    finish,
+    CancelScope,
+    best_effort,
     invoke,
-    is_inside,
+    is_awaited_by,
     require_asyncio,
+    shielded,
 )
-from ._message_builder import copy_message, now_ms
-from ._message_checks import checked_message, checked_messages, is_assistant
+from ._event_stream import Channel, EventStream, Iteration
+from ._stream.builder import copy_message, now_ms
+from ._stream.message_checks import checked_message, checked_messages, is_assistant
 from .agent_loop import check_limits, run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS, checked_tools
 from .agent_types import (
@@ -400,10 +400,10 @@ class Agent:
             try:
                 if active is None or active.is_cancelled or active.signal.is_set():
                     # The run is closing its events. This must not be interrupted again.
-                    await at_most(listen(), LISTENER_GRACE)
+                    await best_effort(listen(), LISTENER_GRACE)
                 else:
-                    async with Interrupt(active.signal):
-                        await finish(listen(), LISTENER_GRACE)
+                    async with CancelScope(active.signal):
+                        await shielded(listen(), LISTENER_GRACE)
             except Aborted:
                 pass  # The listener had its grace period. The run itself reacts to the abort.
             except asyncio.CancelledError as error:
@@ -656,7 +656,7 @@ class Agent:
         """
         require_asyncio()
         while (active := self._running()) is not None:
-            if is_inside(active.task) or active.signal in RUNNING_TOOLS.get():
+            if is_awaited_by(active.task) or active.signal in RUNNING_TOOLS.get():
                 raise AgentStateError(
                     "wait_for_idle() was called from inside the run that it would wait for."
                 )

@@ -30,24 +30,24 @@ from typing import Any, Protocol, cast
 
 from . import _json
 from ._answer import sum_usage
-from ._event_stream import Channel, EventStream
-from ._finish_reasons import finish_error, finish_kind, has_content, shown_word
-from ._handover import sendable
-from ._interrupt import (
+from ._cancel import (
     Aborted,
     CallbackCancelledError,
-    Interrupt,
+    CancelScope,
     call_abandonable,
-    child,
     invoke,
     leave_task,
     outcome,
     require_asyncio,
-    see_through,
+    run_to_completion,
+    spawn,
 )
-from ._message_builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
-from ._message_checks import checked_message, checked_messages, is_assistant
+from ._event_stream import Channel, EventStream
 from ._prices import estimate_cost
+from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
+from ._stream.finish_reasons import finish_error, finish_kind, has_content, shown_word
+from ._stream.history import repair_history
+from ._stream.message_checks import checked_message, checked_messages, is_assistant
 from .agent_tool_execution import Emit, ToolBatch, checked_tools
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
@@ -154,8 +154,8 @@ async def run_agent_loop(
         raise
     except BaseException:
         if not run.began or run.handed_over:
-            await see_through(_Turn(run).abandon())
-        await see_through(run.end())
+            await run_to_completion(_Turn(run).abandon())
+        await run_to_completion(run.end())
         raise
     await run.end()
     return run.new
@@ -387,7 +387,7 @@ class _Turn:
         except GeneratorExit:  # The event loop was closed: nothing can be awaited any more.
             raise
         except BaseException:
-            await see_through(self._close())
+            await run_to_completion(self._close())
             raise
         await _send(run.emit, TurnEndEvent(message=self.message, tool_results=self.results))
 
@@ -483,7 +483,7 @@ class _Reply:
         self._last: BuilderEvent | None = None
         self._key: str | None = None
         self._started = False
-        self._guard = Interrupt()
+        self._guard = CancelScope()
         self._outcome: AssistantMessage | Exception | None = None
         self.message: AssistantMessage | None = None
 
@@ -495,7 +495,7 @@ class _Reply:
         except Aborted:
             await self.close("aborted", Aborted())
         except asyncio.CancelledError:
-            await see_through(self.close("aborted", Aborted("The run was cancelled.")))
+            await run_to_completion(self.close("aborted", Aborted("The run was cancelled.")))
             raise
         except Exception as error:  # noqa: BLE001 - any error of a callback or provider becomes a message
             await self.close("error", error)
@@ -508,9 +508,9 @@ class _Reply:
         A separate task reads the reply. If a provider or callback suppresses its cancellation, or hangs while
         it is closed, its task is left running after a grace period.
         """
-        task = child(self._read_outcome())
+        task = spawn(self._read_outcome())
         try:
-            async with Interrupt(self._signal) as self._guard:
+            async with CancelScope(self._signal) as self._guard:
                 await asyncio.wait([task])
             if task.cancelled():
                 raise CallbackCancelledError("The provider's call was cancelled from inside.")
@@ -553,7 +553,7 @@ class _Reply:
         finally:
             # If a provider suppresses the time-out of `aclose`, `_ask` leaves its task running.
             hangs = asyncio.get_running_loop().call_later(
-                2 * CLOSE_GRACE, self._guard.fire, _CloseHangsError()
+                2 * CLOSE_GRACE, self._guard.cancel, _CloseHangsError()
             )
             await _aclose(events)
             if response is not events:
@@ -597,7 +597,7 @@ class _Reply:
         messages: list[AgentMessage] = list(self._context.messages)
         if config.transform_context is not None:
             messages = list(await invoke(config.transform_context, messages, signal))
-        sent = sendable(await invoke(config.convert_to_llm, messages))
+        sent = repair_history(await invoke(config.convert_to_llm, messages))
         self._key = config.api_key
         if config.get_api_key is not None:
             provider = getattr(config.model, "provider", "") or ""

@@ -22,18 +22,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from . import _json
-from ._event_stream import EventStream
-from ._interrupt import (
+from ._cancel import (
     Aborted,
     CallbackCancelledError,
-    Interrupt,
-    at_most,
+    CancelScope,
+    best_effort,
     call_abandonable,
-    child,
     invoke,
-    see_through,
+    run_to_completion,
+    spawn,
 )
-from ._message_builder import now_ms
+from ._event_stream import EventStream
+from ._stream.builder import now_ms
 from ._tool_schemas import tool_schema, validator
 from .agent_types import (
     AfterToolCall,
@@ -279,14 +279,14 @@ class ToolBatch:
                 elif running and self._before is not None:
                     # A hook may take long, for example to ask the user. Other calls that end are reported at
                     # once.
-                    self._preparing = child(self._prepare(item))
+                    self._preparing = spawn(self._prepare(item))
                     await self._wait(running, self._preparing)
                 else:
                     await self._prepare(item)
                 if item.result is not None:
                     await self._end(item)
                     continue
-                running[child(self._execute(item))] = item
+                running[spawn(self._execute(item))] = item
                 if not self._parallel:
                     await self._wait(running)
                     if number + 1 < len(self._calls):
@@ -295,7 +295,7 @@ class ToolBatch:
         except GeneratorExit:  # The event loop was closed, so nothing can be awaited.
             raise
         except BaseException:
-            await see_through(self.close())
+            await run_to_completion(self.close())
             raise
 
     def _reason_not_to_start(self, number: int) -> str | None:
@@ -448,7 +448,7 @@ class ToolBatch:
             if waiting is not None:
                 item.taking.append(waiting)
                 if item.taker is None or item.taker.done():
-                    item.taker = child(_take(item))
+                    item.taker = spawn(_take(item))
 
         def update(partial: AgentToolResult) -> None:
             kept = _checked(item.call["name"], partial)
@@ -510,7 +510,7 @@ class ToolBatch:
         others = set() if other is None else {other}
         while running and not (other is not None and other.done()):
             try:
-                async with Interrupt(self._signal):
+                async with CancelScope(self._signal):
                     done, _ = await asyncio.wait({*running, *others}, return_when=asyncio.FIRST_COMPLETED)
             except Aborted:
                 await asyncio.wait(running, timeout=ABORT_GRACE)
@@ -528,7 +528,7 @@ class ToolBatch:
         for item in self._calls:
             item.taker = None
             while item.taking:
-                await at_most(_take(item), ABORT_GRACE)
+                await best_effort(_take(item), ABORT_GRACE)
             if not item.started:
                 await self._start(item)
                 item.fail(ABORTED)

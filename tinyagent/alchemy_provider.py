@@ -21,14 +21,15 @@ from types import ModuleType
 from typing import Any, ClassVar, Unpack, cast
 from urllib.parse import urlsplit
 
-from . import _json, _wire, anthropic_provider
-from ._chat_types import Delta, unknown_fields
-from ._finish_reasons import later_word
-from ._http import Call, Reply
-from ._interrupt import Aborted, AbortSignal
-from ._message_builder import BuilderEvent
-from ._network import certificate_hint, is_loopback
-from ._provider_errors import redact
+from . import _json, anthropic_provider
+from ._cancel import Aborted, AbortSignal
+from ._net.connection import certificate_hint, is_loopback
+from ._net.errors import redact
+from ._net.request import Call, Reply
+from ._stream import decoder as _wire
+from ._stream.builder import BuilderEvent
+from ._stream.chat_types import Delta, unknown_fields
+from ._stream.finish_reasons import later_word
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions, Usage
 from .errors import (
@@ -88,7 +89,7 @@ class AlchemyCall(Call):
             signal=options.get("signal"),
             on_retry=options.get("on_retry"),
             secrets=secrets,
-            **_wire.network(model),
+            **_wire.connection_options(model),
         )
         self._module = module
         # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.
@@ -337,20 +338,20 @@ class AlchemyReply:
         hub.add(self)
         signal = call.signal
         if isinstance(signal, AbortSignal):
-            signal.subscribe(self, lambda: self.fire(Aborted()))
+            signal.subscribe(self, lambda: self.cancel(Aborted()))
         elif signal is not None:
             self._watcher = asyncio.create_task(self._watch(signal))
 
     async def _watch(self, signal: asyncio.Event) -> None:
         await signal.wait()
-        self.fire(Aborted())
+        self.cancel(Aborted())
 
     def wake(self) -> None:
         """Wake the reader, because there are new steps."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def fire(self, reason: BaseException) -> None:
+    def cancel(self, reason: BaseException) -> None:
         """End the request now, and have the read that is going on, or the next one, raise `reason`."""
         if self._fired is None:
             self._fired = reason
@@ -528,7 +529,7 @@ class AlchemyDecoder(ChatDecoder):
 
     def _spent(self) -> Usage | None:
         if self._anthropic:
-            usage = _wire.mapping(self._usage)
+            usage = _wire.as_dict(self._usage)
             return anthropic_provider.normal_usage(usage) if usage else None
         return super()._spent()
 

@@ -28,31 +28,31 @@ from typing import Any, Literal, Unpack
 from urllib.parse import unquote_to_bytes
 
 from . import _json
-from ._citations import add_citations, read_citations
-from ._finish_reasons import later_word
-from ._handover import handover, is_own
-from ._http import get_json
-from ._message_builder import BuilderEvent
-from ._model_families import claude_version, effort_for, family_of, note, temperature_for
-from ._tool_schemas import tool_schema
-from ._usage import add_usages
-from ._wire import (
+from ._net.request import get_json
+from ._stream.builder import BuilderEvent
+from ._stream.citations import add_citations, read_citations
+from ._stream.decoder import (
     DecoderOptions,
     ReplyDecoder,
     ReplyStream,
+    as_dict,
+    as_int,
+    as_str,
     check_model,
+    connection_options,
     count,
     dollars,
     encode_body,
     endpoint,
-    integer,
     list_timeout,
-    mapping,
-    network,
     open_stream,
     request_headers,
-    string,
 )
+from ._stream.finish_reasons import later_word
+from ._stream.history import adapt_history, is_own
+from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
+from ._stream.usage import add_usages
+from ._tool_schemas import tool_schema
 from .agent_types import (
     AssistantMessage,
     Citation,
@@ -136,7 +136,7 @@ def request_and_level(
     """Return the body of a request and its thinking level, which the message must store."""
     cache = getattr(model, "cache", "5m")
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
-    history = handover(context.messages, model, ids=IDS, tools=context.tools)
+    history = adapt_history(context.messages, model, ids=IDS, tools=context.tools)
     messages = _messages(history)
     body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
     if context.system_prompt.strip():
@@ -174,7 +174,7 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
     limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
     family, version = family_of(model.id), _version(model)
     own_budget = (options.get("thinking_budgets") or {}).get(level)
-    by_hand = integer(mapping(body.get("thinking")).get("budget_tokens"))
+    by_hand = as_int(as_dict(body.get("thinking")).get("budget_tokens"))
     if by_hand and not asked:
         limit = max(limit, by_hand + ANSWER_ROOM)
     if level == "off":
@@ -197,7 +197,7 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
         else:
             note(options, f"A reply of {limit} tokens has no room to think: the thinking level was left out.")
     body["max_tokens"] = limit
-    thinks = mapping(body.get("thinking")).get("type") in ("enabled", "adaptive")
+    thinks = as_dict(body.get("thinking")).get("type") in ("enabled", "adaptive")
     if thinks:
         family = family._replace(temperature=False)  # The API refuses it for all thinking models.
     temperature = temperature_for(model.id, family, options, thinks=thinks)
@@ -466,19 +466,19 @@ class AnthropicDecoder(ReplyDecoder):
             return
         match value.get("type") or name.decode("utf-8", "replace"):
             case "content_block_delta":
-                self._delta(integer(value.get("index")), mapping(value.get("delta")), out)
+                self._delta(as_int(value.get("index")), as_dict(value.get("delta")), out)
             case "content_block_start":
-                self._start(integer(value.get("index")), mapping(value.get("content_block")), out)
+                self._start(as_int(value.get("index")), as_dict(value.get("content_block")), out)
             case "content_block_stop":
-                self._close(integer(value.get("index")), out)
+                self._close(as_int(value.get("index")), out)
             case "ping":
                 self.seen -= 1
                 self.pings += 1
             case "message_start":
-                self._count(mapping(value.get("message")).get("usage"))
+                self._count(as_dict(value.get("message")).get("usage"))
             case "message_delta":
                 self._count(value.get("usage"))
-                self._note_end(mapping(value.get("delta")))
+                self._note_end(as_dict(value.get("delta")))
             case "message_stop":
                 self._finish(out)
             case kind:
@@ -490,33 +490,33 @@ class AnthropicDecoder(ReplyDecoder):
             return False
         self._count(value.get("usage"))
         for at, block in enumerate(value["content"]):
-            self._start(at, mapping(block), out)
+            self._start(at, as_dict(block), out)
             self._close(at, out)
         self._note_end(value)
         self._finish(out)
         return True
 
     def _note_end(self, delta: dict[str, Any]) -> None:
-        if word := string(delta.get("stop_reason")):
+        if word := as_str(delta.get("stop_reason")):
             self.finish_reason = later_word(self.finish_reason, word)
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: Any) -> None:
         """Update the token counts. A later report replaces the counts that it contains."""
-        self._usage |= {key: item for key, item in mapping(usage).items() if item is not None}
+        self._usage |= {key: item for key, item in as_dict(usage).items() if item is not None}
 
     # ---- blocks -------------------------------------------------------------------------------------
 
     def _start(self, at: int | None, block: dict[str, Any], out: list[BuilderEvent]) -> None:
         self._close(at, out)
-        kind = string(block.get("type"))
+        kind = as_str(block.get("type"))
         if kind in ("text", "thinking"):
             self._add(at, kind, block.get(kind), out)
             if kind == "thinking":
                 self._sign(at, block.get("signature"), out)
         elif kind == "tool_use":
-            index, event = self.builder.open_tool_call(string(block.get("id")), string(block.get("name")))
-            self._open[at] = _Block("tool_call", index, mapping(block.get("input")))
+            index, event = self.builder.open_tool_call(as_str(block.get("id")), as_str(block.get("name")))
+            self._open[at] = _Block("tool_call", index, as_dict(block.get("input")))
             out.append(event)
         elif kind:
             index, event = self.builder.open_thinking()
@@ -529,7 +529,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._open[at].fields = fields
 
     def _delta(self, at: int | None, delta: dict[str, Any], out: list[BuilderEvent]) -> None:
-        kind = string(delta.get("type"))
+        kind = as_str(delta.get("type"))
         block = self._open.get(at)
         wanted = _DELTAS.get(kind)
         if block is not None and block.kind == "raw":
@@ -561,11 +561,11 @@ class AnthropicDecoder(ReplyDecoder):
         """Collect the pieces of the texts of a block, also of an unknown type."""
         for name, value in delta.items():
             if kind == "input_json_delta":
-                block.json.append(string(value) if name == "partial_json" else "")
+                block.json.append(as_str(value) if name == "partial_json" else "")
             elif name == "type":
                 continue
             elif isinstance(value, str):
-                begun = string(block.whole.get(name))
+                begun = as_str(block.whole.get(name))
                 block.pieces.setdefault(name, [begun] if begun else []).append(value)
             else:
                 block.whole = {**block.whole, name: value}
@@ -578,13 +578,13 @@ class AnthropicDecoder(ReplyDecoder):
             index, event = self.builder.open_text() if kind == "text" else self.builder.open_thinking()
         self._open[at] = _Block(kind, index)
         out.append(event)
-        if string(piece):
+        if as_str(piece):
             out.append(self.builder.delta(index, piece))
 
     def _sign(self, at: int | None, signature: Any, out: list[BuilderEvent]) -> None:
         if at not in self._open:
             self._add(at, "thinking", "", out)
-        if self._open[at].kind == "thinking" and string(signature):
+        if self._open[at].kind == "thinking" and as_str(signature):
             self._open[at].whole["thinking_signature"] = signature
 
     def _close(self, at: int | None, out: list[BuilderEvent]) -> None:
@@ -616,7 +616,7 @@ class AnthropicDecoder(ReplyDecoder):
 
     def _note_sources(self, block: Mapping[str, Any]) -> None:
         """Record the sources of a server search."""
-        if string(block.get("type")).endswith("_tool_result"):
+        if as_str(block.get("type")).endswith("_tool_result"):
             found = read_citations(block.get("content"))
             add_citations(self._sources, [source for source in found if "url" in source])
 
@@ -659,8 +659,8 @@ class AnthropicDecoder(ReplyDecoder):
 
     def _reason(self) -> str:
         """Return the provider's reason for withholding the reply."""
-        details = mapping(self._details)
-        words = [self._clean(string(details.get(key))) for key in ("category", "explanation")]
+        details = as_dict(self._details)
+        words = [self._clean(as_str(details.get(key))) for key in ("category", "explanation")]
         return ": ".join(word for word in words if word)
 
 
@@ -675,7 +675,7 @@ def normal_usage(usage: Mapping[str, object]) -> Usage:
         "output": output_tokens,
         "cache_read": read,
         "cache_write": written,
-        "reasoning": count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
+        "reasoning": count(as_dict(usage.get("output_tokens_details")).get("thinking_tokens")),
         "total": input_tokens + output_tokens,
         "cost": dollars(usage.get("cost")),
     }
@@ -755,20 +755,22 @@ async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None 
     headers, secrets = _headers(model, options.get("api_key"))
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
-    value = await get_json(url, headers=headers, secrets=secrets, **network(model), **list_timeout(options))
+    value = await get_json(
+        url, headers=headers, secrets=secrets, **connection_options(model), **list_timeout(options)
+    )
     items = value.get("data") if isinstance(value, dict) else None
     if not isinstance(items, list):
         name = getattr(model, "provider", "") or ""
         raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
     return [
         ModelInfo(
-            id=string(item.get("id")),
-            name=string(item.get("display_name")),
-            context_window=integer(item.get("max_input_tokens")),
-            max_tokens=integer(item.get("max_tokens")),
+            id=as_str(item.get("id")),
+            name=as_str(item.get("display_name")),
+            context_window=as_int(item.get("max_input_tokens")),
+            max_tokens=as_int(item.get("max_tokens")),
         )
-        for item in map(mapping, items)
-        if string(item.get("id"))
+        for item in map(as_dict, items)
+        if as_str(item.get("id"))
     ]
 
 

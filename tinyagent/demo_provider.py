@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from . import _json
-from ._interrupt import Aborted, Interrupt
-from ._message_builder import MessageBuilder, ModelIdentity, StreamEvent
-from ._response import Response
+from ._cancel import Aborted, CancelScope
+from ._stream.builder import MessageBuilder, ModelIdentity, StreamEvent
+from ._stream.response import Response
 from ._tool_schemas import tool_schema
 from .agent_types import AgentTool, Context, Model, ModelInfo, Provider, SimpleStreamOptions, StreamResponse
 from .errors import ConfigurationError
@@ -85,7 +85,7 @@ async def _speak(
                 pieces = re.findall(r"\s*\S+", block)
             yield event
             for piece in pieces:
-                async with Interrupt(signal):
+                async with CancelScope(signal):
                     await asyncio.sleep(delay)
                 said += 1
                 yield builder.delta(index, piece)

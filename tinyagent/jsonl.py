@@ -36,7 +36,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from . import _json
-from ._message_builder import BuilderEvent, MessageBuilder, now_ms
+from ._stream.builder import BuilderEvent, MessageBuilder, now_ms
 from .agent_types import (
     STREAM_UPDATE_EVENTS,
     AgentEndEvent,

@@ -17,31 +17,32 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from . import _json, _wire
-from ._chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
-from ._citations import add_citations, read_citations
-from ._finish_reasons import is_final, later_word
-from ._handover import AUDIO_NOTE, handover, is_own
-from ._http import get_json
-from ._message_builder import BuilderEvent, ModelIdentity
-from ._model_families import ModelFamily, note, settings_for
-from ._servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
-from ._tool_schemas import tool_schema
-from ._wire import (
+from . import _json
+from ._net.request import get_json
+from ._stream import decoder as _wire
+from ._stream.builder import BuilderEvent, ModelIdentity
+from ._stream.chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
+from ._stream.citations import add_citations, read_citations
+from ._stream.decoder import (
     DecoderOptions,
     ReplyDecoder,
     ReplyStream,
+    as_dict,
+    as_int,
+    as_str,
     check_model,
+    connection_options,
     count,
+    decode_lenient,
     dollars,
-    integer,
     list_timeout,
-    loose,
-    mapping,
-    network,
     open_stream,
-    string,
 )
+from ._stream.finish_reasons import is_final, later_word
+from ._stream.history import AUDIO_NOTE, adapt_history, is_own
+from ._stream.model_families import ModelFamily, note, settings_for
+from ._stream.servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
+from ._tool_schemas import tool_schema
 from .agent_types import (
     Citation,
     Context,
@@ -250,7 +251,9 @@ def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
             sent.append({"role": "user", "content": [note, *images]})
             images.clear()
 
-    for message in handover(context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images):
+    for message in adapt_history(
+        context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images
+    ):
         if message["role"] == "tool_result":
             pictures = [_image(block) for block in message["content"] if block["type"] == "image"]
             images += pictures
@@ -327,8 +330,8 @@ def _sent_call(block: _Block, fit: Callable[[str], str]) -> dict[str, Any]:
     extra = _extra_fields(block.get("tool_call_signature"))
     arguments = _json.encode(block["arguments"]).decode()
     function = {"name": block["name"] or "unknown", "arguments": arguments}
-    call = {"id": fit(block["id"]), "type": "function", "function": mapping(extra.get("function")) | function}
-    return mapping(extra.get("call")) | call
+    call = {"id": fit(block["id"]), "type": "function", "function": as_dict(extra.get("function")) | function}
+    return as_dict(extra.get("call")) | call
 
 
 def _extra_fields(signature: object) -> dict[str, Any]:
@@ -345,7 +348,7 @@ def _send_back(content: Sequence[_Block], entry: dict[str, Any]) -> None:
     for block in content:
         signature = block.get(f"{block['type']}_signature")
         extra = _extra_fields(signature)
-        for name, value in mapping(extra.get("message")).items():
+        for name, value in as_dict(extra.get("message")).items():
             entry.setdefault(name, value)
         if block["type"] != "thinking":
             continue
@@ -446,7 +449,7 @@ class ChatDecoder(ReplyDecoder):
         for name, data, error_field in events:
             self.seen += 1
             if error_field or name == b"error":
-                self._stop(self._reported(loose(error_field or data)))
+                self._stop(self._reported(decode_lenient(error_field or data)))
                 return
             try:
                 chunk = decode(data)
@@ -493,7 +496,7 @@ class ChatDecoder(ReplyDecoder):
 
     def _without_choices(self, data: bytes) -> None:
         """Detect an error that has no `error` field: vLLM uses `object`, FastAPI uses `detail`."""
-        value = loose(data)
+        value = decode_lenient(data)
         if isinstance(value, dict) and (
             value.get("object") == "error"
             or (
@@ -583,7 +586,7 @@ class ChatDecoder(ReplyDecoder):
 
     def _take_image(self, part: object) -> None:
         """Record an image: `{"type": "image_url", "image_url": {"url": …}}`, as OpenRouter sends it."""
-        image = mapping(part)
+        image = as_dict(part)
         url = image.get("image_url") or image.get("url")
         url = url.get("url") if isinstance(url, dict) else url
         if not url and isinstance(image.get("b64_json"), str):
@@ -599,9 +602,9 @@ class ChatDecoder(ReplyDecoder):
 
     def _take_audio(self, audio: object, out: list[BuilderEvent]) -> None:
         """Add the transcript of an audio reply as text. The sound itself is discarded."""
-        fields = mapping(audio)
+        fields = as_dict(audio)
         self._audio = self._audio or bool(fields.get("data"))
-        self._say(string(fields.get("transcript")), out)
+        self._say(as_str(fields.get("transcript")), out)
 
     def _take_extra(self, delta: Delta, extra: dict[str, Any], out: list[BuilderEvent]) -> Delta:
         """Read the rare fields of a delta, store the unknown ones, and return the rest of the delta.
@@ -617,7 +620,7 @@ class ChatDecoder(ReplyDecoder):
             if isinstance(cited, list):
                 self._annotations += cited
         self._take_audio(extra.pop("audio", None), out)
-        google = mapping(mapping(extra.get("extra_content")).get("google"))
+        google = as_dict(as_dict(extra.get("extra_content")).get("google"))
         is_thought = google.get("thought") is True
         if "thought" in google:
             rest = {key: value for key, value in google.items() if key != "thought"}
@@ -737,10 +740,10 @@ class ChatDecoder(ReplyDecoder):
         cited: list[Citation] = []
         add_citations(cited, read_citations(self._annotations))
         for data in self._last_chunks:
-            chunk = mapping(loose(data))
+            chunk = as_dict(decode_lenient(data))
             choices = chunk.get("choices")
             if isinstance(choices, list) and choices and not _counts(self._usage):
-                self._usage = mapping(choices[0]).get("usage") or self._usage
+                self._usage = as_dict(choices[0]).get("usage") or self._usage
             add_citations(cited, read_citations(chunk.get("search_results") or chunk.get("citations")))
         if cited and self._text_block >= 0:
             self.builder.update(self._text_block, citations=cited)
@@ -879,7 +882,7 @@ def _detail_text(detail: object) -> str:
 
 def _counts(usage: object) -> bool:
     """Whether a usage counts any tokens. Some servers send an object of zeros beside the real one."""
-    return any(count(value) for value in mapping(usage).values())
+    return any(count(value) for value in as_dict(usage).values())
 
 
 def normal_usage(usage: object) -> Usage | None:
@@ -887,8 +890,8 @@ def normal_usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict) or not usage:
         return None
     read, written = (
-        mapping(usage.get("prompt_tokens_details")),
-        mapping(usage.get("completion_tokens_details")),
+        as_dict(usage.get("prompt_tokens_details")),
+        as_dict(usage.get("completion_tokens_details")),
     )
     # Some gateways use the names of the Responses API.
     input_tokens = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens"))
@@ -984,7 +987,7 @@ async def list_openai_models(model: Any, options: SimpleStreamOptions | None = N
         endpoint(model.base_url, "/models"),
         headers=headers,
         secrets=secrets,
-        **network(model),
+        **connection_options(model),
         **list_timeout(options),
     )
     items = value.get("data", value.get("models")) if isinstance(value, dict) else value
@@ -996,10 +999,10 @@ async def list_openai_models(model: Any, options: SimpleStreamOptions | None = N
         ModelInfo(
             id=str(item["id"]),
             name=str(item.get("name") or ""),
-            context_window=integer(item.get("context_length") or item.get("context_window")),
-            max_tokens=integer(item.get("max_completion_tokens")),
-            input_price=_per_million(mapping(item.get("pricing")).get("prompt")),
-            output_price=_per_million(mapping(item.get("pricing")).get("completion")),
+            context_window=as_int(item.get("context_length") or item.get("context_window")),
+            max_tokens=as_int(item.get("max_completion_tokens")),
+            input_price=_per_million(as_dict(item.get("pricing")).get("prompt")),
+            output_price=_per_million(as_dict(item.get("pricing")).get("completion")),
         )
         for item in items
         if isinstance(item, dict) and item.get("id")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._servers import OPENROUTER_URL
-from ._wire import ReplyStream
+from ._stream.decoder import ReplyStream
+from ._stream.servers import OPENROUTER_URL
 from .agent_types import Context, Model, ModelInfo, SimpleStreamOptions
 from .openai_wire import list_openai_models, stream_openai_completions
 

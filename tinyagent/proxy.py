@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ._http import Call, check_headers, check_key
-from ._interrupt import Aborted
-from ._message_builder import BuilderEvent, parse_partial_object
+from ._cancel import Aborted
+from ._net.request import Call, check_headers, check_key
+from ._stream.builder import BuilderEvent, parse_partial_object
+from ._stream.decoder import ReplyStream, connection_options, encode_body
 from ._tool_schemas import tool_definitions
-from ._wire import ReplyStream, encode_body, network
 from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError
 from .proxy_event_handlers import ProxyDecoder
@@ -178,7 +178,7 @@ def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
         secrets=[token],
-        **(network(model) | {"provider": name}),
+        **(connection_options(model) | {"provider": name}),
     )
 
 

@@ -32,10 +32,10 @@ from typing import Any, Unpack, cast
 
 import msgspec
 
-from ._citations import read_citations
-from ._finish_reasons import finish_kind
-from ._message_builder import BuilderEvent, ModelIdentity
-from ._wire import DecoderOptions, ReplyDecoder, count, dollars
+from ._stream.builder import BuilderEvent, ModelIdentity
+from ._stream.citations import read_citations
+from ._stream.decoder import DecoderOptions, ReplyDecoder, count, dollars
+from ._stream.finish_reasons import finish_kind
 from .agent_types import Usage
 from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from . import _json, jsonl
-from ._message_builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
-from ._message_checks import is_assistant
-from ._response import Response
+from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
+from ._stream.message_checks import is_assistant
+from ._stream.response import Response
 from .agent_types import (
     AssistantMessage,
     Context,

@@ -23,27 +23,27 @@ from functools import partial
 from typing import Any, Unpack
 
 from . import _json
-from ._citations import add_citations, read_citations
-from ._finish_reasons import finish_kind
-from ._handover import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, handover
-from ._message_builder import BuilderEvent
-from ._model_families import ModelFamily, family_of, note, settings_for
-from ._servers import dialect_of, server_of
-from ._tool_schemas import tool_schema
-from ._wire import (
+from ._stream.builder import BuilderEvent
+from ._stream.citations import add_citations, read_citations
+from ._stream.decoder import (
     DecoderOptions,
     ReplyDecoder,
     ReplyStream,
+    as_dict,
+    as_int,
+    as_str,
     check_model,
     count,
     dollars,
     endpoint,
-    integer,
-    mapping,
     open_stream,
     request_headers,
-    string,
 )
+from ._stream.finish_reasons import finish_kind
+from ._stream.history import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, adapt_history
+from ._stream.model_families import ModelFamily, family_of, note, settings_for
+from ._stream.servers import dialect_of, server_of
+from ._tool_schemas import tool_schema
 from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions, Usage
 from .errors import ProviderError, TinyAgentError
 
@@ -106,7 +106,9 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
         "model": model.id,
         "stream": True,
         "store": False,
-        "input": _input(handover(context.messages, model, ids=IDS, tools=context.tools, images=True), stored),
+        "input": _input(
+            adapt_history(context.messages, model, ids=IDS, tools=context.tools, images=True), stored
+        ),
     }
     if context.system_prompt:
         body["instructions"] = context.system_prompt
@@ -367,7 +369,7 @@ class ResponsesDecoder(ReplyDecoder):
         value = self._object(data)
         if value is None:
             return
-        kind = string(value.get("type")) or name.decode("utf-8", "replace")
+        kind = as_str(value.get("type")) or name.decode("utf-8", "replace")
         match kind:
             case "response.output_text.delta" | "response.refusal.delta":
                 self._text(value, value.get("delta"), kind, out)
@@ -383,17 +385,17 @@ class ResponsesDecoder(ReplyDecoder):
                     item.wholes.add(0)
                 self._complete(item, 0, value.get("arguments"), out)
             case "response.content_part.done" | "response.reasoning_summary_part.done":
-                self._take_part(value, mapping(value.get("part")), out)
+                self._take_part(value, as_dict(value.get("part")), out)
             case "response.output_text.annotation.added":
-                part = integer(value.get("content_index")) or 0
+                part = as_int(value.get("content_index")) or 0
                 annotation = value.get("annotation")
                 self._item(value, "message").annotations.setdefault(part, []).append(annotation)
             case "response.output_item.added":
-                self._begin(value, mapping(value.get("item")), out)
+                self._begin(value, as_dict(value.get("item")), out)
             case "response.output_item.done":
-                self._take_item(value, mapping(value.get("item")), out)
+                self._take_item(value, as_dict(value.get("item")), out)
             case "response.completed" | "response.incomplete" | "response.failed" | "response.done":
-                self._end(mapping(value.get("response")), kind, out)
+                self._end(as_dict(value.get("response")), kind, out)
             case "response.cancelled":
                 self._stop(self._reported("the reply was cancelled at the provider"))
             case "keepalive" | "ping":
@@ -440,12 +442,12 @@ class ResponsesDecoder(ReplyDecoder):
             given: The item, if the event holds it.
             begins: Whether the event announces an item.
         """
-        item_id = string((given or {}).get("id")) or string(value.get("item_id"))
+        item_id = as_str((given or {}).get("id")) or as_str(value.get("item_id"))
         item = self._by_id.get(item_id)
         if item is not None and item.kind == kind and not (begins and item.ended):
             item.has_stable_id = item.has_stable_id or (given is None and item_id == item.id)
             return item
-        place = (integer(value.get("output_index")), kind)
+        place = (as_int(value.get("output_index")), kind)
         here = self._at.get(place)
         if here is not None and not self._is_another(here, item_id, given, begins):
             if item_id:
@@ -470,7 +472,7 @@ class ResponsesDecoder(ReplyDecoder):
         return item
 
     def _begin(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        kind = string(given.get("type"))
+        kind = as_str(given.get("type"))
         if not kind:
             return
         item = self._item(value, kind, given, begins=True)
@@ -485,8 +487,8 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
         self._open_announced(out)
-        item.call_id = string(given.get("call_id"))
-        index, event = self.builder.open_tool_call(item.call_id, string(given.get("name")))
+        item.call_id = as_str(given.get("call_id"))
+        index, event = self.builder.open_tool_call(item.call_id, as_str(given.get("name")))
         item.blocks[0] = index
         out.append(event)
         return index
@@ -527,7 +529,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._add(item, part, whole[len(had) :], out)
 
     def _take_item(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
-        kind = string(given.get("type"))
+        kind = as_str(given.get("type"))
         if kind:
             self._end_item(self._item(value, kind, given), given, out)
 
@@ -537,7 +539,7 @@ class ResponsesDecoder(ReplyDecoder):
             return
         item.ended = False
         item.given = given
-        item.id = item.id or string(given.get("id"))
+        item.id = item.id or as_str(given.get("id"))
         if item.kind == "message":
             self._end_message(item, given, out)
         elif item.kind == "function_call":
@@ -551,7 +553,7 @@ class ResponsesDecoder(ReplyDecoder):
     # ---- text and citations -------------------------------------------------------------------------
 
     def _text(self, value: Mapping[str, Any], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
-        part = integer(value.get("content_index")) or 0
+        part = as_int(value.get("content_index")) or 0
         item = self._item(value, "message")
         if item.has_whole(part, value):
             return
@@ -564,14 +566,14 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _whole_text(self, value: Mapping[str, Any], text: Any, kind: str, out: list[BuilderEvent]) -> None:
         """End a part. Its text is used if no part of the item was streamed."""
-        item, part = self._item(value, "message"), integer(value.get("content_index")) or 0
+        item, part = self._item(value, "message"), as_int(value.get("content_index")) or 0
         if part not in item.blocks and (item.wholes or not item.blocks):
             self._text(value, text, kind, out)
             item.wholes.add(part)
 
     def _take_part(self, value: Mapping[str, Any], part: Mapping[str, Any], out: list[BuilderEvent]) -> None:
         """End a part that arrives as an object. Servers may send no other event for it."""
-        kind = string(part.get("type"))
+        kind = as_str(part.get("type"))
         if kind in ("reasoning_text", "summary_text"):
             source = "response.reasoning_text" if kind == "reasoning_text" else _REASONING[-1]
             self._think({**value, "text": part.get("text")}, source, "done", out)
@@ -607,8 +609,8 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _end_message(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         content = given.get("content")
-        parts = [mapping(piece) for piece in content] if isinstance(content, list) else []
-        texts = [string(piece.get(_key(piece))) for piece in parts]
+        parts = [as_dict(piece) for piece in content] if isinstance(content, list) else []
+        texts = [as_str(piece.get(_key(piece))) for piece in parts]
         streamed = "".join(self.builder.text(index) for index in item.blocks.values())
         for part, (piece, text) in enumerate(zip(parts, texts, strict=True)):
             place = part
@@ -632,9 +634,9 @@ class ResponsesDecoder(ReplyDecoder):
         whole = given.get("arguments")
         self._complete(item, 0, whole, out)
         fields: dict[str, Any] = {}
-        if not item.call_id and string(given.get("call_id")):
+        if not item.call_id and as_str(given.get("call_id")):
             fields["id"] = self.builder.unique_id(given["call_id"])
-        if not self.builder.block(index)["name"] and string(given.get("name")):
+        if not self.builder.block(index)["name"] and as_str(given.get("name")):
             fields["name"] = given["name"]
         if item.id:
             fields["tool_call_signature"] = _json.encode({"id": item.id}).decode()
@@ -644,7 +646,7 @@ class ResponsesDecoder(ReplyDecoder):
         """Parts of a summary are paragraphs of one block."""
         item = self._item(value, "reasoning")
         item.source = item.source or source
-        part = integer(value.get("summary_index", value.get("content_index"))) or 0
+        part = as_int(value.get("summary_index", value.get("content_index"))) or 0
         streamed = 0 in item.blocks and not item.wholes and self.builder.text(item.blocks[0]) != ""
         if item.source != source or (step == "done" and (streamed or part in item.wholes)):
             return
@@ -664,7 +666,7 @@ class ResponsesDecoder(ReplyDecoder):
         pieces = given.get("summary") or given.get("content")
         had = self.builder.text(item.blocks[0]) if item.blocks else ""
         if not had and isinstance(pieces, list):
-            self._add(item, 0, "\n\n".join(string(mapping(piece).get("text")) for piece in pieces), out)
+            self._add(item, 0, "\n\n".join(as_str(as_dict(piece).get("text")) for piece in pieces), out)
         kept = {"type": "reasoning", "id": item.id, "summary": given.get("summary") or []}
         for key in ("encrypted_content", "content"):
             if given.get(key):
@@ -676,7 +678,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _end_raw(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
         """Store an item, to send it back. Its sources become sources of the text."""
-        for holder in (given, mapping(given.get("action"))):
+        for holder in (given, as_dict(given.get("action"))):
             for key in ("sources", "results"):
                 found = read_citations(holder.get(key))
                 add_citations(self._sources, [source for source in found if "url" in source])
@@ -687,26 +689,26 @@ class ResponsesDecoder(ReplyDecoder):
     # ---- the end ------------------------------------------------------------------------------------
 
     def _end(self, response: dict[str, Any], kind: str, out: list[BuilderEvent]) -> None:
-        self._usage = mapping(response.get("usage"))
-        status = string(response.get("status")) or kind.removeprefix("response.")
+        self._usage = as_dict(response.get("usage"))
+        status = as_str(response.get("status")) or kind.removeprefix("response.")
         if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
         self._end_items(response.get("output"), out)
         self.finish_reason = status
         if kind == "response.incomplete" or status == "incomplete":
-            details = mapping(response.get("incomplete_details"))
-            self.finish_reason = string(details.get("reason")) or "incomplete"
+            details = as_dict(response.get("incomplete_details"))
+            self.finish_reason = as_str(details.get("reason")) or "incomplete"
             self._is_cut = True
         self._finish(out)
 
     def _end_items(self, output: Any, out: list[BuilderEvent]) -> None:
         """Read the list of all items, which may repeat items that were streamed."""
-        listed = [mapping(given) for given in output] if isinstance(output, list) else []
-        listed = [given for given in listed if string(given.get("type"))]
+        listed = [as_dict(given) for given in output] if isinstance(output, list) else []
+        listed = [given for given in listed if as_str(given.get("type"))]
         found: dict[int, _Item] = {}
         for at, given in enumerate(listed):
-            item = self._by_id.get(string(given.get("id")))
+            item = self._by_id.get(as_str(given.get("id")))
             if item is not None and item.kind == given["type"]:
                 found[at] = item
         matched = {id(item) for item in found.values()}
@@ -716,12 +718,12 @@ class ResponsesDecoder(ReplyDecoder):
                 unmatched.setdefault(item.kind, deque()).append(item)
         for at, given in enumerate(listed):
             item = found.get(at)
-            if item is None and (known := self._by_id.get(string(given.get("id")))) and known.given == given:
+            if item is None and (known := self._by_id.get(as_str(given.get("id")))) and known.given == given:
                 continue  # listed twice
             if item is None:
                 # Without an id or with a new one, it is the next item of this kind.
                 rest = unmatched.get(given["type"])
-                item = rest.popleft() if rest else self._new_item(given["type"], string(given.get("id")))
+                item = rest.popleft() if rest else self._new_item(given["type"], as_str(given.get("id")))
             self._end_item(item, given, out)
 
     def _finish(self, out: list[BuilderEvent]) -> None:
@@ -731,8 +733,8 @@ class ResponsesDecoder(ReplyDecoder):
         self._add_sources()
         for item in self._items:
             image = item.given.get("result") if item.kind == _IMAGE else None
-            if string(image):
-                image_type = string(item.given.get("output_format")) or "png"
+            if as_str(image):
+                image_type = as_str(item.given.get("output_format")) or "png"
                 self.builder.add_image(f"data:image/{image_type};base64,{image}")
         if self._audio and len(self.builder) == 0:
             self._text({}, AUDIO_NOTE, "response.output_text.delta", out)
@@ -758,13 +760,13 @@ class ResponsesDecoder(ReplyDecoder):
 
 def _key(piece: Mapping[str, Any]) -> str:
     """Return the field of a part that has its text."""
-    return {"refusal": "refusal", "output_audio": "transcript"}.get(string(piece.get("type")), "text")
+    return {"refusal": "refusal", "output_audio": "transcript"}.get(as_str(piece.get("type")), "text")
 
 
 def normal_usage(usage: Mapping[str, object]) -> Usage:
     """Convert the usage of the Responses API."""
     input_tokens, output_tokens = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    read, written = mapping(usage.get("input_tokens_details")), mapping(usage.get("output_tokens_details"))
+    read, written = as_dict(usage.get("input_tokens_details")), as_dict(usage.get("output_tokens_details"))
     return {
         "input": input_tokens,
         "output": output_tokens,
@@ -808,8 +810,8 @@ async def stream_openai_responses(
         decoder=partial(ResponsesDecoder, model),
     )
     if url in _refuse_summaries:
-        mapping(body.get("reasoning")).pop("summary", None)
-    summary = mapping(body.get("reasoning")).get("summary")
+        as_dict(body.get("reasoning")).pop("summary", None)
+    summary = as_dict(body.get("reasoning")).get("summary")
     try:
         return await open_reply(body)
     except ProviderError as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from . import settings
-from .terminal_text import clean
+from .config import environment as settings
+from .terminal.sanitise import clean
 
 __all__ = ["AppContext"]
 
@@ -89,6 +89,6 @@ class AppContext:
 
 
 def _shown(text: str) -> str:
-    from tinyagent._provider_errors import redact
+    from tinyagent._net.errors import redact
 
     return clean(redact(text))

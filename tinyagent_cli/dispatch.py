@@ -32,8 +32,8 @@ def dispatch(args: Sequence[str]) -> int:
 def _run(app: AppContext) -> int:
     from click.exceptions import Exit
 
-    from . import settings
-    from .root import root
+    from .app import root
+    from .config import environment as settings
 
     completion = settings.variable(COMPLETION_VARIABLE)
     if completion:
@@ -41,7 +41,7 @@ def _run(app: AppContext) -> int:
 
         return shell_complete(root, {"obj": app}, "tinyagent", COMPLETION_VARIABLE, completion)
     if sys.stdout is None:
-        from .failures import InputError
+        from .exit_codes import InputError
 
         raise InputError("Standard output is closed.", hint="Redirect it: > /dev/null")
     try:
@@ -53,11 +53,11 @@ def _run(app: AppContext) -> int:
 
 
 def _report(error: BaseException, app: AppContext) -> int:
-    from .failures import describe
+    from .exit_codes import describe
 
     failure = describe(error)
     if failure.kind == "internal":
-        from .installation import fault
+        from .plugins.namesake import fault
 
         if fault() is not None:
             raise error  # not a defect: `main` reports the broken installation

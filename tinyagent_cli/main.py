@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # imported and once more at the end, would be a tenth of a short run.
     gc.set_threshold(20_000, 20, 20)
     _open_closed_descriptors()
-    from .standard_output import flush, guard
+    from .terminal.standard_output import flush, guard
 
     guard()
     args = list(sys.argv[1:] if argv is None else argv)
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # the second one, while the first one was reported
         os._exit(INTERRUPTED)
     gc.freeze()
-    if "tinyagent_cli.plugin_manager" in sys.modules:
-        from .process_exit import limit_exit
+    if "tinyagent_cli.plugins.manager" in sys.modules:
+        from .run.process_exit import limit_exit
 
         limit_exit(code)
     _exit_on_sigint(code)
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report_broken(error: Exception) -> int:
     """Report that tinyagent itself is not installed as it should be; returns the exit code."""
-    from .installation import fault
+    from .plugins.namesake import fault
 
     message, hint = fault() or (
         f"tinyagent cannot be loaded: {type(error).__name__}: {error}",

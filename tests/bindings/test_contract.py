@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from tinyagent._fake_server import DONE, FakeReply, FakeServer, chat_chunk, split_bytes, sse
 from tinyagent.agent_types import Context
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
 from tinyagent.testing import ChatWire, ProviderContract, Wire
+from tinyagent.testing.server import DONE, FakeReply, FakeServer, chat_chunk, split_bytes, sse
 
 CONTRACT = Path(__file__).parent.parent / "contract"
 

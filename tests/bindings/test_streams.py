@@ -27,11 +27,11 @@ from tinyagent import (
     InvalidMessageError,
     tool,
 )
-from tinyagent._fake_server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
 from tinyagent.agent_types import Context
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
 from tinyagent.openai_wire import stream_openai_completions
 from tinyagent.testing import check_grammar, collect, user
+from tinyagent.testing.server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
 
 from .conftest import ROOT, SITE
 

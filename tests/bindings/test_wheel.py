@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent._fake_server import FakeReply, FakeServer
+from tinyagent.testing.server import FakeReply, FakeServer
 
 from .conftest import ROOT
 

@@ -20,8 +20,8 @@ from typing import IO, Any, NamedTuple
 
 import pytest
 
-from tinyagent._fake_server import FakeReply
 from tinyagent.testing import FakeServer
+from tinyagent.testing.server import FakeReply
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 20

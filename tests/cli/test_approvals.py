@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-import tinyagent_cli.approvals as approvals_module
+import tinyagent_cli.run.approvals as approvals_module
 from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer, assistant
-from tinyagent_cli.approvals import Approvals, Question, question
-from tinyagent_cli.remembered import Remembered, current_project, fingerprint
-from tinyagent_cli.tool_sources import ToolSource
+from tinyagent_cli.plugins.tool_sources import ToolSource
+from tinyagent_cli.run.approval_store import ApprovalStore, current_project, fingerprint
+from tinyagent_cli.run.approvals import Approvals, Question, question
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -439,7 +439,7 @@ def add_approvals(path: Path, first: int, count: int) -> None:
     """Remember calls in this process."""
     tool = AgentTool(name="t", description="", parameters={})
     for number in range(first, first + count):
-        Remembered(path).add(str(number), tool, ToolSource("s", "m", is_file=False), {"n": number})
+        ApprovalStore(path).add(str(number), tool, ToolSource("s", "m", is_file=False), {"n": number})
 
 
 def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
@@ -451,7 +451,7 @@ def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join(60)
-    assert {str(number) for number in range(30)} == {approval.id for approval in Remembered(path)}
+    assert {str(number) for number in range(30)} == {approval.id for approval in ApprovalStore(path)}
 
 
 def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:
@@ -475,7 +475,7 @@ def test_the_list_of_approvals_hides_nothing(cli: Cli) -> None:
     home = Path(cli.home)
     home.mkdir(parents=True, exist_ok=True)
     source = ToolSource("/x/\u202eyp.loot\n.py", "m", is_file=True)
-    Remembered(home / "approvals.json").add(
+    ApprovalStore(home / "approvals.json").add(
         "0" * 64, tool, source, {"command": "echo" + " " * 90 + "\u3164;\x1b[8mrm"}
     )
     lines = cli("approvals", "list").out.splitlines()

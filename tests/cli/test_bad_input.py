@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tinyagent._fake_server import Hangup, chat_chunk, sse
 from tinyagent.testing import FakeServer
-from tinyagent_cli.failures import describe
+from tinyagent.testing.server import Hangup, chat_chunk, sse
+from tinyagent_cli.exit_codes import describe
 
 from .conftest import Cli, FakeReply
 

@@ -12,9 +12,9 @@ import platformdirs
 import pytest
 
 from tinyagent.testing import FakeServer
-from tinyagent_cli import settings
-from tinyagent_cli.config_files import Count, ProjectRunTable, Seconds
-from tinyagent_cli.configuration import _LIMITS
+from tinyagent_cli.config import environment as settings
+from tinyagent_cli.config.files import Count, ProjectRunTable, Seconds
+from tinyagent_cli.config.settings import _LIMITS
 
 from .conftest import Cli, FakeReply
 

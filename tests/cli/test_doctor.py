@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tinyagent.testing import FakeServer
-from tinyagent_cli import plugin_check
-from tinyagent_cli.entry_points import EntryPoint
+from tinyagent_cli.plugins import check as plugin_check
+from tinyagent_cli.plugins.discovery import EntryPoint
 
 from .conftest import Cli, FakeReply
 

@@ -8,7 +8,7 @@ import pytest
 
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer
-from tinyagent_cli.endpoints import AZURE_API_VERSION, azure_url, ollama_url
+from tinyagent_cli.config.endpoints import AZURE_API_VERSION, azure_url, ollama_url
 
 from .conftest import Cli, FakeReply
 

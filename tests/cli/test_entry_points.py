@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent_cli import entry_points
-from tinyagent_cli.entry_points import EntryPoint, find, names_a_file, scan
+from tinyagent_cli.plugins import discovery as entry_points
+from tinyagent_cli.plugins.discovery import EntryPoint, find, names_a_file, scan
 
 
 def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = "dist-info") -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tinyagent_cli.installer_errors import explain
+from tinyagent_cli.plugins.installer_errors import explain
 
 PRINTED = [
     (

@@ -10,10 +10,10 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from tinyagent import errors
-from tinyagent_cli import failures
+from tinyagent_cli import exit_codes as failures
+from tinyagent_cli.app import COMMANDS
 from tinyagent_cli.main import main
-from tinyagent_cli.root import COMMANDS
-from tinyagent_cli.signals import Interrupted
+from tinyagent_cli.run.signals import Interrupted
 
 from .conftest import Cli, FakeReply
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent_cli import plugin_templates
-from tinyagent_cli.plugin_templates import KINDS
+from tinyagent_cli.plugins import scaffold as plugin_templates
+from tinyagent_cli.plugins.scaffold import KINDS
 
 from .conftest import ROOT, Cli
 

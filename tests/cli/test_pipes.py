@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tinyagent._fake_server import Hold, Wait, chat_chunk, sse
 from tinyagent.testing import FakeServer
+from tinyagent.testing.server import Hold, Wait, chat_chunk, sse
 
 from .conftest import SECONDS, TOOLS, Cli, FakeReply
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent_cli.lifetime import ENDING_S
-from tinyagent_cli.process_exit import ATEXIT_S, THREADS_S
+from tinyagent_cli.run.lifetime import ENDING_S
+from tinyagent_cli.run.process_exit import ATEXIT_S, THREADS_S
 
 from .conftest import SECONDS, Cli, Done
 
@@ -199,7 +199,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     "name",
-    ["tinyagent_cli.dispatch", "click", "tinyagent_cli.commands.run", "tinyagent_cli.run_session", "msgspec"],
+    ["tinyagent_cli.dispatch", "click", "tinyagent_cli.commands.run", "tinyagent_cli.run.driver", "msgspec"],
 )
 def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
     """From the first line of `main` on: exit code 130, and never a traceback.
@@ -209,7 +209,7 @@ def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
     script = cli.file("interrupted.py", INTERRUPTED_IMPORT.format(name=name))
     done = cli.shell(f"{cli.command()[0]} -P {script}")
     assert 130 == done.code
-    if name in ("tinyagent_cli.run_session", "msgspec"):
+    if name in ("tinyagent_cli.run.driver", "msgspec"):
         assert ("interrupted", "Error: Interrupted.\n") == (done.result["error"]["kind"], done.err)
     else:
         assert ("", "") == (done.out, done.err)

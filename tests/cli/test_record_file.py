@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tinyagent._fake_server import Hold, chat_chunk, sse
 from tinyagent.testing import FakeServer
+from tinyagent.testing.server import Hold, chat_chunk, sse
 
 from .conftest import Cli, FakeReply
 

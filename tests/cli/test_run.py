@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from tinyagent import jsonl
-from tinyagent._fake_server import chat_chunk, sse
 from tinyagent.testing import FakeServer
+from tinyagent.testing.server import chat_chunk, sse
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -431,7 +431,7 @@ def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:
 
 def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
     """--timeout: exit code 124; what had come stays, events are closed."""
-    from tinyagent._fake_server import Hold
+    from tinyagent.testing.server import Hold
 
     serve(FakeReply([*FakeReply.text("Hello").steps[:1], Hold()]))
     done = cli("run", "--jsonl", "-m", "local/m", "--timeout", "0.5", "Hi")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent_cli.terminal_text import Sanitizer, clean, one_line, visible
+from tinyagent_cli.terminal.sanitise import Sanitizer, clean, one_line, visible
 
 HOSTILE = [
     ("colour \x1b[31mred\x1b[0m", "colour red"),

@@ -14,7 +14,7 @@ import sys
 import traceback
 from importlib import import_module
 
-from tinyagent import _http
+from tinyagent._net import request as _http
 from tinyagent_cli.main import main
 
 PRELOADED = [
@@ -31,9 +31,9 @@ PRELOADED = [
     "tinyagent_cli.commands.run",
     "tinyagent_cli.commands.schema",
     "tinyagent_cli.commands.tools",
-    "tinyagent_cli.run_session",
+    "tinyagent_cli.run.driver",
     "tinyagent_cli.sinks.jsonl",
-    "tinyagent_cli.tool_call",
+    "tinyagent_cli.run.tool_call",
 ]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tinyagent._message_builder import MessageBuilder
-from tinyagent._response import Response
+from tinyagent._stream.builder import MessageBuilder
+from tinyagent._stream.response import Response
 from tinyagent.agent_types import Model
 from tinyagent.errors import ProviderError
 from tinyagent.openai_wire import OpenAICompatModel, stream_openai_completions

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyagent._fake_server import FakeReply, FakeServer, split_bytes
 from tinyagent.agent_types import Context, Model
 from tinyagent.anthropic_provider import AnthropicDecoder, AnthropicModel, stream_anthropic
 from tinyagent.errors import TinyAgentError
@@ -22,6 +21,7 @@ from tinyagent.proxy import stream_proxy
 from tinyagent.proxy_event_handlers import ProxyDecoder
 from tinyagent.responses_provider import OpenAIResponsesModel, ResponsesDecoder, stream_openai_responses
 from tinyagent.testing import AnthropicWire, ChatWire, ProxyWire, ResponsesWire, Script, Wire, check_reply
+from tinyagent.testing.server import FakeReply, FakeServer, split_bytes
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 """How many of each; `FUZZ_EXAMPLES=5000` looks for longer."""

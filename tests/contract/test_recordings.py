@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tinyagent._fake_server import FakeReply, FakeServer, split_bytes
 from tinyagent.agent_types import Context, Model
 from tinyagent.openai_wire import ChatDecoder, OpenAICompatModel, stream_openai_completions
+from tinyagent.testing.server import FakeReply, FakeServer, split_bytes
 
 RECORDED = Path(__file__).parent.parent / "data" / "recorded"
 EXPECTED: dict[str, Any] = json.loads((RECORDED / "chat_expected.json").read_text("utf-8"))

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tinyagent import _http, jsonl
-from tinyagent._fake_server import FakeReply, FakeServer, sse
+from tinyagent import jsonl
+from tinyagent._net import request as _http
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentLoopConfig, Context, Model
 from tinyagent.anthropic_provider import AnthropicModel, stream_anthropic
@@ -35,6 +35,7 @@ from tinyagent.testing import (
     collect,
     user,
 )
+from tinyagent.testing.server import FakeReply, FakeServer, sse
 
 from .test_wire_cases import CASES, SHORT, steps_of, waits  # noqa: F401
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tinyagent import _http
-from tinyagent._fake_server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Step
+from tinyagent._net import request as _http
 from tinyagent.agent_types import Context
 from tinyagent.errors import TinyAgentError
 from tinyagent.openai_wire import OpenAICompatModel, stream_openai_completions
+from tinyagent.testing.server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Step
 
 CASES = json.loads((Path(__file__).parent.parent / "data" / "wire_cases.json").read_text("ascii"))
 KEY = "sk-test-CANARY-0123456789"

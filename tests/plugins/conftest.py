@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tinyagent_cli import plugin_templates
+from tinyagent_cli.plugins import scaffold as plugin_templates
 
 from ._wheels import repack
 

@@ -330,7 +330,7 @@ async def test_five_hundred_at_once_lose_nothing(start: Start) -> None:
 
 def test_the_servers_table_of_providers_is_the_command_lines() -> None:
     """A plugin cannot see the command line's table, so it has its own; they say the same."""
-    from tinyagent._servers import SERVERS
+    from tinyagent._stream.servers import SERVERS
     from tinyagent_proxy_server._upstreams import BUILT_IN
 
     known = {

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinyagent_cli.app import CONTEXT, common_options, need_command
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.root import CONTEXT, common_options, need_command
-from tinyagent_cli.tables import print_json, print_table
-from tinyagent_cli.terminal_text import visible_line
+from tinyagent_cli.terminal.sanitise import visible_line
+from tinyagent_cli.terminal.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from tinyagent_cli.remembered import Remembered
+    from tinyagent_cli.run.approval_store import ApprovalStore
 
 __all__ = ["approvals"]
 
@@ -29,11 +29,11 @@ def approvals(ctx: click.Context) -> None:
     need_command(ctx)
 
 
-def _remembered(app: AppContext) -> Remembered:
-    from tinyagent_cli.remembered import Remembered
-    from tinyagent_cli.settings import APPROVALS_FILE, config_directory
+def _remembered(app: AppContext) -> ApprovalStore:
+    from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
+    from tinyagent_cli.run.approval_store import ApprovalStore
 
-    return Remembered(config_directory() / APPROVALS_FILE, app.warn)
+    return ApprovalStore(config_directory() / APPROVALS_FILE, app.warn)
 
 
 @approvals.command("list")
@@ -71,8 +71,8 @@ def _day(milliseconds: int) -> str:
 @click.pass_obj
 def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: bool) -> None:
     """Ask again for the calls with these IDs (see `approvals list`)."""
-    from tinyagent_cli.failures import InputError
-    from tinyagent_cli.remembered import current_project
+    from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.run.approval_store import current_project
 
     remembered = _remembered(app)
     found = list(remembered)

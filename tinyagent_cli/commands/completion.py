@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tinyagent_cli.root import CONTEXT, common_options
+from tinyagent_cli.app import CONTEXT, common_options
 
 __all__ = ["completion"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from tinyagent_cli.app import CONTEXT, common_options
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.root import CONTEXT, common_options
 
 __all__ = ["command", "doctor"]
 
@@ -30,9 +30,9 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
     \b
     Exit codes: 0 nothing is wrong, 1 something will fail, 3 something must be set up or mended first.
     """
-    from tinyagent_cli.diagnosis import examine
-    from tinyagent_cli.tables import print_json
-    from tinyagent_cli.terminal_text import clean, one_line
+    from tinyagent_cli.plugins.doctor import examine
+    from tinyagent_cli.terminal.sanitise import clean, one_line
+    from tinyagent_cli.terminal.tables import print_json
 
     findings = []
     for finding in examine(app, seconds=timeout, offline=offline):

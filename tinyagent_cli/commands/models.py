@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinyagent_cli.completing import complete_providers
-from tinyagent_cli.root import CONTEXT, common_options, need_command
-from tinyagent_cli.tables import print_json, print_table
+from tinyagent_cli.app import CONTEXT, common_options, need_command
+from tinyagent_cli.shell_completion import complete_providers
+from tinyagent_cli.terminal.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
-    from tinyagent_cli.configuration import Settings
-    from tinyagent_cli.plugin_manager import PluginManager
+    from tinyagent_cli.config.settings import Settings
+    from tinyagent_cli.plugins.manager import PluginManager
 
 __all__ = ["models"]
 
@@ -34,9 +34,9 @@ def models(ctx: click.Context) -> None:
 @common_options
 def list_models(provider: str | None, as_json: bool) -> None:
     """List the models of PROVIDER by asking it; without it, list the providers."""
-    from tinyagent_cli import configuration
-    from tinyagent_cli.kernel_guards import protect_memory
-    from tinyagent_cli.plugin_manager import PluginManager
+    from tinyagent_cli.config import settings as configuration
+    from tinyagent_cli.plugins.manager import PluginManager
+    from tinyagent_cli.run.kernel_guards import protect_memory
 
     protect_memory()
     found = configuration.load()
@@ -48,8 +48,8 @@ def list_models(provider: str | None, as_json: bool) -> None:
         else:
             print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
         return
-    from tinyagent_cli import model_cache
-    from tinyagent_cli.output import take_stdin, take_stdout
+    from tinyagent_cli.config import catalogue as model_cache
+    from tinyagent_cli.sinks.output import take_stdin, take_stdout
 
     take_stdin()
     output = take_stdout()  # a plugin may print
@@ -98,7 +98,7 @@ def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
 
 def _providers(found: Settings, manager: PluginManager) -> list[dict[str, str]]:
     from tinyagent.errors import ConfigurationError
-    from tinyagent_cli.builtin_plugins import key_variable
+    from tinyagent_cli.plugins.builtin import key_variable
 
     rows = []
     for entry in manager.provider_entries():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from tinyagent_cli.app import common_options
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.root import common_options
 
 __all__ = ["command"]
 
@@ -27,7 +27,7 @@ def command(app: AppContext, name: str, kind: str, folder: str | None) -> None:
 
     NAME is what users type: after -t, before the slash of -m, or as the command.
     """
-    from tinyagent_cli import plugin_templates
+    from tinyagent_cli.plugins import scaffold as plugin_templates
 
     name = plugin_templates.check_name(name, kind)
     place = Path(folder) if folder is not None else Path(f"tinyagent-{name}")

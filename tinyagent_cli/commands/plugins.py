@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tinyagent_cli.app import CONTEXT, LazyGroup, common_options, need_command
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.completing import complete_plugins
-from tinyagent_cli.entry_points import EntryPoint, find
-from tinyagent_cli.root import CONTEXT, LazyGroup, common_options, need_command
-from tinyagent_cli.tables import print_json, print_table
+from tinyagent_cli.plugins.discovery import EntryPoint, find
+from tinyagent_cli.shell_completion import complete_plugins
+from tinyagent_cli.terminal.tables import print_json, print_table
 
 if TYPE_CHECKING:
-    from tinyagent_cli.installing import Changes
+    from tinyagent_cli.plugins.installer import Changes
 
 __all__ = ["plugins"]
 
@@ -76,7 +76,7 @@ def _row(entry: EntryPoint) -> dict[str, Any]:
 
 
 def _check(rows: list[dict[str, Any]]) -> None:
-    from tinyagent_cli.plugin_check import check_all
+    from tinyagent_cli.plugins.check import check_all
 
     for row, (_, loaded) in zip(rows, check_all([row["entry"] for row in rows]), strict=True):
         row["status"], row["error"], row["hint"] = loaded.status, loaded.message, loaded.hint
@@ -107,7 +107,7 @@ def install(
       tinyagent plugins install tinyagent-dice
       tinyagent plugins install -e ./tinyagent-weather
     """
-    from tinyagent_cli import installing
+    from tinyagent_cli.plugins import installer as installing
 
     changes = installing.install(app, what, editable=editable, upgrade=upgrade, dry_run=dry_run)
     if not dry_run:
@@ -169,7 +169,7 @@ def uninstall(app: AppContext, name: str, dry_run: bool) -> None:
 
     Distributions that are not plugins of tinyagent are refused.
     """
-    from tinyagent_cli import installing
+    from tinyagent_cli.plugins import installer as installing
 
     entries = installing.plugins_named(name)
     changes = installing.uninstall(app, entries[0].distribution, dry_run=dry_run)

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
+from tinyagent_cli.app import CONTEXT, HintedUsageError, common_options, run_command
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.completing import complete_models, complete_tools
-from tinyagent_cli.root import CONTEXT, HintedUsageError, common_options, run_command
-from tinyagent_cli.text_argument import TextArgument
+from tinyagent_cli.run.text_argument import TextArgument
+from tinyagent_cli.shell_completion import complete_models, complete_tools
 
 __all__ = ["run"]
 
@@ -43,7 +43,7 @@ class RunCommand(click.Command):
         before_dashes = args[: args.index("--")] if "--" in args else args
         as_jsonl = lenient.params.get("jsonl") or "--jsonl" in before_dashes
         if as_jsonl or lenient.params.get("output"):
-            from tinyagent_cli.run_session import record_failure
+            from tinyagent_cli.run.driver import record_failure
 
             record_failure(as_jsonl, lenient.params.get("output"), error)
 
@@ -157,12 +157,12 @@ def run(app: AppContext, /, **options: Any) -> int:
     Exit codes: 0 answered, 1 failed, 2 usage, 3 not set up, 4 incomplete,
     124 time-out, 130 and 143 interrupted.
     """
-    from tinyagent_cli.kernel_guards import protect_memory
-    from tinyagent_cli.lifetime import Lifetime
+    from tinyagent_cli.run.kernel_guards import protect_memory
+    from tinyagent_cli.run.lifetime import Lifetime
 
     protect_memory()
     with Lifetime() as lifetime:
-        from tinyagent_cli.run_plan import RunOptions
-        from tinyagent_cli.run_session import execute
+        from tinyagent_cli.run.driver import execute
+        from tinyagent_cli.run.plan import RunOptions
 
         return execute(app, RunOptions(**options), lifetime)

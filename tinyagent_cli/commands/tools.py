@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from tinyagent_cli.app import CONTEXT, common_options, need_command
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.completing import complete_tools
-from tinyagent_cli.root import CONTEXT, common_options, need_command
-from tinyagent_cli.tables import print_json, print_table
-from tinyagent_cli.text_argument import TextArgument
+from tinyagent_cli.run.text_argument import TextArgument
+from tinyagent_cli.shell_completion import complete_tools
+from tinyagent_cli.terminal.tables import print_json, print_table
 
 __all__ = ["tools"]
 
@@ -29,7 +29,7 @@ def tools(ctx: click.Context) -> None:
 @click.pass_obj
 def list_tools(app: AppContext, as_json: bool) -> None:
     """List what -t takes. Nothing is imported; `tools show NAME` loads one and shows its tools."""
-    from tinyagent_cli.entry_points import find
+    from tinyagent_cli.plugins.discovery import find
 
     entries = find("tools")
     if as_json:
@@ -50,8 +50,8 @@ def show_tools(name: str, as_json: bool) -> None:
     Invisible characters are written out: the model reads them, so you should see them.
     """
     from tinyagent import _json
-    from tinyagent_cli.output import take_stdin, take_stdout
-    from tinyagent_cli.terminal_text import visible, visible_line
+    from tinyagent_cli.sinks.output import take_stdin, take_stdout
+    from tinyagent_cli.terminal.sanitise import visible, visible_line
 
     take_stdin()
     output = take_stdout()  # a plugin may print while it is imported, and at exit
@@ -71,8 +71,8 @@ def show_tools(name: str, as_json: bool) -> None:
 
 
 def _load(name: str) -> list[Any]:
-    from tinyagent_cli import configuration
-    from tinyagent_cli.plugin_manager import PluginManager
+    from tinyagent_cli.config import settings as configuration
+    from tinyagent_cli.plugins.manager import PluginManager
 
     return PluginManager.from_settings(configuration.load()).tools([name])
 
@@ -92,6 +92,6 @@ def call_tool(app: AppContext, name: str, arguments: tuple[str, ...], as_json: b
 
     You asked for it, so it does not ask back; the policies of plugins hold all the same.
     """
-    from tinyagent_cli.tool_call import call
+    from tinyagent_cli.run.tool_call import call
 
     return call(app, name, arguments, as_json)

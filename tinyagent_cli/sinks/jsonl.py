@@ -11,13 +11,14 @@ from msgspec import UNSET
 from tinyagent import extract_text
 from tinyagent.agent_types import AgentEvent
 from tinyagent.jsonl import VERSION, Encoder, ErrorRecord, HistoryRecord, ResultRecord, SessionRecord
-from tinyagent_cli.failures import describe
-from tinyagent_cli.output import Output
+from tinyagent_cli.exit_codes import describe
 from tinyagent_cli.version import version
 
+from .output import Output
+
 if TYPE_CHECKING:
-    from tinyagent_cli.run_plan import Plan
-    from tinyagent_cli.run_session import Progress
+    from tinyagent_cli.run.driver import Progress
+    from tinyagent_cli.run.plan import Plan
 
 __all__ = ["JsonlSink"]
 

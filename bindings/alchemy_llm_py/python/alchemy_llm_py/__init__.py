@@ -21,8 +21,9 @@ import time
 from collections.abc import Generator, Mapping
 from typing import Any, cast
 
-from tinyagent import _http, default_convert_to_llm
-from tinyagent._message_checks import checked_messages
+from tinyagent import default_convert_to_llm
+from tinyagent._net import request as _http
+from tinyagent._stream.message_checks import checked_messages
 from tinyagent.agent_types import AgentTool, AssistantMessage, AssistantMessageEvent, Context
 from tinyagent.alchemy_provider import OpenAICompatModel, prepare
 from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError

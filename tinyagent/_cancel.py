@@ -1,0 +1,326 @@
+"""Interrupt code that awaits something: one primitive for aborts, time-outs and closing.
+
+`asyncio.timeout` cancels a block from outside, and converts the cancellation to an ordinary exception at the
+end of the block. `Interrupt` does the same with any exception:
+
+    async with Interrupt(signal) as interrupt:      # setting the signal raises Aborted here
+        loop.call_later(5, interrupt.fire, ProviderTimeoutError("no event for 5 s"))
+        await something()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from .errors import AgentStateError
+
+__all__ = [
+    "AbortSignal",
+    "Aborted",
+    "CallbackCancelledError",
+    "CancelScope",
+    "best_effort",
+    "call_abandonable",
+    "invoke",
+    "is_awaited_by",
+    "is_cancelled",
+    "leave_task",
+    "outcome",
+    "require_asyncio",
+    "resolve",
+    "run_to_completion",
+    "shielded",
+    "spawn",
+]
+
+T = TypeVar("T")
+
+CALLBACK_GRACE = 1.0
+"""Seconds that a callback has to react to its cancellation, before the run continues without it."""
+
+
+def require_asyncio() -> asyncio.AbstractEventLoop:
+    """Return the running event loop.
+
+    Raises:
+        AgentStateError: There is no asyncio event loop, because another library (trio, curio) drives the
+            coroutine.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise AgentStateError(
+            "tinyagent runs on asyncio, and no asyncio event loop is running here; trio and curio have none.",
+            hint="Start the program with asyncio.run(). Under trio, call asyncio.run() in a thread: "
+            "trio.to_thread.run_sync().",
+        ) from None
+
+
+class Aborted(Exception):
+    """The signal was set. This exception is internal and never leaves a run."""
+
+    def __init__(self, message: str = "The run was aborted.") -> None:
+        super().__init__(message)
+
+
+class CallbackCancelledError(RuntimeError):
+    """A callback raised `CancelledError`, although the task was not cancelled."""
+
+
+class AbortSignal(asyncio.Event):
+    """An `asyncio.Event` that also calls callbacks, so that waiting for it needs no task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._callbacks: dict[object, Callable[[], None]] = {}
+
+    def set(self) -> None:
+        """Set the event, and call the callbacks in the order of their subscription."""
+        if not self.is_set():
+            super().set()
+            for callback in list(self._callbacks.values()):
+                callback()
+
+    def subscribe(self, key: object, callback: Callable[[], None]) -> None:
+        """Let `set` call `callback`. If the signal is already set, call it at once."""
+        self._callbacks[key] = callback
+        if self.is_set():
+            callback()
+
+    def unsubscribe(self, key: object) -> None:
+        """Remove the callback of this key."""
+        self._callbacks.pop(key, None)
+
+
+class CancelScope:
+    """A block that `fire` or a signal ends with an exception.
+
+    Args:
+        signal: When it is set, the block ends with `Aborted`.
+    """
+
+    def __init__(self, signal: asyncio.Event | None = None) -> None:
+        self.reason: BaseException | None = None
+        self._signal = signal
+        self._watcher: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._cancelling = 0
+
+    def cancel(self, reason: BaseException) -> None:
+        """End the block with `reason`. Only the first call has an effect, and none after the block."""
+        if self.reason is None and self._task is not None:
+            self.reason = reason
+            self._task.cancel()
+
+    async def __aenter__(self) -> Self:
+        if self._signal is not None and self._signal.is_set():
+            raise Aborted
+        self._task = asyncio.current_task()
+        assert self._task is not None, "an Interrupt guards a task"
+        self._cancelling = self._task.cancelling()
+        signal = self._signal
+        if isinstance(signal, AbortSignal):
+            signal.subscribe(self, lambda: self.cancel(Aborted()))
+        elif signal is not None:
+            self._watcher = asyncio.create_task(self._watch(signal))
+        return self
+
+    async def _watch(self, signal: asyncio.Event) -> None:
+        await signal.wait()
+        self.cancel(Aborted())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        task, self._task = self._task, None
+        assert task is not None
+        if isinstance(self._signal, AbortSignal):
+            self._signal.unsubscribe(self)
+        elif self._watcher is not None:
+            self._watcher.cancel()
+        cancelled = error if isinstance(error, asyncio.CancelledError) else None
+        if self._watcher is not None or (self.reason is not None and cancelled is None):
+            # The watcher goes. A cancellation that is still on its way, because the task fired itself, is
+            # delivered here and not to whatever the task awaits next.
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError as delivered:
+                cancelled = delivered
+        if self.reason is None:
+            if cancelled is not error and cancelled is not None:
+                raise cancelled
+            return
+        if task.uncancel() > self._cancelling:
+            if cancelled is not None and cancelled is not error:
+                raise cancelled  # Other code cancels the task as well, and this has priority.
+        elif error is None or cancelled is error:
+            raise self.reason from None
+
+
+async def resolve(value: T | Awaitable[T]) -> T:
+    """Await the result of a callback, if it is awaitable."""
+    if isinstance(value, Awaitable):
+        return cast(T, await value)
+    return value
+
+
+async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+    """Call a callback that may be sync or async.
+
+    Raises:
+        CallbackCancelledError: It raised `CancelledError` although this task is not cancelled, because
+            something that it awaited was. `CancelledError` would look like a cancellation of this task.
+    """
+    try:
+        return await resolve(callback(*args))
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise _cancelled_inside(callback) from error
+
+
+async def call_abandonable(
+    signal: asyncio.Event | None, callback: Callable[..., T | Awaitable[T]], *args: Any
+) -> T:
+    """Do the same as `invoke`, but end on abort or cancellation even if the callback suppresses it.
+
+    An async callback runs in its own task. On abort, this task is cancelled, and after `CALLBACK_GRACE`
+    seconds it is left running.
+
+    Raises:
+        Aborted: The signal was set.
+        CallbackCancelledError: See `invoke`.
+    """
+    if signal is not None and signal.is_set():
+        raise Aborted
+    try:
+        value = callback(*args)
+    except asyncio.CancelledError as error:
+        raise _cancelled_inside(callback) from error
+    if not isinstance(value, Awaitable):
+        return value
+    task = spawn(outcome(value))
+    try:
+        async with CancelScope(signal):
+            await asyncio.wait([task])
+        if task.cancelled():
+            raise _cancelled_inside(callback)
+        result, failure = task.result()
+        if failure is not None:
+            raise failure
+        return cast(T, result)
+    except (Aborted, asyncio.CancelledError):
+        await leave_task(task, CALLBACK_GRACE)
+        raise
+    finally:
+        failure = None
+        del task  # It holds the exception, whose traceback holds this frame.
+
+
+async def outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+    """Return the result or the exception. A task that raises `SystemExit` would end the event loop."""
+    try:
+        return await awaitable, None
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the caller raises it
+        return None, error
+
+
+def _cancelled_inside(callback: object) -> CallbackCancelledError:
+    name = getattr(callback, "__name__", None) or type(callback).__name__
+    return CallbackCancelledError(f"{name} was cancelled from inside")
+
+
+async def leave_task(task: asyncio.Task[Any], grace: float) -> None:
+    """Cancel a task, and wait for it for up to `grace` seconds. Its result is discarded."""
+    task.add_done_callback(_drop_result)
+    task.cancel()
+    if not task.done():
+        await asyncio.wait([task], timeout=grace)
+
+
+def _drop_result(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def is_cancelled() -> bool:
+    """Whether the current task is cancelled, so that a `CancelledError` is for this task."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+_awaited_by: weakref.WeakKeyDictionary[asyncio.Future[Any], asyncio.Task[Any] | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Create a task that the current task will wait for."""
+    task = asyncio.create_task(coroutine)
+    _awaited_by[task] = asyncio.current_task()
+    return task
+
+
+def is_awaited_by(task: asyncio.Task[Any] | None) -> bool:
+    """Whether `task` is the current task, or waits for it."""
+    current = asyncio.current_task()
+    while current is not None:
+        if current is task:
+            return True
+        current = _awaited_by.get(current)
+    return False
+
+
+async def shielded(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
+    """Await a coroutine that a cancellation of the current task should not interrupt at once.
+
+    After the cancellation, the coroutine has `grace` seconds and is then cancelled itself. A second
+    cancellation does not wait.
+    """
+    task = spawn(coroutine)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _wind_up(task, grace)
+        raise
+
+
+async def best_effort(coroutine: Coroutine[Any, Any, None], limit: float) -> None:
+    """Await a coroutine for up to `limit` seconds, and then cancel it. Its errors are discarded."""
+    await _wind_up(spawn(coroutine), limit)
+
+
+async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
+    if not task.done():
+        try:
+            await asyncio.wait([task], timeout=grace)
+        finally:
+            task.cancel()
+        await asyncio.wait([task], timeout=grace)
+    task.add_done_callback(_drop_result)
+
+
+async def run_to_completion(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:
+    """Await a coroutine to its end, even if the current task is cancelled, also repeatedly.
+
+    For use where a cancellation is on its way already, and raised afterwards.
+
+    Raises:
+        TimeoutError: it took longer than `limit` seconds.
+    """
+    task = spawn(coroutine)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=deadline - loop.time())
+        except asyncio.CancelledError:
+            continue
+        if loop.time() >= deadline and not task.done():
+            task.cancel()
+            raise TimeoutError("what was left could not be closed")
+    return task.result()

@@ -1,0 +1,1 @@
+"""HTTP for the providers: requests, connections, and the errors that they end with."""

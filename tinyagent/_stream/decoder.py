@@ -1,0 +1,743 @@
+"""The common part of all streamed protocols: from bytes to events to a reply.
+
+`ReplyDecoder` decodes bytes, and detects whether a reply is complete, broken or not a stream. Its subclasses
+interpret the events of a protocol. `ReplyStream` drives a decoder over HTTP, with time-outs, aborts, retries
+before the first output, and replies that need another request to continue. `open_stream` starts one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypedDict, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from tinyagent import _json
+from tinyagent._cancel import Aborted, require_asyncio
+from tinyagent._net.errors import check_key_variable, error_code, error_text, provider_error
+from tinyagent._net.request import Call, Reply, check_headers, check_key
+from tinyagent.agent_types import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    SimpleStreamOptions,
+    StopReason,
+    Usage,
+)
+from tinyagent.errors import (
+    ConfigurationError,
+    InvalidReplyError,
+    MissingKeyError,
+    ProviderError,
+    StreamInterruptedError,
+    TinyAgentError,
+    error_fields,
+)
+
+from .builder import BuilderEvent, MessageBuilder, ModelIdentity
+from .finish_reasons import finish_error, finish_kind, has_content, shown_word
+from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
+
+__all__ = [
+    "DecoderOptions",
+    "ReplyDecoder",
+    "ReplyStream",
+    "as_dict",
+    "as_int",
+    "as_str",
+    "check_model",
+    "connection_options",
+    "count",
+    "dollars",
+    "endpoint",
+    "list_timeout",
+    "open_stream",
+    "request_headers",
+    "status_in",
+]
+
+AFTER_FINISH = 10.0
+"""Seconds without data after a finish reason until a reply counts as complete."""
+PATIENCE = 10
+"""Idle time-outs in a row for which pings may keep a reply without content open."""
+
+MAX_TEXT = 32 << 20
+"""Characters of a reply: text, reasoning and arguments together. All models have much lower limits."""
+MAX_RECEIVED = 256 << 20
+"""Bytes of a reply, including the overhead of its protocol."""
+
+SHOWN = 200
+"""Characters of unreadable data that an error message shows."""
+SCANNED = 8192
+"""Characters of unreadable data that are first searched for secrets."""
+
+_STREAM, _JSON, _OTHER = "stream", "json", "other"
+
+# ---- values of unknown type ---------------------------------------------------------------------------
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """Return a JSON object unchanged, and an empty one for any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_str(value: object) -> str:
+    """Return a string unchanged, and an empty one for any other value."""
+    return value if isinstance(value, str) else ""
+
+
+def dollars(value: object) -> float | None:
+    """Return a provider's cost in US dollars; None if it is not a finite number from 0 up."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        price = float(value)
+    except OverflowError:
+        return None
+    return price if 0 <= price < math.inf else None
+
+
+def as_int(value: object) -> int | None:
+    """Return the integer of a number or a decimal string; None for any other value."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def count(value: object) -> int:
+    """Return a provider's number of tokens; 0 if it is missing, negative or not a number."""
+    return max(as_int(value) or 0, 0)
+
+
+def decode_lenient(data: bytes) -> object:
+    """Decode JSON; return the text itself if it is not JSON."""
+    try:
+        return _json.decode(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace").strip()
+
+
+_STATUS_OF = {
+    "invalid_request_error": 400,
+    "context_length_exceeded": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "insufficient_quota": 429,
+    "too_many_requests": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "overloaded_error": 503,
+    "timeout_error": 504,
+}
+
+
+def status_in(*values: object) -> int | None:
+    """Return the HTTP status that corresponds to an error object."""
+    for value in values:
+        if not isinstance(value, Mapping):
+            continue
+        for key in ("code", "status_code", "status", "type"):
+            code = value.get(key)
+            number = as_int(code)
+            if number is not None and 400 <= number < 600:
+                return number
+            if isinstance(code, str) and code in _STATUS_OF:
+                return _STATUS_OF[code]
+    return None
+
+
+# ---- decoding -----------------------------------------------------------------------------------------
+
+
+class DecoderOptions(TypedDict, total=False):
+    """The keyword arguments of `ReplyDecoder`."""
+
+    clean: Callable[[str], str]
+    builder: MessageBuilder | None
+    status: int
+
+
+class ReplyDecoder:
+    """Decodes the bytes of a reply to events, without I/O.
+
+    After `feed` or `close`, `ended` is true if the reply has ended. If `error` is then set, the reply has
+    failed, and `fail` returns its event. Otherwise, `done` was one of the events.
+
+    A protocol defines `_take_event`, `_finish`, `_spent` and, if it has one, `_take_document`.
+
+    Args:
+        model: The model that replies.
+        clean: Removes secrets from a provider's text.
+        builder: The builder of an earlier attempt without output, to continue with.
+        status: The HTTP status of the reply.
+    """
+
+    def __init__(
+        self,
+        model: ModelIdentity,
+        *,
+        clean: Callable[[str], str] = str,
+        builder: MessageBuilder | None = None,
+        status: int = 200,
+    ) -> None:
+        self.builder = builder or MessageBuilder(model)
+        self.ended = False
+        self.error: TinyAgentError | None = None
+        self.seen = 0
+        """Events of the stream so far, without comments."""
+        self.pings = 0
+        """Keep-alive events; not counted in `seen`."""
+        self.finish_reason: str | None = None
+        self._fields: dict[str, Any] = {}
+        """More fields of the message, which are set at its end."""
+        self.next_body: bytes | None = None
+        """The body of the request that continues the message, if the reply ended before the message did."""
+        self._provider = getattr(model, "provider", "") or ""
+        self._name = self._provider or "the provider"
+        self._clean = clean
+        self._status = status
+        self._sse = SSEDecoder()
+        self._kind = ""
+        self._body: list[bytes] = []
+        self._body_size = 0
+        self._received = 0
+        self._closing = False
+
+    @property
+    def shown(self) -> bool:
+        """Whether a part of the reply was already yielded."""
+        return len(self.builder) > 0
+
+    # ---- bytes ------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[BuilderEvent]:
+        """Decode the next bytes, and return their events."""
+        out: list[BuilderEvent] = []
+        if self._kind is not _STREAM and not self._is_stream(data):
+            return out
+        try:
+            if self._body:
+                data = b"".join([*self._body, data])
+                self._body.clear()
+            self._take(self._sse.feed(data), out)
+            self._received += len(data)
+            if self._received > MAX_TEXT and not self.ended:
+                self._check_size()
+        except InvalidReplyError as error:
+            self._stop(error)
+        return out
+
+    def close(self) -> list[BuilderEvent]:
+        """Decode the end of the body, and return the last events."""
+        out: list[BuilderEvent] = []
+        if self.ended:
+            return out
+        try:
+            if self._kind in (_JSON, _OTHER):
+                self._take_body(out)
+            else:
+                self._closing = True
+                self._take(self._sse.close(), out)
+        except InvalidReplyError as error:
+            self._stop(error)
+        if not self.ended:
+            self.broken(
+                StreamInterruptedError(
+                    f"{self._name}: the reply broke off before it was complete"
+                    if self.seen
+                    else f"{self._name}: the reply is empty (HTTP {self._status} without a body)",
+                    provider=self._provider,
+                ),
+                out,
+            )
+        return out
+
+    def broken(self, error: TinyAgentError, out: list[BuilderEvent]) -> None:
+        """End a reply whose connection failed. It is complete if its finish reason has arrived."""
+        if self.ended:
+            return
+        if self.finish_reason is not None:
+            self._finish(out)
+        else:
+            self._stop(error)
+
+    def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
+        """Return the `error` event, with the content so far."""
+        error = error or self.error
+        assert error is not None
+        fields: dict[str, Any] = {**error_fields(error), "usage": self._spent()}
+        if self.finish_reason:
+            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
+        return self.builder.fail("error", **fields)
+
+    def abort(self) -> BuilderEvent:
+        """Return the `error` event of an aborted reply."""
+        self.ended = True
+        return self.builder.fail("aborted", "Operation aborted", usage=self._spent())
+
+    def resume(self) -> None:
+        """Prepare for the reply that continues this one."""
+        self.ended, self.next_body, self.finish_reason = False, None, None
+        self._sse, self._kind, self._body_size, self._closing = SSEDecoder(), "", 0, False
+        self._body.clear()
+
+    def _check_size(self) -> None:
+        """Stop a reply that exceeds the size limits, before it fills the memory."""
+        if self.builder.text_length() > MAX_TEXT:
+            what = f"the reply was cut off after {MAX_TEXT >> 20} Mi characters"
+        elif self._received > MAX_RECEIVED:
+            what = f"the reply was cut off after {MAX_RECEIVED >> 20} MiB"
+        else:
+            return
+        self._stop(self._invalid(what, hint="The model may be repeating itself; max_tokens limits a reply."))
+
+    def _is_stream(self, data: bytes) -> bool:
+        """Detect a stream by its first byte that is not a space: a field name or a colon."""
+        if not self._kind:
+            start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
+            if start in (b"{", b"["):
+                self._kind = _JSON
+            elif start == b"<":
+                self._kind = _OTHER
+            elif start:
+                self._kind = _STREAM
+                return True
+        self._body.append(data)
+        self._body_size += len(data)
+        if self._body_size > MAX_EVENT_BYTES:
+            self._stop(self._invalid(f"the reply is longer than {MAX_EVENT_BYTES >> 20} MiB"))
+        return False
+
+    def _take_body(self, out: list[BuilderEvent]) -> None:
+        """Decode a reply that is not a stream: a JSON document, or a page of a proxy."""
+        body = b"".join(self._body)
+        try:
+            value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if isinstance(value, dict):
+            self.seen += 1
+            if value.get("error") or not self._take_document(value, out):
+                self._stop(self._reported(value))
+            return
+        start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
+        what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
+        hint = "Check the base URL and the proxy settings."
+        self._stop(self._invalid(f"the reply is {what}: {start}", hint=hint))
+
+    def _take(self, events: Iterable[ServerSentEvent], out: list[BuilderEvent]) -> None:
+        for name, data, error_field in events:
+            if error_field or name == b"error":
+                self.seen += 1
+                self._stop(self._reported(decode_lenient(error_field or data)))
+            elif data.strip():
+                self.seen += 1
+                self._take_event(name, data, out)
+            if self.ended:
+                return
+
+    # ---- implemented by protocols -----------------------------------------------------------------------
+
+    def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        raise NotImplementedError
+
+    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+        """Decode a reply that is one JSON document. Return False if the document is not a reply."""
+        return False
+
+    def _finish(self, out: list[BuilderEvent]) -> None:
+        """Add the last events of a complete reply."""
+        raise NotImplementedError
+
+    def _spent(self) -> Usage | None:
+        """Return the usage so far."""
+        raise NotImplementedError
+
+    # ---- used by protocols ------------------------------------------------------------------------------
+
+    def _object(self, data: bytes) -> dict[str, Any] | None:
+        """Decode the JSON object of an event. If it is not one, end the reply and return None."""
+        try:
+            value = _json.decode(data)
+        except (ValueError, RecursionError):
+            if self._closing:
+                return None  # it is incomplete, because the connection was interrupted
+            self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(data)}"))
+            return None
+        if not isinstance(value, dict):
+            self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(data)}"))
+            return None
+        return value
+
+    def _shown(self, data: bytes | str) -> str:
+        """Return the beginning of the provider's data for a message, without secrets.
+
+        Secrets are removed before the text is shortened, because half a secret is not recognised.
+        """
+        text = data[:SCANNED]
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return self._clean(text)[:SHOWN]
+
+    def _conclude(
+        self,
+        out: list[BuilderEvent],
+        *,
+        word: str | None = None,
+        has_content: bool | None = None,
+        details: str = "",
+    ) -> None:
+        """End the reply according to its finish reason, with `done` or with an error.
+
+        Args:
+            out: Receives the `done` event.
+            word: The finish reason, if it is not `self.finish_reason`.
+            has_content: Whether the reply counts as one with content; None to check the message.
+            details: The provider's explanation for a withheld reply, redacted.
+        """
+        word = word or self.finish_reason
+        word = shown_word(word, self._clean) if word else None
+        content = self._has_content() if has_content is None else has_content
+        kind = finish_kind(word, has_content=content)
+        error = finish_error(word, kind, name=self._name, provider=self._provider, details=details)
+        if error is not None:
+            self._stop(error)
+        else:
+            self._done("length" if kind == "length" else "stop", out)
+
+    def _has_content(self) -> bool:
+        """Whether the reply has more than reasoning."""
+        return has_content(self.builder.message()["content"])
+
+    def _done(self, reason: StopReason, out: list[BuilderEvent]) -> None:
+        """Add the `done` event. A complete reply with tool calls always has the reason `tool_use`."""
+        if reason in ("stop", "tool_use"):
+            calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
+            reason = "tool_use" if calls else "stop"
+        fields: dict[str, Any] = {"usage": self._spent(), **self._fields}
+        if self.finish_reason:
+            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
+        out.append(self.builder.done(reason, **fields))
+        self.ended = True
+
+    def _close_call(self, index: int, arguments: object = None, **fields: object) -> BuilderEvent:
+        """Close a tool call. Without a name it is invalid."""
+        text = self.builder.text(index)
+        event = self.builder.close(index, arguments, **fields)
+        if not event["tool_call"]["name"]:
+            # `partial_json` marks the call as invalid.
+            self.builder.update(index, arguments={}, partial_json=text)
+            event["tool_call"] = self.builder.block(index)
+        return event
+
+    def _stop(self, error: TinyAgentError) -> None:
+        if not self.ended:
+            self.ended, self.error = True, error
+
+    def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
+        return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)
+
+    def _reported(self, value: object) -> TinyAgentError:
+        """Return the error that the provider reported inside its reply."""
+        inner = value
+        if isinstance(value, Mapping) and value.get("error"):
+            inner = value["error"]
+        if isinstance(value, Mapping) and not error_text(inner):
+            inner = value
+        text = self._clean(error_text(inner)) or "the provider reported an error without a reason"
+        return provider_error(
+            text,
+            provider=self._provider,
+            status=status_in(inner, value),
+            code=self._clean(error_code(value if isinstance(value, Mapping) else inner)),
+        )
+
+
+# ---- the stream ---------------------------------------------------------------------------------------
+
+
+class MakeDecoder(Protocol):
+    """Creates the decoder of an attempt. Later attempts continue with the builder of the first one."""
+
+    def __call__(
+        self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
+    ) -> ReplyDecoder: ...
+
+
+class ReplyStream:
+    """An active reply: iterate it for the events, await `result()` for the message.
+
+    `aclose`, cancellation and the signal close its connection at once.
+    """
+
+    def __init__(self, call: Call, reply: Reply | None, make_decoder: MakeDecoder) -> None:
+        self._call = call
+        self._reply = reply
+        self._make = make_decoder
+        self._decoder = make_decoder(clean=call.clean)
+        self._message: AssistantMessage | None = None
+        self._left = asyncio.Event()
+        self._events: Any = self._run()
+
+    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
+
+    async def __anext__(self) -> AssistantMessageEvent:
+        return cast(AssistantMessageEvent, await self._events.__anext__())
+
+    async def result(self) -> AssistantMessage:
+        """Return the whole message, after reading the events that are left."""
+        if self._events.ag_running:
+            await self._left.wait()
+        else:
+            async for _ in self._events:
+                pass
+        if self._message is None:
+            self._message = cast(AssistantMessage, self._decoder.abort()["error"])
+        return self._message
+
+    async def aclose(self) -> None:
+        """Close the connection. The content so far remains available."""
+        if self._events.ag_running:
+            if self._reply is not None:
+                self._reply.cancel(Aborted())
+            await self._left.wait()
+        await self._events.aclose()
+        # A generator that has not started does not run its `finally`.
+        if self._reply is not None:
+            await self._reply.aclose()
+
+    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
+        decoder, seen, pings = self._decoder, 0, 0
+        clock = asyncio.get_running_loop().time
+        try:
+            yield decoder.builder.start()
+            if self._reply is None:
+                raise Aborted
+            reply, active_at = self._reply, clock()
+            while True:
+                try:
+                    data = await reply.read()
+                    events = decoder.feed(data) if data else decoder.close()
+                except ProviderError as error:
+                    events = []
+                    decoder.broken(error, events)
+                if decoder.ended:
+                    if decoder.error is not None:
+                        if not decoder.shown and await self._retry(decoder.error):
+                            decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
+                            active_at = clock()
+                            continue
+                        events.append(decoder.fail())
+                    elif decoder.next_body is not None:
+                        for event in events:
+                            yield event
+                        following = await self._continue(decoder, reply)
+                        if following is not None:
+                            reply, active_at = following, clock()
+                            continue
+                        events = [decoder.fail()]
+                    self._end(events[-1])
+                    # Release the connection before the last events, so that the next turn can use it.
+                    await reply.finish()
+                    for event in events:
+                        yield event
+                    return
+                for event in events:
+                    yield event
+                if decoder.seen != seen:
+                    seen, pings, active_at = decoder.seen, decoder.pings, clock()
+                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+                elif decoder.pings != pings:
+                    pings = decoder.pings
+                    if clock() - active_at < PATIENCE * self._call.timeouts.idle:
+                        reply.restart()
+        except Aborted:
+            yield self._end(decoder.abort())
+        finally:
+            self._left.set()
+            if self._reply is not None:
+                await self._reply.aclose()
+
+    async def _retry(self, error: TinyAgentError) -> bool:
+        """Repeat the request, if a retry is possible and nothing was yielded yet."""
+        assert self._reply is not None
+        await self._reply.finish()
+        try:
+            self._reply = await self._call.again(error)
+        except TinyAgentError as final:
+            self._decoder.error = final
+            return False
+        self._decoder = self._make(
+            clean=self._call.clean, builder=self._decoder.builder, status=self._reply.status
+        )
+        return True
+
+    async def _continue(self, decoder: ReplyDecoder, reply: Reply) -> Reply | None:
+        """Send the request that continues the message; return None if it failed."""
+        assert decoder.next_body is not None
+        await reply.finish()
+        self._call.body = decoder.next_body
+        decoder.resume()
+        try:
+            self._reply = await self._call.open()
+        except TinyAgentError as error:
+            decoder.ended, decoder.error = True, error
+            return None
+        return self._reply
+
+    def _end(self, event: BuilderEvent) -> BuilderEvent:
+        self._message = event["message"] if event["type"] == "done" else event["error"]
+        return event
+
+
+async def open_stream(
+    url: str,
+    body: Mapping[str, object],
+    *,
+    model: Any,
+    options: SimpleStreamOptions,
+    headers: Mapping[str, str],
+    secrets: Iterable[str],
+    decoder: MakeDecoder,
+) -> ReplyStream:
+    """Send a request, and return as soon as its reply starts.
+
+    Raises:
+        TinyAgentError: The request failed before the reply started.
+    """
+    require_asyncio()
+    call = Call(
+        url,
+        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
+        body=encode_body(body),
+        timeout=options.get("timeout"),
+        signal=options.get("signal"),
+        on_retry=options.get("on_retry"),
+        secrets=secrets,
+        **connection_options(model),
+    )
+    try:
+        reply = await call.open()
+    except Aborted:
+        return ReplyStream(call, None, decoder)
+    return ReplyStream(call, reply, decoder)
+
+
+def encode_body(body: Mapping[str, object]) -> bytes:
+    """Encode the body of a request as JSON.
+
+    Raises:
+        ConfigurationError: The conversation has a value that JSON cannot represent.
+    """
+    try:
+        return _json.encode(body)
+    except TypeError as error:
+        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
+
+
+# ---- URL, key and headers -----------------------------------------------------------------------------
+
+
+def check_model(model: Any, example: str) -> str:
+    """Return the base URL of a model.
+
+    Raises:
+        ConfigurationError: The model has no base URL, a blank one, or no id. The hint shows `example`.
+    """
+    base_url = getattr(model, "base_url", None)
+    if not isinstance(base_url, str) or not base_url.strip():
+        name = getattr(model, "id", model)
+        fault = "a blank base_url" if isinstance(base_url, str) else "no base_url"
+        raise ConfigurationError(f"the model {name!r} has {fault}", hint=f"Use {example}.")
+    if not getattr(model, "id", ""):
+        raise ConfigurationError("the model has no id")
+    return base_url
+
+
+_PROTOCOL_PATHS = re.compile(r"/(?:chat/completions|responses|messages)$")
+"""Protocol paths that users copy into a base URL from the documentation of an API."""
+
+
+def endpoint(base_url: str, path: str) -> str:
+    """Return the URL of `path` under a base URL, which may have the path of a protocol and a query."""
+    try:
+        parts = urlsplit(base_url.strip())
+    except ValueError:
+        return base_url
+    base = _PROTOCOL_PATHS.sub("", parts.path.rstrip("/")).rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
+
+
+def connection_options(model: Any) -> dict[str, Any]:
+    """Return the connection options of a model."""
+    return {
+        "provider": getattr(model, "provider", "") or "",
+        "ca_file": getattr(model, "ca_file", None),
+        "allow_http": bool(getattr(model, "allow_http", False)),
+    }
+
+
+def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
+    """Return the `timeout` of a request for a list of models, if the call has one."""
+    timeout = options.get("timeout")
+    return {} if timeout is None else {"timeout": timeout}
+
+
+_SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
+
+
+def request_headers(
+    model: Any,
+    api_key: str | None,
+    *,
+    variable: str | None,
+    header: str = "authorization",
+    prefix: str = "Bearer ",
+) -> tuple[dict[str, str], list[str]]:
+    """Return the headers of a request, including the API key, and the secrets in them.
+
+    Args:
+        model: If its own `headers` contain a key, no other key is sent.
+        api_key: The key of the call; None to use the variable.
+        variable: The environment variable with the key; None if the server needs no key.
+        header: The header for the key.
+        prefix: Precedes the key in the header.
+
+    Raises:
+        MissingKeyError: There is no key. The message names the variable.
+    """
+    provider = getattr(model, "provider", "") or ""
+    headers = check_headers(getattr(model, "headers", None), provider)
+    secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
+    if any(name.lower() in ("authorization", header) for name in headers):
+        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
+    if api_key is None and variable:
+        api_key = os.environ.get(variable) or None
+        if api_key is None:
+            check_key_variable(variable, provider)
+            raise MissingKeyError(
+                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
+                hint=f"export {variable}=…",
+            )
+    if api_key is not None:
+        key = check_key(api_key, provider)
+        headers[header] = f"{prefix}{key}"
+        secrets.append(key)
+    return headers, secrets

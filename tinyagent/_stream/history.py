@@ -1,0 +1,182 @@
+"""What one provider said, made fit for another.
+
+Signatures, encrypted reasoning and ids mean something only to the model that made them. Every
+provider passes its history through `handover` before it writes a request, so a conversation can change
+models in its middle. Messages of the model that is asked now stay as they are.
+
+`sendable` is the other half: what no model can take, whoever said it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, cast
+
+from tinyagent.agent_types import AssistantMessage, Message, Tool
+
+from .builder import ModelIdentity
+from .message_checks import message_problem, with_defaults
+
+__all__ = ["adapt_history", "is_own", "repair_history"]
+
+logger = logging.getLogger("tinyagent")
+
+_PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
+NO_RESULT = "No result provided"
+IMAGE_NOTE = {"type": "text", "text": "(an image)"}
+AUDIO_NOTE = "(audio without a transcript)"
+LONGEST_COMMON = 40
+"""Characters in the id of a tool call that every provider accepts."""
+LONGEST_NAME = 64
+"""Characters in the name of a tool that every provider accepts."""
+_NAME = re.compile(rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}")
+"""Gemini requires a letter or an underscore at the start."""
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_BLOCKS = ("text", "thinking", "tool_call", "image")
+"""Blocks of an assistant message that can be sent. Other blocks are left out."""
+
+
+def is_own(message: AssistantMessage, model: ModelIdentity) -> bool:
+    """Whether the message is from this model, over the same protocol."""
+    return (message.get("api"), message.get("provider"), message.get("model")) == (
+        getattr(model, "api", ""),
+        getattr(model, "provider", ""),
+        getattr(model, "id", ""),
+    )
+
+
+def adapt_history(
+    messages: Sequence[Message],
+    model: ModelIdentity,
+    *,
+    ids: re.Pattern[str] | None = None,
+    tools: Iterable[Tool] | None = None,
+    images: bool = False,
+) -> list[Message]:
+    """Adapt the history to `model`.
+
+    Of another model's messages the reasoning is left out, with every signature; a message of which
+    nothing remains is left out whole. Tool calls stay, and so do their results.
+
+    Args:
+        messages: The history; not changed.
+        model: Who is asked now: `api`, `provider` and `id` are compared.
+        ids: The ids of tool calls that the provider accepts. Other ids, and ids of earlier calls, are
+            replaced. The replacement of an id is always the same.
+        tools: The offered tools. If a model has called a tool that is not among them, the name in the call
+            and in its result is changed to one that every provider accepts.
+        images: Whether the provider accepts images in assistant messages. If not, a note replaces each one.
+    """
+    taken: list[Message] = []
+    used: set[str] = set()
+    offered = {tool.name for tool in tools or ()}
+    renamed: dict[str, list[str]] = {}
+    for message in repair_history(messages):
+        if message["role"] == "assistant":
+            content: list[Any] = [block for block in message["content"] if block["type"] in _BLOCKS]
+            if not images:
+                content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
+            if not is_own(message, model):
+                content = [_plain(block) for block in content if block["type"] != "thinking"]
+                content = [block for block in content if block["type"] != "text" or block["text"].strip()]
+            if not content:
+                continue
+            renamed = {}
+            for n, block in enumerate(content):
+                if block["type"] == "tool_call":
+                    call_id = block["id"] if ids is None else _fit(block["id"], ids, used)
+                    renamed.setdefault(block["id"], []).append(call_id)
+                    content[n] = {**block, "id": call_id, "name": _fit_name(block["name"], offered)}
+            message = cast(AssistantMessage, {**message, "content": content})
+        elif message["role"] == "tool_result":
+            fitting = renamed.get(message["tool_call_id"])
+            message = {
+                **message,
+                "tool_call_id": fitting.pop(0) if fitting else message["tool_call_id"],
+                "tool_name": _fit_name(message["tool_name"], offered),
+            }
+        taken.append(message)
+    return taken
+
+
+def repair_history(messages: Sequence[Message]) -> list[Message]:
+    """Return the part of a history that can be sent, so that a session never becomes unusable.
+
+    Failed and aborted replies are left out, with the results of their calls. A call without a result gets
+    one that states this. A malformed message, for example from a callback, is left out with a warning.
+    """
+    sent: list[Message] = []
+    waiting: list[tuple[str, str]] = []
+    """Calls without a result yet: id and name. Weak models use the same id for two calls."""
+
+    def close_open_calls() -> None:
+        for call_id, name in waiting:
+            sent.append(
+                {
+                    "role": "tool_result",
+                    "tool_call_id": call_id,
+                    "tool_name": name,
+                    "content": [{"type": "text", "text": NO_RESULT}],
+                    "details": {},
+                    "is_error": True,
+                    "timestamp": 0,
+                }
+            )
+        waiting.clear()
+
+    for message in _well_formed(messages):
+        if message["role"] == "tool_result":
+            call = next((call for call in waiting if call[0] == message["tool_call_id"]), None)
+            if call is not None:
+                waiting.remove(call)
+                sent.append(message)
+            continue
+        close_open_calls()
+        if message["role"] == "assistant":
+            if message.get("stop_reason") in ("error", "aborted"):
+                continue
+            waiting += [
+                (block["id"], block["name"]) for block in message["content"] if block["type"] == "tool_call"
+            ]
+        sent.append(message)
+    close_open_calls()
+    return sent
+
+
+def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
+    for number, original in enumerate(messages, 1):
+        message = cast(Message, with_defaults(original))
+        problem = message_problem(message)
+        if problem is None and message["role"] not in ("user", "assistant", "tool_result"):
+            problem = f"no model takes the role {message['role']!r}; convert_to_llm can map it"
+        if problem is None:
+            yield message
+        else:
+            logger.warning("Message %d is not sent to the model: %s.", number, problem)
+
+
+def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in block.items() if key not in _PRIVATE}
+
+
+def _fit_name(name: str, offered: Set[str]) -> str:
+    """Return the name of a tool in a form that every provider accepts."""
+    if name in offered or _NAME.fullmatch(name):
+        return name
+    fitting = _NOT_IN_NAMES.sub("_", name) or "unknown"
+    return (fitting if _NAME.match(fitting) else f"_{fitting}")[:LONGEST_NAME]
+
+
+def _fit(call_id: str, ids: re.Pattern[str], used: set[str]) -> str:
+    wanted = call_id
+    if not ids.fullmatch(call_id):
+        wanted = f"call_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    fitting, n = wanted, 1
+    while fitting in used:
+        n += 1
+        fitting = f"{wanted[: LONGEST_COMMON - len(str(n)) - 1]}_{n}"
+    used.add(fitting)
+    return fitting

@@ -1,0 +1,1 @@
+"""Settings: environment variables, configuration files, and the model and server that they select."""

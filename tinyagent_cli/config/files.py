@@ -1,0 +1,218 @@
+"""The TOML files, as the types that they are decoded to.
+
+What a project file may set is a type of its own: the file comes with a clone of another person's
+repository, so it may choose among what the user has, and limit it, but not add to it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from tinyagent.errors import ConfigurationError
+from tinyagent.text_files import read_config
+from tinyagent_cli.plugins.discovery import names_a_file
+
+__all__ = [
+    "ProviderTable",
+    "RunTable",
+    "ToolTable",
+    "UserFile",
+    "read_keys",
+    "read_project_file",
+    "read_user_file",
+    "split_model",
+]
+
+T = TypeVar("T")
+Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Dollars = Annotated[float, msgspec.Meta(gt=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A table of which every key must be known."""
+
+
+class ProjectRunTable(_Table, frozen=True):
+    """`[run]` of a project file."""
+
+    model: str | None = None
+    tools: list[str] | None = None
+    deny: list[str] | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    max_tokens: Count | None = None
+    thinking: Level | None = None
+    max_turns: Count | None = None
+    max_repeats: Count | None = None
+    max_cost: Dollars | None = None
+    timeout: Seconds | None = None
+
+
+class RunTable(ProjectRunTable, frozen=True):
+    """`[run]` of the user file: also what widens what a run may do."""
+
+    system: str | None = None
+    allow: list[str] | None = None
+    options: dict[str, Any] = {}
+
+
+class ProviderTable(_Table, frozen=True):
+    """`[providers.NAME]`: an endpoint of the user's own, or changes to a built-in one."""
+
+    base_url: str | None = None
+    api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
+    api_key_env: str | None = None
+    headers: dict[str, str] = {}
+    allow_http: bool = False
+    ca_file: str | None = None
+    options: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"ProviderTable(base_url={self.base_url!r})"  # headers may hold secrets
+
+
+class PluginsTable(_Table, frozen=True):
+    """`[plugins]`: about those that are installed.
+
+    `disable` switches always-loaded ones off; `prefer` says, for a name that several claim, whose counts
+    (`prefer = {calc = "DISTRIBUTION"}`); `hook_timeout` is how long a hook may take, in seconds.
+    """
+
+    disable: list[str] = []
+    prefer: dict[str, str] = {}
+    hook_timeout: float = 30.0
+
+
+class ToolTable(_Table, frozen=True):
+    """`[tools.NAME]`: seconds that a call may take, and characters of its result that the model gets."""
+
+    timeout: Seconds | None = None
+    max_output: Count | None = None
+
+
+class UserFile(_Table, frozen=True):
+    """The user's `config.toml`."""
+
+    run: RunTable = RunTable()
+    providers: dict[str, ProviderTable] = {}
+    plugins: PluginsTable = PluginsTable()
+    tools: dict[str, ToolTable] = {}
+
+
+class ProjectFile(_Table, frozen=True):
+    """A `tinyagent.toml` in the working directory."""
+
+    run: ProjectRunTable = ProjectRunTable()
+
+
+def split_model(text: str) -> tuple[str, str]:
+    """The provider and the model's id of `PROVIDER/ID`; of `replay:FILE`, `replay` and the file."""
+    text = text.strip()
+    if text.startswith("replay:"):
+        return "replay", text.removeprefix("replay:")
+    provider, _, model_id = text.partition("/")
+    return provider, model_id
+
+
+def read_user_file(path: Path) -> UserFile | None:
+    """The user's file; None if there is none."""
+    text = read_config(path)
+    if text is None:
+        return None
+    file = _decode(text, path, UserFile)
+    for name in file.providers:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ConfigurationError(
+                f"{path}: providers.{name!r}: a provider's name is letters, digits, '-', '_' and '.'."
+            )
+    return file
+
+
+def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
+    """The project's file; None if there is none.
+
+    Raises:
+        ConfigurationError: it is malformed, or says what only the user may say.
+    """
+    text = read_config(path)
+    if text is None:
+        return None
+    try:
+        file = _decode(text, path, ProjectFile)
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, msgspec.ValidationError) and _decodes(text, UserFile):
+            raise ConfigurationError(
+                f"{error} A project file chooses a model and tools by name and sets limits, nothing else: "
+                "endpoints, headers, plugins, permissions and the tools' own limits are for the user to set.",
+                hint=f"If you want this setting, put it into {user_path}.",
+            ) from None
+        raise
+    for name in file.run.tools or ():
+        if names_a_file(name):
+            raise ConfigurationError(
+                f"{path}: run.tools: {name!r} is a file. A project file names installed tools only, since "
+                "a file would be run without you having asked for it.",
+                hint=f"To use it: tinyagent run -t {name}",
+            )
+    if file.run.model is not None and split_model(file.run.model)[0] == "replay":
+        raise ConfigurationError(
+            f"{path}: run.model: a project file cannot choose a replay.",
+            hint="To use it: tinyagent run -m replay:FILE",
+        )
+    return file
+
+
+def read_keys(path: Path) -> dict[str, str]:
+    """`keys.toml`: provider = "key"; empty if there is no such file.
+
+    Raises:
+        ConfigurationError: it is malformed, or others may read or write it.
+    """
+    text = read_config(path, private=True)
+    if text is None:
+        return {}
+    try:
+        return _decode(text, path, dict[str, str])
+    except ConfigurationError as error:
+        # The decoder's message may quote the line, and the line holds a key.
+        raise ConfigurationError(
+            f'{path} is malformed: each line is provider = "key".{_position(str(error))}'
+        ) from None
+
+
+def _position(text: str) -> str:
+    match = re.search(r"\(at [^()]*\)", text)
+    return f" {match[0]}" if match else ""
+
+
+def _decode(text: str, path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.toml.decode(text, type=kind)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{path}: {_with_key(str(error))}.") from error
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}.") from error
+
+
+def _decodes(text: str, kind: type[Any]) -> bool:
+    try:
+        msgspec.toml.decode(text, type=kind)
+    except msgspec.DecodeError:
+        return False
+    return True
+
+
+def _with_key(message: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.run.max_turns`" with the key in front."""
+    unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", message)
+    if unknown:
+        return f"unknown key {'.'.join(filter(None, (unknown[2], unknown[1])))!r}"
+    placed = re.fullmatch(r"(.*) - at `\$\.?(.*)`", message)
+    if placed:
+        return f"{placed[2]}: {placed[1][:1].lower()}{placed[1][1:]}"
+    return message

@@ -1,0 +1,112 @@
+"""Which model: `-m`, TINYAGENT_MODEL, project file, user file, then the first provider with a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from tinyagent import _json
+from tinyagent._stream.servers import SERVERS
+from tinyagent.agent_types import JsonObject, JsonValue, Model, Provider
+from tinyagent.errors import (
+    ConfigurationError,
+    MissingKeyError,
+    NotConfiguredError,
+    PluginError,
+    TinyAgentError,
+)
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.plugins import builtin as builtin_plugins
+from tinyagent_cli.plugins.manager import PluginManager
+
+from .files import split_model
+from .settings import Settings
+
+__all__ = ["Choice", "choose", "parse_options", "resolve"]
+
+
+class Choice(NamedTuple):
+    """A provider's name, its id for the model (of `replay`, the file), and who chose."""
+
+    provider: str
+    model_id: str
+    source: str
+
+
+def choose(flag: str | None, settings: Settings) -> Choice:
+    """The model that this run is to use.
+
+    Raises:
+        NotConfiguredError: nothing was chosen, and no provider has a key.
+        ConfigurationError: what was chosen names no provider.
+    """
+    text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
+    if text is not None:
+        choice = Choice(*split_model(text), source)
+        if not choice.provider:
+            raise ConfigurationError(
+                f"{source} names no provider.", hint="Write PROVIDER/ID, for example openai/gpt-5."
+            )
+        return choice
+    for name, server in SERVERS.items():
+        variable = server.api_key_env
+        if not variable or not server.default_model or name in settings.providers:
+            continue
+        if settings.api_key(name, variable):
+            return Choice(name, server.default_model, variable)
+    raise NotConfiguredError(
+        "No model was chosen.",
+        hint="Three ways to go on:\n"
+        '  tinyagent run -m demo "Hello"          offline and scripted: no key, no account\n'
+        "  export OPENROUTER_API_KEY=…            or OPENAI_API_KEY, GROQ_API_KEY …\n"
+        "  tinyagent run -m ollama/MODEL …        a server on this machine\n"
+        f'To keep a choice: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
+    )
+
+
+def resolve(
+    choice: Choice,
+    settings: Settings,
+    plugins: PluginManager,
+    options: Mapping[str, JsonValue],
+    warn: Callable[[str], None],
+) -> tuple[Provider, Model, str | None]:
+    """The provider, its model and its key.
+
+    Raises:
+        TinyAgentError: there is no such provider or no key, or the provider cannot make the model.
+    """
+    if choice.provider == "replay":
+        provider = builtin_plugins.replay(choice.model_id, warn)
+    else:
+        provider = plugins.provider(choice.provider)
+    try:
+        model = provider.make_model(choice.model_id, options)
+    except TinyAgentError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The provider {provider.name!r} cannot make a model of {choice.model_id!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    key = settings.api_key(provider.name, provider.api_key_env)
+    if key is None and provider.api_key_env is not None:
+        raise MissingKeyError(
+            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set.",
+            hint=f"Set it: export {provider.api_key_env}=…   Or try without a key: -m demo",
+        )
+    return provider, model, key
+
+
+def parse_options(pairs: Iterable[str]) -> JsonObject:
+    """`-O KEY=VALUE`; a value that is JSON is taken as such, everything else as a string."""
+    options: JsonObject = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"-O {pair}: write it as KEY=VALUE.")
+        try:
+            options[name.strip()] = _json.decode(value)
+        except (ValueError, RecursionError):
+            options[name.strip()] = value
+    return options

@@ -1,0 +1,127 @@
+"""What was set and where: environment > project file > user file. Flags come on top, in the commands.
+
+Limits are the exception: of those in the project file and the user file the lower one holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec import structs
+
+from tinyagent._net.errors import check_key_variable
+from tinyagent.errors import AuthenticationError
+
+from .environment import config_directory, variable
+from .files import (
+    ProjectRunTable,
+    ProviderTable,
+    RunTable,
+    ToolTable,
+    UserFile,
+    read_keys,
+    read_project_file,
+    read_user_file,
+)
+
+__all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load"]
+
+PROJECT_FILE = "tinyagent.toml"
+DEFAULT_MAX_TURNS = 50
+
+DEFAULT_MAX_REPEATS = 10
+
+_LIMITS: dict[str, float | None] = {
+    "max_turns": DEFAULT_MAX_TURNS,
+    "max_repeats": DEFAULT_MAX_REPEATS,
+    "max_cost": None,
+    "max_tokens": None,
+    "timeout": None,
+}
+"""The keys of `[run]` that bound a run, and what holds if the user has not set them; None: no bound."""
+
+
+class Settings(NamedTuple):
+    """What the environment and the files say; flags come on top, in the commands.
+
+    Attributes:
+        run: The run table of the project file over that of the user file, TINYAGENT_MODEL over both.
+        model_source: Where the model was chosen, for messages.
+        directory: Where the user's files are.
+        notes: The limits of the project file that do not hold, since the user's are lower.
+    """
+
+    run: RunTable
+    model_source: str
+    providers: Mapping[str, ProviderTable]
+    disabled_plugins: frozenset[str]
+    preferred_plugins: Mapping[str, str]
+    tools: Mapping[str, ToolTable]
+    hook_timeout: float
+    directory: Path
+    notes: tuple[str, ...]
+
+    def api_key(self, provider: str, env_name: str | None) -> str | None:
+        """The key of a provider: its environment variable, else `keys.toml`.
+
+        Raises:
+            ConfigurationError: the variable or the key cannot be right; neither is shown.
+        """
+        if env_name is not None and variable(env_name) is None:
+            check_key_variable(env_name, provider)
+        key = variable(env_name) if env_name else None
+        if key is None:
+            key = read_keys(self.directory / "keys.toml").get(provider, "").strip() or None
+        if key is not None and not all("!" <= character <= "~" for character in key):
+            where = env_name if env_name and variable(env_name) else self.directory / "keys.toml"
+            raise AuthenticationError(
+                f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters in it.",
+                hint="Copy it again; it is not shown here on purpose.",
+            )
+        return key
+
+
+def load(directory: Path | None = None) -> Settings:
+    """Read the environment, the project file in `directory` (the working directory) and the user file."""
+    home = config_directory()
+    user_file, project_file = home / "config.toml", (directory or Path()) / PROJECT_FILE
+    user = read_user_file(user_file) or UserFile()
+    project = read_project_file(project_file, user_file)
+    run, source = user.run, str(user_file)
+    notes: list[str] = []
+    if project is not None:
+        run, notes = _with_project(user.run, project.run, str(project_file))
+        if project.run.model is not None:
+            source = str(project_file)
+    model = variable("TINYAGENT_MODEL")
+    if model is not None:
+        source = "TINYAGENT_MODEL"
+        run = structs.replace(run, model=model)
+    return Settings(
+        run=run,
+        model_source=source,
+        providers=user.providers,
+        disabled_plugins=frozenset(user.plugins.disable),
+        preferred_plugins=user.plugins.prefer,
+        tools=user.tools,
+        hook_timeout=user.plugins.hook_timeout,
+        directory=home,
+        notes=tuple(notes),
+    )
+
+
+def _with_project(user: RunTable, project: ProjectRunTable, file: str) -> tuple[RunTable, list[str]]:
+    """The user's table with the project's choices, limits and prohibitions; and a note for each limit of
+    the project that is above the user's."""
+    chosen = {name: value for name, value in structs.asdict(project).items() if value is not None}
+    notes = []
+    for name, default in _LIMITS.items():
+        limit = getattr(user, name)
+        limit = default if limit is None else limit
+        if limit is not None and chosen.get(name, limit) > limit:
+            notes.append(f"{file}: run.{name} = {chosen[name]} is above your limit; {limit} holds.")
+            chosen[name] = limit
+    chosen["deny"] = [*(user.deny or ()), *(project.deny or ())]
+    return structs.replace(user, **chosen), notes

@@ -1,0 +1,1 @@
+"""Plugins: find, load, install, check and create them."""

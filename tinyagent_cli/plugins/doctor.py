@@ -1,0 +1,255 @@
+"""What may be wrong with an installation, looked at one thing after the other.
+
+Nothing here raises: what is found is a `Finding` that says what to do. A plugin is loaded in a process of
+its own. Only endpoints that the user has set up are asked, with short time-outs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+from tinyagent._stream.servers import SERVERS
+from tinyagent.agent_types import Provider
+from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderError, TinyAgentError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config import model_choice
+from tinyagent_cli.config import settings as configuration
+from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.version import DISTRIBUTION
+
+from .check import check_all
+from .discovery import EntryPoint, find, normalised
+from .manager import BUILT_IN_NAMES, PluginManager
+
+__all__ = ["Finding", "examine"]
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
+        code: What a run would exit with because of it; 0 if it is as it should be, has not been set up yet,
+            or harms nothing.
+        hint: What to do; with code 0 it is advice.
+    """
+
+    check: str
+    subject: str
+    code: int
+    message: str
+    hint: str | None = None
+
+
+def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
+    """Look at everything. What a finding quotes of the configuration and of plugins has no secrets in it."""
+    from tinyagent._net.errors import redact
+
+    for finding in _examine(app, seconds, offline):
+        yield finding._replace(
+            subject=redact(finding.subject),
+            message=redact(finding.message),
+            hint=None if finding.hint is None else redact(finding.hint),
+        )
+
+
+def _examine(app: AppContext, seconds: float, offline: bool) -> Iterator[Finding]:
+    yield from _installation()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        versions = pool.submit(_check_versions)
+        yield from _plugins()
+        yield from _versions(app, versions)
+    try:
+        found = configuration.load()
+    except TinyAgentError as error:
+        yield Finding("configuration", "files", 3, str(error), error.hint)
+        return
+    yield from _configuration(found)
+    yield from _names(found)
+    yield from _keys_and_endpoints(found, None if offline else seconds)
+
+
+# ---- what is installed ------------------------------------------------------------------------------------
+
+
+def _installation() -> Iterator[Finding]:
+    from tinyagent_cli.version import version
+
+    from .installer import Installer
+    from .namesake import fault
+
+    subject = f"tinyagent {version()}"
+    try:
+        kind = Installer.of_this_environment().kind
+    except TinyAgentError as error:
+        yield Finding("installation", subject, 1, str(error), error.hint)
+    else:
+        python = ".".join(map(str, sys.version_info[:3]))
+        yield Finding("installation", subject, 0, f"Python {python}, {kind}")
+    found = fault()
+    if found is not None:
+        yield Finding("installation", "package tinyagent", 3, *found)
+
+
+def _plugins() -> Iterator[Finding]:
+    for entry, loaded in check_all(find()):
+        message, hint = loaded.message or "loads", loaded.hint
+        if loaded.code and entry.group == "hooks":
+            off = f'Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
+            hint = f"{hint}\n{off}" if hint else off
+        yield Finding("plugin", _subject(entry), loaded.code, message, hint)
+
+
+def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Finding]:
+    """What pip or uv says of dependencies; conflicts among others' packages show with -v only."""
+    try:
+        agrees, said = answer.result()
+    except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
+        yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
+        return
+    from .namesake import installed_from
+
+    ours = {DISTRIBUTION, *(normalised(entry.distribution) for entry in find())}
+    conflicts = [line.split() for line in said.splitlines() if line.strip() and not agrees]
+    for words in conflicts:
+        who = normalised(words[0])
+        if who in ours:
+            source = installed_from(who)
+            hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {source}"
+            yield Finding("versions", who, 1, " ".join(words), hint)
+        else:
+            app.detail(" ".join(words))
+    if not any(normalised(words[0]) in ours for words in conflicts):
+        yield Finding("versions", "dependencies", 0, "no conflict")
+
+
+def _check_versions() -> tuple[bool, str]:
+    from .installer import Installer
+
+    done = subprocess.run(
+        Installer.of_this_environment().check_command(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return not done.returncode, done.stdout + done.stderr
+
+
+# ---- what is set up ---------------------------------------------------------------------------------------
+
+
+def _configuration(found: Settings) -> Iterator[Finding]:
+    file = found.directory / "config.toml"
+    entries = find()
+    known = {entry.name for entry in entries if entry.group == "tools"}
+    for name in found.run.tools or ():
+        if name not in known and name.rpartition(".")[0] not in known and not name.endswith(".py"):
+            hint = (
+                f"Install it, or take it out of [run] tools. Installed: {', '.join(sorted(known)) or 'none'}"
+            )
+            yield Finding("configuration", f"tool {name}", 3, "is not installed", hint)
+    known = {name for entry in entries for name in (entry.name, entry.distribution)}
+    for name in sorted(found.disabled_plugins - known):
+        hint = f"Take it out of [plugins] disable in {file}"
+        yield Finding("configuration", f"plugin {name}", 0, "is switched off, but not installed", hint)
+    distributions = {normalised(entry.distribution) for entry in entries} | BUILT_IN_NAMES
+    for name, preferred in found.preferred_plugins.items():
+        if normalised(preferred) not in distributions:
+            hint = f"Mend or take out [plugins] prefer.{name} in {file}"
+            yield Finding("configuration", f"prefer {name}", 0, f"{preferred} is not installed", hint)
+    yield Finding("configuration", "files", 0, f"in {found.directory}")
+
+
+def _names(found: Settings) -> Iterator[Finding]:
+    manager = PluginManager.from_settings(found)
+    groups = {
+        "tools": find("tools"),
+        "commands": find("commands"),
+        "providers": [
+            entry
+            for entry in manager.provider_entries()
+            if entry.distribution != "built in" or entry.name not in found.providers
+        ],
+    }
+    for group, entries in groups.items():
+        for name in sorted({entry.name for entry in entries}):
+            claims = [entry for entry in entries if entry.name == name]
+            wanted = normalised(found.preferred_plugins.get(name, ""))
+            settled = (
+                wanted in {normalised(entry.distribution) for entry in claims} or wanted in BUILT_IN_NAMES
+            )
+            if len(claims) > 1 and not settled:
+                who = " and ".join(entry.distribution for entry in claims)
+                hint = f'Say whose it is: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'
+                yield Finding("names", f"{group[:-1]} {name}", 3, f"is claimed by {who}", hint)
+
+
+def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Finding]:
+    """The providers that the user has set up: those in the configuration, and that of the chosen model."""
+    names = dict.fromkeys(found.providers)
+    try:
+        choice = model_choice.choose(None, found)
+    except TinyAgentError as error:
+        code = 0 if isinstance(error, NotConfiguredError) else 3
+        yield Finding("configuration", "model", code, str(error), error.hint)
+    else:
+        names[choice.provider] = None
+        if choice.provider not in ("replay", "demo"):
+            model = "/".join(filter(None, (choice.provider, choice.model_id)))
+            yield Finding("configuration", "model", 0, f"{model}, from {choice.source}")
+    manager = PluginManager.from_settings(found)
+    for name in names:
+        if name in ("replay", "demo"):
+            continue
+        try:
+            provider = manager.provider(name)
+            variable = provider.api_key_env
+            key = found.api_key(name, variable)
+        except TinyAgentError as error:
+            yield Finding("keys", name, 3, str(error), error.hint)
+            continue
+        if key is None and variable is not None:
+            yield Finding("keys", name, 3, f"{variable} is not set", f"Set it: export {variable}=…")
+            continue
+        yield Finding("keys", name, 0, "none needed" if variable is None else f"{variable} is set")
+        if seconds is not None and (name in found.providers or name in SERVERS):
+            yield _endpoint(provider, seconds)
+
+
+def _endpoint(provider: Provider, seconds: float) -> Finding:
+    """Ask for the list of models; a server that answers anything but a refused key is there."""
+    assert provider.list_models is not None
+    ask = provider.list_models
+
+    async def answer() -> int:
+        async with asyncio.timeout(seconds):
+            return len(await ask())
+
+    try:
+        count = asyncio.run(answer())
+    except TimeoutError:
+        hint = "Is it running, and does its base_url name the right port? --timeout gives it longer."
+        return Finding("endpoint", provider.name, 1, f"no answer within {seconds:g} s", hint)
+    except AuthenticationError as error:
+        return Finding("endpoint", provider.name, 3, str(error), error.hint or "Set another key.")
+    except ProviderError as error:
+        if error.status is not None and error.status < 500:
+            return Finding("endpoint", provider.name, 0, "answers; it has no list of models")
+        hint = "Is it running, and is its base_url right? [providers.NAME] in config.toml"
+        return Finding("endpoint", provider.name, 1, str(error), error.hint or hint)
+    except TinyAgentError as error:
+        return Finding("endpoint", provider.name, 3, str(error), error.hint)
+    except Exception as error:  # noqa: BLE001 - a provider may do anything
+        return Finding("endpoint", provider.name, 1, f"{type(error).__name__}: {error}")
+    return Finding("endpoint", provider.name, 0, f"answers, with {count} models")
+
+
+def _subject(entry: EntryPoint) -> str:
+    return f"{entry.group}: {entry.name} ({entry.distribution} {entry.version})"

@@ -1,0 +1,431 @@
+"""The project that `tinyagent plugins new` writes: one template for each kind of plugin.
+
+`@NAME@` is what a user types, `@IDENTIFIER@` the same as a Python name. What is written is meant to be
+read: it is the shortest plugin of its kind, and its tests pass before anything was changed.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from pathlib import Path
+
+from tinyagent_cli.exit_codes import InputError
+
+__all__ = ["KINDS", "check_name", "files", "write"]
+
+KINDS = {"tool": "tools", "provider": "providers", "command": "commands", "hook": "hooks"}
+"""Each kind with its entry-point group."""
+
+_TAKEN = {"call", "click", "hookimpl", "reply", "text", "tinyagent", "tool", "words"}
+"""Names that the templates use themselves."""
+
+
+def check_name(given: str, kind: str) -> str:
+    """The name of the plugin, without a `tinyagent-` before it.
+
+    Raises:
+        InputError: it cannot be the name of a plugin of this kind.
+    """
+    name = given.removeprefix("tinyagent-")
+    why = None
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 50:
+        why = "a name is lower-case letters, digits and single '-', and begins with a letter"
+    elif keyword.iskeyword(name.replace("-", "_")) or name in _TAKEN:
+        why = "that word has a meaning already"
+    elif kind == "provider":
+        from . import builtin as builtin_plugins
+
+        if name in builtin_plugins.NAMES:
+            why = "a provider of that name is built in"
+    elif kind == "command":
+        from tinyagent_cli.app import COMMANDS
+
+        if name in COMMANDS:
+            why = "that command is built in"
+    if why is not None:
+        raise InputError(f"{given!r} cannot be the name of the plugin: {why}.", hint="For example: weather")
+    return name
+
+
+def files(name: str, kind: str) -> dict[str, str]:
+    """The project's files by their paths."""
+    identifier = name.replace("-", "_")
+    package = f"src/tinyagent_{identifier}"
+    texts = {
+        "pyproject.toml": _PYPROJECT,
+        "README.md": _README,
+        ".gitignore": "__pycache__/\n*.egg-info/\n.pytest_cache/\n.venv/\ndist/\n",
+        f"{package}/__init__.py": _CODE[kind],
+        f"{package}/py.typed": "",
+        f"tests/test_{identifier}.py": _TESTS[kind],
+    }
+    for path, text in texts.items():
+        for mark, value in (
+            ("@WHAT@", _WHAT[kind]),
+            ("@USE@", _USE[kind]),
+            ("@GROUP@", KINDS[kind]),
+            ("@IDENTIFIER@", identifier),
+            ("@NAME@", name),
+        ):
+            text = text.replace(mark, value)
+        texts[path] = text.removeprefix("\n")
+    return texts
+
+
+def write(folder: Path, name: str, kind: str) -> list[str]:
+    """Write the project; returns the paths of its files.
+
+    Raises:
+        InputError: there is something in the folder, or it cannot be written.
+    """
+    made = files(name, kind)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} is not an empty folder.", hint="Name another one with --folder.")
+        for path, text in made.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder}: {error.strerror}.") from None
+    return list(made)
+
+
+_WHAT = {
+    "tool": "A tool for tinyagent: it counts the words of a text.",
+    "provider": "A provider for tinyagent: it says again what it is told.",
+    "command": "A command for tinyagent: it greets.",
+    "hook": "A policy for tinyagent: it keeps tools away from .env files.",
+}
+
+_USE = {
+    "tool": 'tinyagent run -t @NAME@ "How many words are in: to be or not to be?"\n'
+    "tinyagent tools call @NAME@ text='to be or not to be'      # without a model",
+    "provider": 'tinyagent run -m @NAME@/any "Hello there"',
+    "command": "tinyagent @NAME@ Ada",
+    "hook": "tinyagent run -t fs ...      # a plugin of the group tinyagent.hooks is at work in every run",
+}
+
+_PYPROJECT = """
+[build-system]
+requires = ["hatchling>=1.26"]
+build-backend = "hatchling.build"
+
+[project]
+name = "tinyagent-@NAME@"
+version = "0.1.0"
+description = "@WHAT@"
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["tinyagent-core>=0.1"]
+
+[project.optional-dependencies]
+test = ["pytest>=8"]
+
+# The name on the left is what a user types, the module on the right is imported when they do.
+[project.entry-points."tinyagent.@GROUP@"]
+@NAME@ = "tinyagent_@IDENTIFIER@"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/tinyagent_@IDENTIFIER@"]
+
+[tool.pytest.ini_options]
+testpaths = ["tests"]
+pythonpath = ["src"]
+"""
+
+_README = """
+# tinyagent-@NAME@
+
+@WHAT@
+
+```sh
+tinyagent plugins install tinyagent-@NAME@      # once it is published; before that: -e FOLDER
+@USE@
+```
+
+## Work on it
+
+In an environment that has tinyagent and pytest:
+
+```sh
+python -m pytest                        # the tests need nothing installed but these two
+tinyagent plugins install -e .          # the plugin, as it stands and as you change it
+tinyagent plugins list --check          # does it load?
+python -m pip wheel --no-deps -w dist . # what others install
+```
+"""
+
+_TOOL = '''
+"""@WHAT@"""
+
+from collections.abc import Callable
+
+from tinyagent import AgentTool, ToolError, hookimpl, tool
+
+__all__ = ["@IDENTIFIER@"]
+
+
+@tool(read_only=True)  # it changes nothing, so nobody has to be asked before it runs
+def @IDENTIFIER@(text: str) -> int:
+    """Count the words of a text.
+
+    Args:
+        text: The text whose words are counted.
+    """
+    if not text.strip():
+        raise ToolError("The text is empty; give the text whose words are to be counted.")
+    return len(text.split())
+
+
+@hookimpl
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Called when somebody says `-t @NAME@`."""
+    register(@IDENTIFIER@)
+'''
+
+_TOOL_TESTS = '''
+"""The tool by itself, and in the hands of a model; no network, no key."""
+
+import asyncio
+
+import pytest
+from tinyagent import ToolError
+from tinyagent.testing import Reply, call
+
+import tinyagent_@IDENTIFIER@
+from tinyagent_@IDENTIFIER@ import @IDENTIFIER@
+
+
+def execute(**arguments):
+    """The text of what the tool answers."""
+    result = asyncio.run(@IDENTIFIER@.execute("call", arguments, None, lambda partial: None))
+    return result.content[0]["text"]
+
+
+def test_it_is_registered():
+    """The hook hands over the tool."""
+    registered = []
+    tinyagent_@IDENTIFIER@.tinyagent_register_tools(registered.append)
+    assert registered == [@IDENTIFIER@]
+
+
+def test_it_counts_words():
+    """Whatever stands between them."""
+    assert execute(text="one  two\\nthree") == "3"
+
+
+def test_an_empty_text_is_an_error_in_words():
+    """The model is told what to do instead."""
+    with pytest.raises(ToolError, match="give the text"):
+        execute(text=" ")
+
+
+def test_a_model_uses_it(scripted_provider, run_agent):
+    """The model's arguments arrive, and the model gets the answer."""
+    provider = scripted_provider(Reply(call("@IDENTIFIER@", text="to be or not to be")), "Six.")
+    run_agent(provider, "How many?", tools=[@IDENTIFIER@])
+    assert provider.calls[1].context.messages[-1]["content"] == [{"type": "text", "text": "6"}]
+'''
+
+_PROVIDER = '''
+"""@WHAT@"""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from tinyagent import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    Context,
+    Model,
+    Provider,
+    SimpleStreamOptions,
+    extract_text,
+    hookimpl,
+)
+
+__all__ = ["provider"]
+
+
+class Reply:
+    """A reply under way: iterate it for its events, await `result()` for the message."""
+
+    def __init__(self, model: Model, context: Context) -> None:
+        asked = next((m for m in reversed(context.messages) if m["role"] == "user"), None)
+        self.words = ["You", "said:", *extract_text(asked).split()]
+        self.message: AssistantMessage = {
+            "role": "assistant",
+            "content": [{"type": "text", "text": " ".join(self.words)}],
+            "stop_reason": "stop",
+            "timestamp": time.time_ns() // 1_000_000,
+            "api": model.api,
+            "provider": model.provider,
+            "model": model.id,
+            "usage": None,
+        }
+
+    async def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        """Yield each piece as soon as it is there; the last event is always `done` or `error`."""
+        yield {"type": "start"}
+        yield {"type": "text_start", "content_index": 0}
+        for number, word in enumerate(self.words):
+            yield {"type": "text_delta", "content_index": 0, "delta": f" {word}" if number else word}
+        yield {"type": "text_end", "content_index": 0, "content": " ".join(self.words)}
+        yield {"type": "done", "reason": "stop", "message": self.message}
+
+    async def result(self) -> AssistantMessage:
+        """The whole message."""
+        return self.message
+
+
+async def stream(model: Model, context: Context, options: SimpleStreamOptions) -> Reply:
+    """Ask the model. What is raised here ends the run as an error message."""
+    return Reply(model, context)
+
+
+def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
+    """`-m @NAME@/small -O key=value` arrives here as `"small"` and `{"key": "value"}`."""
+    return Model(provider="@NAME@", id=model_id, api="@NAME@")
+
+
+provider = Provider(name="@NAME@", stream_fn=stream, make_model=make_model)
+# With api_key_env="..." the command line finds the key and hands it over in options["api_key"].
+
+
+@hookimpl
+def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
+    """Called when somebody says `-m @NAME@/...`."""
+    register(provider)
+'''
+
+_PROVIDER_TESTS = '''
+"""The provider by itself; no network, no key.
+
+A provider that speaks to a server inherits `tinyagent.testing.ProviderContract` as well: a hundred tests.
+"""
+
+import tinyagent_@IDENTIFIER@
+from tinyagent_@IDENTIFIER@ import provider
+
+
+def test_it_is_registered():
+    """The hook hands over the provider, by the name that stands before the slash of -m."""
+    registered = []
+    tinyagent_@IDENTIFIER@.tinyagent_register_providers(registered.append)
+    assert [found.name for found in registered] == ["@NAME@"]
+
+
+def test_it_answers(run_agent):
+    """The reply comes word by word, and the run is a whole one."""
+    events = run_agent(provider.stream_fn, "hello there", model=provider.make_model("any", {}))
+    deltas = [e.assistant_message_event for e in events if e.type == "message_update"]
+    pieces = [delta["delta"] for delta in deltas if delta["type"] == "text_delta"]
+    assert pieces == ["You", " said:", " hello", " there"]
+    assert events[-1].messages[-1]["content"][0]["text"] == "You said: hello there"
+'''
+
+_COMMAND = '''
+"""@WHAT@"""
+
+import click
+from tinyagent import hookimpl
+
+__all__ = ["@IDENTIFIER@"]
+
+
+@click.command("@NAME@")
+@click.argument("name")
+@click.option("--loud", is_flag=True, help="In capital letters.")
+def @IDENTIFIER@(name: str, loud: bool) -> None:
+    """Greet NAME."""
+    greeting = f"Hello, {name}!"
+    click.echo(greeting.upper() if loud else greeting)
+
+
+@hookimpl
+def tinyagent_register_commands(group: click.Group) -> None:
+    """Called when somebody says `tinyagent @NAME@`."""
+    group.add_command(@IDENTIFIER@)
+'''
+
+_COMMAND_TESTS = '''
+"""The command by itself."""
+
+import click
+from click.testing import CliRunner
+
+import tinyagent_@IDENTIFIER@
+from tinyagent_@IDENTIFIER@ import @IDENTIFIER@
+
+
+def test_it_is_registered():
+    """The hook adds it to the group, by the name of the entry point."""
+    group = click.Group()
+    tinyagent_@IDENTIFIER@.tinyagent_register_commands(group)
+    assert group.commands == {"@NAME@": @IDENTIFIER@}
+
+
+def test_it_greets():
+    """Softly or loudly."""
+    assert CliRunner().invoke(@IDENTIFIER@, ["Ada"]).output == "Hello, Ada!\\n"
+    assert CliRunner().invoke(@IDENTIFIER@, ["Ada", "--loud"]).output == "HELLO, ADA!\\n"
+
+
+def test_a_wrong_use_is_exit_code_2():
+    """As everywhere."""
+    assert CliRunner().invoke(@IDENTIFIER@, []).exit_code == 2
+'''
+
+_HOOK = '''
+"""@WHAT@"""
+
+import json
+
+from tinyagent import ToolCallDecision, ToolCallInfo, hookimpl
+
+__all__ = ["tinyagent_before_tool_call"]
+
+
+@hookimpl
+def tinyagent_before_tool_call(call: ToolCallInfo) -> ToolCallDecision | None:
+    """Called before each tool call of every run. If this raises, the call is refused."""
+    if ".env" in json.dumps(call.arguments, ensure_ascii=False):
+        return ToolCallDecision(block="Refused: .env files hold secrets. Go on without them.")
+    return None
+'''
+
+_HOOK_TESTS = '''
+"""The policy in a run with a scripted model."""
+
+import pytest
+from tinyagent import tool
+from tinyagent.testing import Reply, call
+
+from tinyagent_@IDENTIFIER@ import tinyagent_before_tool_call
+
+opened = []
+
+
+@tool
+def read(path: str) -> str:
+    """Read a file."""
+    opened.append(path)
+    return f"what is in {path}"
+
+
+@pytest.mark.parametrize(("path", "allowed"), [("notes.txt", True), ("app/.env", False)])
+def test_env_files_are_kept_from_tools(scripted_provider, run_agent, path, allowed):
+    """Such a call is not run, and the model is told why; others are none of its business."""
+    opened.clear()
+    provider = scripted_provider(Reply(call("read", path=path)), "Done.")
+    run_agent(provider, "Read it.", tools=[read], before_tool_call=tinyagent_before_tool_call)
+    told = provider.calls[1].context.messages[-1]
+    assert (not told["is_error"], opened) == (allowed, [path] if allowed else [])
+    assert allowed or ".env files hold secrets" in told["content"][0]["text"]
+'''
+
+_CODE = {"tool": _TOOL, "provider": _PROVIDER, "command": _COMMAND, "hook": _HOOK}
+_TESTS = {"tool": _TOOL_TESTS, "provider": _PROVIDER_TESTS, "command": _COMMAND_TESTS, "hook": _HOOK_TESTS}

@@ -1,1 +1,0 @@
-"""From an event to what a person sees."""

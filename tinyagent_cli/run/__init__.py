@@ -1,0 +1,1 @@
+"""One run of an agent: its plan, its input, its approvals and its end."""

@@ -1,0 +1,310 @@
+"""Decide whether a tool call may run: by rules first, then by asking the user on the terminal.
+
+    denied by name        refused, whatever the other rules are
+    read-only             runs
+    allowed by name, -y   runs
+    remembered            runs: this exact call was approved for this project, see `remembered`
+    otherwise             the user is asked on /dev/tty, never on standard input; refused without a terminal
+
+This is a question, not a sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, NamedTuple
+
+from tinyagent.agent_types import AgentTool, ToolCallInfo
+from tinyagent.errors import ConfigurationError
+from tinyagent_cli.terminal.sanitise import visible, without_long_blanks
+
+if TYPE_CHECKING:
+    from tinyagent_cli.plugins.tool_sources import ToolSource
+
+    from .approval_store import ApprovalStore
+
+__all__ = ["Approvals", "Verdict", "ask_on_terminal"]
+
+MAX_SHOWN = 8_000
+MAX_SHOWN_LINES = 100
+"""Limits of a question in characters and lines. Of a longer call it shows the beginning and the end."""
+
+
+class Verdict(NamedTuple):
+    """Whether a call may run: the reason if not, and who approved it (empty if no approval is needed)."""
+
+    refusal: str | None
+    by: str = ""
+
+
+class Approvals:
+    """The rules of one run, and the answers so far.
+
+    Args:
+        allow: Names of tools (`*` and `?` match) that may run without a question; `deny` takes precedence.
+        deny: Names of tools that must not run.
+        yes: Whether every tool may run without a question.
+        note: Called to tell the user about a refusal without a terminal.
+        before: Called before a question, to end an unfinished line of the reply.
+        remembered: Opens the stored approvals; called on first use.
+        sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
+            or content hash cannot be remembered.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+        yes: bool = False,
+        note: Callable[[str], None] = lambda text: None,
+        before: Callable[[], None] = lambda: None,
+        remembered: Callable[[], ApprovalStore] | None = None,
+        sources: Mapping[str, ToolSource] | None = None,
+    ) -> None:
+        self._allow = tuple(allow)
+        self._deny = tuple(deny)
+        self._yes = yes
+        self._note = note
+        self._before = before
+        self._open_remembered = remembered
+        self._remembered: ApprovalStore | None = None
+        self._sources = sources or {}
+        self._allowed_tools: dict[str, tuple[object, ...]] = {}
+        self._allowed_calls: set[str] = set()
+        self._lock = asyncio.Lock()
+
+    def denied(self, tool: AgentTool) -> str | None:
+        """Return the reason if a rule denies the tool; None otherwise."""
+        if _matches(tool.name, self._deny):
+            return f"Refused: the user does not allow the tool {tool.name!r} in this run."
+        return None
+
+    async def ask(self, call: ToolCallInfo) -> Verdict:
+        """Decide whether this call may run."""
+        tool = call.tool
+        if tool.read_only:
+            return Verdict(None)
+        if self._yes:
+            return Verdict(None, "--yes")
+        if _matches(tool.name, self._allow):
+            return Verdict(None, "--allow")
+        from .approval_store import current_project, fingerprint
+
+        source = self._sources.get(tool.name)
+        key = fingerprint(current_project(), tool, source, call.arguments)
+        can_be_remembered = source is not None and source.content() is not None
+        async with self._lock:  # one question at a time; an answer may settle the next one
+            if self._allowed_tools.get(tool.name) == _identity(tool):
+                return Verdict(None, "the user, for this tool in this run")
+            if key in self._allowed_calls:
+                return Verdict(None, "the user, for this exact call in this run")
+            if can_be_remembered and self._remembered is None and self._open_remembered is not None:
+                self._remembered = self._open_remembered()
+            store = self._remembered if can_be_remembered else None
+            if store is not None and key in store:
+                return Verdict(None, "the user, for this exact call in this project")
+            self._before()
+            answer = await ask_on_terminal(question(call, project=store is not None))
+        match answer:
+            case None:
+                self._note(
+                    f"Refused {tool.name!r}: it can change things, and there is no terminal to ask on. "
+                    f"Allow it with --allow {tool.name}, or everything with -y."
+                )
+                return Verdict(
+                    f"Refused: {tool.name!r} can change things, and there is no terminal to ask the user on. "
+                    f"The user can allow it by running this again with --allow {tool.name} or --yes."
+                )
+            case "a" | "always":
+                self._allowed_tools[tool.name] = _identity(tool)
+                return Verdict(None, "the user, for this tool in this run")
+            case "e" | "exact":
+                self._allowed_calls.add(key)
+                return Verdict(None, "the user, for this exact call in this run")
+            case "p" | "project" if store is not None and source is not None:
+                self._allowed_calls.add(key)
+                self._remember(store, key, call, source)
+                return Verdict(None, "the user, for this exact call in this project")
+            case "y" | "yes":
+                return Verdict(None, "the user, once")
+        return Verdict(f"Refused: the user said no to this call of {tool.name!r}.")
+
+    def _remember(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
+        try:
+            store.add(key, call.tool, source, call.arguments)
+        except ConfigurationError as error:
+            self._note(f"The approval holds for this run only. {error}")
+
+
+class Question(NamedTuple):
+    """A question to the user.
+
+    Attributes:
+        text: The call and the choices, with invisible characters as escapes.
+        whole: The whole call if `text` shows only its beginning and its end; None otherwise.
+        choices: The choices to show after the whole call was viewed.
+    """
+
+    text: str
+    whole: str | None
+    choices: str
+
+
+def question(call: ToolCallInfo, *, project: bool = True) -> Question:
+    """Return the question for a call. `project` offers to approve it for the project."""
+    name = visible(call.tool.name)
+    text = visible(without_long_blanks(json.dumps(call.arguments, indent=2, ensure_ascii=False)))
+    begin, end = _hidden_part(text)
+    choices = (
+        f"Run {name}? [y] once  [a] always in this run  [n] no\n"
+        f"This exact call: [e] always in this run{'  [p] always in this project' if project else ''}: "
+    )
+    if begin < end:
+        gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
+        shown = f"{text[:begin]}\n{gap}\n{text[end:]}"
+        asked = (
+            f"The call is not shown whole. [v] view all of it  [yes] run {name} once all the same  [n] no: "
+        )
+    else:
+        shown, asked = text, choices
+    shown = shown.replace("\n", "\n  ")
+    return Question(
+        f"The model wants to run a tool that can change things:\n  {name} {shown}\n{asked}",
+        f"{name} {text}" if begin < end else None,
+        choices,
+    )
+
+
+def _hidden_part(text: str) -> tuple[int, int]:
+    """Return the start and the end of the part of a long text that is not shown."""
+    half, lines = MAX_SHOWN // 2, MAX_SHOWN_LINES // 2
+    begin, end = min(half, len(text)), max(len(text) - half, 0)
+    if text.count("\n") > MAX_SHOWN_LINES:
+        begin = min(begin, len("\n".join(text.split("\n", lines)[:lines])))
+        end = max(end, len(text) - len("\n".join(text.rsplit("\n", lines)[-lines:])))
+    return begin, end
+
+
+async def ask_on_terminal(asked: Question) -> str | None:
+    """Ask on the controlling terminal. A cancellation withdraws the question.
+
+    Returns:
+        The answer in lower case; None without a terminal. If the question does not show the whole call, only
+        a full `yes` approves it, until all of it was viewed.
+    """
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.tcgetpgrp(fd) != os.getpgrp():
+            return None  # a background job would be stopped, not answered
+        answer = await _answer(fd, asked.text)
+        if asked.whole is None:
+            return answer
+        while answer in ("v", "view", "y"):
+            if answer != "y" and await _show_all(fd, asked.whole):
+                return await _answer(fd, asked.choices)
+            answer = await _answer(fd, "Not all of it was shown. [v] view it all  [yes] run it  [n] no: ")
+        return answer if answer == "yes" else "no"
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+async def _answer(fd: int, text: str) -> str:
+    _discard_typed_ahead(fd)
+    _write(fd, text)
+    return (await _read_line(fd)).strip().lower()
+
+
+async def _show_all(fd: int, text: str) -> bool:
+    """Show a text page by page. Return whether its end was reached."""
+    columns, rows = os.get_terminal_size(fd)
+    width, page = columns or 80, max((rows or 24) - 1, 1)
+    lines = [
+        line[start : start + width]
+        for line in text.split("\n")
+        for start in range(0, max(len(line), 1), width)
+    ]
+    shown = 0
+    while True:
+        _write(fd, "\n".join(lines[shown : shown + page]) + "\n")
+        shown += page
+        if shown >= len(lines):
+            return True
+        answer = await _answer(fd, f"-- {shown:,} of {len(lines):,} lines: [Enter] more  [a] all  [q] stop: ")
+        if answer == "q":
+            return False
+        if answer == "a":
+            page = len(lines)
+
+
+def _write(fd: int, text: str) -> None:
+    data = memoryview(text.encode("utf-8", "replace"))
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _discard_typed_ahead(fd: int) -> None:
+    """Discard keys that were pressed before the question."""
+    import termios
+
+    termios.tcflush(fd, termios.TCIFLUSH)
+
+
+async def _read_line(fd: int) -> str:
+    """Read one line in a thread, because not every system supports terminals in an event loop."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+    stop_read, stop_write = os.pipe()
+
+    def settle(data: bytes | OSError) -> None:
+        if answer.done():
+            return
+        if isinstance(data, OSError):
+            answer.set_exception(data)
+        else:
+            answer.set_result(data)
+
+    def wait() -> None:
+        data = b""
+        try:
+            while not data.endswith(b"\n"):
+                ready, _, _ = select.select([fd, stop_read], [], [])
+                if stop_read in ready:
+                    return
+                if not (more := os.read(fd, 1024)):
+                    break
+                data += more
+        except OSError as error:
+            loop.call_soon_threadsafe(settle, error)
+        else:
+            loop.call_soon_threadsafe(settle, data)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        return (await answer).decode("utf-8", "replace")
+    finally:
+        os.write(stop_write, b"x")
+        thread.join()
+        os.close(stop_read)
+        os.close(stop_write)
+
+
+def _identity(tool: AgentTool) -> tuple[object, ...]:
+    """Return what identifies an approved tool in this run. If it changes, the user is asked again."""
+    return tool.description, tool.parameters, tool.origin
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,260 @@
+"""Find and check everything that a run needs, before the first request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from tinyagent import _json
+from tinyagent._stream.message_checks import checked_messages
+from tinyagent.agent_types import AgentMessage, AgentTool, Model, Provider, ThinkingLevel, UserMessage
+from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
+from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config import model_choice
+from tinyagent_cli.config import settings as configuration
+from tinyagent_cli.config.endpoints import endpoint_note
+from tinyagent_cli.config.environment import APPROVALS_FILE, set_variable
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.plugins.discovery import find
+from tinyagent_cli.plugins.manager import Hook, PluginManager, SinkFactory
+from tinyagent_cli.plugins.tool_sources import ToolSource
+
+from .lifetime import Lifetime
+from .prompt_input import StandardInput, build_prompt, read_file, read_files
+from .tool_limits import output_limits, with_timeouts
+
+__all__ = ["Plan", "RunOptions", "prepare"]
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tinyagent run`."""
+
+    prompt: str | None
+    model: str | None
+    system: str | None
+    tools: tuple[str, ...]
+    mcp: tuple[str, ...]
+    files: tuple[str, ...]
+    history: str | None
+    jsonl: bool
+    output: str | None
+    options: tuple[str, ...]
+    temperature: float | None
+    max_tokens: int | None
+    thinking: str | None
+    max_turns: int | None
+    max_repeats: int | None
+    max_cost: float | None
+    timeout: float | None
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    yes: bool
+    no_stdin: bool
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The run as decided by the options, the environment and the files."""
+
+    provider: Provider
+    model: Model
+    api_key: str | None
+    system: str
+    tools: list[AgentTool]
+    changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
+    history: list[AgentMessage]
+    message: UserMessage
+    empty_stdin: bool
+    thinking: ThinkingLevel
+    temperature: float | None
+    max_tokens: int | None
+    max_turns: int
+    max_repeats: int
+    max_cost: float | None
+    allow: list[str]
+    deny: list[str]
+    yes: bool
+    before_hooks: list[Hook]
+    after_hooks: list[Hook]
+    hook_timeout: float
+    max_output: Callable[[str], int | None]
+    sources: dict[str, ToolSource]
+    approvals_file: Path
+    sinks: list[tuple[str, SinkFactory]]
+
+    @property
+    def inputs(self) -> list[tuple[str, str]]:
+        """Return the files that `-o` must not replace, each with a description."""
+        files = [(f"the tool {name}", source.name) for name, source in self.sources.items() if source.is_file]
+        if self.provider.name == "replay":
+            files.append(("the recorded run", self.model.id))
+        return files
+
+
+def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
+    """Read everything that the run needs.
+
+    Standard input is read last, because it may take long. The time limit of the configuration applies as
+    soon as the configuration is read.
+
+    Raises:
+        TinyAgentError: Something is missing, malformed or unknown.
+    """
+    prompt = None if options.prompt == "-" else options.prompt
+    users_of_stdin = [
+        options.history == "-",
+        options.system == "@-",
+        *(path == "-" for path in options.files),
+    ]
+    if sum(users_of_stdin) > 1:
+        raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
+    piped = not any(users_of_stdin) and not options.no_stdin and stdin.is_piped
+    if not (prompt or options.files or piped):
+        build_prompt(None, (), None)
+    found = configuration.load()
+    for text in found.notes:
+        app.detail(text)
+    run = found.run
+    if options.timeout is None and run.timeout is not None:
+        lifetime.limit(run.timeout, "timeout under [run] in the configuration")
+    choice = model_choice.choose(options.model, found)
+    if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
+        app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
+    plugins = PluginManager.from_settings(found)
+    model_options = {**run.options, **model_choice.parse_options(options.options)}
+    provider, model, api_key = model_choice.resolve(choice, found, plugins, model_options, app.warn)
+    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
+    if moved is not None:
+        app.detail(moved)
+    max_cost = _first(options.max_cost, run.max_cost)
+    if max_cost is not None:
+        _check_price(app, model)
+    plugins.load_hooks()
+    names = _tool_names(options, run.tools or ())
+    tools = with_timeouts(plugins.tools(names), found.tools)
+    _check_rules(options, tools)
+
+    async def changed_tools() -> list[AgentTool] | None:
+        try:
+            changed = await plugins.changed_tools(names)
+        except TinyAgentError as error:
+            app.warn(f"The tools stay as they are: {error}")
+            return None
+        return None if changed is None else with_timeouts(changed, found.tools)
+
+    history = _history(app, options.history, stdin)
+    system = _system(options.system, stdin) if options.system is not None else run.system or ""
+    files = read_files(options.files, stdin)
+    message = build_prompt(prompt, files, stdin.read() if piped else None)
+    if stdin.was_empty:
+        app.warn("Standard input is empty. Did the command before it fail?")
+    if provider.name == "demo":
+        from tinyagent.demo_provider import NOTICE
+
+        app.note(NOTICE)
+    return Plan(
+        provider=provider,
+        model=model,
+        api_key=api_key,
+        system=system,
+        tools=tools,
+        changed_tools=changed_tools,
+        history=history,
+        message=message,
+        empty_stdin=stdin.was_empty,
+        thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
+        temperature=_first(options.temperature, run.temperature),
+        max_tokens=_first(options.max_tokens, run.max_tokens),
+        max_turns=_first(_first(options.max_turns, run.max_turns), configuration.DEFAULT_MAX_TURNS),
+        max_repeats=_first(_first(options.max_repeats, run.max_repeats), configuration.DEFAULT_MAX_REPEATS),
+        max_cost=max_cost,
+        allow=[*options.allow, *(run.allow or ())],
+        deny=[*options.deny, *(run.deny or ())],
+        yes=options.yes,
+        before_hooks=plugins.hooks("tinyagent_before_tool_call"),
+        after_hooks=plugins.hooks("tinyagent_after_tool_call"),
+        hook_timeout=found.hook_timeout,
+        max_output=output_limits(found.tools),
+        sources=plugins.sources,
+        approvals_file=found.directory / APPROVALS_FILE,
+        sinks=plugins.sinks(),
+    )
+
+
+def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:
+    """Return the names of the requested tools; `--mcp` adds the tools of its servers."""
+    names = options.tools or tuple(configured)
+    if not options.mcp:
+        return names
+    if "mcp" not in (entry.name for entry in find("tools")):
+        raise ConfigurationError(
+            "--mcp needs the plugin tinyagent-mcp, which is not installed.",
+            hint="Install it: tinyagent plugins install tinyagent-mcp",
+        )
+    set_variable("TINYAGENT_MCP", "\n".join(options.mcp))
+    return names if any(name.split(".")[0] == "mcp" for name in names) else (*names, "mcp")
+
+
+def _first(value: T | None, default: D) -> T | D:
+    return default if value is None else value
+
+
+def _check_price(app: AppContext, model: Model) -> None:
+    """Warn if the budget depends on the cost that the provider reports."""
+    from tinyagent._prices import has_price
+
+    if model.provider not in ("demo", "replay") and not has_price(model):
+        app.warn(
+            f"No price is known for {model.provider}/{model.id}: --max-cost works only if the provider "
+            "reports the cost."
+        )
+
+
+def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
+    """Refuse rules for unknown tools, which are probably misspelt."""
+    known = {tool.name for tool in tools}
+    for flag, names in (("--deny", options.deny), ("--allow", options.allow)):
+        for name in names:
+            if name not in known and not set(name) & set("*?["):
+                raise InputError(
+                    f"{flag} {name}: this run has no tool of that name; "
+                    f"it has: {', '.join(sorted(known)) or 'none'}."
+                )
+
+
+def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[AgentMessage]:
+    if path is None:
+        return []
+    from tinyagent import jsonl
+
+    name = "standard input" if path == "-" else path
+    if path == "-":
+        data = stdin.read(MAX_RECORD_BYTES, "Waiting for the conversation on standard input …")
+    else:
+        data = read_file(path, stdin, MAX_RECORD_BYTES)
+    if not data.strip():
+        raise InputError(f"--history {path}: there is nothing in it.")
+    if detect_encoding(data)[0] != "utf-8":
+        data = decode_text(data, f"--history {path}", error=RecordError).encode()
+    try:
+        messages = jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
+    except RecordError as error:
+        raise RecordError(f"--history {path}: {error}", hint=error.hint) from None
+    last = _json.decode_object(data.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")) or {}
+    if last.get("type") == "result" and last.get("ok") is False:
+        failure = last.get("error") or {}
+        app.warn(f"The run that --history {path} goes on from failed: {failure.get('message', '')}")
+    return checked_messages(messages, f"--history {path}: ")
+
+
+def _system(text: str, stdin: StandardInput) -> str:
+    if not text.startswith("@"):
+        return text
+    path = text[1:]
+    return decode_text(read_file(path, stdin), path, error=InputError).strip()

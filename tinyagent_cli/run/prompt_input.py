@@ -1,0 +1,148 @@
+"""The user's message: files, piped standard input and the prompt, in this order.
+
+Standard input has one use at a time: `--history -`, `-f -`, or the text before the prompt.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import select
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tinyagent._stream.builder import now_ms
+from tinyagent.agent_types import ImageContent, TextContent, UserMessage
+from tinyagent.text_files import decode_text, read_bytes, read_descriptor
+from tinyagent_cli.exit_codes import InputError
+
+__all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "read_file", "read_files"]
+
+MAX_INPUT = 64 * 1024 * 1024
+"""The limit in bytes of standard input, and of all files together; no context window is larger."""
+
+MAX_IMAGE = 32 * 1024 * 1024
+"""The limit of an image in bytes. No provider accepts more, and base64 makes it a third larger."""
+
+_WAITING = "Waiting for standard input, which is put before the prompt (--no-stdin goes on without it) …"
+
+
+class StandardInput:
+    """Piped standard input, read from a descriptor that plugins do not have.
+
+    Args:
+        descriptor: None if standard input is closed.
+        note: Called if the first byte takes more than a second.
+
+    Attributes:
+        was_empty: Whether it was read and had only white space.
+    """
+
+    def __init__(self, descriptor: int | None, note: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
+        self._note = note
+        self.was_empty = False
+
+    @property
+    def is_piped(self) -> bool:
+        """Return whether it is a pipe, a socket or a file, not a terminal or a device."""
+        if self._descriptor is None:
+            return False
+        mode = os.fstat(self._descriptor).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+    def read(self, limit: int = MAX_INPUT, waiting: str = _WAITING) -> bytes:
+        """Read all bytes.
+
+        Args:
+            limit: The size limit in bytes.
+            waiting: The message for the user if nothing arrives within a second.
+
+        Raises:
+            InputError: Standard input cannot be read, or is longer than `limit`.
+        """
+        if self._descriptor is None:
+            raise InputError("Cannot read standard input: it is closed.")
+        try:
+            if not select.select([self._descriptor], [], [], 1.0)[0]:
+                self._note(waiting)
+        except OSError as error:
+            raise InputError(f"Cannot read standard input: {error.strerror}.") from None
+        data = read_descriptor(self._descriptor, limit=limit, name="standard input", error=InputError)
+        self.was_empty = not data.strip()
+        return data
+
+
+def read_file(path: str, stdin: StandardInput, limit: int = MAX_INPUT) -> bytes:
+    """Read the bytes of a file; `-` is standard input. The errors are those of `StandardInput.read`."""
+    return stdin.read(limit) if path == "-" else read_bytes(path, limit=limit, error=InputError)
+
+
+def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, bytes]]:
+    """Read the files of a prompt. Return the path and the bytes of each.
+
+    Raises:
+        InputError: A file cannot be read, or together they have more than `MAX_INPUT` bytes.
+    """
+    files: list[tuple[str, bytes]] = []
+    total = 0
+    for path in paths:
+        data = read_file(path, stdin)
+        total += len(data)
+        if total > MAX_INPUT:
+            raise InputError(
+                f"The files of -f are longer than {MAX_INPUT >> 20} MiB together, which is the limit."
+            )
+        files.append((path, data))
+    return files
+
+
+def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: bytes | None) -> UserMessage:
+    """Return the user's message.
+
+    Raises:
+        InputError: The prompt is empty, or a file is neither text nor an image.
+    """
+    images: list[ImageContent] = []
+    texts: list[str] = []
+    for path, data in files:
+        name = "standard input" if path == "-" else path
+        mime = _image_type(data)
+        if mime is None:
+            text = _text(data, name, "-f takes text and images (PNG, JPEG, GIF, WebP).")
+            texts.append(f"<file name={Path(name).name!r}>\n{text.rstrip()}\n</file>")
+        elif len(data) > MAX_IMAGE:
+            raise InputError(f"{name} is an image of more than {MAX_IMAGE >> 20} MiB.")
+        else:
+            url = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+            images.append({"type": "image", "url": url, "mime_type": mime})
+    if stdin is not None and stdin.strip():
+        texts.append(_text(stdin, "standard input", "For an image: -f - < FILE").rstrip("\n"))
+    if prompt is not None and prompt.strip():
+        texts.append(prompt)
+    if not texts and not images:
+        raise InputError(
+            "There is no prompt.",
+            hint='Give it as an argument or through a pipe: tinyagent run "What is …?"',
+        )
+    content: list[TextContent | ImageContent] = [*images]
+    if texts:
+        content.append({"type": "text", "text": "\n\n".join(texts)})
+    return {"role": "user", "content": content, "timestamp": now_ms()}
+
+
+def _text(data: bytes, name: str, hint: str) -> str:
+    return decode_text(data, name, error=InputError, hint=hint)
+
+
+def _image_type(data: bytes) -> str | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "image/webp"
+    return None

@@ -1,0 +1,146 @@
+"""Call a tool without a model, through the same pipeline as in a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from tinyagent import _json
+from tinyagent._stream.builder import MessageBuilder
+from tinyagent.agent_tool_execution import ToolBatch
+from tinyagent.agent_types import (
+    AgentTool,
+    ImageContent,
+    JsonObject,
+    TextContent,
+    ToolCallContent,
+    ToolResultMessage,
+)
+from tinyagent.errors import ToolError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config import settings as configuration
+from tinyagent_cli.exit_codes import InputError, describe
+from tinyagent_cli.plugins.manager import PluginManager
+from tinyagent_cli.sinks.output import Output, take_stdin, take_stdout
+from tinyagent_cli.terminal.sanitise import clean
+
+from .approvals import Approvals
+from .kernel_guards import protect_memory
+from .lifetime import Lifetime
+from .process_exit import runner_closed_at_exit
+from .tool_guards import ToolGuards
+from .tool_limits import with_timeouts
+
+__all__ = ["call"]
+
+
+def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) -> int:
+    """Call a tool and print its result. Return 0, or raise the error of the tool."""
+    protect_memory()
+    take_stdin()
+    stdout = take_stdout()
+    runner = runner_closed_at_exit()
+    with Lifetime() as lifetime:
+        lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
+        lifetime.release()
+        found = configuration.load()
+        plugins = PluginManager.from_settings(found)
+        plugins.load_hooks()
+        tool = _one(name, with_timeouts(plugins.tools([name]), found.tools))
+        given = _arguments(tool, arguments)
+        guards = ToolGuards(
+            Approvals(deny=found.run.deny or (), yes=True),
+            plugins.hooks("tinyagent_before_tool_call"),
+            plugins.hooks("tinyagent_after_tool_call"),
+            timeout=found.hook_timeout,
+        )
+        message = runner.run(_run(tool, given, guards, lifetime))
+        if as_json:
+            shown = {
+                "content": message["content"],
+                "details": message["details"],
+                "is_error": message["is_error"],
+            }
+            stdout.write_now(_json.encode(shown) + b"\n")
+        elif not message["is_error"]:
+            _print(stdout, message["content"])
+        if stdout.error is not None:
+            raise stdout.error
+        if message["is_error"]:
+            raise ToolError(_text(message["content"]))
+    return 0
+
+
+def _one(name: str, tools: list[AgentTool]) -> AgentTool:
+    if len(tools) > 1:
+        same = [tool for tool in tools if tool.name == name]
+        if same:
+            return same[0]
+        names = ", ".join(sorted(tool.name for tool in tools))
+        how = f"{name}:TOOL" if name.endswith(".py") else f"{name}.TOOL"
+        raise InputError(f"{name!r} has several tools: {names}.", hint=f"Name one: {how}")
+    return tools[0]
+
+
+def _arguments(tool: AgentTool, words: Sequence[str]) -> JsonObject:
+    if len(words) == 1 and words[0].lstrip().startswith("{"):
+        value = _json.decode_object(words[0])
+        if value is None:
+            raise InputError(f"The arguments are not a JSON object: {words[0]}")
+        return value
+    properties = tool.parameters.get("properties", {})
+    arguments: JsonObject = {}
+    for pair in words:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise InputError(f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.")
+        schema = properties.get(name)
+        is_text = isinstance(schema, dict) and schema.get("type") == "string"
+        try:
+            arguments[name] = text if is_text else _json.decode(text)
+        except (ValueError, RecursionError):
+            arguments[name] = text
+    return arguments
+
+
+async def _run(
+    tool: AgentTool, arguments: JsonObject, guards: ToolGuards, lifetime: Lifetime
+) -> ToolResultMessage:
+    signal = asyncio.Event()
+    lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
+    request: ToolCallContent = {
+        "type": "tool_call",
+        "id": "call_1",
+        "name": tool.name,
+        "arguments": arguments,
+    }
+    message = MessageBuilder(None).message()
+    message["content"] = [request]
+    batch = ToolBatch(
+        message,
+        [tool],
+        lambda event: None,
+        signal=signal,
+        before=guards.before_tool_call,
+        after=guards.after_tool_call,
+    )
+    try:
+        await batch.run()
+    finally:
+        lifetime.detach()
+    if lifetime.cause is not None:
+        raise lifetime.cause
+    return batch.results[0]
+
+
+def _text(content: Sequence[TextContent | ImageContent]) -> str:
+    return "\n".join(
+        part["text"] if part["type"] == "text" else f"[image {part.get('mime_type', '')}]" for part in content
+    )
+
+
+def _print(stdout: Output, content: Sequence[TextContent | ImageContent]) -> None:
+    text = _text(content)
+    if stdout.is_terminal:
+        text = clean(text)
+    stdout.write_now((text if text.endswith("\n") or not text else f"{text}\n").encode("utf-8", "replace"))

@@ -1,0 +1,205 @@
+"""The hooks of plugins and the approvals of the user, as the two tool callbacks of an agent.
+
+They also truncate results to the configured limits, and record who approved a call in `details["approval"]`
+of its result, and so in every record of the run. A refusal is the text of its result.
+
+A plugin's hook may be sync or async, may raise and may hang. It has a time limit, a sync hook runs in its own
+thread, and every failure refuses the call (or withholds its result).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from tinyagent.agent_types import AgentToolResult, JsonObject, ToolCallDecision, ToolCallInfo
+
+from .approvals import Approvals
+from .signals import StopRun
+from .tool_limits import cap
+
+if TYPE_CHECKING:
+    from tinyagent_cli.plugins.manager import Hook
+
+__all__ = ["ToolGuards"]
+
+T = TypeVar("T")
+
+_ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
+"""Exceptions that end the run, not only the hook."""
+
+
+class ToolGuards:
+    """Decides about each call: deny rules, then every plugin's hook, then the user.
+
+    The user is asked last, about the final arguments.
+
+    Args:
+        log: Called with every decision about a call that needs one.
+        max_output: The limit of a tool's result in characters, by the tool's name; None for no limit.
+
+    Attributes:
+        refused: The ids of the refused calls.
+    """
+
+    def __init__(
+        self,
+        approvals: Approvals,
+        before: Sequence[Hook] = (),
+        after: Sequence[Hook] = (),
+        *,
+        timeout: float = 30.0,
+        log: Callable[[str], None] = lambda text: None,
+        max_output: Callable[[str], int | None] = lambda name: None,
+    ) -> None:
+        self.refused: set[str] = set()
+        self._approved: dict[str, str] = {}
+        self._log = log
+        self._max_output = max_output
+        self._approvals = approvals
+        self._before = before
+        self._after = after
+        self._timeout = timeout
+
+    async def before_tool_call(self, call: ToolCallInfo) -> ToolCallDecision | None:
+        """For `AgentOptions.before_tool_call`."""
+        decision = await self._decide(call)
+        if decision is not None and decision.block is not None:
+            self.refused.add(call.tool_call_id)
+            self._log(f"{call.tool.name}: {decision.block}")
+        return decision
+
+    async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
+        reason = self._approvals.denied(call.tool)
+        changed: JsonObject | None = None
+        for hook in self._before if reason is None else ():
+            try:
+                decision = await self._ask(hook, call=call)
+                if decision is not None and not isinstance(decision, ToolCallDecision):
+                    raise TypeError(f"it returned {type(decision).__name__}, not a ToolCallDecision or None")
+                if decision is not None and decision.arguments is not None:
+                    _check_json(decision.arguments)
+            except _ENDS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it fails closed, sys.exit() included
+                reason = f"Refused: the policy {hook.plugin} failed: {_error_text(error, self._timeout)}."
+                break
+            if decision is None:
+                continue
+            if decision.block is not None:
+                reason = decision.block or f"Refused by the policy {hook.plugin}."
+                break
+            if decision.arguments is not None:
+                changed = decision.arguments
+                call = replace(call, arguments=changed)
+        if reason is None:
+            verdict = await self._approvals.ask(call)
+            reason = verdict.refusal
+            if verdict.by:
+                self._approved[call.tool_call_id] = verdict.by
+                self._log(f"{call.tool.name}: allowed by {verdict.by}")
+        if reason is not None:
+            return ToolCallDecision(block=reason)
+        return None if changed is None else ToolCallDecision(arguments=changed)
+
+    async def after_tool_call(
+        self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
+    ) -> ToolCallDecision | None:
+        """For `AgentOptions.after_tool_call`. Changes are made in `result` itself."""
+        decision = await self._after_hooks(call, result, is_error) if self._after else None
+        if decision is None or decision.block is None:
+            limit = self._max_output(call.tool.name)
+            if limit is not None:
+                result.content = cap(result.content, limit)
+        by = self._approved.pop(call.tool_call_id, None)
+        if by is not None:
+            result.details.setdefault("approval", by)
+        return decision
+
+    async def _after_hooks(
+        self, call: ToolCallInfo, result: AgentToolResult, is_error: bool
+    ) -> ToolCallDecision | None:
+        terminate = False
+        for hook in self._after:
+            try:
+                decision = await self._ask(hook, call=call, result=result, is_error=is_error)
+            except _ENDS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it fails closed
+                reason = _error_text(error, self._timeout)
+                return ToolCallDecision(
+                    block=f"The result was withheld: {hook.plugin} failed: {reason}.", is_error=True
+                )
+            if isinstance(decision, AgentToolResult):
+                result.content, result.details = decision.content, decision.details
+                result.terminate = decision.terminate
+            elif isinstance(decision, ToolCallDecision):
+                if decision.block is not None:
+                    return ToolCallDecision(block=decision.block or f"Withheld by {hook.plugin}.")
+                if decision.content is not None:
+                    result.content = decision.content
+                if decision.details is not None:
+                    result.details = decision.details
+                is_error = is_error if decision.is_error is None else decision.is_error
+                terminate = terminate or decision.terminate
+        return ToolCallDecision(is_error=is_error, terminate=terminate)
+
+    async def _ask(self, hook: Hook, **arguments: object) -> object:
+        async with asyncio.timeout(self._timeout):
+            if inspect.iscoroutinefunction(hook.function):
+                answer = hook.call(**arguments)
+            else:
+                answer = await _in_thread(lambda: hook.call(**arguments))
+            return await answer if inspect.isawaitable(answer) else answer
+
+
+def _check_json(arguments: JsonObject) -> None:
+    """Refuse arguments that no question can show and no record can hold.
+
+    Raises:
+        TypeError: They are not JSON.
+    """
+    try:
+        json.dumps(arguments, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"the arguments that it returned are not JSON: {error}") from None
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Call a function in a daemon thread, which delays neither the run nor the exit if it never returns."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(deliver: Callable[[], None]) -> None:
+        if not answer.done():
+            deliver()
+
+    def run() -> None:
+        try:
+            value = context.run(function)
+        except BaseException as error:  # noqa: BLE001 - the awaiting task raises it
+            failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
+            deliver = functools.partial(answer.set_exception, failure)
+        else:
+            deliver = functools.partial(answer.set_result, value)
+        try:
+            loop.call_soon_threadsafe(settle, deliver)
+        except RuntimeError:
+            pass  # the run is over
+
+    threading.Thread(target=run, daemon=True).start()
+    return await answer
+
+
+def _error_text(error: BaseException, limit: float) -> str:
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"it took more than {limit:g} s"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,85 @@
+"""Shell completion, without importing plugins and without network access.
+
+A model's id is known if it is in the configuration, is a default, or was listed by `models list`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .plugins.discovery import find, installed
+
+if TYPE_CHECKING:
+    import click
+
+    from .config.settings import Settings
+
+__all__ = ["complete_models", "complete_plugins", "complete_providers", "complete_tools"]
+
+
+def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Complete installed tool plugins; the shell completes paths."""
+    from click.shell_completion import CompletionItem
+
+    if "/" in incomplete or incomplete.startswith((".", "~")):
+        return [CompletionItem(incomplete, type="file")]
+    return [
+        CompletionItem(entry.name, help=f"{entry.distribution} {entry.version}")
+        for entry in find("tools")
+        if entry.name.startswith(incomplete)
+    ]
+
+
+def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete distributions with plugins, and the names of their plugins."""
+    everything = installed()
+    names = [*(entry.distribution for entry in everything), *(entry.name for entry in everything)]
+    return [name for name in dict.fromkeys(names) if name.startswith(incomplete)]
+
+
+def complete_providers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of providers."""
+    return [name for name in _providers(_settings()) if name.startswith(incomplete)]
+
+
+def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete providers with a slash, then known model ids."""
+    found = _settings()
+    provider, slash, _ = incomplete.partition("/")
+    if slash:
+        return [name for name in _known_models(found, provider) if name.startswith(incomplete)]
+    return [
+        {"demo": "demo", "replay": "replay:"}.get(name, f"{name}/")
+        for name in _providers(found)
+        if name.startswith(incomplete)
+    ]
+
+
+def _settings() -> Settings | None:
+    from .config import settings as configuration
+
+    try:
+        return configuration.load()
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
+        return None
+
+
+def _providers(found: Settings | None) -> list[str]:
+    from .plugins.manager import PluginManager
+
+    plugins = PluginManager() if found is None else PluginManager.from_settings(found)
+    return sorted({entry.name for entry in plugins.provider_entries()})
+
+
+def _known_models(found: Settings | None, provider: str) -> list[str]:
+    from tinyagent._stream.servers import SERVERS
+
+    from .config import catalogue as model_cache
+
+    ids = set(model_cache.read(provider))
+    if provider in SERVERS and SERVERS[provider].default_model:
+        ids.add(str(SERVERS[provider].default_model))
+    names = {f"{provider}/{model_id}" for model_id in ids}
+    if found is not None and found.run.model:
+        names.add(found.run.model)
+    return sorted(names)

@@ -1,0 +1,136 @@
+"""Standard output and files, as bytes, one write for each batch that the event loop hands over.
+
+A delta is only put aside; when the task that produced it waits for more, the loop calls `flush`. What
+cannot be written is remembered, so that a full disk or a reader who left ends the run in an orderly way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from tinyagent_cli.exit_codes import InputError, OutputClosedError, WriteError
+
+__all__ = ["Output", "take_stdin", "take_stdout"]
+
+_BATCH = 512
+"""Pieces that are put aside at most; a replay that never waits must not pile up."""
+
+
+class Output:
+    """Bytes to a file descriptor."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+        self.error: WriteError | None = None
+        self.on_error: Callable[[WriteError], None] | None = None
+        self._pieces: list[bytes] = []
+        self._scheduled = False
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person is looking at it."""
+        return os.isatty(self.fd)
+
+    def write(self, data: bytes) -> None:
+        """Put `data` aside until the loop is free."""
+        self._pieces.append(data)
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+        elif len(self._pieces) >= _BATCH:
+            self._send()
+
+    def flush(self) -> None:
+        """Write everything that was put aside."""
+        self._scheduled = False
+        if self._pieces:
+            self._send()
+
+    def write_now(self, data: bytes) -> None:
+        """Write, after everything that was put aside; works without a loop."""
+        self._pieces.append(data)
+        self.flush()
+
+    def print(self, text: str = "") -> None:
+        """Write a line of text.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        self.write_now(f"{text}\n".encode("utf-8", "replace"))
+        if self.error is not None:
+            raise self.error
+
+    def _send(self) -> None:
+        data = memoryview(b"".join(self._pieces))
+        self._pieces.clear()
+        if self.error is not None:
+            return
+        try:
+            while data:
+                data = data[os.write(self.fd, data) :]
+        except BlockingIOError:
+            os.set_blocking(self.fd, True)
+            self._pieces.insert(0, bytes(data))
+            self._send()
+        except OSError as error:
+            self.error = _explain(error, self.name)
+            if self.on_error is not None:
+                self.on_error(self.error)
+
+    def close(self) -> None:
+        """Flush and close; an error that a file system reports only now is taken note of."""
+        self.flush()
+        try:
+            os.close(self.fd)
+        except OSError as error:
+            self.error = self.error or _explain(error, self.name)
+
+
+def _explain(error: OSError, name: str) -> WriteError:
+    if error.errno == errno.EPIPE:
+        return OutputClosedError(f"{name} was closed by its reader.")
+    return WriteError(f"Cannot write to {name}: {error.strerror}.")
+
+
+def take_stdout() -> Output:
+    """Take standard output for this command alone, until the process exits.
+
+    What plugins and their child processes print goes to standard error from now on, also at exit.
+
+    Raises:
+        InputError: standard output is closed.
+    """
+    if sys.stdout is None:
+        raise InputError("Standard output is closed.", hint="Redirect it: > /dev/null")
+    sys.stdout.flush()
+    fd = sys.stdout.fileno()
+    output = Output(os.dup(fd), "standard output")
+    if sys.stderr is not None:
+        os.dup2(sys.stderr.fileno(), fd)
+    else:
+        _point_at_devnull(fd, os.O_WRONLY)
+    return output
+
+
+def take_stdin() -> int | None:
+    """Take standard input; plugins and their child processes get an empty one.
+
+    Returns:
+        A descriptor that child processes do not inherit; None if standard input is closed.
+    """
+    taken = os.dup(0) if sys.stdin is not None else None
+    _point_at_devnull(0, os.O_RDONLY)
+    return taken
+
+
+def _point_at_devnull(fd: int, flags: int) -> None:
+    devnull = os.open(os.devnull, flags)
+    os.dup2(devnull, fd)
+    if devnull != fd:
+        os.close(devnull)

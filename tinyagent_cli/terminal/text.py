@@ -1,0 +1,96 @@
+"""The reply as text on standard output, piece by piece."""
+
+from __future__ import annotations
+
+from tinyagent import _json, extract_text
+from tinyagent._stream.message_checks import is_assistant
+from tinyagent.agent_types import (
+    AgentEvent,
+    AssistantMessage,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+)
+from tinyagent_cli.sinks.output import Output
+
+from .sanitise import Sanitizer
+
+__all__ = ["TextRenderer"]
+
+
+MAX_SOURCES = 20
+"""Sources that are listed below a message; JSONL has them all."""
+MAX_TITLE = 120
+"""Characters of a source's title that are shown."""
+
+
+class TextRenderer:
+    """Writes the text of each assistant message, each ending in a line of its own.
+
+    The sources that a message cites are listed below its text. On a terminal the text is sanitised; into a
+    pipe or a file it goes as it is.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._sanitizer = Sanitizer() if output.is_terminal else None
+        self._shown = 0
+        self._last = "\n"
+
+    def __call__(self, event: AgentEvent) -> None:
+        if type(event) is MessageUpdateEvent:
+            step = event.assistant_message_event
+            if step["type"] == "text_delta":
+                self._write(step["delta"])
+        elif type(event) is MessageStartEvent:
+            self._shown = 0
+        elif type(event) is MessageEndEvent and is_assistant(event.message):
+            # A provider that sends no deltas has said everything by now.
+            self._write(extract_text(event.message)[self._shown :])
+            self.end_line()
+            self._write_sources(event.message)
+
+    def _write_sources(self, message: AssistantMessage) -> None:
+        """List the sources of a message, but those whose links are in its text already."""
+        if not any("citations" in block for block in message["content"]):
+            return
+        from tinyagent import extract_citations  # few replies have any
+
+        text = extract_text(message)
+        sources = [
+            (number, source)
+            for number, source in enumerate(extract_citations(message), 1)
+            if source.get("url", "") not in text or "url" not in source
+        ]
+        if not sources:
+            return
+        lines = ["", "Sources:"]
+        for number, source in sources[:MAX_SOURCES]:
+            title = " ".join(source.get("title", "").split())[:MAX_TITLE]
+            url = "".join(source.get("url", "").split())
+            lines.append(f"[{number}] {' - '.join(part for part in (title, url) if part)}")
+        if len(sources) > MAX_SOURCES:
+            lines.append(f"({len(sources) - MAX_SOURCES} more)")
+        self._write("\n".join(lines))
+        self.end_line()
+
+    def _write(self, text: str) -> None:
+        self._shown += len(text)
+        if self._sanitizer is not None:
+            text = self._sanitizer.feed(text)
+        if text:
+            self._last = text[-1]
+            try:
+                data = text.encode()
+            except UnicodeEncodeError:
+                data = _json.without_surrogates(text).encode()
+            self._output.write(data)
+
+    def end_line(self) -> None:
+        """Begin a new line, unless one has just begun; what was held back goes out."""
+        if self._last != "\n":
+            self._output.write(b"\n")
+            self._last = "\n"
+        if self._sanitizer is not None:
+            self._sanitizer = Sanitizer()
+            self._output.flush()
