@@ -21,9 +21,12 @@ import pytest
 
 from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import connection as _network
+from tinyagent._net import direct
 from tinyagent._net import request as _http
 from tinyagent._net.errors import redact
-from tinyagent._net.request import Call, RetryPolicy, Timeouts, get_json, post_stream
+from tinyagent._net.pool import current_pool
+from tinyagent._net.request import HttpRequest, RetryPolicy, Timeouts, get_json
+from tinyagent._net.url_guard import check_key
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -53,11 +56,11 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return waited
 
 
-def call_to(server: FakeServer, **options: Any) -> Call:
-    return post_stream(f"{server.origin}/x", body=b"{}", provider="acme", **options)
+def call_to(server: FakeServer, **options: Any) -> HttpRequest:
+    return HttpRequest(f"{server.origin}/x", body=b"{}", provider="acme", **options)
 
 
-async def body_of(call: Call) -> bytes:
+async def body_of(call: HttpRequest) -> bytes:
     async with call as reply:
         return await reply.read_all(1 << 20)
 
@@ -190,10 +193,10 @@ def test_a_forked_process_has_connections_of_its_own() -> None:
     """A child does not speak on its parent's connection."""
     script = """
 import asyncio, os, sys
-from tinyagent._net.request import post_stream
+from tinyagent._net.request import HttpRequest
 
 async def ask():
-    async with post_stream(sys.argv[1], body=b"{}") as reply:
+    async with HttpRequest(sys.argv[1], body=b"{}") as reply:
         assert await reply.read_all(99) == b"hello"
 
 asyncio.run(ask())
@@ -261,7 +264,9 @@ async def test_a_broken_connection(end: Any) -> None:
     async with FakeServer(FakeReply([b"a", Wait(), end])) as server, call_to(server) as reply:
         assert b"a" == await reply.read()
         server.release()
-        with pytest.raises(StreamInterruptedError, match="acme: the connection broke off in mid-reply"):
+        with pytest.raises(
+            StreamInterruptedError, match="acme: the connection broke in the middle of the reply"
+        ):
             await reply.read()
 
 
@@ -279,7 +284,7 @@ async def test_a_fast_reply_takes_turns() -> None:
                     behind = [size for size in progress if size < 1_000_000]
                     if min(progress) > 0 and behind:
                         widest = max(widest, max(behind) - min(behind))
-                    assert len(chunk) <= _http.PIECE
+                    assert len(chunk) <= _http.READ_SIZE
 
         await asyncio.gather(*(run(n) for n in range(5)))
         assert [1_000_000] * 5 == progress
@@ -289,7 +294,7 @@ async def test_a_fast_reply_takes_turns() -> None:
 # ---- time-outs --------------------------------------------------------------------------------------
 
 
-async def read_on(reply: _http.Reply) -> None:
+async def read_on(reply: _http.HttpResponse) -> None:
     while await reply.read():
         pass
 
@@ -338,7 +343,7 @@ async def test_connect_timeout(monkeypatch: pytest.MonkeyPatch, waits: list[floa
 
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
     with pytest.raises(ProviderTimeoutError, match=r"no connection within 0.05 s.*http://127.0.0.1:9"):
-        await body_of(post_stream("http://127.0.0.1:9/", provider="acme", timeout={"connect": 0.05}))
+        await body_of(HttpRequest("http://127.0.0.1:9/", provider="acme", timeout={"connect": 0.05}))
     assert 2 == len(waits)
 
 
@@ -493,7 +498,7 @@ async def test_nobody_listens(waits: list[float]) -> None:
     async with FakeServer() as server:
         origin = server.origin
     with pytest.raises(ConnectionFailedError) as caught:
-        await body_of(post_stream(f"{origin}/v1", provider="local"))
+        await body_of(HttpRequest(f"{origin}/v1", provider="local"))
     assert f"local: cannot connect to {origin} (connection refused)" == str(caught.value)
     assert "Is the server running?" == caught.value.hint
     assert 2 == len(waits)
@@ -532,7 +537,7 @@ async def test_the_providers_own_words(
 
 async def test_error_bodies_are_bounded(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     """A long one is neither read nor shown whole, and one that never ends is not waited for."""
-    monkeypatch.setattr(_http, "ERROR_BODY_TIME", 3600.0)
+    monkeypatch.setattr(_http, "ERROR_BODY_TIMEOUT_S", 3600.0)
     long = FakeReply([b"x" * 500_000], status=400)
     async with FakeServer(long) as server:
         with pytest.raises(ProviderError) as caught:
@@ -574,7 +579,7 @@ def test_redact() -> None:
 def test_urls_that_are_refused(url: str) -> None:
     """A URL that cannot be used, or would give something away, is refused, without showing a password."""
     with pytest.raises(ConfigurationError) as caught:
-        Call(url)
+        HttpRequest(url)
     assert "u:p" not in str(caught.value)
 
 
@@ -590,8 +595,8 @@ def test_urls_that_are_refused(url: str) -> None:
 )
 def test_urls_that_are_taken(url: str) -> None:
     """https anywhere, http on this machine."""
-    assert url == Call(url).url
-    assert "http://10.0.0.1/" == Call("http://10.0.0.1/", allow_http=True).url
+    assert url == HttpRequest(url).url
+    assert "http://10.0.0.1/" == HttpRequest("http://10.0.0.1/", allow_http=True).url
 
 
 @pytest.mark.parametrize(
@@ -602,17 +607,17 @@ def test_urls_that_are_taken(url: str) -> None:
 def test_headers_that_are_refused(headers: Any) -> None:
     """Header names are tokens, values one line of Latin-1; the value is not repeated."""
     with pytest.raises(ConfigurationError, match="header"):
-        Call("https://example.com", headers=headers)
+        HttpRequest("https://example.com", headers=headers)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "\n", "a b", "a\nb", "\u201cabc\u201d", "k\x00"])
 def test_keys_that_are_refused(key: str) -> None:
     """A key that is empty or cannot be one is refused without being shown."""
     with pytest.raises(AuthenticationError) as caught:
-        _http.check_key(key, "acme")
+        check_key(key, "acme")
     assert "acme" in str(caught.value)
     assert "abc" not in str(caught.value)
-    assert "abc" == _http.check_key(" abc\n", "acme")
+    assert "abc" == check_key(" abc\n", "acme")
 
 
 async def test_interim_responses_without_end() -> None:
@@ -635,7 +640,7 @@ async def test_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     async with FakeServer(OK, repeat=True) as proxy:
         monkeypatch.setenv("http_proxy", proxy.origin.removeprefix("http://"))
         target = "http://models.example/v1/x"
-        assert b"hello" == await body_of(post_stream(target, body=b"{}", allow_http=True))
+        assert b"hello" == await body_of(HttpRequest(target, body=b"{}", allow_http=True))
         assert target == proxy.requests[0].path
         async with FakeServer(OK) as server:
             assert b"hello" == await body_of(call_to(server))
@@ -651,7 +656,7 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, waits: list
         with pytest.raises(
             ConnectionFailedError, match=r"https://models.example through the proxy"
         ) as caught:
-            await body_of(post_stream("https://models.example/v1", body=b"{}"))
+            await body_of(HttpRequest("https://models.example/v1", body=b"{}"))
         assert "CONNECT" == proxy.requests[0].method
         assert "pass1" not in str(caught.value)
 
@@ -661,7 +666,7 @@ async def test_a_proxy_that_cannot_be_used(proxy: str, monkeypatch: pytest.Monke
     """It is named before anything is sent, and what is known."""
     monkeypatch.setenv("all_proxy", proxy)
     with pytest.raises(ConfigurationError, match=f"the proxy {proxy} from the environment") as caught:
-        await body_of(post_stream("https://models.example/v1"))
+        await body_of(HttpRequest("https://models.example/v1"))
     assert "socks5" in str(caught.value.hint)
 
 
@@ -695,16 +700,16 @@ async def test_certificates(certificate: Path, monkeypatch: pytest.MonkeyPatch, 
     async with server:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         with pytest.raises(ConnectionFailedError, match="certificate is not trusted") as caught:
-            await body_of(post_stream(url, provider="acme"))
+            await body_of(HttpRequest(url, provider="acme"))
         assert "ca_file" in str(caught.value.hint)
         assert [] == waits
         ca_file = str(certificate / "cert.pem")
-        assert b"hello" == await body_of(post_stream(url, ca_file=ca_file))
+        assert b"hello" == await body_of(HttpRequest(url, ca_file=ca_file))
         monkeypatch.setenv("SSL_CERT_FILE", ca_file)
-        assert b"hello" == await body_of(post_stream(url))
-        await _http._pools.pop(asyncio.get_running_loop())._keeper.aclose()
+        assert b"hello" == await body_of(HttpRequest(url))
+        await (await current_pool()).aclose()
     with pytest.raises(ConfigurationError, match="CA certificates in '/nowhere'"):
-        await body_of(post_stream(url, ca_file="/nowhere"))
+        await body_of(HttpRequest(url, ca_file="/nowhere"))
 
 
 # ---- JSON, and start -----------------------------------------------------------------------------------
@@ -721,20 +726,19 @@ async def test_get_json() -> None:
 
 
 def test_what_a_first_call_imports() -> None:
-    """httpx comes with the first call, and without the command line that it brings along."""
+    """A call needs no httpx, and none of the packages that httpx loads for its command line."""
     script = """
 import asyncio, sys
 import tinyagent.openai_wire
-from tinyagent._net.request import post_stream
+from tinyagent._net.request import HttpRequest
 assert "httpx" not in sys.modules
 
 async def ask():
-    async with post_stream(sys.argv[1], body=b"{}") as reply:
+    async with HttpRequest(sys.argv[1], body=b"{}") as reply:
         assert await reply.read_all(99) == b"hello"
 
 asyncio.run(ask())
-assert "httpx" in sys.modules
-for name in ("click", "rich", "pygments", "httpx._main"):
+for name in ("httpx", "httpcore", "anyio", "click", "rich", "pygments"):
     assert name not in sys.modules, name
 """
     with FakeServer(OK) as server:
@@ -747,7 +751,7 @@ for name in ("click", "rich", "pygments", "httpx._main"):
 def test_no_tls_context_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call over plain http makes none: it takes as long as the rest of the start."""
     made = []
-    monkeypatch.setattr(_http, "tls_context", made.append)
+    monkeypatch.setattr(direct, "tls_context", made.append)
     with FakeServer(OK) as server:
         assert b"hello" == asyncio.run(body_of(call_to(server)))
     assert [] == made
@@ -777,7 +781,7 @@ assert [None] * 8 == failures, failures
 
 
 def test_the_first_requests_of_many_threads() -> None:
-    """httpx is loaded by the first request: the others wait for the whole of it."""
+    """Threads that send their first requests at the same time all get their replies."""
     with FakeServer(FakeReply.text("fine"), repeat=True) as server:
         command = [sys.executable, "-c", FIRST_REQUESTS, server.url]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

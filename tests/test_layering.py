@@ -30,7 +30,8 @@ FLOORS = [
 
 # Each of these is used behind one door, so that replacing it is one file's work.
 ONLY_USERS = {
-    "httpx": {"tinyagent._net.request"},
+    "httptools": {"tinyagent._net.direct"},
+    "httpx": {"tinyagent._net.httpx_engine"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
     "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.manager"},
 }

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tinyagent._cancel import AbortSignal
 from tinyagent._net import request as _http
+from tinyagent._net.pool import current_pool
 from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
 from tinyagent.errors import (
     AuthenticationError,
@@ -679,12 +680,9 @@ async def test_leaving_at_any_moment() -> None:
             await asyncio.gather(*(leave(server) for _ in range(15)))
         gc.collect()
 
-        def kept() -> int:
-            pool = _http._pools[asyncio.get_running_loop()]
-            return sum(map(len, pool._idle.values()))
-
+        pool = await current_pool()
         async with asyncio.timeout(5):
-            while server.open_connections > kept():
+            while server.open_connections > pool.idle_connections:
                 await asyncio.sleep(0.01)
     assert [] == complaints
 

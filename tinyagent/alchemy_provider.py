@@ -25,7 +25,7 @@ from . import _json, anthropic_provider
 from ._cancel import Aborted, AbortSignal
 from ._net.connection import certificate_hint, is_loopback
 from ._net.errors import redact
-from ._net.request import Call, Reply
+from ._net.request import HttpRequest
 from ._stream import decoder as _wire
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
@@ -60,7 +60,7 @@ ANTHROPIC = "anthropic-messages"
 # ---- the request --------------------------------------------------------------------------------------
 
 
-class AlchemyCall(Call):
+class AlchemyCall(HttpRequest):
     """A call through the wheel. Checks, retries and error messages are the same as for other calls.
 
     Raises:
@@ -170,7 +170,7 @@ class AlchemyCall(Call):
         try:
             return self._module.Stream(self.request, self.whole_body, waker)
         except ValueError as error:
-            raise ConfigurationError(f"{self.name}: {self.clean(str(error))}") from None
+            raise ConfigurationError(f"{self.name}: {self.redact(str(error))}") from None
 
     async def _attempt(self) -> Any:
         hub = _Hub.of_loop(self._module)
@@ -190,14 +190,14 @@ class AlchemyCall(Call):
     def error_of(self, failure: Mapping[str, Any]) -> BaseException:
         """Convert a failure of the wheel to an error of this library."""
         if failure["kind"] == "status":
-            return self._refused(cast(Reply, _Refused(failure)))
+            return self._status_error(failure)
         kind, words = failure["kind"], redact(failure.get("words", ""), self.secrets)
         name, provider = self.name, self.provider
         if kind == "cancelled":
             return Aborted()
         if kind in ("timeout", "connect_timeout"):
             which = "connect" if kind == "connect_timeout" else words
-            error = self.timed_out(which, getattr(self.timeouts, which))
+            error = self.timeout_error(which, getattr(self.timeouts, which))
             error.retryable = kind == "connect_timeout"
             return error
         parts = urlsplit(self.url)
@@ -211,7 +211,7 @@ class AlchemyCall(Call):
             return ConnectionFailedError(f"{name}: {said}", provider=provider, retryable=trusted, hint=hint)
         if kind in ("interrupted", "truncated", "empty"):
             said = {
-                "interrupted": f"the connection broke off in mid-reply ({words})",
+                "interrupted": f"the connection broke in the middle of the reply ({words})",
                 "truncated": "the reply broke off before it was complete",
                 "empty": "the reply is empty (HTTP 200 without a body)",
             }[kind]
@@ -222,34 +222,15 @@ class AlchemyCall(Call):
         hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None
         return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
 
-    def _refused(self, reply: Reply) -> BaseException:
-        refusal = self._error_from(reply)
-        try:
-            if reply.status in (301, 302, 303, 307, 308):
-                self._redirected(reply, self.url)
-            refusal.send(None)  # its body has arrived, so there is no waiting
-        except TinyAgentError as error:
-            return error
-        except StopIteration as done:
-            return cast(BaseException, done.value)
-        finally:
-            refusal.close()
-        return InvalidReplyError(f"{self.name}: HTTP {reply.status}", provider=self.provider)
-
-
-class _Refused:
-    """The response of a refusal, in the form that `_http` reads."""
-
-    def __init__(self, failure: Mapping[str, Any]) -> None:
-        self.status = failure["status"]
-        self.headers = failure.get("headers", {})
-        self._body: bytes = failure.get("words", "").encode("utf-8", "replace")
-
-    def restart(self, limit: float | None = None) -> None:
-        """It is all here."""
-
-    async def read_all(self, limit: int) -> bytes:
-        return self._body[:limit]
+    def _status_error(self, failure: Mapping[str, Any]) -> TinyAgentError:
+        status: int = failure["status"]
+        headers: Mapping[str, str] = failure.get("headers", {})
+        if status in (301, 302, 303, 307, 308):
+            try:
+                self.redirect_target(status, headers, self.url)
+            except TinyAgentError as error:
+                return error
+        return self.status_error(status, headers, failure.get("words", "").encode("utf-8", "replace"))
 
 
 def _pem(path: str | None) -> str | None:

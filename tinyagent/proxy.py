@@ -18,7 +18,8 @@ from functools import partial
 from typing import Any
 
 from ._cancel import Aborted
-from ._net.request import Call, check_headers, check_key
+from ._net.request import HttpRequest
+from ._net.url_guard import check_headers, check_key
 from ._stream.builder import BuilderEvent, parse_partial_object
 from ._stream.decoder import ReplyStream, connection_options, encode_body
 from ._tool_schemas import tool_definitions
@@ -67,7 +68,7 @@ class ProxyStreamResponse(ReplyStream):
     Awaiting it, or the first read, sends the request.
     """
 
-    def __init__(self, call: Call, model: Any) -> None:
+    def __init__(self, call: HttpRequest, model: Any) -> None:
         super().__init__(call, None, partial(ProxyDecoder, model))
         self._opened = False
 
@@ -142,7 +143,7 @@ def parse_streaming_json(text: str) -> dict[str, Any] | None:
     return parse_partial_object(text)
 
 
-def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
+def _call(model: Any, context: Context, options: Mapping[str, Any]) -> HttpRequest:
     name = getattr(model, "provider", "") or "proxy"
     url = options.get("proxy_url") or getattr(model, "proxy_url", None) or os.environ.get(URL_VARIABLE)
     if not url or not str(url).strip():
@@ -170,7 +171,7 @@ def _call(model: Any, context: Context, options: Mapping[str, Any]) -> Call:
     }
     given = check_headers(getattr(model, "headers", None), name)
     headers = own | {header: value for header, value in given.items() if header.lower() not in own}
-    return Call(
+    return HttpRequest(
         f"{url.rstrip('/')}/api/stream",
         headers=headers,
         body=encode_body(_request(model, context, options)),

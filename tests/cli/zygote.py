@@ -14,7 +14,6 @@ import sys
 import traceback
 from importlib import import_module
 
-from tinyagent._net import request as _http
 from tinyagent_cli.main import main
 
 PRELOADED = [
@@ -76,7 +75,6 @@ def work(request: dict[str, object], fds: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    _http._load()
     for name in PRELOADED:
         import_module(name)
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -11,7 +11,6 @@ import io
 import logging
 import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,7 +199,7 @@ def _failures(wire: Wire, key: str) -> Iterator[FakeReply]:
 async def test_no_protocol_shows_the_key(name: str, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals, pages, redirects, broken HTTP and broken streams, with the key at every place in them."""
     wire, stream_fn, make_model = PROVIDERS[name]
-    monkeypatch.setattr(_http, "RETRY", replace(_http.RETRY, retries=0))
+    monkeypatch.setattr(_http, "RETRY", _http.RETRY._replace(retries=0))
     for key in (KEY, OPAQUE):
         for number, reply in enumerate(_failures(wire, key)):
             async with FakeServer(reply, repeat=True) as server:
@@ -263,7 +262,7 @@ async def test_a_url_that_cannot_be_used_is_shown_without_its_secrets(
     name: str, url: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """User names, passwords and queries are left out of every message."""
-    monkeypatch.setattr(_http, "RETRY", replace(_http.RETRY, retries=0))
+    monkeypatch.setattr(_http, "RETRY", _http.RETRY._replace(retries=0))
     _, stream_fn, make_model = PROVIDERS[name]
     found = [item async for item in _everything(stream_fn, make_model(url), {"api_key": "another-key"})]
     assert isinstance(found[0], Exception)

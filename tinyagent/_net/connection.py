@@ -127,8 +127,10 @@ _SYSTEM_FILES = (
 _contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
 
-def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return a TLS context that verifies servers. There is one for each source of certificates.
+def tls_context(ca_file: str | None, *, owner: str = "") -> ssl.SSLContext:
+    """Return a TLS context that verifies servers; one for each source of certificates and each owner.
+
+    A library that changes its contexts, as httpx does for HTTP/2, is an owner of its own.
 
     The first of these sources is used: `ca_file`; `SSL_CERT_FILE` and `SSL_CERT_DIR`; the certificates of
     the system; the certificates of certifi.
@@ -137,7 +139,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         ConfigurationError: A file or directory of certificates cannot be read.
     """
     key = (ca_file, os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
-    context = _contexts.get(key)
+    context = _contexts.get((*key, owner))
     if context is None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
@@ -147,7 +149,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
             raise ConfigurationError(
                 f"the CA certificates in {names or 'the system store'} cannot be read: {error}"
             ) from None
-        _contexts[key] = context
+        _contexts[*key, owner] = context
     return context
 
 

@@ -1,38 +1,25 @@
-"""HTTP for every provider; the only module that knows httpx.
+"""Requests to providers: time-outs, retries, redirects and errors, above any transport.
 
-httpx is used below its client: one transport carries one connection, and this module keeps the idle
-ones of each event loop. A pool that is searched for every request costs the square of the streams
-that are open at once, and cookies, redirects and authentication are things that a call with a key in
-it must not have done for it.
-
-    async with post_stream(url, headers=headers, body=body, provider="acme") as reply:
-        while chunk := await reply.read():
+    async with HttpRequest(url, headers=headers, body=body, provider="acme") as response:
+        while data := await response.read():
             ...
 
-What may go wrong comes out as one of `tinyagent.errors`, in words that hold no secret. A request that
-failed before its reply began is sent again where that may help (`RetryPolicy`).
+A failure is one of `tinyagent.errors`, and its message has no secret. A request that failed before its
+response is sent again where that may help (`RetryPolicy`). Redirects to another server are refused, because
+the request has a key.
 """
 
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import importlib.util
-import os
 import random
-import re
 import socket
 import ssl
-import sys
-import threading
 import time
-import weakref
 import zlib
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import TracebackType
+from typing import NamedTuple, Self
 from urllib.parse import urljoin, urlsplit
 
 from tinyagent import _json
@@ -48,49 +35,42 @@ from tinyagent.errors import (
     TinyAgentError,
 )
 
-from .chunks import ChunkMerger
-from .connection import certificate_hint, is_loopback, proxy_for, tls_context
+from .connection import certificate_hint, is_loopback, proxy_for
+from .decompress import Decompressor, decompressor_for
 from .errors import body_text, format_duration, provider_error, redact, shorten
+from .pool import Pool, current_pool
+from .retry_after import retry_after
+from .transport import (
+    ConnectError,
+    ConnectTimeoutError,
+    LimitError,
+    Request,
+    Response,
+    Route,
+    Transport,
+    TransportChoice,
+    TransportError,
+    host_and_port,
+)
+from .url_guard import check_headers, check_url
 
-if TYPE_CHECKING:
-    import httpx
-
-__all__ = [
-    "Call",
-    "Reply",
-    "RetryPolicy",
-    "Timeouts",
-    "check_headers",
-    "check_key",
-    "check_url",
-    "get_json",
-    "post_stream",
-]
+__all__ = ["HttpRequest", "HttpResponse", "RetryPolicy", "Timeouts", "get_json"]
 
 MAX_ERROR_BODY = 64 << 10
 MAX_JSON_BODY = 64 << 20
-ERROR_BODY_TIME = 10.0
+ERROR_BODY_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 5
-IDLE_LANES = 32
-"""Idle connections kept for each server."""
-KEEP_ALIVE = 60.0
-"""Seconds that an idle connection is kept."""
-PIECE = 4096
-"""Bytes of a body that are given out before it is another reply's turn."""
-ROUND = 0.01
-"""Seconds after which the loop is to go round."""
-TURNS = 16
-"""Replies that have their turn between two rounds of the loop."""
-LINGER = 0.1
-"""Seconds that the end of a complete reply is waited for, so that its connection can be used again."""
+READ_SIZE = 4096
+"""Bytes of a body that one `read` returns at most, before other responses have their turn."""
+END_TIMEOUT_S = 0.1
+"""How long the end of a complete reply is awaited, so that its connection can be used again."""
 
 
 # ---- settings -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds to connect, until the first event, and between two events."""
+class Timeouts(NamedTuple):
+    """Time-outs in seconds: to connect, until the first event, and between two events."""
 
     connect: float = 10.0
     first_event: float = 120.0
@@ -98,22 +78,23 @@ class Timeouts:
 
     @classmethod
     def of(cls, value: float | Mapping[str, float] | Timeouts | None) -> Timeouts:
-        """From `options["timeout"]`: a number for all of them, or a mapping with some."""
+        """Read `options["timeout"]`: a number for all time-outs, or a mapping with some of them.
+
+        Raises:
+            ConfigurationError: A name is unknown, or a value is not a positive number.
+        """
         if value is None:
             return cls()
         if isinstance(value, Timeouts):
             return value
         if isinstance(value, Mapping):
-            unknown = set(value) - {"connect", "first_event", "idle"}
-            if unknown:
+            if unknown := sorted(set(value) - set(cls._fields)):
                 raise ConfigurationError(
-                    f"unknown time-out {sorted(unknown)[0]!r}", hint="Known: connect, first_event, idle."
+                    f"unknown time-out {unknown[0]!r}", hint="Known: connect, first_event, idle."
                 )
-            given = {name: _seconds(name, seconds) for name, seconds in value.items()}
-        else:
-            seconds = _seconds("timeout", value)
-            given = {"connect": min(seconds, cls.connect), "first_event": seconds, "idle": seconds}
-        return cls(**given)
+            return cls()._replace(**{name: _seconds(name, seconds) for name, seconds in value.items()})
+        seconds = _seconds("timeout", value)
+        return cls(min(seconds, cls().connect), seconds, seconds)
 
 
 def _seconds(name: str, value: object) -> float:
@@ -122,15 +103,23 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and after how long a request is sent again; tests put in their own clock."""
+class RetryPolicy(NamedTuple):
+    """When a request is sent again. All times are in seconds.
+
+    Args:
+        retries: How often.
+        first_wait: The wait before the first retry. It doubles for each further one.
+        longest_wait: The upper limit of this wait.
+        longest_asked: If the provider asks for a longer wait than this, the request fails instead.
+        sleep: Waits; tests replace it.
+        random: A random number from 0 to 1, which shortens a wait by up to a quarter.
+        now: The time since the epoch.
+    """
 
     retries: int = 2
     first_wait: float = 0.5
     longest_wait: float = 8.0
     longest_asked: float = 120.0
-    """A provider that asks for more than this is not waited for."""
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
     random: Callable[[], float] = random.random
     now: Callable[[], float] = time.time
@@ -138,369 +127,54 @@ class RetryPolicy:
 
 RETRY = RetryPolicy()
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+# ---- a response -------------------------------------------------------------------------------------
 
 
-def check_key(key: str, provider: str) -> str:
-    """The key without white space around it.
+class _Sent(NamedTuple):
+    """A response, and what has to be put back when it ends."""
 
-    Raises:
-        AuthenticationError: if nothing is left, or it cannot stand in a header.
-    """
-    key = key.strip()
-    if not key:
-        raise AuthenticationError(f"the API key for {provider or 'the provider'!r} is empty")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise AuthenticationError(
-            f"the API key for {provider or 'the provider'!r} holds characters that no key has",
-            hint="Copy it again: a line break, a space or a typographic character came with it.",
-        )
-    return key
+    response: Response
+    transport: Transport
+    route: Route
+    pool: Pool
+    sent_at: float
 
 
-def check_headers(headers: Mapping[Any, Any] | None, provider: str = "") -> dict[str, str]:
-    """The headers, checked: names are tokens, values one line of Latin-1.
+class HttpResponse:
+    """A response that is being read, with its time-outs.
 
-    Raises:
-        ConfigurationError: naming the header, never its value.
-    """
-    checked: dict[str, str] = {}
-    for name, value in (headers or {}).items():
-        where = f"header {name!r} of {provider or 'the provider'!r}"
-        if not isinstance(name, str) or _TOKEN.fullmatch(name) is None:
-            raise ConfigurationError(f"{where} is not a valid header name")
-        if not isinstance(value, str):
-            raise ConfigurationError(f"{where} must be text, not {type(value).__name__}")
-        value = value.strip(" \t")
-        if _FORBIDDEN.search(value):
-            raise ConfigurationError(f"{where} holds a line break or another control character")
-        try:
-            value.encode("latin-1")
-        except UnicodeEncodeError:
-            raise ConfigurationError(f"{where} holds characters beyond Latin-1") from None
-        checked[name] = value
-    return checked
-
-
-_URL_EXAMPLE = "For example https://api.example.com/v1 or http://127.0.0.1:8080/v1."
-
-
-def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
-    """The URL, checked: http(s), a host, no user name in it, and http:// for this machine only.
-
-    Raises:
-        ConfigurationError: saying what is wrong with it.
-    """
-    shown = redact(url)
-    where = f"base URL of {provider or 'the provider'!r}"
-    if not url.isascii() or _FORBIDDEN.search(url) or " " in url:
-        raise ConfigurationError(f"the {where} holds a space, a control or a non-ASCII character")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ConfigurationError(f"the {where} is malformed: {shown}", hint=_URL_EXAMPLE) from None
-    if parts.scheme not in ("http", "https"):
-        raise ConfigurationError(
-            f"the {where} must begin with https:// or http://: {shown}",
-            hint=_URL_EXAMPLE,
-        )
-    if not host or port == 0:
-        raise ConfigurationError(f"the {where} names no host: {shown}", hint=_URL_EXAMPLE)
-    if "@" in parts.netloc:
-        raise ConfigurationError(
-            f"the {where} holds a user name or password",
-            hint="Put credentials into the key or a header; URLs end up in logs.",
-        )
-    if parts.scheme == "http" and not allow_http and not is_loopback(host):
-        raise ConfigurationError(
-            f"the {where} is not encrypted: {shown}",
-            hint="Use https://, or set allow_http for this provider if the network between is yours.",
-        )
-    return url
-
-
-def _reason(error: BaseException) -> BaseException:
-    """The innermost cause that the operating system or the TLS library gave."""
-    found, seen = error, set()
-    pending: list[BaseException | None] = [error]
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and (current.errno is not None or isinstance(current, ssl.SSLError)):
-            found = current
-        if isinstance(current, BaseExceptionGroup):
-            pending += current.exceptions
-        pending += [current.__context__, current.__cause__]
-        pending += [item for item in current.args if isinstance(item, BaseException)]
-    return found
-
-
-# ---- connections ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Route:
-    """What a connection must have in common with a request to carry it."""
-
-    scheme: str
-    host: str
-    port: int
-    proxy: str | None
-    ca_file: str | None
-
-
-class _MergingBackend:
-    """Connects as httpcore's own backend does; the responses come with their chunks merged."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.sleep = inner.sleep
-
-    async def connect_tcp(self, *args: Any, **options: Any) -> _MergingStream:
-        return _MergingStream(await self._inner.connect_tcp(*args, **options))
-
-
-class _MergingStream:
-    """One connection of httpcore's, see `_chunks`."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self._merger = ChunkMerger()
-        self.aclose = inner.aclose
-        self.get_extra_info = inner.get_extra_info
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        feed, read = self._merger.feed, self._inner.read
-        while data := await read(max_bytes, timeout):
-            if merged := feed(data):
-                return merged
-        return self._merger.close()
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._merger.begin()
-        await self._inner.write(buffer, timeout)
-
-    async def start_tls(self, *args: Any, **options: Any) -> _MergingStream:
-        return _MergingStream(await self._inner.start_tls(*args, **options))
-
-
-class _Lane:
-    """One transport with at most one connection."""
-
-    def __init__(self, route: _Route) -> None:
-        lib = _load()
-        proxy = None
-        if route.proxy is not None:
-            scheme = urlsplit(route.proxy).scheme
-            usable = scheme in ("http", "https") or (
-                scheme in ("socks5", "socks5h") and importlib.util.find_spec("socksio") is not None
-            )
-            if not usable:
-                socks = scheme.startswith("socks5")
-                raise ConfigurationError(
-                    f"the proxy {redact(route.proxy)} from the environment cannot be used",
-                    hint="Install httpx[socks]." if socks else "Known: http, https, socks5 and socks5h.",
-                )
-            proxy = lib.Proxy(
-                route.proxy, ssl_context=tls_context(route.ca_file) if scheme == "https" else None
-            )
-        self.route = route
-        self.used = False
-        self.since = 0.0
-        self.transport = lib.AsyncHTTPTransport(
-            verify=tls_context(route.ca_file) if route.scheme == "https" else _NO_TLS,
-            trust_env=False,
-            limits=lib.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEEP_ALIVE),
-            proxy=proxy,
-        )
-        # httpcore takes a backend of ours, httpx has no argument for it. Where this is not to be had
-        # everything works as well, only slower.
-        pool: Any = getattr(self.transport, "_pool", None)
-        if hasattr(pool, "_network_backend"):
-            pool._network_backend = _MergingBackend(pool._network_backend)
-
-
-class _Pool:
-    """The idle connections of one event loop, and whose turn it is when there is much to do."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.closed = False
-        self._round = 0.0
-        """When the loop last went round, as far as anybody here asked."""
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._idle: dict[_Route, list[_Lane]] = {}
-        self._keeper = self._keep()
-
-    async def open(self) -> None:
-        # The loop closes every asynchronous generator that was begun in it when it shuts down; that
-        # makes this one the place to close connections in, with the loop still running.
-        await self._keeper.__anext__()
-
-    async def _keep(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.closed = True
-            lanes = [lane for idle in self._idle.values() for lane in idle]
-            self._idle.clear()
-            for lane in lanes:
-                await lane.transport.aclose()
-
-    async def turn(self) -> None:
-        """Let the loop go round if it has been at it for long.
-
-        Many replies that begin, or come, at the same moment would otherwise all be dealt with in one
-        go, and everything else in the program would wait for that.
-        """
-        loop = asyncio.get_running_loop()
-        if not self._waiting:
-            if loop.time() - self._round <= ROUND:
-                return
-            loop.call_soon(self._turn, loop)
-        waiter = loop.create_future()
-        self._waiting.append(waiter)
-        await waiter
-
-    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A few at a time, first come first served: to wake them all, for most of them to wait again,
-        # costs the square of how many there are.
-        self._round = loop.time()
-        for _ in range(min(TURNS, len(self._waiting))):
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-        if self._waiting:
-            loop.call_soon(self._turn, loop)
-
-    def take(self, route: _Route) -> _Lane:
-        idle = self._idle.get(route)
-        return idle.pop() if idle else _Lane(route)
-
-    async def give(self, lane: _Lane) -> None:
-        """Keep a connection whose reply is complete; close those that nobody came for."""
-        now = time.monotonic()
-        lane.used, lane.since = True, now
-        surplus = [lane] if self.closed else []
-        for route, idle in list(self._idle.items()):
-            old = [other for other in idle if now - other.since > KEEP_ALIVE]
-            if old:
-                surplus += old
-                idle[:] = [other for other in idle if other not in old]
-            if not idle:
-                del self._idle[route]
-        if not self.closed:
-            idle = self._idle.setdefault(lane.route, [])
-            idle.append(lane)
-            if len(idle) > IDLE_LANES:
-                surplus.append(idle.pop(0))
-        for other in surplus:
-            await other.transport.aclose()
-
-
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Pool] = weakref.WeakKeyDictionary()
-_pools_lock = threading.Lock()
-
-
-async def _pool() -> _Pool:
-    loop = asyncio.get_running_loop()
-    pool = _pools.get(loop)
-    if pool is not None and not pool.closed and pool.pid == os.getpid():
-        return pool
-    pool = _Pool()
-    with _pools_lock:
-        for other in [other for other in _pools if other.is_closed()]:
-            del _pools[other]
-        _pools[loop] = pool
-    await pool.open()
-    return pool
-
-
-_load_lock = threading.RLock()
-_loaded: ModuleType | None = None
-
-
-def _load() -> ModuleType:
-    """httpx, without what it does not need here.
-
-    `import httpx` imports click, rich and pygments for its own command whenever they are installed, and
-    with us they are: more than the rest of it together. It takes an ImportError there as "not installed".
-    Several threads may send their first requests at once: one imports, and the others wait.
-    """
-    if _loaded is None:
-        with _load_lock:
-            if _loaded is None:
-                _import()
-    assert _loaded is not None
-    return _loaded
-
-
-def _import() -> None:
-    global _loaded
-    is_first = "httpx" not in sys.modules
-    if is_first:
-        sys.modules["httpx._main"] = None  # type: ignore[assignment]
-    try:
-        # Also where another thread has begun to import it: the statement waits for the whole module.
-        import httpx
-    finally:
-        if is_first:
-            sys.modules.pop("httpx._main", None)
-    # httpcore imports it several times a request; to search for a module that is not installed takes
-    # longer each time than all the rest. None says that it is not there, which is what the search finds.
-    if importlib.util.find_spec("sniffio") is None:
-        sys.modules["sniffio"] = None  # type: ignore[assignment]
-    _loaded = httpx
-
-
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Trusts nobody: for connections without TLS. A real one takes 30 ms to make."""
-
-
-# ---- a reply under way ------------------------------------------------------------------------------
-
-
-class Reply:
-    """A reply under way: its status and headers are there, its body comes as it is read.
-
-    The clock for the first event starts with the request. Whoever decodes the events calls `restart`
-    each time before it waits for another one, so that bytes which are no event keep nothing alive,
-    and a reader that takes its time is not blamed on the provider.
+    The time-out of the first event starts with the request. The decoder of the events calls `restart` before
+    it waits for another one. So bytes without an event do not extend the time, and a slow consumer is not
+    counted.
     """
 
-    def __init__(self, call: Call, pool: _Pool, lane: _Lane, response: httpx.Response, since: float) -> None:
-        self.status: int = response.status_code
-        self.headers = response.headers
+    def __init__(self, request: HttpRequest, sent: _Sent) -> None:
+        self.status = sent.response.status
+        self.headers = sent.response.headers
         self.complete = False
-        """The body was read to its end."""
-        self._call = call
-        self._pool = pool
-        self._lane = lane
-        self._response = response
-        self._next = response.stream.__aiter__().__anext__  # type: ignore[union-attr]
-        self._unzip = _decompressor(response.headers.get("content-encoding", ""), call.provider)
-        self._chunk = b""
-        """What came at once, and how much of it was given out."""
-        self._at = 0
+        """Whether the body was read to its end."""
+        self._request = request
+        self._sent = sent
+        self._read_body = sent.response.read
+        self._decompressor = _decompressor(self.headers.get("content-encoding", ""), request)
+        self._rest = b""
+        self._position = 0
         self._failed = False
         self._closed = False
-        self._task: asyncio.Task[Any] | None = None
-        self._fired: BaseException | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelled_by: BaseException | None = None
         self._loop = asyncio.get_running_loop()
-        self._since = since
-        self._limit = call.timeouts.first_event
-        self._which = "first_event"
+        self._since = sent.sent_at
+        self._limit = request.timeouts.first_event
+        self._limit_name = "first_event"
         self._timer: asyncio.TimerHandle | None = None
         self._watcher: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
-        """Start the clock and listen to the signal."""
-        self._timer = self._loop.call_at(self._since + self._limit, self._check)
-        signal = self._call.signal
+        """Start the time-out, and react to the signal from now on."""
+        self._timer = self._loop.call_at(self._since + self._limit, self._check_time)
+        signal = self._request.signal
         if isinstance(signal, AbortSignal):
             signal.subscribe(self, lambda: self.cancel(Aborted()))
         elif signal is not None:
@@ -511,142 +185,131 @@ class Reply:
         self.cancel(Aborted())
 
     def restart(self, limit: float | None = None) -> None:
-        """Wait for the next event from now on, for the idle time-out or `limit` if that is less."""
+        """Restart the time-out, as `idle`; `limit` seconds if that is shorter."""
         self._since = self._loop.time()
-        if self._which != "idle" or limit is not None:
-            self._which = "idle"
-            self._limit = self._call.timeouts.idle
-            if limit is not None and limit < self._limit:
-                self._limit = limit
-            self._arm()
+        if self._limit_name != "idle" or limit is not None:
+            self._limit_name = "idle"
+            self._limit = min(self._request.timeouts.idle, limit or float("inf"))
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._loop.call_at(self._since + self._limit, self._check_time)
 
-    def _arm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = self._loop.call_at(self._since + self._limit, self._check)
-
-    def _check(self) -> None:
-        # One timer a reply: it looks at the clock when it goes off, and sets itself again.
+    def _check_time(self) -> None:
+        # One timer a response. It checks the time when it is due, and starts again if there was an event
+        # since.
         now = self._loop.time()
         due = self._since + self._limit
-        if self._task is None:
+        if self._task is None:  # The consumer is slow, not the provider.
             self._since, due = now, now + self._limit
         if now < due:
-            self._timer = self._loop.call_at(due, self._check)
+            self._timer = self._loop.call_at(due, self._check_time)
         else:
-            self.cancel(self._call.timed_out(self._which, self._limit))
+            self.cancel(self._request.timeout_error(self._limit_name, self._limit))
 
     def cancel(self, reason: BaseException) -> None:
-        """Have the read that is going on, or the next one, raise `reason`."""
-        if self._fired is None:
-            self._fired = reason
+        """Let the current `read`, or the next one, raise `reason`."""
+        if self._cancelled_by is None:
+            self._cancelled_by = reason
             if self._task is not None:
                 self._task.cancel()
 
     async def read(self) -> bytes:
-        """The next bytes of the body, decompressed; empty at its end.
+        """Return the next bytes of the body, decompressed; `b""` at its end.
 
-        What comes faster than it is read is given out a little at a time, so that all the replies of a
-        loop take turns, and so does everything else in it.
+        A large part is returned in pieces, so that all responses of an event loop take turns with each other
+        and with all other tasks.
 
         Raises:
-            StreamInterruptedError: if the connection breaks.
-            ProviderTimeoutError: if no event came in time.
+            StreamInterruptedError: The connection broke.
+            ProviderTimeoutError: There was no event in time.
         """
-        if self._fired is not None:
-            raise self._fired
+        if self._cancelled_by is not None:
+            raise self._cancelled_by
         task = self._task = asyncio.current_task()
         assert task is not None
         before = task.cancelling()
         try:
-            chunk, at = self._chunk, self._at
-            if at < len(chunk):
-                await self._pool.turn()
+            data, position = self._rest, self._position
+            if position < len(data):
+                await self._sent.pool.wait_for_turn()
             else:
-                chunk, at = b"", 0
-                while not chunk:
-                    chunk = await (self._next() if self._unzip is None else self._unzip.read(self._next))
-                if len(chunk) <= PIECE:
-                    return chunk
-                self._chunk = chunk
-            self._at = at + PIECE
-            return chunk[at : at + PIECE]
-        except StopAsyncIteration:
-            self.complete = True
-            return b""
+                data, position = await self._read_next(), 0
+                if len(data) <= READ_SIZE:
+                    self.complete = not data
+                    return data
+                self._rest = data
+            self._position = position + READ_SIZE
+            return data[position : position + READ_SIZE]
         except asyncio.CancelledError:
             self._failed = True
-            if self._fired is not None and task.uncancel() <= before:
-                raise self._fired from None
+            if self._cancelled_by is not None and task.uncancel() <= before:
+                raise self._cancelled_by from None
             raise
-        except Exception as error:
+        except zlib.error as error:
             self._failed = True
-            if isinstance(error, zlib.error):
-                raise InvalidReplyError(
-                    f"{self._call.name}: the compressed reply cannot be decompressed ({error})",
-                    provider=self._call.provider,
-                ) from self._call.cause(error)
-            if not isinstance(error, _load().TransportError):
-                raise
-            reason = self._call.clean(str(_reason(error))) or type(error).__name__
+            raise InvalidReplyError(
+                f"{self._request.name}: the compressed reply cannot be decompressed ({error})",
+                provider=self._request.provider,
+            ) from self._request.shareable(error)
+        except TransportError as error:
+            self._failed = True
+            reason = self._request.redact(str(_root_cause(error))) or type(error).__name__
             raise StreamInterruptedError(
-                f"{self._call.name}: the connection broke off in mid-reply ({reason})",
-                provider=self._call.provider,
+                f"{self._request.name}: the connection broke in the middle of the reply ({reason})",
+                provider=self._request.provider,
                 retryable=True,
-            ) from self._call.cause(error)
+            ) from self._request.shareable(error)
+        except BaseException:
+            self._failed = True
+            raise
         finally:
             self._task = None
 
+    async def _read_next(self) -> bytes:
+        return await (
+            self._read_body() if self._decompressor is None else self._decompressor.read(self._read_body)
+        )
+
     async def read_all(self, limit: int) -> bytes:
-        """The rest of the body, up to `limit` bytes."""
+        """Return the rest of the body, up to `limit` bytes."""
         parts, size = [], 0
-        while size < limit and (chunk := await self.read()):
-            parts.append(chunk)
-            size += len(chunk)
+        while size < limit and (data := await self.read()):
+            parts.append(data)
+            size += len(data)
         return b"".join(parts)[:limit]
 
     async def finish(self) -> None:
-        """The reply is all there but perhaps for its end: read that, if it comes at once, and close."""
+        """Close a response that has all its events. Its end is read first, if it arrives at once."""
         if not (self.complete or self._failed or self._closed):
-            self._fired = None
-            timer = self._loop.call_later(LINGER, self.cancel, Aborted())
+            self._cancelled_by = None
+            timer = self._loop.call_later(END_TIMEOUT_S, self.cancel, Aborted())
             try:
                 while await self.read():
                     pass
             except (Aborted, TinyAgentError):
-                pass  # a connection that is left open, or breaks, after the end is nobody's loss
+                pass  # The reply is complete, so a connection that stays open or breaks does not matter.
             finally:
                 timer.cancel()
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close at once. The connection is kept only if the body was read to its end."""
+        """Close at once. The connection stays open only if the body was read to its end."""
         if self._closed:
             return
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if isinstance(self._call.signal, AbortSignal):
-            self._call.signal.unsubscribe(self)
+        if isinstance(self._request.signal, AbortSignal):
+            self._request.signal.unsubscribe(self)
         if self._watcher is not None:
-            self._watcher.cancel()  # first, since closing may be cancelled itself
-        if not (self.complete or self._failed):
-            # The generators inside hold on to the connection, and dropping them would close each in a
-            # task of its own, later. With the socket closed they end where they are, and now.
-            await self._response.extensions["network_stream"].aclose()
-            try:
-                while True:
-                    await self._next()
-            except StopAsyncIteration:
-                pass
-            except Exception as error:  # noqa: BLE001 - whatever a closed connection raises
-                del error
-        await self._response.stream.aclose()  # type: ignore[union-attr]
+            self._watcher.cancel()  # first, because the closing may be cancelled
+        sent = self._sent
+        await sent.response.aclose()
         if self.complete:
-            await self._pool.give(self._lane)
+            await self._request.give_back(sent.pool, sent.route, sent.transport)
         else:
-            await self._lane.transport.aclose()
+            await sent.transport.aclose()
         if self._watcher is not None:
             await asyncio.wait([self._watcher])
 
@@ -659,56 +322,36 @@ class Reply:
         await self.aclose()
 
 
-class _Unzip:
-    """gzip or deflate, a bounded piece at a time."""
-
-    PIECE = 1 << 20
-
-    def __init__(self, encoding: str) -> None:
-        # 47: gzip or zlib, whichever the first bytes say. Some servers mean raw deflate by "deflate".
-        self._inflate = zlib.decompressobj(47)
-        self._raw = encoding == "deflate"
-
-    async def read(self, more: Callable[[], Awaitable[bytes]]) -> bytes:
-        while True:
-            data = self._inflate.unconsumed_tail or await more()
-            try:
-                piece = self._inflate.decompress(data, self.PIECE)
-            except zlib.error:
-                if not self._raw:
-                    raise
-                self._inflate, self._raw = zlib.decompressobj(-15), False
-                piece = self._inflate.decompress(data, self.PIECE)
-            if piece:
-                self._raw = False
-                return piece
+def _decompressor(encoding: str, request: HttpRequest) -> Decompressor | None:
+    try:
+        return decompressor_for(encoding)
+    except ValueError as error:
+        raise InvalidReplyError(f"{request.name}: {error}", provider=request.provider) from None
 
 
-def _decompressor(encoding: str, provider: str) -> _Unzip | None:
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return None
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        return _Unzip(encoding)
-    known = repr(encoding) if encoding in ("br", "zstd", "compress") else "something unknown"
-    raise InvalidReplyError(
-        f"{provider or 'the provider'}: the reply is compressed with {known}, which was not asked for",
-        provider=provider,
-    )
+# ---- a request --------------------------------------------------------------------------------------
 
 
-# ---- a call -----------------------------------------------------------------------------------------
-
-
-class Call:
-    """A request, the attempts at it, and what was asked for in `options`.
+class HttpRequest:
+    """A request, with its retries and redirects.
 
     Args:
-        url: Checked already, or checked here.
-        headers: Checked here; `Authorization` among them.
-        body: The request's body, encoded once.
-        provider: Its name, for messages.
-        secrets: What must appear in no message.
+        url: The URL; it is checked here.
+        method: "GET" or "POST".
+        headers: The headers; they are checked here.
+        body: The encoded body.
+        provider: The name of the provider, for messages.
+        timeout: See `Timeouts.of`.
+        signal: When it is set, the request ends with `Aborted`.
+        on_retry: Called with a sentence before each retry.
+        secrets: Texts that no message may contain.
+        ca_file: A file of CA certificates; None for those of the system.
+        allow_http: Whether http:// to other machines is allowed.
+        transport: The engine.
+        http_client: A client of the user (`httpx.AsyncClient` or `httpx.AsyncBaseTransport`), used instead.
+
+    Raises:
+        ConfigurationError: The URL, a header or a time-out is not valid.
     """
 
     def __init__(
@@ -725,6 +368,8 @@ class Call:
         secrets: Iterable[str] = (),
         ca_file: str | None = None,
         allow_http: bool = False,
+        transport: TransportChoice = "auto",
+        http_client: object = None,
     ) -> None:
         self.url = check_url(url, provider=provider, allow_http=allow_http)
         self.method = method
@@ -735,278 +380,318 @@ class Call:
         self.timeouts = Timeouts.of(timeout)
         self.signal = signal
         self.secrets = tuple(secrets)
+        if transport not in ("auto", "direct", "httpx"):
+            raise ConfigurationError(f"unknown transport {transport!r}", hint="Known: auto, direct, httpx.")
+        if transport == "direct" and http_client is not None:
+            raise ConfigurationError(
+                "http_client needs httpx, but the transport is 'direct'", hint="Set the transport to 'auto'."
+            )
+        self._transport_choice = transport
+        self._http_client = http_client
         self._allow_http = allow_http
         self._on_retry = on_retry
         self._ca_file = ca_file
         self._policy = RETRY
-        self._tries = 0
-        self._reply: Reply | None = None
+        self._retries = 0
+        self._response: HttpResponse | None = None
 
-    async def open(self) -> Reply:
-        """Send the request, again where that may help, and return once the reply's headers are there.
+    async def open(self) -> HttpResponse:
+        """Send the request, again where that may help, and return when the headers of a response are there.
 
         Raises:
-            TinyAgentError: what the last attempt met.
-            Aborted: if the signal was set.
+            TinyAgentError: The error of the last attempt.
+            Aborted: The signal was set.
         """
         while True:
             try:
                 return await self._attempt()
             except (ProviderError, AuthenticationError) as error:
-                await self._wait(error)
+                await self._wait_to_retry(error)
 
-    async def again(self, error: TinyAgentError) -> Reply:
-        """As `open`, after a reply that failed before anything of it was shown; raises `error` if in vain."""
-        await self._wait(error)
+    async def again(self, error: TinyAgentError) -> HttpResponse:
+        """Send the request again, after a response that failed without output.
+
+        Raises:
+            TinyAgentError: `error`, if it cannot be retried; else the error of the last attempt.
+        """
+        await self._wait_to_retry(error)
         return await self.open()
 
-    async def _wait(self, error: TinyAgentError) -> None:
+    async def _wait_to_retry(self, error: TinyAgentError) -> None:
         policy = self._policy
-        if not isinstance(error, ProviderError) or not error.retryable or self._tries >= policy.retries:
+        if not isinstance(error, ProviderError) or not error.retryable or self._retries >= policy.retries:
             raise error
         seconds = error.retry_after
         if seconds is None:
-            seconds = min(policy.first_wait * 2**self._tries, policy.longest_wait)
+            seconds = min(policy.first_wait * 2**self._retries, policy.longest_wait)
             seconds *= 1 - policy.random() / 4
         elif seconds > policy.longest_asked:
             raise error
-        self._tries += 1
+        self._retries += 1
         if self._on_retry is not None:
-            turn = f"{self._tries} of {policy.retries}"
-            self._on_retry(f"Retrying in {format_duration(seconds)} ({turn}): {self._reason(error)}")
+            turn = f"{self._retries} of {policy.retries}"
+            self._on_retry(f"Retrying in {format_duration(seconds)} ({turn}): {self._short_reason(error)}")
         async with CancelScope(self.signal):
             await policy.sleep(seconds)
 
-    def _reason(self, error: ProviderError) -> str:
-        """Why, on one short line; the last error has the whole body."""
+    def _short_reason(self, error: ProviderError) -> str:
         if error.status is not None:
             return f"{self.name}: HTTP {error.status}"
         return shorten(str(error).partition("\n")[0], 200)
 
-    async def _attempt(self) -> Reply:
+    async def _attempt(self) -> HttpResponse:
         url = self.url
         for _ in range(MAX_REDIRECTS):
-            reply = await self._send(url)
-            if 200 <= reply.status < 300:
-                return reply
+            response = await self._send(url)
+            if 200 <= response.status < 300:
+                return response
             try:
-                if reply.status in (301, 302, 303, 307, 308):
-                    url = self._redirected(reply, url)
+                if response.status in (301, 302, 303, 307, 308):
+                    url = self.redirect_target(response.status, response.headers, url)
                     continue
-                raise await self._error_from(reply)
+                raise await self._error_from(response)
             finally:
-                await reply.finish()
+                await response.finish()
         raise InvalidReplyError(f"{self.name}: more than {MAX_REDIRECTS} redirects", provider=self.provider)
 
-    async def _send(self, url: str) -> Reply:
-        lib = _load()
+    async def _send(self, url: str) -> HttpResponse:
         parts = urlsplit(url)
         host = parts.hostname or ""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        route = _Route(parts.scheme, host, port, proxy_for(parts.scheme, host, port), self._ca_file)
-        pool = await _pool()
-        try:
-            request = lib.Request(
-                self.method,
-                url,
-                headers=self.headers,
-                content=self.body if self.method == "POST" else None,
-                extensions={"timeout": {"connect": self.timeouts.connect}},
-            )
-        except lib.InvalidURL as error:
-            raise ConfigurationError(f"the URL {redact(url)} cannot be used: {error}") from None
-        loop = asyncio.get_running_loop()
+        proxy = None if self._http_client is not None else proxy_for(parts.scheme, host, port)
+        route = Route(parts.scheme, host, port, proxy, self._ca_file)
+        request = Request(self.method, url, self.headers, self.body, self.timeouts.connect)
+        pool = await current_pool()
         while True:
-            lane = pool.take(route)
-            since = loop.time()
-            reply: Reply | None = None
+            transport, reused = self._take_transport(pool, route)
             try:
-                async with CancelScope(self.signal) as interrupt:
-                    limit = self.timeouts.first_event
-                    timer = loop.call_later(limit, interrupt.cancel, self.timed_out("first_event", limit))
-                    try:
-                        await pool.turn()
-                        response = await lane.transport.handle_async_request(request)
-                        await pool.turn()
-                        reply = Reply(self, pool, lane, response, since)
-                    finally:
-                        timer.cancel()
-                reply.begin()
-                return reply
-            except BaseException as error:
-                if reply is not None:
-                    await reply.aclose()
-                else:
-                    await lane.transport.aclose()
-                if isinstance(error, InvalidReplyError):
+                response = await self._send_on(transport, request, route, pool)
+            except TransportError as error:
+                await transport.aclose()
+                if isinstance(error, LimitError):
                     raise InvalidReplyError(f"{self.name}: {error}", provider=self.provider) from None
-                if not isinstance(error, lib.TransportError):
-                    raise
-                lost = isinstance(error, lib.ReadError | lib.WriteError | lib.RemoteProtocolError)
-                if lost and lane.used:
-                    continue  # an idle connection that the server had given up: nobody read the request
-                raise self._not_connected(error, route) from self.cause(error)
+                if reused and not isinstance(error, ConnectError):
+                    continue  # The server had closed the idle connection, so it did not read the request.
+                raise self._connection_error(error, route) from self.shareable(error)
+            except BaseException:
+                await transport.aclose()
+                raise
+            return response
 
-    def _redirected(self, reply: Reply, url: str) -> str:
-        target = urljoin(url, reply.headers.get("location", ""))
+    async def _send_on(
+        self, transport: Transport, request: Request, route: Route, pool: Pool
+    ) -> HttpResponse:
+        loop = asyncio.get_running_loop()
+        sent_at = loop.time()
+        limit = self.timeouts.first_event
+        response: HttpResponse | None = None
+        try:
+            async with CancelScope(self.signal) as scope:
+                timer = loop.call_later(limit, scope.cancel, self.timeout_error("first_event", limit))
+                try:
+                    await pool.wait_for_turn()
+                    raw = await transport.send(request)
+                    await pool.wait_for_turn()
+                    response = HttpResponse(self, _Sent(raw, transport, route, pool, sent_at))
+                finally:
+                    timer.cancel()
+            response.begin()
+            return response
+        except BaseException:
+            if response is not None:
+                await response.aclose()
+            raise
+
+    def _take_transport(self, pool: Pool, route: Route) -> tuple[Transport, bool]:
+        if self._http_client is None:
+            return pool.take(route, self._transport_choice)
+        from .httpx_engine import ClientTransport
+
+        return ClientTransport(self._http_client), False
+
+    async def give_back(self, pool: Pool, route: Route, transport: Transport) -> None:
+        """Keep the connection of a complete response. A client of the user keeps its own."""
+        if self._http_client is None:
+            await pool.give_back(route, self._transport_choice, transport)
+
+    def redirect_target(self, status: int, headers: Mapping[str, str], url: str) -> str:
+        """Return the URL that a redirect from `url` leads to.
+
+        Raises:
+            ProviderError: It leads to another server, or would drop the body.
+            ConfigurationError: It leads to a URL that is not allowed.
+        """
+        target = urljoin(url, headers.get("location", ""))
         old, new = urlsplit(url), urlsplit(target)
-        shown = self.clean(target)
-        if reply.status not in (307, 308):
+        shown = self.redact(target)
+        if status not in (307, 308):
             raise ProviderError(
-                f"{self.name}: HTTP {reply.status} redirects to {shown}, which would drop the request",
-                status=reply.status,
+                f"{self.name}: HTTP {status} redirects to {shown}, which would drop the request",
+                status=status,
                 provider=self.provider,
                 hint="Set the base URL to the address that it redirects to, if you trust it.",
             )
         if (old.scheme, old.hostname, old.port) != (new.scheme, new.hostname, new.port):
             raise ProviderError(
-                f"{self.name}: HTTP {reply.status} redirects to another server: {shown}. No key goes there",
-                status=reply.status,
+                f"{self.name}: HTTP {status} redirects to another server: {shown}. The key is not sent there",
+                status=status,
                 provider=self.provider,
                 hint="Set the base URL to that address, if you trust it.",
             )
         return check_url(target, provider=self.provider, allow_http=self._allow_http)
 
-    async def _error_from(self, reply: Reply) -> TinyAgentError:
-        reply.restart(ERROR_BODY_TIME)
+    async def _error_from(self, response: HttpResponse) -> TinyAgentError:
+        response.restart(ERROR_BODY_TIMEOUT_S)
         try:
-            body = await reply.read_all(MAX_ERROR_BODY)
+            body = await response.read_all(MAX_ERROR_BODY)
         except ProviderError:
-            body = b""  # the status says enough
-        text, code = body_text(body, reply.headers.get("content-type", ""), self.clean)
-        verdict = reply.headers.get("x-should-retry", "").strip().lower()
+            body = b""  # The status is enough.
+        return self.status_error(response.status, response.headers, body)
+
+    def status_error(self, status: int, headers: Mapping[str, str], body: bytes) -> TinyAgentError:
+        """Return the error for a response whose status is not a success."""
+        text, code = body_text(body, headers.get("content-type", ""), self.redact)
+        verdict = headers.get("x-should-retry", "").strip().lower()
         return provider_error(
             text,
             provider=self.provider,
-            status=reply.status,
+            status=status,
             code=code,
-            prefix=f"HTTP {reply.status}",
-            retry_after=_retry_after(reply.headers, self._policy.now),
+            prefix=f"HTTP {status}",
+            retry_after=retry_after(headers, self._policy.now),
             retryable={"true": True, "false": False}.get(verdict),
         )
 
-    def clean(self, words: str) -> str:
-        """A provider's words without secrets."""
-        return redact(words, self.secrets)
+    def redact(self, text: str) -> str:
+        """Return a provider's text without secrets."""
+        return redact(text, self.secrets)
 
-    def cause(self, error: Exception) -> Exception | None:
-        """The error, to be shown as the cause of ours; None if a secret stands in what it says.
+    def shareable(self, error: Exception) -> Exception | None:
+        """Return an error to show as the cause of ours; None if its text contains a secret.
 
-        The HTTP library quotes bytes that are no HTTP, and a server may say what it was sent.
+        Libraries quote bytes that are not HTTP, and a server may repeat the request.
         """
         import traceback  # only for failures
 
-        said = "".join(traceback.format_exception(error))
-        return None if any(secret in said for secret in self.secrets) else error
+        text = "".join(traceback.format_exception(error))
+        return None if any(secret in text for secret in self.secrets) else error
 
-    def timed_out(self, which: str, seconds: float) -> ProviderTimeoutError:
-        """The error for the time-out of this name."""
-        what = {
-            "connect": "no connection",
-            "first_event": "no first event",
-            "idle": "no further event",
-        }[which]
+    def timeout_error(self, name: str, seconds: float) -> ProviderTimeoutError:
+        """Return the error for the time-out `name`."""
+        what = {"connect": "no connection", "first_event": "no first event", "idle": "no further event"}[name]
         return ProviderTimeoutError(
-            f"{self.name}: {what} within {seconds:g} s (time-out {which!r})",
+            f"{self.name}: {what} within {seconds:g} s (time-out {name!r})",
             provider=self.provider,
-            hint=f"Set the time-out {which!r} higher if the model needs longer.",
+            hint=f"Set the time-out {name!r} higher if the model needs longer.",
         )
 
-    def _not_connected(self, error: Exception, route: _Route) -> ProviderError:
-        lib = _load()
-        default = {"https": 443, "http": 80}[route.scheme]
-        host = f"[{route.host}]" if ":" in route.host else route.host
-        origin = f"{route.scheme}://{host}" + ("" if route.port == default else f":{route.port}")
+    def _connection_error(self, error: TransportError, route: Route) -> ProviderError:
+        """Return the error for a connection that failed before the response."""
+        origin = f"{route.scheme}://{host_and_port(route)}"
         if route.proxy is not None:
             origin += f" through the proxy {redact(route.proxy)}"
-        if isinstance(error, lib.ConnectTimeout):
-            timeout = self.timed_out("connect", self.timeouts.connect)
+        if isinstance(error, ConnectTimeoutError):
+            timeout = self.timeout_error("connect", self.timeouts.connect)
             timeout.args = (f"{timeout.args[0]}: {origin}",)
             timeout.retryable = True
             return timeout
-        reason = _reason(error)
-        hint: str | None = None
-        if isinstance(reason, ConnectionRefusedError):
-            why = "connection refused"
-            if is_loopback(route.host):
-                hint = "Is the server running?"
-        elif isinstance(reason, socket.gaierror):
-            why = "the host name is not known"
-            hint = "Check the base URL and the network."
-        elif isinstance(reason, ssl.SSLCertVerificationError):
-            why = f"its certificate is not trusted: {reason.verify_message}"
-            hint = certificate_hint(reason.verify_message)
-        elif isinstance(reason, OSError) and reason.strerror:
-            why = reason.strerror
+        cause = _root_cause(error)
+        reason, hint = _explain(cause, route)
+        if isinstance(error, ConnectError):
+            text = f"cannot connect to {origin} ({self.redact(reason)})"
         else:
-            why = str(reason) or type(reason).__name__
-        if isinstance(error, lib.ConnectError | lib.ProxyError):
-            text = f"cannot connect to {origin} ({self.clean(why)})"
-        else:
-            text = f"the connection to {origin} broke before the reply began ({self.clean(why)})"
+            text = f"the connection to {origin} broke before the reply began ({self.redact(reason)})"
         return ConnectionFailedError(
             f"{self.name}: {text}",
             provider=self.provider,
-            retryable=not isinstance(reason, ssl.SSLCertVerificationError),
+            retryable=not isinstance(cause, ssl.SSLCertVerificationError),
             hint=hint,
         )
 
-    async def __aenter__(self) -> Reply:
-        self._reply = await self.open()
-        return self._reply
+    async def __aenter__(self) -> HttpResponse:
+        self._response = await self.open()
+        return self._response
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._reply is not None:
-            await self._reply.aclose()
+        if self._response is not None:
+            await self._response.aclose()
 
 
-post_stream = Call
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the innermost error of the operating system or of the TLS library; else `error`."""
+    found, seen = error, set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, OSError) and (current.errno is not None or isinstance(current, ssl.SSLError)):
+            found = current
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+        pending += [current.__context__, current.__cause__]
+        pending += [item for item in current.args if isinstance(item, BaseException)]
+    return found
 
 
-_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{0,9})?", re.ASCII)
-_LONGEST_WAIT = 366 * 86400.0
-"""Seconds; a server that names a longer wait does not mean it."""
+def _explain(cause: BaseException, route: Route) -> tuple[str, str | None]:
+    """Return why there is no connection, and what to do about it."""
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused", "Is the server running?" if is_loopback(route.host) else None
+    if isinstance(cause, socket.gaierror):
+        return "the host name is not known", "Check the base URL and the network."
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        hint = certificate_hint(cause.verify_message)
+        return f"its certificate is not trusted: {cause.verify_message}", hint
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror, None
+    return str(cause) or type(cause).__name__, None
 
 
-def _retry_after(headers: Mapping[str, str], now: Callable[[], float]) -> float | None:
-    """Seconds that the reply asks to wait: `retry-after-ms`, else `Retry-After`, a number or a date.
-
-    What is neither, or is absurd (`nan`, `inf`, a negative number, more than a year), is ignored.
-    """
-    milliseconds = headers.get("retry-after-ms", "").strip()
-    value = headers.get("retry-after", "").strip()
-    seconds: float | None = None
-    if _NUMBER.fullmatch(milliseconds):
-        seconds = float(milliseconds) / 1000
-    elif _NUMBER.fullmatch(value):
-        seconds = float(value)
-    elif value:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return None
-    return seconds if seconds is not None and 0 <= seconds <= _LONGEST_WAIT else None
-
-
-async def get_json(url: str, **options: Any) -> Any:
-    """The JSON document at `url`, bounded; `options` are those of `Call`.
+async def get_json(
+    url: str,
+    *,
+    provider: str = "",
+    headers: Mapping[str, str] | None = None,
+    timeout: float | Mapping[str, float] | Timeouts | None = None,
+    secrets: Iterable[str] = (),
+    ca_file: str | None = None,
+    allow_http: bool = False,
+    transport: TransportChoice = "auto",
+    http_client: object = None,
+) -> object:
+    """Return the JSON document at `url`. See `HttpRequest` for the arguments.
 
     Raises:
-        TinyAgentError: as for any call; `InvalidReplyError` if it is not JSON.
+        TinyAgentError: The request failed; `InvalidReplyError` if the document is not JSON.
     """
-    call = Call(url, method="GET", **{"timeout": {"connect": 10, "first_event": 30, "idle": 30}, **options})
-    reply = await call.open()
+    request = HttpRequest(
+        url,
+        method="GET",
+        provider=provider,
+        headers=headers,
+        timeout=Timeouts(10.0, 30.0, 30.0) if timeout is None else timeout,
+        secrets=secrets,
+        ca_file=ca_file,
+        allow_http=allow_http,
+        transport=transport,
+        http_client=http_client,
+    )
+    response = await request.open()
     try:
-        body = await reply.read_all(MAX_JSON_BODY)
+        body = await response.read_all(MAX_JSON_BODY)
     finally:
-        await reply.finish()
+        await response.finish()
     try:
-        return _json.decode(body)
+        value: object = _json.decode(body)
     except (ValueError, RecursionError):
-        text, _ = body_text(body[:MAX_ERROR_BODY], reply.headers.get("content-type", ""), call.clean)
+        content_type = response.headers.get("content-type", "")
+        text, _ = body_text(body[:MAX_ERROR_BODY], content_type, request.redact)
         raise InvalidReplyError(
-            f"{call.name}: {redact(url)} did not return JSON but {shorten(text, 200) or 'nothing'}",
-            provider=call.provider,
+            f"{request.name}: {redact(url)} did not return JSON but {shorten(text, 200) or 'nothing'}",
+            provider=request.provider,
         ) from None
+    return value

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 from tinyagent import _json
 from tinyagent._cancel import Aborted, require_asyncio
 from tinyagent._net.errors import check_key_variable, error_code, error_text, provider_error
-from tinyagent._net.request import Call, Reply, check_headers, check_key
+from tinyagent._net.request import HttpRequest, HttpResponse
+from tinyagent._net.url_guard import check_headers, check_key
 from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
@@ -486,11 +487,11 @@ class ReplyStream:
     `aclose`, cancellation and the signal close its connection at once.
     """
 
-    def __init__(self, call: Call, reply: Reply | None, make_decoder: MakeDecoder) -> None:
+    def __init__(self, call: HttpRequest, reply: HttpResponse | None, make_decoder: MakeDecoder) -> None:
         self._call = call
         self._reply = reply
         self._make = make_decoder
-        self._decoder = make_decoder(clean=call.clean)
+        self._decoder = make_decoder(clean=call.redact)
         self._message: AssistantMessage | None = None
         self._left = asyncio.Event()
         self._events: Any = self._run()
@@ -585,11 +586,11 @@ class ReplyStream:
             self._decoder.error = final
             return False
         self._decoder = self._make(
-            clean=self._call.clean, builder=self._decoder.builder, status=self._reply.status
+            clean=self._call.redact, builder=self._decoder.builder, status=self._reply.status
         )
         return True
 
-    async def _continue(self, decoder: ReplyDecoder, reply: Reply) -> Reply | None:
+    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse | None:
         """Send the request that continues the message; return None if it failed."""
         assert decoder.next_body is not None
         await reply.finish()
@@ -623,7 +624,7 @@ async def open_stream(
         TinyAgentError: The request failed before the reply started.
     """
     require_asyncio()
-    call = Call(
+    call = HttpRequest(
         url,
         headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
         body=encode_body(body),

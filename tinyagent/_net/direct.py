@@ -1,0 +1,384 @@
+"""HTTP/1.1 on asyncio: one connection at a time, parsed by httptools (llhttp).
+
+The response is parsed as its bytes arrive. All the pieces of the body that one read from the socket contains
+become one piece for the reader: a stream of small chunks costs one task switch for each read, not for each
+chunk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import ssl
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+
+import httptools
+
+from .connection import is_loopback, parse_address, tls_context
+from .transport import (
+    MAX_HEAD,
+    BrokenConnectionError,
+    ConnectError,
+    ConnectTimeoutError,
+    LimitError,
+    ProtocolError,
+    Request,
+    Route,
+    TransportError,
+    host_and_port,
+)
+
+__all__ = ["DirectTransport"]
+
+HIGH_WATER = 256 << 10
+"""Bytes of an unread body above which the socket is not read. The kernel then slows the server down."""
+HAPPY_EYEBALLS_DELAY_S = 0.25
+"""How long a connection attempt has for itself before the next address is tried beside it (RFC 8305)."""
+
+
+class DirectTransport:
+    """One connection to a server, directly or through an http:// proxy.
+
+    Args:
+        route: The server and the proxy.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._proxy = urlsplit(route.proxy) if route.proxy else None
+        self._connection: _Connection | None = None
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the connection is open and no response is under way."""
+        return self._connection is not None and self._connection.is_idle
+
+    async def send(self, request: Request) -> _Connection:
+        """Send a request; see `Transport`."""
+        if self._connection is None:
+            deadline = asyncio.timeout(request.connect_timeout)
+            try:
+                async with deadline:
+                    self._connection = await self._connect()
+            except OSError as error:  # TimeoutError and ssl.SSLError are among them
+                if deadline.expired():
+                    raise ConnectTimeoutError("no connection in time") from error
+                raise ConnectError(str(error)) from _first_error(error)
+        connection = self._connection
+        connection.start(_encode_request(request, self._route, self._proxy_headers()))
+        await connection.wait_for_headers()
+        return connection
+
+    async def aclose(self) -> None:
+        """Close the connection at once."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    async def _connect(self) -> _Connection:
+        route, proxy = self._route, self._proxy
+        tls = tls_context(route.ca_file) if route.scheme == "https" else None
+        if proxy is None:
+            return await _open_socket(route.host, route.port, tls)
+        connection = await _open_socket(proxy.hostname or "", proxy.port or 80, None)
+        if tls is None:
+            return connection
+        try:
+            await connection.open_tunnel(route, _proxy_authorization(proxy.username, proxy.password))
+            return await connection.start_tls(tls, route.host)
+        except BaseException:
+            connection.abort()
+            raise
+
+    def _proxy_headers(self) -> dict[str, str]:
+        """Return the headers for a proxy that forwards requests; a tunnel gets them when it is opened."""
+        if self._proxy is None or self._route.scheme == "https":
+            return {}
+        return _proxy_authorization(self._proxy.username, self._proxy.password)
+
+
+async def _open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> _Connection:
+    loop = asyncio.get_running_loop()
+    name = host if tls else None
+    # asyncio runs each attempt in a task then, so this is for names of other machines, which have several
+    # addresses. uvloop tries the addresses one after another, and has no such argument.
+    if isinstance(loop, asyncio.BaseEventLoop) and parse_address(host) is None and not is_loopback(host):
+        _, connection = await loop.create_connection(
+            _Connection,
+            host,
+            port,
+            ssl=tls,
+            server_hostname=name,
+            happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY_S,
+        )
+    else:
+        _, connection = await loop.create_connection(_Connection, host, port, ssl=tls, server_hostname=name)
+    return connection
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+
+def _first_error(error: OSError) -> OSError:
+    """Return the first of several errors, if asyncio joined those of all addresses to one text."""
+    if error.errno is None and (match := _ERRNO.search(str(error))):
+        return OSError(int(match[1]), os.strerror(int(match[1])))
+    return error
+
+
+def _proxy_authorization(username: str | None, password: str | None) -> dict[str, str]:
+    if username is None and password is None:
+        return {}
+    credentials = f"{unquote(username or '')}:{unquote(password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
+
+
+def _encode_request(request: Request, route: Route, proxy_headers: dict[str, str]) -> bytes:
+    if route.proxy is not None and route.scheme == "http":
+        target = request.url.partition("#")[0]
+    else:
+        parts = urlsplit(request.url)
+        target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    headers = {**request.headers, **proxy_headers}
+    if not any(name.lower() == "host" for name in headers):
+        headers = {"Host": host_and_port(route), **headers}
+    if request.method == "POST":
+        headers["Content-Length"] = str(len(request.body))
+    return _encode_head(f"{request.method} {target} HTTP/1.1", headers.items()) + request.body
+
+
+def _encode_head(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
+    lines = [first_line, *(f"{name}: {value}" for name, value in headers), "", ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+class _Connection(asyncio.Protocol):
+    """A connection, and the response that is under way on it.
+
+    The states of a connection are: idle; waiting for the headers (`_headers_done` is false); reading the
+    body; and closed (`_lost`). `_failure` is why a response cannot go on. It is raised after the bytes before
+    it are read.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = httptools.HttpResponseParser(self)
+        # What real servers send and other clients accept: Content-Length beside chunks (the chunks count),
+        # line feeds without carriage returns, and blanks after the size of a chunk.
+        self._parser.set_dangerous_leniencies(
+            lenient_chunked_length=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._lost = False
+        self._paused = False
+        self._busy = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self._headers_done = False
+        self._complete = False
+        self._body: list[bytes] = []
+        self._size = 0
+        self._overhead = 0
+        self._received = False
+        self._keep_alive = False
+        self._failure: TransportError | None = None
+
+    # ---- for the transport above ----
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection can carry another request."""
+        return not (self._busy or self._lost)
+
+    def start(self, request: bytes) -> None:
+        """Send a request, and get ready for its response."""
+        self._reset()
+        self._busy = True
+        if self._lost or self._transport is None:
+            self._failure = BrokenConnectionError("the server closed the connection")
+        else:
+            self._transport.write(request)
+
+    async def wait_for_headers(self) -> None:
+        """Wait for the headers of the final response.
+
+        Raises:
+            TransportError: The connection failed first.
+        """
+        while not self._headers_done:
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+
+    async def read(self) -> bytes:
+        """Return all that has arrived of the body, and wait if that is nothing; see `Response`."""
+        while not self._body:
+            if self._complete:
+                return b""
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._size = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return body
+
+    async def aclose(self) -> None:
+        """End the response. The connection remains open if the body was read to its end."""
+        if self._complete and not self._body and self._keep_alive and self._failure is None:
+            self._busy = False
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the socket without waiting for anything."""
+        self._failure = self._failure or BrokenConnectionError("the connection was closed here")
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def open_tunnel(self, route: Route, headers: dict[str, str]) -> None:
+        """Ask a proxy to connect to the server of `route`.
+
+        Raises:
+            ConnectError: The proxy refused.
+        """
+        host = f"[{route.host}]" if ":" in route.host else route.host
+        target = f"{host}:{route.port}"
+        self.start(_encode_head(f"CONNECT {target} HTTP/1.1", {"Host": target, **headers}.items()))
+        try:
+            await self.wait_for_headers()
+        except TransportError as error:
+            raise ConnectError(str(error)) from error
+        if not 200 <= self.status < 300:
+            raise ConnectError(f"the proxy answered with HTTP {self.status}")
+
+    async def start_tls(self, context: ssl.SSLContext, host: str) -> _Connection:
+        """Continue the connection with TLS, inside an open tunnel."""
+        assert self._transport is not None
+        inner = _Connection()
+        transport = await self._loop.start_tls(self._transport, inner, context, server_hostname=host)
+        if transport is None:
+            raise ConnectError("the proxy closed the tunnel")
+        inner.connection_made(transport)
+        return inner
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- asyncio.Protocol ----
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is TCP or TLS
+        """Store the transport."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived, and wake the reader if there is something for it."""
+        if self._complete or not self._busy:
+            self._close_after_surplus()
+            return
+        before = self._size
+        self._received = True
+        self._overhead += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(ProtocolError("the server switches to another protocol, which was not requested"))
+        except httptools.HttpParserError as error:
+            if self._complete:
+                self._close_after_surplus()
+            else:
+                self._fail(ProtocolError(str(error)))
+        if self._size > before:
+            self._overhead = 0
+        elif self._overhead > MAX_HEAD and not self._complete:
+            what = "the trailers" if self._headers_done else "the headers and interim responses"
+            self._fail(LimitError(f"{what} of the reply have more than {MAX_HEAD >> 10} KiB"))
+        if self._size > HIGH_WATER and not self._paused and not self._lost and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> None:
+        """Close the connection: nothing more can arrive."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the response: complete if it had no stated length, else broken."""
+        self._lost = True
+        if self._busy and not self._complete and self._failure is None:
+            if error is None and self._headers_done and self._ends_with_connection():
+                self._complete = True
+            else:
+                failure = BrokenConnectionError(self._describe_loss(error))
+                failure.__cause__ = error
+                self._failure = failure
+        self._wake()
+
+    def _ends_with_connection(self) -> bool:
+        encodings = self.headers.get("transfer-encoding", "").lower()
+        return "content-length" not in self.headers and not encodings.endswith("chunked")
+
+    def _describe_loss(self, error: Exception | None) -> str:
+        if error is not None:
+            return str(error) or type(error).__name__
+        if not self._received:
+            return "the server closed the connection without a reply"
+        return "the server closed the connection before the end of the reply"
+
+    def _fail(self, failure: TransportError) -> None:
+        self._failure = failure
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _close_after_surplus(self) -> None:
+        """Do not use the connection again: its server sent more than it announced."""
+        self._keep_alive = False
+        if self._transport is not None and not self._busy:
+            self._transport.abort()
+
+    # ---- callbacks of the parser ----
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Store a header. Trailers are ignored."""
+        if self._headers_done:
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+
+    def on_headers_complete(self) -> None:
+        """Store the status, or discard an interim response."""
+        self.status = self._parser.get_status_code()
+        if 100 <= self.status < 200:
+            self.headers = {}
+        else:
+            self._headers_done = True
+
+    def on_body(self, data: bytes) -> None:
+        """Store a piece of the body."""
+        if not self._complete:
+            self._body.append(data)
+            self._size += len(data)
+
+    def on_message_complete(self) -> None:
+        """Store whether the connection can be used again."""
+        if self._headers_done:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()

@@ -1,0 +1,181 @@
+"""HTTP by httpx: SOCKS and https:// proxies, HTTP/2, and the clients that users pass.
+
+Only the public API of httpx is used. The module is imported when it is needed, because httpx takes longer to
+load than the rest of a start.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import httpx
+
+from tinyagent.errors import ConfigurationError
+
+from .connection import tls_context
+from .errors import redact
+from .transport import (
+    BrokenConnectionError,
+    ConnectError,
+    ConnectTimeoutError,
+    ProtocolError,
+    Request,
+    Response,
+    Route,
+    TransportError,
+)
+
+__all__ = ["ClientTransport", "HttpxTransport", "UserClient"]
+
+UserClient = httpx.AsyncClient | httpx.AsyncBaseTransport
+"""What a user can pass as `http_client`."""
+
+
+class HttpxTransport:
+    """One connection of httpx.
+
+    A pool of httpx is searched for every request, which costs the square of the streams that are open at
+    once. So each transport has one connection.
+
+    Args:
+        route: The server and the proxy.
+
+    Raises:
+        ConfigurationError: The proxy cannot be used.
+    """
+
+    is_reusable = True
+
+    def __init__(self, route: Route) -> None:
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=tls_context(route.ca_file, owner="httpx") if route.scheme == "https" else False,
+            http2=importlib.util.find_spec("h2") is not None,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None),
+            proxy=_proxy(route),
+        )
+
+    async def send(self, request: Request) -> Response:
+        """Send a request; see `Transport`."""
+        timeout = httpx.Timeout(None, connect=request.connect_timeout)
+        try:
+            sent = httpx.Request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body if request.method == "POST" else None,
+                extensions={"timeout": timeout.as_dict()},
+            )
+            return _HttpxResponse(await self._transport.handle_async_request(sent))
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the URL {redact(request.url)} cannot be used: {error}") from None
+        except httpx.TransportError as error:
+            raise _translate(error) from error
+
+    async def aclose(self) -> None:
+        """Close the connection at once."""
+        await self._transport.aclose()
+
+
+class ClientTransport:
+    """The client or transport of a user. It is never closed here, and has its own proxies and certificates.
+
+    Args:
+        client: An `httpx.AsyncClient`, or an `httpx.AsyncBaseTransport`.
+
+    Raises:
+        ConfigurationError: `client` is neither.
+    """
+
+    is_reusable = True
+
+    def __init__(self, client: object) -> None:
+        if isinstance(client, httpx.AsyncBaseTransport):
+            client = httpx.AsyncClient(transport=client, trust_env=False)
+        if not isinstance(client, httpx.AsyncClient):
+            raise ConfigurationError(
+                f"http_client must be an httpx.AsyncClient or an httpx.AsyncBaseTransport, "
+                f"not {type(client).__name__}"
+            )
+        self._client = client
+
+    async def send(self, request: Request) -> Response:
+        """Send a request; see `Transport`. The client adds its own headers, cookies and authentication."""
+        try:
+            sent = self._client.build_request(
+                request.method,
+                request.url,
+                headers=request.headers,
+                content=request.body if request.method == "POST" else None,
+                timeout=httpx.Timeout(None, connect=request.connect_timeout),
+            )
+            return _HttpxResponse(await self._client.send(sent, stream=True, follow_redirects=False))
+        except httpx.InvalidURL as error:
+            raise ConfigurationError(f"the URL {redact(request.url)} cannot be used: {error}") from None
+        except httpx.TransportError as error:
+            raise _translate(error) from error
+
+    async def aclose(self) -> None:
+        """Do nothing: the client belongs to the user."""
+
+
+class _HttpxResponse:
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self._response = response
+        self._body: AsyncIterator[bytes] = response.aiter_raw()
+        self._complete = False
+
+    async def read(self) -> bytes:
+        """Return the next part of the body; see `Response`."""
+        try:
+            while True:
+                if data := await anext(self._body):
+                    return data
+        except StopAsyncIteration:
+            self._complete = True
+            return b""
+        except httpx.TransportError as error:
+            raise _translate(error) from error
+
+    async def aclose(self) -> None:
+        """End the response, and close its connection if the body was not read to its end."""
+        if not self._complete:
+            # The generators inside would each be closed later, in a task of its own. With the socket closed,
+            # they end where they are, and now.
+            stream = self._response.extensions.get("network_stream")
+            if stream is not None and self._response.http_version != "HTTP/2":
+                await stream.aclose()
+                try:
+                    while True:
+                        await anext(self._body)
+                except (StopAsyncIteration, httpx.HTTPError, httpx.StreamError, RuntimeError, OSError):
+                    pass
+        await self._response.aclose()
+
+
+def _proxy(route: Route) -> httpx.Proxy | None:
+    if route.proxy is None:
+        return None
+    scheme = urlsplit(route.proxy).scheme
+    if scheme.startswith("socks5") and importlib.util.find_spec("socksio") is None:
+        raise ConfigurationError(
+            f"the proxy {redact(route.proxy)} from the environment cannot be used",
+            hint="Install httpx[socks].",
+        )
+    context = tls_context(route.ca_file, owner="httpx") if scheme == "https" else None
+    return httpx.Proxy(route.proxy, ssl_context=context)
+
+
+def _translate(error: httpx.TransportError) -> TransportError:
+    text = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectTimeout | httpx.PoolTimeout):
+        return ConnectTimeoutError(text)
+    if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+        return ConnectError(text)
+    if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in text and "closed" not in text:
+        return ProtocolError(text)
+    return BrokenConnectionError(text)
