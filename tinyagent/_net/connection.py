@@ -115,7 +115,7 @@ def _split_port(entry: str) -> tuple[str, int | None]:
 
 # ---- certificates -------------------------------------------------------------------------------------
 
-_HASHED_NAME = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+_HASHED_NAME = r"[0-9a-f]{8}\.[0-9]+"
 _SYSTEM_DIRECTORIES = ("/etc/ssl/certs", "/etc/pki/tls/certs", "/system/etc/security/cacerts")
 _SYSTEM_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -177,7 +177,7 @@ def _hashed_directory() -> str | None:
     for directory in dict.fromkeys(filter(None, (default, *_SYSTEM_DIRECTORIES))):
         try:
             with os.scandir(directory) as entries:
-                if any(_HASHED_NAME.fullmatch(entry.name) for entry in entries):
+                if any(re.fullmatch(_HASHED_NAME, entry.name) for entry in entries):
                     return directory
         except OSError:
             continue

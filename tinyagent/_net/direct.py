@@ -118,12 +118,12 @@ async def _open_socket(host: str, port: int, tls: ssl.SSLContext | None) -> _Con
     return connection
 
 
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
+_ERRNO = r"\[Errno (\d+)\]"
 
 
 def _first_error(error: OSError) -> OSError:
     """Return the first of several errors, if asyncio joined those of all addresses to one text."""
-    if error.errno is None and (match := _ERRNO.search(str(error))):
+    if error.errno is None and (match := re.search(_ERRNO, str(error))):
         return OSError(int(match[1]), os.strerror(int(match[1])))
     return error
 

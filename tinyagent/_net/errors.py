@@ -32,9 +32,11 @@ SHOWN_CHARACTERS = 2000
 """Characters of a provider's text that an error message may contain."""
 
 
+# Most requests do not fail. So the patterns are compiled when they are first used, and `re` caches them.
+
 # ---- secrets ------------------------------------------------------------------------------------------
 
-_SECRETS = re.compile(
+_SECRETS = (
     # Authorization: Bearer …, Basic …
     r"(?i:\b(?:bearer|basic)\s+[^\s\"',;]+)"
     # Keys of providers and code hosts, by their prefix.
@@ -58,10 +60,10 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= 4:
             text = text.replace(secret, "[redacted]")
-    return _SECRETS.sub("[redacted]", text)
+    return re.sub(_SECRETS, "[redacted]", text)
 
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def check_key_variable(variable: str, provider: str) -> None:
@@ -70,7 +72,7 @@ def check_key_variable(variable: str, provider: str) -> None:
     Raises:
         ConfigurationError: It is not a name. The message does not show the value.
     """
-    if not _VARIABLE.fullmatch(variable) or redact(variable) != variable:
+    if not re.fullmatch(_VARIABLE, variable) or redact(variable) != variable:
         raise ConfigurationError(
             f"api_key_env of {provider!r} is not the name of an environment variable",
             hint='Set it to the name of the variable with the key: api_key_env = "ACME_API_KEY".',
@@ -79,7 +81,7 @@ def check_key_variable(variable: str, provider: str) -> None:
 
 # ---- the error ----------------------------------------------------------------------------------------
 
-_OVERFLOW = re.compile(
+_OVERFLOW = (
     r"(?i)context[ _-]?(?:length|window|size|limit)|available context|maximum context|context_exceeded"
     r"|(?:prompt|input|conversation|request|messages?) (?:is|are) too (?:long|large)"
     r"|prompt too long|input too long|request too large for model|prompt contains \d+ tokens"
@@ -96,29 +98,29 @@ _OVERFLOW = re.compile(
     # text-generation-inference; GitHub Models
     r"|must have less than \d+ tokens|tokens_limit_reached|max size: \d+ tokens"
 )
-_OTHER_LIMITS = re.compile(
+_OTHER_LIMITS = (
     r"(?i)rate.?limit|throttl|per (?:minute|day|hour|second)|\b[tr]p[mds]\b|please wait|quota"
     r"|max_?(?:new_|completion_|output_)?tokens|(?:completion|output) tokens"
 )
-_INPUT_WORDS = re.compile(r"(?i)context|prompt|\binputs?\b|messages|conversation")
-_WRONG_KEY = re.compile(
+_INPUT_WORDS = r"(?i)context|prompt|\binputs?\b|messages|conversation"
+_WRONG_KEY = (
     r"(?i)(?:incorrect|invalid|wrong|missing|expired|no|bad) (?:x-)?api[ _-]?key"
     r"|api[ _-]?key (?:is |was |has |you provided )?(?:not valid|invalid|incorrect|expired|missing|not found)"
     r"|api_key_invalid|invalid_api_key|invalid authentication|authentication (?:failed|error)"
     r"|api[ _-]?key (?:doesn't|does not) exist|auth credentials|\bunauthori[sz]ed\b"
 )
-_FILTERED = re.compile(
+_FILTERED = (
     r"(?i)content[ _-]?(?:filter|management policy|policy[ _]violation)|responsibleai|data_inspection_failed"
     r"|requires moderation|flagged (?:by|for|as)|was flagged"
 )
-_NO_CREDIT = re.compile(
+_NO_CREDIT = (
     r"(?i)insufficient[ _](?:quota|balance|credits?|funds)|billing_(?:hard_limit|not_active)"
     r"|exceeded_current_quota|credit balance is too low|(?:used all|out of) (?:available )?credits"
     r"|arrears|account is not active"
 )
-_QUOTA_WORDS = re.compile(r"(?i)exceeded your current quota.{0,80}billing")
-_RETRY_ADVICE = re.compile(r"(?i)retry (?:in|after)|retryDelay|try again in|per (?:minute|day|hour)")
-_RETRYABLE_WORDS = re.compile(r"(?i)overloaded|rate.?limit|server.?error|temporarily|try again|unavailable")
+_QUOTA_WORDS = r"(?i)exceeded your current quota.{0,80}billing"
+_RETRY_ADVICE = r"(?i)retry (?:in|after)|retryDelay|try again in|per (?:minute|day|hour)"
+_RETRYABLE_WORDS = r"(?i)overloaded|rate.?limit|server.?error|temporarily|try again|unavailable"
 
 
 def provider_error(
@@ -149,12 +151,16 @@ def provider_error(
     )
     everything = f"{code} {text}"
     refused = status in (None, 400, 403, 422)
-    if refused and status is not None and _FILTERED.search(everything):
+    if refused and status is not None and re.search(_FILTERED, everything):
         return ContentFilterError(
             message, status=status, provider=provider, hint="Rephrase the prompt, or choose another model."
         )
     without_credit = status == 402 or (status != 401 and _has_no_credit(everything))
-    if status == 401 or (status == 403 and not without_credit) or (refused and _WRONG_KEY.search(everything)):
+    if (
+        status == 401
+        or (status == 403 and not without_credit)
+        or (refused and re.search(_WRONG_KEY, everything))
+    ):
         hint = (
             "Check the API key, and whether it has access to this model."
             if status == 403
@@ -181,7 +187,7 @@ def provider_error(
         if status is not None:
             retryable = status in (408, 409, 429) or status >= 500
         else:
-            retryable = _RETRYABLE_WORDS.search(everything) is not None
+            retryable = re.search(_RETRYABLE_WORDS, everything) is not None
     hint_for: str | None = None
     if status == 429:
         hint_for = "Wait before you try again, or check the rate limits of the API key."
@@ -196,19 +202,19 @@ def provider_error(
 
 def _has_no_credit(everything: str) -> bool:
     """Whether the account has no credit. Gemini uses OpenAI's text for rate limits, with a time to wait."""
-    if _NO_CREDIT.search(everything):
+    if re.search(_NO_CREDIT, everything):
         return True
-    return _QUOTA_WORDS.search(everything) is not None and not _RETRY_ADVICE.search(everything)
+    return re.search(_QUOTA_WORDS, everything) is not None and not re.search(_RETRY_ADVICE, everything)
 
 
 def _is_overflow(status: int | None, text: str, everything: str) -> bool:
     if status == 413:
-        return not text or _OVERFLOW.search(everything) is not None  # Cerebras sends no body
-    if status not in (None, 400, 422, 500) or _OVERFLOW.search(everything) is None:
+        return not text or re.search(_OVERFLOW, everything) is not None  # Cerebras sends no body
+    if status not in (None, 400, 422, 500) or re.search(_OVERFLOW, everything) is None:
         return False
     # "Too many tokens, please wait before trying again" is a rate limit (Bedrock), and "max_tokens exceeds
     # the maximum" a wrong option.
-    return _INPUT_WORDS.search(text) is not None or not _OTHER_LIMITS.search(everything)
+    return re.search(_INPUT_WORDS, text) is not None or not re.search(_OTHER_LIMITS, everything)
 
 
 def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 from collections.abc import Callable, Mapping
 
 __all__ = ["retry_after"]
@@ -23,6 +22,8 @@ def retry_after(headers: Mapping[str, str], now: Callable[[], float]) -> float |
     else:
         seconds = _number(value)
     if seconds is None and value:
+        import email.utils  # only for this; it takes a while to load
+
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
         except (ValueError, TypeError, OverflowError, IndexError):

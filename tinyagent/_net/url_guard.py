@@ -13,8 +13,8 @@ from .errors import redact
 
 __all__ = ["check_headers", "check_key", "check_url"]
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_FORBIDDEN = r"[\x00-\x08\x0a-\x1f\x7f]"
 
 
 def check_key(key: str, provider: str) -> str:
@@ -43,12 +43,12 @@ def check_headers(headers: Mapping[str, object] | None, provider: str = "") -> d
     checked: dict[str, str] = {}
     for name, value in (headers or {}).items():
         where = f"header {name!r} of {provider or 'the provider'!r}"
-        if _TOKEN.fullmatch(name) is None:
+        if re.fullmatch(_TOKEN, name) is None:
             raise ConfigurationError(f"{where} is not a valid header name")
         if not isinstance(value, str):
             raise ConfigurationError(f"{where} must be text, not {type(value).__name__}")
         value = value.strip(" \t")
-        if _FORBIDDEN.search(value):
+        if re.search(_FORBIDDEN, value):
             raise ConfigurationError(f"{where} has a line break or another control character")
         try:
             value.encode("latin-1")
@@ -72,22 +72,21 @@ def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
     Raises:
         ConfigurationError: The URL is not valid. The message has the reason.
     """
-    shown = redact(url)
     where = f"base URL of {provider or 'the provider'!r}"
-    if not url.isascii() or _FORBIDDEN.search(url) or " " in url:
+    if not url.isascii() or re.search(_FORBIDDEN, url) or " " in url:
         raise ConfigurationError(f"the {where} has a space, a control or a non-ASCII character")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise ConfigurationError(f"the {where} is malformed: {shown}", hint=_URL_EXAMPLE) from None
+        raise ConfigurationError(f"the {where} is malformed: {redact(url)}", hint=_URL_EXAMPLE) from None
     if parts.scheme not in ("http", "https"):
         raise ConfigurationError(
-            f"the {where} must begin with https:// or http://: {shown}",
+            f"the {where} must begin with https:// or http://: {redact(url)}",
             hint=_URL_EXAMPLE,
         )
     if not host or port == 0:
-        raise ConfigurationError(f"the {where} has no host: {shown}", hint=_URL_EXAMPLE)
+        raise ConfigurationError(f"the {where} has no host: {redact(url)}", hint=_URL_EXAMPLE)
     if "@" in parts.netloc:
         raise ConfigurationError(
             f"the {where} has a user name or password",
@@ -95,7 +94,7 @@ def check_url(url: str, *, provider: str = "", allow_http: bool = False) -> str:
         )
     if parts.scheme == "http" and not allow_http and not is_loopback(host):
         raise ConfigurationError(
-            f"the {where} is not encrypted: {shown}",
+            f"the {where} is not encrypted: {redact(url)}",
             hint="Use https://, or set allow_http for this provider if you trust the network between.",
         )
     return url

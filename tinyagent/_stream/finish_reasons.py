@@ -70,14 +70,14 @@ _KIND_OF_TERM = {kind: frozenset(terms.split()) for kind, terms in _TERMS.items(
 _NOT_FINAL = frozenset({"", "null", "none", "not_finished", "in_progress"})
 """Values in chunks before the last one: DashScope's native `null`, watsonx's `not_finished`."""
 
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_SEPARATORS = re.compile(r"[^a-z0-9]+")
-_PREFIX = re.compile(r"^(finish|stop|done)_reason_")
+_CAMEL = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
+_SEPARATORS = r"[^a-z0-9]+"
+_PREFIX = r"^(finish|stop|done)_reason_"
 
 
 def is_final(word: str | None) -> bool:
     """Whether a finish reason ends the reply."""
-    return bool(word) and _normal(word or "") not in _NOT_FINAL
+    return word in _KIND_OF or (bool(word) and _normal(word or "") not in _NOT_FINAL)
 
 
 def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
@@ -89,6 +89,9 @@ def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
     """
     if word is None:
         return "complete"
+    known = _KIND_OF.get(word)  # Most words are as in the table, and need no patterns.
+    if known is not None:
+        return known
     normal = _normal(word)
     known = _KIND_OF.get(normal)
     if known is not None:
@@ -145,11 +148,11 @@ def finish_error(
 
 def shown_word(word: str, redact: Callable[[str], str] = str) -> str:
     """Return the finish reason redacted and shortened, because a server may echo a key in it."""
-    return redact(word)[:MAX_WORD]
+    return word if word in _KIND_OF else redact(word)[:MAX_WORD]
 
 
 def _normal(word: str) -> str:
     """Return the word in snake_case, without a qualifier after a colon and without an enumeration prefix."""
-    head = _CAMEL.sub("_", word.partition(":")[0]).lower()
-    snake = _SEPARATORS.sub("_", head).strip("_")
-    return _PREFIX.sub("", snake) or snake
+    head = re.sub(_CAMEL, "_", word.partition(":")[0]).lower()
+    snake = re.sub(_SEPARATORS, "_", head).strip("_")
+    return re.sub(_PREFIX, "", snake) or snake
