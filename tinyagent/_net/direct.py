@@ -12,6 +12,7 @@ import base64
 import os
 import re
 import ssl
+import threading
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +34,8 @@ from .transport import (
 
 __all__ = ["DirectTransport"]
 
+READ_SIZE = 64 << 10
+"""The most bytes of one read from a socket."""
 HIGH_WATER = 256 << 10
 """Bytes of an unread body above which the socket is not read. The kernel then slows the server down."""
 HAPPY_EYEBALLS_DELAY_S = 0.25
@@ -154,7 +157,17 @@ def _encode_head(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
     return "\r\n".join(lines).encode("latin-1")
 
 
-class _Connection(asyncio.Protocol):
+class _ReadBuffer(threading.local):
+    """The memory that sockets are read into, one for each thread. It is parsed before the next read."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_SIZE))
+
+
+_read_buffer = _ReadBuffer()
+
+
+class _Connection(asyncio.BufferedProtocol):
     """A connection, and the response that is under way on it.
 
     The states of a connection are: idle; waiting for the headers (`_headers_done` is false); reading the
@@ -164,6 +177,11 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._buffer = _read_buffer.view
+        self._body: list[bytes] = []
+        self._size = 0
+        # The parser calls this for each chunk, without a Python frame in between.
+        self.on_body = self._body.append
         self._parser = httptools.HttpResponseParser(self)
         # What real servers send and other clients accept: Content-Length beside chunks (the chunks count),
         # line feeds without carriage returns, and blanks after the size of a chunk.
@@ -184,10 +202,11 @@ class _Connection(asyncio.Protocol):
         self.headers: dict[str, str] = {}
         self._headers_done = False
         self._complete = False
-        self._body: list[bytes] = []
+        self._body.clear()
         self._size = 0
         self._overhead = 0
         self._received = False
+        self._surplus: int | None = None
         self._keep_alive = False
         self._failure: TransportError | None = None
 
@@ -284,22 +303,26 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # ---- asyncio.Protocol ----
+    # ---- asyncio.BufferedProtocol ----
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is TCP or TLS
         """Store the transport."""
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the memory for the next read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Parse what arrived, and wake the reader if there is something for it."""
         if self._complete or not self._busy:
             self._close_after_surplus()
             return
-        before = self._size
+        before = len(self._body)
         self._received = True
-        self._overhead += len(data)
+        self._overhead += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._buffer[:nbytes])
         except httptools.HttpParserUpgrade:
             self._fail(ProtocolError("the server switches to another protocol, which was not requested"))
         except httptools.HttpParserError as error:
@@ -307,7 +330,10 @@ class _Connection(asyncio.Protocol):
                 self._close_after_surplus()
             else:
                 self._fail(ProtocolError(str(error)))
-        if self._size > before:
+        if self._surplus is not None:
+            del self._body[self._surplus :]  # the body of a reply that was not requested
+        if len(self._body) > before:
+            self._size += sum(map(len, self._body[before:]))
             self._overhead = 0
         elif self._overhead > MAX_HEAD and not self._complete:
             what = "the trailers" if self._headers_done else "the headers and interim responses"
@@ -371,14 +397,9 @@ class _Connection(asyncio.Protocol):
         else:
             self._headers_done = True
 
-    def on_body(self, data: bytes) -> None:
-        """Store a piece of the body."""
-        if not self._complete:
-            self._body.append(data)
-            self._size += len(data)
-
     def on_message_complete(self) -> None:
         """Store whether the connection can be used again."""
-        if self._headers_done:
+        if self._headers_done and not self._complete:
             self._complete = True
+            self._surplus = len(self._body)
             self._keep_alive = self._parser.should_keep_alive()
