@@ -51,23 +51,23 @@ def message(**fields: Any) -> Callable[[list[Any]], None]:
     ("spoil", "complaint"),
     [
         (lambda events: events.clear(), "no events"),
-        (lambda events: events.pop(0), "begins with `start`"),
+        (lambda events: events.pop(0), "starts with `start`"),
         (lambda events: events.pop(), "ends with `done`"),
-        (lambda events: events.append(events[-1]), "steps of blocks only"),
-        (lambda events: events.insert(1, {"type": "ping"}), "steps of blocks only"),
-        (lambda events: events.pop(1), "no open thinking"),
+        (lambda events: events.append(events[-1]), "only steps of blocks"),
+        (lambda events: events.insert(1, {"type": "ping"}), "only steps of blocks"),
+        (lambda events: events.pop(1), "not an open thinking block"),
         (lambda events: events.pop(4), "every block is closed"),
         (change(1, content_index=1), "the next block has the index 0"),
-        (change(2, content_index=1), "no open thinking"),
+        (change(2, content_index=1), "not an open thinking block"),
         (change(2, delta=None), "a delta is text"),
-        (change(4, content="other"), "its content is what was streamed"),
+        (change(4, content="other"), "its content is the text of its deltas"),
         (change(2, partial={"content": []}), "the blocks so far"),
         (change(2, partial={"content": [{"type": "thinking", "thinking": "hm"}]}), "the text so far"),
         (change(-1, reason="stop"), "its reason"),
         (change(-1, type="error", error={"stop_reason": "tool_use"}, reason="tool_use"), "`error` is for"),
         (message(content=[]), "the message has these blocks"),
         (message(api=None), "its api"),
-        (lambda events: events[-1]["message"]["content"][1].update(text="Hell"), "is what was streamed"),
+        (lambda events: events[-1]["message"]["content"][1].update(text="Hell"), "is the text of its deltas"),
         (lambda events: events[-1]["message"]["content"][2].update(arguments={}), "arguments of call 2"),
     ],
 )
@@ -200,7 +200,7 @@ def test_what_does_not_apply_is_skipped_with_its_reason() -> None:
     """`exempt` says why; a name that is not known is refused when the class is made."""
     with pytest.raises(pytest.skip.Exception, match="it cannot see"):
         _skipping(contract(None, exempt={"images": "it cannot see"}).test_images)
-    with pytest.raises(TypeError, match="nothing is called 'sight'"):
+    with pytest.raises(TypeError, match="'sight' is not a feature"):
         contract(None, exempt={"sight": "it cannot see"})
 
 

@@ -36,6 +36,7 @@ from tinyagent.testing import (
     text,
     thinking,
 )
+from tinyagent.testing.contract import ProviderUnderTest
 
 from .acme_provider import AcmeModel, AcmeWire, stream_acme
 
@@ -120,22 +121,13 @@ def _reply(script: Script) -> Reply:
     )
 
 
-@dataclass
-class Served:
-    """What the contract wants to know of a provider that is ready."""
-
-    stream_fn: Any
-    model: Any
-    server: None = None
-
-
 class TestScripted(ProviderContract):
     """The test double is held to what it stands in for."""
 
     @asynccontextmanager
     async def serve(self, *replies: Any) -> AsyncIterator[Any]:
         provider = ScriptedProvider(*map(_reply, replies))
-        yield Served(provider, provider.model)
+        yield ProviderUnderTest(provider, provider.model)
 
 
 class TestReplay(ProviderContract):
@@ -149,7 +141,7 @@ class TestReplay(ProviderContract):
             path = Path(directory) / "run.jsonl"
             path.write_bytes(await _recorded(replies))
             replay = replay_provider(path)
-            yield Served(replay.stream_fn, replay.make_model("", {}))
+            yield ProviderUnderTest(replay.stream_fn, replay.make_model("", {}))
 
 
 async def _recorded(scripts: tuple[Script, ...]) -> bytes:
@@ -193,7 +185,7 @@ class TestDice(ProviderContract):
     @asynccontextmanager
     async def serve(self, *replies: Any) -> AsyncIterator[Any]:
         provider = _dice()
-        yield Served(provider.stream_fn, provider.make_model("2d6", {"seed": 7}))
+        yield ProviderUnderTest(provider.stream_fn, provider.make_model("2d6", {"seed": 7}))
 
     exempt = {"content": "it throws dice"}  # noqa: RUF012
 

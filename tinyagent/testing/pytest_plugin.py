@@ -19,7 +19,8 @@ import pytest
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentEvent
-    from tinyagent.testing import FakeReply, FakeServer, ScriptedProvider, Step
+    from tinyagent.testing import FakeReply, FakeServer, ScriptedProvider
+    from tinyagent.testing.scripted import Step
 
 __all__ = [
     "check_grammar",
