@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tinyagent._stream.model import HttpModel
 from tinyagent._stream.model_families import (
     ModelFamily,
     claude_version,
@@ -14,6 +14,7 @@ from tinyagent._stream.model_families import (
     nearest_effort,
     settings_for,
 )
+from tinyagent.agent_types import ThinkingLevel
 
 MINIMAL = ("minimal", "low", "medium", "high")
 LOW = ("low", "medium", "high")
@@ -185,7 +186,7 @@ def test_the_nearest_effort(level: str, efforts: tuple[str, ...], expected: str)
 
 def settings(model_id: str, **options: Any) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    made = settings_for(SimpleNamespace(id=model_id), {"on_note": notes.append, **options})
+    made = settings_for(HttpModel(id=model_id), {"on_note": notes.append, **options})
     return made, notes
 
 
@@ -246,9 +247,9 @@ def test_temperature(model_id: str, level: str, taken: bool) -> None:
 
 def test_what_the_user_says_of_a_model_counts() -> None:
     """`reasoning` of a model decides about ids that say nothing, and against ids that mislead."""
-    house = SimpleNamespace(id="house", thinking_level="high")
+    house = HttpModel(id="house", thinking_level=ThinkingLevel.HIGH)
     assumed = ModelFamily(efforts=("low", "high"), temperature=False)
     made = settings_for(house, {"temperature": 0.5}, reasons=True, assumed=assumed)
     assert ("high", None) == (made.effort, made.temperature)
     assert (True, None) == (made.family.reasons, settings_for(house, {}, reasons=False).effort)
-    assert settings_for(SimpleNamespace(id="gpt-5"), {"temperature": 0.5}, reasons=False).temperature == 0.5
+    assert settings_for(HttpModel(id="gpt-5"), {"temperature": 0.5}, reasons=False).temperature == 0.5

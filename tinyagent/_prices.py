@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from ._stream.model import HttpModel, ModelIdentity, as_model
 from ._stream.servers import SERVERS, server_of
 from .errors import as_amount
 
 if TYPE_CHECKING:
     from genai_prices.types import PriceCalculation
 
-    from ._stream.builder import ModelIdentity
     from .agent_types import Usage
 
 __all__ = ["ModelFacts", "estimate_cost", "has_price", "model_facts"]
@@ -82,7 +82,8 @@ def model_facts(server: str, model_id: str) -> ModelFacts | None:
 
 
 def _name(model: ModelIdentity) -> str:
-    return server_of(getattr(model, "base_url", ""), str(getattr(model, "provider", "")))
+    known = as_model(model, HttpModel)
+    return server_of(known.base_url, known.provider)
 
 
 def _price(server: str, model_id: str, counts: Mapping[str, int]) -> PriceCalculation | None:

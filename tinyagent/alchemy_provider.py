@@ -30,6 +30,7 @@ from ._stream import decoder as _wire
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
 from ._stream.finish_reasons import later_word
+from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions, Usage
 from .errors import (
@@ -68,14 +69,14 @@ class AlchemyCall(HttpRequest):
     """
 
     def __init__(
-        self, module: ModuleType, model: Any, context: Context, options: SimpleStreamOptions
+        self, module: ModuleType, model: HttpModel, context: Context, options: SimpleStreamOptions
     ) -> None:
-        base_url = _wire.check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
-        self.api: str = getattr(model, "api", "") or "openai-completions"
+        base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
+        self.api: str = model.api or "openai-completions"
         if self.api == ANTHROPIC:
             url = anthropic_provider.messages_url(base_url)
             base = url.replace("/v1/messages", "", 1)  # alchemy-llm adds it
-            variable = getattr(model, "api_key_env", None)
+            variable = model.api_key_env
             headers, secrets = _wire.request_headers(
                 model, options.get("api_key"), variable=variable, header="x-api-key", prefix=""
             )
@@ -89,12 +90,12 @@ class AlchemyCall(HttpRequest):
             signal=options.get("signal"),
             on_retry=options.get("on_retry"),
             secrets=secrets,
-            **_wire.connection_options(model),
+            **connection_options(model),
         )
         self._module = module
         # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.
         name = "x-api-key" if self.api == ANTHROPIC else "authorization"
-        own = {header.lower() for header in getattr(model, "headers", None) or {}}
+        own = {header.lower() for header in model.headers or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
         self.chat_body: dict[str, Any] = {}
@@ -107,14 +108,14 @@ class AlchemyCall(HttpRequest):
 
     def _described(
         self,
-        model: Any,
+        model: HttpModel,
         context: Context,
         options: SimpleStreamOptions,
         base_url: str,
         headers: Mapping[str, str],
         key: str | None,
     ) -> dict[str, Any]:
-        level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
+        level = str(options.get("thinking_level") or model.thinking_level or "off")
         # The requests of alchemy-llm have no reasoning, no caching, no images by URL and no images of tools.
         # So this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
         fields: dict[str, Any] = {}
@@ -127,7 +128,7 @@ class AlchemyCall(HttpRequest):
             self.whole_body = _wire.encode_body(body)
         else:
             body = chat_request(model, context, options)
-            fields = {"messages": body["messages"], **(getattr(model, "extra_body", None) or {})}
+            fields = {"messages": body["messages"], **model.extra_body}
             conversation["system_prompt"] = context.system_prompt
             conversation["tools"] = tool_definitions(context.tools)
         exchange: dict[str, Any] = {
@@ -136,7 +137,7 @@ class AlchemyCall(HttpRequest):
             "first_event": self.timeouts.first_event,
             "idle": self.timeouts.idle,
             "after_finish": _wire.AFTER_FINISH,
-            "ca_pem": _pem(getattr(model, "ca_file", None)),
+            "ca_pem": _pem(model.ca_file),
             "loopback": is_loopback(urlsplit(self.url).hostname or ""),
             "headers": list(headers.items()),
             "body": fields,
@@ -147,10 +148,10 @@ class AlchemyCall(HttpRequest):
                 "id": model.id,
                 "base_url": base_url,
                 "provider": self.provider,
-                "name": getattr(model, "name", "") or "",
+                "name": model.name,
                 "reasoning": level != "off",
-                "context_window": getattr(model, "context_window", None),
-                "max_tokens": getattr(model, "max_tokens", None),
+                "context_window": model.context_window,
+                "max_tokens": model.max_tokens,
             },
             "context": conversation,
             "options": {
@@ -401,7 +402,9 @@ class AlchemyDecoder(ChatDecoder):
         call: Makes errors of failures.
     """
 
-    def __init__(self, model: Any, *, call: AlchemyCall, **options: Unpack[_wire.DecoderOptions]) -> None:
+    def __init__(
+        self, model: ModelIdentity, *, call: AlchemyCall, **options: Unpack[_wire.DecoderOptions]
+    ) -> None:
         super().__init__(model, **options)
         self._call_of = call
         self._anthropic = call.api == ANTHROPIC
@@ -520,7 +523,7 @@ class AlchemyStreamResponse(_wire.ReplyStream):
 
 
 def prepare(
-    model: Any, context: Context, options: SimpleStreamOptions
+    model: HttpModel, context: Context, options: SimpleStreamOptions
 ) -> tuple[AlchemyCall, Callable[..., AlchemyDecoder]]:
     """Return a checked call that was not sent yet, and the factory of its decoders.
 
@@ -533,7 +536,7 @@ def prepare(
 
 
 async def stream_alchemy_openai_completions(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions | None = None
 ) -> AlchemyStreamResponse:
     """Stream a reply through the Rust wheel.
 
@@ -548,6 +551,7 @@ async def stream_alchemy_openai_completions(
         TinyAgentError: if the reply did not begin.
     """
     options = options or {}
+    model = as_model(model, HttpModel)
     call, decoder = prepare(model, context, options)
     try:
         if call.signal is not None and call.signal.is_set():

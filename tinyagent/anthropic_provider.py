@@ -22,7 +22,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Unpack
 from urllib.parse import unquote_to_bytes
@@ -38,8 +38,6 @@ from ._stream.decoder import (
     as_dict,
     as_int,
     as_str,
-    check_model,
-    connection_options,
     count,
     dollars,
     encode_body,
@@ -50,6 +48,7 @@ from ._stream.decoder import (
 )
 from ._stream.finish_reasons import later_word
 from ._stream.history import adapt_history, is_own
+from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.usage import add_usages
 from ._tool_schemas import tool_schema
@@ -58,7 +57,6 @@ from .agent_types import (
     Citation,
     Context,
     Message,
-    Model,
     ModelInfo,
     SimpleStreamOptions,
     Usage,
@@ -85,7 +83,7 @@ _ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
 
 
 @dataclass
-class AnthropicModel(Model):
+class AnthropicModel(HttpModel):
     """A model of the Messages API, at Anthropic or a compatible server.
 
     Attributes:
@@ -108,15 +106,10 @@ class AnthropicModel(Model):
     id: str = "claude-sonnet-4-5"
     api: str = "anthropic-messages"
     base_url: str = "https://api.anthropic.com"
-    name: str = ""
-    headers: dict[str, str] | None = field(default=None, repr=False)
     context_window: int = 200_000
     max_tokens: int = 16_384
-    reasoning: bool = True
+    reasoning: bool | None = True
     api_key_env: str | None = "ANTHROPIC_API_KEY"
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    ca_file: str | None = None
-    allow_http: bool = False
     cache: Literal["5m", "1h"] | None = "5m"
     thinking: Literal["auto", "budget", "adaptive"] = "auto"
     max_pauses: int = 8
@@ -125,23 +118,24 @@ class AnthropicModel(Model):
 # ---- the request ----------------------------------------------------------------------------------
 
 
-def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """Return the body of a request."""
     return request_and_level(model, context, options)[0]
 
 
 def request_and_level(
-    model: Any, context: Context, options: SimpleStreamOptions
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions
 ) -> tuple[dict[str, Any], str]:
     """Return the body of a request and its thinking level, which the message must store."""
-    cache = getattr(model, "cache", "5m")
+    model = as_model(model, AnthropicModel)
+    cache = model.cache
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
     history = adapt_history(context.messages, model, ids=IDS, tools=context.tools)
     messages = _messages(history)
     body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
     if context.system_prompt.strip():
         body["system"] = [{"type": "text", "text": context.system_prompt}]
-    extra = dict(getattr(model, "extra_body", None) or {})
+    extra = dict(model.extra_body)
     tools: list[dict[str, Any]] = [
         {
             "name": tool.name,
@@ -168,10 +162,12 @@ def request_and_level(
     return body, level
 
 
-def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, level: str) -> None:
+def _set_limits(
+    body: dict[str, Any], model: AnthropicModel, options: SimpleStreamOptions, level: str
+) -> None:
     """Set `max_tokens`, thinking and temperature, which depend on each other."""
     asked = options.get("max_tokens")
-    limit = asked or getattr(model, "max_tokens", None) or AnthropicModel.max_tokens
+    limit = asked or model.max_tokens or AnthropicModel.max_tokens
     family, version = family_of(model.id), _version(model)
     own_budget = (options.get("thinking_budgets") or {}).get(level)
     by_hand = as_int(as_dict(body.get("thinking")).get("budget_tokens"))
@@ -205,9 +201,9 @@ def _set_limits(body: dict[str, Any], model: Any, options: SimpleStreamOptions, 
         body["temperature"] = temperature
 
 
-def _version(model: Any) -> tuple[int, int]:
+def _version(model: AnthropicModel) -> tuple[int, int]:
     """Return the version of a Claude model. For other models, return one with the same thinking settings."""
-    mode = getattr(model, "thinking", "auto")
+    mode = model.thinking
     version = claude_version(model.id) or (0, 0)
     if mode == "adaptive":
         return max(version, (4, 6))
@@ -216,7 +212,7 @@ def _version(model: Any) -> tuple[int, int]:
     return version
 
 
-def thinking_level(model: Any, history: Sequence[Message], options: SimpleStreamOptions) -> str:
+def thinking_level(model: AnthropicModel, history: Sequence[Message], options: SimpleStreamOptions) -> str:
     """Return the thinking level of a request, which must not change during a turn.
 
     A turn that calls tools goes on as it began: the API refuses thinking that is switched on or off between
@@ -227,8 +223,8 @@ def thinking_level(model: Any, history: Sequence[Message], options: SimpleStream
         history: What is sent, after `handover`.
         options: The call's options.
     """
-    asked = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
-    if not getattr(model, "reasoning", True) or family_of(model.id).reasons is False:
+    asked = str(options.get("thinking_level") or model.thinking_level or "off")
+    if not model.reasoning or family_of(model.id).reasons is False:
         if asked != "off":
             note(options, f"{model.id} does not reason: the thinking level {asked!r} was left out.")
         return "off"
@@ -435,7 +431,7 @@ class AnthropicDecoder(ReplyDecoder):
 
     def __init__(
         self,
-        model: Any,
+        model: ModelIdentity,
         *,
         go_on: Callable[[AssistantMessage], bytes] | None = None,
         max_pauses: int = 0,
@@ -685,7 +681,7 @@ def normal_usage(usage: Mapping[str, object]) -> Usage:
 
 
 async def stream_anthropic(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions | None = None
 ) -> ReplyStream:
     """Stream a reply from the Messages API.
 
@@ -700,6 +696,7 @@ async def stream_anthropic(
         TinyAgentError: if the reply did not begin.
     """
     options = options or {}
+    model = as_model(model, AnthropicModel)
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, options.get("api_key"))
     body, level = request_and_level(model, context, options)
@@ -721,7 +718,7 @@ async def stream_anthropic(
             AnthropicDecoder,
             model,
             go_on=go_on if paused else None,
-            max_pauses=getattr(model, "max_pauses", AnthropicModel.max_pauses),
+            max_pauses=model.max_pauses,
             thinking_level=level,
         ),
     )
@@ -730,7 +727,7 @@ async def stream_anthropic(
 _BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
-def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) -> None:
+def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: AnthropicModel) -> None:
     """Allow the API to omit thinking from requests with another system prompt or other tools.
 
     Claude Fable from 5.1 on refuses a request whose thinking blocks were made under another beginning of the
@@ -749,9 +746,12 @@ def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Any) 
     headers[name] = ",".join([*betas, _BINDING_BETA])
 
 
-async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
+async def list_anthropic_models(
+    model: ModelIdentity, options: SimpleStreamOptions | None = None
+) -> list[ModelInfo]:
     """Return the models of `GET /v1/models`, for `Provider.list_models`. `model.id` may be empty."""
     options = options or {}
+    model = as_model(model, AnthropicModel)
     headers, secrets = _headers(model, options.get("api_key"))
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
@@ -760,7 +760,7 @@ async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None 
     )
     items = value.get("data") if isinstance(value, dict) else None
     if not isinstance(items, list):
-        name = getattr(model, "provider", "") or ""
+        name = model.provider
         raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
     return [
         ModelInfo(
@@ -774,9 +774,9 @@ async def list_anthropic_models(model: Any, options: SimpleStreamOptions | None 
     ]
 
 
-def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+def _headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the headers of a request, and the secrets in them."""
-    variable = getattr(model, "api_key_env", AnthropicModel.api_key_env)
+    variable = model.api_key_env
     headers, secrets = request_headers(model, api_key, variable=variable, header="x-api-key", prefix="")
     if not any(name.lower() == "anthropic-version" for name in headers):
         headers["anthropic-version"] = API_VERSION

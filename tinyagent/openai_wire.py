@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, Unpack
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ import msgspec
 from . import _json
 from ._net.request import get_json
 from ._stream import decoder as _wire
-from ._stream.builder import BuilderEvent, ModelIdentity
+from ._stream.builder import BuilderEvent
 from ._stream.chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
 from ._stream.citations import add_citations, read_citations
 from ._stream.decoder import (
@@ -30,8 +30,6 @@ from ._stream.decoder import (
     as_dict,
     as_int,
     as_str,
-    check_model,
-    connection_options,
     count,
     decode_lenient,
     dollars,
@@ -40,13 +38,13 @@ from ._stream.decoder import (
 )
 from ._stream.finish_reasons import is_final, later_word
 from ._stream.history import AUDIO_NOTE, adapt_history, is_own
+from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
 from ._stream.model_families import ModelFamily, note, settings_for
 from ._stream.servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import (
     Citation,
     Context,
-    Model,
     ModelInfo,
     SimpleStreamOptions,
     Usage,
@@ -64,7 +62,7 @@ __all__ = [
 
 
 @dataclass
-class OpenAICompatModel(Model):
+class OpenAICompatModel(HttpModel):
     """A model of any chat/completions server.
 
     Attributes:
@@ -78,21 +76,14 @@ class OpenAICompatModel(Model):
         extra_body: Merged into the body of each request, last. The value None removes a field.
         ca_file: A file with the certificates of a private CA.
         allow_http: Whether http:// to other machines is allowed.
+        transport: The HTTP engine: `direct`, `httpx`, or `auto` to decide by the proxy.
+        http_client: A client of your own for the requests. It is never closed.
     """
 
     provider: str = "openai-compatible"
-    id: str = ""
     api: str = "openai-completions"
     base_url: str = OPENROUTER_URL
-    name: str = ""
-    headers: dict[str, str] | None = field(default=None, repr=False)
-    context_window: int = 128_000
-    max_tokens: int = 4096
-    reasoning: bool = False
-    api_key_env: str | None = None
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    ca_file: str | None = None
-    allow_http: bool = False
+    reasoning: bool | None = False
 
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
@@ -114,8 +105,9 @@ _refuse_stream_options: set[str] = set()
 """Servers of this process that refused `stream_options`."""
 
 
-def chat_request(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """Return the body of a request, before it is encoded."""
+    model = as_model(model, HttpModel)
     dialect = _dialect(model)
     body: dict[str, Any] = {
         "model": model.id,
@@ -143,22 +135,22 @@ def chat_request(model: Any, context: Context, options: SimpleStreamOptions) -> 
     _set_reasoning(body, model, dialect, options)
     if dialect.session and options.get("session_id"):
         body[dialect.session] = options["session_id"]
-    body.update(getattr(model, "extra_body", None) or {})
+    body.update(model.extra_body)
     return {key: value for key, value in body.items() if value is not None}
 
 
-def _dialect(model: Any) -> Dialect:
+def _dialect(model: HttpModel) -> Dialect:
     return dialect_of(_name(model))
 
 
-def _name(model: Any) -> str:
-    return server_of(getattr(model, "base_url", ""), str(getattr(model, "provider", "")))
+def _name(model: HttpModel) -> str:
+    return server_of(model.base_url, model.provider)
 
 
-def _origin(model: Any) -> str:
+def _origin(model: HttpModel) -> str:
     """Return scheme, host and port of the server."""
     try:
-        parts = urlsplit(getattr(model, "base_url", "") or "")
+        parts = urlsplit(model.base_url)
     except ValueError:
         return ""
     return f"{parts.scheme}://{parts.netloc}"
@@ -174,12 +166,14 @@ def _is_marked(context: Context) -> bool:
     )
 
 
-def _set_reasoning(body: dict[str, Any], model: Any, dialect: Dialect, options: SimpleStreamOptions) -> None:
+def _set_reasoning(
+    body: dict[str, Any], model: HttpModel, dialect: Dialect, options: SimpleStreamOptions
+) -> None:
     """Set thinking level, temperature and output limit in the form that model and server accept."""
     settings = settings_for(
         model,
         options,
-        reasons=True if getattr(model, "reasoning", False) else None,
+        reasons=model.reasoning or None,
         assumed=ModelFamily(efforts=dialect.efforts),
         efforts=lambda family: _efforts(family, dialect),
     )
@@ -234,7 +228,7 @@ _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validat
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
-def _messages(model: Any, context: Context) -> list[dict[str, Any]]:
+def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
     """Convert the conversation to the provider's format."""
     sent: list[dict[str, Any]] = []
     if context.system_prompt:
@@ -393,7 +387,7 @@ class _Call:
 class ChatDecoder(ReplyDecoder):
     """Decodes the bytes of a chat/completions reply to events."""
 
-    def __init__(self, model: Any, **options: Unpack[DecoderOptions]) -> None:
+    def __init__(self, model: ModelIdentity, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
         self._usage: object = None
         self._block = -1
@@ -915,7 +909,7 @@ def normal_usage(usage: object) -> Usage | None:
 
 
 async def stream_openai_completions(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions | None = None
 ) -> ReplyStream:
     """Stream a reply from any chat/completions server.
 
@@ -928,6 +922,7 @@ async def stream_openai_completions(
         TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
+    model = as_model(model, HttpModel)
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
     headers, secrets = request_headers(model, options.get("api_key"))
     body = chat_request(model, context, options)
@@ -953,7 +948,7 @@ _NAMES_STREAM_OPTIONS = re.compile(r"(?i)stream[ _]?options|include[ _]?usage")
 
 
 def refuses_stream_options(
-    error: ProviderError, body: Mapping[str, Any], model: ModelIdentity, options: SimpleStreamOptions
+    error: ProviderError, body: Mapping[str, Any], model: HttpModel, options: SimpleStreamOptions
 ) -> bool:
     """Whether a request failed because the server does not accept `stream_options`.
 
@@ -961,7 +956,7 @@ def refuses_stream_options(
     """
     if error.status not in (400, 422) or "stream_options" not in body:
         return False
-    asked_by_user = "stream_options" in (getattr(model, "extra_body", None) or {})
+    asked_by_user = "stream_options" in model.extra_body
     if asked_by_user or not _NAMES_STREAM_OPTIONS.search(str(error)):
         return False
     _refuse_stream_options.add(_origin(model))
@@ -969,19 +964,22 @@ def refuses_stream_options(
     return True
 
 
-def request_headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+def request_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the headers of a request, including the API key, and the secrets in them."""
-    known = SERVERS.get(server_of(getattr(model, "base_url", "")))
-    variable = getattr(model, "api_key_env", None) or (known.api_key_env if known is not None else None)
+    known = SERVERS.get(server_of(model.base_url))
+    variable = model.api_key_env or (known.api_key_env if known is not None else None)
     header = _dialect(model).key_header
     if header:
         return _wire.request_headers(model, api_key, variable=variable, header=header, prefix="")
     return _wire.request_headers(model, api_key, variable=variable)
 
 
-async def list_openai_models(model: Any, options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
+async def list_openai_models(
+    model: ModelIdentity, options: SimpleStreamOptions | None = None
+) -> list[ModelInfo]:
     """Return the models of `GET {base}/models`, for `Provider.list_models`. `model.id` may be empty."""
     options = options or {}
+    model = as_model(model, HttpModel)
     headers, secrets = request_headers(model, options.get("api_key"))
     value = await get_json(
         endpoint(model.base_url, "/models"),

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ._stream.decoder import ReplyStream
+from ._stream.model import HttpModel, ModelIdentity
 from ._stream.servers import OPENROUTER_URL
-from .agent_types import Context, Model, ModelInfo, SimpleStreamOptions
+from .agent_types import Context, ModelInfo, SimpleStreamOptions, ThinkingLevel
 from .openai_wire import list_openai_models, stream_openai_completions
 
 __all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]
 
 
 @dataclass
-class OpenRouterModel(Model):
+class OpenRouterModel(HttpModel):
     """A model at OpenRouter, or at any compatible server that stands in for it.
 
     Attributes:
@@ -30,15 +30,11 @@ class OpenRouterModel(Model):
     id: str = "anthropic/claude-3.5-sonnet"
     api: str = "openrouter"
     base_url: str = OPENROUTER_URL
-    headers: dict[str, str] | None = field(default=None, repr=False)
     api_key_env: str | None = "OPENROUTER_API_KEY"
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    ca_file: str | None = None
-    allow_http: bool = False
 
 
 async def stream_openrouter(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions | None = None
 ) -> ReplyStream:
     """Stream a reply from OpenRouter.
 
@@ -56,13 +52,14 @@ async def list_openrouter_models(options: SimpleStreamOptions | None = None) -> 
     return await list_openai_models(OpenRouterModel(), options)
 
 
-def _completed(model: Any) -> Any:
+def _completed(model: ModelIdentity) -> ModelIdentity:
     """A plain `Model` with the defaults of OpenRouter."""
     if hasattr(model, "base_url"):
         return model
+    level = getattr(model, "thinking_level", ThinkingLevel.OFF)
     return OpenRouterModel(
         provider=model.provider or "openrouter",
         id=model.id or OpenRouterModel.id,
         api=model.api or "openrouter",
-        thinking_level=model.thinking_level,
+        thinking_level=level,
     )

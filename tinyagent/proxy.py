@@ -13,7 +13,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,8 @@ from ._cancel import Aborted
 from ._net.request import HttpRequest
 from ._net.url_guard import check_headers, check_key
 from ._stream.builder import BuilderEvent, parse_partial_object
-from ._stream.decoder import ReplyStream, connection_options, encode_body
+from ._stream.decoder import ReplyStream, encode_body
+from ._stream.model import HttpModel, ModelIdentity, as_model, connection_options
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError
@@ -62,13 +63,21 @@ class ProxyStreamOptions:
     timeout: float | Mapping[str, float] | None = None
 
 
+@dataclass
+class _ProxyModel(HttpModel):
+    """A model behind a proxy. The proxy is another server than that of the model."""
+
+    proxy_url: str | None = None
+    auth_token: str | None = field(default=None, repr=False)
+
+
 class ProxyStreamResponse(ReplyStream):
     """An active reply: iterate it for the events, await `result()` for the message.
 
     Awaiting it, or the first read, sends the request.
     """
 
-    def __init__(self, call: HttpRequest, model: Any) -> None:
+    def __init__(self, call: HttpRequest, model: ModelIdentity) -> None:
         super().__init__(call, None, partial(ProxyDecoder, model))
         self._opened = False
 
@@ -95,7 +104,7 @@ class ProxyStreamResponse(ReplyStream):
 
 
 async def stream_proxy(
-    model: Any, context: Context, options: ProxyStreamOptions | SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: ProxyStreamOptions | SimpleStreamOptions | None = None
 ) -> ProxyStreamResponse:
     """Stream a reply through a proxy.
 
@@ -112,7 +121,7 @@ async def stream_proxy(
 
 
 def create_proxy_stream(
-    model: Any,
+    model: ModelIdentity,
     context: Context,
     auth_token: str,
     proxy_url: str,
@@ -143,19 +152,20 @@ def parse_streaming_json(text: str) -> dict[str, Any] | None:
     return parse_partial_object(text)
 
 
-def _call(model: Any, context: Context, options: Mapping[str, Any]) -> HttpRequest:
-    name = getattr(model, "provider", "") or "proxy"
-    url = options.get("proxy_url") or getattr(model, "proxy_url", None) or os.environ.get(URL_VARIABLE)
+def _call(identity: ModelIdentity, context: Context, options: Mapping[str, Any]) -> HttpRequest:
+    model = as_model(identity, _ProxyModel)
+    name = model.provider or "proxy"
+    url = options.get("proxy_url") or model.proxy_url or os.environ.get(URL_VARIABLE)
     if not url or not str(url).strip():
         fault = "a blank" if url else "no"
         raise ConfigurationError(
-            f"{fault} proxy URL for the model {getattr(model, 'id', '')!r}",
+            f"{fault} proxy URL for the model {model.id!r}",
             hint=f"Set {URL_VARIABLE}, the model's proxy_url, or options['proxy_url'].",
         )
     token = (
         options.get("auth_token")
         or options.get("api_key")
-        or getattr(model, "auth_token", None)
+        or model.auth_token
         or os.environ.get(TOKEN_VARIABLE)
     )
     if not token:
@@ -169,7 +179,7 @@ def _call(model: Any, context: Context, options: Mapping[str, Any]) -> HttpReque
         "accept": "text/event-stream",
         "authorization": f"Bearer {token}",
     }
-    given = check_headers(getattr(model, "headers", None), name)
+    given = check_headers(model.headers, name)
     headers = own | {header: value for header, value in given.items() if header.lower() not in own}
     return HttpRequest(
         f"{url.rstrip('/')}/api/stream",
@@ -179,14 +189,12 @@ def _call(model: Any, context: Context, options: Mapping[str, Any]) -> HttpReque
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
         secrets=[token],
-        **(connection_options(model) | {"provider": name}),
+        **connection_options(replace(model, provider=name)),
     )
 
 
-def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
-    level = (
-        options.get("reasoning") or options.get("thinking_level") or getattr(model, "thinking_level", None)
-    )
+def _request(model: HttpModel, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    level = options.get("reasoning") or options.get("thinking_level") or model.thinking_level
     level = str(level or ThinkingLevel.OFF)
     chosen = {
         "temperature": options.get("temperature"),
@@ -198,9 +206,9 @@ def _request(model: Any, context: Context, options: Mapping[str, Any]) -> dict[s
     }
     return {
         "model": {
-            "provider": getattr(model, "provider", ""),
-            "id": getattr(model, "id", ""),
-            "api": getattr(model, "api", ""),
+            "provider": model.provider,
+            "id": model.id,
+            "api": model.api,
             "thinking_level": level,
         },
         "context": {

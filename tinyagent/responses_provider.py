@@ -18,7 +18,7 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Unpack
 
@@ -32,7 +32,6 @@ from ._stream.decoder import (
     as_dict,
     as_int,
     as_str,
-    check_model,
     count,
     dollars,
     endpoint,
@@ -41,10 +40,11 @@ from ._stream.decoder import (
 )
 from ._stream.finish_reasons import finish_kind
 from ._stream.history import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, adapt_history
+from ._stream.model import HttpModel, ModelIdentity, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
-from .agent_types import Citation, Context, Message, Model, SimpleStreamOptions, Usage
+from .agent_types import Citation, Context, Message, SimpleStreamOptions, Usage
 from .errors import ProviderError, TinyAgentError
 
 __all__ = [
@@ -60,7 +60,7 @@ LONGEST_CACHE_KEY = 64
 
 
 @dataclass
-class OpenAIResponsesModel(Model):
+class OpenAIResponsesModel(HttpModel):
     """A model of the Responses API, at OpenAI or a compatible server.
 
     Attributes:
@@ -83,24 +83,19 @@ class OpenAIResponsesModel(Model):
     id: str = "gpt-5"
     api: str = "openai-responses"
     base_url: str = "https://api.openai.com/v1"
-    name: str = ""
-    headers: dict[str, str] | None = field(default=None, repr=False)
     context_window: int = 400_000
     max_tokens: int = 128_000
-    reasoning: bool | None = None
     api_key_env: str | None = "OPENAI_API_KEY"
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    ca_file: str | None = None
-    allow_http: bool = False
     reasoning_summary: str | None = "auto"
 
 
 # ---- the request ----------------------------------------------------------------------------------
 
 
-def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """Return the body of a request."""
-    extra = dict(getattr(model, "extra_body", None) or {})
+    model = as_model(model, OpenAIResponsesModel)
+    extra = dict(model.extra_body)
     stored = bool(extra.get("store"))
     body: dict[str, Any] = {
         "model": model.id,
@@ -129,7 +124,7 @@ def request_body(model: Any, context: Context, options: SimpleStreamOptions) -> 
         body["max_output_tokens"] = options["max_tokens"]
     _set_reasoning(body, model, options)
     searches = any(str(tool.get("type")).startswith("web_search") for tool in tools)
-    if searches and server_of(getattr(model, "base_url", ""), getattr(model, "provider", "")) == "openai":
+    if searches and server_of(model.base_url, model.provider) == "openai":
         body["include"] = [*body.get("include", ()), "web_search_call.action.sources"]
     session = options.get("session_id")
     if session:
@@ -144,16 +139,16 @@ _ASSUMED = ModelFamily(efforts=("low", "medium", "high"), temperature=False)
 """The family of a model that reasons according to its configuration only."""
 
 
-def _set_reasoning(body: dict[str, Any], model: Any, options: SimpleStreamOptions) -> None:
+def _set_reasoning(body: dict[str, Any], model: OpenAIResponsesModel, options: SimpleStreamOptions) -> None:
     """Set effort and temperature, which depend on each other and on the model."""
-    settings = settings_for(model, options, reasons=getattr(model, "reasoning", None), assumed=_ASSUMED)
+    settings = settings_for(model, options, reasons=model.reasoning, assumed=_ASSUMED)
     if settings.temperature is not None:
         body["temperature"] = settings.temperature
     if settings.family.reasons or settings.level:
         body["include"] = ["reasoning.encrypted_content"]
     if settings.effort is not None:
         body["reasoning"] = {"effort": settings.effort}
-        summary = getattr(model, "reasoning_summary", "auto")
+        summary = model.reasoning_summary
         if summary:
             body["reasoning"]["summary"] = summary
 
@@ -343,7 +338,7 @@ class ResponsesDecoder(ReplyDecoder):
     list where ids are missing or change; what was streamed is not taken again.
     """
 
-    def __init__(self, model: Any, **options: Unpack[DecoderOptions]) -> None:
+    def __init__(self, model: ModelIdentity, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
         self._items: list[_Item] = []
         self._by_id: dict[str, _Item] = {}
@@ -782,7 +777,7 @@ def normal_usage(usage: Mapping[str, object]) -> Usage:
 
 
 async def stream_openai_responses(
-    model: Any, context: Context, options: SimpleStreamOptions | None = None
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions | None = None
 ) -> ReplyStream:
     """Stream a reply from the Responses API.
 
@@ -797,6 +792,7 @@ async def stream_openai_responses(
         TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
+    model = as_model(model, OpenAIResponsesModel)
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, options.get("api_key"))
     url, body = endpoint(base_url, "/responses"), request_body(model, context, options)
@@ -844,10 +840,10 @@ def wants_responses(model_id: str) -> bool:
     return family_of(model_id).responses
 
 
-def _headers(model: Any, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+def _headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the headers of a request, and the secrets in them."""
-    variable = getattr(model, "api_key_env", OpenAIResponsesModel.api_key_env)
-    header = dialect_of(server_of(model.base_url, getattr(model, "provider", ""))).key_header
+    variable = model.api_key_env
+    header = dialect_of(server_of(model.base_url, model.provider)).key_header
     if header:
         return request_headers(model, api_key, variable=variable, header=header, prefix="")
     return request_headers(model, api_key, variable=variable)

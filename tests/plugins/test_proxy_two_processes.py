@@ -194,7 +194,7 @@ def test_a_reply_that_is_cut_keeps_what_came(start: Start) -> None:
     with FakeServer(FakeReply([sse(chat_chunk("Half"))])) as server:
         done = start(server).run("-m", "proxy/up/m", "Hello")
     assert (1, "Half\n") == (done.code, done.out)
-    assert "broke off" in done.err
+    assert "broke" in done.err
 
 
 # ---- what goes away -------------------------------------------------------------------------------------

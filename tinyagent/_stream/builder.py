@@ -25,13 +25,15 @@ import sys
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
 
 import jiter
 
 from tinyagent import _json
 from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, StopReason
 from tinyagent.errors import InvalidReplyError
+
+from .model import ModelIdentity
 
 __all__ = [
     "MAX_BLOCKS",
@@ -56,19 +58,6 @@ _TEXT_KEY = {"text": "text", "thinking": "thinking", "tool_call": "partial_json"
 def now_ms() -> int:
     """Return the current time in Unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-class ModelIdentity(Protocol):
-    """What identifies a model. The value may be of any class and have more attributes."""
-
-    @property
-    def api(self) -> str: ...
-
-    @property
-    def provider(self) -> str: ...
-
-    @property
-    def id(self) -> str: ...
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Mapping[str, Any])

@@ -37,8 +37,9 @@ from tinyagent.errors import (
     error_fields,
 )
 
-from .builder import BuilderEvent, MessageBuilder, ModelIdentity
+from .builder import BuilderEvent, MessageBuilder
 from .finish_reasons import finish_error, finish_kind, has_content, shown_word
+from .model import HttpModel, ModelIdentity, connection_options
 from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 
 __all__ = [
@@ -48,8 +49,6 @@ __all__ = [
     "as_dict",
     "as_int",
     "as_str",
-    "check_model",
-    "connection_options",
     "count",
     "dollars",
     "endpoint",
@@ -207,7 +206,7 @@ class ReplyDecoder:
         """More fields of the message, which are set at its end."""
         self.next_body: bytes | None = None
         """The body of the request that continues the message, if the reply ended before the message did."""
-        self._provider = getattr(model, "provider", "") or ""
+        self._provider = model.provider or ""
         self._name = self._provider or "the provider"
         self._clean = clean
         self._status = status
@@ -612,7 +611,7 @@ async def open_stream(
     url: str,
     body: Mapping[str, object],
     *,
-    model: Any,
+    model: HttpModel,
     options: SimpleStreamOptions,
     headers: Mapping[str, str],
     secrets: Iterable[str],
@@ -656,22 +655,6 @@ def encode_body(body: Mapping[str, object]) -> bytes:
 # ---- URL, key and headers -----------------------------------------------------------------------------
 
 
-def check_model(model: Any, example: str) -> str:
-    """Return the base URL of a model.
-
-    Raises:
-        ConfigurationError: The model has no base URL, a blank one, or no id. The hint shows `example`.
-    """
-    base_url = getattr(model, "base_url", None)
-    if not isinstance(base_url, str) or not base_url.strip():
-        name = getattr(model, "id", model)
-        fault = "a blank base_url" if isinstance(base_url, str) else "no base_url"
-        raise ConfigurationError(f"the model {name!r} has {fault}", hint=f"Use {example}.")
-    if not getattr(model, "id", ""):
-        raise ConfigurationError("the model has no id")
-    return base_url
-
-
 _PROTOCOL_PATHS = re.compile(r"/(?:chat/completions|responses|messages)$")
 """Protocol paths that users copy into a base URL from the documentation of an API."""
 
@@ -686,15 +669,6 @@ def endpoint(base_url: str, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 
-def connection_options(model: Any) -> dict[str, Any]:
-    """Return the connection options of a model."""
-    return {
-        "provider": getattr(model, "provider", "") or "",
-        "ca_file": getattr(model, "ca_file", None),
-        "allow_http": bool(getattr(model, "allow_http", False)),
-    }
-
-
 def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
     """Return the `timeout` of a request for a list of models, if the call has one."""
     timeout = options.get("timeout")
@@ -705,7 +679,7 @@ _SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
 
 
 def request_headers(
-    model: Any,
+    model: HttpModel,
     api_key: str | None,
     *,
     variable: str | None,
@@ -724,8 +698,8 @@ def request_headers(
     Raises:
         MissingKeyError: There is no key. The message names the variable.
     """
-    provider = getattr(model, "provider", "") or ""
-    headers = check_headers(getattr(model, "headers", None), provider)
+    provider = model.provider
+    headers = check_headers(model.headers, provider)
     secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
     if any(name.lower() in ("authorization", header) for name in headers):
         return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]

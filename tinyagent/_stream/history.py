@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from tinyagent.agent_types import AssistantMessage, Message, Tool
 
-from .builder import ModelIdentity
 from .message_checks import message_problem, with_defaults
+from .model import ModelIdentity
 
 __all__ = ["adapt_history", "is_own", "repair_history"]
 
@@ -42,9 +42,9 @@ _BLOCKS = ("text", "thinking", "tool_call", "image")
 def is_own(message: AssistantMessage, model: ModelIdentity) -> bool:
     """Whether the message is from this model, over the same protocol."""
     return (message.get("api"), message.get("provider"), message.get("model")) == (
-        getattr(model, "api", ""),
-        getattr(model, "provider", ""),
-        getattr(model, "id", ""),
+        model.api,
+        model.provider,
+        model.id,
     )
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from tinyagent.agent_types import SimpleStreamOptions
 
-    from .builder import ModelIdentity
+    from .model import HttpModel
+
 
 __all__ = [
     "ModelFamily",
@@ -303,7 +304,7 @@ class Settings(NamedTuple):
 
 
 def settings_for(
-    model: ModelIdentity,
+    model: HttpModel,
     options: SimpleStreamOptions,
     *,
     reasons: bool | None = None,
@@ -325,7 +326,7 @@ def settings_for(
         family = _PLAIN
     elif reasons and not family.reasons:
         family = assumed._replace(reasons=True)
-    level = str(options.get("thinking_level") or getattr(model, "thinking_level", None) or "off")
+    level = str(options.get("thinking_level") or model.thinking_level or "off")
     level = "" if level == "off" else level
     effort = None
     if level and family.reasons is False:

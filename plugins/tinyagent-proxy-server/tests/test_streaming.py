@@ -245,7 +245,7 @@ async def test_the_proxys_own_troubles_stay_its_own(serving: Serving) -> None:
     ("end", "kind", "words"),
     [
         ([sse({"error": {"message": "overloaded, key " + KEY}})], "provider", "overloaded"),
-        ([Hangup()], "stream_interrupted", "broke off"),
+        ([Hangup()], "stream_interrupted", "broke"),
         ([sse(chat_chunk({}, "content_filter"))], "content_filter", "withheld"),
     ],
 )
