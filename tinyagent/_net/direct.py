@@ -205,6 +205,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._body.clear()
         self._size = 0
         self._overhead = 0
+        self._head_size = 0
         self._received = False
         self._surplus: int | None = None
         self._keep_alive = False
@@ -323,9 +324,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._overhead += nbytes
         try:
             self._parser.feed_data(self._buffer[:nbytes])
-        except httptools.HttpParserUpgrade:
-            self._fail(ProtocolError("the server switches to another protocol, which was not requested"))
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if self._complete:
                 self._close_after_surplus()
             else:
@@ -336,8 +335,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._size += sum(map(len, self._body[before:]))
             self._overhead = 0
         elif self._overhead > MAX_HEAD and not self._complete:
-            what = "the trailers" if self._headers_done else "the headers and interim responses"
-            self._fail(LimitError(f"{what} of the reply have more than {MAX_HEAD >> 10} KiB"))
+            self._fail_at_limit()
         if self._size > HIGH_WATER and not self._paused and not self._lost and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
@@ -370,9 +368,13 @@ class _Connection(asyncio.BufferedProtocol):
         return "the server closed the connection before the end of the reply"
 
     def _fail(self, failure: TransportError) -> None:
-        self._failure = failure
+        self._failure = self._failure or failure
         if self._transport is not None:
             self._transport.abort()
+
+    def _fail_at_limit(self) -> None:
+        what = "the trailers" if self._headers_done else "the headers and interim responses"
+        self._fail(LimitError(f"{what} of the reply have more than {MAX_HEAD >> 10} KiB"))
 
     def _close_after_surplus(self) -> None:
         """Do not use the connection again: its server sent more than it announced."""
@@ -382,18 +384,38 @@ class _Connection(asyncio.BufferedProtocol):
 
     # ---- callbacks of the parser ----
 
+    def on_message_begin(self) -> None:
+        """Notice a further response: the server sent more than it announced."""
+        if self._complete:
+            self._keep_alive = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Store a header. Trailers are ignored."""
         if self._headers_done:
             return
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip()
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            self._fail_at_limit()
+            return
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        if key == "transfer-encoding" and value.endswith(b"\t"):
+            text += "\t"  # llhttp does not recognise the encoding then, so `on_headers_complete` refuses it
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
         """Store the status, or discard an interim response."""
+        if self._complete or self._failure is not None:
+            return
         self.status = self._parser.get_status_code()
-        if 100 <= self.status < 200:
+        coding = self.headers.get("transfer-encoding", "chunked")
+        if self.status == 101:
+            self._fail(ProtocolError("the server switches to another protocol, which was not requested"))
+        elif self.status < 100:
+            self._fail(ProtocolError(f"{self.status} is not an HTTP status"))
+        elif self.status < 200:
             self.headers = {}
+        elif coding.lower() != "chunked":
+            self._fail(ProtocolError(f"the transfer encoding {coding!r} was not asked for"))
         else:
             self._headers_done = True
 

@@ -17,9 +17,11 @@ from tinyagent.errors import ConfigurationError
 from .connection import tls_context
 from .errors import redact
 from .transport import (
+    MAX_HEAD,
     BrokenConnectionError,
     ConnectError,
     ConnectTimeoutError,
+    LimitError,
     ProtocolError,
     Request,
     Response,
@@ -31,6 +33,7 @@ __all__ = ["ClientTransport", "HttpxTransport", "UserClient"]
 
 UserClient = httpx.AsyncClient | httpx.AsyncBaseTransport
 """What a user can pass as `http_client`."""
+TOO_LONG = f"the headers or trailers of the reply have more than {MAX_HEAD >> 10} KiB"
 
 
 class HttpxTransport:
@@ -68,7 +71,7 @@ class HttpxTransport:
                 content=request.body if request.method == "POST" else None,
                 extensions={"timeout": timeout.as_dict()},
             )
-            return _HttpxResponse(await self._transport.handle_async_request(sent))
+            return await _check_head(_HttpxResponse(await self._transport.handle_async_request(sent)))
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"the URL {redact(request.url)} cannot be used: {error}") from None
         except httpx.TransportError as error:
@@ -111,7 +114,8 @@ class ClientTransport:
                 content=request.body if request.method == "POST" else None,
                 timeout=httpx.Timeout(None, connect=request.connect_timeout),
             )
-            return _HttpxResponse(await self._client.send(sent, stream=True, follow_redirects=False))
+            response = await self._client.send(sent, stream=True, follow_redirects=False)
+            return await _check_head(_HttpxResponse(response))
         except httpx.InvalidURL as error:
             raise ConfigurationError(f"the URL {redact(request.url)} cannot be used: {error}") from None
         except httpx.TransportError as error:
@@ -124,7 +128,10 @@ class ClientTransport:
 class _HttpxResponse:
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
+        self.headers: dict[str, str] = {}
+        for raw_name, raw_value in response.headers.raw:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         self._response = response
         self._body: AsyncIterator[bytes] = response.aiter_raw()
         self._complete = False
@@ -157,6 +164,14 @@ class _HttpxResponse:
         await self._response.aclose()
 
 
+async def _check_head(response: _HttpxResponse) -> _HttpxResponse:
+    """Refuse headers of more than `MAX_HEAD` bytes. httpx has a limit of its own, which is higher."""
+    if sum(len(name) + len(value) for name, value in response.headers.items()) <= MAX_HEAD:
+        return response
+    await response.aclose()
+    raise LimitError(TOO_LONG)
+
+
 def _proxy(route: Route) -> httpx.Proxy | None:
     if route.proxy is None:
         return None
@@ -176,6 +191,17 @@ def _translate(error: httpx.TransportError) -> TransportError:
         return ConnectTimeoutError(text)
     if isinstance(error, httpx.ConnectError | httpx.ProxyError):
         return ConnectError(text)
+    if _has_status_hint(error, 431):
+        return LimitError(TOO_LONG)
     if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in text and "closed" not in text:
         return ProtocolError(text)
     return BrokenConnectionError(text)
+
+
+def _has_status_hint(error: BaseException | None, status: int) -> bool:
+    """Whether h11, below httpx, recommends a status for an error; it is 431 for headers beyond its limit."""
+    while error is not None:
+        if getattr(error, "error_status_hint", None) == status:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
