@@ -164,29 +164,136 @@ class CustomAgentMessage(TypedDict, total=False):
     timestamp: int
 
 
-AgentMessage: TypeAlias = Message | CustomAgentMessage
+AgentMessage: TypeAlias = Message
+"""A message in a history or an event. Compare `role` to narrow it.
+
+An agent that was given messages of other roles (`CustomAgentMessage`) has them in its history and its
+events, too. They are not part of this type, because a `role` of any text would prevent narrowing.
+"""
+
+AnyAgentMessage: TypeAlias = Message | CustomAgentMessage
+"""A message that an agent accepts."""
 
 # ---- events of a provider -------------------------------------------------------------------------
 
 
-class AssistantMessageEvent(TypedDict, total=False):
-    """One step of an assistant message.
+class ReplyStart(TypedDict):
+    """The reply starts. `partial` is the message so far, in this event and in all others that have it."""
 
-    `start`; `text_start|text_delta|text_end`; `thinking_start|_delta|_end`;
-    `tool_call_start|_delta|_end`; `done`; `error`. `partial` is the message so far. The `tool_call` of
-    a `tool_call_start` has no arguments yet.
-    """
+    type: Literal["start"]
+    partial: NotRequired[AssistantMessage]
 
-    type: Required[str]
+
+class TextStart(TypedDict):
+    """A block of text starts. `content_index` is its position in the content of the message."""
+
+    type: Literal["text_start"]
+    content_index: int
+    partial: NotRequired[AssistantMessage]
+
+
+class TextDelta(TypedDict):
+    """A block of text has grown by `delta`."""
+
+    type: Literal["text_delta"]
     content_index: int
     delta: str
-    content: str
-    tool_call: ToolCallContent
-    reason: str
-    message: AssistantMessage
-    error: AssistantMessage
-    partial: AssistantMessage
+    partial: NotRequired[AssistantMessage]
 
+
+class TextEnd(TypedDict):
+    """A block of text is complete. `content` is all of it."""
+
+    type: Literal["text_end"]
+    content_index: int
+    content: str
+    partial: NotRequired[AssistantMessage]
+
+
+class ThinkingStart(TypedDict):
+    """A block of reasoning starts."""
+
+    type: Literal["thinking_start"]
+    content_index: int
+    partial: NotRequired[AssistantMessage]
+
+
+class ThinkingDelta(TypedDict):
+    """A block of reasoning has grown by `delta`."""
+
+    type: Literal["thinking_delta"]
+    content_index: int
+    delta: str
+    partial: NotRequired[AssistantMessage]
+
+
+class ThinkingEnd(TypedDict):
+    """A block of reasoning is complete. `content` is all of it."""
+
+    type: Literal["thinking_end"]
+    content_index: int
+    content: str
+    partial: NotRequired[AssistantMessage]
+
+
+class ToolCallStart(TypedDict):
+    """A tool call starts. `tool_call` has no arguments yet."""
+
+    type: Literal["tool_call_start"]
+    content_index: int
+    tool_call: ToolCallContent
+    partial: NotRequired[AssistantMessage]
+
+
+class ToolCallDelta(TypedDict):
+    """The arguments of a tool call, as JSON, have grown by `delta`."""
+
+    type: Literal["tool_call_delta"]
+    content_index: int
+    delta: str
+    partial: NotRequired[AssistantMessage]
+
+
+class ToolCallEnd(TypedDict):
+    """A tool call is complete."""
+
+    type: Literal["tool_call_end"]
+    content_index: int
+    tool_call: ToolCallContent
+    partial: NotRequired[AssistantMessage]
+
+
+class ReplyDone(TypedDict):
+    """The reply has ended. `message` is all of it, and `reason` is its stop reason."""
+
+    type: Literal["done"]
+    reason: NotRequired[str]
+    message: AssistantMessage
+
+
+class ReplyError(TypedDict):
+    """The reply has failed. `error` is the message so far, with the reason in its `error_message`."""
+
+    type: Literal["error"]
+    reason: NotRequired[str]
+    error: AssistantMessage
+
+
+AssistantMessageEvent: TypeAlias = (
+    ReplyStart
+    | TextStart
+    | TextDelta
+    | TextEnd
+    | ThinkingStart
+    | ThinkingDelta
+    | ThinkingEnd
+    | ToolCallStart
+    | ToolCallDelta
+    | ToolCallEnd
+    | ReplyDone
+    | ReplyError
+)
+"""One step of an assistant message. Compare `type` to narrow it."""
 
 STREAM_UPDATE_EVENTS = frozenset(
     f"{block}_{step}" for block in ("text", "thinking", "tool_call") for step in ("start", "delta", "end")
@@ -197,13 +304,13 @@ STREAM_UPDATE_EVENTS = frozenset(
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    type: ClassVar[str]
+    pass
 
 
 class AgentStartEvent(_Event, frozen=True, kw_only=True, tag="agent_start"):
     """A run starts."""
 
-    type: ClassVar[str] = "agent_start"
+    type: ClassVar[Literal["agent_start"]] = "agent_start"
 
 
 class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
@@ -213,7 +320,7 @@ class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
     over all replies of the run; None if no reply reports usage.
     """
 
-    type: ClassVar[str] = "agent_end"
+    type: ClassVar[Literal["agent_end"]] = "agent_end"
     messages: list[AgentMessage]
     limit: RunLimit | None = None
     usage: Usage | None = None
@@ -222,13 +329,13 @@ class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
 class TurnStartEvent(_Event, frozen=True, kw_only=True, tag="turn_start"):
     """A turn starts: at most one model call, with its tool calls."""
 
-    type: ClassVar[str] = "turn_start"
+    type: ClassVar[Literal["turn_start"]] = "turn_start"
 
 
 class TurnEndEvent(_Event, frozen=True, kw_only=True, tag="turn_end"):
     """A turn has ended."""
 
-    type: ClassVar[str] = "turn_end"
+    type: ClassVar[Literal["turn_end"]] = "turn_end"
     message: AssistantMessage
     tool_results: list[ToolResultMessage] = msgspec.field(default_factory=list)
 
@@ -236,14 +343,14 @@ class TurnEndEvent(_Event, frozen=True, kw_only=True, tag="turn_end"):
 class MessageStartEvent(_Event, frozen=True, kw_only=True, tag="message_start"):
     """A message starts. An assistant message is still empty."""
 
-    type: ClassVar[str] = "message_start"
+    type: ClassVar[Literal["message_start"]] = "message_start"
     message: AgentMessage
 
 
 class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update", gc=False):
     """The assistant message has grown. `message` is the message so far; it is built when it is read."""
 
-    type: ClassVar[str] = "message_update"
+    type: ClassVar[Literal["message_update"]] = "message_update"
     assistant_message_event: AssistantMessageEvent
     message: AssistantMessage | None = None
 
@@ -259,14 +366,14 @@ class MessageUpdateEvent(_Event, frozen=True, kw_only=True, tag="message_update"
 class MessageEndEvent(_Event, frozen=True, kw_only=True, tag="message_end"):
     """A message is complete."""
 
-    type: ClassVar[str] = "message_end"
+    type: ClassVar[Literal["message_end"]] = "message_end"
     message: AgentMessage
 
 
 class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_start"):
     """A tool call starts."""
 
-    type: ClassVar[str] = "tool_execution_start"
+    type: ClassVar[Literal["tool_execution_start"]] = "tool_execution_start"
     tool_call_id: str
     tool_name: str
     args: dict[str, Any]
@@ -275,7 +382,7 @@ class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execu
 class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_update"):
     """A running tool reports a partial result."""
 
-    type: ClassVar[str] = "tool_execution_update"
+    type: ClassVar[Literal["tool_execution_update"]] = "tool_execution_update"
     tool_call_id: str
     tool_name: str
     args: dict[str, Any]
@@ -285,7 +392,7 @@ class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_exec
 class ToolExecutionEndEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_end"):
     """A tool call has ended."""
 
-    type: ClassVar[str] = "tool_execution_end"
+    type: ClassVar[Literal["tool_execution_end"]] = "tool_execution_end"
     tool_call_id: str
     tool_name: str
     result: AgentToolResult
@@ -312,7 +419,10 @@ _given_message = MessageUpdateEvent.__dict__["message"].__get__
 
 def _message_so_far(event: MessageUpdateEvent) -> AssistantMessage | None:
     own: AssistantMessage | None = _given_message(event)
-    return event.assistant_message_event.get("partial") if own is None else own
+    step = event.assistant_message_event
+    if own is not None or step["type"] == "done" or step["type"] == "error":
+        return own
+    return step.get("partial")
 
 
 MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignment]

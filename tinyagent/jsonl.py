@@ -619,16 +619,17 @@ class Encoder:
         if short and body is not None and state.expected_body(own) == own[body]:
             del own[body]
         if state.feed(own) is not None and short:
-            followed = lazy and step._builder is source and step._count >= self._count  # type: ignore[attr-defined]
+            made = cast(BuilderEvent, step)
+            followed = lazy and made._builder is source and made._count >= self._count
             if followed:
                 rest = self._changed(cast(BuilderEvent, step))
             else:
-                rest = self._rest(step["partial"] if lazy else cast(Any, carried), lazy)
+                rest = self._rest(made["partial"] if lazy else cast(Any, carried), lazy)
             if rest is not None:
                 if lazy:
                     self._track(cast(BuilderEvent, step), followed=followed)
                 return _MessageUpdate(**head, assistant_message_event=own, **rest)
-        message = step["partial"] if lazy and given is None else given
+        message = cast(BuilderEvent, step)["partial"] if lazy and given is None else given
         return _MessageUpdate(**head, assistant_message_event={**step}, message=_as_json(message))
 
     def _rest(self, partial: Mapping[str, Any], lazy: bool) -> JsonDict | None:

@@ -28,12 +28,12 @@ class Response:
         return self
 
     async def __anext__(self) -> AssistantMessageEvent:
-        event = await self._events.__anext__()
+        event = cast(AssistantMessageEvent, await self._events.__anext__())
         if event["type"] == "done":
             self._message = event["message"]
         elif event["type"] == "error":
             self._message = event["error"]
-        return cast(AssistantMessageEvent, event)
+        return event
 
     async def result(self) -> AssistantMessage:
         """Return the whole message, after reading the events that are left.

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tinyagent import Model, StreamResponse, TinyAgentError, error_fields, error_from_message
-from tinyagent.agent_types import AssistantMessageEvent, SimpleStreamOptions
+from tinyagent.agent_types import AssistantMessage, SimpleStreamOptions
 
 from ._callers import Caller, Callers
 from ._config import ServerTable
@@ -382,12 +382,14 @@ class _Exchange:
             options: SimpleStreamOptions = {**asked.options, "on_retry": note_retry}
             reply = await upstream.stream(model, asked.context, options)
             async for event in reply:
-                kind = event["type"]
-                if kind == "start":
+                if event["type"] == "start":
                     # Nothing was said yet, and the clocks of callers begin anew with each event.
                     held = writer.event(event)
                     continue
-                data = self._failed(event, upstream, writer, line) if kind == "error" else writer.event(event)
+                if event["type"] == "error":
+                    data = self._failed(event["error"], upstream, writer, line)
+                else:
+                    data = writer.event(event)
                 if data:
                     await self._write(sink, held + data, last=bool(writer.finish))
                     held = b""
@@ -422,10 +424,9 @@ class _Exchange:
     # ---- failures -------------------------------------------------------------------------------------
 
     def _failed(
-        self, event: AssistantMessageEvent, upstream: Upstream, writer: EventWriter, line: LogLine
+        self, message: AssistantMessage, upstream: Upstream, writer: EventWriter, line: LogLine
     ) -> bytes:
         """Return the `error` event for a reply that failed after it began."""
-        message = event["error"]
         words = str(message.get("error_message") or "the provider gave no reason")
         failure = self._failure(error_from_message(message), upstream)
         self._note(failure, words, line)

@@ -227,15 +227,21 @@ class EventWriter:
 
     def event(self, event: AssistantMessageEvent) -> bytes:
         """Encode an assistant message event other than `error`; empty for events that the protocol lacks."""
-        kind = event["type"]
-        if kind in _NAMES:
-            index = event["content_index"]
-            if kind.endswith("_delta"):
-                return self._delta(kind, index, event["delta"])
-            return self._edge(kind, index, event)
-        if kind == "done":
-            return self._done(event)
-        return _line({"type": "start"}) if kind == "start" else b""
+        partial = None if event["type"] == "done" or event["type"] == "error" else event.get("partial")
+        match event["type"]:
+            case "start":
+                return _line({"type": "start"})
+            case "done":
+                return self._done(event["message"])
+            case "text_delta" | "thinking_delta" | "tool_call_delta":
+                return self._delta(event["type"], event["content_index"], event["delta"])
+            case "tool_call_start" | "tool_call_end":
+                return self._edge(
+                    event["type"], event["content_index"], event.get("partial"), event["tool_call"]
+                )
+            case "text_start" | "text_end" | "thinking_start" | "thinking_end":
+                return self._edge(event["type"], event["content_index"], partial, None)
+        return b""
 
     def error(self, failure: Failure, message: AssistantMessage | None = None) -> bytes:
         """Encode the end of a failed reply, with its usage so far."""
@@ -268,17 +274,18 @@ class EventWriter:
             text = json.dumps(delta).encode()
         return b"%b%b}\n\n" % (head, text)
 
-    def _edge(self, kind: str, index: int, event: AssistantMessageEvent) -> bytes:
+    def _edge(
+        self, kind: str, index: int, partial: AssistantMessage | None, call: ToolCallContent | None
+    ) -> bytes:
         fields: dict[str, object] = {"type": _NAMES[kind], "contentIndex": index}
-        call = event.get("tool_call")
-        if call is not None and kind.startswith("tool_call"):
+        if call is not None:
             fields |= {"id": call["id"], "toolName": call["name"]}
         if kind.endswith("_end"):
             block: Mapping[str, object] = call or {}
-            if call is not None and kind == "tool_call_end":
+            if call is not None:
                 fields["arguments"] = self._other_arguments(index, call)
             else:
-                block = _block_at(event.get("partial"), index)
+                block = _block_at(partial, index)
             signature = _signature(block)
             if signature is not None:
                 self._signed[index] = fields["contentSignature"] = signature
@@ -296,8 +303,7 @@ class EventWriter:
             same = False
         return None if same else json.dumps(arguments)
 
-    def _done(self, event: AssistantMessageEvent) -> bytes:
-        message = event["message"]
+    def _done(self, message: AssistantMessage) -> bytes:
         self.finish = _REASONS.get(message["stop_reason"], message["stop_reason"])
         late: dict[str, str] = {}
         cited: dict[str, list[Citation]] = {}
