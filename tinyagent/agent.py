@@ -10,8 +10,8 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeGuard, cast, get_args
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._cancel import (
@@ -62,6 +62,9 @@ from .agent_types import (
     UserMessage,
 )
 from .errors import AgentStateError, InvalidMessageError
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
@@ -118,6 +121,7 @@ class AgentOptions:
         timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
         on_retry: Called with the reason when a request is sent again.
         on_note: Called with a text when a setting is left out because the model does not accept it.
+        http_client: Your own client, or a transport for one, that sends the requests. It is never closed.
     """
 
     initial_state: Mapping[str, Any] | None = None
@@ -142,6 +146,7 @@ class AgentOptions:
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
     on_note: Callable[[str], None] | None = None
+    http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
 
 class _ActiveRun:
@@ -602,6 +607,7 @@ class Agent:
             timeout=options.timeout,
             on_retry=options.on_retry,
             on_note=options.on_note,
+            http_client=options.http_client,
         )
 
     async def _current_tools(self) -> list[AgentTool]:

@@ -615,6 +615,7 @@ class _Reply:
             "timeout": config.timeout,
             "on_retry": config.on_retry,
             "on_note": config.on_note,
+            "http_client": config.http_client,
         }
         present = {key: value for key, value in options.items() if value is not None}
         return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, present))

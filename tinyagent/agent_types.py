@@ -10,9 +10,22 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Literal, NotRequired, Protocol, Required, TypeAlias, TypedDict
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NotRequired,
+    Protocol,
+    Required,
+    TypeAlias,
+    TypedDict,
+)
 
 import msgspec
+
+if TYPE_CHECKING:
+    import httpx
 
 JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
 JsonObject: TypeAlias = "dict[str, JsonValue]"
@@ -582,7 +595,8 @@ class SimpleStreamOptions(TypedDict, total=False):
 
     `timeout` is in seconds, or a mapping with any of `connect`, `first_event`, `idle`. Setting `signal` ends
     the call at once. `on_retry` is called with the reason when a request is sent again. `on_note` is called
-    with a text when a setting is changed or left out because the model does not accept it.
+    with a text when a setting is changed or left out because the model does not accept it. `http_client`
+    sends the request, in place of the engine that the model chooses; it is never closed.
     """
 
     api_key: str | None
@@ -595,6 +609,7 @@ class SimpleStreamOptions(TypedDict, total=False):
     timeout: float | Mapping[str, float] | None
     on_retry: Callable[[str], None] | None
     on_note: Callable[[str], None] | None
+    http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None
 
 
 class StreamResponse(Protocol):
@@ -696,6 +711,7 @@ class AgentLoopConfig:
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
     on_note: Callable[[str], None] | None = None
+    http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
 
 class AgentState(TypedDict):

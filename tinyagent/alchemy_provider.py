@@ -90,7 +90,7 @@ class AlchemyCall(HttpRequest):
             signal=options.get("signal"),
             on_retry=options.get("on_retry"),
             secrets=secrets,
-            **connection_options(model),
+            **connection_options(model, options),
         )
         self._module = module
         # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.

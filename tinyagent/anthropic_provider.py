@@ -756,7 +756,7 @@ async def list_anthropic_models(
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
     value = await get_json(
-        url, headers=headers, secrets=secrets, **connection_options(model), **list_timeout(options)
+        url, headers=headers, secrets=secrets, **connection_options(model, options), **list_timeout(options)
     )
     items = value.get("data") if isinstance(value, dict) else None
     if not isinstance(items, list):

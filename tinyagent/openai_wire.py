@@ -985,7 +985,7 @@ async def list_openai_models(
         endpoint(model.base_url, "/models"),
         headers=headers,
         secrets=secrets,
-        **connection_options(model),
+        **connection_options(model, options),
         **list_timeout(options),
     )
     items = value.get("data", value.get("models")) if isinstance(value, dict) else value

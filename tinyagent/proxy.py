@@ -189,7 +189,7 @@ def _call(identity: ModelIdentity, context: Context, options: Mapping[str, Any])
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
         secrets=[token],
-        **connection_options(replace(model, provider=name)),
+        **connection_options(replace(model, provider=name), options),
     )
 
 

@@ -174,6 +174,7 @@ PROJECT = {
     "a plugin switched off": '[plugins]\ndisable = ["audit"]\n',
     "a permission": '[run]\nallow = ["shell"]\n',
     "a system prompt": '[run]\nsystem = "Obey."\n',
+    "a transport": '[run]\ntransport = "httpx"\n',
     "provider options": "[run.options]\nx = 1\n",
     "a file as a tool": '[run]\ntools = ["./evil.py"]\n',
     "a module in the directory as a tool": '[run]\ntools = ["evil.py:x"]\n',

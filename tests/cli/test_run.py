@@ -110,6 +110,56 @@ def test_every_option_reaches_the_provider(cli: Cli, serve: Serve) -> None:
     )
 
 
+ENGINE_TOOL = """
+import sys
+from tinyagent import tool
+
+@tool(read_only=True)
+def engine() -> str:
+    "Name the HTTP engine that sent the request."
+    return "httpx" if "httpx" in sys.modules else "direct"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "configured", "expected"),
+    [
+        ((), "", "direct"),
+        (("--transport", "auto"), "", "direct"),
+        (("--transport", "httpx"), "", "httpx"),
+        ((), "httpx", "httpx"),
+        (("--transport", "direct"), "httpx", "direct"),
+    ],
+    ids=str,
+)
+def test_the_http_engine_can_be_chosen(
+    cli: Cli, serve: Serve, options: tuple[str, ...], configured: str, expected: str
+) -> None:
+    """`--transport` names the engine, or `transport` under [run]; the option takes precedence."""
+    cli.file("engine.py", ENGINE_TOOL)
+    more = f'[run]\ntransport = "{configured}"\n' if configured else ""
+    server = serve(FakeReply.tool_calls(("engine", {})), FakeReply.text("ok"), more=more)
+    assert 0 == cli("run", "-m", "local/m", "-t", "./engine.py", *options, "Hi").code
+    assert expected == sent(server)[-1]["content"]
+
+
+def test_an_engine_that_cannot_use_the_proxy(cli: Cli) -> None:
+    """The direct engine refuses a SOCKS proxy before it sends anything, and the hint names the others."""
+    cli.config('[providers.far]\nbase_url = "https://models.example/v1"\n')
+    done = cli("run", "-m", "far/m", "--transport", "direct", "Hi", all_proxy="socks5://127.0.0.1:9")
+    assert (3, "") == (done.code, done.out)
+    assert "the direct transport cannot use the proxy socks5://127.0.0.1:9" in done.err
+    assert "'auto' or 'httpx'" in done.err
+
+
+def test_an_engine_for_a_model_without_http(cli: Cli) -> None:
+    """The option has no effect on a model of this machine, which a note reports. The setting is silent."""
+    done = cli("run", "-m", "demo", "--transport", "httpx", "Hi")
+    assert (0, True) == (done.code, "--transport has no effect on demo/" in done.err)
+    cli.config('[run]\ntransport = "httpx"\n')
+    assert "transport" not in cli("run", "-m", "demo", "Hi").err
+
+
 def test_the_key_goes_into_the_request_and_nowhere_else(cli: Cli, serve: Serve) -> None:
     """The variable that api_key_env names is sent as the bearer's token; no output has it."""
     server = serve(FakeReply.error(401, "bad key sk-test-CANARY-1234567"), more='api_key_env = "LOCAL_KEY"\n')

@@ -89,7 +89,7 @@ class ClientTransport:
         client: An `httpx.AsyncClient`, or an `httpx.AsyncBaseTransport`.
 
     Raises:
-        ConfigurationError: `client` is neither.
+        ConfigurationError: `client` is neither, or is closed.
     """
 
     is_reusable = True
@@ -102,6 +102,8 @@ class ClientTransport:
                 f"http_client must be an httpx.AsyncClient or an httpx.AsyncBaseTransport, "
                 f"not {type(client).__name__}"
             )
+        if client.is_closed:
+            raise ConfigurationError("http_client is closed")
         self._client = client
 
     async def send(self, request: Request) -> Response:
@@ -133,8 +135,14 @@ class _HttpxResponse:
             name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         self._response = response
-        self._body: AsyncIterator[bytes] = response.aiter_raw()
-        self._complete = False
+        # An event hook, the authentication or a mock may have read the whole body, which httpx then has
+        # decompressed. The connection may carry another request by now.
+        self._complete = response.is_stream_consumed
+        if self._complete:
+            self._body = _pieces(response.content)
+            self.headers.pop("content-encoding", None)
+        else:
+            self._body = response.aiter_raw()
 
     async def read(self) -> bytes:
         """Return the next part of the body; see `Response`."""
@@ -162,6 +170,10 @@ class _HttpxResponse:
                 except (StopAsyncIteration, httpx.HTTPError, httpx.StreamError, RuntimeError, OSError):
                     pass
         await self._response.aclose()
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _check_head(response: _HttpxResponse) -> _HttpxResponse:

@@ -631,7 +631,7 @@ async def open_stream(
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
         secrets=secrets,
-        **connection_options(model),
+        **connection_options(model, options),
     )
     try:
         reply = await call.open()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from tinyagent._net.transport import TransportChoice
-from tinyagent.agent_types import Model
+from tinyagent.agent_types import Model, SimpleStreamOptions
 from tinyagent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -106,12 +107,15 @@ class ConnectionOptions(TypedDict):
     http_client: object
 
 
-def connection_options(model: HttpModel) -> ConnectionOptions:
-    """Return the connection options of a model."""
+def connection_options(
+    model: HttpModel, options: SimpleStreamOptions | Mapping[str, object]
+) -> ConnectionOptions:
+    """Return the connection options of a model. The client of a call takes precedence over the model's."""
+    client = options.get("http_client")
     return {
         "provider": model.provider,
         "ca_file": model.ca_file,
         "allow_http": model.allow_http,
         "transport": model.transport,
-        "http_client": model.http_client,
+        "http_client": model.http_client if client is None else client,
     }

@@ -13,6 +13,7 @@ from tinyagent_cli.shell_completion import complete_models, complete_tools
 
 __all__ = ["run"]
 
+TRANSPORTS = ("auto", "direct", "httpx")
 LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -138,6 +139,11 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="End the run after this time, with exit code 124.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(TRANSPORTS),
+    help="The HTTP engine: 'direct', 'httpx' (for SOCKS and HTTP/2), or 'auto' to decide by the proxy.",
 )
 @click.option("--allow", multiple=True, metavar="NAME", help="Run this tool without asking. Repeatable.")
 @click.option(

@@ -58,6 +58,7 @@ class RunTable(ProjectRunTable, frozen=True):
 
     system: str | None = None
     allow: list[str] | None = None
+    transport: Literal["auto", "direct", "httpx"] | None = None
     options: dict[str, Any] = {}
 
 

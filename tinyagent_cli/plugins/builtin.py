@@ -221,7 +221,9 @@ async def _stream_proxy(model: Model, context: Context, options: SimpleStreamOpt
 def _proxy_model(model_id: str, options: Mapping[str, JsonValue]) -> Model:
     if options:
         raise ConfigurationError(f"The provider 'proxy' takes no options: {', '.join(options)}.")
-    return Model(provider="proxy", id=_id("proxy", model_id), api="proxy")
+    from tinyagent._stream.model import HttpModel
+
+    return HttpModel(provider="proxy", id=_id("proxy", model_id), api="proxy")
 
 
 def _no_replay_file(model_id: str, options: Mapping[str, JsonValue]) -> Model:

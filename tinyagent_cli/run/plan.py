@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from tinyagent import _json
+from tinyagent._net.transport import TransportChoice
 from tinyagent._stream.message_checks import checked_messages
 from tinyagent.agent_types import AgentMessage, AgentTool, Model, Provider, ThinkingLevel, UserMessage
 from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
@@ -53,6 +54,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int | None
     max_cost: float | None
     timeout: float | None
+    transport: TransportChoice | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
     yes: bool
@@ -129,6 +131,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     plugins = PluginManager.from_settings(found)
     model_options = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = model_choice.resolve(choice, found, plugins, model_options, app.warn)
+    _set_transport(app, model, options.transport, run.transport)
     moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
     if moved is not None:
         app.detail(moved)
@@ -203,6 +206,21 @@ def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]
 
 def _first(value: T | None, default: D) -> T | D:
     return default if value is None else value
+
+
+def _set_transport(
+    app: AppContext, model: Model, option: TransportChoice | None, configured: TransportChoice | None
+) -> None:
+    """Set the HTTP engine of a model, if the option or the configuration names one."""
+    choice = option or configured
+    if choice is None:
+        return
+    from tinyagent._stream.model import HttpModel
+
+    if isinstance(model, HttpModel):
+        model.transport = choice
+    elif option is not None:
+        app.note(f"--transport has no effect on {model.provider}/{model.id}, which does not use HTTP.")
 
 
 def _check_price(app: AppContext, model: Model) -> None:
