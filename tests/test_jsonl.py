@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tests._jsonl_snapshot import snapshot_jsonl
 from tinyagent import jsonl
 from tinyagent._stream.builder import MessageBuilder
+from tinyagent._stream.trace import Trace
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import (
     AgentEndEvent,
@@ -322,7 +323,7 @@ def test_many_tool_calls_stay_linear() -> None:
     reads: dict[int, int] = {}
     for count in (100, 200):
         events = _many_calls(count)
-        block_at, read = MessageBuilder.block_at, 0
+        block_at, read = Trace.block_at, 0
 
         def counting(self: MessageBuilder, index: int, moment: int, block_at: Any = block_at) -> Any:
             nonlocal read
@@ -330,7 +331,7 @@ def test_many_tool_calls_stay_linear() -> None:
             return block_at(self, index, moment)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(MessageBuilder, "block_at", counting)
+            patch.setattr(Trace, "block_at", counting)
             lines = list(jsonl.write(events))
             back = list(jsonl.read(lines))
             reads[count] = read

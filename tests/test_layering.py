@@ -20,7 +20,7 @@ FLOORS = [
     {"_cancel", "_process", "_process_child"},
     {"_net"},
     {"_stream", "_tool_schemas"},
-    {"jsonl", "_answer", "_event_stream", "_prices"}
+    {"jsonl", "_jsonl", "_answer", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
     | {"proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
     {"agent_tool_execution", "agent_loop"},

@@ -275,7 +275,7 @@ def test_reading_on_joins_only_what_is_new() -> None:
                 joined += len(value)
             return value
 
-    made._pieces = Pieces(made._pieces)
+    made._pieces = made.trace.pieces = Pieces(made.trace.pieces)
     for _ in range(500):
         event = made.delta(index, "x")
         assert event["partial"]["content"][0]["text"]
@@ -305,17 +305,17 @@ def test_the_changes_between_two_moments_are_known() -> None:
     """What grew, what was opened and what was set, and nothing else."""
     made = builder()
     text, _ = made.open_text()
-    first = made.delta(text, "a")._count
-    grown = made.delta(text, "b")._count
+    first = made.delta(text, "a").count
+    grown = made.delta(text, "b").count
     call, opened = made.open_tool_call("c", "w")
     made.update(text, text_signature="s")
-    last = made.delta(text, "c")._count
-    assert {text} == made.changed_between(first, grown)
-    assert {call} == made.changed_between(grown, opened._count)
-    assert {text} == made.changed_between(opened._count, last)
-    assert set() == made.changed_between(last, last)
-    assert {text, call} == made.changed_between(0, last)
-    assert [1, 2] == [made.length_at(grown), made.length_at(last)]
+    last = made.delta(text, "c").count
+    assert {text} == made.trace.changed_between(first, grown)
+    assert {call} == made.trace.changed_between(grown, opened.count)
+    assert {text} == made.trace.changed_between(opened.count, last)
+    assert set() == made.trace.changed_between(last, last)
+    assert {text, call} == made.trace.changed_between(0, last)
+    assert [1, 2] == [made.trace.length_at(grown), made.trace.length_at(last)]
 
 
 def test_a_message_has_a_bounded_number_of_blocks() -> None:

@@ -1,0 +1,589 @@
+"""Read lines as records and events."""
+
+from __future__ import annotations
+
+import codecs
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import IO, Protocol, TypeAlias, cast, runtime_checkable
+
+import msgspec
+from msgspec import UNSET
+
+from tinyagent import _json
+from tinyagent._stream.builder import BuilderEvent
+from tinyagent._stream.trace import Trace
+from tinyagent.agent_types import (
+    AgentEndEvent,
+    AgentEvent,
+    AgentMessage,
+    AgentStartEvent,
+    AgentToolResult,
+    AssistantMessage,
+    AssistantMessageEvent,
+    MessageEndEvent,
+    MessageStartEvent,
+    MessageUpdateEvent,
+    RunLimit,
+    ToolExecutionEndEvent,
+    ToolExecutionStartEvent,
+    ToolExecutionUpdateEvent,
+    ToolResultMessage,
+    TurnEndEvent,
+    TurnStartEvent,
+    Usage,
+)
+from tinyagent.errors import RecordError
+from tinyagent.text_files import detect_encoding
+
+from .records import (
+    LINES,
+    VERSION,
+    AgentEndLine,
+    AgentStartLine,
+    HistoryRecord,
+    JsonDict,
+    LineStruct,
+    MessageEndLine,
+    MessageStartLine,
+    MessageUpdateLine,
+    Record,
+    ResultRecord,
+    SessionRecord,
+    SkippedUpdateLine,
+    ToolEndLine,
+    ToolStartLine,
+    ToolUpdateLine,
+    TurnEndLine,
+    TurnStartLine,
+)
+from .state import ABSENT, BODY_KEYS, State, empty_message, event_at
+
+__all__ = ["Decoder", "messages", "read", "read_records"]
+
+Lines: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str] | IO[bytes]
+Warn: TypeAlias = Callable[[str], None]
+
+CHUNK_BYTES = 64 * 1024
+"""Lines are decoded in chunks of about this size. A larger chunk is not faster, and needs more memory."""
+
+_HINT = "Use the output of `tinyagent run --jsonl`: it has one JSON object per line."
+_LINE_START = b'{"type":'
+_DELTA_BLOCKS = {"text_delta": "text", "thinking_delta": "thinking", "tool_call_delta": "tool_call"}
+
+_LineWithoutUpdate: TypeAlias = (
+    SessionRecord
+    | HistoryRecord
+    | AgentStartLine
+    | TurnStartLine
+    | MessageStartLine
+    | SkippedUpdateLine
+    | MessageEndLine
+    | ToolStartLine
+    | ToolUpdateLine
+    | ToolEndLine
+    | TurnEndLine
+    | AgentEndLine
+    | ResultRecord
+)
+_ParsedLine: TypeAlias = LineStruct | SkippedUpdateLine
+
+_parser: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(LineStruct)
+_parser_without_updates: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(_LineWithoutUpdate)
+
+# `event_at` for the short path; a cast of each event would take time.
+_typed_event_at = cast(Callable[[Trace, JsonDict], AssistantMessageEvent], event_at)
+
+
+class Decoder:
+    """Converts lines to records and events with their bodies, for one stream or several in sequence.
+
+    Nearly every line is a delta. So `decode_chunk` parses many lines by one call of msgspec, and has a short
+    path for a delta that extends the streamed message and has no other fields.
+
+    Args:
+        updates: Whether `message_update` events are needed. Without them reading is faster.
+    """
+
+    def __init__(self, *, updates: bool = True) -> None:
+        self._parser = _parser if updates else _parser_without_updates
+        self._state = State()
+        self._pending: MessageStartLine | None = None
+        """A `message_start` without its message, which the next line should have."""
+        self.line_number = 0
+        """The number of lines so far."""
+
+    def decode(self, line: bytes | str) -> list[Record]:
+        """Return the records that the line completes: none, one, or a `message_start` and the next record.
+
+        Raises:
+            RecordError: The line is not in this format. The message names the line and the fault.
+        """
+        self.line_number += 1
+        parsed = self._parse(line)
+        if parsed is None:
+            return []
+        return self._records_of(parsed)
+
+    def decode_chunk(self, chunk: bytes | str) -> Iterator[Record]:
+        """Yield the records of whole lines. Each line ends with LF.
+
+        Raises:
+            RecordError: A line is not in this format. The records before it are yielded first.
+        """
+        parsed = self._parse_chunk(chunk)
+        if parsed is None:
+            for text in _split_lines(chunk):
+                yield from self.decode(text)
+            return
+        number = self.line_number
+        self.line_number += len(parsed)
+        state = self._state
+        for line in parsed:
+            number += 1
+            if type(line) is MessageUpdateLine:
+                own = line.assistant_message_event
+                if (
+                    len(own) == 3
+                    and (trace := state.trace) is not None
+                    and (block := _DELTA_BLOCKS.get(own["type"])) is not None
+                    and line.blocks is UNSET
+                    and line.envelope is UNSET
+                    and line.snapshot is UNSET
+                    and line.message is UNSET
+                ):
+                    index, delta = own.get("content_index"), own.get("delta")
+                    if (
+                        type(index) is int
+                        and type(delta) is str
+                        and 0 <= index < len(trace)
+                        and trace.type_of(index) == block
+                        and self._pending is None
+                    ):
+                        trace.append(index, delta)
+                        yield MessageUpdateEvent(assistant_message_event=_typed_event_at(trace, own))
+                        continue
+            self.line_number = number
+            yield from self._records_of(line)
+            state = self._state
+
+    def close(self) -> list[Record]:
+        """Return the `message_start` whose `message_end` is missing, if there is one."""
+        pending, self._pending = self._pending, None
+        return [] if pending is None else [self._started(_without_content(pending))]
+
+    # ---- parsing ------------------------------------------------------------------------------------
+
+    def _parse_chunk(self, chunk: bytes | str) -> list[_ParsedLine] | None:
+        """Return the structs of all lines; None if the lines must be parsed one by one.
+
+        msgspec accepts a value that continues on the next line, and several values on one line. So the
+        numbers of line feeds, of values and of lines that start like ours must agree.
+        """
+        if isinstance(chunk, str) or not chunk.startswith(_LINE_START):
+            return None
+        count = chunk.count(b"\n")
+        if chunk.count(b"\n" + _LINE_START) != count - 1:
+            return None
+        try:
+            parsed = self._parser.decode_lines(chunk)
+        except (msgspec.DecodeError, UnicodeError):
+            return None
+        return parsed if len(parsed) == count else None
+
+    def _parse(self, line: bytes | str) -> _ParsedLine | None:
+        """Return the line's struct; None for a blank line or an unknown type."""
+        try:
+            return self._parser.decode(line)
+        except (msgspec.DecodeError, UnicodeError):
+            pass  # The steps below are slower. They accept more, and find the fault.
+        line = line.removeprefix(codecs.BOM_UTF8) if isinstance(line, bytes) else line.removeprefix("\ufeff")
+        if not line.strip():
+            return None
+        try:
+            value = _json.decode(line)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"line {self.line_number} is not JSON: {error}", hint=_HINT) from None
+        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(kind, str):
+            raise RecordError(f"line {self.line_number} is not an object with a `type`", hint=_HINT)
+        if kind not in LINES:
+            return None
+        try:
+            return cast(LineStruct, msgspec.convert(value, LINES[kind]))
+        except msgspec.ValidationError as error:
+            raise RecordError(f"line {self.line_number} ({kind}): {error}") from None
+
+    # ---- restoring ----------------------------------------------------------------------------------
+
+    def _records_of(self, line: _ParsedLine) -> list[Record]:
+        if self._pending is not None:
+            return self._flush_pending(self._pending, line)
+        # A chain of type checks would take longer than the rest.
+        record = _HANDLERS[type(line)](self, line)
+        return [] if record is None else [record]
+
+    def _flush_pending(self, pending: MessageStartLine, line: _ParsedLine) -> list[Record]:
+        """Complete the `message_start` by its `message_end`, or by the same line with its message."""
+        self._pending = None
+        if isinstance(line, MessageStartLine) and line.seq == pending.seq and isinstance(line.message, dict):
+            return [self._started(line.message)]
+        if isinstance(line, MessageEndLine) and isinstance(line.message, dict):
+            return [self._started(line.message), *self._records_of(line)]
+        return [self._started(_without_content(pending)), *self._records_of(line)]
+
+    def _session(self, line: SessionRecord) -> SessionRecord:
+        if line.version > VERSION:
+            raise RecordError(
+                f"line {self.line_number}: this is version {line.version} of the format, "
+                f"and version {VERSION} is the newest that this tinyagent reads",
+                hint="Update tinyagent.",
+            )
+        self._state = State()
+        return line
+
+    def _history(self, line: HistoryRecord) -> HistoryRecord:
+        return line
+
+    def _result(self, line: ResultRecord) -> ResultRecord:
+        return line
+
+    def _skipped_update(self, line: SkippedUpdateLine) -> None:
+        return None
+
+    def _agent_start(self, line: AgentStartLine) -> AgentStartEvent:
+        self._state.start_run()
+        return AgentStartEvent()
+
+    def _agent_end(self, line: AgentEndLine) -> AgentEndEvent:
+        new = list(self._state.run) if line.messages is UNSET else line.messages
+        usage = None if line.usage is UNSET else line.usage
+        return AgentEndEvent(
+            messages=cast("list[AgentMessage]", new),
+            limit=cast("RunLimit | None", line.limit),
+            usage=cast("Usage | None", usage),
+        )
+
+    def _turn_start(self, line: TurnStartLine) -> TurnStartEvent:
+        self._state.start_turn()
+        return TurnStartEvent()
+
+    def _turn_end(self, line: TurnEndLine) -> TurnEndEvent:
+        state = self._state
+        message = state.turn_message if line.message is UNSET else line.message
+        results = state.turn_results if line.tool_results is UNSET else line.tool_results
+        if message is None:
+            raise RecordError(f"line {self.line_number} (turn_end): the turn's assistant message is missing")
+        return TurnEndEvent(
+            message=cast(AssistantMessage, message),
+            tool_results=cast("list[ToolResultMessage]", list(results)),
+        )
+
+    def _message_start(self, line: MessageStartLine) -> MessageStartEvent | None:
+        if line.message is not UNSET:
+            return self._started(line.message)
+        message: JsonDict | None = None
+        if line.timestamp is not UNSET:
+            if line.role == "assistant":
+                message = empty_message(line)
+            else:
+                message = self._state.result_message(line.tool_call_id, line.timestamp)
+        if message is None:
+            self._pending = line
+            return None
+        return self._started(message)
+
+    def _started(self, message: JsonDict) -> MessageStartEvent:
+        event = MessageStartEvent(message=cast(AgentMessage, message))
+        self._state.start_message(event.message)
+        return event
+
+    def _message_end(self, line: MessageEndLine) -> MessageEndEvent:
+        message: JsonDict | None
+        if line.message is not UNSET:
+            message = line.message
+        else:
+            timestamp = 0 if line.timestamp is UNSET else line.timestamp
+            message = self._state.result_message(line.tool_call_id, timestamp)
+        if message is None:
+            raise RecordError(
+                f"line {self.line_number} (message_end): no `message`, and no tool_execution_end before it "
+                f"for tool_call_id {None if line.tool_call_id is UNSET else line.tool_call_id!r}"
+            )
+        event = MessageEndEvent(message=cast(AgentMessage, message))
+        self._state.end_message(event.message)
+        return event
+
+    def _tool_start(self, line: ToolStartLine) -> ToolExecutionStartEvent:
+        self._state.args[line.tool_call_id] = line.args
+        return ToolExecutionStartEvent(
+            tool_call_id=line.tool_call_id, tool_name=line.tool_name, args=line.args
+        )
+
+    def _tool_update(self, line: ToolUpdateLine) -> ToolExecutionUpdateEvent:
+        return ToolExecutionUpdateEvent(
+            tool_call_id=line.tool_call_id,
+            tool_name=line.tool_name,
+            args=self._state.args.get(line.tool_call_id, {}) if line.args is UNSET else line.args,
+            partial_result=_tool_result(line.partial_result),
+        )
+
+    def _tool_end(self, line: ToolEndLine) -> ToolExecutionEndEvent:
+        event = ToolExecutionEndEvent(
+            tool_call_id=line.tool_call_id,
+            tool_name=line.tool_name,
+            result=_tool_result(line.result),
+            is_error=line.is_error,
+        )
+        self._state.end_tool(event)
+        return event
+
+    def _update_event(self, line: MessageUpdateLine) -> MessageUpdateEvent:
+        state, own = self._state, line.assistant_message_event
+        if line.message is not UNSET:
+            state.feed(own)
+            return _update_of(own, line.message)
+        body_key = BODY_KEYS.get(str(own.get("type")))
+        body = state.expected_body(own) if body_key is not None and body_key not in own else ABSENT
+        step = state.feed(own)
+        if step is None or state.trace is None:
+            return _update_of(own)
+        if body_key is not None and body is not ABSENT:
+            step[body_key] = body
+        if line.blocks is not UNSET:
+            state.set_fields(line.blocks)
+        if line.envelope is not UNSET:
+            state.set_envelope(line.envelope)
+        step.trace, step.count = state.trace, state.trace.count
+        if line.snapshot is not UNSET:
+            if isinstance(line.snapshot, dict):
+                state.envelope = line.snapshot
+            content = state.trace.message_at(state.trace.count)["content"]
+            step["partial"] = {**(state.envelope or {}), "content": content}
+        return _update_of(step)
+
+
+_HANDLERS: Mapping[type[object], Callable[..., Record | None]] = {
+    SessionRecord: Decoder._session,
+    HistoryRecord: Decoder._history,
+    ResultRecord: Decoder._result,
+    AgentStartLine: Decoder._agent_start,
+    AgentEndLine: Decoder._agent_end,
+    TurnStartLine: Decoder._turn_start,
+    TurnEndLine: Decoder._turn_end,
+    MessageStartLine: Decoder._message_start,
+    MessageUpdateLine: Decoder._update_event,
+    SkippedUpdateLine: Decoder._skipped_update,
+    MessageEndLine: Decoder._message_end,
+    ToolStartLine: Decoder._tool_start,
+    ToolUpdateLine: Decoder._tool_update,
+    ToolEndLine: Decoder._tool_end,
+}
+
+
+def _update_of(event: JsonDict | BuilderEvent, message: JsonDict | None = None) -> MessageUpdateEvent:
+    return MessageUpdateEvent(
+        assistant_message_event=cast(AssistantMessageEvent, event),
+        message=cast("AssistantMessage | None", message),
+    )
+
+
+def _without_content(line: MessageStartLine) -> JsonDict:
+    return {"role": line.role, "content": []}
+
+
+def _tool_result(fields: JsonDict) -> AgentToolResult:
+    return AgentToolResult(
+        content=fields.get("content") or [],
+        details=fields.get("details", {}),
+        terminate=fields.get("terminate") is True,
+    )
+
+
+# ---- whole streams --------------------------------------------------------------------------------
+
+
+def read_records(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[Record]:
+    """Read the records and events of one stream, or of several in sequence.
+
+    Args:
+        lines: A binary file, or whole lines with or without their LF.
+        on_warning: Called with a warning if the last line is incomplete; it is then left out.
+            `warnings.warn` if None.
+
+    Raises:
+        RecordError: A line is not in this format.
+    """
+    return _read(Decoder(), lines, on_warning or _warn)
+
+
+def read(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[AgentEvent]:
+    """Read only the events; see `read_records`."""
+    for record in _read(Decoder(), lines, on_warning or _warn):
+        # The first check is faster, and nearly every record passes it.
+        if type(record) is MessageUpdateEvent or not isinstance(
+            record, SessionRecord | HistoryRecord | ResultRecord
+        ):
+            yield record
+
+
+def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessage]:
+    """Read the conversation: the history and every complete message.
+
+    Several streams in sequence are one conversation. If the history of a stream starts with the conversation
+    so far, those messages are not repeated.
+    """
+    conversation: list[AgentMessage] = []
+    history: list[AgentMessage] = []
+    new: list[AgentMessage] = []
+
+    def add() -> None:
+        continues = history[: len(conversation)] == conversation
+        conversation[:] = [*([] if continues else conversation), *history, *new]
+        history.clear()
+        new.clear()
+
+    for record in _read(Decoder(updates=False), lines, on_warning or _warn):
+        if isinstance(record, SessionRecord):
+            add()
+        elif isinstance(record, HistoryRecord):
+            history.append(cast(AgentMessage, record.message))
+        elif isinstance(record, MessageEndEvent):
+            new.append(record.message)
+    add()
+    return conversation
+
+
+def _read(decoder: Decoder, lines: Lines, warn: Warn) -> Iterator[Record]:
+    """Yield all records. A line without LF may be incomplete, so it waits until the next one is there."""
+    waiting: bytes | str | None = None
+    for chunk in _whole_lines(lines):
+        if waiting is not None:
+            yield from decoder.decode(waiting)
+        complete, waiting = _cut_last_line(chunk)
+        if complete:
+            yield from decoder.decode_chunk(complete)
+    if waiting is not None:
+        try:
+            last = decoder.decode(waiting)
+        except RecordError:
+            if not _is_torn(waiting):
+                raise
+            number = decoder.line_number
+            warn(f"line {number} is incomplete and was left out; all lines before it were read")
+            last = []
+        yield from last
+    yield from decoder.close()
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class _BufferedFile(Protocol):
+    """A binary file that can return the bytes which are there without waiting for more."""
+
+    def readline(self) -> bytes: ...
+
+    def read1(self, size: int, /) -> bytes: ...
+
+
+def _whole_lines(lines: Lines) -> Iterator[bytes | str]:
+    """Yield chunks of whole lines. Only the last line of a chunk may have no LF."""
+    if isinstance(lines, bytes | str):
+        return _chunks_of(_decoded((lines,)))
+    if isinstance(lines, _BufferedFile):
+        return _chunks_of(_joined(_decoded(_parts_of(lines))))
+    return _decoded(lines)
+
+
+def _parts_of(file: _BufferedFile) -> Iterator[bytes]:
+    """Yield the content of a file as it arrives: its first line, then parts of any size."""
+    yield file.readline()
+    while part := file.read1(CHUNK_BYTES):
+        yield part
+
+
+def _joined(parts: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """Join the parts of a file to whole lines."""
+    rest: list[bytes | str] = []
+    for part in parts:
+        complete, last = _cut_last_line(part)
+        if complete:
+            yield _concatenated([*rest, complete])
+            rest = []
+        if last is not None:
+            rest.append(last)
+    if rest:
+        yield _concatenated(rest)
+
+
+def _concatenated(parts: list[bytes | str]) -> bytes | str:
+    """Join parts, which are all bytes or all text."""
+    if len(parts) == 1:
+        return parts[0]
+    encoded = [part for part in parts if isinstance(part, bytes)]
+    return b"".join(encoded) if encoded else "".join(part for part in parts if isinstance(part, str))
+
+
+def _chunks_of(texts: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """Split long texts into chunks of whole lines."""
+    for text in texts:
+        start = 0
+        while len(text) - start > CHUNK_BYTES:
+            end = _find_line_end(text, start + CHUNK_BYTES)
+            if end == 0:
+                break
+            yield text[start:end]
+            start = end
+        if start < len(text):
+            yield text[start:] if start else text
+
+
+def _find_line_end(text: bytes | str, start: int) -> int:
+    """Return the position after the first LF from `start` on; 0 if there is no LF."""
+    return (text.find(b"\n", start) if isinstance(text, bytes) else text.find("\n", start)) + 1
+
+
+def _cut_last_line(text: bytes | str) -> tuple[bytes | str, bytes | str | None]:
+    """Return the lines with LF, and the text after the last LF, or None."""
+    end = (text.rfind(b"\n") if isinstance(text, bytes) else text.rfind("\n")) + 1
+    return (text, None) if end == len(text) else (text[:end], text[end:])
+
+
+def _split_lines(text: bytes | str) -> list[bytes] | list[str]:
+    """Split text into its lines. Line separators other than LF do not end a line."""
+    if isinstance(text, bytes):
+        return text.removesuffix(b"\n").split(b"\n")
+    return text.removesuffix("\n").split("\n")
+
+
+def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """Remove a byte order mark. Decode UTF-16 and UTF-32 to text, in whole lines."""
+    rest = iter(chunks)
+    first = next(rest, None)
+    if first is None:
+        return
+    codec, mark = detect_encoding(first) if isinstance(first, bytes) else ("utf-8", 0)
+    if codec == "utf-8" or isinstance(first, str):
+        yield first[mark:] if mark else first
+        yield from rest
+        return
+    # Chunks may end inside a UTF-16 or UTF-32 character.
+    decoder = codecs.getincrementaldecoder(codec)("replace")
+    line = decoder.decode(first[mark:])
+    for chunk in rest:
+        complete, end, line = (line + decoder.decode(cast(bytes, chunk))).rpartition("\n")
+        yield complete + end
+    yield line + decoder.decode(b"", final=True)
+
+
+def _is_torn(line: bytes | str) -> bool:
+    """Whether the last line is incomplete because the writer was interrupted."""
+    head = line if isinstance(line, bytes) else line.encode("utf-8", "replace")
+    begins = head.startswith(b'{"type":"'[: len(head)])
+    return not head.endswith(b"\n") and (begins or not head.strip(b"\0"))
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
