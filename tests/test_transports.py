@@ -502,3 +502,39 @@ async def test_a_status_that_is_an_error(engine: TransportChoice) -> None:
             await request_to(server, engine).open()
         assert b"a" == (await outcome_of(request_to(server, engine))).body
         assert 1 == server.connections
+
+
+# ---- uvloop -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [b"", Reset(), Hangup(), Hold()], ids=["end", "reset", "hangup", "hold"])
+def test_uvloop(end: Step) -> None:
+    """The direct engine does the same on uvloop: a slow reader, every kind of end, and an abort."""
+    uvloop = pytest.importorskip("uvloop")
+    piece, count = bytes(HIGH_WATER), 40
+
+    async def run() -> None:
+        steps = [*[piece] * count, Wait(), end] if end != b"" else [piece] * count
+        async with FakeServer(FakeReply(steps), FakeReply([b"again"])) as server:
+            request = request_to(server, "direct")
+            async with request as response:
+                received = len(await response.read())
+                for _ in range(200):
+                    await asyncio.sleep(0)
+                while received < count * len(piece):
+                    received += len(await response.read())
+                server.release()
+                if isinstance(end, Reset | Hangup):
+                    with pytest.raises(StreamInterruptedError):
+                        await response.read()
+                elif end == b"":
+                    assert b"" == await response.read()
+            if end != b"":
+                await server.wait_closed()
+            assert b"again" == (await outcome_of(request_to(server, "direct"))).body
+            assert (1 if end == b"" else 2) == server.connections
+        refused = await outcome_of(HttpRequest(server.origin, transport="direct"))
+        assert ConnectionFailedError is refused.error
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())

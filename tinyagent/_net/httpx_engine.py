@@ -7,7 +7,8 @@ load than the rest of a start.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import httpx
@@ -36,6 +37,11 @@ UserClient = httpx.AsyncClient | httpx.AsyncBaseTransport
 TOO_LONG = f"the headers or trailers of the reply have more than {MAX_HEAD >> 10} KiB"
 
 
+@runtime_checkable
+class _Closeable(Protocol):
+    async def aclose(self) -> None: ...
+
+
 class HttpxTransport:
     """One connection of httpx.
 
@@ -59,6 +65,11 @@ class HttpxTransport:
             limits=httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None),
             proxy=_proxy(route),
         )
+        self._extensions: dict[str, object] = {}
+        self._socket: _Closeable | None = None
+        if route.proxy is not None and urlsplit(route.proxy).scheme.startswith("socks"):
+            # httpcore leaves the socket open if the handshake with a SOCKS proxy fails or is cancelled.
+            self._extensions["trace"] = self._keep_socket
 
     async def send(self, request: Request) -> Response:
         """Send a request; see `Transport`."""
@@ -69,7 +80,7 @@ class HttpxTransport:
                 request.url,
                 headers=request.headers,
                 content=request.body if request.method == "POST" else None,
-                extensions={"timeout": timeout.as_dict()},
+                extensions={**self._extensions, "timeout": timeout.as_dict()},
             )
             return await _check_head(_HttpxResponse(await self._transport.handle_async_request(sent)))
         except httpx.InvalidURL as error:
@@ -80,6 +91,14 @@ class HttpxTransport:
     async def aclose(self) -> None:
         """Close the connection at once."""
         await self._transport.aclose()
+        if self._socket is not None:
+            await self._socket.aclose()
+
+    async def _keep_socket(self, event: str, info: Mapping[str, object]) -> None:
+        """Store the socket of a new connection; httpx calls this with each event of a connection."""
+        socket = info.get("return_value")
+        if event.endswith("connect_tcp.complete") and isinstance(socket, _Closeable):
+            self._socket = socket
 
 
 class ClientTransport:
