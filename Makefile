@@ -33,6 +33,10 @@ check: $(VENV)/.ready-dev ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --explicit-package-bases tests/typing examples/*.py
+	$(BIN)/pyright tests/typing examples/*.py
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent --ignoreexternal
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent_cli --ignoreexternal
 	@if command -v cargo >/dev/null; then set -ex; cd $(BINDING); cargo fmt --all --check; \
 		PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; \
 	else echo "cargo is missing: the Rust code is not checked"; fi

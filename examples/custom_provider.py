@@ -8,11 +8,20 @@ import re
 import time
 from collections.abc import AsyncIterator
 
-from tinyagent import Agent, AgentOptions, AssistantMessage, Context, Model, SimpleStreamOptions, extract_text
+from tinyagent import (
+    Agent,
+    AgentOptions,
+    AssistantMessage,
+    AssistantMessageEvent,
+    Context,
+    Model,
+    SimpleStreamOptions,
+    extract_text,
+)
 
 
 class Echo:
-    """A reply under way: events when it is iterated, the whole message from `result()`."""
+    """A reply: iterate it for its events, or await `result()` for the whole message."""
 
     def __init__(self, model: Model, text: str) -> None:
         self.text = text
@@ -27,8 +36,8 @@ class Echo:
             "usage": None,
         }
 
-    async def __aiter__(self) -> AsyncIterator[dict]:
-        """Yield each word as it comes; the last event is `done` (or `error`)."""
+    async def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        """Yield each word as an event. The last event is `done` (or `error`)."""
         yield {"type": "start"}
         yield {"type": "text_start", "content_index": 0}
         for word in re.findall(r"\S+\s*", self.text):
@@ -38,12 +47,12 @@ class Echo:
         yield {"type": "done", "reason": "stop", "message": self.message}
 
     async def result(self) -> AssistantMessage:
-        """The whole message."""
+        """Return the whole message."""
         return self.message
 
 
 async def stream_echo(model: Model, context: Context, options: SimpleStreamOptions) -> Echo:
-    """Answer with the user's own words, louder."""
+    """Answer with the text of the user, in capitals."""
     return Echo(model, extract_text(context.messages[-1]).upper())
 
 
@@ -51,7 +60,7 @@ async def main() -> None:
     """Use it like any other provider."""
     agent = Agent(AgentOptions(stream_fn=stream_echo))
     agent.set_model(Model(provider="echo", id="echo-1", api="echo"))
-    async for delta in agent.stream_text("is there anybody out there?"):
+    async for delta in agent.stream_text("is this thing on?"):
         print(delta, end="", flush=True)
     print()
 

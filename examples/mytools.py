@@ -1,6 +1,8 @@
 """A tool plugin in one file, without packaging: tinyagent run -t ./examples/mytools.py "..." """
 
-from tinyagent import hookimpl, tool
+from collections.abc import Callable
+
+from tinyagent import AgentTool, hookimpl, tool
 
 
 @tool(read_only=True)
@@ -21,7 +23,7 @@ def letter_count(text: str, letter: str) -> int:
 
 
 @hookimpl
-def tinyagent_register_tools(register):
-    """Called when somebody says `-t ./examples/mytools.py`."""
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Called for `-t ./examples/mytools.py`."""
     register(reverse)
     register(letter_count)

@@ -1,4 +1,4 @@
-"""Change an agent's mind while it works, and give it something to do afterwards.
+"""Steer an agent while it works, and queue a message for the end.
 
 OPENROUTER_API_KEY=... python examples/steering.py, or set BASE_URL as in quickstart.py.
 """
@@ -6,7 +6,7 @@ OPENROUTER_API_KEY=... python examples/steering.py, or set BASE_URL as in quicks
 import asyncio
 import os
 
-from tinyagent import Agent, AgentOptions, OpenRouterModel, extract_text, stream_openrouter, tool
+from tinyagent import Agent, AgentEvent, AgentOptions, OpenRouterModel, extract_text, stream_openrouter, tool
 
 
 @tool(read_only=True)
@@ -15,27 +15,22 @@ async def look_up(city: str) -> str:
     return {"Paris": "2,100,000", "Rome": "2,700,000"}.get(city, "unknown")
 
 
-def say(text: str) -> dict:
-    """A user's message."""
-    return {"role": "user", "content": [{"type": "text", "text": text}]}
-
-
 async def main() -> None:
-    """Interrupt when the agent turns to Rome; queue one more question for the end."""
+    """Interrupt when the agent looks up Rome, and queue one more question."""
     agent = Agent(AgentOptions(stream_fn=stream_openrouter))
     model = OpenRouterModel()
     model.base_url = os.environ.get("BASE_URL", model.base_url)
     agent.set_model(model)
     agent.set_tools([look_up])
 
-    def on_event(event) -> None:
+    def on_event(event: AgentEvent) -> None:
         if event.type == "tool_execution_start" and event.args["city"] == "Rome":
-            agent.steer(say("Never mind Rome."))  # heard before the next model call
+            agent.steer("Never mind Rome.")  # delivered before the next model call
         if event.type == "message_end" and event.message["role"] in ("user", "assistant"):
             print(f"{event.message['role']}: {extract_text(event.message)}")
 
     unsubscribe = agent.subscribe(on_event)
-    agent.follow_up(say("Now in one sentence."))  # heard when the agent would otherwise stop
+    agent.follow_up("Now in one sentence.")  # delivered when the agent would otherwise stop
     await agent.prompt("How many people live in Paris and in Rome?")
     unsubscribe()
 

@@ -1,17 +1,20 @@
-"""Two tools, and everything that happens in a run, as it happens.
+"""Two tools, and all events of a run.
 
 OPENROUTER_API_KEY=... python examples/tools_and_events.py, or set BASE_URL as in quickstart.py.
 """
 
 import asyncio
 import os
+from typing import Any
 
 from tinyagent import (
     Agent,
     AgentOptions,
     AgentTool,
     AgentToolResult,
+    AgentToolUpdateCallback,
     OpenRouterModel,
+    extract_text,
     stream_openrouter,
     tool,
 )
@@ -23,8 +26,13 @@ def word_count(text: str) -> int:
     return len(text.split())
 
 
-# The long form of a tool: a JSON Schema, and a coroutine that may watch `signal` and report progress.
-async def calculate_sum(tool_call_id: str, args: dict, signal, on_update) -> AgentToolResult:
+# The long form of a tool: a JSON Schema, and a coroutine that can wait for `signal` and report progress.
+async def calculate_sum(
+    tool_call_id: str,
+    args: dict[str, Any],
+    signal: asyncio.Event | None,
+    on_update: AgentToolUpdateCallback,
+) -> AgentToolResult:
     """Add two numbers."""
     return AgentToolResult(content=[{"type": "text", "text": str(args["a"] + args["b"])}])
 
@@ -42,7 +50,7 @@ sum_tool = AgentTool(
 
 
 async def main() -> None:
-    """Stream a run: text as it comes, every other event on a line of its own."""
+    """Stream a run: print text as it arrives, and some of the other events on lines of their own."""
     agent = Agent(AgentOptions(stream_fn=stream_openrouter))
     model = OpenRouterModel()
     model.base_url = os.environ.get("BASE_URL", model.base_url)
@@ -57,7 +65,7 @@ async def main() -> None:
                 case "tool_execution_start":
                     print(f"[{event.tool_name} {event.args}]")
                 case "tool_execution_end":
-                    print(f"[{event.tool_name} -> {event.result.content[0]['text']}]")
+                    print(f"[{event.tool_name} -> {extract_text({'content': event.result.content})}]")
                 case "agent_end":
                     print(f"\n[{len(event.messages)} messages]")
 

@@ -76,7 +76,7 @@ def test_steering() -> None:
 
 def test_custom_provider() -> None:
     """A provider of one's own needs no network and no key."""
-    assert "IS THERE ANYBODY OUT THERE?\n" == run_example("custom_provider.py")
+    assert "IS THIS THING ON?\n" == run_example("custom_provider.py")
 
 
 def test_a_file_of_tools() -> None:

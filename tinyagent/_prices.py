@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._stream.model import HttpModel, ModelIdentity, as_model
+from ._stream.model import HttpModel, as_model
 from ._stream.servers import SERVERS, server_of
+from .agent_types import ModelIdentity
 from .errors import as_amount
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeGuard, cast, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeGuard, cast, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._cancel import (
@@ -39,16 +39,19 @@ from .agent_types import (
     AgentStartEvent,
     AgentState,
     AgentTool,
+    AnyAgentMessage,
     AssistantMessage,
     BeforeToolCall,
     ConvertToLlm,
     GetApiKey,
     GetTools,
     ImageContent,
+    InitialState,
     Message,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
+    ModelIdentity,
     RunLimit,
     ShouldStop,
     StreamFn,
@@ -68,7 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
-logger = logging.getLogger("tinyagent")
+logger: logging.Logger = logging.getLogger("tinyagent")
 
 LISTENER_GRACE = 1.0
 """Seconds that an async listener has for an event after its run was aborted or cancelled."""
@@ -76,7 +79,6 @@ LISTENER_GRACE = 1.0
 CLOSED_LOOP_INTERVAL = 0.2
 """Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
-_OF_A_RUN = ("is_streaming", "stream_message", "pending_tool_calls")
 """Keys of a state that describe a run under way. In an initial state, such as one that was saved, they mean
 nothing."""
 
@@ -124,7 +126,7 @@ class AgentOptions:
         http_client: Your own client, or a transport for one, that sends the requests. It is never closed.
     """
 
-    initial_state: Mapping[str, Any] | None = None
+    initial_state: InitialState | AgentState | None = None
     convert_to_llm: ConvertToLlm | None = None
     transform_context: TransformContext | None = None
     steering_mode: QueueMode = "one-at-a-time"
@@ -204,7 +206,7 @@ class Agent:
     """
 
     def __init__(self, options: AgentOptions | None = None) -> None:
-        self.options = options or AgentOptions()
+        self.options: AgentOptions = options or AgentOptions()
         for name, mode, known in (
             ("steering_mode", self.options.steering_mode, get_args(QueueMode)),
             ("follow_up_mode", self.options.follow_up_mode, get_args(QueueMode)),
@@ -232,16 +234,17 @@ class Agent:
             "error": None,
             "limit": None,
         }
-        initial: Any = dict(self.options.initial_state or {})
+        initial = self.options.initial_state or InitialState()
         unknown = set(initial) - set(self._state)
         if unknown:
             raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
-        for key in _OF_A_RUN:
-            initial.pop(key, None)
-        self._state.update(initial)
-        self._state["messages"] = checked_messages(self._state["messages"], "initial_state: ")
-        self._state["tools"] = checked_tools(self._state["tools"])
-        self._state["thinking_level"] = ThinkingLevel(self._state["thinking_level"])
+        self._state["system_prompt"] = initial.get("system_prompt", "")
+        self._state["model"] = initial.get("model")
+        self._state["messages"] = checked_messages(initial.get("messages", []), "initial_state: ")
+        self._state["tools"] = checked_tools(initial.get("tools", []))
+        self._state["thinking_level"] = ThinkingLevel(initial.get("thinking_level", ThinkingLevel.OFF))
+        self._state["error"] = initial.get("error")
+        self._state["limit"] = initial.get("limit")
         self._level_is_set = "thinking_level" in initial
 
     # ---- state --------------------------------------------------------------------------------------
@@ -267,7 +270,7 @@ class Agent:
         """Set the system prompt for the following runs."""
         self._state["system_prompt"] = system_prompt
 
-    def set_model(self, model: Any) -> None:
+    def set_model(self, model: ModelIdentity) -> None:
         """Set the model for the following runs."""
         self._state["model"] = model
 
@@ -290,7 +293,7 @@ class Agent:
         """
         self._state["tools"] = checked_tools(tools)
 
-    def replace_messages(self, messages: Sequence[AgentMessage]) -> None:
+    def replace_messages(self, messages: Sequence[AnyAgentMessage]) -> None:
         """Replace the history.
 
         Raises:
@@ -300,7 +303,7 @@ class Agent:
         self._check_idle("replace_messages")
         self._state["messages"] = checked_messages(messages)
 
-    def append_message(self, message: AgentMessage) -> None:
+    def append_message(self, message: AnyAgentMessage) -> None:
         """Add a message to the history without a call of the model.
 
         Raises:
@@ -536,8 +539,7 @@ class Agent:
                 "The agent is streaming. Wait with wait_for_idle(), end the run with abort(), or queue the "
                 "message with steer() or follow_up()."
             )
-        if self._state["model"] is None:
-            raise AgentStateError("The agent has no model. Call set_model() first.")
+        self._model()
         if self.options.stream_fn is None:
             raise AgentStateError(
                 "The agent has no stream function. Create it with AgentOptions(stream_fn=...), for example "
@@ -577,6 +579,12 @@ class Agent:
             self._state["pending_tool_calls"] = set()
         active.end()
 
+    def _model(self) -> ModelIdentity:
+        model = self._state["model"]
+        if model is None:
+            raise AgentStateError("The agent has no model. Call set_model() first.")
+        return model
+
     def _context(self) -> AgentContext:
         state = self._state
         return AgentContext(state["system_prompt"], list(state["messages"]), checked_tools(state["tools"]))
@@ -584,7 +592,7 @@ class Agent:
     def _config(self) -> AgentLoopConfig:
         state, options = self._state, self.options
         return AgentLoopConfig(
-            model=state["model"],
+            model=self._model(),
             convert_to_llm=options.convert_to_llm or default_convert_to_llm,
             transform_context=options.transform_context,
             get_api_key=options.get_api_key,
@@ -620,14 +628,14 @@ class Agent:
 
     # ---- messages to a run ------------------------------------------------------------------------------
 
-    def steer(self, message: str | AgentMessage) -> None:
+    def steer(self, message: str | AnyAgentMessage) -> None:
         """Send a message to the run. Tool calls that have not started are skipped; the model gets it next.
 
         Without an active run, the message waits for the next one. It is queued until it is in the history.
         """
         self._steering.append(_message(message))
 
-    def follow_up(self, message: str | AgentMessage) -> None:
+    def follow_up(self, message: str | AnyAgentMessage) -> None:
         """Queue a message for the point where the run would otherwise end."""
         self._follow_ups.append(_message(message))
 

@@ -265,7 +265,7 @@ class ToolBatch:
         self._open: ToolResultMessage | None = None
         self.results: list[ToolResultMessage] = []
         self.steering: list[AgentMessage] = []
-        self.terminate = False
+        self.terminate: bool = False
 
     async def run(self, refuse: str | None = None) -> None:
         """Run the calls. With `refuse`, run none of them; each gets this text as its error."""

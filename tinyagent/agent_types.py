@@ -7,7 +7,7 @@ their keys. Events are frozen structs. This module has no behaviour.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import (
@@ -550,6 +550,25 @@ ThinkingBudgets: TypeAlias = Mapping[str, int]
 """Reasoning tokens allowed for each thinking level, by the level's name."""
 
 
+class ModelIdentity(Protocol):
+    """What identifies a model. A provider accepts any class that has these attributes, such as `Model`."""
+
+    @property
+    def api(self) -> str:
+        """The wire protocol."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """The id of the model at the provider."""
+        ...
+
+
 @dataclass
 class Model:
     """A model: its provider, its id and its wire protocol."""
@@ -622,6 +641,7 @@ class StreamResponse(Protocol):
         ...
 
 
+# `Any`: each provider declares the class of its own models.
 StreamFn: TypeAlias = Callable[[Any, Context, SimpleStreamOptions], Awaitable[StreamResponse]]
 """The provider contract: `async (model, context, options) -> StreamResponse`.
 
@@ -688,7 +708,7 @@ class AgentLoopConfig:
             when every tool call has failed in this many turns in a row; None for no limit.
     """
 
-    model: Any
+    model: ModelIdentity
     convert_to_llm: ConvertToLlm
     transform_context: TransformContext | None = None
     get_api_key: GetApiKey | None = None
@@ -714,6 +734,18 @@ class AgentLoopConfig:
     http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
 
+class InitialState(TypedDict, total=False):
+    """The state that an agent starts with. The state of another agent (`AgentState`) is accepted, too."""
+
+    system_prompt: str
+    model: ModelIdentity | None
+    thinking_level: ThinkingLevel | str
+    tools: Sequence[AgentTool]
+    messages: Sequence[AnyAgentMessage]
+    error: str | None
+    limit: RunLimit | None
+
+
 class AgentState(TypedDict):
     """The state of an agent.
 
@@ -723,7 +755,7 @@ class AgentState(TypedDict):
     """
 
     system_prompt: str
-    model: Any
+    model: ModelIdentity | None
     thinking_level: ThinkingLevel
     tools: list[AgentTool]
     messages: list[AgentMessage]

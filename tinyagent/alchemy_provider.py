@@ -29,10 +29,9 @@ from ._net.request import HttpRequest
 from ._stream import decoder as _wire
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
-from ._stream.finish_reasons import later_word
-from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
+from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._tool_schemas import tool_definitions
-from .agent_types import Context, SimpleStreamOptions, Usage
+from .agent_types import Context, ModelIdentity, SimpleStreamOptions, Usage
 from .errors import (
     ConfigurationError,
     ConnectionFailedError,
@@ -100,11 +99,11 @@ class AlchemyCall(HttpRequest):
         key = key.removeprefix("Bearer ") if key else None
         self.chat_body: dict[str, Any] = {}
         """The body of a chat/completions request; empty for other protocols."""
-        self.thinking_level = "off"
+        self.thinking_level: str = "off"
         """The level of a request to Anthropic. The message stores it for the rest of the turn."""
         self.whole_body: bytes | None = None
         """The body of the request; None if alchemy-llm builds it."""
-        self.request = _wire.encode_body(self._described(model, context, options, base, headers, key))
+        self.request: bytes = _wire.encode_body(self._described(model, context, options, base, headers, key))
 
     def _described(
         self,
@@ -269,7 +268,7 @@ class _Hub:
     _hubs: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub]] = weakref.WeakKeyDictionary()
 
     def __init__(self, module: ModuleType) -> None:
-        self.waker = module.Waker()
+        self.waker: Any = module.Waker()
         self._pid = os.getpid()
         self._replies: weakref.WeakValueDictionary[int, AlchemyReply] = weakref.WeakValueDictionary()
         self._watching = False
@@ -463,9 +462,9 @@ class AlchemyDecoder(ChatDecoder):
         self._close_block(out)
 
     def _end(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
-        self.seen = facts["seen"]
+        self.seen: int = facts["seen"]
         for word in facts.get("reasons") or filter(None, [facts["finish_reason"]]):
-            self.finish_reason = later_word(self.finish_reason, word)
+            self._set_finish_reason(word)
         self._usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
         self._collect(facts["reasoning_details"], self._details)

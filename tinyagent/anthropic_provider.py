@@ -46,9 +46,8 @@ from ._stream.decoder import (
     open_stream,
     request_headers,
 )
-from ._stream.finish_reasons import later_word
 from ._stream.history import adapt_history, is_own
-from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
+from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.usage import add_usages
 from ._tool_schemas import tool_schema
@@ -57,6 +56,7 @@ from .agent_types import (
     Citation,
     Context,
     Message,
+    ModelIdentity,
     ModelInfo,
     SimpleStreamOptions,
     Usage,
@@ -468,7 +468,7 @@ class AnthropicDecoder(ReplyDecoder):
             case "content_block_stop":
                 self._close(as_int(value.get("index")), out)
             case "ping":
-                self.seen -= 1
+                self._ignore_event()
                 self.pings += 1
             case "message_start":
                 self._count(as_dict(value.get("message")).get("usage"))
@@ -494,7 +494,7 @@ class AnthropicDecoder(ReplyDecoder):
 
     def _note_end(self, delta: dict[str, Any]) -> None:
         if word := as_str(delta.get("stop_reason")):
-            self.finish_reason = later_word(self.finish_reason, word)
+            self._set_finish_reason(word)
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: Any) -> None:
@@ -628,7 +628,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._stop(self._reported(self._details or "the provider ended the reply with an error"))
         elif reason in _PAUSES and self._go_on is not None and self._pauses_left > 0:
             self._pauses_left -= 1
-            self.next_body = self._go_on(self.builder.message())
+            self.next_body: bytes | None = self._go_on(self.builder.message())
             self.ended = True
         else:
             if self._sources and not self._cites and self._last_text is not None:

@@ -15,10 +15,19 @@ from typing import Any, TypeAlias, cast
 
 from . import _json
 from ._cancel import Aborted, CancelScope
-from ._stream.builder import MessageBuilder, ModelIdentity, StreamEvent
+from ._stream.builder import MessageBuilder, StreamEvent
 from ._stream.response import Response
 from ._tool_schemas import tool_schema
-from .agent_types import AgentTool, Context, Model, ModelInfo, Provider, SimpleStreamOptions, StreamResponse
+from .agent_types import (
+    AgentTool,
+    Context,
+    Model,
+    ModelIdentity,
+    ModelInfo,
+    Provider,
+    SimpleStreamOptions,
+    StreamResponse,
+)
 from .errors import ConfigurationError
 
 __all__ = ["NOTICE", "DemoModel", "demo_provider"]

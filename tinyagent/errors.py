@@ -174,7 +174,7 @@ class ProviderError(TinyAgentError):
     ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
-        self.retryable = retryable
+        self.retryable: bool | None = retryable
         self.provider = provider
         self.retry_after = retry_after
 
@@ -246,7 +246,7 @@ class EmptyReplyError(IncompleteAnswerError):
 
     def __init__(self, message: str, *, content_types: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.content_types = tuple(content_types)
+        self.content_types: tuple[str, ...] = tuple(content_types)
 
 
 class RunLimitError(IncompleteAnswerError):
@@ -258,11 +258,12 @@ class RunLimitError(IncompleteAnswerError):
         hint: What to do next.
     """
 
-    kind = "limit"
+    kind: str = "limit"
 
     def __init__(self, message: str, *, limit: str = "limit", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.kind = self.limit = limit
+        self.kind = limit
+        self.limit: str = limit
 
 
 class RunAbortedError(TinyAgentError):

@@ -47,8 +47,8 @@ __all__ = ["NAME", "hookimpl", "hookspec"]
 NAME = "tinyagent"
 """The pluggy project name, and the first part of every entry-point group."""
 
-hookspec = pluggy.HookspecMarker(NAME)
-hookimpl = pluggy.HookimplMarker(NAME)
+hookspec: pluggy.HookspecMarker = pluggy.HookspecMarker(NAME)
+hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(NAME)
 """Marks a plugin's function as the implementation of the hook of the same name."""
 
 

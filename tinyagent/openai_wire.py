@@ -36,15 +36,16 @@ from ._stream.decoder import (
     list_timeout,
     open_stream,
 )
-from ._stream.finish_reasons import is_final, later_word
+from ._stream.finish_reasons import is_final
 from ._stream.history import AUDIO_NOTE, adapt_history, is_own
-from ._stream.model import HttpModel, ModelIdentity, as_model, check_model, connection_options
+from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import ModelFamily, note, settings_for
 from ._stream.servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import (
     Citation,
     Context,
+    ModelIdentity,
     ModelInfo,
     SimpleStreamOptions,
     Usage,
@@ -433,7 +434,7 @@ class ChatDecoder(ReplyDecoder):
         self._last_chunks.append(_json.encode(value))
         self._step(chunk_of(value), out)
         if not self.ended:
-            self.finish_reason = self.finish_reason or "stop"
+            self._set_finish_reason(self.finish_reason or "stop")
             self._finish(out)
         return True
 
@@ -441,7 +442,7 @@ class ChatDecoder(ReplyDecoder):
 
     def _take(self, events: Iterable[tuple[bytes, bytes, bytes]], out: list[BuilderEvent]) -> None:
         for name, data, error_field in events:
-            self.seen += 1
+            self._count_event()
             if error_field or name == b"error":
                 self._stop(self._reported(decode_lenient(error_field or data)))
                 return
@@ -467,7 +468,7 @@ class ChatDecoder(ReplyDecoder):
         """Decode an unusual event: the end marker, an empty one, unexpected types, or no JSON."""
         text = data.strip()
         if not text:
-            self.seen -= 1
+            self._ignore_event()
             return None
         if text == b"[DONE]":
             if self.finish_reason is None and not self.shown and not self._details:
@@ -515,7 +516,7 @@ class ChatDecoder(ReplyDecoder):
             if delta is not None:
                 self._add(delta, out)
             if choice.finish_reason and is_final(choice.finish_reason):
-                self.finish_reason = later_word(self.finish_reason, choice.finish_reason)
+                self._set_finish_reason(choice.finish_reason)
             if choice.error:
                 self._stop(self._reported(choice.error))
                 return

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ._stream.decoder import ReplyStream
-from ._stream.model import HttpModel, ModelIdentity
+from ._stream.model import HttpModel
 from ._stream.servers import OPENROUTER_URL
-from .agent_types import Context, ModelInfo, SimpleStreamOptions, ThinkingLevel
+from .agent_types import Context, ModelIdentity, ModelInfo, SimpleStreamOptions, ThinkingLevel
 from .openai_wire import list_openai_models, stream_openai_completions
 
 __all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]

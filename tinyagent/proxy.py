@@ -22,9 +22,9 @@ from ._net.request import HttpRequest
 from ._net.url_guard import check_headers, check_key
 from ._stream.builder import BuilderEvent, parse_partial_object
 from ._stream.decoder import ReplyStream, encode_body
-from ._stream.model import HttpModel, ModelIdentity, as_model, connection_options
+from ._stream.model import HttpModel, as_model, connection_options
 from ._tool_schemas import tool_definitions
-from .agent_types import Context, SimpleStreamOptions, ThinkingLevel
+from .agent_types import Context, ModelIdentity, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError
 from .proxy_event_handlers import ProxyDecoder
 

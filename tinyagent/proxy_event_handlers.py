@@ -32,11 +32,11 @@ from typing import Any, Unpack, cast
 
 import msgspec
 
-from ._stream.builder import BuilderEvent, ModelIdentity
+from ._stream.builder import BuilderEvent
 from ._stream.citations import read_citations
 from ._stream.decoder import DecoderOptions, ReplyDecoder, count, dollars
 from ._stream.finish_reasons import finish_kind
-from .agent_types import Usage
+from .agent_types import ModelIdentity, Usage
 from .errors import ProviderError, TinyAgentError, error_from_message
 from .openai_wire import normal_usage
 
@@ -159,7 +159,7 @@ class ProxyDecoder(ReplyDecoder):
                 self._failed(event, out)
             else:
                 self._reason = event.reason or "stop"
-                self.finish_reason = event.finish_reason or self._reason
+                self.finish_reason: str | None = event.finish_reason or self._reason
                 self._sign(event.signatures)
                 self._cite(event.citations)
                 if isinstance(event.thinking_level, str):

@@ -40,11 +40,11 @@ from ._stream.decoder import (
 )
 from ._stream.finish_reasons import finish_kind
 from ._stream.history import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, adapt_history
-from ._stream.model import HttpModel, ModelIdentity, as_model, check_model
+from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
-from .agent_types import Citation, Context, Message, SimpleStreamOptions, Usage
+from .agent_types import Citation, Context, Message, ModelIdentity, SimpleStreamOptions, Usage
 from .errors import ProviderError, TinyAgentError
 
 __all__ = [
@@ -394,7 +394,7 @@ class ResponsesDecoder(ReplyDecoder):
             case "response.cancelled":
                 self._stop(self._reported("the reply was cancelled at the provider"))
             case "keepalive" | "ping":
-                self.seen -= 1
+                self._ignore_event()
                 self.pings += 1
             case _:
                 source, _, step = kind.rpartition(".")
@@ -690,7 +690,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
         self._end_items(response.get("output"), out)
-        self.finish_reason = status
+        self.finish_reason: str | None = status
         if kind == "response.incomplete" or status == "incomplete":
             details = as_dict(response.get("incomplete_details"))
             self.finish_reason = as_str(details.get("reason")) or "incomplete"

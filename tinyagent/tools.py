@@ -26,7 +26,7 @@ import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, overload
+from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -43,19 +43,31 @@ _PASSED = ("tool_call_id", "signal", "on_update")
 """Parameters with these names get arguments of `AgentTool.execute`; the model does not see them."""
 
 
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
 @dataclass
-class FunctionTool(AgentTool):
-    """A tool made from a function; calling it calls the function."""
+class FunctionTool(AgentTool, Generic[P, R]):
+    """A tool made from a function. Calling it calls the function."""
 
-    function: Callable[..., Any] = field(default=lambda: None, repr=False)
+    function: Callable[P, R] = field(kw_only=True, repr=False)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself."""
         return self.function(*args, **kwargs)
 
 
+class ToolDecorator(Protocol):
+    """What `tool` returns if it is called with options."""
+
+    def __call__(self, function: Callable[P, R], /) -> FunctionTool[P, R]:
+        """Make a tool from a function."""
+        ...
+
+
 @overload
-def tool(function: Callable[..., Any], /) -> FunctionTool: ...
+def tool(function: Callable[P, R], /) -> FunctionTool[P, R]: ...
 @overload
 def tool(
     *,
@@ -64,9 +76,9 @@ def tool(
     label: str | None = None,
     read_only: bool = False,
     timeout: float | None = None,
-) -> Callable[[Callable[..., Any]], FunctionTool]: ...
+) -> ToolDecorator: ...
 def tool(
-    function: Callable[..., Any] | None = None,
+    function: Callable[P, R] | None = None,
     /,
     *,
     name: str | None = None,
@@ -74,7 +86,7 @@ def tool(
     label: str | None = None,
     read_only: bool = False,
     timeout: float | None = None,
-) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
+) -> FunctionTool[P, R] | ToolDecorator:
     """Make a tool from a typed function or generator, sync or async.
 
     A sync function runs in its own thread. It may return a str, a number, a dict, a list, any value that
@@ -97,7 +109,7 @@ def tool(
         TypeError: A parameter has no type hint, or one that JSON cannot express.
     """
 
-    def make(target: Callable[..., Any]) -> FunctionTool:
+    def make(target: Callable[P, R]) -> FunctionTool[P, R]:
         if not hasattr(inspect.unwrap(target), "__globals__"):
             raise TypeError(f"A tool is made from a function or method, not from {target!r}.")
         from ._docstrings import read_docstring  # its patterns take a while to compile
@@ -116,7 +128,9 @@ def tool(
             function=target,
         )
 
-    return make if function is None else make(function)
+    if function is not None:
+        return make(function)
+    return make  # type: ignore[return-value] # it is as generic as ToolDecorator, which mypy does not see
 
 
 def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> tuple[type, list[str]]:

@@ -39,7 +39,7 @@ COMMANDS = {
 
 F = TypeVar("F", bound=Callable[..., object])
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CONTEXT: dict[str, object] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def _set(name: str) -> Callable[[click.Context, click.Parameter, object], None]:

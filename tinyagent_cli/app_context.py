@@ -19,7 +19,7 @@ class AppContext:
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        self.args = tuple(args)
+        self.args: tuple[str, ...] = tuple(args)
         self.verbosity = 0
         self.quiet = False
         self.no_color = False

@@ -69,8 +69,8 @@ class Pool:
     """The idle connections of one event loop. They are closed when the loop shuts down."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.closed = False
+        self.pid: int = os.getpid()
+        self.closed: bool = False
         self._yielded_at = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: dict[tuple[Route, TransportChoice], list[_Idle]] = {}

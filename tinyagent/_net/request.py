@@ -150,9 +150,9 @@ class HttpResponse:
     """
 
     def __init__(self, request: HttpRequest, sent: _Sent) -> None:
-        self.status = sent.response.status
-        self.headers = sent.response.headers
-        self.complete = False
+        self.status: int = sent.response.status
+        self.headers: Mapping[str, str] = sent.response.headers
+        self.complete: bool = False
         """Whether the body was read to its end."""
         self._request = request
         self._sent = sent
@@ -371,15 +371,15 @@ class HttpRequest:
         transport: TransportChoice = "auto",
         http_client: object = None,
     ) -> None:
-        self.url = check_url(url, provider=provider, allow_http=allow_http)
+        self.url: str = check_url(url, provider=provider, allow_http=allow_http)
         self.method = method
-        self.headers = {"accept-encoding": "identity", **check_headers(headers, provider)}
+        self.headers: dict[str, str] = {"accept-encoding": "identity", **check_headers(headers, provider)}
         self.body = body
         self.provider = provider
-        self.name = provider or "the provider"
-        self.timeouts = Timeouts.of(timeout)
+        self.name: str = provider or "the provider"
+        self.timeouts: Timeouts = Timeouts.of(timeout)
         self.signal = signal
-        self.secrets = tuple(secrets)
+        self.secrets: tuple[str, ...] = tuple(secrets)
         if transport not in ("auto", "direct", "httpx"):
             raise ConfigurationError(f"unknown transport {transport!r}", hint="Known: auto, direct, httpx.")
         if transport == "direct" and http_client is not None:

@@ -25,10 +25,9 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias, TypeVar, cast
 
 from tinyagent import _json
-from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, StopReason
+from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, ModelIdentity, StopReason
 from tinyagent.errors import InvalidReplyError
 
-from .model import ModelIdentity
 from .trace import MAX_BLOCKS, TEXT_KEYS, Fields, Trace, parse_partial_object
 
 __all__ = [

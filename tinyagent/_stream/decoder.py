@@ -23,6 +23,7 @@ from tinyagent._net.url_guard import check_headers, check_key
 from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
+    ModelIdentity,
     SimpleStreamOptions,
     StopReason,
     Usage,
@@ -38,8 +39,8 @@ from tinyagent.errors import (
 )
 
 from .builder import BuilderEvent, MessageBuilder
-from .finish_reasons import finish_error, finish_kind, has_content, shown_word
-from .model import HttpModel, ModelIdentity, connection_options
+from .finish_reasons import finish_error, finish_kind, has_content, later_word, shown_word
+from .model import HttpModel, connection_options
 from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 
 __all__ = [
@@ -194,10 +195,10 @@ class ReplyDecoder:
         builder: MessageBuilder | None = None,
         status: int = 200,
     ) -> None:
-        self.builder = builder or MessageBuilder(model)
-        self.ended = False
+        self.builder: MessageBuilder = builder or MessageBuilder(model)
+        self.ended: bool = False
         self.error: TinyAgentError | None = None
-        self.seen = 0
+        self.seen: int = 0
         """Events of the stream so far, without comments."""
         self.pings = 0
         """Keep-alive events; not counted in `seen`."""
@@ -274,6 +275,17 @@ class ReplyDecoder:
             self._finish(out)
         else:
             self._stop(error)
+
+    def _count_event(self) -> None:
+        self.seen += 1
+
+    def _ignore_event(self) -> None:
+        """Do not count the event that is being decoded: it has no content."""
+        self.seen -= 1
+
+    def _set_finish_reason(self, word: str) -> None:
+        """Store a finish reason. See `later_word` for a second one."""
+        self.finish_reason = later_word(self.finish_reason, word)
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
         """Return the `error` event, with the content so far."""

@@ -15,10 +15,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
-from tinyagent.agent_types import AssistantMessage, Message, Tool
+from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, Tool
 
 from .message_checks import message_problem, with_defaults
-from .model import ModelIdentity
 
 __all__ = ["adapt_history", "is_own", "repair_history"]
 

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from tinyagent._net.transport import TransportChoice
-from tinyagent.agent_types import Model, SimpleStreamOptions
+from tinyagent.agent_types import Model, ModelIdentity, SimpleStreamOptions
 from tinyagent.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["ConnectionOptions", "HttpModel", "ModelIdentity", "as_model", "check_model", "connection_options"]
-
-
-class ModelIdentity(Protocol):
-    """What identifies a model. The value may be of any class and have more attributes."""
-
-    @property
-    def api(self) -> str: ...
-
-    @property
-    def provider(self) -> str: ...
-
-    @property
-    def id(self) -> str: ...
+__all__ = ["ConnectionOptions", "HttpModel", "as_model", "check_model", "connection_options"]
 
 
 @dataclass

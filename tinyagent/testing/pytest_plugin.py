@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 if TYPE_CHECKING:
-    from tinyagent.agent_types import AgentEvent
+    from tinyagent.agent_types import AgentEvent, InitialState
     from tinyagent.testing import FakeReply, FakeServer, ScriptedProvider
     from tinyagent.testing.scripted import Step
 
@@ -95,7 +95,7 @@ def run_agent() -> Callable[..., list[AgentEvent]]:
         for name in ("tools", "system_prompt", "messages"):
             if name in options:
                 state[name] = options.pop(name)
-        agent = Agent(AgentOptions(initial_state=state, stream_fn=provider, **options))
+        agent = Agent(AgentOptions(initial_state=cast("InitialState", state), stream_fn=provider, **options))
 
         async def drive() -> list[AgentEvent]:
             return await collect(agent.stream(prompt))

@@ -12,9 +12,16 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from tinyagent import _json
 from tinyagent._cancel import Aborted, CancelScope, resolve
-from tinyagent._stream.builder import MessageBuilder, ModelIdentity, StreamEvent
+from tinyagent._stream.builder import MessageBuilder, StreamEvent
 from tinyagent._stream.response import Response
-from tinyagent.agent_types import Context, Model, SimpleStreamOptions, StopReason, StreamResponse
+from tinyagent.agent_types import (
+    Context,
+    Model,
+    ModelIdentity,
+    SimpleStreamOptions,
+    StopReason,
+    StreamResponse,
+)
 
 __all__ = [
     "Part",

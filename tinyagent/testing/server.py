@@ -214,10 +214,10 @@ class FakeServer:
 
     def __init__(self, *replies: FakeReply, repeat: bool = False) -> None:
         self.requests: list[RecordedRequest] = []
-        self.unexpected = 0
+        self.unexpected: int = 0
         self.connections = 0
         """Connections that were made in all."""
-        self.port = 0
+        self.port: int = 0
         self._replies = list(replies)
         self._repeat = repeat
         self._open: set[_Connection] = set()

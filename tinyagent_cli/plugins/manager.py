@@ -91,10 +91,10 @@ class PluginManager:
         config_file: Path | None = None,
         prefer: Mapping[str, str] | None = None,
     ) -> None:
-        self.providers = providers or {}
+        self.providers: Mapping[str, ProviderTable] = providers or {}
         self.disabled = disabled
         self.config_file = config_file
-        self.prefer = prefer or {}
+        self.prefer: Mapping[str, str] = prefer or {}
         self.sources: dict[str, ToolSource] = {}
         self._pluggy = pluggy.PluginManager(hookspecs.NAME)
         self._pluggy.add_hookspecs(hookspecs)

@@ -58,7 +58,7 @@ class Lifetime:
     """The signals and the time limit of this command. A context manager that is used once."""
 
     def __init__(self) -> None:
-        self.started = time.monotonic()
+        self.started: float = time.monotonic()
         self.cause: StopRun | None = None
         self._held = True
         self._signalled = False

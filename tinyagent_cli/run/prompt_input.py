@@ -42,7 +42,7 @@ class StandardInput:
     def __init__(self, descriptor: int | None, note: Callable[[str], None]) -> None:
         self._descriptor = descriptor
         self._note = note
-        self.was_empty = False
+        self.was_empty: bool = False
 
     @property
     def is_piped(self) -> bool:

@@ -50,7 +50,7 @@ class RecordFile:
             fd = self._open()
         except OSError as error:
             raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
-        self.output = Output(fd, path)
+        self.output: Output = Output(fd, path)
 
     def _open(self) -> int:
         older, path = self._older, os.path.abspath(self._path)  # noqa: PTH100 - not resolved

@@ -23,7 +23,7 @@ class StandardOutputError(Exception):
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"Cannot write to standard output: {error.strerror}.")
-        self.reader_left = error.errno == errno.EPIPE
+        self.reader_left: bool = error.errno == errno.EPIPE
 
 
 class _Descriptor(io.FileIO):
