@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tinyagent._net.transport import TransportChoice
 from tinyagent.agent_types import Context, Model
 from tinyagent.anthropic_provider import AnthropicDecoder, AnthropicModel, request_body, stream_anthropic
 from tinyagent.testing.server import FakeReply, FakeServer, split_bytes
@@ -130,7 +131,8 @@ def test_cut_short(name: str) -> None:
             )
 
 
-async def test_over_a_socket() -> None:
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
+async def test_over_a_socket(transport: TransportChoice) -> None:
     """Every recording comes out the same through HTTP, in chunks of some hundred bytes."""
     replies = []
     for name in EXPECTED:
@@ -138,7 +140,7 @@ async def test_over_a_socket() -> None:
         cuts = [source.randrange(len(stream)) for _ in range(len(stream) // 400)]
         replies.append(FakeReply(split_bytes(stream, cuts)))
     async with FakeServer(*replies) as server:
-        model = AnthropicModel(id="m", base_url=server.origin)
+        model = AnthropicModel(id="m", base_url=server.origin, transport=transport)
         for name in EXPECTED:
             reply = await stream_anthropic(model, Context(), {"api_key": "k"})
             check([event async for event in reply], EXPECTED[name])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tinyagent._net.transport import TransportChoice
 from tinyagent.agent_types import Context, Model
 from tinyagent.openai_wire import ChatDecoder, OpenAICompatModel, stream_openai_completions
 from tinyagent.testing.server import FakeReply, FakeServer, split_bytes
@@ -122,7 +123,8 @@ def test_cut_short(name: str) -> None:
             assert last["error"]["stop_reason"] == "error"
 
 
-async def test_over_a_socket() -> None:
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
+async def test_over_a_socket(transport: TransportChoice) -> None:
     """Every recording comes out the same through HTTP, in chunks of some hundred bytes."""
     names = list(EXPECTED)
     replies = []
@@ -131,7 +133,7 @@ async def test_over_a_socket() -> None:
         cuts = [source.randrange(len(stream)) for _ in range(len(stream) // 400)]
         replies.append(FakeReply(split_bytes(stream, cuts)))
     async with FakeServer(*replies) as server:
-        model = OpenAICompatModel(provider="p", id="m", base_url=server.url)
+        model = OpenAICompatModel(provider="p", id="m", base_url=server.url, transport=transport)
         for name in names:
             reply = await stream_openai_completions(model, Context(), {"api_key": "k"})
             check([event async for event in reply], EXPECTED[name])

@@ -195,8 +195,11 @@ def _failures(wire: Wire, key: str) -> Iterator[FakeReply]:
         yield wire.reply(Script(content, ending=ending, error=f"no, {key}"))
 
 
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
 @pytest.mark.parametrize("name", PROVIDERS)
-async def test_no_protocol_shows_the_key(name: str, shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_protocol_shows_the_key(
+    name: str, transport: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refusals, pages, redirects, broken HTTP and broken streams, with the key at every place in them."""
     wire, stream_fn, make_model = PROVIDERS[name]
     monkeypatch.setattr(_http, "RETRY", _http.RETRY._replace(retries=0))
@@ -204,6 +207,7 @@ async def test_no_protocol_shows_the_key(name: str, shown: Shown, monkeypatch: p
         for number, reply in enumerate(_failures(wire, key)):
             async with FakeServer(reply, repeat=True) as server:
                 model = make_model(server.url)
+                model.transport = transport
                 async for item in _everything(stream_fn, model, {"api_key": key, "timeout": 5.0}):
                     shown.add(item)
                 shown.add(model)

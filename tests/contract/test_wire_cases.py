@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tinyagent._net import request as _http
+from tinyagent._net.transport import TransportChoice
 from tinyagent.agent_types import Context
 from tinyagent.errors import TinyAgentError
 from tinyagent.openai_wire import OpenAICompatModel, stream_openai_completions
@@ -76,13 +77,14 @@ def joined(message: dict[str, Any], kind: str) -> str:
     return "".join(block[key] for block in message["content"] if block["type"] == kind)
 
 
+@pytest.mark.parametrize("transport", ["direct", "httpx"])
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-async def test_case(case: dict[str, Any], waits: list[float]) -> None:
-    """Each written case comes out as the catalogue says."""
+async def test_case(case: dict[str, Any], transport: TransportChoice, waits: list[float]) -> None:
+    """Each written case comes out as the catalogue says, with both transports."""
     expected = case["expect"]
     reply = FakeReply(steps_of(case), status=case["status"], headers=case["headers"], framing=case["framing"])
     async with FakeServer(reply, repeat=True) as server:
-        model = OpenAICompatModel(provider="acme", id="m", base_url=server.url)
+        model = OpenAICompatModel(provider="acme", id="m", base_url=server.url, transport=transport)
         # F19 stays open after its end: with these it would take longer than a test may.
         timeout = LONG if case["id"] == "F19" else SHORT
         outcome, message, events = await outcome_of(model, {"api_key": KEY, "timeout": timeout})
