@@ -12,7 +12,7 @@ from tinyagent import extract_citations
 from tinyagent._stream.citations import add_citations, read_citations
 from tinyagent.agent_types import Citation, MessageEndEvent, MessageStartEvent
 from tinyagent.testing import assistant
-from tinyagent_cli.sinks.output import Output
+from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.text import MAX_SOURCES, TextRenderer
 
 URL = "https://example.org/a"

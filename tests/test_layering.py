@@ -28,6 +28,22 @@ FLOORS = [
     {"testing"},
 ]
 
+# The floors of the command line. Rooms stand for their modules, unless a module is named itself.
+CLI_FLOORS = [
+    {"version", "config.environment", "terminal.sanitise", "terminal.signals", "terminal.standard_output"},
+    {"exit_codes", "app_context"},
+    {"config", "terminal"},
+    {"plugins"},
+    {"sinks"},
+    {"run"},
+    {"shell_completion"},
+    {"commands"},
+    {"app"},
+    {"dispatch"},
+    {"main"},
+    {"__main__"},
+]
+
 # Each of these is used behind one door, so that replacing it is one file's work.
 ONLY_USERS = {
     "httptools": {"tinyagent._net.direct"},
@@ -72,28 +88,35 @@ def runtime_graph() -> grimp.ImportGraph:
 
 
 def _floor(module: str) -> int | None:
-    """The floor of a module of the library; None if it has none."""
-    room = module.split(".")[1]
-    return next((number for number, floor in enumerate(FLOORS) if room in floor), None)
+    """The floor of a module: of its own name, or else of its room; None if it has none."""
+    package, _, name = module.partition(".")
+    floors = FLOORS if package == "tinyagent" else CLI_FLOORS
+    for wanted in (name, name.split(".")[0]):
+        for number, floor in enumerate(floors):
+            if wanted in floor:
+                return number
+    return None
 
 
-def _library_modules(graph: grimp.ImportGraph) -> list[str]:
-    return sorted(name for name in graph.modules if name.startswith("tinyagent."))
+def _modules(graph: grimp.ImportGraph, package: str) -> list[str]:
+    return sorted(name for name in graph.modules if name.startswith(f"{package}."))
 
 
-def test_every_module_of_the_library_has_a_floor(graph: grimp.ImportGraph) -> None:
+@pytest.mark.parametrize("package", ["tinyagent", "tinyagent_cli"])
+def test_every_module_has_a_floor(graph: grimp.ImportGraph, package: str) -> None:
     """A new module is added to the table on purpose."""
-    assert [] == [name for name in _library_modules(graph) if _floor(name) is None]
+    assert [] == [name for name in _modules(graph, package) if _floor(name) is None]
 
 
-def test_library_modules_import_downwards(graph: grimp.ImportGraph) -> None:
-    """A module imports from its own floor and from lower ones, and never from the package itself."""
+@pytest.mark.parametrize("package", ["tinyagent", "tinyagent_cli"])
+def test_modules_import_downwards(graph: grimp.ImportGraph, package: str) -> None:
+    """A module imports from its own floor and from lower ones, and in the library never from the package."""
     wrong = [
         f"{importer} -> {imported}"
-        for importer in _library_modules(graph)
+        for importer in _modules(graph, package)
         for imported in sorted(graph.find_modules_directly_imported_by(importer))
-        if imported == "tinyagent"
-        or (imported.startswith("tinyagent.") and (_floor(imported) or 0) > (_floor(importer) or 0))
+        if imported == package
+        or (imported.startswith(f"{package}.") and (_floor(imported) or 0) > (_floor(importer) or 0))
     ]
     assert [] == wrong
 

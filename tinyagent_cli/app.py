@@ -2,126 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from importlib import import_module
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from .app_context import AppContext
+from .commands import COMMANDS
+from .commands.options import (
+    CONTEXT,
+    HintedUsageError,
+    common_options,
+    import_command,
+    nearest,
+    need_command,
+)
 from .plugins.discovery import EntryPoint, find
-from .run.signals import raise_on_sigint
+from .terminal.command_line import run_command
 from .terminal.sanitise import one_line
+from .terminal.signals import raise_on_sigint
 
-__all__ = [
-    "COMMANDS",
-    "CONTEXT",
-    "HintedUsageError",
-    "LazyGroup",
-    "common_options",
-    "need_command",
-    "root",
-    "run_command",
-]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
-COMMANDS = {
-    "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
-    "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
-    "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
-    "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
-    "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),
-    "doctor": ("tinyagent_cli.commands.doctor", "Find problems and show how to solve them."),
-    "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of the output."),
-    "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
-}
-"""Name -> module, which has the command as an attribute of this name, and the line in the root's help."""
-
-F = TypeVar("F", bound=Callable[..., object])
-
-CONTEXT: dict[str, object] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-
-
-def _set(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
-    def callback(ctx: click.Context, param: click.Parameter, value: object) -> None:
-        if value and not ctx.resilient_parsing:
-            setattr(ctx.find_object(AppContext), name, value)
-
-    return callback
-
-
-def common_options(command: F) -> F:
-    """Add -v, -q and --no-color, which set fields of the `AppContext`."""
-    for option in (
-        click.option(
-            "--no-color", is_flag=True, expose_value=False, callback=_set("no_color"), help="No colours."
-        ),
-        click.option(
-            "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_set("quiet"),
-            help="Only errors on standard error.",
-        ),
-        click.option(
-            "-v", "--verbose", count=True, expose_value=False, is_eager=True, callback=_set("verbosity"),
-            help="Usage, cost and retries on standard error; -vv adds tracebacks.",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
-
-class HintedUsageError(click.UsageError):
-    """A usage error with a hint before that of click."""
-
-    def __init__(self, error: click.UsageError, hint: str) -> None:
-        super().__init__(error.format_message(), ctx=error.ctx)
-        self.hint = hint
-
-
-def run_command(*args: str) -> str:
-    """Return `tinyagent run` with these arguments for a message, shortened to one line."""
-    shown = (one_line(arg, 60) for arg in args)
-    return " ".join(("tinyagent run", *(arg if _PLAIN(arg) else _quoted(arg) for arg in shown)))
-
-
-_PLAIN = re.compile(r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*").fullmatch
-"""Words that need no quotes: options, placeholders, paths and models."""
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if not set(text) & set('"$`\\!') else "'" + text.replace("'", "'\\''") + "'"
-
-
-def _nearest(name: str, known: list[str]) -> str | None:
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(name, known, 1)), None)
-
-
-class LazyGroup(click.Group):
-    """A group that imports some commands late. `late` maps their names to modules with a `command`."""
-
-    def __init__(self, *args: Any, late: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._late = late
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*super().list_commands(ctx), *self._late]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._late:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = import_module(self._late[cmd_name]).command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        known = self.list_commands(ctx)
-        near = None if name in known or name.startswith("-") else _nearest(name, known)
-        if near is not None and not ctx.resilient_parsing:
-            raise click.UsageError(f"No such command {one_line(name, 60)!r}. Did you mean {near!r}?", ctx=ctx)
-        return super().resolve_command(ctx, args)
+__all__ = ["RootGroup", "root"]
 
 
 class RootGroup(click.Group):
@@ -132,8 +34,7 @@ class RootGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
-            return command
+            return import_command(COMMANDS[cmd_name][0], cmd_name)
         if cmd_name in self._plugin_commands():
             from .plugins.manager import PluginManager
             from .run.kernel_guards import protect_memory
@@ -147,7 +48,7 @@ class RootGroup(click.Group):
         return None
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         words = list(args)
         try:
@@ -170,7 +71,7 @@ class RootGroup(click.Group):
             raise_on_sigint()
         return found
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except SystemExit as error:
@@ -181,7 +82,7 @@ class RootGroup(click.Group):
             raise plugin_exit(error) from error
 
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
-        near = None if " " in name else _nearest(name, self.list_commands(ctx))
+        near = None if " " in name else nearest(name, self.list_commands(ctx))
         meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"
         raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)
 
@@ -193,7 +94,7 @@ class RootGroup(click.Group):
             with formatter.section("Commands of plugins"):
                 formatter.write_dl([(name, one_line(from_whom(plugins[name]))) for name in sorted(plugins)])
 
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
         plugins = self._plugin_commands()
@@ -226,15 +127,6 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
         click.echo(f"tinyagent {version()}")
         ctx.exit()
-
-
-def need_command(ctx: click.Context) -> None:
-    """Show the help of a group without a command as a usage error (exit code 2)."""
-    if ctx.invoked_subcommand is None:
-        app = ctx.find_object(AppContext)
-        assert app is not None
-        app.show(ctx.get_help())
-        ctx.exit(2)
 
 
 @click.group(cls=RootGroup, invoke_without_command=True, context_settings=CONTEXT)

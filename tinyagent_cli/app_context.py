@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .config import environment as settings
+from .config.environment import variable
 from .terminal.sanitise import clean
 
 __all__ = ["AppContext"]
@@ -62,7 +62,7 @@ class AppContext:
     @property
     def color(self) -> bool:
         """Whether standard error is a terminal that shows colours."""
-        if self.no_color or settings.variable("NO_COLOR") or settings.variable("TERM") == "dumb":
+        if self.no_color or variable("NO_COLOR") or variable("TERM") == "dumb":
             return False
         return self.stderr_is_terminal
 

@@ -11,9 +11,7 @@ from collections.abc import Sequence
 
 from .app_context import AppContext
 
-__all__ = ["COMPLETION_VARIABLE", "dispatch"]
-
-COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
+__all__ = ["dispatch"]
 
 
 def dispatch(args: Sequence[str]) -> int:
@@ -33,9 +31,10 @@ def _run(app: AppContext) -> int:
     from click.exceptions import Exit
 
     from .app import root
-    from .config import environment as settings
+    from .config.environment import variable
+    from .shell_completion import COMPLETION_VARIABLE
 
-    completion = settings.variable(COMPLETION_VARIABLE)
+    completion = variable(COMPLETION_VARIABLE)
     if completion:
         from click.shell_completion import shell_complete
 

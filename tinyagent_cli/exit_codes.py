@@ -9,7 +9,7 @@ import click
 
 from tinyagent import errors
 
-from .run.signals import Interrupted, RunTimeoutError, StopRun
+from .terminal.signals import Interrupted, RunTimeoutError, StopRun
 from .terminal.standard_output import StandardOutputError
 
 __all__ = [

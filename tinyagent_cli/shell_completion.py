@@ -5,19 +5,29 @@ A model's id is known if it is in the configuration, is a default, or was listed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .plugins.discovery import find, installed
 
 if TYPE_CHECKING:
     import click
+    from click.shell_completion import CompletionItem
 
     from .config.settings import Settings
 
-__all__ = ["complete_models", "complete_plugins", "complete_providers", "complete_tools"]
+__all__ = [
+    "COMPLETION_VARIABLE",
+    "complete_models",
+    "complete_plugins",
+    "complete_providers",
+    "complete_tools",
+]
+
+COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
+"""The environment variable in which the script of a shell asks for completions."""
 
 
-def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete installed tool plugins; the shell completes paths."""
     from click.shell_completion import CompletionItem
 

@@ -90,14 +90,14 @@ class Terminal:
         return bool(data)
 
 
-class Zygote:
-    """The process that forks; see `zygote.py`."""
+class ForkServer:
+    """The process that forks; see `fork_server.py`."""
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(SECONDS)
         self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("zygote.py"), str(theirs.fileno())],
+            [sys.executable, Path(__file__).with_name("fork_server.py"), str(theirs.fileno())],
             pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         theirs.close()
@@ -128,10 +128,10 @@ def _text(file: IO[bytes]) -> str:
 class Cli:
     """Runs `tinyagent` in the directory `work`."""
 
-    def __init__(self, work: Path, home: Path, zygote: Zygote) -> None:
+    def __init__(self, work: Path, home: Path, fork_server: ForkServer) -> None:
         self.work = work
         self.home = home
-        self._zygote = zygote
+        self._fork_server = fork_server
         self.path = [str(ROOT)]
         self._open: list[subprocess.Popen[bytes]] = []
 
@@ -152,7 +152,7 @@ class Cli:
                 "env": self.environment(environment),
                 "path": self.path[1:],
             }
-            code = self._zygote.run(request, [source.fileno(), out.fileno(), err.fileno()])
+            code = self._fork_server.run(request, [source.fileno(), out.fileno(), err.fileno()])
             result = Done(code, *(_text(file) for file in (out, err)))
         if "-vv" not in args:
             assert "Traceback" not in result.err, result.err
@@ -238,19 +238,19 @@ class Cli:
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
+def fork_server() -> Iterator[ForkServer]:
     """One for all tests."""
-    made = Zygote()
+    made = ForkServer()
     yield made
     made.close()
 
 
 @pytest.fixture
-def cli(tmp_path: Path, zygote: Zygote) -> Iterator[Cli]:
+def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     """The command line in an empty directory."""
     work = tmp_path / "work"
     work.mkdir()
-    made = Cli(work, tmp_path / "home", zygote)
+    made = Cli(work, tmp_path / "home", fork_server)
     yield made
     made.close()
 

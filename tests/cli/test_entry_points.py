@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tinyagent_cli.config.files import names_a_file
 from tinyagent_cli.plugins import discovery as entry_points
-from tinyagent_cli.plugins.discovery import EntryPoint, find, names_a_file, scan
+from tinyagent_cli.plugins.discovery import EntryPoint, find, scan
 
 
 def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = "dist-info") -> Path:

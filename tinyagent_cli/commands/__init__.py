@@ -1,1 +1,15 @@
-"""One file a command: options, checks, and the call to what does it."""
+"""The sub-commands, one module each, and the table of them."""
+
+__all__ = ["COMMANDS"]
+
+COMMANDS = {
+    "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
+    "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
+    "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
+    "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
+    "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),
+    "doctor": ("tinyagent_cli.commands.doctor", "Find problems and show how to solve them."),
+    "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of the output."),
+    "completion": ("tinyagent_cli.commands.completion", "Print the completion script for a shell."),
+}
+"""Name -> module, which has the command as an attribute of this name, and its line in the help."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options, need_command
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.terminal.sanitise import visible_line
 from tinyagent_cli.terminal.tables import print_json, print_table
+
+from .options import CONTEXT, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.approval_store import ApprovalStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options
+from .options import CONTEXT, common_options
 
 __all__ = ["completion"]
 
@@ -23,7 +23,7 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     from click.shell_completion import get_completion_class
 
-    from tinyagent_cli.dispatch import COMPLETION_VARIABLE
+    from tinyagent_cli.shell_completion import COMPLETION_VARIABLE
 
     kind = get_completion_class(shell)
     assert kind is not None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options
 from tinyagent_cli.app_context import AppContext
+
+from .options import CONTEXT, common_options
 
 __all__ = ["command", "doctor"]
 

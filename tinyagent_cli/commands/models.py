@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options, need_command
 from tinyagent_cli.shell_completion import complete_providers
 from tinyagent_cli.terminal.tables import print_json, print_table
+
+from .options import CONTEXT, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
@@ -49,7 +50,7 @@ def list_models(provider: str | None, as_json: bool) -> None:
             print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
         return
     from tinyagent_cli.config import catalogue as model_cache
-    from tinyagent_cli.sinks.output import take_stdin, take_stdout
+    from tinyagent_cli.terminal.output import take_stdin, take_stdout
 
     take_stdin()
     output = take_stdout()  # a plugin may print

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import click
 
-from tinyagent_cli.app import common_options
 from tinyagent_cli.app_context import AppContext
+
+from . import COMMANDS
+from .options import common_options
 
 __all__ = ["command"]
 
@@ -27,11 +29,11 @@ def command(app: AppContext, name: str, kind: str, folder: str | None) -> None:
 
     NAME is what users type: after -t, before the slash of -m, or as the command.
     """
-    from tinyagent_cli.plugins import scaffold as plugin_templates
+    from tinyagent_cli.plugins import scaffold
 
-    name = plugin_templates.check_name(name, kind)
+    name = scaffold.check_name(name, kind, COMMANDS)
     place = Path(folder) if folder is not None else Path(f"tinyagent-{name}")
-    for path in plugin_templates.write(place, name, kind):
+    for path in scaffold.write(place, name, kind):
         click.echo(str(place / path))
     quoted = shlex.quote(str(place))
     app.note(f"Test it: cd {quoted} && python -m pytest   Use it: tinyagent plugins install -e {quoted}")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tinyagent_cli.app import CONTEXT, LazyGroup, common_options, need_command
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.plugins.discovery import EntryPoint, find
 from tinyagent_cli.shell_completion import complete_plugins
 from tinyagent_cli.terminal.tables import print_json, print_table
+
+from .options import CONTEXT, LazyGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.installer import Changes
@@ -19,12 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["plugins"]
 
 
-@click.group(
-    cls=LazyGroup,
-    late={
+class PluginsGroup(LazyGroup):
+    """The group `plugins`."""
+
+    late = {  # noqa: RUF012
         "new": "tinyagent_cli.commands.new_plugin",
         "doctor": "tinyagent_cli.commands.doctor",
-    },
+    }
+
+
+@click.group(
+    cls=PluginsGroup,
     invoke_without_command=True,
     context_settings=CONTEXT,
 )

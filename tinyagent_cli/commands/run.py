@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
-from tinyagent_cli.app import CONTEXT, HintedUsageError, common_options, run_command
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_models, complete_tools
+from tinyagent_cli.terminal.command_line import run_command
+
+from .options import CONTEXT, HintedUsageError, common_options
 
 __all__ = ["run"]
 
@@ -44,7 +46,7 @@ class RunCommand(click.Command):
         before_dashes = args[: args.index("--")] if "--" in args else args
         as_jsonl = lenient.params.get("jsonl") or "--jsonl" in before_dashes
         if as_jsonl or lenient.params.get("output"):
-            from tinyagent_cli.run.driver import record_failure
+            from tinyagent_cli.run.records import record_failure
 
             record_failure(as_jsonl, lenient.params.get("output"), error)
 

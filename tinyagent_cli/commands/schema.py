@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options, need_command
+from .options import CONTEXT, common_options, need_command
 
 __all__ = ["schema"]
 

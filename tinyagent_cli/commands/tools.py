@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
-from tinyagent_cli.app import CONTEXT, common_options, need_command
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
+
+from .options import CONTEXT, common_options, need_command
 
 __all__ = ["tools"]
 
@@ -50,7 +51,7 @@ def show_tools(name: str, as_json: bool) -> None:
     Invisible characters are written out: the model reads them, so you should see them.
     """
     from tinyagent import _json
-    from tinyagent_cli.sinks.output import take_stdin, take_stdout
+    from tinyagent_cli.terminal.output import take_stdin, take_stdout
     from tinyagent_cli.terminal.sanitise import visible, visible_line
 
     take_stdin()

@@ -14,13 +14,13 @@ import msgspec
 
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config
-from tinyagent_cli.plugins.discovery import names_a_file
 
 __all__ = [
     "ProviderTable",
     "RunTable",
     "ToolTable",
     "UserFile",
+    "names_a_file",
     "read_keys",
     "read_project_file",
     "read_user_file",
@@ -109,6 +109,11 @@ class ProjectFile(_Table, frozen=True):
     """A `tinyagent.toml` in the working directory."""
 
     run: ProjectRunTable = ProjectRunTable()
+
+
+def names_a_file(name: str) -> bool:
+    """Whether `-t NAME` means a Python file (`FILE.py`, `FILE.py:TOOL`, anything with a slash)."""
+    return name.endswith(".py") or ".py:" in name or "/" in name or "\\" in name
 
 
 def split_model(text: str) -> tuple[str, str]:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tinyagent import _json
 from tinyagent._stream.servers import SERVERS
-from tinyagent.agent_types import JsonObject, JsonValue, Model, Provider
+from tinyagent.agent_types import JsonObject
 from tinyagent.errors import (
     ConfigurationError,
-    MissingKeyError,
     NotConfiguredError,
-    PluginError,
-    TinyAgentError,
 )
 from tinyagent_cli.exit_codes import InputError
-from tinyagent_cli.plugins import builtin as builtin_plugins
-from tinyagent_cli.plugins.manager import PluginManager
 
 from .files import split_model
 from .settings import Settings
 
-__all__ = ["Choice", "choose", "parse_options", "resolve"]
+__all__ = ["Choice", "choose", "parse_options"]
 
 
 class Choice(NamedTuple):
@@ -62,40 +57,6 @@ def choose(flag: str | None, settings: Settings) -> Choice:
         "  tinyagent run -m ollama/MODEL …        a server on this machine\n"
         f'To keep a choice: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
     )
-
-
-def resolve(
-    choice: Choice,
-    settings: Settings,
-    plugins: PluginManager,
-    options: Mapping[str, JsonValue],
-    warn: Callable[[str], None],
-) -> tuple[Provider, Model, str | None]:
-    """The provider, its model and its key.
-
-    Raises:
-        TinyAgentError: there is no such provider or no key, or the provider cannot make the model.
-    """
-    if choice.provider == "replay":
-        provider = builtin_plugins.replay(choice.model_id, warn)
-    else:
-        provider = plugins.provider(choice.provider)
-    try:
-        model = provider.make_model(choice.model_id, options)
-    except TinyAgentError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"The provider {provider.name!r} cannot make a model of {choice.model_id!r}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    key = settings.api_key(provider.name, provider.api_key_env)
-    if key is None and provider.api_key_env is not None:
-        raise MissingKeyError(
-            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set.",
-            hint=f"Set it: export {provider.api_key_env}=…   Or try without a key: -m demo",
-        )
-    return provider, model, key
 
 
 def parse_options(pairs: Iterable[str]) -> JsonObject:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from tinyagent_cli.config import environment as settings
+from tinyagent_cli.config.environment import allowed_plugins
 
-__all__ = ["GROUPS", "EntryPoint", "find", "installed", "names_a_file", "normalised", "scan"]
+__all__ = ["GROUPS", "EntryPoint", "find", "installed", "normalised", "scan"]
 
 GROUPS = ("tools", "providers", "commands", "hooks")
 """What follows `tinyagent.` in the groups that we read."""
@@ -36,14 +36,9 @@ class EntryPoint(NamedTuple):
         return f"{self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
 
 
-def names_a_file(name: str) -> bool:
-    """Whether `-t NAME` means a Python file (`FILE.py`, `FILE.py:TOOL`, anything with a slash)."""
-    return name.endswith(".py") or ".py:" in name or "/" in name or "\\" in name
-
-
 def find(group: str | None = None) -> list[EntryPoint]:
     """The entry points of a group, or all, that TINYAGENT_PLUGINS lets through; sorted."""
-    allowed = settings.allowed_plugins()
+    allowed = allowed_plugins()
     return [
         entry
         for entry in scan(tuple(sys.path))

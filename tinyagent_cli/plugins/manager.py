@@ -21,11 +21,12 @@ from tinyagent import hookspecs
 from tinyagent._tool_schemas import tool_schema
 from tinyagent.agent_types import AgentEvent, AgentTool, Provider
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
-from tinyagent_cli.run.signals import StopRun
+from tinyagent_cli.config.files import names_a_file
+from tinyagent_cli.terminal.signals import StopRun
 from tinyagent_cli.version import DISTRIBUTION
 
 from . import builtin as builtin_plugins
-from .discovery import EntryPoint, find, names_a_file, normalised
+from .discovery import EntryPoint, find, normalised
 from .failures import BUILT_IN, CONFIGURED, FILE, failure
 from .tool_sources import ToolSource, import_file, module_name
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tinyagent.errors import MissingKeyError, NotConfiguredError
-from tinyagent_cli.sinks.output import take_stdin, take_stdout
+from tinyagent_cli.terminal.output import take_stdin, take_stdout
 
 from .discovery import EntryPoint
 from .failures import status

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Container
 from pathlib import Path
 
 from tinyagent_cli.exit_codes import InputError
@@ -21,11 +22,16 @@ _TAKEN = {"call", "click", "hookimpl", "reply", "text", "tinyagent", "tool", "wo
 """Names that the templates use themselves."""
 
 
-def check_name(given: str, kind: str) -> str:
-    """The name of the plugin, without a `tinyagent-` before it.
+def check_name(given: str, kind: str, commands: Container[str]) -> str:
+    """Return the name of the plugin, without a `tinyagent-` before it.
+
+    Args:
+        given: The name that the user has typed.
+        kind: One of `KINDS`.
+        commands: The built-in commands, whose names are taken.
 
     Raises:
-        InputError: it cannot be the name of a plugin of this kind.
+        InputError: It cannot be the name of a plugin of this kind.
     """
     name = given.removeprefix("tinyagent-")
     why = None
@@ -38,11 +44,8 @@ def check_name(given: str, kind: str) -> str:
 
         if name in builtin_plugins.NAMES:
             why = "a provider of that name is built in"
-    elif kind == "command":
-        from tinyagent_cli.app import COMMANDS
-
-        if name in COMMANDS:
-            why = "that command is built in"
+    elif kind == "command" and name in commands:
+        why = "that command is built in"
     if why is not None:
         raise InputError(f"{given!r} cannot be the name of the plugin: {why}.", hint="For example: weather")
     return name

@@ -22,9 +22,10 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from tinyagent_cli.terminal.signals import Interrupted, RunTimeoutError, StopRun
+
 from .kernel_guards import ExitTimer, kill_on_second
 from .process_exit import exit_now
-from .signals import Interrupted, RunTimeoutError, StopRun
 
 if TYPE_CHECKING:
     import asyncio

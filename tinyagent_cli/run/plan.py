@@ -25,6 +25,7 @@ from tinyagent_cli.plugins.manager import Hook, PluginManager, SinkFactory
 from tinyagent_cli.plugins.tool_sources import ToolSource
 
 from .lifetime import Lifetime
+from .model import resolve_model
 from .prompt_input import StandardInput, build_prompt, read_file, read_files
 from .tool_limits import output_limits, with_timeouts
 
@@ -130,7 +131,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
     plugins = PluginManager.from_settings(found)
     model_options = {**run.options, **model_choice.parse_options(options.options)}
-    provider, model, api_key = model_choice.resolve(choice, found, plugins, model_options, app.warn)
+    provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
     _set_transport(app, model, options.transport, run.transport)
     moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
     if moved is not None:

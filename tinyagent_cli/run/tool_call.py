@@ -21,7 +21,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import settings as configuration
 from tinyagent_cli.exit_codes import InputError, describe
 from tinyagent_cli.plugins.manager import PluginManager
-from tinyagent_cli.sinks.output import Output, take_stdin, take_stdout
+from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
 
 from .approvals import Approvals

@@ -20,9 +20,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from tinyagent.agent_types import AgentToolResult, JsonObject, ToolCallDecision, ToolCallInfo
+from tinyagent_cli.terminal.signals import StopRun
 
 from .approvals import Approvals
-from .signals import StopRun
 from .tool_limits import cap
 
 if TYPE_CHECKING:

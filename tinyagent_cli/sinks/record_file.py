@@ -17,8 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tinyagent_cli.exit_codes import InputError, WriteError
-
-from .output import Output
+from tinyagent_cli.terminal.output import Output
 
 __all__ = ["RecordFile", "refuse_inputs", "refuse_standard_output"]
 

@@ -11,7 +11,7 @@ import click
 from .sanitise import one_line
 
 if TYPE_CHECKING:
-    from tinyagent_cli.sinks.output import Output
+    from .output import Output
 
 __all__ = ["print_json", "print_table"]
 

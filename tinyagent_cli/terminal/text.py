@@ -11,8 +11,8 @@ from tinyagent.agent_types import (
     MessageStartEvent,
     MessageUpdateEvent,
 )
-from tinyagent_cli.sinks.output import Output
 
+from .output import Output
 from .sanitise import Sanitizer
 
 __all__ = ["TextRenderer"]

@@ -1,0 +1,108 @@
+"""What the commands share: the options -v, -q and --no-color, and groups whose commands are imported late."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TypeVar
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.terminal.sanitise import one_line
+
+__all__ = [
+    "CONTEXT",
+    "HintedUsageError",
+    "LazyGroup",
+    "common_options",
+    "import_command",
+    "nearest",
+    "need_command",
+]
+
+F = TypeVar("F", bound=Callable[..., object])
+
+CONTEXT: dict[str, object] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def _set(name: str) -> Callable[[click.Context, click.Parameter, object], None]:
+    def callback(ctx: click.Context, param: click.Parameter, value: object) -> None:
+        if value and not ctx.resilient_parsing:
+            setattr(ctx.find_object(AppContext), name, value)
+
+    return callback
+
+
+def common_options(command: F) -> F:
+    """Add -v, -q and --no-color, which set fields of the `AppContext`."""
+    for option in (
+        click.option(
+            "--no-color", is_flag=True, expose_value=False, callback=_set("no_color"), help="No colours."
+        ),
+        click.option(
+            "-q", "--quiet", is_flag=True, expose_value=False, is_eager=True, callback=_set("quiet"),
+            help="Only errors on standard error.",
+        ),
+        click.option(
+            "-v", "--verbose", count=True, expose_value=False, is_eager=True, callback=_set("verbosity"),
+            help="Usage, cost and retries on standard error; -vv adds tracebacks.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+class HintedUsageError(click.UsageError):
+    """A usage error with a hint before that of click."""
+
+    def __init__(self, error: click.UsageError, hint: str) -> None:
+        super().__init__(error.format_message(), ctx=error.ctx)
+        self.hint = hint
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """Return the known name that is most similar to `name`; None if no name is."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, 1)), None)
+
+
+def import_command(module: str, name: str) -> click.Command:
+    """Import a command from its module."""
+    command = getattr(import_module(module), name)
+    assert isinstance(command, click.Command)
+    return command
+
+
+class LazyGroup(click.Group):
+    """A group that imports some commands late. `late` maps their names to modules with a `command`."""
+
+    late: Mapping[str, str] = {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *self.late]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.late:
+            return super().get_command(ctx, cmd_name)
+        return import_command(self.late[cmd_name], "command")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(ctx)
+        near = None if name in known or name.startswith("-") else nearest(name, known)
+        if near is not None and not ctx.resilient_parsing:
+            raise click.UsageError(f"No such command {one_line(name, 60)!r}. Did you mean {near!r}?", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+
+def need_command(ctx: click.Context) -> None:
+    """Show the help of a group without a command as a usage error (exit code 2)."""
+    if ctx.invoked_subcommand is None:
+        app = ctx.find_object(AppContext)
+        assert app is not None
+        app.show(ctx.get_help())
+        ctx.exit(2)

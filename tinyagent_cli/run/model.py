@@ -1,0 +1,48 @@
+"""The provider, the model and the key of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from tinyagent.agent_types import JsonValue, Model, Provider
+from tinyagent.errors import MissingKeyError, PluginError, TinyAgentError
+from tinyagent_cli.config.model_choice import Choice
+from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.plugins import builtin as builtin_plugins
+from tinyagent_cli.plugins.manager import PluginManager
+
+__all__ = ["resolve_model"]
+
+
+def resolve_model(
+    choice: Choice,
+    settings: Settings,
+    plugins: PluginManager,
+    options: Mapping[str, JsonValue],
+    warn: Callable[[str], None],
+) -> tuple[Provider, Model, str | None]:
+    """The provider, its model and its key.
+
+    Raises:
+        TinyAgentError: there is no such provider or no key, or the provider cannot make the model.
+    """
+    if choice.provider == "replay":
+        provider = builtin_plugins.replay(choice.model_id, warn)
+    else:
+        provider = plugins.provider(choice.provider)
+    try:
+        model = provider.make_model(choice.model_id, options)
+    except TinyAgentError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The provider {provider.name!r} cannot make a model of {choice.model_id!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    key = settings.api_key(provider.name, provider.api_key_env)
+    if key is None and provider.api_key_env is not None:
+        raise MissingKeyError(
+            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set.",
+            hint=f"Set it: export {provider.api_key_env}=…   Or try without a key: -m demo",
+        )
+    return provider, model, key

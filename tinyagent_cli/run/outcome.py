@@ -1,0 +1,82 @@
+"""What a run has come to: its cost, its summary, and the error of a run without an answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitError, TinyAgentError
+from tinyagent_cli.exit_codes import ToolsRefusedError
+
+if TYPE_CHECKING:
+    from tinyagent.agent_types import Usage
+
+    from .plan import Plan
+    from .progress import Progress
+
+__all__ = ["add_cost", "in_terms_of_options", "summary"]
+
+
+def add_cost(plan: Plan, progress: Progress) -> None:
+    """Estimate the cost of the run if the provider does not report it."""
+    usage = progress.usage
+    if usage is None or usage.get("cost") is not None:
+        return
+    from tinyagent._prices import estimate_cost
+
+    cost = estimate_cost(plan.model, usage)
+    if cost is not None:
+        progress.usage = {**usage, "cost": cost, "cost_estimated": True}
+
+
+def summary(plan: Plan, progress: Progress) -> str:
+    """Return one line with the model, the tokens, the cost, the turns and the seconds of a run."""
+    usage: Usage = progress.usage or {}
+    names = dict.fromkeys((plan.model.provider, plan.model.id))
+    parts = ["/".join(filter(None, names))]
+    if usage:
+        parts.append(f"{usage.get('input', 0)} tokens in, {usage.get('output', 0)} out")
+    cost = usage.get("cost")
+    if cost:
+        about = "about " if usage.get("cost_estimated") else ""
+        parts.append(f"{about}${cost:.6f}".rstrip("0"))
+    elif usage and cost is None and hasattr(plan.model, "base_url"):
+        parts.append("cost unknown")
+    turns = len(progress.replies)
+    parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
+    parts.append(f"{progress.seconds:.1f} s")
+    return " · ".join(parts)
+
+
+def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: bool) -> TinyAgentError:
+    """Return the error with the names of the options that the user can change.
+
+    Args:
+        error: The error of a run that ended without an answer.
+        plan: The plan of the run.
+        tools_refused: Whether a tool call was refused in the run.
+    """
+    match error:
+        case RunLimitError(limit="max_turns"):
+            return RunLimitError(
+                f"The run was ended after {plan.max_turns} turns (--max-turns) without a final answer.",
+                limit="max_turns",
+            )
+        case RunLimitError(limit="repeat"):
+            return RunLimitError(
+                f"The run was ended because {plan.max_repeats} times in a row (--max-repeats) the model "
+                "made the same tool call, or all its tool calls failed.",
+                limit="repeat",
+            )
+        case RunLimitError(limit="budget"):
+            return RunLimitError(
+                f"The run reached its budget of ${plan.max_cost:g} (--max-cost) without a final answer.",
+                limit="budget",
+            )
+        case OutputTruncatedError():
+            error.hint = "Allow more with --max-tokens, or ask for less."
+        case EmptyReplyError() if tools_refused:
+            return ToolsRefusedError(
+                "The model gave no answer after its tool calls were refused.",
+                hint="Allow a tool with --allow NAME, or all of them with -y.",
+            )
+    return error

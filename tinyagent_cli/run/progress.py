@@ -1,0 +1,46 @@
+"""The state of a run so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tinyagent._stream.message_checks import is_assistant
+from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, AssistantMessage, RunLimit, Usage
+
+if TYPE_CHECKING:
+    from .lifetime import Lifetime
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A listener that keeps what the result line and the summary need.
+
+    Args:
+        lifetime: The clock of the command; without it, `seconds` is 0.
+
+    Attributes:
+        messages: The messages of the run, once it has ended.
+        limit: The limit that ended the run, if one did.
+        usage: The tokens and the cost of the run; None if the provider reports no usage.
+    """
+
+    def __init__(self, lifetime: Lifetime | None = None) -> None:
+        self.messages: list[AgentMessage] = []
+        self.limit: RunLimit | None = None
+        self.usage: Usage | None = None
+        self._lifetime = lifetime
+
+    def __call__(self, event: AgentEvent) -> None:
+        if type(event) is AgentEndEvent:
+            self.messages, self.limit, self.usage = event.messages, event.limit, event.usage
+
+    @property
+    def replies(self) -> list[AssistantMessage]:
+        """The assistant's messages."""
+        return [message for message in self.messages if is_assistant(message)]
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the command started."""
+        return self._lifetime.seconds if self._lifetime is not None else 0.0

@@ -1,0 +1,133 @@
+"""The records of a run, which are complete on every way out.
+
+What makes JSON lines is imported late: its types take a while to make, and plain text needs none of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from tinyagent_cli.exit_codes import WriteError
+from tinyagent_cli.terminal.output import Output, take_stdout
+
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from tinyagent_cli.sinks.jsonl import JsonlSink
+    from tinyagent_cli.sinks.record_file import RecordFile
+
+    from .lifetime import Lifetime
+    from .plan import Plan
+
+__all__ = ["Records", "record_failure"]
+
+
+class Records:
+    """The JSON lines of a run: on standard output, in the file of `-o`, or both.
+
+    Each ends with a result line, however the block is left. If the main thread is stuck, `lifetime` ends them
+    from another thread.
+
+    Args:
+        stdout: Standard output, if the JSON lines go there.
+        progress: The state of the run, for the result line.
+        lifetime: The signals and time limit of the command.
+    """
+
+    def __init__(self, stdout: Output | None, progress: Progress, lifetime: Lifetime | None = None) -> None:
+        self.sinks: list[JsonlSink] = []
+        self._progress = progress
+        self._path = ""
+        self._file: RecordFile | None = None
+        self._started = False
+        self._ended = threading.Lock()
+        if stdout is not None:
+            self._add(stdout)
+        if lifetime is not None:
+            lifetime.at_last_resort(self.end)
+
+    def _add(self, output: Output) -> None:
+        from tinyagent_cli.sinks.jsonl import JsonlSink
+
+        self.sinks.append(JsonlSink(output))
+
+    def open_file(
+        self,
+        path: str,
+        inputs: Iterable[tuple[str, str | int | None]] = (),
+        stdout: Output | None = None,
+        *,
+        wait: bool = True,
+    ) -> None:
+        """Also write to this file. It must not be one of `inputs` or standard output.
+
+        A FIFO is opened when it has a reader. Without `wait`, a FIFO without a reader is refused.
+        """
+        from tinyagent_cli.sinks.record_file import RecordFile, refuse_inputs, refuse_standard_output
+
+        refuse_standard_output(path, stdout.fd if stdout is not None else None)
+        refuse_inputs(path, inputs)
+        self._path, self._file = path, RecordFile(path, wait=wait)
+        self._add(self._file.output)
+
+    def begin(self, plan: Plan) -> None:
+        """Write the header. From now on the file replaces an older record."""
+        if self._file is not None:
+            from tinyagent_cli.sinks.record_file import refuse_inputs
+
+            refuse_inputs(self._path, plan.inputs)
+            self._file.start()
+        self._started = True
+        if self.sinks:
+            from .record_lines import header
+
+            for sink in self.sinks:
+                sink.begin(header(plan), plan.history)
+
+    def end(self, error: BaseException | None) -> BaseException | None:
+        """Write the result lines, once. Return `error`, or the error of writing."""
+        if not self._ended.acquire(blocking=False):
+            return error
+        file = self._file
+        keep = file is None or self._started or not file.has_older_record
+        for sink in self.sinks:
+            if keep or file is None or sink.output is not file.output:
+                self._end(sink, error or sink.output.error)
+                error = error or sink.output.error
+        if file is not None:
+            try:
+                file.finish(keep)
+            except WriteError as failed:
+                error = failed if error is None or error is file.output.error else error
+        return error
+
+    def _end(self, sink: JsonlSink, error: BaseException | None) -> None:
+        from .record_lines import header, result
+
+        if not sink.started:
+            sink.begin(header(None))
+        sink.end(result(self._progress, error))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failed = self.end(error)
+        if failed is not None and failed is not error:
+            raise failed
+
+
+def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> None:
+    """Write the record of a run with invalid options. Errors in writing it are ignored."""
+    try:
+        with Records(take_stdout() if as_jsonl else None, Progress()) as records:
+            if path is not None:
+                records.open_file(path, wait=False)
+            raise error
+    except Exception:  # noqa: BLE001 - the caller raises `error`
+        pass

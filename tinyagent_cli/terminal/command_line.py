@@ -1,0 +1,24 @@
+"""Command lines as messages show them, ready to be copied into a shell."""
+
+from __future__ import annotations
+
+import re
+
+from .sanitise import one_line
+
+__all__ = ["run_command"]
+
+_NEEDS_NO_QUOTES = r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*"
+"""Options, placeholders, paths and models."""
+
+
+def run_command(*args: str) -> str:
+    """Return `tinyagent run` with these arguments for a message, shortened to one line."""
+    shown = (one_line(arg, 60) for arg in args)
+    return " ".join(
+        ("tinyagent run", *(arg if re.fullmatch(_NEEDS_NO_QUOTES, arg) else _quoted(arg) for arg in shown))
+    )
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if not set(text) & set('"$`\\!') else "'" + text.replace("'", "'\\''") + "'"
