@@ -1,4 +1,4 @@
-"""The way to a server: this machine in every spelling, proxies, and the certificates that are trusted."""
+"""The connection to a server: addresses of this machine, proxies, and trusted certificates."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent._net import connection as _network
+from tinyagent._net import connection as _connection
 from tinyagent._net.connection import certificate_hint, is_loopback, proxy_for, tls_context
 from tinyagent.errors import ConfigurationError
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No proxy and no certificates are named, and no context is remembered."""
+    """The environment sets no proxy and no certificates, and no TLS context is cached."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_network, "_contexts", {})
+    monkeypatch.setattr(_connection, "_contexts", {})
 
 
 @pytest.mark.parametrize(
@@ -33,8 +33,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         *("::ffff:127.0.0.1", "::ffff:7f00:1", "0.0.0.0", "0", "::"),
     ],
 )
-def test_this_machine_is_recognised_in_every_spelling(host: str) -> None:
-    """What the resolver takes for a loopback address is loopback; so is the unspecified address."""
+def test_addresses_of_this_machine(host: str) -> None:
+    """Loopback addresses in every notation of the resolver are recognised, and the unspecified address."""
     assert is_loopback(host)
 
 
@@ -45,8 +45,8 @@ def test_this_machine_is_recognised_in_every_spelling(host: str) -> None:
         *("127.0.0.1 x", "::2", "fe80::1", "cafe", "dead.beef", "", "::ffff:10.0.0.1"),
     ],
 )
-def test_other_machines_are_not_this_one(host: str) -> None:
-    """A name that only looks like a loopback address is another machine, where http:// is refused."""
+def test_addresses_of_other_machines(host: str) -> None:
+    """A name that only resembles a loopback address is another machine, for which http:// is refused."""
     assert not is_loopback(host)
 
 
@@ -67,7 +67,7 @@ def test_proxies_of_the_environment(
     expected: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Blanks around a proxy's URL do not count, a blank one is none, and this machine has no proxy."""
+    """Blanks around the URL of a proxy are ignored. A blank URL and this machine have no proxy."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert expected == proxy_for(*url)
@@ -103,10 +103,10 @@ def test_proxies_of_the_environment(
         (",", "a.example", 80, False),
     ],
 )
-def test_servers_that_no_proxy_names(
+def test_servers_that_no_proxy_excludes(
     entries: str, host: str, port: int, excluded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`no_proxy` names domains, addresses and networks, with or without a port."""
+    """`no_proxy` contains domains, addresses and networks, with or without a port."""
     monkeypatch.setenv("http_proxy", "http://p:1")
     monkeypatch.setenv("no_proxy", entries)
     assert excluded == (proxy_for("http", host, port) is None)
@@ -137,15 +137,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_hashed_directory_of_the_system_is_used_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A directory of hashed certificates is named to OpenSSL and not read: nothing is parsed at the start."""
+    """OpenSSL gets the path of the hashed directory, so that no certificate is parsed at the start."""
     (tmp_path / "0a1b2c3d.0").touch()
     empty = tmp_path / "empty"
     empty.mkdir()
-    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", ())
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: _paths(empty))
-    assert _network._hashed_directory() is None
-    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path)))
-    assert str(tmp_path) == _network._hashed_directory()
+    assert _connection._hashed_directory() is None
+    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path)))
+    assert str(tmp_path) == _connection._hashed_directory()
     context = tls_context(None)
     assert (0, ssl.CERT_REQUIRED, True) == (
         context.cert_store_stats()["x509"],
@@ -155,16 +155,18 @@ def test_the_hashed_directory_of_the_system_is_used_first(
 
 
 def test_certifi_is_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system without certificates, as a bare container is, trusts those of certifi."""
-    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", ())
-    monkeypatch.setattr(_network, "_SYSTEM_FILES", ())
+    """A system without certificates, such as a minimal container, uses those of certifi."""
+    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr(_connection, "_SYSTEM_FILES", ())
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: _paths(tmp_path))
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda self, purpose: None)
     assert 50 < tls_context(None).cert_store_stats()["x509_ca"]
 
 
-def test_named_certificates_are_the_only_ones(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`ca_file`, and else SSL_CERT_FILE, replace the certificates of the system."""
+def test_configured_certificates_are_the_only_ones(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ca_file`, or else SSL_CERT_FILE, replaces the certificates of the system."""
     assert 1 == tls_context(str(certificate)).cert_store_stats()["x509_ca"]
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     assert 1 == tls_context(None).cert_store_stats()["x509_ca"]
@@ -174,7 +176,7 @@ def test_named_certificates_are_the_only_ones(certificate: Path, monkeypatch: py
 def test_certificates_that_cannot_be_read(
     variable: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error names the file or directory."""
+    """The error has the path of the file or directory."""
     missing = str(tmp_path / "missing")
     if variable is not None:
         monkeypatch.setenv(variable, missing)
@@ -202,5 +204,5 @@ def _paths(directory: Path) -> ssl.DefaultVerifyPaths:
     ],
 )
 def test_a_refused_certificate_has_a_fitting_hint(reason: str, advice: str) -> None:
-    """Advice to set `ca_file` helps neither against a wrong name nor where it has been followed already."""
+    """The hint fits the reason. `ca_file`, for example, does not help against a wrong name."""
     assert advice in certificate_hint(reason)

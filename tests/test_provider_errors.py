@@ -1,4 +1,4 @@
-"""What providers answer when they refuse: the error that it becomes, and what may not be shown of it."""
+"""Error replies of providers: the error that each becomes, and what the message must not show."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def error_of(status: int | None, value: Any) -> TinyAgentError:
     ],
 )
 def test_a_conversation_that_is_too_long_is_named_so(status: int | None, text: str) -> None:
-    """Every provider has its own sentence for it; the error is the same, and is not retried."""
+    """Every provider has its own text for it. The error is the same, and is not retried."""
     error = error_of(status, {"error": {"message": text}} if text else "")
     assert (ContextOverflowError, False) == (type(error), getattr(error, "retryable", None))
 
@@ -92,7 +92,7 @@ def test_a_conversation_that_is_too_long_is_named_so(status: int | None, text: s
     ],
 )
 def test_other_limits_are_not_an_overflow(status: int | None, text: str) -> None:
-    """To shorten the conversation would not help: another number is too large."""
+    """Another number is too large, so a shorter conversation would not help."""
     assert not isinstance(error_of(status, {"error": {"message": text}}), ContextOverflowError)
 
 
@@ -125,7 +125,7 @@ def test_other_limits_are_not_an_overflow(status: int | None, text: str) -> None
     ],
 )
 def test_a_refused_key_is_an_authentication_error(status: int | None, body: Any) -> None:
-    """xAI and Gemini refuse a wrong key with 400: the words and the codes say what it is."""
+    """xAI and Gemini refuse a wrong key with 400. The text and the codes show the reason."""
     error = error_of(status, body)
     assert (AuthenticationError, status) == (type(error), getattr(error, "status", None))
 
@@ -154,7 +154,7 @@ def test_a_refused_key_is_an_authentication_error(status: int | None, body: Any)
 def test_an_account_without_credit_is_not_asked_again(
     status: int | None, error: Any, kind: type[ProviderError]
 ) -> None:
-    """Waiting does not fill an account, so the request is not retried and the hint says what to do."""
+    """A wait does not add credit, so the request is not retried, and the hint has what to do."""
     found = error_of(status, {"error": error})
     assert isinstance(found, ProviderError)
     assert (kind, False) == (type(found), found.retryable)
@@ -162,7 +162,7 @@ def test_an_account_without_credit_is_not_asked_again(
 
 
 def test_a_rate_limit_that_borrows_the_words_of_a_quota_is_retried() -> None:
-    """Gemini limits requests a minute with OpenAI's sentence for an empty account, and a time to wait."""
+    """Gemini uses OpenAI's text for an empty account for a rate limit, with a time to wait."""
     text = (
         "You exceeded your current quota, please check your plan and billing details. Please retry in 31 s."
     )
@@ -190,7 +190,7 @@ async def test_insufficient_quota_is_asked_for_once(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_request_that_a_filter_refused(status: int, body: Any) -> None:
-    """A filter that refuses the request is no bad key and no bad request."""
+    """A request that a content filter refuses is neither a wrong key nor a malformed request."""
     assert ContentFilterError is type(error_of(status, body))
 
 
@@ -232,5 +232,5 @@ def test_secrets_are_redacted(text: str) -> None:
     ],
 )
 def test_what_is_no_secret_is_shown(text: str) -> None:
-    """An error message stays readable."""
+    """A long error message is shortened."""
     assert text == redact(text)
