@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import codecs
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import IO, Protocol, TypeAlias, cast, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import IO, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 from msgspec import UNSET
@@ -57,7 +57,7 @@ from .records import (
     TurnEndLine,
     TurnStartLine,
 )
-from .state import ABSENT, BODY_KEYS, State, empty_message, event_at
+from .state import ABSENT, BODY_KEYS, State, empty_message
 
 __all__ = ["Decoder", "messages", "read", "read_records"]
 
@@ -69,7 +69,6 @@ CHUNK_BYTES = 64 * 1024
 
 _HINT = "Use the output of `tinyagent run --jsonl`: it has one JSON object per line."
 _LINE_START = b'{"type":'
-_DELTA_BLOCKS = {"text_delta": "text", "thinking_delta": "thinking", "tool_call_delta": "tool_call"}
 
 _LineWithoutUpdate: TypeAlias = (
     SessionRecord
@@ -91,8 +90,8 @@ _ParsedLine: TypeAlias = LineStruct | SkippedUpdateLine
 _parser: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(LineStruct)
 _parser_without_updates: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(_LineWithoutUpdate)
 
-# `event_at` for the short path; a cast of each event would take time.
-_typed_event_at = cast(Callable[[Trace, JsonDict], AssistantMessageEvent], event_at)
+_new_event: Callable[[JsonDict], Any] = BuilderEvent
+"""An event from JSON: its fields are not checked."""
 
 
 class Decoder:
@@ -121,9 +120,7 @@ class Decoder:
         """
         self.line_number += 1
         parsed = self._parse(line)
-        if parsed is None:
-            return []
-        return self._records_of(parsed)
+        return [] if parsed is None else list(self._restore((parsed,), self.line_number))
 
     def decode_chunk(self, chunk: bytes | str) -> Iterator[Record]:
         """Yield the records of whole lines. Each line ends with LF.
@@ -136,36 +133,47 @@ class Decoder:
             for text in _split_lines(chunk):
                 yield from self.decode(text)
             return
-        number = self.line_number
+        first_number = self.line_number + 1
         self.line_number += len(parsed)
-        state = self._state
-        for line in parsed:
-            number += 1
+        yield from self._restore(parsed, first_number)
+
+    def _restore(self, lines: Sequence[_ParsedLine], first_number: int) -> Iterator[Record]:
+        """Yield the records of lines. Deltas have a short path; see the class."""
+        state, is_pending = self._state, self._pending is not None
+        # The block of the last delta. Further deltas of it need fewer checks.
+        block: tuple[Trace | None, int, str] = (None, -1, "")
+        for number, line in enumerate(lines, first_number):
             if type(line) is MessageUpdateLine:
-                own = line.assistant_message_event
+                own, trace = line.assistant_message_event, state.trace
                 if (
                     len(own) == 3
-                    and (trace := state.trace) is not None
-                    and (block := _DELTA_BLOCKS.get(own["type"])) is not None
+                    and trace is not None
                     and line.blocks is UNSET
                     and line.envelope is UNSET
                     and line.snapshot is UNSET
                     and line.message is UNSET
+                    and type(index := own.get("content_index")) is int
+                    and type(delta := own.get("delta")) is str
+                    and not is_pending
                 ):
-                    index, delta = own.get("content_index"), own.get("delta")
-                    if (
-                        type(index) is int
-                        and type(delta) is str
-                        and 0 <= index < len(trace)
-                        and trace.type_of(index) == block
-                        and self._pending is None
-                    ):
-                        trace.append(index, delta)
-                        yield MessageUpdateEvent(assistant_message_event=_typed_event_at(trace, own))
+                    known_trace, known_index, known_type = block
+                    if index == known_index and own.get("type") == known_type and trace is known_trace:
+                        is_delta = True
+                    elif is_delta := trace.is_delta(own.get("type"), index):
+                        block = trace, index, own["type"]
+                    if is_delta:
+                        if index != trace.last:
+                            trace.mark(index)
+                        pieces = trace.pieces
+                        pieces.append(delta)
+                        step = _new_event(own)
+                        step.trace = trace
+                        step.count = len(pieces)
+                        yield MessageUpdateEvent(assistant_message_event=step)
                         continue
             self.line_number = number
             yield from self._records_of(line)
-            state = self._state
+            state, is_pending = self._state, self._pending is not None
 
     def close(self) -> list[Record]:
         """Return the `message_start` whose `message_end` is missing, if there is one."""
@@ -493,8 +501,9 @@ def _whole_lines(lines: Lines) -> Iterator[bytes | str]:
     if isinstance(lines, bytes | str):
         return _chunks_of(_decoded((lines,)))
     if isinstance(lines, _BufferedFile):
-        return _chunks_of(_joined(_decoded(_parts_of(lines))))
-    return _decoded(lines)
+        return _joined(_decoded(_parts_of(lines)))
+    # Lines of a list are there already. The lines of other iterables may arrive one by one.
+    return _batched(_decoded(lines)) if isinstance(lines, list) else _decoded(lines)
 
 
 def _parts_of(file: _BufferedFile) -> Iterator[bytes]:
@@ -516,6 +525,26 @@ def _joined(parts: Iterable[bytes | str]) -> Iterator[bytes | str]:
             rest.append(last)
     if rest:
         yield _concatenated(rest)
+
+
+def _batched(lines: Iterable[bytes | str]) -> Iterator[bytes | str]:
+    """Join short lines that end with LF to chunks."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if isinstance(line, bytes) and line.endswith(b"\n"):
+            batch.append(line)
+            size += len(line)
+            if size < CHUNK_BYTES:
+                continue
+            line = b""
+        if batch:
+            yield b"".join(batch)
+            batch, size = [], 0
+        if line:
+            yield line
+    if batch:
+        yield b"".join(batch)
 
 
 def _concatenated(parts: list[bytes | str]) -> bytes | str:

@@ -176,6 +176,10 @@ class Trace:
         """Return the type of a block."""
         return str(self._blocks[index]["type"])
 
+    def is_delta(self, event_type: object, index: int) -> bool:
+        """Whether an event of this type is a delta of this block."""
+        return 0 <= index < len(self._blocks) and event_type == f"{self._blocks[index]['type']}_delta"
+
     def message_at(self, count: int) -> AssistantMessage:
         """Return the message at `count` pieces as a new dict."""
         content = [self.block_at(index, count) for index in range(self.length_at(count))]
