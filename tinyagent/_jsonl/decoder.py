@@ -69,6 +69,7 @@ CHUNK_BYTES = 64 * 1024
 
 _HINT = "Use the output of `tinyagent run --jsonl`: it has one JSON object per line."
 _LINE_START = b'{"type":'
+_LINE_END = b"}\n"
 
 _LineWithoutUpdate: TypeAlias = (
     SessionRecord
@@ -186,18 +187,15 @@ class Decoder:
         """Return the structs of all lines; None if the lines must be parsed one by one.
 
         msgspec accepts a value that continues on the next line, and several values on one line. So the
-        numbers of line feeds, of values and of lines that start like ours must agree.
+        number of line ends of our form must agree with the number of values.
         """
-        if isinstance(chunk, str) or not chunk.startswith(_LINE_START):
-            return None
-        count = chunk.count(b"\n")
-        if chunk.count(b"\n" + _LINE_START) != count - 1:
+        if isinstance(chunk, str) or not (chunk.startswith(_LINE_START) and chunk.endswith(_LINE_END)):
             return None
         try:
             parsed = self._parser.decode_lines(chunk)
         except (msgspec.DecodeError, UnicodeError):
             return None
-        return parsed if len(parsed) == count else None
+        return parsed if chunk.count(_LINE_END + _LINE_START) == len(parsed) - 1 else None
 
     def _parse(self, line: bytes | str) -> _ParsedLine | None:
         """Return the line's struct; None for a blank line or an unknown type."""
