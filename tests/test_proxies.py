@@ -21,7 +21,7 @@ from tinyagent._net import request as _request
 from tinyagent._net.pool import current_pool
 from tinyagent._net.request import HttpRequest, RetryPolicy
 from tinyagent._net.transport import TransportChoice
-from tinyagent.errors import ConfigurationError, ConnectionFailedError, ProviderTimeoutError
+from tinyagent.errors import ConfigurationError, ConnectionFailedError, ProviderError, ProviderTimeoutError
 from tinyagent.testing.server import FakeReply, FakeServer, Hold
 
 ENGINES: tuple[TransportChoice, ...] = ("direct", "httpx")
@@ -370,6 +370,33 @@ async def test_proxies_that_the_direct_engine_does_not_have(
         assert 0 == proxy.connections
 
 
+# ---- an early response --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keeps_alive", [True, False])
+async def test_a_response_before_the_request_is_sent(keeps_alive: bool) -> None:
+    """A server may refuse a large body without reading it. The error has its reason.
+
+    This is a promise of the direct engine only: httpx sends all of the body before it reads.
+    """
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Large\r\ncontent-length: 9\r\n\r\ntoo large")
+        await writer.drain()
+        if keeps_alive:
+            await asyncio.Event().wait()
+
+    async with serving(refuse) as server:
+        for _ in range(2):
+            request = HttpRequest(
+                f"http://127.0.0.1:{server.port}", body=bytes(20_000_000), transport="direct", timeout=5.0
+            )
+            with pytest.raises(ProviderError, match="HTTP 413: too large"):
+                await request.open()
+        assert 2 == server.connections
+
+
 # ---- TLS and HTTP/2 -----------------------------------------------------------------------------------
 
 
@@ -445,6 +472,21 @@ async def test_tls(engine: TransportChoice, certificate: Path) -> None:
         for _ in range(3):
             assert b"hello" == await body_of(url, engine, ca_file=str(certificate))
         assert (1, 3) == (server.connections, len(server.requests))
+
+
+@each
+async def test_a_tls_handshake_that_never_ends(engine: TransportChoice) -> None:
+    """The time-out of the connection ends the handshake, and the connection is closed."""
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
+        while await reader.read(9999):
+            pass
+
+    async with serving(wait) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        with pytest.raises(ProviderTimeoutError, match=r"no connection within 0\.2 s"):
+            await HttpRequest(url, transport=engine, timeout={"connect": 0.2}).open()
+        await server.wait_closed()
 
 
 @each

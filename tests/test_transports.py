@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinyagent._cancel import Aborted, AbortSignal
+from tinyagent._net import pool
 from tinyagent._net import request as _request
 from tinyagent._net.direct import HIGH_WATER
 from tinyagent._net.request import HttpRequest, RetryPolicy
@@ -412,6 +413,21 @@ async def test_a_server_that_closes_an_idle_connection(engine: TransportChoice) 
         assert b"a" == (await outcome_of(request_to(server, engine))).body
         assert b"a" == (await outcome_of(request_to(server, engine))).body
         assert 2 == server.connections
+
+
+@each
+async def test_a_connection_that_was_idle_for_too_long(
+    engine: TransportChoice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed and not used again, because a router may have dropped it without notice."""
+    async with FakeServer(FakeReply([b"a"]), FakeReply([b"b"])) as server:
+        assert b"a" == (await outcome_of(request_to(server, engine))).body
+        monkeypatch.setattr(pool, "KEEP_ALIVE_S", -1.0)
+        assert b"b" == (await outcome_of(request_to(server, engine))).body
+        assert 2 == server.connections
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert 1 == server.open_connections
 
 
 @each

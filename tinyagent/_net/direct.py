@@ -256,10 +256,15 @@ class _Connection(asyncio.BufferedProtocol):
 
     async def aclose(self) -> None:
         """End the response. The connection remains open if the body was read to its end."""
-        if self._complete and not self._body and self._keep_alive and self._failure is None:
+        is_clean = self._complete and not self._body and self._failure is None
+        if is_clean and self._keep_alive and self._is_sent():
             self._busy = False
         else:
             self.abort()
+
+    def _is_sent(self) -> bool:
+        """Whether all of the request was sent. A server may answer, for example with 413, before it reads."""
+        return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Close the socket without waiting for anything."""
@@ -311,7 +316,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the memory for the next read."""
+        """Return the memory for the next read. An event loop may run in one thread after another."""
+        self._buffer = _read_buffer.view
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:

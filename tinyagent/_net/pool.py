@@ -127,13 +127,18 @@ class Pool:
         if self._waiting:
             loop.call_soon(self._continue_some, loop)
 
-    def take(self, route: Route, choice: TransportChoice) -> tuple[Transport, bool]:
-        """Return a transport for a route, and whether it has carried a request before."""
+    async def take(self, route: Route, choice: TransportChoice) -> tuple[Transport, bool]:
+        """Return a transport for a route, and whether it has carried a request before.
+
+        A connection that was idle for too long is not used: a router may have dropped it without notice, and
+        a request on it would then wait for the time-out.
+        """
         idle = self._idle.get((route, choice), [])
         while idle:
-            transport = idle.pop().transport
-            if transport.is_reusable:
+            transport, since = idle.pop()
+            if transport.is_reusable and time.monotonic() - since <= KEEP_ALIVE_S:
                 return transport, True
+            await transport.aclose()
         return make_transport(route, choice), False
 
     async def give_back(self, route: Route, choice: TransportChoice, transport: Transport) -> None:

@@ -463,7 +463,7 @@ class HttpRequest:
         request = Request(self.method, url, self.headers, self.body, self.timeouts.connect)
         pool = await current_pool()
         while True:
-            transport, reused = self._take_transport(pool, route)
+            transport, reused = await self._take_transport(pool, route)
             try:
                 response = await self._send_on(transport, request, route, pool)
             except TransportError as error:
@@ -502,9 +502,9 @@ class HttpRequest:
                 await response.aclose()
             raise
 
-    def _take_transport(self, pool: Pool, route: Route) -> tuple[Transport, bool]:
+    async def _take_transport(self, pool: Pool, route: Route) -> tuple[Transport, bool]:
         if self._http_client is None:
-            return pool.take(route, self._transport_choice)
+            return await pool.take(route, self._transport_choice)
         from .httpx_engine import ClientTransport
 
         return ClientTransport(self._http_client), False
