@@ -126,7 +126,7 @@ def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
         (tmp_path / "none.jsonl", ConfigurationError, "Cannot read the replay .*: No such file"),
         (tmp_path, ConfigurationError, "Is a directory"),
         (other, RecordError, r"the replay .*notes\.txt: line 1 is not JSON"),
-        (empty, ConfigurationError, "holds no reply"),
+        (empty, ConfigurationError, "contains no reply"),
     ):
         with pytest.raises(error, match=says):
             replay_provider(path).make_model(str(path), {})

@@ -1,8 +1,8 @@
 """The provider `demo`: offline and scripted, for a first run without a key, and for tests.
 
-It is no model and says so. It streams word by word and calls real tools: arithmetic in the prompt goes
-to a tool that takes an `expression`, and a tool that the prompt names gets its arguments from the prompt
-(`key=value`, quoted text, numbers). What a tool gave is what the answer says; nothing is made up.
+It is a script, not a model, and its answers say so. It streams word by word and calls real tools: a tool with
+an `expression` parameter gets the arithmetic in the prompt, and a tool that the prompt names gets its
+arguments from the prompt (`key=value`, quoted text, numbers). The answer contains the results of the tools.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from ._tool_schemas import tool_schema
 from .agent_types import (
     AgentTool,
     Context,
+    Message,
     Model,
     ModelIdentity,
     ModelInfo,
     Provider,
     SimpleStreamOptions,
     StreamResponse,
+    ToolResultMessage,
 )
 from .errors import ConfigurationError
 
 __all__ = ["NOTICE", "DemoModel", "demo_provider"]
 
 NOTICE = "demo: a script answers here, not a model; tools are real. Choose a model with -m PROVIDER/ID."
-"""What a program that offers the demo shows beside its answers, on standard error."""
+"""The notice that a program shows on standard error when it uses the demo."""
 
 _SET_UP = """\
 For real answers choose a model:
@@ -44,7 +46,7 @@ To see a tool at work: tinyagent run -m demo -t calc "What is 6 * 7?\""""
 
 @dataclass
 class DemoModel(Model):
-    """The script; `delay` is seconds before each word."""
+    """The model of the demo. `delay` is the time before each word, in seconds."""
 
     provider: str = "demo"
     id: str = "demo"
@@ -53,7 +55,7 @@ class DemoModel(Model):
 
 
 def demo_provider() -> Provider:
-    """The provider; `-O delay=0.05` makes it type slowly."""
+    """Return the provider. With `-O delay=0.05` its words arrive slowly."""
     return Provider(name="demo", stream_fn=_stream, make_model=_make_model, list_models=_list_models)
 
 
@@ -83,34 +85,37 @@ async def _speak(
     builder = MessageBuilder(model)
     delay = getattr(model, "delay", 0.0)
     yield builder.start()
-    said = 0
+    sent_words = 0
     try:
-        for kind, block in _reply(context):
-            if kind == "tool_call":
-                index, event = builder.open_tool_call("", block["name"])
-                pieces = _pieces(_json.encode(block["arguments"]).decode())
-            else:
-                index, event = builder.open_thinking() if kind == "thinking" else builder.open_text()
-                pieces = re.findall(r"\s*\S+", block)
+        for block in _reply(context):
+            match block:
+                case _Call(name=name, arguments=arguments):
+                    index, event = builder.open_tool_call("", name)
+                    pieces = _split(_json.encode(arguments).decode(), 8)
+                case _Thought(text=text):
+                    index, event = builder.open_thinking()
+                    pieces = re.findall(r"\s*\S+", text)
+                case str():
+                    index, event = builder.open_text()
+                    pieces = re.findall(r"\s*\S+", block)
             yield event
             for piece in pieces:
                 async with CancelScope(signal):
                     await asyncio.sleep(delay)
-                said += 1
+                sent_words += 1
                 yield builder.delta(index, piece)
             yield builder.close(index)
     except Aborted:
         yield builder.fail("aborted", "The call was aborted.")
         return
-    heard = _count_words(context)
-    # It has no tokens, so it counts words.
-    usage = {"input": heard, "output": said, "total": heard + said, "cost": 0.0}
-    calls = any(block["type"] == "tool_call" for block in builder.message()["content"])
-    yield builder.done("tool_use" if calls else "stop", usage=usage, finish_reason="scripted")
+    words = _count_words(context)  # it has no tokens
+    usage = {"input": words, "output": sent_words, "total": words + sent_words, "cost": 0.0}
+    has_calls = any(block["type"] == "tool_call" for block in builder.message()["content"])
+    yield builder.done("tool_use" if has_calls else "stop", usage=usage, finish_reason="scripted")
 
 
-def _pieces(text: str) -> list[str]:
-    return [text[begin : begin + 8] for begin in range(0, len(text), 8)]
+def _split(text: str, length: int) -> list[str]:
+    return [text[begin : begin + length] for begin in range(0, len(text), length)]
 
 
 def _count_words(context: Context) -> int:
@@ -118,30 +123,45 @@ def _count_words(context: Context) -> int:
     return sum(len(text.split()) for text in texts)
 
 
-# ---- what it says -----------------------------------------------------------------------------------
-
-Block: TypeAlias = "tuple[str, Any]"
+# ---- the answer -----------------------------------------------------------------------------------
 
 
-def _reply(context: Context) -> list[Block]:
-    messages: list[Any] = list(context.messages)
+@dataclass(frozen=True)
+class _Thought:
+    """A thinking block."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A tool call."""
+
+    name: str
+    arguments: dict[str, object]
+
+
+_Block: TypeAlias = str | _Thought | _Call
+
+
+def _reply(context: Context) -> list[_Block]:
+    messages = list(context.messages)
     asked = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=-1)
     prompt = _text(messages[asked]) if asked >= 0 else ""
     results = [message for message in messages[asked + 1 :] if message["role"] == "tool_result"]
     if results:
-        return [("text", _tell(messages, results))]
+        return [_report(messages, results)]
     tools = list(context.tools or [])
     expressions = list(_arithmetic(prompt))
     calls = _calculations(expressions, tools) or _named_calls(prompt, tools)
     if calls:
-        names = " and ".join(dict.fromkeys(call["name"] for call in calls))
-        thought = f"The prompt can be answered by a tool: {names}."
-        return [("thinking", thought), *(("tool_call", call) for call in calls)]
-    return [("text", _explain(prompt, messages[: max(asked, 0)], tools, expressions))]
+        names = " and ".join(dict.fromkeys(call.name for call in calls))
+        return [_Thought(f"The prompt can be answered by a tool: {names}."), *calls]
+    return [_explain(prompt, messages[: max(asked, 0)], tools, expressions)]
 
 
-def _tell(messages: Sequence[Any], results: Sequence[Any]) -> str:
-    """What the tools gave, in their own words."""
+def _report(messages: Sequence[Message], results: Sequence[ToolResultMessage]) -> str:
+    """Return the results of the tools as text."""
     calls = {
         block["id"]: block["arguments"]
         for message in messages
@@ -149,22 +169,22 @@ def _tell(messages: Sequence[Any], results: Sequence[Any]) -> str:
         for block in message["content"]
         if block["type"] == "tool_call"
     }
-    told = []
+    reports = []
     for result in results:
         name, text = result["tool_name"], _text(result) or "nothing that can be shown as text"
         expression = calls.get(result["tool_call_id"], {}).get("expression")
         subject = expression if isinstance(expression, str) else None
         if result["is_error"]:
-            told.append(f"{name} failed{f' on {subject}' if subject else ''}: {text}")
+            reports.append(f"{name} failed{f' on {subject}' if subject else ''}: {text}")
         elif subject:
-            told.append(f"{subject} = {text}")
+            reports.append(f"{subject} = {text}")
         else:
-            told.append(f"{name}: {text}")
-    return " and ".join(told) if all("\n" not in text for text in told) else "\n".join(told)
+            reports.append(f"{name}: {text}")
+    return (" and " if all("\n" not in text for text in reports) else "\n").join(reports)
 
 
 def _explain(
-    prompt: str, before: Sequence[Any], tools: Sequence[AgentTool], expressions: Sequence[str]
+    prompt: str, before: Sequence[Message], tools: Sequence[AgentTool], expressions: Sequence[str]
 ) -> str:
     parts = [f"You said: {_shorten(prompt)}" if prompt else "You said nothing that I can read."]
     if before:
@@ -189,40 +209,49 @@ def _shorten(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else f"{line[:limit]}…"
 
 
-def _text(message: Any) -> str:
+def _text(message: Message) -> str:
+    """Return the text of a message."""
     content = message.get("content") or []
-    return "\n".join(block["text"] for block in content if block.get("type") == "text")
+    return "\n".join(block["text"] for block in content if block["type"] == "text")
 
 
-# ---- which tools it calls ---------------------------------------------------------------------------
+# ---- the tool calls ---------------------------------------------------------------------------
 
 
-def _calculations(expressions: Sequence[str], tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
-    takers = [tool for tool in tools if "expression" in _properties(tool)]
-    if not takers:
+def _calculations(expressions: Sequence[str], tools: Sequence[AgentTool]) -> list[_Call]:
+    """Return calls that calculate the expressions, if a tool can do that; `calc` is preferred."""
+    names = [tool.name for tool in tools if "expression" in _properties(tool)]
+    if not names:
         return []
-    name = next((tool.name for tool in takers if tool.name == "calc"), takers[0].name)
-    return [{"name": name, "arguments": {"expression": text}} for text in expressions]
+    name = "calc" if "calc" in names else names[0]
+    return [_Call(name, {"expression": text}) for text in expressions]
 
 
-def _named_calls(prompt: str, tools: Sequence[AgentTool]) -> list[dict[str, Any]]:
+def _named_calls(prompt: str, tools: Sequence[AgentTool]) -> list[_Call]:
+    """Return a call of each tool that the prompt names."""
     calls = []
     for tool in tools:
         words = re.escape(tool.name).replace("_", "[_ ]")
         named = re.search(rf"(?<![\w.]){words}(?![\w=])", prompt, re.IGNORECASE)
         if named:
             after = prompt[named.end() :].strip(" \t\n:,.?!")
-            calls.append({"name": tool.name, "arguments": _arguments(tool, prompt, after)})
+            calls.append(_Call(tool.name, _arguments(tool, prompt, after)))
     return calls
 
 
-def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, Any]:
-    """The arguments that the prompt gives; a required one that it does not give is left to the tool."""
+def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, object]:
+    """Find the arguments in the prompt. If a required one is missing, the call fails its validation.
+
+    Args:
+        tool: The tool.
+        prompt: The whole prompt.
+        after: The prompt after the name of the tool.
+    """
     pairs = dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", prompt))
     quoted: Iterator[str] = iter([a or b for a, b in re.findall(r"\"([^\"]*)\"|(?<!\w)'([^']*)'", prompt)])
     numbers: Iterator[str] = iter(re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", prompt))
     required = tool_schema(tool).parameters.get("required", [])
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     for key, rule in _properties(tool).items():
         kind = rule.get("type") if isinstance(rule, Mapping) else None
         if key in pairs:
@@ -237,13 +266,14 @@ def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, Any]:
     return arguments
 
 
-def _typed(value: str, kind: Any) -> Any:
+def _typed(value: str, kind: object) -> object:
+    """Convert a text from the prompt to the JSON type of a parameter."""
     text = value[1:-1] if value[:1] in "\"'" and value[-1:] == value[:1] and len(value) > 1 else value
     if kind in ("integer", "number", "boolean", "array", "object", "null"):
         try:
             return _json.decode(text)
         except ValueError:
-            return text  # The tool's schema says what is wrong with it.
+            return text  # the validation of the call reports the fault
     return text
 
 
@@ -258,12 +288,12 @@ _FUNCTION = re.compile(r"[a-z][a-z0-9]*(?=\()")
 _OPERATOR = re.compile(r"\s*(\*\*|//|[-+*/^×÷])\s*|\s+([x%])\s+")
 _SPELLING = {"^": "**", "×": "*", "÷": "/", "x": "*"}
 _MAX_DEPTH = 20
-_LONGEST = 4_000
+_MAX_TEXT = 4_000
 
 
 def _arithmetic(text: str) -> Iterator[str]:
-    """The expressions in a text: at least one operator or function, as `3 + 4` or `sqrt(2)`."""
-    text, at = text[:_LONGEST], 0
+    """Yield the expressions in a text that have an operator or a function, such as `3 + 4` or `sqrt(2)`."""
+    text, at = text[:_MAX_TEXT], 0
     while at < len(text):
         boundary = at == 0 or not (text[at - 1].isalnum() or text[at - 1] in "_.")
         found = _expression(text, at, 0) if boundary else None
@@ -277,7 +307,7 @@ def _arithmetic(text: str) -> Iterator[str]:
 
 
 Match: TypeAlias = "tuple[int, str, bool] | None"
-"""Where it ends, how it is written, and whether there is anything to work out."""
+"""The end of an expression, its normalised text, and whether it has an operator or a function."""
 
 
 def _expression(text: str, at: int, depth: int) -> Match:

@@ -1,8 +1,7 @@
 """The provider `replay:FILE`, which answers with a recorded run.
 
 The n-th model call gets the n-th reply of the file, with its recorded deltas and its end, which may be an
-error or an abort. A session file has no deltas; each block is then sent in one piece. The request is
-ignored.
+error or an abort. A session file has no deltas; then each block is sent as one delta. The request is ignored.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from . import _json, jsonl
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
@@ -19,7 +18,9 @@ from ._stream.message_checks import is_assistant
 from ._stream.response import Response
 from .agent_types import (
     AssistantMessage,
+    AssistantMessageEvent,
     Context,
+    ImageContent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -27,35 +28,37 @@ from .agent_types import (
     Provider,
     SimpleStreamOptions,
     StreamResponse,
+    TextContent,
+    ThinkingContent,
+    ToolCallContent,
 )
 from .errors import ConfigurationError, ProviderError, RecordError
 from .text_files import MAX_RECORD_BYTES, read_bytes
 
 __all__ = ["replay_provider"]
 
+AssistantBlock: TypeAlias = TextContent | ThinkingContent | ToolCallContent | ImageContent
+
 
 def replay_provider(path: str | Path, *, on_warning: Callable[[str], None] | None = None) -> Provider:
-    """A provider that answers with the run recorded in `path`; one for each run.
+    """Return a provider that answers with the run recorded in `path`. Each run needs its own provider.
 
-    The file is read when its model is made.
+    The file is read by `make_model`, or else by the first call. They raise `ConfigurationError` if the file
+    cannot be read, and `RecordError` if a line is not in the format.
 
     Args:
-        path: What `tinyagent run --jsonl` wrote, or a session file; may be several one after another.
-        on_warning: Hears of a torn last line; `warnings.warn` if None.
-
-    Raises:
-        ConfigurationError: (from `make_model`, or the first call) the file cannot be read.
-        RecordError: (likewise) a line of it is not of the format.
+        path: The output of `tinyagent run --jsonl`, or a session file; also several in sequence.
+        on_warning: Called with a warning if the last line is incomplete; `warnings.warn` if None.
     """
     replay = _Replay(Path(path), on_warning)
     return Provider(name="replay", stream_fn=replay.stream, make_model=replay.model)
 
 
 @dataclass
-class _Recorded:
-    """A reply as it was recorded: what was streamed, and the message."""
+class _RecordedReply:
+    """A recorded reply: the events of its stream, and its message."""
 
-    steps: list[Mapping[str, Any]] = field(default_factory=list)
+    steps: list[AssistantMessageEvent] = field(default_factory=list)
     message: AssistantMessage | None = None
 
 
@@ -63,12 +66,12 @@ class _Replay:
     def __init__(self, path: Path, on_warning: Callable[[str], None] | None) -> None:
         self._path = path
         self._on_warning = on_warning
-        self._replies: list[_Recorded] | None = None
+        self._replies: list[_RecordedReply] | None = None
         self._count = 0
 
     def model(self, model_id: str, options: Mapping[str, Any]) -> Model:
         if "base_url" in options:
-            raise ConfigurationError("A replay has no base_url: it asks no server.")
+            raise ConfigurationError("A replay has no base_url: it sends no requests.")
         self._read()
         return Model(provider="replay", id=str(self._path), api="replay")
 
@@ -84,7 +87,7 @@ class _Replay:
             )
         return Response(_play(replies[self._count - 1]))
 
-    def _read(self) -> list[_Recorded]:
+    def _read(self) -> list[_RecordedReply]:
         if self._replies is None:
             data = read_bytes(self._path, limit=MAX_RECORD_BYTES, name=f"the replay {self._path}")
             try:
@@ -93,28 +96,28 @@ class _Replay:
                 raise RecordError(f"the replay {self._path}: {error}", hint=error.hint) from None
             if not self._replies:
                 raise ConfigurationError(
-                    f"The replay {self._path} holds no reply of a model.",
+                    f"The replay {self._path} contains no reply of a model.",
                     hint="Record one: tinyagent run --jsonl … > FILE",
                 )
         return self._replies
 
 
-def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_Recorded]:
-    replies: list[_Recorded] = []
-    reply = _Recorded()
+def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_RecordedReply]:
+    replies: list[_RecordedReply] = []
+    reply = _RecordedReply()
     for event in jsonl.read(lines, on_warning=on_warning):
         if isinstance(event, MessageStartEvent):
-            reply = _Recorded()
+            reply = _RecordedReply()
         elif isinstance(event, MessageUpdateEvent):
             reply.steps.append(event.assistant_message_event)
         elif isinstance(event, MessageEndEvent) and is_assistant(event.message):
             reply.message = event.message
             replies.append(reply)
-            reply = _Recorded()
+            reply = _RecordedReply()
     return replies
 
 
-async def _play(reply: _Recorded) -> AsyncGenerator[StreamEvent, None]:
+async def _play(reply: _RecordedReply) -> AsyncGenerator[StreamEvent, None]:
     assert reply.message is not None
     final = copy_message(reply.message)
     final["timestamp"] = now_ms()
@@ -138,9 +141,9 @@ async def _play(reply: _Recorded) -> AsyncGenerator[StreamEvent, None]:
     if not reply.steps:
         for index, block in enumerate(content):
             if block["type"] == "image":
-                continue  # there are no events of it; the final message has it
+                continue  # an image has no events; it is in the final message
             yield _open(builder, block)
-            yield builder.delta(index, _text(block))
+            yield builder.delta(index, _text_of(block))
             yield _close(builder, index, block)
             await asyncio.sleep(0)
     reason = final["stop_reason"]
@@ -150,21 +153,28 @@ async def _play(reply: _Recorded) -> AsyncGenerator[StreamEvent, None]:
         yield {"type": "done", "reason": reason, "message": final}
 
 
-def _open(builder: MessageBuilder, block: Mapping[str, Any]) -> BuilderEvent:
+def _open(builder: MessageBuilder, block: AssistantBlock) -> BuilderEvent:
     if block["type"] == "tool_call":
         return builder.open_tool_call(block["id"], block["name"])[1]
     return (builder.open_thinking() if block["type"] == "thinking" else builder.open_text())[1]
 
 
-def _close(builder: MessageBuilder, index: int, block: Mapping[str, Any]) -> BuilderEvent:
+def _close(builder: MessageBuilder, index: int, block: AssistantBlock) -> BuilderEvent:
     if block["type"] == "tool_call":
         return builder.close(index, None if "partial_json" in block else block["arguments"])
     signatures = {key: value for key, value in block.items() if key.endswith("_signature")}
     return builder.close(index, **signatures)
 
 
-def _text(block: Mapping[str, Any]) -> str:
-    if block["type"] == "tool_call":
-        raw = block.get("partial_json")
-        return raw if isinstance(raw, str) else _json.encode(block["arguments"]).decode()
-    return str(block[block["type"]])
+def _text_of(block: AssistantBlock) -> str:
+    """Return the text that is streamed for a block."""
+    match block["type"]:
+        case "text":
+            return block["text"]
+        case "thinking":
+            return block["thinking"]
+        case "tool_call":
+            raw = block.get("partial_json")
+            return _json.encode(block["arguments"]).decode() if raw is None else raw
+        case _:
+            return ""

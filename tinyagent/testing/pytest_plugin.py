@@ -1,12 +1,12 @@
-"""Fixtures for the tests of plugins and agents; pytest finds them once tinyagent is installed.
+"""Fixtures for the tests of plugins and agents. pytest finds them when tinyagent is installed.
 
     def test_a_model_uses_it(scripted_provider, run_agent):
         provider = scripted_provider(Reply(call("weather", city="Paris")), "Sunny.")
         events = run_agent(provider, "How is it in Paris?", tools=[weather])
 
-`scripted_provider`, `fake_server`, `run_agent`, `check_grammar`, `snapshot_jsonl`, `tinyagent_home`. None of
-them is used by itself, and whatever one needs is imported when a test asks for it. What they are made of is
-in `tinyagent.testing`.
+The fixtures are `scripted_provider`, `fake_server`, `run_agent`, `check_grammar`, `snapshot_jsonl` and
+`tinyagent_home`. No fixture is used automatically, and each imports what it needs when a test uses it. Their
+parts are in `tinyagent.testing`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = [
 ]
 
 NOW = 1_700_000_000_000
-"""The time in a snapshot."""
+"""The time in a snapshot, in Unix milliseconds."""
 
 
 @pytest.fixture
 def scripted_provider() -> Iterator[Callable[..., ScriptedProvider]]:
-    """Makes providers that answer with a script; at the end of the test every step must have been used."""
+    """Create providers that answer with a script. At the end of the test each step must be used."""
     from tinyagent.testing import ScriptedProvider
 
     made: list[ScriptedProvider] = []
@@ -53,7 +53,7 @@ def scripted_provider() -> Iterator[Callable[..., ScriptedProvider]]:
 
 @pytest.fixture
 def fake_server() -> Iterator[Callable[..., FakeServer]]:
-    """Starts loopback servers that give these replies; they are stopped at the end of the test."""
+    """Start loopback servers that send these replies. They stop at the end of the test."""
     from tinyagent.testing import FakeServer
 
     made: list[FakeServer] = []
@@ -71,7 +71,7 @@ def fake_server() -> Iterator[Callable[..., FakeServer]]:
 
 @pytest.fixture
 def check_grammar() -> Callable[..., None]:
-    """`tinyagent.testing.check_grammar`: asserts that events are those of one whole run."""
+    """`tinyagent.testing.check_grammar`: checks that events are those of one complete run."""
     from tinyagent.testing import check_grammar
 
     return check_grammar
@@ -79,11 +79,11 @@ def check_grammar() -> Callable[..., None]:
 
 @pytest.fixture
 def run_agent() -> Callable[..., list[AgentEvent]]:
-    """Runs an agent to its end and gives its events, whose grammar was checked.
+    """Run an agent to its end, check the grammar of its events, and return them.
 
-    `run_agent(provider, prompt, model=..., **options)`: `provider` is a `StreamFn`, its model is
-    `provider.model` if there is one; `tools`, `system_prompt` and `messages` go into the agent's state, any
-    other option to `AgentOptions`. For synchronous tests; an asynchronous one uses `Agent` itself.
+    `run_agent(provider, prompt, model=..., **options)`: `provider` is a `StreamFn`. The default of `model` is
+    `provider.model`. `tools`, `system_prompt` and `messages` are set in the state of the agent, and other
+    options in `AgentOptions`. It is for synchronous tests; an asynchronous test uses `Agent` directly.
     """
     import asyncio
 
@@ -109,7 +109,7 @@ def run_agent() -> Callable[..., list[AgentEvent]]:
 
 @pytest.fixture
 def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Compares a list of events with a file of JSON lines, which syrupy keeps; the clock stands still."""
+    """Compare a list of events with a file of JSON lines, by syrupy. The clock stands still."""
     import time
 
     pytest.importorskip("syrupy", reason="snapshot_jsonl needs syrupy: pip install syrupy")
@@ -118,7 +118,7 @@ def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     from tinyagent import jsonl
 
     class JsonlSnapshotExtension(SingleFileSnapshotExtension):
-        """One file a snapshot, the events as lines."""
+        """One file for each snapshot, with the events as lines."""
 
         _write_mode = WriteMode.TEXT
         file_extension = "jsonl"
@@ -132,9 +132,9 @@ def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def tinyagent_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for configuration, keys and cache; no key and no other setting is in the environment.
+    """An empty folder for configuration, keys and cache, and an environment without keys and settings.
 
-    Child processes inherit it, so `python -m tinyagent_cli` in a test sees nothing of yours.
+    Child processes inherit both, so `python -m tinyagent_cli` in a test does not read your configuration.
     """
     import os
 

@@ -1,4 +1,4 @@
-"""A provider to test against: raw HTTP/1.1 on the loopback interface, byte for byte as scripted.
+"""A server for tests: HTTP/1.1 on the loopback interface, with every byte from a script.
 
     async with FakeServer(FakeReply.text("Hello", " you")) as server:
         model = OpenAICompatModel(id="m", base_url=server.url)
@@ -6,10 +6,9 @@
         ...
     assert server.requests[0].json["model"] == "m"
 
-All of it is in `tinyagent.testing`. The server answers each request with the next reply of its script
-and keeps the requests. A step of a reply is bytes, sent as a chunk of its own, or one of `Sleep`, `Wait`,
-`Hold`, `Reset` and `Hangup`. `with FakeServer(...)` runs it in a thread, for tests that are not
-asynchronous or that start processes.
+The server answers each request with the next reply of its script, and records the requests. A step of a reply
+is bytes, which are sent as one chunk, or `Sleep`, `Wait`, `Hold`, `Reset` or `Hangup`. `with FakeServer(...)`
+runs it in a thread, for tests that are not asynchronous or that start processes.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, cast
@@ -41,14 +40,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Sleep:
-    """Send nothing for so many seconds."""
+    """Send nothing for this number of seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Wait:
-    """Send nothing until the test calls `release`: what came before has then been seen."""
+    """Send nothing until the test calls `release`."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,14 @@ class Reset:
 
 @dataclass(frozen=True)
 class Hangup:
-    """Close the connection here, though the body is not complete (TCP FIN)."""
+    """Close the connection (TCP FIN), although the body is not complete."""
 
 
 Step: TypeAlias = bytes | Sleep | Wait | Hold | Reset | Hangup
 
 
-def sse(data: Any, *, event: str | None = None) -> bytes:
-    """One server-sent event; anything but text and bytes is encoded as JSON."""
+def sse(data: object, *, event: str | None = None) -> bytes:
+    """Return a server-sent event. Data other than text and bytes is encoded as JSON."""
     if isinstance(data, bytes):
         text = data
     elif isinstance(data, str):
@@ -82,9 +81,15 @@ def sse(data: Any, *, event: str | None = None) -> bytes:
 
 
 def chat_chunk(
-    delta: Mapping[str, Any] | str | None = None, finish_reason: str | None = None, **fields: Any
-) -> dict[str, Any]:
-    """A chunk of chat/completions as servers send it; a string is its content."""
+    delta: Mapping[str, object] | str | None = None, finish_reason: str | None = None, **fields: object
+) -> dict[str, object]:
+    """Return a chunk of chat/completions.
+
+    Args:
+        delta: The delta; a string is its `content`.
+        finish_reason: The finish reason of the choice.
+        fields: Added to the chunk.
+    """
     if isinstance(delta, str):
         delta = {"content": delta}
     choice = {"index": 0, "delta": dict(delta or {}), "finish_reason": finish_reason}
@@ -104,14 +109,15 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 @dataclass(frozen=True)
 class FakeReply:
-    """What one request is answered with.
+    """The reply to one request.
 
     Attributes:
-        steps: The body, step by step.
+        steps: The steps of the body.
         status: The HTTP status.
-        headers: Added to the content type and to what the framing needs; a value of None takes one out.
-        framing: `chunked`, a `length` (the steps that are bytes are its sum), or until `close`.
-        head: Replaces status line and headers: any bytes at all.
+        headers: Added to the content type and the headers of the framing. The value None removes a header.
+        framing: `chunked`; `length`, the sum of the steps that are bytes; or `close`, until the end of the
+            connection.
+        head: Any bytes, instead of the status line and the headers.
     """
 
     steps: Sequence[Step] = ()
@@ -121,21 +127,27 @@ class FakeReply:
     head: bytes | None = None
 
     @classmethod
-    def chunks(cls, *chunks: Any, done: bool = True, **fields: Any) -> FakeReply:
-        """A stream of these JSON chunks, one event a network chunk; steps may stand between them."""
-        steps = [chunk if _is_step(chunk) else sse(chunk) for chunk in chunks]
+    def chunks(cls, *chunks: object, done: bool = True, **fields: Any) -> FakeReply:
+        """Return a stream of these JSON chunks. Each is one event and one network chunk.
+
+        Args:
+            chunks: The chunks, and steps such as `Wait`.
+            done: Whether the stream ends with `[DONE]`.
+            fields: Other fields of the `FakeReply`.
+        """
+        steps = [chunk if isinstance(chunk, Step) else sse(chunk) for chunk in chunks]
         return cls([*steps, DONE] if done else steps, **fields)
 
     @classmethod
-    def text(cls, *pieces: str, usage: Mapping[str, Any] | None = None, **fields: Any) -> FakeReply:
-        """A complete chat reply that says these pieces, one delta each."""
+    def text(cls, *pieces: str, usage: Mapping[str, object] | None = None, **fields: Any) -> FakeReply:
+        """Return a complete chat reply with this text, one delta for each piece."""
         end = chat_chunk({}, "stop", usage=dict(usage or USAGE))
         return cls.chunks(*map(chat_chunk, pieces), end, **fields)
 
     @classmethod
-    def tool_calls(cls, *calls: tuple[str, Mapping[str, Any]], text: str = "", **fields: Any) -> FakeReply:
-        """A complete chat reply that calls these tools: `("add", {"a": 1})`."""
-        said = [chat_chunk(text)] if text else []
+    def tool_calls(cls, *calls: tuple[str, Mapping[str, object]], text: str = "", **fields: Any) -> FakeReply:
+        """Return a complete chat reply that calls tools, such as `("add", {"a": 1})`."""
+        before = [chat_chunk(text)] if text else []
         deltas = [
             {
                 "index": n,
@@ -146,11 +158,11 @@ class FakeReply:
             for n, (name, arguments) in enumerate(calls)
         ]
         end = chat_chunk({}, "tool_calls", usage=USAGE)
-        return cls.chunks(*said, *[chat_chunk({"tool_calls": [delta]}) for delta in deltas], end, **fields)
+        return cls.chunks(*before, *[chat_chunk({"tool_calls": [delta]}) for delta in deltas], end, **fields)
 
     @classmethod
-    def json(cls, value: Any, status: int = 200, **headers: str) -> FakeReply:
-        """One JSON document; header names with `_` for `-`."""
+    def json(cls, value: object, status: int = 200, **headers: str) -> FakeReply:
+        """Return a JSON document. Header names have `_` for `-`."""
         named = {name.replace("_", "-"): text for name, text in headers.items()}
         return cls(
             [json.dumps(value).encode()],
@@ -161,7 +173,7 @@ class FakeReply:
 
     @classmethod
     def error(cls, status: int, message: str, **headers: str) -> FakeReply:
-        """An HTTP error as providers send it."""
+        """Return an HTTP error in the form of OpenAI. Header names have `_` for `-`."""
         return cls.json({"error": {"message": message}}, status, **headers)
 
     def _head(self) -> bytes:
@@ -179,44 +191,49 @@ class FakeReply:
         return (f"HTTP/1.1 {self.status} Scripted\r\n" + "".join(lines) + "\r\n").encode("latin-1")
 
 
-def _is_step(value: Any) -> bool:
-    return isinstance(value, bytes | Sleep | Wait | Hold | Reset | Hangup)
-
-
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request as it arrived; header names are in lower case."""
+    """A request that the server received. Header names are in lower case.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path with its query.
+        headers: The headers.
+        body: The body.
+        connection: The number of its connection, from 1.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     body: bytes
     connection: int
-    """The number of the connection that it came on."""
 
     @property
     def json(self) -> Any:
-        """The body, parsed."""
+        """The body as JSON."""
         return json.loads(self.body)
 
 
 class FakeServer:
-    """Serves a script; see the module.
+    """A server that answers with a script; see the module.
 
     Args:
-        replies: One for each request, in order.
-        repeat: Give the last reply to all further requests. Otherwise those get status 500, marked as
-            not to be tried again, and `unexpected` counts them.
+        replies: One reply for each request, in order.
+        repeat: Whether further requests get the last reply. Otherwise they get status 500 with the request
+            not to try again.
 
     Attributes:
-        requests: What came, in order.
+        requests: The requests, in order.
+        unexpected: The number of requests that had no reply in the script.
+        connections: The number of connections so far.
+        port: The port; 0 before the start.
     """
 
     def __init__(self, *replies: FakeReply, repeat: bool = False) -> None:
         self.requests: list[RecordedRequest] = []
         self.unexpected: int = 0
         self.connections = 0
-        """Connections that were made in all."""
         self.port: int = 0
         self._replies = list(replies)
         self._repeat = repeat
@@ -228,7 +245,7 @@ class FakeServer:
         self._released = 0
         self._waited = 0
 
-    # ---- life -----------------------------------------------------------------------------------
+    # ---- start and stop -----------------------------------------------------------------------------------
 
     @property
     def origin(self) -> str:
@@ -237,11 +254,11 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        """A base URL as a model takes it: the origin and `/v1`."""
+        """The base URL for a model: the origin with `/v1`."""
         return f"{self.origin}/v1"
 
     async def start(self) -> Self:
-        """Listen, in the running loop."""
+        """Start to listen, in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Condition()
         self._server = await self._loop.create_server(lambda: _Connection(self), "127.0.0.1", self.port)
@@ -293,37 +310,37 @@ class FakeServer:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    # ---- what a test does -------------------------------------------------------------------------
+    # ---- for tests -------------------------------------------------------------------------
 
     def add(self, *replies: FakeReply) -> None:
-        """Add to the script."""
+        """Add replies to the script."""
         self._replies += replies
 
     def release(self, count: int = 1) -> None:
-        """Let the next `Wait` go on; from any thread."""
+        """End the next `Wait`, or the next `count`. May be called from any thread."""
         assert self._loop is not None
         self._loop.call_soon_threadsafe(self._release, count)
 
     @property
     def open_connections(self) -> int:
-        """Connections that are open now."""
+        """The number of open connections."""
         return len(self._open)
 
     async def wait_requests(self, count: int, timeout: float = 5.0) -> None:
-        """Wait until so many requests have arrived."""
+        """Wait until `count` requests have arrived, at most `timeout` seconds."""
         await self._until(lambda: len(self.requests) >= count, timeout)
 
     async def wait_closed(self, timeout: float = 5.0) -> None:
-        """Wait until the client has closed all its connections.
+        """Wait until the client has closed all connections.
 
         Raises:
-            TimeoutError: if it has not, in time.
+            TimeoutError: Some are open after `timeout` seconds.
         """
         await self._until(lambda: self.connections > 0 and not self._open, timeout)
 
-    # ---- inside -----------------------------------------------------------------------------------
+    # ---- internals -----------------------------------------------------------------------------------
 
-    async def _until(self, condition: Any, timeout: float) -> None:
+    async def _until(self, condition: Callable[[], bool], timeout: float) -> None:
         if asyncio.get_running_loop() is not self._loop:
             raise RuntimeError("this FakeServer runs in another thread: poll its attributes instead")
         assert self._changed is not None
@@ -335,24 +352,23 @@ class FakeServer:
         if loop is None or changed is None or loop.is_closed():
             return
 
-        # A condition is told by a task; this one is over at once.
-        async def tell() -> None:
+        # Only a coroutine can acquire the lock of the condition.
+        async def notify() -> None:
             async with changed:
                 changed.notify_all()
 
-        task = loop.create_task(tell())
-        self._telling = task
+        self._notifying = loop.create_task(notify())
 
     def _release(self, count: int) -> None:
         self._released += count
         self._notify()
 
-    async def _gate(self) -> None:
+    async def _wait_for_release(self) -> None:
         self._waited += 1
-        mine = self._waited
+        number = self._waited
         assert self._changed is not None
         async with self._changed:
-            await self._changed.wait_for(lambda: self._released >= mine)
+            await self._changed.wait_for(lambda: self._released >= number)
 
     def _next_reply(self) -> FakeReply:
         if self._repeat and len(self._replies) == 1:
@@ -366,7 +382,7 @@ class FakeServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection: parses requests, plays a reply to each in turn."""
+    """One connection: parses the requests, and answers them in order."""
 
     def __init__(self, server: FakeServer) -> None:
         self.server = server
@@ -378,7 +394,7 @@ class _Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not checked by its class: uvloop's transports are none of asyncio's.
+        # The transports of uvloop are not instances of asyncio's class.
         self._transport = cast(asyncio.Transport, transport)
         self._writable.set()
         self.server.connections += 1
@@ -436,7 +452,7 @@ class _Connection(asyncio.Protocol):
                 return
 
     async def _play(self, reply: FakeReply, transport: asyncio.Transport) -> bool:
-        """Whether the connection can go on."""
+        """Send a reply, and return whether the connection can be used again."""
         chunked = reply.framing == "chunked" and reply.head is None
         transport.write(reply._head())
         for step in reply.steps:
@@ -444,12 +460,12 @@ class _Connection(asyncio.Protocol):
                 if step:
                     transport.write(b"%x\r\n%b\r\n" % (len(step), step) if chunked else step)
                 await self._writable.wait()
-                # A network chunk for each step, where the kernel lets us.
+                # Without this, the kernel would join small steps to one network chunk.
                 await asyncio.sleep(0)
             elif isinstance(step, Sleep):
                 await asyncio.sleep(step.seconds)
             elif isinstance(step, Wait):
-                await self.server._gate()
+                await self.server._wait_for_release()
             elif isinstance(step, Hold):
                 await asyncio.get_running_loop().create_future()
             elif isinstance(step, Reset):
@@ -465,6 +481,6 @@ class _Connection(asyncio.Protocol):
 
 
 def split_bytes(data: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The same bytes in pieces, cut at these places."""
+    """Return the bytes in pieces, cut at these positions."""
     places = sorted({cut for cut in cuts if 0 < cut < len(data)})
     return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]

@@ -34,10 +34,10 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import TinyAgentError
 from tinyagent.testing.grammar import check_grammar, check_reply
-from tinyagent.testing.messages import AssistantBlock, is_assistant, is_tool_result, user
+from tinyagent.testing.messages import is_assistant, is_tool_result, user
 from tinyagent.testing.scripted import collect
 from tinyagent.testing.server import FakeReply, FakeServer, RecordedRequest
-from tinyagent.testing.wires import Script, Wire
+from tinyagent.testing.wires import Block, Script, Wire
 
 __all__ = [
     "FEATURES",
@@ -449,7 +449,7 @@ class ContractCase:
     def _results(messages: list[AgentMessage]) -> list[ToolResultMessage]:
         return [message for message in messages if is_tool_result(message)]
 
-    def _check_content(self, content: Sequence[AssistantBlock], message: AssistantMessage) -> None:
+    def _check_content(self, content: Sequence[Block], message: AssistantMessage) -> None:
         fields = ("type", "text", "thinking", "id", "name", "arguments")
         wanted, found = (
             [{key: value for key, value in block.items() if key in fields} for block in blocks]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tinyagent.agent_types import ToolCallContent
-from tinyagent.testing.messages import AssistantBlock
-from tinyagent.testing.wires import Script
+from tinyagent.testing.wires import Block, Script
 
 from .case import (
     ContractCase,
@@ -50,7 +49,7 @@ class ContentTests(ContractCase):
     def test_text_byte_by_byte(self) -> None:
         """The message does not depend on the network chunks."""
         self._require("content", "http")
-        content: list[AssistantBlock] = [text_block("Grüße 😀.")]
+        content: list[Block] = [text_block("Grüße 😀.")]
         if self._has("thinking"):
             content.insert(0, thinking_block("höm"))
         if self._has("tools"):
@@ -79,7 +78,7 @@ class ContentTests(ContractCase):
     def test_thinking(self) -> None:
         """Reasoning is a separate block before the text."""
         self._require("content", "thinking")
-        content: list[AssistantBlock] = [thinking_block("Let me see."), text_block("It is 42.")]
+        content: list[Block] = [thinking_block("Let me see."), text_block("It is 42.")]
 
         async def test() -> None:
             async with self.serve(Script(content)) as provider:
@@ -161,7 +160,7 @@ class ContentTests(ContractCase):
         look = LookTool()
 
         async def test() -> None:
-            content = [text_block("I look."), tool_call_block("call_1", at="sky")]
+            content: list[Block] = [text_block("I look."), tool_call_block("call_1", at="sky")]
             first = Script(content, stop_reason="length")
             async with self.serve(first, Script([text_block("Again.")])) as provider:
                 reply = self._replies(await self._run_loop(provider, look))[0]

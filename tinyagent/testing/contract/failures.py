@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tinyagent.testing.server import FakeReply, FakeServer, Hold
-from tinyagent.testing.wires import Script
+from tinyagent.testing.wires import Block, Script
 
 from .case import CallOutcome, ContractCase, LookTool, expect, expect_equal, text_block, tool_call_block
 
@@ -112,7 +112,7 @@ class FailureTests(ContractCase):
         """A complete call in an incomplete reply is not run."""
         self._require("content", "tools", "http")
         endings: tuple[Literal["cut", "hangup", "error"], ...] = ("cut", "hangup", "error")
-        content = [text_block("I look."), tool_call_block("call_1", at="sky")]
+        content: list[Block] = [text_block("I look."), tool_call_block("call_1", at="sky")]
         for ending in endings:
             script = Script(content, stop_reason="tool_use", ending=ending, error="server-on-fire")
             self._run(self._check_no_tool_runs(script))

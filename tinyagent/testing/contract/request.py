@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tinyagent.agent_types import AgentToolResult, AssistantMessage, Context
-from tinyagent.testing.messages import AssistantBlock, assistant, user
+from tinyagent.testing.messages import assistant, user
 from tinyagent.testing.server import RecordedRequest
-from tinyagent.testing.wires import Script
+from tinyagent.testing.wires import Block, Script
 
 from .case import (
     IMAGE,
@@ -74,7 +74,7 @@ class RequestTests(ContractCase):
         self._require("content", "request", "tools", "http")
         thinks = self._has("thinking")
         signs = thinks and self.wire is not None and self.wire.signs
-        content: list[AssistantBlock] = [
+        content: list[Block] = [
             text_block("i-look-now"),
             tool_call_block("call_one", at="sky"),
             tool_call_block("call_two", at="sea"),

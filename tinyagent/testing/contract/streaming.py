@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from tinyagent.testing.messages import AssistantBlock
 from tinyagent.testing.server import FakeReply, Step
-from tinyagent.testing.wires import Script
+from tinyagent.testing.wires import Block, Script
 
 from .case import (
     ContractCase,
@@ -56,9 +55,7 @@ class StreamingTests(ContractCase):
     def test_deltas_come_as_they_are_sent(self) -> None:
         """Each delta is yielded before the server sends the next."""
         self._require("content", "http")
-        blocks: list[tuple[AssistantBlock, Sequence[str]]] = [
-            (text_block("alpha beta gamma"), ("alpha", "beta"))
-        ]
+        blocks: list[tuple[Block, Sequence[str]]] = [(text_block("alpha beta gamma"), ("alpha", "beta"))]
         if self._has("thinking"):
             blocks.append((thinking_block("alpha beta gamma"), ("alpha", "beta")))
         if self._has("tools"):
@@ -67,7 +64,7 @@ class StreamingTests(ContractCase):
         for block, gates in blocks:
             self._run(self._check_deltas(block, gates))
 
-    async def _check_deltas(self, block: AssistantBlock, gates: Sequence[str]) -> None:
+    async def _check_deltas(self, block: Block, gates: Sequence[str]) -> None:
         kind = block["type"]
         script = Script([block], stop_reason="tool_use" if kind == "tool_call" else "stop", gates=gates)
         async with self.serve(script) as provider:
