@@ -49,7 +49,7 @@ ONLY_USERS = {
     "httptools": {"tinyagent._net.direct"},
     "httpx": {"tinyagent._net.httpx_engine"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
-    "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.manager"},
+    "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.loading"},
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
 

@@ -15,7 +15,7 @@ from .commands.options import (
     nearest,
     need_command,
 )
-from .plugins.discovery import EntryPoint, find
+from .plugins.discovery import Plugin, find
 from .terminal.command_line import run_command
 from .terminal.sanitise import one_line
 from .terminal.signals import raise_on_sigint
@@ -36,15 +36,15 @@ class RootGroup(click.Group):
         if cmd_name in COMMANDS:
             return import_command(COMMANDS[cmd_name][0], cmd_name)
         if cmd_name in self._plugin_commands():
-            from .plugins.manager import PluginManager
+            from .plugins.registry import PluginLoader
             from .run.kernel_guards import protect_memory
 
             protect_memory()  # a plugin's command, such as a proxy, may hold keys
             if len(self._plugin_commands()[cmd_name]) == 1:
-                return PluginManager().command(cmd_name)
+                return PluginLoader().command(cmd_name)
             from .config import settings as configuration  # the user's choice among distributions
 
-            return PluginManager.from_settings(configuration.load()).command(cmd_name)
+            return PluginLoader.from_settings(configuration.load()).command(cmd_name)
         return None
 
     def make_context(
@@ -108,15 +108,15 @@ class RootGroup(click.Group):
         return found
 
     @staticmethod
-    def _plugin_commands() -> dict[str, list[EntryPoint]]:
-        found: dict[str, list[EntryPoint]] = {}
+    def _plugin_commands() -> dict[str, list[Plugin]]:
+        found: dict[str, list[Plugin]] = {}
         for entry in find("commands"):
             if entry.name not in COMMANDS:
                 found.setdefault(entry.name, []).append(entry)
         return found
 
 
-def from_whom(entries: list[EntryPoint]) -> str:
+def from_whom(entries: list[Plugin]) -> str:
     """Return the distributions of an entry point's name, as a sentence."""
     return "From " + ", ".join(f"{entry.distribution} {entry.version}" for entry in entries) + "."
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # the second one, while the first one was reported
         os._exit(INTERRUPTED)
     gc.freeze()
-    if "tinyagent_cli.plugins.manager" in sys.modules:
+    if "tinyagent_cli.plugins.loading" in sys.modules:
         from .run.process_exit import limit_exit
 
         limit_exit(code)

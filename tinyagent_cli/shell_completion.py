@@ -75,10 +75,9 @@ def _settings() -> Settings | None:
 
 
 def _providers(found: Settings | None) -> list[str]:
-    from .plugins.manager import PluginManager
+    from .plugins.builtin import provider_plugins
 
-    plugins = PluginManager() if found is None else PluginManager.from_settings(found)
-    return sorted({entry.name for entry in plugins.provider_entries()})
+    return sorted({plugin.name for plugin in provider_plugins(() if found is None else found.providers)})
 
 
 def _known_models(found: Settings | None, provider: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from tinyagent.testing import FakeServer
 from tinyagent_cli.plugins import check as plugin_check
-from tinyagent_cli.plugins.discovery import EntryPoint
+from tinyagent_cli.plugins.discovery import Plugin
 
 from .conftest import Cli, FakeReply
 
@@ -152,7 +152,7 @@ LACKING = {
         "import not_there_at_all",
         "it needs the module 'not_there_at_all'",
     ),
-    "a part of itself": ("import plugin_zz_one.gone", "its own module 'plugin_zz_one.gone' is not there"),
+    "a part of itself": ("import plugin_zz_one.gone", "its own module 'plugin_zz_one.gone' is missing"),
     "a module of tinyagent": ("import tinyagent.gone", "it does not fit this version of tinyagent"),
     "a name of tinyagent": ("from tinyagent import Gone", "it does not fit this version of tinyagent"),
 }
@@ -197,7 +197,7 @@ def test_a_plugin_that_hangs(
     """It is given up on after a time."""
     (tmp_path / "plugin_hang.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    loaded = plugin_check.check(EntryPoint("tools", "hang", "plugin_hang", "hang", "1.0"), seconds=3)
+    loaded = plugin_check.check(Plugin("tools", "hang", "plugin_hang", "hang", "1.0"), seconds=3)
     assert ("broken", 3) == (loaded.status, loaded.code)
     assert words in (loaded.message or "")
     assert "check its configuration" in (loaded.hint or "")

@@ -10,7 +10,7 @@ import pytest
 
 from tinyagent_cli.config.files import names_a_file
 from tinyagent_cli.plugins import discovery as entry_points
-from tinyagent_cli.plugins.discovery import EntryPoint, find, scan
+from tinyagent_cli.plugins.discovery import Plugin, find, scan
 
 
 def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = "dist-info") -> Path:
@@ -28,7 +28,7 @@ def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = 
 def test_it_finds_what_the_standard_library_finds() -> None:
     """In this very environment: the same names, values, distributions and versions."""
     expected = sorted(
-        EntryPoint(
+        Plugin(
             point.group.removeprefix("tinyagent."), point.name, point.value,
             distribution.metadata["Name"], distribution.version,
         )
@@ -56,9 +56,9 @@ d = mod_d
 """
     install(tmp_path, "many_things", text, "2.0")
     assert (
-        EntryPoint("hooks", "d", "mod_d", "many-things", "2.0"),
-        EntryPoint("tools", "a", "mod_a", "many-things", "2.0"),
-        EntryPoint("tools", "b", "mod_b : thing.attr", "many-things", "2.0"),
+        Plugin("hooks", "d", "mod_d", "many-things", "2.0"),
+        Plugin("tools", "a", "mod_a", "many-things", "2.0"),
+        Plugin("tools", "b", "mod_b : thing.attr", "many-things", "2.0"),
     ) == scan((str(tmp_path),))
 
 

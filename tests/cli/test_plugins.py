@@ -28,6 +28,13 @@ BROKEN = {
     "base-exception": ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),
     "unknown-hook": (HEAD + "@hookimpl\ndef tinyagent_register_tool(register): pass", "unknown hook"),
     "signature": (HEAD + "@hookimpl\ndef tinyagent_register_tools(register, box): pass", "box"),
+    **{
+        mark: (
+            HEAD + f"@hookimpl({mark}=True)\ndef tinyagent_register_tools(register): yield",
+            f"tinyagent_register_tools in plugin_{mark} is marked with {mark}=True",
+        )
+        for mark in ("tryfirst", "trylast", "wrapper", "hookwrapper")
+    },
     "no-hook": (HEAD, "offers no tools"),
     "raises": (HEAD + "@hookimpl\ndef tinyagent_register_tools(register): 1 / 0", "ZeroDivisionError"),
     "not-a-tool": (

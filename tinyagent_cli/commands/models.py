@@ -16,7 +16,7 @@ from .options import CONTEXT, common_options, need_command
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
     from tinyagent_cli.config.settings import Settings
-    from tinyagent_cli.plugins.manager import PluginManager
+    from tinyagent_cli.plugins.registry import PluginLoader
 
 __all__ = ["models"]
 
@@ -36,14 +36,14 @@ def models(ctx: click.Context) -> None:
 def list_models(provider: str | None, as_json: bool) -> None:
     """List the models of PROVIDER by asking it; without it, list the providers."""
     from tinyagent_cli.config import settings as configuration
-    from tinyagent_cli.plugins.manager import PluginManager
+    from tinyagent_cli.plugins.registry import PluginLoader
     from tinyagent_cli.run.kernel_guards import protect_memory
 
     protect_memory()
     found = configuration.load()
-    manager = PluginManager.from_settings(found)
+    loader = PluginLoader.from_settings(found)
     if provider is None:
-        rows = _providers(found, manager)
+        rows = _providers(found)
         if as_json:
             print_json(rows)
         else:
@@ -54,7 +54,7 @@ def list_models(provider: str | None, as_json: bool) -> None:
 
     take_stdin()
     output = take_stdout()  # a plugin may print
-    infos = sorted(asyncio.run(_ask(found, manager, provider)), key=lambda info: info.id)
+    infos = sorted(asyncio.run(_ask(found, loader, provider)), key=lambda info: info.id)
     infos = [_with_facts(provider, info) for info in infos]
     model_cache.write(provider, [info.id for info in infos])
     if as_json:
@@ -97,18 +97,19 @@ def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
     )
 
 
-def _providers(found: Settings, manager: PluginManager) -> list[dict[str, str]]:
+def _providers(found: Settings) -> list[dict[str, str]]:
     from tinyagent.errors import ConfigurationError
-    from tinyagent_cli.plugins.builtin import key_variable
+    from tinyagent_cli.plugins.builtin import key_variable, provider_plugins
+    from tinyagent_cli.plugins.discovery import BUILT_IN, CONFIGURED
 
     rows = []
-    for entry in manager.provider_entries():
+    for entry in provider_plugins(found.providers):
         table = found.providers.get(entry.name)
-        if table is not None and entry.distribution == "built in":
+        if table is not None and entry.distribution == BUILT_IN:
             continue  # what the user wrote replaces it
         origin = f"{entry.distribution} {entry.version}".strip()
         variable = key_variable(entry.name, table)
-        if entry.distribution not in ("built in", "config.toml"):
+        if entry.distribution not in (BUILT_IN, CONFIGURED):
             key = "the plugin knows"
         elif variable is None:
             key = "none needed"
@@ -121,10 +122,10 @@ def _providers(found: Settings, manager: PluginManager) -> list[dict[str, str]]:
     return rows
 
 
-async def _ask(found: Settings, manager: PluginManager, name: str) -> list[ModelInfo]:
+async def _ask(found: Settings, loader: PluginLoader, name: str) -> list[ModelInfo]:
     from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
-    provider = manager.provider(name)
+    provider = loader.provider(name)
     if provider.list_models is None:
         raise ConfigurationError(
             f"The provider {name!r} cannot list its models.",

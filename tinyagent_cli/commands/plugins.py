@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.plugins.discovery import EntryPoint, find
+from tinyagent_cli.plugins.discovery import Plugin, find
 from tinyagent_cli.shell_completion import complete_plugins
 from tinyagent_cli.terminal.tables import print_json, print_table
 
@@ -68,7 +68,7 @@ def list_plugins(app: AppContext, as_json: bool, check: bool) -> None:
         )
 
 
-def _row(entry: EntryPoint) -> dict[str, Any]:
+def _row(entry: Plugin) -> dict[str, Any]:
     return {
         "name": entry.name,
         "group": f"tinyagent.{entry.group}",
@@ -149,7 +149,7 @@ def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
         app.note("A plugin of the group tinyagent.hooks is loaded for every run from now on.")
 
 
-def _plain(entries: Iterable[EntryPoint]) -> list[dict[str, str]]:
+def _plain(entries: Iterable[Plugin]) -> list[dict[str, str]]:
     return [
         {
             "name": e.name,
@@ -161,7 +161,7 @@ def _plain(entries: Iterable[EntryPoint]) -> list[dict[str, str]]:
     ]
 
 
-def _cells(entries: Iterable[EntryPoint]) -> list[tuple[str, str, str]]:
+def _cells(entries: Iterable[Plugin]) -> list[tuple[str, str, str]]:
     return [(e.name, f"tinyagent.{e.group}", f"{e.distribution} {e.version}") for e in entries]
 
 

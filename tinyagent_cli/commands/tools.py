@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +12,9 @@ from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
 
 from .options import CONTEXT, common_options, need_command
+
+if TYPE_CHECKING:
+    from tinyagent.agent_types import AgentTool
 
 __all__ = ["tools"]
 
@@ -71,11 +74,11 @@ def show_tools(name: str, as_json: bool) -> None:
             output.print(visible_line(f"  {key}{must}: {_json.encode(schema).decode()}"))
 
 
-def _load(name: str) -> list[Any]:
+def _load(name: str) -> list[AgentTool]:
     from tinyagent_cli.config import settings as configuration
-    from tinyagent_cli.plugins.manager import PluginManager
+    from tinyagent_cli.plugins.registry import PluginLoader
 
-    return PluginManager.from_settings(configuration.load()).tools([name])
+    return PluginLoader.from_settings(configuration.load()).tools([name]).tools
 
 
 @tools.command("call")

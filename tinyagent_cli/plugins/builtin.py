@@ -5,7 +5,7 @@ A provider's module is imported only when its first request is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +26,8 @@ from tinyagent.hookspecs import hookimpl
 from tinyagent_cli.config.endpoints import Endpoint, azure_url, endpoint_of, key_variable_of, take_base_url
 from tinyagent_cli.exit_codes import InputError
 
+from .discovery import BUILT_IN, CONFIGURED, Plugin, find
+
 if TYPE_CHECKING:
     from tinyagent_cli.config.files import ProviderTable
 
@@ -35,6 +37,7 @@ __all__ = [
     "BuiltinProviders",
     "ConfiguredProvider",
     "key_variable",
+    "provider_plugins",
     "replay",
 ]
 
@@ -110,6 +113,15 @@ class ConfiguredProvider:
                 extra_body=table.options,
             )
         )
+
+
+def provider_plugins(configured: Iterable[str]) -> list[Plugin]:
+    """Return all providers as plugins, built-in, configured and installed, without importing them."""
+    return [
+        *(Plugin("providers", name, "", BUILT_IN, "") for name in NAMES),
+        *(Plugin("providers", name, "", CONFIGURED, "") for name in configured),
+        *find("providers"),
+    ]
 
 
 def key_variable(name: str, table: ProviderTable | None) -> str | None:

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from .discovery import EntryPoint
+from .discovery import Plugin
 from .failures import remedy
 
-__all__ = ["Loaded", "check", "check_all"]
+__all__ = ["CheckResult", "check", "check_all"]
 
 LOAD_SECONDS = 20.0
 
 
-class Loaded(NamedTuple):
+class CheckResult(NamedTuple):
     """What came of loading a plugin.
 
     Attributes:
@@ -36,19 +36,19 @@ class Loaded(NamedTuple):
     hint: str | None = None
 
 
-def check_all(entries: Sequence[EntryPoint]) -> Iterator[tuple[EntryPoint, Loaded]]:
+def check_all(plugins: Sequence[Plugin]) -> Iterator[tuple[Plugin, CheckResult]]:
     """Check plugins, two at a time, in their order."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        yield from zip(entries, pool.map(check, entries), strict=True)
+        yield from zip(plugins, pool.map(check, plugins), strict=True)
 
 
-def check(entry: EntryPoint, seconds: float = LOAD_SECONDS) -> Loaded:
+def check(plugin: Plugin, seconds: float = LOAD_SECONDS) -> CheckResult:
     """Load one plugin by `tinyagent_cli.plugins.probe`, for this long at most. No secret is quoted."""
-    return _without_secrets(_check(entry, seconds))
+    return _without_secrets(_check(plugin, seconds))
 
 
-def _check(entry: EntryPoint, seconds: float) -> Loaded:
-    command = [sys.executable, "-P", "-m", "tinyagent_cli.plugins.probe", *entry]
+def _check(plugin: Plugin, seconds: float) -> CheckResult:
+    command = [sys.executable, "-P", "-m", "tinyagent_cli.plugins.probe", *plugin]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, check=False
@@ -58,14 +58,14 @@ def _check(entry: EntryPoint, seconds: float) -> Loaded:
             what = f"takes more than {seconds:g} s to load"
         else:
             what = f"keeps its process from ending for more than {seconds:g} s"
-        return _broken(f"The plugin {entry} {what}.", _SLOW)
+        return _broken(f"The plugin {plugin} {what}.", _SLOW)
     answer = _answer(done.stdout)
     if answer is not None:
         return answer
     last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
     why = f": {last}" if last else "."
-    ended = f"The plugin {entry} ends its process while it is loaded (exit code {done.returncode}){why}"
-    return _broken(ended, remedy(entry))
+    ended = f"The plugin {plugin} ends its process while it is loaded (exit code {done.returncode}){why}"
+    return _broken(ended, remedy(plugin))
 
 
 _SLOW = (
@@ -74,19 +74,19 @@ _SLOW = (
 )
 
 
-def _answer(output: bytes) -> Loaded | None:
+def _answer(output: bytes) -> CheckResult | None:
     try:
-        return Loaded(**json.loads(output))
+        return CheckResult(**json.loads(output))
     except (ValueError, TypeError):
         return None
 
 
-def _broken(message: str, hint: str | None) -> Loaded:
-    return Loaded("broken", 3, message, hint)
+def _broken(message: str, hint: str | None) -> CheckResult:
+    return CheckResult("broken", 3, message, hint)
 
 
-def _without_secrets(loaded: Loaded) -> Loaded:
+def _without_secrets(result: CheckResult) -> CheckResult:
     from tinyagent._net.errors import redact
 
-    message, hint = (None if text is None else redact(text) for text in (loaded.message, loaded.hint))
-    return loaded._replace(message=message, hint=hint)
+    message, hint = (None if text is None else redact(text) for text in (result.message, result.hint))
+    return result._replace(message=message, hint=hint)

@@ -1,8 +1,8 @@
-"""Which plugins are installed, read from their metadata alone.
+"""Find the installed plugins by their metadata, without importing them.
 
-The standard library's `importlib.metadata.entry_points()` parses what every distribution says of itself
-and takes longer than all the rest of our start. This scan opens `entry_points.txt` only, and looks closer at
-the few that mention us.
+`importlib.metadata.entry_points()` parses the metadata of every distribution, which takes longer than the
+rest of the start. This scan reads `entry_points.txt` only, and the metadata of the few distributions that
+have a group of tinyagent.
 """
 
 from __future__ import annotations
@@ -15,16 +15,27 @@ from typing import NamedTuple
 
 from tinyagent_cli.config.environment import allowed_plugins
 
-__all__ = ["GROUPS", "EntryPoint", "find", "installed", "normalised", "scan"]
+__all__ = ["BUILT_IN", "CONFIGURED", "GROUPS", "Plugin", "find", "installed", "normalised", "scan"]
 
 GROUPS = ("tools", "providers", "commands", "hooks")
-"""What follows `tinyagent.` in the groups that we read."""
+"""The groups of entry points, without `tinyagent.`."""
+
+BUILT_IN, CONFIGURED = "built in", "config.toml"
+"""Values of `Plugin.distribution` for the providers of tinyagent itself and of the configuration."""
 
 _MARK = b"[tinyagent."
 
 
-class EntryPoint(NamedTuple):
-    """One name that a distribution offers: `value` is `module` or `module:attribute`."""
+class Plugin(NamedTuple):
+    """A plugin that was found: an entry point of a distribution.
+
+    Attributes:
+        group: One of `GROUPS`.
+        name: The name that users type.
+        value: `module` or `module:attribute`.
+        distribution: The name of the distribution, or `BUILT_IN` or `CONFIGURED`.
+        version: The version of the distribution.
+    """
 
     group: str
     name: str
@@ -35,9 +46,14 @@ class EntryPoint(NamedTuple):
     def __str__(self) -> str:
         return f"{self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
 
+    @property
+    def is_part_of_tinyagent(self) -> bool:
+        """Whether the code is tinyagent's own: a provider that is built in or configured."""
+        return self.distribution in (BUILT_IN, CONFIGURED)
 
-def find(group: str | None = None) -> list[EntryPoint]:
-    """The entry points of a group, or all, that TINYAGENT_PLUGINS lets through; sorted."""
+
+def find(group: str | None = None) -> list[Plugin]:
+    """Return the plugins of a group, or of all groups, that TINYAGENT_PLUGINS allows; sorted."""
     allowed = allowed_plugins()
     return [
         entry
@@ -47,21 +63,21 @@ def find(group: str | None = None) -> list[EntryPoint]:
     ]
 
 
-def installed() -> list[EntryPoint]:
-    """All entry points as they are on disk now, whatever TINYAGENT_PLUGINS says."""
+def installed() -> list[Plugin]:
+    """Return all plugins that are on disk now, those that TINYAGENT_PLUGINS excludes included."""
     scan.cache_clear()
     return list(scan(tuple(sys.path)))
 
 
 @lru_cache(maxsize=4)
-def scan(paths: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Every entry point in our groups of the distributions on `paths`, sorted.
+def scan(paths: tuple[str, ...]) -> tuple[Plugin, ...]:
+    """Return all plugins of the distributions on `paths`, sorted.
 
-    As in Python's own rule, the first distribution of a name on the path hides later ones. The working
-    directory is left out: what lies there was not installed by anybody.
+    As in Python, the first distribution of a name on the path hides later ones. The working directory is
+    left out, because its files are not installed.
     """
     seen: set[str] = set()
-    found: list[EntryPoint] = []
+    found: list[Plugin] = []
     try:
         here = os.getcwd()  # noqa: PTH109 - pathlib is slower to import than this is to run
     except FileNotFoundError:
@@ -83,7 +99,7 @@ def scan(paths: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     return tuple(sorted(found))
 
 
-def _entry_points(directory: str) -> Iterator[EntryPoint]:
+def _entry_points(directory: str) -> Iterator[Plugin]:
     try:
         with open(f"{directory}/entry_points.txt", "rb") as file:  # noqa: PTH123
             data = file.read()
@@ -93,7 +109,7 @@ def _entry_points(directory: str) -> Iterator[EntryPoint]:
         return
     distribution, version = _name_and_version(directory)
     for group, name, value in _parse(data.decode("utf-8", "replace").splitlines()):
-        yield EntryPoint(group, name, value, distribution, version)
+        yield Plugin(group, name, value, distribution, version)
 
 
 def _parse(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
@@ -110,7 +126,7 @@ def _parse(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _name_and_version(directory: str) -> tuple[str, str]:
-    """From the metadata, or else from the directory's name."""
+    """Return the name and version of a distribution from its metadata, or else from its directory's name."""
     stem = directory.rpartition("/")[2].rpartition(".")[0]
     name, _, version = stem.partition("-")
     for file_name in ("METADATA", "PKG-INFO"):
@@ -130,5 +146,5 @@ def _name_and_version(directory: str) -> tuple[str, str]:
 
 
 def normalised(name: str) -> str:
-    """A distribution's name in the one spelling that all its spellings mean."""
+    """Return the name of a distribution in its normalised spelling."""
     return name.lower().replace("_", "-").replace(".", "-")

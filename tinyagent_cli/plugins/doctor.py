@@ -22,9 +22,11 @@ from tinyagent_cli.config import settings as configuration
 from tinyagent_cli.config.settings import Settings
 from tinyagent_cli.version import DISTRIBUTION
 
+from .builtin import provider_plugins
 from .check import check_all
-from .discovery import EntryPoint, find, normalised
-from .manager import BUILT_IN_NAMES, PluginManager
+from .discovery import BUILT_IN, Plugin, find, normalised
+from .registry import PluginLoader
+from .selection import BUILT_IN_NAMES
 
 __all__ = ["Finding", "examine"]
 
@@ -168,14 +170,13 @@ def _configuration(found: Settings) -> Iterator[Finding]:
 
 
 def _names(found: Settings) -> Iterator[Finding]:
-    manager = PluginManager.from_settings(found)
     groups = {
         "tools": find("tools"),
         "commands": find("commands"),
         "providers": [
             entry
-            for entry in manager.provider_entries()
-            if entry.distribution != "built in" or entry.name not in found.providers
+            for entry in provider_plugins(found.providers)
+            if entry.distribution != BUILT_IN or entry.name not in found.providers
         ],
     }
     for group, entries in groups.items():
@@ -204,12 +205,12 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
         if choice.provider not in ("replay", "demo"):
             model = "/".join(filter(None, (choice.provider, choice.model_id)))
             yield Finding("configuration", "model", 0, f"{model}, from {choice.source}")
-    manager = PluginManager.from_settings(found)
+    loader = PluginLoader.from_settings(found)
     for name in names:
         if name in ("replay", "demo"):
             continue
         try:
-            provider = manager.provider(name)
+            provider = loader.provider(name)
             variable = provider.api_key_env
             key = found.api_key(name, variable)
         except TinyAgentError as error:
@@ -251,5 +252,5 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
     return Finding("endpoint", provider.name, 0, f"answers, with {count} models")
 
 
-def _subject(entry: EntryPoint) -> str:
+def _subject(entry: Plugin) -> str:
     return f"{entry.group}: {entry.name} ({entry.distribution} {entry.version})"

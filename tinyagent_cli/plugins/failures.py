@@ -17,40 +17,40 @@ from tinyagent.errors import (
 )
 from tinyagent_cli.config.environment import missing_variable
 
-from .discovery import EntryPoint
+from .discovery import Plugin
+from .tool_sources import ToolFile
 
-__all__ = ["BUILT_IN", "CONFIGURED", "FILE", "failure", "remedy", "status"]
-
-BUILT_IN, CONFIGURED, FILE = "built in", "config.toml", "file"
-"""Values of `EntryPoint.distribution` for plugins without a distribution."""
+__all__ = ["failure", "remedy", "status"]
 
 
-def failure(entry: EntryPoint, what: str, error: BaseException | None, hint: str | None) -> TinyAgentError:
+def failure(
+    plugin: Plugin | ToolFile, what: str, error: BaseException | None, hint: str | None
+) -> TinyAgentError:
     """Return the error for a plugin that cannot be used.
 
     Args:
-        entry: The plugin.
+        plugin: The plugin or tool file.
         what: The predicate of the message, such as "cannot be loaded".
         error: The exception that it raised, if any.
         hint: The hint; derived from the error if None.
     """
-    subject = f"The tool file {entry.version}" if entry.distribution == FILE else f"The plugin {entry}"
+    subject = f"The tool file {plugin.argument}" if isinstance(plugin, ToolFile) else f"The plugin {plugin}"
     if isinstance(error, NotConfiguredError | MissingKeyError):
         return NotConfiguredError(_sentence(f"{subject} is not set up: {error}"), hint=hint or error.hint)
     if isinstance(error, ConfigurationError):
         message = _sentence(f"{subject} is not set up correctly: {error}")
         return ConfigurationError(message, hint=hint or error.hint)
     if isinstance(error, TinyAgentError):
-        return PluginError(_sentence(f"{subject} {what}: {error}"), hint=hint or error.hint or remedy(entry))
+        return PluginError(_sentence(f"{subject} {what}: {error}"), hint=hint or error.hint or remedy(plugin))
     if isinstance(error, ImportError) and error.name:
-        why, advice = _missing_import(entry, error)
+        why, advice = _missing_import(plugin, error)
         return PluginError(_sentence(f"{subject} {what}: {why}"), hint=hint or advice)
     variable = missing_variable(error) if isinstance(error, KeyError) else None
     if variable is not None:
         message = f"{subject} is not set up: the environment variable {variable} is not set."
         return NotConfiguredError(message, hint=hint or f"Set it: export {variable}=…")
     why = "" if error is None else f": {type(error).__name__}: {error}"
-    return PluginError(_sentence(f"{subject} {what}{why}"), hint=hint or remedy(entry))
+    return PluginError(_sentence(f"{subject} {what}{why}"), hint=hint or remedy(plugin))
 
 
 def status(error: TinyAgentError | None) -> str:
@@ -60,44 +60,44 @@ def status(error: TinyAgentError | None) -> str:
     return "not set up" if isinstance(error, ConfigurationError) else "broken"
 
 
-def _missing_import(entry: EntryPoint, error: ImportError) -> tuple[str, str | None]:
+def _missing_import(plugin: Plugin | ToolFile, error: ImportError) -> tuple[str, str | None]:
     """Return the reason of a failed import, and a hint."""
     name = error.name or ""
     top = name.partition(".")[0]
     if top in ("tinyagent", "tinyagent_cli"):
         # A name or module that another version of tinyagent has.
-        return f"it does not fit this version of tinyagent: {error}", _reinstall(entry)
+        return f"it does not fit this version of tinyagent: {error}", _reinstall(plugin)
     if not isinstance(error, ModuleNotFoundError):
-        return f"{type(error).__name__}: {error}", _reinstall(entry)
-    if top == entry.value.partition(":")[0].strip().partition(".")[0]:
-        return f"its own module {name!r} is not there", _reinstall(entry)
+        return f"{type(error).__name__}: {error}", _reinstall(plugin)
+    if isinstance(plugin, Plugin) and top == plugin.value.partition(":")[0].strip().partition(".")[0]:
+        return f"its own module {name!r} is missing", _reinstall(plugin)
     more = "" if str(error).startswith("No module named") else f": {error}"
-    return f"it needs the module {name!r}, which is not installed{more}", _reinstall(entry)
+    return f"it needs the module {name!r}, which is not installed{more}", _reinstall(plugin)
 
 
-def _reinstall(entry: EntryPoint) -> str | None:
-    if entry.distribution == FILE:
+def _reinstall(plugin: Plugin | ToolFile) -> str | None:
+    if isinstance(plugin, ToolFile):
         return f"Install the package that has it into the environment of tinyagent: {sys.prefix}"
-    if entry.distribution in (BUILT_IN, CONFIGURED):
+    if plugin.is_part_of_tinyagent:
         return None
     from .namesake import installed_from
 
-    command = f"tinyagent plugins install --upgrade {installed_from(entry.distribution)}"
+    command = f"tinyagent plugins install --upgrade {installed_from(plugin.distribution)}"
     return f"Install it again, with what it needs: {command}"
 
 
-def remedy(entry: EntryPoint) -> str | None:
+def remedy(plugin: Plugin | ToolFile) -> str | None:
     """Return the hint for any other failure of a plugin; None if it has no distribution.
 
     The plugin may only lack some configuration, so the hint is not to uninstall it.
     """
-    if entry.distribution in (BUILT_IN, CONFIGURED, FILE):
+    if isinstance(plugin, ToolFile) or plugin.is_part_of_tinyagent:
         return None
     from .namesake import installed_from
 
     return (
         "Set up what its documentation asks for. If that is done, upgrade it: "
-        f"tinyagent plugins install --upgrade {installed_from(entry.distribution)}"
+        f"tinyagent plugins install --upgrade {installed_from(plugin.distribution)}"
     )
 
 

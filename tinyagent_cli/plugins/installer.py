@@ -20,8 +20,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.version import DISTRIBUTION
 
-from . import discovery as entry_points
-from .discovery import EntryPoint, normalised
+from .discovery import Plugin, installed, normalised
 from .installer_errors import explain, own_environment
 from .namesake import NAMESAKE, fault
 
@@ -31,8 +30,8 @@ __all__ = ["Changes", "Installer", "distributions", "plugins_named"]
 class Changes(NamedTuple):
     """What an installation changed: our entry points and all distributions, before and after."""
 
-    gained: list[EntryPoint]
-    lost: list[EntryPoint]
+    gained: list[Plugin]
+    lost: list[Plugin]
     installed: dict[str, str]
     """Name and version of every distribution that is new or has another version."""
 
@@ -228,13 +227,13 @@ def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
     return Changes([], [], {}) if dry_run else _run(installer, command, [distribution])
 
 
-def plugins_named(name: str) -> list[EntryPoint]:
+def plugins_named(name: str) -> list[Plugin]:
     """All that the plugin of this name offers: the name of its distribution, or one that it goes by.
 
     Raises:
         InputError: no plugin, or several, have that name.
     """
-    everything = entry_points.installed()
+    everything = installed()
     owners = {e.distribution for e in everything if normalised(e.distribution) == normalised(name)}
     owners = owners or {e.distribution for e in everything if e.name == name}
     if len(owners) > 1:
@@ -264,7 +263,7 @@ def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> C
     Raises:
         TinyAgentError: the installer failed.
     """
-    before, versions = set(entry_points.installed()), distributions()
+    before, versions = set(installed()), distributions()
     code, output = _run_aloud(command)
     if code:
         name = "pipx" if installer.pipx else installer.program
@@ -272,7 +271,7 @@ def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> C
         if known is None:
             raise TinyAgentError(f"{name} failed (exit code {code}); its messages above say why.")
         raise TinyAgentError(f"{name} failed on {', '.join(what)}: {known[0]}.", hint=known[1])
-    after, now = set(entry_points.installed()), distributions()
+    after, now = set(installed()), distributions()
     return Changes(
         sorted(after - before),
         sorted(before - after),

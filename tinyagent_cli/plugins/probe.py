@@ -2,7 +2,7 @@
 
 Arguments: GROUP NAME VALUE DISTRIBUTION VERSION.
 
-Prints the fields of `plugin_check.Loaded` as a JSON object.
+Prints the fields of `check.CheckResult` as a JSON object.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from tinyagent.errors import MissingKeyError, NotConfiguredError
 from tinyagent_cli.terminal.output import take_stdin, take_stdout
 
-from .discovery import EntryPoint
+from .discovery import Plugin
 from .failures import status
-from .manager import PluginManager
+from .registry import PluginLoader
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Load the plugin, and print what came of it."""
-    entry = EntryPoint(*arguments)
+    plugin = Plugin(*arguments)
     take_stdin()
     stdout = take_stdout()  # a plugin may print while it is loaded
-    error = PluginManager(prefer={entry.name: entry.distribution}).check(entry)
+    error = PluginLoader().check(plugin)
     found = {
         "status": status(error),
         "code": 0 if error is None or isinstance(error, NotConfiguredError | MissingKeyError) else 3,

@@ -11,13 +11,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-__all__ = ["ToolSource", "import_file", "module_name"]
+from .discovery import Plugin, normalised
+
+__all__ = ["ToolFile", "ToolSource", "import_file", "module_name", "source_of"]
 
 MAX_FILE_BYTES = 16 << 20
 """The size limit of a tool file."""
 
 _file_hashes: dict[str, str] = {}
 """The hash of each tool file that was run, by module name."""
+
+
+class ToolFile(NamedTuple):
+    """A Python file that `-t` names.
+
+    Attributes:
+        path: The file, resolved.
+        argument: The file as the user has typed it.
+    """
+
+    path: Path
+    argument: str
+
+    def __str__(self) -> str:
+        return f"{self.path.stem!r} (file {self.argument})"
 
 
 class ToolSource(NamedTuple):
@@ -43,6 +60,14 @@ class ToolSource(NamedTuple):
         if self.is_file:
             return _file_hashes.get(self.module)
         return _hash_of_distribution(self.name, self.module)
+
+
+def source_of(plugin: Plugin | ToolFile) -> ToolSource:
+    """Return the source of the tools of a plugin."""
+    if isinstance(plugin, ToolFile):
+        return ToolSource(str(plugin.path), module_name(plugin.path), is_file=True)
+    module = plugin.value.partition(":")[0].strip()
+    return ToolSource(normalised(plugin.distribution), module, is_file=False)
 
 
 def import_file(path: Path) -> ModuleType:

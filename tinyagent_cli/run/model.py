@@ -9,7 +9,7 @@ from tinyagent.errors import MissingKeyError, PluginError, TinyAgentError
 from tinyagent_cli.config.model_choice import Choice
 from tinyagent_cli.config.settings import Settings
 from tinyagent_cli.plugins import builtin as builtin_plugins
-from tinyagent_cli.plugins.manager import PluginManager
+from tinyagent_cli.plugins.registry import PluginLoader
 
 __all__ = ["resolve_model"]
 
@@ -17,7 +17,7 @@ __all__ = ["resolve_model"]
 def resolve_model(
     choice: Choice,
     settings: Settings,
-    plugins: PluginManager,
+    plugins: PluginLoader,
     options: Mapping[str, JsonValue],
     warn: Callable[[str], None],
 ) -> tuple[Provider, Model, str | None]:

@@ -21,7 +21,8 @@ from tinyagent_cli.config.endpoints import endpoint_note
 from tinyagent_cli.config.environment import APPROVALS_FILE, set_variable
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.discovery import find
-from tinyagent_cli.plugins.manager import Hook, PluginManager, SinkFactory
+from tinyagent_cli.plugins.loading import Hook, SinkFactory
+from tinyagent_cli.plugins.registry import PluginLoader
 from tinyagent_cli.plugins.tool_sources import ToolSource
 
 from .lifetime import Lifetime
@@ -129,7 +130,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
         app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
-    plugins = PluginManager.from_settings(found)
+    plugins = PluginLoader.from_settings(found)
     model_options = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
     _set_transport(app, model, options.transport, run.transport)
@@ -139,18 +140,23 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     max_cost = _first(options.max_cost, run.max_cost)
     if max_cost is not None:
         _check_price(app, model)
-    plugins.load_hooks()
+    plugins.load_guards()
     names = _tool_names(options, run.tools or ())
-    tools = with_timeouts(plugins.tools(names), found.tools)
+    requested = plugins.tools(names)
+    tools, sources = with_timeouts(requested.tools, found.tools), requested.sources
     _check_rules(options, tools)
+    registry = plugins.registry()
 
     async def changed_tools() -> list[AgentTool] | None:
         try:
-            changed = await plugins.changed_tools(names)
+            if not await registry.tools_have_changed():
+                return None
+            changed = plugins.tools(names)
         except TinyAgentError as error:
             app.warn(f"The tools stay as they are: {error}")
             return None
-        return None if changed is None else with_timeouts(changed, found.tools)
+        sources.update(changed.sources)
+        return with_timeouts(changed.tools, found.tools)
 
     history = _history(app, options.history, stdin)
     system = _system(options.system, stdin) if options.system is not None else run.system or ""
@@ -181,13 +187,13 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
-        before_hooks=plugins.hooks("tinyagent_before_tool_call"),
-        after_hooks=plugins.hooks("tinyagent_after_tool_call"),
+        before_hooks=registry.hooks("tinyagent_before_tool_call"),
+        after_hooks=registry.hooks("tinyagent_after_tool_call"),
         hook_timeout=found.hook_timeout,
         max_output=output_limits(found.tools),
-        sources=plugins.sources,
+        sources=sources,
         approvals_file=found.directory / APPROVALS_FILE,
-        sinks=plugins.sinks(),
+        sinks=registry.sinks(),
     )
 
 

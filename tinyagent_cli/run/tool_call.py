@@ -20,7 +20,7 @@ from tinyagent.errors import ToolError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import settings as configuration
 from tinyagent_cli.exit_codes import InputError, describe
-from tinyagent_cli.plugins.manager import PluginManager
+from tinyagent_cli.plugins.registry import PluginLoader
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
 
@@ -44,14 +44,15 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
         found = configuration.load()
-        plugins = PluginManager.from_settings(found)
-        plugins.load_hooks()
-        tool = _one(name, with_timeouts(plugins.tools([name]), found.tools))
+        plugins = PluginLoader.from_settings(found)
+        plugins.load_guards()
+        tool = _one(name, with_timeouts(plugins.tools([name]).tools, found.tools))
+        registry = plugins.registry()
         given = _arguments(tool, arguments)
         guards = ToolGuards(
             Approvals(deny=found.run.deny or (), yes=True),
-            plugins.hooks("tinyagent_before_tool_call"),
-            plugins.hooks("tinyagent_after_tool_call"),
+            registry.hooks("tinyagent_before_tool_call"),
+            registry.hooks("tinyagent_after_tool_call"),
             timeout=found.hook_timeout,
         )
         message = runner.run(_run(tool, given, guards, lifetime))

@@ -26,7 +26,7 @@ from .approvals import Approvals
 from .tool_limits import cap
 
 if TYPE_CHECKING:
-    from tinyagent_cli.plugins.manager import Hook
+    from tinyagent_cli.plugins.loading import Hook
 
 __all__ = ["ToolGuards"]
 

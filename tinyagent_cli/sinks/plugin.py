@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 from tinyagent.agent_types import AgentEvent
 
 if TYPE_CHECKING:
-    from tinyagent_cli.plugins.manager import SinkFactory
+    from tinyagent_cli.plugins.loading import SinkFactory
 
 __all__ = ["PluginSinks"]
 

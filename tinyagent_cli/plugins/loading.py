@@ -1,0 +1,314 @@
+"""From a plugin that was found to one that is loaded, and from there to what it offers.
+
+This is the only module that uses pluggy: to read which functions of a plugin implement which hooks, and to
+check them against the specifications. The hooks are called here and in the run, one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+import pluggy
+
+from tinyagent import hookspecs
+from tinyagent._tool_schemas import tool_schema
+from tinyagent.agent_types import AgentEvent, AgentTool, Provider
+from tinyagent.errors import PluginError, TinyAgentError
+from tinyagent_cli.terminal.signals import StopRun
+
+from . import builtin
+from .discovery import BUILT_IN, CONFIGURED, Plugin
+from .failures import failure
+from .tool_sources import ToolFile, import_file
+
+if TYPE_CHECKING:
+    import click
+
+    from tinyagent_cli.config.files import ProviderTable
+
+__all__ = [
+    "Hook",
+    "LoadedPlugin",
+    "SinkFactory",
+    "command_of",
+    "load",
+    "provider_of",
+    "require_guard",
+    "sinks_of",
+    "suggestion",
+    "tools_of",
+]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SinkFactory: TypeAlias = Callable[[], Callable[[AgentEvent], None]]
+"""Makes the sink of one run."""
+
+_TOOL_NAME = r"[A-Za-z0-9_-]{1,64}"
+_GUARD_HOOKS = ("tinyagent_before_tool_call", "tinyagent_after_tool_call", "tinyagent_register_sinks")
+_ORDER_MARKS = ("tryfirst", "trylast", "wrapper", "hookwrapper")
+"""Options of `hookimpl` that would change the order of hooks, which is that of the plugins' names."""
+
+
+class Hook(NamedTuple):
+    """One plugin's implementation of a hook. `call` passes only the arguments that it declares."""
+
+    plugin: str
+    function: Callable[..., object]
+    arguments: tuple[str, ...]
+
+    def call(self, **arguments: object) -> object:
+        return self.function(*[arguments[name] for name in self.arguments])
+
+
+class LoadedPlugin(NamedTuple):
+    """A plugin after its import.
+
+    Attributes:
+        plugin: What was found.
+        implementation: The module or the instance that the entry point names.
+        hooks: Its implementations of each hook, by the name of the hook; a hook may have several.
+    """
+
+    plugin: Plugin | ToolFile
+    implementation: object
+    hooks: Mapping[str, tuple[Hook, ...]]
+
+
+def load(plugin: Plugin | ToolFile, providers: Mapping[str, ProviderTable]) -> LoadedPlugin:
+    """Import a plugin and read its hooks.
+
+    Args:
+        plugin: A plugin or a tool file.
+        providers: The configured providers, by name.
+
+    Raises:
+        TinyAgentError: The plugin cannot be used; the message names it.
+    """
+    implementation = _guarded(plugin, "cannot be loaded", _import, plugin, providers)
+    hooks = _guarded(plugin, "does not fit the hooks", _read_hooks, implementation, str(plugin))
+    return LoadedPlugin(plugin, implementation, hooks)
+
+
+def _import(plugin: Plugin | ToolFile, providers: Mapping[str, ProviderTable]) -> object:
+    if isinstance(plugin, ToolFile):
+        return import_file(plugin.path)
+    if plugin.distribution == BUILT_IN:
+        return builtin.BuiltinProviders(plugin.name)
+    if plugin.distribution == CONFIGURED:
+        return builtin.ConfiguredProvider(plugin.name, providers[plugin.name])
+    module, _, attributes = plugin.value.partition(":")
+    found: object = import_module(module.strip())
+    for attribute in filter(None, attributes.strip().split(".")):
+        found = getattr(found, attribute)
+    return found() if isinstance(found, type) else found
+
+
+class _HookError(Exception):
+    """An implementation of a hook that cannot be called."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@cache
+def _specifications() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.NAME)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _read_hooks(implementation: object, label: str) -> dict[str, tuple[Hook, ...]]:
+    """Return the hooks of a plugin, after a check that they can be called."""
+    manager = _specifications()
+    try:
+        manager.register(implementation)
+    except pluggy.PluginValidationError as error:
+        raise _HookError(" ".join(str(error).split())) from None
+    try:
+        hooks: dict[str, tuple[Hook, ...]] = {}
+        for caller in manager.get_hookcallers(implementation) or ():
+            for found in caller.get_hookimpls():
+                if found.plugin is implementation:
+                    _check_hook(caller, found)
+                    hook = Hook(label, found.function, tuple(found.argnames))
+                    hooks[caller.name] = (*hooks.get(caller.name, ()), hook)
+        return hooks
+    finally:
+        manager.unregister(implementation)
+
+
+def _check_hook(caller: pluggy.HookCaller, found: pluggy.HookImpl) -> None:
+    if not caller.has_spec() and not found.optionalhook:
+        known = [name for name in dir(hookspecs) if name.startswith("tinyagent_")]
+        raise _HookError(f"unknown hook {caller.name!r}.{suggestion(caller.name, known)}")
+    mark = next((mark for mark in _ORDER_MARKS if getattr(found, mark)), None)
+    if mark is not None:
+        raise _HookError(
+            f"{caller.name} in {found.function.__module__} is marked with {mark}=True, which is refused",
+            f"Remove {mark} from @hookimpl: the hooks of all plugins are called one by one, in the order of "
+            "the plugins' names.",
+        )
+
+
+# ---- what a plugin offers ---------------------------------------------------------------------------------
+
+
+def tools_of(loaded: LoadedPlugin) -> dict[str, AgentTool]:
+    """Return the tools that a plugin registers, by name.
+
+    A module without hooks offers all tools at its top level.
+
+    Raises:
+        TinyAgentError: The plugin has no tools, or one that cannot be used.
+    """
+    offered: dict[str, AgentTool] = {}
+
+    def register(tool: object) -> None:
+        if not isinstance(tool, AgentTool):
+            raise TypeError(
+                f"register() got {_kind(tool)}, not an AgentTool; is @tool missing on the function?"
+            )
+        if not re.fullmatch(_TOOL_NAME, str(tool.name)):
+            raise ValueError(
+                f"a tool's name is 1 to 64 letters, digits, '_' or '-'; this one is {tool.name!r}"
+            )
+        tool_schema(tool)
+        if offered.setdefault(tool.name, tool) is not tool:
+            raise ValueError(f"it registers two tools named {tool.name!r}")
+
+    hooks = loaded.hooks.get("tinyagent_register_tools", ())
+    for hook in hooks:
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+    if not hooks:
+        for thing in list(vars(loaded.implementation).values()):
+            if isinstance(thing, AgentTool):
+                _guarded(loaded.plugin, "cannot be used", register, thing)
+    if not offered:
+        raise failure(
+            loaded.plugin,
+            "offers no tools",
+            None,
+            hint="Mark a function with @tool and register it in tinyagent_register_tools; in a file, its "
+            "top level is enough.",
+        )
+    return offered
+
+
+def provider_of(loaded: LoadedPlugin, name: str) -> Provider:
+    """Return the provider that a plugin registers under this name.
+
+    Raises:
+        TinyAgentError: The plugin registers no such provider.
+    """
+    offered: dict[str, Provider] = {}
+
+    def register(provider: object) -> None:
+        if not isinstance(provider, Provider):
+            raise TypeError(f"register() got {_kind(provider)}, not a Provider")
+        if offered.setdefault(provider.name, provider) is not provider:
+            raise ValueError(f"it registers two providers named {provider.name!r}")
+
+    for hook in _required(loaded, "tinyagent_register_providers"):
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+    if name not in offered:
+        only = ", ".join(sorted(offered)) or "none"
+        raise failure(loaded.plugin, f"registers no provider named {name!r}, only: {only}", None, None)
+    return offered[name]
+
+
+def command_of(loaded: LoadedPlugin, name: str) -> click.Command:
+    """Return the sub-command that a plugin adds under this name.
+
+    Raises:
+        TinyAgentError: The plugin adds no such command.
+    """
+    import click
+
+    group = click.Group()
+    for hook in _required(loaded, "tinyagent_register_commands"):
+        _guarded(loaded.plugin, "cannot be used", hook.call, group=group)
+    command = group.commands.get(name)
+    if command is None:
+        only = ", ".join(sorted(group.commands)) or "none"
+        raise failure(loaded.plugin, f"adds no command {name!r}, only: {only}", None, None)
+    return command
+
+
+def sinks_of(loaded: LoadedPlugin) -> list[tuple[str, SinkFactory]]:
+    """Return the sinks that a plugin registers: a name for messages, and the factory."""
+    found: list[tuple[str, SinkFactory]] = []
+
+    def register(name: str, factory: SinkFactory) -> None:
+        found.append((f"{name!r} of the plugin {loaded.plugin}", factory))
+
+    for hook in loaded.hooks.get("tinyagent_register_sinks", ()):
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+    return found
+
+
+def require_guard(loaded: LoadedPlugin) -> None:
+    """Refuse a plugin of the group `tinyagent.hooks` that has no hook of a run.
+
+    Raises:
+        PluginError: It has none.
+    """
+    if not any(name in loaded.hooks for name in _GUARD_HOOKS):
+        raise _without_hook(loaded, " or ".join(_GUARD_HOOKS))
+
+
+def _required(loaded: LoadedPlugin, name: str) -> tuple[Hook, ...]:
+    if name not in loaded.hooks:
+        raise _without_hook(loaded, name)
+    return loaded.hooks[name]
+
+
+def _without_hook(loaded: LoadedPlugin, names: str) -> TinyAgentError:
+    return failure(loaded.plugin, f"has no function {names} marked with @hookimpl", None, None)
+
+
+def _guarded(
+    plugin: Plugin | ToolFile,
+    what: str,
+    function: Callable[P, T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Call code of a plugin. What it raises becomes an error that names the plugin.
+
+    Args:
+        plugin: The plugin.
+        what: The predicate of the message, such as "cannot be loaded".
+        function: What to call.
+        *args: Its arguments.
+        **kwargs: Its arguments.
+    """
+    try:
+        return function(*args, **kwargs)
+    except (KeyboardInterrupt, PluginError, StopRun):
+        raise
+    except _HookError as error:
+        raise failure(plugin, f"{what}: {error}", None, error.hint) from None
+    except BaseException as error:
+        if isinstance(error, TinyAgentError) and isinstance(plugin, Plugin) and plugin.is_part_of_tinyagent:
+            raise
+        raise failure(plugin, what, error, None) from error
+
+
+def _kind(thing: object) -> str:
+    name = getattr(thing, "__name__", None)
+    return f"the function {name}()" if callable(thing) and name is not None else repr(thing)[:80]
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name that is most similar to `name`; empty if no name is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), 1, 0.7)
+    return f" Did you mean {near[0]!r}?" if near else ""

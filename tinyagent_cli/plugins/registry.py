@@ -1,0 +1,210 @@
+"""The plugins of a command: `PluginLoader` loads what is requested, `Registry` is the result.
+
+A plugin goes through three types: `Plugin` is found by its metadata, `LoadedPlugin` is imported and checked,
+and the frozen `Registry` has the hooks of all that are loaded. An error while a plugin is loaded names the
+plugin, its distribution and its version, and fails only the command that requested it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+
+from .builtin import provider_plugins
+from .discovery import BUILT_IN, Plugin, find
+from .loading import (
+    Hook,
+    LoadedPlugin,
+    SinkFactory,
+    command_of,
+    load,
+    provider_of,
+    require_guard,
+    sinks_of,
+    suggestion,
+    tools_of,
+)
+from .selection import Preferences, ToolClaim, list_names, plugin_of_tool
+from .tool_sources import ToolFile, ToolSource, source_of
+
+if TYPE_CHECKING:
+    import click
+
+    from tinyagent.agent_types import AgentTool, Provider
+    from tinyagent_cli.config.files import ProviderTable
+    from tinyagent_cli.config.settings import Settings
+
+__all__ = ["PluginLoader", "Registry", "ToolSet"]
+
+
+class Registry(NamedTuple):
+    """The loaded plugins of a command. A plugin that was loaded under two names is in it once."""
+
+    plugins: tuple[LoadedPlugin, ...] = ()
+
+    def hooks(self, name: str) -> list[Hook]:
+        """Return the implementations of a hook, in the order of the plugins' names."""
+        found = [hook for loaded in self.plugins for hook in loaded.hooks.get(name, ())]
+        return sorted(found, key=lambda hook: hook.plugin)
+
+    def sinks(self) -> list[tuple[str, SinkFactory]]:
+        """Return the sinks of all plugins: a name for messages, and the factory."""
+        return [sink for loaded in self.plugins for sink in sinks_of(loaded)]
+
+    async def tools_have_changed(self) -> bool:
+        """Return whether a plugin reports that its tools have changed."""
+        changed = False
+        for hook in self.hooks("tinyagent_tools_changed"):
+            answer = hook.call()
+            changed |= bool(await answer if inspect.isawaitable(answer) else answer)
+        return changed
+
+
+class ToolSet(NamedTuple):
+    """The tools of a command, and the source of each by its name."""
+
+    tools: list[AgentTool]
+    sources: dict[str, ToolSource]
+
+
+class PluginLoader:
+    """Loads plugins by the names that users type, each once.
+
+    Args:
+        providers: The configured providers, by name.
+        disabled: Disabled plugins of the group `tinyagent.hooks`.
+        preferences: The user's choice among plugins with the same name.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, ProviderTable] | None = None,
+        disabled: frozenset[str] = frozenset(),
+        preferences: Preferences | None = None,
+    ) -> None:
+        self._providers = providers or {}
+        self._disabled = disabled
+        self._preferences = preferences or Preferences()
+        self._loaded: dict[Plugin | ToolFile, LoadedPlugin] = {}
+
+    @classmethod
+    def from_settings(cls, found: Settings) -> PluginLoader:
+        """Return a loader with the settings of the configuration files."""
+        from .log_warnings import show_warnings
+
+        show_warnings()
+        preferences = Preferences(found.preferred_plugins, found.directory / "config.toml")
+        return cls(found.providers, found.disabled_plugins, preferences)
+
+    def registry(self) -> Registry:
+        """Return the plugins that are loaded so far."""
+        plugins = {id(loaded.implementation): loaded for loaded in reversed(self._loaded.values())}
+        return Registry(tuple(reversed(plugins.values())))
+
+    def load(self, plugin: Plugin | ToolFile) -> LoadedPlugin:
+        """Load a plugin, unless it is loaded."""
+        if plugin not in self._loaded:
+            self._loaded[plugin] = load(plugin, self._providers)
+        return self._loaded[plugin]
+
+    def tools(self, requests: Iterable[str]) -> ToolSet:
+        """Return the tools that `-t` names.
+
+        Args:
+            requests: Each is `plugin`, `plugin.tool`, `file.py` or `file.py:tool`.
+
+        Raises:
+            TinyAgentError: There is no such tool, two have the same name, or a plugin cannot be used.
+        """
+        claims: dict[str, list[ToolClaim]] = {}
+        for request in requests:
+            plugin, wanted = plugin_of_tool(request, self._preferences)
+            offered = tools_of(self.load(plugin))
+            if wanted is not None and wanted not in offered:
+                raise ConfigurationError(
+                    f"The plugin {plugin} has no tool {wanted!r}; it has: {list_names(offered)}."
+                )
+            for tool in offered.values() if wanted is None else [offered[wanted]]:
+                claims.setdefault(tool.name, []).append(ToolClaim(tool, plugin, wanted is not None))
+        chosen = [self._preferences.choose_tool(name, offers) for name, offers in claims.items()]
+        return ToolSet(
+            [claim.tool for claim in chosen],
+            {claim.tool.name: source_of(claim.plugin) for claim in chosen},
+        )
+
+    def provider(self, name: str) -> Provider:
+        """Return the provider of this name.
+
+        Raises:
+            TinyAgentError: There is no such provider, or its plugin cannot be used.
+        """
+        plugins = provider_plugins(self._providers)
+        claims = [plugin for plugin in plugins if plugin.name == name]
+        if name in self._providers:
+            # A configured provider replaces the built-in one of the same name.
+            claims = [plugin for plugin in claims if plugin.distribution != BUILT_IN]
+        if not claims:
+            known = {plugin.name for plugin in plugins}
+            file = self._preferences.config_file
+            raise ConfigurationError(
+                f"Unknown provider {name!r}.{suggestion(name, known)} Known: {list_names(known)}.",
+                hint="The part of -m before the first slash is the provider. Your own endpoints go into "
+                f"[providers.NAME]{f' in {file}' if file else ''}.",
+            )
+        return provider_of(self.load(self._preferences.choose(name, claims)), name)
+
+    def command(self, name: str) -> click.Command:
+        """Return the sub-command of a plugin.
+
+        Raises:
+            TinyAgentError: The plugin cannot be used.
+        """
+        claims = [plugin for plugin in find("commands") if plugin.name == name]
+        return command_of(self.load(self._preferences.choose(name, claims)), name)
+
+    def load_guards(self) -> None:
+        """Load the plugins of the group `tinyagent.hooks`, which must be loaded before a tool may run.
+
+        Raises:
+            PluginError: At least one cannot be loaded; the message names all of them.
+            ConfigurationError: The only problem is that some are not configured.
+        """
+        problems: list[TinyAgentError] = []
+        for plugin in find("hooks"):
+            if plugin.name in self._disabled or plugin.distribution in self._disabled:
+                continue
+            try:
+                require_guard(self.load(plugin))
+            except TinyAgentError as error:
+                problems.append(error)
+        if not problems:
+            return
+        file = self._preferences.config_file
+        hints = list(dict.fromkeys(error.hint for error in problems if error.hint))
+        hints.append(
+            "Plugins of the group tinyagent.hooks guard tool calls, so nothing runs without them. "
+            f'To switch one off: [plugins] disable = ["NAME"]{f" in {file}" if file else ""}.'
+        )
+        only_setup = all(isinstance(error, ConfigurationError) for error in problems)
+        raised = ConfigurationError if only_setup else PluginError
+        raise raised("\n".join(map(str, problems)), hint="\n".join(hints))
+
+    def check(self, plugin: Plugin) -> TinyAgentError | None:
+        """Load a plugin as its group does. Return the error; None if it works."""
+        try:
+            loaded = self.load(plugin)
+            match plugin.group:
+                case "tools":
+                    tools_of(loaded)
+                case "providers":
+                    provider_of(loaded, plugin.name)
+                case "commands":
+                    command_of(loaded, plugin.name)
+                case _:
+                    require_guard(loaded)
+        except TinyAgentError as error:
+            return error
+        return None
