@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx
 import pytest
 
 from tinyagent import (
@@ -313,6 +314,14 @@ async def test_keys_are_checked_before_the_call(wheel: Wheel) -> None:
         await stream_alchemy_openai_completions(model, Context(), {})
     with pytest.raises(AuthenticationError):
         await stream_alchemy_openai_completions(model, Context(), {"api_key": "sk-\u200b1234"})
+    assert [] == wheel.streams
+
+
+async def test_a_client_of_the_user_is_refused(wheel: Wheel) -> None:
+    """The crate has its own HTTP client, so rules of the user's client would not apply."""
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    with pytest.raises(ConfigurationError, match="cannot use http_client"):
+        await stream_alchemy_openai_completions(MODEL, Context(), {"http_client": transport})
     assert [] == wheel.streams
 
 

@@ -71,6 +71,12 @@ class AlchemyCall(HttpRequest):
         self, module: ModuleType, model: HttpModel, context: Context, options: SimpleStreamOptions
     ) -> None:
         base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
+        connection = connection_options(model, options)
+        if connection["http_client"] is not None:
+            raise ConfigurationError(
+                "the Rust provider cannot use http_client",
+                hint="Use stream_openai_completions or stream_anthropic for requests through it.",
+            )
         self.api: str = model.api or "openai-completions"
         if self.api == ANTHROPIC:
             url = anthropic_provider.messages_url(base_url)
@@ -89,7 +95,7 @@ class AlchemyCall(HttpRequest):
             signal=options.get("signal"),
             on_retry=options.get("on_retry"),
             secrets=secrets,
-            **connection_options(model, options),
+            **connection,
         )
         self._module = module
         # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.
