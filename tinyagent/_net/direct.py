@@ -421,7 +421,7 @@ class _Connection(asyncio.BufferedProtocol):
         elif self.status < 200:
             self.headers = {}
         elif coding.lower() != "chunked":
-            self._fail(ProtocolError(f"the transfer encoding {coding!r} was not asked for"))
+            self._fail(ProtocolError("the reply has a transfer encoding other than 'chunked'"))
         else:
             self._headers_done = True
 
