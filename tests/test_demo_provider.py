@@ -1,4 +1,4 @@
-"""The demo is honest: its tools are real, and what they give is what it says."""
+"""The demo calls real tools, and its answers contain their results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tinyagent.testing import assistant, check_grammar, collect, user
 
 
 def tool(name: str, answer: Any, **properties: str) -> AgentTool:
-    """A tool that wants all its properties and answers with `answer(args)`."""
+    """Return a tool that requires all its properties and answers with `answer(args)`."""
 
     async def execute(call_id: str, args: dict[str, Any], signal: Any, on_update: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": str(answer(args))}])
@@ -35,7 +35,7 @@ SURE = tool("calc", lambda args: {"6 * 7": "42"}.get(args["expression"], "?"), e
 
 
 async def test_it_calls_the_calculator_and_says_what_that_gave() -> None:
-    """The answer is the tool's result, after a thought and a real call."""
+    """The answer is the result of the tool, after a thought and a real call."""
     agent = ask(SURE)
     events = await collect(agent.stream("What is 6 * 7?"))
     check_grammar(events)
@@ -49,7 +49,7 @@ async def test_it_calls_the_calculator_and_says_what_that_gave() -> None:
 
 
 async def test_no_answer_is_made_up() -> None:
-    """A tool that answers wrongly is quoted; one that fails is quoted, too."""
+    """The result of a wrong or failing tool is quoted unchanged."""
     wrong = tool("calc", lambda args: "banana", expression="string")
     assert "6 * 7 = banana" == await ask(wrong).prompt_text("6 * 7")
 
@@ -85,18 +85,18 @@ async def test_two_expressions_are_two_calls() -> None:
     ],
 )
 def test_arithmetic_is_found_in_the_text(text: str, expressions: list[str]) -> None:
-    """What is arithmetic is taken, dates, versions and plain numbers are not."""
+    """Arithmetic is found in the prompt; dates, versions and plain numbers are ignored."""
     assert expressions == list(_arithmetic(text))
 
 
 def test_no_text_takes_long_to_look_through() -> None:
-    """A prompt of nothing but brackets does not stop the program."""
+    """A prompt of many brackets is searched in linear time."""
     for text in ("(" * 50_000, "1+" * 50_000, "-" * 50_000, "f(" * 50_000, "1 " * 50_000, "(1" * 50_000):
         list(_arithmetic(text))  # what goes back and forth over these never gets to the end of the test
 
 
 async def test_a_tool_that_the_prompt_names_is_called() -> None:
-    """Arguments come from key=value, from quotes, from numbers, or are the rest of the prompt."""
+    """The arguments come from key=value, from quotes, from numbers, or are the rest of the prompt."""
     seen: list[dict[str, Any]] = []
     weather = tool("get_weather", lambda args: seen.append(args) or "sunny", city="string")
     dice = tool("dice", lambda args: seen.append(args) or "4", sides="integer")
@@ -108,7 +108,7 @@ async def test_a_tool_that_the_prompt_names_is_called() -> None:
 
 
 async def test_what_the_prompt_does_not_give_is_not_invented() -> None:
-    """A missing argument is left to the tool's schema, and the error is what it says."""
+    """A missing argument is an error of the call, which the answer contains."""
     dice = tool("dice", lambda args: "4", sides="integer")
     answer = await ask(dice).prompt_text("Roll the dice")
     assert answer.startswith("dice failed")
@@ -116,7 +116,7 @@ async def test_what_the_prompt_does_not_give_is_not_invented() -> None:
 
 
 async def test_without_a_tool_it_says_what_it_is() -> None:
-    """It repeats the prompt, says that it is a script, and how to get a real model."""
+    """Without a tool the answer repeats the prompt, and explains the demo and how to choose a model."""
     answer = await ask().prompt_text("Tell me a story")
     for part in ("Tell me a story", "a script, not a model", "OPENROUTER_API_KEY", "-m demo -t calc"):
         assert part in answer
@@ -126,14 +126,14 @@ async def test_without_a_tool_it_says_what_it_is() -> None:
 
 
 async def test_it_sees_the_conversation() -> None:
-    """A history goes on: it counts the messages and knows the last answer."""
+    """The answer states the number of earlier messages and the last answer."""
     agent = ask(messages=(user("What is 6 * 7?"), assistant("6 * 7 = 42")))
     answer = await agent.prompt_text("now in French")
     assert "2 earlier messages; the last answer was: 6 * 7 = 42" in answer
 
 
 async def test_it_streams_word_by_word() -> None:
-    """The answer arrives in many deltas that are the answer together."""
+    """The answer arrives in many deltas."""
     agent = ask()
     events = await collect(agent.stream("Hello"))
     deltas = [
@@ -148,7 +148,7 @@ async def test_it_streams_word_by_word() -> None:
 
 
 async def test_an_abort_ends_it_at_once() -> None:
-    """Waiting for the next word ends when the run is aborted, and nothing of it is left."""
+    """An abort ends the wait for the next word, and leaves no task."""
     agent = ask(delay=10)  # a second word would come long after the test has to be over
     asyncio.get_running_loop().call_later(0.05, agent.abort)
     events = await collect(agent.stream("Hello"))
@@ -158,6 +158,6 @@ async def test_an_abort_ends_it_at_once() -> None:
 
 @pytest.mark.parametrize("delay", [-1, 11, "soon", None, float("nan")])
 def test_a_delay_that_is_none_is_refused(delay: Any) -> None:
-    """The error says what a delay is."""
+    """The error explains what a delay is."""
     with pytest.raises(ConfigurationError, match="delay is seconds"):
         demo_provider().make_model("", {"delay": delay})

@@ -1,4 +1,4 @@
-"""The server that the tests of providers, ours and others', talk to."""
+"""The loopback server for the tests of providers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fetch(url: str, body: bytes | None = b"{}") -> tuple[int, bytes]:
 
 
 def test_in_a_thread() -> None:
-    """`with` serves from a thread: each request gets the next reply, and is kept."""
+    """`with` runs the server in a thread; each request gets the next reply and is recorded."""
     with FakeServer(FakeReply.text("Hi"), FakeReply.json({"a": 1}), FakeReply.error(402, "pay")) as server:
         status, body = fetch(f"{server.url}/chat/completions", b'{"x": 1}')
         assert (200, True) == (status, body.endswith(b"data: [DONE]\n\n"))
@@ -42,7 +42,7 @@ def test_in_a_thread() -> None:
 
 
 def test_more_requests_than_replies() -> None:
-    """Those get an error that says so, and are counted; with `repeat` the last reply goes on."""
+    """A request without a reply gets an error and is counted; with `repeat` it gets the last reply."""
     with FakeServer(FakeReply.json(1)) as server:
         assert [200, 500, 500] == [fetch(server.url)[0] for _ in range(3)]
         assert 2 == server.unexpected
@@ -54,7 +54,7 @@ def test_more_requests_than_replies() -> None:
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
 def test_framings(framing: str) -> None:
-    """The body is the same whichever way its end is told."""
+    """The body is the same with each framing."""
     with FakeServer(FakeReply([b"ab", Sleep(0), b"c"], framing=framing)) as server:  # type: ignore[arg-type]
         assert (200, b"abc") == fetch(server.url)
 
@@ -66,7 +66,7 @@ async def answered(server: FakeServer) -> tuple[asyncio.StreamReader, asyncio.St
 
 
 async def test_gates() -> None:
-    """What follows a `Wait` is sent once it is released, and not before."""
+    """The steps after a `Wait` are sent when it is released, and not before."""
     async with FakeServer(FakeReply([b"one", Wait(), b"two"], head=b"")) as server:
         reader, writer = await answered(server)
         assert b"one" == await reader.readexactly(3)
@@ -79,7 +79,7 @@ async def test_gates() -> None:
 
 
 async def test_ends() -> None:
-    """A reset is a reset, a hang-up an end without the last chunk, and `Hold` waits for the client."""
+    """`Reset` resets the connection, `Hangup` closes it too early, and `Hold` waits for the client."""
     replies = [FakeReply([b"x", end]) for end in (Reset(), Hangup(), Hold())]
     async with FakeServer(*replies) as server:
         reader, writer = await answered(server)
@@ -99,7 +99,7 @@ async def test_ends() -> None:
 
 
 async def test_stopping_closes_what_is_open() -> None:
-    """Nobody waits for a server that is gone."""
+    """Stopping the server closes its connections, so that no client waits."""
     async with FakeServer(FakeReply([b"x", Hold()], head=b"")) as server:
         reader, writer = await answered(server)
         await server.wait_requests(1)
@@ -111,7 +111,7 @@ async def test_stopping_closes_what_is_open() -> None:
 
 
 def test_events() -> None:
-    """`sse` and `chat_chunk` make what servers send."""
+    """`sse` and `chat_chunk` return the form that servers send."""
     assert b"data: [DONE]\n\n" == sse("[DONE]")
     assert b'event: error\ndata: {"a":"\xc3\xa9"}\n\n' == sse({"a": "\u00e9"}, event="error")
     assert {"content": "Hi"} == chat_chunk("Hi")["choices"][0]["delta"]
@@ -121,7 +121,7 @@ def test_events() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not exist for Windows")
 @pytest.mark.parametrize("cut", [None, Reset(), Hangup(), Hold()], ids=lambda cut: type(cut).__name__)
 def test_under_uvloop(cut: Any) -> None:
-    """The transports of uvloop are not asyncio's: each step does there what it does here."""
+    """Each step works with the transports of uvloop, too."""
     import uvloop
 
     async def ask() -> tuple[str, str]:

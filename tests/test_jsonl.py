@@ -1,11 +1,11 @@
-"""The format: what is written is read back, each body stands once, and bad lines are named."""
+"""The JSON Lines format: events are read back, each body is written once, and errors name the line."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ RESULTS = st.builds(
 
 @st.composite
 def replies(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any]]:
-    """The events of a message as a builder makes them, and the message."""
+    """The events of a message from a builder, and the message."""
     builder = MessageBuilder(MODEL, timestamp=draw(st.integers()))
     events: list[Any] = [MessageStartEvent(message=builder.message())]
     opened: list[int] = []
@@ -170,7 +170,7 @@ def replies(draw: st.DrawFn) -> tuple[list[Any], dict[str, Any]]:
 
 @st.composite
 def foreign_replies(draw: st.DrawFn) -> list[Any]:
-    """The events of a provider that sends plain dicts, with a `partial` or without, absorbed or not."""
+    """The events of a provider of plain dicts, with or without `partial`, absorbed or not."""
     source, _ = draw(replies())
     builder = MessageBuilder(MODEL, timestamp=1)
     absorb, whole = draw(st.booleans()), draw(st.booleans())
@@ -195,7 +195,7 @@ def foreign_replies(draw: st.DrawFn) -> list[Any]:
 
 @st.composite
 def turns(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
-    """A whole turn, and the messages that ended in it."""
+    """The events of a complete turn, and the messages that ended in it."""
     events: list[Any] = [TurnStartEvent()]
     new: list[Any] = []
     for number in range(draw(st.integers(0, 2))):
@@ -341,14 +341,14 @@ def test_many_tool_calls_stay_linear() -> None:
 
 @given(st.lists(ANY_EVENT, max_size=12))
 def test_any_events_come_back(events: list[Any]) -> None:
-    """That holds for events in an order that no run has."""
+    """Events in any order are read back unchanged."""
     assert_restored(events)
 
 
 @PROPERTY
 @given(st.data())
 def test_parts_of_runs_come_back(data: st.DataObject) -> None:
-    """That holds for runs with events missing, doubled, moved or put in."""
+    """Runs with missing, repeated, moved or additional events are read back unchanged."""
     events = data.draw(runs())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(events) - 1))
@@ -367,12 +367,12 @@ def test_parts_of_runs_come_back(data: st.DataObject) -> None:
 @PROPERTY
 @given(st.lists(foreign_replies(), max_size=2))
 def test_events_of_other_providers_come_back(replies: list[list[Any]]) -> None:
-    """That holds for providers that send whole `partial` dicts, right or wrong, or none."""
+    """Events of providers with correct, wrong or no `partial` dicts are read back unchanged."""
     assert_restored([event for reply in replies for event in reply])
 
 
 def test_a_kept_event_shows_its_own_moment() -> None:
-    """A restored update has the message as it was then, not as it is at the end."""
+    """A restored update has the message at its own time."""
     builder = MessageBuilder(MODEL, timestamp=1)
     events: list[Any] = [MessageStartEvent(message=builder.message())]
     index, event = builder.open_text()
@@ -382,7 +382,7 @@ def test_a_kept_event_shows_its_own_moment() -> None:
 
 
 async def test_what_an_agent_does_comes_back() -> None:
-    """The events of a real run, with thinking, parallel calls, updates and an error, are restored."""
+    """The events of a run with thinking, parallel calls, updates and an error are read back unchanged."""
     events = await run(
         Reply(thinking("hm", signature="s"), "two", call("double", n=1), call("double", n=2)),
         Reply(call("double", "{not json"), call("nothing")),
@@ -405,7 +405,7 @@ def test_integers_of_any_size_survive(number: int) -> None:
 
 
 async def test_each_body_stands_once() -> None:
-    """User, assistant and tool texts are each in one line of a run without deltas."""
+    """The text of a user, an assistant or a tool is in only one line of a run without deltas."""
     events = await run(
         Reply("ASSISTANT-BODY", call("double", n=21)), "done", prompt="USER-BODY", tools=[DOUBLE]
     )
@@ -419,7 +419,7 @@ async def test_each_body_stands_once() -> None:
 
 
 async def test_bodies_stand_where_the_format_says() -> None:
-    """`message_end` has the message; a tool's result is in `tool_execution_end`."""
+    """The message is in `message_end`, and the result of a tool in `tool_execution_end`."""
     lines = parsed(written(await run(Reply(call("double", n=1)), "done", tools=[DOUBLE])))
     ends = [line for line in lines if line["type"] == "message_end"]
     assert ["user", "assistant", "tool_result", "assistant"] == [line["role"] for line in ends]
@@ -435,7 +435,7 @@ async def test_bodies_stand_where_the_format_says() -> None:
 
 
 async def test_lines_are_numbered_and_timed() -> None:
-    """`type` is first, `seq` counts up without a gap, `time` is on every line but deltas."""
+    """`type` is the first key, `seq` has no gaps, and each line but a delta has `time`."""
     events = await run(Reply("a b c", call("double", n=1)), "done", tools=[DOUBLE])
     for deltas in (True, False):
         lines = parsed(written(events, deltas=deltas))
@@ -455,7 +455,7 @@ def deltas(count: int, word: str = " word") -> tuple[list[Any], list[Any]]:
 
 @pytest.mark.parametrize("kind", ["text", "thinking", "tool_call"])
 def test_a_delta_is_at_most_130_bytes(kind: str) -> None:
-    """1,000 deltas of one word take 130 bytes each at most, the rest of the message included."""
+    """1,000 deltas of one word take at most 130 bytes each, including the rest of the message."""
     builder = MessageBuilder(MODEL, timestamp=1)
     events: list[Any] = [MessageStartEvent(message=builder.message())]
     index, event = {
@@ -469,13 +469,13 @@ def test_a_delta_is_at_most_130_bytes(kind: str) -> None:
 
 
 def test_size_is_linear() -> None:
-    """Ten times the deltas are ten times the bytes, and tool results do not add up."""
+    """Ten times the deltas take ten times the bytes."""
     small, large = (sum(map(len, written([*a, *b]))) for a, b in (deltas(500), deltas(5000)))
     assert large < 10.5 * small
 
 
 async def test_a_provider_with_whole_partials_stays_linear() -> None:
-    """The size is linear although each of its events carries the whole message."""
+    """The size is linear for a provider whose events each contain the whole message."""
 
     def sized(count: int) -> int:
         before, steps = deltas(count)
@@ -495,7 +495,7 @@ async def test_a_provider_with_whole_partials_stays_linear() -> None:
 
 @pytest.mark.parametrize("started", [True, False])
 async def test_a_provider_with_an_envelope_of_its_own_stays_linear(started: bool) -> None:
-    """That holds where the fields around the content are not those that the message began with."""
+    """The size is linear if the fields around the content differ from those of the message's start."""
 
     async def events_of_a_run(count: int) -> list[Any]:
         async def stream(model: Any, context: Any, options: Any) -> Any:
@@ -542,13 +542,13 @@ def records() -> list[Any]:
 
 
 def test_records_validate(validator: Any) -> None:
-    """The header, history and result lines are what the schema says."""
+    """Session, history and result lines fit the schema."""
     for line in parsed(written(records())):
         validator.validate(line)
 
 
 async def test_what_an_agent_writes_validates(validator: Any) -> None:
-    """Each line of real runs is what the schema says."""
+    """Each line of real runs fits the schema."""
     events = await run(
         Reply(thinking("hm", signature="s"), "two", call("double", n=1), call("double", "[]")),
         Reply("ha", error="the line broke", usage={"input": 1}),
@@ -561,13 +561,13 @@ async def test_what_an_agent_writes_validates(validator: Any) -> None:
 @PROPERTY
 @given(runs())
 def test_runs_validate(validator: Any, events: list[Any]) -> None:
-    """Each line of any well-formed run is what the schema says."""
+    """Each line of any well-formed run fits the schema."""
     for line in parsed(written(events)):
         validator.validate(line)
 
 
 def test_snapshots_validate(validator: Any) -> None:
-    """Each line of every snapshot in the tests is what the schema says."""
+    """Each line of every snapshot in the tests fits the schema."""
     files = list(SNAPSHOTS.rglob("*.jsonl"))
     assert files
     for file in files:
@@ -577,7 +577,7 @@ def test_snapshots_validate(validator: Any) -> None:
 
 
 async def test_lines_without_a_required_field_are_refused(validator: Any) -> None:
-    """Taking away what a reader needs makes a line invalid, whichever it is."""
+    """A line without a field that readers need does not fit the schema."""
     events = await run(Reply("a", call("double", n=1)), "done", tools=[DOUBLE])
     needed = {
         "session": ["version", "id", "created", "model", "system_prompt", "thinking_level", "tools"],
@@ -605,14 +605,14 @@ async def test_lines_without_a_required_field_are_refused(validator: Any) -> Non
 
 
 def test_the_schema_has_a_component_for_each_type() -> None:
-    """Messages, contents and lines are named, so that other programs can generate types from them."""
+    """Messages, contents and lines have names, so that other programs can generate types from them."""
     names = jsonl.schema()["$defs"].keys()
     assert {"UserMessage", "AssistantMessage", "ToolResultMessage", "TextContent", "MessageEnd"} <= names
     assert not [name for name in names if name.startswith("_")]
 
 
 async def test_the_wire_format(snapshot_jsonl: Any) -> None:
-    """The lines of a run with thinking, a tool call and an answer are these."""
+    """The lines of a run with thinking, a tool call and an answer do not change."""
     events = await run(
         Reply(thinking("hm", signature="s"), call("double", n=21, call_id="c1")),
         Reply("It is 42.", usage={"input": 9, "output": 3, "total": 12, "cost": None}),
@@ -622,7 +622,7 @@ async def test_the_wire_format(snapshot_jsonl: Any) -> None:
 
 
 async def test_the_wire_format_of_a_failure(snapshot_jsonl: Any) -> None:
-    """The lines of a run that breaks off are these."""
+    """The lines of a failed run do not change."""
     assert await run(Reply("Half an ans", error="the line broke")) == snapshot_jsonl
 
 
@@ -653,7 +653,7 @@ def events_of(records: list[Any]) -> list[Any]:
 
 
 def test_unknown_types_and_fields_are_ignored() -> None:
-    """A reader of today reads what a later version adds."""
+    """Types and fields of later versions are ignored."""
     lines = written(stream("a", "b"))
     lines.insert(3, b'{"type":"weather","sunny":true}\n')
     lines[1] = lines[1].replace(b'"seq"', b'"mood":"good","seq"')
@@ -661,26 +661,26 @@ def test_unknown_types_and_fields_are_ignored() -> None:
 
 
 def test_blank_lines_are_skipped() -> None:
-    """Empty lines mean nothing, CRLF ends a line as LF does."""
+    """Empty lines are skipped, and CR LF ends a line like LF."""
     text = b"\n\r\n".join(line.strip() for line in written(stream("a", "b"))) + b"\n  \n"
     assert events_of(stream("a", "b")) == list(jsonl.read(text))
 
 
 @pytest.mark.parametrize("cut", [1, 5, 20, 60])
 def test_a_torn_last_line_is_left_out_with_a_warning(cut: int) -> None:
-    """What was written before a crash is read, and the reader is told."""
+    """An incomplete last line causes a warning, and the lines before it are read."""
     lines = written(stream("ä", "b"))
     torn = b"".join(lines[:5]) + lines[5][:cut]
-    heard: list[str] = []
-    assert events_of(stream("ä", "b"))[:4] == list(jsonl.read(torn, on_warning=heard.append))
-    assert 1 == len(heard)
-    assert "line 6" in heard[0]
+    warnings: list[str] = []
+    assert events_of(stream("ä", "b"))[:4] == list(jsonl.read(torn, on_warning=warnings.append))
+    assert 1 == len(warnings)
+    assert "line 6" in warnings[0]
     with pytest.warns(UserWarning, match="line 6 is incomplete"):
         list(jsonl.read(torn))
 
 
 def test_a_complete_last_line_needs_no_line_feed() -> None:
-    """Only what cannot be read is torn."""
+    """A complete last line without LF is read."""
     text = b"".join(written(stream("a", "b"))).rstrip(b"\n")
     assert events_of(stream("a", "b")) == list(jsonl.read(text))
 
@@ -704,7 +704,7 @@ def test_a_complete_last_line_needs_no_line_feed() -> None:
     ],
 )
 def test_a_malformed_line_is_named(line: bytes, says: str) -> None:
-    """The error says which line it is and what is wrong with it."""
+    """The error contains the number of the line and the fault."""
     lines = [b'{"type":"agent_start","seq":1,"time":1}\n', line, b'{"type":"turn_start"}\n']
     with pytest.raises(RecordError) as caught:
         list(jsonl.read(lines))
@@ -719,19 +719,19 @@ def test_another_file_is_not_an_empty_conversation() -> None:
 
 
 def test_a_newer_version_is_refused() -> None:
-    """A header of another version says so instead of being half understood."""
+    """A stream of a newer version raises an error with that version."""
     with pytest.raises(RecordError, match="version 2"):
         list(jsonl.read(written([session(version=2)])))
 
 
 def test_line_separators_in_texts_stay_text() -> None:
-    """U+2028, U+0085 and the like do not end a line."""
+    """U+2028, U+0085 and similar characters do not end a line."""
     events = events_of(stream("a\u2028b\u0085c\x0bd\r\ne", "x\u2029y"))
     assert_restored(events)
 
 
 def test_strings_and_lines_without_line_feeds_are_read() -> None:
-    """Bytes, text, a file, and lists of either: all give the same."""
+    """Bytes, text, files, and lists of either give the same events."""
     lines, events = written(stream("a", "b")), events_of(stream("a", "b"))
     whole = b"".join(lines)
     for source in (
@@ -747,7 +747,7 @@ def test_strings_and_lines_without_line_feeds_are_read() -> None:
 
 
 def test_reading_does_not_wait_for_more_than_the_next_line() -> None:
-    """A reader of a pipe sees an event as soon as the line after it has arrived."""
+    """An event is read before the line after the next one arrives."""
     taken = 0
 
     def lines() -> Iterator[bytes]:
@@ -760,11 +760,87 @@ def test_reading_does_not_wait_for_more_than_the_next_line() -> None:
         assert taken <= number + 2
 
 
+ODD_LINES = [
+    b"\n",
+    b" \r\n",
+    b'{"type":"weather","sunny":true}\n',
+    b'{"type":"turn_start","seq":1} {"type":"turn_start","seq":2}\n',
+    b'{"type":"turn_start",\n',
+    b'"seq":1}\n',
+    b'{"type":"turn_start","mood":{\n"good":1}}\n',
+    b'{"type": "turn_start"}\r\n',
+    b'{"type":"turn_end"}\n',
+    b'{"type":"message_update","seq":1}\n',
+    b'{"type":"message_update","seq":1,"assistant_message_event":{}}\n',
+    b'{"type":"message_update","assistant_message_event":{"a":1,"b":2,"c":3}}\n',
+    b'{"type":"message_end","role":"user","message":{"text":"\\ud83d"}}\n',
+    b"\xff\n",
+    b"hello\n",
+]
+
+
+def outcome(read: Callable[[], Iterable[Any]]) -> tuple[list[Any], str]:
+    """Return what was read, and the error that ended it."""
+    records: list[Any] = []
+    try:
+        records.extend(read())
+    except RecordError as error:
+        return records, str(error)
+    return records, ""
+
+
+@PROPERTY
+@given(runs(), st.lists(st.tuples(st.integers(0, 50), st.sampled_from(ODD_LINES)), max_size=3))
+def test_lines_in_chunks_are_read_like_single_lines(events: list[Any], odd: list[tuple[int, bytes]]) -> None:
+    """For any lines, bytes, a file and a list give the records and the error of one call for each line."""
+    lines = written(events)
+    for place, line in odd:
+        lines.insert(min(place, len(lines)), line)
+
+    def read_single() -> Iterator[Any]:
+        decoder = jsonl.Decoder()
+        for line in b"".join(lines).splitlines(keepends=True):
+            yield from decoder.decode(line)
+        yield from decoder.close()
+
+    expected = outcome(read_single)
+    for source in (b"".join(lines), io.BytesIO(b"".join(lines)), lines, iter(lines)):
+        assert expected == outcome(lambda source=source: jsonl.read_records(source))  # type: ignore[misc]
+
+
+@PROPERTY
+@given(runs())
+def test_a_conversation_has_all_messages_that_ended(events: list[Any]) -> None:
+    """`messages` leaves out `message_update` lines, and returns the messages of the `message_end` events."""
+    expected = [event.message for event in events if isinstance(event, MessageEndEvent)]
+    assert expected == jsonl.messages(b"".join(written(events)))
+
+
+def test_a_pipe_is_read_as_it_is_written() -> None:
+    """Complete lines in a pipe are read while its writer waits, and a partial line when it is complete."""
+    lines = written(events_of(stream("a", "b")))
+    source, sink = os.pipe()
+    with os.fdopen(source, "rb") as reader, os.fdopen(sink, "wb", buffering=0) as writer:
+        writer.write(b"".join(lines[:2]) + lines[2][:9])
+        events = jsonl.read(reader)
+        assert [AgentStartEvent(), TurnStartEvent()] == [next(events), next(events)]
+        writer.write(lines[2][9:] + lines[3])
+        assert MessageStartEvent(message=user("a")) == next(events)
+
+
+def test_a_long_line_in_a_file_is_read() -> None:
+    """A line that is longer than the chunks of a file is complete."""
+    events = events_of(stream("a" * 300_000, "b" * 300_000))
+    lines = written(events)
+    assert events == list(jsonl.read(io.BytesIO(b"".join(lines))))
+    assert events == list(jsonl.read(b"".join(lines)))
+
+
 # ---- records and conversations ----------------------------------------------------------------------------
 
 
 def test_records_come_back_between_the_events() -> None:
-    """`read_records` gives everything in its order."""
+    """`read_records` returns records and events in their order."""
     records = stream("a", "b", user("earlier"))
     back = list(jsonl.read_records(written(records)))
     assert [type(record) for record in records] == [type(record) for record in back]
@@ -773,38 +849,38 @@ def test_records_come_back_between_the_events() -> None:
 
 
 def test_a_conversation_is_history_and_what_was_said() -> None:
-    """`messages` gives the history and every message that ended."""
+    """`messages` returns the history and every complete message."""
     lines = written(stream("now", "yes", user("before"), assistant("hm")))
     assert [user("before"), assistant("hm"), user("now"), assistant("yes")] == jsonl.messages(lines)
 
 
 def test_streams_one_after_another_are_one_conversation() -> None:
-    """Two runs after each other, of one session file or of two streams, follow each other."""
+    """Two runs in sequence are one conversation."""
     first, second = stream("a", "b"), stream("c", "d")
-    said = [user("a"), assistant("b"), user("c"), assistant("d")]
-    assert said == jsonl.messages([*written(first), *written(second)])
-    assert said == jsonl.messages([*written(first), *written(second[1:])])
+    conversation = [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert conversation == jsonl.messages([*written(first), *written(second)])
+    assert conversation == jsonl.messages([*written(first), *written(second[1:])])
 
 
 def test_a_stream_that_went_on_from_another_says_nothing_twice() -> None:
-    """A stream whose history is the stream before it can follow it in a file."""
+    """If the history of a stream is the stream before it, its messages are not repeated."""
     first = written(stream("a", "b"))
     second = written(stream("c", "d", *jsonl.messages(first)))
-    said = [user("a"), assistant("b"), user("c"), assistant("d")]
-    assert said == jsonl.messages(second)
-    assert said == jsonl.messages([*first, *second])
+    conversation = [user("a"), assistant("b"), user("c"), assistant("d")]
+    assert conversation == jsonl.messages(second)
+    assert conversation == jsonl.messages([*first, *second])
 
 
 async def test_tool_results_are_part_of_the_conversation() -> None:
-    """A session file without deltas gives back calls and results."""
+    """The calls and results of a session file without deltas are read."""
     events = await run(Reply(call("double", n=21)), "done", tools=[DOUBLE])
-    said = jsonl.messages(written(events, deltas=False))
-    assert events[-1].messages == said
-    assert "42" == said[2]["content"][0]["text"]
+    conversation = jsonl.messages(written(events, deltas=False))
+    assert events[-1].messages == conversation
+    assert "42" == conversation[2]["content"][0]["text"]
 
 
 def test_a_message_that_never_ended_is_no_message() -> None:
-    """A stream that breaks off in the middle of a prompt is read up to there."""
+    """A message without its end is not a part of the conversation."""
     lines = written([*events_of(stream("a", "b")), MessageStartEvent(message=user("lost"))])[:-1]
     assert [user("a"), assistant("b")] == jsonl.messages(lines)
     back = list(jsonl.read(lines))
@@ -815,7 +891,7 @@ def test_a_message_that_never_ended_is_no_message() -> None:
 
 
 def test_lone_surrogates_never_break_a_line() -> None:
-    """Half a character in any text becomes U+FFFD; the rest is kept."""
+    """An unpaired surrogate in a text becomes U+FFFD."""
     events = events_of(stream("a\ud83d", "b\udc00c"))
     builder = MessageBuilder(MODEL, timestamp=1)
     events.append(MessageStartEvent(message=builder.message()))
@@ -829,7 +905,7 @@ def test_lone_surrogates_never_break_a_line() -> None:
 
 
 def test_not_a_number_is_null() -> None:
-    """NaN and infinities are no JSON; they become null."""
+    """NaN and infinities become null."""
     details = {"nan": float("nan"), "inf": float("inf")}
     event = ToolExecutionEndEvent(
         tool_call_id="c", tool_name="t", result=AgentToolResult(details=details), is_error=False
@@ -839,7 +915,7 @@ def test_not_a_number_is_null() -> None:
 
 
 def test_details_that_are_no_json_are_written_as_text() -> None:
-    """A tool that puts objects into its details does not break the stream."""
+    """Details that JSON cannot represent are written as strings."""
     details = {"path": Path("a/b"), "error": ValueError("x"), 3: {1, 2}, ("t",): b"bytes"}
     event = ToolExecutionEndEvent(
         tool_call_id="c", tool_name="t", result=AgentToolResult(details=details), is_error=False
@@ -855,7 +931,7 @@ def test_details_that_are_no_json_are_written_as_text() -> None:
 
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
 def test_other_encodings_are_read(codec: str, tmp_path: Path) -> None:
-    """What PowerShell's `>` and editors write, as bytes, and from a file, cut at each byte 0x0A."""
+    """The encodings of PowerShell's `>` and of editors are read, as bytes and from a file."""
     texts = ["ਊ é 😀", "two", "three"]  # the first character is two bytes 0x0A in UTF-16
     events = [jsonl.HistoryRecord(message={"role": "note", "text": text}) for text in texts]
     data = b"".join(jsonl.write(events)).decode().encode(codec)
@@ -866,7 +942,7 @@ def test_other_encodings_are_read(codec: str, tmp_path: Path) -> None:
 
 
 def test_marks_between_streams_are_skipped() -> None:
-    """`cat a.jsonl b.jsonl` leaves the byte order mark of the second in the middle."""
+    """A byte order mark at the start of the second stream of `cat a.jsonl b.jsonl` is skipped."""
     stream = b"\xef\xbb\xbf" + b"".join(jsonl.write([jsonl.HistoryRecord(message={"role": "note"})]))
     assert [{"role": "note"}] * 2 == [record.message for record in jsonl.read_records(stream * 2)]
     assert [{"role": "note"}] * 2 == [record.message for record in jsonl.read_records(stream.decode() * 2)]

@@ -1,4 +1,4 @@
-"""The builder: every event shows its own moment, at the same cost per delta at any length."""
+"""The message builder: each event shows the message at its own time, and a delta has constant cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def builder() -> MessageBuilder:
 
 
 class Naive:
-    """What the builder is to be equal to: one growing message, photographed after each step."""
+    """A simple model of the builder: one growing message that is copied after each step."""
 
     def __init__(self) -> None:
         self.message: dict[str, Any] = {
@@ -87,7 +87,7 @@ ENDS = st.sampled_from([("done", "stop"), ("done", "length"), ("fail", "error"),
 def play(
     steps: list[Any], end: Any
 ) -> tuple[list[BuilderEvent], list[dict[str, Any]], MessageBuilder, Naive]:
-    """The same steps for both; the events of the one, the photographs of the other."""
+    """Run the same steps on both. Return the events of the builder and the copies of the model."""
     made, naive = builder(), Naive()
     events: list[BuilderEvent] = []
     photographs: list[dict[str, Any]] = []
@@ -148,7 +148,7 @@ def play(
 @settings(max_examples=300, deadline=None)
 @given(STEPS, ENDS, st.randoms(use_true_random=False))
 def test_a_kept_event_shows_its_own_moment(steps: list[Any], end: Any, random: Any) -> None:
-    """For any sequence of calls, read in any order, each partial is the photograph of its moment."""
+    """For any sequence of calls, each partial is the message at its time, in any order of reading."""
     events, photographs, made, naive = play(steps, end)
     assert naive.photograph() == made.message()
     order = list(range(len(events)))
@@ -161,7 +161,7 @@ def test_a_kept_event_shows_its_own_moment(steps: list[Any], end: Any, random: A
 @settings(max_examples=100, deadline=None)
 @given(STEPS, ENDS)
 def test_reading_on_the_way_changes_nothing(steps: list[Any], end: Any) -> None:
-    """A listener that reads each partial at once sees the same as one that reads none till the end."""
+    """A listener that reads each partial at once gets the same as one that reads all at the end."""
     events, photographs, made, _ = play(steps, end)
     again = builder()
     for (name, *args), _ in zip(steps, range(len(steps)), strict=True):
@@ -179,7 +179,7 @@ def test_reading_on_the_way_changes_nothing(steps: list[Any], end: Any) -> None:
 @settings(max_examples=100, deadline=None)
 @given(STEPS, ENDS)
 def test_absorbing_deltas_only_builds_the_same(steps: list[Any], end: Any) -> None:
-    """The events without their partials, through another builder: the same blocks, the same end."""
+    """Events without partials build the same blocks and the same end through another builder."""
     events, photographs, _, _ = play([step for step in steps if step[0] not in ("update", "start")], end)
     other = builder()
     for event, photograph in zip(events, photographs, strict=True):
@@ -199,7 +199,7 @@ def test_absorbing_deltas_only_builds_the_same(steps: list[Any], end: Any) -> No
 @settings(max_examples=50, deadline=None)
 @given(STEPS, ENDS)
 def test_absorbing_full_partials_takes_them_as_they_stand(steps: list[Any], end: Any) -> None:
-    """A provider that sends its own partials is believed, and may change its dict afterwards."""
+    """The partials of a provider are used unchanged, and are copied before the provider changes them."""
     events, photographs, _, _ = play(steps, end)
     other = builder()
     for event, photograph in zip(events, photographs, strict=True):
@@ -214,7 +214,7 @@ def test_absorbing_full_partials_takes_them_as_they_stand(steps: list[Any], end:
 
 
 def calls_of(work: Any) -> int:
-    """How many calls, of Python and of C, this work makes."""
+    """Count the calls of Python and C functions during `work`."""
     count = 0
 
     def profile(frame: Any, event: str, argument: Any) -> None:
@@ -234,7 +234,7 @@ def calls_of(work: Any) -> int:
 
 
 def test_a_delta_costs_the_same_at_any_length() -> None:
-    """Twice the deltas, twice the calls: counted, not timed, for one block and for interleaved ones."""
+    """Twice the deltas take at most twice the calls, for one block and for interleaved blocks."""
 
     def stream(count: int, blocks: int) -> Any:
         def work() -> None:
@@ -253,7 +253,7 @@ def test_a_delta_costs_the_same_at_any_length() -> None:
 
 
 def test_events_share_the_pieces() -> None:
-    """A kept event holds no text but its own delta; the pieces are kept once."""
+    """A stored event has only its own delta; the pieces exist once."""
     made = builder()
     index, _ = made.open_text()
     events = [made.delta(index, "x" * 10) for _ in range(100)]
@@ -262,7 +262,7 @@ def test_events_share_the_pieces() -> None:
 
 
 def test_reading_on_joins_only_what_is_new() -> None:
-    """A reader that looks at each partial joins each piece once, not all of them again."""
+    """Reading the partial of each event joins each piece only once."""
     made = builder()
     index, _ = made.open_text()
     joined = 0
@@ -283,7 +283,7 @@ def test_reading_on_joins_only_what_is_new() -> None:
 
 
 def test_many_blocks_cost_no_more_each() -> None:
-    """Twice the tool calls, twice the calls of functions: opening, growing and closing look at one block."""
+    """Twice the tool calls take at most twice the function calls to open, extend and close."""
 
     def stream(blocks: int) -> Any:
         def work() -> None:
@@ -302,7 +302,7 @@ def test_many_blocks_cost_no_more_each() -> None:
 
 
 def test_the_changes_between_two_moments_are_known() -> None:
-    """What grew, what was opened and what was set, and nothing else."""
+    """`changed_between` returns exactly the blocks that were opened, extended or changed."""
     made = builder()
     text, _ = made.open_text()
     first = made.delta(text, "a").count
@@ -319,7 +319,7 @@ def test_the_changes_between_two_moments_are_known() -> None:
 
 
 def test_a_message_has_a_bounded_number_of_blocks() -> None:
-    """One block too many is an error that names the bound, before the memory is full."""
+    """One block more than the limit raises an error that names the limit."""
     made = builder()
     for _ in range(MAX_BLOCKS):
         made.open_text()
@@ -331,7 +331,7 @@ def test_a_message_has_a_bounded_number_of_blocks() -> None:
 
 
 def test_partial_is_readable_like_any_other_key() -> None:
-    """By `[]`, `get` and `in`; it is not among the keys that are stored or written."""
+    """`[]`, `get` and `in` find `partial`; it is not among the stored keys."""
     event = builder().open_text()[1]
     assert "partial" in event
     assert event["partial"] == event.get("partial")
@@ -347,7 +347,7 @@ def test_partial_is_readable_like_any_other_key() -> None:
     "duplicate", [copy.copy, copy.deepcopy, lambda event: pickle.loads(pickle.dumps(event))]
 )
 def test_a_copy_has_the_partial_in_it(duplicate: Any) -> None:
-    """A copy, or what another process gets, shows the same as the event."""
+    """A copy and a pickle of an event have the same partial as the event."""
     made = builder()
     index, _ = made.open_text()
     event = made.delta(index, "hi")
@@ -358,7 +358,7 @@ def test_a_copy_has_the_partial_in_it(duplicate: Any) -> None:
 
 
 def test_partials_are_new_each_time() -> None:
-    """Who changes what they read changes nothing for others."""
+    """Changing a partial that was read does not change the next one."""
     event = builder().open_text()[1]
     event["partial"]["content"].clear()
     event["partial"]["content"][0]["text"] = "changed"
@@ -381,7 +381,7 @@ def test_interleaved_tool_calls() -> None:
 
 
 def test_late_fields() -> None:
-    """A signature, a name or an id that comes late is there from then on, and not before."""
+    """A late signature, name or id is in the partials after it, and not in those before it."""
     made = builder()
     index, opened = made.open_thinking()
     delta = made.delta(index, "hm")
@@ -396,7 +396,7 @@ def test_late_fields() -> None:
 
 
 def test_ids_are_unique() -> None:
-    """An id that is empty or taken is replaced."""
+    """An empty or repeated id is replaced."""
     made = builder()
     ids = [
         made.open_tool_call(given)[1]["tool_call"]["id"] for given in ("", "", "x", "x", "x", "x_2", "call_1")
@@ -429,7 +429,7 @@ def test_ids_are_unique() -> None:
     ],
 )
 def test_arguments_are_parsed_strictly_at_the_end(raw: str, arguments: Any, invalid: bool) -> None:
-    """An object is taken as it was sent; what is none leaves its text, which marks the call invalid."""
+    """A JSON object is parsed; other text stays in `partial_json` and marks the call as invalid."""
     made = builder()
     index, _ = made.open_tool_call("x", "t")
     event = made.delta(index, raw)
@@ -441,7 +441,7 @@ def test_arguments_are_parsed_strictly_at_the_end(raw: str, arguments: Any, inva
 
 @pytest.mark.parametrize("given_arguments", [[], [1], 5, False])
 def test_arguments_given_as_something_else_are_never_an_empty_call(given_arguments: Any) -> None:
-    """What is no object leaves a text that says what it was."""
+    """Arguments that are not an object are kept as text, so that the call is invalid."""
     made = builder()
     index, _ = made.open_tool_call("x", "t")
     call = made.close(index, given_arguments)["tool_call"]
@@ -450,7 +450,7 @@ def test_arguments_given_as_something_else_are_never_an_empty_call(given_argumen
 
 
 def test_a_failure_keeps_what_was_built() -> None:
-    """`fail` ends the message with what there is, and says why."""
+    """`fail` ends the message with its content so far and the reason."""
     made = builder()
     index, _ = made.open_text()
     made.delta(index, "half")
@@ -464,13 +464,13 @@ def test_a_failure_keeps_what_was_built() -> None:
 
 @pytest.mark.parametrize("garbage", [None, 42, "text", [], {}, {"type": None}, {"delta": "x"}])
 def test_garbage_is_refused_by_name(garbage: Any) -> None:
-    """What is no event is an InvalidReplyError, not an AttributeError from inside."""
+    """A value that is not an event raises `InvalidReplyError`."""
     with pytest.raises(InvalidReplyError, match=type(garbage).__name__):
         builder().absorb(garbage)
 
 
 def test_a_model_may_be_anything() -> None:
-    """`api`, `provider` and `id` may be missing; the time is the wall clock's."""
+    """A model may have no `api`, `provider` or `id`, and the default timestamp is the current time."""
     before = now_ms()
     message: Any = MessageBuilder(object()).message()
     assert ("", "", "") == (message["api"], message["provider"], message["model"])
@@ -493,6 +493,6 @@ def test_a_model_may_be_anything() -> None:
     ],
 )
 def test_the_best_object_of_a_prefix(text: str, expected: Any) -> None:
-    """While arguments are streamed, what is there so far can be shown."""
+    """While arguments are streamed, a partial shows the part that is complete."""
     parsed = parse_partial_object(text)
     assert expected == parsed or (expected == {"a": [1]} and parsed in ({"a": [1]}, {"a": [1, 2]}))

@@ -1,4 +1,4 @@
-"""The fixtures that pytest finds by itself: strict, and free of charge until one is used."""
+"""The fixtures that pytest finds by itself: strict, and without cost until a test uses one."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ print(*sorted(set(sys.modules) - library))
 
 
 def test_it_is_found_by_its_entry_point() -> None:
-    """Installing tinyagent is all that it takes."""
+    """The plugin is active when tinyagent is installed."""
     [point] = metadata.entry_points(group="pytest11", name="tinyagent")
     assert "tinyagent.testing.pytest_plugin" == point.value
 
 
 def test_it_imports_nothing_but_the_library() -> None:
-    """A project that does not use it does not pay for servers, HTTP clients or schemas."""
+    """Loading the plugin imports no server, HTTP client or schema."""
     done = subprocess.run([sys.executable, "-c", COST], capture_output=True, text=True, check=False)
     assert "tinyagent.testing tinyagent.testing.pytest_plugin" == done.stdout.strip(), done.stderr
 
 
 def run_pytest(folder: Path, test: str) -> str:
-    """The output of a run of its own."""
+    """Return the output of pytest in a child process."""
     (folder / "test_it.py").write_text(test)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", folder],
@@ -52,7 +52,7 @@ def run_pytest(folder: Path, test: str) -> str:
 
 
 def test_a_script_must_be_used_up(tmp_path: Path) -> None:
-    """A step that was left fails the test that asked for the provider."""
+    """A test with an unused step fails."""
     test = "def test_it(scripted_provider):\n    scripted_provider('one')\n"
     assert "1 of 1 step(s) not used" in run_pytest(tmp_path, test)
 
@@ -66,7 +66,7 @@ def double(n: int) -> int:
 def test_an_agent_is_run_to_its_end(
     scripted_provider: Callable[..., Any], run_agent: Callable[..., Any], check_grammar: Callable[..., None]
 ) -> None:
-    """With its tools, its system prompt and its options; the events are those of a whole run."""
+    """`run_agent` runs an agent with its tools, prompt and options to the end."""
     seen = []
     provider = scripted_provider(Reply(call("double", n=21)), "42.")
     events = run_agent(
@@ -83,19 +83,19 @@ def test_an_agent_is_run_to_its_end(
 
 
 def test_a_server_answers_until_the_test_is_over(fake_server: Callable[..., Any]) -> None:
-    """On loopback, with the replies that were given."""
+    """`fake_server` sends the given replies on loopback until the end of the test."""
     server = fake_server(FakeReply.json({"fine": True}))
     assert {"fine": True} == httpx.get(server.url, trust_env=False).json()
 
 
 def test_the_home_is_empty(tinyagent_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Configuration and keys of whoever runs the tests are not seen."""
+    """The configuration and keys of the user are not found."""
     assert [] == list(tinyagent_home.iterdir())
     assert str(tinyagent_home) == os.environ["TINYAGENT_HOME"]
 
 
 def test_the_home_hides_keys(tmp_path: Path) -> None:
-    """Also from child processes, since they are taken out of the environment."""
+    """Child processes do not get the user's keys either."""
     test = (
         "import os\nos.environ['X_API_KEY'] = 'sk'\nos.environ['TINYAGENT_MODEL'] = 'm'\n"
         "def test_it(tinyagent_home):\n    assert not {'X_API_KEY', 'TINYAGENT_MODEL'} & set(os.environ)\n"
@@ -104,7 +104,7 @@ def test_the_home_hides_keys(tmp_path: Path) -> None:
 
 
 def test_snapshots_are_lines(tmp_path: Path) -> None:
-    """`snapshot_jsonl` keeps the events as they would be on the wire, the clock standing still."""
+    """`snapshot_jsonl` stores the events as JSON lines with a fixed time."""
     test = (
         "def test_it(scripted_provider, run_agent, snapshot_jsonl):\n"
         "    assert run_agent(scripted_provider('Hi.'), 'Hello') == snapshot_jsonl\n"

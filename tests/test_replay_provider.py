@@ -1,4 +1,4 @@
-"""`replay:FILE` answers as the recorded run did."""
+"""`replay:FILE` answers like the recorded run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def steps_of(events: list[Any]) -> list[Any]:
     return [event.assistant_message_event for event in events if isinstance(event, MessageUpdateEvent)]
 
 
-def said(events: list[Any]) -> list[Any]:
+def messages_of(events: list[Any]) -> list[Any]:
     ended = [message for event in events if event.type == "agent_end" for message in event.messages]
     return [{**message, "timestamp": 0} for message in ended]
 
@@ -68,57 +68,57 @@ STEPS = (
 
 
 async def test_a_recorded_run_is_answered_again(tmp_path: Path) -> None:
-    """Deltas, tool calls, signatures, usage and the end are those of the recording."""
+    """The deltas, tool calls, signatures, usage and end are those of the recording."""
     file = tmp_path / "run.jsonl"
     recorded = await record(file, *STEPS)
     replayed = await replay(file)
     assert steps_of(recorded) == steps_of(replayed)
-    assert said(recorded) == said(replayed)
+    assert messages_of(recorded) == messages_of(replayed)
 
 
 async def test_a_session_file_is_replayed_block_by_block(tmp_path: Path) -> None:
-    """Without recorded deltas the messages are the same, one delta a block."""
+    """Without recorded deltas the messages are the same, with one delta for each block."""
     file = tmp_path / "session.jsonl"
     recorded = await record(file, *STEPS, deltas=False)
     replayed = await replay(file)
-    assert said(recorded) == said(replayed)
+    assert messages_of(recorded) == messages_of(replayed)
     deltas = [step["delta"] for step in steps_of(replayed) if step["type"].endswith("_delta")]
     assert ["hm", "I will double", '{"n":1}', '{"n":2}', "{broken", "All in all: 2 and 4"] == deltas
 
 
 @pytest.mark.parametrize("deltas", [True, False])
 async def test_a_failure_is_replayed_as_a_failure(tmp_path: Path, deltas: bool) -> None:
-    """A reply that broke off breaks off again, with its partial text and its error."""
+    """A failed reply fails again, with its partial text and its error."""
     file = tmp_path / "run.jsonl"
     step = Reply("Half an ans", error="the line broke", error_kind="stream_interrupted")
     recorded = await record(file, step, deltas=deltas)
     replayed = await replay(file)
-    assert said(recorded) == said(replayed)
-    assert "error" == said(replayed)[-1]["stop_reason"]
-    assert "the line broke" == said(replayed)[-1]["error_message"]
+    assert messages_of(recorded) == messages_of(replayed)
+    assert "error" == messages_of(replayed)[-1]["stop_reason"]
+    assert "the line broke" == messages_of(replayed)[-1]["error_message"]
 
 
 async def test_more_calls_than_recorded_are_an_error(tmp_path: Path) -> None:
-    """The message says how many replies there are and which call this was."""
+    """The error states the number of replies and the number of this call."""
     file = tmp_path / "run.jsonl"
     await record(file, "one", "two", prompts=("a", "b"))
-    last = said(await replay(file, ("a", "b", "c")))[-1]
+    last = messages_of(await replay(file, ("a", "b", "c")))[-1]
     assert "error" == last["stop_reason"]
     assert "2 recorded replies, and this is model call 3" in last["error_message"]
 
 
 async def test_replies_of_several_streams_follow_each_other(tmp_path: Path) -> None:
-    """A file of several runs is one script."""
+    """The replies of several runs in one file are one script."""
     file, one, two = tmp_path / "run.jsonl", tmp_path / "1", tmp_path / "2"
     await record(one, "one")
     await record(two, "two")
     file.write_bytes(one.read_bytes() + two.read_bytes())
-    answers = [message["content"][0]["text"] for message in said(await replay(file, ("a", "b")))]
+    answers = [message["content"][0]["text"] for message in messages_of(await replay(file, ("a", "b")))]
     assert ["a", "one", "b", "two"] == answers
 
 
 def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
-    """Missing, not a recording, and without a reply: each is told when the model is made."""
+    """A file that is missing, not a recording or without a reply is an error when the model is made."""
     other, empty = tmp_path / "notes.txt", tmp_path / "empty.jsonl"
     other.write_text("Dear diary\n")
     empty.write_text("")
@@ -133,9 +133,9 @@ def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
 
 
 async def test_an_image_is_replayed(tmp_path: Path) -> None:
-    """A session file tells nothing of an image but the message, and the message is replayed with it."""
+    """An image of a session file, which has no events, is in the replayed message."""
     content: Any = [{"type": "text", "text": "Here"}, {"type": "image", "url": "data:image/png;base64,AAAA"}]
     file = tmp_path / "session.jsonl"
     recorded = await record(file, Reply("Here", content=content), deltas=False)
-    assert ["text", "image"] == [block["type"] for block in said(recorded)[-1]["content"]]
-    assert said(recorded) == said(await replay(file))
+    assert ["text", "image"] == [block["type"] for block in messages_of(recorded)[-1]["content"]]
+    assert messages_of(recorded) == messages_of(await replay(file))

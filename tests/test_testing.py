@@ -1,4 +1,4 @@
-"""The test doubles are strict, and the grammar checker refuses each way of being wrong."""
+"""The test tools are strict, and the grammar checker refuses each kind of wrong run."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def ask(provider: ScriptedProvider, *messages: Any, **options: Any) -> Any
 
 
 async def test_a_text_is_a_reply_word_by_word() -> None:
-    """A string answers with itself, one delta a word."""
+    """A string is a reply with one delta for each word."""
     events, message = await ask(ScriptedProvider("It is 42."))
     types = ["start", "text_start", "text_delta", "text_delta", "text_delta", "text_end", "done"]
     assert types == [event["type"] for event in events]
@@ -58,7 +58,7 @@ async def test_a_text_is_a_reply_word_by_word() -> None:
 
 
 async def test_a_reply_has_blocks_of_every_kind() -> None:
-    """Thinking, text and calls come in order, with signatures, usage and stop reason."""
+    """A reply has its thinking, text and calls in order, with signatures, usage and stop reason."""
     reply = Reply(
         thinking("h", "m", signature="s"),
         "So",
@@ -77,7 +77,7 @@ async def test_a_reply_has_blocks_of_every_kind() -> None:
 
 
 async def test_replies_can_fail_in_every_way() -> None:
-    """An error event, an exception from the call, one in the stream, and a stream without an end."""
+    """A step can be an error event, an exception of the call or of the stream, or a stream without an end."""
     _, message = await ask(ScriptedProvider(Reply("Half", error="broke", error_kind="timeout")))
     assert ("error", "broke", "timeout") == (
         message["stop_reason"],
@@ -93,7 +93,7 @@ async def test_replies_can_fail_in_every_way() -> None:
 
 
 async def test_gates_hold_a_reply_back() -> None:
-    """The deltas before a gate are there while it is closed, the others after it was opened."""
+    """The deltas after a gate are yielded when the gate is opened, and not before."""
     gate = asyncio.Event()
     response = await ScriptedProvider(Reply(text("a", gate, "b")))(None, Context(), {})
     events = response.__aiter__()
@@ -108,7 +108,7 @@ async def test_gates_hold_a_reply_back() -> None:
 
 
 async def test_a_hanging_reply_ends_with_the_signal() -> None:
-    """`hang` says nothing more until the call is aborted."""
+    """A reply with `hang` waits until the call is aborted."""
     signal = AbortSignal()
     asyncio.get_running_loop().call_later(0.01, signal.set)
     _, message = await ask(ScriptedProvider(Reply("Half", hang=True)), signal=signal)
@@ -116,7 +116,7 @@ async def test_a_hanging_reply_ends_with_the_signal() -> None:
 
 
 async def test_a_step_can_be_a_function() -> None:
-    """It sees context and options, and gives a step; it may be async."""
+    """A step can be a sync or async function of the context and the options that returns a step."""
 
     async def later(context: Context, options: Any) -> Reply:
         return Reply(f"{len(context.messages)} {options['temperature']}")
@@ -127,7 +127,7 @@ async def test_a_step_can_be_a_function() -> None:
 
 
 async def test_calls_are_kept_as_they_were() -> None:
-    """Model, context and options of each call are recorded, untouched by what happens later."""
+    """The model, context and options of each call are recorded, and later changes do not affect them."""
     provider = ScriptedProvider("a", "b")
     message = user("first")
     await ask(provider, message, max_tokens=5)
@@ -138,7 +138,7 @@ async def test_calls_are_kept_as_they_were() -> None:
 
 
 async def test_a_call_too_many_fails_at_once_and_at_the_end() -> None:
-    """A surplus call is an error message, and leaving the block fails although the run went on."""
+    """A call without a step gets an error message, and the end of the block raises `AssertionError`."""
 
     async def block() -> Any:
         async with ScriptedProvider("only") as provider:
@@ -154,7 +154,7 @@ async def test_a_call_too_many_fails_at_once_and_at_the_end() -> None:
 
 
 async def test_a_step_left_over_fails() -> None:
-    """So does a script that was not played to its end; the first failure of a block is the one shown."""
+    """An unused step raises `AssertionError`, unless the block raises its own error."""
     left = r"1 of 2 step\(s\) not used, the first of them 'b'"
     with pytest.raises(AssertionError, match=left), ScriptedProvider("a", "b") as provider:
         await ask(provider)
@@ -200,12 +200,12 @@ async def run(*steps: Any, **options: Any) -> list[Any]:
     ],
 )
 async def test_runs_fit_the_grammar(steps: list[Any]) -> None:
-    """What the loop does, success or failure, passes; parallel executions may interleave."""
+    """The runs of the loop fit the grammar, also failed ones and those with parallel executions."""
     check_grammar(await run(*steps))
 
 
 def right() -> list[Any]:
-    """A run of two calls whose executions interleave, written out."""
+    """Return a correct run of two calls whose executions interleave."""
     block_a = {"type": "tool_call", "id": "a", "name": "work", "arguments": {}}
     block_b = {"type": "tool_call", "id": "b", "name": "work", "arguments": {}}
     first, second = assistant(block_a, block_b), assistant("done")
@@ -239,7 +239,7 @@ def right() -> list[Any]:
 
 
 def test_the_run_written_out_is_right() -> None:
-    """The run that the table below breaks is not broken itself."""
+    """The run that the table below breaks is correct."""
     check_grammar(right())
 
 
@@ -269,8 +269,8 @@ def put(place: int, event: Any) -> Callable[[list[Any]], None]:
 def edit(place: int, **fields: Any) -> Callable[[list[Any]], None]:
     def change(events: list[Any]) -> None:
         old = events[place]
-        kept = {name: getattr(old, name) for name in old.__struct_fields__}
-        events[place] = type(old)(**{**kept, **fields})
+        unchanged = {name: getattr(old, name) for name in old.__struct_fields__}
+        events[place] = type(old)(**{**unchanged, **fields})
 
     return change
 
@@ -335,7 +335,7 @@ BROKEN: dict[str, tuple[Callable[[list[Any]], None], str]] = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_breaks_the_grammar_is_refused(name: str) -> None:
-    """The error names the event, its place, and what was expected."""
+    """The error names the event, its position and what was expected."""
     change, says = BROKEN[name]
     events = copy.copy(right())
     change(events)
@@ -344,13 +344,13 @@ def test_what_breaks_the_grammar_is_refused(name: str) -> None:
 
 
 def test_nothing_is_no_run() -> None:
-    """An empty list is refused, too."""
+    """An empty list of events is refused."""
     with pytest.raises(AssertionError, match="expected agent_start"):
         check_grammar([])
 
 
 def test_each_transition_is_used_or_refused() -> None:
-    """Dropping or doubling any single event but an optional one breaks the run."""
+    """A run without any of its events, or with one twice, is refused, except for updates."""
     optional = {5, 9}  # the updates
     for place in range(len(right())):
         for change in (drop(place), double(place)):

@@ -433,9 +433,9 @@ _given_message = MessageUpdateEvent.__dict__["message"].__get__
 def _message_so_far(event: MessageUpdateEvent) -> AssistantMessage | None:
     own: AssistantMessage | None = _given_message(event)
     step = event.assistant_message_event
-    if own is not None or step["type"] == "done" or step["type"] == "error":
+    if own is not None or "type" not in step:  # events from files may be of any form
         return own
-    return step.get("partial")
+    return None if step["type"] == "done" or step["type"] == "error" else step.get("partial")
 
 
 MessageUpdateEvent.message = property(_message_so_far)  # type: ignore[assignment]

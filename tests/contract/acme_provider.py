@@ -1,4 +1,4 @@
-"""A provider as a stranger writes it: a protocol of its own, httpx, and public names of tinyagent only."""
+"""A provider of another author: its own protocol, httpx, and only public names of tinyagent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinyagent.testing import Wire
 
 @dataclass
 class AcmeModel(Model):
-    """A model at Acme."""
+    """A model of Acme."""
 
     provider: str = "acme"
     api: str = "acme-lines"
@@ -28,7 +28,7 @@ class AcmeModel(Model):
 
 
 class AcmeReply:
-    """A reply under way."""
+    """An active reply."""
 
     def __init__(
         self, client: httpx.AsyncClient, reply: httpx.Response | None, model: Model, signal: Any
@@ -55,7 +55,7 @@ class AcmeReply:
         await self._client.aclose()
 
     async def _run(self) -> Any:
-        said: list[str] = []
+        words: list[str] = []
         yield {"type": "start"}
         try:
             if self._reply is None:
@@ -63,28 +63,28 @@ class AcmeReply:
             async with aclosing(self._lines(self._reply)) as lines:
                 async for kind, *rest in lines:
                     if kind == "say":
-                        if not said:
+                        if not words:
                             yield {"type": "text_start", "content_index": 0}
-                        said += rest
+                        words += rest
                         yield {"type": "text_delta", "content_index": 0, "delta": rest[0]}
                     elif kind == "broken":
-                        yield self._failed(said, "error", "provider", f"acme: {rest[0]}")
+                        yield self._failed(words, "error", "provider", f"acme: {rest[0]}")
                         return
                     elif kind == "end":
                         break
                 else:
-                    yield self._failed(said, "error", "stream_interrupted", "acme: the reply broke off")
+                    yield self._failed(words, "error", "stream_interrupted", "acme: the reply broke off")
                     return
         except TimeoutError:
-            yield self._failed(said, "error", "timeout", "acme: it says nothing")
+            yield self._failed(words, "error", "timeout", "acme: no more data")
         except httpx.HTTPError:
-            yield self._failed(said, "error", "stream_interrupted", "acme: the connection broke")
+            yield self._failed(words, "error", "stream_interrupted", "acme: the connection broke")
         except ValueError:
-            yield self._failed(said, "error", "invalid_reply", "acme: the reply is not of the protocol")
+            yield self._failed(words, "error", "invalid_reply", "acme: the reply is not of the protocol")
         except Aborted:
-            yield self._failed(said, "aborted", None, "aborted")
+            yield self._failed(words, "aborted", None, "aborted")
         else:
-            text = "".join(said)
+            text = "".join(words)
             self._message["content"] = [{"type": "text", "text": text}]
             yield {"type": "text_end", "content_index": 0, "content": text}
             yield {"type": "done", "reason": "stop", "message": self._message}
@@ -99,8 +99,8 @@ class AcmeReply:
                 for line in lines:
                     yield json.loads(line)
 
-    def _failed(self, said: list[str], reason: str, kind: str | None, why: str) -> dict[str, Any]:
-        content = [{"type": "text", "text": "".join(said)}] if said else []
+    def _failed(self, words: list[str], reason: str, kind: str | None, why: str) -> dict[str, Any]:
+        content = [{"type": "text", "text": "".join(words)}] if words else []
         self._message |= {"content": content, "stop_reason": reason, "error_message": why, "error_kind": kind}
         return {"type": "error", "reason": reason, "error": self._message}
 
@@ -110,7 +110,7 @@ class Aborted(Exception):
 
 
 async def unless(signal: asyncio.Event | None, waiting: Any) -> Any:
-    """Wait for this, unless the signal is set first."""
+    """Wait for an awaitable, unless the signal is set first."""
     task = asyncio.ensure_future(waiting)
     stop = asyncio.ensure_future((signal or asyncio.Event()).wait())
     try:
@@ -125,7 +125,7 @@ async def unless(signal: asyncio.Event | None, waiting: Any) -> Any:
 
 
 async def stream_acme(model: Any, context: Context, options: Mapping[str, Any]) -> AcmeReply:
-    """Ask Acme."""
+    """Send a request to Acme."""
     client = httpx.AsyncClient(timeout=10, trust_env=False)
     talk: list[Any] = [
         [part["role"], block["text"]] for part in context.messages for block in part["content"]
@@ -158,21 +158,21 @@ async def stream_acme(model: Any, context: Context, options: Mapping[str, Any]) 
 
 
 class AcmeWire(Wire):
-    """How Acme's server speaks."""
+    """The server's side of Acme's protocol."""
 
     signs = False
 
     def say(self, content: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        """Word by word."""
+        """Return each word as an event."""
         words = [word for block in content for word in block["text"].split(" ")]
         return [_line("say", word if n == 0 else f" {word}") for n, word in enumerate(words)]
 
     def end(self, stop_reason: str, usage: Mapping[str, int] | None) -> list[bytes]:
-        """The end."""
+        """Return the end."""
         return [_line("end")]
 
     def error(self, message: str) -> list[bytes]:
-        """A failure in the middle."""
+        """Return an error inside the stream."""
         return [_line("broken", message.replace("sk-test-CANARY-0123456789abcdef", "***"))]
 
 

@@ -1,4 +1,4 @@
-"""Recorded replies of the Messages API, cut every way, against what each one says."""
+"""Recorded replies of the Messages API, cut in many ways, give the recorded messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def decode(pieces: Iterable[bytes]) -> list[dict[str, Any]]:
 
 
 def own_signature(block: dict[str, Any]) -> str:
-    """The API's signature; not a block that is kept as it came."""
+    """The API's signature; not a block that is stored unchanged."""
     signature = block.get("thinking_signature", "")
     return "" if signature.startswith("{") else signature
 
@@ -71,12 +71,12 @@ def check(events: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
     assert expected["finish_reason"] == message["finish_reason"]
     assert expected["complete"] == (last["type"] == "done")
-    usage, said = message["usage"], expected["usage"]
-    cached = [said.get(key) or 0 for key in ("cache_read_input_tokens", "cache_creation_input_tokens")]
+    usage, recorded = message["usage"], expected["usage"]
+    cached = [recorded.get(key) or 0 for key in ("cache_read_input_tokens", "cache_creation_input_tokens")]
     assert cached == [usage["cache_read"], usage["cache_write"]]
-    assert said["input_tokens"] + sum(cached) == usage["input"]
-    assert said["output_tokens"] == usage["output"]
-    assert said.get("output_tokens_details", {}).get("thinking_tokens", 0) == usage["reasoning"]
+    assert recorded["input_tokens"] + sum(cached) == usage["input"]
+    assert recorded["output_tokens"] == usage["output"]
+    assert recorded.get("output_tokens_details", {}).get("thinking_tokens", 0) == usage["reasoning"]
     assert usage["input"] + usage["output"] == usage["total"]
 
     # Every block of the reply is there to be sent back, in its place.
@@ -91,13 +91,13 @@ def check(events: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_whole(name: str) -> None:
-    """A recording in one piece gives what it says."""
+    """A recording in one piece gives its message."""
     check(decode([recording(name)]), EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_byte_by_byte(name: str) -> None:
-    """A recording byte by byte gives the same message; its text comes in the same deltas."""
+    """A recording byte by byte gives the same message and the same text deltas."""
     stream = recording(name)
     events = decode(stream[n : n + 1] for n in range(len(stream)))
     check(events, EXPECTED[name])
@@ -106,7 +106,7 @@ def test_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_random_cuts(name: str) -> None:
-    """Wherever it is cut, ten times at seeded places, it gives the same message."""
+    """A recording that is cut at random positions gives the same message."""
     stream, source = recording(name), random.Random(f"{SEED} {name}")
     for _ in range(10):
         cuts = [source.randrange(len(stream)) for _ in range(source.choice([1, 3, 20, 100]))]
@@ -115,7 +115,7 @@ def test_random_cuts(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_cut_short(name: str) -> None:
-    """A recording that ends too early is never a success, unless its stop reason was there."""
+    """A recording without its end is a failure, unless its stop reason has arrived."""
     stream, source = recording(name), random.Random(f"short {SEED} {name}")
     for _ in range(10):
         last = decode([stream[: source.randrange(len(stream))]])[-1]
@@ -133,7 +133,7 @@ def test_cut_short(name: str) -> None:
 
 @pytest.mark.parametrize("transport", ["direct", "httpx"])
 async def test_over_a_socket(transport: TransportChoice) -> None:
-    """Every recording comes out the same through HTTP, in chunks of some hundred bytes."""
+    """A recording over HTTP, in chunks of some hundred bytes, gives the same message."""
     replies = []
     for name in EXPECTED:
         stream, source = recording(name), random.Random(f"socket {SEED} {name}")

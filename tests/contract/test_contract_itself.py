@@ -1,4 +1,4 @@
-"""The contract is strict: each way for a provider to break it is noticed, and named."""
+"""The contract finds and names each way in which a provider breaks it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tinyagent.testing import ChatWire, ProviderContract, check_reply
 
 
 def good() -> list[dict[str, Any]]:
-    """A reply with a block of each kind, as plain dictionaries."""
+    """Return a reply with a block of each type, as plain dicts."""
     builder = MessageBuilder(Model("p", "m", "a"))
     events: list[Any] = [builder.start()]
     for opened, deltas in (
@@ -35,7 +35,7 @@ def good() -> list[dict[str, Any]]:
 
 
 def test_a_good_reply_passes() -> None:
-    """Blocks in order, deltas inside them, the message as they said."""
+    """A reply with correct events passes."""
     check_reply(good())
 
 
@@ -72,7 +72,7 @@ def message(**fields: Any) -> Callable[[list[Any]], None]:
     ],
 )
 def test_a_spoilt_reply_does_not(spoil: Callable[[list[Any]], None], complaint: str) -> None:
-    """Each fault is named."""
+    """Each fault is found and named."""
     events = good()
     spoil(events)
     with pytest.raises(AssertionError, match=complaint):
@@ -83,7 +83,7 @@ def test_a_spoilt_reply_does_not(spoil: Callable[[list[Any]], None], complaint: 
 
 
 def contract(stream_fn: Any, **attributes: Any) -> ProviderContract:
-    """The tests for a provider that speaks chat/completions, in its own way."""
+    """Return the tests for a chat/completions provider with this `stream_fn`."""
 
     def make_model(self: Any, base_url: str) -> Any:
         return OpenAICompatModel(id="m", base_url=base_url)
@@ -94,7 +94,7 @@ def contract(stream_fn: Any, **attributes: Any) -> ProviderContract:
 
 
 async def buffering(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """All at once, at the end."""
+    """Yield all events at the end."""
     response = await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
     events = [event async for event in response]
 
@@ -106,7 +106,7 @@ async def buffering(model: Any, context: Any, options: Mapping[str, Any]) -> Any
 
 
 async def greedy(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """It reads ahead, as far as there is something."""
+    """Read the whole reply ahead."""
     response = await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
     events: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -128,13 +128,13 @@ async def greedy(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
 
 
 async def deaf(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """It hears neither signal nor time-out."""
-    kept = {key: value for key, value in options.items() if key not in ("signal", "timeout")}
-    return await stream_openai_completions(model, context, kept)  # type: ignore[arg-type]
+    """Ignore the signal and the time-out."""
+    supported = {key: value for key, value in options.items() if key not in ("signal", "timeout")}
+    return await stream_openai_completions(model, context, supported)  # type: ignore[arg-type]
 
 
 async def talkative(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """It says its key when something goes wrong."""
+    """Put the key into errors."""
     try:
         return await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
     except ProviderError as error:
@@ -142,7 +142,7 @@ async def talkative(model: Any, context: Any, options: Mapping[str, Any]) -> Any
 
 
 async def credulous(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """What it has got when a reply breaks off, it takes for all."""
+    """Treat an incomplete reply as complete."""
     response = await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
 
     async def believing() -> Any:
@@ -159,7 +159,7 @@ async def credulous(model: Any, context: Any, options: Mapping[str, Any]) -> Any
 
 
 async def raising(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """What goes wrong in mid-reply is raised."""
+    """Raise an exception after the start of the reply."""
     response = await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
 
     async def brusque() -> Any:
@@ -172,7 +172,7 @@ async def raising(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
 
 
 async def forgetful(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
-    """It sends the last message only."""
+    """Send only the last message."""
     context.messages[:-1] = []
     return await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
 
@@ -191,13 +191,13 @@ async def forgetful(model: Any, context: Any, options: Mapping[str, Any]) -> Any
     ],
 )
 def test_a_provider_that_breaks_the_contract_is_found(stream_fn: Any, test: str, complaint: str) -> None:
-    """Buffering, reading ahead, deafness, talk, credulity, exceptions, forgetting: each fails its test."""
+    """Each of the providers above fails its test."""
     with pytest.raises((AssertionError, TimeoutError), match=complaint):
         getattr(contract(stream_fn), test)()
 
 
 def test_what_does_not_apply_is_skipped_with_its_reason() -> None:
-    """`exempt` says why; a name that is not known is refused when the class is made."""
+    """An exempt test is skipped with its reason, and an unknown feature in `exempt` raises `TypeError`."""
     with pytest.raises(pytest.skip.Exception, match="it cannot see"):
         _skipping(contract(None, exempt={"images": "it cannot see"}).test_images)
     with pytest.raises(TypeError, match="'sight' is not a feature"):
@@ -205,7 +205,7 @@ def test_what_does_not_apply_is_skipped_with_its_reason() -> None:
 
 
 def _skipping(test: Callable[[], None]) -> None:
-    """As pytest takes it: unittest's way to skip is understood by both."""
+    """Convert the skip of unittest to that of pytest, as pytest does for its tests."""
     import unittest
 
     try:

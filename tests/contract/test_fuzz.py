@@ -1,4 +1,4 @@
-"""Any bytes, any cut, any order of events, any types: each reply has one end, and says how it ended."""
+"""For any bytes, cuts, orders of events and types, each reply has one end that states the outcome."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Protocol:
     model: Any
 
     def frames(self) -> list[bytes]:
-        """A vocabulary: the events of a whole reply, those of another one, and an error."""
+        """Return the events of a complete reply, those of another one, and an error."""
         other = [{"type": "text", "text": "b"}, {**CONTENT[3], "partial_json": "{]"}]
         return [
             *self.wire.begin(), *self.wire.say(CONTENT), *self.wire.say(other),
@@ -60,7 +60,7 @@ class Protocol:
         ]  # fmt: skip
 
     def stream(self) -> bytes:
-        """The bytes of a whole reply."""
+        """Return the bytes of a complete reply."""
         reply = self.wire.reply(Script(CONTENT, stop_reason="tool_use", usage=USAGE))  # type: ignore[arg-type]
         return b"".join(step for step in reply.steps if isinstance(step, bytes))
 
@@ -92,7 +92,7 @@ each = pytest.mark.parametrize("name", PROTOCOLS)
 
 
 def decode(protocol: Protocol, pieces: Iterable[bytes]) -> dict[str, Any]:
-    """The message of these bytes, its events held against their grammar."""
+    """Decode the bytes, check the events, and return the message."""
     decoder = protocol.decoder(Model("p", "m", "a"))
     events = [decoder.builder.start()]
     data = b""
@@ -109,7 +109,7 @@ def decode(protocol: Protocol, pieces: Iterable[bytes]) -> dict[str, Any]:
     check_reply(events)
     last = events[-1]
     message: dict[str, Any] = last["message" if last["type"] == "done" else "error"]
-    json.dumps(message).encode()  # it can be kept and sent: no surrogates, no odd values
+    json.dumps(message).encode()  # JSON can represent it: no surrogates, no odd values
     if last["type"] == "done":
         assert any(end in data for end in protocol.ends), "a success without an end"
     else:
@@ -140,7 +140,7 @@ JSON = (
 @quick
 @given(pieces=st.lists(st.binary(max_size=80), max_size=12))
 def test_any_bytes(name: str, pieces: list[bytes]) -> None:
-    """Noise ends in an error, in one that says why, and never crashes."""
+    """Random bytes end in an error with a reason."""
     decode(PROTOCOLS[name], pieces)
 
 
@@ -148,7 +148,7 @@ def test_any_bytes(name: str, pieces: list[bytes]) -> None:
 @quick
 @given(data=st.data(), cuts=CUTS)
 def test_any_order_of_events(name: str, data: st.DataObject, cuts: list[int]) -> None:
-    """Events of the protocol in any order, any number of times: one end, the same at any cut."""
+    """Events of the protocol in any order have one end, and the result does not depend on the cuts."""
     protocol = PROTOCOLS[name]
     frames = data.draw(st.lists(st.sampled_from(protocol.frames()), max_size=24))
     same_at_any_cut(protocol, b"".join(frames), cuts)
@@ -158,7 +158,7 @@ def test_any_order_of_events(name: str, data: st.DataObject, cuts: list[int]) ->
 @quick
 @given(data=st.data(), cuts=CUTS)
 def test_any_fault_in_a_reply(name: str, data: st.DataObject, cuts: list[int]) -> None:
-    """Bytes of a good reply replaced, put in or lost: one end, the same at any cut."""
+    """A good reply with replaced, added or missing bytes has one end, whatever the cuts."""
     protocol = PROTOCOLS[name]
     stream = bytearray(protocol.stream())
     for _ in range(data.draw(st.integers(1, 5))):
@@ -171,7 +171,7 @@ def test_any_fault_in_a_reply(name: str, data: st.DataObject, cuts: list[int]) -
 @quick
 @given(at=st.integers(0, 10_000), cuts=CUTS)
 def test_cut_short(name: str, at: int, cuts: list[int]) -> None:
-    """A good reply that stops somewhere keeps what came, and is no success before its end."""
+    """An incomplete reply keeps its content, and is not a success before its end."""
     protocol = PROTOCOLS[name]
     stream = protocol.stream()
     whole = decode(protocol, [stream])
@@ -189,7 +189,7 @@ def test_cut_short(name: str, at: int, cuts: list[int]) -> None:
 @quick
 @given(data=st.data(), value=JSON)
 def test_any_types(name: str, data: st.DataObject, value: Any) -> None:
-    """A value of any type in any place of any event: one end."""
+    """A value of any type at any place of any event leads to one end."""
     protocol = PROTOCOLS[name]
     frames = [*protocol.wire.begin(), *protocol.wire.say(CONTENT), *protocol.wire.end("tool_use", USAGE)]
     at = data.draw(st.integers(0, len(frames) - 1))
@@ -217,7 +217,7 @@ def _places(value: Any) -> Iterable[tuple[Any, Any]]:
 @settings(quick, max_examples=max(EXAMPLES // 6, 5))
 @given(data=st.data(), cuts=CUTS, hangup=st.booleans())
 def test_over_a_socket(name: str, data: st.DataObject, cuts: list[int], hangup: bool) -> None:
-    """The same over HTTP: whatever comes, the call is over, and its connection with it or kept whole."""
+    """Over HTTP any bytes end the call, and its connection is closed or still usable."""
     protocol = PROTOCOLS[name]
     frames = data.draw(st.lists(st.sampled_from(protocol.frames()) | st.binary(max_size=40), max_size=12))
     steps = split_bytes(b"".join(frames), cuts)

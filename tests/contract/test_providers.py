@@ -1,4 +1,4 @@
-"""Every provider through the same behaviours: ours, and those that plugins bring."""
+"""All providers pass the contract: those of the library and those of plugins."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class TestOpenAICompletions(ProviderContract):
 
 
 class TestOpenRouter(ProviderContract):
-    """OpenRouter, with reasoning that is signed."""
+    """OpenRouter, with signed reasoning."""
 
     wire, stream_fn = ChatWire(details=True), stream_openrouter
 
@@ -83,7 +83,7 @@ class TestResponses(ProviderContract):
 
 @dataclass
 class ProxiedModel(Model):
-    """A model that knows its proxy."""
+    """A model with the URL of its proxy."""
 
     proxy_url: str = ""
 
@@ -101,7 +101,7 @@ class TestProxy(ProviderContract):
 
 
 def _reply(script: Script) -> Reply:
-    """A script in the words of the scripted provider."""
+    """Convert a script to a reply of the scripted provider."""
     parts = []
     for block in script.content:
         if block["type"] == "text":
@@ -122,7 +122,7 @@ def _reply(script: Script) -> Reply:
 
 
 class TestScripted(ProviderContract):
-    """The test double is held to what it stands in for."""
+    """The scripted provider keeps the contract that it is used to test."""
 
     @asynccontextmanager
     async def serve(self, *replies: Any) -> AsyncIterator[Any]:
@@ -131,7 +131,7 @@ class TestScripted(ProviderContract):
 
 
 class TestReplay(ProviderContract):
-    """A recorded run, said again."""
+    """A replay of a recorded run."""
 
     exempt = {"waiting": "what was recorded is all there"}  # noqa: RUF012
 
@@ -145,7 +145,7 @@ class TestReplay(ProviderContract):
 
 
 async def _recorded(scripts: tuple[Script, ...]) -> bytes:
-    """A recording of these replies: a run each, one after the other."""
+    """Return a recording of these replies, with one run for each."""
     lines: list[bytes] = []
     for script in scripts:
         ending = "whole" if script.ending == "stall" else script.ending
@@ -157,7 +157,7 @@ async def _recorded(scripts: tuple[Script, ...]) -> bytes:
 
 
 class TestDemo(ProviderContract):
-    """The demo says what it likes, in good order."""
+    """The demo, whose content cannot be scripted."""
 
     stream_fn = demo_provider().stream_fn
 
@@ -169,7 +169,7 @@ class TestDemo(ProviderContract):
 
 
 class TestExample(ProviderContract):
-    """examples/custom_provider.py: a reply that is said in deltas, by a class of its own."""
+    """examples/custom_provider.py: a reply of deltas, in a class of its own."""
 
     @classmethod
     def setup_class(cls) -> None:
@@ -180,7 +180,7 @@ class TestExample(ProviderContract):
 
 
 class TestDice(ProviderContract):
-    """examples/tinyagent-dice: the provider of a whole plugin."""
+    """examples/tinyagent-dice: the provider of a complete plugin."""
 
     @asynccontextmanager
     async def serve(self, *replies: Any) -> AsyncIterator[Any]:
@@ -200,7 +200,7 @@ def _dice() -> Any:
 
 
 class TestAcme(ProviderContract):
-    """A stranger's provider with a protocol of its own, which can do little and says so."""
+    """A provider of another author with its own protocol and few features."""
 
     wire, stream_fn, retries = AcmeWire(), stream_acme, 0
     exempt = {  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Recorded replies of real servers, cut every way, against what each one says."""
+"""Recorded replies of real servers, cut in many ways, give the recorded messages."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def check(events: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_whole(name: str) -> None:
-    """A recording in one piece gives what it says."""
+    """A recording in one piece gives its message."""
     check(decode([recording(name)]), EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_byte_by_byte(name: str) -> None:
-    """A recording byte by byte gives the same message; its text comes in the same deltas."""
+    """A recording byte by byte gives the same message and the same text deltas."""
     stream = recording(name)
     events = decode(stream[n : n + 1] for n in range(len(stream)))
     check(events, EXPECTED[name])
@@ -102,7 +102,7 @@ def test_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_random_cuts(name: str) -> None:
-    """Wherever it is cut, ten times at seeded places, it gives the same message."""
+    """A recording that is cut at random positions gives the same message."""
     stream, source = recording(name), random.Random(f"{SEED} {name}")
     for _ in range(10):
         cuts = [source.randrange(len(stream)) for _ in range(source.choice([1, 3, 20, 100]))]
@@ -111,7 +111,7 @@ def test_random_cuts(name: str) -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_cut_short(name: str) -> None:
-    """A recording that ends too early is never a success, unless its finish reason was there."""
+    """A recording without its end is a failure, unless its finish reason has arrived."""
     stream, source = recording(name), random.Random(f"short {SEED} {name}")
     for _ in range(5):
         events = decode([stream[: source.randrange(len(stream))]])
@@ -125,7 +125,7 @@ def test_cut_short(name: str) -> None:
 
 @pytest.mark.parametrize("transport", ["direct", "httpx"])
 async def test_over_a_socket(transport: TransportChoice) -> None:
-    """Every recording comes out the same through HTTP, in chunks of some hundred bytes."""
+    """A recording over HTTP, in chunks of some hundred bytes, gives the same message."""
     names = list(EXPECTED)
     replies = []
     for name in names:

@@ -45,21 +45,21 @@ FAILING = [case for case in CASES if case["expect"]["outcome"] != "ok"]
 
 
 class Shown:
-    """All that somebody could have seen."""
+    """All texts that a user could see."""
 
     def __init__(self, log: io.StringIO) -> None:
         self._log = log
         self._seen: list[str] = []
 
     def add(self, *values: Any) -> None:
-        """More of it: as text, as repr, an exception with its traceback."""
+        """Add the text, the repr, or an exception with its traceback."""
         for value in values:
             self._seen += [str(value), repr(value)]
             if isinstance(value, BaseException):
                 self._seen += [*traceback.format_exception(value), repr(vars(value))]
 
     def check(self, key: str) -> None:
-        """Not the key, nor enough of it to be of use."""
+        """Check that neither the key nor a usable part of it was shown."""
         shown = "\n".join([*self._seen, self._log.getvalue()])
         self._seen.clear()
         self._log.truncate(0)
@@ -69,10 +69,10 @@ class Shown:
 
 @pytest.fixture
 def shown() -> Iterator[Shown]:
-    """What is logged, by anybody and at any level, is shown as well.
+    """Collect all texts that a user could see, including all log records.
 
-    But for one thing: at the level DEBUG httpcore logs the heads of responses as they came, and what a
-    server writes there is for whoever turns that on.
+    The exception is httpcore at the level DEBUG: it logs the heads of responses unchanged, and a user must
+    enable that explicitly.
     """
     log = io.StringIO()
     handler, root = logging.StreamHandler(log), logging.getLogger()
@@ -89,7 +89,7 @@ def shown() -> Iterator[Shown]:
 
 
 def _repeating(step: Any, key: str) -> Any:
-    """What the server says, with the key in its every message."""
+    """Return the server's reply, with the key in each message."""
     if not isinstance(step, bytes):
         return step
     for before in (b'"message": "', b'"message":"', b"<h1>", b"error: "):
@@ -99,7 +99,7 @@ def _repeating(step: Any, key: str) -> Any:
 
 @pytest.mark.parametrize("case", FAILING, ids=[case["id"] for case in FAILING])
 async def test_no_failing_case_shows_the_key(case: dict[str, Any], waits: list[float], shown: Shown) -> None:  # noqa: F811
-    """Whatever a server does, a run of the agent tells nobody its key."""
+    """A run of the agent against any faulty server does not show the key."""
     for key in (KEY, OPAQUE):
         steps = [_repeating(step, key) for step in steps_of(case)]
         headers = {name: value for name, value in case["headers"].items() if name != "content-length"}
@@ -159,7 +159,7 @@ PROVIDERS: dict[str, tuple[Wire, Any, Callable[[str], Any]]] = {
 
 
 def _failures(wire: Wire, key: str) -> Iterator[FakeReply]:
-    """Ways to fail that repeat the key."""
+    """Return failures whose texts repeat the key."""
     for status in (400, 401, 402, 403, 404, 429, 500, 503):
         yield wire.refuse(status, f"bad key {key}: Bearer {key}", x_should_retry="false")
     yield FakeReply.json({"detail": [{"input": {"authorization": key}}]}, 422)
@@ -200,7 +200,7 @@ def _failures(wire: Wire, key: str) -> Iterator[FakeReply]:
 async def test_no_protocol_shows_the_key(
     name: str, transport: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refusals, pages, redirects, broken HTTP and broken streams, with the key at every place in them."""
+    """Refusals, pages, redirects, broken HTTP and broken streams do not show a key at any place in them."""
     wire, stream_fn, make_model = PROVIDERS[name]
     monkeypatch.setattr(_http, "RETRY", _http.RETRY._replace(retries=0))
     for key in (KEY, OPAQUE):
@@ -219,7 +219,7 @@ async def test_no_protocol_shows_the_key(
 
 
 async def _everything(stream_fn: Any, model: Any, options: dict[str, Any]) -> AsyncIterator[Any]:
-    """The events of a call that fails, its message, its error."""
+    """Return the events of a failed call, its message and its error."""
     try:
         response = await stream_fn(model, Context("", [user("Hi")]), options)
         async for event in response:
@@ -239,7 +239,7 @@ BAD_KEYS = [f"{KEY}\nx: y", f"{KEY} two", f"{KEY}\u2019", f"\u202e{KEY}", f"{KEY
 @pytest.mark.parametrize("name", PROVIDERS)
 @pytest.mark.parametrize("key", BAD_KEYS)
 async def test_a_key_that_cannot_be_sent_is_not_shown(name: str, key: str, shown: Shown) -> None:
-    """It is refused before anything is sent, by its provider's name and not by its own."""
+    """An invalid key is refused before a request, and the error names only the provider."""
     _, stream_fn, make_model = PROVIDERS[name]
     found = [
         item async for item in _everything(stream_fn, make_model("http://127.0.0.1:9"), {"api_key": key})
@@ -265,7 +265,7 @@ BAD_URLS = [
 async def test_a_url_that_cannot_be_used_is_shown_without_its_secrets(
     name: str, url: str, shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """User names, passwords and queries are left out of every message."""
+    """Error messages do not contain the user names, passwords and queries of URLs."""
     monkeypatch.setattr(_http, "RETRY", _http.RETRY._replace(retries=0))
     _, stream_fn, make_model = PROVIDERS[name]
     found = [item async for item in _everything(stream_fn, make_model(url), {"api_key": "another-key"})]
@@ -282,7 +282,7 @@ async def test_a_url_that_cannot_be_used_is_shown_without_its_secrets(
 async def test_a_header_that_cannot_be_sent_is_named_without_its_value(
     name: str, headers: dict[str, Any], shown: Shown
 ) -> None:
-    """Line breaks, other alphabets, other types: the header's name says enough."""
+    """The error for an invalid header contains its name, and not its value."""
     _, stream_fn, make_model = PROVIDERS[name]
     model = make_model("http://127.0.0.1:9")
     model.headers = headers
@@ -293,7 +293,7 @@ async def test_a_header_that_cannot_be_sent_is_named_without_its_value(
 
 
 async def test_a_key_in_a_header_of_the_model_is_a_key(shown: Shown, waits: list[float]) -> None:  # noqa: F811
-    """`headers` may hold the key; it is as secret there."""
+    """A key in the `headers` of a model is not shown either."""
     headers = {"Authorization": f"Token {OPAQUE}"}
     for name in ("chat", "anthropic", "responses"):
         _, stream_fn, make_model = PROVIDERS[name]
@@ -308,7 +308,7 @@ async def test_a_key_in_a_header_of_the_model_is_a_key(shown: Shown, waits: list
 
 
 async def test_the_list_of_models_shows_no_key(shown: Shown, waits: list[float]) -> None:  # noqa: F811
-    """Asking what there is, is a call as any other."""
+    """Errors while listing models do not show the key."""
     for reply in (FakeReply.error(401, f"no {KEY}"), FakeReply([f"<p>{KEY}".encode()])):
         async with FakeServer(reply, repeat=True) as server:
             model = OpenAICompatModel("acme", base_url=server.url)
@@ -319,7 +319,7 @@ async def test_the_list_of_models_shows_no_key(shown: Shown, waits: list[float])
 
 
 def test_no_repr_has_a_key(shown: Shown) -> None:
-    """What holds a key, or a header that may be one, does not show it."""
+    """The repr of models, options and agents does not contain a key."""
     headers = {"Authorization": f"Bearer {KEY}"}
     shown.add(
         OpenAICompatModel("acme", "m", headers=headers),

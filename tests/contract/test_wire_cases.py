@@ -1,4 +1,4 @@
-"""What real servers send, case by case: exact bytes in exact chunks over a real socket."""
+"""The written cases of real servers: exact bytes in exact chunks over a real socket."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def steps_of(case: dict[str, Any]) -> list[Step]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries do not wait here; these are the seconds that they would have waited."""
+    """Replace the waits of retries by a list of their seconds."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -55,7 +55,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 async def outcome_of(model: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    """The outcome in the catalogue's words, the message, and the events."""
+    """Return the outcome in the terms of the catalogue, the message and the events."""
     try:
         reply = await stream_openai_completions(model, Context(messages=[]), options)
     except TinyAgentError as error:
@@ -80,7 +80,7 @@ def joined(message: dict[str, Any], kind: str) -> str:
 @pytest.mark.parametrize("transport", ["direct", "httpx"])
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
 async def test_case(case: dict[str, Any], transport: TransportChoice, waits: list[float]) -> None:
-    """Each written case comes out as the catalogue says, with both transports."""
+    """Each written case has the outcome of the catalogue, with both transports."""
     expected = case["expect"]
     reply = FakeReply(steps_of(case), status=case["status"], headers=case["headers"], framing=case["framing"])
     async with FakeServer(reply, repeat=True) as server:
@@ -163,7 +163,7 @@ def check_calls(case: dict[str, Any], expected: dict[str, Any], message: dict[st
 async def check_replay(
     server: FakeServer, model: Any, wanted: dict[str, Any], message: dict[str, Any]
 ) -> None:
-    """The next turn carries the reasoning to the same model, and to no other."""
+    """Check that the next turn sends the reasoning to the same model, and to no other."""
     for other, present in (
         (model, True),
         (OpenAICompatModel("acme", "other", base_url=model.base_url), False),
@@ -178,7 +178,7 @@ async def check_replay(
 
 
 async def test_a_pair_of_connections_serves_every_turn(waits: list[float]) -> None:
-    """Complete replies leave their connection to the next request."""
+    """A complete reply leaves its connection usable for the next request."""
     async with FakeServer(FakeReply.text("Hi"), repeat=True) as server:
         model = OpenAICompatModel(provider="acme", id="m", base_url=server.url)
         for _ in range(5):

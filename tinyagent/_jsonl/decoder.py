@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import codecs
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, Protocol, TypeAlias, cast, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET
@@ -34,8 +34,8 @@ from tinyagent.agent_types import (
     Usage,
 )
 from tinyagent.errors import RecordError
-from tinyagent.text_files import detect_encoding
 
+from .lines import Lines, cut_last_line, is_torn, split_lines, whole_lines
 from .records import (
     LINES,
     VERSION,
@@ -61,11 +61,7 @@ from .state import ABSENT, BODY_KEYS, State, empty_message
 
 __all__ = ["Decoder", "messages", "read", "read_records"]
 
-Lines: TypeAlias = bytes | str | Iterable[bytes] | Iterable[str] | IO[bytes]
 Warn: TypeAlias = Callable[[str], None]
-
-CHUNK_BYTES = 64 * 1024
-"""Lines are decoded in chunks of about this size. A larger chunk is not faster, and needs more memory."""
 
 _HINT = "Use the output of `tinyagent run --jsonl`: it has one JSON object per line."
 _LINE_START = b'{"type":'
@@ -131,7 +127,7 @@ class Decoder:
         """
         parsed = self._parse_chunk(chunk)
         if parsed is None:
-            for text in _split_lines(chunk):
+            for text in split_lines(chunk):
                 yield from self.decode(text)
             return
         first_number = self.line_number + 1
@@ -186,16 +182,20 @@ class Decoder:
     def _parse_chunk(self, chunk: bytes | str) -> list[_ParsedLine] | None:
         """Return the structs of all lines; None if the lines must be parsed one by one.
 
-        msgspec accepts a value that continues on the next line, and several values on one line. So the
-        number of line ends of our form must agree with the number of values.
+        msgspec accepts a value that continues on the next line, and several values on one line. Inside a
+        value, `}` and LF are never followed by `{`. So if each LF is at such a place, and there are as many
+        values as lines, then each line is one value.
         """
         if isinstance(chunk, str) or not (chunk.startswith(_LINE_START) and chunk.endswith(_LINE_END)):
+            return None
+        count = chunk.count(b"\n")
+        if chunk.count(_LINE_END + _LINE_START) != count - 1:
             return None
         try:
             parsed = self._parser.decode_lines(chunk)
         except (msgspec.DecodeError, UnicodeError):
             return None
-        return parsed if chunk.count(_LINE_END + _LINE_START) == len(parsed) - 1 else None
+        return parsed if len(parsed) == count else None
 
     def _parse(self, line: bytes | str) -> _ParsedLine | None:
         """Return the line's struct; None for a blank line or an unknown type."""
@@ -463,153 +463,23 @@ def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessa
 def _read(decoder: Decoder, lines: Lines, warn: Warn) -> Iterator[Record]:
     """Yield all records. A line without LF may be incomplete, so it waits until the next one is there."""
     waiting: bytes | str | None = None
-    for chunk in _whole_lines(lines):
+    for chunk in whole_lines(lines):
         if waiting is not None:
             yield from decoder.decode(waiting)
-        complete, waiting = _cut_last_line(chunk)
+        complete, waiting = cut_last_line(chunk)
         if complete:
             yield from decoder.decode_chunk(complete)
     if waiting is not None:
         try:
             last = decoder.decode(waiting)
         except RecordError:
-            if not _is_torn(waiting):
+            if not is_torn(waiting):
                 raise
             number = decoder.line_number
             warn(f"line {number} is incomplete and was left out; all lines before it were read")
             last = []
         yield from last
     yield from decoder.close()
-
-
-# ---- text ---------------------------------------------------------------------------------------
-
-
-@runtime_checkable
-class _BufferedFile(Protocol):
-    """A binary file that can return the bytes which are there without waiting for more."""
-
-    def readline(self) -> bytes: ...
-
-    def read1(self, size: int, /) -> bytes: ...
-
-
-def _whole_lines(lines: Lines) -> Iterator[bytes | str]:
-    """Yield chunks of whole lines. Only the last line of a chunk may have no LF."""
-    if isinstance(lines, bytes | str):
-        return _chunks_of(_decoded((lines,)))
-    if isinstance(lines, _BufferedFile):
-        return _joined(_decoded(_parts_of(lines)))
-    # Lines of a list are there already. The lines of other iterables may arrive one by one.
-    return _batched(_decoded(lines)) if isinstance(lines, list) else _decoded(lines)
-
-
-def _parts_of(file: _BufferedFile) -> Iterator[bytes]:
-    """Yield the content of a file as it arrives: its first line, then parts of any size."""
-    yield file.readline()
-    while part := file.read1(CHUNK_BYTES):
-        yield part
-
-
-def _joined(parts: Iterable[bytes | str]) -> Iterator[bytes | str]:
-    """Join the parts of a file to whole lines."""
-    rest: list[bytes | str] = []
-    for part in parts:
-        complete, last = _cut_last_line(part)
-        if complete:
-            yield _concatenated([*rest, complete])
-            rest = []
-        if last is not None:
-            rest.append(last)
-    if rest:
-        yield _concatenated(rest)
-
-
-def _batched(lines: Iterable[bytes | str]) -> Iterator[bytes | str]:
-    """Join short lines that end with LF to chunks."""
-    batch: list[bytes] = []
-    size = 0
-    for line in lines:
-        if isinstance(line, bytes) and line.endswith(b"\n"):
-            batch.append(line)
-            size += len(line)
-            if size < CHUNK_BYTES:
-                continue
-            line = b""
-        if batch:
-            yield b"".join(batch)
-            batch, size = [], 0
-        if line:
-            yield line
-    if batch:
-        yield b"".join(batch)
-
-
-def _concatenated(parts: list[bytes | str]) -> bytes | str:
-    """Join parts, which are all bytes or all text."""
-    if len(parts) == 1:
-        return parts[0]
-    encoded = [part for part in parts if isinstance(part, bytes)]
-    return b"".join(encoded) if encoded else "".join(part for part in parts if isinstance(part, str))
-
-
-def _chunks_of(texts: Iterable[bytes | str]) -> Iterator[bytes | str]:
-    """Split long texts into chunks of whole lines."""
-    for text in texts:
-        start = 0
-        while len(text) - start > CHUNK_BYTES:
-            end = _find_line_end(text, start + CHUNK_BYTES)
-            if end == 0:
-                break
-            yield text[start:end]
-            start = end
-        if start < len(text):
-            yield text[start:] if start else text
-
-
-def _find_line_end(text: bytes | str, start: int) -> int:
-    """Return the position after the first LF from `start` on; 0 if there is no LF."""
-    return (text.find(b"\n", start) if isinstance(text, bytes) else text.find("\n", start)) + 1
-
-
-def _cut_last_line(text: bytes | str) -> tuple[bytes | str, bytes | str | None]:
-    """Return the lines with LF, and the text after the last LF, or None."""
-    end = (text.rfind(b"\n") if isinstance(text, bytes) else text.rfind("\n")) + 1
-    return (text, None) if end == len(text) else (text[:end], text[end:])
-
-
-def _split_lines(text: bytes | str) -> list[bytes] | list[str]:
-    """Split text into its lines. Line separators other than LF do not end a line."""
-    if isinstance(text, bytes):
-        return text.removesuffix(b"\n").split(b"\n")
-    return text.removesuffix("\n").split("\n")
-
-
-def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
-    """Remove a byte order mark. Decode UTF-16 and UTF-32 to text, in whole lines."""
-    rest = iter(chunks)
-    first = next(rest, None)
-    if first is None:
-        return
-    codec, mark = detect_encoding(first) if isinstance(first, bytes) else ("utf-8", 0)
-    if codec == "utf-8" or isinstance(first, str):
-        yield first[mark:] if mark else first
-        yield from rest
-        return
-    # Chunks may end inside a UTF-16 or UTF-32 character.
-    decoder = codecs.getincrementaldecoder(codec)("replace")
-    line = decoder.decode(first[mark:])
-    for chunk in rest:
-        complete, end, line = (line + decoder.decode(cast(bytes, chunk))).rpartition("\n")
-        yield complete + end
-    yield line + decoder.decode(b"", final=True)
-
-
-def _is_torn(line: bytes | str) -> bool:
-    """Whether the last line is incomplete because the writer was interrupted."""
-    head = line if isinstance(line, bytes) else line.encode("utf-8", "replace")
-    begins = head.startswith(b'{"type":"'[: len(head)])
-    return not head.endswith(b"\n") and (begins or not head.strip(b"\0"))
 
 
 def _warn(message: str) -> None:
