@@ -185,6 +185,42 @@ def test_a_response_that_is_cut_short(wire: Wire, cuts: list[int], at: int) -> N
         assert wire.body == direct.body, "a success that is not whole"
 
 
+async def in_sequence(engine: TransportChoice, responses: list[list[bytes]]) -> list[Outcome]:
+    """Return the outcomes of requests to a server that leaves it to the client to close connections."""
+    pending = iter(responses)
+    connections = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.current_task())
+        try:
+            while await reader.readuntil(b"\r\n\r\n{}"):
+                for piece in next(pending):
+                    writer.write(piece)
+                    await asyncio.sleep(0)
+        except (OSError, EOFError):
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    outcomes = [
+        await outcome_of(HttpRequest(url, body=b"{}", transport=engine, timeout=5.0)) for _ in responses
+    ]
+    await (await pool.current_pool()).aclose()
+    server.close()
+    await asyncio.wait(filter(None, connections))
+    return outcomes
+
+
+@quick
+@given(items=st.lists(st.tuples(wires().filter(lambda wire: wire.has_end), CUTS), min_size=2, max_size=5))
+def test_responses_in_sequence(items: list[tuple[Wire, list[int]]]) -> None:
+    """Nothing of a response is left for the next one on the same connection."""
+    expected = [Outcome(wire.status, wire.headers, wire.body, None) for wire, _ in items]
+    responses = [split_bytes(wire.sent, cuts) for wire, cuts in items]
+    for engine in ENGINES:
+        assert expected == asyncio.run(in_sequence(engine, responses)), engine
+
+
 FAULTS = [
     (b"Content-Length: ", b"Content-Length: -"),
     (b"Content-Length: ", b"Content-Length: 99999999999999999999999"),
