@@ -35,7 +35,7 @@ def check_key(key: str, provider: str) -> str:
 
 
 def check_headers(headers: Mapping[str, object] | None, provider: str = "") -> dict[str, str]:
-    """Check headers: names are tokens, values are one line of Latin-1.
+    """Check headers: names are tokens, values are one line of Latin-1, and the engine sets the length.
 
     Raises:
         ConfigurationError: A header is not valid. The message has its name, never its value.
@@ -45,6 +45,8 @@ def check_headers(headers: Mapping[str, object] | None, provider: str = "") -> d
         where = f"header {name!r} of {provider or 'the provider'!r}"
         if re.fullmatch(_TOKEN, name) is None:
             raise ConfigurationError(f"{where} is not a valid header name")
+        if name.lower() in ("content-length", "transfer-encoding"):
+            raise ConfigurationError(f"{where} cannot be set: it depends on the body of each request")
         if not isinstance(value, str):
             raise ConfigurationError(f"{where} must be text, not {type(value).__name__}")
         value = value.strip(" \t")
