@@ -215,7 +215,7 @@ class ProxyDecoder(ReplyDecoder):
         for place, signature in signatures.items() if isinstance(signatures, Mapping) else ():
             index = self._places.get(int(place)) if place.isdecimal() else None
             if index is not None and isinstance(signature, str):
-                self.builder.update(index, **{_SIGNATURES[self.builder.block(index)["type"]]: signature})
+                self.builder.update(index, **{_SIGNATURES[self.builder.trace.type_of(index)]: signature})
 
     def _cite(self, citations: Any) -> None:
         """Set the sources of texts."""

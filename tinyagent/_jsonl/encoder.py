@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import Any, TypedDict, cast
+from typing import TypedDict, cast
 
 import msgspec
 from msgspec import UNSET
@@ -267,9 +267,11 @@ class Encoder:
             if rest is not None:
                 return MessageUpdateLine(seq=seq, time=time, assistant_message_event=own, **rest)
         message = lazy["partial"] if lazy is not None and given is None else given
-        return MessageUpdateLine(seq=seq, time=time, assistant_message_event={**step}, message=message)
+        return MessageUpdateLine(
+            seq=seq, time=time, assistant_message_event={**step}, message=_as_json(message)
+        )
 
-    def _differences(self, partial: Mapping[str, Any], *, is_snapshot: bool) -> JsonDict | None:
+    def _differences(self, partial: Mapping[str, object], *, is_snapshot: bool) -> JsonDict | None:
         """Compare the whole message with the mirror, and correct the mirror.
 
         Returns:

@@ -22,10 +22,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast, overload
 
 from tinyagent import _json
-from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, ModelIdentity, StopReason
+from tinyagent.agent_types import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    ModelIdentity,
+    StopReason,
+    ToolCallContent,
+)
 from tinyagent.errors import InvalidReplyError
 
 from .trace import MAX_BLOCKS, TEXT_KEYS, Fields, Trace, parse_partial_object
@@ -53,7 +59,7 @@ def now_ms() -> int:
 MessageT = TypeVar("MessageT", bound=Mapping[str, object])
 
 
-class BuilderEvent(dict[str, Any]):
+class BuilderEvent(dict[str, object]):
     """An assistant message event whose `partial` is built when it is read.
 
     Its fields are those of `AssistantMessageEvent`.
@@ -68,6 +74,20 @@ class BuilderEvent(dict[str, Any]):
     trace: Trace
     count: int
 
+    if TYPE_CHECKING:  # the types of the fields, without a slower `__getitem__`
+
+        @overload
+        def __getitem__(self, key: Literal["partial", "message", "error"], /) -> AssistantMessage: ...
+        @overload
+        def __getitem__(self, key: Literal["type", "delta", "content", "reason"], /) -> str: ...
+        @overload
+        def __getitem__(self, key: Literal["content_index"], /) -> int: ...
+        @overload
+        def __getitem__(self, key: Literal["tool_call"], /) -> ToolCallContent: ...
+        @overload
+        def __getitem__(self, key: str, /) -> object: ...
+        def __getitem__(self, key: str, /) -> object: ...
+
     def __missing__(self, key: str) -> AssistantMessage:
         if key == "partial":
             return self.trace.message_at(self.count)
@@ -76,7 +96,7 @@ class BuilderEvent(dict[str, Any]):
     def __contains__(self, key: object) -> bool:
         return key == "partial" or dict.__contains__(self, key)
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> object:
         """Do the same as `dict.get`. `partial` always has a value."""
         if key == "partial" and not dict.__contains__(self, key):
             return self.trace.message_at(self.count)
@@ -208,8 +228,7 @@ class MessageBuilder:
 
     def done(self, reason: StopReason, **fields: object) -> BuilderEvent:
         """Finish the message, and set `fields` (`usage`, `finish_reason`)."""
-        self.trace.finish({**fields, "stop_reason": reason})
-        return self._event({"type": "done", "reason": reason, "message": self.message()})
+        return self._done(reason, fields)
 
     def fail(self, reason: StopReason, error_message: str, **fields: object) -> BuilderEvent:
         """End the message as failed (`error`) or `aborted`, with the content so far."""
@@ -226,7 +245,7 @@ class MessageBuilder:
         """Return the message at `count` pieces as a new dict."""
         return self.trace.message_at(count)
 
-    def block(self, index: int) -> dict[str, Any]:
+    def block(self, index: int) -> Fields:
         """Return a current block as a new dict."""
         return self.trace.block_at(index, len(self._pieces))
 
@@ -317,11 +336,15 @@ class MessageBuilder:
                 message["stop_reason"] = "error"
             return self._event({"type": kind, "reason": reason or message["stop_reason"], key: message})
         if kind == "done":
-            return self.done(cast(StopReason, reason or "stop"))
+            return self._done(str(reason or "stop"), {})
         failed: StopReason = "aborted" if reason == "aborted" else "error"
         return self.fail(failed, str(whole or "The provider gave no reason."))
 
     # ---- internals ------------------------------------------------------------------------------
+
+    def _done(self, reason: str, fields: Fields) -> BuilderEvent:
+        self.trace.finish({**fields, "stop_reason": reason})
+        return self._event({"type": "done", "reason": reason, "message": self.message()})
 
     def _event(self, fields: Fields) -> BuilderEvent:
         event = BuilderEvent(fields)

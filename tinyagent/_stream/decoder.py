@@ -521,7 +521,7 @@ class ReplyStream:
             async for _ in self._events:
                 pass
         if self._message is None:
-            self._message = cast(AssistantMessage, self._decoder.abort()["error"])
+            self._message = self._decoder.abort()["error"]
         return self._message
 
     async def aclose(self) -> None:
