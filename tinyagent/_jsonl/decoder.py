@@ -106,7 +106,7 @@ class Decoder:
         self._state = State()
         self._pending: MessageStartLine | None = None
         """A `message_start` without its message, which the next line should have."""
-        self.line_number = 0
+        self.line_number: int = 0
         """The number of lines so far."""
 
     def decode(self, line: bytes | str) -> list[Record]:

@@ -132,7 +132,7 @@ class MessageBuilder:
     __slots__ = ("_absorbed", "_ids", "_original_ids", "_pieces", "_sized", "_templates", "trace")
 
     def __init__(self, model: ModelIdentity | None, *, timestamp: int | None = None) -> None:
-        self.trace = Trace(
+        self.trace: Trace = Trace(
             {
                 "role": "assistant",
                 "content": [],

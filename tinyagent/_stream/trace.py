@@ -79,10 +79,10 @@ class Trace:
     )
 
     def __init__(self, head: Fields) -> None:
-        self.head = head
+        self.head: Fields = head
         self.pieces: list[str] = []
         self.changes: list[tuple[int, int, Fields]] = []
-        self.last = -1
+        self.last: int = -1
         self._blocks: list[Fields] = []
         """Each block as it was opened."""
         self._marks: list[tuple[int, int]] = []
