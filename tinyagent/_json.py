@@ -17,7 +17,7 @@ __all__ = ["decode", "decode_object", "encode", "without_surrogates"]
 MAX_DEPTH = 256
 """The most levels of nesting in an object from a model."""
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE = "[\ud800-\udfff]"
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder()
 
@@ -33,10 +33,10 @@ def without_surrogates(value: object) -> Any: ...
 def without_surrogates(value: object) -> object:
     """Return a JSON value with surrogate pairs joined, and U+FFFD for each unpaired half."""
     if isinstance(value, str):
-        if _SURROGATE.search(value) is None:
+        if re.search(_SURROGATE, value) is None:
             return value
         joined = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
-        return _SURROGATE.sub("\ufffd", joined)
+        return re.sub(_SURROGATE, "\ufffd", joined)
     if isinstance(value, dict):
         return {without_surrogates(key): without_surrogates(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -19,8 +19,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import msgspec
 
 from . import _json
 from .agent_types import Tool
@@ -43,8 +44,7 @@ MAX_ALTERNATIVES = 2_000
 """Most characters of JSON that a description gets in place of keywords that providers refuse at the top."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToolSchema:
+class ToolSchema(msgspec.Struct, frozen=True):
     """A tool's schema after repair.
 
     Attributes:
@@ -58,7 +58,7 @@ class ToolSchema:
     parameters: Schema
     rules: Schema
     encoded: bytes
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = {}
 
     def arguments(self, sent: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of a model's call under the tool's own names."""
@@ -159,7 +159,7 @@ _TYPE_NAMES = {
 }
 """The JSON Schema type for each type name that servers use, in lower case. Gemini uses capitals."""
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = r"[A-Za-z0-9_.-]{1,64}"
 """Names of properties that every provider accepts."""
 
 _ANY = frozenset(("any", "*", "mixed", "unknown", ""))
@@ -575,7 +575,7 @@ def _with_plain_names(parameters: Schema) -> tuple[Schema, dict[str, str]]:
     properties: Schema = parameters["properties"]
     names: dict[str, str] = {}
     for name in properties:
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(_NAME, name):
             plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_")[:56] or "argument"
             number = 1
             while (unique := plain if number == 1 else f"{plain}_{number}") in properties or unique in names:

@@ -18,8 +18,9 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, cast
+
+import msgspec
 
 from . import _json
 from ._cancel import (
@@ -203,8 +204,7 @@ def _shorten(text: str, limit: int = 500) -> str:
 # ---- a batch --------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Call:
+class _Call(msgspec.Struct, eq=False):
     """The state of one call."""
 
     call: ToolCallContent
@@ -214,7 +214,7 @@ class _Call:
     is_error: bool = False
     started: bool = False
     terminate: bool = False
-    taking: deque[Awaitable[None]] = field(default_factory=deque)
+    taking: deque[Awaitable[None]] = msgspec.field(default_factory=deque)
     """Awaitables of emitted updates that were not awaited yet."""
     taker: asyncio.Task[None] | None = None
     message: ToolResultMessage | None = None

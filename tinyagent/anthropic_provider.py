@@ -78,7 +78,7 @@ MIN_BUDGET = 1024
 """The smallest budget that the API accepts."""
 ANSWER_ROOM = 4096
 """Tokens that are reserved for the answer."""
-IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+IDS = r"[a-zA-Z0-9_-]{1,64}"
 _ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
 
 

@@ -330,7 +330,7 @@ class ErrorFields(TypedDict, total=False):
 MAX_TEXT = 10_000
 """Characters of an exception's text that are kept: libraries put whole documents into theirs."""
 
-_KIND = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_KIND = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 
 
 def error_fields(error: BaseException) -> ErrorFields:
@@ -409,7 +409,7 @@ def _attribute(error: BaseException, name: str) -> object:
 
 
 def _as_kind(value: object) -> str | None:
-    return value if isinstance(value, str) and _KIND.fullmatch(value) else None
+    return value if isinstance(value, str) and re.fullmatch(_KIND, value) else None
 
 
 def _as_status(value: object) -> int | None:

@@ -220,13 +220,13 @@ def _efforts(family: ModelFamily, dialect: Dialect) -> tuple[str, ...]:
 _Block: TypeAlias = Mapping[str, Any]
 """A content block. It may have fields that its type does not declare, such as `cache_control`."""
 
-_IDS = re.compile(r"[^\s|]{1,40}")
+_IDS = r"[^\s|]{1,40}"
 """Ids of tool calls that a server accepts, including those of other servers (`functions.add:0`)."""
-_WITHOUT_SIGNATURE = re.compile(r"gemini-[12]\b")
+_WITHOUT_SIGNATURE = r"gemini-[12]\b"
 _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 """The value for calls of other models where Gemini 3 and later require their own signature
 (https://ai.google.dev/gemini-api/docs/thought-signatures)."""
-_MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
+_MISTRAL_ID = r"[A-Za-z0-9]{9}"
 
 
 def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
         sent.append({"role": "system", "content": context.system_prompt})
     name, dialect = _name(model), _dialect(model)
     fit = _short_id if name == "mistral" else str
-    needs_signature = name == "gemini" and not _WITHOUT_SIGNATURE.search(model.id)
+    needs_signature = name == "gemini" and not re.search(_WITHOUT_SIGNATURE, model.id)
     images: list[dict[str, Any]] = []
 
     def attach() -> None:
@@ -274,7 +274,7 @@ def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
 
 def _short_id(call_id: str) -> str:
     """Return an id of nine letters and digits; Mistral accepts no other ids."""
-    if _MISTRAL_ID.fullmatch(call_id):
+    if re.fullmatch(_MISTRAL_ID, call_id):
         return call_id
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
@@ -945,7 +945,7 @@ async def stream_openai_completions(
     return await open_reply(body)
 
 
-_NAMES_STREAM_OPTIONS = re.compile(r"(?i)stream[ _]?options|include[ _]?usage")
+_NAMES_STREAM_OPTIONS = r"(?i)stream[ _]?options|include[ _]?usage"
 
 
 def refuses_stream_options(
@@ -958,7 +958,7 @@ def refuses_stream_options(
     if error.status not in (400, 422) or "stream_options" not in body:
         return False
     asked_by_user = "stream_options" in model.extra_body
-    if asked_by_user or not _NAMES_STREAM_OPTIONS.search(str(error)):
+    if asked_by_user or not re.search(_NAMES_STREAM_OPTIONS, str(error)):
         return False
     _refuse_stream_options.add(_origin(model))
     note(options, f"{model.provider}: the server refuses stream_options, so it is omitted.")

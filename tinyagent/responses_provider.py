@@ -55,7 +55,7 @@ __all__ = [
     "wants_responses",
 ]
 
-IDS = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+IDS = r"[a-zA-Z0-9_-]{1,64}"
 LONGEST_CACHE_KEY = 64
 
 

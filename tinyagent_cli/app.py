@@ -16,7 +16,6 @@ from .commands.options import (
     need_command,
 )
 from .plugins.discovery import Plugin, find
-from .terminal.command_line import run_command
 from .terminal.sanitise import one_line
 from .terminal.signals import raise_on_sigint
 
@@ -37,8 +36,10 @@ class RootGroup(click.Group):
             return import_command(COMMANDS[cmd_name][0], cmd_name)
         if cmd_name in self._plugin_commands():
             from .plugins.registry import PluginLoader
+            from .run.garbage import collect_from_now_on
             from .run.kernel_guards import protect_memory
 
+            collect_from_now_on()
             protect_memory()  # a plugin's command, such as a proxy, may hold keys
             if len(self._plugin_commands()[cmd_name]) == 1:
                 return PluginLoader().command(cmd_name)
@@ -56,6 +57,8 @@ class RootGroup(click.Group):
         except click.NoSuchOption as error:
             if error.possibilities:
                 raise
+            from .terminal.command_line import run_command
+
             is_prompt = " " in words[0] or not words[0].startswith(error.option_name)
             command = run_command("--", words[0]) if is_prompt else run_command(*words)
             raise HintedUsageError(error, f"To ask a model: {command}") from None
@@ -82,6 +85,8 @@ class RootGroup(click.Group):
             raise plugin_exit(error) from error
 
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
+        from .terminal.command_line import run_command
+
         near = None if " " in name else nearest(name, self.list_commands(ctx))
         meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"
         raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)

@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code, which the caller passes to `sys.exit` at once."""
     import gc
 
-    # Modules and their objects stay: looking through them for garbage, again and again while they are
-    # imported and once more at the end, would be a tenth of a short run.
-    gc.set_threshold(20_000, 20, 20)
+    from .run.garbage import postpone_collection
+
+    postpone_collection()
     _open_closed_descriptors()
     from .terminal.standard_output import flush, guard
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = flush(_report_broken(error))
     except KeyboardInterrupt:  # the second one, while the first one was reported
         os._exit(INTERRUPTED)
-    gc.freeze()
+    gc.freeze()  # no collection at exit
     if "tinyagent_cli.plugins.loading" in sys.modules:
         from .run.process_exit import limit_exit
 

@@ -667,7 +667,7 @@ def encode_body(body: Mapping[str, object]) -> bytes:
 # ---- URL, key and headers -----------------------------------------------------------------------------
 
 
-_PROTOCOL_PATHS = re.compile(r"/(?:chat/completions|responses|messages)$")
+_PROTOCOL_PATHS = r"/(?:chat/completions|responses|messages)$"
 """Protocol paths that users copy into a base URL from the documentation of an API."""
 
 
@@ -677,7 +677,7 @@ def endpoint(base_url: str, path: str) -> str:
         parts = urlsplit(base_url.strip())
     except ValueError:
         return base_url
-    base = _PROTOCOL_PATHS.sub("", parts.path.rstrip("/")).rstrip("/")
+    base = re.sub(_PROTOCOL_PATHS, "", parts.path.rstrip("/")).rstrip("/")
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 
@@ -687,7 +687,7 @@ def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
     return {} if timeout is None else {"timeout": timeout}
 
 
-_SECRET_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
+_SECRET_HEADER = r"(?i)auth|key|token|secret|cookie"
 
 
 def request_headers(
@@ -712,7 +712,7 @@ def request_headers(
     """
     provider = model.provider
     headers = check_headers(model.headers, provider)
-    secrets = [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
+    secrets = [value for name, value in headers.items() if re.search(_SECRET_HEADER, name)]
     if any(name.lower() in ("authorization", header) for name in headers):
         return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
     if api_key is None and variable:

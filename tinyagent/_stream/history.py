@@ -31,9 +31,9 @@ LONGEST_COMMON = 40
 """Characters in the id of a tool call that every provider accepts."""
 LONGEST_NAME = 64
 """Characters in the name of a tool that every provider accepts."""
-_NAME = re.compile(rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}")
+_NAME = rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}"
 """Gemini requires a letter or an underscore at the start."""
-_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
+_NOT_IN_NAMES = r"[^a-zA-Z0-9_-]"
 _BLOCKS = ("text", "thinking", "tool_call", "image")
 """Blocks of an assistant message that can be sent. Other blocks are left out."""
 
@@ -51,7 +51,7 @@ def adapt_history(
     messages: Sequence[Message],
     model: ModelIdentity,
     *,
-    ids: re.Pattern[str] | None = None,
+    ids: str | None = None,
     tools: Iterable[Tool] | None = None,
     images: bool = False,
 ) -> list[Message]:
@@ -63,8 +63,8 @@ def adapt_history(
     Args:
         messages: The history; not changed.
         model: Who is asked now: `api`, `provider` and `id` are compared.
-        ids: The ids of tool calls that the provider accepts. Other ids, and ids of earlier calls, are
-            replaced. The replacement of an id is always the same.
+        ids: The pattern of ids of tool calls that the provider accepts. Other ids, and ids of earlier calls,
+            are replaced. The replacement of an id is always the same.
         tools: The offered tools. If a model has called a tool that is not among them, the name in the call
             and in its result is changed to one that every provider accepts.
         images: Whether the provider accepts images in assistant messages. If not, a note replaces each one.
@@ -163,15 +163,15 @@ def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fit_name(name: str, offered: Set[str]) -> str:
     """Return the name of a tool in a form that every provider accepts."""
-    if name in offered or _NAME.fullmatch(name):
+    if name in offered or re.fullmatch(_NAME, name):
         return name
-    fitting = _NOT_IN_NAMES.sub("_", name) or "unknown"
-    return (fitting if _NAME.match(fitting) else f"_{fitting}")[:LONGEST_NAME]
+    fitting = re.sub(_NOT_IN_NAMES, "_", name) or "unknown"
+    return (fitting if re.match(_NAME, fitting) else f"_{fitting}")[:LONGEST_NAME]
 
 
-def _fit(call_id: str, ids: re.Pattern[str], used: set[str]) -> str:
+def _fit(call_id: str, ids: str, used: set[str]) -> str:
     wanted = call_id
-    if not ids.fullmatch(call_id):
+    if not re.fullmatch(ids, call_id):
         wanted = f"call_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:16]}"
     fitting, n = wanted, 1
     while fitting in used:

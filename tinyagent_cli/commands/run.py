@@ -9,7 +9,6 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_models, complete_tools
-from tinyagent_cli.terminal.command_line import run_command
 
 from .options import CONTEXT, HintedUsageError, common_options
 
@@ -53,6 +52,8 @@ class RunCommand(click.Command):
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
     """How to write a prompt that was taken for something else."""
+    from tinyagent_cli.terminal.command_line import run_command
+
     if isinstance(error, click.NoSuchOption):
         prompt = next((arg for arg in args if arg.startswith(error.option_name)), None)
         return f"A prompt that begins with a dash comes after --: {run_command('--', prompt or 'PROMPT')}"

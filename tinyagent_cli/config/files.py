@@ -7,6 +7,7 @@ repository, so it may choose among what the user has, and limit it, but not add 
 from __future__ import annotations
 
 import re
+import string
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_PROVIDER_NAME = set(string.ascii_letters + string.digits + "_.-")
 Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Dollars = Annotated[float, msgspec.Meta(gt=0)]
@@ -132,7 +135,7 @@ def read_user_file(path: Path) -> UserFile | None:
         return None
     file = _decode(text, path, UserFile)
     for name in file.providers:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        if not (name[:1].isalnum() and name.isascii() and set(name) <= _PROVIDER_NAME):
             raise ConfigurationError(
                 f"{path}: providers.{name!r}: a provider's name is letters, digits, '-', '_' and '.'."
             )

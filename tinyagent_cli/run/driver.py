@@ -18,6 +18,7 @@ from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.text import TextRenderer
 
 from .approvals import Approvals
+from .garbage import collect_from_now_on
 from .lifetime import Lifetime
 from .outcome import add_cost, in_terms_of_options, summary
 from .plan import Plan, RunOptions, prepare
@@ -49,6 +50,7 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
         run = _Run(app, plan, progress, lifetime, stdout, records.sinks)
+        collect_from_now_on()
         run.drive(runner)
         run.conclude()
         stdout.flush()

@@ -19,16 +19,14 @@ _IGNORABLE = (
     "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 # C0 but tab and newline, DEL, C1; surrogates; what is ignorable.
-_SUSPECT = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_IGNORABLE}]")
+_SUSPECT = f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_IGNORABLE}]"
 
 # Printable for Python, and yet not to be seen: what is ignorable, joiners, and letters and symbols that are
 # blank (Braille, object replacement, Khitan filler, Egyptian blanks, null note head).
-_UNSEEN = re.compile(
-    f"[{_IGNORABLE}\u200c\u200d\ufe0e\ufe0f\u2800\ufffc\U00013441\U00013442\U00016fe4\U0001d159]"
-)
+_UNSEEN = f"[{_IGNORABLE}\u200c\u200d\ufe0e\ufe0f\u2800\ufffc\U00013441\U00013442\U00016fe4\U0001d159]"
 
 # Blanks inside a line of JSON text; the indentation of a line is not one of them.
-_LONG_BLANKS = re.compile(r"(?<=\S)(?: |\\[nrtf]){40,}")
+_LONG_BLANKS = r"(?<=\S)(?: |\\[nrtf]){40,}"
 _BLANK_NAMES = {" ": "space", r"\n": "line break", r"\r": "carriage return", r"\t": "tab", r"\f": "form feed"}
 
 _TEXT, _AFTER_CR, _ESCAPE, _CHARSET, _CSI, _STRING, _STRING_ESCAPE = range(7)
@@ -40,6 +38,21 @@ _C1 = {"\x9b": _CSI, "\x90": _STRING, "\x98": _STRING, "\x9d": _STRING, "\x9e": 
 _AFTER_ESCAPE = {"[": _CSI, "P": _STRING, "X": _STRING, "]": _STRING, "^": _STRING, "_": _STRING}
 
 
+# The patterns are compiled at the first text that needs them: most commands print plain ASCII.
+
+
+def _is_suspect(text: str) -> bool:
+    """Return whether a terminal would obey, or hide, a character of `text`."""
+    if text.isascii() and text.isprintable():
+        return False
+    return re.search(_SUSPECT, text) is not None
+
+
+def _has_unseen(text: str) -> bool:
+    """Return whether a character of `text` is printable for Python, but cannot be seen."""
+    return not text.isascii() and re.search(_UNSEEN, text) is not None
+
+
 class Sanitizer:
     """Takes text piece by piece and gives back what may be shown of it."""
 
@@ -49,7 +62,7 @@ class Sanitizer:
 
     def feed(self, text: str) -> str:
         """The harmless part of `text`; what it ends in the middle of is remembered."""
-        if self._state == _TEXT and _SUSPECT.search(text) is None:
+        if self._state == _TEXT and not _is_suspect(text):
             return text
         shown: list[str] = []
         for character in text:
@@ -107,7 +120,7 @@ class Sanitizer:
             self._enter(_C1[character])
         elif "\ud800" <= character <= "\udfff":
             shown.append("\ufffd")
-        elif _SUSPECT.match(character) is None:
+        elif not _is_suspect(character):
             shown.append(character)
 
     def _enter(self, state: int) -> None:
@@ -132,11 +145,11 @@ def visible(text: str) -> str:
 
     Nothing is removed: this is for showing exactly what is about to be done.
     """
-    if text.replace("\n", "").isprintable() and _UNSEEN.search(text) is None:
+    if text.replace("\n", "").isprintable() and not _has_unseen(text):
         return text
     return "".join(
         character
-        if character == "\n" or (character.isprintable() and _UNSEEN.match(character) is None)
+        if character == "\n" or (character.isprintable() and not _has_unseen(character))
         else _escaped(character)
         for character in text
     )
@@ -154,7 +167,7 @@ def without_long_blanks(text: str) -> str:
     Such a run would push what follows it out of sight. Line breaks and tabs count as they stand in a JSON
     string, `\\n` and `\\t`.
     """
-    return _LONG_BLANKS.sub(_length_of, text)
+    return re.sub(_LONG_BLANKS, _length_of, text)
 
 
 def _length_of(run: re.Match[str]) -> str:
