@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any, Literal, Self, TypeAlias, TypedDict, Unpack, cast
 
 __all__ = [
     "FakeReply",
@@ -107,6 +107,15 @@ DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+class ReplyFields(TypedDict, total=False):
+    """Fields of a `FakeReply` other than its steps."""
+
+    status: int
+    headers: Mapping[str, str | None]
+    framing: Literal["chunked", "length", "close"]
+    head: bytes | None
+
+
 @dataclass(frozen=True)
 class FakeReply:
     """The reply to one request.
@@ -127,7 +136,7 @@ class FakeReply:
     head: bytes | None = None
 
     @classmethod
-    def chunks(cls, *chunks: object, done: bool = True, **fields: Any) -> FakeReply:
+    def chunks(cls, *chunks: object, done: bool = True, **fields: Unpack[ReplyFields]) -> FakeReply:
         """Return a stream of these JSON chunks. Each is one event and one network chunk.
 
         Args:
@@ -139,13 +148,17 @@ class FakeReply:
         return cls([*steps, DONE] if done else steps, **fields)
 
     @classmethod
-    def text(cls, *pieces: str, usage: Mapping[str, object] | None = None, **fields: Any) -> FakeReply:
+    def text(
+        cls, *pieces: str, usage: Mapping[str, object] | None = None, **fields: Unpack[ReplyFields]
+    ) -> FakeReply:
         """Return a complete chat reply with this text, one delta for each piece."""
         end = chat_chunk({}, "stop", usage=dict(usage or USAGE))
         return cls.chunks(*map(chat_chunk, pieces), end, **fields)
 
     @classmethod
-    def tool_calls(cls, *calls: tuple[str, Mapping[str, object]], text: str = "", **fields: Any) -> FakeReply:
+    def tool_calls(
+        cls, *calls: tuple[str, Mapping[str, object]], text: str = "", **fields: Unpack[ReplyFields]
+    ) -> FakeReply:
         """Return a complete chat reply that calls tools, such as `("add", {"a": 1})`."""
         before = [chat_chunk(text)] if text else []
         deltas = [
@@ -402,7 +415,7 @@ class _Connection(asyncio.Protocol):
         self.server._open.add(self)
         self.task = asyncio.get_running_loop().create_task(self._serve())
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._writable.set()
         if self.task is not None:
             self.task.cancel()

@@ -343,8 +343,8 @@ class ProxyWire(Wire):
             kind, named, signed = str(block["type"]), {}, {}
             if block["type"] == "tool_call":
                 kind, named = "toolcall", {"id": block["id"], "toolName": block["name"]}
-            elif block["type"] == "thinking" and block.get("thinking_signature"):
-                signed = {"contentSignature": block["thinking_signature"]}
+            elif block["type"] == "thinking" and (signature := block.get("thinking_signature")):
+                signed = {"contentSignature": signature}
             frames += [
                 {"type": f"{kind}_start", "contentIndex": at, **named},
                 *({"type": f"{kind}_delta", "contentIndex": at, "delta": piece} for piece in pieces(block)),

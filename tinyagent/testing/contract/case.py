@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, M
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import getattr_static
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, Unpack
 
 from tinyagent.agent_loop import agent_loop
 from tinyagent.agent_types import (
@@ -377,7 +377,10 @@ class ContractCase:
         return feature not in self.exempt
 
     async def _start(
-        self, provider: ProviderUnderTest, context: Context | None = None, **options: Any
+        self,
+        provider: ProviderUnderTest,
+        context: Context | None = None,
+        **options: Unpack[SimpleStreamOptions],
     ) -> StreamResponse:
         """Start a call."""
         given: SimpleStreamOptions = {**self.options(), **options}  # type: ignore[typeddict-item]
@@ -385,7 +388,10 @@ class ContractCase:
         return await provider.stream_fn(provider.model, default if context is None else context, given)
 
     async def _call(
-        self, provider: ProviderUnderTest, context: Context | None = None, **options: Any
+        self,
+        provider: ProviderUnderTest,
+        context: Context | None = None,
+        **options: Unpack[SimpleStreamOptions],
     ) -> CallOutcome:
         """Make one call, and check the promises that hold for every call."""
         outcome = CallOutcome()
@@ -428,7 +434,9 @@ class ContractCase:
         last = events[-1]
         return last.messages if isinstance(last, AgentEndEvent) else []
 
-    def _fail(self, script: Script | FakeReply, **options: Any) -> tuple[CallOutcome, int]:
+    def _fail(
+        self, script: Script | FakeReply, **options: Unpack[SimpleStreamOptions]
+    ) -> tuple[CallOutcome, int]:
         """Make a call that must fail, and return its outcome and the number of requests."""
 
         async def test() -> tuple[CallOutcome, int]:

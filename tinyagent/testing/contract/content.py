@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tinyagent.agent_types import ToolCallContent
+from tinyagent.agent_types import ThinkingLevel, ToolCallContent
 from tinyagent.testing.wires import Block, Script
 
 from .case import (
@@ -82,7 +82,7 @@ class ContentTests(ContractCase):
 
         async def test() -> None:
             async with self.serve(Script(content)) as provider:
-                outcome = await self._call(provider, thinking_level="high")
+                outcome = await self._call(provider, thinking_level=ThinkingLevel.HIGH)
                 self._check_content(content, outcome.reply)
 
         self._run(test())

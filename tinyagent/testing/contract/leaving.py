@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import unittest
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Unpack
 
 from tinyagent.agent_types import (
     AssistantMessage,
@@ -94,7 +94,7 @@ class LeavingTests(ContractCase):
         self._run(test())
 
     async def _observed_call(
-        self, provider: ProviderUnderTest, first_delta: asyncio.Event, **options: Any
+        self, provider: ProviderUnderTest, first_delta: asyncio.Event, **options: Unpack[SimpleStreamOptions]
     ) -> CallOutcome:
         """Make a call that sets `first_delta` at its first delta."""
 
