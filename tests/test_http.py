@@ -739,7 +739,7 @@ async def ask():
         assert await reply.read_all(99) == b"hello"
 
 asyncio.run(ask())
-for name in ("httpx", "httpcore", "anyio", "click", "rich", "pygments"):
+for name in ("httpx", "httpcore", "anyio", "click", "pygments"):
     assert name not in sys.modules, name
 """
     with FakeServer(OK) as server:

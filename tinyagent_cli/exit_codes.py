@@ -139,7 +139,7 @@ def _describe(error: BaseException) -> Failure:
             "out_of_memory", "There is not enough memory.", "Send less, or allow more memory.", code
         )
     fields = errors.error_fields(error)
-    if fields["error_kind"] != errors.TinyAgentError.kind:
+    if fields.get("error_kind") != errors.TinyAgentError.kind:
         # A plugin's own error class with a kind or a status is an expected failure, not a defect.
         return describe(errors.error_from_message(fields))
     return Failure(

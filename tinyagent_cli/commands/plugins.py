@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.plugins.discovery import Plugin, find
+from tinyagent_cli.plugins.discovery import CheckResult, Plugin, find
 from tinyagent_cli.shell_completion import complete_plugins
 from tinyagent_cli.terminal.tables import print_json, print_table
 
@@ -51,46 +51,34 @@ def list_plugins(app: AppContext, as_json: bool, check: bool) -> None:
 
     None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
     """
-    rows = [_row(entry) for entry in find()]
-    if check:
-        _check(rows)
+    found = find()
+    results = _check(found) if check else dict.fromkeys(found, CheckResult("not loaded"))
     if as_json:
-        print_json([{name: value for name, value in row.items() if name != "entry"} for row in rows])
-    elif not rows:
+        print_json([_as_json(plugin, result) for plugin, result in results.items()])
+    elif not found:
         app.note("No plugins are installed.")
     else:
         print_table(
             ("NAME", "GROUP", "FROM", "STATUS"),
-            [
-                (row["name"], row["group"], f"{row['distribution']} {row['version']}", _status(row))
-                for row in rows
-            ],
+            [(*_cells(plugin), _status(result)) for plugin, result in results.items()],
         )
 
 
-def _row(entry: Plugin) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "group": f"tinyagent.{entry.group}",
-        "distribution": entry.distribution,
-        "version": entry.version,
-        "status": "not loaded",
-        "error": None,
-        "hint": None,
-        "entry": entry,
-    }
-
-
-def _check(rows: list[dict[str, Any]]) -> None:
+def _check(found: Sequence[Plugin]) -> dict[Plugin, CheckResult]:
     from tinyagent_cli.plugins.check import check_all
 
-    for row, (_, loaded) in zip(rows, check_all([row["entry"] for row in rows]), strict=True):
-        row["status"], row["error"], row["hint"] = loaded.status, loaded.message, loaded.hint
+    return dict(check_all(found))
 
 
-def _status(row: dict[str, Any]) -> str:
-    """The status; with what is wrong and what to do, if anything is."""
-    return row["status"] if row["error"] is None else f"{row['status']}: {row['error']} {row['hint'] or ''}"
+def _as_json(plugin: Plugin, result: CheckResult) -> dict[str, str | None]:
+    return {**_plain(plugin), "status": result.status, "error": result.message, "hint": result.hint}
+
+
+def _status(result: CheckResult) -> str:
+    """Return the status; of a plugin that does not work also the error and the hint."""
+    if result.message is None:
+        return result.status
+    return f"{result.status}: {result.message} {result.hint or ''}"
 
 
 @plugins.command()
@@ -113,9 +101,9 @@ def install(
       tinyagent plugins install tinyagent-dice
       tinyagent plugins install -e ./tinyagent-weather
     """
-    from tinyagent_cli.plugins import installer as installing
+    from tinyagent_cli.plugins import installer
 
-    changes = installing.install(app, what, editable=editable, upgrade=upgrade, dry_run=dry_run)
+    changes = installer.install(app, what, editable=editable, upgrade=upgrade, dry_run=dry_run)
     if not dry_run:
         _show_gained(app, changes, as_json)
 
@@ -124,10 +112,14 @@ def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
     gained = changes.gained
     if as_json:
         print_json(
-            {"gained": _plain(gained), "lost": _plain(changes.lost), "distributions": changes.installed}
+            {
+                "gained": [_plain(plugin) for plugin in gained],
+                "lost": [_plain(plugin) for plugin in changes.lost],
+                "distributions": changes.installed,
+            }
         )
     else:
-        print_table(("GAINED", "GROUP", "FROM"), _cells(gained))
+        print_table(("GAINED", "GROUP", "FROM"), [_cells(plugin) for plugin in gained])
     others = sorted(set(changes.installed) - {entry.distribution for entry in gained})
     if not gained:
         if others:
@@ -149,20 +141,17 @@ def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
         app.note("A plugin of the group tinyagent.hooks is loaded for every run from now on.")
 
 
-def _plain(entries: Iterable[Plugin]) -> list[dict[str, str]]:
-    return [
-        {
-            "name": e.name,
-            "group": f"tinyagent.{e.group}",
-            "distribution": e.distribution,
-            "version": e.version,
-        }
-        for e in entries
-    ]
+def _plain(plugin: Plugin) -> dict[str, str]:
+    return {
+        "name": plugin.name,
+        "group": f"tinyagent.{plugin.group}",
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+    }
 
 
-def _cells(entries: Iterable[Plugin]) -> list[tuple[str, str, str]]:
-    return [(e.name, f"tinyagent.{e.group}", f"{e.distribution} {e.version}") for e in entries]
+def _cells(plugin: Plugin) -> tuple[str, str, str]:
+    return (plugin.name, f"tinyagent.{plugin.group}", f"{plugin.distribution} {plugin.version}")
 
 
 @plugins.command()
@@ -175,9 +164,9 @@ def uninstall(app: AppContext, name: str, dry_run: bool) -> None:
 
     Distributions that are not plugins of tinyagent are refused.
     """
-    from tinyagent_cli.plugins import installer as installing
+    from tinyagent_cli.plugins import installer
 
-    entries = installing.plugins_named(name)
-    changes = installing.uninstall(app, entries[0].distribution, dry_run=dry_run)
+    entries = installer.plugins_named(name)
+    changes = installer.uninstall(app, entries[0].distribution, dry_run=dry_run)
     if not dry_run:
-        print_table(("LOST", "GROUP", "FROM"), _cells(changes.lost))
+        print_table(("LOST", "GROUP", "FROM"), [_cells(plugin) for plugin in changes.lost])

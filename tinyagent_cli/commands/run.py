@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from tinyagent_cli.app_context import AppContext
@@ -24,7 +22,7 @@ class RunCommand(click.Command):
     handles_signals = True
 
     def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         words = list(args)
         try:
@@ -156,7 +154,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @click.option("--no-stdin", is_flag=True, help="Do not read standard input.")
 @common_options
 @click.pass_obj
-def run(app: AppContext, /, **options: Any) -> int:
+def run(app: AppContext, /, **options: object) -> int:
     """Answer PROMPT. Piped standard input comes before it.
 
     The reply goes to standard output as it arrives; everything else to standard error.
@@ -171,7 +169,9 @@ def run(app: AppContext, /, **options: Any) -> int:
 
     protect_memory()
     with Lifetime() as lifetime:
+        import msgspec
+
         from tinyagent_cli.run.driver import execute
         from tinyagent_cli.run.plan import RunOptions
 
-        return execute(app, RunOptions(**options), lifetime)
+        return execute(app, msgspec.convert(options, RunOptions), lifetime)

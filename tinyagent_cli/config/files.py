@@ -208,7 +208,7 @@ def _decode(text: str, path: Path, kind: type[T]) -> T:
         raise ConfigurationError(f"{path} is not TOML: {error}.") from error
 
 
-def _decodes(text: str, kind: type[Any]) -> bool:
+def _decodes(text: str, kind: type[UserFile]) -> bool:
     try:
         msgspec.toml.decode(text, type=kind)
     except msgspec.DecodeError:

@@ -10,30 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-from .discovery import Plugin
+from .discovery import CheckResult, Plugin
 from .failures import remedy
 
-__all__ = ["CheckResult", "check", "check_all"]
+__all__ = ["check", "check_all"]
 
 LOAD_SECONDS = 20.0
-
-
-class CheckResult(NamedTuple):
-    """What came of loading a plugin.
-
-    Attributes:
-        status: `ok`, `not set up` or `broken`.
-        code: What a command that asks for it exits with.
-        message: Why it cannot be used; None if it can.
-        hint: What to do about it.
-    """
-
-    status: str
-    code: int = 0
-    message: str | None = None
-    hint: str | None = None
 
 
 def check_all(plugins: Sequence[Plugin]) -> Iterator[tuple[Plugin, CheckResult]]:

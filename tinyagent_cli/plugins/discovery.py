@@ -15,7 +15,17 @@ from typing import NamedTuple
 
 from tinyagent_cli.config.environment import allowed_plugins
 
-__all__ = ["BUILT_IN", "CONFIGURED", "GROUPS", "Plugin", "find", "installed", "normalised", "scan"]
+__all__ = [
+    "BUILT_IN",
+    "CONFIGURED",
+    "GROUPS",
+    "CheckResult",
+    "Plugin",
+    "find",
+    "installed",
+    "normalised",
+    "scan",
+]
 
 GROUPS = ("tools", "providers", "commands", "hooks")
 """The groups of entry points, without `tinyagent.`."""
@@ -50,6 +60,22 @@ class Plugin(NamedTuple):
     def is_part_of_tinyagent(self) -> bool:
         """Whether the code is tinyagent's own: a provider that is built in or configured."""
         return self.distribution in (BUILT_IN, CONFIGURED)
+
+
+class CheckResult(NamedTuple):
+    """The result of loading a plugin for a check.
+
+    Attributes:
+        status: `ok`, `not set up`, `broken` or `not loaded`.
+        code: The exit code of a command that requests the plugin.
+        message: Why it cannot be used; None if it can.
+        hint: How to solve the problem.
+    """
+
+    status: str
+    code: int = 0
+    message: str | None = None
+    hint: str | None = None
 
 
 def find(group: str | None = None) -> list[Plugin]:

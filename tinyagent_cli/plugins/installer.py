@@ -9,11 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
@@ -156,22 +157,45 @@ def _made_by_uv(prefix: Path) -> bool:
     return any(line.partition("=")[0].strip() == "uv" for line in lines)
 
 
+class _UvRequirement(msgspec.Struct):
+    """A requirement in the receipt of `uv tool install`: a name, and where it comes from."""
+
+    name: str
+    specifier: str = ""
+    directory: str | None = None
+    editable: str | None = None
+    path: str | None = None
+    url: str | None = None
+    git: str | None = None
+
+    def as_argument(self) -> str:
+        """Return the requirement as `uv tool install` takes it."""
+        if self.git is not None:
+            return f"git+{self.git}"
+        source = self.directory or self.editable or self.path or self.url
+        return source or self.name + self.specifier
+
+
+class _UvTool(msgspec.Struct):
+    requirements: list[_UvRequirement]
+
+
+class _UvReceipt(msgspec.Struct):
+    tool: _UvTool
+
+
 def _uv_requirements(receipt: Path) -> tuple[str, list[str]]:
-    """What the tool was installed from, and what else was asked for, as `uv tool install` takes it."""
+    """Return what the tool was installed from, and its other requirements, as arguments of uv."""
     try:
-        listed: list[dict[str, Any]] = tomllib.loads(receipt.read_text("utf-8"))["tool"]["requirements"]
-    except (OSError, ValueError, KeyError):
+        listed = msgspec.toml.decode(receipt.read_bytes(), type=_UvReceipt).tool.requirements
+    except (OSError, msgspec.DecodeError):
         listed = []
     base, others = DISTRIBUTION, []
-    for entry in listed:
-        source = next(
-            (entry[key] for key in ("directory", "editable", "path", "url", "git") if key in entry), None
-        )
-        text = f"git+{source}" if "git" in entry else source or entry["name"] + entry.get("specifier", "")
-        if normalised(entry["name"]) == DISTRIBUTION:
-            base = text
+    for requirement in listed:
+        if normalised(requirement.name) == DISTRIBUTION:
+            base = requirement.as_argument()
         else:
-            others.append(text)
+            others.append(requirement.as_argument())
     return base, others
 
 

@@ -2,7 +2,7 @@
 
 Arguments: GROUP NAME VALUE DISTRIBUTION VERSION.
 
-Prints the fields of `check.CheckResult` as a JSON object.
+Prints the fields of `CheckResult` as a JSON object.
 """
 
 from __future__ import annotations

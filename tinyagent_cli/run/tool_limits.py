@@ -1,22 +1,21 @@
-"""What `[tools.NAME]` of the configuration says about a tool's time and the size of its results."""
+"""The limits of `[tools.NAME]` in the configuration: seconds for a call, and characters for its result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from tinyagent.agent_types import AgentTool
+from tinyagent.agent_types import AgentTool, ImageContent, TextContent
 from tinyagent_cli.config.files import ToolTable
 
 __all__ = ["DEFAULT_MAX_OUTPUT", "cap", "output_limits", "with_timeouts"]
 
 DEFAULT_MAX_OUTPUT = 100_000
-"""Characters; some 25,000 tokens. A tool that says more would push the conversation out of the context."""
+"""Characters, about 25,000 tokens. A longer result would push the conversation out of the context."""
 
 
 def with_timeouts(tools: Sequence[AgentTool], tables: Mapping[str, ToolTable]) -> list[AgentTool]:
-    """The tools with the time-outs that the user set; `"*"` is for all that have none of their own."""
+    """Return the tools with the configured time-outs; `"*"` is for tools without one of their own."""
     general = tables.get("*", ToolTable()).timeout
     made = []
     for tool in tools:
@@ -27,7 +26,7 @@ def with_timeouts(tools: Sequence[AgentTool], tables: Mapping[str, ToolTable]) -
 
 
 def output_limits(tables: Mapping[str, ToolTable]) -> Callable[[str], int]:
-    """How many characters of a tool's results the model gets, by the tool's name."""
+    """Return a function from the name of a tool to the limit of its results, in characters."""
     general = tables.get("*", ToolTable()).max_output or DEFAULT_MAX_OUTPUT
 
     def limit(name: str) -> int:
@@ -36,8 +35,8 @@ def output_limits(tables: Mapping[str, ToolTable]) -> Callable[[str], int]:
     return limit
 
 
-def cap(content: list[Any], limit: int) -> list[Any]:
-    """The content with at most `limit` characters of text: its beginning, its end, a note between."""
+def cap(content: list[TextContent | ImageContent], limit: int) -> list[TextContent | ImageContent]:
+    """Return the content with at most `limit` characters of text: its beginning, a note, and its end."""
     total = sum(len(part["text"]) for part in content if part["type"] == "text")
     if total <= limit:
         return content
@@ -46,20 +45,20 @@ def cap(content: list[Any], limit: int) -> list[Any]:
         f"\n[… {end - begin:,} of {total:,} characters were left out here: the limit for this tool's "
         f"output is {limit:,}. Ask for less, or for another part …]\n"
     )
-    made: list[Any] = []
+    capped: list[TextContent | ImageContent] = []
     place = 0
     for part in content:
         if part["type"] != "text":
-            made.append(part)
+            capped.append(part)
             continue
         text, start = part["text"], place
         place += len(text)
         if start <= begin < place:
-            kept = text[: begin - start] + note + text[max(0, end - start) :]
+            shown = text[: begin - start] + note + text[max(0, end - start) :]
         elif place <= begin or start >= end:
-            kept = text
+            shown = text
         else:
-            kept = text[end - start :] if place > end else ""
-        if kept:
-            made.append({**part, "text": kept})
-    return made
+            shown = text[end - start :] if place > end else ""
+        if shown:
+            capped.append({**part, "text": shown})
+    return capped
