@@ -46,7 +46,7 @@ def checked_message(message: object, place: str = "the message") -> AgentMessage
     message = with_defaults(message)
     problem = message_problem(message)
     if problem is None and isinstance(message, _DICT) and message["role"] in _BLOCKS:
-        problem = _json_problem(message["content"])
+        problem = _json_problem([block for block in message["content"] if not _is_plain_text(block)])
     if problem is not None:
         raise InvalidMessageError(
             f"{place} cannot be used: {problem}.",
@@ -120,7 +120,19 @@ def is_assistant(message: object) -> TypeGuard[AssistantMessage]:
     return isinstance(message, _DICT) and message.get("role") == "assistant"
 
 
+def _is_plain_text(block: object) -> bool:
+    """Whether a block is a text without other fields. Most are, and then no other check is necessary."""
+    return (
+        type(block) is dict
+        and len(block) == 2
+        and block.get("type") == "text"
+        and type(block.get("text")) is str
+    )
+
+
 def _block_problem(role: str, block: object) -> str | None:
+    if _is_plain_text(block):
+        return None
     if not isinstance(block, _DICT):
         return f"is {_shown(block)}, not a dict with a type"
     kind = block.get("type")

@@ -263,7 +263,7 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
         data = stdin.read(MAX_RECORD_BYTES, "Waiting for the conversation on standard input …")
     else:
         data = read_file(path, stdin, MAX_RECORD_BYTES)
-    if not data.strip():
+    if not data or data.isspace():
         raise InputError(f"--history {path}: there is nothing in it.")
     if detect_encoding(data)[0] != "utf-8":
         data = decode_text(data, f"--history {path}", error=RecordError).encode()
@@ -271,11 +271,19 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
         messages = jsonl.messages(data, on_warning=lambda text: app.warn(f"{name}: {text}"))
     except RecordError as error:
         raise RecordError(f"--history {path}: {error}", hint=error.hint) from None
-    last = _json.decode_object(data.rstrip().rpartition(b"\n")[2].decode("utf-8", "replace")) or {}
+    last = _json.decode_object(_last_line(data).decode("utf-8", "replace")) or {}
     if last.get("type") == "result" and last.get("ok") is False:
         failure = last.get("error") or {}
         app.warn(f"The run that --history {path} goes on from failed: {failure.get('message', '')}")
     return checked_messages(messages, f"--history {path}: ")
+
+
+def _last_line(data: bytes) -> bytes:
+    """Return the last line that is not blank. The data may be large, so it is not copied."""
+    end = len(data)
+    while end > 0 and data[end - 1 : end].isspace():
+        end -= 1
+    return data[data.rfind(b"\n", 0, end) + 1 : end]
 
 
 def _system(text: str, stdin: StandardInput) -> str:

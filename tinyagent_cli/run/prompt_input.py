@@ -70,7 +70,7 @@ class StandardInput:
         except OSError as error:
             raise InputError(f"Cannot read standard input: {error.strerror}.") from None
         data = read_descriptor(self._descriptor, limit=limit, name="standard input", error=InputError)
-        self.was_empty = not data.strip()
+        self.was_empty = not data or data.isspace()
         return data
 
 
