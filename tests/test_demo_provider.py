@@ -34,7 +34,7 @@ def ask(*tools: AgentTool, messages: tuple[Any, ...] = (), **options: Any) -> Ag
 SURE = tool("calc", lambda args: {"6 * 7": "42"}.get(args["expression"], "?"), expression="string")
 
 
-async def test_it_calls_the_calculator_and_says_what_that_gave() -> None:
+async def test_it_answers_with_the_result_of_the_calculator() -> None:
     """The answer is the result of the tool, after a thought and a real call."""
     agent = ask(SURE)
     events = await collect(agent.stream("What is 6 * 7?"))
@@ -89,10 +89,10 @@ def test_arithmetic_is_found_in_the_text(text: str, expressions: list[str]) -> N
     assert expressions == list(_arithmetic(text))
 
 
-def test_no_text_takes_long_to_look_through() -> None:
+def test_a_prompt_is_searched_in_linear_time() -> None:
     """A prompt of many brackets is searched in linear time."""
     for text in ("(" * 50_000, "1+" * 50_000, "-" * 50_000, "f(" * 50_000, "1 " * 50_000, "(1" * 50_000):
-        list(_arithmetic(text))  # what goes back and forth over these never gets to the end of the test
+        list(_arithmetic(text))  # a search with backtracking would not end in time
 
 
 async def test_a_tool_that_the_prompt_names_is_called() -> None:
@@ -107,7 +107,7 @@ async def test_a_tool_that_the_prompt_names_is_called() -> None:
     assert [{"city": "Oslo"}, {"city": "New York"}, {"city": "Berlin"}, {"sides": 6}] == seen
 
 
-async def test_what_the_prompt_does_not_give_is_not_invented() -> None:
+async def test_missing_arguments_are_not_invented() -> None:
     """A missing argument is an error of the call, which the answer contains."""
     dice = tool("dice", lambda args: "4", sides="integer")
     answer = await ask(dice).prompt_text("Roll the dice")
@@ -115,7 +115,7 @@ async def test_what_the_prompt_does_not_give_is_not_invented() -> None:
     assert "sides" in answer
 
 
-async def test_without_a_tool_it_says_what_it_is() -> None:
+async def test_without_a_tool_it_explains_the_demo() -> None:
     """Without a tool the answer repeats the prompt, and explains the demo and how to choose a model."""
     answer = await ask().prompt_text("Tell me a story")
     for part in ("Tell me a story", "a script, not a model", "OPENROUTER_API_KEY", "-m demo -t calc"):
@@ -149,7 +149,7 @@ async def test_it_streams_word_by_word() -> None:
 
 async def test_an_abort_ends_it_at_once() -> None:
     """An abort ends the wait for the next word, and leaves no task."""
-    agent = ask(delay=10)  # a second word would come long after the test has to be over
+    agent = ask(delay=10)  # a second word would exceed the time limit of the test
     asyncio.get_running_loop().call_later(0.05, agent.abort)
     events = await collect(agent.stream("Hello"))
     check_grammar(events)
@@ -157,7 +157,7 @@ async def test_an_abort_ends_it_at_once() -> None:
 
 
 @pytest.mark.parametrize("delay", [-1, 11, "soon", None, float("nan")])
-def test_a_delay_that_is_none_is_refused(delay: Any) -> None:
+def test_an_invalid_delay_is_refused(delay: Any) -> None:
     """The error explains what a delay is."""
     with pytest.raises(ConfigurationError, match="delay is seconds"):
         demo_provider().make_model("", {"delay": delay})

@@ -50,7 +50,7 @@ from tinyagent.testing import (
 __all__ = ["snapshot_jsonl"]
 
 MODEL = Model(provider="p", id="m", api="a")
-pytestmark = pytest.mark.timeout(300)  # the properties draw much, on slow machines too
+pytestmark = pytest.mark.timeout(300)  # the properties need many examples
 
 SNAPSHOTS = Path(__file__).parent / "__snapshots__"
 
@@ -116,7 +116,7 @@ DOUBLE = AgentTool(
     read_only=True,
 )
 
-# ---- everything comes back --------------------------------------------------------------------------
+# ---- all events are read back --------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -371,7 +371,7 @@ def test_events_of_other_providers_come_back(replies: list[list[Any]]) -> None:
     assert_restored([event for reply in replies for event in reply])
 
 
-def test_a_kept_event_shows_its_own_moment() -> None:
+def test_a_stored_event_shows_the_message_at_its_time() -> None:
     """A restored update has the message at its own time."""
     builder = MessageBuilder(MODEL, timestamp=1)
     events: list[Any] = [MessageStartEvent(message=builder.message())]
@@ -381,7 +381,7 @@ def test_a_kept_event_shows_its_own_moment() -> None:
     assert ["", "a", "ab"] == [event.message["content"][0]["text"] for event in back[1:]]
 
 
-async def test_what_an_agent_does_comes_back() -> None:
+async def test_a_real_run_comes_back() -> None:
     """The events of a run with thinking, parallel calls, updates and an error are read back unchanged."""
     events = await run(
         Reply(thinking("hm", signature="s"), "two", call("double", n=1), call("double", n=2)),
@@ -401,10 +401,10 @@ def test_integers_of_any_size_survive(number: int) -> None:
     assert isinstance(back[0].args["n"], int)
 
 
-# ---- each body once, and linear -----------------------------------------------------------------------
+# ---- each body is written once -----------------------------------------------------------------------
 
 
-async def test_each_body_stands_once() -> None:
+async def test_each_body_is_written_once() -> None:
     """The text of a user, an assistant or a tool is in only one line of a run without deltas."""
     events = await run(
         Reply("ASSISTANT-BODY", call("double", n=21)), "done", prompt="USER-BODY", tools=[DOUBLE]
@@ -418,7 +418,7 @@ async def test_each_body_stands_once() -> None:
     assert "message_update" not in by_type
 
 
-async def test_bodies_stand_where_the_format_says() -> None:
+async def test_bodies_are_in_the_lines_of_the_format() -> None:
     """The message is in `message_end`, and the result of a tool in `tool_execution_end`."""
     lines = parsed(written(await run(Reply(call("double", n=1)), "done", tools=[DOUBLE])))
     ends = [line for line in lines if line["type"] == "message_end"]
@@ -626,7 +626,7 @@ async def test_the_wire_format_of_a_failure(snapshot_jsonl: Any) -> None:
     assert await run(Reply("Half an ans", error="the line broke")) == snapshot_jsonl
 
 
-# ---- reading what is not quite right --------------------------------------------------------------------
+# ---- unusual and invalid lines --------------------------------------------------------------------
 
 
 def stream(prompt: str, answer: str, *history: Any) -> list[Any]:
@@ -848,7 +848,7 @@ def test_records_come_back_between_the_events() -> None:
     assert back[-1] == result(time=7)
 
 
-def test_a_conversation_is_history_and_what_was_said() -> None:
+def test_a_conversation_is_the_history_and_the_messages() -> None:
     """`messages` returns the history and every complete message."""
     lines = written(stream("now", "yes", user("before"), assistant("hm")))
     assert [user("before"), assistant("hm"), user("now"), assistant("yes")] == jsonl.messages(lines)
@@ -862,7 +862,7 @@ def test_streams_one_after_another_are_one_conversation() -> None:
     assert conversation == jsonl.messages([*written(first), *written(second[1:])])
 
 
-def test_a_stream_that_went_on_from_another_says_nothing_twice() -> None:
+def test_a_continued_stream_repeats_no_message() -> None:
     """If the history of a stream is the stream before it, its messages are not repeated."""
     first = written(stream("a", "b"))
     second = written(stream("c", "d", *jsonl.messages(first)))
@@ -887,7 +887,7 @@ def test_a_message_that_never_ended_is_no_message() -> None:
     assert {"role": "user", "content": []} == back[-1].message
 
 
-# ---- what JSON cannot say -------------------------------------------------------------------------------
+# ---- values that JSON cannot represent ---------------------------------------------------------------
 
 
 def test_lone_surrogates_never_break_a_line() -> None:

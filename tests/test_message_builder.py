@@ -23,7 +23,7 @@ def builder() -> MessageBuilder:
     return MessageBuilder(MODEL, timestamp=1)
 
 
-# ---- the model: the same by deep copies --------------------------------------------------------------
+# ---- the model: the same with deep copies --------------------------------------------------------------
 
 
 class Naive:
@@ -112,7 +112,7 @@ def play(
             block = naive.content[args[0]]
             kind = block["type"]
             if block.get("closed") or ("partial_json" not in block and kind == "tool_call"):
-                continue  # closed: nothing more belongs to it
+                continue  # closed
             if name == "delta":
                 block["partial_json" if kind == "tool_call" else kind] += args[1]
                 events.append(made.delta(*args))
@@ -147,7 +147,7 @@ def play(
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, ENDS, st.randoms(use_true_random=False))
-def test_a_kept_event_shows_its_own_moment(steps: list[Any], end: Any, random: Any) -> None:
+def test_a_stored_event_shows_the_message_at_its_time(steps: list[Any], end: Any, random: Any) -> None:
     """For any sequence of calls, each partial is the message at its time, in any order of reading."""
     events, photographs, made, naive = play(steps, end)
     assert naive.photograph() == made.message()
@@ -223,7 +223,7 @@ def calls_of(work: Any) -> int:
 
     previous = sys.getprofile()
     gc.collect()
-    gc.disable()  # hypothesis counts its collections, in calls of its own
+    gc.disable()  # the callbacks of hypothesis would be counted
     sys.setprofile(profile)
     try:
         work()
@@ -327,7 +327,7 @@ def test_a_message_has_a_bounded_number_of_blocks() -> None:
         made.open_tool_call()
 
 
-# ---- what an event is --------------------------------------------------------------------------------
+# ---- events --------------------------------------------------------------------------------
 
 
 def test_partial_is_readable_like_any_other_key() -> None:
@@ -365,7 +365,7 @@ def test_partials_are_new_each_time() -> None:
     assert [{"type": "text", "text": ""}] == event["partial"]["content"]
 
 
-# ---- what providers need -----------------------------------------------------------------------------
+# ---- the methods for providers -----------------------------------------------------------------------------
 
 
 def test_interleaved_tool_calls() -> None:

@@ -117,7 +117,7 @@ async def test_replies_of_several_streams_follow_each_other(tmp_path: Path) -> N
     assert ["a", "one", "b", "two"] == answers
 
 
-def test_a_file_that_cannot_be_replayed_says_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_replayed_is_an_error(tmp_path: Path) -> None:
     """A file that is missing, not a recording or without a reply is an error when the model is made."""
     other, empty = tmp_path / "notes.txt", tmp_path / "empty.jsonl"
     other.write_text("Dear diary\n")

@@ -126,7 +126,7 @@ async def test_a_step_can_be_a_function() -> None:
     assert "1 1" == (await ask(provider, user("x"), temperature=1))[1]["content"][0]["text"]
 
 
-async def test_calls_are_kept_as_they_were() -> None:
+async def test_calls_are_recorded() -> None:
     """The model, context and options of each call are recorded, and later changes do not affect them."""
     provider = ScriptedProvider("a", "b")
     message = user("first")
@@ -343,7 +343,7 @@ def test_what_breaks_the_grammar_is_refused(name: str) -> None:
         check_grammar(events)
 
 
-def test_nothing_is_no_run() -> None:
+def test_an_empty_list_is_not_a_run() -> None:
     """An empty list of events is refused."""
     with pytest.raises(AssertionError, match="expected agent_start"):
         check_grammar([])

@@ -15,7 +15,7 @@ import httpx
 from tinyagent import AuthenticationError, Context, InvalidReplyError, Model, ProviderError, RateLimitError
 from tinyagent.testing import Wire
 
-# The protocol: a JSON array a line. ["say", delta], ["end"], ["broken", why].
+# The protocol: one JSON array on each line. ["say", delta], ["end"], ["broken", why].
 
 
 @dataclass

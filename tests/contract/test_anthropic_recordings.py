@@ -79,7 +79,7 @@ def check(events: list[dict[str, Any]], expected: dict[str, Any]) -> None:
     assert recorded.get("output_tokens_details", {}).get("thinking_tokens", 0) == usage["reasoning"]
     assert usage["input"] + usage["output"] == usage["total"]
 
-    # Every block of the reply is there to be sent back, in its place.
+    # Every block of the reply can be sent back at its position.
     sent = request_body(
         Model("anthropic", "m", "anthropic-messages"),
         Context(messages=[json.loads(json.dumps(message))]),

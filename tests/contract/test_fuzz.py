@@ -230,7 +230,7 @@ def test_over_a_socket(name: str, data: st.DataObject, cuts: list[int], hangup: 
                     reply = await protocol.stream_fn(protocol.model(server.url), Context(), options)
                     events = [event async for event in reply]
                 except _AskedAgainError:
-                    return  # nothing was shown, so it may be asked again
+                    return  # no event was yielded, so the request may be sent again
                 except TinyAgentError:
                     return
             check_reply(events)

@@ -133,7 +133,7 @@ class TestScripted(ProviderContract):
 class TestReplay(ProviderContract):
     """A replay of a recorded run."""
 
-    exempt = {"waiting": "what was recorded is all there"}  # noqa: RUF012
+    exempt = {"waiting": "a replay does not wait"}  # noqa: RUF012
 
     @asynccontextmanager
     async def serve(self, *replies: Any) -> AsyncIterator[Any]:
@@ -165,7 +165,7 @@ class TestDemo(ProviderContract):
         return DemoModel(delay=0.001)
 
 
-# ---- plugins' ---------------------------------------------------------------------------------------------
+# ---- plugins ---------------------------------------------------------------------------------------------
 
 
 class TestExample(ProviderContract):
@@ -187,7 +187,7 @@ class TestDice(ProviderContract):
         provider = _dice()
         yield ProviderUnderTest(provider.stream_fn, provider.make_model("2d6", {"seed": 7}))
 
-    exempt = {"content": "it throws dice"}  # noqa: RUF012
+    exempt = {"content": "its content is random"}  # noqa: RUF012
 
 
 def _dice() -> Any:
@@ -204,12 +204,12 @@ class TestAcme(ProviderContract):
 
     wire, stream_fn, retries = AcmeWire(), stream_acme, 0
     exempt = {  # noqa: RUF012
-        "thinking": "Acme does not think aloud",
-        "tools": "Acme has none",
-        "images": "Acme is blind",
-        "usage": "Acme does not count",
-        "retries": "one try is all",
-        "timeout": "httpx has its own",
+        "thinking": "Acme has no reasoning",
+        "tools": "Acme has no tools",
+        "images": "Acme has no images",
+        "usage": "Acme reports no usage",
+        "retries": "it does not retry",
+        "timeout": "it uses the time-outs of httpx",
     }
 
     def make_model(self, base_url: str) -> Any:

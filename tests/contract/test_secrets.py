@@ -231,7 +231,7 @@ async def _everything(stream_fn: Any, model: Any, options: dict[str, Any]) -> As
         yield error
 
 
-# ---- what cannot be used --------------------------------------------------------------------------------
+# ---- invalid settings --------------------------------------------------------------------------------
 
 BAD_KEYS = [f"{KEY}\nx: y", f"{KEY} two", f"{KEY}\u2019", f"\u202e{KEY}", f"{KEY}\x00"]
 

@@ -85,7 +85,7 @@ async def test_case(case: dict[str, Any], transport: TransportChoice, waits: lis
     reply = FakeReply(steps_of(case), status=case["status"], headers=case["headers"], framing=case["framing"])
     async with FakeServer(reply, repeat=True) as server:
         model = OpenAICompatModel(provider="acme", id="m", base_url=server.url, transport=transport)
-        # F19 stays open after its end: with these it would take longer than a test may.
+        # F19 stays open after its end, so the default time-outs would exceed the limit of a test.
         timeout = LONG if case["id"] == "F19" else SHORT
         outcome, message, events = await outcome_of(model, {"api_key": KEY, "timeout": timeout})
         await server.wait_requests(1)
@@ -93,7 +93,7 @@ async def test_case(case: dict[str, Any], transport: TransportChoice, waits: lis
 
         wanted = expected["outcome"]
         if wanted == "error" and outcome == "truncated":
-            # A cut connection is an error that says so.
+            # A cut connection is an error of its own kind.
             assert case["id"] in ("E02", "E03")
         else:
             assert wanted == outcome, message.get("error_message")
@@ -131,7 +131,7 @@ async def test_case(case: dict[str, Any], transport: TransportChoice, waits: lis
         if case["id"] == "E26":
             assert "1:00:00" in message["error_hint"]
         if wanted in ("truncated", "error", "timeout"):
-            # No tool of such a turn may be run; the loop goes by this.
+            # The loop must not run a tool of such a turn.
             assert message["stop_reason"] == "error"
         if "replay" in expected:
             await check_replay(server, model, expected["replay"], message)

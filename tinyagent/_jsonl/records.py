@@ -107,6 +107,8 @@ Record: TypeAlias = SessionRecord | HistoryRecord | AgentEvent | ResultRecord
 
 # ---- events -------------------------------------------------------------------------------------
 
+# The classes of lines have no docstrings: msgspec would publish them in the schema.
+
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     seq: int = 0
