@@ -1033,7 +1033,7 @@ class Stubborn:
 @pytest.fixture
 async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
     """Short grace periods, and no task left of it afterwards."""
-    monkeypatch.setattr(interrupt_module, "CALLBACK_GRACE", 0.02)
+    monkeypatch.setattr(interrupt_module, "CALLBACK_GRACE_S", 0.02)
     monkeypatch.setattr(loop_module, "CLOSE_GRACE", 0.02)
     monkeypatch.setattr(loop_module, "REPLY_GRACE", 0.02)
     monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.02)

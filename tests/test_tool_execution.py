@@ -26,8 +26,8 @@ from tinyagent import (
     skip_tool_call,
     validate_tool_arguments,
 )
-from tinyagent._cancel import AbortSignal
-from tinyagent.agent_tool_execution import ABORTED, MAX_CALLS, SKIPPED, ToolBatch
+from tinyagent._cancel import ABORTED, AbortSignal
+from tinyagent.agent_tool_execution import MAX_CALLS, SKIPPED, ToolBatch
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentStartEvent,

@@ -23,7 +23,9 @@ import tinyagent.agent_tool_execution as execution
 from tinyagent import Agent, AgentOptions, AgentToolResult, tool, validate_tool_arguments
 from tinyagent._cancel import AbortSignal
 from tinyagent.agent_tool_execution import ToolBatch
+from tinyagent.errors import ToolError
 from tinyagent.testing import Reply, ScriptedProvider, assistant, call
+from tinyagent.tools import run_until_aborted
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTheChecker
@@ -763,3 +765,55 @@ def test_a_default_that_json_cannot_express_is_named() -> None:
 
     with pytest.raises(TypeError, match="parameter 'b' of the tool 'function' has the default"):
         tool(function)
+
+
+async def test_run_until_aborted_cancels_the_work() -> None:
+    """The work is cancelled and cleaned up before the tool fails with `Operation aborted`."""
+    signal = AbortSignal()
+    cleaned = []
+
+    async def work() -> None:
+        try:
+            asyncio.get_running_loop().call_soon(signal.set)
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(True)
+
+    with pytest.raises(ToolError, match="Operation aborted"):
+        await run_until_aborted(work(), signal)
+    assert cleaned == [True]
+
+
+@pytest.mark.parametrize("signal", [None, asyncio.Event(), AbortSignal()], ids=["none", "event", "signal"])
+async def test_run_until_aborted_returns_the_result(signal: asyncio.Event | None) -> None:
+    """Without an abort, it is the same as `await`."""
+
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    assert 1 == await run_until_aborted(work(), signal)
+
+
+async def test_run_until_aborted_does_not_start_after_an_abort() -> None:
+    """If the signal is set already, the work does not start, and its coroutine is closed."""
+    signal = asyncio.Event()
+    signal.set()
+    started = []
+
+    async def work() -> None:
+        started.append(True)
+
+    with pytest.raises(ToolError, match="Operation aborted"):
+        await run_until_aborted(work(), signal)
+    assert started == []
+
+
+async def test_run_until_aborted_passes_a_cancellation_on() -> None:
+    """A cancellation of the tool stays a cancellation."""
+    task = asyncio.create_task(run_until_aborted(asyncio.Event().wait(), AbortSignal()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,24 +1,29 @@
-"""Interrupt code that awaits something: one primitive for aborts, time-outs and closing.
+"""Cancel code that awaits something: one scope for aborts, time-outs and closing.
 
 `asyncio.timeout` cancels a block from outside, and converts the cancellation to an ordinary exception at the
-end of the block. `Interrupt` does the same with any exception:
+end of the block. `CancelScope` does the same with any exception:
 
-    async with Interrupt(signal) as interrupt:      # setting the signal raises Aborted here
-        loop.call_later(5, interrupt.fire, ProviderTimeoutError("no event for 5 s"))
+    async with CancelScope(signal) as scope:      # setting the signal raises Aborted here
+        loop.call_later(5, scope.cancel, ProviderTimeoutError("no event for 5 s"))
         await something()
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import inspect
+import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
-from .errors import AgentStateError
+from .errors import AgentStateError, ToolError
 
 __all__ = [
+    "ABORTED",
     "AbortSignal",
     "Aborted",
     "CallbackCancelledError",
@@ -32,14 +37,19 @@ __all__ = [
     "outcome",
     "require_asyncio",
     "resolve",
+    "run_in_thread",
     "run_to_completion",
+    "run_until_aborted",
     "shielded",
     "spawn",
 ]
 
 T = TypeVar("T")
 
-CALLBACK_GRACE = 1.0
+ABORTED = "Operation aborted"
+"""The text of the result of a tool call that an abort has ended."""
+
+CALLBACK_GRACE_S = 1.0
 """Seconds that a callback has to react to its cancellation, before the run continues without it."""
 
 
@@ -97,7 +107,7 @@ class AbortSignal(asyncio.Event):
 
 
 class CancelScope:
-    """A block that `fire` or a signal ends with an exception.
+    """A block that `cancel` or a signal ends with an exception.
 
     Args:
         signal: When it is set, the block ends with `Aborted`.
@@ -120,7 +130,7 @@ class CancelScope:
         if self._signal is not None and self._signal.is_set():
             raise Aborted
         self._task = asyncio.current_task()
-        assert self._task is not None, "an Interrupt guards a task"
+        assert self._task is not None, "a CancelScope needs a task"
         self._cancelling = self._task.cancelling()
         signal = self._signal
         if isinstance(signal, AbortSignal):
@@ -144,8 +154,8 @@ class CancelScope:
             self._watcher.cancel()
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
         if self._watcher is not None or (self.reason is not None and cancelled is None):
-            # The watcher goes. A cancellation that is still on its way, because the task fired itself, is
-            # delivered here and not to whatever the task awaits next.
+            # Let the watcher end. If the task has cancelled its own scope, the cancellation is delivered
+            # here, and not at the next `await` of the task.
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as delivered:
@@ -188,7 +198,7 @@ async def call_abandonable(
 ) -> T:
     """Do the same as `invoke`, but end on abort or cancellation even if the callback suppresses it.
 
-    An async callback runs in its own task. On abort, this task is cancelled, and after `CALLBACK_GRACE`
+    An async callback runs in its own task. On abort, this task is cancelled, and after `CALLBACK_GRACE_S`
     seconds it is left running.
 
     Raises:
@@ -214,11 +224,82 @@ async def call_abandonable(
             raise failure
         return cast(T, result)
     except (Aborted, asyncio.CancelledError):
-        await leave_task(task, CALLBACK_GRACE)
+        await leave_task(task, CALLBACK_GRACE_S)
         raise
     finally:
         failure = None
         del task  # It holds the exception, whose traceback holds this frame.
+
+
+async def run_until_aborted(work: Awaitable[T], signal: asyncio.Event | None) -> T:
+    """Await `work` in an async tool, and cancel it when the run is aborted.
+
+        @tool
+        async def download(url: str, signal: asyncio.Event | None) -> str:
+            '''Download a page.'''
+            return await run_until_aborted(fetch(url), signal)
+
+    `work` can clean up when it is cancelled; this function waits for it.
+
+    Args:
+        work: A coroutine or another awaitable.
+        signal: The abort signal of the tool call; None to await `work` without one.
+
+    Raises:
+        ToolError: The run was aborted.
+    """
+    try:
+        async with CancelScope(signal):
+            return await work
+    except Aborted:
+        raise ToolError(ABORTED) from None
+    finally:
+        if inspect.iscoroutine(work):
+            work.close()  # no effect unless the signal was set before it could start
+
+
+async def run_in_thread(function: Callable[[], T], name: str) -> T:
+    """Call a function in a daemon thread, which delays neither the event loop nor the exit of the process.
+
+    The thread has a copy of the current context variables. If the caller is cancelled, the thread continues
+    and its result is discarded.
+
+    Args:
+        function: The function to call.
+        name: The name of the thread.
+
+    Raises:
+        BaseException: What the function raised. `StopIteration` and `KeyboardInterrupt` become a
+            `RuntimeError`, because they have another meaning in a task.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(deliver: Callable[[], None]) -> None:
+        if not future.done():
+            deliver()
+
+    def work() -> None:
+        try:
+            result = context.run(function)
+        except StopIteration as stop:
+            deliver = _raise_later(future, RuntimeError(f"the function raised StopIteration({stop.value!r})"))
+        except KeyboardInterrupt:  # Ctrl-C arrives in the main thread. This one would end the event loop.
+            deliver = _raise_later(future, RuntimeError("the function raised KeyboardInterrupt"))
+        except BaseException as error:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
+            deliver = _raise_later(future, error)
+        else:
+            deliver = lambda: future.set_result(result)  # noqa: E731
+        with contextlib.suppress(RuntimeError):  # The loop was closed.
+            loop.call_soon_threadsafe(settle, deliver)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await future
+
+
+def _raise_later(future: asyncio.Future[T], error: BaseException) -> Callable[[], None]:
+    return lambda: future.set_exception(error)
 
 
 async def outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
@@ -307,10 +388,10 @@ async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
 async def run_to_completion(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:
     """Await a coroutine to its end, even if the current task is cancelled, also repeatedly.
 
-    For use where a cancellation is on its way already, and raised afterwards.
+    Use it in code that handles a cancellation and raises it again afterwards.
 
     Raises:
-        TimeoutError: it took longer than `limit` seconds.
+        TimeoutError: The coroutine took longer than `limit` seconds.
     """
     task = spawn(coroutine)
     loop = asyncio.get_running_loop()
@@ -322,5 +403,5 @@ async def run_to_completion(coroutine: Coroutine[Any, Any, T], limit: float = 30
             continue
         if loop.time() >= deadline and not task.done():
             task.cancel()
-            raise TimeoutError("what was left could not be closed")
+            raise TimeoutError(f"the cleanup took longer than {limit:g} s")
     return task.result()

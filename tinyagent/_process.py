@@ -24,6 +24,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from . import _process_child as child
+from ._cancel import ABORTED, run_until_aborted
 from .errors import ToolError
 
 __all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process"]
@@ -94,24 +95,16 @@ async def run_in_process(
             argument cannot be encoded.
     """
     if signal is not None and signal.is_set():
-        raise ToolError("Operation aborted")
+        raise ToolError(ABORTED)
     request = _request(function, arguments, timeout, memory)
     item_type, result_type = _answer_types(function)
     call = _Call(function.__qualname__, request, item_type, result_type, on_item)
-    waiting: set[asyncio.Future[Any]] = {call.result}
-    aborted = None if signal is None else asyncio.ensure_future(signal.wait())
-    if aborted is not None:
-        waiting.add(aborted)
     try:
-        done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await run_until_aborted(asyncio.wait([call.result], timeout=timeout), signal)
     finally:
         call.end()
-        if aborted is not None:
-            aborted.cancel()
-    if call.result in done:
+    if call.result.done():
         return typing.cast("T", call.answer())
-    if done:
-        raise ToolError("Operation aborted")
     raise TimeoutError(f"{function.__qualname__} took longer than {timeout:g} s, so it was ended.")
 
 

@@ -24,6 +24,7 @@ import msgspec
 
 from . import _json
 from ._cancel import (
+    ABORTED,
     Aborted,
     CallbackCancelledError,
     CancelScope,
@@ -78,7 +79,6 @@ RUNNING_TOOLS: ContextVar[frozenset[asyncio.Event]] = ContextVar("RUNNING_TOOLS"
 """The signals of the runs whose tools are running this code, also in tasks and threads of a tool."""
 
 SKIPPED = "Skipped due to queued user message."
-ABORTED = "Operation aborted"
 
 
 def tool_error(text: str) -> AgentToolResult:

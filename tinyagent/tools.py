@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import copy
 import functools
 import inspect
-import threading
 import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -31,13 +29,14 @@ from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar, overlo
 import msgspec
 
 from . import _json
+from ._cancel import run_in_thread, run_until_aborted
 from ._process import run_in_process
 from ._tool_schemas import ToolSchema, tool_schema
 from .agent_tool_execution import as_json_numbers
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
 from .errors import ToolArgumentsError
 
-__all__ = ["FunctionTool", "ToolSchema", "run_in_process", "tool", "tool_schema"]
+__all__ = ["FunctionTool", "ToolSchema", "run_in_process", "run_until_aborted", "tool", "tool_schema"]
 
 _PASSED = ("tool_call_id", "signal", "on_update")
 """Parameters with these names get arguments of `AgentTool.execute`; the model does not see them."""
@@ -263,7 +262,7 @@ def _executor(
         elif inspect.isasyncgenfunction(function):
             returned = function(**values)
         else:
-            returned = await _in_thread(function, values, on_update)
+            returned = await _call_in_thread(function, values, on_update)
             if inspect.isawaitable(returned):
                 returned = await returned
         if isinstance(returned, AsyncGenerator):
@@ -299,40 +298,22 @@ def _last_item_in_thread(
     return result
 
 
-async def _in_thread(
-    function: Callable[..., Any], values: dict[str, Any], on_update: AgentToolUpdateCallback
-) -> Any:
-    """Run a sync function in a daemon thread, which cannot delay the exit if it never ends."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
+async def _call_in_thread(
+    function: Callable[..., object], values: dict[str, object], on_update: AgentToolUpdateCallback
+) -> object:
+    """Call a sync function in a thread, and run its generator there if it is a generator function."""
+    is_left = False
 
-    def settle(result: Any, error: BaseException | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
+    def call() -> object:
+        result = function(**values)
+        if isinstance(result, Generator):
+            return _last_item_in_thread(result, on_update, lambda: is_left)
+        return result
 
-    def work() -> None:
-        result: Any = None
-        error: BaseException | None = None
-        try:
-            result = context.run(function, **values)
-            if isinstance(result, Generator):
-                result = context.run(_last_item_in_thread, result, on_update, future.done)
-        except StopIteration as stop:
-            error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
-        except KeyboardInterrupt:  # Ctrl-C arrives in the main thread. This one would end the event loop.
-            error = RuntimeError("the function raised KeyboardInterrupt")
-        except BaseException as raised:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
-            error = raised
-        if not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, name=f"tinyagent tool {function.__name__}", daemon=True).start()
-    return await future
+    try:
+        return await run_in_thread(call, f"tinyagent tool {function.__name__}")
+    finally:
+        is_left = True
 
 
 def as_result(value: Any) -> AgentToolResult:

@@ -10,15 +10,14 @@ thread, and every failure refuses the call (or withholds its result).
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import json
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from tinyagent._cancel import run_in_thread
 from tinyagent.agent_types import AgentToolResult, JsonObject, ToolCallDecision, ToolCallInfo
 from tinyagent_cli.terminal.signals import StopRun
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from tinyagent_cli.plugins.loading import Hook
 
 __all__ = ["ToolGuards"]
-
-T = TypeVar("T")
 
 _ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
 """Exceptions that end the run, not only the hook."""
@@ -156,7 +153,7 @@ class ToolGuards:
             if inspect.iscoroutinefunction(hook.function):
                 answer = hook.call(**arguments)
             else:
-                answer = await _in_thread(lambda: hook.call(**arguments))
+                answer = await run_in_thread(functools.partial(_call_hook, hook, arguments), "tinyagent hook")
             return await answer if inspect.isawaitable(answer) else answer
 
 
@@ -172,31 +169,12 @@ def _check_json(arguments: JsonObject) -> None:
         raise TypeError(f"the arguments that it returned are not JSON: {error}") from None
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a daemon thread, which delays neither the run nor the exit if it never returns."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(deliver: Callable[[], None]) -> None:
-        if not answer.done():
-            deliver()
-
-    def run() -> None:
-        try:
-            value = context.run(function)
-        except BaseException as error:  # noqa: BLE001 - the awaiting task raises it
-            failure = error if isinstance(error, Exception) else RuntimeError(repr(error))
-            deliver = functools.partial(answer.set_exception, failure)
-        else:
-            deliver = functools.partial(answer.set_result, value)
-        try:
-            loop.call_soon_threadsafe(settle, deliver)
-        except RuntimeError:
-            pass  # the run is over
-
-    threading.Thread(target=run, daemon=True).start()
-    return await answer
+def _call_hook(hook: Hook, arguments: Mapping[str, object]) -> object:
+    """Call a sync hook. An exception that would end the run becomes an ordinary failure of the hook."""
+    try:
+        return hook.call(**arguments)
+    except _ENDS as error:
+        raise RuntimeError(repr(error)) from error
 
 
 def _error_text(error: BaseException, limit: float) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import re
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -16,6 +16,7 @@ import msgspec
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ConfigurationError, ToolError
 from tinyagent.agent_types import JsonObject
+from tinyagent.tools import run_until_aborted
 
 from ._config import ServerConfig
 from ._host import Host
@@ -196,7 +197,7 @@ class McpServers:
             async def work() -> AgentToolResult:
                 return await self._connection(config.name).call_tool(listed, args, report)
 
-            return await self._until(signal, work)
+            return await self._call(signal, work)
 
         return AgentTool(
             name=_name(config.name, listed.name, taken),
@@ -219,7 +220,7 @@ class McpServers:
             async def work() -> list[JsonObject]:
                 return await self._connection(config.name).list_resources()
 
-            found = await self._until(signal, work)
+            found = await self._call(signal, work)
             text = "\n".join(msgspec.json.encode(entry).decode() for entry in found) or "There are none."
             return AgentToolResult(content=[{"type": "text", "text": text}], details={"resources": found})
 
@@ -232,7 +233,7 @@ class McpServers:
             async def work() -> list[Any]:
                 return await self._connection(config.name).read_resource(args["uri"])
 
-            parts = await self._until(signal, work)
+            parts = await self._call(signal, work)
             return AgentToolResult(content=parts or [{"type": "text", "text": "It is empty."}])
 
         about = f"of the MCP server {config.name!r}"
@@ -258,25 +259,13 @@ class McpServers:
             origin=config.fingerprint(),
         )
 
-    async def _until(
+    async def _call(
         self, signal: asyncio.Event | None, work: Callable[[], Coroutine[object, object, T]]
     ) -> T:
-        """Return the result of `work`; cancel it on the server once the signal is set."""
+        """Run `work` in the thread of the servers; cancel it on the server when the run is aborted."""
         if self._closed:
             raise ToolError("The MCP servers are closed.")
-        asked: Awaitable[T] = self._host.call(work())
-        if signal is None:
-            return await asked
-        task, aborted = asyncio.ensure_future(asked), asyncio.ensure_future(signal.wait())
-        try:
-            await asyncio.wait({task, aborted}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise ToolError("Operation aborted")
-            return task.result()
-        finally:
-            for left in (task, aborted):
-                left.cancel()
-            await asyncio.gather(task, aborted, return_exceptions=True)
+        return await run_until_aborted(self._host.call(work()), signal)
 
 
 def _setup_hint(config: ServerConfig) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import httpcore
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError
-from tinyagent.tools import run_in_process
+from tinyagent.tools import run_in_process, run_until_aborted
 
 from ._connect import CheckedBackend, Resolver, resolve
 from ._download import default_ssl_context, download, normalized
@@ -27,8 +27,6 @@ REMEMBERED = 8
 TOTAL_SECONDS = 60.0
 MEMORY = 1 << 30
 """Memory limit, in bytes, of the process that converts a page; the largest pages need 300 MB."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class _Fetch:
 
             try:
                 async with asyncio.timeout(self._seconds):
-                    read = await _until(signal, self._read(url, step))
+                    read = await run_until_aborted(self._read(url, step), signal)
             except TimeoutError:
                 raise ToolError(f"{url} was not read in {self._seconds:g} s.") from None
             self._remembered[url] = read
@@ -113,22 +111,6 @@ class _Fetch:
         except ToolError:
             text = ""
         return f"{status}: {text}" if text else f"{status}."
-
-
-async def _until(signal: asyncio.Event | None, work: Coroutine[object, object, T]) -> T:
-    """Return the result of `work`; cancel it as soon as the signal is set."""
-    if signal is None:
-        return await work
-    task, aborted = asyncio.ensure_future(work), asyncio.ensure_future(signal.wait())
-    try:
-        await asyncio.wait({task, aborted}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ToolError("Operation aborted")
-        return task.result()
-    finally:
-        for left in (task, aborted):
-            left.cancel()
-        await asyncio.gather(task, aborted, return_exceptions=True)
 
 
 def _part(read: _Read, asked: str, offset: int, length: int) -> AgentToolResult:
