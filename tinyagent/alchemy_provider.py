@@ -14,7 +14,7 @@ import asyncio
 import importlib
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ from ._net.request import HttpRequest
 from ._stream import decoder as _wire
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
+from ._stream.citations import read_citations
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, ModelIdentity, SimpleStreamOptions, Usage
@@ -417,6 +418,8 @@ class AlchemyDecoder(ChatDecoder):
             self._fields["thinking_level"] = call.thinking_level
         self._places: list[int] = []
         """Our index of each of the wheel's blocks."""
+        self._texts: list[int] = []
+        """Our index of each text block."""
         self._named: list[tuple[int, str, str]] = []
         """Our index, the id and the name of each tool call, as it began."""
 
@@ -455,8 +458,10 @@ class AlchemyDecoder(ChatDecoder):
             self._block, self._block_type = index, kind
         if kind == "thinking" and self._thinking_block < 0:
             self._thinking_block = index
-        if kind == "text" and self._text_block < 0:
-            self._text_block = index
+        if kind == "text":
+            self._texts.append(index)
+            if self._text_block < 0:
+                self._text_block = index
         out.append(event)
 
     def _end_block(self, index: int, signature: str, out: list[BuilderEvent]) -> None:
@@ -474,6 +479,7 @@ class AlchemyDecoder(ChatDecoder):
         self._usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
         self._collect(facts["reasoning_details"], self._details)
+        self._take_text_fields(facts.get("texts", ()))
         failure = facts["failure"]
         if failure is None:
             self._take_names(facts["calls"])
@@ -499,6 +505,14 @@ class AlchemyDecoder(ChatDecoder):
             for fields in call.get("extra", ()):
                 _merge(named.kept, fields)
             self._calls.append(named)
+
+    def _take_text_fields(self, texts: Iterable[Mapping[str, object]]) -> None:
+        """Set citations and unknown fields of the texts of a Messages reply, as `AnthropicDecoder` does."""
+        for index, fields in zip(self._texts, texts, strict=False):
+            if fields:
+                self.builder.update(index, text_signature=_json.encode(fields).decode())
+            if citations := read_citations(fields.get("citations")):
+                self.builder.update(index, citations=citations)
 
     def _take_unknown(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
         """Set fields to send back, images, citations, and fields that arrive with the finish reason."""

@@ -29,6 +29,7 @@ from tinyagent import (
 )
 from tinyagent.agent_types import Context
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
+from tinyagent.anthropic_provider import AnthropicModel, stream_anthropic
 from tinyagent.openai_wire import stream_openai_completions
 from tinyagent.testing import check_grammar, collect, user
 from tinyagent.testing.server import DONE, FakeReply, FakeServer, Hold, chat_chunk, sse
@@ -81,6 +82,42 @@ async def test_nothing_that_has_to_go_back_is_lost() -> None:
         ]
         default, ours = [{**await reply.result(), "timestamp": 0} for reply in replies]
     assert default == ours
+
+
+async def test_citations_and_unknown_fields_of_messages_texts_are_stored() -> None:
+    """A reply of the Messages API gives the message of the default provider, and the same next request."""
+    cited = {"type": "web_search_result_location", "url": "https://a.example", "title": "A"}
+
+    def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
+        opened = {"type": "text", "text": "", **start}
+        return [
+            {"type": "content_block_start", "index": index, "content_block": opened},
+            *({"type": "content_block_delta", "index": index, "delta": delta} for delta in deltas),
+            {"type": "content_block_stop", "index": index},
+        ]
+
+    text, citation = {"type": "text_delta", "text": "Rain."}, {"type": "citations_delta", "citation": cited}
+    events = [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 3, "output_tokens": 1}}},
+        *block(0, {"flavour": {"x": 1}}, text, citation),
+        *block(1, {}, text),
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 4}},
+        {"type": "message_stop"},
+    ]
+    reply = FakeReply([sse(event) for event in events])
+    async with FakeServer(reply, reply) as server:
+        replies = [
+            await stream(
+                AnthropicModel(id="m", base_url=server.origin, api="anthropic-messages"),
+                Context(messages=[user("Hi")]),
+                {"api_key": "sk-test-1"},
+            )
+            for stream in (stream_anthropic, stream_alchemy_openai_completions)
+        ]
+        default, ours = [{**await reply.result(), "timestamp": 0} for reply in replies]
+    assert default == ours
+    assert {"flavour": {"x": 1}, "citations": [cited]} == json.loads(ours["content"][0]["text_signature"])
+    assert "text_signature" not in ours["content"][1]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use alchemy_llm::types::AssistantMessageEvent as Event;
 use alchemy_llm::AssistantMessageEventStream;
 use futures::{FutureExt, StreamExt};
-use reqwest::exchange::{self, Exchange, Failure, Global, KEPT};
+use reqwest::exchange::{Exchange, Failure, Global, KEPT};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::convert::{self, Request};
@@ -68,7 +68,7 @@ fn after_fork() -> u32 {
     let before = PROCESS.swap(process, Ordering::AcqRel);
     if before != process && before != 0 {
         RUNTIME.forget();
-        exchange::forked();
+        reqwest::reset_after_fork();
     }
     process
 }
@@ -120,8 +120,8 @@ struct Queue {
     /// About how many bytes the steps take.
     size: usize,
     ended: bool,
-    /// The reader was told, and has not come yet.
-    told: bool,
+    /// The reader was notified and has not taken the steps yet.
+    notified: bool,
 }
 
 struct Shared {
@@ -157,7 +157,7 @@ impl Stream {
     pub fn take(&self) -> Result<Option<Vec<Step>>, &'static str> {
         let shared = self.here()?;
         let mut queue = lock(&shared.queue);
-        queue.told = false;
+        queue.notified = false;
         if shared.exchange.is_cancelled() || (queue.steps.is_empty() && queue.ended) {
             return Ok(None);
         }
@@ -232,10 +232,10 @@ impl Shared {
         queue.size += batch.iter().map(Step::size).sum::<usize>();
         queue.steps.append(batch);
         queue.ended |= ended;
-        let told = std::mem::replace(&mut queue.told, true);
+        let notified = std::mem::replace(&mut queue.notified, true);
         self.exchange.set_backlog(queue.size);
         drop(queue);
-        if !told {
+        if !notified {
             if let Some(waker) = &self.waker {
                 waker.wake(self.exchange.id);
             }
@@ -334,7 +334,7 @@ mod tests {
         while found < COUNT {
             // What an event loop does: wait until there is a byte, and leave it to `drain`.
             let mut byte = [0];
-            (&waker.read).read_exact(&mut byte).expect("somebody was woken and nobody told");
+            (&waker.read).read_exact(&mut byte).expect("a stream is ready, but the socket has no byte");
             waker.read.set_nonblocking(true).unwrap();
             found += waker.drain().len() as u64;
             waker.read.set_nonblocking(false).unwrap();

@@ -1,28 +1,36 @@
-//! Anthropic's messages, into the form that alchemy-llm reads without loss; as [`crate::chat`], and simpler.
+//! Converts events of Anthropic's Messages API to the form that alchemy-llm reads without loss, as
+//! [`crate::chat`] does for chat/completions.
+//!
+//! Source: <https://docs.claude.com/en/docs/build-with-claude/streaming>
 
 use serde_json::{json, Map, Value};
 
-use crate::chat::{loose, reported, shown, Step};
 use crate::exchange::{Call, Facts, Failure, KEPT};
 use crate::sse::Event;
+use crate::step::{error_event, excerpt, reported, truthy, Step};
 
+/// Fields of text blocks that alchemy-llm represents.
+const TEXT_FIELDS: [&str; 2] = ["type", "text"];
+
+/// Reads the events of one reply.
 #[derive(Default)]
 pub struct Reader {
-    /// The input of the tool call that is open, if it came whole at the beginning.
+    /// The input of the open tool call, if it arrived complete in the first event.
     whole: Option<Value>,
-    /// The block that is open and that alchemy-llm has no form for, and its input as text.
+    /// The open block, if alchemy-llm has no form for it, and its input as text.
     kept: Option<(Value, String)>,
-    /// Of the thought that is open: whether it has text, and its signature.
+    /// Of the open thinking block: whether it has text, and its signature.
     thought: Option<(bool, String)>,
+    /// Whether the open block is text. Its other fields are the last of `Facts::texts`.
+    in_text: bool,
 }
 
 impl Reader {
-    /// Takes in an event; lines for alchemy-llm go to `out`.
+    /// Reads an event, and appends lines for alchemy-llm to `out`.
     pub fn event(&mut self, event: &Event, facts: &mut Facts, out: &mut String) -> Step {
         facts.seen += 1;
-        if event.name == b"error" || !event.error.is_empty() {
-            let said = if event.error.is_empty() { &event.data } else { &event.error };
-            return Step::Failed(reported(loose(said)));
+        if let Some(failure) = error_event(event) {
+            return Step::Failed(failure);
         }
         let data = event.data.trim_ascii();
         if data.is_empty() {
@@ -30,7 +38,7 @@ impl Reader {
             return Step::More;
         }
         let Ok(Value::Object(data)) = serde_json::from_slice(data) else {
-            let words = format!("an event of the reply is not a JSON object: {}", shown(data));
+            let words = format!("an event of the reply is not a JSON object: {}", excerpt(data));
             return Step::Failed(Failure::new("not_json", words));
         };
         let name = data.get("type").and_then(Value::as_str).map(str::to_owned);
@@ -57,6 +65,7 @@ impl Reader {
                     Some("signature_delta") => "signature",
                     Some("input_json_delta") => "partial_json",
                     Some("compaction_delta") => return self.keep(delta),
+                    Some("citations_delta") => return self.cite(delta, facts),
                     _ => return Step::More,
                 };
                 self.delta(field, &delta[field], facts, out);
@@ -101,6 +110,9 @@ impl Reader {
             Some("text" | "thinking") => {
                 if block["type"] == "thinking" {
                     self.thought = Some((false, String::new()));
+                } else {
+                    self.in_text = true;
+                    facts.texts.push(other_fields(&block, &TEXT_FIELDS));
                 }
                 let start = json!({"content_block": {"type": block["type"]}});
                 say("content_block_start", &start, out);
@@ -112,6 +124,19 @@ impl Reader {
         }
     }
 
+    /// Adds a citation to the open text.
+    fn cite(&self, mut delta: Value, facts: &mut Facts) -> Step {
+        let citation = delta["citation"].take();
+        if let Some(fields) = facts.texts.last_mut().filter(|_| self.in_text && citation.is_object()) {
+            match fields.get_mut("citations") {
+                Some(Value::Array(citations)) => citations.push(citation),
+                _ => drop(fields.insert("citations".into(), json!([citation]))),
+            }
+        }
+        Step::More
+    }
+
+    /// Adds the fields of a delta to the open block, if alchemy-llm has no form for it.
     fn keep(&mut self, delta: Value) -> Step {
         if let (Some((Value::Object(block), _)), Value::Object(delta)) = (&mut self.kept, delta) {
             block.extend(delta.into_iter().filter(|(key, _)| key != "type"));
@@ -119,8 +144,9 @@ impl Reader {
         Step::More
     }
 
-    /// The block that is open ends; one that alchemy-llm has no form for leaves a marker in its place.
+    /// Closes the open block. A block that alchemy-llm has no form for is replaced by a marker.
     fn close(&mut self, facts: &mut Facts, out: &mut String) {
+        self.in_text = false;
         let kept = match (self.kept.take(), self.thought.take()) {
             (Some((mut block, input)), _) => {
                 if !input.is_empty() {
@@ -164,7 +190,14 @@ impl Reader {
     }
 }
 
-/// The later count wins, field by field.
+/// The fields of a block that are not in `known` and are not empty.
+fn other_fields(block: &Value, known: &[&str]) -> Map<String, Value> {
+    let fields = block.as_object().into_iter().flatten();
+    let others = fields.filter(|(name, value)| !known.contains(&name.as_str()) && truthy(value));
+    others.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Updates the token counts, field by field.
 fn count(usage: Option<&Value>, facts: &mut Facts) {
     let Some(Value::Object(usage)) = usage else { return };
     if !facts.usage.is_object() {
@@ -234,6 +267,21 @@ mod tests {
         ];
         assert_eq!(kept.to_vec(), facts.kept);
         assert_eq!(3, out.matches(KEPT).count());
+    }
+
+    #[test]
+    fn citations_and_unknown_fields_of_a_text_are_facts() {
+        let (facts, out, _) = read(&[
+            r#"{"type":"content_block_start","content_block":{"type":"text","text":"","citations":[],"x":{"y":1}}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Rain."}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"citations_delta","citation":{"title":"A"}}}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"citations_delta","citation":"?"}}"#,
+            r#"{"type":"content_block_stop"}"#,
+            r#"{"type":"content_block_delta","delta":{"type":"citations_delta","citation":{"title":"late"}}}"#,
+            r#"{"type":"content_block_start","content_block":{"type":"text","text":"","citations":null}}"#,
+        ]);
+        assert_eq!(json!([{"x": {"y": 1}, "citations": [{"title": "A"}]}, {}]), json!(facts.texts));
+        assert!(out.contains("Rain.") && !out.contains("title"), "{out}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::{json, Map, Value};
 
 use crate::exchange::{Call, Facts, Failure};
 use crate::sse::Event;
+use crate::step::{error_event, excerpt, reported, truthy, Step};
 
 /// Chunks from the finish reason on that are kept: they may have usage and sources in odd places.
 const MAX_LAST_CHUNKS: usize = 4;
@@ -22,15 +23,6 @@ const MAX_LAST_CHUNKS: usize = 4;
 const NOT_FINAL: [&str; 5] = ["", "null", "none", "not_finished", "in_progress"];
 const DELTA_FIELDS: [&str; 7] =
     ["role", "channel", "reasoning_content", "reasoning", "reasoning_text", "tool_calls", "function_call"];
-
-/// What became of an event.
-#[derive(Debug, PartialEq)]
-pub enum Step {
-    More,
-    /// The reply is complete.
-    End,
-    Failed(Failure),
-}
 
 #[derive(Default)]
 pub struct Reader {
@@ -43,9 +35,8 @@ impl Reader {
     /// Takes in an event; lines for alchemy-llm go to `out`.
     pub fn event(&mut self, event: &Event, facts: &mut Facts, out: &mut String) -> Step {
         facts.seen += 1;
-        if !event.error.is_empty() || event.name == b"error" {
-            let said = if event.error.is_empty() { &event.data } else { &event.error };
-            return Step::Failed(reported(loose(said)));
+        if let Some(failure) = error_event(event) {
+            return Step::Failed(failure);
         }
         let data = event.data.trim_ascii();
         if data.is_empty() {
@@ -77,11 +68,11 @@ impl Reader {
             }
             Some(_) => Step::Failed(Failure::new(
                 "invalid",
-                format!("an event of the reply is not an object: {}", shown(data)),
+                format!("an event of the reply is not an object: {}", excerpt(data)),
             )),
             None => Step::Failed(Failure::new(
                 "not_json",
-                format!("an event of the reply is not JSON: {}", shown(data)),
+                format!("an event of the reply is not JSON: {}", excerpt(data)),
             )),
         }
     }
@@ -97,12 +88,12 @@ impl Reader {
         let Some(Value::Object(whole)) = value else {
             return Step::Failed(Failure::new(
                 "invalid",
-                format!("the reply is neither an event stream nor JSON: {}", shown(body)),
+                format!("the reply is neither an event stream nor JSON: {}", excerpt(body)),
             ));
         };
         facts.seen += 1;
         let choices = whole.get("choices").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-        if !choices || truthy(whole.get("error")) {
+        if !choices || whole.get("error").is_some_and(truthy) {
             return Step::Failed(reported(Value::Object(whole)));
         }
         facts.last.push(String::from_utf8_lossy(body).into_owned());
@@ -180,7 +171,7 @@ impl Reader {
     }
 
     fn chunk(&mut self, mut chunk: Map<String, Value>, facts: &mut Facts, out: &mut String) -> Step {
-        let error = chunk.remove("error").filter(|error| truthy(Some(error)));
+        let error = chunk.remove("error").filter(truthy);
         let usage = match chunk.remove("usage") {
             None | Some(Value::Null) => {
                 chunk.get_mut("x_groq").and_then(|groq| groq.get_mut("usage")).map(Value::take)
@@ -229,7 +220,7 @@ impl Reader {
                 }
                 facts.finish_reason = Some(reason.clone());
             }
-            let failed = choice.remove("error").filter(|error| truthy(Some(error)));
+            let failed = choice.remove("error").filter(truthy);
             if failed.is_some() || (error.is_none() && reason == "error") {
                 let said = failed.unwrap_or_else(|| "the provider ended the reply with an error".into());
                 return Step::Failed(reported(said));
@@ -444,30 +435,6 @@ fn think(text: Value, field: &str, facts: &mut Facts, out: &mut String) {
 fn say(field: &str, value: &Value, out: &mut String) {
     // A Value is shown as JSON. Writing to a String cannot fail.
     let _ = write!(out, "data: {{\"choices\":[{{\"delta\":{{\"{field}\":{value}}}}}]}}\n\n");
-}
-
-pub(crate) fn reported(value: Value) -> Failure {
-    Failure { value, ..Failure::new("reported", "") }
-}
-
-/// The value, or the text if it is none.
-pub(crate) fn loose(data: &[u8]) -> Value {
-    serde_json::from_slice(data).unwrap_or_else(|_| String::from_utf8_lossy(data).trim().into())
-}
-
-/// The beginning of something that could not be read.
-pub(crate) fn shown(data: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&data[..data.len().min(400)]);
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect()
-}
-
-fn truthy(value: Option<&Value>) -> bool {
-    match value {
-        None | Some(Value::Null | Value::Bool(false)) => false,
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(Value::Object(map)) => !map.is_empty(),
-        Some(_) => true,
-    }
 }
 
 fn integer(value: Option<&Value>) -> Option<i64> {

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Notify;
 
+use crate::error::Error;
+
 pub const HEADER: &str = "x-tinyagent-exchange";
 /// What the marker of such a block has for an id, before its number in `Facts::kept`.
 pub const KEPT: &str = "kept:";
@@ -101,6 +103,9 @@ pub struct Facts {
     pub done: bool,
     pub usage: Value,
     pub calls: Vec<Call>,
+    /// Citations and unknown fields of each text block of Anthropic, to send back in the next request.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Map<String, Value>>,
     /// The field that the reasoning came in, and the details that have to go back.
     pub reasoning_field: String,
     pub reasoning_details: Vec<Value>,
@@ -166,10 +171,9 @@ impl<T: Default> Default for Global<T> {
 
 static REGISTRY: Global<HashMap<u64, Weak<Exchange>>> = Global::new();
 
-/// A process that was forked has none of its parent's requests and connections.
-pub fn forked() {
+/// Forgets the requests of the parent process.
+pub(crate) fn reset_after_fork() {
     REGISTRY.forget();
-    crate::send::forked();
 }
 
 impl Exchange {
@@ -228,8 +232,8 @@ impl Exchange {
         }
     }
 
-    pub fn fail(&self, failure: Failure) -> crate::Error {
-        let error = crate::Error::new(failure.kind);
+    pub fn fail(&self, failure: Failure) -> Error {
+        let error = Error::new(failure.kind);
         self.facts().failure.get_or_insert(failure);
         error
     }

@@ -1,45 +1,30 @@
-//! The HTTP client that alchemy-llm is built with in this wheel, under the name that it asks for.
+//! The HTTP client of alchemy-llm in this wheel. It replaces reqwest 0.12 by `[patch.crates-io]`.
 //!
-//! `Cargo.toml` of the wheel puts this crate in the place of reqwest 0.12. It has the little of its
-//! interface that alchemy-llm uses, on top of a later reqwest (rustls, one client for all requests), and
-//! the one thing that the crate has no room for: an [`exchange::Exchange`] for each request, by which whoever
-//! started it sets time-outs, ends it at once, and learns what the server said. The reply reaches
-//! alchemy-llm as well-formed events in the plainest form ([`chat`], [`anthropic`]); [`sse`] takes the bytes.
+//! It has the part of reqwest's interface that alchemy-llm uses, on top of a later reqwest (rustls, shared
+//! connection pools). Each request has an [`exchange::Exchange`], which alchemy-llm has no place for: the
+//! caller uses it to set time-outs, to cancel, and to read the server's metadata. [`sse`] decodes the bytes;
+//! [`chat`] and [`anthropic`] convert the events to the simple form that alchemy-llm reads without loss.
+//!
+//! Imports form no circle: `sse`, `error` ← `exchange` ← `step` ← `chat`, `anthropic` ← `send` ← this module.
 
 pub mod anthropic;
 pub mod chat;
+mod error;
 pub mod exchange;
 mod send;
 pub mod sse;
+pub mod step;
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+pub use error::Error;
 use futures::Stream;
 use header::HeaderMap;
 pub use http::{header, StatusCode};
 
 use exchange::Exchange;
-
-/// Why a request failed, in one line; the details are in the exchange.
-#[derive(Debug)]
-pub struct Error(String);
-
-impl Error {
-    pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self(what.into())
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
 
 pub struct ClientBuilder(HeaderMap);
 
@@ -53,7 +38,13 @@ impl ClientBuilder {
     }
 }
 
-/// What alchemy-llm makes for each request; the connections live elsewhere.
+/// Resets the pools and the registry in a forked process, which must not use those of its parent.
+pub fn reset_after_fork() {
+    exchange::reset_after_fork();
+    send::reset_after_fork();
+}
+
+/// The client that alchemy-llm makes for each request. The connections belong to `send`.
 pub struct Client(HeaderMap);
 
 impl Client {
@@ -102,7 +93,7 @@ impl Response {
         self.status
     }
 
-    /// Only asked for where the reply failed; its words are in the exchange already.
+    /// Only called for an error response. The exchange has its body already.
     pub async fn text(self) -> Result<String, Error> {
         Ok(String::new())
     }
@@ -112,8 +103,7 @@ impl Response {
     }
 }
 
-/// jsonschema can fetch schemas that a schema refers to. Here it cannot: nothing that a tool's author or a
-/// model writes makes this process call a server.
+/// jsonschema can fetch remote schemas. Here it cannot: no schema of a tool or a model may cause a request.
 pub mod blocking {
     use super::Error;
 

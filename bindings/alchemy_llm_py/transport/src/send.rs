@@ -13,64 +13,66 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, ACCEPT, ACCEPT_ENCODING, 
 use serde_json::Value;
 use tokio::time::{sleep_until, timeout, Instant};
 
-use crate::chat::{shown, Step};
+use crate::error::Error;
 use crate::exchange::{Exchange, Facts, Failure, Global, Protocol, Settings, NO_KEY};
-use crate::{anthropic, chat, sse, Error};
+use crate::step::{excerpt, reported, Step};
+use crate::{anthropic, chat, sse};
 
 const MAX_ERROR_BODY: usize = 64 << 10;
 const MAX_BODY: usize = 64 << 20;
 const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
 /// How long the end of a complete reply is waited for, so that its connection can be used again.
-const LINGER: Duration = Duration::from_millis(100);
+const DRAIN_TIME: Duration = Duration::from_millis(100);
 const MAX_REDIRECTS: usize = 5;
 /// alchemy-llm copies what is left of a piece for each line in it.
-const PIECE: usize = 4096;
+const BATCH_BYTES: usize = 4096;
 
 // ---- clients ----------------------------------------------------------------------------------------
 
 /// What requests must have in common to share connections.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Kind {
+struct PoolKey {
     connect: Duration,
     tls: bool,
     loopback: bool,
     ca_pem: Option<String>,
 }
 
-static CLIENTS: Global<HashMap<Kind, upstream::Client>> = Global::new();
+static CLIENTS: Global<HashMap<PoolKey, upstream::Client>> = Global::new();
 
-pub(crate) fn forked() {
+/// Forgets the connections of the parent process.
+pub(crate) fn reset_after_fork() {
     CLIENTS.forget();
 }
 
 fn client(url: &str, settings: &Settings) -> Result<upstream::Client, String> {
-    let kind = Kind {
+    let key = PoolKey {
         connect: Exchange::seconds(settings.connect, 10.0),
         tls: !url.starts_with("http://"),
         loopback: settings.loopback,
         ca_pem: settings.ca_pem.clone(),
     };
     let mut clients = CLIENTS.lock();
-    if let Some(client) = clients.get(&kind) {
+    if let Some(client) = clients.get(&key) {
         return Ok(client.clone());
     }
-    let client = build(&kind).map_err(|error| reason(&error))?;
-    clients.insert(kind, client.clone());
+    let client = build(&key).map_err(|error| reason(&error))?;
+    clients.insert(key, client.clone());
     Ok(client)
 }
 
-fn build(kind: &Kind) -> upstream::Result<upstream::Client> {
+fn build(key: &PoolKey) -> upstream::Result<upstream::Client> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut builder = upstream::Client::builder()
-        .connect_timeout(kind.connect)
+        .connect_timeout(key.connect)
         .redirect(upstream::redirect::Policy::none())
         .pool_idle_timeout(Duration::from_secs(60))
         .pool_max_idle_per_host(32)
         .tcp_nodelay(true);
-    if kind.loopback {
+    if key.loopback {
         builder = builder.no_proxy();
     }
-    if !kind.tls {
+    if !key.tls {
         // Trusts nobody, for connections without TLS: reading the certificates takes milliseconds.
         if let Ok(config) =
             rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
@@ -83,7 +85,7 @@ fn build(kind: &Kind) -> upstream::Result<upstream::Client> {
     }
     // Fails if there is one already, which then is this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if let Some(pem) = &kind.ca_pem {
+    if let Some(pem) = &key.ca_pem {
         builder = builder.tls_certs_only(upstream::Certificate::from_pem_bundle(pem.as_bytes())?);
     }
     builder.build()
@@ -306,7 +308,7 @@ impl Body {
                 return Some(Err(self.exchange.fail(failure)));
             }
             if self.ended {
-                self.linger();
+                self.drain();
                 return None;
             }
             let begun = Instant::now();
@@ -318,9 +320,9 @@ impl Body {
     }
 
     /// The reply is complete; its connection can be used again once its end was read, if that comes soon.
-    fn linger(&mut self) {
+    fn drain(&mut self) {
         if let Some(mut reply) = self.reply.take() {
-            tokio::spawn(timeout(LINGER, async move { while let Ok(Some(_)) = reply.chunk().await {} }));
+            tokio::spawn(timeout(DRAIN_TIME, async move { while let Ok(Some(_)) = reply.chunk().await {} }));
         }
     }
 
@@ -397,7 +399,7 @@ impl Body {
                 Reader::Chat(reader) => reader.event(&event, &mut facts, &mut out),
                 Reader::Anthropic(reader) => reader.event(&event, &mut facts, &mut out),
             };
-            if out.len() >= PIECE {
+            if out.len() >= BATCH_BYTES {
                 self.ready.push_back(Bytes::from(std::mem::take(&mut out)));
             }
             if self.step(step, &mut out) {
@@ -474,12 +476,13 @@ impl Body {
 /// A page of somebody in between, or an error in JSON.
 fn document(body: &[u8]) -> Failure {
     match serde_json::from_slice::<Value>(body) {
-        Ok(value) if value.is_object() => chat::reported(value),
+        Ok(value) if value.is_object() => reported(value),
         _ if body.trim_ascii_start().starts_with(b"<") => {
-            Failure::new("invalid", format!("the reply is an HTML page: {}", shown(body)))
+            Failure::new("invalid", format!("the reply is an HTML page: {}", excerpt(body)))
         }
-        _ => {
-            Failure::new("invalid", format!("the reply is neither an event stream nor JSON: {}", shown(body)))
-        }
+        _ => Failure::new(
+            "invalid",
+            format!("the reply is neither an event stream nor JSON: {}", excerpt(body)),
+        ),
     }
 }
