@@ -58,8 +58,8 @@ class Trace:
 
     Attributes:
         head: The same.
-        pieces: The text of all blocks. Its length is the current count. Only `append` and the other methods
-            add to it.
+        pieces: The text of all blocks. Its length is the current count. Code that must be fast adds a piece
+            to it without `append`, after a `mark` if the block is not `last`.
         changes: The changes as `(begin, index, fields)`, in order.
         last: The block of the last piece.
     """
