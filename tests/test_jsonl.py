@@ -828,6 +828,14 @@ def test_a_pipe_is_read_as_it_is_written() -> None:
         assert MessageStartEvent(message=user("a")) == next(events)
 
 
+def test_a_malformed_line_after_many_deltas_is_named() -> None:
+    """The number in the error counts all lines, also those of earlier chunks."""
+    before, steps = deltas(3000)
+    lines = [*written([*before, *steps]), b"hello\n"]
+    with pytest.raises(RecordError, match=f"line {len(lines)} is not JSON"):
+        list(jsonl.read(b"".join(lines)))
+
+
 def test_a_long_line_in_a_file_is_read() -> None:
     """A line that is longer than the chunks of a file is complete."""
     events = events_of(stream("a" * 300_000, "b" * 300_000))

@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from tinyagent import _json
 from tinyagent._stream.builder import BuilderEvent
-from tinyagent._stream.trace import Trace
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentEvent,
@@ -130,15 +129,11 @@ class Decoder:
             for text in split_lines(chunk):
                 yield from self.decode(text)
             return
-        first_number = self.line_number + 1
-        self.line_number += len(parsed)
-        yield from self._restore(parsed, first_number)
+        yield from self._restore(parsed, self.line_number + 1)
 
     def _restore(self, lines: Sequence[_ParsedLine], first_number: int) -> Iterator[Record]:
         """Yield the records of lines. Deltas have a short path; see the class."""
         state, is_pending = self._state, self._pending is not None
-        # The block of the last delta. Further deltas of it need fewer checks.
-        block: tuple[Trace | None, int, str] = (None, -1, "")
         for number, line in enumerate(lines, first_number):
             if type(line) is MessageUpdateLine:
                 own, trace = line.assistant_message_event, state.trace
@@ -151,26 +146,23 @@ class Decoder:
                     and line.message is UNSET
                     and type(index := own.get("content_index")) is int
                     and type(delta := own.get("delta")) is str
+                    and 0 <= index < len(trace.delta_types)
+                    and own.get("type") == trace.delta_types[index]
                     and not is_pending
                 ):
-                    known_trace, known_index, known_type = block
-                    if index == known_index and own.get("type") == known_type and trace is known_trace:
-                        is_delta = True
-                    elif is_delta := trace.is_delta(own.get("type"), index):
-                        block = trace, index, own["type"]
-                    if is_delta:
-                        if index != trace.last:
-                            trace.mark(index)
-                        pieces = trace.pieces
-                        pieces.append(delta)
-                        step = _new_event(own)
-                        step.trace = trace
-                        step.count = len(pieces)
-                        yield MessageUpdateEvent(assistant_message_event=step)
-                        continue
+                    if index != trace.last:
+                        trace.mark(index)
+                    pieces = trace.pieces
+                    pieces.append(delta)
+                    step = _new_event(own)
+                    step.trace = trace
+                    step.count = len(pieces)
+                    yield MessageUpdateEvent(assistant_message_event=step)
+                    continue
             self.line_number = number
             yield from self._records_of(line)
             state, is_pending = self._state, self._pending is not None
+        self.line_number = first_number + len(lines) - 1
 
     def close(self) -> list[Record]:
         """Return the `message_start` whose `message_end` is missing, if there is one."""

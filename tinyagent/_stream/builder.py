@@ -354,7 +354,7 @@ class MessageBuilder:
 
     def _open(self, block: Fields) -> tuple[int, BuilderEvent]:
         index, kind = self.trace.open(block), block["type"]
-        self._templates.append({"type": f"{kind}_delta", "content_index": index, "delta": ""})
+        self._templates.append({"type": self.trace.delta_types[index], "content_index": index, "delta": ""})
         return index, self._event({"type": f"{kind}_start", "content_index": index})
 
 

@@ -62,6 +62,7 @@ class Trace:
             to it without `append`, after a `mark` if the block is not `last`.
         changes: The changes as `(begin, index, fields)`, in order.
         last: The block of the last piece.
+        delta_types: The type of the delta events of each block.
     """
 
     __slots__ = (
@@ -73,6 +74,7 @@ class Trace:
         "_tail",
         "_tail_from",
         "changes",
+        "delta_types",
         "head",
         "last",
         "pieces",
@@ -83,6 +85,7 @@ class Trace:
         self.pieces: list[str] = []
         self.changes: list[tuple[int, int, Fields]] = []
         self.last: int = -1
+        self.delta_types: list[str] = []
         self._blocks: list[Fields] = []
         """Each block as it was opened."""
         self._marks: list[tuple[int, int]] = []
@@ -122,6 +125,7 @@ class Trace:
                 f"{name or 'the provider'}: the reply has more than {MAX_BLOCKS:,} blocks", provider=name
             )
         self._blocks.append(block)
+        self.delta_types.append(f"{block['type']}_delta")
         self._runs.append([])
         self._changes_of.append([])
         self.mark(index)
@@ -175,10 +179,6 @@ class Trace:
     def type_of(self, index: int) -> str:
         """Return the type of a block."""
         return str(self._blocks[index]["type"])
-
-    def is_delta(self, event_type: object, index: int) -> bool:
-        """Whether an event of this type is a delta of this block."""
-        return 0 <= index < len(self._blocks) and event_type == f"{self._blocks[index]['type']}_delta"
 
     def message_at(self, count: int) -> AssistantMessage:
         """Return the message at `count` pieces as a new dict."""
