@@ -9,7 +9,6 @@ import copy
 import gc
 import inspect
 import logging
-import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator
@@ -35,6 +34,7 @@ from tinyagent import (
     extract_text,
     stream_openrouter,
 )
+from tinyagent._loop import model_call
 from tinyagent._stream.response import Response
 from tinyagent.errors import (
     AgentStateError,
@@ -60,8 +60,6 @@ from tinyagent.testing import (
     thinking,
     user,
 )
-
-loop_module: Any = sys.modules["tinyagent.agent_loop"]  # the function has the name of its module
 
 MODEL = Model(provider="scripted", id="scripted", api="scripted")
 IMAGE: Any = {"type": "image", "url": "data:image/png;base64,AA=="}
@@ -959,7 +957,7 @@ async def test_async_listeners_are_awaited_in_order() -> None:
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It holds up the run, as it was asked to; but an abort, or a cancellation, gets past it."""
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.01)
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.01)
     agent = make("one two")
     heard = recorded(agent)
     hanging = asyncio.Event()
@@ -986,7 +984,7 @@ async def test_listeners_that_never_return_cost_one_grace_period_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once it has used up its time, the rest of the run does not wait for it; the others hear everything."""
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.05)
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.05)
     agent = make(Reply("half", hang=True))
     entered: list[str] = []
     heard: list[Any] = []
@@ -1034,9 +1032,9 @@ class Stubborn:
 async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
     """Short grace periods, and no task left of it afterwards."""
     monkeypatch.setattr(interrupt_module, "CALLBACK_GRACE_S", 0.02)
-    monkeypatch.setattr(loop_module, "CLOSE_GRACE", 0.02)
-    monkeypatch.setattr(loop_module, "REPLY_GRACE", 0.02)
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE", 0.02)
+    monkeypatch.setattr(model_call, "CLOSE_GRACE_S", 0.02)
+    monkeypatch.setattr(model_call, "REPLY_GRACE_S", 0.02)
+    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.02)
     code = Stubborn()
     yield code
     code.released = True
@@ -1121,7 +1119,7 @@ async def test_a_callback_that_swallows_its_cancellation(
     stubborn: Stubborn, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever it is: an abort and a cancellation get past it."""
-    monkeypatch.setattr(execution_module, "ABORT_GRACE", 0.02)
+    monkeypatch.setattr(execution_module, "ABORT_GRACE_S", 0.02)
     agent = make(Reply(call("t")), state={"tools": [tool()]})
     if name == "listener":
         agent.subscribe(stubborn)

@@ -122,7 +122,7 @@ async def one(tool: Any, arguments: Any = None, **options: Any) -> tuple[str, bo
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools get a moment instead of a second."""
-    monkeypatch.setattr(execution, "ABORT_GRACE", 0.02)
+    monkeypatch.setattr(execution, "ABORT_GRACE_S", 0.02)
 
 
 # ---- validation --------------------------------------------------------------------------------------

@@ -707,7 +707,7 @@ async def test_a_generator_without_items_or_that_raises(is_async: bool) -> None:
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_a_generator_that_is_left_is_closed(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An abort in its middle: its `finally` runs, and no item comes after it."""
-    monkeypatch.setattr(execution, "ABORT_GRACE", 0.05)
+    monkeypatch.setattr(execution, "ABORT_GRACE_S", 0.05)
     closed = threading.Event()
 
     async def later(count: int) -> AsyncIterator[int]:

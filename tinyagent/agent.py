@@ -25,9 +25,10 @@ from ._cancel import (
     shielded,
 )
 from ._event_stream import Channel, EventStream, Iteration
+from ._loop.limits import check_limits
 from ._stream.builder import copy_message, now_ms
 from ._stream.message_checks import checked_message, checked_messages, is_assistant
-from .agent_loop import check_limits, run_agent_loop
+from .agent_loop import run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS, checked_tools
 from .agent_types import (
     AfterToolCall,
@@ -73,10 +74,10 @@ __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
 logger: logging.Logger = logging.getLogger("tinyagent")
 
-LISTENER_GRACE = 1.0
+LISTENER_GRACE_S = 1.0
 """Seconds that an async listener has for an event after its run was aborted or cancelled."""
 
-CLOSED_LOOP_INTERVAL = 0.2
+CLOSED_LOOP_INTERVAL_S = 0.2
 """Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
 """Keys of a state that describe a run under way. In an initial state, such as one that was saved, they mean
@@ -190,7 +191,7 @@ class _ActiveRun:
         while not ended.is_set() and not self.loop.is_closed():
             # Closing a loop triggers no notification, so another loop has to check.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if self.loop is loop else CLOSED_LOOP_INTERVAL):
+                async with asyncio.timeout(None if self.loop is loop else CLOSED_LOOP_INTERVAL_S):
                     await ended.wait()
 
 
@@ -408,10 +409,10 @@ class Agent:
             try:
                 if active is None or active.is_cancelled or active.signal.is_set():
                     # The run is closing its events. This must not be interrupted again.
-                    await best_effort(listen(), LISTENER_GRACE)
+                    await best_effort(listen(), LISTENER_GRACE_S)
                 else:
                     async with CancelScope(active.signal):
-                        await shielded(listen(), LISTENER_GRACE)
+                        await shielded(listen(), LISTENER_GRACE_S)
             except Aborted:
                 pass  # The listener had its grace period. The run itself reacts to the abort.
             except asyncio.CancelledError as error:

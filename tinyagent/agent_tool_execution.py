@@ -66,7 +66,7 @@ __all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_a
 Emit = Callable[[AgentEvent], Awaitable[None] | None]
 """Receives an event. If it returns an awaitable, this is awaited before the next event."""
 
-ABORT_GRACE = 1.0
+ABORT_GRACE_S = 1.0
 """Seconds that a running tool has to react to the signal, and again to its cancellation."""
 
 MAX_CALLS = 128
@@ -513,7 +513,7 @@ class ToolBatch:
                 async with CancelScope(self._signal):
                     done, _ = await asyncio.wait({*running, *others}, return_when=asyncio.FIRST_COMPLETED)
             except Aborted:
-                await asyncio.wait(running, timeout=ABORT_GRACE)
+                await asyncio.wait(running, timeout=ABORT_GRACE_S)
                 await _cancel(running)
                 done = set(running)  # A tool that still does not react is left running.
             for task in [task for task in running if task in done]:
@@ -528,7 +528,7 @@ class ToolBatch:
         for item in self._calls:
             item.taker = None
             while item.taking:
-                await best_effort(_take(item), ABORT_GRACE)
+                await best_effort(_take(item), ABORT_GRACE_S)
             if not item.started:
                 await self._start(item)
                 item.fail(ABORTED)
@@ -542,7 +542,7 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
     for task in pending:
         task.cancel()
     if pending:
-        await asyncio.wait(pending, timeout=ABORT_GRACE)
+        await asyncio.wait(pending, timeout=ABORT_GRACE_S)
 
 
 def _result_message(call: ToolCallContent, result: AgentToolResult, is_error: bool) -> ToolResultMessage:
