@@ -12,13 +12,14 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(filter-out plugins/tinyagent-audit,$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
+WORKERS ?= auto
 BINDING := bindings/alchemy_llm_py
 BINDING_FILES := $(shell find $(BINDING) -name target -prune -o -name __pycache__ -prune -o -type f -print)
 RUST   := build/alchemy
 MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench conformance peers wheels leaks clean
+.PHONY: help demo test test-fast coverage matrix check format bench conformance peers wheels leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +28,16 @@ demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offlin
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
 test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.ready-dev ## the tests that need few processes: half of them, in less than a minute
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
+
+coverage: $(VENV)/.ready-dev ## the coverage of both packages by the fast tests; it must not fall below the floor
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term:skip-covered tests
+
+matrix: ## the fast tests with each Python that is installed: 3.11, 3.12, 3.13
+	scripts/test-matrix
 
 check: $(VENV)/.ready-dev ## lint, format, types
 	$(BIN)/ruff check .

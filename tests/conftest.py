@@ -1,4 +1,4 @@
-"""What holds for every test: no network, no key, no home, no task left behind."""
+"""Fixtures of every test: no network, no key, an empty home, no task left behind."""
 
 from __future__ import annotations
 
@@ -20,6 +20,25 @@ for _name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
             getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL
         )
 
+# These start many processes, or wait for the real end of one. `make test-fast` leaves them out.
+SLOW = (
+    *("plugins", "tests/bindings", "tests/peers", "tests/plugins"),
+    *(f"tests/cli/test_{name}" for name in ("approvals", "doctor", "new_plugin", "pipes", "plugins")),
+    *(f"tests/cli/test_{name}" for name in ("process", "secrets", "start")),
+    *(f"tests/contract/test_{name}" for name in ("contract_itself", "secrets")),
+    *(f"tests/test_{name}" for name in ("bench", "process", "pytest_plugin", "transports")),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the slow tests, and start with them, so that no worker gets a long file at the end."""
+    root = Path(__file__).resolve().parent.parent
+    for item in items:
+        if item.path.relative_to(root).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 KEEP = {"PATH", "LANG", "LC_ALL", "TMPDIR", "CI", "SYSTEMROOT", "PYTHONPATH", "VIRTUAL_ENV"}
 """Of the environment that the tests were started in, this much is left."""
 
@@ -29,7 +48,9 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     """An empty home and TINYAGENT_HOME, and no provider's key; child processes inherit this."""
     home = tmp_path_factory.mktemp("home")
     for name in os.environ.keys() - KEEP:
-        if not name.startswith(("PYTEST_", "PIP_", "COVERAGE_", "HYPOTHESIS_")):
+        # A pytest that a test starts is not a worker of ours.
+        ours = name.startswith(("PYTEST_", "PIP_", "COVERAGE_", "HYPOTHESIS_"))
+        if not ours or name.startswith("PYTEST_XDIST_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("USERPROFILE", str(home))

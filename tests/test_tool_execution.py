@@ -354,7 +354,7 @@ WRONG: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("given", WRONG, ids=str)
+@pytest.mark.parametrize("given", WRONG, ids=range(len(WRONG)))
 async def test_a_wrong_return_type_is_an_error_result(given: Any) -> None:
     """The message names the tool's fault, so that its author can find it."""
 

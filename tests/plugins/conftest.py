@@ -16,6 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -134,19 +135,37 @@ class Environment:
         return self.run("tinyagent", *arguments, **environment)
 
 
-@pytest.fixture(scope="session")
-def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheels of tinyagent, of its own plugin and of the example of a third party's."""
-    folder = tmp_path_factory.mktemp("wheels")
-    sources = [ROOT, ROOT / "plugins" / "tinyagent-tools-calc", ROOT / "examples" / "tinyagent-dice"]
-    _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *sources, wheels=folder)
+def _shared(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder that the first worker of the session fills, and all others use."""
+    base = factory.getbasetemp()
+    folder = (base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            partial.mkdir()
+            fill(partial)
+            partial.rename(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels of tinyagent, of one of its own plugins, and of an example of another author's plugin."""
+    sources = [ROOT, ROOT / "plugins" / "tinyagent-tools-calc", ROOT / "examples" / "tinyagent-dice"]
+
+    def build(folder: Path) -> None:
+        _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, *sources, wheels=folder)
+
+    return _shared(tmp_path_factory, "wheels", build)
+
+
+@pytest.fixture(scope="session")
 def index(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that serves as an index: our wheels, a plugin from the template, and what they need."""
-    folder = tmp_path_factory.mktemp("index")
+    """A folder that serves as an index: our wheels, a plugin from the template, and all dependencies."""
+    return _shared(tmp_path_factory, "index", lambda folder: _fill_index(folder, wheels, tmp_path_factory))
+
+
+def _fill_index(folder: Path, wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     for wheel in wheels.glob("*.whl"):
         shutil.copy(wheel, folder)
     project = tmp_path_factory.mktemp("weather") / "tinyagent-weather"
@@ -154,7 +173,6 @@ def index(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, project, wheels=wheels)
     for name in _with_dependencies(["tinyagent-core"]) - {"tinyagent-core"}:
         repack(folder, name)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -184,6 +184,7 @@ async def test_a_decompression_bomb_is_cut(internet: Internet, encoding: str) ->
         ("deflate", zlib.compress(b"<p>pressed")[2:-4]),
         ("identity", b"<p>pressed"),
     ],
+    ids=["gzip", "GZIP", "zlib", "raw-deflate", "identity"],
 )
 async def test_compressed_pages(internet: Internet, encoding: str, body: bytes) -> None:
     """gzip and both kinds of deflate."""
