@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import TYPE_CHECKING, Literal, Self, TypeGuard, cast, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
@@ -31,7 +31,6 @@ from ._stream.message_checks import checked_message, checked_messages, is_assist
 from .agent_loop import run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS, checked_tools
 from .agent_types import (
-    AfterToolCall,
     AgentContext,
     AgentEndEvent,
     AgentEvent,
@@ -42,10 +41,7 @@ from .agent_types import (
     AgentTool,
     AnyAgentMessage,
     AssistantMessage,
-    BeforeToolCall,
     ConvertToLlm,
-    GetApiKey,
-    GetTools,
     ImageContent,
     InitialState,
     Message,
@@ -54,21 +50,19 @@ from .agent_types import (
     MessageUpdateEvent,
     ModelIdentity,
     RunLimit,
-    ShouldStop,
+    RunSettings,
     StreamFn,
     TextContent,
-    ThinkingBudgets,
     ThinkingLevel,
     ToolExecutionEndEvent,
     ToolExecutionMode,
     ToolExecutionStartEvent,
-    TransformContext,
     UserMessage,
 )
 from .errors import AgentStateError, InvalidMessageError
 
 if TYPE_CHECKING:
-    import httpx
+    pass
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
@@ -106,50 +100,25 @@ def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMe
 
 
 @dataclass
-class AgentOptions:
-    """The settings of an agent; see `AgentLoopConfig` for the callbacks.
+class AgentOptions(RunSettings):
+    """The settings of an agent. Those that it shares with `AgentLoopConfig` are described at `RunSettings`.
 
     Attributes:
         initial_state: Initial values for any keys of `AgentState`. Those that describe a run under way, such
             as `is_streaming`, are ignored.
+        convert_to_llm: Converts the messages of the history to those that the model gets;
+            `default_convert_to_llm` if None.
         stream_fn: The provider, such as `stream_openrouter`.
-        steering_mode: How many queued messages are taken at a time; `follow_up_mode` likewise.
-        session_id: Identifies the conversation to providers that use it for caching.
-        get_tools: Called before each request to the model. Returns the new tools, or None if they have not
-            changed.
-        max_turns: The most model calls in one run.
-        max_cost: The most US dollars in one run, by the provider's own figures or its list price. A model
-            without a known price counts as free, and a warning is logged.
-        max_repeats: The most repetitions of a tool call, or turns in which every tool call fails, in a row.
-        timeout: Seconds without an event, or a mapping with `connect`, `first_event`, `idle`.
-        on_retry: Called with the reason when a request is sent again.
-        on_note: Called with a text when a setting is left out because the model does not accept it.
-        http_client: Your own client, or a transport for one, that sends the requests. It is never closed.
+        steering_mode: How many queued steering messages are taken at a time.
+        follow_up_mode: How many queued follow-up messages are taken at a time.
     """
 
     initial_state: InitialState | AgentState | None = None
     convert_to_llm: ConvertToLlm | None = None
-    transform_context: TransformContext | None = None
+    _: KW_ONLY
+    stream_fn: StreamFn | None = None
     steering_mode: QueueMode = "one-at-a-time"
     follow_up_mode: QueueMode = "one-at-a-time"
-    stream_fn: StreamFn | None = None
-    session_id: str | None = None
-    get_api_key: GetApiKey | None = None
-    get_tools: GetTools | None = None
-    thinking_budgets: ThinkingBudgets | None = None
-    tool_execution: ToolExecutionMode = "auto"
-    before_tool_call: BeforeToolCall | None = None
-    after_tool_call: AfterToolCall | None = None
-    should_stop_after_turn: ShouldStop | None = None
-    max_turns: int | None = None
-    max_cost: float | None = None
-    max_repeats: int | None = 10
-    temperature: float | None = None
-    max_tokens: int | None = None
-    timeout: float | Mapping[str, float] | None = None
-    on_retry: Callable[[str], None] | None = None
-    on_note: Callable[[str], None] | None = None
-    http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
 
 class _ActiveRun:
@@ -592,32 +561,18 @@ class Agent:
 
     def _config(self) -> AgentLoopConfig:
         state, options = self._state, self.options
-        return AgentLoopConfig(
+        config = AgentLoopConfig(
             model=self._model(),
             convert_to_llm=options.convert_to_llm or default_convert_to_llm,
-            transform_context=options.transform_context,
-            get_api_key=options.get_api_key,
             get_steering_messages=lambda: _head(self._steering, options.steering_mode),
             get_follow_up_messages=lambda: _head(self._follow_ups, options.follow_up_mode),
-            get_tools=self._current_tools,
-            temperature=options.temperature,
-            max_tokens=options.max_tokens,
-            session_id=self._session_id,
             # None unless the level was set on the agent; the level of the model then applies.
             thinking_level=state["thinking_level"] if self._level_is_set else None,
-            thinking_budgets=options.thinking_budgets,
-            tool_execution=options.tool_execution,
-            before_tool_call=options.before_tool_call,
-            after_tool_call=options.after_tool_call,
-            should_stop_after_turn=options.should_stop_after_turn,
-            max_turns=options.max_turns,
-            max_cost=options.max_cost,
-            max_repeats=options.max_repeats,
-            timeout=options.timeout,
-            on_retry=options.on_retry,
-            on_note=options.on_note,
-            http_client=options.http_client,
         )
+        for shared in fields(RunSettings):
+            setattr(config, shared.name, getattr(options, shared.name))
+        config.get_tools, config.session_id = self._current_tools, self._session_id
+        return config
 
     async def _current_tools(self) -> list[AgentTool]:
         """Return the tools for the next request, after a call of `get_tools`."""

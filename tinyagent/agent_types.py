@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
 from typing import (
     TYPE_CHECKING,
@@ -694,32 +694,42 @@ ShouldStop: TypeAlias = Callable[
 ]
 
 
-@dataclass
-class AgentLoopConfig:
-    """The settings of a run. Callbacks may be sync or async.
+@dataclass(kw_only=True)
+class RunSettings:
+    """The settings that `AgentOptions` and `AgentLoopConfig` share. Callbacks may be sync or async.
 
     Attributes:
+        transform_context: Changes the messages of each request, before `convert_to_llm`.
+        get_api_key: Returns the API key for the name of a provider.
         get_tools: Called before each request to the model. Returns the new tools, or None if they have not
             changed.
-        max_turns: The most model calls in the run; None for no limit.
-        max_cost: The budget in US dollars; None for no limit. The run ends after the turn that reaches it.
-            Without a figure from the provider, the list price counts, if it is known.
+        temperature: The sampling temperature; None for the default of the model.
+        max_tokens: The most tokens of one reply; None for the default of the model.
+        session_id: Identifies the conversation to providers that use it for caching.
+        thinking_budgets: Reasoning tokens for each thinking level.
+        tool_execution: Whether tool calls of one reply run in parallel. `auto` does so if all are read-only.
+        before_tool_call: Called before each tool call; may refuse it or change its arguments.
+        after_tool_call: Called after each tool call; may change its result.
+        should_stop_after_turn: Called after each turn. The run ends if it returns true.
+        max_turns: The most model calls in one run; None for no limit.
+        max_cost: The budget of one run in US dollars; None for no limit. The run ends after the turn that
+            reaches it. The provider's own figure counts, or else its list price. A model without a known
+            price counts as free, and a note reports it.
         max_repeats: The run ends when the same tool call has had the same result this many times in a row, or
             when every tool call has failed in this many turns in a row; None for no limit.
+        timeout: Seconds without an event, or a mapping with any of `connect`, `first_event`, `idle`.
+        on_retry: Called with the reason when a request is sent again.
+        on_note: Called with a text when a setting is changed or left out because the model does not accept
+            it.
+        http_client: Your own client, or a transport for one, that sends the requests. It is never closed.
     """
 
-    model: ModelIdentity
-    convert_to_llm: ConvertToLlm
     transform_context: TransformContext | None = None
     get_api_key: GetApiKey | None = None
-    get_steering_messages: GetMessages | None = None
-    get_follow_up_messages: GetMessages | None = None
     get_tools: GetTools | None = None
-    api_key: str | None = field(default=None, repr=False)
     temperature: float | None = None
     max_tokens: int | None = None
     session_id: str | None = None
-    thinking_level: ThinkingLevel | None = None
     thinking_budgets: ThinkingBudgets | None = None
     tool_execution: ToolExecutionMode = "auto"
     before_tool_call: BeforeToolCall | None = None
@@ -732,6 +742,28 @@ class AgentLoopConfig:
     on_retry: Callable[[str], None] | None = None
     on_note: Callable[[str], None] | None = None
     http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+
+
+@dataclass
+class AgentLoopConfig(RunSettings):
+    """The settings of a run.
+
+    Attributes:
+        model: The model to call.
+        convert_to_llm: Converts the messages of a history to those that the model gets.
+        get_steering_messages: Returns the messages that interrupt the run, after each tool call.
+        get_follow_up_messages: Returns the messages for the point where the run would otherwise end.
+        api_key: The API key, unless `get_api_key` returns one.
+        thinking_level: The thinking level; None for the level of the model.
+    """
+
+    model: ModelIdentity
+    convert_to_llm: ConvertToLlm
+    _: KW_ONLY
+    get_steering_messages: GetMessages | None = None
+    get_follow_up_messages: GetMessages | None = None
+    api_key: str | None = field(default=None, repr=False)
+    thinking_level: ThinkingLevel | None = None
 
 
 class InitialState(TypedDict, total=False):
