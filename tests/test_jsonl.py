@@ -314,7 +314,7 @@ def _many_calls(count: int) -> list[Any]:
         steps += [opened, builder.delta(index, f'{{"n":{number}}}')]
     steps += [builder.close(index) for index in range(count)]
     final = builder.done("tool_use")["message"]
-    start: Any = {**builder.snapshot(0)}
+    start: Any = {**builder.trace.message_at(0)}
     return [MessageStartEvent(message=start), *map(update, steps), MessageEndEvent(message=final)]
 
 

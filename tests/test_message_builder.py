@@ -173,7 +173,7 @@ def test_reading_on_the_way_changes_nothing(steps: list[Any], end: Any) -> None:
         if event is not None:
             assert event["partial"] == again.message()
     assert [event["partial"] for event in events] == photographs
-    assert made.message() == made.snapshot(sys.maxsize - 1)
+    assert made.message() == made.trace.message_at(sys.maxsize - 1)
 
 
 @settings(max_examples=100, deadline=None)

@@ -235,7 +235,7 @@ class ModelCall:
     async def _start(self, message: AssistantMessage | None = None) -> None:
         self._started = True
         empty: AssistantMessage = {
-            **(message or self._builder.snapshot(0)),
+            **(message or self._builder.trace.message_at(0)),
             "role": "assistant",
             "content": [],
         }

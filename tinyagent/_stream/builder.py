@@ -241,10 +241,6 @@ class MessageBuilder:
         """Return the current message as a new dict."""
         return self.trace.message_at(len(self._pieces))
 
-    def snapshot(self, count: int) -> AssistantMessage:
-        """Return the message at `count` pieces as a new dict."""
-        return self.trace.message_at(count)
-
     def block(self, index: int) -> Fields:
         """Return a current block as a new dict."""
         return self.trace.block_at(index, len(self._pieces))
