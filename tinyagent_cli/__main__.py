@@ -5,7 +5,7 @@ import sys
 
 
 def _drop_working_directory() -> None:
-    """-m puts it first on the path; nothing may be imported from there by accident."""
+    """Remove the working directory from the path, where -m puts it: no module is meant to come from there."""
     try:
         here = os.getcwd()  # noqa: PTH109 - pathlib takes longer
     except FileNotFoundError:
@@ -19,6 +19,6 @@ if __name__ == "__main__":
     try:
         _drop_working_directory()
         from tinyagent_cli.main import main
-    except KeyboardInterrupt:  # from the next line on `main` handles it
+    except KeyboardInterrupt:  # after the import, `main` handles it
         os._exit(130)
     sys.exit(main())

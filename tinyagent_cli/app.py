@@ -51,7 +51,7 @@ class RootGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        words = list(args)
+        typed = list(args)  # click takes them out of `args`
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.NoSuchOption as error:
@@ -59,8 +59,8 @@ class RootGroup(click.Group):
                 raise
             from .terminal.command_line import run_command
 
-            is_prompt = " " in words[0] or not words[0].startswith(error.option_name)
-            command = run_command("--", words[0]) if is_prompt else run_command(*words)
+            is_prompt = " " in typed[0] or not typed[0].startswith(error.option_name)
+            command = run_command("--", typed[0]) if is_prompt else run_command(*typed)
             raise HintedUsageError(error, f"To ask a model: {command}") from None
 
     def resolve_command(

@@ -1,4 +1,4 @@
-"""What every command shares: how much to say, in which colours, and the one way to standard error."""
+"""What every command shares: its verbosity, its colours, and the messages on standard error."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["AppContext"]
 
 
 class AppContext:
-    """Verbosity and colour, and everything that is written to standard error.
+    """The verbosity and the colours of a command, and all its messages on standard error.
 
-    All text goes through the sanitiser: messages quote models, providers, files and plugins. Secrets in it
-    are removed, but for what `dim` shows: the arguments and results of tools.
+    Messages quote models, providers, files and plugins, so control characters and secrets are removed.
+    `dim` keeps secrets: it shows the arguments and results of tools as they are.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -25,36 +25,36 @@ class AppContext:
         self.no_color = False
 
     def show(self, text: str) -> None:
-        """Text of our own, such as help; printed even with -q."""
+        """Show text of tinyagent itself, such as help, even with -q."""
         self._write(text)
 
     def note(self, text: str) -> None:
-        """Something worth knowing; silenced by -q."""
+        """Show something worth knowing, unless -q is set."""
         if not self.quiet:
             self._write(_shown(text))
 
     def detail(self, text: str) -> None:
-        """Something for who asked for it with -v."""
+        """Show a detail if -v is set."""
         if self.verbosity and not self.quiet:
             self.dim(_shown(text))
 
     def dim(self, text: str) -> None:
-        """What goes on, in grey."""
+        """Show what happens in a run, in grey."""
         self._write(self._paint("2", clean(text)))
 
     def warn(self, text: str) -> None:
-        """Something that is probably not meant; silenced by -q."""
+        """Show a warning, unless -q is set."""
         if not self.quiet:
             self._write(f"{self._paint('33', 'Warning:')} {_shown(text)}")
 
     def error(self, text: str, hint: str | None = None) -> None:
-        """Why the command failed; always said."""
+        """Show why the command failed, even with -q."""
         self._write(f"{self._paint('31', 'Error:')} {_shown(text)}")
         if hint:
             self._write(_shown(hint))
 
     def traceback(self, error: BaseException) -> None:
-        """Where an error came from."""
+        """Show where an error comes from."""
         import traceback
 
         self._write(_shown("".join(traceback.format_exception(error)).rstrip()))
@@ -68,7 +68,7 @@ class AppContext:
 
     @property
     def stderr_is_terminal(self) -> bool:
-        """Whether a person reads standard error."""
+        """Whether standard error is a terminal."""
         try:
             return sys.stderr is not None and sys.stderr.isatty()
         except ValueError:
@@ -85,7 +85,7 @@ class AppContext:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
         except (OSError, ValueError):
-            pass  # whoever closed it does not want to know
+            pass  # stderr is closed
 
 
 def _shown(text: str) -> str:

@@ -1,7 +1,6 @@
-"""From the arguments to an exit code: the command is found and run, and every error ends here.
+"""From the arguments to an exit code: find and run the command, and report every error.
 
-`failures.describe` gives the message, which is printed on standard error, and the exit code. A traceback is
-printed with -vv only.
+`exit_codes.describe` makes the message for standard error and the exit code. Only -vv prints a traceback.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ __all__ = ["dispatch"]
 
 
 def dispatch(args: Sequence[str]) -> int:
-    """Run the command that `args` name. Returns the exit code.
+    """Run the command that `args` name. Return the exit code.
 
     Raises:
-        BaseException: tinyagent itself is not installed as it should be.
+        BaseException: The installation of tinyagent is broken.
     """
     app = AppContext(args)
     try:

@@ -1,6 +1,6 @@
 """The entry point of the process. Importing this module makes Ctrl-C exit at once, without a traceback.
 
-So only the script `tinyagent` and `python -m tinyagent_cli` import it; everything else uses `dispatch`.
+Therefore only the script `tinyagent` and `python -m tinyagent_cli` import it. Other code uses `dispatch`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTERRUPTED = 128 + _signal.SIGINT
 
 
 def _exit_on_sigint(code: int) -> None:
-    """Until a command handles Ctrl-C itself there is nothing to clean up."""
+    """Exit on Ctrl-C at once: until a command handles it, there is nothing to clean up."""
 
     def handler(signum: int, frame: object) -> None:
         os._exit(code)
@@ -33,7 +33,7 @@ _exit_on_sigint(INTERRUPTED)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line. Returns the exit code, which the caller passes to `sys.exit` at once."""
+    """Run the command line. Return the exit code, which the caller must pass to `sys.exit` at once."""
     import gc
 
     from .run.garbage import postpone_collection
@@ -52,9 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .dispatch import dispatch
 
         code = flush(dispatch(args))
-    except Exception as error:  # noqa: BLE001 - the library that would report it may be what is broken
+    except Exception as error:  # noqa: BLE001 - the library that reports errors may itself be broken
         code = flush(_report_broken(error))
-    except KeyboardInterrupt:  # the second one, while the first one was reported
+    except KeyboardInterrupt:  # a second one, while the first one is reported
         os._exit(INTERRUPTED)
     gc.freeze()  # no collection at exit
     if "tinyagent_cli.plugins.loading" in sys.modules:
@@ -66,12 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report_broken(error: Exception) -> int:
-    """Report that tinyagent itself is not installed as it should be; returns the exit code."""
+    """Report a broken installation of tinyagent. Return the exit code."""
     from .plugins.namesake import fault
 
     message, hint = fault() or (
         f"tinyagent cannot be loaded: {type(error).__name__}: {error}",
-        "Install it again, with what it needs: pip install --force-reinstall tinyagent-core",
+        "Install it again, with its dependencies: pip install --force-reinstall tinyagent-core",
     )
     if sys.stderr is not None:
         sys.stderr.write(f"Error: {message}\n{hint}\n")
@@ -79,7 +79,7 @@ def _report_broken(error: Exception) -> int:
 
 
 def _open_closed_descriptors() -> None:
-    """Open /dev/null in place of closed standard streams, so that no file gets one of their numbers."""
+    """Open /dev/null in place of closed standard streams, so that no other file gets their numbers."""
     for fd in range(3):
         try:
             os.fstat(fd)

@@ -5,11 +5,11 @@ from __future__ import annotations
 __all__ = ["DISTRIBUTION", "version"]
 
 DISTRIBUTION = "tinyagent-core"
-"""What to install. The name `tinyagent` belongs to another project on the public index."""
+"""The name to install. On the public index, `tinyagent` is the name of another project."""
 
 
 def version() -> str:
-    """What `tinyagent/_version.py` says."""
+    """Return the version from `tinyagent/_version.py`, without importing the library."""
     namespace: dict[str, str] = {}
     root = __file__.rpartition("tinyagent_cli")[0]
     with open(f"{root}tinyagent/_version.py", encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes longer

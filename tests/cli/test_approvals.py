@@ -122,7 +122,7 @@ def test_asked_on_the_terminal(cli: Cli, server: FakeServer) -> None:
     terminal.type("n\n")
     assert 0 == terminal.end()
     assert "one" == written(cli)
-    assert "the user said no" in told(server, 2)
+    assert "the user declined" in told(server, 2)
 
 
 def test_always_is_not_asked_again(cli: Cli, server: FakeServer) -> None:
@@ -317,7 +317,7 @@ def test_remembered_for_the_project(cli: Cli, server: FakeServer) -> None:
     remember(cli, server)
     assert 0 == cli(*RUN, "Write").code
     assert "oneone" == written(cli)
-    assert "the user said no" not in told(server, 4)
+    assert "the user declined" not in told(server, 4)
     file = cli.home / "approvals.json"
     assert 0o600 == file.stat().st_mode & 0o777
 
@@ -364,7 +364,7 @@ def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     before = (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
     done = cli(*RUN, "Write")
     assert (0, "one") == (done.code, written(cli))
-    assert 1 == done.err.count("Remembered approvals are not used.")
+    assert 1 == done.err.count("Stored approvals are not used.")
     assert [3, 3] == [cli("approvals", *command).code for command in (["list"], ["revoke", "--all"])]
     server.add(FakeReply.tool_calls(("write", {"text": "one"})), FakeReply.text("Done."))
     terminal = cli.on_terminal(*RUN, "Write")

@@ -196,7 +196,7 @@ def test_the_lower_limit_holds(
 def test_a_project_does_not_raise_a_default(cli: Cli) -> None:
     """`max_turns` is 50 if the user has not set it; -v names the value that does not hold."""
     cli.file("tinyagent.toml", "[run]\nmax_turns = 500\ntimeout = 9.5\n")
-    note = "tinyagent.toml: run.max_turns = 500 is above your limit; 50 holds."
+    note = "tinyagent.toml: run.max_turns = 500 is above your limit; 50 applies."
     assert (True, False) == (
         note in cli("run", "-v", "-m", "demo", "Hi").err,
         note in cli("run", "-m", "demo", "Hi").err,

@@ -47,7 +47,7 @@ def test_all_is_well(cli: Cli, serve: Serve) -> None:
     serve(MODELS)
     done = cli("doctor", TINYAGENT_MODEL="local/m", TINYAGENT_PLUGINS="")
     lines = done.out.splitlines()
-    assert (0, "All is well.") == (done.code, lines[-1])
+    assert (0, "No problems.") == (done.code, lines[-1])
     assert "ok  endpoint       local: answers, with 1 models" in lines
     assert "ok  configuration  model: local/m, from TINYAGENT_MODEL" in lines
 
@@ -57,7 +57,7 @@ def test_nothing_is_set_up(cli: Cli) -> None:
     code, found = examine(cli)
     assert (0, True) == (code, found["configuration model"]["ok"])
     assert "-m demo" in found["configuration model"]["hint"]
-    assert "Nothing is wrong; lines marked -- hold advice." in cli("doctor", TINYAGENT_PLUGINS="").out
+    assert "No problems; lines marked -- are advice." in cli("doctor", TINYAGENT_PLUGINS="").out
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
         (
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
             "from tinyagent import tool\n@tool\ndef one():\n    'One.'",
-            "keeps its process from ending for more than 3 s",
+            "prevents its process from ending for more than 3 s",
         ),
     ],
     ids=["while it is loaded", "afterwards"],
@@ -274,7 +274,7 @@ def test_endpoints(cli: Cli, serve: Serve) -> None:
     """One that is dead will fail (exit code 1); one without a list of models is there all the same."""
     serve(FakeReply.error(404, "nothing here"), more='[providers.dead]\nbase_url = "http://127.0.0.1:9/v1"\n')
     code, found = examine(cli, TINYAGENT_MODEL="demo")
-    assert "answers; it has no list of models" == found["endpoint local"]["message"]
+    assert "answers, but does not list its models" == found["endpoint local"]["message"]
     assert (1, False) == (code, found["endpoint dead"]["ok"])
     assert found["endpoint dead"]["hint"]
 

@@ -40,14 +40,14 @@ def test_ollama_host_is_read_as_ollama_reads_it(text: str, expected: str) -> Non
 @pytest.mark.parametrize("text", ["http://[bad", "gpu:port", "gpu:99999999"])
 def test_an_ollama_host_that_is_no_address(text: str) -> None:
     """The variable is named."""
-    with pytest.raises(ConfigurationError, match="OLLAMA_HOST is no address"):
+    with pytest.raises(ConfigurationError, match="OLLAMA_HOST is not an address"):
         ollama_url(text)
 
 
 @pytest.mark.parametrize("text", ["http://user:word@gpu:9999", "user@gpu"])
 def test_an_ollama_host_with_a_password(text: str) -> None:
     """It is refused, and not dropped; the password is not shown."""
-    with pytest.raises(ConfigurationError, match="holds a user name") as caught:
+    with pytest.raises(ConfigurationError, match="contains a user name") as caught:
         ollama_url(text)
     assert "word@" not in str(caught.value)
 
@@ -91,7 +91,7 @@ def test_a_variable_moves_a_provider(cli: Cli, serve: Serve, model: str, variabl
     done = cli("run", "-v", "-m", model, "Hi", **{variable: origin + path, "OPENAI_API_KEY": KEY})
     assert (0, "ok") == (done.code, done.out.strip())
     assert "/v1/chat/completions" == server.requests[0].path
-    assert f"as {variable} says" in done.err
+    assert f"set by {variable}" in done.err
     expected = f"Bearer {KEY}" if model.startswith("openai/") else None
     assert expected == server.requests[0].headers.get("authorization")
 
@@ -189,7 +189,7 @@ def test_the_note_shows_no_secrets(cli: Cli) -> None:
     url = f"http://user:{KEY}@127.0.0.1:9/v1?key={KEY}"
     done = cli("run", "-v", "-m", "openai/m", "Hi", OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-test-other-1234")
     assert done.code != 0
-    assert "openai is at http://127.0.0.1:9/v1, as OPENAI_BASE_URL says." in done.err
+    assert "openai is at http://127.0.0.1:9/v1, set by OPENAI_BASE_URL." in done.err
     assert KEY not in done.err + done.out
 
 
@@ -215,7 +215,7 @@ def test_what_has_no_base_url_says_so(cli: Cli, model: str, message: str) -> Non
 def test_a_base_url_that_is_no_text(cli: Cli) -> None:
     """The option is named."""
     done = cli("run", "-m", "openai/m", "-O", "base_url=5", "Hi", OPENAI_API_KEY=KEY)
-    assert (3, True) == (done.code, "The base_url of 'openai' is no URL." in done.err)
+    assert (3, True) == (done.code, "The base_url of 'openai' is not a URL." in done.err)
 
 
 def test_the_users_own_base_url_goes_before_the_variable(cli: Cli, serve: Serve) -> None:

@@ -20,7 +20,7 @@ def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
     assert ("built in", "GROQ_API_KEY is not set") == found["groq"]
     assert ("built in", "none needed") == found["ollama"]
     assert ("config.toml", "MINE_KEY is not set") == found["mine"]
-    assert ("acme 2.0", "the plugin knows") == found["acme"]
+    assert ("acme 2.0", "see the plugin") == found["acme"]
     text = cli("models", "list", OPENAI_API_KEY="sk-test-CANARY")
     assert 0 == text.code
     assert "CANARY" not in text.out

@@ -16,7 +16,7 @@ from .conftest import ROOT, Cli
 
 USES = {
     "tool": (["tools", "call", "a-tool", "text=one two"], "2\n", 0),
-    "provider": (["run", "-m", "a-provider/any", "hello"], "You said: hello\n", 0),
+    "provider": (["run", "-m", "a-provider/any", "hello"], "You wrote: hello\n", 0),
     "command": (["a-command", "Ada"], "Hello, Ada!\n", 0),
     "hook": (["tools", "call", "./opener.py", "path=app/.env"], "", 1),
 }

@@ -230,7 +230,7 @@ def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("name", "make", "words"),
     [
-        ("acme", "lambda i, o: 1 / 0", "'acme' cannot make a model of 'x': ZeroDivisionError"),
+        ("acme", "lambda i, o: 1 / 0", "'acme' cannot make a model with the id 'x': ZeroDivisionError"),
         ("other", "None", "registers no provider named 'acme', only: other"),
     ],
 )

@@ -101,7 +101,7 @@ def test_a_full_disk_keeps_the_older_record(cli: Cli) -> None:
     assert (1, OLDER) == (done.code, older.read_bytes())
     assert "Error: Cannot write to older.jsonl: File too large." in done.err
     [partial] = left_over(cli)
-    assert f"What was written is in {cli.work / partial}." in done.err
+    assert f"The incomplete record is in {cli.work / partial}." in done.err
     assert "session" == json.loads((cli.work / partial).read_bytes().splitlines()[0])["type"]
 
 

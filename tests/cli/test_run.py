@@ -245,8 +245,8 @@ def test_a_history_that_failed_is_gone_on_from_with_a_warning(cli: Cli, serve: S
     first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
     second = cli("run", "-m", "local/m", "--history", "-", "In French", stdin=first.out.encode())
     assert (0, "ok\n") == second[:2]
-    assert "goes on from failed: local: HTTP 400: bad request" in second.err
-    assert "there is nothing in it" in cli("run", "-m", "local/m", "--history", "-", "Hi", stdin=b"").err
+    assert "failed: local: HTTP 400: bad request" in second.err
+    assert "--history - is empty" in cli("run", "-m", "local/m", "--history", "-", "Hi", stdin=b"").err
 
 
 # ---- ways to end ------------------------------------------------------------------------------------

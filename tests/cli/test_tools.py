@@ -42,7 +42,7 @@ def test_show(cli: Cli) -> None:
     """Each tool's description, arguments, and whether it asks first."""
     done = cli("tools", "show", "mytools.py")
     assert 0 == done.code
-    assert "write  (asks before it runs)\n  Write a text.\n  text (required): " in done.out
+    assert "write  (needs approval)\n  Write a text.\n  text (required): " in done.out
     shown = json.loads(cli("tools", "show", "mytools.py:add", "--json").out)
     assert [("add", True, ["a", "b"])] == [
         (t["name"], t["read_only"], t["parameters"]["required"]) for t in shown

@@ -113,7 +113,7 @@ def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, inde
     wheel(tmp_path, "plain", "1.0")
     done = workshop.tinyagent("plugins", "install", "plain", **index)
     assert ("", 0) == (done.stdout, done.returncode)
-    assert "plain offers nothing to tinyagent" in done.stderr
+    assert "plain is not a plugin" in done.stderr
     done = workshop.tinyagent("plugins", "uninstall", "plain")
     assert ("", 3) == (done.stdout, done.returncode)
     assert "'plain' is installed, but no plugin of tinyagent" in done.stderr

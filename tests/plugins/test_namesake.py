@@ -43,7 +43,7 @@ def pip(shop: Workshop, theirs: Path, *arguments: str) -> None:
 
 def mend(shop: Workshop, stderr: str) -> subprocess.CompletedProcess[str]:
     """Run the command that the message gives."""
-    command = stderr.partition("Mend it: ")[2].splitlines()[0]
+    command = stderr.partition("Repair it: ")[2].splitlines()[0]
     code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1], shell=True).returncode)"
     return shop.run("python", "-S", "-c", code, command, PIP_FIND_LINKS=str(shop.wheels))
 

@@ -1,4 +1,4 @@
-"""`tinyagent approvals`: the calls that were allowed for good, and taking that back."""
+"""`tinyagent approvals`: show and revoke stored approvals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["approvals"]
 
 _ID = 12
-"""Digits of an id that are shown; any beginning that fits one alone will do."""
+"""Digits of an id that are shown. A user may type any unique prefix."""
 
 
 @click.group(invoke_without_command=True, context_settings=CONTEXT)
@@ -30,7 +30,7 @@ def approvals(ctx: click.Context) -> None:
     need_command(ctx)
 
 
-def _remembered(app: AppContext) -> ApprovalStore:
+def _store(app: AppContext) -> ApprovalStore:
     from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
     from tinyagent_cli.run.approval_store import ApprovalStore
 
@@ -42,14 +42,14 @@ def _remembered(app: AppContext) -> ApprovalStore:
 @common_options
 @click.pass_obj
 def list_approvals(app: AppContext, as_json: bool) -> None:
-    """List the exact calls that run without a question, and in which project."""
+    """List the exact calls that run without a question, each with its project."""
     from msgspec import to_builtins
 
-    found = sorted(_remembered(app), key=lambda approval: (approval.project, approval.created))
+    found = sorted(_store(app), key=lambda approval: (approval.project, approval.created))
     if as_json:
         print_json([to_builtins(approval) for approval in found])
     elif not found:
-        app.note("Nothing is remembered: every call is asked for.")
+        app.note("No approvals are stored.")
     else:
         print_table(
             ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),
@@ -66,27 +66,29 @@ def _day(milliseconds: int) -> str:
 
 @approvals.command()
 @click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--all", "everything", is_flag=True, help="Revoke all of them.")
-@click.option("--project", is_flag=True, help="Revoke those of the working directory.")
+@click.option("--all", "everything", is_flag=True, help="Revoke all approvals.")
+@click.option("--project", is_flag=True, help="Revoke the approvals of the working directory.")
 @common_options
 @click.pass_obj
 def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: bool) -> None:
-    """Ask again for the calls with these IDs (see `approvals list`)."""
+    """Revoke the approvals with these IDs (see `approvals list`)."""
     from tinyagent_cli.exit_codes import InputError
     from tinyagent_cli.run.approval_store import current_project
 
-    remembered = _remembered(app)
-    found = list(remembered)
+    store = _store(app)
+    found = list(store)
     gone = {a.id for a in found if everything or (project and a.project == current_project().path)}
     if not (ids or everything or project):
-        raise InputError("Say which: an ID, --project or --all.", hint="tinyagent approvals list shows them.")
-    for given in ids:
-        fitting = [a.id for a in found if a.id.startswith(given)]
-        if len(fitting) != 1:
+        raise InputError(
+            "Nothing to revoke: give an ID, --project or --all.", hint="tinyagent approvals list"
+        )
+    for prefix in ids:
+        matching = [a.id for a in found if a.id.startswith(prefix)]
+        if len(matching) != 1:
             raise InputError(
-                f"{given!r} is the beginning of {len(fitting)} ids; it must be that of one.",
-                hint="tinyagent approvals list shows them.",
+                f"{len(matching)} approvals have an ID that starts with {prefix!r}; exactly one must.",
+                hint="All IDs: tinyagent approvals list",
             )
-        gone |= set(fitting)
-    remembered.remove(gone)
+        gone |= set(matching)
+    store.remove(gone)
     app.note(f"{len(gone)} approval{'' if len(gone) == 1 else 's'} revoked.")

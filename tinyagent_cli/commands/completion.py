@@ -1,4 +1,4 @@
-"""`tinyagent completion SHELL`: the script that teaches a shell our names."""
+"""`tinyagent completion SHELL`: the completion script for a shell."""
 
 from __future__ import annotations
 

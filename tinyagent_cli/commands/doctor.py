@@ -1,4 +1,4 @@
-"""`tinyagent doctor`, and `tinyagent plugins doctor`: what is wrong, and what to do about it."""
+"""`tinyagent doctor` and `tinyagent plugins doctor`: problems, and what to do about them."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ["command", "doctor"]
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--json", "as_json", is_flag=True, help="Print everything that was looked at as an object.")
-@click.option("--offline", is_flag=True, help="Do not ask endpoints whether they are there.")
+@click.option("--json", "as_json", is_flag=True, help="Print all findings as an object.")
+@click.option("--offline", is_flag=True, help="Do not send requests to endpoints.")
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), default=3.0, metavar="SECONDS",
-    help="How long an endpoint has to answer (3).",
+    help="Time for an endpoint to answer (3).",
 )  # fmt: skip
 @common_options
 @click.pass_obj
 def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int:
-    """Find broken plugins, conflicts, missing keys and dead endpoints; say what to do.
+    """Find problems with plugins, versions, keys and endpoints. Show what to do about them.
 
-    Plugins are loaded, each in a process of its own; endpoints that you have set up are asked for models.
-
-    \b
-    What is installed and not set up yet is no fault; such lines are marked -- and say how to set it up.
+    Each plugin is loaded in a separate process. Endpoints that you have set up are asked for their models.
 
     \b
-    Exit codes: 0 nothing is wrong, 1 something will fail, 3 something must be set up or mended first.
+    Lines marked !! are problems. Lines marked -- are advice, such as how to set up a plugin.
+
+    \b
+    Exit codes: 0 no problem, 1 something will fail, 3 something must be set up or repaired first.
     """
     from tinyagent_cli.plugins.doctor import examine
     from tinyagent_cli.terminal.sanitise import clean, one_line
@@ -50,7 +50,7 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
         print_json({"ok": not code, "exit_code": code, "findings": rows})
     elif not code:
         advice = any(finding.hint for finding in findings)
-        click.echo("Nothing is wrong; lines marked -- hold advice." if advice else "All is well.")
+        click.echo("No problems; lines marked -- are advice." if advice else "No problems.")
     return code
 
 

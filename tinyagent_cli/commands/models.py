@@ -1,4 +1,4 @@
-"""`tinyagent models`: providers, and the models that they offer."""
+"""`tinyagent models`: the providers and their models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def models(ctx: click.Context) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
 def list_models(provider: str | None, as_json: bool) -> None:
-    """List the models of PROVIDER by asking it; without it, list the providers."""
+    """List the models of PROVIDER, by a request to it. Without PROVIDER, list the providers."""
     from tinyagent_cli.config import settings as configuration
     from tinyagent_cli.plugins.registry import PluginLoader
     from tinyagent_cli.run.kernel_guards import protect_memory
@@ -81,7 +81,7 @@ def _price(dollars: float | None) -> str:
 
 
 def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
-    """The model with the context window and the prices that its provider does not list."""
+    """Return the model with the context window and the prices that its provider does not list."""
     from tinyagent._prices import model_facts
 
     if None not in (info.context_window, info.input_price, info.output_price):
@@ -106,11 +106,11 @@ def _providers(found: Settings) -> list[dict[str, str]]:
     for entry in provider_plugins(found.providers):
         table = found.providers.get(entry.name)
         if table is not None and entry.distribution == BUILT_IN:
-            continue  # what the user wrote replaces it
+            continue  # the configured provider replaces it
         origin = f"{entry.distribution} {entry.version}".strip()
         variable = key_variable(entry.name, table)
         if entry.distribution not in (BUILT_IN, CONFIGURED):
-            key = "the plugin knows"
+            key = "see the plugin"
         elif variable is None:
             key = "none needed"
         else:
@@ -129,7 +129,7 @@ async def _ask(found: Settings, loader: PluginLoader, name: str) -> list[ModelIn
     if provider.list_models is None:
         raise ConfigurationError(
             f"The provider {name!r} cannot list its models.",
-            hint=f"Name one as it calls it: -m {name}/MODEL-ID",
+            hint=f"Use the id of a model from its documentation: -m {name}/MODEL-ID",
         )
     try:
         return await provider.list_models()

@@ -1,4 +1,4 @@
-"""`tinyagent plugins new`: a plugin to begin with."""
+"""`tinyagent plugins new`: create the project of a plugin."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["command"]
 @click.argument("name")
 @click.option(
     "--kind", type=click.Choice(["tool", "provider", "command", "hook"]), default="tool",
-    help="What the plugin adds (tool).",
+    help="The kind of plugin (tool).",
 )  # fmt: skip
-@click.option("--folder", type=click.Path(), metavar="FOLDER", help="Where it is written (./tinyagent-NAME).")
+@click.option("--folder", type=click.Path(), metavar="FOLDER", help="The new folder (./tinyagent-NAME).")
 @common_options
 @click.pass_obj
 def command(app: AppContext, name: str, kind: str, folder: str | None) -> None:
-    """Write a plugin project whose tests pass as it stands.
+    """Create the project of a plugin, with tests that pass.
 
-    NAME is what users type: after -t, before the slash of -m, or as the command.
+    NAME is the name that users type: after -t, before the slash of -m, or as the command.
     """
     from tinyagent_cli.plugins import scaffold
 

@@ -1,4 +1,4 @@
-"""`tinyagent plugins`: install them, write them, see whether they work."""
+"""`tinyagent plugins`: install, create and check plugins."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def plugins(ctx: click.Context) -> None:
 @common_options
 @click.pass_obj
 def list_plugins(app: AppContext, as_json: bool, check: bool) -> None:
-    """List the plugins that are installed.
+    """List the installed plugins.
 
-    None of them is imported, so a broken one shows only with --check (and in `plugins doctor`).
+    They are not imported, so a broken plugin shows only with --check and in `plugins doctor`.
     """
     found = find()
     results = _check(found) if check else dict.fromkeys(found, CheckResult("not loaded"))
@@ -123,9 +123,9 @@ def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
     others = sorted(set(changes.installed) - {entry.distribution for entry in gained})
     if not gained:
         if others:
-            app.warn(f"{', '.join(others)} offers nothing to tinyagent: no entry point in tinyagent.*")
+            app.warn(f"{', '.join(others)} is not a plugin: it has no entry point in a group tinyagent.*")
         else:
-            app.note("Nothing is new: it was installed already.")
+            app.note("No new plugins: it was installed already.")
     elif others:
         app.note("Also installed: " + ", ".join(f"{name} {changes.installed[name]}" for name in others))
     for entry in gained:
@@ -134,7 +134,7 @@ def _show_gained(app: AppContext, changes: Changes, as_json: bool) -> None:
         ]
         if rivals and entry.group != "hooks":
             app.warn(
-                f"{entry.name!r} is also the name of {rivals[0]}. Say whose it is: "
+                f"{entry.name!r} is also the name of {rivals[0]}. Choose one: "
                 f'[plugins] prefer = {{{entry.name} = "{entry.distribution}"}} in config.toml'
             )
     if any(entry.group == "hooks" for entry in gained):

@@ -24,16 +24,16 @@ class RunCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        words = list(args)
+        typed = list(args)  # click takes them out of `args`
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             if extra.get("resilient_parsing"):
                 raise
-            hint = _hint(words, error)
+            hint = _hint(typed, error)
             if hint is not None:
                 error = HintedUsageError(error, hint)
-            self._record(words, parent, error)
+            self._record(typed, parent, error)
             raise error from None
 
     def _record(self, args: list[str], parent: click.Context | None, error: click.UsageError) -> None:
@@ -49,7 +49,7 @@ class RunCommand(click.Command):
 
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
-    """How to write a prompt that was taken for something else."""
+    """Return how to write a prompt that click took for an option or a second argument; None otherwise."""
     from tinyagent_cli.terminal.command_line import run_command
 
     if isinstance(error, click.NoSuchOption):

@@ -1,4 +1,4 @@
-"""`tinyagent tools`: what there is, and calling one without a model."""
+"""`tinyagent tools`: list and show tools, and call one without a model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tools(ctx: click.Context) -> None:
 @common_options
 @click.pass_obj
 def list_tools(app: AppContext, as_json: bool) -> None:
-    """List what -t takes. Nothing is imported; `tools show NAME` loads one and shows its tools."""
+    """List the installed tool plugins, for -t. `tools show NAME` shows the tools of one."""
     from tinyagent_cli.plugins.discovery import find
 
     entries = find("tools")
@@ -51,7 +51,7 @@ def list_tools(app: AppContext, as_json: bool) -> None:
 def show_tools(name: str, as_json: bool) -> None:
     """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file.
 
-    Invisible characters are written out: the model reads them, so you should see them.
+    Invisible characters are shown as escapes, because the model reads them, too.
     """
     from tinyagent import _json
     from tinyagent_cli.terminal.output import take_stdin, take_stdout
@@ -65,7 +65,7 @@ def show_tools(name: str, as_json: bool) -> None:
         print_json([{field: getattr(tool, field) for field in fields} for tool in found], output)
         return
     for number, tool in enumerate(found):
-        asks = "" if tool.read_only else "  (asks before it runs)"
+        asks = "" if tool.read_only else "  (needs approval)"
         output.print(("\n" if number else "") + visible_line(tool.name) + asks)
         for line in visible(tool.description).split("\n"):
             output.print(f"  {line}")
@@ -94,7 +94,7 @@ def call_tool(app: AppContext, name: str, arguments: tuple[str, ...], as_json: b
       tinyagent tools call calc expression='6 * 7'
       tinyagent tools call ./mytools.py:reverse '{"text": "abc"}'
 
-    You asked for it, so it does not ask back; the policies of plugins hold all the same.
+    The call needs no approval. The policies of plugins apply.
     """
     from tinyagent_cli.run.tool_call import call
 

@@ -1,4 +1,4 @@
-"""The ids that `models list PROVIDER` saw last, for completion in the shell; nothing else relies on them."""
+"""The ids that the last `models list PROVIDER` has shown, for completion in the shell only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _file(provider: str) -> Path:
 
 
 def read(provider: str) -> list[str]:
-    """The ids of a provider's models; empty if they were never listed."""
+    """Return the ids of a provider's models; empty if they were never listed."""
     try:
         found = json.loads(_file(provider).read_text("utf-8"))
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def read(provider: str) -> list[str]:
 
 
 def write(provider: str, ids: Iterable[str]) -> None:
-    """Keep the ids; where that is not possible, completion knows less, and nothing else happens."""
+    """Store the ids. If that is not possible, completion knows fewer ids."""
     try:
         write_private(_file(provider), json.dumps(sorted(ids)).encode())
     except OSError:

@@ -1,6 +1,6 @@
-"""Where a built-in provider is: the table of servers, moved by an environment variable or by `-O base_url=…`.
+"""The address of a provider: from the table of servers, an environment variable or `-O base_url=…`.
 
-A project's file can do neither, so a key never goes to a place that a project chose.
+A project file cannot set it, so a key is never sent to a server that a project has chosen.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ __all__ = [
 ]
 
 AZURE_API_VERSION = "2024-10-21"
-"""The latest generally available version; `OPENAI_API_VERSION` or `-O api_version=…` chooses another."""
+"""The latest generally available version. `OPENAI_API_VERSION` and `-O api_version=…` override it."""
 OLLAMA_PORT = 11434
 
 
 class Endpoint(NamedTuple):
-    """Where a provider is asked.
+    """The address, key and protocol of a provider.
 
     Attributes:
-        base_url: Empty if the provider has none yet.
-        api_key_env: The environment variable of its key; None if it takes no key.
-        api: Its protocol.
-        moved_by: The environment variable that `base_url` comes from.
-        api_chosen: Whether the user chose the protocol.
+        base_url: The address; empty if the provider has none yet.
+        api_key_env: The environment variable of the key; None if the provider takes no key.
+        api: The protocol.
+        moved_by: The environment variable that `base_url` comes from, if it does.
+        api_chosen: Whether the user has chosen the protocol.
     """
 
     base_url: str
@@ -52,19 +52,19 @@ class Endpoint(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether the user moved a server that takes no key: then `http://` to another machine is meant."""
+        """Whether the user has moved a server without a key. `http://` to another machine is then allowed."""
         return self.moved_by is not None and self.api_key_env is None
 
 
 def endpoint_of(name: str, table: ProviderTable | None = None) -> Endpoint:
-    """Where the provider `name` is: as its table says, else where an environment variable moved it.
+    """Return the endpoint of a provider: from its table, or else from an environment variable.
 
     Args:
         name: A built-in provider, or one that has a table.
         table: `[providers.NAME]` of the user's file.
 
     Raises:
-        ConfigurationError: if the environment variable holds no address.
+        ConfigurationError: The environment variable is not an address, or `base_url` is empty.
     """
     server = SERVERS.get(name, Server(""))
     api = (table.api if table is not None else None) or server.api
@@ -82,7 +82,7 @@ def endpoint_of(name: str, table: ProviderTable | None = None) -> Endpoint:
 
 
 def key_variable_of(name: str, table: ProviderTable | None = None) -> str | None:
-    """The environment variable that holds the key of a provider; None if it takes none."""
+    """Return the environment variable of a provider's key; None if the provider takes no key."""
     server = SERVERS.get(name, Server(""))
     if table is not None and table.api_key_env:
         return table.api_key_env
@@ -102,7 +102,9 @@ def take_base_url(name: str, options: JsonObject) -> str | None:
         return None
     base_url = options.pop("base_url")
     if not isinstance(base_url, str) or not base_url.strip():
-        raise ConfigurationError(f"The base_url of {name!r} is no URL.", hint="Write -O base_url=https://…")
+        raise ConfigurationError(
+            f"The base_url of {name!r} is not a URL.", hint="Write -O base_url=https://…"
+        )
     return base_url.strip()
 
 
@@ -111,13 +113,13 @@ def endpoint_note(name: str, table: ProviderTable | None, options: Mapping[str, 
     server = SERVERS.get(name)
     base_url = options.get("base_url")
     if isinstance(base_url, str):
-        return f"{name} is at {_shown(base_url)}, as base_url says."
+        return f"{name} is at {_shown(base_url)}, set by base_url."
     if server is None or server.url_env is None or variable(server.url_env) is None:
         return None
     endpoint = endpoint_of(name, table)
     if endpoint.moved_by is None:
-        return f"{server.url_env} is not used: [providers.{name}] names another base_url."
-    return f"{name} is at {_shown(endpoint.base_url)}, as {endpoint.moved_by} says."
+        return f"{server.url_env} is not used, because [providers.{name}] has a base_url."
+    return f"{name} is at {_shown(endpoint.base_url)}, set by {endpoint.moved_by}."
 
 
 def _shown(url: str) -> str:
@@ -126,23 +128,23 @@ def _shown(url: str) -> str:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
-        return "an address that is no URL"
+        return "an invalid URL"
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def ollama_url(text: str) -> str:
-    """The base URL that `OLLAMA_HOST` means, as ollama's own client reads it.
+    """Return the base URL for a value of `OLLAMA_HOST`, as ollama's own client reads it.
 
-    `host`, `host:port`, `:port` and `scheme://host:port/path` are allowed; the address that a server listens
-    on for all networks (0.0.0.0, ::) is this machine for a client.
+    `host`, `host:port`, `:port` and `scheme://host:port/path` are allowed. The address on which a server
+    listens on all networks (0.0.0.0, ::) means this machine.
 
     Raises:
-        ConfigurationError: if it is none of these.
+        ConfigurationError: The value has another form.
     """
     text = text.strip("\"' ")
     if "@" in text:
         raise ConfigurationError(
-            "OLLAMA_HOST holds a user name or password.",
+            "OLLAMA_HOST contains a user name or password.",
             hint="Put credentials into a header: [providers.ollama] headers.",
         )
     scheme, found, rest = text.partition("://")
@@ -156,7 +158,7 @@ def ollama_url(text: str) -> str:
         host, port = parts.hostname or "127.0.0.1", parts.port
     except ValueError:
         raise ConfigurationError(
-            "OLLAMA_HOST is no address.", hint="Write host:port, for example 127.0.0.1:11434."
+            "OLLAMA_HOST is not an address.", hint="Write host:port, for example 127.0.0.1:11434."
         ) from None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     port = port or ({"http": 80, "https": 443}.get(scheme, OLLAMA_PORT) if found else OLLAMA_PORT)
@@ -167,18 +169,18 @@ def ollama_url(text: str) -> str:
 def azure_url(
     base_url: str, deployment: str, api_version: str | None = None, *, responses: bool = False
 ) -> str:
-    """The URL of a deployment's chat completions (https://learn.microsoft.com/azure/ai-services/openai/reference).
+    """Return the URL of a deployment's chat completions (https://learn.microsoft.com/azure/ai-services/openai/reference).
 
     A base URL that names a deployment, or the path of the newer API (`/openai/v1`), stays as it is.
 
     Args:
         base_url: The resource's endpoint, `https://NAME.openai.azure.com`.
-        deployment: The deployment's name; empty for what is no deployment's, such as the list of models.
+        deployment: The name of the deployment; empty for requests without one, such as the list of models.
         api_version: The version of the API.
-        responses: Give the URL of the Responses API instead, which is part of the newer API only.
+        responses: Return the URL of the Responses API instead, which is part of the newer API only.
 
     Raises:
-        ConfigurationError: if there is no endpoint.
+        ConfigurationError: There is no endpoint.
     """
     if not base_url:
         raise ConfigurationError(
@@ -188,7 +190,7 @@ def azure_url(
     try:
         parts = urlsplit(base_url)
     except ValueError:
-        return base_url  # the request will say what is wrong with it
+        return base_url  # the request reports what is wrong with it
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/responses")
     if path.endswith("/openai/v1"):
         return base_url

@@ -1,6 +1,6 @@
-"""The environment variables. Only this module reads them, and it is cheap to import.
+"""Read the environment variables. No other module reads them. It is cheap to import.
 
-`configuration` combines them with the configuration files.
+`settings` combines them with the configuration files.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # the first thing that every command does must not begin with importing typing
+TYPE_CHECKING = False  # every command imports this module first, and typing is slow to import
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,17 +23,17 @@ __all__ = [
 ]
 
 APPROVALS_FILE = "approvals.json"
-"""Name of the file, in the configuration directory, with the approvals for projects."""
+"""The file of stored approvals, in the configuration directory."""
 
 
 def variable(name: str) -> str | None:
-    """An environment variable without surrounding white space; None if it is unset or blank."""
+    """Return an environment variable without surrounding white space; None if it is unset or blank."""
     value = os.environ.get(name, "").strip()
     return value or None
 
 
 def set_variable(name: str, value: str) -> None:
-    """Set a variable for this process. Some options reach a plugin through its environment."""
+    """Set a variable of this process. Some options reach a plugin through its environment."""
     os.environ[name] = value
 
 
@@ -61,7 +61,7 @@ def config_directory() -> Path:
     if home is not None:
         return _expanded(home)
     if sys.platform == "linux":
-        # What platformdirs gives here, without the price of importing it; a test compares the two.
+        # As platformdirs does, but without its import; a test compares the two.
         return _expanded(variable("XDG_CONFIG_HOME") or "~/.config") / "tinyagent"
     from platformdirs import user_config_path
 
@@ -69,7 +69,7 @@ def config_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Where files are that can be fetched or made again."""
+    """Return the directory of files that can be made again."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
         return _expanded(home) / "cache"
@@ -81,7 +81,7 @@ def cache_directory() -> Path:
 
 
 def _expanded(path: str) -> Path:
-    """`path` with the home directory for `~`; a user without one has a directory that cannot exist."""
+    """Return `path` with the home directory for `~`; a path that cannot exist for a user without one."""
     from pathlib import Path
 
     try:

@@ -1,7 +1,7 @@
-"""The TOML files, as the types that they are decoded to.
+"""Read the TOML files into types.
 
-What a project file may set is a type of its own: the file comes with a clone of another person's
-repository, so it may choose among what the user has, and limit it, but not add to it.
+A project file has a type of its own with fewer keys. The file comes with a clone of another person's
+repository, so it may select from what the user has configured, and set limits, but not add anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A table of which every key must be known."""
+    """A table without unknown keys."""
 
 
 class ProjectRunTable(_Table, frozen=True):
@@ -57,7 +57,7 @@ class ProjectRunTable(_Table, frozen=True):
 
 
 class RunTable(ProjectRunTable, frozen=True):
-    """`[run]` of the user file: also what widens what a run may do."""
+    """`[run]` of the user file, with the keys that extend what a run may do."""
 
     system: str | None = None
     allow: list[str] | None = None
@@ -66,7 +66,7 @@ class RunTable(ProjectRunTable, frozen=True):
 
 
 class ProviderTable(_Table, frozen=True):
-    """`[providers.NAME]`: an endpoint of the user's own, or changes to a built-in one."""
+    """`[providers.NAME]`: an endpoint of the user, or changes to a built-in provider."""
 
     base_url: str | None = None
     api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
@@ -81,10 +81,12 @@ class ProviderTable(_Table, frozen=True):
 
 
 class PluginsTable(_Table, frozen=True):
-    """`[plugins]`: about those that are installed.
+    """`[plugins]`: settings of installed plugins.
 
-    `disable` switches always-loaded ones off; `prefer` says, for a name that several claim, whose counts
-    (`prefer = {calc = "DISTRIBUTION"}`); `hook_timeout` is how long a hook may take, in seconds.
+    Attributes:
+        disable: Names or distributions of plugins of the group `tinyagent.hooks` that are not loaded.
+        prefer: The distribution to use for a name that several claim (`prefer = {calc = "DISTRIBUTION"}`).
+        hook_timeout: The time limit of a hook, in seconds.
     """
 
     disable: list[str] = []
@@ -115,12 +117,12 @@ class ProjectFile(_Table, frozen=True):
 
 
 def names_a_file(name: str) -> bool:
-    """Whether `-t NAME` means a Python file (`FILE.py`, `FILE.py:TOOL`, anything with a slash)."""
+    """Return whether `-t NAME` means a Python file: `FILE.py`, `FILE.py:TOOL`, or a name with a slash."""
     return name.endswith(".py") or ".py:" in name or "/" in name or "\\" in name
 
 
 def split_model(text: str) -> tuple[str, str]:
-    """The provider and the model's id of `PROVIDER/ID`; of `replay:FILE`, `replay` and the file."""
+    """Split `PROVIDER/ID` into both; `replay:FILE` into `replay` and the file."""
     text = text.strip()
     if text.startswith("replay:"):
         return "replay", text.removeprefix("replay:")
@@ -129,7 +131,7 @@ def split_model(text: str) -> tuple[str, str]:
 
 
 def read_user_file(path: Path) -> UserFile | None:
-    """The user's file; None if there is none."""
+    """Return the user's file; None if there is none."""
     text = read_config(path)
     if text is None:
         return None
@@ -143,10 +145,10 @@ def read_user_file(path: Path) -> UserFile | None:
 
 
 def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
-    """The project's file; None if there is none.
+    """Return the project's file; None if there is none.
 
     Raises:
-        ConfigurationError: it is malformed, or says what only the user may say.
+        ConfigurationError: The file is malformed, or sets what only the user may set.
     """
     text = read_config(path)
     if text is None:
@@ -156,16 +158,16 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
     except ConfigurationError as error:
         if isinstance(error.__cause__, msgspec.ValidationError) and _decodes(text, UserFile):
             raise ConfigurationError(
-                f"{error} A project file chooses a model and tools by name and sets limits, nothing else: "
-                "endpoints, headers, plugins, permissions and the tools' own limits are for the user to set.",
+                f"{error} A project file can only choose a model and tools by name, and set limits: "
+                "endpoints, headers, plugins, permissions and limits of tools are for the user to set.",
                 hint=f"If you want this setting, put it into {user_path}.",
             ) from None
         raise
     for name in file.run.tools or ():
         if names_a_file(name):
             raise ConfigurationError(
-                f"{path}: run.tools: {name!r} is a file. A project file names installed tools only, since "
-                "a file would be run without you having asked for it.",
+                f"{path}: run.tools: {name!r} is a file. A project file can only name installed tools, "
+                "because otherwise its code would run without your request.",
                 hint=f"To use it: tinyagent run -t {name}",
             )
     if file.run.model is not None and split_model(file.run.model)[0] == "replay":
@@ -177,10 +179,10 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """`keys.toml`: provider = "key"; empty if there is no such file.
+    """Return the keys in `keys.toml` by provider; empty if there is no such file.
 
     Raises:
-        ConfigurationError: it is malformed, or others may read or write it.
+        ConfigurationError: The file is malformed, or other users can read or write it.
     """
     text = read_config(path, private=True)
     if text is None:
@@ -188,7 +190,7 @@ def read_keys(path: Path) -> dict[str, str]:
     try:
         return _decode(text, path, dict[str, str])
     except ConfigurationError as error:
-        # The decoder's message may quote the line, and the line holds a key.
+        # The decoder's message may quote the line, which contains a key.
         raise ConfigurationError(
             f'{path} is malformed: each line is provider = "key".{_position(str(error))}'
         ) from None
@@ -217,7 +219,7 @@ def _decodes(text: str, kind: type[UserFile]) -> bool:
 
 
 def _with_key(message: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.run.max_turns`" with the key in front."""
+    """Move the key to the front of a message such as "Expected `int`, got `str` - at `$.run.max_turns`"."""
     unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", message)
     if unknown:
         return f"unknown key {'.'.join(filter(None, (unknown[2], unknown[1])))!r}"

@@ -1,4 +1,4 @@
-"""Which model: `-m`, TINYAGENT_MODEL, project file, user file, then the first provider with a key."""
+"""Choose the model: `-m`, TINYAGENT_MODEL, project file, user file, or the first provider with a key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Choice", "choose", "parse_options"]
 
 
 class Choice(NamedTuple):
-    """A provider's name, its id for the model (of `replay`, the file), and who chose."""
+    """The chosen provider, the id of the model (for `replay`, the file), and the option or setting."""
 
     provider: str
     model_id: str
@@ -29,11 +29,15 @@ class Choice(NamedTuple):
 
 
 def choose(flag: str | None, settings: Settings) -> Choice:
-    """The model that this run is to use.
+    """Choose the model of this run.
+
+    Args:
+        flag: The value of `-m`.
+        settings: The environment and the configuration files.
 
     Raises:
-        NotConfiguredError: nothing was chosen, and no provider has a key.
-        ConfigurationError: what was chosen names no provider.
+        NotConfiguredError: No model is chosen, and no provider has a key.
+        ConfigurationError: The choice has no provider.
     """
     text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
@@ -51,16 +55,16 @@ def choose(flag: str | None, settings: Settings) -> Choice:
             return Choice(name, server.default_model, variable)
     raise NotConfiguredError(
         "No model was chosen.",
-        hint="Three ways to go on:\n"
+        hint="Do one of these:\n"
         '  tinyagent run -m demo "Hello"          offline and scripted: no key, no account\n'
         "  export OPENROUTER_API_KEY=…            or OPENAI_API_KEY, GROQ_API_KEY …\n"
         "  tinyagent run -m ollama/MODEL …        a server on this machine\n"
-        f'To keep a choice: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
+        f'To set a default: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
     )
 
 
 def parse_options(pairs: Iterable[str]) -> JsonObject:
-    """`-O KEY=VALUE`; a value that is JSON is taken as such, everything else as a string."""
+    """Parse `-O KEY=VALUE`. A value that is JSON is decoded; other values are strings."""
     options: JsonObject = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")

@@ -1,6 +1,6 @@
-"""What was set and where: environment > project file > user file. Flags come on top, in the commands.
+"""The settings, by precedence: environment, project file, user file. The commands apply options on top.
 
-Limits are the exception: of those in the project file and the user file the lower one holds.
+For limits, the lower one of the project file and the user file applies.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _LIMITS: dict[str, float | None] = {
     "max_tokens": None,
     "timeout": None,
 }
-"""The keys of `[run]` that bound a run, and what holds if the user has not set them; None: no bound."""
+"""The keys of `[run]` that are limits, with their defaults; None for no limit."""
 
 
 class Settings(NamedTuple):
-    """What the environment and the files say; flags come on top, in the commands.
+    """The settings of the environment and the files.
 
     Attributes:
-        run: The run table of the project file over that of the user file, TINYAGENT_MODEL over both.
-        model_source: Where the model was chosen, for messages.
-        directory: Where the user's files are.
-        notes: The limits of the project file that do not hold, since the user's are lower.
+        run: The run table, merged from the user file, the project file and TINYAGENT_MODEL.
+        model_source: The file or variable that sets the model, for messages.
+        directory: The directory of the user's files.
+        notes: Messages about limits of the project file that do not apply, because the user's are lower.
     """
 
     run: RunTable
@@ -64,10 +64,10 @@ class Settings(NamedTuple):
     notes: tuple[str, ...]
 
     def api_key(self, provider: str, env_name: str | None) -> str | None:
-        """The key of a provider: its environment variable, else `keys.toml`.
+        """Return the key of a provider, from its environment variable or else `keys.toml`.
 
         Raises:
-            ConfigurationError: the variable or the key cannot be right; neither is shown.
+            ConfigurationError: The variable or the key is invalid; neither is shown.
         """
         if env_name is not None and variable(env_name) is None:
             check_key_variable(env_name, provider)
@@ -78,7 +78,7 @@ class Settings(NamedTuple):
             where = env_name if env_name and variable(env_name) else self.directory / "keys.toml"
             raise AuthenticationError(
                 f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters in it.",
-                hint="Copy it again; it is not shown here on purpose.",
+                hint="Copy it again. It is not shown here, because it is secret.",
             )
         return key
 
@@ -113,15 +113,14 @@ def load(directory: Path | None = None) -> Settings:
 
 
 def _with_project(user: RunTable, project: ProjectRunTable, file: str) -> tuple[RunTable, list[str]]:
-    """The user's table with the project's choices, limits and prohibitions; and a note for each limit of
-    the project that is above the user's."""
+    """Merge the tables. Return the result, and a note for each limit of the project above the user's."""
     chosen = {name: value for name, value in structs.asdict(project).items() if value is not None}
     notes = []
     for name, default in _LIMITS.items():
         limit = getattr(user, name)
         limit = default if limit is None else limit
         if limit is not None and chosen.get(name, limit) > limit:
-            notes.append(f"{file}: run.{name} = {chosen[name]} is above your limit; {limit} holds.")
+            notes.append(f"{file}: run.{name} = {chosen[name]} is above your limit; {limit} applies.")
             chosen[name] = limit
     chosen["deny"] = [*(user.deny or ()), *(project.deny or ())]
     return structs.replace(user, **chosen), notes

@@ -70,7 +70,7 @@ NAMES = (*SERVERS, "proxy", "replay", "demo")
 
 
 class BuiltinProviders:
-    """The plugin that offers one of `NAMES`."""
+    """The plugin of one of `NAMES`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -215,7 +215,7 @@ def _id(provider: str, model_id: str) -> str:
     if not model_id:
         raise ConfigurationError(
             f"-m {provider} names no model.",
-            hint=f"Write -m {provider}/MODEL-ID; tinyagent models list {provider} shows what there is.",
+            hint=f"Write -m {provider}/MODEL-ID; tinyagent models list {provider} lists the ids.",
         )
     return model_id
 

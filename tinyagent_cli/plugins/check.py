@@ -1,6 +1,6 @@
-"""Whether installed plugins can be used: each is loaded in a process of its own.
+"""Check installed plugins, each in a separate process.
 
-A plugin that ends its process, hangs or writes to standard output is then a finding like any other.
+There a plugin may exit, hang or write to standard output, which becomes a finding like any other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_all(plugins: Sequence[Plugin]) -> Iterator[tuple[Plugin, CheckResult]]
 
 
 def check(plugin: Plugin, seconds: float = LOAD_SECONDS) -> CheckResult:
-    """Load one plugin by `tinyagent_cli.plugins.probe`, for this long at most. No secret is quoted."""
+    """Load one plugin with `tinyagent_cli.plugins.probe`, within a time limit. Secrets are removed."""
     return _without_secrets(_check(plugin, seconds))
 
 
@@ -40,7 +40,7 @@ def _check(plugin: Plugin, seconds: float) -> CheckResult:
         if _answer(expired.stdout or b"") is None:
             what = f"takes more than {seconds:g} s to load"
         else:
-            what = f"keeps its process from ending for more than {seconds:g} s"
+            what = f"prevents its process from ending for more than {seconds:g} s"
         return _broken(f"The plugin {plugin} {what}.", _SLOW)
     answer = _answer(done.stdout)
     if answer is not None:

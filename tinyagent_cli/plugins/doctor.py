@@ -1,7 +1,7 @@
-"""What may be wrong with an installation, looked at one thing after the other.
+"""Check an installation: plugins, versions, the configuration, names, keys and endpoints.
 
-Nothing here raises: what is found is a `Finding` that says what to do. A plugin is loaded in a process of
-its own. Only endpoints that the user has set up are asked, with short time-outs.
+The checks do not raise: each result is a `Finding`, with a hint. Plugins are loaded in separate processes.
+Only endpoints that the user has set up are asked, with a short time-out.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ __all__ = ["Finding", "examine"]
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
-        code: What a run would exit with because of it; 0 if it is as it should be, has not been set up yet,
-            or harms nothing.
-        hint: What to do; with code 0 it is advice.
+        subject: The thing that was checked.
+        code: The exit code of a run that has this problem; 0 if there is none, or if it is harmless.
+        message: The state of the subject.
+        hint: How to solve the problem; with code 0 it is advice.
     """
 
     check: str
@@ -49,7 +50,7 @@ class Finding(NamedTuple):
 
 
 def examine(app: AppContext, *, seconds: float, offline: bool) -> Iterator[Finding]:
-    """Look at everything. What a finding quotes of the configuration and of plugins has no secrets in it."""
+    """Run all checks. Secrets that a finding quotes from the configuration or a plugin are removed."""
     from tinyagent._net.errors import redact
 
     for finding in _examine(app, seconds, offline):
@@ -76,7 +77,7 @@ def _examine(app: AppContext, seconds: float, offline: bool) -> Iterator[Finding
     yield from _keys_and_endpoints(found, None if offline else seconds)
 
 
-# ---- what is installed ------------------------------------------------------------------------------------
+# ---- installation ---------------------------------------------------------------------------------------
 
 
 def _installation() -> Iterator[Finding]:
@@ -102,31 +103,34 @@ def _plugins() -> Iterator[Finding]:
     for entry, loaded in check_all(find()):
         message, hint = loaded.message or "loads", loaded.hint
         if loaded.code and entry.group == "hooks":
-            off = f'Or switch it off: [plugins] disable = ["{entry.name}"] in config.toml'
+            off = f'Or disable it: [plugins] disable = ["{entry.name}"] in config.toml'
             hint = f"{hint}\n{off}" if hint else off
         yield Finding("plugin", _subject(entry), loaded.code, message, hint)
 
 
 def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Finding]:
-    """What pip or uv says of dependencies; conflicts among others' packages show with -v only."""
+    """Report version conflicts that pip or uv finds; those of unrelated packages only with -v."""
     try:
-        agrees, said = answer.result()
+        agrees, report = answer.result()
     except (TinyAgentError, OSError, subprocess.TimeoutExpired) as error:
-        yield Finding("versions", "dependencies", 0, f"not looked at: {error}")
+        yield Finding("versions", "dependencies", 0, f"not checked: {error}")
         return
     from .namesake import installed_from
 
     ours = {DISTRIBUTION, *(normalised(entry.distribution) for entry in find())}
-    conflicts = [line.split() for line in said.splitlines() if line.strip() and not agrees]
-    for words in conflicts:
-        who = normalised(words[0])
-        if who in ours:
-            source = installed_from(who)
-            hint = f"Upgrade it, or what it needs: tinyagent plugins install --upgrade {source}"
-            yield Finding("versions", who, 1, " ".join(words), hint)
+    conflicts = [" ".join(line.split()) for line in report.splitlines() if line.strip() and not agrees]
+    has_conflict = False
+    for conflict in conflicts:
+        name = normalised(conflict.partition(" ")[0])
+        if name in ours:
+            has_conflict = True
+            hint = (
+                f"Upgrade it, or its dependency: tinyagent plugins install --upgrade {installed_from(name)}"
+            )
+            yield Finding("versions", name, 1, conflict, hint)
         else:
-            app.detail(" ".join(words))
-    if not any(normalised(words[0]) in ours for words in conflicts):
+            app.detail(conflict)
+    if not has_conflict:
         yield Finding("versions", "dependencies", 0, "no conflict")
 
 
@@ -144,7 +148,7 @@ def _check_versions() -> tuple[bool, str]:
     return not done.returncode, done.stdout + done.stderr
 
 
-# ---- what is set up ---------------------------------------------------------------------------------------
+# ---- configuration ----------------------------------------------------------------------------------------
 
 
 def _configuration(found: Settings) -> Iterator[Finding]:
@@ -154,17 +158,17 @@ def _configuration(found: Settings) -> Iterator[Finding]:
     for name in found.run.tools or ():
         if name not in known and name.rpartition(".")[0] not in known and not name.endswith(".py"):
             hint = (
-                f"Install it, or take it out of [run] tools. Installed: {', '.join(sorted(known)) or 'none'}"
+                f"Install it, or remove it from [run] tools. Installed: {', '.join(sorted(known)) or 'none'}"
             )
             yield Finding("configuration", f"tool {name}", 3, "is not installed", hint)
     known = {name for entry in entries for name in (entry.name, entry.distribution)}
     for name in sorted(found.disabled_plugins - known):
-        hint = f"Take it out of [plugins] disable in {file}"
-        yield Finding("configuration", f"plugin {name}", 0, "is switched off, but not installed", hint)
+        hint = f"Remove it from [plugins] disable in {file}"
+        yield Finding("configuration", f"plugin {name}", 0, "is disabled, but not installed", hint)
     distributions = {normalised(entry.distribution) for entry in entries} | BUILT_IN_NAMES
     for name, preferred in found.preferred_plugins.items():
         if normalised(preferred) not in distributions:
-            hint = f"Mend or take out [plugins] prefer.{name} in {file}"
+            hint = f"Correct or remove [plugins] prefer.{name} in {file}"
             yield Finding("configuration", f"prefer {name}", 0, f"{preferred} is not installed", hint)
     yield Finding("configuration", "files", 0, f"in {found.directory}")
 
@@ -188,12 +192,12 @@ def _names(found: Settings) -> Iterator[Finding]:
             )
             if len(claims) > 1 and not settled:
                 who = " and ".join(entry.distribution for entry in claims)
-                hint = f'Say whose it is: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'
+                hint = f'Choose one: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'
                 yield Finding("names", f"{group[:-1]} {name}", 3, f"is claimed by {who}", hint)
 
 
 def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Finding]:
-    """The providers that the user has set up: those in the configuration, and that of the chosen model."""
+    """Check the providers that the user has set up: those in the configuration, and that of the model."""
     names = dict.fromkeys(found.providers)
     try:
         choice = model_choice.choose(None, found)
@@ -225,7 +229,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
 
 
 def _endpoint(provider: Provider, seconds: float) -> Finding:
-    """Ask for the list of models; a server that answers anything but a refused key is there."""
+    """Ask a provider for its models. A server that refuses anything but the key works."""
     assert provider.list_models is not None
     ask = provider.list_models
 
@@ -236,14 +240,14 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
     try:
         count = asyncio.run(answer())
     except TimeoutError:
-        hint = "Is it running, and does its base_url name the right port? --timeout gives it longer."
+        hint = "Check that it is running, and the port in its base_url. --timeout allows more time."
         return Finding("endpoint", provider.name, 1, f"no answer within {seconds:g} s", hint)
     except AuthenticationError as error:
-        return Finding("endpoint", provider.name, 3, str(error), error.hint or "Set another key.")
+        return Finding("endpoint", provider.name, 3, str(error), error.hint or "Set a valid key.")
     except ProviderError as error:
         if error.status is not None and error.status < 500:
-            return Finding("endpoint", provider.name, 0, "answers; it has no list of models")
-        hint = "Is it running, and is its base_url right? [providers.NAME] in config.toml"
+            return Finding("endpoint", provider.name, 0, "answers, but does not list its models")
+        hint = "Check that it is running, and its base_url: [providers.NAME] in config.toml"
         return Finding("endpoint", provider.name, 1, str(error), error.hint or hint)
     except TinyAgentError as error:
         return Finding("endpoint", provider.name, 3, str(error), error.hint)

@@ -1,4 +1,4 @@
-"""Installing and uninstalling plugins, with the installer of the environment that tinyagent runs in."""
+"""Install and uninstall plugins, with the installer of the environment that tinyagent runs in."""
 
 from __future__ import annotations
 
@@ -29,22 +29,27 @@ __all__ = ["Changes", "Installer", "distributions", "plugins_named"]
 
 
 class Changes(NamedTuple):
-    """What an installation changed: our entry points and all distributions, before and after."""
+    """The changes of an installation.
+
+    Attributes:
+        gained: The new plugins.
+        lost: The plugins that do not exist any more.
+        installed: The name and version of each distribution that is new or has a new version.
+    """
 
     gained: list[Plugin]
     lost: list[Plugin]
     installed: dict[str, str]
-    """Name and version of every distribution that is new or has another version."""
 
 
 class Installer(NamedTuple):
-    """How packages get into this environment, and what keeps them there.
+    """The installer of an environment.
 
     Attributes:
         kind: `venv`, `pipx`, `uv tool` or `python` (no virtual environment).
-        program: `pip` or `uv`, which `command` runs.
-        command: The command of that program for this environment, without a sub-command.
-        pipx: The command of pipx, if the environment is pipx's and pipx is at hand; it then installs.
+        program: `pip` or `uv`.
+        command: The command of the program for this environment, without a sub-command.
+        pipx: The command of pipx, if pipx made the environment and is installed. It is then the installer.
     """
 
     kind: str
@@ -54,10 +59,10 @@ class Installer(NamedTuple):
 
     @classmethod
     def of_this_environment(cls) -> Installer:
-        """pip of this interpreter; uv where the environment is uv's, or has no pip.
+        """Return pip of this interpreter, or uv if uv made the environment or there is no pip.
 
         Raises:
-            ConfigurationError: there is neither.
+            ConfigurationError: There is neither pip nor uv.
         """
         prefix = Path(sys.prefix)
         if (prefix / "uv-receipt.toml").is_file():
@@ -71,7 +76,7 @@ class Installer(NamedTuple):
         if uv is not None and (kind == "uv tool" or _made_by_uv(prefix) or not has_pip):
             return cls(kind, "uv", (uv, "pip"), pipx)
         if has_pip:
-            # -P: a folder named pip in the working directory is not the pip that is meant.
+            # -P: a folder named pip in the working directory must not be run.
             command = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check")
             return cls(kind, "pip", command, pipx)
         hints = {
@@ -86,9 +91,14 @@ class Installer(NamedTuple):
     def install_command(
         self, what: Sequence[str], pin: Sequence[str], *, editable: bool, upgrade: bool
     ) -> list[str]:
-        """The command that installs `what`, and keeps what is pinned.
+        """Return the command that installs `what`.
 
-        pipx takes no pin: it would record it, and apply it when tinyagent is upgraded.
+        Args:
+            what: Names, folders, wheels or URLs.
+            pin: Requirements that keep installed versions. pipx gets none: it would record them, and
+                prevent an upgrade of tinyagent.
+            editable: Whether to install folders as editable.
+            upgrade: Whether to install the newest version.
         """
         if self.pipx:
             options = ["--editable"] if editable else []
@@ -100,7 +110,7 @@ class Installer(NamedTuple):
         return [*self.command, "install", *options, *pin, *wanted]
 
     def uninstall_command(self, distribution: str) -> list[str]:
-        """The command that uninstalls."""
+        """Return the command that uninstalls a distribution."""
         prefix = Path(sys.prefix)
         if self.pipx and normalised(distribution) in _injected(prefix):
             return [*self.pipx, "uninject", prefix.name, distribution]
@@ -108,23 +118,23 @@ class Installer(NamedTuple):
         return [*self.command, "uninstall", *options, distribution]
 
     def check_command(self) -> list[str]:
-        """The command that looks for version conflicts."""
+        """Return the command that reports version conflicts."""
         return [*self.command, "check", *(["--python", sys.executable] if self.program == "uv" else [])]
 
     def upgrade_command(self) -> str:
-        """The command that upgrades tinyagent itself."""
+        """Return the command that upgrades tinyagent itself."""
         if self.kind in ("pipx", "uv tool"):
             return f"{self.kind} upgrade {DISTRIBUTION}"
         return f"{'uv pip' if self.program == 'uv' else 'pip'} install --upgrade {DISTRIBUTION}"
 
     def to_make_it_last(self, what: Sequence[str]) -> str | None:
-        """What to run so that an upgrade or a new installation of tinyagent keeps the plugin."""
+        """Return the command after which an upgrade of tinyagent keeps the plugin; None if none is needed."""
         if self.kind == "pipx" and not self.pipx:
             return f"pipx inject {shlex.quote(Path(sys.prefix).name)} {shlex.join(what)}"
         if self.kind == "uv tool":
             base, others = _uv_requirements(Path(sys.prefix) / "uv-receipt.toml")
-            given = [part for item in [*others, *what] for part in ("--with", item)]
-            return shlex.join(["uv", "tool", "install", *given, base])
+            plugins = [part for item in [*others, *what] for part in ("--with", item)]
+            return shlex.join(["uv", "tool", "install", *plugins, base])
         return None
 
 
@@ -132,7 +142,7 @@ _PIPX_METADATA = "pipx_metadata.json"
 
 
 def _pipx(prefix: Path) -> tuple[str, ...]:
-    """pipx for the environment at `prefix`, wherever its home is; empty if there is no pipx."""
+    """Return the command of pipx for the environment at `prefix`; empty if there is no pipx."""
     program = shutil.which("pipx")
     if program is None:
         return ()
@@ -141,7 +151,7 @@ def _pipx(prefix: Path) -> tuple[str, ...]:
 
 
 def _injected(prefix: Path) -> set[str]:
-    """The distributions that `pipx inject` put into the environment."""
+    """Return the distributions that `pipx inject` has installed."""
     try:
         listed = json.loads((prefix / _PIPX_METADATA).read_bytes())["injected_packages"]
         return {normalised(name) for name in listed}
@@ -199,20 +209,20 @@ def _uv_requirements(receipt: Path) -> tuple[str, list[str]]:
     return base, others
 
 
-# ---- what is run -------------------------------------------------------------------------------------------
+# ---- running it --------------------------------------------------------------------------------------------
 
 
 def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bool, dry_run: bool) -> Changes:
-    """Install, after showing the command; returns what changed.
+    """Show the command, install, and return the changes.
 
-    The running tinyagent is pinned by its version, so that a plugin neither upgrades nor downgrades it.
+    The version of tinyagent is pinned, so that a plugin neither upgrades nor downgrades it.
 
     Raises:
-        TinyAgentError: an argument is an option of the installer, or the installer failed.
+        TinyAgentError: An argument is an option of the installer, or the installer failed.
     """
     for item in what:
         if item.startswith("-"):
-            raise InputError(f"{item!r} is an option of the installer; plugins install takes none of them.")
+            raise InputError(f"{item!r} is an option of the installer, which is not accepted here.")
         if normalised(re.split(r"[\s\[<>=!~@;]", item, maxsplit=1)[0]) == NAMESAKE:
             raise InputError(
                 f"{item!r} is another project, which would overwrite files of this one.",
@@ -236,7 +246,7 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
 
 
 def _pin() -> list[str]:
-    """The requirement that keeps the running version; empty if tinyagent runs without being installed."""
+    """Return the requirement for the running version; empty if tinyagent is not installed."""
     try:
         return [f"{DISTRIBUTION}=={metadata.version(DISTRIBUTION)}"]
     except metadata.PackageNotFoundError:
@@ -244,7 +254,7 @@ def _pin() -> list[str]:
 
 
 def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
-    """Uninstall a plugin's distribution, having shown the command; returns what changed."""
+    """Show the command, uninstall the distribution of a plugin, and return the changes."""
     installer = Installer.of_this_environment()
     command = installer.uninstall_command(distribution)
     app.note(f"Running: {shlex.join(command)}")
@@ -252,10 +262,14 @@ def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
 
 
 def plugins_named(name: str) -> list[Plugin]:
-    """All that the plugin of this name offers: the name of its distribution, or one that it goes by.
+    """Return the plugins of a distribution.
+
+    Args:
+        name: The name of the distribution, or of one of its plugins.
 
     Raises:
-        InputError: no plugin, or several, have that name.
+        InputError: Several distributions have a plugin of that name.
+        ConfigurationError: No distribution or plugin has that name.
     """
     everything = installed()
     owners = {e.distribution for e in everything if normalised(e.distribution) == normalised(name)}
@@ -273,7 +287,7 @@ def plugins_named(name: str) -> list[Plugin]:
 
 
 def distributions() -> dict[str, str]:
-    """Every distribution in this environment with its version."""
+    """Return all distributions in this environment, with their versions."""
     return {
         normalised(found.metadata["Name"]): found.version
         for found in metadata.distributions()
@@ -282,18 +296,18 @@ def distributions() -> dict[str, str]:
 
 
 def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> Changes:
-    """Run the installer, which writes to standard error, and compare before with after.
+    """Run the installer, and compare the plugins and distributions before and after.
 
     Raises:
-        TinyAgentError: the installer failed.
+        TinyAgentError: The installer failed.
     """
     before, versions = set(installed()), distributions()
-    code, output = _run_aloud(command)
+    code, output = _run_and_show(command)
     if code:
         name = "pipx" if installer.pipx else installer.program
         known = explain(output, what, installer.upgrade_command())
         if known is None:
-            raise TinyAgentError(f"{name} failed (exit code {code}); its messages above say why.")
+            raise TinyAgentError(f"{name} failed (exit code {code}); see its messages above.")
         raise TinyAgentError(f"{name} failed on {', '.join(what)}: {known[0]}.", hint=known[1])
     after, now = set(installed()), distributions()
     return Changes(
@@ -303,10 +317,10 @@ def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> C
     )
 
 
-def _run_aloud(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command and pass its output on to standard error; its exit code and the end of its output."""
+def _run_and_show(command: Sequence[str]) -> tuple[int, str]:
+    """Run a command and copy its output to standard error. Return the exit code and the end of the output."""
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    kept = ""
+    end = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0) as process:
         assert process.stdout is not None
         try:
@@ -314,12 +328,12 @@ def _run_aloud(command: Sequence[str]) -> tuple[int, str]:
                 text = decode(chunk)
                 sys.stderr.write(text)
                 sys.stderr.flush()
-                kept = (kept + text)[-_OUTPUT_KEPT:]
-            return process.wait(), kept
+                end = (end + text)[-_OUTPUT_CHARACTERS:]
+            return process.wait(), end
         except BaseException:
             process.terminate()
             raise
 
 
-_OUTPUT_KEPT = 64 * 1024
-"""Characters at the end of an installer's output in which the cause of a failure is looked for."""
+_OUTPUT_CHARACTERS = 64 * 1024
+"""The cause of a failure is searched in this many characters at the end of the output."""

@@ -1,7 +1,7 @@
-"""Why pip, uv or pipx failed, from what they print, and what to do about it.
+"""Find out from their output why pip, uv or pipx failed.
 
-The installers have no error codes: pip and pipx exit with 1, uv with 1 or 2, whatever went wrong. Their
-messages are stable, and not translated. A message that is not recognised is left to the installer's own text.
+The exit codes do not tell: pip and pipx exit with 1, uv with 1 or 2, for every error. The messages are stable
+and not translated. For an unknown message, the text of the installer must do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Cause(NamedTuple):
 
 
 _OWN_ENVIRONMENT = "own environment"
-"""Stands for the hint of `own_environment`, which depends on what is installed."""
+"""Stands for the hint of `own_environment`, which depends on the requirements."""
 
 _CAUSES = (
     _Cause(
@@ -99,13 +99,13 @@ _CAUSES = (
         r"ResolutionImpossible|conflicting dependencies|you require [^\n]*[<>=~!][^\n]* are unsatisfiable"
         r"|depends? on [^\n]*\n[^\n]*unsatisfiable",
         "what it needs conflicts with other requirements",
-        "The lines above name both sides. Ask for versions that fit, or install it into another environment.",
+        "The lines above name both. Request versions that fit, or install it into another environment.",
     ),
     _Cause(
         r"subprocess-exited-with-error|metadata-generation-failed|BackendUnavailable"
         r"|Failed (?:to build|building)",
         "its build failed",
-        "The lines above say where. Ask its author for a wheel, or mend the build if it is yours.",
+        "See the lines above. Ask its author for a wheel, or repair the build if it is your project.",
     ),
     _Cause(
         r"No module named pip\b",
@@ -116,11 +116,11 @@ _CAUSES = (
 
 
 def explain(output: str, what: Sequence[str], upgrade: str) -> tuple[str, str] | None:
-    """The reason and the hint for a failed installer; None if its output is not recognised.
+    """Return the reason and the hint for a failed installer; None if its output is not recognised.
 
     Args:
-        output: What the installer printed.
-        what: What was to be installed.
+        output: The output of the installer.
+        what: The requirements that it was to install.
         upgrade: The command that upgrades tinyagent in this environment.
     """
     for cause in _CAUSES:
@@ -140,7 +140,7 @@ def explain(output: str, what: Sequence[str], upgrade: str) -> tuple[str, str] |
 
 
 def own_environment(what: Sequence[str]) -> str:
-    """How to install tinyagent, and these, into an environment of its own."""
+    """Return how to install tinyagent and these requirements into a separate environment."""
     wanted = shlex.join(what)
     together = " ".join(f"--with {shlex.quote(item)}" for item in what)
     return (

@@ -1,4 +1,4 @@
-"""Warnings of the library and of plugins, which come through `logging`, on standard error like our own."""
+"""Show warnings that the library and plugins log as warnings of the command."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ class _Handler(logging.Handler):
 
 
 def show_warnings() -> None:
-    """Show what the logger `tinyagent` and those below it warn of, as the current command is told to."""
+    """Show warnings of the logger `tinyagent` and its children, with the verbosity of the current command."""
     context = click.get_current_context(silent=True)
     app = context.obj if context is not None else None
     if isinstance(app, AppContext):
         logger = logging.getLogger("tinyagent")
-        for handler in [one for one in logger.handlers if isinstance(one, _Handler)]:
-            logger.removeHandler(handler)
+        for handler in list(logger.handlers):
+            if isinstance(handler, _Handler):
+                logger.removeHandler(handler)
         logger.addHandler(_Handler(app))

@@ -1,9 +1,9 @@
-"""Whether the `tinyagent` package that is imported is the one that tinyagent-core installed.
+"""Check that the imported package `tinyagent` is the one of the distribution tinyagent-core.
 
-On the public index the name `tinyagent` belongs to another project, whose package is called `tinyagent` too.
-In one environment each distribution overwrites files of the other, and deletes them when it is uninstalled.
+On the public index, `tinyagent` is another project, whose package is named `tinyagent`, too. In one
+environment each distribution overwrites files of the other, and deletes them when it is uninstalled.
 
-Imports nothing of the library, which may be what is broken.
+This module imports nothing of the library, which may be broken.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMESAKE = "tinyagent"
 
 
 def fault() -> tuple[str, str] | None:
-    """What is wrong with the installation of tinyagent, and how to mend it; None if nothing is."""
+    """Return a defect of the installation and its repair; None if it has no defect."""
     ours = Path(__file__).resolve().parents[2] / "tinyagent"
     spec = util.find_spec("tinyagent")
     found = next(iter(spec.submodule_search_locations or ()), None) if spec else None
@@ -38,8 +38,8 @@ def fault() -> tuple[str, str] | None:
         )
     if found is not None and not is_ours:
         return (
-            f"The package tinyagent is imported from {found}, which is not that of {DISTRIBUTION}.",
-            "Rename or remove that folder, or take the one that holds it out of PYTHONPATH.",
+            f"The package tinyagent is imported from {found}, which does not belong to {DISTRIBUTION}.",
+            "Rename or remove that folder, or remove its parent from PYTHONPATH.",
         )
     missing = _missing_files()
     if missing or not is_ours:
@@ -56,14 +56,14 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _missing_files() -> list[str]:
-    """The files that our distribution installed and that are gone."""
+    """Return the files of our distribution that do not exist any more."""
     ours = _distribution(DISTRIBUTION)
     files = (ours.files or []) if ours is not None else []
     return [str(file) for file in files if file.suffix == ".py" and not Path(str(file.locate())).exists()]
 
 
 def _repair(*, uninstall: bool) -> str:
-    """The commands that put tinyagent-core in order."""
+    """Return the commands that repair the installation."""
     python, source = shlex.quote(sys.executable), installed_from(DISTRIBUTION)
     if util.find_spec("pip") is not None:
         remove = f"{python} -m pip uninstall --yes {NAMESAKE} && "
@@ -71,13 +71,13 @@ def _repair(*, uninstall: bool) -> str:
     else:
         remove = f"uv pip uninstall --python {python} {NAMESAKE} && "
         restore = f"uv pip install --python {python} --no-deps --reinstall-package {DISTRIBUTION} {source}"
-    return f"Mend it: {remove if uninstall else ''}{restore}"
+    return f"Repair it: {remove if uninstall else ''}{restore}"
 
 
 def installed_from(distribution: str) -> str:
-    """What an installer is to be given to install the distribution again.
+    """Return the argument with which an installer installs the distribution again.
 
-    The name; or the folder or wheel, quoted for a shell, if that is where it was installed from.
+    It is the folder or wheel that the distribution was installed from, quoted for a shell, or else its name.
     """
     found = _distribution(distribution)
     try:

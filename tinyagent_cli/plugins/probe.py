@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Load the plugin, and print what came of it."""
+    """Load the plugin, and print the result."""
     plugin = Plugin(*arguments)
     take_stdin()
     stdout = take_stdout()  # a plugin may print while it is loaded

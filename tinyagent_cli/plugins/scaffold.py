@@ -1,7 +1,7 @@
 """The project that `tinyagent plugins new` writes: one template for each kind of plugin.
 
-`@NAME@` is what a user types, `@IDENTIFIER@` the same as a Python name. What is written is meant to be
-read: it is the shortest plugin of its kind, and its tests pass before anything was changed.
+`@NAME@` is the name that a user types, and `@IDENTIFIER@` the same as a Python name. Each project is the
+shortest plugin of its kind, to be read and changed. Its tests pass from the start.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ __all__ = ["KINDS", "check_name", "files", "write"]
 KINDS = {"tool": "tools", "provider": "providers", "command": "commands", "hook": "hooks"}
 """Each kind with its entry-point group."""
 
-_TAKEN = {"call", "click", "hookimpl", "reply", "text", "tinyagent", "tool", "words"}
+_TAKEN = {"call", "click", "hookimpl", "reply", "text", "tinyagent", "tool"}
 """Names that the templates use themselves."""
 
 
-def check_name(given: str, kind: str, commands: Container[str]) -> str:
+def check_name(typed: str, kind: str, commands: Container[str]) -> str:
     """Return the name of the plugin, without a `tinyagent-` before it.
 
     Args:
-        given: The name that the user has typed.
+        typed: The name that the user has typed.
         kind: One of `KINDS`.
         commands: The built-in commands, whose names are taken.
 
     Raises:
         InputError: It cannot be the name of a plugin of this kind.
     """
-    name = given.removeprefix("tinyagent-")
+    name = typed.removeprefix("tinyagent-")
     why = None
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 50:
         why = "a name is lower-case letters, digits and single '-', and begins with a letter"
     elif keyword.iskeyword(name.replace("-", "_")) or name in _TAKEN:
-        why = "that word has a meaning already"
+        why = "that name is reserved"
     elif kind == "provider":
         from . import builtin as builtin_plugins
 
@@ -47,12 +47,12 @@ def check_name(given: str, kind: str, commands: Container[str]) -> str:
     elif kind == "command" and name in commands:
         why = "that command is built in"
     if why is not None:
-        raise InputError(f"{given!r} cannot be the name of the plugin: {why}.", hint="For example: weather")
+        raise InputError(f"{typed!r} cannot be the name of the plugin: {why}.", hint="For example: weather")
     return name
 
 
 def files(name: str, kind: str) -> dict[str, str]:
-    """The project's files by their paths."""
+    """Return the texts of the files, by their paths in the project."""
     identifier = name.replace("-", "_")
     package = f"src/tinyagent_{identifier}"
     texts = {
@@ -82,24 +82,24 @@ def write(folder: Path, name: str, kind: str) -> list[str]:
     Raises:
         InputError: there is something in the folder, or it cannot be written.
     """
-    made = files(name, kind)
+    texts = files(name, kind)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} is not an empty folder.", hint="Name another one with --folder.")
-        for path, text in made.items():
+            raise InputError(f"{folder} is not an empty folder.", hint="Choose another one with --folder.")
+        for path, text in texts.items():
             file = folder / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, "utf-8")
     except OSError as error:
         raise InputError(f"Cannot write to {folder}: {error.strerror}.") from None
-    return list(made)
+    return list(texts)
 
 
 _WHAT = {
     "tool": "A tool for tinyagent: it counts the words of a text.",
-    "provider": "A provider for tinyagent: it says again what it is told.",
+    "provider": "A provider for tinyagent: it repeats the prompt.",
     "command": "A command for tinyagent: it greets.",
-    "hook": "A policy for tinyagent: it keeps tools away from .env files.",
+    "hook": "A policy for tinyagent: it refuses tool calls that name .env files.",
 }
 
 _USE = {
@@ -107,7 +107,7 @@ _USE = {
     "tinyagent tools call @NAME@ text='to be or not to be'      # without a model",
     "provider": 'tinyagent run -m @NAME@/any "Hello there"',
     "command": "tinyagent @NAME@ Ada",
-    "hook": "tinyagent run -t fs ...      # a plugin of the group tinyagent.hooks is at work in every run",
+    "hook": "tinyagent run -t fs ...      # a plugin of the group tinyagent.hooks is loaded for every run",
 }
 
 _PYPROJECT = """
@@ -126,7 +126,7 @@ dependencies = ["tinyagent-core>=0.1"]
 [project.optional-dependencies]
 test = ["pytest>=8"]
 
-# The name on the left is what a user types, the module on the right is imported when they do.
+# On the left is the name that users type, on the right the module that is imported for it.
 [project.entry-points."tinyagent.@GROUP@"]
 @NAME@ = "tinyagent_@IDENTIFIER@"
 
@@ -144,19 +144,19 @@ _README = """
 @WHAT@
 
 ```sh
-tinyagent plugins install tinyagent-@NAME@      # once it is published; before that: -e FOLDER
+tinyagent plugins install tinyagent-@NAME@      # before it is published: -e FOLDER
 @USE@
 ```
 
-## Work on it
+## Development
 
-In an environment that has tinyagent and pytest:
+In an environment with tinyagent and pytest:
 
 ```sh
-python -m pytest                        # the tests need nothing installed but these two
-tinyagent plugins install -e .          # the plugin, as it stands and as you change it
-tinyagent plugins list --check          # does it load?
-python -m pip wheel --no-deps -w dist . # what others install
+python -m pytest                        # needs no other package
+tinyagent plugins install -e .          # your changes take effect at once
+tinyagent plugins list --check          # loads the plugin
+python -m pip wheel --no-deps -w dist . # builds the wheel that others install
 ```
 """
 
@@ -170,26 +170,26 @@ from tinyagent import AgentTool, ToolError, hookimpl, tool
 __all__ = ["@IDENTIFIER@"]
 
 
-@tool(read_only=True)  # it changes nothing, so nobody has to be asked before it runs
+@tool(read_only=True)  # it changes nothing, so it needs no approval
 def @IDENTIFIER@(text: str) -> int:
     """Count the words of a text.
 
     Args:
-        text: The text whose words are counted.
+        text: The text to count.
     """
     if not text.strip():
-        raise ToolError("The text is empty; give the text whose words are to be counted.")
+        raise ToolError("The text is empty. Pass the text to count.")
     return len(text.split())
 
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Called when somebody says `-t @NAME@`."""
+    """Called for `-t @NAME@`."""
     register(@IDENTIFIER@)
 '''
 
 _TOOL_TESTS = '''
-"""The tool by itself, and in the hands of a model; no network, no key."""
+"""Test the tool alone and in a run with a scripted model, without a network or a key."""
 
 import asyncio
 
@@ -202,31 +202,31 @@ from tinyagent_@IDENTIFIER@ import @IDENTIFIER@
 
 
 def execute(**arguments):
-    """The text of what the tool answers."""
+    """Return the text of the tool's result."""
     result = asyncio.run(@IDENTIFIER@.execute("call", arguments, None, lambda partial: None))
     return result.content[0]["text"]
 
 
 def test_it_is_registered():
-    """The hook hands over the tool."""
+    """The hook registers the tool."""
     registered = []
     tinyagent_@IDENTIFIER@.tinyagent_register_tools(registered.append)
     assert registered == [@IDENTIFIER@]
 
 
 def test_it_counts_words():
-    """Whatever stands between them."""
+    """Any white space separates words."""
     assert execute(text="one  two\\nthree") == "3"
 
 
-def test_an_empty_text_is_an_error_in_words():
-    """The model is told what to do instead."""
-    with pytest.raises(ToolError, match="give the text"):
+def test_an_empty_text_is_an_error():
+    """The message tells the model what to do."""
+    with pytest.raises(ToolError, match="Pass the text"):
         execute(text=" ")
 
 
 def test_a_model_uses_it(scripted_provider, run_agent):
-    """The model's arguments arrive, and the model gets the answer."""
+    """The tool gets the arguments of the model, and the model gets the result."""
     provider = scripted_provider(Reply(call("@IDENTIFIER@", text="to be or not to be")), "Six.")
     run_agent(provider, "How many?", tools=[@IDENTIFIER@])
     assert provider.calls[1].context.messages[-1]["content"] == [{"type": "text", "text": "6"}]
@@ -254,14 +254,14 @@ __all__ = ["provider"]
 
 
 class Reply:
-    """A reply under way: iterate it for its events, await `result()` for the message."""
+    """A streamed reply: iterate over its events, or await `result()` for the message."""
 
     def __init__(self, model: Model, context: Context) -> None:
-        asked = next((m for m in reversed(context.messages) if m["role"] == "user"), None)
-        self.words = ["You", "said:", *extract_text(asked).split()]
+        prompt = next((m for m in reversed(context.messages) if m["role"] == "user"), None)
+        self.pieces = ["You", "wrote:", *extract_text(prompt).split()]
         self.message: AssistantMessage = {
             "role": "assistant",
-            "content": [{"type": "text", "text": " ".join(self.words)}],
+            "content": [{"type": "text", "text": " ".join(self.pieces)}],
             "stop_reason": "stop",
             "timestamp": time.time_ns() // 1_000_000,
             "api": model.api,
@@ -271,43 +271,43 @@ class Reply:
         }
 
     async def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
-        """Yield each piece as soon as it is there; the last event is always `done` or `error`."""
+        """Yield each event as soon as possible. The last one is always `done` or `error`."""
         yield {"type": "start"}
         yield {"type": "text_start", "content_index": 0}
-        for number, word in enumerate(self.words):
-            yield {"type": "text_delta", "content_index": 0, "delta": f" {word}" if number else word}
-        yield {"type": "text_end", "content_index": 0, "content": " ".join(self.words)}
+        for number, piece in enumerate(self.pieces):
+            yield {"type": "text_delta", "content_index": 0, "delta": f" {piece}" if number else piece}
+        yield {"type": "text_end", "content_index": 0, "content": " ".join(self.pieces)}
         yield {"type": "done", "reason": "stop", "message": self.message}
 
     async def result(self) -> AssistantMessage:
-        """The whole message."""
+        """Return the whole message."""
         return self.message
 
 
 async def stream(model: Model, context: Context, options: SimpleStreamOptions) -> Reply:
-    """Ask the model. What is raised here ends the run as an error message."""
+    """Send the request. An exception ends the run with an error message."""
     return Reply(model, context)
 
 
 def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
-    """`-m @NAME@/small -O key=value` arrives here as `"small"` and `{"key": "value"}`."""
+    """Return the model: `-m @NAME@/small -O key=value` passes `"small"` and `{"key": "value"}`."""
     return Model(provider="@NAME@", id=model_id, api="@NAME@")
 
 
 provider = Provider(name="@NAME@", stream_fn=stream, make_model=make_model)
-# With api_key_env="..." the command line finds the key and hands it over in options["api_key"].
+# With api_key_env="..." the command line passes the key of that variable in options["api_key"].
 
 
 @hookimpl
 def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
-    """Called when somebody says `-m @NAME@/...`."""
+    """Called for `-m @NAME@/...`."""
     register(provider)
 '''
 
 _PROVIDER_TESTS = '''
-"""The provider by itself; no network, no key.
+"""Test the provider, without a network or a key.
 
-A provider that speaks to a server inherits `tinyagent.testing.ProviderContract` as well: a hundred tests.
+For a provider that talks to a server, also inherit `tinyagent.testing.ProviderContract`: a hundred tests.
 """
 
 import tinyagent_@IDENTIFIER@
@@ -315,19 +315,19 @@ from tinyagent_@IDENTIFIER@ import provider
 
 
 def test_it_is_registered():
-    """The hook hands over the provider, by the name that stands before the slash of -m."""
+    """The hook registers the provider, with the name before the slash of -m."""
     registered = []
     tinyagent_@IDENTIFIER@.tinyagent_register_providers(registered.append)
     assert [found.name for found in registered] == ["@NAME@"]
 
 
 def test_it_answers(run_agent):
-    """The reply comes word by word, and the run is a whole one."""
+    """The reply is streamed word by word, and the message has all of them."""
     events = run_agent(provider.stream_fn, "hello there", model=provider.make_model("any", {}))
     deltas = [e.assistant_message_event for e in events if e.type == "message_update"]
     pieces = [delta["delta"] for delta in deltas if delta["type"] == "text_delta"]
-    assert pieces == ["You", " said:", " hello", " there"]
-    assert events[-1].messages[-1]["content"][0]["text"] == "You said: hello there"
+    assert pieces == ["You", " wrote:", " hello", " there"]
+    assert events[-1].messages[-1]["content"][0]["text"] == "You wrote: hello there"
 '''
 
 _COMMAND = '''
@@ -341,7 +341,7 @@ __all__ = ["@IDENTIFIER@"]
 
 @click.command("@NAME@")
 @click.argument("name")
-@click.option("--loud", is_flag=True, help="In capital letters.")
+@click.option("--loud", is_flag=True, help="Use capital letters.")
 def @IDENTIFIER@(name: str, loud: bool) -> None:
     """Greet NAME."""
     greeting = f"Hello, {name}!"
@@ -350,12 +350,12 @@ def @IDENTIFIER@(name: str, loud: bool) -> None:
 
 @hookimpl
 def tinyagent_register_commands(group: click.Group) -> None:
-    """Called when somebody says `tinyagent @NAME@`."""
+    """Called for `tinyagent @NAME@`."""
     group.add_command(@IDENTIFIER@)
 '''
 
 _COMMAND_TESTS = '''
-"""The command by itself."""
+"""Test the command."""
 
 import click
 from click.testing import CliRunner
@@ -365,20 +365,20 @@ from tinyagent_@IDENTIFIER@ import @IDENTIFIER@
 
 
 def test_it_is_registered():
-    """The hook adds it to the group, by the name of the entry point."""
+    """The hook adds the command, with the name of the entry point."""
     group = click.Group()
     tinyagent_@IDENTIFIER@.tinyagent_register_commands(group)
     assert group.commands == {"@NAME@": @IDENTIFIER@}
 
 
 def test_it_greets():
-    """Softly or loudly."""
+    """--loud greets in capital letters."""
     assert CliRunner().invoke(@IDENTIFIER@, ["Ada"]).output == "Hello, Ada!\\n"
     assert CliRunner().invoke(@IDENTIFIER@, ["Ada", "--loud"]).output == "HELLO, ADA!\\n"
 
 
 def test_a_wrong_use_is_exit_code_2():
-    """As everywhere."""
+    """A missing argument is a usage error."""
     assert CliRunner().invoke(@IDENTIFIER@, []).exit_code == 2
 '''
 
@@ -396,12 +396,12 @@ __all__ = ["tinyagent_before_tool_call"]
 def tinyagent_before_tool_call(call: ToolCallInfo) -> ToolCallDecision | None:
     """Called before each tool call of every run. If this raises, the call is refused."""
     if ".env" in json.dumps(call.arguments, ensure_ascii=False):
-        return ToolCallDecision(block="Refused: .env files hold secrets. Go on without them.")
+        return ToolCallDecision(block="Refused: .env files contain secrets. Continue without them.")
     return None
 '''
 
 _HOOK_TESTS = '''
-"""The policy in a run with a scripted model."""
+"""Test the policy in a run with a scripted model."""
 
 import pytest
 from tinyagent import tool
@@ -416,18 +416,18 @@ opened = []
 def read(path: str) -> str:
     """Read a file."""
     opened.append(path)
-    return f"what is in {path}"
+    return f"the text of {path}"
 
 
 @pytest.mark.parametrize(("path", "allowed"), [("notes.txt", True), ("app/.env", False)])
-def test_env_files_are_kept_from_tools(scripted_provider, run_agent, path, allowed):
-    """Such a call is not run, and the model is told why; others are none of its business."""
+def test_tools_cannot_read_env_files(scripted_provider, run_agent, path, allowed):
+    """A call that names an .env file is refused, and the model gets the reason. Other calls run."""
     opened.clear()
     provider = scripted_provider(Reply(call("read", path=path)), "Done.")
     run_agent(provider, "Read it.", tools=[read], before_tool_call=tinyagent_before_tool_call)
-    told = provider.calls[1].context.messages[-1]
-    assert (not told["is_error"], opened) == (allowed, [path] if allowed else [])
-    assert allowed or ".env files hold secrets" in told["content"][0]["text"]
+    result = provider.calls[1].context.messages[-1]
+    assert (not result["is_error"], opened) == (allowed, [path] if allowed else [])
+    assert allowed or ".env files contain secrets" in result["content"][0]["text"]
 '''
 
 _CODE = {"tool": _TOOL, "provider": _PROVIDER, "command": _COMMAND, "hook": _HOOK}

@@ -108,7 +108,7 @@ class ApprovalStore:
         except ConfigurationError as error:
             if not self._warned:
                 self._warned = True
-                self._warn(f"Remembered approvals are not used. {error} {error.hint or ''}".rstrip())
+                self._warn(f"Stored approvals are not used. {error} {error.hint or ''}".rstrip())
             return False
 
     def add(self, key: str, tool: AgentTool, source: ToolSource, arguments: JsonObject) -> None:

@@ -3,10 +3,10 @@
     denied by name        refused, whatever the other rules are
     read-only             runs
     allowed by name, -y   runs
-    remembered            runs: this exact call was approved for this project, see `remembered`
+    stored approval       runs: this exact call was approved for this project, see `approval_store`
     otherwise             the user is asked on /dev/tty, never on standard input; refused without a terminal
 
-This is a question, not a sandbox.
+An approval is not a sandbox: an approved tool can do anything.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Approvals:
         yes: Whether every tool may run without a question.
         note: Called to tell the user about a refusal without a terminal.
         before: Called before a question, to end an unfinished line of the reply.
-        remembered: Opens the stored approvals; called on first use.
+        open_store: Opens the stored approvals; called on first use.
         sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
-            or content hash cannot be remembered.
+            or content hash has no stored approvals.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Approvals:
         yes: bool = False,
         note: Callable[[str], None] = lambda text: None,
         before: Callable[[], None] = lambda: None,
-        remembered: Callable[[], ApprovalStore] | None = None,
+        open_store: Callable[[], ApprovalStore] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
     ) -> None:
         self._allow = tuple(allow)
@@ -73,8 +73,8 @@ class Approvals:
         self._yes = yes
         self._note = note
         self._before = before
-        self._open_remembered = remembered
-        self._remembered: ApprovalStore | None = None
+        self._open_store = open_store
+        self._store: ApprovalStore | None = None
         self._sources = sources or {}
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
@@ -99,15 +99,15 @@ class Approvals:
 
         source = self._sources.get(tool.name)
         key = fingerprint(current_project(), tool, source, call.arguments)
-        can_be_remembered = source is not None and source.content() is not None
+        can_be_stored = source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
             if self._allowed_tools.get(tool.name) == _identity(tool):
                 return Verdict(None, "the user, for this tool in this run")
             if key in self._allowed_calls:
                 return Verdict(None, "the user, for this exact call in this run")
-            if can_be_remembered and self._remembered is None and self._open_remembered is not None:
-                self._remembered = self._open_remembered()
-            store = self._remembered if can_be_remembered else None
+            if can_be_stored and self._store is None and self._open_store is not None:
+                self._store = self._open_store()
+            store = self._store if can_be_stored else None
             if store is not None and key in store:
                 return Verdict(None, "the user, for this exact call in this project")
             self._before()
@@ -130,13 +130,13 @@ class Approvals:
                 return Verdict(None, "the user, for this exact call in this run")
             case "p" | "project" if store is not None and source is not None:
                 self._allowed_calls.add(key)
-                self._remember(store, key, call, source)
+                self._add_to_store(store, key, call, source)
                 return Verdict(None, "the user, for this exact call in this project")
             case "y" | "yes":
                 return Verdict(None, "the user, once")
-        return Verdict(f"Refused: the user said no to this call of {tool.name!r}.")
+        return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
 
-    def _remember(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
+    def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
             store.add(key, call.tool, source, call.arguments)
         except ConfigurationError as error:

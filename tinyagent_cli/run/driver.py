@@ -107,7 +107,7 @@ class _Run:
             yes=plan.yes,
             note=app.note,
             before=self._end_line,
-            remembered=self._open_approvals,
+            open_store=self._open_approvals,
             sources=plan.sources,
         )
         return ToolGuards(

@@ -21,10 +21,17 @@ def resolve_model(
     options: Mapping[str, JsonValue],
     warn: Callable[[str], None],
 ) -> tuple[Provider, Model, str | None]:
-    """The provider, its model and its key.
+    """Return the provider, its model and its key.
+
+    Args:
+        choice: The chosen provider and model.
+        settings: The environment and the configuration files.
+        plugins: Loads the plugin of the provider.
+        options: The options of the model.
+        warn: Called with problems of a recorded run.
 
     Raises:
-        TinyAgentError: there is no such provider or no key, or the provider cannot make the model.
+        TinyAgentError: There is no such provider or no key, or the provider cannot make the model.
     """
     if choice.provider == "replay":
         provider = builtin_plugins.replay(choice.model_id, warn)
@@ -36,7 +43,7 @@ def resolve_model(
         raise
     except Exception as error:
         raise PluginError(
-            f"The provider {provider.name!r} cannot make a model of {choice.model_id!r}: "
+            f"The provider {provider.name!r} cannot make a model with the id {choice.model_id!r}: "
             f"{type(error).__name__}: {error}"
         ) from error
     key = settings.api_key(provider.name, provider.api_key_env)

@@ -129,7 +129,10 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         lifetime.limit(run.timeout, "timeout under [run] in the configuration")
     choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
-        app.note(f"Using {choice.provider}/{choice.model_id}, since {choice.source} is set; -m chooses.")
+        app.note(
+            f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
+            "Choose another model with -m."
+        )
     plugins = PluginLoader.from_settings(found)
     model_options = {**run.options, **model_choice.parse_options(options.options)}
     provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
@@ -264,7 +267,7 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
     else:
         data = read_file(path, stdin, MAX_RECORD_BYTES)
     if not data or data.isspace():
-        raise InputError(f"--history {path}: there is nothing in it.")
+        raise InputError(f"--history {path} is empty.")
     if detect_encoding(data)[0] != "utf-8":
         data = decode_text(data, f"--history {path}", error=RecordError).encode()
     try:
@@ -274,7 +277,7 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
     last = _json.decode_object(_last_line(data).decode("utf-8", "replace")) or {}
     if last.get("type") == "result" and last.get("ok") is False:
         failure = last.get("error") or {}
-        app.warn(f"The run that --history {path} goes on from failed: {failure.get('message', '')}")
+        app.warn(f"The run in --history {path} failed: {failure.get('message', '')}")
     return checked_messages(messages, f"--history {path}: ")
 
 

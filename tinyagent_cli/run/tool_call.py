@@ -48,14 +48,14 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         plugins.load_guards()
         tool = _one(name, with_timeouts(plugins.tools([name]).tools, found.tools))
         registry = plugins.registry()
-        given = _arguments(tool, arguments)
+        parsed = _arguments(tool, arguments)
         guards = ToolGuards(
             Approvals(deny=found.run.deny or (), yes=True),
             registry.hooks("tinyagent_before_tool_call"),
             registry.hooks("tinyagent_after_tool_call"),
             timeout=found.hook_timeout,
         )
-        message = runner.run(_run(tool, given, guards, lifetime))
+        message = runner.run(_run(tool, parsed, guards, lifetime))
         if as_json:
             shown = {
                 "content": message["content"],
@@ -83,25 +83,25 @@ def _one(name: str, tools: list[AgentTool]) -> AgentTool:
     return tools[0]
 
 
-def _arguments(tool: AgentTool, words: Sequence[str]) -> JsonObject:
-    if len(words) == 1 and words[0].lstrip().startswith("{"):
-        value = _json.decode_object(words[0])
+def _arguments(tool: AgentTool, arguments: Sequence[str]) -> JsonObject:
+    if len(arguments) == 1 and arguments[0].lstrip().startswith("{"):
+        value = _json.decode_object(arguments[0])
         if value is None:
-            raise InputError(f"The arguments are not a JSON object: {words[0]}")
+            raise InputError(f"The arguments are not a JSON object: {arguments[0]}")
         return value
     properties = tool.parameters.get("properties", {})
-    arguments: JsonObject = {}
-    for pair in words:
+    parsed: JsonObject = {}
+    for pair in arguments:
         name, equals, text = pair.partition("=")
         if not equals:
             raise InputError(f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.")
         schema = properties.get(name)
         is_text = isinstance(schema, dict) and schema.get("type") == "string"
         try:
-            arguments[name] = text if is_text else _json.decode(text)
+            parsed[name] = text if is_text else _json.decode(text)
         except (ValueError, RecursionError):
-            arguments[name] = text
-    return arguments
+            parsed[name] = text
+    return parsed
 
 
 async def _run(

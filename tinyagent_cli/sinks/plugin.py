@@ -1,4 +1,4 @@
-"""Sinks of plugins: each gets every event; a sink that fails is removed."""
+"""Sinks of plugins. Each gets every event; a sink that fails is removed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class PluginSinks:
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - a sink never breaks the run
-            self._warn(f"The sink {name} failed and is left out: {type(error).__name__}: {error}")
+            self._warn(f"The sink {name} failed and is removed: {type(error).__name__}: {error}")
             _, unsubscribe = self._open.pop(name, (None, None))
             if unsubscribe is not None:
                 unsubscribe()

@@ -1,11 +1,11 @@
-"""The file of `-o`: a complete record takes the place of the older one, or the older one stays.
+"""The file of `-o`. Only a complete record replaces an older one.
 
-    a file, or a free name     written beside it as NAME.PID.partial, renamed when the record is complete
-    a device, FIFO, /dev/fd/N  written as it is
-    a file whose folder is     written in place once the run starts
+    a file, or a new name      written as NAME.PID.partial beside it, and renamed when it is complete
+    a device, FIFO, /dev/fd/N  written directly
+    a file whose folder is     written in place once the run has started
     not writable
 
-After a crash the partial file holds what was written so far, line by line.
+After a crash, the partial file has all lines up to the crash.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["RecordFile", "refuse_inputs", "refuse_standard_output"]
 _STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 _LONGEST_NAME = 200
-"""Bytes of NAME in the partial file's name; file systems allow 255 in all."""
+"""The most bytes of NAME in the name of the partial file; file systems allow 255 bytes in total."""
 
 
 class RecordFile:
-    """Opens the file; `output` takes the lines, `start` and `finish` decide what becomes of an older record.
+    """The open file. `output` takes the lines; `start` and `finish` replace or preserve an older record.
 
     Args:
         path: The file, a device or a FIFO.
         wait: Wait until a FIFO has a reader.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: The file cannot be written.
     """
 
     def __init__(self, path: str, *, wait: bool = True) -> None:
@@ -83,19 +83,19 @@ class RecordFile:
 
     @property
     def has_older_record(self) -> bool:
-        """Whether something is there that a run which does not start must leave alone."""
+        """Whether the file has an older record, which stays if the run does not start."""
         return self._older is not None and stat.S_ISREG(self._older.st_mode) and self._older.st_size > 0
 
     def start(self) -> None:
-        """The run starts, so its record replaces the older one."""
+        """Let the record replace the older one: the run has started."""
         if self._in_place:
             os.ftruncate(self.output.fd, 0)
 
     def finish(self, keep: bool) -> None:
-        """Close the file. With `keep` the record takes its place, otherwise it is removed.
+        """Close the file. With `keep` the record replaces the older one; otherwise it is removed.
 
         Raises:
-            WriteError: it is not complete, or cannot take its place; the message says where it is.
+            WriteError: The record is incomplete, or cannot be renamed. The hint names the file that has it.
         """
         size = os.fstat(self.output.fd).st_size if self._partial else 0
         self.output.close()
@@ -104,7 +104,7 @@ class RecordFile:
         if not keep or (self.output.error is not None and not size):
             Path(self._partial).unlink()
         elif self.output.error is not None:
-            raise WriteError(str(self.output.error), hint=f"What was written is in {self._partial}.")
+            raise WriteError(str(self.output.error), hint=f"The incomplete record is in {self._partial}.")
         else:
             self._replace(self._partial)
 
@@ -114,7 +114,7 @@ class RecordFile:
         except OSError:
             import shutil
 
-            try:  # the target cannot be renamed over, as a file that is mounted into a container
+            try:  # a file that is mounted into a container cannot be replaced by a rename
                 shutil.copyfile(partial, self._target)
                 Path(partial).unlink()
             except OSError as error:
@@ -124,14 +124,14 @@ class RecordFile:
 
 
 def refuse_standard_output(path: str, descriptor: int | None = None) -> None:
-    """Refuse a record that goes where the reply goes; /dev/null takes both.
+    """Refuse a record on standard output, which has the reply; /dev/null is allowed for both.
 
     Args:
         path: The file of `-o`.
         descriptor: Standard output, if the command has taken it.
 
     Raises:
-        InputError: `path` is standard output.
+        InputError: The file is standard output.
     """
     same = path == "-" or os.path.abspath(path) in _STANDARD_OUTPUT  # noqa: PTH100 - not resolved
     target = None if same else _status(path)
@@ -139,7 +139,7 @@ def refuse_standard_output(path: str, descriptor: int | None = None) -> None:
         same = os.path.samestat(target, os.fstat(descriptor))
     if same:
         raise InputError(
-            f"-o {path} is standard output, where the reply goes.",
+            f"-o {path} is standard output, which has the reply.",
             hint="For JSON lines on standard output: --jsonl",
         )
 
@@ -158,14 +158,14 @@ def _status(path: str) -> os.stat_result | None:
 
 
 def refuse_inputs(path: str, inputs: Iterable[tuple[str, str | int | None]]) -> None:
-    """Refuse a record that would replace a file that the run reads, under whatever name.
+    """Refuse a record that would replace a file that the run reads, also under another name.
 
     Args:
         path: The file of `-o`.
-        inputs: What the user calls each input, with its path or descriptor; None for one that is closed.
+        inputs: The name of each input for messages, with its path or descriptor; None if it is closed.
 
     Raises:
-        InputError: one of them is the same regular file, by device and inode.
+        InputError: An input is the same regular file, by device and inode.
     """
     target = _status(path)
     if target is None or not stat.S_ISREG(target.st_mode):
@@ -176,6 +176,8 @@ def refuse_inputs(path: str, inputs: Iterable[tuple[str, str | int | None]]) -> 
         try:
             same = os.path.samestat(target, os.stat(place))  # noqa: PTH116 - or a descriptor
         except (OSError, ValueError):
-            continue  # an error when it is read
+            continue  # reading it reports the error
         if same:
-            raise InputError(f"-o {path} would replace the file that {name} uses.", hint="Name another file.")
+            raise InputError(
+                f"-o {path} would replace the file that {name} uses.", hint="Choose another file."
+            )

@@ -1,4 +1,4 @@
-"""What goes on besides the reply, on standard error: tool calls and, with -v, thinking."""
+"""Show tool calls on standard error, and thinking with -v."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ActivityRenderer:
 
     Args:
         app: Writes the lines.
-        before: Called before a line, so that it does not end up in the middle of the reply.
+        before: Called before each line, to end an unfinished line of the reply.
     """
 
     def __init__(self, app: AppContext, before: Callable[[], None]) -> None:

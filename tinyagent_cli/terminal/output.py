@@ -1,7 +1,7 @@
-"""Standard output and files, as bytes, one write for each batch that the event loop hands over.
+"""Write standard output and files as bytes, with one system call for each batch of deltas.
 
-A delta is only put aside; when the task that produced it waits for more, the loop calls `flush`. What
-cannot be written is remembered, so that a full disk or a reader who left ends the run in an orderly way.
+`write` only adds to a buffer. The event loop calls `flush` when the task that produces the deltas waits for
+more. A failed write is stored as an error, so that a full disk or a closed pipe ends the run in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tinyagent_cli.exit_codes import InputError, OutputClosedError, WriteError
 __all__ = ["Output", "take_stdin", "take_stdout"]
 
 _BATCH = 512
-"""Pieces that are put aside at most; a replay that never waits must not pile up."""
+"""The most pieces in the buffer, because a replay never waits."""
 
 
 class Output:
@@ -33,11 +33,11 @@ class Output:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person is looking at it."""
+        """Whether it is a terminal."""
         return os.isatty(self.fd)
 
     def write(self, data: bytes) -> None:
-        """Put `data` aside until the loop is free."""
+        """Add `data` to the buffer until the loop is free."""
         self._pieces.append(data)
         if not self._scheduled:
             self._scheduled = True
@@ -46,13 +46,13 @@ class Output:
             self._send()
 
     def flush(self) -> None:
-        """Write everything that was put aside."""
+        """Write the buffer."""
         self._scheduled = False
         if self._pieces:
             self._send()
 
     def write_now(self, data: bytes) -> None:
-        """Write, after everything that was put aside; works without a loop."""
+        """Write the buffer and `data`. Works without a loop."""
         self._pieces.append(data)
         self.flush()
 
@@ -60,7 +60,7 @@ class Output:
         """Write a line of text.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: Standard output cannot be written.
         """
         self.write_now(f"{text}\n".encode("utf-8", "replace"))
         if self.error is not None:
@@ -84,7 +84,7 @@ class Output:
                 self.on_error(self.error)
 
     def close(self) -> None:
-        """Flush and close; an error that a file system reports only now is taken note of."""
+        """Flush and close. Some file systems report an error only now."""
         self.flush()
         try:
             os.close(self.fd)
@@ -99,12 +99,12 @@ def _explain(error: OSError, name: str) -> WriteError:
 
 
 def take_stdout() -> Output:
-    """Take standard output for this command alone, until the process exits.
+    """Reserve standard output for this command, until the process exits.
 
-    What plugins and their child processes print goes to standard error from now on, also at exit.
+    From now on, plugins and their child processes print to standard error, also at exit.
 
     Raises:
-        InputError: standard output is closed.
+        InputError: Standard output is closed.
     """
     if sys.stdout is None:
         raise InputError("Standard output is closed.", hint="Redirect it: > /dev/null")
@@ -119,7 +119,7 @@ def take_stdout() -> Output:
 
 
 def take_stdin() -> int | None:
-    """Take standard input; plugins and their child processes get an empty one.
+    """Reserve standard input. Plugins and their child processes get an empty one.
 
     Returns:
         A descriptor that child processes do not inherit; None if standard input is closed.

@@ -1,9 +1,9 @@
-"""Untrusted text on its way to a terminal.
+"""Make untrusted text safe for a terminal.
 
-Models, tools, providers, files and plugins can send control sequences and invisible characters that hide,
-rewrite or inject what a person sees. `Sanitizer` removes them, also when a sequence is cut in two by a delta;
-`clean` does the same for a whole text, and `one_line` for a text that must stay on one line. `visible`,
-`visible_line` and `without_long_blanks` show them instead, for what the user is asked to approve or to trust.
+Models, tools, providers, files and plugins can send control sequences and invisible characters, which hide,
+rewrite or inject text on a terminal. `Sanitizer` removes them from a stream, even if a sequence is split
+between two deltas. `clean` does the same for a whole text, and `one_line` for a text that must stay on one
+line. `visible`, `visible_line` and `without_long_blanks` show them as escapes, for approvals.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import re
 
 __all__ = ["Sanitizer", "clean", "one_line", "visible", "visible_line", "without_long_blanks"]
 
-# Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, without
-# what joins letters and what chooses the form of an emoji: U+200C, U+200D, U+FE0E, U+FE0F.
+# Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, except
+# joiners of letters and variation selectors of emoji: U+200C, U+200D, U+FE0E, U+FE0F.
 _IGNORABLE = (
     "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-# C0 but tab and newline, DEL, C1; surrogates; what is ignorable.
+# C0 except tab and newline, DEL, C1, surrogates, ignorable characters.
 _SUSPECT = f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_IGNORABLE}]"
 
-# Printable for Python, and yet not to be seen: what is ignorable, joiners, and letters and symbols that are
-# blank (Braille, object replacement, Khitan filler, Egyptian blanks, null note head).
+# Printable for Python, but invisible: ignorable characters, joiners, and blank letters and symbols (Braille,
+# object replacement, Khitan filler, Egyptian blanks, null note head).
 _UNSEEN = f"[{_IGNORABLE}\u200c\u200d\ufe0e\ufe0f\u2800\ufffc\U00013441\U00013442\U00016fe4\U0001d159]"
 
-# Blanks inside a line of JSON text; the indentation of a line is not one of them.
+# Blanks inside a line of JSON text, but not its indentation.
 _LONG_BLANKS = r"(?<=\S)(?: |\\[nrtf]){40,}"
 _BLANK_NAMES = {" ": "space", r"\n": "line break", r"\r": "carriage return", r"\t": "tab", r"\f": "form feed"}
 
 _TEXT, _AFTER_CR, _ESCAPE, _CHARSET, _CSI, _STRING, _STRING_ESCAPE = range(7)
 
 _LONGEST_SEQUENCE = 4096
-"""A sequence that is still not over after so many characters is not one: the text shows again."""
+"""The most characters of a control sequence. After more of them, the text is shown again."""
 
 _C1 = {"\x9b": _CSI, "\x90": _STRING, "\x98": _STRING, "\x9d": _STRING, "\x9e": _STRING, "\x9f": _STRING}
 _AFTER_ESCAPE = {"[": _CSI, "P": _STRING, "X": _STRING, "]": _STRING, "^": _STRING, "_": _STRING}
@@ -54,14 +54,14 @@ def _has_unseen(text: str) -> bool:
 
 
 class Sanitizer:
-    """Takes text piece by piece and gives back what may be shown of it."""
+    """Removes control sequences and invisible characters from a stream of text."""
 
     def __init__(self) -> None:
         self._state = _TEXT
         self._length = 0
 
     def feed(self, text: str) -> str:
-        """The harmless part of `text`; what it ends in the middle of is remembered."""
+        """Return the harmless part of `text`. An unfinished sequence continues in the next call."""
         if self._state == _TEXT and not _is_suspect(text):
             return text
         shown: list[str] = []
@@ -87,14 +87,14 @@ class Sanitizer:
             if character in "\x07\x9c":
                 self._state = _TEXT
         elif state == _STRING_ESCAPE and character != "\\":
-            # The escape was no terminator: it begins a sequence of its own.
+            # The escape is not a terminator: it starts a new sequence.
             self._after_escape(character, shown)
         elif state == _ESCAPE:
             self._after_escape(character, shown)
         elif (state == _CSI and " " <= character <= "?") or (state == _CHARSET and " " <= character <= "/"):
             pass
         elif state == _STRING_ESCAPE or "0" <= character <= "~":
-            self._state = _TEXT  # this one ends the sequence
+            self._state = _TEXT  # the last character of the sequence
         else:
             self._state = _TEXT
             self._plain(character, shown)
@@ -130,20 +130,20 @@ class Sanitizer:
 
 
 def clean(text: str) -> str:
-    """`text` without anything that a terminal would obey."""
+    """Return `text` without control sequences and invisible characters."""
     return Sanitizer().feed(text)
 
 
 def one_line(text: str, limit: int = 200) -> str:
-    """`text` cleaned, on one line and cut to `limit` characters."""
+    """Return `text` cleaned, on one line and cut to `limit` characters."""
     line = " ".join(clean(text[: limit * 20]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def visible(text: str) -> str:
-    """`text` with everything that cannot be seen written out (`\\x1b`, `\\u3164`), newlines kept.
+    """Return `text` with invisible characters as escapes (`\\x1b`, `\\u3164`), except newlines.
 
-    Nothing is removed: this is for showing exactly what is about to be done.
+    Nothing is removed, because the user must see exactly what is about to happen.
     """
     if text.replace("\n", "").isprintable() and not _has_unseen(text):
         return text
@@ -156,16 +156,16 @@ def visible(text: str) -> str:
 
 
 def visible_line(text: str) -> str:
-    """`visible` with newlines written out, too, and long blanks by their length: for a cell of a table."""
+    """Return `visible(text)` on one line: with newlines as escapes, and long blanks as their length."""
     line = visible(text).replace("\n", "\\n")
     return without_long_blanks(line)
 
 
 def without_long_blanks(text: str) -> str:
-    """JSON text with each run of 40 and more blanks replaced by its length, `⟨12,000 spaces⟩`.
+    """Return JSON text with each run of 40 or more blanks replaced by its length, `⟨12,000 spaces⟩`.
 
-    Such a run would push what follows it out of sight. Line breaks and tabs count as they stand in a JSON
-    string, `\\n` and `\\t`.
+    Such a run would push the text after it out of sight. Line breaks and tabs are blanks in the form of a
+    JSON string, `\\n` and `\\t`.
     """
     return re.sub(_LONG_BLANKS, _length_of, text)
 

@@ -1,4 +1,4 @@
-"""What ends a run from outside: a signal, or the time limit."""
+"""Exceptions that end a run from outside: a signal, or the time limit."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class RunTimeoutError(StopRun):
 
 
 def raise_on_sigint() -> None:
-    """Ctrl-C raises KeyboardInterrupt again; until now it ended the process, see `main`."""
+    """Let Ctrl-C raise KeyboardInterrupt. Before this call it exits the process, see `main`."""
     if threading.current_thread() is threading.main_thread() and callable(signal.getsignal(signal.SIGINT)):
         signal.signal(signal.SIGINT, signal.default_int_handler)

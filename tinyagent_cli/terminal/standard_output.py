@@ -1,7 +1,7 @@
-"""`sys.stdout` of the commands that print lists and texts: what cannot be written is an error of its own.
+"""Replace `sys.stdout` for commands that print lists and texts, so that a failed write has its own error.
 
-Python with PYTHONUNBUFFERED, as in most containers, writes at once and raises a plain OSError that cannot be
-told from one of a file, and it loses the rest of a short write. The output of a run goes through `output`.
+With PYTHONUNBUFFERED, as in most containers, Python writes at once. It then raises a plain OSError, which is
+not distinguishable from one of a file, and it loses the rest of a short write. A run uses `output` instead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["StandardOutputError", "flush", "guard"]
 
 
 class StandardOutputError(Exception):
-    """Standard output cannot be written. `reader_left`: it is a pipe that was closed at the other end."""
+    """Standard output cannot be written. `reader_left`: it is a pipe whose reader has closed it."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"Cannot write to standard output: {error.strerror}.")
@@ -35,33 +35,33 @@ class _Descriptor(io.FileIO):
 
 
 def guard() -> None:
-    """Put a buffer and our own errors between `sys.stdout` and its descriptor."""
+    """Replace `sys.stdout` by a buffered stream that raises `StandardOutputError`."""
     old = sys.stdout
     if old is None or old is not sys.__stdout__ or not isinstance(old, io.TextIOWrapper):
         return
     raw = _Descriptor(old.fileno(), "w", closefd=False)
-    # Errors as for standard error: no encoding makes a command fail.
+    # As for standard error: no encoding makes a command fail.
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(raw), old.encoding, "backslashreplace", line_buffering=raw.isatty()
     )
 
 
 def flush(code: int, text: str = "") -> int:
-    """Write `text` and flush both streams. Returns `code`, or 1 if standard output cannot be written."""
+    """Write `text` and flush both streams. Return `code`, or 1 if standard output cannot be written."""
     try:
-        if sys.stdout is not None and not sys.stdout.closed:  # A plugin may have closed it, after our output.
+        if sys.stdout is not None and not sys.stdout.closed:  # a plugin may have closed it after the output
             sys.stdout.write(text)
             sys.stdout.flush()
     except (StandardOutputError, OSError, ValueError) as error:
-        _discard(1)  # Python would try again at exit, and complain
+        _discard(1)  # Python would try again at exit, and print an error
         if code == 0 and not (isinstance(error, StandardOutputError) and error.reader_left):
             code = 1
-            _say(f"Error: {error}\n")
-    _say("")
+            _write_error(f"Error: {error}\n")
+    _write_error("")
     return code
 
 
-def _say(text: str) -> None:
+def _write_error(text: str) -> None:
     try:
         if sys.stderr is not None:
             sys.stderr.write(text)

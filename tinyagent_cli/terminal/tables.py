@@ -1,4 +1,4 @@
-"""Lists for people and for programs, on standard output."""
+"""Print tables for people and JSON for programs, on standard output."""
 
 from __future__ import annotations
 

@@ -19,16 +19,16 @@ __all__ = ["TextRenderer"]
 
 
 MAX_SOURCES = 20
-"""Sources that are listed below a message; JSONL has them all."""
+"""The most sources that are listed below a message; JSONL has all of them."""
 MAX_TITLE = 120
-"""Characters of a source's title that are shown."""
+"""The most characters of a source's title that are shown."""
 
 
 class TextRenderer:
-    """Writes the text of each assistant message, each ending in a line of its own.
+    """Writes the text of each assistant message, and ends it with a line break.
 
-    The sources that a message cites are listed below its text. On a terminal the text is sanitised; into a
-    pipe or a file it goes as it is.
+    The sources that a message cites are listed below its text. On a terminal the text is sanitised; in a
+    pipe or a file it is unchanged.
     """
 
     def __init__(self, output: Output) -> None:
@@ -45,13 +45,13 @@ class TextRenderer:
         elif type(event) is MessageStartEvent:
             self._shown = 0
         elif type(event) is MessageEndEvent and is_assistant(event.message):
-            # A provider that sends no deltas has said everything by now.
+            # For a provider that sends no deltas, this is the whole text.
             self._write(extract_text(event.message)[self._shown :])
             self.end_line()
             self._write_sources(event.message)
 
     def _write_sources(self, message: AssistantMessage) -> None:
-        """List the sources of a message, but those whose links are in its text already."""
+        """List the sources of a message, except those whose links are in its text."""
         if not any("citations" in block for block in message["content"]):
             return
         from tinyagent import extract_citations  # few replies have any
@@ -87,7 +87,7 @@ class TextRenderer:
             self._output.write(data)
 
     def end_line(self) -> None:
-        """Begin a new line, unless one has just begun; what was held back goes out."""
+        """End an unfinished line. Text that the sanitiser holds back is dropped, and the rest is written."""
         if self._last != "\n":
             self._output.write(b"\n")
             self._last = "\n"
