@@ -19,24 +19,42 @@ import select
 import threading
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from tinyagent import default_convert_to_llm
 from tinyagent._net import request as _http
 from tinyagent._stream.message_checks import checked_messages
-from tinyagent.agent_types import AgentTool, AssistantMessage, AssistantMessageEvent, Context
+from tinyagent.agent_types import (
+    AgentTool,
+    AssistantMessage,
+    AssistantMessageEvent,
+    Context,
+    SimpleStreamOptions,
+)
 from tinyagent.alchemy_provider import OpenAICompatModel, prepare
 from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError
 
 from .batches import Waker
 
-__all__ = ["OpenAICompletionsStream", "collect_openai_completions", "openai_completions_stream"]
+__all__ = [
+    "CollectedReply",
+    "OpenAICompletionsStream",
+    "collect_openai_completions",
+    "openai_completions_stream",
+]
+
+
+class CollectedReply(TypedDict):
+    """All events of a reply, and its message."""
+
+    events: list[AssistantMessageEvent]
+    final_message: AssistantMessage
 
 
 class OpenAICompletionsStream:
     """A reply under way; any thread may read it, one at a time."""
 
-    def __init__(self, model: Any, context: Context, options: Mapping[str, Any]) -> None:
+    def __init__(self, model: OpenAICompatModel, context: Context, options: SimpleStreamOptions) -> None:
         self._call, self._decoder = prepare(model, context, options)
         self._waker = Waker()
         self._native = self._call.open_native(self._waker)
@@ -100,7 +118,7 @@ def _wait(error: TinyAgentError, tries: int) -> float | None:
 
 
 def openai_completions_stream(
-    model: Mapping[str, Any], context: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    model: Mapping[str, Any], context: Mapping[str, Any], options: SimpleStreamOptions | None = None
 ) -> OpenAICompletionsStream:
     """Send a request; return the reply, to be read.
 
@@ -135,8 +153,8 @@ def openai_completions_stream(
 
 
 def collect_openai_completions(
-    model: Mapping[str, Any], context: Mapping[str, Any], options: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    model: Mapping[str, Any], context: Mapping[str, Any], options: SimpleStreamOptions | None = None
+) -> CollectedReply:
     """Send a request and block until its reply is complete: `{"events": [...], "final_message": {...}}`."""
     stream = openai_completions_stream(model, context, options)
     events = list(iter(stream.next_event, None))

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import httpx2
 from mcp import Client, MCPError
@@ -21,19 +21,19 @@ from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.message import SessionMessage
-from mcp_types import CONNECTION_CLOSED, Implementation
+from mcp_types import CONNECTION_CLOSED, Implementation, Resource, ResourceTemplate
 from mcp_types import Tool as McpTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from tinyagent import AgentToolResult, ToolError
-from tinyagent.agent_types import JsonObject
+from tinyagent.agent_types import ImageContent, JsonObject, TextContent
 
 from ._config import ServerConfig
 from ._content import as_result, resource_parts, text_of
 from ._inbound import Inbound
 from ._listing import ListedTool, Listing, remember
-from ._stdio import MAX_LINE, stdio_transport
+from ._stdio import MAX_LINE, MessageSink, MessageSource, stdio_transport
 
 __all__ = ["Connection"]
 
@@ -163,7 +163,7 @@ class Connection:
         """Return resources and resource templates as plain data."""
 
         async def both(client: Client) -> list[JsonObject]:
-            found: list[Any] = []
+            found: list[Resource | ResourceTemplate] = []
             async for page in _pages(lambda cursor: client.list_resources(cursor=cursor)):
                 found += page.resources
             try:
@@ -178,7 +178,7 @@ class Connection:
 
         return await self._ask(both, "its list of resources")
 
-    async def read_resource(self, uri: str) -> list[Any]:
+    async def read_resource(self, uri: str) -> list[TextContent | ImageContent]:
         """Return the content of a resource."""
         answer = await self._ask(lambda client: client.read_resource(uri, cache_mode="bypass"), uri)
         return resource_parts(answer.contents)
@@ -266,7 +266,7 @@ class Connection:
         live.task.add_done_callback(live.over)
         try:
             async with asyncio.timeout(self.config.start_timeout):
-                either: set[asyncio.Future[Any]] = {live.task, ready}
+                either: tuple[asyncio.Future[None], asyncio.Future[Client]] = (live.task, ready)
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not ready.done():
                     await live.task  # raises what went wrong
@@ -439,7 +439,7 @@ def _listed(tool: McpTool) -> ListedTool:
 class _Reading:
     """The stream of repaired messages from a server; records its end."""
 
-    def __init__(self, stream: Any, writing: _Writing, live: _Live) -> None:
+    def __init__(self, stream: MessageSource, writing: _Writing, live: _Live) -> None:
         self._stream = stream
         self._writing = writing
         self._live = live
@@ -450,7 +450,7 @@ class _Reading:
     async def __anext__(self) -> SessionMessage | Exception:
         while True:
             try:
-                item: SessionMessage | Exception = await self._stream.__anext__()
+                item = await self._stream.__anext__()
             except StopAsyncIteration:
                 self._live.lost = True
                 raise
@@ -474,11 +474,11 @@ class _Reading:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
-        await self._stream.__aexit__(kind, error, trace)
+        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
 
 
 class _Writing:
@@ -487,12 +487,12 @@ class _Writing:
     MAX_WAITING = 32
     """The limit of answers that wait for a server to read; further ones are dropped."""
 
-    def __init__(self, stream: Any, live: _Live) -> None:
+    def __init__(self, stream: MessageSink, live: _Live) -> None:
         self._stream = stream
         self._live = live
         self._waiting: set[asyncio.Task[None]] = set()
 
-    async def send(self, item: SessionMessage) -> None:
+    async def send(self, item: SessionMessage, /) -> None:
         self._live.inbound.sent(item.message)
         await self._stream.send(item)
 
@@ -516,17 +516,17 @@ class _Writing:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
         for task in list(self._waiting):
             task.cancel()
-        await self._stream.__aexit__(kind, error, trace)
+        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
 
 
 @asynccontextmanager
-async def _repaired(transport: Transport, live: _Live) -> AsyncIterator[tuple[_Reading, _Writing]]:
+async def _repaired(transport: Transport, live: _Live) -> AsyncIterator[tuple[MessageSource, MessageSink]]:
     async with transport as (read, write):
         writing = _Writing(write, live)
         yield _Reading(read, writing, live), writing

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+
+from mcp_types import BlobResourceContents, CallToolResult, TextResourceContents
 
 from tinyagent import AgentToolResult
 from tinyagent.agent_types import ImageContent, TextContent
-
-if TYPE_CHECKING:
-    from mcp_types import CallToolResult
 
 __all__ = ["as_result", "resource_parts", "text_of"]
 
@@ -28,15 +26,16 @@ def as_result(answer: CallToolResult) -> AgentToolResult:
     )
 
 
-def resource_parts(contents: Iterable[Any]) -> list[TextContent | ImageContent]:
+def resource_parts(
+    contents: Iterable[TextResourceContents | BlobResourceContents],
+) -> list[TextContent | ImageContent]:
     """The content that `resources/read` gave."""
     parts: list[TextContent | ImageContent] = []
     for content in contents:
-        text = getattr(content, "text", None)
-        if text is not None:
-            parts.append({"type": "text", "text": text})
+        if isinstance(content, TextResourceContents):
+            parts.append({"type": "text", "text": content.text})
         else:
-            parts.append(_image(content.blob, content.mime_type))
+            parts.append(_image(content.blob, content.mime_type or ""))
     return parts
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 import msgspec
 from mcp_types import (
@@ -29,6 +29,7 @@ from mcp_types import (
 )
 
 from tinyagent import Tool, ToolSchemaError
+from tinyagent.agent_types import JsonObject
 from tinyagent.tools import tool_schema
 
 from ._stdio import CUT
@@ -77,6 +78,8 @@ class _Image(TypedDict):
 
 
 _Part: TypeAlias = _Text | _Image
+_Repaired: TypeAlias = dict[str, object]
+"""A result, as the SDK reads it."""
 
 
 class Inbound:
@@ -137,10 +140,11 @@ class Inbound:
             message.method != "notifications/progress" or self._progress.take()
         )
 
-    def _result(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
+    def _result(self, method: str, result: JsonObject) -> _Repaired | JsonObject:
         if not isinstance(result.get("_meta", {}), dict):
             result = {key: value for key, value in result.items() if key != "_meta"}
-        size: int | None = result.pop(CUT, None)
+        cut = result.pop(CUT, None)
+        size = cut if isinstance(cut, int) else None
         match method:
             case "initialize":
                 return _initialized(result)
@@ -158,10 +162,10 @@ class Inbound:
         return result
 
     def _list(
-        self, result: dict[str, Any], key: str, what: str, repair: Callable[[object], dict[str, Any]]
-    ) -> dict[str, Any]:
+        self, result: JsonObject, key: str, what: str, repair: Callable[[object], JsonObject]
+    ) -> _Repaired:
         given = result.get(key)
-        items: list[dict[str, Any]] = []
+        items: list[JsonObject] = []
         for item in given if isinstance(given, list) else []:
             try:
                 items.append(repair(item))
@@ -170,7 +174,7 @@ class Inbound:
         if not isinstance(given, list) and given is not None:
             self.problems.append(f"the list of {what}s was left out: it is no list")
         cursor = result.get("nextCursor")
-        mended = {**result, key: items}
+        mended: _Repaired = {**result, key: items}
         if not isinstance(cursor, str):
             mended.pop("nextCursor", None)
         return mended
@@ -233,7 +237,7 @@ def _text_cut(text: str, limit: int) -> str:
     return f"{text[:limit]}\n[… {len(text) - limit} more characters were left out]"
 
 
-def _initialized(result: dict[str, Any]) -> dict[str, Any]:
+def _initialized(result: JsonObject) -> JsonObject:
     mended = dict(result)
     capabilities = result.get("capabilities")
     mended["capabilities"] = {
@@ -263,7 +267,7 @@ def _label(item: object, what: str) -> str:
     return f"a {what} without a name"
 
 
-def _tool(item: object) -> dict[str, Any]:
+def _tool(item: object) -> JsonObject:
     if not isinstance(item, dict):
         raise _MalformedError("it is no object")
     if not isinstance(item.get("name"), str) or not item["name"]:
@@ -279,7 +283,7 @@ def _tool(item: object) -> dict[str, Any]:
         schema = tool_schema(Tool(name, parameters=schema)).rules
     except ToolSchemaError as error:
         raise _MalformedError(str(error)) from None
-    mended: dict[str, Any] = {"name": name, "inputSchema": schema}
+    mended: JsonObject = {"name": name, "inputSchema": schema}
     for key, limit in (("title", 200), ("description", MAX_DESCRIPTION)):
         if isinstance(item.get(key), str):
             mended[key] = _text_cut(item[key], limit)
@@ -296,13 +300,13 @@ def _tool(item: object) -> dict[str, Any]:
     return mended
 
 
-def _resource(where: str) -> Callable[[object], dict[str, Any]]:
-    def repair(item: object) -> dict[str, Any]:
+def _resource(where: str) -> Callable[[object], JsonObject]:
+    def repair(item: object) -> JsonObject:
         if not isinstance(item, dict):
             raise _MalformedError("it is no object")
         if not isinstance(item.get(where), str) or not item[where]:
             raise _MalformedError(f"it has no {where}")
-        mended: dict[str, Any] = {where: _text_cut(item[where], 2_000)}
+        mended: JsonObject = {where: _text_cut(item[where], 2_000)}
         for key in ("name", "title", "description", "mimeType"):
             if isinstance(item.get(key), str):
                 mended[key] = _text_cut(item[key], 2_000)
@@ -317,7 +321,7 @@ def _resource(where: str) -> Callable[[object], dict[str, Any]]:
 # ---- content ----------------------------------------------------------------------------------------
 
 
-def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
+def _called(result: JsonObject, size: int | None) -> _Repaired:
     """Return the result of `tools/call` with its content as texts and images."""
     given = result.get("content")
     if isinstance(given, str):
@@ -345,36 +349,35 @@ def _called(result: dict[str, Any], size: int | None) -> dict[str, Any]:
     return {**mended, "content": _bounded(parts), "isError": result.get("isError") is True}
 
 
-def _as_items(value: object) -> list[dict[str, Any]]:
+def _as_items(value: object) -> list[JsonObject]:
     return [
         item if isinstance(item, dict) else {"type": None, "value": item}
         for item in (value if isinstance(value, list) else [])
     ]
 
 
-def _content(item: dict[str, Any]) -> list[_Part]:
-    kind = item.get("type")
-    match kind:
-        case "text" if isinstance(item.get("text"), str):
-            return [_text(item["text"])]
-        case "image" if isinstance(item.get("data"), str):
-            return [_image(item["data"], item.get("mimeType"))]
-        case "audio" if isinstance(item.get("data"), str):
-            return [_text(f"[Audio, {_kind(item)}, {_bytes(item['data'])} bytes: cannot be shown]")]
-        case "resource" if isinstance(item.get("resource"), dict):
-            return _resource_parts(item["resource"])
-        case "resource_link" if isinstance(item.get("uri"), str):
-            facts = [item.get("title") or item.get("name"), item["uri"], item.get("mimeType")]
+def _content(item: JsonObject) -> list[_Part]:
+    match item:
+        case {"type": "text", "text": str(text)}:
+            return [_text(text)]
+        case {"type": "image", "data": str(data)}:
+            return [_image(data, item.get("mimeType"))]
+        case {"type": "audio", "data": str(data)}:
+            return [_text(f"[Audio, {_kind(item)}, {_bytes(data)} bytes: cannot be shown]")]
+        case {"type": "resource", "resource": dict(resource)}:
+            return _resource_parts(resource)
+        case {"type": "resource_link", "uri": str(uri)}:
+            facts = [item.get("title") or item.get("name"), uri, item.get("mimeType")]
             facts.append(item.get("description"))
             return [_text(f"[Resource: {', '.join(one for one in facts if isinstance(one, str) and one)}]")]
-        case "text" | "image" | "audio" | "resource" | "resource_link":
+        case {"type": "text" | "image" | "audio" | "resource" | "resource_link" as kind}:
             return [_text(f"[An item of the type {kind!r} was malformed and is left out]")]
-        case str():
+        case {"type": str(kind)}:
             return [_text(f"[Content of the type {kind[:100]!r} cannot be shown]")]
     return [_text("[An item without a type was malformed and is left out]")]
 
 
-def _read(result: dict[str, Any], size: int | None) -> dict[str, Any]:
+def _read(result: JsonObject, size: int | None) -> _Repaired:
     """Return the result of `resources/read` with its contents as texts and images."""
     items = _as_items(result.get("contents"))
     if size is not None and items and "blob" in items[-1]:
@@ -393,18 +396,20 @@ def _read(result: dict[str, Any], size: int | None) -> dict[str, Any]:
     return {**result, "contents": contents}
 
 
-def _resource_parts(item: dict[str, Any]) -> list[_Part]:
-    uri = item["uri"] if isinstance(item.get("uri"), str) else "a resource"
-    if isinstance(item.get("text"), str):
-        return [_text(item["text"])]
-    if isinstance(item.get("blob"), str):
-        if _kind(item).startswith("image/"):
-            return [_text(f"[{uri}]"), _image(item["blob"], item.get("mimeType"))]
-        return [_text(f"[{uri} is {_kind(item)}, {_bytes(item['blob'])} bytes: cannot be shown]")]
+def _resource_parts(item: JsonObject) -> list[_Part]:
+    given = item.get("uri")
+    uri = given if isinstance(given, str) else "a resource"
+    match item:
+        case {"text": str(text)}:
+            return [_text(text)]
+        case {"blob": str(blob)} if _kind(item).startswith("image/"):
+            return [_text(f"[{uri}]"), _image(blob, item.get("mimeType"))]
+        case {"blob": str(blob)}:
+            return [_text(f"[{uri} is {_kind(item)}, {_bytes(blob)} bytes: cannot be shown]")]
     return [_text(f"[{uri} was malformed and is left out]")]
 
 
-def _kind(item: dict[str, Any]) -> str:
+def _kind(item: JsonObject) -> str:
     kind = item.get("mimeType")
     return kind[:100] if isinstance(kind, str) and kind else "an unknown type"
 

@@ -22,9 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from mcp.server import Server
+from mcp.server import Server, ServerRequestContext
 from mcp.server.stdio import stdio_server
-from mcp_types import CallToolResult, ImageContent, ListToolsResult, TextContent, Tool, ToolAnnotations
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ImageContent,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
 
 import tinyagent
 from tinyagent import ConfigurationError
@@ -91,7 +100,9 @@ async def run(tools: Sequence[Offered]) -> None:
     offered = {tool.name: tool for tool in tools}
     several, alone = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
 
-    async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
+    async def list_tools(
+        ctx: ServerRequestContext[object], params: PaginatedRequestParams | None
+    ) -> ListToolsResult:
         return ListToolsResult(
             tools=[
                 Tool(
@@ -104,7 +115,7 @@ async def run(tools: Sequence[Offered]) -> None:
             ]
         )
 
-    async def call_tool(ctx: Any, params: Any) -> CallToolResult:
+    async def call_tool(ctx: ServerRequestContext[object], params: CallToolRequestParams) -> CallToolResult:
         tool = offered.get(params.name)
         if tool is None:
             known = ", ".join(sorted(offered))
@@ -113,7 +124,7 @@ async def run(tools: Sequence[Offered]) -> None:
         async with several if tool.read_only else alone:
             return await _call(tool, params.arguments or {}, ctx.session.report_progress)
 
-    server: Server[Any] = Server(
+    server: Server[object] = Server(
         "tinyagent", version=tinyagent.__version__, on_list_tools=list_tools, on_call_tool=call_tool
     )
     async with stdio_server() as (read, write):
@@ -203,8 +214,8 @@ def _failed(text: str) -> CallToolResult:
 @contextmanager
 def _script(name: str, arguments: JsonObject) -> Iterator[Path]:
     """A record of a model that calls this tool and then has done; readable by us alone."""
-    call = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
-    done = {"type": "text", "text": "Done."}
+    call: JsonObject = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
+    done: JsonObject = {"type": "text", "text": "Done."}
     header = {
         "type": "session",
         "version": 1,
@@ -216,9 +227,9 @@ def _script(name: str, arguments: JsonObject) -> Iterator[Path]:
         "tools": [name],
         "tinyagent": tinyagent.__version__,
     }
-    lines: list[dict[str, Any]] = [header]
+    lines: list[JsonObject] = [header]
     for content, reason in ((call, "tool_use"), (done, "stop")):
-        message = {
+        message: JsonObject = {
             "role": "assistant",
             "content": [content],
             "stop_reason": reason,

@@ -10,12 +10,12 @@ import re
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ConfigurationError, ToolError
-from tinyagent.agent_types import JsonObject
+from tinyagent.agent_types import ImageContent, JsonObject, TextContent
 from tinyagent.tools import run_until_aborted
 
 from ._config import ServerConfig
@@ -187,7 +187,7 @@ class McpServers:
     def _tool(self, config: ServerConfig, listed: ListedTool, taken: dict[str, AgentTool]) -> AgentTool:
         async def execute(
             tool_call_id: str,
-            args: dict[str, Any],
+            args: JsonObject,
             signal: asyncio.Event | None,
             on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
@@ -213,7 +213,7 @@ class McpServers:
     def _resource_tools(self, config: ServerConfig, taken: dict[str, AgentTool]) -> Iterable[AgentTool]:
         async def listed(
             tool_call_id: str,
-            args: dict[str, Any],
+            args: JsonObject,
             signal: asyncio.Event | None,
             on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
@@ -226,12 +226,12 @@ class McpServers:
 
         async def read(
             tool_call_id: str,
-            args: dict[str, Any],
+            args: JsonObject,
             signal: asyncio.Event | None,
             on_update: AgentToolUpdateCallback,
         ) -> AgentToolResult:
-            async def work() -> list[Any]:
-                return await self._connection(config.name).read_resource(args["uri"])
+            async def work() -> list[TextContent | ImageContent]:
+                return await self._connection(config.name).read_resource(str(args["uri"]))
 
             parts = await self._call(signal, work)
             return AgentToolResult(content=parts or [{"type": "text", "text": "It is empty."}])

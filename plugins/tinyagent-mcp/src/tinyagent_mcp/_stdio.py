@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self
 
 import anyio
 import msgspec
@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from tinyagent import parse_streaming_json
 from tinyagent.agent_types import JsonObject
 
-__all__ = ["MAX_LINE", "stdio_transport"]
+__all__ = ["MAX_LINE", "MessageSink", "MessageSource", "stdio_transport"]
 
 KEEPER = Path(__file__).with_name("_keeper.py")
 CHUNK = 262_144
@@ -57,6 +57,36 @@ The command line gives the `atexit` functions 4 s in all."""
 _ID = re.compile(rb'"id"\s*:\s*(\d{1,18}|"[^"\\]{1,200}")\s*[,}]')
 
 
+class MessageSource(Protocol):
+    """The messages from a server, in the form that the SDK's client reads."""
+
+    async def receive(self) -> SessionMessage | Exception: ...
+    async def aclose(self) -> None: ...
+    def __aiter__(self) -> MessageSource: ...
+    async def __anext__(self) -> SessionMessage | Exception: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
+
+
+class MessageSink(Protocol):
+    """The messages to a server, in the form that the SDK's client writes."""
+
+    async def send(self, item: SessionMessage, /) -> None: ...
+    async def aclose(self) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None: ...
+
+
 @asynccontextmanager
 async def stdio_transport(
     command: Sequence[str],
@@ -64,7 +94,7 @@ async def stdio_transport(
     directory: Path,
     errors: deque[str],
     on_end: Callable[[], None],
-) -> AsyncIterator[tuple[Any, Any]]:
+) -> AsyncIterator[tuple[MessageSource, MessageSink]]:
     """Start a server; gives the streams that the SDK's client takes. The server is gone afterwards.
 
     Args:
@@ -116,8 +146,8 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
         await _ends(ended, 1.0)
     ended.cancel()
     # A process that was left over may hold the pipes open. Nothing public gives the transport.
-    transport: Any = getattr(process, "_transport", None)
-    if transport is not None:
+    transport: object = getattr(process, "_transport", None)
+    if isinstance(transport, asyncio.BaseTransport):
         transport.close()
 
 
@@ -149,7 +179,10 @@ class _Stream:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
         await self.aclose()
 
@@ -164,7 +197,7 @@ class _Requests(_Stream):
         self._pipe = pipe
         self._waiting = waiting
 
-    async def send(self, item: SessionMessage) -> None:
+    async def send(self, item: SessionMessage, /) -> None:
         message = item.message
         data = message.model_dump_json(by_alias=True, exclude_unset=True).encode("utf-8", "replace")
         if isinstance(message, JSONRPCRequest):
@@ -276,7 +309,7 @@ class _Messages(_Stream):
                 self._waiting.discard(self._awaited(one.get("id")) or "")
             yield SessionMessage(message)
 
-    def _decoded(self, line: bytes) -> Any:
+    def _decoded(self, line: bytes) -> object:
         try:
             return msgspec.json.decode(line)
         except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: not UTF-8

@@ -12,7 +12,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -300,7 +300,7 @@ class _Exchange:
         self._caller = caller
         self._others = others
         self._secrets = secrets
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._reason: Failure | None = None
 
     def __enter__(self) -> Self:
@@ -440,7 +440,7 @@ class _Exchange:
     def _failure(self, error: TinyAgentError, upstream: Upstream) -> Failure:
         """Return the failure as the caller sees it. The proxy has already retried, so the caller need not."""
         fields = error_fields(error)
-        category = fields.get("error_category", fields["error_kind"])
+        category = fields.get("error_category") or fields.get("error_kind", "")
         if category in _OURS:
             # Keys and addresses concern only the proxy's operator, who finds the text in the log.
             text = f"the proxy {_OURS[category]} {upstream.name!r}; its log says why"

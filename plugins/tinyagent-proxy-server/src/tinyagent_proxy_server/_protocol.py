@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import msgspec
 
@@ -25,6 +25,8 @@ from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
     Citation,
+    JsonObject,
+    Message,
     SimpleStreamOptions,
     ToolCallContent,
     Usage,
@@ -114,8 +116,10 @@ def read_request(body: bytes) -> StreamRequest:
         raise BadRequestError(f"the request is not what the protocol says: {error}") from None
     if not asked.model.id.strip():
         raise BadRequestError("model.id is empty")
-    for number, message in enumerate(asked.context.messages):
-        _check_message(message, f"context.messages[{number}]")
+    messages = [
+        _checked(message, f"context.messages[{number}]")
+        for number, message in enumerate(asked.context.messages)
+    ]
     level = asked.options.reasoning or asked.model.thinking_level or "off"
     if level not in _LEVELS:
         raise BadRequestError(f"the thinking level {level[:40]!r} is not one of {', '.join(_LEVELS)}")
@@ -131,7 +135,7 @@ def read_request(body: bytes) -> StreamRequest:
         model_id=asked.model.id,
         context=Context(
             system_prompt=asked.context.system_prompt or "",
-            messages=[_completed(message) for message in asked.context.messages],
+            messages=messages,
             # Without `execute`: the model sees them here, and the caller runs them.
             tools=[
                 AgentTool(
@@ -144,18 +148,14 @@ def read_request(body: bytes) -> StreamRequest:
     )
 
 
-def _completed(message: dict[str, Any]) -> Any:
-    """Add the fields that a caller may omit."""
-    return {"details": {}, "is_error": False, **message} if message["role"] == "tool_result" else message
-
-
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _check_message(message: Mapping[str, Any], where: str) -> None:
+def _checked(message: JsonObject, where: str) -> Message:
+    """Check a message, and add the fields that a caller may omit."""
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         raise BadRequestError(f"{where}: the role {str(role)[:40]!r} is none of {', '.join(_ROLES)}")
     blocks, fields = _ROLES[role]
     for name in fields:
@@ -166,12 +166,15 @@ def _check_message(message: Mapping[str, Any], where: str) -> None:
         raise BadRequestError(f"{where}.content is no list")
     for number, block in enumerate(content):
         place = f"{where}.content[{number}]"
-        kind = block.get("type") if isinstance(block, Mapping) else None
-        if kind not in blocks:
+        kind = block.get("type") if isinstance(block, dict) else None
+        if not isinstance(block, dict) or not isinstance(kind, str) or kind not in blocks:
             raise BadRequestError(f"{place}: the type {str(kind)[:40]!r} is none of {', '.join(blocks)}")
         for name, wanted in _BLOCKS[kind].items():
             if not isinstance(block.get(name), wanted):
                 raise BadRequestError(f"{place}.{name} is missing or of another type")
+    if role == "tool_result":
+        message = {"details": {}, "is_error": False, **message}
+    return cast(Message, message)
 
 
 # ---- the reply ----------------------------------------------------------------------------------------
@@ -294,8 +297,9 @@ class EventWriter:
     def _other_arguments(self, index: int, call: ToolCallContent) -> str | None:
         """Return the JSON text of a call's arguments if the deltas do not add up to it; None otherwise."""
         text = "".join(self._arguments.pop(index, ()))
-        if call.get("partial_json") is not None:
-            return None if call["partial_json"] == text else str(call["partial_json"])
+        partial = call.get("partial_json")
+        if partial is not None:
+            return None if partial == text else partial
         arguments = call.get("arguments") or {}
         try:
             same = (json.loads(text) if text.strip() else {}) == arguments
@@ -311,8 +315,8 @@ class EventWriter:
             signature = _signature(block)
             if signature is not None and signature != self._signed.get(index):
                 late[str(index)] = signature
-            if block["type"] == "text" and block.get("citations"):
-                cited[str(index)] = block["citations"]
+            if block["type"] == "text" and (citations := block.get("citations")):
+                cited[str(index)] = citations
         fields = {"signatures": late or None, "citations": cited or None, **self._ending(message)}
         fields["thinkingLevel"] = message.get("thinking_level")
         return _line({"type": "done", "reason": self.finish, **fields})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl
+from tinyagent.agent_types import JsonObject
 
 from ._arithmetic import CONSTANTS, FUNCTIONS, CalcError, calculate
 
@@ -15,12 +15,12 @@ __all__ = ["calc", "tinyagent_register_tools"]
 
 async def _execute(
     tool_call_id: str,
-    args: dict[str, Any],
+    args: JsonObject,
     signal: asyncio.Event | None,
     on_update: AgentToolUpdateCallback,
 ) -> AgentToolResult:
     try:
-        answer = calculate(args["expression"])
+        answer = calculate(str(args["expression"]))
     except CalcError as error:
         raise ToolError(str(error)) from None
     return AgentToolResult(content=[{"type": "text", "text": answer}])

@@ -259,7 +259,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Number, Number], object]] = {
     ast.Pow: _power,
 }
 CONSTANTS: dict[str, Number] = {"pi": math.pi, "e": math.e, "tau": math.tau}
-FUNCTIONS: dict[str, Callable[..., Number]] = {
+FUNCTIONS: dict[str, Callable[..., object]] = {
     "abs": abs,
     "ceil": math.ceil,
     "cos": math.cos,

@@ -28,7 +28,7 @@ def compile_glob(pattern: str) -> Callable[[_Names], bool]:
     if len(pattern) > 1_000:
         raise ToolError("The pattern has more than 1,000 characters.")
     compiled = [_compile(alternative) for alternative in _alternatives(pattern)]
-    if all(len(parts) == 2 and parts[0] is _ANY for parts in compiled):
+    if all(len(parts) == 2 and parts[0] is None for parts in compiled):
         last = [part for _, part in compiled if part is not None]
         if len(last) == len(compiled):  # only the name counts, which is what most patterns are
             return lambda names: any(part.match(names[-1]) for part in last)
@@ -54,8 +54,8 @@ def _alternatives(pattern: str) -> list[str]:
     return done
 
 
-_ANY = None
 _Part = re.Pattern[str] | None
+"""The pattern of one name; None for `**`, which matches any number of names."""
 
 
 def _compile(pattern: str) -> list[_Part]:
@@ -69,20 +69,20 @@ def _compile(pattern: str) -> list[_Part]:
         if name != "**":
             # fnmatch writes expressions that do not go back, so no pattern takes long.
             parts.append(re.compile(fnmatch.translate(name.replace("**", "*"))))
-        elif not parts or parts[-1] is not _ANY:
-            parts.append(_ANY)
+        elif not parts or parts[-1] is not None:
+            parts.append(None)
     return parts
 
 
 def _matches(names: _Names, parts: list[_Part]) -> bool:
-    """Both from left to right; `reached` are the parts at which the rest may go on."""
+    """Match from left to right; `reached` are the parts from which the rest may match."""
     reached = _skip({0}, parts)
     for name in names:
         following = set()
         for at in reached:
             if at < len(parts):
                 part = parts[at]
-                if part is _ANY:
+                if part is None:
                     following.add(at)
                 elif part.match(name):
                     following.add(at + 1)
@@ -93,5 +93,5 @@ def _matches(names: _Names, parts: list[_Part]) -> bool:
 
 
 def _skip(reached: set[int], parts: list[_Part]) -> set[int]:
-    """`**` may stand for no folder at all."""
-    return reached | {at + 1 for at in reached if at < len(parts) and parts[at] is _ANY}
+    """Skip each `**`, because it also matches no folder."""
+    return reached | {at + 1 for at in reached if at < len(parts) and parts[at] is None}

@@ -37,7 +37,7 @@ def lock_folder(folder: int) -> Iterator[bool]:
     try:
         yield locked
     finally:
-        if locked:
+        if locked and fcntl is not None:
             fcntl.flock(folder, fcntl.LOCK_UN)
 
 

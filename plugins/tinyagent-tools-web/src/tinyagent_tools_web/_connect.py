@@ -13,6 +13,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import cast
 
 import httpcore
 
@@ -70,7 +71,8 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
 
     def __init__(self, resolver: Resolver, connect: httpcore.AsyncNetworkBackend | None = None) -> None:
         self._resolver = resolver
-        self._inner = connect or httpcore.AnyIOBackend()
+        # httpcore replaces this class if anyio is missing, so type checkers do not see its base class.
+        self._inner = connect or cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
 
     async def connect_tcp(
         self,

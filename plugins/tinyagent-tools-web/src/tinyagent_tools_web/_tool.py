@@ -7,11 +7,11 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import httpcore
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError
+from tinyagent.agent_types import JsonObject
 from tinyagent.tools import run_in_process, run_until_aborted
 
 from ._connect import CheckedBackend, Resolver, resolve
@@ -57,13 +57,13 @@ class _Fetch:
     async def execute(
         self,
         tool_call_id: str,
-        args: dict[str, Any],
+        args: JsonObject,
         signal: asyncio.Event | None,
         on_update: AgentToolUpdateCallback,
     ) -> AgentToolResult:
         """See `AgentTool.execute`."""
-        url = normalized(args["url"])
-        offset, length = int(args.get("offset", 0)), int(args.get("max_characters", PART))
+        url = normalized(str(args["url"]))
+        offset, length = _integer(args, "offset", 0), _integer(args, "max_characters", PART)
         read = self._remembered.get(url) if offset else None
         if read is None:
 
@@ -197,3 +197,9 @@ def make_fetch(
 
 
 fetch = make_fetch()
+
+
+def _integer(args: JsonObject, name: str, default: int) -> int:
+    """An integer argument. The schema of the tool was checked before."""
+    value = args.get(name, default)
+    return int(value) if isinstance(value, int | float | str) else default
