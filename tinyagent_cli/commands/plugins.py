@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +23,7 @@ __all__ = ["plugins"]
 class PluginsGroup(LazyGroup):
     """The group `plugins`."""
 
-    late = {  # noqa: RUF012
+    late: Mapping[str, str] = {
         "new": "tinyagent_cli.commands.new_plugin",
         "doctor": "tinyagent_cli.commands.doctor",
     }

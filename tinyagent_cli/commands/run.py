@@ -68,7 +68,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     metavar="PROVIDER/ID",
     type=TextArgument(path_prefix="replay:"),
     shell_complete=complete_models,
-    help="The model; 'demo' needs no key, 'replay:FILE' answers with a recorded run.",
+    help="The model. 'demo' needs no key; 'replay:FILE' plays a recorded run.",
 )
 @click.option(
     "-s",
@@ -90,7 +90,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--mcp",
     multiple=True,
     metavar="COMMAND|URL",
-    help="Use the tools of this MCP server (needs tinyagent-mcp). Repeatable.",
+    help="Use the tools of an MCP server (needs tinyagent-mcp). Repeatable.",
 )
 @click.option(
     "-f",
@@ -99,14 +99,17 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     multiple=True,
     metavar="PATH",
     type=click.Path(allow_dash=True),
-    help="A text or an image to send along; '-' is standard input. Repeatable.",
+    help="A text file or an image for the prompt; '-' is standard input. Repeatable.",
 )
 @click.option(
-    "--history", metavar="FILE|-", type=click.Path(allow_dash=True), help="Go on from a JSONL record."
+    "--history",
+    metavar="FILE|-",
+    type=click.Path(allow_dash=True),
+    help="Continue the run of a JSONL record.",
 )
 @click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
 @click.option(
-    "-o", "--output", metavar="FILE", type=click.Path(), help="Write the JSON lines to a file as well."
+    "-o", "--output", metavar="FILE", type=click.Path(), help="Write the run as JSON lines to a file."
 )
 @click.option(
     "-O",
@@ -115,14 +118,12 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     multiple=True,
     metavar="KEY=VALUE",
     type=TextArgument(),
-    help="An option for the provider; JSON values are taken as such. Repeatable.",
+    help="An option for the provider; a JSON value is decoded. Repeatable.",
 )
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), metavar="N", help="How much chance there is in a reply."
-)
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Tokens in one reply, at most.")
-@click.option("--thinking", type=click.Choice(LEVELS), help="How much the model is asked to reason.")
-@click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="Model calls in this run (50).")
+@click.option("--temperature", type=click.FloatRange(min=0), metavar="N", help="The sampling temperature.")
+@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens of one reply.")
+@click.option("--thinking", type=click.Choice(LEVELS), help="How much the model should reason.")
+@click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="The most model calls (50).")
 @click.option(
     "--max-cost",
     type=click.FloatRange(min=0, min_open=True),
@@ -133,7 +134,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--max-repeats",
     type=click.IntRange(min=1),
     metavar="N",
-    help="End the run when a tool call repeats, or all tool calls fail, so often in a row (10).",
+    help="End the run when a tool call repeats, or all tool calls fail, N times in a row (10).",
 )
 @click.option(
     "--timeout",
@@ -155,10 +156,10 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @common_options
 @click.pass_obj
 def run(app: AppContext, /, **options: object) -> int:
-    """Answer PROMPT. Piped standard input comes before it.
+    """Answer PROMPT. Piped standard input is put before it.
 
-    The reply goes to standard output as it arrives; everything else to standard error.
-    Tools that can change things ask first, on the terminal.
+    The reply is streamed to standard output; messages go to standard error.
+    Tools that can change things need approval, on the terminal.
 
     \b
     Exit codes: 0 answered, 1 failed, 2 usage, 3 not set up, 4 incomplete,

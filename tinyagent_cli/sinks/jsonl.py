@@ -19,8 +19,8 @@ class JsonlSink:
     """
 
     def __init__(self, output: Output) -> None:
-        self.output = output
-        self.started = False
+        self.output: Output = output
+        self.started: bool = False
         self._encoder = Encoder()
 
     def begin(self, header: SessionRecord, history: Sequence[AgentMessage] = ()) -> None:
