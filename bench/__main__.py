@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import report, start, streams, tokens, turns
+from bench import histories, report, start, streams, tokens, turns
 from bench.measure import Figure, Peers, server
 
-PARTS = ("start", "tokens", "streams", "turns")
+PARTS = ("start", "tokens", "streams", "turns", "histories")
 
 
 def options() -> argparse.Namespace:
@@ -31,6 +31,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("build/bench.json"), help="the figures, as JSON"
     )
+    parser.add_argument("--write", type=Path, help="put the tables into this document, between its markers")
     given = parser.parse_args()
     if unknown := set(given.part) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -90,7 +91,12 @@ def main() -> None:
             results["streams"] = streams.run(url, peers, few, [100] if given.quick else [100, 500], say)
         if "turns" in wanted:
             results["turns"] = turns.run(url, peers, few, 30 if given.quick else 100, say)
+        if "histories" in wanted:
+            messages = 200 if given.quick else histories.MESSAGES
+            results["histories"] = histories.run(url, peers, few, messages, say)
     say("")
+    if given.write is not None:
+        report.write(given.write, results)
     print(report.text(results))
     verdicts = [{**dataclasses.asdict(goal), "met": goal.met} for goal in report.goals(results)]
     given.output.parent.mkdir(parents=True, exist_ok=True)

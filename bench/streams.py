@@ -55,7 +55,7 @@ def run(
                 name: lambda name=name, python=python, number=number: worker(
                     "streams", python, name, url, number
                 )
-                for name in ("floor", "httpx", "openai", "agent")
+                for name in ("floor", "httpx", "openai", "agent", "agent-httpx", "agent-uvloop")
                 if (python := peers.python(*CLIENTS[name].needs))
             },
             lambda text, number=number: say(f"{number} streams, {text}"),
@@ -66,4 +66,11 @@ def run(
 
 if __name__ == "__main__":
     pin(CPUS[-1])
-    print(json.dumps(asyncio.run(measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
+    if sys.argv[1].endswith("uvloop"):
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        print(json.dumps(runner.run(measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))))

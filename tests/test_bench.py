@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from bench import report, streams, tokens, turns
+from bench import histories, report, streams, tokens, turns
 from bench.clients import CLIENTS, question
 from bench.measure import Figure, server
 
@@ -47,6 +48,32 @@ def test_a_paced_stream_takes_its_second(url: str) -> None:
     """No more than the server makes it take."""
     figures = asyncio.run(streams.measure("agent", url, 3))
     assert 0.9 < figures["wall s"] < 5
+
+
+@pytest.mark.parametrize("client", ["httpx", "agent"])
+def test_turns_of_a_long_history_are_measured(url: str, client: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn of each client has a time."""
+    monkeypatch.setattr(histories, "TURNS", 2)
+    run = histories.by_agent(url, 20) if client == "agent" else histories.by_hand(client, url, 20)
+    assert asyncio.run(run) > 0
+
+
+def test_lines_are_measured_beside_msgspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading and writing have a rate, and so does msgspec with the same lines."""
+    monkeypatch.setattr(histories, "DELTAS", 50)
+    assert {"read", "msgspec decode", "write", "msgspec encode"} == set(histories.lines())
+
+
+def test_tables_replace_those_of_the_last_run(tmp_path: Path) -> None:
+    """`--write` changes the document between its markers only."""
+    document = tmp_path / "speed.md"
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write(document, {"machine": {"processor": "p"}})
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "processor p" in text
 
 
 def test_a_goal_says_whether_it_was_met() -> None:

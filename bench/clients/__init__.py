@@ -55,6 +55,8 @@ CLIENTS = {
     "openai": Entry("openai client", "peers:openai_client", ("openai",)),
     "stream": Entry("stream_openai_completions", "ours:stream", OURS),
     "agent": Entry("Agent.stream()", "ours:agent", OURS),
+    "agent-httpx": Entry("Agent.stream() on httpx", "ours:agent_on_httpx", OURS),
+    "agent-uvloop": Entry("Agent.stream() on uvloop", "ours:agent", (*OURS, "uvloop")),
     "listener": Entry("Agent.stream() + a subscribed listener", "ours:agent_heard", OURS),
     "jsonl": Entry("Agent.stream() + JSONL to a file", "ours:agent_recorded", OURS),
 }

@@ -20,7 +20,7 @@ def _model(url: str, name: str) -> OpenAICompatModel:
     return OpenAICompatModel(provider="bench", id=name, base_url=f"{url}/chat/completions")
 
 
-def _agent(url: str, name: str, *tools: AgentTool) -> Agent:
+def new_agent(url: str, name: str, *tools: AgentTool) -> Agent:
     agent = Agent(AgentOptions(stream_fn=stream_openai_completions, get_api_key=lambda _: "none"))
     agent.set_model(_model(url, name))
     agent.set_tools(list(tools))
@@ -70,7 +70,21 @@ async def agent(url: str) -> AsyncIterator[Ask]:
     """`Agent.stream()`, every event delivered to the reader."""
 
     async def ask(body: Body) -> Reply:
-        return await _run(_agent(url, body["model"], KEEP))
+        return await _run(new_agent(url, body["model"], KEEP))
+
+    yield ask
+
+
+@asynccontextmanager
+async def agent_on_httpx(url: str) -> AsyncIterator[Ask]:
+    """The same on the httpx transport."""
+
+    async def ask(body: Body) -> Reply:
+        running = new_agent(url, body["model"], KEEP)
+        model = _model(url, body["model"])
+        model.transport = "httpx"
+        running.set_model(model)
+        return await _run(running)
 
     yield ask
 
@@ -80,7 +94,7 @@ async def agent_heard(url: str) -> AsyncIterator[Ask]:
     """The same with a subscribed listener."""
 
     async def ask(body: Body) -> Reply:
-        running = _agent(url, body["model"], KEEP)
+        running = new_agent(url, body["model"], KEEP)
         heard = 0
 
         def listen(event: AgentEvent) -> None:
@@ -104,7 +118,7 @@ async def agent_recorded(url: str) -> AsyncIterator[Ask]:
     async def ask(body: Body) -> Reply:
         with tempfile.TemporaryFile() as file:
             encode, write = jsonl.Encoder().encode, file.write
-            return await _run(_agent(url, body["model"], KEEP), lambda event: write(encode(event)))
+            return await _run(new_agent(url, body["model"], KEEP), lambda event: write(encode(event)))
 
     yield ask
 
@@ -117,7 +131,7 @@ async def tool_turns(url: str, count: int, tool: dict[str, Any], result: str) ->
         return AgentToolResult(content=[{"type": "text", "text": result}])
 
     marks = [time.process_time()]
-    running = _agent(url, f"turns-{count}", AgentTool(**tool, execute=execute))
+    running = new_agent(url, f"turns-{count}", AgentTool(**tool, execute=execute))
     async for event in running.stream("Say something."):
         if event.type == "turn_end" and event.tool_results:
             marks.append(time.process_time())
