@@ -74,8 +74,10 @@ LISTENER_GRACE_S = 1.0
 CLOSED_LOOP_INTERVAL_S = 0.2
 """Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
-"""Keys of a state that describe a run under way. In an initial state, such as one that was saved, they mean
-nothing."""
+_DICT = (dict, Mapping)
+"""`dict` first, because the check for an abstract class takes five times as long."""
+
+_SENDABLE_ROLES = ("user", "assistant", "tool_result")
 
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
@@ -88,7 +90,7 @@ def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
 
 
 def _is_sendable(message: object) -> TypeGuard[Message]:
-    return isinstance(message, Mapping) and message.get("role") in ("user", "assistant", "tool_result")
+    return isinstance(message, _DICT) and message.get("role") in _SENDABLE_ROLES
 
 
 def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMessage:

@@ -244,6 +244,9 @@ def _undescribed(arguments: type, name: str) -> str | None:
 def _executor(
     name: str, function: Callable[..., Any], arguments: type, passed: list[str]
 ) -> Callable[..., Any]:
+    is_coroutine_function = inspect.iscoroutinefunction(function)
+    is_async_generator_function = inspect.isasyncgenfunction(function)
+
     async def execute(
         tool_call_id: str,
         args: dict[str, Any],
@@ -257,9 +260,9 @@ def _executor(
             raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
         values = {key: getattr(converted, key) for key in converted.__struct_fields__}
         values |= {key: context[key] for key in passed}
-        if inspect.iscoroutinefunction(function):
+        if is_coroutine_function:
             returned = await function(**values)
-        elif inspect.isasyncgenfunction(function):
+        elif is_async_generator_function:
             returned = function(**values)
         else:
             returned = await _call_in_thread(function, values, on_update)

@@ -1,8 +1,9 @@
 """Checks of messages.
 
 `checked_message` checks each message that enters the library: in `prompt`, `steer`, `append_message`,
-`initial_state` and the callbacks of the loop. `sendable` repeats the check (`message_problem`) before a
-request, because callbacks of the user can change messages in between.
+`initial_state` and the callbacks of the loop. `repair_history` repeats the check (`message_problem`) before
+each request, because callbacks of the user can change messages in between. Its cost grows with the history,
+so the usual forms of messages and blocks have short paths.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeGuard, cast
 
 from tinyagent import _json
-from tinyagent.agent_types import AgentMessage, AssistantMessage
+from tinyagent.agent_types import AgentMessage, AssistantMessage, ToolCallContent
 from tinyagent.errors import InvalidMessageError
 
 __all__ = ["checked_message", "checked_messages", "is_assistant", "message_problem", "with_defaults"]
@@ -59,12 +60,16 @@ def with_defaults(message: object) -> object:
     """Return the message with its content as a list, and with the optional fields of a tool result."""
     if not isinstance(message, _DICT) or message.get("role") not in _ROLES:
         return message
+    is_complete = message["role"] != "tool_result" or message.keys() >= _RESULT_DEFAULTS.keys()
+    content = message.get("content")
+    if is_complete and not isinstance(content, str):
+        return message
     added: dict[str, object] = {}
-    if isinstance(message.get("content"), str):
-        added["content"] = [{"type": "text", "text": message["content"]}]
-    if message["role"] == "tool_result":
+    if isinstance(content, str):
+        added["content"] = [{"type": "text", "text": content}]
+    if not is_complete:
         added |= {key: value for key, value in _RESULT_DEFAULTS.items() if key not in message}
-    return {**message, **added} if added else message
+    return {**message, **added}
 
 
 _RESULT_DEFAULTS: dict[str, object] = {"tool_name": "", "details": {}, "is_error": False, "timestamp": 0}
@@ -130,9 +135,23 @@ def _is_plain_text(block: object) -> bool:
     )
 
 
+def _is_plain_call(block: object) -> TypeGuard[ToolCallContent]:
+    """Whether a block is a tool call without other fields, so that only its arguments need a check."""
+    return (
+        type(block) is dict
+        and len(block) == 4
+        and block.get("type") == "tool_call"
+        and type(block.get("arguments")) is dict
+        and type(block.get("id")) is str
+        and type(block.get("name")) is str
+    )
+
+
 def _block_problem(role: str, block: object) -> str | None:
     if _is_plain_text(block):
         return None
+    if _is_plain_call(block) and role == "assistant":
+        return _json_problem(block["arguments"])
     if not isinstance(block, _DICT):
         return f"is {_shown(block)}, not a dict with a type"
     kind = block.get("type")
