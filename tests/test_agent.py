@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import tinyagent._cancel as interrupt_module
+import tinyagent._cancel as cancel_module
 import tinyagent.agent as agent_module
 import tinyagent.agent_tool_execution as execution_module
 from tinyagent import (
@@ -103,7 +103,7 @@ def history(agent: Agent) -> list[str]:
 
 
 async def until(condition: Any) -> None:
-    """Let the loop go on until this holds."""
+    """Run the event loop until the condition holds."""
     async with asyncio.timeout(10):
         while not condition():
             await asyncio.sleep(0)
@@ -491,7 +491,7 @@ async def test_every_option_is_honoured() -> None:
 async def test_the_thinking_level_of_the_model_counts_unless_the_agent_has_one(
     of_model: str, of_state: str | None, expected: str
 ) -> None:
-    """An agent that was not told a level does not switch off that of its model."""
+    """An agent without a thinking level leaves the level of its model on."""
     agent = make("ok", "ok", state={"thinking_level": of_state} if of_state else None)
     agent.set_model(Model("p", "m", "a", ThinkingLevel(of_model)))
     await agent.prompt("Hi")
@@ -669,7 +669,7 @@ async def test_a_stream_that_was_read_to_its_end_is_not_ended_again() -> None:
 
 
 async def test_leaving_early_cancels_a_running_tool() -> None:
-    """A tool does not go on for nobody."""
+    """A tool does not continue after its run has ended."""
     ended = asyncio.Event()
 
     async def execute(*_: Any) -> Any:
@@ -777,7 +777,7 @@ async def test_follow_up_modes(mode: Any, count: int) -> None:
 
 
 async def test_steering_from_a_tool() -> None:
-    """What is said while a tool runs skips the rest and opens the next turn."""
+    """A steering message during a tool skips the other calls and starts the next turn."""
 
     async def execute(*_: Any) -> Any:
         agent.steer("stop that")
@@ -798,7 +798,7 @@ async def test_steering_from_a_tool() -> None:
 
 
 async def test_cleared_queues_are_empty() -> None:
-    """What was cleared is not said."""
+    """Messages that were cleared from the queue are not sent."""
     agent = make("ok")
     agent.steer("s")
     agent.follow_up("f")
@@ -875,7 +875,7 @@ async def test_a_queued_message_is_taken_as_it_is_now() -> None:
 
 
 async def test_subscribing_and_unsubscribing_during_an_event() -> None:
-    """Both hold from the next event on, and nobody misses one because of it."""
+    """Both take effect at the next event, and no other listener misses an event."""
     agent = make("one two")
     heard: dict[str, list[str]] = {"always": [], "once": [], "late": []}
 
@@ -908,7 +908,7 @@ async def test_the_same_listener_twice() -> None:
 async def test_a_listener_that_raises(
     is_async: bool, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is reported once, goes on being called, and neither the run nor the others notice."""
+    """A listener that raises is logged once and still called, and affects neither run nor listeners."""
     agent = make("one two three")
     count = 0
 
@@ -932,7 +932,7 @@ async def test_a_listener_that_raises(
 
 
 async def test_async_listeners_are_awaited_in_order() -> None:
-    """One after the other, in the order of subscription, and before the run goes on."""
+    """Async listeners run one after another, in the order of subscription, before the run continues."""
     agent = make("one two")
     order: list[Any] = []
 
@@ -1031,7 +1031,7 @@ class Stubborn:
 @pytest.fixture
 async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
     """Short grace periods, and no task left of it afterwards."""
-    monkeypatch.setattr(interrupt_module, "CALLBACK_GRACE_S", 0.02)
+    monkeypatch.setattr(cancel_module, "CALLBACK_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "CLOSE_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "REPLY_GRACE_S", 0.02)
     monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.02)
@@ -1088,7 +1088,7 @@ async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, whe
 
 
 async def test_a_provider_that_cannot_be_closed(stubborn: Stubborn) -> None:
-    """Its answer is complete: the run goes on without the rest."""
+    """If the answer is complete, the run continues without waiting for the provider to close."""
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
         class Events:
@@ -1263,7 +1263,7 @@ def test_without_asyncio_the_error_says_so(method: str) -> None:
 
 @pytest.mark.parametrize("how", ["reset", "clear_messages", "replace_messages", "append_message"])
 async def test_the_history_is_not_torn_during_a_run(how: str) -> None:
-    """From a listener, a tool or beside the run: an error, and the run goes on unharmed."""
+    """A change of the history during a run is an error, and the run continues."""
     arguments = {"replace_messages": [[]], "append_message": [user("x")]}.get(how, [])
     caught: list[Any] = []
 
@@ -1381,7 +1381,7 @@ LIMITS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), LIMITS)
 def test_a_limit_that_is_none_is_refused(name: str, value: Any) -> None:
-    """A whole number from 1, or an amount of money; None is no limit."""
+    """A limit is a whole number from 1, or an amount of money; None means no limit."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
         Agent(AgentOptions(**options))
@@ -1562,7 +1562,7 @@ async def test_a_task_of_ones_own_may_wait_for_idle() -> None:
 
 
 async def test_a_prompt_from_inside_is_refused() -> None:
-    """A tool that asks its own agent is told so; asking another agent is fine."""
+    """A tool that prompts its own agent gets an error; it may prompt another agent."""
     other = make("from the other")
 
     async def execute(*_: Any) -> Any:

@@ -49,7 +49,7 @@ MODEL = Model(provider="scripted", id="scripted", api="scripted")
 
 
 def echo(read_only: bool = True, name: str = "echo", **fields: Any) -> AgentTool:
-    """A tool that says what it was given."""
+    """A tool that returns its arguments."""
 
     async def execute(call_id: str, args: dict[str, Any], signal: Any, on_update: Any) -> AgentToolResult:
         on_update(AgentToolResult(content=[{"type": "text", "text": "half"}]))
@@ -123,7 +123,7 @@ async def test_an_answer() -> None:
 
 
 async def test_updates_show_the_message_so_far_and_stay_as_they_were() -> None:
-    """Kept updates show the text of their own moment, after the end too."""
+    """A stored update shows the text at its own time, also after the end."""
     events = await run(ScriptedProvider(Reply(text("a", "b", "c"))))
     texts = [said(event.message) for event in events if event.type == "message_update"]
     assert ["", "a", "ab", "abc", "abc"] == texts
@@ -156,7 +156,7 @@ async def test_the_callers_context_is_not_changed() -> None:
 
 
 async def test_the_messages_of_the_end_are_a_list_of_their_own() -> None:
-    """What a caller does to the result does not show in a kept event."""
+    """Changes of the result by the caller do not show in a stored event."""
     stream = loop(ScriptedProvider("hi"))
     events = await collect(stream)
     (await stream.result()).clear()
@@ -301,7 +301,7 @@ async def test_a_provider_of_deltas_only() -> None:
 
 
 async def test_a_provider_of_full_partials() -> None:
-    """A provider that sends its one growing dict each time: kept events show their own moment."""
+    """If a provider sends the same growing dict each time, stored events still show their own time."""
     message: dict[str, Any] = {**assistant(""), "stop_reason": "complete"}
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
@@ -355,7 +355,7 @@ GARBAGE: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("case", GARBAGE)
 async def test_a_broken_provider_ends_the_run_as_an_error(case: str) -> None:
-    """Whatever it yields or raises: an error message that says something, the partial text kept, no tool."""
+    """A broken provider ends in an error message with a reason and the partial text, and no tool runs."""
     events = await run(foreign(*GARBAGE[case]))
     assert "error" == last(events)["stop_reason"]
     assert last(events)["error_message"]
@@ -675,7 +675,7 @@ async def test_a_callback_that_gives_garbage(name: str, answer: Any) -> None:
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
 async def test_steering_that_raises_while_tools_run(mode: Any) -> None:
-    """Every call still gets its result, then the error is said in a turn of its own."""
+    """Every call still gets its result, and a separate turn reports the error."""
     answers = iter([[]])
 
     def steering() -> Any:
@@ -962,7 +962,7 @@ async def test_a_hook_may_end_the_run(hook: str) -> None:
 
 
 async def test_a_reply_cut_by_length_runs_none_of_its_calls() -> None:
-    """Each call gets an error result that asks for it again, and the model goes on."""
+    """Each call gets an error result that asks the model to repeat it, and the run continues."""
     reply = Reply(call("echo", n=1), call("echo", n=2), stop_reason="length")
     events = await run(ScriptedProvider(reply, "done"))
     assert 2 == len(results(events))
@@ -988,7 +988,7 @@ async def test_abort_before_the_run(signal_type: Any) -> None:
 
 @pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
 async def test_abort_at_every_event(signal_type: Any) -> None:
-    """Whichever event the abort comes with: the grammar holds, no further call, partial text is kept."""
+    """An abort at any event keeps the grammar and the partial text, and runs no further call."""
     script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), Reply(text("three", "four")))
     total = len(await run(ScriptedProvider(*script)))
     for moment in range(total):
@@ -1101,7 +1101,7 @@ async def test_abort_and_failure_at_once(name: str) -> None:
 
 
 async def test_abort_while_tools_run() -> None:
-    """Running calls end, those not begun are told `Operation aborted`, and the model is not asked again."""
+    """Running calls end, the others get `Operation aborted`, and the model is not called again."""
     signal = AbortSignal()
 
     async def execute(call_id: str, args: dict[str, Any], given: Any, on_update: Any) -> AgentToolResult:

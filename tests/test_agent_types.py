@@ -78,7 +78,7 @@ def test_an_event_is_frozen(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_takes_no_other_fields(name: str) -> None:
-    """A wrong field is an error where it is made, and fields are given by name."""
+    """A wrong field is an error at construction, and fields are keyword-only."""
     cls, fields = EVENTS[name]
     with pytest.raises(TypeError):
         cls(**fields, wrong=1)

@@ -79,21 +79,21 @@ async def test_the_exceptions_of_the_block_pass(signal_type: Callable[[], asynci
 
 
 async def test_any_reason_can_be_fired() -> None:
-    """`fire` ends the block with the exception it is given; the first one wins."""
+    """`cancel` ends the block with its exception; only the first call counts."""
     async with asyncio.timeout(5):
         with pytest.raises(LookupError, match="first"):
-            async with CancelScope() as interrupt:
+            async with CancelScope() as scope:
                 loop = asyncio.get_running_loop()
-                loop.call_soon(interrupt.cancel, LookupError("first"))
-                loop.call_soon(interrupt.cancel, LookupError("second"))
+                loop.call_soon(scope.cancel, LookupError("first"))
+                loop.call_soon(scope.cancel, LookupError("second"))
                 await _forever()
 
 
 async def test_firing_after_the_block_does_nothing() -> None:
     """A timer that was forgotten cannot hurt what comes after the block."""
-    async with CancelScope() as interrupt:
+    async with CancelScope() as scope:
         pass
-    interrupt.cancel(LookupError("late"))
+    scope.cancel(LookupError("late"))
     await _steps()
 
 
@@ -101,8 +101,8 @@ async def test_firing_after_the_block_does_nothing() -> None:
 async def test_the_task_may_fire_itself(signal_type: Callable[[], asyncio.Event] | None) -> None:
     """Fired from inside the block, without a pause after it, it ends the block and leaves no trace."""
     with pytest.raises(LookupError, match="self"):
-        async with CancelScope(signal_type() if signal_type else None) as interrupt:
-            interrupt.cancel(LookupError("self"))
+        async with CancelScope(signal_type() if signal_type else None) as scope:
+            scope.cancel(LookupError("self"))
     task = asyncio.current_task()
     assert task is not None
     assert 0 == task.cancelling()
@@ -155,14 +155,14 @@ async def test_a_real_cancellation_stays_one(signal_type: Callable[[], asyncio.E
 async def test_a_real_cancellation_beats_the_signal(
     signal_type: Callable[[], asyncio.Event], swallow: bool
 ) -> None:
-    """When both come at once the task is cancelled: whoever cancelled it waits for that."""
+    """If both happen at once, the task is cancelled, because the canceller waits for that."""
     signal = signal_type()
 
     async def work() -> None:
-        async with CancelScope(signal) as interrupt:
+        async with CancelScope(signal) as scope:
             try:
                 await asyncio.sleep(0)
-                interrupt.cancel(LookupError("fired"))
+                scope.cancel(LookupError("fired"))
                 task.cancel()
                 if not swallow:
                     await _forever()
@@ -175,7 +175,7 @@ async def test_a_real_cancellation_beats_the_signal(
     assert task.cancelled()
 
 
-async def test_interrupts_nest() -> None:
+async def test_scopes_nest() -> None:
     """The inner block's reason ends the inner block only; the outer signal ends both."""
     signal = AbortSignal()
     seen = []
@@ -253,7 +253,7 @@ async def test_resolve_takes_values_and_awaitables() -> None:
 
 
 async def test_a_callback_that_cancels_itself_raises_an_ordinary_error() -> None:
-    """CancelledError out of a callback is its failure, unless somebody cancels the task that calls it."""
+    """CancelledError from a callback is a failure of the callback, unless the calling task is cancelled."""
 
     def sync() -> None:
         raise asyncio.CancelledError
@@ -334,7 +334,7 @@ async def test_finish_gives_results_and_errors() -> None:
 
 
 async def test_a_task_knows_who_waits_for_it() -> None:
-    """`is_inside` goes up from child to parent, and a task of one's own is nobody's child."""
+    """`is_awaited_by` follows spawned tasks to their parents; a task of asyncio has no parent."""
     outer = asyncio.current_task()
 
     async def inside() -> bool:

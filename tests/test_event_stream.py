@@ -63,7 +63,7 @@ async def test_events_then_the_result() -> None:
 
 
 async def test_the_result_before_the_events() -> None:
-    """`result()` alone runs the whole thing, however much nobody reads; the events can be read later."""
+    """`result()` runs to the end without a reader; the events can be read later."""
     stream = EventStream(Run(3 * LIMIT))
     assert "result" == await stream.result()
     assert list(range(3 * LIMIT)) == await collect(stream)
@@ -94,7 +94,7 @@ async def test_a_slow_reader_is_waited_for() -> None:
 
 
 async def test_two_readers_are_refused() -> None:
-    """Two tasks on one stream would each see half: the second is told so, the first goes on."""
+    """A second task that reads a stream gets an error, and the first one continues."""
     gate = asyncio.Event()
 
     async def run(channel: Channel[int, str]) -> str:
@@ -187,7 +187,7 @@ async def test_break_ends_the_run() -> None:
 
 
 async def test_dropping_the_last_reference_ends_the_run() -> None:
-    """Nothing is fired and forgotten: a stream that nobody has is over."""
+    """A stream without references ends its run."""
     run = Run(3, hang=True)
     stream = EventStream(run)
     await anext(stream)
@@ -309,7 +309,7 @@ async def test_feeding_a_stream_by_hand() -> None:
 
 
 async def test_a_hand_fed_stream_is_not_bounded() -> None:
-    """Who pushes by hand cannot be made to wait, so everything is kept."""
+    """`push` cannot wait for the reader, so events pushed by hand are not limited."""
     stream: Any = create_agent_stream()
     for number in range(3 * LIMIT):
         stream.push(number)

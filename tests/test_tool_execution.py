@@ -140,7 +140,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_a_violation_names_the_path_and_the_rule(arguments: Any, path: str, rule: str) -> None:
-    """So that the model can mend it; the public function raises what the model is told."""
+    """The model gets a text with which it can correct the call; the public function raises the same text."""
     tool = make(parameters=ADD)
     with pytest.raises(ToolArgumentsError) as caught:
         validate_tool_arguments(tool, block(arguments=arguments))
@@ -328,7 +328,7 @@ async def test_whatever_a_tool_raises_is_its_result(error: BaseException, is_asy
 
 
 async def test_a_tool_whose_own_task_is_cancelled() -> None:
-    """Something that the tool awaits was cancelled: that is the tool's failure, and the run goes on."""
+    """If something that a tool awaits was cancelled, the tool has failed, and the run continues."""
 
     async def execute(*_: Any) -> Any:
         task = asyncio.create_task(asyncio.sleep(60))
@@ -389,7 +389,7 @@ async def test_execute_gets_its_four_arguments() -> None:
 
 
 async def test_a_result_is_a_copy() -> None:
-    """A tool that goes on changing what it gave changes no event and no message."""
+    """A tool that changes its result later changes neither events nor messages."""
     given = result("before", details={"list": [1]})
 
     async def execute(*_: Any) -> Any:
@@ -488,7 +488,7 @@ async def test_updates_from_threads() -> None:
 
 
 async def test_updates_after_the_end_are_ignored() -> None:
-    """A callback that was kept says nothing any more, from its thread or from the loop."""
+    """An update callback has no effect after the end of its call, from its thread or from the loop."""
     kept: list[Any] = []
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> Any:
@@ -556,7 +556,7 @@ async def test_listeners_of_updates_are_waited_for_before_the_end() -> None:
 
 
 class Gated:
-    """Tools that end when they are told to."""
+    """Tools that end when the test releases them."""
 
     def __init__(self, *names: str, read_only: bool = True) -> None:
         self.gates = {name: asyncio.Event() for name in names}
@@ -682,7 +682,7 @@ async def test_before_sees_the_call_after_validation(either: Any) -> None:
 
 
 async def test_before_may_block(either: Any) -> None:
-    """With a reason, which the model is told; the tool is not run."""
+    """A hook can refuse a call with a reason, which the model gets; the tool is not run."""
     ran: list[Any] = []
     hook = either(lambda info: ToolCallDecision(block="not on Sundays"))
     assert ("not on Sundays", True) == await one(make(ran.append), before=hook)
@@ -714,7 +714,7 @@ async def test_before_may_change_the_arguments(either: Any) -> None:
 
 
 async def test_arguments_changed_in_place_are_validated_too(either: Any) -> None:
-    """A hook that writes into what it is given cannot smuggle in what the schema forbids."""
+    """A hook that changes the arguments in place cannot pass arguments that the schema forbids."""
     seen = []
 
     async def execute(call_id: str, args: Any, *_: Any) -> Any:
@@ -760,7 +760,7 @@ async def test_a_call_that_ends_while_a_hook_asks_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_ending_a_batch_while_a_hook_asks(how: str, short_grace: None) -> None:
-    """One call runs, another waits for its hook, a third has not begun: each gets its result."""
+    """A running call, a call that waits for its hook and a call that has not started all get a result."""
     signal, asking = AbortSignal(), asyncio.Event()
 
     async def execute(*_: Any) -> Any:
@@ -956,7 +956,7 @@ async def test_terminate_is_told_by_the_batch() -> None:
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
 async def test_an_abort_ends_running_tools(mode: Any, short_grace: None) -> None:
-    """They see the signal, then they are cancelled; what has not begun says `Operation aborted`."""
+    """Tools see the signal and are then cancelled; calls that have not started get `Operation aborted`."""
     signal, ended = AbortSignal(), []
 
     async def execute(call_id: str, args: Any, given: Any, on_update: Any) -> Any:
@@ -1014,7 +1014,7 @@ async def test_an_abort_while_the_censor_works_withholds_the_result(short_grace:
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
 async def test_a_cancelled_batch_closes_every_call(mode: Any, short_grace: None) -> None:
-    """The run is cancelled: what was begun ends, what was not is refused, and no tool is left running."""
+    """If the run is cancelled, running calls end, other calls are refused, and no tool is left running."""
     began = asyncio.Event()
 
     async def execute(*_: Any) -> Any:
@@ -1082,7 +1082,7 @@ async def test_execute_tool_calls() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_execute_tool_calls_with_steering(is_async: bool) -> None:
-    """What comes in skips the calls that have not begun, and is handed over."""
+    """Steering messages skip the calls that have not started, and are returned."""
     message: Any = user("stop")
 
     def steering() -> Any:

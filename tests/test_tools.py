@@ -304,7 +304,7 @@ async def test_arguments_that_do_not_fit(hint: Any, given: Any) -> None:
 
 
 async def test_missing_and_unknown_arguments() -> None:
-    """Both are told to the model."""
+    """The error text names a missing or unknown argument."""
 
     @tool
     def function(needed: int) -> None: ...
@@ -316,7 +316,7 @@ async def test_missing_and_unknown_arguments() -> None:
 
 
 async def test_defaults_of_all_kinds() -> None:
-    """A default is used when nothing is given; a mutable one is new for each call."""
+    """A missing argument gets its default; each call gets a new copy of a mutable default."""
 
     @tool
     async def function(
@@ -460,7 +460,7 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 
 async def test_a_sync_function_runs_in_a_thread() -> None:
-    """The loop goes on meanwhile; context variables are seen there."""
+    """A sync function runs in a thread with the context variables, and the event loop continues."""
     main, gate = threading.get_ident(), threading.Event()
 
     @tool
@@ -592,7 +592,7 @@ async def test_what_a_function_raises_is_an_error_result(error: BaseException, i
 
 
 async def test_a_sync_function_that_takes_too_long() -> None:
-    """The call ends at its time-out; the thread's late end disturbs nobody."""
+    """The call ends at its time-out, and the later end of the thread has no effect."""
     gate, ended = threading.Event(), threading.Event()
 
     @tool(timeout=0.01)
@@ -610,7 +610,7 @@ async def test_a_sync_function_that_takes_too_long() -> None:
 
 
 def test_a_thread_that_outlives_the_loop() -> None:
-    """Its late end, and a late update, are nobody's any more; nothing is raised in the thread."""
+    """The late end and late updates of a thread are ignored, and nothing is raised in the thread."""
     gate, ended = threading.Event(), threading.Event()
 
     @tool(timeout=0.01)

@@ -1,7 +1,7 @@
-"""A stream of events and the task that makes them, with one owner: the stream.
+"""A stream of events that owns the task which produces them.
 
-The task's errors reach whoever reads; leaving the stream, by `async with`, `aclose` or by letting go
-of the last reference to it, cancels the task. Nothing is fired and forgotten.
+Errors of the task are raised to the reader. The task is cancelled at the end of `async with`, by `aclose`,
+and when the last reference to the stream is dropped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 class Channel(Generic[E, R]):
-    """The queue between the two: events in, events out, one result."""
+    """The queue between the task and the reader: events and one result."""
 
     def __init__(self) -> None:
         self._events: deque[E] = deque()
@@ -38,10 +38,10 @@ class Channel(Generic[E, R]):
         self._finished: list[asyncio.Future[None]] = []
         self._result: R | None = None
         self._error: BaseException | None = None
-        self._told = False
+        self._is_reported = False
         """Whether a reader has already received the error."""
         self.task: asyncio.Task[None] | None = None
-        """What feeds it, if the stream owns that."""
+        """The task that pushes the events, if the stream owns it."""
         self.ended = False
         self.bounded = False
         self.abandoned = False
@@ -86,15 +86,15 @@ class Channel(Generic[E, R]):
     def close(self) -> None:
         """End the channel because the stream was closed. There is no result."""
         if not self.ended:
-            self._told = True
+            self._is_reported = True
             self.end(error=AgentStateError("The stream was closed before it had a result."))
 
     async def next(self) -> E:
         """Return the next event. At the end, raise the error of the stream, then `StopAsyncIteration`."""
         while not self._events:
             if self.ended:
-                if self._error is not None and not self._told:
-                    self._told = True
+                if self._error is not None and not self._is_reported:
+                    self._is_reported = True
                     raise self._error
                 raise StopAsyncIteration
             if self.task is not None and self.task.get_loop() is not asyncio.get_running_loop():
@@ -109,7 +109,7 @@ class Channel(Generic[E, R]):
         return event
 
     async def result(self) -> R:
-        """The result, once there is one."""
+        """Wait for the result, and return it."""
         while not self.ended:
             waiting = asyncio.get_running_loop().create_future()
             self._finished.append(waiting)
@@ -122,9 +122,9 @@ class Channel(Generic[E, R]):
 class EventStream(Generic[E, R]):
     """An async iterator of events with a result.
 
-    Without `run`, `push(event)` and `end(result)` feed it. With `run`, the stream owns a task that begins
-    with the first read (or `async with`, or `result()`) and is over when the stream is left: by `break` in
-    `async for`, at the end of `async with`, by `aclose()`, or when the last reference to it goes.
+    Without `run`, `push(event)` and `end(result)` fill it. With `run`, the stream owns a task. It starts with
+    the first read, `async with` or `result()`. It ends at the latest with a `break` in `async for`, at the
+    end of `async with`, by `aclose()`, or when the last reference to the stream is dropped.
     """
 
     def __init__(self, run: Callable[[Channel[E, R]], Awaitable[R]] | None = None) -> None:
@@ -133,11 +133,11 @@ class EventStream(Generic[E, R]):
         self._task: asyncio.Task[None] | None = None
 
     def push(self, event: E) -> None:
-        """Add an event; ignored after the end."""
+        """Add an event. After the end, this has no effect."""
         self._channel.push(event)
 
     def end(self, result: R | None = None) -> None:
-        """End the stream with a result; only the first end counts."""
+        """End the stream with a result. Only the first call has an effect."""
         self._channel.end(result)
 
     def __aiter__(self) -> AsyncIterator[E]:
@@ -153,8 +153,8 @@ class EventStream(Generic[E, R]):
         """Return the result of the run. Unread events can still be read afterwards.
 
         Raises:
-            Exception: what ended the run, if it did not end by itself.
-            RuntimeError: the stream was closed before.
+            Exception: The run raised it.
+            RuntimeError: The stream was closed before it had a result.
         """
         self._start()
         self._channel.unbind()

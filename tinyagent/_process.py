@@ -1,7 +1,7 @@
 """`run_in_process`: call a function where it can be killed.
 
-Python cannot interrupt a thread: a regular expression that backtracks or a slow parser goes on after a
-time-out and an abort, and holds the interpreter lock. A process can be killed. `_process_child` is the other
+Python cannot interrupt a thread: a regular expression that backtracks or a slow parser continues after a
+time-out or an abort, and holds the interpreter lock. A process can be killed. `_process_child` is the other
 half and describes the protocol. A daemon thread reads and writes the pipes, so this works on every event
 loop.
 """
@@ -89,7 +89,7 @@ async def run_in_process(
 
     Raises:
         TimeoutError: The time is up.
-        ToolError: The run was aborted; the function raised (the message of a `ToolError` is kept); the
+        ToolError: The run was aborted; the function raised (a `ToolError` keeps its message); the
             process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
         TypeError: The function is not at the top level of a module, a type hint cannot be resolved, or an
             argument cannot be encoded.

@@ -180,7 +180,7 @@ class CustomAgentMessage(TypedDict, total=False):
 AgentMessage: TypeAlias = Message
 """A message in a history or an event. Compare `role` to narrow it.
 
-An agent that was given messages of other roles (`CustomAgentMessage`) has them in its history and its
+An agent that gets messages of other roles (`CustomAgentMessage`) has them in its history and its
 events, too. They are not part of this type, because a `role` of any text would prevent narrowing.
 """
 

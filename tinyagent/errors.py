@@ -11,7 +11,7 @@ TinyAgentError
 │   ├── RateLimitError            too many requests, or the quota is used up
 │   ├── ContextOverflowError      the conversation is longer than the model takes
 │   ├── ConnectionFailedError     no connection: name, network, TLS, refused
-│   ├── ProviderTimeoutError      the provider said nothing for too long
+│   ├── ProviderTimeoutError      the provider sent nothing for too long
 │   ├── StreamInterruptedError    the reply broke off before it was complete
 │   ├── InvalidReplyError         the reply is not what the protocol says
 │   └── ContentFilterError        the provider withheld the reply
@@ -328,7 +328,7 @@ class ErrorFields(TypedDict, total=False):
 
 
 MAX_TEXT = 10_000
-"""Characters of an exception's text that are kept: libraries put whole documents into theirs."""
+"""The longest text of an exception, in characters; libraries put whole documents into theirs."""
 
 _KIND = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 
