@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 from .errors import AgentStateError, ToolError
 
@@ -117,7 +117,7 @@ class CancelScope:
         self.reason: BaseException | None = None
         self._signal = signal
         self._watcher: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
 
     def cancel(self, reason: BaseException) -> None:
@@ -178,7 +178,7 @@ async def resolve(value: T | Awaitable[T]) -> T:
     return value
 
 
-async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
+async def invoke(callback: Callable[..., T | Awaitable[T]], *args: object) -> T:
     """Call a callback that may be sync or async.
 
     Raises:
@@ -194,7 +194,7 @@ async def invoke(callback: Callable[..., T | Awaitable[T]], *args: Any) -> T:
 
 
 async def call_abandonable(
-    signal: asyncio.Event | None, callback: Callable[..., T | Awaitable[T]], *args: Any
+    signal: asyncio.Event | None, callback: Callable[..., T | Awaitable[T]], *args: object
 ) -> T:
     """Do the same as `invoke`, but end on abort or cancellation even if the callback suppresses it.
 
@@ -315,7 +315,7 @@ def _cancelled_inside(callback: object) -> CallbackCancelledError:
     return CallbackCancelledError(f"{name} was cancelled from inside")
 
 
-async def leave_task(task: asyncio.Task[Any], grace: float) -> None:
+async def leave_task(task: asyncio.Task[object], grace: float) -> None:
     """Cancel a task, and wait for it for up to `grace` seconds. Its result is discarded."""
     task.add_done_callback(_drop_result)
     task.cancel()
@@ -323,7 +323,7 @@ async def leave_task(task: asyncio.Task[Any], grace: float) -> None:
         await asyncio.wait([task], timeout=grace)
 
 
-def _drop_result(task: asyncio.Task[Any]) -> None:
+def _drop_result(task: asyncio.Task[object]) -> None:
     if not task.cancelled():
         task.exception()
 
@@ -334,19 +334,19 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-_awaited_by: weakref.WeakKeyDictionary[asyncio.Future[Any], asyncio.Task[Any] | None] = (
+_awaited_by: weakref.WeakKeyDictionary[asyncio.Task[object], asyncio.Task[object] | None] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def spawn(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+def spawn(coroutine: Coroutine[object, object, T]) -> asyncio.Task[T]:
     """Create a task that the current task will wait for."""
     task = asyncio.create_task(coroutine)
     _awaited_by[task] = asyncio.current_task()
     return task
 
 
-def is_awaited_by(task: asyncio.Task[Any] | None) -> bool:
+def is_awaited_by(task: asyncio.Task[object] | None) -> bool:
     """Whether `task` is the current task, or waits for it."""
     current = asyncio.current_task()
     while current is not None:
@@ -356,7 +356,7 @@ def is_awaited_by(task: asyncio.Task[Any] | None) -> bool:
     return False
 
 
-async def shielded(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
+async def shielded(coroutine: Coroutine[object, object, T], grace: float) -> T:
     """Await a coroutine that a cancellation of the current task should not interrupt at once.
 
     After the cancellation, the coroutine has `grace` seconds and is then cancelled itself. A second
@@ -370,12 +370,12 @@ async def shielded(coroutine: Coroutine[Any, Any, T], grace: float) -> T:
         raise
 
 
-async def best_effort(coroutine: Coroutine[Any, Any, None], limit: float) -> None:
+async def best_effort(coroutine: Coroutine[object, object, None], limit: float) -> None:
     """Await a coroutine for up to `limit` seconds, and then cancel it. Its errors are discarded."""
     await _wind_up(spawn(coroutine), limit)
 
 
-async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
+async def _wind_up(task: asyncio.Task[object], grace: float) -> None:
     if not task.done():
         try:
             await asyncio.wait([task], timeout=grace)
@@ -385,7 +385,7 @@ async def _wind_up(task: asyncio.Task[Any], grace: float) -> None:
     task.add_done_callback(_drop_result)
 
 
-async def run_to_completion(coroutine: Coroutine[Any, Any, T], limit: float = 30.0) -> T:
+async def run_to_completion(coroutine: Coroutine[object, object, T], limit: float = 30.0) -> T:
     """Await a coroutine to its end, even if the current task is cancelled, also repeatedly.
 
     Use it in code that handles a cancellation and raises it again afterwards.

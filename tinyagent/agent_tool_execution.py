@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -324,7 +324,7 @@ class ToolBatch:
     async def _start(self, item: _Call) -> None:
         item.started = True
         call = item.call
-        args: Any = call.get("arguments")
+        args: object = call.get("arguments")
         await self._send(
             ToolExecutionStartEvent(
                 tool_call_id=call["id"],
@@ -409,7 +409,7 @@ class ToolBatch:
                     raise
 
     @staticmethod
-    def _apply(item: _Call, decision: Any) -> None:
+    def _apply(item: _Call, decision: object) -> None:
         if isinstance(decision, AgentToolResult):
             item.result = _checked(item.call["name"], decision)
         elif isinstance(decision, ToolCallDecision):
@@ -489,12 +489,12 @@ class ToolBatch:
         while True:
             if self._open is None:
                 number = len(self.results)
-                if number == len(self._calls) or self._calls[number].message is None:
+                due = self._calls[number].message if number < len(self._calls) else None
+                if due is None:
                     return
-                self._open = self._calls[number].message
-                await self._send(MessageStartEvent(message=cast(ToolResultMessage, self._open)))
+                self._open = due
+                await self._send(MessageStartEvent(message=due))
             message, self._open = self._open, None
-            assert message is not None
             self.results.append(message)
             await self._send(MessageEndEvent(message=message))
 
@@ -571,7 +571,7 @@ def _checked(name: str, result: object) -> AgentToolResult:
     """Copy the result of a tool, so that the tool cannot change it later."""
     if not isinstance(result, AgentToolResult):
         raise TypeError(f"the tool {name!r} returned {type(result).__name__}, not an AgentToolResult")
-    content: Any = result.content
+    content: object = result.content
     if not isinstance(content, list) or not all(
         isinstance(part, dict) and isinstance(part.get(_BODY.get(str(part.get("type")), "")), str)
         for part in content
@@ -601,7 +601,7 @@ async def execute_tool_calls(
     tools: Sequence[AgentTool] | None,
     assistant_message: AssistantMessage,
     signal: asyncio.Event | None,
-    stream: EventStream[AgentEvent, Any],
+    stream: EventStream[AgentEvent, list[AgentMessage]],
     get_steering_messages: GetMessages | None = None,
 ) -> ToolExecutionResult:
     """Run the tool calls of a message, and push the events to `stream`.
@@ -616,7 +616,9 @@ async def execute_tool_calls(
     return {"tool_results": batch.results, "steering_messages": batch.steering or None}
 
 
-def skip_tool_call(tool_call: ToolCallContent, stream: EventStream[AgentEvent, Any]) -> ToolResultMessage:
+def skip_tool_call(
+    tool_call: ToolCallContent, stream: EventStream[AgentEvent, list[AgentMessage]]
+) -> ToolResultMessage:
     """Return the error result of a call that is skipped because of a message from the user."""
     result = tool_error(SKIPPED)
     message = _result_message(tool_call, result, is_error=True)
