@@ -1,4 +1,4 @@
-"""The command line as a child process with a home of its own, loopback servers, plugins installed by hand."""
+"""Fixtures: the command line in child processes with an empty home, loopback servers and plugins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECONDS = 20
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ class Done(NamedTuple):
 
     @property
     def result(self) -> dict[str, Any]:
-        """The last line, which must agree with how the process ended."""
+        """The last line. It must agree with the exit code."""
         lines = self.lines
         assert "session" == lines[0]["type"]
         last = lines[-1]
@@ -54,7 +54,7 @@ class Done(NamedTuple):
 
 
 class Terminal:
-    """The terminal that a process runs on: what it shows, and what is typed."""
+    """A terminal on which a process runs: its output, and keys that are typed."""
 
     def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
         self.process = process
@@ -62,24 +62,24 @@ class Terminal:
         self._fd = fd
 
     def expect(self, text: str) -> None:
-        """Wait until this was shown."""
+        """Wait until this text was shown."""
         deadline = time.monotonic() + SECONDS
         while text.encode() not in self.shown:
             assert time.monotonic() < deadline, f"{text!r} was not shown, but: {self.shown!r}"
             assert self._read(0.1) is not False, f"{text!r} was not shown, but: {self.shown!r}"
 
     def type(self, text: str) -> None:
-        """Hit these keys."""
+        """Type these keys."""
         os.write(self._fd, text.encode())
 
     def end(self) -> int:
-        """Read to the end; returns the exit code."""
+        """Read to the end. Return the exit code."""
         while self._read(0.1) is not False:
             pass
         return self.process.wait(SECONDS)
 
     def _read(self, seconds: float) -> bool | None:
-        """True if there was something, None if not yet, False if there will be nothing more."""
+        """Return True after a read, None if nothing has arrived yet, and False at the end."""
         if not select.select([self._fd], [], [], seconds)[0]:
             return None if self.process.poll() is None else False
         try:
@@ -91,7 +91,7 @@ class Terminal:
 
 
 class ForkServer:
-    """The process that forks; see `fork_server.py`."""
+    """The process that forks, see `fork_server.py`."""
 
     def __init__(self) -> None:
         self._channel, theirs = socket.socketpair()
@@ -104,7 +104,7 @@ class ForkServer:
         self._answers = self._channel.makefile()
 
     def run(self, request: dict[str, Any], fds: list[int]) -> int:
-        """Run one command; returns its exit code, negative for a signal."""
+        """Run one command. Return its exit code, negative for a signal."""
         socket.send_fds(self._channel, [json.dumps(request).encode()], fds)
         child = int(self._answers.readline())
         try:
@@ -114,7 +114,7 @@ class ForkServer:
             raise
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         self._answers.close()
         self._channel.close()
         self._process.wait(SECONDS)
@@ -136,7 +136,7 @@ class Cli:
         self._open: list[subprocess.Popen[bytes]] = []
 
     def __call__(self, *args: str | Path, stdin: bytes | None = None, **environment: str) -> Done:
-        """Run to the end, in a fork; standard input is empty unless something is given."""
+        """Run a command to its end, in a fork. Standard input is empty by default."""
         with (
             Path(os.devnull).open() as nothing,
             TemporaryFile() as given,
@@ -159,7 +159,7 @@ class Cli:
         return result
 
     def start(self, *args: str | Path, environment: dict[str, str] | None = None, **given: Any) -> Any:
-        """Start it, with pipes."""
+        """Start a command with pipes."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(
             self.command(*args), env=self.environment(environment or {}), cwd=self.work, **{**pipes, **given}
@@ -168,7 +168,7 @@ class Cli:
         return process
 
     def on_terminal(self, *args: str | Path, **given: Any) -> Terminal:
-        """Start it on a terminal of its own."""
+        """Start a command on a new terminal."""
         outer, inner = pty.openpty()
         process = self.start(
             *args, stdin=given.pop("stdin", inner), stdout=given.pop("stdout", inner), stderr=inner,
@@ -188,11 +188,11 @@ class Cli:
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def command(self, *args: str | Path) -> list[str]:
-        """The command, as a list."""
+        """Return the command as a list."""
         return [sys.executable, "-m", "tinyagent_cli", *map(str, args)]
 
     def environment(self, more: dict[str, str]) -> dict[str, str]:
-        """What the process sees."""
+        """Return the environment of the process."""
         return {
             "COLUMNS": "100", **os.environ, "PYTHONPATH": os.pathsep.join(self.path),
             "TINYAGENT_HOME": str(self.home), **more,
@@ -227,7 +227,7 @@ class Cli:
         self.path.append(str(site))
 
     def close(self) -> None:
-        """Leave no process behind."""
+        """End the remaining processes."""
         for process in self._open:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
@@ -239,7 +239,7 @@ class Cli:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """One for all tests."""
+    """One process that forks for all tests of a worker."""
     made = ForkServer()
     yield made
     made.close()

@@ -1,7 +1,7 @@
-"""Runs the command line in forks of one process that has imported everything already.
+"""Run the command line in forks of one process that has imported all modules.
 
-A test of what a command does would otherwise spend nearly all its time on starting Python. What a command
-imports, and how it meets signals, pipes and terminals, is tested on real processes instead.
+Otherwise a test would spend most of its time on the start of Python. Tests of imports, signals, pipes and
+terminals use new processes instead.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PRELOADED = [
 
 
 def serve(channel: socket.socket) -> None:
-    """A request is a line of JSON with three descriptors; the answer is how the process ended."""
+    """Serve requests: one line of JSON with three descriptors. The answer is the exit code."""
     while True:
         data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
         if not data:
@@ -54,7 +54,7 @@ def serve(channel: socket.socket) -> None:
 
 
 def work(request: dict[str, object], fds: list[int]) -> None:
-    """Become the process that was asked for."""
+    """Run the requested command in this process."""
     code = 70
     try:
         for number, fd in enumerate(fds):

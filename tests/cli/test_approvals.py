@@ -1,4 +1,4 @@
-"""Tools that can change things: refused, asked for, allowed, denied."""
+"""Approvals of tool calls that can change things: refusals, questions and rules."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RUN = ("run", "-m", "local/m", "-t", "mytools.py")
 
 @pytest.fixture
 def server(cli: Cli, serve: Serve) -> FakeServer:
-    """A model that writes twice, then answers; and the tools in a file."""
+    """A model that calls `write` twice and then answers, and a file with tools."""
     cli.file("mytools.py", TOOLS)
     return serve(
         FakeReply.tool_calls(("write", {"text": "one"})),
@@ -39,13 +39,13 @@ def server(cli: Cli, serve: Serve) -> FakeServer:
 
 
 def written(cli: Cli) -> str:
-    """What the tool has written."""
+    """Return the text that the tool has written."""
     path = cli.work / "written"
     return path.read_text() if path.exists() else ""
 
 
-def told(server: FakeServer, number: int) -> str:
-    """The last message of a request: what the model was told of its call."""
+def tool_result(server: FakeServer, number: int) -> str:
+    """Return the last message of a request, which is the result of the tool call."""
     text: str = server.requests[number].json["messages"][-1]["content"]
     return text
 
@@ -54,17 +54,17 @@ def told(server: FakeServer, number: int) -> str:
 
 
 def test_without_a_terminal_it_is_refused(cli: Cli, server: FakeServer) -> None:
-    """It does not hang; the model is told why and how the user can allow it, and so is the user."""
+    """A call is refused without a terminal, and the model and the user read how to allow it."""
     process = cli.start(*RUN, "Write", start_new_session=True)
     out, err = process.communicate(timeout=20)
     assert (0, b"Done.\n", "") == (process.returncode, out, written(cli))
-    assert "there is no terminal to ask the user on" in told(server, 1)
-    assert "--allow write" in told(server, 1)
+    assert "there is no terminal to ask the user on" in tool_result(server, 1)
+    assert "--allow write" in tool_result(server, 1)
     assert b"--allow write" in err
 
 
 def test_a_run_that_ends_without_an_answer_after_refusals_is_incomplete(cli: Cli, serve: Serve) -> None:
-    """Exit code 4 if the model says nothing more."""
+    """The exit code is 4 if the model does not answer after a refusal."""
     cli.file("mytools.py", TOOLS)
     serve(FakeReply.tool_calls(("write", {"text": "one"})), FakeReply.text(""))
     done = cli(*RUN, "--jsonl", "--deny", "write", "Write")
@@ -75,31 +75,31 @@ def test_a_run_that_ends_without_an_answer_after_refusals_is_incomplete(cli: Cli
     "flags", [["-y"], ["--allow", "write"], ["--allow", "wr*"], ["--yes", "--deny", "look"]], ids=" ".join
 )
 def test_allowed_by_a_flag(cli: Cli, server: FakeServer, flags: list[str]) -> None:
-    """-y allows everything, --allow a name or a pattern."""
+    """-y allows every tool; --allow takes a name or a pattern."""
     assert (0, "Done.\n") == cli(*RUN, *flags, "Write")[:2]
     assert "onetwo" == written(cli)
 
 
 @pytest.mark.parametrize("flags", ["-y --deny write", "--allow write --deny w*"])
 def test_deny_wins(cli: Cli, server: FakeServer, flags: str) -> None:
-    """Whatever else was said."""
+    """--deny takes precedence over every other rule."""
     assert 0 == cli(*RUN, *flags.split(), "Write").code
     assert "" == written(cli)
-    assert "does not allow the tool 'write'" in told(server, 1)
+    assert "does not allow the tool 'write'" in tool_result(server, 1)
 
 
 def test_deny_holds_for_read_only_tools(cli: Cli, serve: Serve) -> None:
-    """A tool that was denied does not even look."""
+    """A denied tool is not run, even if it is read-only."""
     cli.file("mytools.py", TOOLS)
     server = serve(FakeReply.tool_calls(("look", {})), FakeReply.text("Done."))
     assert 0 == cli(*RUN, "--deny", "look", "Look").code
-    assert "does not allow" in told(server, 1)
+    assert "does not allow" in tool_result(server, 1)
 
 
 def test_the_user_may_allow_in_the_configuration_and_the_project_may_deny(
     cli: Cli, server: FakeServer
 ) -> None:
-    """`[run] allow` in the user's file; `[run] deny` in the project's wins over it."""
+    """`[run] deny` of a project takes precedence over `[run] allow` of the user."""
     config = (cli.home / "config.toml").read_text()
     cli.config(f'[run]\nallow = ["write"]\n{config}')
     assert 0 == cli(*RUN, "Write").code
@@ -114,7 +114,7 @@ def test_the_user_may_allow_in_the_configuration_and_the_project_may_deny(
 
 
 def test_asked_on_the_terminal(cli: Cli, server: FakeServer) -> None:
-    """Yes runs this call, and the next one is asked for again; no refuses it and tells the model."""
+    """`y` runs one call and the next one is asked again; `n` refuses it and tells the model."""
     terminal = cli.on_terminal(*RUN, "Write")
     terminal.expect('"text": "one"\r\n  }\r\nRun write? [y] once')
     terminal.type("y\n")
@@ -122,7 +122,7 @@ def test_asked_on_the_terminal(cli: Cli, server: FakeServer) -> None:
     terminal.type("n\n")
     assert 0 == terminal.end()
     assert "one" == written(cli)
-    assert "the user declined" in told(server, 2)
+    assert "the user declined" in tool_result(server, 2)
 
 
 def test_always_is_not_asked_again(cli: Cli, server: FakeServer) -> None:
@@ -136,7 +136,7 @@ def test_always_is_not_asked_again(cli: Cli, server: FakeServer) -> None:
 
 @pytest.mark.parametrize("answer", ["\n", "yup\n", "\x04"], ids=["nothing", "something else", "end of file"])
 def test_anything_but_yes_is_no(cli: Cli, server: FakeServer, answer: str) -> None:
-    """Only y, yes, a and always allow."""
+    """Only `y`, `yes`, `a` and `always` allow a call."""
     terminal = cli.on_terminal(*RUN, "Write")
     for _ in range(2):
         terminal.expect("Run write?")
@@ -147,7 +147,7 @@ def test_anything_but_yes_is_no(cli: Cli, server: FakeServer, answer: str) -> No
 
 
 def test_the_terminal_is_asked_and_not_standard_input(cli: Cli, server: FakeServer) -> None:
-    """With the prompt piped in and the output piped on, the question still goes to the terminal."""
+    """The question is on the terminal, even if standard input and output are pipes."""
     terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert terminal.process.stdin is not None
     terminal.process.stdin.write(b"y\ny\ny\n")
@@ -160,13 +160,13 @@ def test_the_terminal_is_asked_and_not_standard_input(cli: Cli, server: FakeServ
 
 
 def a_call(arguments: dict[str, Any]) -> ToolCallInfo:
-    """A call of the tool `shell`."""
+    """Return a call of the tool `shell`."""
     tool = AgentTool(name="shell", description="", parameters={})
     return ToolCallInfo(tool, "call_1", arguments, assistant("…"), AgentContext(messages=[]))
 
 
 def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) -> None:
-    """Escapes, backspaces, bidi controls and invisible characters in the arguments are written out."""
+    """Escapes, backspaces, bidi controls and invisible characters in arguments are shown as escapes."""
     cli.file("mytools.py", TOOLS)
     evil = "rm -rf ~ #\x1b[2K\x1b[1Gls\x08\x08 \u202e\u200b\U000e0041\r\nnext"
     serve(FakeReply.tool_calls(("write", {"text": evil})), FakeReply.text("Done."))
@@ -188,7 +188,7 @@ UNSEEN = (
 
 
 def test_unseen_characters_are_written_out() -> None:
-    """Ignorable characters, fillers, variation selectors, tags and all blanks but the space."""
+    """Ignorable characters, fillers, variation selectors, tags and unusual blanks are shown as escapes."""
     text = question(a_call({"command": f"ls{UNSEEN}"})).text
     for character in UNSEEN:
         code = ord(character)
@@ -207,7 +207,7 @@ def test_unseen_characters_are_written_out() -> None:
     ],
 )
 def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
-    """They cannot push the end of a command out of sight."""
+    """A long run of blanks is shown as its length, so it cannot hide the end of a command."""
     assert (
         f'"command": "ls #{shown}; rm -rf ~"' in question(a_call({"command": f"ls #{blanks}; rm -rf ~"})).text
     )
@@ -219,7 +219,9 @@ def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
     ids=["one line", "many lines"],
 )
 def test_a_long_call_is_bounded_and_says_so(arguments: dict[str, Any]) -> None:
-    """A question shows the beginning, how much is missing, and the end; `always` is no answer to it."""
+    """A question about a long call shows its beginning, the length of the gap, and its end; `always` is
+    refused.
+    """
     asked = question(a_call(arguments))
     assert (True, True) == ("begin" in asked.text, 'end"' in asked.text)
     assert "characters are not shown here" in asked.text
@@ -229,7 +231,7 @@ def test_a_long_call_is_bounded_and_says_so(arguments: dict[str, Any]) -> None:
 
 
 def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve) -> None:
-    """`y` is asked again, `yes` runs it; after all pages of `v` the usual answers count."""
+    """A long call needs a full `yes`, or a view of all pages, after which the usual answers work."""
     cli.file("mytools.py", TOOLS)
     texts = [letter * 9_000 for letter in "abc"]
     calls = [FakeReply.tool_calls(("write", {"text": text})) for text in texts]
@@ -250,7 +252,7 @@ def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve
 
 
 def test_a_key_that_was_hit_before_is_no_answer(cli: Cli, server: FakeServer) -> None:
-    """What was typed ahead of the question is forgotten."""
+    """Keys that were typed before the question are discarded."""
     terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE)
     terminal.type("y\ny\n")
     assert terminal.process.stdin is not None
@@ -265,7 +267,7 @@ def test_a_key_that_was_hit_before_is_no_answer(cli: Cli, server: FakeServer) ->
 
 
 def test_interrupting_the_question_ends_the_run(cli: Cli, server: FakeServer) -> None:
-    """Ctrl-C at the question: nothing is run, exit code 130, and the record is complete."""
+    """Ctrl-C at the question runs nothing, exits with 130, and completes the record."""
     terminal = cli.on_terminal(*RUN, "-o", "run.jsonl", "Write")
     terminal.expect("Run write?")
     terminal.type("\x03")
@@ -275,7 +277,7 @@ def test_interrupting_the_question_ends_the_run(cli: Cli, server: FakeServer) ->
 
 
 def test_the_time_limit_holds_while_a_question_is_open(cli: Cli, server: FakeServer) -> None:
-    """--timeout ends a run that nobody answers."""
+    """--timeout ends a run that waits for an answer."""
     terminal = cli.on_terminal(*RUN, "--timeout", "1", "Write")
     terminal.expect("Run write?")
     assert 124 == terminal.end()
@@ -283,7 +285,7 @@ def test_the_time_limit_holds_while_a_question_is_open(cli: Cli, server: FakeSer
 
 
 def test_this_exact_call_is_not_asked_again(cli: Cli, serve: Serve) -> None:
-    """`e` holds for the same tool with the same arguments in this run, and for nothing else."""
+    """`e` allows the same tool with the same arguments in this run, and nothing else."""
     cli.file("mytools.py", TOOLS)
     write = [FakeReply.tool_calls(("write", {"text": text})) for text in ("one", "one", "two")]
     serve(*write, FakeReply.text("Done."))
@@ -301,7 +303,7 @@ def test_this_exact_call_is_not_asked_again(cli: Cli, serve: Serve) -> None:
 
 
 def remember(cli: Cli, server: FakeServer) -> None:
-    """Answer `p` to the first question and no to the second."""
+    """Answer `p` to the first question and `n` to the second."""
     terminal = cli.on_terminal(*RUN, "Write")
     terminal.expect("[p] always in this project")
     terminal.type("p\n")
@@ -313,18 +315,20 @@ def remember(cli: Cli, server: FakeServer) -> None:
 
 
 def test_remembered_for_the_project(cli: Cli, server: FakeServer) -> None:
-    """`p` holds in later runs in the same folder: for that exact call, with or without a terminal."""
+    """`p` allows the exact call in later runs in the same folder, with or without a terminal."""
     remember(cli, server)
     assert 0 == cli(*RUN, "Write").code
     assert "oneone" == written(cli)
-    assert "the user declined" not in told(server, 4)
+    assert "the user declined" not in tool_result(server, 4)
     file = cli.home / "approvals.json"
     assert 0o600 == file.stat().st_mode & 0o777
 
 
 @pytest.mark.parametrize("change", ["description", "code", "folder", "same path", "deny"])
 def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str) -> None:
-    """To the content of the tool's file and to the folder itself; and a deny rule wins over it."""
+    """A stored approval ends with a change of the tool's file or of the folder; a deny rule takes
+    precedence.
+    """
     remember(cli, server)
     more: tuple[str, ...] = ()
     if change == "description":
@@ -346,7 +350,7 @@ def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str)
 def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     cli: Cli, server: FakeServer, harm: str
 ) -> None:
-    """Every call is asked for again, with a warning; neither a run nor a command changes the file."""
+    """An insecure file of approvals is not used and not changed, and a warning names it."""
     remember(cli, server)
     file = cli.home / "approvals.json"
     if harm == "mode":
@@ -376,7 +380,7 @@ def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
 
 
 def test_a_home_that_cannot_hold_approvals_says_so(cli: Cli, server: FakeServer) -> None:
-    """Where the home is no directory, there is nothing to list, nothing to revoke, and no internal error."""
+    """If the home is not a directory, no approvals exist, and no internal error is reported."""
     environment = {"TINYAGENT_HOME": "/dev/null"}
     assert (0, 0) == (
         cli("approvals", "list", **environment).code,
@@ -387,7 +391,7 @@ def test_a_home_that_cannot_hold_approvals_says_so(cli: Cli, server: FakeServer)
 
 
 def test_approvals_of_an_older_version_are_asked_again(cli: Cli, server: FakeServer) -> None:
-    """Version 1 did not bind the content of a tool, so nothing of it is trusted."""
+    """Approvals of version 1, which did not bind the content of a tool, are not used."""
     remember(cli, server)
     file = cli.home / "approvals.json"
     file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
@@ -409,7 +413,7 @@ def tinyagent_register_tools(register):
 
 @pytest.mark.parametrize("change", ["none", "code", "RECORD"])
 def test_an_installed_tool_is_bound_to_its_files(cli: Cli, serve: Serve, change: str) -> None:
-    """An approval ends with a change of the plugin's code, or of the RECORD of its distribution."""
+    """An approval ends with a change of the plugin's code or of its RECORD."""
     cli.install("writer", PLUGIN)
     site = cli.work.parent / "site-writer-tools"
     (site / "writer-1.0.dist-info" / "RECORD").write_text("plugin_writer.py,sha256=abc,10\n")
@@ -428,7 +432,7 @@ def test_an_installed_tool_is_bound_to_its_files(cli: Cli, serve: Serve, change:
 
 
 def test_a_tool_of_a_server_is_bound_to_the_server() -> None:
-    """Where something else than the plugin's code carries out the call, a change of it asks again."""
+    """An approval ends with a change of `AgentTool.origin`."""
     source = ToolSource("s", "m", is_file=False)
     tools = [AgentTool(name="t", description="", parameters={}, origin=origin) for origin in ("a", "b")]
     keys = {fingerprint(current_project(), tool, source, {}) for tool in tools}
@@ -436,14 +440,14 @@ def test_a_tool_of_a_server_is_bound_to_the_server() -> None:
 
 
 def add_approvals(path: Path, first: int, count: int) -> None:
-    """Remember calls in this process."""
+    """Store approvals from this process."""
     tool = AgentTool(name="t", description="", parameters={})
     for number in range(first, first + count):
         ApprovalStore(path).add(str(number), tool, ToolSource("s", "m", is_file=False), {"n": number})
 
 
 def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
-    """Each process reads, adds and writes under a lock."""
+    """Processes that add approvals at the same time keep all of them."""
     path = tmp_path / "approvals.json"
     spawn = multiprocessing.get_context("spawn")
     writers = [spawn.Process(target=add_approvals, args=(path, first, 10)) for first in (0, 10, 20)]
@@ -455,7 +459,7 @@ def test_concurrent_writers_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:
-    """With project, tool, arguments; by the beginning of an id, for a project, or all."""
+    """The list shows project, tool and arguments; revoke takes a prefix of an id, --project or --all."""
     assert (0, "[]\n") == cli("approvals", "list", "--json")[:2]
     remember(cli, server)
     [row] = json.loads(cli("approvals", "list", "--json").out)
@@ -470,7 +474,7 @@ def test_approvals_are_listed_and_revoked(cli: Cli, server: FakeServer) -> None:
 
 
 def test_the_list_of_approvals_hides_nothing(cli: Cli) -> None:
-    """Odd names of folders and files, and arguments, are written out; one approval is one line."""
+    """The list shows each approval on one line, with invisible characters as escapes."""
     tool = a_call({}).tool
     home = Path(cli.home)
     home.mkdir(parents=True, exist_ok=True)
@@ -488,7 +492,7 @@ def test_the_list_of_approvals_hides_nothing(cli: Cli) -> None:
 
 
 def test_decisions_are_in_the_record(cli: Cli, server: FakeServer) -> None:
-    """Who allowed a call stands in its result's details, a refusal in its text; -v says both at once."""
+    """The details of a result name who approved the call; a refusal is its text; -v shows both at once."""
     done = cli(*RUN, "--jsonl", "-v", "--allow", "write", "Write")
     ends = [line for line in done.lines if line["type"] == "tool_execution_end"]
     assert ["--allow", "--allow"] == [end["result"]["details"]["approval"] for end in ends]
@@ -528,18 +532,18 @@ async def wait() -> str:
     [("[tools.talk]\nmax_output = 30", 30), ('[tools."*"]\nmax_output = 60', 60), ("", 100_000)],
 )
 def test_long_results_are_cut(cli: Cli, serve: Serve, table: str, kept: int) -> None:
-    """The model gets the beginning and the end, and is told how much is missing and why."""
+    """The model gets the beginning and the end of a long result, with a note about the gap."""
     cli.file("mytools.py", LONG)
     server = serve(FakeReply.tool_calls(("talk", {"n": 90_000})), FakeReply.text("Done."), more=table)
     assert 0 == cli(*RUN, "Talk").code
-    begin, note, end = told(server, 1).split("\n")
+    begin, note, end = tool_result(server, 1).split("\n")
     assert (kept * 2 // 3, kept - kept * 2 // 3) == (len(begin), len(end))
     assert ({"a"}, {"z"}) == (set(begin), set(end))
     assert f"{180_000 - kept:,} of 180,000 characters were left out here" in note
 
 
 def test_pictures_are_not_cut(cli: Cli, serve: Serve) -> None:
-    """Only text counts; every part keeps its place."""
+    """The limit counts text only, and every part keeps its place."""
     cli.file("mytools.py", LONG)
     serve(FakeReply.tool_calls(("show", {})), FakeReply.text("Done."), more="[tools.show]\nmax_output = 30")
     done = cli(*RUN, "--jsonl", "Show")
@@ -549,13 +553,13 @@ def test_pictures_are_not_cut(cli: Cli, serve: Serve) -> None:
 
 
 def test_time_outs_of_tools(cli: Cli, serve: Serve) -> None:
-    """`[tools.NAME] timeout` ends a call, in a run and by hand."""
+    """`[tools.NAME] timeout` ends a call in a run and in `tools call`."""
     cli.file("mytools.py", LONG)
     server = serve(
         FakeReply.tool_calls(("wait", {})), FakeReply.text("Done."), more="[tools.wait]\ntimeout = 0.1"
     )
     assert 0 == cli(*RUN, "Wait").code
-    assert "timed out after 0.1 s" in told(server, 1)
+    assert "timed out after 0.1 s" in tool_result(server, 1)
     assert "timed out after 0.1 s" in cli("tools", "call", "mytools.py:wait").err
     cli.config("[tools.wait]\ntimeout = 0\n")
     assert 3 == cli(*RUN, "Wait").code

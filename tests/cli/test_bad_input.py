@@ -1,4 +1,4 @@
-"""Bad input: a clear message, the exit code of the table, no traceback, and a record that agrees."""
+"""Bad input gives a clear message, the documented exit code, no traceback, and a complete record."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_input(cli: Cli, case: str) -> None:
-    """One message that says what and what next; nothing on standard output but the record; all agree."""
+    """One message names the problem and the next step, and the record and the exit code agree."""
     cli.file("binary", b"\x89\xfe\x00\xff")
     cli.file("nul", b"a\0b")
     args, code, words = CASES[case]
@@ -63,14 +63,14 @@ def test_bad_input(cli: Cli, case: str) -> None:
 
 
 def test_without_jsonl_standard_output_is_empty(cli: Cli) -> None:
-    """An error is on standard error alone."""
+    """An error is written to standard error only."""
     done = cli("run", "-m", "demo")
     assert (2, "") == done[:2]
     assert done.err.startswith("Error: There is no prompt.\n")
 
 
 def test_a_bad_option_ends_the_output_file_too(cli: Cli) -> None:
-    """Also if the options cannot be read, -o FILE ends in a result line."""
+    """-o FILE ends with a result line, even if the options are invalid."""
     done = cli("run", "-o", "run.jsonl", "--bad", "-m", "demo", "Hi")
     assert (2, "") == done[:2]
     lines = (cli.work / "run.jsonl").read_text().splitlines()
@@ -78,7 +78,7 @@ def test_a_bad_option_ends_the_output_file_too(cli: Cli) -> None:
 
 
 def test_the_history_is_not_overwritten(cli: Cli) -> None:
-    """-o on the file that --history reads is refused before anything is written; so with a bad option."""
+    """-o on the file of --history is refused before anything is written, even with an invalid option."""
     cli.file("run.jsonl", "precious")
     for more in ((), ("--bad",)):
         done = cli("run", "-m", "demo", "--history", "run.jsonl", "-o", "run.jsonl", *more, "Hi")
@@ -87,7 +87,7 @@ def test_the_history_is_not_overwritten(cli: Cli) -> None:
 
 
 def test_an_unreadable_file(cli: Cli) -> None:
-    """Permissions are named."""
+    """The message names missing permissions."""
     if os.geteuid() == 0:
         pytest.skip("root reads everything")
     cli.file("secret", "x").chmod(0)
@@ -98,7 +98,7 @@ def test_an_unreadable_file(cli: Cli) -> None:
 
 
 def test_a_server_that_is_not_there(cli: Cli, serve: Serve) -> None:
-    """Exit code 1 and the address; nothing was printed as a reply."""
+    """A server that cannot be reached gives exit code 1, and the message has its address."""
     cli.config('[providers.local]\nbase_url = "http://127.0.0.1:9/v1"\n')
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
     assert (1, "connection") == (done.code, done.result["error"]["kind"])
@@ -106,7 +106,7 @@ def test_a_server_that_is_not_there(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_refused_key(cli: Cli, serve: Serve) -> None:
-    """HTTP 401 is a matter of set-up: exit code 3."""
+    """HTTP 401 gives exit code 3."""
     serve(FakeReply.error(401, "Incorrect API key provided"))
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
     assert (3, "authentication") == (done.code, done.result["error"]["kind"])
@@ -114,7 +114,7 @@ def test_a_refused_key(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_reply_that_breaks_off(cli: Cli, serve: Serve) -> None:
-    """A cut connection is a failure; what had come is printed and recorded."""
+    """A cut connection is a failure; the text so far is printed and recorded."""
     cut = FakeReply([sse(chat_chunk("Once upon")), Hangup()])
     serve(cut, cut)
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
@@ -135,7 +135,7 @@ def test_a_reply_that_breaks_off(cli: Cli, serve: Serve) -> None:
     ],
 )  # fmt: skip
 def test_a_base_url_that_cannot_be_used(cli: Cli, base_url: str, words: str) -> None:
-    """http to other machines, other schemes and credentials in the URL are refused, and not shown."""
+    """http to other machines, other schemes and credentials in the URL are refused and not shown."""
     cli.config(f'[providers.local]\nbase_url = "{base_url}"\n')
     done = cli("run", "-m", "local/m", "Hi")
     assert 3 == done.code
@@ -159,7 +159,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("case", CONFIGS)
 def test_malformed_configuration(cli: Cli, case: str) -> None:
-    """Exit code 3; the message names the file and the key."""
+    """A malformed configuration gives exit code 3, and the message names the file and the key."""
     text, words = CONFIGS[case]
     cli.home.mkdir()
     (cli.home / "config.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -185,7 +185,7 @@ PROJECT = {
 
 @pytest.mark.parametrize("case", PROJECT)
 def test_a_project_file_may_choose_and_limit_but_not_add(cli: Cli, case: str) -> None:
-    """What came with somebody's repository sets no endpoint, no permission and runs nothing: exit code 3."""
+    """A project file cannot set an endpoint or a permission, or run code: exit code 3."""
     cli.file("evil.py", "open('executed', 'w')")
     cli.file("tinyagent.toml", PROJECT[case])
     done = cli("run", "-m", "demo", "Hi")
@@ -196,7 +196,7 @@ def test_a_project_file_may_choose_and_limit_but_not_add(cli: Cli, case: str) ->
 
 
 def test_nothing_in_the_working_directory_is_a_plugin(cli: Cli) -> None:
-    """Metadata that lies in the working directory was not installed by anybody, and is not looked at."""
+    """Metadata in the working directory is ignored, because it is not installed."""
     info = cli.work / "evil-1.0.dist-info"
     info.mkdir()
     (info / "entry_points.txt").write_text(
@@ -225,7 +225,7 @@ def test_nothing_in_the_working_directory_is_a_plugin(cli: Cli) -> None:
     ],
 )
 def test_input_without_end_is_a_usage_error(cli: Cli, line: str, what: str) -> None:
-    """Standard input, files, the system prompt and the history are bounded; the message has the bound."""
+    """Standard input, files, the system prompt and the history have size limits, which the message names."""
     done = cli.shell(f"set +o pipefail; {line}")
     assert (2, True) == (done.code, what in done.err), done.err
 
@@ -239,7 +239,7 @@ def test_input_without_end_is_a_usage_error(cli: Cli, line: str, what: str) -> N
     ids=["a replay", "a tool file"],
 )
 def test_files_without_end_are_errors(cli: Cli, arguments: list[str], code: int, what: str) -> None:
-    """A replay and a tool file are bounded as well."""
+    """A replay and a tool file have size limits."""
     with (cli.work / "large.py").open("wb") as file:
         file.truncate(100 << 30)
     done = cli("run", *arguments)
@@ -247,7 +247,7 @@ def test_files_without_end_are_errors(cli: Cli, arguments: list[str], code: int,
 
 
 def test_too_little_memory_is_no_defect() -> None:
-    """It is named as what it is, and not as an internal error."""
+    """A lack of memory is reported as such, not as an internal error."""
     failure = describe(MemoryError())
     assert ("out_of_memory", "There is not enough memory.", 1) == (
         failure.kind, failure.message, failure.exit_code
@@ -261,7 +261,7 @@ def test_standard_input_is_used_once(cli: Cli) -> None:
 
 
 def test_a_tool_file_in_utf_16(cli: Cli) -> None:
-    """What PowerShell's `>` writes; Python itself reads UTF-8 and coding comments."""
+    """A tool file may be UTF-16, as PowerShell's `>` writes it."""
     source = "from tinyagent import tool\n@tool(read_only=True)\ndef hi() -> str:\n    'é'\n    return 'é'\n"
     cli.file("wide.py", source.encode("utf-16"))
     cli.file("latin.py", f"# coding: latin-1\n{source}".encode("latin-1"))
@@ -271,7 +271,7 @@ def test_a_tool_file_in_utf_16(cli: Cli) -> None:
 
 
 def test_a_malformed_message_in_the_history(cli: Cli) -> None:
-    """It is named by its number before anything is sent."""
+    """The message names the number of the malformed message, and no request is sent."""
     message = '{"type":"history","message":{"role":"user","content":%s}}\n'
     cli.file("run.jsonl", message % '"Hi"' + message % "3")
     done = cli("run", "-m", "demo", "--history", "run.jsonl", "now in French")

@@ -34,7 +34,7 @@ SOURCES = "It rains.\n\nSources:\n[1] A - https://example.org/a\n[2] https://exa
 
 
 def test_sources_of_an_answer(cli: Cli, serve: Serve) -> None:
-    """They are listed below the text, are in the record, and go back to the model as it sent them."""
+    """Sources are listed below the text, recorded, and sent back to the model unchanged."""
     server = serve(*[FakeReply.json(REPLY)] * 3)
     cli.config(f'[providers.openai]\nbase_url = "{server.url}"\n')
     done = cli("run", "-m", "openai/gpt-5", "-o", "record.jsonl", "Weather?")
@@ -64,7 +64,7 @@ def test_sources_of_an_answer(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_server_without_the_responses_api(cli: Cli, serve: Serve) -> None:
-    """A server under OpenAI's name may speak chat/completions only; the error says what to do."""
+    """If a server under OpenAI's name supports only chat/completions, the error names the option."""
     server = serve(FakeReply.json({"detail": "Not Found"}, status=404))
     cli.config(f'[providers.openai]\nbase_url = "{server.url}"\n')
     done = cli("run", "-m", "openai/gpt-5", "Hi")

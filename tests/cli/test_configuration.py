@@ -1,4 +1,4 @@
-"""Where settings and keys come from."""
+"""The sources of settings and keys."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def keys(cli: Cli, text: str, mode: int = 0o600) -> Path:
 
 
 def authorization(server: FakeServer) -> str | None:
-    """The header of the last request."""
+    """Return the Authorization header of the last request."""
     return server.requests[-1].headers.get("authorization")
 
 
 @pytest.mark.parametrize("xdg", [None, "", "/somewhere/else"])
 def test_the_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch, xdg: str | None) -> None:
-    """The shortcut for Linux says what platformdirs says."""
+    """The directory for Linux is the one of platformdirs."""
     monkeypatch.delenv("TINYAGENT_HOME")
     if xdg is not None:
         monkeypatch.setenv("XDG_CONFIG_HOME", xdg)
@@ -61,7 +61,7 @@ def test_the_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch, xdg: st
 
 
 def test_the_environment_comes_before_the_key_file(cli: Cli, serve: Serve) -> None:
-    """The variable's key is sent; without it the file's; white space around it is no part of it."""
+    """The key of the variable takes precedence over the file; white space around it is removed."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"), more=KEY)
     keys(cli, 'local = "  sk-test-file "\n')
     assert 0 == cli("run", "-m", "local/m", "Hi", LOCAL_KEY=" sk-test-env\n").code
@@ -71,7 +71,7 @@ def test_the_environment_comes_before_the_key_file(cli: Cli, serve: Serve) -> No
 
 
 def test_no_key_no_header(cli: Cli, serve: Serve) -> None:
-    """A provider without api_key_env gets no Authorization header, whatever keys are set."""
+    """A provider without api_key_env gets no Authorization header."""
     server = serve(FakeReply.text("ok"))
     assert 0 == cli("run", "-m", "local/m", "Hi", OPENAI_API_KEY="sk-test-other").code
     assert authorization(server) is None
@@ -79,7 +79,7 @@ def test_no_key_no_header(cli: Cli, serve: Serve) -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 def test_a_key_file_that_others_can_read_is_refused(cli: Cli, serve: Serve, mode: int) -> None:
-    """Exit code 3, and how to mend it."""
+    """An insecure key file gives exit code 3, with the command that repairs it."""
     serve(FakeReply.text("ok"), more=KEY)
     path = keys(cli, 'local = "sk-test-file"\n', mode)
     done = cli("run", "-m", "local/m", "Hi")
@@ -90,7 +90,7 @@ def test_a_key_file_that_others_can_read_is_refused(cli: Cli, serve: Serve, mode
 
 @pytest.mark.parametrize("text", ['local = "sk-test-CANARY', 'local = ["sk-test-CANARY"]', "sk-test-CANARY"])
 def test_a_malformed_key_file_does_not_show_its_keys(cli: Cli, serve: Serve, text: str) -> None:
-    """The message names the file, and at most the position."""
+    """The message names the file and the position only."""
     serve(FakeReply.text("ok"), more=KEY)
     keys(cli, text)
     done = cli("run", "-vv", "-m", "local/m", "Hi")
@@ -101,7 +101,7 @@ def test_a_malformed_key_file_does_not_show_its_keys(cli: Cli, serve: Serve, tex
 
 @pytest.mark.parametrize("key", ["sk-test-one sk-test-two", "sk-test-\x7f", "sk-test-é"])
 def test_a_key_that_cannot_be_a_header_is_refused_unseen(cli: Cli, serve: Serve, key: str) -> None:
-    """Before a request is made; the message says where it is from and does not show it."""
+    """An invalid key is refused before a request; the message names its source and does not show it."""
     server = serve(FakeReply.text("ok"), more=KEY)
     done = cli("run", "-vv", "-m", "local/m", "Hi", LOCAL_KEY=key)
     assert (3, []) == (done.code, server.requests)
@@ -110,7 +110,7 @@ def test_a_key_that_cannot_be_a_header_is_refused_unseen(cli: Cli, serve: Serve,
 
 
 def test_the_first_provider_with_a_key_is_taken(cli: Cli) -> None:
-    """Nothing chosen: said on standard error which and why. The request goes nowhere here: -O is wrong."""
+    """Without a choice, the first provider with a key is used, and a note says so."""
     done = cli("run", "-O", "x", "Hi", GROQ_API_KEY="gsk-1")
     assert 2 == done.code
     assert "Using groq/" in done.err
@@ -118,7 +118,7 @@ def test_the_first_provider_with_a_key_is_taken(cli: Cli) -> None:
 
 
 def test_the_users_own_endpoint_replaces_a_built_in_one(cli: Cli, serve: Serve) -> None:
-    """[providers.openai] with a base_url is another server; the built-in key is not sent there."""
+    """[providers.openai] with a base_url is another server, which does not get the built-in key."""
     server = serve(FakeReply.text("ok"))
     cli.server(server, "openai")
     assert 0 == cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY="sk-test-CANARY").code
@@ -126,7 +126,7 @@ def test_the_users_own_endpoint_replaces_a_built_in_one(cli: Cli, serve: Serve) 
 
 
 def test_headers_and_options_of_a_provider(cli: Cli, serve: Serve) -> None:
-    """`headers` are sent, `options` are merged into the request, -O over them."""
+    """`headers` are sent, and `options` are merged into the request below -O."""
     server = serve(
         FakeReply.text("ok"), more='headers = { X-Team = "a" }\noptions = { seed = 1, top_k = 2 }\n'
     )
@@ -136,7 +136,7 @@ def test_headers_and_options_of_a_provider(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_run_table_holds_defaults(cli: Cli, serve: Serve) -> None:
-    """What [run] says is taken where no flag says otherwise, the project's over the user's."""
+    """[run] is used if no option is set; the project takes precedence over the user."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
     config = (cli.home / "config.toml").read_text()
     run = (
@@ -157,14 +157,14 @@ def test_the_run_table_holds_defaults(cli: Cli, serve: Serve) -> None:
     "model", ["replay:run.jsonl", " replay:run.jsonl", "replay/run.jsonl", "\\treplay/x\\n"]
 )
 def test_a_project_cannot_choose_a_replay(cli: Cli, model: str) -> None:
-    """A record that came with the project would pass for the answer of a model, in every spelling."""
+    """A project cannot choose a replay, which would pass for a model, in any spelling."""
     cli.file("tinyagent.toml", f'[run]\nmodel = "{model}"\n')
     done = cli("run", "Hi")
     assert (3, True) == (done.code, "a project file cannot choose a replay" in done.err)
 
 
 def test_a_project_chooses_tools_by_name(cli: Cli, serve: Serve) -> None:
-    """`tools = [...]` names installed plugins."""
+    """`tools = [...]` of a project names installed plugins."""
     cli.install("sums", CALC)
     server = serve(FakeReply.text("ok"))
     cli.file("tinyagent.toml", '[run]\ntools = ["sums"]\n')
@@ -184,7 +184,7 @@ def test_a_project_chooses_tools_by_name(cli: Cli, serve: Serve) -> None:
 def test_the_lower_limit_holds(
     cli: Cli, serve: Serve, user: str, project: str, flags: list[str], sent: int
 ) -> None:
-    """A project file lowers the user's limits and never raises them; a flag is the user's own word."""
+    """A project file can lower the user's limits, but not raise them; an option overrides both."""
     server = serve(FakeReply.text("ok"))
     config = (cli.home / "config.toml").read_text()
     cli.config(f"[run]\n{user}\n{config}")
@@ -194,7 +194,7 @@ def test_the_lower_limit_holds(
 
 
 def test_a_project_does_not_raise_a_default(cli: Cli) -> None:
-    """`max_turns` is 50 if the user has not set it; -v names the value that does not hold."""
+    """The default of `max_turns` counts as the user's limit; -v names the value that does not apply."""
     cli.file("tinyagent.toml", "[run]\nmax_turns = 500\ntimeout = 9.5\n")
     note = "tinyagent.toml: run.max_turns = 500 is above your limit; 50 applies."
     assert (True, False) == (
@@ -205,7 +205,7 @@ def test_a_project_does_not_raise_a_default(cli: Cli) -> None:
 
 @pytest.mark.parametrize("setting", ["max_turns = 0", "timeout = nan", "timeout = -1.0", "max_tokens = -5"])
 def test_a_limit_is_a_positive_number(cli: Cli, setting: str) -> None:
-    """Anything else is an error that names the key, and no run without a limit."""
+    """A limit that is not positive is an error that names the key."""
     cli.file("tinyagent.toml", f"[run]\n{setting}\n")
     done = cli("run", "-m", "demo", "Hi")
     assert (3, True) == (done.code, f"run.{setting.split()[0]}" in done.err)
@@ -213,7 +213,7 @@ def test_a_limit_is_a_positive_number(cli: Cli, setting: str) -> None:
 
 @pytest.mark.parametrize("name", ["config.toml", "tinyagent.toml", "keys.toml"])
 def test_a_file_that_others_may_write_is_refused(cli: Cli, name: str) -> None:
-    """Exit code 3 with the command that helps; the file stays as it is."""
+    """A file that others can write gives exit code 3, with the command that repairs it."""
     cli.home.mkdir()
     path = (cli.work if name == "tinyagent.toml" else cli.home) / name
     path.write_text("")
@@ -227,13 +227,13 @@ def test_a_file_that_others_may_write_is_refused(cli: Cli, name: str) -> None:
     "home", ["/dev/null", "x" * 300, "/proc/self/nothing"], ids=["a device", "too long", "/proc"]
 )
 def test_a_home_without_files(cli: Cli, home: str) -> None:
-    """Where the home is no directory, as for services, there is no configuration, and all else works."""
+    """If the home is not a directory, as for services, there is no configuration."""
     done = cli("run", "-q", "-m", "demo", "Hi", TINYAGENT_HOME="", XDG_CONFIG_HOME="", HOME=home)
     assert (0, "") == (done.code, done.err)
 
 
 def test_keys_are_not_quoted(cli: Cli) -> None:
-    """The line of a malformed keys file holds a key, so only its place is shown."""
+    """An error about the keys file shows the position, not the line."""
     cli.home.mkdir()
     keys = cli.home / "keys.toml"
     keys.write_text("openai = sk-test-canary\n")
@@ -243,7 +243,7 @@ def test_keys_are_not_quoted(cli: Cli) -> None:
 
 
 def test_every_number_of_a_project_is_a_limit() -> None:
-    """A new number in `[run]` is a limit too, unless it is put here on purpose."""
+    """A new number in `[run]` must be a limit, or be listed here."""
     no_limits = {"temperature"}
     numbers = {
         field.name

@@ -1,4 +1,4 @@
-"""`doctor`: each thing that can be wrong is found, with what to do, and counts in the exit code."""
+"""`doctor` finds each problem, with a hint, and the exit code counts it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODELS = FakeReply.json({"data": [{"id": "m"}]})
 
 @pytest.fixture(autouse=True)
 def pip(cli: Cli) -> Callable[[str, int], None]:
-    """A pip that finds no conflict, or what it is given; the real one would take most of the time."""
+    """A pip that finds no conflict, or the one of the test; the real one is slow."""
     site = cli.work.parent / "site-of-pip"
     site.mkdir()
     cli.path.append(str(site))
@@ -34,7 +34,7 @@ def pip(cli: Cli) -> Callable[[str, int], None]:
 
 
 def examine(cli: Cli, *args: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    """The exit code, and what was found by its subject; plugins of this environment are left out."""
+    """Return the exit code, and the findings by subject, except those about this environment."""
     environment = {"TINYAGENT_PLUGINS": "zz-one,zz-two", **environment}
     done = cli("doctor", "--json", *args, **environment)
     found = json.loads(done.out)
@@ -43,7 +43,7 @@ def examine(cli: Cli, *args: str, **environment: str) -> tuple[int, dict[str, di
 
 
 def test_all_is_well(cli: Cli, serve: Serve) -> None:
-    """A server that answers and a model that was chosen: exit code 0."""
+    """A working server and a chosen model give exit code 0."""
     serve(MODELS)
     done = cli("doctor", TINYAGENT_MODEL="local/m", TINYAGENT_PLUGINS="")
     lines = done.out.splitlines()
@@ -53,7 +53,7 @@ def test_all_is_well(cli: Cli, serve: Serve) -> None:
 
 
 def test_nothing_is_set_up(cli: Cli) -> None:
-    """No model and no key is no fault: exit code 0, with the ways to go on."""
+    """Without a model or a key, the exit code is 0, and the hint shows how to start."""
     code, found = examine(cli)
     assert (0, True) == (code, found["configuration model"]["ok"])
     assert "-m demo" in found["configuration model"]["hint"]
@@ -70,7 +70,7 @@ def test_nothing_is_set_up(cli: Cli) -> None:
     ],
 )
 def test_a_broken_plugin(cli: Cli, source: str, words: str) -> None:
-    """Whatever it does to the process that loads it; the other one loads."""
+    """A broken plugin is reported, even if it ends its process, and other plugins load."""
     cli.install("zz-one", source, version="2.1")
     cli.install("zz-two", "from tinyagent import tool\n@tool\ndef two():\n    'Two.'")
     code, found = examine(cli, TINYAGENT_MODEL="demo")
@@ -98,7 +98,7 @@ NOT_SET_UP = {
 
 @pytest.mark.parametrize("case", NOT_SET_UP)
 def test_a_plugin_that_is_not_set_up_is_not_broken(cli: Cli, case: str) -> None:
-    """doctor, `plugins list --check` and a run say the same, with the plugin's own hint."""
+    """doctor, `plugins list --check` and a run report the same state, with the plugin's own hint."""
     error, code, words = NOT_SET_UP[case]
     cli.install("zz-one", SETUP.format(error=error), version="2.1")
     exit_code, found = examine(cli, TINYAGENT_MODEL="demo")
@@ -122,7 +122,7 @@ def test_a_plugin_that_is_not_set_up_is_not_broken(cli: Cli, case: str) -> None:
     ids=["while it is imported", "in its hook", "behind a finally"],
 )
 def test_a_plugin_without_its_environment_variable_is_not_set_up(cli: Cli, source: str) -> None:
-    """`os.environ[NAME]` is how most plugins ask for a setting; a missing one is named, and no defect."""
+    """A missing `os.environ[NAME]` is a missing setting, and the message names it."""
     cli.install("zz-one", source, version="2.1")
     code, found = examine(cli, TINYAGENT_MODEL="demo")
     finding = found["plugin tools: zz-one (zz-one 2.1)"]
@@ -131,14 +131,14 @@ def test_a_plugin_without_its_environment_variable_is_not_set_up(cli: Cli, sourc
 
 
 def test_a_key_error_of_its_own_is_a_defect(cli: Cli) -> None:
-    """Only a look-up in the environment counts as a setting."""
+    """A KeyError of another lookup is a defect."""
     cli.install("zz-one", "{}['ZZ_TOWN']")
     code, found = examine(cli, TINYAGENT_MODEL="demo")
     assert (3, True) == (code, "KeyError" in found["plugin tools: zz-one (zz-one 1.0)"]["message"])
 
 
 def test_findings_hold_no_secrets(cli: Cli) -> None:
-    """What they quote of the configuration and of plugins is redacted, as a text and as JSON."""
+    """Secrets from the configuration and from plugins are removed, in text and in JSON."""
     key = "sk-test-0123456789abcdef0123456789"
     cli.install("zz-one", f"raise RuntimeError('refused: {key}')")
     cli.config(f"[plugins]\ndisable = ['{key}']\n[run]\ntools = ['{key}']\nmodel = 'demo'\n")
@@ -160,7 +160,7 @@ LACKING = {
 
 @pytest.mark.parametrize("case", LACKING)
 def test_a_plugin_that_lacks_something(cli: Cli, case: str) -> None:
-    """It is to be installed again, not uninstalled."""
+    """The hint is to install the plugin again, not to uninstall it."""
     source, words = LACKING[case]
     cli.install("zz-one", source)
     code, found = examine(cli, TINYAGENT_MODEL="demo")
@@ -170,7 +170,7 @@ def test_a_plugin_that_lacks_something(cli: Cli, case: str) -> None:
 
 
 def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
-    """It stops runs; the error says how to set it up, and how to switch it off."""
+    """A guard without its settings stops runs; the hint shows how to set it up or disable it."""
     source = 'import tinyagent\nraise tinyagent.NotConfiguredError("no rules", hint="Write rules.")'
     cli.install("zz-one", source, "hooks")
     done = cli("run", "-m", "demo", "-t", "calc", "Hi")
@@ -194,7 +194,7 @@ def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
 def test_a_plugin_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
 ) -> None:
-    """It is given up on after a time."""
+    """The check of a plugin has a time limit."""
     (tmp_path / "plugin_hang.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     loaded = plugin_check.check(Plugin("tools", "hang", "plugin_hang", "hang", "1.0"), seconds=3)
@@ -204,7 +204,7 @@ def test_a_plugin_that_hangs(
 
 
 def test_names_in_conflict(cli: Cli) -> None:
-    """Until the user has said whose a name is."""
+    """Two plugins with one name are a problem until the configuration chooses one."""
     for name in ("zz-one", "zz-two"):
         cli.install(name, "from tinyagent import tool\n@tool\ndef two():\n    'Two.'", entry="zz")
     code, found = examine(cli, TINYAGENT_MODEL="demo")
@@ -215,7 +215,7 @@ def test_names_in_conflict(cli: Cli) -> None:
 
 
 def test_versions_in_conflict(cli: Cli, pip: Callable[[str, int], None]) -> None:
-    """Of a plugin: exit code 1. Of packages that are none of our business: no word."""
+    """A version conflict of a plugin gives exit code 1; those of unrelated packages are not shown."""
     cli.install("zz-one", "from tinyagent import tool\n@tool\ndef one():\n    'One.'")
     others = "numpy 2.0 has requirement x<1, but you have x 2.0."
     pip(f"{others}\nZZ_one 1.0 requires click, which is not installed.", 1)
@@ -229,7 +229,7 @@ def test_versions_in_conflict(cli: Cli, pip: Callable[[str, int], None]) -> None
 
 
 def test_a_configuration_that_cannot_be_read(cli: Cli) -> None:
-    """File and key are named; the plugins were looked at all the same."""
+    """The finding names the file and the key, and the plugins are checked."""
     cli.config("[run]\nmax_turns = 'many'\n")
     cli.install("zz-one", "1 / 0")
     code, found = examine(cli)
@@ -239,14 +239,14 @@ def test_a_configuration_that_cannot_be_read(cli: Cli) -> None:
 
 
 def test_a_model_without_a_provider(cli: Cli) -> None:
-    """It is a finding, since every run fails because of it."""
+    """A model without a provider is a problem, because every run fails."""
     code, found = examine(cli, TINYAGENT_MODEL="/m")
     model = found["configuration model"]
     assert (3, "TINYAGENT_MODEL names no provider.") == (code, model["message"])
 
 
 def test_what_the_configuration_names_and_is_not_there(cli: Cli) -> None:
-    """A tool is an error, a preference or a switch without effect is not."""
+    """A missing tool is a problem; a preference or a disabled plugin without effect is advice."""
     cli.config(
         '[run]\nmodel = "demo"\ntools = ["gone"]\n[plugins]\ndisable = ["off"]\nprefer = {x = "nobody"}\n'
     )
@@ -257,7 +257,7 @@ def test_what_the_configuration_names_and_is_not_there(cli: Cli) -> None:
 
 
 def test_missing_and_refused_keys(cli: Cli, serve: Serve) -> None:
-    """Not set, and set but not taken by the server; a key is never shown."""
+    """Missing keys and keys that the server refuses are problems; no key is shown."""
     server = serve(FakeReply.error(401, "bad key sk-test-CANARY"))
     cli.config(
         f'[providers.one]\nbase_url = "{server.url}"\napi_key_env = "KEY_ONE"\n'
@@ -271,7 +271,7 @@ def test_missing_and_refused_keys(cli: Cli, serve: Serve) -> None:
 
 
 def test_endpoints(cli: Cli, serve: Serve) -> None:
-    """One that is dead will fail (exit code 1); one without a list of models is there all the same."""
+    """An endpoint that does not answer gives exit code 1; one without a list of models works."""
     serve(FakeReply.error(404, "nothing here"), more='[providers.dead]\nbase_url = "http://127.0.0.1:9/v1"\n')
     code, found = examine(cli, TINYAGENT_MODEL="demo")
     assert "answers, but does not list its models" == found["endpoint local"]["message"]
@@ -280,7 +280,7 @@ def test_endpoints(cli: Cli, serve: Serve) -> None:
 
 
 def test_offline_asks_nobody(cli: Cli, serve: Serve) -> None:
-    """Keys and names are looked at, endpoints are not."""
+    """--offline checks keys and names, but sends no request."""
     server = serve()
     code, found = examine(cli, "--offline", TINYAGENT_MODEL="local/m")
     assert (0, True, False) == (code, found["keys local"]["ok"], "endpoint local" in found)
@@ -288,7 +288,7 @@ def test_offline_asks_nobody(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_server_that_says_nothing(cli: Cli, serve: Serve) -> None:
-    """Is not waited for longer than --timeout."""
+    """--timeout limits the wait for an endpoint."""
     from tinyagent.testing import Hold
 
     serve(FakeReply([Hold()]))

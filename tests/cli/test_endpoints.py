@@ -1,4 +1,4 @@
-"""Where the built-in providers are asked, and what moves them."""
+"""The addresses of the built-in providers, and what changes them."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ KEY = "sk-test-CANARY-0123456789"
     ],
 )
 def test_ollama_host_is_read_as_ollama_reads_it(text: str, expected: str) -> None:
-    """Scheme and port are optional, and the address to listen on is this machine for a client."""
+    """Scheme and port are optional, and the address to listen on means this machine."""
     assert expected == ollama_url(text)
 
 
 @pytest.mark.parametrize("text", ["http://[bad", "gpu:port", "gpu:99999999"])
 def test_an_ollama_host_that_is_no_address(text: str) -> None:
-    """The variable is named."""
+    """The message names the variable."""
     with pytest.raises(ConfigurationError, match="OLLAMA_HOST is not an address"):
         ollama_url(text)
 
 
 @pytest.mark.parametrize("text", ["http://user:word@gpu:9999", "user@gpu"])
 def test_an_ollama_host_with_a_password(text: str) -> None:
-    """It is refused, and not dropped; the password is not shown."""
+    """A password in the variable is refused and not shown."""
     with pytest.raises(ConfigurationError, match="contains a user name") as caught:
         ollama_url(text)
     assert "word@" not in str(caught.value)
@@ -71,7 +71,7 @@ AZURE = "https://acme.openai.azure.com"
     ],
 )
 def test_the_url_of_a_deployment(base_url: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deployment is in the path and the version in the query, unless the URL says it already."""
+    """The URL gets the deployment and the version, unless it has them."""
     monkeypatch.delenv("OPENAI_API_VERSION", raising=False)
     assert expected == azure_url(base_url, "gpt 4")
 
@@ -85,7 +85,7 @@ def test_the_url_of_a_deployment(base_url: str, expected: str, monkeypatch: pyte
     ],
 )
 def test_a_variable_moves_a_provider(cli: Cli, serve: Serve, model: str, variable: str, path: str) -> None:
-    """The request goes where its own clients would send it, and -v says so."""
+    """The variable sets the address as the provider's own clients do, and -v shows it."""
     server = serve(FakeReply.text("ok"))
     origin = server.url.removesuffix("/v1")
     done = cli("run", "-v", "-m", model, "Hi", **{variable: origin + path, "OPENAI_API_KEY": KEY})
@@ -119,7 +119,7 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 def test_the_protocol_goes_by_the_model(
     cli: Cli, serve: Serve, model_id: str, options: list[str], path: str
 ) -> None:
-    """OpenAI's later models are asked over the Responses API, unless the user chooses."""
+    """OpenAI's later models use the Responses API, unless the user chooses another protocol."""
     server = serve(FakeReply.text("ok") if path == CHAT else FakeReply.json(RESPONSE))
     url = server.url + "/chat/completions"  # as some set the variable
     done = cli("run", "-m", f"openai/{model_id}", *options, "Hi", OPENAI_BASE_URL=url, OPENAI_API_KEY=KEY)
@@ -138,7 +138,7 @@ def test_the_protocol_goes_by_the_model(
     ],
 )
 def test_a_table_chooses_the_protocol(cli: Cli, serve: Serve, name: str, api: str, path: str) -> None:
-    """`api` of a provider counts; other servers keep the protocol that all of them have."""
+    """`api` of a provider chooses its protocol; other servers use the default."""
     server = serve(FakeReply.text("ok") if path == CHAT else FakeReply.json(RESPONSE))
     cli.config(f'[providers.{name}]\nbase_url = "{server.url}"\n{api}\n')
     done = cli("run", "-m", f"{name}/gpt-5", "Hi")
@@ -146,7 +146,7 @@ def test_a_table_chooses_the_protocol(cli: Cli, serve: Serve, name: str, api: st
 
 
 def test_a_protocol_that_does_not_exist(cli: Cli) -> None:
-    """The user learns which there are."""
+    """The message lists the protocols."""
     done = cli("run", "-m", "openai/gpt-5", "-O", "api=chat", "Hi", OPENAI_API_KEY=KEY)
     assert 3 == done.code
     assert "There is no protocol 'chat'" in done.err
@@ -154,7 +154,7 @@ def test_a_protocol_that_does_not_exist(cli: Cli) -> None:
 
 
 def test_azure_over_the_responses_api(cli: Cli, serve: Serve) -> None:
-    """It is part of Azure's newer API, with the deployment in the body and the key in its own header."""
+    """The request uses Azure's newer API, with the deployment in the body and the key in `api-key`."""
     server = serve(FakeReply.json(RESPONSE))
     origin = server.url.removesuffix("/v1")
     environment = {"AZURE_OPENAI_ENDPOINT": origin, "AZURE_OPENAI_API_KEY": KEY}
@@ -165,7 +165,7 @@ def test_azure_over_the_responses_api(cli: Cli, serve: Serve) -> None:
 
 
 def test_notes_are_shown_with_v(cli: Cli, serve: Serve) -> None:
-    """What a model does not take is left out without a word, unless -v asks for it."""
+    """A note about an omitted setting is shown with -v only."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
     environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
     arguments = ("run", "-m", "openai/gpt-4.1", "--thinking", "high", "Hi")
@@ -176,7 +176,7 @@ def test_notes_are_shown_with_v(cli: Cli, serve: Serve) -> None:
 
 
 def test_anthropic_is_moved(cli: Cli, serve: Serve) -> None:
-    """ANTHROPIC_BASE_URL is followed, without the path of the protocol."""
+    """ANTHROPIC_BASE_URL sets the address, without the path of the protocol."""
     server = serve(FakeReply([b'{"type":"error","error":{"message":"seen"}}'], status=400))
     origin = server.url.removesuffix("/v1")
     done = cli("run", "-m", "anthropic/m", "Hi", ANTHROPIC_BASE_URL=origin, ANTHROPIC_API_KEY=KEY)
@@ -185,7 +185,7 @@ def test_anthropic_is_moved(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_note_shows_no_secrets(cli: Cli) -> None:
-    """User, password and query of a base URL are left out of what -v shows."""
+    """-v shows a base URL without user, password and query."""
     url = f"http://user:{KEY}@127.0.0.1:9/v1?key={KEY}"
     done = cli("run", "-v", "-m", "openai/m", "Hi", OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-test-other-1234")
     assert done.code != 0
@@ -194,7 +194,7 @@ def test_the_note_shows_no_secrets(cli: Cli) -> None:
 
 
 def test_a_flag_moves_a_provider(cli: Cli, serve: Serve) -> None:
-    """-O base_url goes before the variable, and is no field of the request."""
+    """-O base_url takes precedence over the variable, and is not sent."""
     server = serve(FakeReply.text("ok"))
     environment = {"OPENAI_BASE_URL": "http://127.0.0.1:9", "OPENAI_API_KEY": KEY}
     done = cli("run", "-m", "openai/m", "-O", f"base_url={server.url}", "Hi", **environment)
@@ -206,20 +206,20 @@ def test_a_flag_moves_a_provider(cli: Cli, serve: Serve) -> None:
     ("model", "message"), [("demo", "demo has no base_url"), ("proxy/m", "takes no options")]
 )
 def test_what_has_no_base_url_says_so(cli: Cli, model: str, message: str) -> None:
-    """It is refused, not ignored."""
+    """base_url is refused for a provider that has none."""
     done = cli("run", "-m", model, "-O", "base_url=http://127.0.0.1:9", "Hi", TINYAGENT_PROXY_TOKEN="t")
     assert 3 == done.code
     assert message in done.err
 
 
 def test_a_base_url_that_is_no_text(cli: Cli) -> None:
-    """The option is named."""
+    """The message names the option."""
     done = cli("run", "-m", "openai/m", "-O", "base_url=5", "Hi", OPENAI_API_KEY=KEY)
     assert (3, True) == (done.code, "The base_url of 'openai' is not a URL." in done.err)
 
 
 def test_the_users_own_base_url_goes_before_the_variable(cli: Cli, serve: Serve) -> None:
-    """[providers.openai] replaces the built-in provider, so what moves that one says nothing of it."""
+    """[providers.openai] base_url takes precedence over the variable."""
     server = serve(FakeReply.text("ok"))
     cli.server(server, "openai")
     done = cli("run", "-v", "-m", "openai/m", "Hi", OPENAI_BASE_URL="http://127.0.0.1:9", OPENAI_API_KEY=KEY)
@@ -228,14 +228,14 @@ def test_the_users_own_base_url_goes_before_the_variable(cli: Cli, serve: Serve)
 
 
 def test_an_empty_base_url(cli: Cli) -> None:
-    """It is named, and does not stand for the built-in one."""
+    """An empty base_url is an error, not the built-in one."""
     cli.config('[providers.openai]\nbase_url = " "\n')
     done = cli("run", "-m", "openai/m", "Hi", OPENAI_API_KEY=KEY)
     assert (3, True) == (done.code, "base_url under [providers.openai] is empty." in done.err)
 
 
 def test_a_project_moves_nothing(cli: Cli, serve: Serve) -> None:
-    """A project's file has no place for a base URL: the run is refused before any key is sent."""
+    """A base URL in a project file is refused before a key is sent."""
     server = serve()
     cli.file("tinyagent.toml", f'[run]\nmodel = "openai/m"\noptions = {{ base_url = "{server.url}" }}\n')
     assert 3 == cli("run", "Hi", OPENAI_API_KEY=KEY).code
@@ -245,7 +245,7 @@ def test_a_project_moves_nothing(cli: Cli, serve: Serve) -> None:
 
 
 def test_azure_works_as_its_reference_says(cli: Cli, serve: Serve) -> None:
-    """Deployment in the path, version in the query, the key in `api-key`, and no Authorization."""
+    """The path has the deployment, the query the version, and `api-key` the key."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
     origin = server.url.removesuffix("/v1")
     environment = {"AZURE_OPENAI_ENDPOINT": origin, "AZURE_OPENAI_API_KEY": KEY}
@@ -259,6 +259,6 @@ def test_azure_works_as_its_reference_says(cli: Cli, serve: Serve) -> None:
 
 
 def test_azure_without_an_endpoint(cli: Cli) -> None:
-    """There is no server to ask; the variable is named."""
+    """The message names the missing variable."""
     done = cli("run", "-m", "azure/my-gpt", "Hi", AZURE_OPENAI_API_KEY=KEY)
     assert (3, True) == (done.code, "AZURE_OPENAI_ENDPOINT is not set" in done.err)

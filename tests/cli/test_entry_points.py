@@ -1,4 +1,4 @@
-"""Which plugins are installed, found without importing anything."""
+"""Installed plugins are found without any import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tinyagent_cli.plugins.discovery import Plugin, find, scan
 
 
 def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = "dist-info") -> Path:
-    """Put metadata on disk."""
+    """Write the metadata of a distribution."""
     folder = site / (f"{name}-{version}.dist-info" if kind == "dist-info" else f"{name}.egg-info")
     folder.mkdir(parents=True)
     file = "METADATA" if kind == "dist-info" else "PKG-INFO"
@@ -26,7 +26,7 @@ def install(site: Path, name: str, text: str, version: str = "1.0", kind: str = 
 
 
 def test_it_finds_what_the_standard_library_finds() -> None:
-    """In this very environment: the same names, values, distributions and versions."""
+    """The scan of this environment gives the same plugins as `importlib.metadata`."""
     expected = sorted(
         Plugin(
             point.group.removeprefix("tinyagent."), point.name, point.value,
@@ -40,7 +40,7 @@ def test_it_finds_what_the_standard_library_finds() -> None:
 
 
 def test_groups_comments_spaces_and_extras(tmp_path: Path) -> None:
-    """The file format as pip and setuptools write it; other groups, ours and others', are left out."""
+    """The scan reads the format of pip and setuptools, and ignores other groups."""
     text = """
 [console_scripts]
 x = y:z
@@ -63,13 +63,13 @@ d = mod_d
 
 
 def test_egg_info_counts(tmp_path: Path) -> None:
-    """A development install of setuptools is an install."""
+    """A development install of setuptools is found."""
     install(tmp_path, "old", "[tinyagent.tools]\nold = old\n", kind="egg-info")
     assert ["old"] == [entry.name for entry in scan((str(tmp_path),))]
 
 
 def test_the_first_of_a_name_hides_the_others(tmp_path: Path) -> None:
-    """As Python itself imports: also when the first has no entry points at all."""
+    """The first distribution of a name on the path hides later ones, even without entry points."""
     first = install(tmp_path / "first", "Some_Thing", "[console_scripts]\nx = y\n", "2.0")
     second = install(tmp_path / "second", "some_thing", "[tinyagent.tools]\nx = y\n", "1.0")
     assert () == scan((str(first), str(second)))
@@ -77,14 +77,14 @@ def test_the_first_of_a_name_hides_the_others(tmp_path: Path) -> None:
 
 
 def test_the_working_directory_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it is on the path as '' or by name."""
+    """The working directory is ignored, as '' and by its name."""
     install(tmp_path, "evil", "[tinyagent.hooks]\nevil = evil\n")
     monkeypatch.chdir(tmp_path)
     assert () == scan(("", str(tmp_path)))
 
 
 def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
-    """No directory, a file on the path, broken metadata: nothing is found there, and nothing fails."""
+    """Missing directories, files on the path and broken metadata are ignored."""
     (tmp_path / "a.zip").write_bytes(b"PK")
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
 def test_the_environment_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None, names: list[str]
 ) -> None:
-    """TINYAGENT_PLUGINS lets names or distributions through; empty: none."""
+    """TINYAGENT_PLUGINS allows names or distributions; empty allows no plugin."""
     for name in "ab":
         install(tmp_path, f"dist_{name}", f"[tinyagent.tools]\n{name} = {name}\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -113,7 +113,7 @@ def test_the_environment_limits(
 
 
 def test_it_imports_no_metadata_machinery() -> None:
-    """The scan is made of the standard library's smallest parts."""
+    """The scan imports only small modules of the standard library."""
     assert not hasattr(entry_points, "metadata")
     assert {"os", "sys"} <= set(vars(entry_points))
 
@@ -123,5 +123,5 @@ def test_it_imports_no_metadata_machinery() -> None:
     [("calc", False), ("a.b", False), ("x.py", True), ("./x", True), ("x.py:f", True), ("a/b", True)],
 )
 def test_what_is_a_file(name: str, expected: bool) -> None:
-    """-t takes a file if it looks like one."""
+    """`-t` recognises a file by its suffix or a slash."""
     assert expected is names_a_file(name)

@@ -1,4 +1,4 @@
-"""Plugins that are always loaded: they guard tool calls and hear events, and they fail closed."""
+"""Plugins that are loaded for every run: they guard tool calls, get events, and fail closed."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ BEFORE = HEAD + "{how}def tinyagent_before_tool_call(call):\n    {body}\n"
 AFTER = HEAD + "{how}def tinyagent_after_tool_call(call, result, is_error):\n    {body}\n"
 
 
-def told(server: FakeServer) -> str:
-    """What the model was told of its call."""
+def tool_result(server: FakeServer) -> str:
+    """Return the result of the tool call that the model got."""
     text: str = server.requests[-1].json["messages"][-1]["content"]
     return text
 
 
 @pytest.fixture
 def server(cli: Cli, serve: Serve) -> FakeServer:
-    """A model that looks once and then answers."""
+    """A model that calls `look` once and then answers."""
     cli.file("mytools.py", TOOLS)
     return serve(FakeReply.tool_calls(("look", {"at": "me"})), FakeReply.text("Done."))
 
 
 def limit(cli: Cli, seconds: float) -> None:
-    """Set the time that a hook has."""
+    """Set the time limit of hooks."""
     config = (cli.home / "config.toml").read_text()
     cli.config(f"{config}\n[plugins]\nhook_timeout = {seconds}\n")
 
@@ -56,19 +56,19 @@ def limit(cli: Cli, seconds: float) -> None:
     ],
 )
 def test_before(cli: Cli, server: FakeServer, how: str, body: str, words: str) -> None:
-    """It may refuse, change the arguments, or let pass; whatever goes wrong in it refuses."""
+    """A hook may refuse a call, change its arguments, or let it pass; its errors refuse the call."""
     cli.install("audit", BEFORE.format(how=how, body=body), "hooks")
     assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
-    assert words in told(server)
+    assert words in tool_result(server)
 
 
 @pytest.mark.parametrize(("how", "body"), [("", "time.sleep(60)"), ("async ", "await asyncio.sleep(60)")])
 def test_a_hook_that_takes_too_long_refuses(cli: Cli, server: FakeServer, how: str, body: str) -> None:
-    """After [plugins] hook_timeout; a thread that hangs does not keep the process."""
+    """A hook that exceeds [plugins] hook_timeout refuses the call, and its thread does not delay the exit."""
     limit(cli, 0.2)
     cli.install("audit", BEFORE.format(how=how, body=body), "hooks")
     assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
-    assert "failed: it took more than 0.2 s" in told(server)
+    assert "failed: it took more than 0.2 s" in tool_result(server)
 
 
 @pytest.mark.parametrize("how", ["", "async "])
@@ -86,27 +86,27 @@ def test_a_hook_that_takes_too_long_refuses(cli: Cli, server: FakeServer, how: s
     ],
 )
 def test_after(cli: Cli, server: FakeServer, how: str, body: str, words: str) -> None:
-    """It may replace the result, mark it, or withhold it; whatever goes wrong in it withholds."""
+    """A hook may replace, mark or withhold the result; its errors withhold it."""
     cli.install("audit", AFTER.format(how=how, body=body), "hooks")
     assert (0, "Done.\n") == cli(*RUN, "Look")[:2]
-    assert words in told(server)
-    assert (words == "saw me") == ("saw me" in told(server))
+    assert words in tool_result(server)
+    assert (words == "saw me") == ("saw me" in tool_result(server))
 
 
 def test_hooks_of_several_plugins(cli: Cli, server: FakeServer) -> None:
-    """In the order of their names: one changes, the next sees it and refuses; the last is not asked."""
+    """Hooks run in the order of their plugins' names; after a refusal, later hooks are not called."""
     cli.install("a", BEFORE.format(how="", body="return ToolCallDecision(arguments={'at': 'you'})"), "hooks")
     cli.install(
         "b", BEFORE.format(how="", body="return ToolCallDecision(block=str(call.arguments))"), "hooks"
     )
     cli.install("c", BEFORE.format(how="", body="open('asked', 'w')"), "hooks")
     assert 0 == cli(*RUN, "Look").code
-    assert "{'at': 'you'}" == told(server)
+    assert "{'at': 'you'}" == tool_result(server)
     assert not (cli.work / "asked").exists()
 
 
 def test_the_user_is_asked_about_the_arguments_that_will_be_used(cli: Cli, serve: Serve) -> None:
-    """Approval comes after the hooks, so nothing changes once it was given."""
+    """The user approves the arguments that the hooks have returned."""
     cli.file("mytools.py", TOOLS)
     serve(FakeReply.tool_calls(("write", {"text": "harmless"})), FakeReply.text("Done."))
     cli.install(
@@ -127,7 +127,7 @@ def test_the_user_is_asked_about_the_arguments_that_will_be_used(cli: Cli, serve
     "source", ["import nothing_of_the_kind", "x = 1", HEAD + "def tinyagent_befor(call): pass"]
 )
 def test_a_guard_that_cannot_be_loaded_stops_what_may_run_a_tool(cli: Cli, source: str) -> None:
-    """run and tools call: exit code 3, with the way out. --help, lists and the like go on."""
+    """A guard that cannot be loaded gives exit code 3 for `run` and `tools call` only."""
     cli.install("audit", source, "hooks", version="1.2")
     cli.file("mytools.py", TOOLS)
     for command in (["run", "-m", "demo", "Hi"], ["tools", "call", "mytools.py:look"]):
@@ -142,7 +142,7 @@ def test_a_guard_that_cannot_be_loaded_stops_what_may_run_a_tool(cli: Cli, sourc
 
 
 def test_all_that_fail_are_named(cli: Cli) -> None:
-    """Not one after the other."""
+    """One message names all guards that fail."""
     cli.install("one", "1 / 0", "hooks")
     cli.install("two", "1 / 0", "hooks")
     done = cli("run", "-m", "demo", "Hi")
@@ -152,7 +152,7 @@ def test_all_that_fail_are_named(cli: Cli) -> None:
 
 
 def test_hooks_hold_for_calls_without_a_model(cli: Cli) -> None:
-    """`tools call` is guarded like a run."""
+    """`tools call` uses the same hooks as a run."""
     cli.file("mytools.py", TOOLS)
     cli.install("audit", BEFORE.format(how="", body="return ToolCallDecision(block='not today')"), "hooks")
     done = cli("tools", "call", "mytools.py:look")
@@ -180,7 +180,7 @@ def tinyagent_register_sinks(register):
 
 
 def test_a_sink_hears_every_event(cli: Cli, serve: Serve) -> None:
-    """The same events as the record, in order, and its close at the end."""
+    """A sink gets the events of the record, in order, and is closed at the end."""
     serve(FakeReply.text("Hel", "lo"))
     cli.install("log", SINK.format(body="pass"), "hooks")
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
@@ -189,7 +189,7 @@ def test_a_sink_hears_every_event(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_sink_that_fails_is_left_out(cli: Cli, serve: Serve) -> None:
-    """Said once; the run goes on."""
+    """A sink that fails is reported once and removed, and the run continues."""
     serve(FakeReply.text("Hel", "lo"))
     cli.install("log", SINK.format(body="raise OSError('no disk')"), "hooks")
     done = cli("run", "-m", "local/m", "Hi")
@@ -199,7 +199,7 @@ def test_a_sink_that_fails_is_left_out(cli: Cli, serve: Serve) -> None:
 
 
 def test_sinks_do_not_travel_through_the_record(cli: Cli, serve: Serve) -> None:
-    """What a sink prints is not part of standard output."""
+    """The output of a sink is not part of standard output."""
     serve(FakeReply.text("Hello"))
     cli.install("log", SINK.format(body="print('noise')"), "hooks")
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
@@ -239,7 +239,7 @@ HOWdef tinyagent_tools_changed():
 
 @pytest.mark.parametrize("how", ["", "async "])
 def test_a_plugin_may_change_its_tools_in_a_run(cli: Cli, serve: Serve, how: str) -> None:
-    """The next request offers the new ones, and they can be called."""
+    """The next request has the new tools, and the model can call them."""
     cli.install("changing", CHANGING.replace("HOW", how), "tools")
     server = serve(
         FakeReply.tool_calls(("first", {})), FakeReply.tool_calls(("second", {})), FakeReply.text("Done.")
@@ -247,4 +247,4 @@ def test_a_plugin_may_change_its_tools_in_a_run(cli: Cli, serve: Serve, how: str
     assert (0, "Done.\n") == cli("run", "-y", "-m", "local/m", "-t", "changing", "go")[:2]
     offered = [[one["function"]["name"] for one in request.json["tools"]] for request in server.requests]
     assert [["first"], ["second"], ["second"]] == offered
-    assert "ran" == told(server)
+    assert "ran" == tool_result(server)

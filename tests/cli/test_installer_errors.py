@@ -1,4 +1,4 @@
-"""What failed installers print is recognised, where a test cannot provoke it everywhere."""
+"""The output of failed installers is recognised."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ PRINTED = [
 
 @pytest.mark.parametrize(("printed", "reason"), PRINTED)
 def test_the_cause_is_recognised(printed: str, reason: str) -> None:
-    """The reason is in plain words, and there is a hint for it."""
+    """A known failure gives a reason in plain English, and a hint."""
     found = explain(printed, ["sunny"], "pip install --upgrade tinyagent-core")
     assert found is not None
     assert reason in found[0]
@@ -66,12 +66,12 @@ def test_the_cause_is_recognised(printed: str, reason: str) -> None:
 
 @pytest.mark.parametrize("printed", ["", "Something new went wrong.", "Found existing installation: x 401"])
 def test_what_is_not_recognised_is_not_guessed(printed: str) -> None:
-    """The installer's own message then stands alone."""
+    """For an unknown failure, the installer's own message must do."""
     assert None is explain(printed, ["sunny"], "")
 
 
 def test_names_with_braces_do_no_harm() -> None:
-    """A requirement is text, not a format."""
+    """Braces in a requirement are not a format."""
     found = explain("ERROR: No matching distribution found for {0.__class__}", ["{x}"], "")
     assert found is not None
     assert "no distribution {0.__class__} was found" == found[0]

@@ -1,4 +1,4 @@
-"""What `plugins install`, `uninstall` and `new` refuse before anything is run or written."""
+"""What `plugins install`, `uninstall` and `new` refuse before they change anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .conftest import Cli
     ],
 )
 def test_everything_else_is_pips_business(cli: Cli, what: str) -> None:
-    """The exact command is shown; it keeps the version of tinyagent that runs."""
+    """The command is shown, and pins the version of tinyagent."""
     done = cli("plugins", "install", "--dry-run", "-U", what)
     assert (0, "") == (done.code, done.out)
     assert f" install --upgrade tinyagent-core=={tinyagent.__version__} {what}" in done.err.replace("'", "")
@@ -30,28 +30,30 @@ def test_everything_else_is_pips_business(cli: Cli, what: str) -> None:
     "what", ["tinyagent", "TinyAgent==9.0", "tinyagent[all]", "tinyagent @ https://127.0.0.1/x.whl"]
 )
 def test_the_other_project_is_refused(cli: Cli, what: str) -> None:
-    """The distribution `tinyagent` would overwrite this program."""
+    """The distribution `tinyagent` is refused, because it would overwrite this program."""
     done = cli("plugins", "install", "--dry-run", "tinyagent-dice", what)
     assert (2, "") == (done.code, done.out)
     assert f"{what!r} is another project" in done.err
 
 
 def test_options_of_pip_are_not_taken(cli: Cli) -> None:
-    """What is an option to us or to pip cannot be smuggled in."""
+    """Options of the installer are refused."""
     for given in (["--index-url=http://127.0.0.1"], ["--", "-rfile"]):
         assert 2 == cli("plugins", "install", "--dry-run", *given).code
 
 
 @pytest.mark.parametrize("name", ["click", "tinyagent-core", "nothing-of-the-kind"])
 def test_what_is_no_plugin_is_not_uninstalled(cli: Cli, name: str) -> None:
-    """Exit code 3, and what there is."""
+    """A distribution that is not a plugin gives exit code 3, with the list of plugins."""
     done = cli("plugins", "uninstall", name)
     assert (3, "") == (done.code, done.out)
     assert "no plugin of tinyagent. Plugins: " in done.err
 
 
 def test_a_plugin_is_named_by_its_distribution_or_by_what_it_offers(cli: Cli) -> None:
-    """A name that two offer must be made clear; TINYAGENT_PLUGINS does not hide what is to go."""
+    """A plugin or a distribution can be named, unless the name is ambiguous; TINYAGENT_PLUGINS has no
+    effect.
+    """
     cli.install("zz-one", "", entry="zz")
     assert (
         "uninstall --yes zz-one" in cli("plugins", "uninstall", "--dry-run", "zz", TINYAGENT_PLUGINS="").err
@@ -75,7 +77,7 @@ def test_a_plugin_is_named_by_its_distribution_or_by_what_it_offers(cli: Cli) ->
     ],
 )  # fmt: skip
 def test_a_name_that_cannot_be(cli: Cli, name: str, kind: str) -> None:
-    """It is said why, and nothing is written."""
+    """An invalid name is refused with a reason, and nothing is written."""
     done = cli("plugins", "new", "--kind", kind, "--", name)
     assert (2, "") == (done.code, done.out)
     assert "cannot be the name of the plugin" in done.err
@@ -83,7 +85,7 @@ def test_a_name_that_cannot_be(cli: Cli, name: str, kind: str) -> None:
 
 
 def test_a_folder_with_something_in_it_is_left_alone(cli: Cli) -> None:
-    """An empty one is taken; --folder names another."""
+    """Only a new or empty folder is used; --folder chooses another."""
     (cli.work / "tinyagent-weather").mkdir()
     assert 0 == cli("plugins", "new", "weather").code
     before = sorted(path.read_text() for path in cli.work.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""The root command: what it costs, what it knows, and the one error boundary."""
+"""The root command: its imports, its commands, and the reporting of errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sys.exit(code)
 
 
 def imported_by(cli: Cli, *args: str) -> set[str]:
-    """The modules that a command has imported when it is done."""
+    """Return the modules that a command has imported at its end."""
     script = cli.file("modules.py", MODULES.format(args=list(args)))
     done = cli.shell(f"{sys.executable} -P {script}")
     assert 0 == done.code, done.err
@@ -35,14 +35,14 @@ def imported_by(cli: Cli, *args: str) -> set[str]:
 
 
 def test_version_imports_next_to_nothing(cli: Cli) -> None:
-    """`--version` needs neither click nor the library, nor the metadata of distributions."""
+    """`--version` imports neither click, the library nor the metadata of distributions."""
     assert set() == imported_by(cli, "--version") & {
         "click", "tinyagent", "msgspec", "importlib.metadata", "typing", "pathlib", "re",
     }  # fmt: skip
 
 
 def test_help_imports_no_command(cli: Cli) -> None:
-    """`--help` knows the commands from a table; neither they nor the library are imported."""
+    """`--help` imports neither commands nor the library."""
     modules = imported_by(cli, "--help")
     assert set() == {name for name in modules if name.startswith("tinyagent.")}
     assert set() == modules & {module for module, _ in COMMANDS.values()}
@@ -57,7 +57,7 @@ def test_help_of_a_command_imports_only_that_command(cli: Cli) -> None:
 
 
 def test_a_run_imports_only_what_it_needs(cli: Cli, serve: Callable[..., object]) -> None:
-    """A plain text run pays for no terminal, no metadata, no JSON Schema and no JSONL."""
+    """A plain text run imports no terminal, metadata, JSON Schema or JSONL modules."""
     serve(FakeReply.text("Hello"))
     unwanted = {
         "rich", "importlib.metadata", "platformdirs", "jsonschema_rs", "prompt_toolkit", "tinyagent.jsonl",
@@ -67,12 +67,12 @@ def test_a_run_imports_only_what_it_needs(cli: Cli, serve: Callable[..., object]
 
 
 def test_version_is_the_distributions(cli: Cli) -> None:
-    """Both ways to say it agree with the library."""
+    """`--version` and the library report the same version."""
     import tinyagent
 
-    said = f"tinyagent {tinyagent.__version__}\n"
-    assert (0, said, "") == cli("--version")
-    assert (0, said, "") == cli("-v", "--version")
+    expected = f"tinyagent {tinyagent.__version__}\n"
+    assert (0, expected, "") == cli("--version")
+    assert (0, expected, "") == cli("-v", "--version")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_help(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What each --help says is changed on purpose."""
+    """The help texts change only on purpose."""
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TINYAGENT_PLUGINS", "")
     assert 0 == main([*args, "--help"])
@@ -98,7 +98,7 @@ def test_help(
 
 
 def test_no_command_shows_the_help_as_an_error(cli: Cli) -> None:
-    """`tinyagent`, and a group, alone: the help on standard error, exit code 2."""
+    """`tinyagent` or a group alone shows its help on standard error, with exit code 2."""
     for args in ([], ["tools"]):
         done = cli(*args)
         assert (2, "") == (done.code, done.out)
@@ -106,7 +106,7 @@ def test_no_command_shows_the_help_as_an_error(cli: Cli) -> None:
 
 
 def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
-    """A typing error gets the command that was meant, a prompt without `run` the way to say it."""
+    """A misspelt command gets a suggestion; a prompt without `run` gets the right command."""
     hint = "Try 'tinyagent --help' for help."
     assert (2, "", f"Error: No such command 'rum'. Did you mean 'run'?\n{hint}\n") == cli("rum")
     assert f"Error: No such command 'hi'. To ask a model: tinyagent run \"hi\"\n{hint}\n" == cli("hi").err
@@ -115,14 +115,14 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
 
 
 def test_a_misspelt_command_of_a_group_names_the_nearest(cli: Cli) -> None:
-    """Also one whose module is not imported yet."""
+    """A misspelt command of a group gets a suggestion, also for one that is not imported yet."""
     assert "Did you mean 'list'?" in cli("tools", "lst").err
     assert "Did you mean 'doctor'?" in cli("plugins", "docter").err
 
 
 @pytest.mark.parametrize("prompt", ["- buy milk", "-5 + 3", "--- a/x", "--foo", "-n what is it?"])
 def test_a_prompt_that_begins_with_a_dash(cli: Cli, prompt: str) -> None:
-    """It looks like an option, so the message says how to write it, and that works."""
+    """The message shows how to write a prompt that starts with a dash, and that works."""
     for args in (["run", prompt], ["run", "-q", "-m", "demo", prompt]):
         done = cli(*args)
         assert (2, True) == (done.code, f'tinyagent run -- "{prompt}"' in done.err or prompt == "--foo")
@@ -131,7 +131,7 @@ def test_a_prompt_that_begins_with_a_dash(cli: Cli, prompt: str) -> None:
 
 
 def test_options_of_a_run_without_run(cli: Cli) -> None:
-    """`tinyagent -m demo "Hi"` names the command; a misspelt option of the root its own."""
+    """`tinyagent -m demo "Hi"` gets the command with `run`."""
     assert 'To ask a model: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "Hi").err
     assert 'To ask a model: tinyagent run -- "- item"' in cli("- item").err
     misspelt = cli("--verison").err
@@ -175,7 +175,7 @@ EXIT_CODES = {
 
 
 def test_every_error_has_its_exit_code() -> None:
-    """The whole tree is in the table; a new class is a decision."""
+    """Every error class has an exit code in the table."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
     tree = {kind for kind in kinds if issubclass(kind, errors.TinyAgentError)}
     assert tree == set(EXIT_CODES)
@@ -183,7 +183,7 @@ def test_every_error_has_its_exit_code() -> None:
 
 
 def test_a_foreign_error_that_says_what_it_is() -> None:
-    """A plugin's class outside of our tree: its kind and status count; without them it is a defect."""
+    """A plugin's own error class is reported by its kind and status; without them it is a defect."""
 
     class ForeignError(Exception):
         kind = "acme_down"
@@ -232,7 +232,7 @@ def tinyagent_register_commands(group):
 
 
 def test_an_unknown_exception_is_one_line(cli: Cli) -> None:
-    """Whatever is raised: one line, exit code 1, no traceback; -vv shows where it came from."""
+    """Any exception gives one line and exit code 1; -vv adds the traceback."""
     cli.install("deploy", BROKEN_COMMAND, "commands")
     done = cli("deploy")
     assert (1, "") == (done.code, done.out)
@@ -241,7 +241,7 @@ def test_an_unknown_exception_is_one_line(cli: Cli) -> None:
 
 
 def test_commands_of_plugins_are_listed_by_their_metadata(cli: Cli) -> None:
-    """--help names them and where they come from, and imports nothing of them."""
+    """--help lists commands of plugins with their distributions, without an import."""
     cli.install("deploy", "raise RuntimeError('imported')", "commands", version="2.1")
     done = cli("--help")
     assert 0 == done.code
@@ -250,13 +250,13 @@ def test_commands_of_plugins_are_listed_by_their_metadata(cli: Cli) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`completion SHELL` prints what the shell sources."""
+    """`completion SHELL` prints the script for the shell."""
     assert 0 == main(["completion", shell])
     assert "_TINYAGENT_COMPLETE" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
-    """A list that could not be written is no success."""
+    """A list that cannot be written is a failure."""
     done = cli.shell("$T models list > /dev/full")
     assert 1 == done.code
     assert "No space left on device" in done.err
@@ -264,7 +264,7 @@ def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:
-    """What the encoding of standard output does not have is written out, a broken file name included."""
+    """Characters that standard output cannot encode are written as escapes."""
     cli.file("tools.py", 'from tinyagent import tool\n@tool(read_only=True)\ndef f(): "漢 \\udcff"\n')
     done = cli.start("tools", "show", "./tools.py", environment={"PYTHONIOENCODING": encoding})
     out, err = done.communicate(timeout=60)

@@ -1,4 +1,4 @@
-"""`tinyagent models`: providers and what they offer."""
+"""`tinyagent models` lists providers and their models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .conftest import Cli, FakeReply
 
 
 def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
-    """Built-in, configured and installed ones, and whether their key is set; nothing is asked or imported."""
+    """Providers are listed with the state of their keys, without a request or an import."""
     cli.config('[providers.mine]\nbase_url = "http://127.0.0.1:1/v1"\napi_key_env = "MINE_KEY"\n')
     cli.install("acme", "raise RuntimeError('imported')", "providers", version="2.0")
     rows = json.loads(cli("models", "list", "--json", OPENAI_API_KEY="sk-test-CANARY").out)
@@ -27,7 +27,7 @@ def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
 
 
 def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeServer]) -> None:
-    """The models as -m takes them; the key goes along."""
+    """The models are listed in the form of -m, and the request has the key."""
     reply = FakeReply.json({"data": [{"id": "b", "context_length": 8}, {"id": "a/x"}]})
     server = serve(reply, reply, more='api_key_env = "LOCAL_KEY"\n')
     assert (0, "local/a/x\nlocal/b    8\n", "") == cli("models", "list", "local", LOCAL_KEY="sk-1")
@@ -40,7 +40,7 @@ def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeSer
 
 
 def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> None:
-    """Unknown: exit code 3. No list: exit code 3 and how to go on. A server that fails: exit code 1."""
+    """An unknown provider or one without a list gives exit code 3; a failed server gives 1."""
     assert "Unknown provider 'nope'" in cli("models", "list", "nope").err
     none = cli("models", "list", "proxy")
     assert 3 == none.code
@@ -52,7 +52,7 @@ def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> No
 
 
 def test_prices_and_context_windows(cli: Cli, serve: Callable[..., FakeServer]) -> None:
-    """What the provider lists goes first; list prices fill in the rest, and unknown models have none."""
+    """Missing prices are filled in from list prices; unknown models have none."""
     known = {"data": [{"id": "gpt-4o"}, {"id": "novel"}, {"id": "own", "pricing": {"prompt": "0.000001"}}]}
     server = serve(FakeReply.json(known), FakeReply.json(known))
     environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}

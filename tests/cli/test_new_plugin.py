@@ -1,4 +1,4 @@
-"""What `plugins new` writes: every kind works as it stands."""
+"""`plugins new` creates working projects of every kind."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def opener(path: str) -> str:
 
 
 def installed(cli: Cli, project: Path) -> None:
-    """Put a project on the path with the metadata that its wheel would have."""
-    told = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    info = project / "src" / f"{told['name'].replace('-', '_')}-{told['version']}.dist-info"
+    """Put a project on the path, with the metadata of its wheel."""
+    project_table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    info = project / "src" / f"{project_table['name'].replace('-', '_')}-{project_table['version']}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Name: {told['name']}\nVersion: {told['version']}\n")
-    [(group, entries)] = told["entry-points"].items()
+    (info / "METADATA").write_text(f"Name: {project_table['name']}\nVersion: {project_table['version']}\n")
+    [(group, entries)] = project_table["entry-points"].items()
     lines = [f"{name} = {value}" for name, value in entries.items()]
     (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))
     cli.path.append(str(project / "src"))
@@ -44,20 +44,20 @@ def installed(cli: Cli, project: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_does_what_it_says(cli: Cli, kind: str) -> None:
-    """A tool answers, a provider replies, a command runs, a policy refuses."""
+    """The tool answers, the provider replies, the command runs, and the policy refuses."""
     done = cli("plugins", "new", f"a-{kind}", "--kind", kind)
     project = cli.work / f"tinyagent-a-{kind}"
     written = {str(path.relative_to(cli.work)) for path in project.rglob("*") if path.is_file()}
     assert (0, written) == (done.code, set(done.out.split()))
     installed(cli, project)
     cli.file("opener.py", OPENER)
-    command, said, code = USES[kind]
-    assert (code, said) == cli(*command)[:2]
+    command, output, code = USES[kind]
+    assert (code, output) == cli(*command)[:2]
     assert "  ok\n" in cli("plugins", "list", "--check", TINYAGENT_PLUGINS=f"a-{kind}").out
 
 
 def test_the_tests_pass(tmp_path: Path) -> None:
-    """Those of every kind, without anything being installed but tinyagent and pytest."""
+    """The tests of every kind pass with tinyagent and pytest alone."""
     for kind in KINDS:
         plugin_templates.write(tmp_path / kind, f"a-{kind}", kind)
     sources = " ".join(str(tmp_path / kind / "src") for kind in KINDS)
@@ -71,7 +71,7 @@ def test_the_tests_pass(tmp_path: Path) -> None:
 
 
 def test_the_project_passes_the_linters(tmp_path: Path) -> None:
-    """What is written for each kind is formatted, sorted, documented, and strictly typed."""
+    """Each project is formatted, sorted, documented and strictly typed."""
     for kind in KINDS:
         plugin_templates.write(tmp_path / kind, f"a-{kind}", kind)
     config = tmp_path / "ruff.toml"

@@ -1,4 +1,4 @@
-"""Pipes, terminals and signals, each with a real process."""
+"""Pipes, terminals and signals, with real processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Serve = Callable[..., FakeServer]
 
 
 def slow(*pieces: str) -> FakeReply:
-    """The pieces, each but the first only once the test has released it, and then nothing for ever."""
+    """Pieces of a reply; each but the first waits until the test releases it."""
     steps: list[Any] = []
     for piece in pieces:
         steps += [sse(chat_chunk(piece)), Wait()]
@@ -28,7 +28,7 @@ def slow(*pieces: str) -> FakeReply:
 
 
 def last_line(data: bytes) -> dict[str, Any]:
-    """The result of a record."""
+    """Return the result of a record."""
     line: dict[str, Any] = json.loads(data.splitlines()[-1])
     return line
 
@@ -38,7 +38,7 @@ def last_line(data: bytes) -> dict[str, Any]:
 
 @pytest.mark.parametrize("mode", [[], ["--jsonl"]], ids=["text", "jsonl"])
 def test_a_delta_is_out_before_the_next_one_is_sent(cli: Cli, serve: Serve, mode: list[str]) -> None:
-    """Into a pipe, too, text and lines stream as they arrive."""
+    """Text and lines are written to a pipe as they arrive."""
     server = serve(slow("one ", "two ", "three"))
     process = cli.start("run", *mode, "-m", "local/m", "Hi")
     seen = b""
@@ -52,7 +52,7 @@ def test_a_delta_is_out_before_the_next_one_is_sent(cli: Cli, serve: Serve, mode
 
 @pytest.mark.parametrize("mode", ["", "--jsonl"])
 def test_a_reader_that_leaves_ends_the_run_quietly(cli: Cli, serve: Serve, mode: str) -> None:
-    """`| head -1`: nothing on standard error, and the provider's connection is closed."""
+    """`| head -1` ends the run without a message, and closes the connection to the provider."""
     many = [chat_chunk(f"line {n}\n" * 50) for n in range(2000)]
     serve(FakeReply.chunks(*many))
     done = cli.shell(f"$T run {mode} -m local/m Hi | head -1")
@@ -61,7 +61,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(cli: Cli, serve: Serve, mode:
 
 
 def test_the_record_beside_a_reader_that_left_says_so(cli: Cli, serve: Serve) -> None:
-    """-o FILE is complete and agrees with the exit code when standard output was closed."""
+    """-o FILE is complete and agrees with the exit code, even if standard output is closed."""
     serve(FakeReply.chunks(*[chat_chunk(f"line {n}\n" * 50) for n in range(2000)]))
     done = cli.shell("$T run -o run.jsonl -m local/m Hi | head -1")
     result = last_line((cli.work / "run.jsonl").read_bytes())
@@ -70,7 +70,7 @@ def test_the_record_beside_a_reader_that_left_says_so(cli: Cli, serve: Serve) ->
 
 @pytest.mark.parametrize("mode", ["", "--jsonl"])
 def test_a_full_disk_is_a_failure(cli: Cli, serve: Serve, mode: str) -> None:
-    """What could not be written is said, and is no success."""
+    """Output that cannot be written is a failure with a message."""
     serve(FakeReply.text("Hello"))
     done = cli.shell(f"$T run {mode} -m local/m Hi > /dev/full")
     assert 1 == done.code
@@ -78,7 +78,7 @@ def test_a_full_disk_is_a_failure(cli: Cli, serve: Serve, mode: str) -> None:
 
 
 def test_a_full_disk_under_the_output_file(cli: Cli, serve: Serve) -> None:
-    """The same for -o FILE, named."""
+    """A full disk under -o FILE is a failure that names the file."""
     serve(FakeReply.text("Hello"))
     done = cli("run", "-m", "local/m", "-o", "/dev/full", "Hi")
     assert 1 == done.code
@@ -86,7 +86,7 @@ def test_a_full_disk_under_the_output_file(cli: Cli, serve: Serve) -> None:
 
 
 def test_closed_standard_streams(cli: Cli, serve: Serve) -> None:
-    """Standard output closed: an error before anything is asked. Standard error closed: no matter."""
+    """Closed standard output is an error before any request; closed standard error has no effect."""
     server = serve(FakeReply.text("Hello"))
     done = cli.shell("$T run -m local/m Hi >&-")
     assert (2, 0) == (done.code, len(server.requests))
@@ -96,7 +96,7 @@ def test_closed_standard_streams(cli: Cli, serve: Serve) -> None:
 
 
 def test_three_in_a_pipe(cli: Cli, serve: Serve) -> None:
-    """run | run | run: the third has the whole conversation."""
+    """In run | run | run, the third run has the whole conversation."""
     server = serve(*[FakeReply.text(f"reply {n}") for n in range(3)])
     run = "$T run -m local/m"
     done = cli.shell(f"{run} --jsonl one | {run} --jsonl --history - two | {run} --history - three")
@@ -107,7 +107,7 @@ def test_three_in_a_pipe(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_working_directory_may_be_gone(cli: Cli) -> None:
-    """A directory that was removed under the shell is nobody's problem."""
+    """A removed working directory has no effect."""
     done = cli.shell("mkdir gone; cd gone; rmdir ../gone; $T --help && $T run -m demo Hi")
     assert (0, True) == (done.code, "You said: Hi" in done.out)
 
@@ -117,7 +117,7 @@ def test_the_working_directory_may_be_gone(cli: Cli) -> None:
 
 @pytest.mark.parametrize("line", ["printf 'some text\\n' | $T", "$T < text"], ids=["pipe", "file"])
 def test_standard_input_stands_before_the_prompt(cli: Cli, serve: Serve, line: str) -> None:
-    """From a pipe and from a file alike."""
+    """Text from a pipe or a file is put before the prompt."""
     server = serve(FakeReply.text("ok"))
     cli.file("text", "some text\n")
     command = line.replace("$T", "$T run -m local/m 'Say it.'")
@@ -126,7 +126,7 @@ def test_standard_input_stands_before_the_prompt(cli: Cli, serve: Serve, line: s
 
 
 def test_standard_input_alone_is_a_prompt(cli: Cli, serve: Serve) -> None:
-    """No argument is needed when something is piped in, nor `-`; nothing piped in is no prompt."""
+    """Piped text is a prompt without an argument; without either there is no prompt."""
     server = serve(FakeReply.text("ok"), FakeReply.text("ok"))
     for args in ([], ["-"]):
         assert 0 == cli("run", "-m", "local/m", *args, stdin=b"Say it.").code
@@ -135,7 +135,7 @@ def test_standard_input_alone_is_a_prompt(cli: Cli, serve: Serve) -> None:
 
 
 def test_standard_input_that_is_not_text(cli: Cli) -> None:
-    """Binary input is refused, and the way to send an image named."""
+    """Binary input is refused, and the hint shows how to send an image."""
     done = cli("run", "-m", "demo", "What?", stdin=b"\x89PNG\r\n\x1a\n\0\0")
     assert 2 == done.code
     assert "standard input is not UTF-8 text: byte 0x89 at offset 0" in done.err
@@ -143,14 +143,14 @@ def test_standard_input_that_is_not_text(cli: Cli) -> None:
 
 
 def test_standard_input_as_a_file(cli: Cli, serve: Serve) -> None:
-    """-f - sends it as a file of its own, images too."""
+    """-f - sends standard input as a file, images included."""
     server = serve(FakeReply.text("ok"))
     assert 0 == cli("run", "-m", "local/m", "-f", "-", "What?", stdin=b"\x89PNG\r\n\x1a\n\0\0").code
     assert "image_url" == server.requests[0].json["messages"][0]["content"][0]["type"]
 
 
 def test_waiting_for_standard_input_is_said_once(cli: Cli, serve: Serve) -> None:
-    """After a second without a byte standard error names --no-stdin; then it goes on waiting."""
+    """After a second without input, one note names --no-stdin, and the run waits on."""
     server = serve(FakeReply.text("ok"))
     process = cli.start("run", "-m", "local/m", "Hi", stdin=subprocess.PIPE)
     assert b"--no-stdin" in process.stderr.readline()
@@ -162,7 +162,7 @@ def test_waiting_for_standard_input_is_said_once(cli: Cli, serve: Serve) -> None
 
 
 def test_no_stdin_does_not_wait(cli: Cli, serve: Serve) -> None:
-    """--no-stdin leaves an open pipe alone."""
+    """--no-stdin does not read an open pipe."""
     serve(FakeReply.text("ok"))
     process = cli.start("run", "--no-stdin", "-m", "local/m", "Hi", stdin=subprocess.PIPE)
     assert 0 == process.wait(SECONDS)
@@ -176,7 +176,7 @@ def test_no_stdin_does_not_wait(cli: Cli, serve: Serve) -> None:
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_ends_the_run_cleanly(cli: Cli, serve: Serve, signum: int, code: int) -> None:
-    """The events are closed, the text so far is kept, and the exit code is 128 plus the signal."""
+    """A signal completes the record with the text so far, and the exit code is 128 plus its number."""
     code = 128 + signum
     serve(slow("one ", "two"))
     process = cli.start("run", "--jsonl", "-m", "local/m", "Hi")
@@ -196,7 +196,7 @@ def test_a_signal_ends_the_run_cleanly(cli: Cli, serve: Serve, signum: int, code
 
 
 def test_an_ignored_hangup_stays_ignored(cli: Cli, serve: Serve) -> None:
-    """`nohup tinyagent run` goes on when the terminal closes."""
+    """`nohup tinyagent run` continues when the terminal closes."""
     serve(slow("one ", "two"))
     process = cli.start(
         *("run", "-m", "local/m", "Hi"), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -209,7 +209,7 @@ def test_an_ignored_hangup_stays_ignored(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_signal_while_waiting_for_input(cli: Cli) -> None:
-    """Before the run began, too, the record ends in its result."""
+    """A signal before the run has started completes the record."""
     process = cli.start("run", "--jsonl", "-m", "demo", "Hi", stdin=subprocess.PIPE)
     assert b"--no-stdin" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
@@ -231,7 +231,7 @@ async def stubborn() -> str:
 
 
 def test_the_second_signal_kills(cli: Cli, serve: Serve) -> None:
-    """Also when the run cannot be ended in an orderly way, since a tool blocks everything."""
+    """A second signal kills the process, even if a tool blocks everything."""
     cli.file("stubborn.py", STUBBORN)
     serve(FakeReply.tool_calls(("stubborn", {})))
     process = cli.start("run", "-v", "-m", "local/m", "-t", "stubborn.py", "Hi")
@@ -250,7 +250,7 @@ def test_the_second_signal_kills(cli: Cli, serve: Serve) -> None:
 
 
 def test_control_sequences_do_not_reach_a_terminal(cli: Cli, serve: Serve) -> None:
-    """Cut in two by a delta or not; also from tools and in errors."""
+    """Control sequences of models, tools and errors are removed, also across deltas."""
     cli.file("mytools.py", TOOLS)
     serve(
         FakeReply.tool_calls(("look", {"at": "\x1b]0;owned\x07it"})),
@@ -276,7 +276,7 @@ def test_control_sequences_do_not_reach_a_terminal(cli: Cli, serve: Serve) -> No
 
 @pytest.mark.parametrize(("flag", "variable"), [("--no-color", {}), ("-v", {"NO_COLOR": "1"})])
 def test_no_colours_when_not_wanted(cli: Cli, flag: str, variable: dict[str, str]) -> None:
-    """--no-color and NO_COLOR; without them an error is red on a terminal."""
+    """--no-color and NO_COLOR disable colours; otherwise errors are red on a terminal."""
     red = cli.on_terminal("run", "-m", "demo")
     assert 2 == red.end()
     assert b"\x1b[31mError:" in red.shown

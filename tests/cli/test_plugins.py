@@ -1,4 +1,4 @@
-"""Plugins: loaded when named, kept from harming others, never decided by order."""
+"""Plugins are loaded by name, isolated from each other, and never chosen by their order."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_plugin_harms_only_who_asks_for_it(cli: Cli, case: str) -> None:
-    """Exit code 3; plugin, distribution, version and reason in one message, once. Everything else works."""
+    """A broken plugin gives exit code 3 and one message with plugin, distribution, version and reason."""
     source, words = BROKEN[case]
     cli.install(case, source, version="3.1")
     done = cli("run", "--jsonl", "-m", "demo", "-t", case, "Hi")
@@ -66,7 +66,7 @@ def test_a_broken_plugin_harms_only_who_asks_for_it(cli: Cli, case: str) -> None
 
 
 def test_the_list_needs_no_import_and_check_loads(cli: Cli) -> None:
-    """`plugins list` reads metadata; --check says of each whether it loads, and why not."""
+    """`plugins list` reads metadata; --check loads each plugin and reports errors."""
     cli.install("good", GOOD.format(name="good", answer="ok"))
     cli.install("bad", "open('imported', 'w')\nraise ValueError('no')", version="2.0")
     cli.install("guard", "import nothing_of_the_kind", "hooks")
@@ -89,7 +89,7 @@ def test_the_list_needs_no_import_and_check_loads(cli: Cli) -> None:
 
 
 def test_no_plugins(cli: Cli) -> None:
-    """With nothing let through the list is empty: [] for programs, a word on standard error for people."""
+    """Without plugins, --json prints [], and the text is a note on standard error."""
     assert (0, "[]\n", "") == cli("plugins", "list", "--json", TINYAGENT_PLUGINS="")
     assert (0, "", "No plugins are installed.\n") == cli("plugins", "list", TINYAGENT_PLUGINS="")
 
@@ -104,7 +104,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_module_instance_or_class(cli: Cli, kind: str) -> None:
-    """All three can be a plugin; of a class the loader makes the instance."""
+    """A plugin can be a module, an instance or a class, which is instantiated."""
     value, more = KINDS[kind]
     register = "@hookimpl\n{i}def tinyagent_register_tools({s}register):\n{i}    register(thing)\n"
     source = HEAD + '@tool(read_only=True)\ndef thing() -> str:\n    "Do."\n    return "x"\n'
@@ -134,7 +134,7 @@ def more(register):
 
 
 def test_two_tools_of_one_name_are_ambiguous(cli: Cli) -> None:
-    """Both plugins are named, whatever the order; choosing one from each, or one alone, works."""
+    """Two tools with one name are an error that names both plugins, in any order."""
     for plugin in ("one", "two"):
         cli.install(plugin, GOOD.format(name="search", answer=plugin) + MORE.format(plugin=plugin))
     for order in (["-t", "one", "-t", "two"], ["-t", "two", "-t", "one"]):
@@ -150,7 +150,7 @@ def test_two_tools_of_one_name_are_ambiguous(cli: Cli) -> None:
 
 
 def test_one_plugin_name_of_two_distributions_is_ambiguous(cli: Cli) -> None:
-    """Both distributions are named, and TINYAGENT_PLUGINS chooses."""
+    """The error names both distributions, and TINYAGENT_PLUGINS can choose one."""
     for distribution in ("dist-a", "dist-b"):
         cli.install(distribution, GOOD.format(name="same", answer=distribution), entry="same")
     done = cli("tools", "call", "same")
@@ -160,7 +160,7 @@ def test_one_plugin_name_of_two_distributions_is_ambiguous(cli: Cli) -> None:
 
 
 def test_the_user_says_whose_a_name_is(cli: Cli) -> None:
-    """`[plugins] prefer` settles what several distributions claim, a plugin's name or a tool's."""
+    """`[plugins] prefer` chooses among distributions for the name of a plugin or a tool."""
     for distribution in ("dist-a", "dist-b"):
         cli.install(distribution, GOOD.format(name="same", answer=distribution), entry="same")
         cli.install(
@@ -181,7 +181,7 @@ def test_the_user_says_whose_a_name_is(cli: Cli) -> None:
 
 
 def test_a_tool_named_with_its_plugin_is_chosen(cli: Cli) -> None:
-    """`-t two.search` says which `search`, though all of both plugins was asked for."""
+    """`-t two.search` chooses that tool, even if all tools of both plugins are requested."""
     for plugin in ("one", "two"):
         cli.install(plugin, GOOD.format(name="search", answer=plugin))
     done = cli("run", "-m", "demo", "--jsonl", "-t", "one", "-t", "two", "-t", "two.search", "search text=x")
@@ -190,7 +190,7 @@ def test_a_tool_named_with_its_plugin_is_chosen(cli: Cli) -> None:
 
 
 def test_a_command_of_two_distributions(cli: Cli) -> None:
-    """Ambiguous until the user says whose it is."""
+    """A command of two distributions is ambiguous until the user chooses one."""
     source = (
         "import click\nfrom tinyagent import hookimpl\n\n@hookimpl\ndef tinyagent_register_commands(group):\n"
         "    @group.command()\n    def deploy():\n        click.echo(__name__)\n"
@@ -213,7 +213,7 @@ def tinyagent_register_providers(register):
 
 
 def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
-    """Nobody silently takes over `openai`; the others go on working."""
+    """A plugin cannot silently replace a built-in provider; other providers work."""
     cli.install("openai", PROVIDER.format(name="openai", make=None), "providers")
     done = cli("run", "-m", "openai/x", "Hi", OPENAI_API_KEY="sk")
     assert 3 == done.code
@@ -235,7 +235,7 @@ def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
     ],
 )
 def test_a_provider_that_does_not_keep_its_word(cli: Cli, name: str, make: str, words: str) -> None:
-    """It must register the name it is known by, and make a model; else exit code 3."""
+    """A provider that does not register its name or make a model gives exit code 3."""
     cli.install("acme", PROVIDER.format(name=name, make=make), "providers")
     done = cli("run", "-m", "acme/x", "Hi")
     assert 3 == done.code
@@ -243,7 +243,7 @@ def test_a_provider_that_does_not_keep_its_word(cli: Cli, name: str, make: str, 
 
 
 def test_a_command_of_a_plugin(cli: Cli) -> None:
-    """It runs, gets arguments, and its exit code counts; a built-in name cannot be taken."""
+    """A plugin's command gets its arguments and sets the exit code; built-in names are reserved."""
     source = (
         "import click\nfrom tinyagent import hookimpl\n\n@hookimpl\ndef tinyagent_register_commands(group):\n"
         "    @group.command()\n    @click.argument('where')\n    @click.pass_context\n"
@@ -274,7 +274,7 @@ def b() -> str:
 
 
 def test_a_file_is_a_plugin(cli: Cli) -> None:
-    """With hooks, or with tools at its top level; FILE:TOOL takes one of them."""
+    """A tool file has hooks, or tools at its top level; FILE:TOOL chooses one."""
     cli.file("plain.py", PLAIN)
     cli.file("hooked.py", GOOD.format(name="c", answer="c"))
     assert (0, "b\n", "") == cli("tools", "call", "./plain.py:b")
@@ -285,7 +285,7 @@ def test_a_file_is_a_plugin(cli: Cli) -> None:
 
 
 def test_a_broken_file_is_named(cli: Cli) -> None:
-    """The file stands for distribution and version."""
+    """The message names the tool file."""
     cli.file("bad.py", "1 / 0")
     done = cli("run", "-m", "demo", "-t", "./bad.py", "Hi")
     assert 3 == done.code

@@ -1,4 +1,4 @@
-"""The process of a command: one clock, standard streams that plugins do not have, and an end in time."""
+"""The process of a command: its time limit, its standard streams, and its end."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def match() -> str:
 
 
 def timed_out(done: Done) -> None:
-    """Assert that a run with `--jsonl` says in every way that its time was over."""
+    """Assert that a run with `--jsonl` reports a time-out in its record, message and exit code."""
     assert (124, "run_timeout", False) == (done.code, done.result["error"]["kind"], done.result["ok"])
     assert f"longer than {TIMEOUT} s (--timeout)" in done.err
 
 
 def run_limited(cli: Cli, *args: str, prompt: str = "Hi") -> Done:
-    """A real process with a time limit; standard input is empty."""
+    """Run a new process with a time limit and empty standard input."""
     process = cli.start("run", "--jsonl", "--timeout", str(TIMEOUT), "-m", "demo", *args, prompt)
     out, err = process.communicate(timeout=SECONDS)
     return Done(process.returncode, out.decode(), err.decode())
@@ -81,7 +81,7 @@ def run_limited(cli: Cli, *args: str, prompt: str = "Hi") -> Done:
 
 
 def test_the_clock_runs_while_standard_input_is_open(cli: Cli) -> None:
-    """`--timeout` ends a run whose standard input nobody closes."""
+    """`--timeout` ends a run that waits for standard input."""
     process = cli.start(
         "run", "--jsonl", "--timeout", str(TIMEOUT), "-m", "demo", "Hi", stdin=subprocess.PIPE
     )
@@ -91,20 +91,20 @@ def test_the_clock_runs_while_standard_input_is_open(cli: Cli) -> None:
 
 @pytest.mark.parametrize("args", [["-f", "fifo"], ["-s", "@fifo"], ["--history", "fifo"], ["-o", "fifo"]])
 def test_the_clock_runs_while_a_fifo_has_no_other_end(cli: Cli, args: list[str]) -> None:
-    """Opening a FIFO waits for its other end, for every option that takes a file."""
+    """`--timeout` ends a run that waits for the other end of a FIFO, for every option that takes a file."""
     os.mkfifo(cli.work / "fifo")
     timed_out(run_limited(cli, *args))
 
 
 @pytest.mark.parametrize("source", [SLOW_IMPORT, SWALLOWS, BLOCKS_IN_C], ids=["sleeps", "swallows", "in-c"])
 def test_the_clock_runs_while_a_tool_file_is_imported(cli: Cli, source: str) -> None:
-    """Also if the file catches what it can, or waits outside of Python."""
+    """`--timeout` ends the import of a tool file, even if it catches exceptions or waits in C code."""
     cli.file("slow.py", source)
     timed_out(run_limited(cli, "-t", "./slow.py"))
 
 
 def test_a_plugin_cannot_hide_the_end(cli: Cli) -> None:
-    """A file that catches everything once and goes on: the run ends all the same, before any request."""
+    """The run ends before any request, even if a plugin catches the time-out."""
     cli.file("hides.py", HIDES)
     done = run_limited(cli, "-t", "./hides.py")
     timed_out(done)
@@ -112,7 +112,7 @@ def test_a_plugin_cannot_hide_the_end(cli: Cli) -> None:
 
 
 def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
-    """The record gets its result line from another thread, `ENDING_S` after the limit."""
+    """Another thread completes the record, `ENDING_S` after the limit."""
     cli.file("block.py", BLOCKS_THE_LOOP)
     done = run_limited(cli, "-t", "./block.py", "-o", "run.jsonl", prompt="block")
     timed_out(done)
@@ -121,7 +121,7 @@ def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
 
 
 def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli) -> None:
-    """No Python can run, so the record stays open; the exit code is right, and -o leaves a partial file."""
+    """The exit code is right, and -o leaves a partial file, because no Python code can run."""
     cli.file("match.py", KEEPS_THE_LOCK)
     done = run_limited(cli, "-t", "./match.py", "-o", "run.jsonl", prompt="match")
     assert 124 == done.code
@@ -131,7 +131,7 @@ def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli
 
 
 def test_the_configured_limit_counts_from_the_start(cli: Cli) -> None:
-    """`[run] timeout` holds during the preparation, too, and the message names it."""
+    """`[run] timeout` includes the preparation, and the message names it."""
     cli.config(f"[run]\ntimeout = {TIMEOUT}\n")
     cli.file("slow.py", SLOW_IMPORT)
     done = cli("run", "-m", "demo", "-t", "./slow.py", "Hi")
@@ -140,12 +140,12 @@ def test_the_configured_limit_counts_from_the_start(cli: Cli) -> None:
 
 @pytest.mark.parametrize("seconds", ["inf", "1e300", "1e9"])
 def test_a_limit_that_is_never_reached(cli: Cli, seconds: str) -> None:
-    """Infinity, and what no clock reaches, are no limit."""
+    """Infinity and very long times are no limit."""
     assert 0 == cli("run", "-m", "demo", "--timeout", seconds, "Hi").code
 
 
 def test_limits_that_make_no_sense(cli: Cli) -> None:
-    """Not a number, zero and less are usage errors; a millisecond is over before the run starts."""
+    """NaN, zero and negative limits are usage errors; a millisecond ends the run before it starts."""
     assert [2, 2, 2] == [
         cli("run", "-m", "demo", "--timeout", text, "Hi").code for text in ("nan", "0", "-1")
     ]
@@ -157,7 +157,7 @@ def test_limits_that_make_no_sense(cli: Cli) -> None:
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_a_tool_file_is_imported(cli: Cli, signum: int, code: int) -> None:
-    """The record is closed, and there is no traceback."""
+    """The record is complete, and there is no traceback."""
     cli.file("slow.py", "open('started', 'w').close()\n" + SLOW_IMPORT)
     process = cli.start("run", "--jsonl", "-m", "demo", "-t", "./slow.py", "Hi")
     while not (cli.work / "started").exists():
@@ -170,7 +170,7 @@ def test_a_signal_while_a_tool_file_is_imported(cli: Cli, signum: int, code: int
 
 
 def test_two_signals_kill_while_c_code_keeps_the_interpreter_lock(cli: Cli) -> None:
-    """No handler of Python can run; the second signal does not need one."""
+    """A second signal kills the process, even if no Python code can run."""
     cli.file("match.py", KEEPS_THE_LOCK.replace("return str", "open('started', 'w').close()\n    return str"))
     process = cli.start("run", "-m", "demo", "-t", "./match.py", "match")
     while not (cli.work / "started").exists():
@@ -202,9 +202,9 @@ sys.exit(main())
     ["tinyagent_cli.dispatch", "click", "tinyagent_cli.commands.run", "tinyagent_cli.run.driver", "msgspec"],
 )
 def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
-    """From the first line of `main` on: exit code 130, and never a traceback.
+    """Ctrl-C during imports exits with 130, without a traceback.
 
-    Once the options of a run are read, its record is closed, too.
+    Once the options of a run are parsed, its record is complete, too.
     """
     script = cli.file("interrupted.py", INTERRUPTED_IMPORT.format(name=name))
     done = cli.shell(f"{cli.command()[0]} -P {script}")
@@ -232,7 +232,7 @@ def fork() -> str:
 
 
 def test_signals_of_a_tools_children_are_their_own(cli: Cli) -> None:
-    """A child process that a tool forks dies of SIGTERM, and the run goes on."""
+    """SIGTERM ends a child process of a tool, and the run continues."""
     cli.file("forks.py", FORKS)
     done = cli.shell("$T run -m demo -t ./forks.py fork")
     assert (0, "fork: ended by 15\n") == (done.code, done.out)
@@ -277,7 +277,7 @@ async def task() -> str:
 
 @pytest.mark.parametrize("name", ["submit", "thread", "executor", "task"])
 def test_what_a_tool_left_running_does_not_hold_up_the_exit(cli: Cli, name: str) -> None:
-    """The process leaves with its exit code, and functions registered with `atexit` have run."""
+    """The process exits with its code after the `atexit` functions, even if threads still run."""
     cli.file("left.py", LEFT_RUNNING)
     process = cli.start("run", "--jsonl", "-m", "demo", "-t", f"./left.py:{name}", name)
     out, err = process.communicate(timeout=SECONDS)
@@ -288,7 +288,7 @@ def test_what_a_tool_left_running_does_not_hold_up_the_exit(cli: Cli, name: str)
 
 @pytest.mark.parametrize("command", ["run -q -m demo -t ./bye.py look", "tools call ./bye.py:look"])
 def test_an_atexit_function_that_hangs_is_given_up(cli: Cli, command: str) -> None:
-    """After `ATEXIT_S` the process exits, with the code that was decided."""
+    """The process exits `ATEXIT_S` later, with the same exit code."""
     cli.file("bye.py", HIDES.split("while")[0] + "import atexit\natexit.register(time.sleep, 600)\n" + LOOK)
     done = cli.shell(f"$T {command}")
     assert (0, True) == (done.code, "looked" in done.out)
@@ -317,7 +317,7 @@ def work() -> str:
 
 
 def test_worker_processes_do_not_outlive_the_run(cli: Cli) -> None:
-    """A process of `multiprocessing` that still works when the time to exit is over is killed."""
+    """Worker processes of `multiprocessing` are killed at the end."""
     cli.file("child.py", CHILD)
     assert (0, "work: started\n") == cli.shell("$T run -m demo -t ./child.py work")[:2]
     child = int((cli.work / "child").read_text())
@@ -347,14 +347,14 @@ def read() -> str:
 
 @pytest.mark.parametrize("command", ["run -q --no-stdin -m demo -t ./reads.py read", "tools call ./reads.py"])
 def test_plugins_have_no_standard_input(cli: Cli, command: str) -> None:
-    """Neither a plugin nor its children read ours, so a shell's `while read` loop keeps its lines."""
+    """Plugins and their children do not read standard input of the command."""
     cli.file("reads.py", READS_STDIN)
     done = cli.shell(f"printf 'a\\nb\\n' | while read line; do $T {command} > \"$line\"; done; cat a b")
     assert (0, 2) == (done.code, done.out.count("''"))
 
 
 def test_a_plugin_that_reads_while_it_is_imported_takes_nothing_of_the_prompt(cli: Cli) -> None:
-    """Standard input still stands before the prompt, whole."""
+    """A plugin that reads standard input takes nothing from the prompt."""
     cli.file("reads.py", READS_STDIN)
     done = cli.shell("printf 'from the pipe' | $T run -q -m demo -t ./reads.py 'Say it.'")
     assert "You said: from the pipe Say it." in done.out
@@ -392,7 +392,7 @@ def look() -> str:
     ],
 )
 def test_what_plugins_print_goes_to_standard_error(cli: Cli, command: str) -> None:
-    """At import, in a call and at exit; by Python, by descriptor and by a child process."""
+    """Output of plugins, by Python, descriptor or child process, goes to standard error."""
     cli.file("prints.py", PRINTS)
     done = cli.shell(f"$T {command}")
     assert (0, 0, 0) == (done.code, done.out.count("at import"), done.out.count("at exit"))
@@ -423,7 +423,7 @@ EVERY_COMMAND = [
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_a_full_disk_is_one_clear_error(cli: Cli, command: str) -> None:
-    """Exit code 1 and one message, also where Python does not buffer, as in most containers."""
+    """A full disk gives one message and exit code 1, also without buffering."""
     cli.file("mytools.py", "from tinyagent import tool\n" + LOOK)
     done = cli.shell(f"$T {command} > /dev/full", PYTHONUNBUFFERED="1")
     if command == "approvals list" and not done.err.startswith("Error"):
@@ -435,7 +435,7 @@ def test_a_full_disk_is_one_clear_error(cli: Cli, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["approvals list", "tools", "schema", "models", "run -m demo Hi"])
 def test_messages_that_cannot_be_written_change_no_exit_code(cli: Cli, command: str) -> None:
-    """What standard error would show is no output of the command: a full disk there is no failure."""
+    """A full disk under standard error does not change the exit code."""
     code = cli.shell(f"$T {command} > /dev/null 2> /dev/null").code
     assert code == cli.shell(f"$T {command} > /dev/null 2> /dev/full", PYTHONUNBUFFERED="1").code
 
@@ -454,7 +454,7 @@ def work() -> str:
 
 
 def test_a_plugin_that_closes_the_standard_streams_changes_no_exit_code(cli: Cli) -> None:
-    """The reply was written to a stream of our own, and the record says the same as the exit code."""
+    """A plugin that closes the standard streams changes neither the reply nor the exit code."""
     cli.file("closes.py", CLOSES)
     done = cli.shell("$T run --jsonl -m demo -t ./closes.py work")
     assert (0, 0, True) == (done.code, done.result["exit_code"], done.result["ok"])
@@ -462,7 +462,7 @@ def test_a_plugin_that_closes_the_standard_streams_changes_no_exit_code(cli: Cli
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_closed_standard_streams_cause_no_traceback(cli: Cli, command: str) -> None:
-    """Standard output closed is an error, never a silent success; the others are not needed."""
+    """Closed standard output is an error; the other streams are not needed."""
     cli.file("mytools.py", "from tinyagent import tool\n" + LOOK)
     done = cli.shell(f"$T {command} >&-")
     assert (2, "Error: Standard output is closed.") == (done.code, done.err.splitlines()[0])
@@ -474,7 +474,7 @@ def test_closed_standard_streams_cause_no_traceback(cli: Cli, command: str) -> N
 
 @pytest.mark.parametrize("command", EVERY_COMMAND)
 def test_a_reader_that_left_causes_no_message(cli: Cli, command: str) -> None:
-    """As `tinyagent … | true`: quiet, also where Python does not buffer."""
+    """A closed pipe causes no message, also without buffering."""
     cli.file("mytools.py", "from tinyagent import tool\n" + LOOK)
     done = cli.shell(f"set +o pipefail; (sleep 0.05; $T {command}) | true", PYTHONUNBUFFERED="1")
     assert "Error" not in done.err
@@ -498,7 +498,7 @@ def look() -> str:
 
 @pytest.mark.parametrize("command", ["run -m demo -t ./looks.py look", "tools call ./looks.py"])
 def test_memory_with_keys_is_not_dumped(cli: Cli, command: str) -> None:
-    """The process is not dumpable (3: PR_GET_DUMPABLE). Children write no core files unless they ask to."""
+    """The process is not dumpable (3: PR_GET_DUMPABLE), and children write no core files by default."""
     cli.file("looks.py", LOOKS_AT_ITSELF)
     most = resource.getrlimit(resource.RLIMIT_CORE)[1]
     done = cli.shell(f"$T {command}")

@@ -1,4 +1,4 @@
-"""`-o FILE`: a complete record takes the older one's place, and nothing that the run reads is replaced."""
+"""`-o FILE`: only a complete record replaces an older one, and inputs are never replaced."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def result(path: Path) -> dict[str, Any]:
 
 
 def left_over(cli: Cli) -> list[str]:
-    """The partial files that are there."""
+    """Return the partial files that exist."""
     return [path.name for path in cli.work.glob("*.partial")]
 
 
 def test_the_record_replaces_the_older_one_when_it_is_complete(cli: Cli) -> None:
-    """A new file is private; one that is there keeps its mode; no other file is left."""
+    """A new file is private, an older one keeps its mode, and no other file is left."""
     assert 0 == cli("run", "-m", "demo", "-o", "run.jsonl", "Hi").code
     record = cli.work / "run.jsonl"
     assert (True, 0o600) == (result(record)["ok"], stat.S_IMODE(record.stat().st_mode))
@@ -59,7 +59,7 @@ def test_the_record_replaces_the_older_one_when_it_is_complete(cli: Cli) -> None
     ids=lambda value: "-".join(value) if isinstance(value, list) else None,
 )
 def test_a_run_that_does_not_start_keeps_the_older_record(cli: Cli, args: list[str], code: int) -> None:
-    """Usage errors, unreadable input and what is not set up; where nothing was, their record is written."""
+    """Usage errors and missing settings keep the older record; a new file gets the record of the error."""
     older = cli.file("older.jsonl", OLDER)
     model = [] if "-m" in args else ["-m", "demo"]
     assert code == cli("run", *model, *args, "-o", older, "Hi").code
@@ -70,7 +70,7 @@ def test_a_run_that_does_not_start_keeps_the_older_record(cli: Cli, args: list[s
 
 
 def test_a_run_that_fails_replaces_the_older_record(cli: Cli, serve: Serve) -> None:
-    """It has asked the model, so its record has what happened."""
+    """A run that fails after its start replaces the older record."""
     older = cli.file("older.jsonl", OLDER)
     serve(FakeReply.error(400, "bad request"))
     assert 1 == cli("run", "-m", "local/m", "-o", older, "Hi").code
@@ -78,7 +78,7 @@ def test_a_run_that_fails_replaces_the_older_record(cli: Cli, serve: Serve) -> N
 
 
 def test_a_killed_run_leaves_a_partial_record(cli: Cli, serve: Serve) -> None:
-    """After SIGKILL the older record is whole, and FILE.PID.partial has what was written."""
+    """After SIGKILL the older record is unchanged, and FILE.PID.partial has the lines so far."""
     older = cli.file("older.jsonl", OLDER)
     serve(FakeReply([sse(chat_chunk("one ")), Hold()]))
     process = cli.start("run", "-m", "local/m", "-o", older, "Hi")
@@ -93,7 +93,7 @@ def test_a_killed_run_leaves_a_partial_record(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_full_disk_keeps_the_older_record(cli: Cli) -> None:
-    """A limit on the size of files stands for the disk: exit code 1, the partial record is named."""
+    """A write error gives exit code 1, and the hint names the partial record."""
     older = cli.file("older.jsonl", OLDER)
     # Python 3.11 does not notice that byte code, which it writes at an import, was cut.
     line = "ulimit -f 1; $T run -m demo -o older.jsonl Hi > /dev/null"
@@ -118,7 +118,7 @@ INPUTS = {
 @pytest.mark.parametrize("link", ["same", "hard", "symbolic"])
 @pytest.mark.parametrize("kind", INPUTS)
 def test_what_the_run_reads_is_not_replaced(cli: Cli, kind: str, link: str) -> None:
-    """By whatever name: the same one, a hard link or a symbolic link."""
+    """An input is not replaced, also under the name of a hard or symbolic link."""
     made = cli("run", "--jsonl", "-m", "demo", "Hi").out.encode()
     tool = (
         b"from tinyagent import tool\n@tool(read_only=True)\ndef look() -> str:\n    'Look.'\n    return ''\n"
@@ -142,7 +142,7 @@ def test_what_the_run_reads_is_not_replaced(cli: Cli, kind: str, link: str) -> N
 
 
 def test_configuration_is_not_replaced(cli: Cli) -> None:
-    """Neither the user's files, those of plugins included, nor the project's."""
+    """Files of the configuration, of plugins and of the project are not replaced."""
     cli.config("[run]\nmodel = 'demo'\n")
     project = cli.file("tinyagent.toml", "[run]\nmax_turns = 3\n")
     for name in ("keys.toml", "mcp.toml", "some-plugin.toml"):
@@ -154,7 +154,7 @@ def test_configuration_is_not_replaced(cli: Cli) -> None:
 
 
 def test_a_symbolic_link_stays(cli: Cli) -> None:
-    """Its target is replaced, or made."""
+    """The target of a symbolic link is replaced or created."""
     target = cli.work / "target.jsonl"
     link = cli.work / "link.jsonl"
     link.symlink_to("target.jsonl")
@@ -165,13 +165,13 @@ def test_a_symbolic_link_stays(cli: Cli) -> None:
 
 @pytest.mark.parametrize("target", ["/dev/stderr", ">(cat >&2)", "/dev/fd/3 3>&2"])
 def test_descriptors_are_written_as_they_are(cli: Cli, target: str) -> None:
-    """/dev/stderr, /dev/fd/N and process substitution."""
+    """/dev/stderr, /dev/fd/N and process substitution are written directly."""
     done = cli.shell(f"$T run -q -m demo -o {target} Hi; sleep 0.2")
     assert "result" == json.loads(done.err.splitlines()[-1])["type"]
 
 
 def test_devices_and_pipes_are_written_as_they_are(cli: Cli) -> None:
-    """A FIFO gets the lines, /dev/null stays what it is, and a folder is refused."""
+    """A FIFO gets the lines, /dev/null is unchanged, and a folder is refused."""
     os.mkfifo(cli.work / "fifo")
     done = cli.shell("cat fifo & $T run -q -m demo -o fifo Hi > /dev/null; wait")
     assert "result" == done.lines[-1]["type"]
@@ -184,7 +184,7 @@ def test_devices_and_pipes_are_written_as_they_are(cli: Cli) -> None:
 
 @pytest.mark.parametrize("option", ["--max-turns none", "--no-such-option"])
 def test_a_usage_error_does_not_wait_for_a_pipe(cli: Cli, option: str) -> None:
-    """Options that cannot be read have no time limit either: a FIFO without a reader is left alone."""
+    """With invalid options, a FIFO without a reader is not opened."""
     os.mkfifo(cli.work / "fifo")
     process = cli.start("run", "-m", "demo", "-o", "fifo", *option.split(), "Hi")
     process.communicate(timeout=60)
@@ -192,14 +192,14 @@ def test_a_usage_error_does_not_wait_for_a_pipe(cli: Cli, option: str) -> None:
 
 
 def test_standard_output_is_not_the_record(cli: Cli) -> None:
-    """Text and lines in one place are a mistake: `--jsonl` is named."""
+    """-o on standard output is refused, and the hint names `--jsonl`."""
     for line in ("-o /dev/stdout | cat", "-o - | cat", "-o out > out"):
         done = cli.shell(f"$T run -m demo {line.replace('-o', 'Hi -o', 1)}")
         assert (2, True) == (done.code, "--jsonl" in done.err), line
 
 
 def test_names_that_are_not_text(cli: Cli, serve: Serve) -> None:
-    """Bytes that are not UTF-8 name files as any others, to read and to write."""
+    """File names that are not UTF-8 can be read and written."""
     server = serve(FakeReply.text("ok"))
     done = cli.shell("printf data > $'in\\351'; $T run -m local/m -f $'in\\351' -o $'out\\351' Hi")
     assert 0 == done.code, done.err
@@ -208,7 +208,7 @@ def test_names_that_are_not_text(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_long_name_leaves_room_for_the_partial_files(cli: Cli) -> None:
-    """The longest name that a file system takes can be written."""
+    """The longest file name of the file system can be written."""
     name = "n" * 255
     assert 0 == cli("run", "-m", "demo", "-o", name, "Hi").code
     assert result(cli.work / name)["ok"]
@@ -216,7 +216,7 @@ def test_a_long_name_leaves_room_for_the_partial_files(cli: Cli) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_file_in_a_folder_that_is_not_writable(cli: Cli) -> None:
-    """It is written in place, once the run starts."""
+    """The file is written in place once the run has started."""
     folder = cli.work / "folder"
     folder.mkdir()
     (folder / "run.jsonl").write_bytes(OLDER)

@@ -1,4 +1,4 @@
-"""`tinyagent run`: what is asked, what comes back, and what is recorded."""
+"""`tinyagent run`: its requests, its output and its record."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 
 def sent(server: FakeServer, number: int = -1) -> list[dict[str, object]]:
-    """The messages of a request."""
+    """Return the messages of a request."""
     messages: list[dict[str, object]] = server.requests[number].json["messages"]
     return messages
 
@@ -30,25 +30,25 @@ def sent(server: FakeServer, number: int = -1) -> list[dict[str, object]]:
 
 
 def test_the_reply_is_standard_output_and_nothing_else_is(cli: Cli, serve: Serve) -> None:
-    """The text, ended by one newline; nothing on standard error."""
+    """Standard output is the text and one line break; standard error is empty."""
     serve(FakeReply.text("Hel", "lo"))
     assert (0, "Hello\n", "") == cli("run", "-m", "local/m", "Hi")
 
 
 def test_a_reply_that_ends_in_a_newline_gets_no_second(cli: Cli, serve: Serve) -> None:
-    """The final newline is the reply's own if it has one."""
+    """A reply that ends in a line break gets no second one."""
     serve(FakeReply.text("Hello\n"))
     assert "Hello\n" == cli("run", "-m", "local/m", "Hi").out
 
 
 def test_text_goes_into_a_pipe_unchanged(cli: Cli, serve: Serve) -> None:
-    """What a terminal must not see is data in a pipe."""
+    """Text is not sanitised in a pipe."""
     serve(FakeReply.text("\x1b[31mred\x07 \u202eé漢\x1b[0m"))
     assert "\x1b[31mred\x07 \u202eé漢\x1b[0m\n" == cli("run", "-m", "local/m", "Hi").out
 
 
 def test_a_tool_is_called_and_the_texts_of_both_turns_are_printed(cli: Cli, serve: Serve) -> None:
-    """Each message of the model is a line of its own; the call is shown with -v on standard error."""
+    """Each message ends with a line break; -v shows the call on standard error."""
     cli.file("mytools.py", TOOLS)
     server = serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I look."), FakeReply.text("Seen."))
     done = cli("run", "-v", "-m", "local/m", "-t", "./mytools.py", "Look")
@@ -59,7 +59,7 @@ def test_a_tool_is_called_and_the_texts_of_both_turns_are_printed(cli: Cli, serv
 
 
 def test_what_tools_print_does_not_get_into_the_output(cli: Cli, serve: Serve) -> None:
-    """Printing, and the output of child processes, goes to standard error."""
+    """The output of tools and their child processes goes to standard error."""
     cli.file(
         "loud.py",
         'import os\nfrom tinyagent import tool\nprint("imported")\n\n@tool(read_only=True)\n'
@@ -73,14 +73,14 @@ def test_what_tools_print_does_not_get_into_the_output(cli: Cli, serve: Serve) -
 
 
 def test_quiet_is_quiet(cli: Cli, serve: Serve) -> None:
-    """-q leaves the reply and errors."""
+    """-q prints only the reply and errors."""
     serve(FakeReply.text("Hello"))
     assert (0, "Hello\n", "") == cli("run", "-q", "-v", "-m", "local/m", "Hi")
     assert "There is no prompt" in cli("run", "-q", "-m", "local/m").err
 
 
 def test_a_retry_shows(cli: Cli, serve: Serve) -> None:
-    """One line for each, with the status; the body of the last reply is shown once, at the end."""
+    """Each retry is one line with the status; the last body is shown once."""
     busy = FakeReply.error(503, "busy\nvery busy", retry_after="0")
     serve(busy, FakeReply.text("Hello"))
     done = cli("run", "-m", "local/m", "Hi")
@@ -95,7 +95,7 @@ def test_a_retry_shows(cli: Cli, serve: Serve) -> None:
 
 
 def test_every_option_reaches_the_provider(cli: Cli, serve: Serve) -> None:
-    """System prompt, temperature, limits, thinking, -O and the model's id with its slashes."""
+    """The request has the system prompt, temperature, limits, thinking, -O and the whole model id."""
     server = serve(FakeReply.text("ok"))
     done = cli(
         "run", "-m", "local/some/model", "-s", "Be brief.", "--temperature", "0.5", "--max-tokens", "7",
@@ -135,7 +135,7 @@ def engine() -> str:
 def test_the_http_engine_can_be_chosen(
     cli: Cli, serve: Serve, options: tuple[str, ...], configured: str, expected: str
 ) -> None:
-    """`--transport` names the engine, or `transport` under [run]; the option takes precedence."""
+    """`--transport` or `[run] transport` chooses the engine; the option takes precedence."""
     cli.file("engine.py", ENGINE_TOOL)
     more = f'[run]\ntransport = "{configured}"\n' if configured else ""
     server = serve(FakeReply.tool_calls(("engine", {})), FakeReply.text("ok"), more=more)
@@ -144,7 +144,7 @@ def test_the_http_engine_can_be_chosen(
 
 
 def test_an_engine_that_cannot_use_the_proxy(cli: Cli) -> None:
-    """The direct engine refuses a SOCKS proxy before it sends anything, and the hint names the others."""
+    """The direct engine refuses a SOCKS proxy before any request, and the hint names the others."""
     cli.config('[providers.far]\nbase_url = "https://models.example/v1"\n')
     done = cli("run", "-m", "far/m", "--transport", "direct", "Hi", all_proxy="socks5://127.0.0.1:9")
     assert (3, "") == (done.code, done.out)
@@ -153,7 +153,7 @@ def test_an_engine_that_cannot_use_the_proxy(cli: Cli) -> None:
 
 
 def test_an_engine_for_a_model_without_http(cli: Cli) -> None:
-    """The option has no effect on a model of this machine, which a note reports. The setting is silent."""
+    """A note reports that the option has no effect; the setting is silent."""
     done = cli("run", "-m", "demo", "--transport", "httpx", "Hi")
     assert (0, True) == (done.code, "--transport has no effect on demo/" in done.err)
     cli.config('[run]\ntransport = "httpx"\n')
@@ -161,7 +161,7 @@ def test_an_engine_for_a_model_without_http(cli: Cli) -> None:
 
 
 def test_the_key_goes_into_the_request_and_nowhere_else(cli: Cli, serve: Serve) -> None:
-    """The variable that api_key_env names is sent as the bearer's token; no output has it."""
+    """The key is sent as the bearer token, and no output has it."""
     server = serve(FakeReply.error(401, "bad key sk-test-CANARY-1234567"), more='api_key_env = "LOCAL_KEY"\n')
     done = cli("run", "--jsonl", "-vv", "-m", "local/m", "Hi", LOCAL_KEY=" sk-test-CANARY-1234567 \n")
     assert "Bearer sk-test-CANARY-1234567" == server.requests[0].headers["authorization"]
@@ -170,7 +170,7 @@ def test_the_key_goes_into_the_request_and_nowhere_else(cli: Cli, serve: Serve) 
 
 
 def test_files_and_images_are_sent(cli: Cli, serve: Serve) -> None:
-    """-f: text with its name before the prompt; an image as a data: URL with its type."""
+    """-f sends text with its file name, and an image as a data: URL."""
     server = serve(FakeReply.text("ok"))
     cli.file("notes.txt", "buy milk\n")
     cli.file("dot.png", PNG)
@@ -181,7 +181,7 @@ def test_files_and_images_are_sent(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_system_prompt_comes_from_a_file(cli: Cli, serve: Serve) -> None:
-    """-s @FILE."""
+    """`-s @FILE` reads the system prompt from a file."""
     server = serve(FakeReply.text("ok"))
     cli.file("system.txt", "Be kind.\n")
     assert 0 == cli("run", "-m", "local/m", "-s", "@system.txt", "Hi").code
@@ -192,7 +192,7 @@ def test_the_system_prompt_comes_from_a_file(cli: Cli, serve: Serve) -> None:
 
 
 def test_jsonl_is_a_run_that_reads_back(cli: Cli, serve: Serve) -> None:
-    """Header, events, result; the last line says what the exit code says, and reading gives the messages."""
+    """The record has a header, events and a result that agrees with the exit code, and can be read back."""
     serve(FakeReply.text("Hel", "lo"))
     done = cli("run", "--jsonl", "-m", "local/m", "-s", "Be brief.", "Hi")
     header, result = done.lines[0], done.result
@@ -207,7 +207,7 @@ def test_jsonl_is_a_run_that_reads_back(cli: Cli, serve: Serve) -> None:
 
 
 def test_every_line_fits_the_schema(cli: Cli, serve: Serve) -> None:
-    """`schema events` describes what --jsonl prints."""
+    """Every line of --jsonl is valid under `schema events`."""
     import jsonschema_rs
 
     cli.file("mytools.py", TOOLS)
@@ -220,7 +220,7 @@ def test_every_line_fits_the_schema(cli: Cli, serve: Serve) -> None:
 
 
 def test_output_writes_the_record_beside_the_text(cli: Cli, serve: Serve) -> None:
-    """-o FILE has the JSONL, standard output the text; what was in the file before is replaced."""
+    """-o FILE has the record, and standard output the text."""
     serve(FakeReply.text("Hello"))
     cli.file("run.jsonl", "x" * 100_000)
     assert (0, "Hello\n", "") == cli("run", "-m", "local/m", "-o", "run.jsonl", "Hi")
@@ -229,7 +229,7 @@ def test_output_writes_the_record_beside_the_text(cli: Cli, serve: Serve) -> Non
 
 
 def test_history_goes_on(cli: Cli, serve: Serve) -> None:
-    """A record goes on from another; the third still has the whole conversation."""
+    """Each run continues a record, and the third has the whole conversation."""
     server = serve(FakeReply.text("Hello"), FakeReply.text("Bonjour"), FakeReply.text("Hallo"))
     first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
     cli.file("first.jsonl", first.out)
@@ -240,7 +240,7 @@ def test_history_goes_on(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_history_that_failed_is_gone_on_from_with_a_warning(cli: Cli, serve: Serve) -> None:
-    """In a pipe nobody else would say that what came before is not whole; an empty one is an error."""
+    """A failed record gives a warning, and an empty one is an error."""
     serve(FakeReply.error(400, "bad request"), FakeReply.text("ok"))
     first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
     second = cli("run", "-m", "local/m", "--history", "-", "In French", stdin=first.out.encode())
@@ -253,7 +253,7 @@ def test_a_history_that_failed_is_gone_on_from_with_a_warning(cli: Cli, serve: S
 
 
 def test_a_cut_reply_is_incomplete(cli: Cli, serve: Serve) -> None:
-    """`length`: the text that came, exit code 4, and how to get more."""
+    """`length` prints the text so far, gives exit code 4, and names --max-tokens."""
     serve(FakeReply.chunks(chat_chunk("Once upon"), chat_chunk({}, "length")))
     done = cli("run", "--jsonl", "-m", "local/m", "Tell")
     assert ("output_truncated", "length", "Once upon") == (
@@ -276,7 +276,7 @@ EMPTY = {
 @pytest.mark.parametrize("name", EMPTY)
 @pytest.mark.parametrize("jsonl_too", [True, False])
 def test_a_reply_without_text_is_no_answer(cli: Cli, serve: Serve, name: str, jsonl_too: bool) -> None:
-    """Exit code 4, one sentence on standard error, `empty_reply` in the record."""
+    """An empty reply gives exit code 4 and `empty_reply` in the record."""
     reply, sentence = EMPTY[name]
     serve(reply)
     done = cli("run", "-m", "local/m", *(["--jsonl"] if jsonl_too else []), "Hi")
@@ -291,7 +291,7 @@ def test_a_reply_without_text_is_no_answer(cli: Cli, serve: Serve, name: str, js
 
 
 def test_an_answer_that_is_an_image_is_named(cli: Cli, serve: Serve) -> None:
-    """It is an answer, and no text: standard error says what came, and the record holds it."""
+    """An image is an answer: standard error names it, and the record has it."""
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     serve(FakeReply.chunks(chat_chunk({"images": [picture]}), chat_chunk({}, "stop")))
     done = cli("run", "-o", "run.jsonl", "-m", "local/m", "Draw")
@@ -302,7 +302,7 @@ def test_an_answer_that_is_an_image_is_named(cli: Cli, serve: Serve) -> None:
 
 
 def test_an_empty_reply_after_tool_calls_is_no_answer(cli: Cli, serve: Serve) -> None:
-    """The text before the calls was not the answer."""
+    """Text before tool calls does not count as the answer."""
     cli.file("mytools.py", TOOLS)
     serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I look."), FakeReply.text(""))
     done = cli("run", "--jsonl", "-m", "local/m", "-t", "./mytools.py", "Look")
@@ -314,7 +314,7 @@ Priced = Callable[..., tuple[FakeServer, dict[str, str]]]
 
 @pytest.fixture
 def priced(serve: Serve) -> Priced:
-    """A stand-in for OpenAI whose replies use 1,000,000 tokens; and the environment that names it."""
+    """A stand-in for OpenAI whose replies use 1,000,000 tokens, and its environment."""
 
     def start(*deltas: dict[str, object]) -> tuple[FakeServer, dict[str, str]]:
         usage = {"prompt_tokens": 1_000_000, "completion_tokens": 0}
@@ -330,7 +330,7 @@ CALL = {"tool_calls": [{"index": 0, "id": "c1", "function": {"name": "gone", "ar
 
 
 def test_max_cost_is_a_limit(cli: Cli, priced: Priced) -> None:
-    """A model that does not say what it charges counts by its list price: exit code 4, kind `budget`."""
+    """The list price counts if the model reports no cost: exit code 4, kind `budget`."""
     server, environment = priced(CALL, CALL)
     done = cli("run", "--jsonl", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **environment)
     assert (4, "budget") == (done.code, done.result["error"]["kind"])
@@ -340,14 +340,14 @@ def test_max_cost_is_a_limit(cli: Cli, priced: Priced) -> None:
 
 
 def test_a_project_can_lower_the_budget(cli: Cli, priced: Priced) -> None:
-    """`max_cost` of tinyagent.toml holds as a limit does."""
+    """`max_cost` of tinyagent.toml is a limit."""
     _, environment = priced(CALL, CALL)
     cli.file("tinyagent.toml", "[run]\nmax_cost = 1.5\n")
     assert 4 == cli("run", "-m", "openai/gpt-4o", "Hi", **environment).code
 
 
 def test_a_budget_without_a_price(cli: Cli, priced: Priced) -> None:
-    """The run goes on, and a warning says once that the budget may not hold."""
+    """Without a price, one warning says that the budget may have no effect."""
     _, environment = priced({"content": "ok"})
     done = cli("run", "-v", "-m", "openai/novel", "--max-cost", "2", "Hi", **environment)
     assert (0, 1) == (done.code, done.err.count("No price is known for openai/novel"))
@@ -355,7 +355,7 @@ def test_a_budget_without_a_price(cli: Cli, priced: Priced) -> None:
 
 
 def test_a_budget_without_usage(cli: Cli, serve: Serve) -> None:
-    """A provider that counts nothing leaves the budget without effect, and the command says so."""
+    """Without usage, a warning says that the budget had no effect."""
     server = serve(FakeReply.chunks(chat_chunk("ok"), chat_chunk({}, "stop")))
     environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
     done = cli("run", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **environment)
@@ -363,13 +363,13 @@ def test_a_budget_without_usage(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_estimated_cost_is_shown(cli: Cli, priced: Priced) -> None:
-    """-v says what the run cost by the list price."""
+    """-v shows the estimated cost."""
     _, environment = priced({"content": "ok"})
     assert "about $2.5 " in cli("run", "-v", "-m", "openai/gpt-4o", "Hi", **environment).err
 
 
 def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:
-    """--max-repeats, or `max_repeats` of the configuration; the message names the flag."""
+    """--max-repeats and `max_repeats` end the run, and the message names the option."""
     cli.file("mytools.py", TOOLS)
     serve(*[FakeReply.tool_calls(("look", {"at": "me"})) for _ in range(4)])
     done = cli("run", "--jsonl", "-m", "local/m", "-t", "mytools.py", "--max-repeats", "2", "Look")
@@ -378,7 +378,7 @@ def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:
 
 
 def test_the_result_says_what_is_known_of_a_failure(cli: Cli, serve: Serve) -> None:
-    """Status, whether trying again may help, and the seconds that the provider asks to wait."""
+    """The result has the status, whether a retry may help, and the seconds to wait."""
     serve(FakeReply.error(429, "slow down", retry_after="3600"))
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
     error = done.result["error"]
@@ -406,7 +406,7 @@ def tinyagent_register_providers(register):
 
 
 def test_a_providers_own_error_class(cli: Cli) -> None:
-    """Its constructor is its own affair: kind and status are recorded, the exit code is its base class's."""
+    """The record has the kind and status of a provider's own error class; its base decides the exit code."""
     cli.install("acme", PROVIDER, "providers")
     record = cli("run", "--jsonl", "-m", "acme/m", "Hi")
     assert 3 == record.code
@@ -459,7 +459,7 @@ def tinyagent_register_providers(register):
     ],
 )
 def test_a_plugin_that_ends_the_process_is_a_failure(cli: Cli, how: str, where: str) -> None:
-    """`sys.exit(0)` in a provider is never a success, and the record ends with the result."""
+    """`sys.exit(0)` in a provider is a failure, and the record is complete."""
     cli.install("acme", LEAVING.format(how=how, where=where), "providers")
     done = cli("run", "--jsonl", "-m", "acme/m", "Hi")
     expected = (1, "internal") if how == "odd" else (3, "plugin")
@@ -471,7 +471,7 @@ def test_a_plugin_that_ends_the_process_is_a_failure(cli: Cli, how: str, where: 
 
 
 def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:
-    """--max-turns ends the run with exit code 4 and says so."""
+    """--max-turns ends the run with exit code 4."""
     cli.file("mytools.py", TOOLS)
     serve(*[FakeReply.tool_calls(("look", {"at": str(n)})) for n in range(3)])
     done = cli("run", "--jsonl", "-m", "local/m", "-t", "mytools.py", "--max-turns", "2", "Look")
@@ -480,7 +480,7 @@ def test_max_turns_is_incomplete(cli: Cli, serve: Serve) -> None:
 
 
 def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
-    """--timeout: exit code 124; what had come stays, events are closed."""
+    """--timeout gives exit code 124, with the text so far and complete events."""
     from tinyagent.testing.server import Hold
 
     serve(FakeReply([*FakeReply.text("Hello").steps[:1], Hold()]))
@@ -490,7 +490,7 @@ def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_failed_tool_is_the_models_business(cli: Cli, serve: Serve) -> None:
-    """A tool that raises gives an error result, and the run goes on to its answer."""
+    """An exception in a tool gives an error result, and the run continues."""
     cli.file(
         "bad.py",
         'from tinyagent import tool\n\n@tool(read_only=True)\ndef bad() -> str:\n    "Fail."\n'
@@ -505,7 +505,7 @@ def test_a_failed_tool_is_the_models_business(cli: Cli, serve: Serve) -> None:
 
 
 def test_demo_needs_nothing(cli: Cli) -> None:
-    """`-m demo` answers with a real tool's result, offline; standard error says that it is scripted."""
+    """`-m demo` answers offline with the result of a real tool, and a note says that it is scripted."""
     cli.file(
         "calc.py",
         "from tinyagent import tool\n@tool(read_only=True)\ndef calc(expression: str) -> str:\n"
@@ -518,14 +518,14 @@ def test_demo_needs_nothing(cli: Cli) -> None:
 
 
 def test_replay_answers_with_a_recorded_run(cli: Cli, serve: Serve) -> None:
-    """`-m replay:FILE` says again what was recorded, without the server."""
+    """`-m replay:FILE` replays a recorded run without the server."""
     serve(FakeReply.text("Hel", "lo"))
     assert 0 == cli("run", "-m", "local/m", "-o", "run.jsonl", "Hi").code
     assert (0, "Hello\n") == cli("run", "-m", "replay:run.jsonl", "Hi")[:2]
 
 
 def test_a_model_of_the_environment_is_taken(cli: Cli, serve: Serve) -> None:
-    """-m wins over TINYAGENT_MODEL, which wins over the project file, which wins over the user's."""
+    """The precedence is -m, TINYAGENT_MODEL, the project file, the user file."""
     server = serve(*[FakeReply.text("ok")] * 4)
     config = (cli.home / "config.toml").read_text()
     cli.config(f'[run]\nmodel = "local/user"\n{config}')
@@ -539,7 +539,7 @@ def test_a_model_of_the_environment_is_taken(cli: Cli, serve: Serve) -> None:
 
 @pytest.mark.parametrize("name", ["anthropic-messages", "openai-responses"])
 def test_other_protocols_can_be_configured(cli: Cli, serve: Serve, name: str) -> None:
-    """`api` in [providers.NAME] chooses the protocol, and so the path that is asked."""
+    """`api` in [providers.NAME] chooses the protocol and the path."""
     server = serve(FakeReply.error(400, "no"), more=f'api = "{name}"\n')
     done = cli("run", "-m", "local/m", "Hi")
     assert 1 == done.code
@@ -549,7 +549,7 @@ def test_other_protocols_can_be_configured(cli: Cli, serve: Serve, name: str) ->
 
 
 def test_records_are_what_msgspec_reads(cli: Cli, serve: Serve, tmp_path: Path) -> None:
-    """Every line is one JSON object with `type` first."""
+    """Every line is a JSON object that starts with `type`."""
     serve(FakeReply.text("\u2028 a\x00b"))
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
     for line in done.out.removesuffix("\n").split("\n"):
@@ -558,7 +558,7 @@ def test_records_are_what_msgspec_reads(cli: Cli, serve: Serve, tmp_path: Path) 
 
 
 def test_a_plugin_that_an_option_needs_is_named(cli: Cli) -> None:
-    """`--mcp` without tinyagent-mcp: exit code 3, and what to install."""
+    """`--mcp` without tinyagent-mcp gives exit code 3, and the hint installs it."""
     done = cli("run", "-m", "demo", "--mcp", "server", "Hi", TINYAGENT_PLUGINS="")
     assert (3, "") == (done.code, done.out)
     assert "tinyagent plugins install tinyagent-mcp" in done.err
@@ -569,7 +569,7 @@ def test_a_plugin_that_an_option_needs_is_named(cli: Cli) -> None:
 
 @pytest.mark.parametrize("locale", ["LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0", "LC_ALL=C.UTF-8"])
 def test_text_arguments_are_utf8_whatever_the_locale(cli: Cli, serve: Serve, locale: str) -> None:
-    """The prompt, the system prompt, options and the model's id, as standard input is."""
+    """Text arguments are UTF-8 in every locale."""
     server = serve(FakeReply.text("ok"))
     done = cli.shell(f"{locale} $T run -m local/modèle -s 'Sois brève.' -O user=zoë 'héllo 😀'")
     assert (0, "ok\n") == (done.code, done.out)
@@ -583,7 +583,7 @@ def test_text_arguments_are_utf8_whatever_the_locale(cli: Cli, serve: Serve, loc
     ["$'caf\\351'", "-s $'caf\\351' Hi", "-O user=$'caf\\351' Hi", "-m $'local/caf\\351' Hi"],
 )
 def test_bytes_that_are_not_text_are_refused(cli: Cli, args: str) -> None:
-    """A usage error that names the byte and where it is."""
+    """Invalid bytes are a usage error with the byte and its offset."""
     model = "" if "-m" in args else "-m demo"
     done = cli.shell(f"$T run --jsonl {model} {args}")
     assert (2, 2) == (done.code, done.result["exit_code"])
@@ -595,7 +595,7 @@ def test_bytes_that_are_not_text_are_refused(cli: Cli, args: str) -> None:
 
 @pytest.mark.parametrize("source", ["true |", "echo |", "< empty"])
 def test_empty_standard_input_is_mentioned(cli: Cli, source: str) -> None:
-    """The command before it in a pipe may have failed: one warning, and a field of the header."""
+    """Empty standard input gives one warning and a field of the header."""
     cli.file("empty", "")
     for reads in ("", "-f -", "-s @-"):
         line = f"$T run --jsonl -m demo {reads} Summarise"
@@ -606,7 +606,7 @@ def test_empty_standard_input_is_mentioned(cli: Cli, source: str) -> None:
 
 @pytest.mark.parametrize("source", ["true | $T run --no-stdin", "$T run < /dev/null", "echo text | $T run"])
 def test_other_standard_input_is_not(cli: Cli, source: str) -> None:
-    """A device, `--no-stdin`, and standard input with text in it."""
+    """A device, `--no-stdin` and standard input with text give no warning."""
     done = cli.shell(source.replace("$T run", "$T run --jsonl -m demo Summarise"))
     assert (0, False) == (done.code, "empty_stdin" in done.lines[0])
     assert "Standard input is empty" not in done.err

@@ -1,7 +1,7 @@
-"""A key goes to its server and nowhere else: not to standard output or error, not into any file.
+"""A key is sent to its server only: it is in no output and in no file.
 
-Servers repeat it in what they answer here, and -vv shows tracebacks. `tests/contract/test_secrets.py` does
-the same to the library.
+The servers here repeat the key in their answers, and -vv shows tracebacks. `tests/contract/test_secrets.py`
+tests the library in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COMMANDS: dict[str, Callable[[ChatWire], list[FakeReply]]] = {
 @pytest.mark.parametrize("how", COMMANDS)
 @pytest.mark.parametrize("mode", ["text", "jsonl"])
 def test_no_output_of_a_run_has_the_key(cli: Cli, serve: Any, how: str, mode: str) -> None:
-    """Not standard output, nor standard error with -vv, nor any file that is left."""
+    """Neither standard output, standard error with -vv nor a file has the key."""
     server = serve(*COMMANDS[how](ChatWire()), more='api_key_env = "LOCAL_KEY"\n')
     flags = ["--jsonl"] if mode == "jsonl" else []
     done = cli("run", "-vv", *flags, "-o", "out.jsonl", "-m", "local/m", "Hi", LOCAL_KEY=OPAQUE)
@@ -49,7 +49,7 @@ def test_no_output_of_a_run_has_the_key(cli: Cli, serve: Any, how: str, mode: st
 
 @pytest.mark.parametrize("api", ["anthropic-messages", "openai-responses"])
 def test_no_output_of_another_protocol_has_the_key(cli: Cli, serve: Any, api: str) -> None:
-    """Keys from the key file are as secret, and go to the server as its protocol wants them."""
+    """Keys of the key file are sent as the protocol requires, and are in no output."""
     server = serve(FakeReply.error(401, f"bad key {OPAQUE}"), more=f'api = "{api}"\n')
     keys = cli.home / "keys.toml"
     keys.touch(0o600)
@@ -62,7 +62,7 @@ def test_no_output_of_another_protocol_has_the_key(cli: Cli, serve: Any, api: st
 
 
 def test_no_output_of_a_proxy_s_client_has_the_token(cli: Cli) -> None:
-    """The token for a proxy is a key."""
+    """The token of a proxy is in no output."""
     with FakeServer(FakeReply.error(403, f"not you, {OPAQUE}")) as server:
         done = cli(
             "run", "-vv", "--jsonl", "-o", "out.jsonl", "-m", "proxy/m", "Hi",
@@ -84,7 +84,7 @@ def test_no_output_of_a_proxy_s_client_has_the_token(cli: Cli) -> None:
     ],
 )
 def test_no_complaint_about_the_configuration_has_the_key(cli: Cli, table: str) -> None:
-    """What is wrong with an entry is said without the entry."""
+    """Errors about an entry do not quote it."""
     cli.config(f"[providers.local]\n{table}\n")
     done = cli("run", "-vv", "--jsonl", "-o", "out.jsonl", "-m", "local/m", "Hi")
     assert done.code in (1, 3)
@@ -92,7 +92,7 @@ def test_no_complaint_about_the_configuration_has_the_key(cli: Cli, table: str) 
 
 
 def test_a_key_with_a_line_break_is_not_shown(cli: Cli) -> None:
-    """The environment holds it wrongly: the message names the variable."""
+    """The message about an invalid key names the variable only."""
     cli.config('[providers.local]\nbase_url = "http://127.0.0.1:9/v1"\napi_key_env = "LOCAL_KEY"\n')
     done = cli("run", "-vv", "--jsonl", "-m", "local/m", "Hi", LOCAL_KEY=f"{OPAQUE}\nmore")
     assert 3 == done.code
@@ -108,7 +108,7 @@ def _check_left(cli: Cli, done: Any) -> None:
 
 
 def test_secrets_in_the_configuration_are_not_shown(cli: Cli) -> None:
-    """A key put in the place of its variable's name, in a URL or in a misspelt line shows in no command."""
+    """A key in a wrong place of the configuration is not shown by any command."""
     secrets = ("sk-test-0123456789abcdef", "0123456789abcdef0123456789abcdef", "hunter22")
     tables = f'''
         [providers.a]

@@ -1,4 +1,4 @@
-"""Completion in the shell: through click's own protocol, from names alone."""
+"""Shell completion through click's own protocol, without imports of plugins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BROKEN = "raise RuntimeError('imported')"
 
 
 def complete(cli: Cli, line: str, shell: str = "bash") -> list[str]:
-    """What the shell would offer at the end of the line."""
+    """Return what the shell offers at the end of the line."""
     words = line.split(" ")
     given = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
     if shell == "fish":
@@ -25,12 +25,12 @@ def complete(cli: Cli, line: str, shell: str = "bash") -> list[str]:
 
 
 def offered(cli: Cli, line: str) -> list[str]:
-    """The values alone."""
+    """Return the offered values."""
     return [text.partition(",")[2] for text in complete(cli, line)]
 
 
 def test_commands(cli: Cli) -> None:
-    """Ours and those of plugins."""
+    """Built-in commands and those of plugins are completed."""
     cli.install("zz-deploy", BROKEN, "commands")
     assert ["plugins"] == offered(cli, "tinyagent pl")
     assert ["zz-deploy"] == offered(cli, "tinyagent zz")
@@ -39,20 +39,20 @@ def test_commands(cli: Cli) -> None:
 
 @pytest.mark.parametrize("before", ["run -t", "tools show", "tools call"])
 def test_tools(cli: Cli, before: str) -> None:
-    """Installed tool plugins; what looks like a path is left to the shell."""
+    """Installed tool plugins are completed; the shell completes paths."""
     cli.install("zz-weather", BROKEN)
     assert ["zz-weather"] == offered(cli, f"tinyagent {before} zz")
     assert ["file,./my"] == complete(cli, f"tinyagent {before} ./my")
 
 
 def test_plugins(cli: Cli) -> None:
-    """Distributions, and the names that they offer."""
+    """Distributions and the names of their plugins are completed."""
     cli.install("zz-weather", BROKEN, entry="zz-sun")
     assert ["zz-weather", "zz-sun"] == offered(cli, "tinyagent plugins uninstall zz")
 
 
 def test_providers(cli: Cli) -> None:
-    """With the slash that follows them in -m; those that are built in, configured and installed."""
+    """Built-in, configured and installed providers are completed with their slash."""
     cli.install("ooo", BROKEN, "providers")
     cli.config('[providers.oak]\nbase_url = "http://127.0.0.1:1"\n')
     assert ["oak/", "ollama/", "ooo/", "openai/", "openrouter/"] == offered(cli, "tinyagent run -m o")
@@ -61,7 +61,7 @@ def test_providers(cli: Cli) -> None:
 
 
 def test_models(cli: Cli, serve: Callable[..., FakeServer]) -> None:
-    """Ids that were listed before, defaults, and the one in the configuration; nobody is asked."""
+    """Listed ids, defaults and the configured model are completed without a request."""
     server = serve(FakeReply.json({"data": [{"id": "big"}, {"id": "small"}]}))
     assert [] == offered(cli, "tinyagent run -m local/")
     assert 0 == cli("models", "list", "local").code
@@ -73,7 +73,7 @@ def test_models(cli: Cli, serve: Callable[..., FakeServer]) -> None:
 
 
 def test_a_broken_configuration_completes_all_the_same(cli: Cli) -> None:
-    """With what is known without it."""
+    """With a broken configuration, the built-in names are completed."""
     cli.config("[run")
     assert ["openai/", "openrouter/"] == offered(cli, "tinyagent run -m open")
 
@@ -87,6 +87,6 @@ def test_a_broken_configuration_completes_all_the_same(cli: Cli) -> None:
     ],
 )
 def test_every_shell(cli: Cli, shell: str, expected: list[str]) -> None:
-    """Each gets what its script reads; zsh and fish also show where a tool comes from."""
+    """Each shell gets the format of its script; zsh and fish also show the source of a tool."""
     cli.install("zz-weather", BROKEN)
     assert expected == complete(cli, "tinyagent run -t zz", shell)

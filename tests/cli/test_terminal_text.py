@@ -1,4 +1,4 @@
-"""What may reach a terminal of what others wrote."""
+"""Untrusted text is safe for a terminal."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ PIECES = st.lists(
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE)
 def test_control_sequences_are_removed_and_text_stays(text: str, shown: str) -> None:
-    """Escapes, C0, C1, bidi, zero-width and tag characters go; letters, emoji and line breaks stay."""
+    """Escapes, C0, C1, bidi, zero-width and tag characters are removed, and all other text stays."""
     assert shown == clean(text)
 
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE)
 def test_it_makes_no_difference_where_a_delta_ends(text: str, shown: str) -> None:
-    """A sequence that is cut in two by a delta is removed all the same."""
+    """A sequence that is split between two deltas is removed."""
     sanitizer = Sanitizer()
     assert shown == "".join(sanitizer.feed(character) for character in text)
 
 
 @given(PIECES)
 def test_whatever_comes_nothing_that_a_terminal_obeys_is_left(pieces: list[str]) -> None:
-    """Of any text in any pieces: no control but tab and newline, and the same as in one piece."""
+    """Text in any pieces is cleaned as in one piece, and its only controls are tab and newline."""
     sanitizer = Sanitizer()
     shown = "".join(sanitizer.feed(piece) for piece in pieces)
     assert clean("".join(pieces)) == shown
@@ -63,18 +63,18 @@ def test_whatever_comes_nothing_that_a_terminal_obeys_is_left(pieces: list[str])
 
 
 def test_a_sequence_without_an_end_does_not_swallow_the_rest() -> None:
-    """After 4096 characters an unfinished sequence is given up, and the text shows again."""
+    """After 4096 characters of an unfinished sequence, the text is shown again."""
     assert clean("\x1b]" + "x" * 10_000).endswith("x" * 5_000)
 
 
 def test_one_line_is_one_line() -> None:
-    """Line breaks become spaces, and what is too long ends in an ellipsis."""
+    """Line breaks become spaces, and long text ends with an ellipsis."""
     assert "a b c" == one_line("a\nb\r\n\x1b[31mc")
     assert "x" * 19 + "…" == one_line("x" * 50, 20)
 
 
 def test_visible_removes_nothing() -> None:
-    """For approvals, what a terminal would hide or obey is written out."""
+    """For approvals, control and invisible characters are shown as escapes."""
     assert "rm -rf /\\x1b[2K\\x08 \\u202e \\U000e0041 ok\n" == visible(
         "rm -rf /\x1b[2K\x08 \u202e \U000e0041 ok\n"
     )

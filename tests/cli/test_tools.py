@@ -1,4 +1,4 @@
-"""`tinyagent tools`: what there is, and calls without a model."""
+"""`tinyagent tools`: lists, and calls without a model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def fail() -> str:
 
 @pytest.fixture(autouse=True)
 def tools(cli: Cli) -> None:
-    """The file mytools.py."""
+    """Write the file mytools.py."""
     cli.file("mytools.py", MORE)
 
 
 def test_list_shows_what_is_installed(cli: Cli) -> None:
-    """By metadata, without importing."""
+    """The list is made from metadata, without an import."""
     cli.install("weather", "raise RuntimeError('imported')", version="2.0")
     rows = json.loads(cli("tools", "list", "--json").out)
     assert {"name": "weather", "distribution": "weather", "version": "2.0"} in rows
@@ -39,7 +39,7 @@ def test_list_shows_what_is_installed(cli: Cli) -> None:
 
 
 def test_show(cli: Cli) -> None:
-    """Each tool's description, arguments, and whether it asks first."""
+    """`tools show` prints descriptions, arguments, and whether a tool needs approval."""
     done = cli("tools", "show", "mytools.py")
     assert 0 == done.code
     assert "write  (needs approval)\n  Write a text.\n  text (required): " in done.out
@@ -50,7 +50,7 @@ def test_show(cli: Cli) -> None:
 
 
 def test_show_hides_nothing(cli: Cli) -> None:
-    """What the model reads of a tool is what the user sees: invisible characters are written out."""
+    """`tools show` prints invisible characters as escapes, because the model reads them."""
     hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "send")
     cli.file(
         "odd.py",
@@ -67,17 +67,17 @@ def test_show_hides_nothing(cli: Cli) -> None:
     "arguments", [['{"a": 1.5, "b": 2, "note": "7"}'], ["a=1.5", "b=2", "note=7"]], ids=["object", "pairs"]
 )
 def test_call(cli: Cli, arguments: list[str]) -> None:
-    """One JSON object, or KEY=VALUE; a value for a string stays one."""
+    """Arguments are one JSON object or KEY=VALUE pairs; a value for a string is not decoded."""
     assert (0, "3.5 7\n", "") == cli("tools", "call", "mytools.py:add", *arguments)
 
 
 def test_call_runs_what_it_is_told_to(cli: Cli) -> None:
-    """Who names a tool and its arguments has decided; it does not ask."""
+    """`tools call` needs no approval."""
     assert (0, "wrote x\n", "") == cli("tools", "call", "mytools.py:write", "text=x")
 
 
 def test_call_gives_the_whole_result(cli: Cli) -> None:
-    """--json: content, details and is_error, on failure too."""
+    """--json prints content, details and is_error, also for a failure."""
     done = cli("tools", "call", "mytools.py:fail", "--json")
     assert 1 == done.code
     assert {
@@ -98,14 +98,14 @@ def test_call_gives_the_whole_result(cli: Cli) -> None:
     ],
 )
 def test_arguments_that_do_not_fit(cli: Cli, arguments: list[str], code: int, words: str) -> None:
-    """The schema's rules hold as in a run, and the message names the path."""
+    """Arguments are validated as in a run, and the message has the path."""
     done = cli("tools", "call", "mytools.py:add", *arguments)
     assert (code, "") == done[:2]
     assert words in done.err
 
 
 def test_a_denied_tool_is_not_called(cli: Cli) -> None:
-    """`[run] deny` holds here as well."""
+    """`[run] deny` applies to `tools call`."""
     cli.config('[run]\ndeny = ["add"]\n')
     done = cli("tools", "call", "mytools.py:add", "a=1", "b=2")
     assert (1, "") == done[:2]
@@ -129,7 +129,7 @@ async def work() -> str:
 
 
 def test_a_tool_that_ends_the_process_is_a_failure(cli: Cli) -> None:
-    """`sys.exit(0)` in a task that the tool started is no result, and so no success."""
+    """`sys.exit(0)` in a task of a tool is a failure."""
     cli.file("leaving.py", LEAVING)
     done = cli("tools", "call", "./leaving.py:work")
     assert (3, "") == done[:2]

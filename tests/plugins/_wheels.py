@@ -1,4 +1,4 @@
-"""Wheels that tests write by themselves: small ones from text, and installed distributions packed again."""
+"""Make wheels for tests: small ones from text, and installed distributions packed again."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ SETUP_SECONDS = 180
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The first test of each environment pays for building it."""
+    """Give the first test of each environment more time, because it builds the environment."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(SETUP_SECONDS))
@@ -42,7 +42,7 @@ def _clean_environment(**more: str) -> dict[str, str]:
 
 
 def run_clean(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program with this environment and hardly anything of the tests' own."""
+    """Run a program with a minimal environment."""
     return subprocess.run(
         command,
         cwd=cwd,
@@ -73,7 +73,7 @@ def _pip(*arguments: str | Path, wheels: Path) -> None:
 
 
 def _with_dependencies(names: Iterable[str]) -> set[str]:
-    """The distributions that these need, themselves included."""
+    """Return these distributions and all their dependencies."""
     found: set[str] = set()
     pending = [canonicalize_name(name) for name in names]
     while pending:
@@ -90,7 +90,7 @@ def _with_dependencies(names: Iterable[str]) -> set[str]:
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment with `tinyagent` in it."""
+    """A virtual environment with `tinyagent`."""
 
     folder: Path
     home: Path
@@ -98,15 +98,15 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        """Its interpreter."""
+        """The interpreter of the environment."""
         return self.folder / "bin" / "python"
 
     def install(self, *wanted: str | Path) -> None:
-        """`pip install`, with what the wheels of the tests offer."""
+        """Run `pip install` with the wheels of the tests."""
         _pip("--python", self.python, "install", "--quiet", *wanted, wheels=self.wheels)
 
     def link(self, names: Iterable[str]) -> None:
-        """Put installed distributions, and what they need, beside those that pip installs."""
+        """Link installed distributions and their dependencies into the environment."""
         [site] = self.folder.glob("lib/python*/site-packages")
         for name in _with_dependencies(names):
             distribution = metadata.distribution(name)
@@ -118,7 +118,7 @@ class Environment:
     def run(
         self, *command: str | Path, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program in the environment; TINYAGENT_HOME is empty, no key is set."""
+        """Run a program in the environment, with an empty TINYAGENT_HOME and no key."""
         return subprocess.run(
             [self.folder / "bin" / command[0], *command[1:]],
             cwd=cwd or self.home,
@@ -177,7 +177,7 @@ def _fill_index(folder: Path, wheels: Path, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def new_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Environment]:
-    """Make an environment and `pip install` into it: names of our wheels, or paths."""
+    """Make an environment and install wheels of the tests, or paths, with pip."""
 
     def make(*wanted: str | Path) -> Environment:
         base = tmp_path_factory.mktemp("environment")
@@ -228,7 +228,7 @@ only-include = ["{module}.py"]
 
 @dataclass(frozen=True)
 class Workshop(Environment):
-    """An environment in which plugins are written: with pip, pytest and hatchling, and without an index."""
+    """An environment for authors of plugins, with pip, pytest and hatchling, and without an index."""
 
     def run(
         self, *command: str | Path, cwd: Path | None = None, **environment: str
@@ -244,7 +244,7 @@ class Workshop(Environment):
 
 @pytest.fixture(scope="session")
 def new_workshop(new_environment: Callable[..., Environment]) -> Callable[..., Workshop]:
-    """Make such an environment."""
+    """Make a workshop."""
 
     def make(*wanted: str | Path) -> Workshop:
         made = new_environment(*wanted)
@@ -256,5 +256,5 @@ def new_workshop(new_environment: Callable[..., Environment]) -> Callable[..., W
 
 @pytest.fixture(scope="session")
 def workshop(new_workshop: Callable[..., Workshop]) -> Workshop:
-    """One for all tests that leave it as it was."""
+    """A workshop for all tests that do not change it."""
     return new_workshop()

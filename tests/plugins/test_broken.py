@@ -1,4 +1,4 @@
-"""Broken plugins, each really installed: they harm nobody but those who ask for them."""
+"""Broken plugins, really installed, affect only the commands that request them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ ASK = ("run", "-m", "demo", "-t", "calc", "What is 6 * 7?")
 def environment(
     new_environment: Callable[..., Environment], build_plugin: Callable[..., Path]
 ) -> Environment:
-    """Our calculator, and every broken plugin at once."""
+    """An environment with the calculator and all broken plugins."""
     broken = [build_plugin(name, source) for name, source in {**BROKEN, "duplicate": DUPLICATE}.items()]
     return new_environment("tinyagent-tools-calc", *broken)
 
@@ -90,7 +90,7 @@ def environment(
     "command", [("--version",), ("--help",), ("plugins", "list"), ("run", "--help"), ASK]
 )
 def test_everybody_else_goes_on_working(environment: Environment, command: tuple[str, ...]) -> None:
-    """Commands that did not ask for a broken plugin succeed, and nothing is said about it."""
+    """Commands that request no broken plugin succeed without a message."""
     done = environment.tinyagent(*command)
     assert 0 == done.returncode, done.stderr
     assert "Traceback" not in done.stderr
@@ -100,7 +100,7 @@ def test_everybody_else_goes_on_working(environment: Environment, command: tuple
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_who_asks_for_it_is_told(environment: Environment, name: str) -> None:
-    """Exit code 3; one line names plugin, distribution, version and reason; nothing was answered."""
+    """A broken plugin gives exit code 3, and one line has plugin, distribution, version and reason."""
     done = environment.tinyagent("run", "-m", "demo", "-t", name, "hello")
     assert ("", 3) == (done.stdout, done.returncode), done.stderr
     distribution = f"tinyagent-{name.replace('_', '-')}"
@@ -112,7 +112,7 @@ def test_who_asks_for_it_is_told(environment: Environment, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_record_says_so_too(environment: Environment, name: str) -> None:
-    """With --jsonl the last line agrees with the exit code."""
+    """The last line of --jsonl agrees with the exit code."""
     done = environment.tinyagent("run", "--jsonl", "-m", "demo", "-t", name, "hello")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert ("session", "result", 3, 3) == (
@@ -125,7 +125,7 @@ def test_a_record_says_so_too(environment: Environment, name: str) -> None:
 
 
 def test_the_list_names_each(environment: Environment) -> None:
-    """`plugins list --check` loads each and gives the broken ones their reason."""
+    """`plugins list --check` reports each broken plugin with its reason."""
     done = environment.tinyagent("plugins", "list", "--check", "--json")
     assert 0 == done.returncode, done.stderr
     listed = {entry["name"]: entry for entry in json.loads(done.stdout)}
@@ -140,7 +140,7 @@ def test_the_list_names_each(environment: Environment) -> None:
 
 
 def test_the_list_imports_nothing(environment: Environment) -> None:
-    """Without --check the list is made from metadata: nobody is loaded, so nobody is accused."""
+    """Without --check, no plugin is loaded or reported as broken."""
     done = environment.tinyagent("plugins", "list", "--json")
     assert 0 == done.returncode, done.stderr
     assert {("not loaded", None)} == {
@@ -149,7 +149,7 @@ def test_the_list_imports_nothing(environment: Environment) -> None:
 
 
 def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
-    """Asked for together, the second tool of a name is refused; alone, each one works."""
+    """Two tools with one name are refused together, and work alone."""
     both = environment.tinyagent("run", "-m", "demo", "-t", "calc", "-t", "duplicate", "What is 6 * 7?")
     assert ("", 3) == (both.stdout, both.returncode)
     assert "tinyagent-duplicate 0.3.1" in both.stderr
@@ -161,7 +161,7 @@ def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
 def test_what_is_not_asked_for_is_not_imported(
     new_environment: Callable[..., Environment], build_plugin: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A plugin's module is imported when its name is asked for, and not before."""
+    """A plugin is imported only when its name is requested."""
     environment = new_environment("tinyagent-tools-calc", build_plugin("tripwire", TRIPWIRE))
     wire = tmp_path / "wire"
     for command in (["--version"], ["--help"], ["plugins", "list"], ["models", "list"], ASK):
@@ -174,7 +174,7 @@ def test_what_is_not_asked_for_is_not_imported(
 def test_a_broken_guard_stops_what_could_run_a_tool(
     new_environment: Callable[..., Environment], build_plugin: Callable[..., Path]
 ) -> None:
-    """A `tinyagent.hooks` plugin that cannot be loaded fails closed, and `plugins` still works."""
+    """A broken guard fails closed, and `plugins` still works."""
     environment = new_environment(
         "tinyagent-tools-calc", build_plugin("guard", GUARD, group="tinyagent.hooks")
     )

@@ -1,4 +1,4 @@
-"""docs/plugins.md is carried out: its files are written, its commands run, and they say what stands there."""
+"""The commands of docs/plugins.md are run, and their output is the one in the guide."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ GUIDE = ROOT / "docs" / "plugins.md"
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    """The code blocks: what stands behind the backticks, and the text."""
+    """Return the code blocks, each with its language and text."""
     text = GUIDE.read_text(encoding="utf-8")
     yield from re.findall(r"^```([^\n]+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
-    """Each command with what it is said to print."""
+    """Return each command with its expected output."""
     for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
         command, _, output = part.partition("\n")
         yield command, output
 
 
 def same(expected: str, printed: str) -> bool:
-    """Whether it was printed; `...` stands for anything."""
+    """Return whether the output matches; `...` matches anything."""
     pattern = ".*".join(re.escape(piece) for piece in expected.split("..."))
     return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
 def test_the_guide_can_be_followed(workshop: Workshop) -> None:
-    """From an empty folder to an installed wheel."""
+    """The guide leads from an empty folder to an installed wheel."""
     folder = workshop.home
     ran = 0
     for info, text in blocks():
@@ -56,7 +56,7 @@ def test_the_guide_can_be_followed(workshop: Workshop) -> None:
 
 
 def in_shell(workshop: Workshop, folder: Path, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of the guide as a reader would, with the environment's programs first."""
+    """Run a line of the guide in a shell, with the programs of the environment first."""
     path = f"{workshop.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     return workshop.run("python", "-c", _SHELL, str(folder), command, PATH=path)
 

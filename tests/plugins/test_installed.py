@@ -1,4 +1,4 @@
-"""Plugins installed from wheels by pip, and used by the installed command."""
+"""Plugins that pip has installed from wheels, used with the installed command."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .conftest import ROOT, Environment
 
 @pytest.fixture(scope="module")
 def environment(new_environment: Callable[..., Environment]) -> Environment:
-    """tinyagent with our calculator and a third party's dice."""
+    """An environment with tinyagent, the calculator and a third-party plugin."""
     return new_environment("tinyagent-tools-calc", "tinyagent-dice")
 
 
 @pytest.fixture(scope="module")
 def bare(new_environment: Callable[..., Environment]) -> Environment:
-    """tinyagent alone."""
+    """An environment with tinyagent only."""
     return new_environment()
 
 
 def test_what_is_used_comes_from_the_wheels(environment: Environment) -> None:
-    """The environment does not look into the checkout or the environment of the tests."""
+    """The environment uses neither the checkout nor the environment of the tests."""
     done = environment.run(
         "python",
         "-c",
@@ -42,7 +42,7 @@ def test_the_calculator_answers(environment: Environment) -> None:
 
 
 def test_the_tool_call_is_in_the_record(environment: Environment) -> None:
-    """The run called the plugin's tool for real and ended in success."""
+    """The run calls the plugin's tool and succeeds."""
     done = environment.tinyagent("run", "--jsonl", "-m", "demo", "-t", "calc", "What is 6 * 7?")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     [end] = [line for line in lines if line["type"] == "tool_execution_end"]
@@ -51,7 +51,7 @@ def test_the_tool_call_is_in_the_record(environment: Environment) -> None:
 
 
 def test_tools_can_be_called_by_hand(environment: Environment) -> None:
-    """`tools call` needs no model, and a plugin's tool can be named with its plugin."""
+    """`tools call` needs no model, and takes PLUGIN.TOOL."""
     done = environment.tinyagent("tools", "call", "calc", '{"expression": "2 ** 100"}')
     assert (f"{2**100}\n", 0) == (done.stdout, done.returncode), done.stderr
     first, second = (
@@ -62,7 +62,7 @@ def test_tools_can_be_called_by_hand(environment: Environment) -> None:
 
 
 def test_a_plugin_can_be_a_provider(environment: Environment) -> None:
-    """`-m dice/2d6` asks the third party's provider, and `-O` reaches it."""
+    """`-m dice/2d6` uses the third-party provider with -O."""
     first, second = (environment.tinyagent("run", "-m", "dice/2d6", "-O", "seed=7", "roll") for _ in range(2))
     assert 0 == first.returncode, first.stderr
     assert first.stdout.startswith("[")
@@ -70,7 +70,7 @@ def test_a_plugin_can_be_a_provider(environment: Environment) -> None:
 
 
 def test_plugins_list_names_them(environment: Environment) -> None:
-    """Each entry point is listed with its distribution and version."""
+    """The list has each plugin with its distribution and version."""
     done = environment.tinyagent("plugins", "list", "--json")
     assert 0 == done.returncode, done.stderr
     listed = {
@@ -86,7 +86,7 @@ def test_plugins_list_names_them(environment: Environment) -> None:
 
 @pytest.mark.parametrize(("allowed", "code"), [("calc", 0), ("dice", 3), ("", 3)])
 def test_the_environment_limits_what_may_load(environment: Environment, allowed: str, code: int) -> None:
-    """TINYAGENT_PLUGINS names what may load; empty means what is built in."""
+    """TINYAGENT_PLUGINS names the plugins that may load; empty allows the built-in ones only."""
     done = environment.tinyagent(
         "run", "-m", "demo", "-t", "calc", "What is 6 * 7?", TINYAGENT_PLUGINS=allowed
     )
@@ -104,7 +104,7 @@ def test_a_file_is_a_plugin(environment: Environment) -> None:
 
 
 def test_without_the_plugin_its_tool_is_unknown(bare: Environment) -> None:
-    """The command says what is missing and what there is, and exits with 3."""
+    """An unknown tool gives exit code 3 and the list of installed tools."""
     done = bare.tinyagent("run", "-m", "demo", "-t", "calc", "What is 6 * 7?")
     assert ("", 3) == (done.stdout, done.returncode)
     assert "calc" in done.stderr
@@ -112,7 +112,7 @@ def test_without_the_plugin_its_tool_is_unknown(bare: Environment) -> None:
 
 
 def test_the_runtime_dependencies_are_enough(bare: Environment) -> None:
-    """tinyagent runs with what its metadata asks for and nothing more."""
+    """tinyagent runs with its declared dependencies only."""
     for command in (
         ["--version"],
         ["--help"],
@@ -125,7 +125,7 @@ def test_the_runtime_dependencies_are_enough(bare: Environment) -> None:
 
 
 def test_the_example_passes_its_own_tests(environment: Environment, tmp_path: Path) -> None:
-    """The third party's tests pass against the wheels, as they would in its own repository."""
+    """The tests of the third-party plugin pass with the wheels."""
     environment.link(["pytest", "pytest-asyncio"])
     project = tmp_path / "tinyagent-dice"
     shutil.copytree(ROOT / "examples" / "tinyagent-dice", project, ignore=shutil.ignore_patterns("src"))

@@ -1,7 +1,7 @@
-"""pip, pipx and uv install tinyagent and plugins from an index; the hint fits what went wrong.
+"""pip, pipx and uv install tinyagent and plugins from an index; the hint fits the failure.
 
-The index is a folder: our wheels, a plugin made by `plugins new`, and what they need, packed again from the
-environment of the tests. Nothing is fetched.
+The index is a folder with our wheels, a plugin made by `plugins new`, and their dependencies, packed again
+from the environment of the tests. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CALL = ("tools", "call", "weather", "text=how is the weather")
 
 @dataclass(frozen=True)
 class User:
-    """A person with a home, an installer and the index; their `tinyagent` is in `programs`."""
+    """A user with a home, an installer and the index; their `tinyagent` is in `programs`."""
 
     home: Path
     index: Path
@@ -35,7 +35,7 @@ class User:
         return self.home / "bin"
 
     def run(self, *command: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run a program as this person."""
+        """Run a program as this user."""
         environment = {
             "PATH": f"{self.programs}{os.pathsep}{UV.parent}{os.pathsep}/usr/bin:/bin",
             "HOME": str(self.home),
@@ -65,14 +65,14 @@ class User:
 
 @pytest.fixture
 def user(index: Path, tmp_path: Path) -> User:
-    """Somebody new."""
+    """A new user."""
     home = tmp_path / "home"
     (home / "bin").mkdir(parents=True)
     return User(home, index)
 
 
 def test_plain_pip_installs_a_plugin_with_all_that_it_needs(user: User) -> None:
-    """`pip install tinyagent-weather` in an empty environment brings tinyagent-core, and both work."""
+    """`pip install tinyagent-weather` installs tinyagent-core, too, and both work."""
     python = user.home / "venv" / "bin" / "python"
     user.ok(sys.executable, "-m", "venv", "--without-pip", user.home / "venv")
     user.ok(sys.executable, "-m", "pip", "--python", python, "install", "-q", "tinyagent-weather")
@@ -85,7 +85,7 @@ def test_plain_pip_installs_a_plugin_with_all_that_it_needs(user: User) -> None:
 
 
 def test_uv_pip_installs_a_plugin(user: User) -> None:
-    """`uv venv` and `uv pip install`; `plugins install` and `uninstall` use uv there."""
+    """In an environment of `uv venv`, `plugins install` and `uninstall` use uv."""
     user.ok(UV, "venv", "-q", user.home / "venv")
     python = user.home / "venv" / "bin" / "python"
     user.ok(UV, "pip", "install", "-q", "--python", python, "tinyagent-core")
@@ -99,7 +99,7 @@ def test_uv_pip_installs_a_plugin(user: User) -> None:
 
 
 def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
-    """`uv tool install tinyagent-core --with PLUGIN`; for another plugin, the command that keeps it."""
+    """After `uv tool install --with PLUGIN`, the hint for another plugin keeps the first."""
     user.ok(UV, "tool", "install", "-q", "tinyagent-core", "--with", "tinyagent-weather")
     tinyagent = user.programs / "tinyagent"
     assert "4\n" == user.ok(tinyagent, *CALL).stdout
@@ -112,7 +112,7 @@ def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
 
 
 def test_pipx_installs_tinyagent_and_injects_plugins(user: User) -> None:
-    """`pipx install tinyagent-core` and `pipx inject`; `plugins install` and `uninstall` use pipx there."""
+    """In an environment of pipx, `plugins install` and `uninstall` use pipx."""
     # pipx keeps pip in an environment of its own, and looks for a newer one once a month.
     user.ok(PIPX, "install", "--quiet", "tinyagent-core")
     tinyagent = user.programs / "tinyagent"
@@ -133,7 +133,7 @@ def test_pipx_installs_tinyagent_and_injects_plugins(user: User) -> None:
 
 @pytest.fixture
 def managed(workshop: Workshop) -> Iterator[Workshop]:
-    """An environment that takes itself for a Python of the operating system (PEP 668)."""
+    """An environment that looks like a Python of the operating system (PEP 668)."""
     [site] = workshop.folder.glob("lib/python*/site-packages")
     marker = site.parent / "EXTERNALLY-MANAGED"
     marker.write_text("[externally-managed]\nError=Use apt install python3-xyz instead.\n")
@@ -145,7 +145,7 @@ def managed(workshop: Workshop) -> Iterator[Workshop]:
 
 
 def test_in_a_python_of_the_operating_system(managed: Workshop) -> None:
-    """The hint names the three environments that take it, with the plugin in the commands."""
+    """The hint has the commands for three kinds of environments."""
     done = managed.tinyagent("plugins", "install", "sunny")
     assert ("", 1) == (done.stdout, done.returncode)
     error, *hint = done.stderr[done.stderr.index("Error: pip failed") :].splitlines()
@@ -156,7 +156,7 @@ def test_in_a_python_of_the_operating_system(managed: Workshop) -> None:
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An index of what cannot be installed, and a folder that is no project, one that cannot be built."""
+    """An index of uninstallable wheels, a folder without a project, and a project that cannot be built."""
     folder = tmp_path_factory.mktemp("shelf")
     write_wheel(folder, "newer", headers="Requires-Python: >=3.99\n")
     write_wheel(folder, "lonely", headers="Requires-Dist: nowhere-to-be-found>=1\n")
@@ -195,7 +195,7 @@ FAILURES = [
 def test_the_hint_fits_the_cause(
     workshop: Workshop, shelf: Path, index: Path, program: str, what: str, reason: str, hint: str
 ) -> None:
-    """Exit code 1; the error line gives the cause, and the hint what to do about it."""
+    """A failure gives exit code 1, its cause, and a hint."""
     done = _install(workshop, shelf, index, program, *what.split())
     assert ("", 1) == (done.stdout, done.returncode)
     assert f"Error: {program} failed on {', '.join(what.split())}: " in done.stderr
@@ -205,7 +205,7 @@ def test_the_hint_fits_the_cause(
 
 @pytest.mark.parametrize("program", ["pip", "uv"])
 def test_an_index_that_cannot_be_reached(workshop: Workshop, shelf: Path, index: Path, program: str) -> None:
-    """It is the network, not a misspelled name."""
+    """A network failure is not reported as an unknown name."""
     dead = "http://127.0.0.1:9/simple"
     here = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": dead, "PIP_RETRIES": "1", "UV_HTTP_RETRIES": "0"}
     done = _install(
@@ -216,7 +216,7 @@ def test_an_index_that_cannot_be_reached(workshop: Workshop, shelf: Path, index:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_an_environment_that_is_not_writable(workshop: Workshop, shelf: Path, index: Path) -> None:
-    """The hint is an environment of one's own."""
+    """The hint is to use a separate environment."""
     write_wheel(shelf, "tiny")
     [site] = workshop.folder.glob("lib/python*/site-packages")
     site.chmod(0o555)
@@ -230,7 +230,7 @@ def test_an_environment_that_is_not_writable(workshop: Workshop, shelf: Path, in
 def _install(
     workshop: Workshop, shelf: Path, index: Path, program: str, *what: str, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """`plugins install` with what is on the shelf, from the shelf's folder, by pip or uv."""
+    """Run `plugins install` in the folder of the shelf, with pip or uv."""
     config = workshop.folder / "pyvenv.cfg"
     before = config.read_text()
     if program == "uv":

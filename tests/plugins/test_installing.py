@@ -1,4 +1,4 @@
-"""`plugins install` and `uninstall`: what they run, and that the running tinyagent stays as it is."""
+"""`plugins install` and `uninstall` run the right commands and keep the version of tinyagent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tinyagent_register_tools(register):
 def wheel(
     folder: Path, name: str, version: str, metadata: str = "", entry: str = "", module: str = ""
 ) -> Path:
-    """Write the smallest wheel there is."""
+    """Write a minimal wheel."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     path = folder / f"{stem}-py3-none-any.whl"
@@ -50,14 +50,14 @@ def wheel(
 def plugin(
     folder: Path, name: str, version: str = "1.0", needs: str = "tinyagent-core", group: str = "tools"
 ) -> Path:
-    """A wheel of a plugin."""
+    """Write the wheel of a plugin."""
     entry = f"[tinyagent.{group}]\n{name} = plugin_{name}\n"
     return wheel(folder, name, version, f"Requires-Dist: {needs}\n", entry, SOURCE.format(name=name))
 
 
 @pytest.fixture
 def index(tmp_path: Path, workshop: Workshop) -> Iterator[dict[str, str]]:
-    """What pip can find: newer and older versions of tinyagent-core among it."""
+    """A folder for pip with newer and older versions of tinyagent-core."""
     for other in ("0.0.1", "9.0"):
         wheel(tmp_path, "tinyagent-core", other)
     yield {"PIP_FIND_LINKS": str(tmp_path)}
@@ -69,7 +69,7 @@ def index(tmp_path: Path, workshop: Workshop) -> Iterator[dict[str, str]]:
 
 
 def version(workshop: Workshop) -> str:
-    """Of the tinyagent that is installed, by its metadata."""
+    """Return the version of the installed tinyagent."""
     code = "from importlib.metadata import version; print(version('tinyagent-core'))"
     return workshop.run("python", "-c", code).stdout.strip()
 
@@ -77,7 +77,7 @@ def version(workshop: Workshop) -> str:
 def test_install_by_name_and_say_what_was_gained(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
-    """The command is shown, the gains are on standard output; --upgrade takes a newer version of it alone."""
+    """The command and the new plugins are shown; --upgrade upgrades the plugin only."""
     plugin(tmp_path, "sunny")
     ours = version(workshop)
     done = workshop.tinyagent("plugins", "install", "sunny", **index)
@@ -100,7 +100,7 @@ def test_install_by_name_and_say_what_was_gained(
 def test_a_plugin_that_needs_another_tinyagent(
     workshop: Workshop, tmp_path: Path, index: dict[str, str], needs: str
 ) -> None:
-    """It is not installed, though the version it needs is on the index; the running version stays."""
+    """A plugin that needs another version of tinyagent is refused, and the version stays."""
     plugin(tmp_path, "picky", needs=needs)
     ours = version(workshop)
     done = workshop.tinyagent("plugins", "install", "picky", **index)
@@ -109,7 +109,7 @@ def test_a_plugin_that_needs_another_tinyagent(
 
 
 def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
-    """A distribution without our entry points is installed, with a warning; uninstalling it is refused."""
+    """A distribution without our entry points gives a warning, and cannot be uninstalled here."""
     wheel(tmp_path, "plain", "1.0")
     done = workshop.tinyagent("plugins", "install", "plain", **index)
     assert ("", 0) == (done.stdout, done.returncode)
@@ -120,7 +120,7 @@ def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, inde
 
 
 def test_rivals_and_guards_are_pointed_out(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
-    """A name that is taken, and a plugin that is at work from now on."""
+    """A note reports a name that is taken, and a plugin that is loaded for every run."""
     plugin(tmp_path, "sunny")
     wheel(
         tmp_path,
@@ -143,7 +143,7 @@ def test_rivals_and_guards_are_pointed_out(workshop: Workshop, tmp_path: Path, i
 
 @pytest.fixture
 def uv(tmp_path: Path) -> dict[str, str]:
-    """A `uv` that says how it was called."""
+    """A `uv` that records its arguments."""
     program = tmp_path / "bin" / "uv"
     program.parent.mkdir()
     program.write_text('#!/bin/sh\necho "uv was called: $*" >&2\n')
@@ -152,7 +152,7 @@ def uv(tmp_path: Path) -> dict[str, str]:
 
 
 def placed(workshop: Workshop, name: str, text: str) -> Iterator[Path]:
-    """A file of the environment, for the time of a test."""
+    """Create a file in the environment for one test."""
     path = workshop.folder / name
     before = path.read_text() if path.exists() else None
     path.write_text((before or "") + text)
@@ -166,7 +166,7 @@ def placed(workshop: Workshop, name: str, text: str) -> Iterator[Path]:
 def test_in_an_environment_of_pipx_without_pipx(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
-    """pip installs, and the command that keeps the plugin across upgrades is printed."""
+    """pip installs, and the note has the command that keeps the plugin across upgrades."""
     plugin(tmp_path, "sunny")
     for _ in placed(workshop, "pipx_metadata.json", "{}"):
         path = str(workshop.folder / "bin")  # without pipx
@@ -186,7 +186,7 @@ requirements = [
 
 
 def test_in_a_uv_tool_environment(workshop: Workshop, uv: dict[str, str]) -> None:
-    """uv installs; the command that makes it last repeats what the tool was installed from, and with."""
+    """uv installs, and the note has the command with all earlier requirements."""
     for _ in placed(workshop, "uv-receipt.toml", RECEIPT):
         done = workshop.tinyagent("plugins", "install", "sunny", **uv)
     assert 0 == done.returncode, done.stderr
@@ -198,7 +198,7 @@ def test_in_a_uv_tool_environment(workshop: Workshop, uv: dict[str, str]) -> Non
 
 
 def test_in_an_environment_that_uv_made(workshop: Workshop, uv: dict[str, str]) -> None:
-    """uv installs and uninstalls; without uv at hand, pip does."""
+    """uv installs and uninstalls, or pip if there is no uv."""
     for _ in placed(workshop, "pyvenv.cfg", "uv = 0.9.0\n"):
         done = workshop.tinyagent("plugins", "install", "--dry-run", "sunny", **uv)
         assert "Running: " + uv["PATH"].split(":")[0] + "/uv pip install" in done.stderr
@@ -209,7 +209,7 @@ def test_in_an_environment_that_uv_made(workshop: Workshop, uv: dict[str, str]) 
 def test_what_lacks_a_package_is_installed_again_from_where_it_came(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
-    """The advice names the wheel that a plugin was installed from, and its command runs."""
+    """The hint has the wheel that the plugin was installed from, and its command works."""
     needy = "[tinyagent.tools]\nsunny = plugin_sunny\n"
     made = wheel(tmp_path, "sunny", "1.0", "", needy, f"import plugin_plain\n{SOURCE.format(name='sunny')}")
     assert 0 == workshop.tinyagent("plugins", "install", made).returncode
@@ -222,7 +222,7 @@ def test_what_lacks_a_package_is_installed_again_from_where_it_came(
 
 
 def test_without_an_installer(workshop: Workshop, tmp_path: Path) -> None:
-    """It says how to get one."""
+    """The hint shows how to install pip."""
     [pip] = workshop.folder.glob("lib/python*/site-packages/pip")
     hidden = pip.rename(tmp_path / "pip")
     done = workshop.tinyagent("plugins", "install", "sunny", PATH="/nowhere")

@@ -1,4 +1,4 @@
-"""From `plugins new` to `plugins uninstall`, with nothing but what a plugin's author and user have."""
+"""The life of a plugin, from `plugins new` to `plugins uninstall`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .conftest import Workshop
 
 
 def test_the_life_of_a_plugin(workshop: Workshop) -> None:
-    """Written, tested, built, installed by plain pip, called by hand and by a model, uninstalled."""
+    """A plugin is created, tested, built, installed, used by hand and by a model, and uninstalled."""
     project = workshop.home / "tinyagent-weather"
 
     done = workshop.tinyagent("plugins", "new", "weather")

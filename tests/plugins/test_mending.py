@@ -1,4 +1,4 @@
-"""An agent with files and a shell mends a small repository on disk, whoever plays the model."""
+"""An agent with files and a shell repairs a small repository, with different models."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _test(folder: Path) -> int:
 
 
 def _check_results(texts: list[str]) -> None:
-    """What the model was told on its way is what happened."""
+    """Assert that the results that the model got are true."""
     failed, found, shown, edited, passed = texts
     assert "AssertionError: 12 != 7" in failed
     assert "[exit code 1]" in failed
@@ -117,7 +117,7 @@ def _configure(isolated_environment: Path, server: FakeServer) -> None:
 
 
 def test_with_the_command_line(repository: Path, server: FakeServer, isolated_environment: Path) -> None:
-    """`tinyagent run -t fs -t shell -y`, a model over HTTP; then the same from the recording."""
+    """`tinyagent run -t fs -t shell -y` repairs the repository, with a server and from its recording."""
     _configure(isolated_environment, server)
     done = _tinyagent(repository, "-y", "-m", "local/m", "Make the test pass.")
     assert 0 == done.returncode, done.stderr
@@ -140,7 +140,7 @@ def test_with_the_command_line(repository: Path, server: FakeServer, isolated_en
 
 
 def test_without_permission(repository: Path, server: FakeServer, isolated_environment: Path) -> None:
-    """Without -y and without a terminal it may look, and changes nothing."""
+    """Without -y and a terminal, the agent can read, but change nothing."""
     _configure(isolated_environment, server)
     done = _tinyagent(repository, "-m", "local/m", "Make the test pass.")
     ends = [
@@ -158,7 +158,7 @@ def test_without_permission(repository: Path, server: FakeServer, isolated_envir
 def test_the_end_of_a_run_is_the_end_of_its_commands(
     how: str, code: int, repository: Path, isolated_environment: Path
 ) -> None:
-    """Ctrl-C, SIGTERM and --timeout: no process of a command is left, not even one in another session."""
+    """After Ctrl-C, SIGTERM or --timeout no process of a command is left, not even in another session."""
     command = (
         "(setsid sh -c 'trap \"\" TERM; echo $$ > pid1; sleep 60; :' &); sleep 60 & echo $! > pid2;"
         " until [ -s pid1 ]; do sleep 0.01; done; touch ready; wait; sleep 60"

@@ -19,7 +19,7 @@ RUN = ("run", "-m", "demo", "Hello")
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a wheel of the other project, and one of a plugin that depends on it by mistake."""
+    """A folder with a wheel of the other project, and of a plugin that wrongly depends on it."""
     folder = tmp_path_factory.mktemp("theirs")
     package = {f"tinyagent/{name}.py": "class TinyAgent: ...\n" for name in ("__init__", "agent", "code")}
     write_wheel(folder, "tinyagent", "9.9", files=package)
@@ -30,26 +30,26 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shop(new_workshop: Callable[..., Workshop]) -> Workshop:
-    """An environment for one test, with tinyagent-core."""
+    """An environment with tinyagent-core, for one test."""
     return new_workshop()
 
 
 def pip(shop: Workshop, theirs: Path, *arguments: str) -> None:
-    """Run pip in the environment, with both projects' wheels at hand."""
+    """Run pip in the environment, with the wheels of both projects."""
     links = f"{theirs} {shop.wheels}"
     done = shop.run("python", "-m", "pip", *arguments, PIP_FIND_LINKS=links)
     assert 0 == done.returncode, done.stderr
 
 
 def mend(shop: Workshop, stderr: str) -> subprocess.CompletedProcess[str]:
-    """Run the command that the message gives."""
+    """Run the command of the message."""
     command = stderr.partition("Repair it: ")[2].splitlines()[0]
     code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1], shell=True).returncode)"
     return shop.run("python", "-S", "-c", code, command, PIP_FIND_LINKS=str(shop.wheels))
 
 
 def test_theirs_over_ours(shop: Workshop, theirs: Path) -> None:
-    """What fails because of it names the cause and the command that mends it, which works."""
+    """A failure names the cause and a command that repairs it."""
     pip(shop, theirs, "install", "-q", "tinyagent")
     for command in (("doctor",), RUN):
         done = shop.tinyagent(*command)
@@ -65,7 +65,7 @@ def test_theirs_over_ours(shop: Workshop, theirs: Path) -> None:
 
 
 def test_ours_over_theirs(shop: Workshop, theirs: Path) -> None:
-    """All works, so the first import warns once, and doctor counts it as a fault, with the commands."""
+    """Everything works; the first import warns once, and doctor reports a problem with the command."""
     pip(shop, theirs, "install", "-q", "tinyagent")
     pip(shop, theirs, "install", "-q", "--force-reinstall", "--no-deps", "tinyagent-core")
     done = shop.run("python", "-c", "import tinyagent, tinyagent.jsonl; print(tinyagent.Agent.__name__)")
@@ -80,7 +80,7 @@ def test_ours_over_theirs(shop: Workshop, theirs: Path) -> None:
 
 
 def test_theirs_was_uninstalled(shop: Workshop, theirs: Path) -> None:
-    """It took files of ours along; the message names one, and the command brings them back."""
+    """The message names a file that was removed, and the command restores all of them."""
     pip(shop, theirs, "install", "-q", "tinyagent")
     pip(shop, theirs, "uninstall", "-q", "-y", "tinyagent")
     done = shop.tinyagent(*RUN)
@@ -91,14 +91,14 @@ def test_theirs_was_uninstalled(shop: Workshop, theirs: Path) -> None:
 
 
 def test_a_plugin_that_depends_on_theirs(shop: Workshop, theirs: Path) -> None:
-    """`plugins install` reports that it has brought the other project along."""
+    """`plugins install` reports that it has installed the other project."""
     done = shop.tinyagent("plugins", "install", "mistaken", PIP_FIND_LINKS=str(theirs))
     assert ("", 3) == (done.stdout, done.returncode)
     assert "The distribution 'tinyagent' 9.9 is installed beside tinyagent-core." in done.stderr
 
 
 def test_a_dependency_of_ours_is_missing(shop: Workshop) -> None:
-    """`pip install --no-deps` leaves packages out; no traceback, and what to do."""
+    """A missing dependency gives no traceback, and the hint installs it."""
     [site] = shop.folder.glob("lib/python*/site-packages")
     (site / "msgspec").unlink()
     done = shop.tinyagent(*RUN)

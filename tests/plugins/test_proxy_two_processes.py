@@ -1,4 +1,4 @@
-"""`tinyagent proxy serve` and `tinyagent run -m proxy/…` against each other, as two processes."""
+"""`tinyagent proxy serve` and `tinyagent run -m proxy/…` as two processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMMAND = [sys.executable, "-m", "tinyagent_cli"]
 
 
 class Done(NamedTuple):
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -40,7 +40,7 @@ class Done(NamedTuple):
 
 
 class ProxyProcess:
-    """`tinyagent proxy serve`, and callers of it."""
+    """`tinyagent proxy serve`, and its clients."""
 
     def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
         self.callers: list[subprocess.Popen[str]] = []
@@ -60,13 +60,13 @@ class ProxyProcess:
         return self.log.read_text()
 
     def command(self, *arguments: str, token: str = TOKEN) -> dict[str, Any]:
-        """What starts a caller."""
+        """Return the command of a client."""
         kept = {name: value for name, value in os.environ.items() if name != "UP_KEY"}
         where = {"TINYAGENT_PROXY_URL": self.url, "TINYAGENT_PROXY_TOKEN": token}
         return {"args": [*COMMAND, "run", *arguments], "env": {**kept, **where}, "stdin": subprocess.DEVNULL}
 
     def run(self, *arguments: str, token: str = TOKEN) -> Done:
-        """A caller, to its end."""
+        """Run a client to its end."""
         how: Any = {"capture_output": True, "text": True, "timeout": SECONDS, "check": False}
         done = subprocess.run(**self.command(*arguments, token=token), **how)
         assert "Traceback" not in done.stderr
@@ -75,14 +75,14 @@ class ProxyProcess:
         return Done(done.returncode, done.stdout, done.stderr)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A caller that goes on."""
+        """Start a client."""
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         caller: subprocess.Popen[str] = subprocess.Popen(**self.command(*arguments), **pipes)
         self.callers.append(caller)
         return caller
 
     def stop(self) -> int:
-        """End it, and callers that a failed test left; returns how it ended."""
+        """End the proxy and all clients. Return the result."""
         for caller in self.callers:
             caller.kill()
             caller.communicate()
@@ -121,7 +121,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
+    """Wait until the condition is true."""
     deadline = time.monotonic() + SECONDS
     while not condition():
         assert time.monotonic() < deadline
@@ -132,7 +132,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def test_the_demo_answers_and_its_tool_runs_at_the_caller(start: Start) -> None:
-    """Text, thinking and a tool call come through, and the second turn has the result."""
+    """Text, thinking and a tool call arrive, and the second turn has the result."""
     proxy = start()
     done = proxy.run("-m", "proxy/demo", "-t", "calc", "What is 6 * 7?")
     assert (0, "6 * 7 = 42\n", "") == done
@@ -142,7 +142,7 @@ def test_the_demo_answers_and_its_tool_runs_at_the_caller(start: Start) -> None:
 
 
 def test_a_real_protocol_comes_through_with_usage_and_reason(start: Start) -> None:
-    """The record of the run has what a run without the proxy has; the key went to the provider only."""
+    """The record is the same as without the proxy, and only the provider gets the key."""
     calls = FakeReply.tool_calls(("calc", {"expression": "6*7"}), text="I work it out.")
     usage = {"prompt_tokens": 30, "completion_tokens": 4, "total_tokens": 34, "cost": 0.25}
     with FakeServer(calls, FakeReply.text("It is ", "42.", usage=usage)) as server:
@@ -163,7 +163,7 @@ def test_a_real_protocol_comes_through_with_usage_and_reason(start: Start) -> No
 
 
 def test_a_wrong_token_is_said_so(start: Start) -> None:
-    """Exit code 3, as for a provider's key; the token is shown nowhere."""
+    """A wrong token gives exit code 3 and is not shown."""
     proxy = start()
     done = proxy.run("-m", "proxy/demo", "Hello", token="not-the-token-at-all")
     assert (3, "") == (done.code, done.out)
@@ -172,7 +172,7 @@ def test_a_wrong_token_is_said_so(start: Start) -> None:
 
 
 def test_an_unknown_model_is_said_so(start: Start) -> None:
-    """Exit code 1, with where to look."""
+    """An unknown model gives exit code 1, and the hint names the setting."""
     done = start().run("-m", "proxy/nobody/nothing", "Hello")
     assert (1, "") == (done.code, done.out)
     assert "'nobody/nothing'" in done.err
@@ -180,7 +180,7 @@ def test_an_unknown_model_is_said_so(start: Start) -> None:
 
 
 def test_a_provider_that_fails_is_said_so(start: Start) -> None:
-    """Its words, exit code 1, and one request: the proxy decides about trying again."""
+    """A failure of the provider gives its message, exit code 1 and one request: only the proxy retries."""
     with FakeServer(FakeReply.error(500, f"on fire, with {KEY}", x_should_retry="false")) as server:
         proxy = start(server)
         done = proxy.run("-m", "proxy/up/m", "Hello")
@@ -190,7 +190,7 @@ def test_a_provider_that_fails_is_said_so(start: Start) -> None:
 
 
 def test_a_reply_that_is_cut_keeps_what_came(start: Start) -> None:
-    """The text stays on standard output; the exit code and the words say that it is not whole."""
+    """A cut reply is printed so far; the exit code and the message report it."""
     with FakeServer(FakeReply([sse(chat_chunk("Half"))])) as server:
         done = start(server).run("-m", "proxy/up/m", "Hello")
     assert (1, "Half\n") == (done.code, done.out)
@@ -201,7 +201,7 @@ def test_a_reply_that_is_cut_keeps_what_came(start: Start) -> None:
 
 
 def test_an_abort_reaches_the_provider(start: Start) -> None:
-    """Ctrl-C at the caller closes the provider's connection."""
+    """Ctrl-C at the client closes the connection to the provider."""
     with FakeServer(FakeReply.chunks(chat_chunk("Half"), Hold())) as server:
         proxy = start(server)
         caller = proxy.start("-m", "proxy/up/m", "Hello")
@@ -220,7 +220,7 @@ def test_an_abort_reaches_the_provider(start: Start) -> None:
     [(signal.SIGKILL, ("broke", "reset", "complete")), (signal.SIGTERM, ("the proxy is shutting down",))],
 )
 def test_a_server_that_ends_in_the_middle(signum: int, words: tuple[str, ...], start: Start) -> None:
-    """Killed or asked to end: the caller says why and exits with 1, and what had arrived stays."""
+    """If the proxy ends, the client prints the text so far and exits with 1."""
     with FakeServer(FakeReply.chunks(chat_chunk("Half"), Hold())) as server:
         proxy = start(server)
         caller = proxy.start("--jsonl", "-m", "proxy/up/m", "Hello")
@@ -246,7 +246,7 @@ def test_a_server_that_ends_in_the_middle(signum: int, words: tuple[str, ...], s
 
 
 def test_what_has_no_token_or_is_open_to_all_does_not_start(tmp_path: Path) -> None:
-    """Exit code 3, nothing on standard output, and what to do."""
+    """A proxy without a token does not start: exit code 3 and a hint."""
     for arguments, token, words in (
         (["--host", "0.0.0.0"], TOKEN, "--tls-cert"),
         (["--host", "::"], TOKEN, "--allow-http"),
@@ -270,7 +270,7 @@ MANY, DELTAS = 500, 20
 
 
 class Echo:
-    """A chat server that answers once all callers are there, each with its own prompt, many times over."""
+    """A chat server that answers when all clients are connected, each with its own prompt, many times."""
 
     def __init__(self) -> None:
         self.here = 0
