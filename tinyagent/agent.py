@@ -28,8 +28,9 @@ from ._event_stream import Channel, EventStream, Iteration
 from ._loop.limits import check_limits
 from ._stream.builder import copy_message, now_ms
 from ._stream.message_checks import checked_message, checked_messages, is_assistant
+from ._tool_checks import checked_tools
 from .agent_loop import run_agent_loop
-from .agent_tool_execution import RUNNING_TOOLS, checked_tools
+from .agent_tool_execution import RUNNING_TOOLS
 from .agent_types import (
     AgentContext,
     AgentEndEvent,

@@ -31,7 +31,8 @@ from ._loop.limits import check_limits
 from ._loop.model_call import ModelCall, send
 from ._loop.run import Run
 from ._stream.message_checks import checked_messages, is_assistant
-from .agent_tool_execution import Emit, checked_tools
+from ._tool_checks import checked_tools
+from .agent_tool_execution import Emit
 from .agent_types import (
     AgentContext,
     AgentEvent,

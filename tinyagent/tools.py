@@ -31,8 +31,8 @@ import msgspec
 from . import _json
 from ._cancel import run_in_thread, run_until_aborted
 from ._process import run_in_process
+from ._tool_checks import as_json_numbers
 from ._tool_schemas import ToolSchema, tool_schema
-from .agent_tool_execution import as_json_numbers
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
 from .errors import ToolArgumentsError
 

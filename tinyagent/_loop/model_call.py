@@ -20,7 +20,8 @@ from tinyagent._cancel import (
 from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
 from tinyagent._stream.finish_reasons import finish_error, finish_kind, has_content, shown_word
 from tinyagent._stream.history import repair_history
-from tinyagent.agent_tool_execution import Emit, checked_tools
+from tinyagent._tool_checks import checked_tools
+from tinyagent.agent_tool_execution import Emit
 from tinyagent.agent_types import (
     STREAM_UPDATE_EVENTS,
     AgentContext,
