@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The floors of the library, from the lowest to the highest. A module imports from its own floor and from
 # lower ones. Packages stand for all of their modules.
 FLOORS = [
-    {"agent_types", "errors", "hookspecs", "text_files", "child_environment"}
+    {"agent_types", "errors", "hookspecs", "text_files", "child_environment", "supervisor", "_supervisor"}
     | {"_json", "_docstrings", "_version"},
     {"_cancel", "_process", "_process_child"},
     {"_net"},

@@ -10,7 +10,7 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 import tinyagent
-from tinyagent import child_environment, hookspecs, jsonl, testing, text_files, tools
+from tinyagent import child_environment, hookspecs, jsonl, supervisor, testing, text_files, tools
 from tinyagent.testing import pytest_plugin
 
 
@@ -22,7 +22,7 @@ def stored(snapshot: SnapshotAssertion) -> Any:
 
 def test_names(stored: Any) -> None:
     """What can be imported from `tinyagent` and from its public modules for plugins; the fixtures."""
-    modules = (tinyagent, testing, text_files, child_environment, tools, pytest_plugin)
+    modules = (tinyagent, testing, text_files, child_environment, supervisor, tools, pytest_plugin)
     assert stored == {module.__name__: sorted(module.__all__) for module in modules}
 
 

@@ -61,13 +61,13 @@ def test_a_stubborn_server_is_killed() -> None:
     assert [True, True] == [gone(pid) for pid in pids]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the keeper is seen in /proc")
-def test_a_server_that_stops_its_keeper_is_ended() -> None:
-    """A stopped keeper cannot see the end of its input, so it is woken."""
+@pytest.mark.skipif(sys.platform != "linux", reason="the supervisor is found through /proc")
+def test_a_server_that_stops_its_supervisor_is_ended() -> None:
+    """A stopped supervisor cannot see the end of its input, so it is woken."""
     with McpServers([tiny(env={"TEST_TOOLS": "stop_parent"})]) as servers:
         pid = int(asyncio.run(Tools(servers).text("stop_parent")))
-        keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    assert [True, True] == [gone(one) for one in (pid, keeper)]
+        supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    assert [True, True] == [gone(one) for one in (pid, supervisor)]
 
 
 def test_a_server_that_closes_its_output_has_ended() -> None:
@@ -91,7 +91,7 @@ def test_servers_without_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("env", [{}, {"TEST_STUBBORN": "1"}])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_sigkill_of_us_leaves_nothing_behind(env: dict[str, str]) -> None:
-    """However we die, the keeper sees it and ends the server and all that it started."""
+    """However this process ends, the supervisor ends the server and all that it started."""
     script = SCRIPT.replace("ENV", repr(env)) + "\nimport time; time.sleep(600)\n"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -114,13 +114,13 @@ def test_the_end_of_python_is_the_end_of_servers() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_keeper_that_is_killed_takes_the_server_along() -> None:
-    """The kernel kills the server when its keeper dies, and the next call finds a new one."""
+def test_a_supervisor_that_is_killed_takes_the_server_along() -> None:
+    """The kernel kills the server when its supervisor ends, and the next call starts a new one."""
     with McpServers([tiny()]) as servers:
         tools = Tools(servers)
         pid = int(asyncio.run(tools.text("pid")))
-        keeper = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(keeper, signal.SIGKILL)
+        supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(supervisor, signal.SIGKILL)
         assert eventually(lambda: gone(pid))
 
         async def answered() -> int:

@@ -353,8 +353,8 @@ async def test_a_stopped_process_is_ended(bash: Bash, here: Path) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is going to be killed in any case is killed sooner."""
-    monkeypatch.setattr(_run, "AFTERWARDS", 0.02)
-    monkeypatch.setattr(_run, "GRACE", 0.05)
+    monkeypatch.setattr(_run, "EXIT_GRACE_S", 0.02)
+    monkeypatch.setattr(_run, "TERM_GRACE_S", 0.05)
 
 
 @linux

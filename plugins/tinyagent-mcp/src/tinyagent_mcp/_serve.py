@@ -38,11 +38,11 @@ from mcp_types import (
 import tinyagent
 from tinyagent import ConfigurationError
 from tinyagent.agent_types import JsonObject
+from tinyagent.supervisor import supervised_command
 from tinyagent.tools import tool_schema
 
 __all__ = ["Offered", "offer", "run"]
 
-KEEPER = Path(__file__).with_name("_keeper.py")
 MAX_LINE = 64 * 1024 * 1024
 AT_ONCE = 4
 TINYAGENT = [sys.executable, "-P", "-m", "tinyagent_cli"]
@@ -146,12 +146,8 @@ async def _call(tool: Offered, arguments: JsonObject, report: Report) -> CallToo
         ]
         if tool.allowed:
             command += ["--allow", tool.name]
-        if os.name == "posix":
-            command = [sys.executable, "-I", "-S", str(KEEPER), *command]
         process = await asyncio.create_subprocess_exec(
-            *command,
-            "--",
-            "A call over MCP.",
+            *supervised_command([*command, "--", "A call over MCP."]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -161,7 +157,7 @@ async def _call(tool: Offered, arguments: JsonObject, report: Report) -> CallToo
             result = await _result(process, report)
         except BaseException:
             with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGTERM)  # the keeper sees to the rest, and does not take long
+                os.kill(process.pid, signal.SIGTERM)  # the supervisor ends the rest within a second
             raise
         finally:
             assert process.stdin is not None

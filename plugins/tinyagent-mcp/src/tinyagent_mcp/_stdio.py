@@ -15,7 +15,6 @@ import json
 import os
 import re
 import signal
-import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,10 +30,10 @@ from pydantic import ValidationError
 
 from tinyagent import parse_streaming_json
 from tinyagent.agent_types import JsonObject
+from tinyagent.supervisor import supervised_command
 
 __all__ = ["MAX_LINE", "MessageSink", "MessageSource", "stdio_transport"]
 
-KEEPER = Path(__file__).with_name("_keeper.py")
 CHUNK = 262_144
 
 MAX_LINE = 32 * 1024 * 1024
@@ -50,7 +49,7 @@ CUT = "tinyagent/cut"
 """Marks a result of which only the beginning was read: the number of bytes that the message had."""
 
 EXIT_SECONDS = 3.0
-"""Seconds that the keeper may take to end the server: one and a half, and a reserve.
+"""Seconds that the supervisor may take to end the server: one and a half, and a reserve.
 
 The command line gives the `atexit` functions 4 s in all."""
 
@@ -104,10 +103,8 @@ async def stdio_transport(
         errors: Gets the last lines of its standard error.
         on_end: Called as soon as the server has closed its output, or was given up.
     """
-    if os.name == "posix" and sys.executable:
-        command = [sys.executable, "-I", "-S", str(KEEPER), *command]
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *supervised_command(command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -135,7 +132,7 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
     process.stdin.close()
     if hasattr(signal, "SIGCONT"):
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            process.send_signal(signal.SIGCONT)  # a server can stop its parent, the keeper
+            process.send_signal(signal.SIGCONT)  # a server can stop its parent, the supervisor
     ended = asyncio.ensure_future(process.wait())
     if not await _ends(ended, EXIT_SECONDS):
         with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,10 +1,10 @@
-"""Everything that one command started: find it, signal it.
+"""Find and signal every process that one command started.
 
-A command runs below a supervisor (see `_supervisor`), in a session and process group of its own, and carries
-a mark in its environment. On Linux /proc shows what belongs to it: what descends from the supervisor, which
-nothing that the command starts can leave. If the command kills its supervisor, what remains is found by its
-session, its group and the mark. What another program was asked to start (cron, systemd, a container engine)
-is not found. Elsewhere the supervisor signals the process group.
+A command runs below a supervisor (see `tinyagent.supervisor`), in its own session and process group, and with
+a mark in its environment. On Linux, its processes are the descendants of the supervisor, according to /proc;
+no process can leave that tree. If the command kills its supervisor, its processes are found by session, group
+and mark. Processes that another program starts for it (cron, systemd, a container engine) are not found. On
+other systems the supervisor signals the process group.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ProcessInfo", "Processes"]
+__all__ = ["ProcessInfo", "ProcessTree"]
 
 _PROC = Path("/proc")
-_ROUNDS, _EMPTY_ROUNDS, _ROUND_SECONDS = 100, 5, 0.01
+_ROUNDS, _EMPTY_ROUNDS, _ROUND_S = 100, 5, 0.01
 
 
 @dataclass(frozen=True)
 class ProcessInfo:
-    """A process; the number and the start together name it, whatever its program calls itself."""
+    """A process. Its id and its start time identify it."""
 
     pid: int
     started: str
@@ -38,7 +38,7 @@ class _Entry:
     session: int
 
 
-class Processes:
+class ProcessTree:
     """The processes of one command.
 
     Attributes:
@@ -52,7 +52,7 @@ class Processes:
         self._mark = mark.encode()
 
     def members(self) -> list[ProcessInfo]:
-        """Return the live processes that the command started, without the shell itself."""
+        """Return the live processes that the command started, without the shell."""
         found = self._all()
         return [process for process in found if process.pid != self.shell]
 
@@ -64,7 +64,7 @@ class Processes:
         return bool(found)
 
     def kill(self) -> list[ProcessInfo]:
-        """Kill all processes, also those that start meanwhile. Return those that survived.
+        """Kill all processes, including those that start meanwhile. Return those that survived.
 
         It looks several times, because the environment of a process is empty during `execve`.
         """
@@ -77,7 +77,7 @@ class Processes:
                 break
             for process in left:
                 _send(process, signal.SIGKILL)
-            time.sleep(_ROUND_SECONDS)
+            time.sleep(_ROUND_S)
         return left
 
     def _all(self) -> list[ProcessInfo]:

@@ -11,29 +11,30 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import _supervisor
+from tinyagent.supervisor import supervised_command
+
 from ._environment import MARK, clean
 from ._output import LIMIT, Output
-from ._processes import Processes, ProcessInfo
+from ._processes import ProcessInfo, ProcessTree
 from ._saving import SavedOutput
 
 __all__ = ["CommandResult", "run"]
 
-PIECE = 1 << 16
-GRACE = 0.4
+READ_BYTES = 1 << 16
+TERM_GRACE_S = 0.4
 """Seconds between SIGTERM and SIGKILL; the agent cancels a tool a second after an abort."""
 
-AFTERWARDS = 0.3
+EXIT_GRACE_S = 0.3
 """Seconds for other processes, such as `>(tee log)`, to end by themselves after the shell has ended."""
 
 _NUMBER = re.compile(rb"^(-?\d{1,10})\n", re.MULTILINE)
 _FIRST_UPDATE, _UPDATE_FACTOR, _SLOWEST_UPDATE = 0.1, 1.2, 2.0
-_POLL = 0.02
-_LAST = 2.0  # seconds that the supervisor has to end everything
+_POLL_S = 0.02
+_END_TIMEOUT_S = 2.0
+"""Seconds for the supervisor to end everything."""
 
 
 @dataclass
@@ -101,11 +102,10 @@ class _Command:
         lifeline, self._lifeline = os.pipe()
         for descriptor in (self._reading, self._status):
             os.set_blocking(descriptor, False)
-        supervisor = [sys.executable, "-I", "-S", _supervisor.__file__, str(lifeline), str(status)]
         try:
             # At once and not awaited: a cancellation in between would lose the process.
             self._process = subprocess.Popen(
-                [*supervisor, *_shell(command)],
+                supervised_command(_shell(command), lifeline=lifeline, status=status),
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -121,7 +121,7 @@ class _Command:
         finally:
             for descriptor in (writing, status, lifeline):
                 os.close(descriptor)
-        self._processes = Processes(self._process.pid, mark)
+        self._processes = ProcessTree(self._process.pid, mark)
 
     async def run(
         self, timeout: float, stop: asyncio.Event | None, on_output: Callable[[str, int], None]
@@ -164,7 +164,7 @@ class _Command:
     def _read(self) -> bool:
         """Read the next bytes. Return False if there are none at present, or no more."""
         try:
-            data = os.read(self._reading, PIECE)
+            data = os.read(self._reading, READ_BYTES)
         except BlockingIOError:
             return False
         if not data:
@@ -202,10 +202,10 @@ class _Command:
     def _read_status(self) -> None:
         """Read the process id and then the exit code of the shell from the supervisor."""
         try:
-            data = os.read(self._status, PIECE)
+            data = os.read(self._status, READ_BYTES)
         except BlockingIOError:
             return
-        self._received = (self._received + data)[-PIECE:]
+        self._received = (self._received + data)[-READ_BYTES:]
         numbers = self._numbers()
         if numbers and self._processes.shell is None:
             self._processes.shell = numbers[0]
@@ -228,7 +228,7 @@ class _Command:
         self._process.send_signal(signal.SIGCONT)  # a command can stop its parent
         os.close(self._lifeline)
         try:
-            nothing_left = self._process.wait(_LAST) == 0
+            nothing_left = self._process.wait(_END_TIMEOUT_S) == 0
         except subprocess.TimeoutExpired:
             nothing_left = False
             self._processes.kill()  # while all of them descend from it
@@ -242,21 +242,21 @@ class _Command:
     async def _clear_up(self) -> list[ProcessInfo]:
         """Give what outlives the shell a moment to end; returns what has to be killed."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + AFTERWARDS
+        deadline = loop.time() + EXIT_GRACE_S
         while left := self._processes.members():
             if loop.time() > deadline:
                 return left
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_S)
         return []
 
     async def _end(self) -> None:
-        """Ask all to end; they are killed if they have not done so in time."""
+        """Ask all processes to end, and kill those that do not in time."""
         if not self._processes.signal(signal.SIGTERM):
             self._process.send_signal(signal.SIGTERM)  # which passes it on to the group
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + GRACE
+        deadline = loop.time() + TERM_GRACE_S
         while loop.time() < deadline and not (self._over.is_set() and not self._processes.members()):
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_S)
 
 
 def _shell(command: str) -> list[str]:
