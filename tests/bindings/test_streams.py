@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -157,7 +156,6 @@ class Watch:
             await reader.read()
         except ConnectionError:
             pass  # a reset is seen as well as an end
-        self.at = time.perf_counter()
         self.log.append("closed")
         self.left.set()
         writer.close()
@@ -180,7 +178,6 @@ async def test_the_server_sees_at_once_that_it_was_left(how: str) -> None:
         response = await ask(watched.url, signal=signal)
         events = [await anext(response) for _ in range(3)]
         assert "word" == events[-1]["delta"]
-        begun = time.perf_counter()
         if how == "aclose":
             await response.aclose()
         elif how == "signal":
@@ -195,7 +192,6 @@ async def test_the_server_sees_at_once_that_it_was_left(how: str) -> None:
             del response, events
             gc.collect()
         await asyncio.wait_for(watched.left.wait(), CLOSE)
-        assert watched.at - begun < CLOSE
         assert ["request", "closed"] == watched.log
         if how in ("aclose", "cancel"):
             with pytest.raises(StopAsyncIteration):
@@ -512,7 +508,7 @@ def test_failures_are_an_error_event() -> None:
 
 
 def test_the_gil_is_free_while_rust_waits() -> None:
-    """Another thread counts on; and closing from there ends the wait."""
+    """Another thread runs while Rust waits, and can end the wait by closing the stream."""
     from alchemy_llm_py import openai_completions_stream
 
     with FakeServer(FakeReply([sse(chat_chunk("x")), Hold()])) as server:
@@ -522,8 +518,7 @@ def test_the_gil_is_free_while_rust_waits() -> None:
 
         def count() -> None:
             nonlocal counted
-            begun = time.perf_counter()
-            while time.perf_counter() - begun < 0.3:
+            while counted < 1_000_000:
                 counted += 1
             stream.close()
             ended.set()
@@ -531,7 +526,7 @@ def test_the_gil_is_free_while_rust_waits() -> None:
         threading.Thread(target=count).start()
         message = stream.result()
         assert ended.wait(5)
-        assert counted > 1000
+        assert 1_000_000 == counted
         assert ("error", "x") == (message["stop_reason"], message["content"][0]["text"])
 
 
