@@ -1,6 +1,8 @@
 """Dice for tinyagent: what the plugin registers."""
 
-from tinyagent import hookimpl
+from collections.abc import Callable
+
+from tinyagent import AgentTool, Provider, hookimpl
 
 from .provider import dice_provider
 from .rolling import roll
@@ -9,12 +11,12 @@ __all__ = ["dice_provider", "roll"]
 
 
 @hookimpl
-def tinyagent_register_tools(register):
-    """Called when somebody says `-t dice`."""
+def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
+    """Register the tools of `-t dice`."""
     register(roll)
 
 
 @hookimpl
-def tinyagent_register_providers(register):
-    """Called when somebody says `-m dice/...`."""
+def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
+    """Register the provider of `-m dice/…`."""
     register(dice_provider)

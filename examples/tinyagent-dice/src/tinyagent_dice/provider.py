@@ -5,7 +5,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tinyagent import AssistantMessage, Context, Model, Provider, SimpleStreamOptions
+from tinyagent import (
+    AssistantMessage,
+    AssistantMessageEvent,
+    Context,
+    Model,
+    Provider,
+    SimpleStreamOptions,
+)
 
 from .rolling import roll_dice
 
@@ -38,7 +45,7 @@ class Reply:
         """What is streamed: one die after the other, then the sum."""
         return [*(f"[{die}] " for die in self.thrown), self.end]
 
-    async def __aiter__(self) -> AsyncIterator[dict[str, Any]]:
+    async def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
         """Yield each piece as it is known; the last event is always `done` or `error`."""
         yield {"type": "start"}
         yield {"type": "text_start", "content_index": 0}
