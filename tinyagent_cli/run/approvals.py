@@ -75,7 +75,7 @@ class Approvals:
         self._before = before
         self._open_store = open_store
         self._store: ApprovalStore | None = None
-        self._sources = sources or {}
+        self._sources = {} if sources is None else sources  # changes with the tools
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
         self._lock = asyncio.Lock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,10 +19,11 @@ from tinyagent_cli.config import model_choice
 from tinyagent_cli.config import settings as configuration
 from tinyagent_cli.config.endpoints import endpoint_note
 from tinyagent_cli.config.environment import APPROVALS_FILE, set_variable
+from tinyagent_cli.config.settings import Settings
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.discovery import find
 from tinyagent_cli.plugins.loading import Hook, SinkFactory
-from tinyagent_cli.plugins.registry import PluginLoader
+from tinyagent_cli.plugins.registry import PluginLoader, Registry
 from tinyagent_cli.plugins.tool_sources import ToolSource
 
 from .lifetime import Lifetime
@@ -101,6 +102,23 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return files
 
 
+class _Conversation(NamedTuple):
+    """What the model gets at first."""
+
+    history: list[AgentMessage]
+    system: str
+    message: UserMessage
+
+
+class _Tools(NamedTuple):
+    """The tools of the run, and what decides about their calls."""
+
+    tools: list[AgentTool]
+    sources: dict[str, ToolSource]
+    changed: Callable[[], Awaitable[list[AgentTool] | None]]
+    registry: Registry
+
+
 def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
     """Read everything that the run needs.
 
@@ -110,63 +128,15 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     Raises:
         TinyAgentError: Something is missing, malformed or unknown.
     """
-    prompt = None if options.prompt == "-" else options.prompt
-    users_of_stdin = [
-        options.history == "-",
-        options.system == "@-",
-        *(path == "-" for path in options.files),
-    ]
-    if sum(users_of_stdin) > 1:
-        raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
-    piped = not any(users_of_stdin) and not options.no_stdin and stdin.is_piped
-    if not (prompt or options.files or piped):
-        build_prompt(None, (), None)
-    found = configuration.load()
-    for text in found.notes:
-        app.detail(text)
-    run = found.run
-    if options.timeout is None and run.timeout is not None:
-        lifetime.limit(run.timeout, "timeout under [run] in the configuration")
-    choice = model_choice.choose(options.model, found)
-    if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
-        app.note(
-            f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
-            "Choose another model with -m."
-        )
-    plugins = PluginLoader.from_settings(found)
-    model_options = {**run.options, **model_choice.parse_options(options.options)}
-    provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
-    _set_transport(app, model, options.transport, run.transport)
-    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
-    if moved is not None:
-        app.detail(moved)
+    piped = _stdin_is_prompt(options, stdin)
+    found = _load_settings(app, options, lifetime)
+    plugins, run = PluginLoader.from_settings(found), found.run
+    provider, model, api_key = _choose_model(app, options, found, plugins)
     max_cost = _first(options.max_cost, run.max_cost)
     if max_cost is not None:
         _check_price(app, model)
-    plugins.load_guards()
-    names = _tool_names(options, run.tools or ())
-    requested = plugins.tools(names)
-    tools, sources = with_timeouts(requested.tools, found.tools), requested.sources
-    _check_rules(options, tools)
-    registry = plugins.registry()
-
-    async def changed_tools() -> list[AgentTool] | None:
-        try:
-            if not await registry.tools_have_changed():
-                return None
-            changed = plugins.tools(names)
-        except TinyAgentError as error:
-            app.warn(f"The tools stay as they are: {error}")
-            return None
-        sources.update(changed.sources)
-        return with_timeouts(changed.tools, found.tools)
-
-    history = _history(app, options.history, stdin)
-    system = _system(options.system, stdin) if options.system is not None else run.system or ""
-    files = read_files(options.files, stdin)
-    message = build_prompt(prompt, files, stdin.read() if piped else None)
-    if stdin.was_empty:
-        app.warn("Standard input is empty. Did the command before it fail?")
+    tools = _load_tools(app, options, found, plugins)
+    conversation = _read_conversation(app, options, run.system, stdin, piped)
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -175,11 +145,11 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         provider=provider,
         model=model,
         api_key=api_key,
-        system=system,
-        tools=tools,
-        changed_tools=changed_tools,
-        history=history,
-        message=message,
+        system=conversation.system,
+        tools=tools.tools,
+        changed_tools=tools.changed,
+        history=conversation.history,
+        message=conversation.message,
         empty_stdin=stdin.was_empty,
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
@@ -190,14 +160,104 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
-        before_hooks=registry.hooks("tinyagent_before_tool_call"),
-        after_hooks=registry.hooks("tinyagent_after_tool_call"),
+        before_hooks=tools.registry.hooks("tinyagent_before_tool_call"),
+        after_hooks=tools.registry.hooks("tinyagent_after_tool_call"),
         hook_timeout=found.hook_timeout,
         max_output=output_limits(found.tools),
-        sources=sources,
+        sources=tools.sources,
         approvals_file=found.directory / APPROVALS_FILE,
-        sinks=registry.sinks(),
+        sinks=tools.registry.sinks(),
     )
+
+
+def _stdin_is_prompt(options: RunOptions, stdin: StandardInput) -> bool:
+    """Return whether piped standard input is part of the prompt.
+
+    Raises:
+        InputError: Standard input is used twice, or there is no prompt.
+    """
+    other_uses = [
+        options.history == "-",
+        options.system == "@-",
+        *(path == "-" for path in options.files),
+    ]
+    if sum(other_uses) > 1:
+        raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
+    piped = not any(other_uses) and not options.no_stdin and stdin.is_piped
+    if not (_prompt(options) or options.files or piped):
+        build_prompt(None, (), None)  # raises
+    return piped
+
+
+def _prompt(options: RunOptions) -> str | None:
+    """Return the prompt; `-` means standard input alone."""
+    return None if options.prompt == "-" else options.prompt
+
+
+def _load_settings(app: AppContext, options: RunOptions, lifetime: Lifetime) -> Settings:
+    """Read the configuration, and apply its time limit."""
+    found = configuration.load()
+    for text in found.notes:
+        app.detail(text)
+    if options.timeout is None and found.run.timeout is not None:
+        lifetime.limit(found.run.timeout, "timeout under [run] in the configuration")
+    return found
+
+
+def _choose_model(
+    app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader
+) -> tuple[Provider, Model, str | None]:
+    """Return the provider, the model and the key. Report a choice that the user has not made."""
+    run = found.run
+    choice = model_choice.choose(options.model, found)
+    if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
+        app.note(
+            f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
+            "Choose another model with -m."
+        )
+    model_options = {**run.options, **model_choice.parse_options(options.options)}
+    provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
+    _set_transport(app, model, options.transport, run.transport)
+    moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
+    if moved is not None:
+        app.detail(moved)
+    return provider, model, api_key
+
+
+def _load_tools(app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader) -> _Tools:
+    """Load the guards and the requested tools."""
+    plugins.load_guards()
+    names = _tool_names(options, found.run.tools or ())
+    requested = plugins.tools(names)
+    tools, sources = with_timeouts(requested.tools, found.tools), requested.sources
+    _check_rules(options, tools)
+    registry = plugins.registry()
+
+    async def changed() -> list[AgentTool] | None:
+        try:
+            if not await registry.tools_have_changed():
+                return None
+            now = plugins.tools(names)
+        except TinyAgentError as error:
+            app.warn(f"The tools stay as they are: {error}")
+            return None
+        sources.update(now.sources)
+        return with_timeouts(now.tools, found.tools)
+
+    return _Tools(tools, sources, changed, registry)
+
+
+def _read_conversation(
+    app: AppContext, options: RunOptions, default_system: str | None, stdin: StandardInput, piped: bool
+) -> _Conversation:
+    """Read the history, the system prompt, the files and standard input."""
+    history = _history(app, options.history, stdin)
+    system = _system(options.system, stdin) if options.system is not None else default_system or ""
+    files = read_files(options.files, stdin)
+    message = build_prompt(_prompt(options), files, stdin.read() if piped else None)
+    if stdin.was_empty:
+        app.warn("Standard input is empty. Did the command before it fail?")
+    return _Conversation(history, system, message)
 
 
 def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:
