@@ -86,7 +86,7 @@ def test_install_by_name_and_say_what_was_gained(
     assert "-m pip" in done.stderr
     again = workshop.tinyagent("plugins", "install", "sunny", **index)
     assert ("", 0) == (again.stdout, again.returncode)
-    assert "Nothing is new" in again.stderr
+    assert "No new plugins" in again.stderr
     plugin(tmp_path, "sunny", "2.0")
     done = workshop.tinyagent("plugins", "install", "--upgrade", "--json", "sunny", **index)
     found = json.loads(done.stdout)

@@ -99,7 +99,7 @@ _CAUSES = (
         r"ResolutionImpossible|conflicting dependencies|you require [^\n]*[<>=~!][^\n]* are unsatisfiable"
         r"|depends? on [^\n]*\n[^\n]*unsatisfiable",
         "what it needs conflicts with other requirements",
-        "The lines above name both. Request versions that fit, or install it into another environment.",
+        "The lines above name both sides. Request versions that fit, or use another environment.",
     ),
     _Cause(
         r"subprocess-exited-with-error|metadata-generation-failed|BackendUnavailable"
