@@ -55,8 +55,8 @@ def test_a_command_in_the_environment_is_tools() -> None:
     """TINYAGENT_MCP needs no file; every tool asks, whatever its server says of it."""
     done = tinyagent("tools", "show", "mcp", TINYAGENT_MCP=f"tiny={' '.join(TINY)}")
     assert 0 == done.returncode, done.stderr
-    assert "tiny__pid  (asks before it runs)\n" in done.stdout
-    assert "tiny__read  (asks before it runs)\n" in done.stdout
+    assert "tiny__pid  (needs approval)\n" in done.stdout
+    assert "tiny__read  (needs approval)\n" in done.stdout
 
 
 def test_a_server_can_be_given_on_the_command_line() -> None:

@@ -48,9 +48,7 @@ def list_servers(refresh: bool, as_json: bool) -> None:
         for server in found:
             click.echo(f"{server['name']}  {_plain(str(server['reached_by']))}")
             for tool in server["tools"]:  # type: ignore[attr-defined]
-                click.echo(
-                    f"  {_plain(tool['name'])}{'' if tool['read_only'] else '  (asks before it runs)'}"
-                )
+                click.echo(f"  {_plain(tool['name'])}{'' if tool['read_only'] else '  (needs approval)'}")
     if failed:
         raise ConfigurationError("\n".join(failed))
 
