@@ -1,6 +1,6 @@
-//! A request under way: alchemy-llm's events become steps in a queue, and a reader is woken once a batch.
+//! An active request: the events of alchemy-llm become steps in a queue, and a reader is woken once per batch.
 //!
-//! No thread of this module ever touches Python: whoever reads comes with the GIL and leaves with what is there.
+//! No thread of this module touches Python. The reader holds the GIL and takes the steps that have arrived.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -27,7 +27,7 @@ pub enum Step {
     TextEnd(usize),
     ThinkingStart(usize),
     ThinkingDelta(usize, String),
-    /// With what has to go back with it.
+    /// With its signature.
     ThinkingEnd(usize, String),
     /// With its id and its name.
     CallStart(usize, String, String),
@@ -51,7 +51,7 @@ impl Step {
 static RUNTIME: Global<Option<&'static Runtime>> = Global::new();
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-/// The one runtime of this process; never ended, so that nothing waits for it when the interpreter exits.
+/// The only runtime of this process. It never ends, so interpreter exit does not wait for it.
 fn runtime() -> Result<&'static Runtime, String> {
     let mut slot = RUNTIME.lock();
     if let Some(runtime) = *slot {
@@ -62,7 +62,7 @@ fn runtime() -> Result<&'static Runtime, String> {
     Ok(slot.insert(runtime))
 }
 
-/// Has to be called before anything else, with the GIL, which no fork of Python's happens without.
+/// Must be called first, with the GIL: Python forks only while it holds the GIL.
 fn after_fork() -> u32 {
     let process = std::process::id();
     let before = PROCESS.swap(process, Ordering::AcqRel);
@@ -75,7 +75,7 @@ fn after_fork() -> u32 {
 
 // ---- waking an event loop -------------------------------------------------------------------------------
 
-/// A socket that an event loop watches, and the streams that have something for it.
+/// A socket that an event loop watches, and the ids of the streams with new steps.
 pub struct Waker {
     read: UnixStream,
     write: UnixStream,
@@ -94,9 +94,9 @@ impl Waker {
         self.read.as_raw_fd()
     }
 
-    /// The streams that have something, each once, and the socket empty again.
+    /// Empties the socket, and returns the ids of the streams with new steps, each once.
     pub fn drain(&self) -> Vec<u64> {
-        // In this order: a byte that comes after the list was taken must stay, as it announces the next one.
+        // The order matters: a byte that arrives after the list was taken announces the next list.
         let mut bytes = [0; 64];
         while matches!((&self.read).read(&mut bytes), Ok(64)) {}
         std::mem::take(&mut *lock(&self.ready))
@@ -136,7 +136,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Sends the request off.
+    /// Starts the request.
     pub fn open(mut request: Request, waker: Option<Arc<Waker>>) -> Result<Self, String> {
         let process = after_fork();
         let runtime = runtime()?;
@@ -148,12 +148,12 @@ impl Stream {
         Ok(Self { shared: Some(shared), process })
     }
 
-    /// What the waker calls it by.
+    /// The id that the waker reports.
     pub fn id(&self) -> u64 {
         self.shared.as_ref().map_or(0, |shared| shared.exchange.id)
     }
 
-    /// The steps since the last time; None once there will be no more.
+    /// Returns the new steps; None if there will be no more.
     pub fn take(&self) -> Result<Option<Vec<Step>>, &'static str> {
         let shared = self.here()?;
         let mut queue = lock(&shared.queue);
@@ -168,12 +168,12 @@ impl Stream {
         Ok(Some(steps))
     }
 
-    /// Ends the request at once; no step comes after it.
+    /// Ends the request at once, and discards its steps.
     pub fn close(&self) {
         if let Ok(shared) = self.here() {
             shared.exchange.cancel();
             lock(&shared.queue).steps = Vec::new();
-            // Somebody may be waiting in another thread.
+            // Another thread may be waiting.
             if let Some(waker) = &shared.waker {
                 waker.wake(shared.exchange.id);
             }
@@ -192,7 +192,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.close();
         if self.process != std::process::id() {
-            // Its locks may be held by threads that are not in this process.
+            // Threads that the fork did not copy may hold its locks.
             std::mem::forget(self.shared.take());
         }
     }
@@ -208,12 +208,12 @@ async fn pump(mut events: AssistantMessageEventStream, shared: Arc<Shared>) {
             next = events.next().now_or_never().flatten();
         }
         shared.push(&mut batch, false);
-        // A stream that is never short of events must not keep the others waiting.
+        // A stream with many events must not block the others.
         yield_now().await;
     }
     if !blocks.ended {
-        let words = "alchemy-llm ended the stream without saying how";
-        shared.exchange.fail(Failure::new("crate", words));
+        let text = "alchemy-llm ended the stream without a final event";
+        shared.exchange.fail(Failure::new("crate", text));
     }
     batch.push(Step::End(serde_json::to_string(&*shared.exchange.facts()).unwrap_or_default()));
     shared.push(&mut batch, true);
@@ -243,7 +243,7 @@ impl Shared {
     }
 }
 
-/// The crate's blocks and ours: it begins a new one whenever a tool call goes on after something else.
+/// Maps the crate's blocks to ours: the crate opens a new block when a tool call continues after another block.
 #[derive(Default)]
 struct Blocks {
     ours: Vec<usize>,
@@ -299,12 +299,12 @@ impl Blocks {
             Event::ToolCallDelta { content_index, delta, .. } => {
                 Step::CallDelta(self.our(content_index), delta)
             }
-            // A call may go on later; it ends with the reply.
+            // A call may continue later; it ends with the reply.
             Event::ToolCallStart { .. } | Event::ToolCallEnd { .. } => return,
             Event::Done { .. } => return self.ended = true,
             Event::Error { error, .. } => {
                 self.ended = true;
-                // Ours is the reason, if there is one; otherwise the crate did not get as far as a request.
+                // A failure of the exchange is the reason. Without one, the crate sent no request.
                 exchange.fail(Failure::new("crate", error.error_message.unwrap_or_default()));
                 return;
             }
@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_was_woken_is_found_or_the_socket_says_so() {
+    fn no_wake_is_lost() {
         const COUNT: u64 = 200_000;
         let waker = Waker::new().unwrap();
         let other = waker.clone();
@@ -332,7 +332,7 @@ mod tests {
         waker.read.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut found = 0;
         while found < COUNT {
-            // What an event loop does: wait until there is a byte, and leave it to `drain`.
+            // As an event loop does: wait for a byte, and then call `drain`.
             let mut byte = [0];
             (&waker.read).read_exact(&mut byte).expect("a stream is ready, but the socket has no byte");
             waker.read.set_nonblocking(true).unwrap();

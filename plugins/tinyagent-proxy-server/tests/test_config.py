@@ -126,7 +126,7 @@ def test_a_token_that_cannot_be_used_is_refused(
 
 def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """TINYAGENT_PROXY_TOKEN is looked at last; two names with one token are refused."""
-    with pytest.raises(ConfigurationError, match="nobody could call") as caught:
+    with pytest.raises(ConfigurationError, match="no caller could use the proxy") as caught:
         read_tokens({})
     assert "tinyagent proxy token" in str(caught.value.hint)
     monkeypatch.setenv("TINYAGENT_PROXY_TOKEN", TOKEN)

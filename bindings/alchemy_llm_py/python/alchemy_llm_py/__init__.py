@@ -3,8 +3,8 @@
     from alchemy_llm_py import openai_completions_stream
 
     model = {"id": "m", "base_url": "http://127.0.0.1:8080/v1"}
-    said = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
-    stream = openai_completions_stream(model, {"system_prompt": "Be brief.", "messages": [said]})
+    question = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
+    stream = openai_completions_stream(model, {"system_prompt": "Be brief.", "messages": [question]})
     while (event := stream.next_event()) is not None:
         ...
 
@@ -52,7 +52,7 @@ class CollectedReply(TypedDict):
 
 
 class OpenAICompletionsStream:
-    """A reply under way; any thread may read it, one at a time."""
+    """An active reply. Any thread may read it, but only one at a time."""
 
     def __init__(self, model: OpenAICompatModel, context: Context, options: SimpleStreamOptions) -> None:
         self._call, self._decoder = prepare(model, context, options)
@@ -63,19 +63,19 @@ class OpenAICompletionsStream:
         self._events = self._read()
 
     def next_event(self) -> AssistantMessageEvent | None:
-        """The next event, once there is one; None after the last, which is `done` or `error`."""
+        """Wait for the next event. Return None after the last, which is `done` or `error`."""
         with self._lock:
             return next(self._events, None)
 
     def result(self) -> AssistantMessage:
-        """The whole message; reads on to the end if nobody has."""
+        """Read to the end of the reply, and return the message."""
         while self.next_event() is not None:
             pass
         assert self._message is not None, "a reply ends with its message"
         return self._message
 
     def close(self) -> None:
-        """End the request at once. What waits in `next_event` gets an `error` event that says so."""
+        """End the request at once. A thread that waits in `next_event` gets an `error` event."""
         self._native.close()
 
     def _read(self) -> Generator[AssistantMessageEvent]:
@@ -108,7 +108,7 @@ class OpenAICompletionsStream:
 
 
 def _wait(error: TinyAgentError, tries: int) -> float | None:
-    """Seconds after which the request is sent again; None: it is not."""
+    """Return the seconds until the next attempt; None if there is none."""
     policy = _http.RETRY
     if not isinstance(error, ProviderError) or not error.retryable or tries >= policy.retries:
         return None
@@ -120,17 +120,17 @@ def _wait(error: TinyAgentError, tries: int) -> float | None:
 def openai_completions_stream(
     model: Mapping[str, Any], context: Mapping[str, Any], options: SimpleStreamOptions | None = None
 ) -> OpenAICompletionsStream:
-    """Send a request; return the reply, to be read.
+    """Send a request, and return the reply to read.
 
     Args:
         model: `id`, `base_url`, and optionally `provider`, `name`, `headers`, `reasoning`, `context_window`,
             `max_tokens`.
         context: `system_prompt`, `messages`, and optionally `tools` (`name`, `description`, `parameters`).
-        options: `api_key`, `temperature`, `max_tokens`, all optional; and those of tinyagent's providers.
+        options: See `SimpleStreamOptions`, such as `api_key`, `temperature` and `max_tokens`.
 
     Raises:
-        tinyagent.ConfigurationError: the request cannot be sent as it is.
-        tinyagent.InvalidMessageError: a message is malformed; nothing is sent.
+        tinyagent.ConfigurationError: The request is invalid.
+        tinyagent.InvalidMessageError: A message is malformed. Nothing is sent.
     """
     known = {field for field in OpenAICompatModel.__dataclass_fields__ if model.get(field) is not None}
     try:
@@ -147,7 +147,7 @@ def openai_completions_stream(
             raise KeyError("base_url")
     except KeyError as error:
         raise ConfigurationError(
-            f"{error} is missing from what openai_completions_stream was given"
+            f"{error} is missing in the arguments of openai_completions_stream"
         ) from None
     return OpenAICompletionsStream(described, conversation, options or {})
 

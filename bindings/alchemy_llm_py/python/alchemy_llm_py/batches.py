@@ -1,4 +1,4 @@
-"""What `tinyagent.alchemy_provider` reads streams with; `_native.pyi` describes it."""
+"""The classes that `tinyagent.alchemy_provider` uses to read streams. `_native.pyi` describes them."""
 
 from ._native import Stream, Waker
 

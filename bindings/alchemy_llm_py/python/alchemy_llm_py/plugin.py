@@ -1,7 +1,6 @@
 """The provider `alchemy` of tinyagent: `-m alchemy/UPSTREAM/MODEL`.
 
-It is there for whoever names it, and nothing chooses it by itself; the README says what it does not do as
-well as the providers that tinyagent has built in.
+It is used only if it is named. The README says when it is worth using, and what its limits are.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tinyagent.anthropic_provider import AnthropicModel
 
 @dataclass(frozen=True)
 class Upstream:
-    """Whom the crate can ask, how, and which variable holds the key."""
+    """A server that the crate supports: its URL, the variable of its key, and its protocol."""
 
     base_url: str
     api_key_env: str
@@ -46,10 +45,10 @@ UPSTREAMS = {
 
 
 def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
-    """The model of `UPSTREAM/MODEL`; with a `base_url` among the options, of any other server as well.
+    """Make the model of `UPSTREAM/MODEL`, or of any server if the options have a `base_url`.
 
     Raises:
-        ConfigurationError: naming what can stand before the slash, or the option that is not known.
+        ConfigurationError: The upstream or an option is unknown. The message lists the known ones.
     """
     name, slash, rest = model_id.partition("/")
     upstream = UPSTREAMS.get(name)
@@ -59,7 +58,7 @@ def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
     if options.get("base_url") and model_id:
         return _made(model_id, {"provider": "alchemy", **options})
     raise ConfigurationError(
-        f"provider 'alchemy' does not know whom to ask for {model_id!r}",
+        f"provider 'alchemy' does not know the upstream of {model_id!r}",
         hint=f"Use -m alchemy/UPSTREAM/MODEL with one of {', '.join(UPSTREAMS)}; or add -O base_url=https://….",
     )
 
@@ -76,5 +75,5 @@ def _made(model_id: str, known: dict[str, Any]) -> Model:
 
 @hookimpl
 def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
-    """One provider for all of them."""
+    """Register the provider `alchemy`."""
     register(Provider(name="alchemy", stream_fn=stream_alchemy_openai_completions, make_model=make_model))

@@ -38,8 +38,8 @@ impl Reader {
             return Step::More;
         }
         let Ok(Value::Object(data)) = serde_json::from_slice(data) else {
-            let words = format!("an event of the reply is not a JSON object: {}", excerpt(data));
-            return Step::Failed(Failure::new("not_json", words));
+            let text = format!("an event of the reply is not a JSON object: {}", excerpt(data));
+            return Step::Failed(Failure::new("not_json", text));
         };
         let name = data.get("type").and_then(Value::as_str).map(str::to_owned);
         let name = name.unwrap_or_else(|| String::from_utf8_lossy(&event.name).into_owned());
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_with_a_call_is_handed_on_and_its_facts_kept() {
+    fn a_reply_with_a_call_becomes_events_and_facts() {
         let (facts, out, step) = read(&[
             r#"{"type":"message_start","message":{"usage":{"input_tokens":3,"output_tokens":1}}}"#,
             r#"{"type":"ping"}"#,
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_without_a_form_are_kept_in_their_place() {
+    fn blocks_without_a_form_become_markers() {
         let (facts, out, _) = read(&[
             r#"{"type":"content_block_start","content_block":{"type":"redacted_thinking","data":"QUJD"}}"#,
             r#"{"type":"content_block_stop"}"#,

@@ -1,9 +1,9 @@
-//! chat/completions as servers really send it, into the form that alchemy-llm reads without loss.
+//! Converts chat/completions, as real servers send it, to the form that alchemy-llm reads without loss.
 //!
-//! alchemy-llm skips an event that it cannot decode, takes the first choice for the only one, goes by the id of a
-//! tool call and not by its index, and tells nobody of errors, usage or the end. So each event is taken apart
-//! here: what can be said in the crate's form is handed on, one plain delta to a line, a tool call under the number of
-//! its place in `Facts::calls`; the rest becomes facts. The rules are those of `tinyagent.openai_wire`.
+//! alchemy-llm skips events that it cannot decode, reads only the first choice, identifies a tool call by its id and
+//! not by its index, and does not report errors, usage or the end. So this module splits each event: text,
+//! reasoning and calls become one plain delta per line, with the place in `Facts::calls` as the id of a call; the
+//! rest becomes facts. The rules are those of `tinyagent.openai_wire`.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,9 +17,9 @@ use crate::exchange::{Call, Facts, Failure};
 use crate::sse::Event;
 use crate::step::{error_event, excerpt, reported, truthy, Step};
 
-/// Chunks from the finish reason on that are kept: they may have usage and sources in odd places.
+/// The limit of chunks that are stored from the finish reason on. They may have usage and sources anywhere.
 const MAX_LAST_CHUNKS: usize = 4;
-/// Finish reasons that do not end a reply: some servers fill the field in every chunk.
+/// Finish reasons that do not end a reply. Some servers fill the field in every chunk.
 const NOT_FINAL: [&str; 5] = ["", "null", "none", "not_finished", "in_progress"];
 const DELTA_FIELDS: [&str; 7] =
     ["role", "channel", "reasoning_content", "reasoning", "reasoning_text", "tool_calls", "function_call"];
@@ -32,7 +32,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Takes in an event; lines for alchemy-llm go to `out`.
+    /// Reads an event, and appends lines for alchemy-llm to `out`.
     pub fn event(&mut self, event: &Event, facts: &mut Facts, out: &mut String) -> Step {
         facts.seen += 1;
         if let Some(failure) = error_event(event) {
@@ -77,7 +77,7 @@ impl Reader {
         }
     }
 
-    /// A reply that is one JSON document and no stream.
+    /// Reads a reply that is one JSON document instead of a stream.
     pub fn document(&mut self, body: &[u8], facts: &mut Facts, out: &mut String) -> Step {
         let mut value = self.parse(body.trim_ascii());
         if let Some(Value::Array(items)) = &mut value {
@@ -106,14 +106,14 @@ impl Reader {
         }
     }
 
-    /// Half a surrogate pair whose other half never came.
+    /// Replaces half of a surrogate pair that has no other half.
     pub fn close(&mut self, out: &mut String) {
         if !std::mem::take(&mut self.half).is_empty() {
             say("content", &"\u{fffd}".into(), out);
         }
     }
 
-    /// The value; unpaired halves of surrogates, which serde_json refuses, are joined over events or replaced.
+    /// Parses JSON. Lone surrogates, which serde_json refuses, are joined across events or replaced.
     fn parse(&mut self, data: &[u8]) -> Option<Value> {
         if self.half.is_empty() {
             if let Ok(value) = serde_json::from_slice(data) {
@@ -125,8 +125,8 @@ impl Reader {
         serde_json::from_str(&text).ok()
     }
 
-    /// The text with each `\uD8xx` and `\uDCxx` that has no partner replaced. A first half that ends a `content`
-    /// is held back for the event that begins with the second.
+    /// Replaces lone `\uD8xx` and `\uDCxx`. A first half at the end of a `content` is held back for the event that
+    /// starts with the second half.
     fn mend<'a>(&mut self, text: &'a str) -> Cow<'a, str> {
         const CONTENT: &str = "\"content\":\"";
         let mut text = Cow::Borrowed(text);
@@ -222,8 +222,8 @@ impl Reader {
             }
             let failed = choice.remove("error").filter(truthy);
             if failed.is_some() || (error.is_none() && reason == "error") {
-                let said = failed.unwrap_or_else(|| "the provider ended the reply with an error".into());
-                return Step::Failed(reported(said));
+                let failure = failed.unwrap_or_else(|| "the provider ended the reply with an error".into());
+                return Step::Failed(reported(failure));
             }
         }
         match error {
@@ -270,7 +270,7 @@ impl Reader {
             Some(Value::Array(calls)) => calls.into_iter().for_each(|call| self.call(call, facts, out)),
             Some(call @ Value::Object(_)) => self.call(call, facts, out),
             _ => {
-                // The protocol before tools: one call, without an id.
+                // The protocol before tools: one call without an id.
                 if let Some(function @ Value::Object(_)) = delta.remove("function_call") {
                     self.call(json!({"index": 0, "function": function}), facts, out);
                 }
@@ -322,13 +322,13 @@ impl Reader {
         known.text.push_str(arguments.as_deref().unwrap_or(""));
         known.extra.extend(unknown(call, &["index", "id", "type"]).map(|fields| json!({"call": fields})));
         known.extra.extend(unknown(function, &["name"]).map(|fields| json!({"function": fields})));
-        // The number and not the id: ids repeat, change and are missing.
+        // The place, because ids repeat, change and may be missing.
         facts.shown = true;
         let function = json!({"name": known.name, "arguments": arguments});
         say("tool_calls", &json!([{"id": place.to_string(), "function": function}]), out);
     }
 
-    /// The call that a delta goes on with; None: it begins one.
+    /// The place of the call that a delta continues; None if it starts a call.
     fn find(&self, index: Option<i64>, id: &str, name: &str, calls: &[Call]) -> Option<usize> {
         if let Some(index) = index {
             let place = *self.by_index.get(&index)?;
@@ -339,14 +339,14 @@ impl Reader {
             return calls.iter().rposition(|call| call.id == id);
         }
         let latest = calls.len().checked_sub(1)?;
-        let begun_anew = !name.is_empty()
+        let starts = !name.is_empty()
             && (name != calls[latest].name
                 || serde_json::from_str::<Map<String, Value>>(&calls[latest].text).is_ok());
-        (!begun_anew).then_some(latest)
+        (!starts).then_some(latest)
     }
 }
 
-/// The fields that are not known here and say something: the server may want them back.
+/// The fields that are unknown and not empty. The server may require them in the next request.
 fn unknown(mut fields: Map<String, Value>, known: &[&str]) -> Option<Map<String, Value>> {
     fields.retain(|key, value| {
         let says = match value {
@@ -360,7 +360,7 @@ fn unknown(mut fields: Map<String, Value>, known: &[&str]) -> Option<Map<String,
     Some(fields).filter(|fields| !fields.is_empty())
 }
 
-/// What nearly every event is: one piece of text and nothing else that matters; None if there is more to it.
+/// The text of an event that contains nothing else, as most do; None for other events.
 fn plain_text(data: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Chunk {
@@ -431,7 +431,7 @@ fn think(text: Value, field: &str, facts: &mut Facts, out: &mut String) {
     }
 }
 
-/// A line for alchemy-llm.
+/// Writes a line for alchemy-llm.
 fn say(field: &str, value: &Value, out: &mut String) {
     // A Value is shown as JSON. Writing to a String cannot fail.
     let _ = write!(out, "data: {{\"choices\":[{{\"delta\":{{\"{field}\":{value}}}}}]}}\n\n");

@@ -1,7 +1,6 @@
-//! What a request and the one who started it have to say to each other.
+//! The settings, metadata and cancellation of a request, shared by the request and its caller.
 //!
-//! alchemy-llm carries a header through to the client that it makes; its value is the number under which the
-//! exchange is found here, and it goes no further.
+//! alchemy-llm passes a header to its HTTP client. Its value is the id of the exchange, and it is not sent.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -17,12 +16,12 @@ use tokio::sync::Notify;
 use crate::error::Error;
 
 pub const HEADER: &str = "x-tinyagent-exchange";
-/// What the marker of such a block has for an id, before its number in `Facts::kept`.
+/// The prefix of the id of such a block's marker, before its index in `Facts::kept`.
 pub const KEPT: &str = "kept:";
-/// The key of a request without one, on which alchemy-llm insists; it is not sent.
+/// The key of a request without a key, because alchemy-llm requires one. It is not sent.
 pub const NO_KEY: &str = "no-key";
 
-/// Which events the reply is made of.
+/// The protocol of the reply.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Protocol {
@@ -31,7 +30,7 @@ pub enum Protocol {
     Anthropic,
 }
 
-/// How a request is made.
+/// The settings of a request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Settings {
@@ -42,21 +41,21 @@ pub struct Settings {
     pub idle: f64,
     /// Seconds that a reply may stay silent after its finish reason before it counts as complete.
     pub after_finish: f64,
-    /// Certificates of a CA of the user's own, in PEM.
+    /// Certificates of a private CA, in PEM.
     pub ca_pem: Option<String>,
-    /// Whether the server is this machine, which no proxy is asked for.
+    /// Whether the server is this machine, which is reached without a proxy.
     pub loopback: bool,
-    /// Sent in addition; Latin-1, which alchemy-llm would leave out without a word.
+    /// More headers. Latin-1, which alchemy-llm would drop silently.
     pub headers: Vec<(String, String)>,
-    /// Fields that are set in alchemy-llm's body, or with null removed from it.
+    /// Fields to set in alchemy-llm's body; null removes a field.
     pub body: Map<String, Value>,
-    /// The whole body, instead of alchemy-llm's. It is sent as it is: parsing and writing it again would make
-    /// each turn of a long conversation slower than the last.
+    /// The whole body, instead of alchemy-llm's. It is sent unchanged, because parsing and encoding it again
+    /// would make each turn of a long conversation slower.
     #[serde(skip)]
     pub whole_body: Option<Bytes>,
 }
 
-/// Why a reply is not one.
+/// Why a request failed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Failure {
     pub kind: &'static str,
@@ -81,40 +80,40 @@ impl Failure {
 pub struct Call {
     pub id: String,
     pub name: String,
-    /// Arguments that came as an object and not as text.
+    /// Arguments that arrived as an object instead of text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub whole: Option<Value>,
     #[serde(skip)]
     pub text: String,
-    /// Fields of the call and of its function that are not known, as they came.
+    /// Unknown fields of the call and of its function.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extra: Vec<Value>,
 }
 
-/// What the server said beside text, reasoning and arguments.
+/// What the server sent in addition to text, reasoning and arguments.
 #[derive(Debug, Default, Serialize)]
 pub struct Facts {
     pub status: u16,
-    /// Events of the stream so far; comments are none.
+    /// The number of events so far, without comments.
     pub seen: usize,
     pub shown: bool,
     pub finish_reason: Option<String>,
-    /// The end marker was seen.
+    /// Whether the end marker was seen.
     pub done: bool,
     pub usage: Value,
     pub calls: Vec<Call>,
     /// Citations and unknown fields of each text block of Anthropic, to send back in the next request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<Map<String, Value>>,
-    /// The field that the reasoning came in, and the details that have to go back.
+    /// The field with the reasoning, and the details to send back.
     pub reasoning_field: String,
     pub reasoning_details: Vec<Value>,
-    /// Fields of the message that are not known, as they came.
+    /// Unknown fields of the message.
     pub extra: Vec<Value>,
     /// The finish reasons, if there is more than one, and the events from the first of them on.
     pub reasons: Vec<String>,
     pub last: Vec<String>,
-    /// What has to go back of blocks that alchemy-llm has no form for, in the order of their markers.
+    /// Blocks that alchemy-llm has no form for, to send back, in the order of their markers.
     #[serde(skip)]
     pub kept: Vec<String>,
     pub failure: Option<Failure>,
@@ -129,13 +128,13 @@ pub struct Exchange {
     backlog: AtomicUsize,
 }
 
-/// Bytes that may wait for a slow reader before the connection does.
+/// The limit of bytes that wait for a slow reader. Beyond it, the connection is not read.
 const ROOM: usize = 1 << 20;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// A global that a forked process begins anew: a lock in it may have been held by a thread that the fork
-/// did not take along. Nothing is ever freed, and nothing is lost but after a fork.
+/// A global that a forked process resets, because a thread that the fork did not copy may hold its lock. The
+/// old value is leaked.
 pub struct Global<T: 'static>(AtomicPtr<Mutex<T>>);
 
 impl<T: Default> Global<T> {
@@ -157,7 +156,7 @@ impl<T: Default> Global<T> {
         unsafe { &*current }.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins anew; called in a forked process before anything else.
+    /// Resets the global. Call it first in a forked process.
     pub fn forget(&self) {
         self.0.store(std::ptr::null_mut(), Ordering::Release);
     }
@@ -194,7 +193,7 @@ impl Exchange {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the request wherever it is: its connection is closed, and nothing more comes of it.
+    /// Ends the request at any point, and closes its connection.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.changed.notify_waiters();
@@ -210,7 +209,7 @@ impl Exchange {
         self.until(|| self.is_cancelled()).await;
     }
 
-    /// How many bytes wait to be read; set by whoever hands them on.
+    /// Sets how many bytes wait to be read.
     pub fn set_backlog(&self, bytes: usize) {
         if self.backlog.swap(bytes, Ordering::AcqRel) >= ROOM && bytes < ROOM {
             self.changed.notify_one();
@@ -250,7 +249,7 @@ impl Drop for Exchange {
     }
 }
 
-/// The exchange that these headers name; the header is taken out.
+/// Finds the exchange that these headers name, and removes the header.
 pub(crate) fn of(headers: &mut HeaderMap) -> Option<Arc<Exchange>> {
     let id = headers.remove(HEADER)?.to_str().ok()?.parse().ok()?;
     REGISTRY.lock().get(&id).and_then(Weak::upgrade)

@@ -1,4 +1,4 @@
-//! One attempt at a request: out with it, and its reply as lines that alchemy-llm can read.
+//! One attempt of a request, and its reply as lines that alchemy-llm can read.
 
 use std::collections::{HashMap, VecDeque};
 use std::error::Error as _;
@@ -21,15 +21,15 @@ use crate::{anthropic, chat, sse};
 const MAX_ERROR_BODY: usize = 64 << 10;
 const MAX_BODY: usize = 64 << 20;
 const ERROR_BODY_TIME: Duration = Duration::from_secs(10);
-/// How long the end of a complete reply is waited for, so that its connection can be used again.
+/// How long to wait for the end of a complete reply, so that its connection can be reused.
 const DRAIN_TIME: Duration = Duration::from_millis(100);
 const MAX_REDIRECTS: usize = 5;
-/// alchemy-llm copies what is left of a piece for each line in it.
+/// The size of a batch of lines. alchemy-llm copies the rest of a batch for each line.
 const BATCH_BYTES: usize = 4096;
 
 // ---- clients ----------------------------------------------------------------------------------------
 
-/// What requests must have in common to share connections.
+/// Requests with the same key share connections.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PoolKey {
     connect: Duration,
@@ -73,7 +73,7 @@ fn build(key: &PoolKey) -> upstream::Result<upstream::Client> {
         builder = builder.no_proxy();
     }
     if !key.tls {
-        // Trusts nobody, for connections without TLS: reading the certificates takes milliseconds.
+        // Without TLS: no trusted certificates, because reading them takes milliseconds.
         if let Ok(config) =
             rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
         {
@@ -83,7 +83,7 @@ fn build(key: &PoolKey) -> upstream::Result<upstream::Client> {
         }
         return builder.build();
     }
-    // Fails if there is one already, which then is this one.
+    // Fails if this provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Some(pem) = &key.ca_pem {
         builder = builder.tls_certs_only(upstream::Certificate::from_pem_bundle(pem.as_bytes())?);
@@ -115,7 +115,7 @@ pub(crate) async fn send(
     }
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("text/event-stream"));
     headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
-    let client = client(&url, settings).map_err(|words| exchange.fail(Failure::new("client", words)))?;
+    let client = client(&url, settings).map_err(|text| exchange.fail(Failure::new("client", text)))?;
     let limit = Exchange::seconds(settings.first_event, 120.0);
     tokio::select! {
         biased;
@@ -127,13 +127,13 @@ pub(crate) async fn send(
     }
 }
 
-/// The header, its value as Latin-1; None if it is no header.
+/// Makes a header with a Latin-1 value; None if it is invalid.
 fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
     let value: Option<Vec<u8>> = value.chars().map(|letter| u8::try_from(letter).ok()).collect();
     Some((name.parse().ok()?, HeaderValue::from_bytes(&value?).ok()?))
 }
 
-/// The body that is sent: the caller's whole one, or alchemy-llm's with the caller's fields in it.
+/// The body to send: the caller's, or alchemy-llm's with the caller's fields.
 fn encoded(settings: &Settings, mut body: Value) -> Bytes {
     if let Some(whole) = &settings.whole_body {
         return whole.clone();
@@ -186,25 +186,25 @@ fn not_sent(error: upstream::Error) -> Failure {
     Failure::new(kind, reason(&error))
 }
 
-/// The innermost cause: the ones around it name the URL, which may hold a secret, and say less.
+/// The innermost cause. The outer ones contain the URL, which may contain a secret.
 fn reason(error: &upstream::Error) -> String {
-    let mut words = String::new();
+    let mut text = String::new();
     let mut current = error.source();
     while let Some(cause) = current {
-        words = cause.to_string();
+        text = cause.to_string();
         if cause.is::<rustls::Error>() {
             break;
         }
         current = cause.source();
     }
-    if words.is_empty() {
+    if text.is_empty() {
         "the request cannot be made".into()
     } else {
-        words
+        text
     }
 }
 
-/// Whether the compressed bytes are wrong, and not the connection they came over.
+/// Whether the compressed data are invalid, in contrast to a connection error.
 fn undecodable(error: &upstream::Error) -> bool {
     let mut current = error.source();
     while let Some(cause) = current {
@@ -227,7 +227,7 @@ async fn refused(mut reply: upstream::Response) -> Failure {
             }
         }
     };
-    // The status says enough if the body does not come.
+    // Without the body, the status is enough.
     let _ = timeout(ERROR_BODY_TIME, reading).await;
     let mut failure = Failure::new("status", String::from_utf8_lossy(&body));
     failure.status = Some(reply.status().as_u16());
@@ -299,7 +299,7 @@ impl Body {
                 self.fail(Failure::new("cancelled", ""));
             }
             if let Some(piece) = self.ready.pop_front() {
-                // alchemy-llm copies the whole message for each event: whoever takes the events comes in between.
+                // alchemy-llm copies the whole message for each event, so the reader of events gets a turn first.
                 tokio::task::yield_now().await;
                 return Some(Ok(piece));
             }
@@ -311,15 +311,15 @@ impl Body {
                 self.drain();
                 return None;
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             self.exchange.room().await;
-            // A reader that takes its time is not blamed on the server.
-            self.since += begun.elapsed();
+            // The time-out of the server does not include the time of a slow reader.
+            self.since += started.elapsed();
             self.read().await;
         }
     }
 
-    /// The reply is complete; its connection can be used again once its end was read, if that comes soon.
+    /// Reads the end of a complete reply, if it arrives soon, so that its connection can be reused.
     fn drain(&mut self) {
         if let Some(mut reply) = self.reply.take() {
             tokio::spawn(timeout(DRAIN_TIME, async move { while let Ok(Some(_)) = reply.chunk().await {} }));
@@ -367,7 +367,7 @@ impl Body {
             return self.fail(Failure::new("invalid", "the reply is too long"));
         }
         if self.shape == Shape::Unknown {
-            // The first byte that is no space: a stream's line begins with a field name or a colon.
+            // The first byte that is not a space: a line of a stream starts with a field name or a colon.
             let start = self.held.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.held).trim_ascii_start();
             match start.first() {
                 None => {}
@@ -411,7 +411,7 @@ impl Body {
         }
     }
 
-    /// Whether this was the last step.
+    /// Handles a step. Returns whether it was the last.
     fn step(&mut self, step: Step, out: &mut String) -> bool {
         if step == Step::More {
             return false;
@@ -426,7 +426,7 @@ impl Body {
         true
     }
 
-    /// The body is over.
+    /// Handles the end of the body.
     fn close(&mut self) {
         self.reply = None;
         let exchange = self.exchange.clone();
@@ -448,7 +448,7 @@ impl Body {
         }
         self.handle(events);
         if self.failure.as_ref().is_some_and(|failure| failure.kind == "not_json") {
-            self.failure = None; // the last event was cut: the reply broke off
+            self.failure = None; // the last event was truncated
         }
         if !self.ended && self.failure.is_none() {
             let kind = if exchange.facts().seen > 0 { "truncated" } else { "empty" };
@@ -456,7 +456,7 @@ impl Body {
         }
     }
 
-    /// No more bytes will come: that completes a reply whose finish reason was seen, and fails others.
+    /// Handles the end of the connection: a reply with a finish reason is complete, others fail.
     fn broken(&mut self, failure: Failure) {
         let complete = |facts: &Facts| facts.finish_reason.is_some();
         if complete(&self.exchange.facts()) {
@@ -473,7 +473,7 @@ impl Body {
     }
 }
 
-/// A page of somebody in between, or an error in JSON.
+/// The failure of a document: an error in JSON, or a page of a proxy.
 fn document(body: &[u8]) -> Failure {
     match serde_json::from_slice::<Value>(body) {
         Ok(value) if value.is_object() => reported(value),

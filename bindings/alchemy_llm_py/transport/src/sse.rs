@@ -1,7 +1,7 @@
-//! Bytes in, server-sent events out; no I/O.
+//! Decodes bytes to server-sent events, without I/O.
 //!
-//! Lines end at CRLF, LF or CR and at nothing else. The last event counts even if the stream ends before
-//! its blank line: servers do that, and the alternative is to lose text.
+//! Lines end only at CRLF, LF or CR. The last event counts even without a final blank line: some servers omit it,
+//! and text would be lost.
 
 const MAX_EVENT: usize = 64 << 20;
 const BOM: &[u8] = b"\xef\xbb\xbf";
@@ -14,7 +14,7 @@ pub struct Event {
     pub error: Vec<u8>,
 }
 
-/// An event that is larger than anybody means.
+/// The event is larger than `MAX_EVENT`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TooLarge;
 
@@ -28,7 +28,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes in the next bytes; the events that they complete go to `out`.
+    /// Decodes the next bytes, and appends the completed events to `out`.
     pub fn feed(&mut self, chunk: &[u8], out: &mut Vec<Event>) -> Result<(), TooLarge> {
         let mut rest = chunk;
         if !self.started {
@@ -63,7 +63,7 @@ impl Decoder {
         self.check()
     }
 
-    /// The stream is over: what was not ended by a blank line counts as well.
+    /// Handles the end of the stream. An event without a final blank line counts, too.
     pub fn close(&mut self, out: &mut Vec<Event>) {
         let line = std::mem::take(&mut self.line);
         self.take_line(&line, out);

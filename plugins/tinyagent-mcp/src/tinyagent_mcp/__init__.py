@@ -1,6 +1,6 @@
-"""MCP both ways: servers' tools for an agent (`-t mcp`), and our tools for others (`tinyagent mcp serve`).
+"""MCP in both directions: tools of servers (`-t mcp`), and our tools for others (`tinyagent mcp serve`).
 
-Importing this imports nothing of the `mcp` SDK; it comes in when a server is really talked to.
+The `mcp` SDK is imported when the first connection opens.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = [
 
 
 _servers: McpServers | None = None
-"""The servers of the tools that were registered last."""
+"""The servers of the last registration."""
 
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Register the tools of every configured server; a listing that is known starts none of them."""
+    """Register the tools of every configured server. A server with a cached list is not started."""
     global _servers
     configs = configured()
     if not configs:
@@ -55,7 +55,7 @@ def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
 
 @hookimpl
 async def tinyagent_tools_changed() -> bool:
-    """Whether a server has other tools now than those that were registered."""
+    """Return whether the tools have changed since the registration."""
     return _servers is not None and await _servers.refresh()
 
 

@@ -1,4 +1,4 @@
-"""`tinyagent mcp`: see the servers that are configured, and be one."""
+"""`tinyagent mcp`: list the configured servers, and serve tools."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
 
 
 def _plain(text: str) -> str:
-    """Nothing that a terminal would act on."""
+    """Replace characters that a terminal might interpret."""
     return re.sub(r"[^\x20-\x7e]", "?", text)
 
 
@@ -83,16 +83,16 @@ def _plain(text: str) -> str:
 )  # fmt: skip
 @click.option(
     "--allow", multiple=True, metavar="NAME",
-    help="Offer this tool though it can change things; * and ? match. Repeatable.",
+    help="Offer this tool although it can change things; * and ? match. Repeatable.",
 )  # fmt: skip
 def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
-    """Be an MCP server over standard input and output, for other agents to start.
+    """Serve tools over standard input and output, for other agents.
 
     \b
       {"mcpServers": {"calc": {"command": "tinyagent", "args": ["mcp", "serve", "-t", "calc"]}}}
 
-    Nobody can be asked here: tools that are not read-only are offered only with --allow.
-    Deny rules and policies of plugins hold as in any run.
+    There is no user to ask, so tools that are not read-only are offered only with --allow.
+    Deny rules and policies of plugins apply as in any run.
     """
     from ._serve import offer, run
 

@@ -1,6 +1,6 @@
-"""Which servers there are: `mcp.toml` in the user's configuration directory, and TINYAGENT_MCP.
+"""The configuration of MCP servers: `mcp.toml` in the user's configuration directory, and TINYAGENT_MCP.
 
-Nothing is ever read from the working directory: a server is a program that is started.
+The working directory is never searched, because a configured server is a program that will be started.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ _SHORTEST_SECRET = 6
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one server is reached, and what of it is used.
+    """How to reach one server, and which of its tools to use.
 
     Attributes:
-        name: The first part of its tools' names.
-        command: What starts it; a string is split as a shell would. Either this or `url`.
-        url: Where it is, over streamable HTTP.
-        env: Variables for it; `${NAME}` stands for one of ours.
-        pass_env: Names of our variables that it gets as they are.
-        cwd: Where it is started; a directory of its own in the cache if None, so that no file of a project is
-            taken for a module or a setting of the server. `.` is the working directory.
+        name: The first part of the names of its tools.
+        command: The command that starts it; a string is split like a shell command. Either this or `url`.
+        url: Its URL, for streamable HTTP.
+        env: Environment variables for it; `${NAME}` is replaced by a variable of this process.
+        pass_env: Names of variables of this process to pass on.
+        cwd: Its working directory. None means a private one in the cache, so that the server cannot take a
+            file of a project for its own module or configuration. `.` is the present one.
         headers: Sent with each HTTP request; `${NAME}` as in `env`.
         allow_http: Let `url` be plain http:// beyond this machine.
-        tools: Patterns of the tools that are used, by the server's own names.
-        trust_read_only: Take a tool for read-only if the server says so; otherwise each call asks.
-        required: Fail where the server cannot be used; otherwise its tools are missing, with a warning.
-        timeout: Seconds that one call may take.
-        start_timeout: Seconds that it may take to answer at all.
-        enabled: Use it.
-        remember: Keep its list of tools, so that it need not be started to know them.
+        tools: Patterns of the tools to use, matched with the server's own names.
+        trust_read_only: Whether to trust read-only annotations; otherwise each call needs approval.
+        required: Whether a server that cannot be used is an error; otherwise a warning is logged.
+        timeout: The limit of one call, in seconds.
+        start_timeout: The limit of its start, in seconds.
+        enabled: Whether to use it.
+        remember: Whether to cache its list of tools, so that listing them does not start it.
     """
 
     name: str = ""
@@ -82,10 +82,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             self._check_url(self.url)
 
     def __repr__(self) -> str:
-        return f"ServerConfig(name={self.name!r}, {self.reached_by()!r})"  # the rest may hold keys
+        return f"ServerConfig(name={self.name!r}, {self.reached_by()!r})"  # the other fields may contain keys
 
     def reached_by(self) -> str:
-        """The command, or the URL without its query, which may hold a key."""
+        """Return the command, or the URL without its query, which may contain a key."""
         return " ".join(self.argv()) if self.url is None else self.url.partition("?")[0]
 
     def _check_url(self, url: str) -> None:
@@ -93,46 +93,46 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"`url` is no http(s) URL: {url!r}")
         if "@" in parts.netloc:
-            raise ValueError("`url` holds credentials; put them into `headers`")
+            raise ValueError("`url` contains credentials; put them into `headers`")
         if parts.scheme == "http" and not self.allow_http and not _is_this_machine(parts.hostname):
-            raise ValueError(f"{url!r} is not encrypted; use https://, or say allow_http = true")
+            raise ValueError(f"{url!r} is not encrypted; use https://, or set allow_http = true")
 
     def argv(self) -> list[str]:
-        """The command, in words."""
+        """Return the command as a list of arguments."""
         if isinstance(self.command, str):
             return shlex.split(self.command)
         return list(self.command or ())
 
     def start_directory(self) -> Path:
-        """Where it is started; made if it is its own."""
+        """Return the working directory of the server. A private one is created."""
         if self.cwd:
             return Path(self.cwd).expanduser().absolute()
         own = cache_directory().with_name("mcp-servers") / self.name
         try:
             own.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError:
-            return Path(own.anchor)  # nothing can be written there, and nobody else can put anything there
+            return Path(own.anchor)  # not writable, so no other user can put files there
         return own.absolute()
 
     def environment(self) -> dict[str, str]:
-        """What a started server sees: the harmless part of our environment, and what was configured."""
-        kept = child_environment(os.environ)
-        if "PATH" in kept:
-            # A relative entry would be looked up where the server runs.
-            entries = kept["PATH"].split(os.pathsep)
-            kept["PATH"] = os.pathsep.join(entry for entry in entries if Path(entry).is_absolute())
+        """Return the environment of the server: the harmless part of ours, and the configured variables."""
+        passed = child_environment(os.environ)
+        if "PATH" in passed:
+            # A relative entry would be relative to the working directory of the server.
+            entries = passed["PATH"].split(os.pathsep)
+            passed["PATH"] = os.pathsep.join(entry for entry in entries if Path(entry).is_absolute())
         if self.cwd and Path.cwd().is_relative_to(self.start_directory().resolve()):
-            # Started in the project, whose files `python -m server` must not import instead of its own.
-            kept["PYTHONSAFEPATH"] = "1"
+            # It starts in the project, and `python -m server` must not import files of the project.
+            passed["PYTHONSAFEPATH"] = "1"
         for name in self.pass_env:
             if name in os.environ:
-                kept[name] = os.environ[name]
-        return kept | self.expanded(self.env, "env")
+                passed[name] = os.environ[name]
+        return passed | self.expanded(self.env, "env")
 
     def redacted(self, text: str) -> str:
-        """A text that quotes the server, without the secrets that the configuration gives to it."""
-        given = {**self.env, **{name: os.environ.get(name, "") for name in self.pass_env}}
-        secrets = [given[name] for name in given if _LOOKS_SECRET.search(name)]
+        """Remove the secrets of the configuration from a text of the server."""
+        variables = {**self.env, **{name: os.environ.get(name, "") for name in self.pass_env}}
+        secrets = [variables[name] for name in variables if _LOOKS_SECRET.search(name)]
         secrets += [*self.headers.values(), (self.url or "").partition("?")[2]]
         for secret in secrets:
             try:
@@ -145,10 +145,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return text
 
     def program(self, environment: Mapping[str, str]) -> list[str]:
-        """The command with its program found, as it is started.
+        """Return the command with the full path of its program.
 
         Raises:
-            ConfigurationError: there is no such program.
+            ConfigurationError: The program was not found.
         """
         name, *rest = self.argv()
         found = shutil.which(name, path=environment.get("PATH"))
@@ -160,10 +160,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return [str(Path(found).absolute()), *rest]
 
     def expanded(self, values: Mapping[str, str], where: str) -> dict[str, str]:
-        """The values, with `${NAME}` replaced.
+        """Replace `${NAME}` in the values.
 
         Raises:
-            ConfigurationError: there is no such variable.
+            ConfigurationError: A variable is not set.
         """
 
         def value_of(found: re.Match[str]) -> str:
@@ -179,11 +179,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return {key: _VARIABLE.sub(value_of, value) for key, value in values.items()}
 
     def uses(self, tool: str) -> bool:
-        """Whether this tool of the server is wanted."""
+        """Return whether the configuration selects this tool."""
         return any(fnmatchcase(tool, pattern) for pattern in self.tools)
 
     def fingerprint(self) -> str:
-        """Changes with whatever may change the list of tools: the configuration, and the program itself."""
+        """Return a hash of what may change the list of tools: the configuration, and the program file."""
         parts: list[object] = [msgspec.to_builtins(self)]
         if self.command is not None:
             for word in (shutil.which(self.argv()[0], path=self.environment().get("PATH")), *self.argv()[1:]):
@@ -206,10 +206,10 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def configured() -> list[ServerConfig]:
-    """The servers to use: those of TINYAGENT_MCP, which `tinyagent run --mcp` sets, else those of the file.
+    """Return the servers of TINYAGENT_MCP, which `tinyagent run --mcp` sets, or else those of the file.
 
     Raises:
-        ConfigurationError: the file, or the variable, is not what it should be.
+        ConfigurationError: The file or the variable is invalid.
     """
     found = _from_variable(os.environ.get("TINYAGENT_MCP", "")) or _from_file(config_file())
     return [server for server in found if server.enabled]
@@ -239,7 +239,7 @@ def _from_file(path: Path) -> list[ServerConfig]:
 
 
 def _from_variable(text: str) -> list[ServerConfig]:
-    """One server a line: `command`, `name=command` or a URL. They are required, and not remembered."""
+    """Read one server per line: `command`, `name=command` or a URL. They are required and not cached."""
     servers: list[ServerConfig] = []
     for line in filter(None, map(str.strip, text.splitlines())):
         named = re.match(r"([A-Za-z0-9][\w-]*)=(?!=)(.*)", line)
@@ -251,7 +251,7 @@ def _from_variable(text: str) -> list[ServerConfig]:
             target = {"url": what} if is_url else {"command": [_absolute(word) for word in shlex.split(what)]}
             fields = {"name": name, "remember": False, "required": True, **target}
             servers.append(msgspec.convert(fields, ServerConfig))
-        except ValueError as error:  # of ours, of shlex, of msgspec
+        except ValueError as error:  # from ServerConfig, shlex or msgspec
             reason = str(error).rstrip(".")
             raise ConfigurationError(
                 f"TINYAGENT_MCP: {line!r}: {reason}.",
@@ -261,7 +261,7 @@ def _from_variable(text: str) -> list[ServerConfig]:
 
 
 def _absolute(word: str) -> str:
-    """A path that was typed in the working directory, as the server finds it, which is started elsewhere."""
+    """Make a path absolute, because the server starts in another directory."""
     is_path = word in (".", "..") or os.sep in word or Path(word).suffix in _SCRIPTS
     return os.path.abspath(word) if is_path and Path(word).exists() else word  # noqa: PTH100 - keeps links
 
@@ -270,7 +270,7 @@ _SCRIPTS = frozenset((".py", ".js", ".mjs", ".cjs", ".ts", ".sh", ".rb", ".jar",
 
 
 def _name_for(line: str) -> str:
-    """A short name: the last word that is a program, a package or a file, or the host."""
+    """Return a short name: the host, or the first word that is not a launcher."""
     if line.startswith(("http://", "https://")):
         word = urlsplit(line).hostname or "server"
     else:
@@ -291,7 +291,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def config_file() -> Path:
-    """Where the servers are written down: beside tinyagent's own configuration."""
+    """Return the configuration file of the servers. It is beside tinyagent's own configuration."""
     home = os.environ.get("TINYAGENT_HOME", "").strip()
     if home:
         return Path(home).expanduser() / "mcp.toml"
@@ -301,7 +301,7 @@ def config_file() -> Path:
 
 
 def cache_directory() -> Path:
-    """Where lists of tools are kept."""
+    """Return the directory of cached lists of tools."""
     home = os.environ.get("TINYAGENT_HOME", "").strip()
     if home:
         return Path(home).expanduser() / "cache" / "mcp"

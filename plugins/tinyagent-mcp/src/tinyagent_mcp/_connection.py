@@ -238,7 +238,7 @@ class Connection:
         return self.config.redacted(text)
 
     def _last_words(self, live: _Live) -> str:
-        """What the server wrote last to standard error; it is made safe for a terminal where it is shown."""
+        """Return the last lines of standard error. The command line makes them safe for a terminal."""
         lines = "\n".join(list(live.stderr)[-5:])
         return f" Its last words:\n{self.config.redacted(lines)}\n" if lines else ""
 
@@ -253,7 +253,7 @@ class Connection:
             try:
                 return await self._connect("auto")
             except _Died:
-                # Some older servers end when they are asked for what they do not know, instead of saying so.
+                # Some older servers exit when they get an unknown request.
                 try:
                     return await self._connect("legacy")
                 except _Died as died:
@@ -269,7 +269,7 @@ class Connection:
                 either: tuple[asyncio.Future[None], asyncio.Future[Client]] = (live.task, ready)
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if not ready.done():
-                    await live.task  # raises what went wrong
+                    await live.task  # raises its error
                 client = await ready
                 self.listing = await self._list(live, client)
         except TimeoutError:
@@ -278,7 +278,7 @@ class Connection:
                 f"The MCP server {self.config.name!r} did not answer within "
                 f"{self.config.start_timeout:g} s.{self._last_words(live)}"
             ) from None
-        except BaseException as error:  # noqa: BLE001 - it is raised again, in other words
+        except BaseException as error:  # noqa: BLE001 - it is converted and raised
             await self._abandon(live)
             raise self._start_error(live, _first(error)) from None
         live.client, self._live = client, live
@@ -296,7 +296,7 @@ class Connection:
                 f"The MCP server {name!r} does not speak MCP as we know it: {reason.error_count()} faults, "
                 f"the first at {reason.errors()[0]['loc']}.{words}"
             )
-        if isinstance(reason, RuntimeError):  # no protocol version that both know
+        if isinstance(reason, RuntimeError):  # no common protocol version
             return ToolError(f"The MCP server {name!r} cannot be used: {self._text(reason, live)}.{words}")
         return reason
 
@@ -557,7 +557,7 @@ def _forget_failure(task: asyncio.Task[None]) -> None:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The one error inside groups of one, which is how task groups hand it over."""
+    """Return the first error of nested exception groups, which task groups raise."""
     while isinstance(error, BaseExceptionGroup) and error.exceptions:
         error = error.exceptions[0]
     return error

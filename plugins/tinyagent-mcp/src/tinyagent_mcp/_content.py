@@ -1,4 +1,4 @@
-"""What a server answers, as the results that tinyagent's models read. `_inbound` has mended it before."""
+"""Convert answers of a server to tool results. `_inbound` has repaired them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["as_result", "resource_parts", "text_of"]
 
 
 def as_result(answer: CallToolResult) -> AgentToolResult:
-    """The result of `tools/call`."""
+    """Convert the result of `tools/call`."""
     content: list[TextContent | ImageContent] = []
     for block in answer.content:
         if block.type == "text":
@@ -29,7 +29,7 @@ def as_result(answer: CallToolResult) -> AgentToolResult:
 def resource_parts(
     contents: Iterable[TextResourceContents | BlobResourceContents],
 ) -> list[TextContent | ImageContent]:
-    """The content that `resources/read` gave."""
+    """Convert the content of `resources/read`."""
     parts: list[TextContent | ImageContent] = []
     for content in contents:
         if isinstance(content, TextResourceContents):
@@ -40,7 +40,7 @@ def resource_parts(
 
 
 def text_of(result: AgentToolResult) -> str:
-    """Its texts, for an error message."""
+    """Return the texts of a result, for an error message."""
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
 
 

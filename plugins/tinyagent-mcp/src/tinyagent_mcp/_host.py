@@ -1,7 +1,8 @@
-"""The thread in which connections live.
+"""The thread with the event loop of all connections.
 
-Tools are registered by a function that is not async, and run later in whatever event loop the agent has. A
-connection outlasts both, so it has a loop of its own, in a daemon thread that begins with the first server.
+A synchronous function registers tools, and they run later in the event loop of the agent. A connection
+outlives both. So connections have an event loop of their own, in a daemon thread that starts with the first
+server.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ __all__ = ["Host"]
 
 T = TypeVar("T")
 
-END_SECONDS = 3.0
-"""Seconds that what is still running in the loop may take to end."""
+CLOSE_TIMEOUT_S = 3.0
+"""Seconds for the remaining tasks of the loop to end."""
 
 
 class Host:
-    """A loop in a thread."""
+    """An event loop in a thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,7 +30,7 @@ class Host:
 
     @property
     def running(self) -> bool:
-        """Whether anything was ever asked of it since it was closed."""
+        """Whether the thread runs."""
         return self._loop is not None
 
     def _started(self) -> asyncio.AbstractEventLoop:
@@ -48,18 +49,18 @@ class Host:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            # Tasks first: a generator that a task is inside of cannot be closed.
+            # Tasks first: a generator cannot be closed while a task runs it.
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
                 task.cancel()
             if tasks:
-                loop.run_until_complete(asyncio.wait(tasks, timeout=END_SECONDS))
+                loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
 
     def run(self, work: Coroutine[object, object, T]) -> T:
-        """Do it there and wait here, without a loop of our own."""
+        """Run a coroutine in the thread, and block until it is done."""
         future = asyncio.run_coroutine_threadsafe(work, self._started())
         try:
             return future.result()
@@ -68,7 +69,7 @@ class Host:
             raise
 
     async def call(self, work: Coroutine[object, object, T]) -> T:
-        """Do it there and wait for it in this loop; a cancellation is passed on."""
+        """Run a coroutine in the thread, and await it in the present loop. A cancellation is passed on."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
 
     def close(self) -> None:

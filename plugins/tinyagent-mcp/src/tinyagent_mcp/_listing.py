@@ -1,8 +1,7 @@
-"""What a server offers, as it is kept between runs.
+"""Cache the tool lists of servers between runs.
 
-A list is good for a day, or until the configuration or the program of the server changes; each start of
-the server renews it. What is kept holds no secret, and a file that cannot be read, or that others can write,
-is as good as none.
+A list is valid for a day, or until the configuration or the program of the server changes. Each start of the
+server renews it. It contains no secrets. A file that is unreadable, or writable by other users, is ignored.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from ._config import ServerConfig, cache_directory
 
 __all__ = ["ListedTool", "Listing", "recall", "remember"]
 
-DAY = 86_400.0
+MAX_AGE_S = 86_400.0
 
 MAX_BYTES = 64 << 20
-"""Of the file of one server."""
+"""The limit of the file of one server."""
 
 
 class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool as the server describes it."""
+    """A tool, as described by the server."""
 
     name: str
     title: str = ""
@@ -37,11 +36,11 @@ class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server offers.
+    """The tools of a server.
 
     Attributes:
-        resources: Whether it has any to read.
-        problems: What of its list was left out, and why.
+        resources: Whether the server has resources.
+        problems: Descriptions of the tools that were left out.
     """
 
     version: int = 2
@@ -52,17 +51,17 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[str] = []
 
     def tool(self, name: str) -> ListedTool | None:
-        """The tool of this name."""
+        """Return the tool with this name."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
 
 def recall(config: ServerConfig) -> Listing | None:
-    """The list that was kept for this very server, if it is still good."""
+    """Return the cached list of this server if it is still valid."""
     if not config.remember:
         return None
     path = _file(config)
     try:
-        if not 0 <= time.time() - path.stat().st_mtime < DAY:
+        if not 0 <= time.time() - path.stat().st_mtime < MAX_AGE_S:
             return None
         listing = msgspec.json.decode(read_config(path, limit=MAX_BYTES) or "", type=Listing)
     except (OSError, ValueError, ConfigurationError):
@@ -72,7 +71,7 @@ def recall(config: ServerConfig) -> Listing | None:
 
 
 def remember(config: ServerConfig, listing: Listing) -> None:
-    """Keep a list; where that cannot be done, the next run asks the server again."""
+    """Cache a list. If the file cannot be written, the next run asks the server again."""
     if not config.remember:
         return
     try:

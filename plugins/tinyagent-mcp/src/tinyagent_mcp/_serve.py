@@ -1,9 +1,9 @@
-"""Our tools for other agents.
+"""Offer tinyagent's tools to other agents.
 
-Each call is a run of its own, `tinyagent run --jsonl`, whose model is a script of one tool call. So a call
-goes the way of every call, past the deny rules, the policies and the validation, in a process that can be
-ended with all that it started; and what a tool prints cannot get between the messages of the protocol. The
-price is a start of Python for each call, and that tools keep no state from one to the next.
+Each call is a separate run, `tinyagent run --jsonl`, whose model replays one tool call. So deny rules,
+policies and validation apply to it; it can be ended with everything that it started; and the output of a tool
+cannot mix with the messages of the protocol. The costs are a start of Python per call, and that tools keep no
+state between calls.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ from tinyagent.tools import tool_schema
 
 __all__ = ["Offered", "offer", "run"]
 
-MAX_LINE = 64 * 1024 * 1024
-AT_ONCE = 4
+MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_PARALLEL = 4
 TINYAGENT = [sys.executable, "-P", "-m", "tinyagent_cli"]
 
 Report = Callable[[float, float | None, str | None], Awaitable[None]]
 
 
 class Offered(msgspec.Struct, kw_only=True):
-    """A tool that is offered. `source` is what `-t` takes for it alone; `allowed` that it was let through."""
+    """An offered tool.
+
+    Attributes:
+        source: The value of `-t` that selects only this tool.
+        allowed: Whether `--allow` names it.
+    """
 
     name: str
     description: str = ""
@@ -62,10 +67,10 @@ class Offered(msgspec.Struct, kw_only=True):
 
 
 def offer(names: Sequence[str], allow: Sequence[str]) -> tuple[list[Offered], list[str]]:
-    """The tools that these names stand for; and the names of those that nobody has allowed.
+    """Return the tools with these names, and the names of the tools that are not allowed.
 
     Raises:
-        ConfigurationError: a name is unknown, its plugin is broken, or two tools have one name.
+        ConfigurationError: A name is unknown, its plugin is broken, or two tools have the same name.
     """
     tools: dict[str, Offered] = {}
     left_out: list[str] = []
@@ -98,7 +103,7 @@ def _shown(name: str) -> list[Offered]:
 async def run(tools: Sequence[Offered]) -> None:
     """Serve until standard input ends."""
     offered = {tool.name: tool for tool in tools}
-    several, alone = asyncio.Semaphore(AT_ONCE), asyncio.Lock()
+    several, alone = asyncio.Semaphore(MAX_PARALLEL), asyncio.Lock()
 
     async def list_tools(
         ctx: ServerRequestContext[object], params: PaginatedRequestParams | None
@@ -120,7 +125,7 @@ async def run(tools: Sequence[Offered]) -> None:
         if tool is None:
             known = ", ".join(sorted(offered))
             return _failed(f"There is no tool {params.name!r}. Available tools: {known}.")
-        # As in a run: what only reads may go side by side, the rest one after the other.
+        # As in a run, only read-only tools run in parallel.
         async with several if tool.read_only else alone:
             return await _call(tool, params.arguments or {}, ctx.session.report_progress)
 
@@ -151,7 +156,7 @@ async def _call(tool: Offered, arguments: JsonObject, report: Report) -> CallToo
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            limit=MAX_LINE,
+            limit=MAX_LINE_BYTES,
         )
         try:
             result = await _result(process, report)
@@ -177,7 +182,7 @@ async def _result(process: asyncio.subprocess.Process, report: Report) -> CallTo
             match event.get("type"):
                 case "tool_execution_update":
                     updates += 1
-                    await report(updates, None, _said(event["partial_result"]["content"])[-2_000:])
+                    await report(updates, None, _texts(event["partial_result"]["content"])[-2_000:])
                 case "tool_execution_end":
                     result = CallToolResult(
                         content=[_content(part) for part in event["result"]["content"]],
@@ -185,8 +190,8 @@ async def _result(process: asyncio.subprocess.Process, report: Report) -> CallTo
                     )
                 case "result" if event.get("error"):
                     problem = str(event["error"].get("message") or problem)
-    except ValueError as error:  # a line beyond the limit, or none of ours
-        problem = f"The run said something unexpected: {error}"
+    except ValueError as error:  # a line that is too long, or not JSON
+        problem = f"The run wrote something unexpected: {error}"
     return result or _failed(problem)
 
 
@@ -199,7 +204,7 @@ def _content(part: Any) -> TextContent | ImageContent:
     return ImageContent(data=data, mime_type=part.get("mime_type") or head.removeprefix("data:"))
 
 
-def _said(content: list[Any]) -> str:
+def _texts(content: list[Any]) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
@@ -209,7 +214,7 @@ def _failed(text: str) -> CallToolResult:
 
 @contextmanager
 def _script(name: str, arguments: JsonObject) -> Iterator[Path]:
-    """A record of a model that calls this tool and then has done; readable by us alone."""
+    """Write a recording of a model that calls this tool and then ends. Only this user can read it."""
     call: JsonObject = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
     done: JsonObject = {"type": "text", "text": "Done."}
     header = {

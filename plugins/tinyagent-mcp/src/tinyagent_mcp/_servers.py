@@ -1,4 +1,4 @@
-"""The tools of several servers, as tinyagent's."""
+"""Make tinyagent tools of the tools of MCP servers."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 
 class McpServers:
-    """Servers, started when one of their tools is called, and ended together.
+    """Several servers. Each starts when one of its tools is called first, and all end together.
 
-    Use it as a context manager, or call `close`; what is left open is closed when Python ends.
+    Use it as a context manager, or call `close`. Open servers are closed when Python exits.
 
         with McpServers([ServerConfig(name="time", command="uvx mcp-server-time")]) as servers:
             agent.set_tools(servers.tools())
 
     Attributes:
-        failures: Why servers could not be used, by name.
+        failures: The errors of servers that cannot be used, by name.
     """
 
     def __init__(self, servers: Iterable[ServerConfig]) -> None:
@@ -64,13 +64,13 @@ class McpServers:
 
     @property
     def configs(self) -> list[ServerConfig]:
-        """The servers, as they were given."""
+        """The configurations of the servers."""
         return list(self._configs.values())
 
     def listings(self, *, fresh: bool = False) -> dict[str, Listing]:
-        """What each server offers: as it was kept, or else asked now, all at the same time.
+        """Return the tool list of each server, from the cache or the server. Servers are asked in parallel.
 
-        A server that cannot be used is left out, and is in `failures`. It is not tried again before `fresh`.
+        A server that cannot be used is in `failures` instead, and is tried again only with `fresh`.
         """
         if fresh:
             self.failures.clear()
@@ -98,13 +98,13 @@ class McpServers:
         )
 
     def tools(self) -> list[AgentTool]:
-        """Every tool of every server, and two for the resources of those that have some.
+        """Return the tools of all servers. A server with resources has two more tools, to list and read them.
 
-        Servers that cannot be used, and tools that are left out, are reported once as warnings of the logger
-        `tinyagent.mcp`.
+        The logger `tinyagent.mcp` warns once of each server that cannot be used and each tool that is left
+        out.
 
         Raises:
-            ConfigurationError: a required server cannot be used, or none can; names each of them and why.
+            ConfigurationError: A required server, or every server, cannot be used. It has the reasons.
         """
         listings = self.listings()
         required = [name for name in self.failures if self._configs[name].required]
@@ -139,9 +139,9 @@ class McpServers:
             logger.warning("%s", text)
 
     async def refresh(self) -> bool:
-        """Ask servers again that have announced other tools; whether `tools()` gives others than before.
+        """Read the lists of servers that announced a change. Return whether `tools()` has changed.
 
-        A server that was started with a list that was kept may also turn out to have another one.
+        The list of a server that has started may also differ from the cached one.
         """
         if any(connection.changed for connection in list(self._connections.values())):
             await self._host.call(self._refresh())
@@ -154,7 +154,7 @@ class McpServers:
         await asyncio.gather(*(connection.refresh() for connection in self._connections.values()))
 
     def close(self) -> None:
-        """End every server; returns when they are gone."""
+        """End every server, and wait until they have ended."""
         _open.discard(self)
         self._closed = True
         if self._host.running:
@@ -175,7 +175,7 @@ class McpServers:
         self.close()
 
     def _connection(self, name: str) -> Connection:
-        """In the host's loop only."""
+        """Return the connection of a server. Call it only in the loop of the host."""
         from ._connection import Connection  # the SDK takes a second to import
 
         if name not in self._connections:
@@ -269,7 +269,7 @@ class McpServers:
 
 
 def _setup_hint(config: ServerConfig) -> str:
-    """What to do about a server that cannot be used."""
+    """Return advice for a server that cannot be used."""
     if config.url is not None:
         what = "Is the server running? If it wants credentials, put them into headers"
     else:
@@ -281,14 +281,14 @@ def _setup_hint(config: ServerConfig) -> str:
 
 
 def _progress(done: float, total: float | None, message: str | None) -> AgentToolResult:
-    said = f"{done:g}" if total is None else f"{done:g} of {total:g}"
-    text = f"{message} ({said})" if message else said
+    progress = f"{done:g}" if total is None else f"{done:g} of {total:g}"
+    text = f"{message} ({progress})" if message else progress
     details = {"progress": done, "total": total, "message": message}
     return AgentToolResult(content=[{"type": "text", "text": text}], details=details)
 
 
 def _name(server: str, tool: str, taken: dict[str, AgentTool]) -> str:
-    """`server__tool` in the letters that providers take; a hash where that is too long or not unique."""
+    """Return `server__tool` in characters that providers accept, with a hash if too long or not unique."""
     wanted = f"{server}{SEPARATOR}{tool}"
     name = re.sub(r"[^A-Za-z0-9_-]", "_", wanted)
     if len(name) > MAX_NAME or name in taken:

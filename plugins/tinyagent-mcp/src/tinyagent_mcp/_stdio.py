@@ -1,8 +1,8 @@
-"""A server as a process: JSON-RPC messages, one a line, on its standard input and output.
+"""A server as a process, with one JSON-RPC message per line on its standard input and output.
 
-The SDK has such a transport too. This one reads bytes, so that everything a server may print has a bound and
-an outcome: a line that is too long is cut, bytes that are not UTF-8 are replaced, and a line that is no
-message is ignored, or fails the request that it answers.
+The SDK has such a transport, too. This one reads bytes, so that any output of a server is limited and has a
+defined result: long lines are cut, bytes that are not UTF-8 are replaced, and a line that is not a message is
+ignored, or fails the request that it answers.
 
 Format: https://modelcontextprotocol.io/specification/2025-11-25/basic/transports#stdio
 """
@@ -37,16 +37,16 @@ __all__ = ["MAX_LINE", "MessageSink", "MessageSource", "stdio_transport"]
 CHUNK = 262_144
 
 MAX_LINE = 32 * 1024 * 1024
-"""Bytes of one message; of a longer one the beginning is read."""
+"""The limit of one message, in bytes. Only the beginning of a longer one is read."""
 
 MAX_SKIPPED = 512 * 1024 * 1024
-"""Bytes of one line after which the connection is given up."""
+"""The limit of one line, in bytes. A longer one ends the connection."""
 
 HEAD, TAIL = 1024 * 1024, 4096
-"""Bytes that are kept of the beginning and of the end of a line that is too long."""
+"""Bytes of the beginning and the end of a line that is too long."""
 
 CUT = "tinyagent/cut"
-"""Marks a result of which only the beginning was read: the number of bytes that the message had."""
+"""The field of a truncated result with the original size of the message, in bytes."""
 
 EXIT_SECONDS = 3.0
 """Seconds that the supervisor may take to end the server: one and a half, and a reserve.
@@ -94,14 +94,14 @@ async def stdio_transport(
     errors: deque[str],
     on_end: Callable[[], None],
 ) -> AsyncIterator[tuple[MessageSource, MessageSink]]:
-    """Start a server; gives the streams that the SDK's client takes. The server is gone afterwards.
+    """Start a server, and yield the streams for the SDK's client. End the server afterwards.
 
     Args:
-        command: The program, as a path, and its arguments.
-        environment: All that it sees of the environment.
-        directory: Where it is started.
-        errors: Gets the last lines of its standard error.
-        on_end: Called as soon as the server has closed its output, or was given up.
+        command: The path of the program, and its arguments.
+        environment: Its whole environment.
+        directory: Its working directory.
+        errors: Collects the last lines of its standard error.
+        on_end: Called when the server closes its output, or its output exceeds a limit.
     """
     process = await asyncio.create_subprocess_exec(
         *supervised_command(command),
@@ -127,7 +127,7 @@ async def stdio_transport(
 
 
 async def _finish(process: asyncio.subprocess.Process) -> None:
-    """Close its input, and kill the group if it is still there after that."""
+    """Close the input of the process, and kill its group if it does not end."""
     assert process.stdin is not None
     process.stdin.close()
     if hasattr(signal, "SIGCONT"):
@@ -142,14 +142,14 @@ async def _finish(process: asyncio.subprocess.Process) -> None:
                 process.kill()
         await _ends(ended, 1.0)
     ended.cancel()
-    # A process that was left over may hold the pipes open. Nothing public gives the transport.
+    # A leftover process may hold the pipes open. There is no public way to get the transport.
     transport: object = getattr(process, "_transport", None)
     if isinstance(transport, asyncio.BaseTransport):
         transport.close()
 
 
 async def _ends(ended: asyncio.Future[int], seconds: float) -> bool:
-    """Whether it ends in time; the time is short, so a cancellation does not cut it."""
+    """Return whether it ends in time. The time is short, so cancellations are ignored."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     while not ended.done() and (left := deadline - loop.time()) > 0:
@@ -159,7 +159,7 @@ async def _ends(ended: asyncio.Future[int], seconds: float) -> bool:
 
 
 async def _collect(stream: asyncio.StreamReader, lines: deque[str]) -> None:
-    """Keep the last lines of standard error, each cut; however much is written, it is read."""
+    """Read standard error to its end, and store the last lines, truncated."""
     rest = b""
     while data := await stream.read(65_536):
         *whole, rest = (rest + data).split(b"\n")
@@ -170,7 +170,7 @@ async def _collect(stream: asyncio.StreamReader, lines: deque[str]) -> None:
 
 
 class _Stream:
-    """What the streams of both directions have in common."""
+    """The common part of the streams of both directions."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,11 +184,11 @@ class _Stream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Nothing: the process is ended by who started it."""
+        """Do nothing: `stdio_transport` ends the process."""
 
 
 class _Requests(_Stream):
-    """What we say to the server."""
+    """The messages to the server."""
 
     def __init__(self, pipe: asyncio.StreamWriter, waiting: set[str | int]) -> None:
         self._pipe = pipe
@@ -209,7 +209,7 @@ class _Requests(_Stream):
 
 
 class _Messages(_Stream):
-    """What the server says to us."""
+    """The messages from the server."""
 
     def __init__(
         self,
@@ -238,7 +238,7 @@ class _Messages(_Stream):
     async def __anext__(self) -> SessionMessage:
         while not self._ready:
             if self._ended:
-                # What was written last to standard error is often why.
+                # The last lines of standard error often have the reason.
                 await asyncio.wait({self._listening}, timeout=0.5)
                 raise StopAsyncIteration
             line = await self._line()
@@ -247,7 +247,7 @@ class _Messages(_Stream):
         return self._ready.popleft()
 
     async def _line(self) -> bytes | _LongLine | None:
-        """The next line; None for one without content, and at the end."""
+        """Return the next line; None for a blank line, and at the end."""
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             if len(self._buffer) > MAX_LINE:
@@ -286,7 +286,7 @@ class _Messages(_Stream):
     # ---- from a line to messages ------------------------------------------------------------------
 
     def _parsed(self, line: bytes | _LongLine) -> Iterator[SessionMessage]:
-        """The messages in a line; an answer that cannot be read is an error for the request."""
+        """Yield the messages of a line. An unreadable answer becomes an error of its request."""
         found = self._of_long(line) if isinstance(line, _LongLine) else self._decoded(line)
         for one in found if isinstance(found, list) else [found]:  # the protocol of 2025-03-26 has batches
             if not isinstance(one, dict):
@@ -312,13 +312,13 @@ class _Messages(_Stream):
         except (msgspec.DecodeError, ValueError, RecursionError):  # ValueError: not UTF-8
             pass
         try:
-            # Slower, and takes what others do not: halves of surrogate pairs, NaN, integers of any length.
+            # Slower, but it accepts lone surrogates, NaN and integers of any length.
             return json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return self._unreadable(line)
 
     def _unreadable(self, line: bytes) -> JsonObject | None:
-        """An error answer if the line was meant for a message; what else is printed is none of ours."""
+        """Return an error answer if the line looks like a message. Other output is ignored."""
         if b'"jsonrpc"' not in line[:TAIL] and b'"jsonrpc"' not in line[-TAIL:]:
             return None
         return self._error(
@@ -335,7 +335,7 @@ class _Messages(_Stream):
         return self._error(ids, f"the server's answer is too large ({line.length:,} bytes)")
 
     def _awaited(self, identifier: object) -> str | int | None:
-        """The request of this id; some servers give a number back as text, or as a float."""
+        """Return the id of the request. Some servers return a number as text, or as a float."""
         if isinstance(identifier, float) and identifier.is_integer():
             identifier = int(identifier)
         if isinstance(identifier, str) and identifier not in self._waiting and identifier.isdecimal():
@@ -359,20 +359,20 @@ class _Messages(_Stream):
 
 
 class _LongLine:
-    """What is left of a line that was too long."""
+    """The beginning, the end and the length of a line that was too long."""
 
     def __init__(self, head: bytes, tail: bytes, length: int) -> None:
         self.head, self.tail, self.length = head, tail, length
 
 
 def _ids(head: bytes, tail: bytes) -> list[str | int]:
-    """What may be the id of a message that cannot be parsed."""
+    """Return possible ids of a message that cannot be parsed."""
     found = _ID.findall(head)[:1] + _ID.findall(tail)[-1:]
     return [one[1:-1].decode("utf-8", "replace") if one[:1] == b'"' else int(one) for one in found]
 
 
 def _envelope(message: JsonObject) -> JsonObject:
-    """A message with what careless servers leave out or write in another way."""
+    """Repair what careless servers omit or write in another way."""
     mended = {**message, "jsonrpc": "2.0"}
     identifier = mended.get("id")
     if isinstance(identifier, float) and identifier.is_integer():

@@ -1,7 +1,7 @@
-"""The server as an ASGI application: who calls, what may be asked, and the stream of a reply.
+"""The server as an ASGI application: authentication, limits, and the stream of a reply.
 
-A reply is pulled from its provider one event at a time and sent before the next is asked for: what a slow
-caller does not read is not read from the provider either. A reply ends at once, and the provider's
+Each event of a reply is sent before the next one is read from the provider. So a slow caller slows down the
+provider. A reply ends at once, and the provider's
 connection with it, when its caller goes, when the server stops, and when nobody reads what was sent.
 """
 
@@ -32,11 +32,11 @@ from ._upstreams import Upstream, Upstreams
 __all__ = ["Proxy"]
 
 BODY_SECONDS = 60.0
-"""How long a caller may take to send its request."""
+"""Seconds for a caller to send its request."""
 FAREWELL_SECONDS = 1.0
-"""How long a caller that does not read is waited for with the last event."""
+"""Seconds to wait for a slow caller to read the last event."""
 WATCH_SECONDS = 1.0
-"""How often it is looked who does not read."""
+"""Seconds between two checks for callers that do not read."""
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 
 class RefusedError(Exception):
-    """The request is not taken; `message` is for the caller."""
+    """The request is refused; `message` is for the caller."""
 
     def __init__(self, status: int, kind: str, message: str, **headers: str) -> None:
         super().__init__(message)
@@ -56,16 +56,16 @@ class RefusedError(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     def response(self) -> JSONResponse:
-        """As JSON, the way providers say it."""
+        """Return the response, in the JSON form that providers use."""
         error = {"message": str(self), "type": self.kind, "code": self.status}
         return JSONResponse({"error": error}, self.status, self.headers)
 
 
 class Proxy:
-    """Everything that the requests share. `app` is what a server runs.
+    """The state that all requests share. A server runs `app`.
 
     Args:
-        settings: What bounds all callers together.
+        settings: The limits of all callers together.
         callers: Who may call.
         upstreams: What may be asked.
         log: Takes one line a request.
@@ -98,11 +98,11 @@ class Proxy:
 
     @property
     def streams(self) -> int:
-        """Replies under way."""
+        """The number of active replies."""
         return len(self._exchanges)
 
     def stop(self) -> None:
-        """Take nothing more, and end every reply under way with an `error` event."""
+        """Refuse new requests, and end every active reply with an `error` event."""
         self.stopping = True
         for exchange in self._exchanges:
             exchange.interrupt(_STOPPING)
@@ -116,7 +116,7 @@ class Proxy:
             watching.cancel()
 
     async def _watch(self) -> None:
-        """Give up callers that keep a reply, and with it a provider's connection, but do not read."""
+        """End the replies of callers that do not read, because each holds a connection to a provider."""
         while True:
             await asyncio.sleep(min(WATCH_SECONDS, self.settings.stall_timeout / 4))
             long_ago = asyncio.get_running_loop().time() - self.settings.stall_timeout
@@ -129,7 +129,7 @@ class Proxy:
     def _answering(
         self, answer: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]]
     ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        """What answers a request, as an ASGI application: refusals are replies, and each has its line."""
+        """Make an ASGI application of a handler. It sends refusals, and logs each request."""
         return _Endpoint(answer, self._log)
 
     async def _health(self, request: Request) -> JSONResponse:
@@ -193,10 +193,10 @@ class Proxy:
         return RefusedError(503, "server_error", _STOPPING.message, retry_after="1")
 
     def _place(self, caller: Caller) -> _Exchange:
-        """A place for one reply more.
+        """Reserve one of the limited replies.
 
         Raises:
-            RefusedError: the token, or the server, has as many as it may have.
+            RefusedError: The token or the server has reached its limit.
         """
         if caller.max_streams is not None and caller.streams >= caller.max_streams:
             raise RefusedError(
@@ -209,10 +209,10 @@ class Proxy:
         return _Exchange(caller, self._exchanges, self._secrets)
 
     async def _asked(self, request: Request) -> StreamRequest:
-        """The request, no longer than it may be.
+        """Read a request, up to the limit.
 
         Raises:
-            RefusedError: it is too long, takes too long, or is not what the protocol says.
+            RefusedError: It is too long, takes too long, or violates the protocol.
         """
         limit = self.settings.max_request_bytes
         too_long = RefusedError(413, "request_too_large", f"the request is longer than {limit} bytes")
@@ -235,7 +235,7 @@ class Proxy:
 
 
 class _Endpoint:
-    """One route: answers, refuses, and logs."""
+    """A route: it answers, refuses and logs."""
 
     def __init__(
         self,
@@ -265,14 +265,14 @@ class _Endpoint:
 
 
 class _Sink:
-    """The two ends of a request as ASGI gives them."""
+    """The `receive` and `send` of an ASGI request."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
 
     async def gone(self) -> None:
-        """Wait until the caller has gone."""
+        """Wait until the caller disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -289,10 +289,10 @@ _GONE = Failure("aborted", "the caller has gone")
 
 
 class _Exchange:
-    """One reply, from the place that it takes to its last event.
+    """One reply, from its reservation to its last event.
 
     Attributes:
-        sending_since: Since when a caller has been waited for to read; None: nobody is waited for.
+        sending_since: Since when the server waits for the caller to read; None if it does not wait.
     """
 
     def __init__(self, caller: Caller, others: set[_Exchange], secrets: Iterable[str]) -> None:
@@ -317,13 +317,13 @@ class _Exchange:
         self._others.discard(self)
 
     def interrupt(self, reason: Failure) -> None:
-        """End the reply, wherever it is; the first reason counts."""
+        """End the reply at any point. The first reason counts."""
         if self._reason is None and self._task is not None:
             self._reason = reason
             self._task.cancel()
 
     def ended_by(self, reason: Failure) -> bool:
-        """Whether the cancellation at hand is `interrupt`'s, for this reason; it is then dealt with."""
+        """Return whether `interrupt` caused the cancellation, for this reason. If so, clear it."""
         if self._reason is not reason or self._task is None:
             return False
         return self._task.uncancel() == 0
@@ -331,7 +331,7 @@ class _Exchange:
     async def run(
         self, upstream: Upstream, model: Model, asked: StreamRequest, sink: _Sink, line: LogLine
     ) -> None:
-        """Ask the provider and pass on what it says, to the end."""
+        """Stream the provider's reply to the caller."""
         writer = EventWriter()
         await sink.begin()
         watching = asyncio.create_task(self._watch(sink))
@@ -383,7 +383,7 @@ class _Exchange:
             reply = await upstream.stream(model, asked.context, options)
             async for event in reply:
                 if event["type"] == "start":
-                    # Nothing was said yet, and the clocks of callers begin anew with each event.
+                    # Nothing was sent yet, and callers restart their time-outs with each event.
                     held = writer.event(event)
                     continue
                 if event["type"] == "error":
@@ -427,15 +427,15 @@ class _Exchange:
         self, message: AssistantMessage, upstream: Upstream, writer: EventWriter, line: LogLine
     ) -> bytes:
         """Return the `error` event for a reply that failed after it began."""
-        words = str(message.get("error_message") or "the provider gave no reason")
+        text = str(message.get("error_message") or "the provider gave no reason")
         failure = self._failure(error_from_message(message), upstream)
-        self._note(failure, words, line)
+        self._note(failure, text, line)
         return writer.error(failure, message)
 
-    def _note(self, failure: Failure, words: str, line: LogLine) -> None:
+    def _note(self, failure: Failure, text: str, line: LogLine) -> None:
         line["status"], line["error"] = "error", failure.kind
         if failure.ours:
-            line["why"] = self._clean(words)
+            line["why"] = self._clean(text)
 
     def _failure(self, error: TinyAgentError, upstream: Upstream) -> Failure:
         """Return the failure as the caller sees it. The proxy has already retried, so the caller need not."""
@@ -454,10 +454,10 @@ class _Exchange:
             status=error.status,
         )
 
-    def _clean(self, words: str) -> str:
+    def _clean(self, text: str) -> str:
         for secret in self._secrets:
-            words = words.replace(secret, "[redacted]")
-        return words
+            text = text.replace(secret, "[redacted]")
+        return text
 
 
 _OURS = {

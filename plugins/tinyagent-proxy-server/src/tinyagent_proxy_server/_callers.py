@@ -1,4 +1,4 @@
-"""Who may call, what, and how much of it: tokens and their limits."""
+"""Tokens of callers, and their limits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Caller", "Callers"]
 
 
 class Caller:
-    """One token: its name, what it may ask for, and what it is using.
+    """A token: its name, its permissions and its present use.
 
     Attributes:
-        streams: Replies under way.
+        streams: The number of active replies.
     """
 
     def __init__(self, token: Token, clock: Callable[[], float]) -> None:
@@ -32,11 +32,11 @@ class Caller:
         self._since = clock()
 
     def may_use(self, model: str) -> bool:
-        """Whether the token is good for `PROVIDER/ID`."""
+        """Return whether the token may use the model `PROVIDER/ID`."""
         return any(fnmatchcase(model, pattern) for pattern in self._models)
 
     def wait(self) -> float:
-        """Count a request; 0, or the seconds after which one would be taken."""
+        """Count a request. Return 0, or the seconds to wait if the limit is reached."""
         if not self._per_second:
             return 0.0
         now = self._clock()
@@ -49,24 +49,24 @@ class Caller:
 
 
 class Callers:
-    """All of them. Tokens are kept and compared as digests, each time all of them."""
+    """All callers. Tokens are compared as digests, and always with every caller, to take constant time."""
 
     def __init__(self, tokens: Iterable[Token], clock: Callable[[], float] = time.monotonic) -> None:
         self._known = [(_digest(token.secret), Caller(token, clock)) for token in tokens]
 
     def find(self, authorization: str) -> Caller | None:
-        """Who sends this header; None if it is nobody's token."""
+        """Return the caller with the token of this header, or None."""
         scheme, _, secret = authorization.partition(" ")
-        given = _digest(secret.strip())
+        sent = _digest(secret.strip())
         found = None
         for digest, caller in self._known:
-            if hmac.compare_digest(digest, given):
+            if hmac.compare_digest(digest, sent):
                 found = caller
         return found if scheme.lower() == "bearer" else None
 
     @property
     def names(self) -> list[str]:
-        """Their names, for people."""
+        """The names of the callers."""
         return [caller.name for _, caller in self._known]
 
 

@@ -1,4 +1,4 @@
-"""`tinyagent proxy`: the options, the checks, and off it goes."""
+"""`tinyagent proxy`: the command line of the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def proxy() -> None:
 
 @proxy.command()
 def token() -> None:
-    """Print a new token; keep it where only you can read it."""
+    """Print a new token. Store it where only you can read it."""
     click.echo(secrets.token_urlsafe(32))
 
 
@@ -49,8 +49,8 @@ def serve(
 ) -> None:
     """Serve the proxy protocol. The first line on standard output is the URL.
 
-    Keys of providers are taken from the environment. Standard error gets one line a request.
-    SIGTERM and Ctrl-C end it; replies under way are told.
+    Keys of providers are taken from the environment. Each request is one line on standard error.
+    SIGTERM and Ctrl-C end it; active replies get an error event.
     """
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key go together.")
@@ -69,9 +69,9 @@ def serve(
     from ._upstreams import Upstreams
 
     _server.check_exposure(host, tls=tls_cert is not None, allow_http=allow_http)
-    given = read_config(config_file)
-    tokens = read_tokens(given.tokens, variables, folder=config_file.parent if config_file else None)
-    upstreams = Upstreams(given.providers)
+    config = read_config(config_file)
+    tokens = read_tokens(config.tokens, variables, folder=config_file.parent if config_file else None)
+    upstreams = Upstreams(config.providers)
     callers = Callers(tokens)
 
     def log(line: str) -> None:
@@ -82,6 +82,6 @@ def serve(
         names = ", ".join(upstream.name for upstream in upstreams)
         log(f"Serving {names} to {', '.join(callers.names)}. Callers: TINYAGENT_PROXY_URL={url}")
 
-    app = Proxy(given.server, callers, upstreams, log, secrets=[token.secret for token in tokens])
+    app = Proxy(config.server, callers, upstreams, log, secrets=[token.secret for token in tokens])
     with _server.listen(host, port) as bound:
         _server.serve(app, bound, announce, tls_cert=tls_cert, tls_key=tls_key)

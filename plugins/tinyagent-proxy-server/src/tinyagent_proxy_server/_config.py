@@ -1,7 +1,7 @@
-"""What the server is told: its TOML file, and the tokens in the environment or in files of their own.
+"""The configuration: a TOML file, and tokens from the environment or from files.
 
-No secret stands in the TOML file. It names the variables and files that hold the tokens, and the
-variables that hold the providers' keys.
+The TOML file contains no secrets. It names the variables and files with the tokens, and the variables with
+the providers' keys.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ HOW_TO = "Make one with: tinyagent proxy token"
 
 
 class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A table of which every key must be known."""
+    """A table that refuses unknown keys."""
 
 
 class ServerTable(_Table, frozen=True):
-    """`[server]`: what bounds all callers together.
+    """`[server]`: the limits of all callers together.
 
     Attributes:
-        max_streams: Replies under way at once.
+        max_streams: The limit of active replies.
         max_request_bytes: The longest request; images stand in it as text.
         stall_timeout: Seconds that a caller may leave what was sent unread.
         shutdown_grace: Seconds that callers have to take leave in.
@@ -78,7 +78,7 @@ class TokenTable(_Table, frozen=True):
 
 
 class ProviderTable(_Table, frozen=True):
-    """`[providers.NAME]`: as in tinyagent's own configuration, and `models`, patterns over their ids."""
+    """`[providers.NAME]`: as in tinyagent's configuration, with `models`, patterns for the ids of models."""
 
     base_url: str | None = None
     api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
@@ -102,7 +102,7 @@ class ConfigFile(_Table, frozen=True):
 
 
 class Token(NamedTuple):
-    """A token with the name that its uses are logged under."""
+    """A token, and its name in the log."""
 
     name: str
     secret: str
@@ -113,10 +113,10 @@ class Token(NamedTuple):
 
 
 def read_config(path: Path | None) -> ConfigFile:
-    """The file, checked; without one, what holds without one.
+    """Read and check the file. Without a file, return the defaults.
 
     Raises:
-        ConfigurationError: naming the file and the key.
+        ConfigurationError: The file is invalid. The message names the file and the key.
     """
     if path is None:
         return ConfigFile()
@@ -129,7 +129,7 @@ def read_config(path: Path | None) -> ConfigFile:
 def read_tokens(
     tables: Mapping[str, TokenTable], variables: Iterable[str] = (), *, folder: Path | None = None
 ) -> list[Token]:
-    """The tokens of the file's tables and of the variables that the command line names.
+    """Read the tokens of the tables, and of the variables that the command line names.
 
     Args:
         tables: `[tokens.NAME]`.
@@ -138,13 +138,13 @@ def read_tokens(
         folder: What the names of files are relative to.
 
     Raises:
-        ConfigurationError: there is none, or one that cannot be used.
+        ConfigurationError: There is no token, or one is invalid.
     """
     named = dict(tables) | {name: TokenTable(env=name) for name in variables}
     if not named:
         if not os.environ.get(TOKEN_VARIABLE):
             raise ConfigurationError(
-                "There is no token, so nobody could call.",
+                "There is no token, so no caller could use the proxy.",
                 hint=f"export {TOKEN_VARIABLE}=$(tinyagent proxy token), or name others with --token-env or "
                 "in [tokens.NAME] of the file.",
             )

@@ -1,4 +1,4 @@
-"""The application on a socket: where it listens, and how it stops."""
+"""Run the application on a socket."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ._app import Proxy
 __all__ = ["check_exposure", "is_loopback", "listen", "make_server", "serve", "url_of"]
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection is kept: longer than tinyagent's client would use it again."""
+"""Seconds until an idle connection is closed: longer than tinyagent's client would reuse it."""
 SPARE_FILES = 64
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
+    """Return whether a socket on `host` is reachable only from this machine."""
     if host.lower() == "localhost":
         return True
     try:
@@ -33,10 +33,10 @@ def is_loopback(host: str) -> bool:
 
 
 def check_exposure(host: str, *, tls: bool, allow_http: bool) -> None:
-    """Tokens and prompts do not go over a network in the clear unless somebody says so.
+    """Refuse to send tokens and prompts unencrypted over a network, unless the user allows it.
 
     Raises:
-        ConfigurationError: other machines could reach it, without TLS.
+        ConfigurationError: Other machines could connect, without TLS.
     """
     if not (tls or allow_http or is_loopback(host)):
         raise ConfigurationError(
@@ -50,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        ConfigurationError: the address cannot be had.
+        ConfigurationError: The address is not available.
     """
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -61,13 +61,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(bound: socket.socket, *, tls: bool) -> str:
-    """Where callers find it."""
+    """Return the URL for callers."""
     host, port = bound.getsockname()[:2]
     return f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class _Server(uvicorn.Server):
-    """Says when it listens, and tells the replies under way when it stops."""
+    """Announces when it listens, and ends the active replies when it stops."""
 
     def __init__(self, config: uvicorn.Config, proxy: Proxy, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -92,10 +92,10 @@ def make_server(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> uvicorn.Server:
-    """What serves the proxy on a socket; `announce` gets the URL once it does.
+    """Make the server of the proxy on a socket. It calls `announce` with its URL once it listens.
 
     Raises:
-        ConfigurationError: the TLS files cannot be used.
+        ConfigurationError: The TLS files are invalid.
     """
     config = uvicorn.Config(
         proxy.app,
@@ -130,7 +130,7 @@ def serve(
     """Serve on a socket until SIGINT or SIGTERM, which then have the effect that they usually have.
 
     Raises:
-        ConfigurationError: the TLS files cannot be used.
+        ConfigurationError: The TLS files are invalid.
     """
     _allow_files(2 * proxy.settings.max_streams + SPARE_FILES)
     server = make_server(proxy, bound, announce, tls_cert=tls_cert, tls_key=tls_key)

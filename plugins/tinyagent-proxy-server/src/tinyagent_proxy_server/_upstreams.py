@@ -22,13 +22,13 @@ from ._config import ProviderTable
 __all__ = ["BUILT_IN", "Upstream", "Upstreams"]
 
 LIST_SECONDS = 300.0
-"""How long a provider's list of models is good for."""
+"""Seconds until a provider's list of models is read again."""
 RETRY_SECONDS = 30.0
-"""How long one that did not give it is left alone."""
+"""Seconds until a failed list is read again."""
 
 
 class _Api(NamedTuple):
-    """A wire protocol: module, model class, stream function, and whatever lists its models."""
+    """A wire protocol: its module, model class and stream function."""
 
     module: str
     model: str
@@ -65,16 +65,16 @@ BUILT_IN: dict[str, tuple[str, str | None, str]] = {
     "llamacpp": ("http://127.0.0.1:8080/v1", None, _CHAT),
     "vllm": ("http://127.0.0.1:8000/v1", None, _CHAT),
 }
-"""Name -> base URL, the variable of its key, its protocol."""
+"""Name → base URL, variable of the key, protocol."""
 
 DEMO = "demo"
 
 
 class Upstream:
-    """One provider: its models' names, its key, and the way to it.
+    """A provider: the names of its models, its key and its URL.
 
     Attributes:
-        secret: Its key, which goes nowhere but into its requests.
+        secret: Its key, which is used only for its requests.
     """
 
     def __init__(self, name: str, table: ProviderTable) -> None:
@@ -83,7 +83,7 @@ class Upstream:
             api = DEMO
         elif not (table.base_url or base_url):
             raise ConfigurationError(f"[providers.{name}] has no base_url.")
-        # A server of one's own behind a well-known name has nothing to do with that one's key.
+        # A private server under a well-known name must not get the key of the well-known one.
         variable = table.api_key_env or (None if table.base_url else variable)
         self.name = name
         self.api = table.api or api
@@ -131,7 +131,7 @@ class Upstream:
         return "openai-responses" if wants_responses(model_id) else self.api
 
     async def stream(self, model: Model, context: Context, options: SimpleStreamOptions) -> StreamResponse:
-        """Send the request, and return the reply as soon as it has begun."""
+        """Send the request, and return the reply once it has started."""
         options = {**options, "api_key": self.secret}
         if self._demo is not None:
             return await self._demo.stream_fn(model, context, options)
@@ -151,7 +151,7 @@ class Upstream:
         return list(found.values())
 
     async def _ask(self) -> list[ModelInfo]:
-        """The provider's own list, kept for a while; empty if it has none that can be read."""
+        """Return the provider's list of models, cached for a while. It is empty if it cannot be read."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > LIST_SECONDS:
             anthropic = self.api == "anthropic-messages"
