@@ -53,7 +53,14 @@ def encode(value: object) -> bytes:
     try:
         return _encoder.encode(value)
     except UnicodeEncodeError:
-        return _encoder.encode(without_surrogates(msgspec.to_builtins(value)))
+        return _encoder.encode(without_surrogates(msgspec.to_builtins(value, enc_hook=_decode_raw)))
+
+
+def _decode_raw(value: object) -> object:
+    """Decode a part of a value that was encoded earlier."""
+    if isinstance(value, msgspec.Raw):
+        return _decoder.decode(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
 def decode(data: bytes | str) -> Any:

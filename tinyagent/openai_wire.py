@@ -37,14 +37,16 @@ from ._stream.decoder import (
     open_stream,
 )
 from ._stream.finish_reasons import is_final
-from ._stream.history import AUDIO_NOTE, adapt_history, is_own
+from ._stream.history import AUDIO_NOTE, UsedIds, adapt_history, is_own
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import ModelFamily, note, settings_for
+from ._stream.request_cache import encode_history
 from ._stream.servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import (
     Citation,
     Context,
+    Message,
     ModelIdentity,
     ModelInfo,
     SimpleStreamOptions,
@@ -109,12 +111,34 @@ _refuse_stream_options: set[str] = set()
 def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
     """Return the body of a request, before it is encoded."""
     model = as_model(model, HttpModel)
+    messages = [*_system_message(context), *_messages(model, context, context.messages)]
+    return _request(model, context, options, messages)
+
+
+def _encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+    """Return the body of a request, with its messages already encoded."""
+    tools = tuple(tool.name for tool in context.tools or ())
+    try:
+        history = encode_history(
+            context.messages,
+            (model.api, model.provider, model.id, model.base_url, tools),
+            partial(_messages, model, context),
+        )
+        system = [_json.encode(message) for message in _system_message(context)]
+    except TypeError as error:
+        raise _wire.cannot_be_sent(error) from None
+    items = b",".join([*system, history] if history else system)
+    return _request(model, context, options, msgspec.Raw(b"[" + items + b"]"))
+
+
+def _request(
+    model: HttpModel,
+    context: Context,
+    options: SimpleStreamOptions,
+    messages: list[dict[str, Any]] | msgspec.Raw,
+) -> dict[str, Any]:
     dialect = _dialect(model)
-    body: dict[str, Any] = {
-        "model": model.id,
-        "messages": _messages(model, context),
-        "stream": True,
-    }
+    body: dict[str, Any] = {"model": model.id, "messages": messages, "stream": True}
     if _origin(model) not in _refuse_stream_options:
         body["stream_options"] = {"include_usage": True}
     if dialect.cache_control and "claude" in model.id.lower() and not _is_marked(context):
@@ -229,11 +253,15 @@ _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validat
 _MISTRAL_ID = r"[A-Za-z0-9]{9}"
 
 
-def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
-    """Convert the conversation to the provider's format."""
+def _system_message(context: Context) -> list[dict[str, Any]]:
+    return [{"role": "system", "content": context.system_prompt}] if context.system_prompt else []
+
+
+def _messages(
+    model: HttpModel, context: Context, messages: Sequence[Message], used: UsedIds | None = None
+) -> list[dict[str, Any]]:
+    """Convert messages to the provider's format. See `adapt_history` for `used`."""
     sent: list[dict[str, Any]] = []
-    if context.system_prompt:
-        sent.append({"role": "system", "content": context.system_prompt})
     name, dialect = _name(model), _dialect(model)
     fit = _short_id if name == "mistral" else str
     needs_signature = name == "gemini" and not re.search(_WITHOUT_SIGNATURE, model.id)
@@ -247,7 +275,7 @@ def _messages(model: HttpModel, context: Context) -> list[dict[str, Any]]:
             images.clear()
 
     for message in adapt_history(
-        context.messages, model, ids=_IDS, tools=context.tools, images=dialect.images
+        messages, model, ids=_IDS, tools=context.tools, images=dialect.images, used=used
     ):
         if message["role"] == "tool_result":
             pictures = [_image(block) for block in message["content"] if block["type"] == "image"]
@@ -926,7 +954,7 @@ async def stream_openai_completions(
     model = as_model(model, HttpModel)
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
     headers, secrets = request_headers(model, options.get("api_key"))
-    body = chat_request(model, context, options)
+    body = _encoded_request(model, context, options)
     open_reply = partial(
         open_stream,
         endpoint(base_url),

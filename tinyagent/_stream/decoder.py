@@ -50,6 +50,7 @@ __all__ = [
     "as_dict",
     "as_int",
     "as_str",
+    "cannot_be_sent",
     "count",
     "dollars",
     "endpoint",
@@ -661,7 +662,12 @@ def encode_body(body: Mapping[str, object]) -> bytes:
     try:
         return _json.encode(body)
     except TypeError as error:
-        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
+        raise cannot_be_sent(error) from None
+
+
+def cannot_be_sent(error: TypeError) -> ConfigurationError:
+    """Return the error of a conversation with a value that JSON cannot represent."""
+    return ConfigurationError(f"the conversation cannot be sent: {error}")
 
 
 # ---- URL, key and headers -----------------------------------------------------------------------------

@@ -1,10 +1,9 @@
-"""What one provider said, made fit for another.
+"""Prepares the history of a conversation for a request.
 
-Signatures, encrypted reasoning and ids mean something only to the model that made them. Every
-provider passes its history through `handover` before it writes a request, so a conversation can change
-models in its middle. Messages of the model that is asked now stay as they are.
-
-`sendable` is the other half: what no model can take, whoever said it.
+`repair_history` removes what no model accepts, for example failed replies and malformed messages.
+`adapt_history` also removes what only another model can read: signatures, encrypted reasoning and ids. Every
+provider calls it before it builds a request, so a conversation can change models at any point. Messages of
+the requested model are not changed.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, Tool
 
 from .message_checks import message_problem, with_defaults
 
-__all__ = ["adapt_history", "is_own", "repair_history"]
+__all__ = ["UsedIds", "adapt_history", "is_own", "is_sendable", "repair_history"]
 
 logger = logging.getLogger("tinyagent")
 
@@ -36,6 +35,10 @@ _NAME = rf"[a-zA-Z_][a-zA-Z0-9_-]{{0,{LONGEST_NAME - 1}}}"
 _NOT_IN_NAMES = r"[^a-zA-Z0-9_-]"
 _BLOCKS = ("text", "thinking", "tool_call", "image")
 """Blocks of an assistant message that can be sent. Other blocks are left out."""
+
+UsedIds: TypeAlias = dict[str, int]
+"""Ids of tool calls that are already in a request; for each, how many calls wanted it."""
+_ROLES = ("user", "assistant", "tool_result")
 
 
 def is_own(message: AssistantMessage, model: ModelIdentity) -> bool:
@@ -54,23 +57,25 @@ def adapt_history(
     ids: str | None = None,
     tools: Iterable[Tool] | None = None,
     images: bool = False,
+    used: UsedIds | None = None,
 ) -> list[Message]:
     """Adapt the history to `model`.
 
-    Of another model's messages the reasoning is left out, with every signature; a message of which
-    nothing remains is left out whole. Tool calls stay, and so do their results.
+    Reasoning and signatures of other models are left out, and so is a message that is then empty. Tool calls
+    and their results stay.
 
     Args:
         messages: The history; not changed.
-        model: Who is asked now: `api`, `provider` and `id` are compared.
+        model: The requested model. Its `api`, `provider` and `id` identify its own messages.
         ids: The pattern of ids of tool calls that the provider accepts. Other ids, and ids of earlier calls,
             are replaced. The replacement of an id is always the same.
         tools: The offered tools. If a model has called a tool that is not among them, the name in the call
             and in its result is changed to one that every provider accepts.
         images: Whether the provider accepts images in assistant messages. If not, a note replaces each one.
+        used: The ids of earlier calls, if `messages` continue a history. The ids of `messages` are added.
     """
     taken: list[Message] = []
-    used: set[str] = set()
+    used = {} if used is None else used
     offered = {tool.name for tool in tools or ()}
     renamed: dict[str, list[str]] = {}
     for message in repair_history(messages):
@@ -149,12 +154,18 @@ def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
     for number, original in enumerate(messages, 1):
         message = cast(Message, with_defaults(original))
         problem = message_problem(message)
-        if problem is None and message["role"] not in ("user", "assistant", "tool_result"):
+        if problem is None and message["role"] not in _ROLES:
             problem = f"no model takes the role {message['role']!r}; convert_to_llm can map it"
         if problem is None:
             yield message
         else:
             logger.warning("Message %d is not sent to the model: %s.", number, problem)
+
+
+def is_sendable(message: Message) -> bool:
+    """Whether a message is well-formed and has a role that models accept."""
+    complete = cast(Message, with_defaults(message))
+    return message_problem(complete) is None and complete["role"] in _ROLES
 
 
 def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,13 +180,15 @@ def _fit_name(name: str, offered: Set[str]) -> str:
     return (fitting if re.match(_NAME, fitting) else f"_{fitting}")[:LONGEST_NAME]
 
 
-def _fit(call_id: str, ids: str, used: set[str]) -> str:
+def _fit(call_id: str, ids: str, used: UsedIds) -> str:
+    """Return an id that the provider accepts and that no earlier call has."""
     wanted = call_id
     if not re.fullmatch(ids, call_id):
         wanted = f"call_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:16]}"
-    fitting, n = wanted, 1
+    fitting, n = wanted, used.get(wanted, 1)
     while fitting in used:
         n += 1
         fitting = f"{wanted[: LONGEST_COMMON - len(str(n)) - 1]}_{n}"
-    used.add(fitting)
+    used[wanted] = n
+    used.setdefault(fitting, 1)
     return fitting
