@@ -41,7 +41,15 @@ from ._stream.history import AUDIO_NOTE, UsedIds, adapt_history, is_own
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import ModelFamily, note, settings_for
 from ._stream.request_cache import encode_history
-from ._stream.servers import OPENROUTER_URL, SERVERS, Dialect, dialect_of, server_of
+from ._stream.servers import (
+    OPENROUTER_URL,
+    SERVERS,
+    Dialect,
+    KnownServer,
+    dialect_of,
+    known_servers,
+    server_of,
+)
 from ._tool_schemas import tool_schema
 from .agent_types import (
     Citation,
@@ -56,9 +64,11 @@ from .errors import InvalidReplyError, ProviderError, TinyAgentError
 
 __all__ = [
     "ChatDecoder",
+    "KnownServer",
     "OpenAICompatModel",
     "chat_request",
     "endpoint",
+    "known_servers",
     "list_openai_models",
     "stream_openai_completions",
 ]

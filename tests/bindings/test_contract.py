@@ -57,7 +57,7 @@ class TestAlchemy(ProviderContract):
 @pytest.mark.parametrize("case", cases.CASES, ids=[case["id"] for case in cases.CASES])
 async def test_case(case: dict[str, Any], waits: list[float]) -> None:
     """Each written case comes out as the catalogue says."""
-    await cases.test_case(case, waits)
+    await cases.test_case(case, "auto", waits)
 
 
 @pytest.mark.parametrize("name", chats.EXPECTED)

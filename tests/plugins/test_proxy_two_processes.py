@@ -326,16 +326,3 @@ async def test_five_hundred_at_once_lose_nothing(start: Start) -> None:
     wanted = [([f"p{number}.{n} " for n in range(DELTAS)], "done") for number in range(MANY)]
     assert [] == [number for number in range(MANY) if got[number] != wanted[number]]
     eventually(lambda: proxy.said.count("status=ok") == MANY)
-
-
-def test_the_servers_table_of_providers_is_the_command_lines() -> None:
-    """A plugin cannot see the command line's table, so it has its own; they say the same."""
-    from tinyagent._stream.servers import SERVERS
-    from tinyagent_proxy_server._upstreams import BUILT_IN
-
-    known = {
-        name: (server.base_url, server.api_key_env, server.api)
-        for name, server in SERVERS.items()
-        if server.base_url
-    }
-    assert known == BUILT_IN

@@ -7,10 +7,21 @@ the API references of the servers; a value from elsewhere has a comment.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-__all__ = ["OPENROUTER_URL", "SERVERS", "Dialect", "Server", "dialect_of", "server_of"]
+__all__ = [
+    "OPENROUTER_URL",
+    "SERVERS",
+    "Dialect",
+    "KnownServer",
+    "Server",
+    "dialect_of",
+    "known_servers",
+    "server_of",
+]
 
 OPENROUTER_URL = "https://openrouter.ai/api/v1/chat/completions"
 
@@ -71,6 +82,31 @@ class Server(NamedTuple):
     hosts: tuple[str, ...] = ()
     prices: str = ""
     reports_cost: bool = False
+
+
+class KnownServer(NamedTuple):
+    """What a plugin needs to know of a server.
+
+    Attributes:
+        base_url: The base URL, without the path of a protocol.
+        api_key_env: The environment variable with the API key; None if the server needs no key.
+        api: The protocol, for example `openai-completions`.
+    """
+
+    base_url: str
+    api_key_env: str | None
+    api: str
+
+
+def known_servers() -> Mapping[str, KnownServer]:
+    """Return the servers that have the same base URL for every account, by name."""
+    return MappingProxyType(
+        {
+            name: KnownServer(server.base_url, server.api_key_env, server.api)
+            for name, server in SERVERS.items()
+            if server.base_url
+        }
+    )
 
 
 SERVERS: dict[str, Server] = {

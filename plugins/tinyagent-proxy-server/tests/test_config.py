@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tinyagent import ConfigurationError, Context, OpenAICompatModel, stream_proxy
+from tinyagent.openai_wire import known_servers
 from tinyagent.testing import user
 from tinyagent_proxy_server import _server
 from tinyagent_proxy_server._callers import Callers
@@ -21,7 +22,7 @@ from tinyagent_proxy_server._config import (
     read_config,
     read_tokens,
 )
-from tinyagent_proxy_server._upstreams import BUILT_IN, Upstreams
+from tinyagent_proxy_server._upstreams import Upstreams
 
 from .conftest import KEY, TOKEN
 
@@ -215,12 +216,12 @@ def test_a_known_name_with_another_address_does_not_get_its_key(monkeypatch: pyt
 
 
 def test_every_known_provider_can_make_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Address, protocol and name are the provider's."""
-    for _, variable, _ in BUILT_IN.values():
-        if variable:
-            monkeypatch.setenv(variable, KEY)
-    upstreams = Upstreams(dict.fromkeys(BUILT_IN, ProviderTable()))
-    for name, (base_url, _, api) in BUILT_IN.items():
+    """A model of a known server has the server's base URL and protocol."""
+    for server in known_servers().values():
+        if server.api_key_env:
+            monkeypatch.setenv(server.api_key_env, KEY)
+    upstreams = Upstreams(dict.fromkeys(known_servers(), ProviderTable()))
+    for name, (base_url, _, api) in known_servers().items():
         found = upstreams.find("proxy", f"{name}/some/model")
         assert found is not None
         model: Any = found[1]

@@ -13,6 +13,7 @@ from tinyagent import ConfigurationError, Provider, hookimpl
 from tinyagent.agent_types import Model
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
 from tinyagent.anthropic_provider import AnthropicModel
+from tinyagent.openai_wire import known_servers
 
 
 @dataclass(frozen=True)
@@ -24,24 +25,27 @@ class Upstream:
     api: str = "openai-completions"
 
 
-UPSTREAMS = {
-    "anthropic": Upstream("https://api.anthropic.com", "ANTHROPIC_API_KEY", "anthropic-messages"),
-    "cerebras": Upstream("https://api.cerebras.ai/v1/chat/completions", "CEREBRAS_API_KEY"),
-    "featherless": Upstream("https://api.featherless.ai/v1/chat/completions", "FEATHERLESS_API_KEY"),
-    "groq": Upstream("https://api.groq.com/openai/v1/chat/completions", "GROQ_API_KEY"),
+_CRATE = ("anthropic", "cerebras", "groq", "mistral", "openai", "openrouter", "xai")
+"""Servers of tinyagent's own table that the crate can call."""
+_OTHERS = {
+    "featherless": Upstream("https://api.featherless.ai/v1", "FEATHERLESS_API_KEY"),
     "kimi": Upstream("https://api.kimi.com/coding", "KIMI_API_KEY", "anthropic-messages"),
-    "minimax": Upstream(
-        "https://api.minimax.io/v1/chat/completions", "MINIMAX_API_KEY", "minimax-completions"
-    ),
-    "minimax-cn": Upstream(
-        "https://api.minimax.chat/v1/chat/completions", "MINIMAX_CN_API_KEY", "minimax-completions"
-    ),
-    "mistral": Upstream("https://api.mistral.ai/v1/chat/completions", "MISTRAL_API_KEY"),
-    "openai": Upstream("https://api.openai.com/v1/chat/completions", "OPENAI_API_KEY"),
-    "openrouter": Upstream("https://openrouter.ai/api/v1/chat/completions", "OPENROUTER_API_KEY"),
-    "xai": Upstream("https://api.x.ai/v1/chat/completions", "XAI_API_KEY"),
-    "zai": Upstream("https://api.z.ai/api/paas/v4/chat/completions", "ZAI_API_KEY", "zai-completions"),
+    "minimax": Upstream("https://api.minimax.io/v1", "MINIMAX_API_KEY", "minimax-completions"),
+    "minimax-cn": Upstream("https://api.minimax.chat/v1", "MINIMAX_CN_API_KEY", "minimax-completions"),
+    "zai": Upstream("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", "zai-completions"),
 }
+"""Servers that only the crate knows, or that it calls by protocols of its own."""
+
+
+def upstreams() -> dict[str, Upstream]:
+    """Return the servers that the crate can call, by name."""
+    known = known_servers()
+    own = {name: Upstream(known[name].base_url, known[name].api_key_env or "", _api(name)) for name in _CRATE}
+    return dict(sorted({**own, **_OTHERS}.items()))
+
+
+def _api(name: str) -> str:
+    return "anthropic-messages" if name == "anthropic" else "openai-completions"
 
 
 def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
@@ -51,7 +55,8 @@ def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
         ConfigurationError: The upstream or an option is unknown. The message lists the known ones.
     """
     name, slash, rest = model_id.partition("/")
-    upstream = UPSTREAMS.get(name)
+    known_upstreams = upstreams()
+    upstream = known_upstreams.get(name)
     if upstream is not None and slash and rest:
         known = {"provider": name, **vars(upstream), **options}
         return _made(rest, known)
@@ -59,7 +64,8 @@ def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
         return _made(model_id, {"provider": "alchemy", **options})
     raise ConfigurationError(
         f"provider 'alchemy' does not know the upstream of {model_id!r}",
-        hint=f"Use -m alchemy/UPSTREAM/MODEL with one of {', '.join(UPSTREAMS)}; or add -O base_url=https://….",
+        hint=f"Use -m alchemy/UPSTREAM/MODEL with one of {', '.join(known_upstreams)}; "
+        "or add -O base_url=https://….",
     )
 
 

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from tinyagent import ConfigurationError, Context, Model, ModelInfo, StreamResponse, TinyAgentError
 from tinyagent.agent_types import AssistantMessage, Message, SimpleStreamOptions
 from tinyagent.demo_provider import demo_provider
+from tinyagent.openai_wire import KnownServer, known_servers
 
 from ._config import ProviderTable
 
-__all__ = ["BUILT_IN", "Upstream", "Upstreams"]
+__all__ = ["Upstream", "Upstreams"]
 
 LIST_SECONDS = 300.0
 """Seconds until a provider's list of models is read again."""
@@ -45,28 +46,6 @@ _APIS = {
 }
 _CHAT = "openai-completions"
 
-BUILT_IN: dict[str, tuple[str, str | None, str]] = {
-    "openrouter": ("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", "openrouter"),
-    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY", _CHAT),
-    "anthropic": ("https://api.anthropic.com", "ANTHROPIC_API_KEY", "anthropic-messages"),
-    "gemini": ("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", _CHAT),
-    "groq": ("https://api.groq.com/openai/v1", "GROQ_API_KEY", _CHAT),
-    "together": ("https://api.together.xyz/v1", "TOGETHER_API_KEY", _CHAT),
-    "deepseek": ("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY", _CHAT),
-    "mistral": ("https://api.mistral.ai/v1", "MISTRAL_API_KEY", _CHAT),
-    "xai": ("https://api.x.ai/v1", "XAI_API_KEY", _CHAT),
-    "cerebras": ("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY", _CHAT),
-    "moonshot": ("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY", _CHAT),
-    "zai": ("https://api.z.ai/api/paas/v4", "ZAI_API_KEY", _CHAT),
-    "minimax": ("https://api.minimax.io/v1", "MINIMAX_API_KEY", _CHAT),
-    "fireworks": ("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY", _CHAT),
-    "ollama": ("http://127.0.0.1:11434/v1", None, _CHAT),
-    "lmstudio": ("http://127.0.0.1:1234/v1", None, _CHAT),
-    "llamacpp": ("http://127.0.0.1:8080/v1", None, _CHAT),
-    "vllm": ("http://127.0.0.1:8000/v1", None, _CHAT),
-}
-"""Name → base URL, variable of the key, protocol."""
-
 DEMO = "demo"
 
 
@@ -78,7 +57,7 @@ class Upstream:
     """
 
     def __init__(self, name: str, table: ProviderTable) -> None:
-        base_url, variable, api = BUILT_IN.get(name, ("", None, _CHAT))
+        base_url, variable, api = known_servers().get(name, KnownServer("", None, _CHAT))
         if name == DEMO and table.base_url is None:
             api = DEMO
         elif not (table.base_url or base_url):
@@ -180,7 +159,9 @@ class Upstreams:
     def __init__(self, tables: Mapping[str, ProviderTable]) -> None:
         if not tables:
             plain = ProviderTable()
-            with_key = [name for name, (_, variable, _) in BUILT_IN.items() if os.environ.get(variable or "")]
+            with_key = [
+                name for name, known in known_servers().items() if os.environ.get(known.api_key_env or "")
+            ]
             tables = dict.fromkeys((DEMO, *with_key), plain)
         self._known = {name: Upstream(name, table) for name, table in tables.items()}
 
