@@ -125,7 +125,7 @@ def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOp
     return _request(model, context, options, messages)
 
 
-def _encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def _encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, with its messages already encoded."""
     tools = tuple(tool.name for tool in context.tools or ())
     try:
@@ -145,10 +145,10 @@ def _request(
     model: HttpModel,
     context: Context,
     options: SimpleStreamOptions,
-    messages: list[dict[str, Any]] | msgspec.Raw,
-) -> dict[str, Any]:
+    messages: Sequence[object] | msgspec.Raw,
+) -> dict[str, object]:
     dialect = _dialect(model)
-    body: dict[str, Any] = {"model": model.id, "messages": messages, "stream": True}
+    body: dict[str, object] = {"model": model.id, "messages": messages, "stream": True}
     if _origin(model) not in _refuse_stream_options:
         body["stream_options"] = {"include_usage": True}
     if dialect.cache_control and "claude" in model.id.lower() and not _is_marked(context):
@@ -202,7 +202,7 @@ def _is_marked(context: Context) -> bool:
 
 
 def _set_reasoning(
-    body: dict[str, Any], model: HttpModel, dialect: Dialect, options: SimpleStreamOptions
+    body: dict[str, object], model: HttpModel, dialect: Dialect, options: SimpleStreamOptions
 ) -> None:
     """Set thinking level, temperature and output limit in the form that model and server accept."""
     settings = settings_for(
@@ -263,7 +263,7 @@ _NO_SIGNATURE = {"google": {"thought_signature": "skip_thought_signature_validat
 _MISTRAL_ID = r"[A-Za-z0-9]{9}"
 
 
-def _system_message(context: Context) -> list[dict[str, Any]]:
+def _system_message(context: Context) -> list[dict[str, object]]:
     return [{"role": "system", "content": context.system_prompt}] if context.system_prompt else []
 
 
@@ -987,7 +987,7 @@ _NAMES_STREAM_OPTIONS = r"(?i)stream[ _]?options|include[ _]?usage"
 
 
 def refuses_stream_options(
-    error: ProviderError, body: Mapping[str, Any], model: HttpModel, options: SimpleStreamOptions
+    error: ProviderError, body: Mapping[str, object], model: HttpModel, options: SimpleStreamOptions
 ) -> bool:
     """Whether a request failed because the server does not accept `stream_options`.
 

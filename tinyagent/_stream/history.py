@@ -164,8 +164,7 @@ def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
 
 def is_sendable(message: Message) -> bool:
     """Whether a message is well-formed and has a role that models accept."""
-    complete = cast(Message, with_defaults(message))
-    return message_problem(complete) is None and complete["role"] in _ROLES
+    return message_problem(with_defaults(message)) is None and message["role"] in _ROLES
 
 
 def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
