@@ -43,9 +43,9 @@ class RootGroup(click.Group):
             protect_memory()  # a plugin's command, such as a proxy, may hold keys
             if len(self._plugin_commands()[cmd_name]) == 1:
                 return PluginLoader().command(cmd_name)
-            from .config import settings as configuration  # the user's choice among distributions
+            from .config.settings import load_settings  # the user's choice among distributions
 
-            return PluginLoader.from_settings(configuration.load()).command(cmd_name)
+            return PluginLoader.from_settings(load_settings()).command(cmd_name)
         return None
 
     def make_context(

@@ -73,7 +73,7 @@ class Failure(NamedTuple):
     """How a command failed.
 
     Attributes:
-        silent: The message is not printed, because standard error has no reader or it is empty.
+        silent: Whether the message is not printed: the reader of standard output has left, or it is empty.
         status: The HTTP status of a provider's reply.
         retryable: Whether the same request may succeed later; None if that is not known.
         retry_after: Seconds that the provider asked to wait.

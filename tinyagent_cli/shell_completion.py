@@ -66,10 +66,10 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 
 def _settings() -> Settings | None:
-    from .config import settings as configuration
+    from .config.settings import load_settings
 
     try:
-        return configuration.load()
+        return load_settings()
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return None
 
@@ -83,9 +83,9 @@ def _providers(found: Settings | None) -> list[str]:
 def _known_models(found: Settings | None, provider: str) -> list[str]:
     from tinyagent._stream.servers import SERVERS
 
-    from .config import catalogue as model_cache
+    from .config import catalogue
 
-    ids = set(model_cache.read(provider))
+    ids = set(catalogue.read(provider))
     if provider in SERVERS and SERVERS[provider].default_model:
         ids.add(str(SERVERS[provider].default_model))
     names = {f"{provider}/{model_id}" for model_id in ids}

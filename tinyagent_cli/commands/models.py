@@ -35,12 +35,12 @@ def models(ctx: click.Context) -> None:
 @common_options
 def list_models(provider: str | None, as_json: bool) -> None:
     """List the models of PROVIDER, by a request to it. Without PROVIDER, list the providers."""
-    from tinyagent_cli.config import settings as configuration
+    from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.plugins.registry import PluginLoader
     from tinyagent_cli.run.kernel_guards import protect_memory
 
     protect_memory()
-    found = configuration.load()
+    found = load_settings()
     loader = PluginLoader.from_settings(found)
     if provider is None:
         rows = _providers(found)
@@ -49,14 +49,14 @@ def list_models(provider: str | None, as_json: bool) -> None:
         else:
             print_table(("PROVIDER", "FROM", "KEY"), [(r["name"], r["from"], r["key"]) for r in rows])
         return
-    from tinyagent_cli.config import catalogue as model_cache
+    from tinyagent_cli.config import catalogue
     from tinyagent_cli.terminal.output import take_stdin, take_stdout
 
     take_stdin()
     output = take_stdout()  # a plugin may print
     infos = sorted(asyncio.run(_ask(found, loader, provider)), key=lambda info: info.id)
     infos = [_with_facts(provider, info) for info in infos]
-    model_cache.write(provider, [info.id for info in infos])
+    catalogue.write(provider, [info.id for info in infos])
     if as_json:
         print_json(infos, output)
         return

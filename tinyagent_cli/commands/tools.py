@@ -75,10 +75,10 @@ def show_tools(name: str, as_json: bool) -> None:
 
 
 def _load(name: str) -> list[AgentTool]:
-    from tinyagent_cli.config import settings as configuration
+    from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.plugins.registry import PluginLoader
 
-    return PluginLoader.from_settings(configuration.load()).tools([name]).tools
+    return PluginLoader.from_settings(load_settings()).tools([name]).tools
 
 
 @tools.command("call")

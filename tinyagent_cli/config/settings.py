@@ -26,7 +26,7 @@ from .files import (
     read_user_file,
 )
 
-__all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load"]
+__all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load_settings"]
 
 PROJECT_FILE = "tinyagent.toml"
 DEFAULT_MAX_TURNS = 50
@@ -83,7 +83,7 @@ class Settings(NamedTuple):
         return key
 
 
-def load(directory: Path | None = None) -> Settings:
+def load_settings(directory: Path | None = None) -> Settings:
     """Read the environment, the project file in `directory` (the working directory) and the user file."""
     home = config_directory()
     user_file, project_file = home / "config.toml", (directory or Path()) / PROJECT_FILE

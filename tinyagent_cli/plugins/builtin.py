@@ -167,13 +167,13 @@ def _provider(
         return reply
 
     async def list_models() -> list[ModelInfo]:
-        from tinyagent_cli.config import settings as configuration
+        from tinyagent_cli.config.settings import load_settings
 
         # The other protocols have no list of their own; their servers list models as chat/completions does.
         api_name = endpoint.api if APIS[endpoint.api].models else "openai-completions"
         lister = APIS[api_name]
         module = import_module(lister.module)
-        key = configuration.load().api_key(name, endpoint.api_key_env)
+        key = load_settings().api_key(name, endpoint.api_key_env)
         model = make("", {}, api_name)
         found: list[ModelInfo] = await getattr(module, lister.models)(model, {"api_key": key})
         return found

@@ -18,8 +18,7 @@ from tinyagent.agent_types import Provider
 from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
-from tinyagent_cli.config import settings as configuration
-from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.version import DISTRIBUTION
 
 from .builtin import provider_plugins
@@ -68,7 +67,7 @@ def _examine(app: AppContext, seconds: float, offline: bool) -> Iterator[Finding
         yield from _plugins()
         yield from _versions(app, versions)
     try:
-        found = configuration.load()
+        found = load_settings()
     except TinyAgentError as error:
         yield Finding("configuration", "files", 3, str(error), error.hint)
         return

@@ -16,10 +16,9 @@ from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
-from tinyagent_cli.config import settings as configuration
 from tinyagent_cli.config.endpoints import endpoint_note
 from tinyagent_cli.config.environment import APPROVALS_FILE, set_variable
-from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.config.settings import DEFAULT_MAX_REPEATS, DEFAULT_MAX_TURNS, Settings, load_settings
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.discovery import find
 from tinyagent_cli.plugins.loading import Hook, SinkFactory
@@ -154,8 +153,8 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
         max_tokens=_first(options.max_tokens, run.max_tokens),
-        max_turns=_first(_first(options.max_turns, run.max_turns), configuration.DEFAULT_MAX_TURNS),
-        max_repeats=_first(_first(options.max_repeats, run.max_repeats), configuration.DEFAULT_MAX_REPEATS),
+        max_turns=_first(_first(options.max_turns, run.max_turns), DEFAULT_MAX_TURNS),
+        max_repeats=_first(_first(options.max_repeats, run.max_repeats), DEFAULT_MAX_REPEATS),
         max_cost=max_cost,
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
@@ -196,7 +195,7 @@ def _prompt(options: RunOptions) -> str | None:
 
 def _load_settings(app: AppContext, options: RunOptions, lifetime: Lifetime) -> Settings:
     """Read the configuration, and apply its time limit."""
-    found = configuration.load()
+    found = load_settings()
     for text in found.notes:
         app.detail(text)
     if options.timeout is None and found.run.timeout is not None:

@@ -18,7 +18,7 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import ToolError
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config import settings as configuration
+from tinyagent_cli.config.settings import load_settings
 from tinyagent_cli.exit_codes import InputError, describe
 from tinyagent_cli.plugins.registry import PluginLoader
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
@@ -43,7 +43,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
     with Lifetime() as lifetime:
         lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
-        found = configuration.load()
+        found = load_settings()
         plugins = PluginLoader.from_settings(found)
         plugins.load_guards()
         tool = _one(name, with_timeouts(plugins.tools([name]).tools, found.tools))
