@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -36,8 +35,7 @@ MAX_CACHED_BYTES = 64 << 20
 """Bytes of all cached histories of an event loop."""
 
 
-@dataclass(frozen=True)
-class _Beginning:
+class _Beginning(msgspec.Struct, frozen=True):
     """The first messages of a conversation, up to a user or assistant message."""
 
     count: int
