@@ -265,7 +265,10 @@ def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:
     """Characters that standard output cannot encode are written as escapes."""
-    cli.file("tools.py", 'from tinyagent import tool\n@tool(read_only=True)\ndef f(): "漢 \\udcff"\n')
+    cli.file(
+        "tools.py",
+        'from tinyagent import tool\n@tool(read_only=True, description="漢 \\udcff")\ndef f(): pass\n',
+    )
     done = cli.start("tools", "show", "./tools.py", environment={"PYTHONIOENCODING": encoding})
     out, err = done.communicate(timeout=60)
     assert (0, b"") == (done.returncode, err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, TypedDict, get_args, get_type_hints
 
@@ -34,6 +35,9 @@ def schema() -> JsonDict:
     roles = [UserMessage, AssistantMessage, ToolResultMessage]
     plain = [_with_plain_content(kind) for kind in roles]
     _, components = msgspec.json.schema_components([*lines, *parts, *plain], ref_template="#/$defs/{name}")
+    for component in components.values():
+        if "description" in component:  # a docstring, which Python 3.13 indents less
+            component["description"] = inspect.cleandoc(component["description"])
     for line in EVENT_LINES:
         components[_component_name(line)] = components.pop(line.__name__)
         components[_component_name(line)]["title"] = f"_{_component_name(line)}"  # published like this
