@@ -405,7 +405,7 @@ asyncio.run(parent())
     ],
 )
 def test_a_program_ends_with_streams_open(end: str) -> None:
-    """At once, and without a word, whoever holds the stream."""
+    """The program ends at once and silently, whichever thread or task holds the stream."""
     code = f"""{SETUP}
 kept = []
 async def leave():
@@ -531,6 +531,6 @@ def test_the_gil_is_free_while_rust_waits() -> None:
 
 
 async def test_nobody_there() -> None:
-    """Refused connections are told as such, after the tries."""
+    """Refused connections are reported as such after the retries."""
     with pytest.raises(ConnectionFailedError, match="refused"):
         await ask("http://127.0.0.1:9")

@@ -93,7 +93,7 @@ async def test_it_does_nothing_until_it_is_configured(monkeypatch: pytest.Monkey
     ],
 )
 async def test_it_denies_by_pattern(rules: Any, arguments: dict[str, Any], denied: bool) -> None:
-    """Wherever in the arguments the pattern is; the model is told why."""
+    """A pattern that matches anywhere in the arguments blocks the call, and the model gets the reason."""
     rules()
     [result] = await run(call("shell", **arguments))
     assert (denied, denied) == (result["is_error"], text(result) == "Not with rm.")

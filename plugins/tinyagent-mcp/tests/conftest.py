@@ -44,7 +44,7 @@ def gone(pid: int) -> bool:
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
-    """Whether it comes true; looks again and again, since nobody tells."""
+    """Poll a condition, and return whether it became true."""
     end = time.monotonic() + PATIENCE
     while not (met := condition()) and time.monotonic() < end:
         time.sleep(0.01)
@@ -53,7 +53,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home: the servers and lists of whoever runs the tests are not theirs."""
+    """Use an empty home, so that the tests do not see the servers and lists of the user."""
     path = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(path))
     monkeypatch.setenv("TINYAGENT_HOME", str(path / "tinyagent"))

@@ -74,7 +74,7 @@ def test_a_mistake_is_named(text: str, words: str) -> None:
 
 
 def test_http_on_this_machine_needs_no_leave() -> None:
-    """Loopback may be plain, and others if somebody says so."""
+    """A loopback URL may be unencrypted, and others with allow_http."""
     for url in ("http://127.0.0.1:8000/mcp", "http://localhost/mcp", "http://[::1]:8000/mcp"):
         assert url == ServerConfig(name="x", url=url).url
     assert ServerConfig(name="x", url="http://example.org/mcp", allow_http=True)
@@ -92,14 +92,14 @@ def test_http_on_this_machine_needs_no_leave() -> None:
     ],
 )
 def test_a_command_in_the_environment(monkeypatch: pytest.MonkeyPatch, line: str, name: str) -> None:
-    """TINYAGENT_MCP takes a command or a URL, and finds a name for it if none is given."""
+    """TINYAGENT_MCP accepts a command or a URL, and makes a name if there is no NAME=."""
     monkeypatch.setenv("TINYAGENT_MCP", line)
     [server] = configured()
     assert (name, False) == (server.name, server.remember)
 
 
 def test_several_commands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One a line; a name that the file has is replaced, one that is given twice is an error."""
+    """Each line is a server. It replaces one of the same name in the file; a repeated name is an error."""
     write('[mcp.servers.a]\ncommand = "from-file"\n')
     monkeypatch.setenv("TINYAGENT_MCP", "a=first\n\n  b=second x=y  \n")
     assert {"a": ["first"], "b": ["second", "x=y"]} == {server.name: server.argv() for server in configured()}

@@ -117,7 +117,7 @@ async def test_results_are_bounded(tools: Tools) -> None:
 
 @pytest.mark.parametrize("fault", ["huge", "huge_then_image", "huge_id_last"])
 async def test_a_message_that_is_too_large_is_cut_while_it_is_read(tools: Tools, fault: str) -> None:
-    """Its beginning reaches the model, which is told; an image whose end is missing does not."""
+    """The model gets its beginning with a note; an image without its end is left out."""
     result = await tools.result(fault)
     assert said(result).startswith("[The server's answer was too large, 50,000,")
     assert ["text"] * len(result.content) == [part["type"] for part in result.content]
@@ -149,7 +149,7 @@ async def test_requests_of_the_server_are_refused(tools: Tools) -> None:
 
 @pytest.mark.parametrize("fault", ["dies", "closes_output"])
 async def test_a_server_that_goes_away_fails_the_call(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once, with its last words but not the token that it was given; the next call finds a new one."""
+    """The error has its last output but not its token; the next call starts a new server."""
     monkeypatch.setenv("MY_TOKEN", "sk-test-CANARY")
     with McpServers([hostile(pass_env=["MY_TOKEN"])]) as servers:
         tools = Tools(servers)

@@ -47,7 +47,7 @@ def test_close_leaves_nothing_behind() -> None:
 
 
 def test_what_is_closed_stays_closed() -> None:
-    """A tool that is called after `close` starts nothing that nobody would end."""
+    """A tool that is called after `close` starts no server."""
     with McpServers([tiny()]) as servers:
         tools = Tools(servers)
     with pytest.raises(ToolError, match="are closed"):
@@ -105,7 +105,7 @@ def test_sigkill_of_us_leaves_nothing_behind(env: dict[str, str]) -> None:
 
 
 def test_the_end_of_python_is_the_end_of_servers() -> None:
-    """What nobody has closed is closed when the program ends, and is gone when it has ended."""
+    """Open servers are closed at the end of the program, and have ended when it has."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("ENV", "{}")], capture_output=True, text=True, check=False
     )

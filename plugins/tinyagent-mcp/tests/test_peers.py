@@ -68,7 +68,7 @@ async def test_git(tmp_path: Path) -> None:
 
 
 async def test_fetch() -> None:
-    """A page from loopback, which the server only fetches when it is told that it may."""
+    """The server fetches a page from loopback only if it is allowed."""
     page = FakeReply([b"<h1>Hello</h1><p>from a page"], headers={"Content-Type": "text/html"})
     with McpServers([_peer("fetch", "--ignore-robots-txt", "--allow-private-ips")]) as servers:
         tools = Tools(servers)

@@ -1,4 +1,4 @@
-"""What the server is told, where its secrets come from, and where it may listen."""
+"""The configuration, the tokens, and the addresses on which the server may listen."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_tokens_come_from_the_environment_and_from_private_files(config: Path) -
 
 
 def test_a_secret_is_in_no_repr(config: Path) -> None:
-    """A token, and headers that may hold a key, are not shown when somebody prints them."""
+    """The repr of a token, and of headers that may contain a key, does not show them."""
     given = read_config(config)
     assert TOKEN not in repr(read_tokens(given.tokens, folder=config.parent))
     assert "X-Team" not in repr(given)
@@ -168,7 +168,7 @@ def test_a_new_token_is_one_that_is_taken(
 
 
 def test_tokens_are_found_by_the_whole_of_them() -> None:
-    """A part, another scheme, other letters: nobody."""
+    """A part of a token, another scheme or other letters match no caller."""
     callers = Callers([Token(name, f"{TOKEN}-{name}", TokenTable(env="-")) for name in ("a", "b")])
     found = [callers.find(f"{scheme} {TOKEN}-b") for scheme in ("Bearer", "bearer", "BEARER")]
     assert ["b", "b", "b"] == [caller and caller.name for caller in found]
@@ -240,7 +240,7 @@ def test_this_machine_needs_no_tls(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.com", "127.0.0.1.example.com"])
 def test_other_machines_need_tls_or_a_word(host: str) -> None:
-    """Tokens do not go over a network in the clear unless somebody says so."""
+    """Tokens are not sent unencrypted over a network unless the user allows it."""
     with pytest.raises(ConfigurationError, match="Without TLS"):
         _server.check_exposure(host, tls=False, allow_http=False)
     _server.check_exposure(host, tls=True, allow_http=False)

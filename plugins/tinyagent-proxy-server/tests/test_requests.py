@@ -63,7 +63,7 @@ async def test_a_line_stays_a_line(serving: Serving) -> None:
 
 
 async def test_requests_are_limited_in_time(serving: Serving) -> None:
-    """Beyond its rate a token is told when to come again."""
+    """A token that exceeds its rate gets the time of the next attempt."""
     tokens = {"alice": TokenTable(env="-", requests_per_minute=2)}
     async with serving(tokens=tokens) as served:
         replies = [await served.http("GET", "/api/models") for _ in range(3)]
@@ -176,7 +176,7 @@ async def test_a_request_that_is_too_long_is_refused(chunked: bool, serving: Ser
 
 
 async def test_health_needs_no_token_and_says_nothing_else(serving: Serving) -> None:
-    """For whoever watches over it."""
+    """The health check needs no token."""
     async with serving() as served:
         reply = await served.http("GET", "/healthz", token=None)
     assert (200, {"ok": True}) == (reply.status_code, reply.json())

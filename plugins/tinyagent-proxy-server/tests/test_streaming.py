@@ -1,4 +1,4 @@
-"""A reply on its way through the proxy: everything arrives, nothing piles up, nothing goes on for nobody."""
+"""Replies through the proxy: they are complete, not buffered, and end with their caller."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_a_failure_is_an_event_with_words(serving: Serving) -> None:
 
 
 async def test_the_class_of_a_failure_survives(serving: Serving) -> None:
-    """A conversation that is too long, and a limit, are told apart by kind, with what to do."""
+    """A conversation that is too long and a rate limit have different kinds, each with advice."""
     replies = [
         FakeReply.error(400, "This model's maximum context length is 8 tokens"),
         FakeReply.error(429, "slow down", retry_after="3600"),
@@ -324,7 +324,7 @@ class Flood:
 
 
 async def send_request(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A caller that has asked, and reads nothing unless it is told to."""
+    """A caller that sent a request, and reads only when the test asks it to."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
     asked = {"model": {"id": "up/m", "provider": "proxy"}, "context": {"messages": [user("Hi")]}}
@@ -425,7 +425,7 @@ async def test_replies_under_way_are_told_when_it_stops(serving: Serving) -> Non
 
 
 async def test_a_reply_that_said_nothing_yet_ends_as_well(serving: Serving) -> None:
-    """Our client may ask again, finds nobody, and says so; it does not wait for ever."""
+    """The client may retry, fails to connect, and reports it; it does not wait forever."""
     async with FakeServer(FakeReply([Hold()])) as server, serving(server.url) as served:
         asking = asyncio.create_task(served.message())
         await server.wait_requests(1)

@@ -227,7 +227,7 @@ def test_the_largest_integer_can_be_shown() -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("expression", ["1if 1else 2", "3(4)", "0x1for x", "1 is 1"])
 def test_the_parser_warns_nobody(expression: str) -> None:
-    """Odd input makes an error, never a Python warning on somebody's terminal."""
+    """Odd input causes an error, never a Python warning on the terminal."""
     with pytest.raises(CalcError):
         calculate(expression)
 

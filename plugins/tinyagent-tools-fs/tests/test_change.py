@@ -53,7 +53,7 @@ async def test_the_mode_is_kept(here: Path, call: Call) -> None:
 
 
 async def test_a_read_only_file_is_not_replaced(here: Path, call: Call) -> None:
-    """A rename could do it; whoever took the right away meant it."""
+    """A rename would succeed, but the missing permission is respected."""
     (here / "a.txt").write_text("old")
     (here / "a.txt").chmod(0o444)
     for name, more in (("write", {"content": "new"}), ("edit", {"old_text": "old", "new_text": "new"})):
@@ -81,7 +81,7 @@ async def test_a_write_that_fails_leaves_the_old_file(
 async def test_what_changed_meanwhile_is_not_overwritten(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An editor that saves between reading and writing wins, and the model is told."""
+    """The version of an editor that saves between reading and writing stays, and the model gets an error."""
     (here / "a.txt").write_text("one two")
     replace = Root.replace
 

@@ -158,7 +158,7 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch) -> Swap:
 
 
 def _replace_by_link(path: Path, target: Path) -> None:
-    """What somebody does who is quick; the second time there is nothing left to do."""
+    """Replace a folder by a link, as a quick attacker would. The second call does nothing."""
     if not path.is_symlink():
         path.rename(path.with_name(path.name + ".was"))
         path.symlink_to(target)
@@ -282,7 +282,7 @@ async def test_pipes_and_devices_are_not_opened(tools: dict[str, AgentTool], wor
 async def test_a_hard_link_is_not_written_through(
     tools: dict[str, AgentTool], work: Path, outside: Path
 ) -> None:
-    """Its content can be read, which nobody can tell; writing makes a file of its own."""
+    """Its content can be read, which cannot be detected; writing creates a separate file."""
     os.link(outside / "secret.txt", work / "hard")
     await _try(tools, "write", path="hard", content="changed")
     assert SECRET == (outside / "secret.txt").read_text()

@@ -307,7 +307,7 @@ async def test_a_module_in_the_folder_is_not_imported(
 
 
 def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that somebody put into the project is not ripgrep."""
+    """A program in the project is not used as ripgrep."""
     program = here / "bin" / "rg"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")

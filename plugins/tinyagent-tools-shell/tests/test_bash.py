@@ -53,7 +53,7 @@ def bash(here: Path) -> Bash:
 
 
 def text(result: AgentToolResult) -> str:
-    """What the model is told."""
+    """The text that the model gets."""
     part = result.content[0]
     assert part["type"] == "text"
     return part["text"]
@@ -77,7 +77,7 @@ def alive(pid: int) -> bool:
 
 
 def test_the_plugin_registers_the_one_tool() -> None:
-    """It asks before it runs."""
+    """The tool needs approval."""
     registered: list[AgentTool] = []
     tinyagent_tools_shell.tinyagent_register_tools(registered.append)
     assert [("bash", False)] == [(tool.name, tool.read_only) for tool in registered]
@@ -116,7 +116,7 @@ async def test_how_it_ended(command: str, said: str, code: int | None, name: str
 
 
 async def test_it_is_bash(bash: Bash) -> None:
-    """With what only bash has, and without anybody's start-up files."""
+    """Bash features work, and start-up files of the user are not read."""
     assert "b 2\n" == text(await bash("a=(a b); [[ ${a[1]} == b ]] && echo ${a[1]} $((1+1))"))
 
 
@@ -179,7 +179,7 @@ async def test_no_secret_reaches_a_command(bash: Bash, monkeypatch: pytest.Monke
 
 
 def test_more_names_on_request() -> None:
-    """Those that somebody asks for are passed on, unless they sound like a secret."""
+    """Requested variables are passed on, unless their names sound like a secret."""
     given = {"MY_PROJECT": "x", "MY_TOKEN": "y", "OTHER": "z"}
     kept = clean(given, frozenset(given) - {"OTHER"})
     assert {"MY_PROJECT": "x"} == {name: kept[name] for name in kept.keys() & given.keys()}
@@ -255,7 +255,7 @@ async def test_head_and_tail_are_kept(bash: Bash) -> None:
 async def test_the_whole_output_in_a_file_on_request(
     bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Private, complete, named in the result; without the request there is none."""
+    """The file is private and complete, and the result names it; without the request there is no file."""
     monkeypatch.setattr(_saving.tempfile, "tempdir", str(tmp_path))
     await bash("seq 1 20000")
     assert [] == list(tmp_path.glob("tinyagent-*"))
@@ -548,7 +548,7 @@ async def test_an_abort_before_the_start(bash: Bash) -> None:
 
 @linux
 async def test_other_processes_are_left_alone(bash: Bash) -> None:
-    """What somebody else started goes on, also another command of ours at the same time."""
+    """Processes of other programs and of parallel commands are not ended."""
     bystander = await asyncio.create_subprocess_exec("sleep", "60", env={MARK: "somebody else's"})
     other = asyncio.create_task(bash("sleep 0.5; echo through"))
     try:

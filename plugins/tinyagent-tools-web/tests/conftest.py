@@ -101,7 +101,7 @@ class _Certified(ssl.SSLContext):
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """The server side of TLS, with a certificate for example.org that nobody has signed."""
+    """The server side of TLS, with a self-signed certificate for example.org."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example.org")])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)

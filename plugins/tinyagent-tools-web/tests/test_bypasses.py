@@ -1,4 +1,4 @@
-"""Every way into the network of whoever runs the tool that we know of, really tried."""
+"""Every known way into the private network of the user, tried with real connections."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ async def test_what_is_no_such_url_is_refused(internet: Internet, url: str, word
 
 @pytest.mark.parametrize("error", [OSError(-2, "Name or service not known"), UnicodeError("label too long")])
 async def test_a_resolver_that_fails_refuses(internet: Internet, error: Exception) -> None:
-    """Without an answer nothing is fetched, and the reason is told."""
+    """Without an answer nothing is fetched, and the error has the reason."""
 
     async def failing(host: str, port: int) -> list[str]:
         raise error
@@ -169,7 +169,7 @@ async def test_a_resolver_that_fails_refuses(internet: Internet, error: Exceptio
 
 @pytest.mark.parametrize("answer", [[], ["not-an-address"], [PUBLIC, ""], ["127.0.0.1\0"]])
 async def test_an_answer_that_is_none_refuses(internet: Internet, answer: list[str]) -> None:
-    """No address, or something that is none, is no reason to try."""
+    """An empty answer, or an invalid address, causes no connection."""
     internet.names["example.org"] = answer
     with pytest.raises(ToolError):
         await internet.fetch("http://example.org/", page("x"))

@@ -2,7 +2,7 @@
 
 Each event of a reply is sent before the next one is read from the provider. So a slow caller slows down the
 provider. A reply ends at once, and the provider's
-connection with it, when its caller goes, when the server stops, and when nobody reads what was sent.
+connection with it, when its caller disconnects or does not read, and when the server stops.
 """
 
 from __future__ import annotations

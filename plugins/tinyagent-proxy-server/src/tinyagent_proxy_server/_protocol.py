@@ -156,7 +156,7 @@ def _checked(message: JsonObject, where: str) -> Message:
     """Check a message, and add the fields that a caller may omit."""
     role = message.get("role")
     if not isinstance(role, str) or role not in _ROLES:
-        raise BadRequestError(f"{where}: the role {str(role)[:40]!r} is none of {', '.join(_ROLES)}")
+        raise BadRequestError(f"{where}: the role {str(role)[:40]!r} is not one of {', '.join(_ROLES)}")
     blocks, fields = _ROLES[role]
     for name in fields:
         if not isinstance(message.get(name), str):
@@ -168,7 +168,7 @@ def _checked(message: JsonObject, where: str) -> Message:
         place = f"{where}.content[{number}]"
         kind = block.get("type") if isinstance(block, dict) else None
         if not isinstance(block, dict) or not isinstance(kind, str) or kind not in blocks:
-            raise BadRequestError(f"{place}: the type {str(kind)[:40]!r} is none of {', '.join(blocks)}")
+            raise BadRequestError(f"{place}: the type {str(kind)[:40]!r} is not one of {', '.join(blocks)}")
         for name, wanted in _BLOCKS[kind].items():
             if not isinstance(block.get(name), wanted):
                 raise BadRequestError(f"{place}.{name} is missing or of another type")

@@ -224,7 +224,7 @@ class Root:
     # ---- writing ------------------------------------------------------------------------------------
 
     def status(self, parts: Parts) -> os.stat_result | None:
-        """The status of a file that is about to be written; None if there is none."""
+        """The status of a file before it is written; None if it does not exist."""
         try:
             with self._parent(parts, write=True) as (above, name):
                 return os.stat(name, dir_fd=above, follow_symlinks=False)

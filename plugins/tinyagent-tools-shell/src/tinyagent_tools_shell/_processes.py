@@ -57,7 +57,7 @@ class ProcessTree:
         return [process for process in found if process.pid != self.shell]
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal once to each process, including the shell. Return False if there is none."""
+        """Send a signal once to each process, including the shell. Return whether there was any."""
         found = self._all()
         for process in found:
             _send(process, number)

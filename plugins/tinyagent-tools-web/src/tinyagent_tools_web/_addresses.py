@@ -48,7 +48,7 @@ def parse_address(text: str) -> Address:
     """Parse an address of a resolver. A zone (`%eth0`) does not matter for what it is.
 
     Raises:
-        ValueError: it is none.
+        ValueError: It is not an address.
     """
     return ip_address(text.partition("%")[0])
 
