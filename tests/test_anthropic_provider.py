@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent._net import request as _http
-from tinyagent._stream import decoder as _wire
+from tinyagent._stream import reply as _wire
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
 from tinyagent.anthropic_provider import (

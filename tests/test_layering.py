@@ -60,7 +60,7 @@ ENVIRONMENT_READERS = {
     "_process",  # passes a small part of it on
     *(
         "_net.connection",
-        "_stream.decoder",
+        "_stream.request",
         "alchemy_provider",
         "openai_wire",
         "openrouter_provider",

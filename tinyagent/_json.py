@@ -1,4 +1,4 @@
-"""JSON encoding and decoding, by msgspec.
+"""JSON encoding and decoding, by msgspec, and readers for decoded values of unknown type.
 
 msgspec refuses unpaired surrogates, but models, file names and tools contain them. Such texts are decoded by
 the standard module, which is slower, and each unpaired surrogate becomes U+FFFD.
@@ -7,12 +7,24 @@ the standard module, which is slower, and each unpaired surrogate becomes U+FFFD
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any, overload
 
 import msgspec
 
-__all__ = ["decode", "decode_object", "encode", "without_surrogates"]
+__all__ = [
+    "as_dict",
+    "as_int",
+    "as_str",
+    "count",
+    "decode",
+    "decode_lenient",
+    "decode_object",
+    "dollars",
+    "encode",
+    "without_surrogates",
+]
 
 MAX_DEPTH = 256
 """The most levels of nesting in an object from a model."""
@@ -113,3 +125,52 @@ def _is_too_deep(value: Any, text: str) -> bool:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+# ---- values of unknown type ---------------------------------------------------------------------------
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """Return a JSON object unchanged, and an empty one for any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_str(value: object) -> str:
+    """Return a string unchanged, and an empty one for any other value."""
+    return value if isinstance(value, str) else ""
+
+
+def dollars(value: object) -> float | None:
+    """Return a provider's cost in US dollars; None if it is not a finite number from 0 up."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        price = float(value)
+    except OverflowError:
+        return None
+    return price if 0 <= price < math.inf else None
+
+
+def as_int(value: object) -> int | None:
+    """Return the integer of a number or a decimal string; None for any other value."""
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def count(value: object) -> int:
+    """Return a provider's number of tokens; 0 if it is missing, negative or not a number."""
+    return max(as_int(value) or 0, 0)
+
+
+def decode_lenient(data: bytes) -> object:
+    """Decode JSON; return the text itself if it is not JSON."""
+    try:
+        return decode(data)
+    except (ValueError, RecursionError):
+        return data.decode("utf-8", "replace").strip()

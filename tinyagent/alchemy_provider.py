@@ -23,14 +23,17 @@ from urllib.parse import urlsplit
 
 from . import _json, anthropic_provider
 from ._cancel import Aborted, AbortSignal
+from ._json import as_dict
 from ._net.connection import certificate_hint, is_loopback
 from ._net.errors import redact
 from ._net.request import HttpRequest
-from ._stream import decoder as _wire
+from ._stream import request as _wire
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
 from ._stream.citations import read_citations
+from ._stream.decoder import DecoderOptions
 from ._stream.model import HttpModel, as_model, check_model, connection_options
+from ._stream.reply import AFTER_FINISH, ReplyStream
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, ModelIdentity, SimpleStreamOptions, Usage
 from .errors import (
@@ -142,7 +145,7 @@ class AlchemyCall(HttpRequest):
             "connect": self.timeouts.connect,
             "first_event": self.timeouts.first_event,
             "idle": self.timeouts.idle,
-            "after_finish": _wire.AFTER_FINISH,
+            "after_finish": AFTER_FINISH,
             "ca_pem": _pem(model.ca_file),
             "loopback": is_loopback(urlsplit(self.url).hostname or ""),
             "headers": list(headers.items()),
@@ -408,9 +411,7 @@ class AlchemyDecoder(ChatDecoder):
         call: Makes errors of failures.
     """
 
-    def __init__(
-        self, model: ModelIdentity, *, call: AlchemyCall, **options: Unpack[_wire.DecoderOptions]
-    ) -> None:
+    def __init__(self, model: ModelIdentity, *, call: AlchemyCall, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
         self._call_of = call
         self._anthropic = call.api == ANTHROPIC
@@ -532,12 +533,12 @@ class AlchemyDecoder(ChatDecoder):
 
     def _spent(self) -> Usage | None:
         if self._anthropic:
-            usage = _wire.as_dict(self._usage)
+            usage = as_dict(self._usage)
             return anthropic_provider.normal_usage(usage) if usage else None
         return super()._spent()
 
 
-class AlchemyStreamResponse(_wire.ReplyStream):
+class AlchemyStreamResponse(ReplyStream):
     """An active reply: iterate it for the events, await `result()` for the message."""
 
 

@@ -28,27 +28,16 @@ from typing import Any, Literal, Unpack
 from urllib.parse import unquote_to_bytes
 
 from . import _json
+from ._json import as_dict, as_int, as_str, count, dollars
 from ._net.request import get_json
 from ._stream.builder import BuilderEvent
 from ._stream.citations import add_citations, read_citations
-from ._stream.decoder import (
-    DecoderOptions,
-    ReplyDecoder,
-    ReplyStream,
-    as_dict,
-    as_int,
-    as_str,
-    count,
-    dollars,
-    encode_body,
-    endpoint,
-    list_timeout,
-    open_stream,
-    request_headers,
-)
+from ._stream.decoder import DecoderOptions, ReplyDecoder
 from ._stream.history import adapt_history, is_own
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
+from ._stream.reply import ReplyStream, open_stream
+from ._stream.request import encode_body, endpoint, list_timeout, request_headers
 from ._stream.usage import add_usages
 from ._tool_schemas import tool_schema
 from .agent_types import (

@@ -18,28 +18,19 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _json
+from ._json import as_dict, as_int, as_str, count, decode_lenient, dollars
 from ._net.request import get_json
-from ._stream import decoder as _wire
+from ._stream import request as _request_parts
 from ._stream.builder import BuilderEvent
 from ._stream.chat_types import REASONING_FIELDS, Chunk, Delta, ToolCall, chunk_of, decode
 from ._stream.citations import add_citations, read_citations
-from ._stream.decoder import (
-    DecoderOptions,
-    ReplyDecoder,
-    ReplyStream,
-    as_dict,
-    as_int,
-    as_str,
-    count,
-    decode_lenient,
-    dollars,
-    list_timeout,
-    open_stream,
-)
+from ._stream.decoder import DecoderOptions, ReplyDecoder
 from ._stream.finish_reasons import is_final
 from ._stream.history import AUDIO_NOTE, UsedIds, adapt_history, is_own
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import ModelFamily, note, settings_for
+from ._stream.reply import ReplyStream, open_stream
+from ._stream.request import list_timeout
 from ._stream.request_cache import encode_history
 from ._stream.servers import (
     OPENROUTER_URL,
@@ -101,7 +92,7 @@ class OpenAICompatModel(HttpModel):
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
     """Return the URL of `path` under a base URL, which may end with `/chat/completions`."""
-    return _wire.endpoint(base_url, path)
+    return _request_parts.endpoint(base_url, path)
 
 
 # ---- the request --------------------------------------------------------------------------------------
@@ -136,7 +127,7 @@ def _encoded_request(model: HttpModel, context: Context, options: SimpleStreamOp
         )
         system = [_json.encode(message) for message in _system_message(context)]
     except TypeError as error:
-        raise _wire.cannot_be_sent(error) from None
+        raise _request_parts.cannot_be_sent(error) from None
     items = b",".join([*system, history] if history else system)
     return _request(model, context, options, msgspec.Raw(b"[" + items + b"]"))
 
@@ -1009,8 +1000,8 @@ def request_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, st
     variable = model.api_key_env or (known.api_key_env if known is not None else None)
     header = _dialect(model).key_header
     if header:
-        return _wire.request_headers(model, api_key, variable=variable, header=header, prefix="")
-    return _wire.request_headers(model, api_key, variable=variable)
+        return _request_parts.request_headers(model, api_key, variable=variable, header=header, prefix="")
+    return _request_parts.request_headers(model, api_key, variable=variable)
 
 
 async def list_openai_models(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._stream.decoder import ReplyStream
 from ._stream.model import HttpModel
+from ._stream.reply import ReplyStream
 from ._stream.servers import OPENROUTER_URL
 from .agent_types import Context, ModelIdentity, ModelInfo, SimpleStreamOptions, ThinkingLevel
 from .openai_wire import list_openai_models, stream_openai_completions

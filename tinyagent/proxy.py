@@ -21,8 +21,9 @@ from ._cancel import Aborted
 from ._net.request import HttpRequest
 from ._net.url_guard import check_headers, check_key
 from ._stream.builder import BuilderEvent, parse_partial_object
-from ._stream.decoder import ReplyStream, encode_body
 from ._stream.model import HttpModel, as_model, connection_options
+from ._stream.reply import ReplyStream
+from ._stream.request import encode_body
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, ModelIdentity, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError

@@ -32,9 +32,10 @@ from typing import Any, Unpack, cast
 
 import msgspec
 
+from ._json import count, dollars
 from ._stream.builder import BuilderEvent
 from ._stream.citations import read_citations
-from ._stream.decoder import DecoderOptions, ReplyDecoder, count, dollars
+from ._stream.decoder import DecoderOptions, ReplyDecoder
 from ._stream.finish_reasons import finish_kind
 from .agent_types import ModelIdentity, Usage
 from .errors import ProviderError, TinyAgentError, error_from_message

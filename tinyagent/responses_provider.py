@@ -23,25 +23,16 @@ from functools import partial
 from typing import Any, Unpack
 
 from . import _json
+from ._json import as_dict, as_int, as_str, count, dollars
 from ._stream.builder import BuilderEvent
 from ._stream.citations import add_citations, read_citations
-from ._stream.decoder import (
-    DecoderOptions,
-    ReplyDecoder,
-    ReplyStream,
-    as_dict,
-    as_int,
-    as_str,
-    count,
-    dollars,
-    endpoint,
-    open_stream,
-    request_headers,
-)
+from ._stream.decoder import DecoderOptions, ReplyDecoder
 from ._stream.finish_reasons import finish_kind
 from ._stream.history import AUDIO_NOTE, IMAGE_NOTE, NO_RESULT, adapt_history
 from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
+from ._stream.reply import ReplyStream, open_stream
+from ._stream.request import endpoint, request_headers
 from ._stream.servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import Citation, Context, Message, ModelIdentity, SimpleStreamOptions, Usage

@@ -14,8 +14,7 @@ from typing import Any
 import msgspec
 
 from tinyagent import _json
-
-from .decoder import as_int
+from tinyagent._json import as_int
 
 __all__ = [
     "REASONING_FIELDS",

@@ -1,38 +1,25 @@
-"""The common part of all streamed protocols: from bytes to events to a reply.
+"""The common part of all streamed protocols: from bytes to events.
 
 `ReplyDecoder` decodes bytes, and detects whether a reply is complete, broken or not a stream. Its subclasses
-interpret the events of a protocol. `ReplyStream` drives a decoder over HTTP, with time-outs, aborts, retries
-before the first output, and replies that need another request to continue. `open_stream` starts one.
+interpret the events of a protocol. `reply` drives a decoder over HTTP.
 """
 
 from __future__ import annotations
 
-import asyncio
-import math
-import os
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Protocol, TypedDict, cast
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum, auto
+from typing import Any, TypedDict
 
 from tinyagent import _json
-from tinyagent._cancel import Aborted, require_asyncio
-from tinyagent._net.errors import check_key_variable, error_code, error_text, provider_error
-from tinyagent._net.request import HttpRequest, HttpResponse
-from tinyagent._net.url_guard import check_headers, check_key
+from tinyagent._json import as_int, decode_lenient
+from tinyagent._net.errors import error_code, error_text, provider_error
 from tinyagent.agent_types import (
-    AssistantMessage,
-    AssistantMessageEvent,
     ModelIdentity,
-    SimpleStreamOptions,
     StopReason,
     Usage,
 )
 from tinyagent.errors import (
-    ConfigurationError,
     InvalidReplyError,
-    MissingKeyError,
-    ProviderError,
     StreamInterruptedError,
     TinyAgentError,
     error_fields,
@@ -40,30 +27,9 @@ from tinyagent.errors import (
 
 from .builder import BuilderEvent, MessageBuilder
 from .finish_reasons import finish_error, finish_kind, has_content, later_word, shown_word
-from .model import HttpModel, connection_options
 from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 
-__all__ = [
-    "DecoderOptions",
-    "ReplyDecoder",
-    "ReplyStream",
-    "as_dict",
-    "as_int",
-    "as_str",
-    "cannot_be_sent",
-    "count",
-    "dollars",
-    "endpoint",
-    "list_timeout",
-    "open_stream",
-    "request_headers",
-    "status_in",
-]
-
-AFTER_FINISH = 10.0
-"""Seconds without data after a finish reason until a reply counts as complete."""
-PATIENCE = 10
-"""Idle time-outs in a row for which pings may keep a reply without content open."""
+__all__ = ["DecoderOptions", "ReplyDecoder", "status_in"]
 
 MAX_TEXT = 32 << 20
 """Characters of a reply: text, reasoning and arguments together. All models have much lower limits."""
@@ -75,55 +41,14 @@ SHOWN = 200
 SCANNED = 8192
 """Characters of unreadable data that are first searched for secrets."""
 
-_STREAM, _JSON, _OTHER = "stream", "json", "other"
 
-# ---- values of unknown type ---------------------------------------------------------------------------
+class _Format(Enum):
+    """What a body is, by its first byte."""
 
-
-def as_dict(value: object) -> dict[str, Any]:
-    """Return a JSON object unchanged, and an empty one for any other value."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_str(value: object) -> str:
-    """Return a string unchanged, and an empty one for any other value."""
-    return value if isinstance(value, str) else ""
-
-
-def dollars(value: object) -> float | None:
-    """Return a provider's cost in US dollars; None if it is not a finite number from 0 up."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        price = float(value)
-    except OverflowError:
-        return None
-    return price if 0 <= price < math.inf else None
-
-
-def as_int(value: object) -> int | None:
-    """Return the integer of a number or a decimal string; None for any other value."""
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return int(value)
-    except (ValueError, OverflowError):
-        return None
-
-
-def count(value: object) -> int:
-    """Return a provider's number of tokens; 0 if it is missing, negative or not a number."""
-    return max(as_int(value) or 0, 0)
-
-
-def decode_lenient(data: bytes) -> object:
-    """Decode JSON; return the text itself if it is not JSON."""
-    try:
-        return _json.decode(data)
-    except (ValueError, RecursionError):
-        return data.decode("utf-8", "replace").strip()
+    UNKNOWN = auto()
+    EVENT_STREAM = auto()
+    JSON = auto()
+    MARKUP = auto()
 
 
 _STATUS_OF = {
@@ -213,7 +138,7 @@ class ReplyDecoder:
         self._clean = clean
         self._status = status
         self._sse = SSEDecoder()
-        self._kind = ""
+        self._format = _Format.UNKNOWN
         self._body: list[bytes] = []
         self._body_size = 0
         self._received = 0
@@ -229,7 +154,7 @@ class ReplyDecoder:
     def feed(self, data: bytes) -> list[BuilderEvent]:
         """Decode the next bytes, and return their events."""
         out: list[BuilderEvent] = []
-        if self._kind is not _STREAM and not self._is_stream(data):
+        if self._format is not _Format.EVENT_STREAM and not self._is_stream(data):
             return out
         try:
             if self._body:
@@ -249,7 +174,7 @@ class ReplyDecoder:
         if self.ended:
             return out
         try:
-            if self._kind in (_JSON, _OTHER):
+            if self._format in (_Format.JSON, _Format.MARKUP):
                 self._take_body(out)
             else:
                 self._closing = True
@@ -305,7 +230,7 @@ class ReplyDecoder:
     def resume(self) -> None:
         """Prepare for the reply that continues this one."""
         self.ended, self.next_body, self.finish_reason = False, None, None
-        self._sse, self._kind, self._body_size, self._closing = SSEDecoder(), "", 0, False
+        self._sse, self._format, self._body_size, self._closing = SSEDecoder(), _Format.UNKNOWN, 0, False
         self._body.clear()
 
     def _check_size(self) -> None:
@@ -320,14 +245,14 @@ class ReplyDecoder:
 
     def _is_stream(self, data: bytes) -> bool:
         """Detect a stream by its first byte that is not a space: a field name or a colon."""
-        if not self._kind:
+        if self._format is _Format.UNKNOWN:
             start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
             if start in (b"{", b"["):
-                self._kind = _JSON
+                self._format = _Format.JSON
             elif start == b"<":
-                self._kind = _OTHER
+                self._format = _Format.MARKUP
             elif start:
-                self._kind = _STREAM
+                self._format = _Format.EVENT_STREAM
                 return True
         self._body.append(data)
         self._body_size += len(data)
@@ -350,7 +275,7 @@ class ReplyDecoder:
                 self._stop(self._reported(value))
             return
         start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
-        what = "an HTML page" if self._kind is _OTHER else "neither an event stream nor JSON"
+        what = "an HTML page" if self._format is _Format.MARKUP else "neither an event stream nor JSON"
         hint = "Check the base URL and the proxy settings."
         self._stop(self._invalid(f"the reply is {what}: {start}", hint=hint))
 
@@ -480,257 +405,3 @@ class ReplyDecoder:
             status=status_in(inner, value),
             code=self._clean(error_code(value if isinstance(value, Mapping) else inner)),
         )
-
-
-# ---- the stream ---------------------------------------------------------------------------------------
-
-
-class MakeDecoder(Protocol):
-    """Creates the decoder of an attempt. Later attempts continue with the builder of the first one."""
-
-    def __call__(
-        self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
-    ) -> ReplyDecoder: ...
-
-
-class ReplyStream:
-    """An active reply: iterate it for the events, await `result()` for the message.
-
-    `aclose`, cancellation and the signal close its connection at once.
-    """
-
-    def __init__(self, call: HttpRequest, reply: HttpResponse | None, make_decoder: MakeDecoder) -> None:
-        self._call = call
-        self._reply = reply
-        self._make = make_decoder
-        self._decoder = make_decoder(clean=call.redact)
-        self._message: AssistantMessage | None = None
-        self._left = asyncio.Event()
-        self._events: Any = self._run()
-
-    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
-        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
-
-    async def __anext__(self) -> AssistantMessageEvent:
-        return cast(AssistantMessageEvent, await self._events.__anext__())
-
-    async def result(self) -> AssistantMessage:
-        """Return the whole message, after reading the events that are left."""
-        if self._events.ag_running:
-            await self._left.wait()
-        else:
-            async for _ in self._events:
-                pass
-        if self._message is None:
-            self._message = self._decoder.abort()["error"]
-        return self._message
-
-    async def aclose(self) -> None:
-        """Close the connection. The content so far remains available."""
-        if self._events.ag_running:
-            if self._reply is not None:
-                self._reply.cancel(Aborted())
-            await self._left.wait()
-        await self._events.aclose()
-        # A generator that has not started does not run its `finally`.
-        if self._reply is not None:
-            await self._reply.aclose()
-
-    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
-        decoder, seen, pings = self._decoder, 0, 0
-        clock = asyncio.get_running_loop().time
-        try:
-            yield decoder.builder.start()
-            if self._reply is None:
-                raise Aborted
-            reply, active_at = self._reply, clock()
-            while True:
-                try:
-                    data = await reply.read()
-                    events = decoder.feed(data) if data else decoder.close()
-                except ProviderError as error:
-                    events = []
-                    decoder.broken(error, events)
-                if decoder.ended:
-                    if decoder.error is not None:
-                        if not decoder.shown and await self._retry(decoder.error):
-                            decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
-                            active_at = clock()
-                            continue
-                        events.append(decoder.fail())
-                    elif decoder.next_body is not None:
-                        for event in events:
-                            yield event
-                        following = await self._continue(decoder, reply)
-                        if following is not None:
-                            reply, active_at = following, clock()
-                            continue
-                        events = [decoder.fail()]
-                    self._end(events[-1])
-                    # Release the connection before the last events, so that the next turn can use it.
-                    await reply.finish()
-                    for event in events:
-                        yield event
-                    return
-                for event in events:
-                    yield event
-                if decoder.seen != seen:
-                    seen, pings, active_at = decoder.seen, decoder.pings, clock()
-                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
-                elif decoder.pings != pings:
-                    pings = decoder.pings
-                    if clock() - active_at < PATIENCE * self._call.timeouts.idle:
-                        reply.restart()
-        except Aborted:
-            yield self._end(decoder.abort())
-        finally:
-            self._left.set()
-            if self._reply is not None:
-                await self._reply.aclose()
-
-    async def _retry(self, error: TinyAgentError) -> bool:
-        """Repeat the request, if a retry is possible and nothing was yielded yet."""
-        assert self._reply is not None
-        await self._reply.finish()
-        try:
-            self._reply = await self._call.again(error)
-        except TinyAgentError as final:
-            self._decoder.error = final
-            return False
-        self._decoder = self._make(
-            clean=self._call.redact, builder=self._decoder.builder, status=self._reply.status
-        )
-        return True
-
-    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse | None:
-        """Send the request that continues the message; return None if it failed."""
-        assert decoder.next_body is not None
-        await reply.finish()
-        self._call.body = decoder.next_body
-        decoder.resume()
-        try:
-            self._reply = await self._call.open()
-        except TinyAgentError as error:
-            decoder.ended, decoder.error = True, error
-            return None
-        return self._reply
-
-    def _end(self, event: BuilderEvent) -> BuilderEvent:
-        self._message = event["message"] if event["type"] == "done" else event["error"]
-        return event
-
-
-async def open_stream(
-    url: str,
-    body: Mapping[str, object],
-    *,
-    model: HttpModel,
-    options: SimpleStreamOptions,
-    headers: Mapping[str, str],
-    secrets: Iterable[str],
-    decoder: MakeDecoder,
-) -> ReplyStream:
-    """Send a request, and return as soon as its reply starts.
-
-    Raises:
-        TinyAgentError: The request failed before the reply started.
-    """
-    require_asyncio()
-    call = HttpRequest(
-        url,
-        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
-        body=encode_body(body),
-        timeout=options.get("timeout"),
-        signal=options.get("signal"),
-        on_retry=options.get("on_retry"),
-        secrets=secrets,
-        **connection_options(model, options),
-    )
-    try:
-        reply = await call.open()
-    except Aborted:
-        return ReplyStream(call, None, decoder)
-    return ReplyStream(call, reply, decoder)
-
-
-def encode_body(body: Mapping[str, object]) -> bytes:
-    """Encode the body of a request as JSON.
-
-    Raises:
-        ConfigurationError: The conversation has a value that JSON cannot represent.
-    """
-    try:
-        return _json.encode(body)
-    except TypeError as error:
-        raise cannot_be_sent(error) from None
-
-
-def cannot_be_sent(error: TypeError) -> ConfigurationError:
-    """Return the error of a conversation with a value that JSON cannot represent."""
-    return ConfigurationError(f"the conversation cannot be sent: {error}")
-
-
-# ---- URL, key and headers -----------------------------------------------------------------------------
-
-
-_PROTOCOL_PATHS = r"/(?:chat/completions|responses|messages)$"
-"""Protocol paths that users copy into a base URL from the documentation of an API."""
-
-
-def endpoint(base_url: str, path: str) -> str:
-    """Return the URL of `path` under a base URL, which may have the path of a protocol and a query."""
-    try:
-        parts = urlsplit(base_url.strip())
-    except ValueError:
-        return base_url
-    base = re.sub(_PROTOCOL_PATHS, "", parts.path.rstrip("/")).rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
-
-
-def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
-    """Return the `timeout` of a request for a list of models, if the call has one."""
-    timeout = options.get("timeout")
-    return {} if timeout is None else {"timeout": timeout}
-
-
-_SECRET_HEADER = r"(?i)auth|key|token|secret|cookie"
-
-
-def request_headers(
-    model: HttpModel,
-    api_key: str | None,
-    *,
-    variable: str | None,
-    header: str = "authorization",
-    prefix: str = "Bearer ",
-) -> tuple[dict[str, str], list[str]]:
-    """Return the headers of a request, including the API key, and the secrets in them.
-
-    Args:
-        model: If its own `headers` contain a key, no other key is sent.
-        api_key: The key of the call; None to use the variable.
-        variable: The environment variable with the key; None if the server needs no key.
-        header: The header for the key.
-        prefix: Precedes the key in the header.
-
-    Raises:
-        MissingKeyError: There is no key. The message names the variable.
-    """
-    provider = model.provider
-    headers = check_headers(model.headers, provider)
-    secrets = [value for name, value in headers.items() if re.search(_SECRET_HEADER, name)]
-    if any(name.lower() in ("authorization", header) for name in headers):
-        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
-    if api_key is None and variable:
-        api_key = os.environ.get(variable) or None
-        if api_key is None:
-            check_key_variable(variable, provider)
-            raise MissingKeyError(
-                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
-                hint=f"export {variable}=…",
-            )
-    if api_key is not None:
-        key = check_key(api_key, provider)
-        headers[header] = f"{prefix}{key}"
-        secrets.append(key)
-    return headers, secrets

@@ -1,0 +1,196 @@
+"""A reply under way: drives a decoder over HTTP.
+
+`open_stream` sends a request and returns a `ReplyStream`, which yields the events of the reply. It handles
+time-outs, aborts, retries before the first output, and replies that another request continues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Protocol, cast
+
+from tinyagent._cancel import Aborted, require_asyncio
+from tinyagent._net.request import HttpRequest, HttpResponse
+from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, SimpleStreamOptions
+from tinyagent.errors import ProviderError, TinyAgentError
+
+from .builder import BuilderEvent, MessageBuilder
+from .decoder import ReplyDecoder
+from .model import HttpModel, connection_options
+from .request import encode_body
+
+__all__ = ["AFTER_FINISH", "ReplyStream", "open_stream"]
+
+AFTER_FINISH = 10.0
+"""Seconds without data after a finish reason until a reply counts as complete."""
+PATIENCE = 10
+"""Idle time-outs in a row for which pings may keep a reply without content open."""
+
+
+class MakeDecoder(Protocol):
+    """Creates the decoder of an attempt. Later attempts continue with the builder of the first one."""
+
+    def __call__(
+        self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
+    ) -> ReplyDecoder: ...
+
+
+class ReplyStream:
+    """An active reply: iterate it for the events, await `result()` for the message.
+
+    `aclose`, cancellation and the signal close its connection at once.
+    """
+
+    def __init__(self, call: HttpRequest, reply: HttpResponse | None, make_decoder: MakeDecoder) -> None:
+        self._call = call
+        self._reply = reply
+        self._make = make_decoder
+        self._decoder = make_decoder(clean=call.redact)
+        self._message: AssistantMessage | None = None
+        self._left = asyncio.Event()
+        self._events: Any = self._run()
+
+    def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
+        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
+
+    async def __anext__(self) -> AssistantMessageEvent:
+        return cast(AssistantMessageEvent, await self._events.__anext__())
+
+    async def result(self) -> AssistantMessage:
+        """Return the whole message, after reading the events that are left."""
+        if self._events.ag_running:
+            await self._left.wait()
+        else:
+            async for _ in self._events:
+                pass
+        if self._message is None:
+            self._message = self._decoder.abort()["error"]
+        return self._message
+
+    async def aclose(self) -> None:
+        """Close the connection. The content so far remains available."""
+        if self._events.ag_running:
+            if self._reply is not None:
+                self._reply.cancel(Aborted())
+            await self._left.wait()
+        await self._events.aclose()
+        # A generator that has not started does not run its `finally`.
+        if self._reply is not None:
+            await self._reply.aclose()
+
+    async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
+        decoder, seen, pings = self._decoder, 0, 0
+        clock = asyncio.get_running_loop().time
+        try:
+            yield decoder.builder.start()
+            if self._reply is None:
+                raise Aborted
+            reply, active_at = self._reply, clock()
+            while True:
+                try:
+                    data = await reply.read()
+                    events = decoder.feed(data) if data else decoder.close()
+                except ProviderError as error:
+                    events = []
+                    decoder.broken(error, events)
+                if decoder.ended:
+                    if decoder.error is not None:
+                        if not decoder.shown and await self._retry(decoder.error):
+                            decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
+                            active_at = clock()
+                            continue
+                        events.append(decoder.fail())
+                    elif decoder.next_body is not None:
+                        for event in events:
+                            yield event
+                        following = await self._continue(decoder, reply)
+                        if following is not None:
+                            reply, active_at = following, clock()
+                            continue
+                        events = [decoder.fail()]
+                    self._end(events[-1])
+                    # Release the connection before the last events, so that the next turn can use it.
+                    await reply.finish()
+                    for event in events:
+                        yield event
+                    return
+                for event in events:
+                    yield event
+                if decoder.seen != seen:
+                    seen, pings, active_at = decoder.seen, decoder.pings, clock()
+                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+                elif decoder.pings != pings:
+                    pings = decoder.pings
+                    if clock() - active_at < PATIENCE * self._call.timeouts.idle:
+                        reply.restart()
+        except Aborted:
+            yield self._end(decoder.abort())
+        finally:
+            self._left.set()
+            if self._reply is not None:
+                await self._reply.aclose()
+
+    async def _retry(self, error: TinyAgentError) -> bool:
+        """Repeat the request, if a retry is possible and nothing was yielded yet."""
+        assert self._reply is not None
+        await self._reply.finish()
+        try:
+            self._reply = await self._call.again(error)
+        except TinyAgentError as final:
+            self._decoder.error = final
+            return False
+        self._decoder = self._make(
+            clean=self._call.redact, builder=self._decoder.builder, status=self._reply.status
+        )
+        return True
+
+    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse | None:
+        """Send the request that continues the message; return None if it failed."""
+        assert decoder.next_body is not None
+        await reply.finish()
+        self._call.body = decoder.next_body
+        decoder.resume()
+        try:
+            self._reply = await self._call.open()
+        except TinyAgentError as error:
+            decoder.ended, decoder.error = True, error
+            return None
+        return self._reply
+
+    def _end(self, event: BuilderEvent) -> BuilderEvent:
+        self._message = event["message"] if event["type"] == "done" else event["error"]
+        return event
+
+
+async def open_stream(
+    url: str,
+    body: Mapping[str, object],
+    *,
+    model: HttpModel,
+    options: SimpleStreamOptions,
+    headers: Mapping[str, str],
+    secrets: Iterable[str],
+    decoder: MakeDecoder,
+) -> ReplyStream:
+    """Send a request, and return as soon as its reply starts.
+
+    Raises:
+        TinyAgentError: The request failed before the reply started.
+    """
+    require_asyncio()
+    call = HttpRequest(
+        url,
+        headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
+        body=encode_body(body),
+        timeout=options.get("timeout"),
+        signal=options.get("signal"),
+        on_retry=options.get("on_retry"),
+        secrets=secrets,
+        **connection_options(model, options),
+    )
+    try:
+        reply = await call.open()
+    except Aborted:
+        return ReplyStream(call, None, decoder)
+    return ReplyStream(call, reply, decoder)

@@ -1,0 +1,99 @@
+"""The parts of a request that all protocols have: URL, key, headers and the encoded body."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from tinyagent import _json
+from tinyagent._net.errors import check_key_variable
+from tinyagent._net.url_guard import check_headers, check_key
+from tinyagent.agent_types import SimpleStreamOptions
+from tinyagent.errors import ConfigurationError, MissingKeyError
+
+from .model import HttpModel
+
+__all__ = ["cannot_be_sent", "encode_body", "endpoint", "list_timeout", "request_headers"]
+
+
+def encode_body(body: Mapping[str, object]) -> bytes:
+    """Encode the body of a request as JSON.
+
+    Raises:
+        ConfigurationError: The conversation has a value that JSON cannot represent.
+    """
+    try:
+        return _json.encode(body)
+    except TypeError as error:
+        raise cannot_be_sent(error) from None
+
+
+def cannot_be_sent(error: TypeError) -> ConfigurationError:
+    """Return the error of a conversation with a value that JSON cannot represent."""
+    return ConfigurationError(f"the conversation cannot be sent: {error}")
+
+
+_PROTOCOL_PATHS = r"/(?:chat/completions|responses|messages)$"
+"""Protocol paths that users copy into a base URL from the documentation of an API."""
+
+
+def endpoint(base_url: str, path: str) -> str:
+    """Return the URL of `path` under a base URL, which may have the path of a protocol and a query."""
+    try:
+        parts = urlsplit(base_url.strip())
+    except ValueError:
+        return base_url
+    base = re.sub(_PROTOCOL_PATHS, "", parts.path.rstrip("/")).rstrip("/")
+    return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
+
+
+def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
+    """Return the `timeout` of a request for a list of models, if the call has one."""
+    timeout = options.get("timeout")
+    return {} if timeout is None else {"timeout": timeout}
+
+
+_SECRET_HEADER = r"(?i)auth|key|token|secret|cookie"
+
+
+def request_headers(
+    model: HttpModel,
+    api_key: str | None,
+    *,
+    variable: str | None,
+    header: str = "authorization",
+    prefix: str = "Bearer ",
+) -> tuple[dict[str, str], list[str]]:
+    """Return the headers of a request, including the API key, and the secrets in them.
+
+    Args:
+        model: If its own `headers` contain a key, no other key is sent.
+        api_key: The key of the call; None to use the variable.
+        variable: The environment variable with the key; None if the server needs no key.
+        header: The header for the key.
+        prefix: Precedes the key in the header.
+
+    Raises:
+        MissingKeyError: There is no key. The message names the variable.
+    """
+    provider = model.provider
+    headers = check_headers(model.headers, provider)
+    secrets = [value for name, value in headers.items() if re.search(_SECRET_HEADER, name)]
+    if any(name.lower() in ("authorization", header) for name in headers):
+        return headers, secrets + [value.split(" ", 1)[1] for value in secrets if " " in value]
+    if api_key is None and variable:
+        api_key = os.environ.get(variable) or None
+        if api_key is None:
+            check_key_variable(variable, provider)
+            raise MissingKeyError(
+                f"no API key for {provider!r}: set {variable}, or pass options['api_key']",
+                hint=f"export {variable}=…",
+            )
+    if api_key is not None:
+        key = check_key(api_key, provider)
+        headers[header] = f"{prefix}{key}"
+        secrets.append(key)
+    return headers, secrets
