@@ -19,7 +19,7 @@ from tinyagent._cancel import (
 )
 from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
 from tinyagent._stream.finish_reasons import finish_error, finish_kind, has_content, shown_word
-from tinyagent._stream.history import repair_history
+from tinyagent._stream.repair_cache import repair_again
 from tinyagent._tool_checks import checked_tools
 from tinyagent.agent_tool_execution import Emit
 from tinyagent.agent_types import (
@@ -208,7 +208,7 @@ class ModelCall:
         messages: list[AgentMessage] = list(self._context.messages)
         if config.transform_context is not None:
             messages = list(await invoke(config.transform_context, messages, signal))
-        sent = repair_history(await invoke(config.convert_to_llm, messages))
+        sent = repair_again(await invoke(config.convert_to_llm, messages))
         self._key = config.api_key
         if config.get_api_key is not None:
             provider = getattr(config.model, "provider", "") or ""

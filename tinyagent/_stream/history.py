@@ -106,11 +106,15 @@ def adapt_history(
     return taken
 
 
-def repair_history(messages: Sequence[Message]) -> list[Message]:
+def repair_history(messages: Sequence[Message], *, first: int = 1) -> list[Message]:
     """Return the part of a history that can be sent, so that a session never becomes unusable.
 
     Failed and aborted replies are left out, with the results of their calls. A call without a result gets
     one that states this. A malformed message, for example from a callback, is left out with a warning.
+
+    Args:
+        messages: The history; not changed.
+        first: The number of the first message, for warnings.
     """
     sent: list[Message] = []
     waiting: list[tuple[str, str]] = []
@@ -131,7 +135,7 @@ def repair_history(messages: Sequence[Message]) -> list[Message]:
             )
         waiting.clear()
 
-    for message in _well_formed(messages):
+    for message in _well_formed(messages, first):
         if message["role"] == "tool_result":
             call = next((call for call in waiting if call[0] == message["tool_call_id"]), None)
             if call is not None:
@@ -150,8 +154,8 @@ def repair_history(messages: Sequence[Message]) -> list[Message]:
     return sent
 
 
-def _well_formed(messages: Sequence[Message]) -> Iterator[Message]:
-    for number, original in enumerate(messages, 1):
+def _well_formed(messages: Sequence[Message], first: int) -> Iterator[Message]:
+    for number, original in enumerate(messages, first):
         message = cast(Message, with_defaults(original))
         problem = message_problem(message)
         if problem is None and message["role"] not in _ROLES:
