@@ -162,7 +162,7 @@ def test_a_reply_of_nothing_but_reasoning_is_no_content_for_an_unknown_word() ->
 def test_a_finish_reason_that_echoes_the_key_is_redacted() -> None:
     """Neither the message's field nor its error shows the key."""
     for word in ("sk-test-1234", "error sk-test-1234"):
-        message = chat(b"{}", word, clean=lambda text: text.replace("sk-test-1234", "[key]"))
+        message = chat(b"{}", word, redact=lambda text: text.replace("sk-test-1234", "[key]"))
         assert "sk-test-1234" not in str(message)
         assert "[key]" in message["finish_reason"]
 

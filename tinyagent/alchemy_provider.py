@@ -477,7 +477,7 @@ class AlchemyDecoder(ChatDecoder):
         self.seen: int = facts["seen"]
         for word in facts.get("reasons") or filter(None, [facts["finish_reason"]]):
             self._set_finish_reason(word)
-        self._usage = facts["usage"]
+        self._raw_usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
         self._collect(facts["reasoning_details"], self._details)
         self._take_text_fields(facts.get("texts", ()))
@@ -531,11 +531,11 @@ class AlchemyDecoder(ChatDecoder):
         self._close_calls(out)
         self._conclude(out)
 
-    def _spent(self) -> Usage | None:
+    def _usage(self) -> Usage | None:
         if self._anthropic:
-            usage = as_dict(self._usage)
+            usage = as_dict(self._raw_usage)
             return anthropic_provider.normal_usage(usage) if usage else None
-        return super()._spent()
+        return super()._usage()
 
 
 class AlchemyStreamResponse(ReplyStream):

@@ -413,7 +413,7 @@ class AnthropicDecoder(ReplyDecoder):
     """The events of the Messages API.
 
     Args:
-        go_on: Makes the request that goes on with a paused reply; None: it is not gone on with.
+        make_continuation: Returns the body of the request that continues a paused reply, if there is one.
         max_pauses: How often.
         thinking_level: What the reply was asked for; kept in the message for the rest of its turn.
     """
@@ -422,7 +422,7 @@ class AnthropicDecoder(ReplyDecoder):
         self,
         model: ModelIdentity,
         *,
-        go_on: Callable[[AssistantMessage], bytes] | None = None,
+        make_continuation: Callable[[AssistantMessage], bytes] | None = None,
         max_pauses: int = 0,
         thinking_level: str = "off",
         **options: Unpack[DecoderOptions],
@@ -430,10 +430,10 @@ class AnthropicDecoder(ReplyDecoder):
         super().__init__(model, **options)
         if thinking_level != "off":
             self._fields["thinking_level"] = thinking_level
-        self._go_on = go_on
+        self._make_continuation = make_continuation
         self._pauses_left = max_pauses
         self._open: dict[int | None, _Block] = {}
-        self._usage: dict[str, Any] = {}
+        self._raw_usage: dict[str, Any] = {}
         self._before: list[Usage] = []
         """The usage of the replies that this one continues."""
         self._details: Any = None
@@ -488,7 +488,7 @@ class AnthropicDecoder(ReplyDecoder):
 
     def _count(self, usage: Any) -> None:
         """Update the token counts. A later report replaces the counts that it contains."""
-        self._usage |= {key: item for key, item in as_dict(usage).items() if item is not None}
+        self._raw_usage |= {key: item for key, item in as_dict(usage).items() if item is not None}
 
     # ---- blocks -------------------------------------------------------------------------------------
 
@@ -615,9 +615,9 @@ class AnthropicDecoder(ReplyDecoder):
             self._stop(self._invalid("the reply is empty: its end came first"))
         elif reason == "error":
             self._stop(self._reported(self._details or "the provider ended the reply with an error"))
-        elif reason in _PAUSES and self._go_on is not None and self._pauses_left > 0:
+        elif reason in _PAUSES and self._make_continuation is not None and self._pauses_left > 0:
             self._pauses_left -= 1
-            self.next_body: bytes | None = self._go_on(self.builder.message())
+            self.continuation: bytes | None = self._make_continuation(self.builder.message())
             self.ended = True
         else:
             if self._sources and not self._cites and self._last_text is not None:
@@ -632,20 +632,20 @@ class AnthropicDecoder(ReplyDecoder):
                 self._closed(block)
         return super().fail(error)
 
-    def resume(self) -> None:
+    def start_continuation(self) -> None:
         """Prepare for the reply that continues this one."""
-        super().resume()
-        if self._usage:
-            self._before.append(normal_usage(self._usage))
-        self._usage, self._details = {}, None
+        super().start_continuation()
+        if self._raw_usage:
+            self._before.append(normal_usage(self._raw_usage))
+        self._raw_usage, self._details = {}, None
 
-    def _spent(self) -> Usage | None:
-        return add_usages([*self._before, normal_usage(self._usage) if self._usage else None])
+    def _usage(self) -> Usage | None:
+        return add_usages([*self._before, normal_usage(self._raw_usage) if self._raw_usage else None])
 
     def _reason(self) -> str:
         """Return the provider's reason for withholding the reply."""
         details = as_dict(self._details)
-        words = [self._clean(as_str(details.get(key))) for key in ("category", "explanation")]
+        words = [self._redact(as_str(details.get(key))) for key in ("category", "explanation")]
         return ": ".join(word for word in words if word)
 
 
@@ -691,7 +691,7 @@ async def stream_anthropic(
     body, level = request_and_level(model, context, options)
     _unbind_thinking(body, headers, model)
 
-    def go_on(reply: AssistantMessage) -> bytes:
+    def make_continuation(reply: AssistantMessage) -> bytes:
         said = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
         return encode_body({**body, "messages": said})
 
@@ -706,7 +706,7 @@ async def stream_anthropic(
         decoder=partial(
             AnthropicDecoder,
             model,
-            go_on=go_on if paused else None,
+            make_continuation=make_continuation if paused else None,
             max_pauses=model.max_pauses,
             thinking_level=level,
         ),

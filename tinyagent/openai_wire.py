@@ -419,7 +419,7 @@ class ChatDecoder(ReplyDecoder):
 
     def __init__(self, model: ModelIdentity, **options: Unpack[DecoderOptions]) -> None:
         super().__init__(model, **options)
-        self._usage: object = None
+        self._raw_usage: object = None
         self._block = -1
         """The index of the open text or thinking block; `_block_type` is its type."""
         self._block_type = ""
@@ -454,8 +454,8 @@ class ChatDecoder(ReplyDecoder):
         self._add_images()
         return super().fail(error)
 
-    def _spent(self) -> Usage | None:
-        return normal_usage(self._usage)
+    def _usage(self) -> Usage | None:
+        return normal_usage(self._raw_usage)
 
     def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("choices"), list) or not value["choices"]:
@@ -537,7 +537,7 @@ class ChatDecoder(ReplyDecoder):
         if usage is None and chunk.x_groq is not None:
             usage = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
         if usage and isinstance(usage, dict):
-            self._usage = usage
+            self._raw_usage = usage
         for choice in chunk.choices or ():
             if choice.index:
                 continue
@@ -766,8 +766,8 @@ class ChatDecoder(ReplyDecoder):
         for data in self._last_chunks:
             chunk = as_dict(decode_lenient(data))
             choices = chunk.get("choices")
-            if isinstance(choices, list) and choices and not _counts(self._usage):
-                self._usage = as_dict(choices[0]).get("usage") or self._usage
+            if isinstance(choices, list) and choices and not _counts(self._raw_usage):
+                self._raw_usage = as_dict(choices[0]).get("usage") or self._raw_usage
             add_citations(cited, read_citations(chunk.get("search_results") or chunk.get("citations")))
         if cited and self._text_block >= 0:
             self.builder.update(self._text_block, citations=cited)

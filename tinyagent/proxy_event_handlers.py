@@ -98,7 +98,7 @@ class ProxyDecoder(ReplyDecoder):
         self._places: dict[int, int] = {}
         """Our index of each block, also of ended ones, by the proxy's index."""
         self._reason = "stop"
-        self._usage: object = None
+        self._raw_usage: object = None
         self._normal_usage: object = None
         self._images: list[str] = []
 
@@ -153,7 +153,7 @@ class ProxyDecoder(ReplyDecoder):
             elif step == "end":
                 self._end_block(kind, event, out)
         elif event.type in ("done", "error"):
-            self._usage, self._normal_usage = event.usage, event.normal_usage
+            self._raw_usage, self._normal_usage = event.usage, event.normal_usage
             images = event.images if isinstance(event.images, list) else []
             self._images = [url for url in images if isinstance(url, str) and url]
             if event.type == "error":
@@ -247,8 +247,8 @@ class ProxyDecoder(ReplyDecoder):
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         self._add_images()
         if event.reason == "aborted":
-            words = self._clean(str(event.error_message or "")) or "the proxy aborted the reply"
-            out.append(self.builder.fail("aborted", words, usage=self._spent()))
+            words = self._redact(str(event.error_message or "")) or "the proxy aborted the reply"
+            out.append(self.builder.fail("aborted", words, usage=self._usage()))
             self.ended = True
             return
         if event.finish_reason:
@@ -265,7 +265,7 @@ class ProxyDecoder(ReplyDecoder):
                 "error_message": str(error),
                 "error_kind": event.error_kind,
                 "error_category": event.error_category,
-                "error_hint": self._clean(event.error_hint) if event.error_hint else None,
+                "error_hint": self._redact(event.error_hint) if event.error_hint else None,
                 "error_status": event.error_status,
                 "error_retryable": bool(event.retryable),
                 "error_retry_after": event.retry_after,
@@ -283,11 +283,11 @@ class ProxyDecoder(ReplyDecoder):
             hint=named.hint,
         )
 
-    def _spent(self) -> Usage | None:
+    def _usage(self) -> Usage | None:
         usage = self._normal_usage
         if isinstance(usage, Mapping) and all(isinstance(usage.get(name, 0), int) for name in _COUNTS):
             return cast(Usage, dict(usage))
-        return proxy_usage(self._usage)
+        return proxy_usage(self._raw_usage)
 
 
 def proxy_usage(usage: object) -> Usage | None:

@@ -335,7 +335,7 @@ class ResponsesDecoder(ReplyDecoder):
         self._by_id: dict[str, _Item] = {}
         self._at: dict[tuple[int | None, str], _Item] = {}
         """The latest item for each position and kind. Some servers send wrong positions."""
-        self._usage: dict[str, Any] = {}
+        self._raw_usage: dict[str, Any] = {}
         self._citations: dict[int, list[Citation]] = {}
         """The citations of each text block."""
         self._sources: list[Citation] = []
@@ -675,7 +675,7 @@ class ResponsesDecoder(ReplyDecoder):
     # ---- the end ------------------------------------------------------------------------------------
 
     def _end(self, response: dict[str, Any], kind: str, out: list[BuilderEvent]) -> None:
-        self._usage = as_dict(response.get("usage"))
+        self._raw_usage = as_dict(response.get("usage"))
         status = as_str(response.get("status")) or kind.removeprefix("response.")
         if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
@@ -740,8 +740,8 @@ class ResponsesDecoder(ReplyDecoder):
             if more:
                 self.builder.update(last, citations=[*self._citations[last], *more])
 
-    def _spent(self) -> Usage | None:
-        return normal_usage(self._usage) if self._usage else None
+    def _usage(self) -> Usage | None:
+        return normal_usage(self._raw_usage) if self._raw_usage else None
 
 
 def _key(piece: Mapping[str, Any]) -> str:

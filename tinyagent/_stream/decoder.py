@@ -93,7 +93,7 @@ def status_in(*values: object) -> int | None:
 class DecoderOptions(TypedDict, total=False):
     """The keyword arguments of `ReplyDecoder`."""
 
-    clean: Callable[[str], str]
+    redact: Callable[[str], str]
     builder: MessageBuilder | None
     status: int
 
@@ -104,11 +104,11 @@ class ReplyDecoder:
     After `feed` or `close`, `ended` is true if the reply has ended. If `error` is then set, the reply has
     failed, and `fail` returns its event. Otherwise, `done` was one of the events.
 
-    A protocol defines `_take_event`, `_finish`, `_spent` and, if it has one, `_take_document`.
+    A protocol defines `_take_event`, `_finish`, `_usage` and, if it has one, `_take_document`.
 
     Args:
         model: The model that replies.
-        clean: Removes secrets from a provider's text.
+        redact: Removes secrets from a provider's text.
         builder: The builder of an earlier attempt without output, to continue with.
         status: The HTTP status of the reply.
     """
@@ -117,7 +117,7 @@ class ReplyDecoder:
         self,
         model: ModelIdentity,
         *,
-        clean: Callable[[str], str] = str,
+        redact: Callable[[str], str] = str,
         builder: MessageBuilder | None = None,
         status: int = 200,
     ) -> None:
@@ -131,11 +131,11 @@ class ReplyDecoder:
         self.finish_reason: str | None = None
         self._fields: dict[str, Any] = {}
         """More fields of the message, which are set at its end."""
-        self.next_body: bytes | None = None
+        self.continuation: bytes | None = None
         """The body of the request that continues the message, if the reply ended before the message did."""
         self._provider = model.provider or ""
         self._name = self._provider or "the provider"
-        self._clean = clean
+        self._redact = redact
         self._status = status
         self._sse = SSEDecoder()
         self._format = _Format.UNKNOWN
@@ -217,19 +217,19 @@ class ReplyDecoder:
         """Return the `error` event, with the content so far."""
         error = error or self.error
         assert error is not None
-        fields: dict[str, Any] = {**error_fields(error), "usage": self._spent()}
+        fields: dict[str, Any] = {**error_fields(error), "usage": self._usage()}
         if self.finish_reason:
-            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
+            fields["finish_reason"] = shown_word(self.finish_reason, self._redact)
         return self.builder.fail("error", **fields)
 
     def abort(self) -> BuilderEvent:
         """Return the `error` event of an aborted reply."""
         self.ended = True
-        return self.builder.fail("aborted", "Operation aborted", usage=self._spent())
+        return self.builder.fail("aborted", "Operation aborted", usage=self._usage())
 
-    def resume(self) -> None:
+    def start_continuation(self) -> None:
         """Prepare for the reply that continues this one."""
-        self.ended, self.next_body, self.finish_reason = False, None, None
+        self.ended, self.continuation, self.finish_reason = False, None, None
         self._sse, self._format, self._body_size, self._closing = SSEDecoder(), _Format.UNKNOWN, 0, False
         self._body.clear()
 
@@ -303,7 +303,7 @@ class ReplyDecoder:
         """Add the last events of a complete reply."""
         raise NotImplementedError
 
-    def _spent(self) -> Usage | None:
+    def _usage(self) -> Usage | None:
         """Return the usage so far."""
         raise NotImplementedError
 
@@ -331,7 +331,7 @@ class ReplyDecoder:
         text = data[:SCANNED]
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._clean(text)[:SHOWN]
+        return self._redact(text)[:SHOWN]
 
     def _conclude(
         self,
@@ -350,7 +350,7 @@ class ReplyDecoder:
             details: The provider's explanation for a withheld reply, redacted.
         """
         word = word or self.finish_reason
-        word = shown_word(word, self._clean) if word else None
+        word = shown_word(word, self._redact) if word else None
         content = self._has_content() if has_content is None else has_content
         kind = finish_kind(word, has_content=content)
         error = finish_error(word, kind, name=self._name, provider=self._provider, details=details)
@@ -368,9 +368,9 @@ class ReplyDecoder:
         if reason in ("stop", "tool_use"):
             calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
             reason = "tool_use" if calls else "stop"
-        fields: dict[str, Any] = {"usage": self._spent(), **self._fields}
+        fields: dict[str, Any] = {"usage": self._usage(), **self._fields}
         if self.finish_reason:
-            fields["finish_reason"] = shown_word(self.finish_reason, self._clean)
+            fields["finish_reason"] = shown_word(self.finish_reason, self._redact)
         out.append(self.builder.done(reason, **fields))
         self.ended = True
 
@@ -398,10 +398,10 @@ class ReplyDecoder:
             inner = value["error"]
         if isinstance(value, Mapping) and not error_text(inner):
             inner = value
-        text = self._clean(error_text(inner)) or "the provider reported an error without a reason"
+        text = self._redact(error_text(inner)) or "the provider reported an error without a reason"
         return provider_error(
             text,
             provider=self._provider,
             status=status_in(inner, value),
-            code=self._clean(error_code(value if isinstance(value, Mapping) else inner)),
+            code=self._redact(error_code(value if isinstance(value, Mapping) else inner)),
         )

@@ -32,7 +32,7 @@ class MakeDecoder(Protocol):
     """Creates the decoder of an attempt. Later attempts continue with the builder of the first one."""
 
     def __call__(
-        self, *, clean: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
+        self, *, redact: Callable[[str], str], builder: MessageBuilder | None = None, status: int = 200
     ) -> ReplyDecoder: ...
 
 
@@ -46,7 +46,7 @@ class ReplyStream:
         self._call = call
         self._reply = reply
         self._make = make_decoder
-        self._decoder = make_decoder(clean=call.redact)
+        self._decoder = make_decoder(redact=call.redact)
         self._message: AssistantMessage | None = None
         self._left = asyncio.Event()
         self._events: Any = self._run()
@@ -101,7 +101,7 @@ class ReplyStream:
                             active_at = clock()
                             continue
                         events.append(decoder.fail())
-                    elif decoder.next_body is not None:
+                    elif decoder.continuation is not None:
                         for event in events:
                             yield event
                         following = await self._continue(decoder, reply)
@@ -141,16 +141,16 @@ class ReplyStream:
             self._decoder.error = final
             return False
         self._decoder = self._make(
-            clean=self._call.redact, builder=self._decoder.builder, status=self._reply.status
+            redact=self._call.redact, builder=self._decoder.builder, status=self._reply.status
         )
         return True
 
     async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse | None:
         """Send the request that continues the message; return None if it failed."""
-        assert decoder.next_body is not None
+        assert decoder.continuation is not None
         await reply.finish()
-        self._call.body = decoder.next_body
-        decoder.resume()
+        self._call.body = decoder.continuation
+        decoder.start_continuation()
         try:
             self._reply = await self._call.open()
         except TinyAgentError as error:

@@ -79,7 +79,7 @@ class OpenAICompletionsStream:
         self._native.close()
 
     def _read(self) -> Generator[AssistantMessageEvent]:
-        decoder, tries = self._decoder(clean=self._call.redact), 0
+        decoder, tries = self._decoder(redact=self._call.redact), 0
         poll = select.poll()
         poll.register(self._waker.fileno(), select.POLLIN)
         yield cast(AssistantMessageEvent, decoder.builder.start())
@@ -96,7 +96,7 @@ class OpenAICompletionsStream:
                     tries += 1
                     time.sleep(wait)
                     self._native = self._call.open_native(self._waker)
-                    decoder = self._decoder(clean=self._call.redact, builder=decoder.builder)
+                    decoder = self._decoder(redact=self._call.redact, builder=decoder.builder)
                     continue
                 events.append(decoder.fail())
             if decoder.ended:
