@@ -44,7 +44,7 @@ check: $(VENV)/.ready-dev ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --explicit-package-bases tests/typing examples/*.py examples/*/src
-	$(BIN)/pyright tests/typing examples/*.py examples/*/src
+	$(BIN)/pyright tests/typing examples/*.py examples/*/src plugins/*/src bindings/*/python
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent --ignoreexternal
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent_cli --ignoreexternal
 	@if command -v cargo >/dev/null; then set -ex; cd $(BINDING); cargo fmt --all --check; \
