@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tinyagent._stream import request_cache
-from tinyagent._stream.history import UsedIds
+from tinyagent._stream.history import UsedIds, adapt_history
 from tinyagent._stream.request_cache import MAX_HISTORIES, MIN_MESSAGES, encode_history
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Message
@@ -245,3 +245,29 @@ async def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(2):
         encode_history(histories[0], (), convert)
     assert convert.take() == 1 + LENGTH
+
+
+class CountingIds(dict[str, int]):
+    """Used ids that count how often they are searched."""
+
+    searches = 0
+
+    def __contains__(self, key: object) -> bool:
+        self.searches += 1
+        return super().__contains__(key)
+
+
+def test_equal_ids_are_made_different_without_a_search_from_the_first() -> None:
+    """Each of thousands of equal ids gets its number in a few searches, and all are different."""
+    used = CountingIds()
+    turns = 2_000
+    history = adapt_history(
+        conversation(4 * turns),
+        OpenAICompatModel(id="m", base_url="http://127.0.0.1:1"),
+        ids=r"\w+",
+        used=used,
+    )
+    ids = [message["tool_call_id"] for message in history if message["role"] == "tool_result"]
+    assert ids[:3] == ["call_0", "call_0_2", "call_0_3"]
+    assert len(set(ids)) == turns
+    assert used.searches <= 2 * turns
