@@ -111,7 +111,7 @@ def _wrong(condition: bool, what: str) -> Iterator[str]:
 
 
 def judge_case(expected: dict[str, Any], got: Outcome, requests: int, extras: bool) -> list[str]:
-    """What is wrong with an outcome; a failure may be of any kind, so long as it is said to be one.
+    """What is wrong with an outcome; a failure may be of any kind, if it is reported as one.
 
     Without `extras` reasoning is not asked for, nor what the catalogue calls optional.
     """
@@ -402,13 +402,13 @@ EXPLANATION = """\
 - **Recordings** (`tests/data/recorded`): 81 streams of chat/completions and 16 of Anthropic's Messages, from
   many providers and gateways. Whole; byte by byte; cut at random places (five times: 1, 3, 20, 100, 1,000).
 - **Damaged streams**: recordings in which hypothesis replaces, puts in and loses bytes, and noise. A *foreign
-  exception* is not one of the client's own errors, so that nobody who uses it expects it; a *hang* is no end
+  exception* is not one of the client's own errors, so its users do not expect it; a *hang* is no end
   within 30 seconds (240 for the others).
 
-One judge for all clients, and lenient with those of others: any failure counts as the right one if it is said
-to be a failure, and text counts as kept if it could be read before; no time is measured; reasoning and
-optional cases are held against tinyagent only; the arguments of tool calls are parsed for them. tinyagent's
-own tests (`tests/contract`) ask for more: the kind of a failure, waits, order, what the next turn holds."""
+All clients have the same judge, and it is lenient with the others: any failure is accepted if it is
+reported as a failure, and text is accepted if it could be read before. Time is not measured. Reasoning and
+optional cases count for tinyagent only, and the arguments of tool calls are parsed for the others. The tests
+of tinyagent (`tests/contract`) require more: the kind of a failure, waits, order, and the next turn."""
 
 
 def main() -> None:

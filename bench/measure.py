@@ -175,7 +175,7 @@ def program(command: list[str], **more: str) -> dict[str, float]:
 
 
 def _status(key: str) -> float:
-    """A line of /proc/self/status in MiB; 0 where there is none."""
+    """Return a line of /proc/self/status in MiB; 0 on systems without it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

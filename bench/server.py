@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(cpu: int) -> None:
-    """Serve until standard input ends, that is until whoever started this is gone."""
+    """Serve until standard input ends, which means that the parent process has ended."""
     pin(cpu)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=2048)

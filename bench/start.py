@@ -44,7 +44,7 @@ def one_shots(peers: Peers, url: str, length: int) -> dict[str, list[str]]:
         run = [ours, "run", "-m", f"bench/{model}", ask]
         commands |= {"tinyagent run": run, "tinyagent run --jsonl": [*run, "--jsonl"]}
     if llm := peers.program("llm"):
-        # Without its log, which nobody would compare with a program that keeps none.
+        # Without its log: the other programs write none.
         commands["llm"] = [llm, "--no-log", "-m", f"bench-{length}", ask]
     scripts = {"httpx": ("httpx",), "openai": ("openai",), "tinyagent": ("httpx", "msgspec", "jiter")}
     for name, needs in scripts.items():

@@ -213,20 +213,20 @@ class AlchemyCall(HttpRequest):
         parts = urlsplit(self.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if kind in ("connect", "broken"):
-            said = f"cannot connect to {origin} ({words})"
+            text = f"cannot connect to {origin} ({words})"
             if kind == "broken":
-                said = f"the connection to {origin} broke before the reply began ({words})"
+                text = f"the connection to {origin} broke before the reply began ({words})"
             trusted = "certificate" not in words
             hint = None if trusted else certificate_hint(words)
-            return ConnectionFailedError(f"{name}: {said}", provider=provider, retryable=trusted, hint=hint)
+            return ConnectionFailedError(f"{name}: {text}", provider=provider, retryable=trusted, hint=hint)
         if kind in ("interrupted", "truncated", "empty"):
-            said = {
+            text = {
                 "interrupted": f"the connection broke in the middle of the reply ({words})",
                 "truncated": "the reply broke off before it was complete",
                 "empty": "the reply is empty (HTTP 200 without a body)",
             }[kind]
             again = kind == "interrupted"
-            return StreamInterruptedError(f"{name}: {said}", provider=provider, retryable=again)
+            return StreamInterruptedError(f"{name}: {text}", provider=provider, retryable=again)
         if kind == "client":
             return ConfigurationError(f"{name}: the request cannot be made: {words}")
         hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None

@@ -265,8 +265,8 @@ def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
         places.append(body["system"][-1])
     if body.get("tools"):
         places.append(body["tools"][-1])
-    said = [message for message in body["messages"] if message["role"] == "user"]
-    places += [message["content"][-1] for message in said[-2:]]
+    questions = [message for message in body["messages"] if message["role"] == "user"]
+    places += [message["content"][-1] for message in questions[-2:]]
     for place in places[:4]:
         place["cache_control"] = point
 
@@ -550,8 +550,8 @@ class AnthropicDecoder(ReplyDecoder):
             elif name == "type":
                 continue
             elif isinstance(value, str):
-                begun = as_str(block.whole.get(name))
-                block.pieces.setdefault(name, [begun] if begun else []).append(value)
+                start = as_str(block.whole.get(name))
+                block.pieces.setdefault(name, [start] if start else []).append(value)
             else:
                 block.whole = {**block.whole, name: value}
 
@@ -692,8 +692,8 @@ async def stream_anthropic(
     _unbind_thinking(body, headers, model)
 
     def make_continuation(reply: AssistantMessage) -> bytes:
-        said = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
-        return encode_body({**body, "messages": said})
+        messages = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
+        return encode_body({**body, "messages": messages})
 
     paused = _uses_server_tools(body)
     return await open_stream(
@@ -774,8 +774,8 @@ def _headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], lis
 
 def messages_url(base_url: str, path: str = "/messages") -> str:
     """Return the endpoint under a base URL that may end before or after `/v1`, or with `/messages`."""
-    begun = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
-    return endpoint(base_url, path if begun else f"/v1{path}")
+    has_version = re.search(r"/(?:v1|messages)/*\s*$", base_url.partition("?")[0])
+    return endpoint(base_url, path if has_version else f"/v1{path}")
 
 
 def _uses_server_tools(body: Mapping[str, Any]) -> bool:

@@ -121,7 +121,7 @@ class ToolSchemaError(ConfigurationError, ValueError):
 
 
 class AuthenticationError(ConfigurationError):
-    """The provider requires an API key: there is none, or the provider has refused it.
+    """The provider requires an API key: it is missing, or the provider refused it.
 
     Args:
         message: What went wrong and where.

@@ -910,7 +910,7 @@ def _counts(usage: object) -> bool:
 
 
 def normal_usage(usage: object) -> Usage | None:
-    """Convert the usage of chat/completions; None if there is none."""
+    """Convert the usage of chat/completions; None if the reply has no usage."""
     if not isinstance(usage, dict) or not usage:
         return None
     read, written = (

@@ -28,7 +28,7 @@ def supervised_command(command: Sequence[str], *, lifeline: int = 0, status: int
 
     With `status`, the supervisor reports on the program and waits for you to end it. The program gets a
     session of its own. SIGTERM to the supervisor is passed on to the program's process group. When the
-    lifeline closes, every process is killed. The supervisor's exit code is 0 if none is left.
+    lifeline closes, every process is killed. The supervisor's exit code is 0 if no process is left.
 
     Without `status`, the supervisor stands in for the program: it ends with the program, and has its exit
     code (128 + N for signal N). It also ends by SIGTERM, SIGINT or SIGHUP. When the lifeline closes, the

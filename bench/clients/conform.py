@@ -146,7 +146,7 @@ async def openai_client(job: Job, out: Outcome) -> None:
     from openai.lib.streaming.chat import ChatCompletionStreamState
 
     httpx = _httpx()
-    state, said, thought = ChatCompletionStreamState(), [], []
+    state, text, thought = ChatCompletionStreamState(), [], []
     try:
         async with openai.AsyncOpenAI(
             base_url=job.get("url", "http://127.0.0.1/v1"), api_key=KEY, **_http(job)
@@ -158,13 +158,13 @@ async def openai_client(job: Job, out: Outcome) -> None:
                 for choice in chunk.choices or ():
                     delta = choice.delta
                     if choice.index == 0 and delta is not None:
-                        said.append(delta.content or getattr(delta, "refusal", None) or "")
+                        text.append(delta.content or getattr(delta, "refusal", None) or "")
                         thought.append(
                             getattr(delta, "reasoning_content", None)
                             or getattr(delta, "reasoning", None)
                             or ""
                         )
-                out |= {"text": _joined(said), "reasoning": _joined(thought)}
+                out |= {"text": _joined(text), "reasoning": _joined(thought)}
                 state.handle_chunk(chunk)
         out["outcome"] = "ok"
         final = state.current_completion_snapshot
@@ -179,8 +179,8 @@ async def openai_client(job: Job, out: Outcome) -> None:
         out |= {"outcome": "http_error", "says": str(error)}
     except (openai.APIError, httpx.HTTPError) as error:
         out |= {"outcome": "error", "says": str(error)}
-    except AssertionError as error:  # its state was never given a chunk: an empty reply, not said to be one
-        if said or thought:
+    except AssertionError as error:  # its state was never given a chunk: an empty reply, not text to be one
+        if text or thought:
             raise
         out |= {"outcome": "ok", "says": str(error)}
 
@@ -230,7 +230,7 @@ def _joined(pieces: list[Any]) -> str:
 
 
 def _arguments(text: Any) -> Any:
-    """As whoever uses the client has to read them."""
+    """Read them as a user of the client has to."""
     try:
         value = json.loads(text) if text else {}
     except ValueError:

@@ -1,1 +1,1 @@
-"""Whole programs: the least that somebody would write with each library. Arguments: URL MODEL."""
+"""Whole programs: the shortest that one writes with each library. Arguments: URL MODEL."""

@@ -131,7 +131,7 @@ def split_model(text: str) -> tuple[str, str]:
 
 
 def read_user_file(path: Path) -> UserFile | None:
-    """Return the user's file; None if there is none."""
+    """Return the user's file; None if it does not exist."""
     text = read_config(path)
     if text is None:
         return None
@@ -145,7 +145,7 @@ def read_user_file(path: Path) -> UserFile | None:
 
 
 def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
-    """Return the project's file; None if there is none.
+    """Return the project's file; None if it does not exist.
 
     Raises:
         ConfigurationError: The file is malformed, or sets what only the user may set.

@@ -36,7 +36,7 @@ class Finding(NamedTuple):
     Attributes:
         check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
         subject: The thing that was checked.
-        code: The exit code of a run that has this problem; 0 if there is none, or if it is harmless.
+        code: The exit code of a run that has this problem; 0 for a harmless problem, or without one.
         message: The state of the subject.
         hint: How to solve the problem; with code 0 it is advice.
     """

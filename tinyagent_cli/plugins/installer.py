@@ -128,7 +128,7 @@ class Installer(NamedTuple):
         return f"{'uv pip' if self.program == 'uv' else 'pip'} install --upgrade {DISTRIBUTION}"
 
     def to_make_it_last(self, what: Sequence[str]) -> str | None:
-        """Return the command after which an upgrade of tinyagent keeps the plugin; None if none is needed."""
+        """Return the command that lets the plugin survive an upgrade of tinyagent; None if it does anyway."""
         if self.kind == "pipx" and not self.pipx:
             return f"pipx inject {shlex.quote(Path(sys.prefix).name)} {shlex.join(what)}"
         if self.kind == "uv tool":

@@ -108,7 +108,7 @@ class OpenAICompletionsStream:
 
 
 def _wait(error: TinyAgentError, tries: int) -> float | None:
-    """Return the seconds until the next attempt; None if there is none."""
+    """Return the seconds until the next attempt; None for no further attempt."""
     policy = _http.RETRY
     if not isinstance(error, ProviderError) or not error.retryable or tries >= policy.retries:
         return None

@@ -95,7 +95,7 @@ class Root:
 
     @staticmethod
     def show(parts: Parts) -> str:
-        """A path below the root, as a model reads it and can give it back."""
+        """Return a path below the root in the form that models read and write."""
         return show_path("/".join(parts)) or "."
 
     @classmethod

@@ -14,7 +14,7 @@ class SavedOutput:
     """A private temporary file. An error in writing it never ends the command.
 
     Attributes:
-        path: The path of the file; None if there is none.
+        path: The path of the file; None if no file was written.
         problem: Why the output could not be saved; None if it was saved.
     """
 
