@@ -179,7 +179,7 @@ async def openai_client(job: Job, out: Outcome) -> None:
         out |= {"outcome": "http_error", "says": str(error)}
     except (openai.APIError, httpx.HTTPError) as error:
         out |= {"outcome": "error", "says": str(error)}
-    except AssertionError as error:  # its state was never given a chunk: an empty reply, not text to be one
+    except AssertionError as error:  # no chunk arrived, so the reply is empty
         if text or thought:
             raise
         out |= {"outcome": "ok", "says": str(error)}
