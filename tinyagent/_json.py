@@ -16,6 +16,7 @@ import msgspec
 __all__ = [
     "as_dict",
     "as_int",
+    "as_list",
     "as_str",
     "count",
     "decode",
@@ -133,6 +134,11 @@ def _refuse_constant(name: str) -> float:
 def as_dict(value: object) -> dict[str, Any]:
     """Return a JSON object unchanged, and an empty one for any other value."""
     return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    """Return a JSON array unchanged, and an empty one for any other value."""
+    return value if isinstance(value, list) else []
 
 
 def as_str(value: object) -> str:

@@ -28,7 +28,7 @@ from typing import Any, Literal, Unpack
 from urllib.parse import unquote_to_bytes
 
 from . import _json
-from ._json import as_dict, as_int, as_str, count, dollars
+from ._json import as_dict, as_int, as_list, as_str, count, dollars
 from ._net.request import get_json
 from ._stream.builder import BuilderEvent
 from ._stream.citations import add_citations, read_citations
@@ -107,25 +107,25 @@ class AnthropicModel(HttpModel):
 # ---- the request ----------------------------------------------------------------------------------
 
 
-def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request."""
     return request_and_level(model, context, options)[0]
 
 
 def request_and_level(
     model: ModelIdentity, context: Context, options: SimpleStreamOptions
-) -> tuple[dict[str, Any], str]:
+) -> tuple[dict[str, object], str]:
     """Return the body of a request and its thinking level, which the message must store."""
     model = as_model(model, AnthropicModel)
     cache = model.cache
     point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
     history = adapt_history(context.messages, model, ids=IDS, tools=context.tools)
     messages = _messages(history)
-    body: dict[str, Any] = {"model": model.id, "stream": True, "messages": messages}
+    body: dict[str, object] = {"model": model.id, "stream": True, "messages": messages}
     if context.system_prompt.strip():
         body["system"] = [{"type": "text", "text": context.system_prompt}]
     extra = dict(model.extra_body)
-    tools: list[dict[str, Any]] = [
+    tools: list[dict[str, object]] = [
         {
             "name": tool.name,
             "description": tool.description,
@@ -152,7 +152,7 @@ def request_and_level(
 
 
 def _set_limits(
-    body: dict[str, Any], model: AnthropicModel, options: SimpleStreamOptions, level: str
+    body: dict[str, object], model: AnthropicModel, options: SimpleStreamOptions, level: str
 ) -> None:
     """Set `max_tokens`, thinking and temperature, which depend on each other."""
     asked = options.get("max_tokens")
@@ -168,7 +168,7 @@ def _set_limits(
         body["thinking"] = {"type": "adaptive"}
         if version >= (4, 7):
             # By default, these models send no text of their thinking.
-            body["thinking"]["display"] = "summarized"
+            as_dict(body["thinking"])["display"] = "summarized"
         efforts = family.efforts if "max" in family.efforts else _ADAPTIVE_EFFORTS
         body["output_config"] = {"effort": effort_for(model.id, level, efforts, options)}
     else:
@@ -245,14 +245,14 @@ def _first_reply_of_turn(history: Sequence[Message]) -> AssistantMessage | None:
     return first if calling else None
 
 
-def _is_thought(block: Mapping[str, Any]) -> bool:
+def _is_thought(block: Mapping[str, object]) -> bool:
     """Whether a thinking block is a thinking block of the API, and not a stored block of another type."""
-    signature = block.get("thinking_signature") or ""
+    signature = as_str(block.get("thinking_signature"))
     kept = _json.decode_object(signature) if signature.startswith("{") else None
     return bool(signature) if kept is None else kept.get("type") == "redacted_thinking"
 
 
-def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
+def _set_cache_points(body: dict[str, object], point: dict[str, str]) -> None:
     """Mark the system prompt, the last tool, and the last block of the last two user messages for caching.
 
     Four are allowed. The last but one is where the previous request put its own, so that it is found
@@ -261,31 +261,28 @@ def _set_cache_points(body: dict[str, Any], point: dict[str, str]) -> None:
     if any("cache_control" in block for block in _all_blocks(body)):
         return
     places: list[Any] = []
-    if isinstance(body.get("system"), list) and body["system"]:
-        places.append(body["system"][-1])
-    if body.get("tools"):
-        places.append(body["tools"][-1])
-    questions = [message for message in body["messages"] if message["role"] == "user"]
+    places += as_list(body.get("system"))[-1:]
+    places += as_list(body.get("tools"))[-1:]
+    questions = [message for message in as_list(body["messages"]) if message["role"] == "user"]
     places += [message["content"][-1] for message in questions[-2:]]
     for place in places[:4]:
         place["cache_control"] = point
 
 
-def _all_blocks(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _all_blocks(body: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     """Yield every block of a request that can be marked for caching."""
-    if isinstance(body.get("system"), list):
-        yield from body["system"]
-    yield from body.get("tools") or ()
-    for message in body["messages"]:
+    yield from as_list(body.get("system"))
+    yield from as_list(body.get("tools"))
+    for message in as_list(body["messages"]):
         for block in message["content"]:
             yield block
             inner = block.get("content") if block["type"] == "tool_result" else None
             yield from inner if isinstance(inner, list) else ()
 
 
-def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
+def _messages(history: Sequence[Message]) -> list[dict[str, object]]:
     """Convert the conversation to alternating messages, with tool results first, as the API requires."""
-    messages: list[dict[str, Any]] = []
+    messages: list[dict[str, object]] = []
     for message in history:
         if message["role"] == "assistant":
             role, blocks = "assistant", _assistant_blocks(message["content"])
@@ -300,17 +297,17 @@ def _messages(history: Sequence[Message]) -> list[dict[str, Any]]:
         if not blocks:
             continue
         if messages and messages[-1]["role"] == role:
-            messages[-1]["content"] += blocks
+            as_list(messages[-1]["content"]).extend(blocks)
         else:
             messages.append({"role": role, "content": blocks})
     for entry in messages:
         if entry["role"] == "user":
-            entry["content"].sort(key=lambda block: block["type"] != "tool_result")
+            as_list(entry["content"]).sort(key=lambda block: block["type"] != "tool_result")
     return messages
 
 
-def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
-    blocks: list[dict[str, Any]] = []
+def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, object]]:
+    blocks: list[dict[str, object]] = []
     for part in content:
         if part["type"] == "text":
             if part["text"].strip():
@@ -330,18 +327,18 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, Any]]:
     return blocks
 
 
-def _kept(signature: Any) -> dict[str, Any]:
+def _kept(signature: Any) -> dict[str, object]:
     """Return the further fields of a block, as the API sent them."""
     return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
 
-def _marked(block: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+def _marked(block: dict[str, object], part: Mapping[str, object]) -> dict[str, object]:
     """Return the block with the user's own mark for caching."""
     return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
-def _result_block(message: Any) -> dict[str, Any]:
-    block: dict[str, Any] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
+def _result_block(message: Any) -> dict[str, object]:
+    block: dict[str, object] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
     content = _blocks(message["content"])
     if content:
         block["content"] = content
@@ -350,9 +347,9 @@ def _result_block(message: Any) -> dict[str, Any]:
     return block
 
 
-def _blocks(content: Any) -> list[dict[str, Any]]:
+def _blocks(content: Any) -> list[dict[str, object]]:
     """Convert text and images. Blank texts are left out, because the API refuses them."""
-    blocks: list[dict[str, Any]] = []
+    blocks: list[dict[str, object]] = []
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for part in parts:
         if part["type"] == "image":
@@ -396,13 +393,13 @@ class _Block:
 
     __slots__ = ("fields", "index", "json", "kind", "pieces", "whole")
 
-    def __init__(self, kind: str, index: int = -1, whole: dict[str, Any] | None = None) -> None:
+    def __init__(self, kind: str, index: int = -1, whole: dict[str, object] | None = None) -> None:
         self.kind = kind
         """`text`, `thinking`, `tool_call`, `raw` (stored unchanged) or `unknown` (left out)."""
         self.index = index
         self.whole = whole or {}
         """The original block of a raw block; the input of a call."""
-        self.fields: dict[str, Any] = {}
+        self.fields: dict[str, object] = {}
         """More fields, which are sent back to the API."""
         self.json: list[str] = []
         self.pieces: dict[str, list[str]] = {}
@@ -433,7 +430,7 @@ class AnthropicDecoder(ReplyDecoder):
         self._make_continuation = make_continuation
         self._pauses_left = max_pauses
         self._open: dict[int | None, _Block] = {}
-        self._raw_usage: dict[str, Any] = {}
+        self._raw_usage: dict[str, object] = {}
         self._before: list[Usage] = []
         """The usage of the replies that this one continues."""
         self._details: Any = None
@@ -470,18 +467,18 @@ class AnthropicDecoder(ReplyDecoder):
                 if kind == "error" or value.get("error"):
                     self._stop(self._reported(value))
 
-    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+    def _take_document(self, value: dict[str, object], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("content"), list):
             return False
         self._count(value.get("usage"))
-        for at, block in enumerate(value["content"]):
+        for at, block in enumerate(as_list(value["content"])):
             self._start(at, as_dict(block), out)
             self._close(at, out)
         self._note_end(value)
         self._finish(out)
         return True
 
-    def _note_end(self, delta: dict[str, Any]) -> None:
+    def _note_end(self, delta: dict[str, object]) -> None:
         if word := as_str(delta.get("stop_reason")):
             self._set_finish_reason(word)
         self._details = delta.get("stop_details") or self._details
@@ -492,7 +489,7 @@ class AnthropicDecoder(ReplyDecoder):
 
     # ---- blocks -------------------------------------------------------------------------------------
 
-    def _start(self, at: int | None, block: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _start(self, at: int | None, block: dict[str, object], out: list[BuilderEvent]) -> None:
         self._close(at, out)
         kind = as_str(block.get("type"))
         if kind in ("text", "thinking"):
@@ -513,7 +510,7 @@ class AnthropicDecoder(ReplyDecoder):
             fields = {name: value for name, value in block.items() if name not in _OWN_FIELDS and value}
             self._open[at].fields = fields
 
-    def _delta(self, at: int | None, delta: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _delta(self, at: int | None, delta: dict[str, object], out: list[BuilderEvent]) -> None:
         kind = as_str(delta.get("type"))
         block = self._open.get(at)
         wanted = _DELTAS.get(kind)
@@ -529,7 +526,7 @@ class AnthropicDecoder(ReplyDecoder):
                 fields = self._open[at].fields
                 if not isinstance(fields.get("citations"), list):
                     fields["citations"] = []
-                fields["citations"].append(delta["citation"])
+                as_list(fields["citations"]).append(delta["citation"])
         elif block is not None and block.kind == wanted[0]:
             piece = delta.get(wanted[1])
             if isinstance(piece, str) and piece:
@@ -542,7 +539,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._add(at, wanted[0], delta.get(wanted[1]), out)
 
     @staticmethod
-    def _add_to_raw(block: _Block, kind: str, delta: dict[str, Any]) -> None:
+    def _add_to_raw(block: _Block, kind: str, delta: dict[str, object]) -> None:
         """Collect the pieces of the texts of a block, also of an unknown type."""
         for name, value in delta.items():
             if kind == "input_json_delta":
@@ -596,10 +593,10 @@ class AnthropicDecoder(ReplyDecoder):
         self._last_text = block.index
         cited = read_citations(block.fields.get("citations"))
         self._cites = self._cites or bool(cited)
-        texts: dict[str, Any] = {"text_signature": kept} if kept else {}
+        texts: dict[str, object] = {"text_signature": kept} if kept else {}
         return self.builder.close(block.index, **texts, **({"citations": cited} if cited else {}))
 
-    def _note_sources(self, block: Mapping[str, Any]) -> None:
+    def _note_sources(self, block: Mapping[str, object]) -> None:
         """Record the sources of a server search."""
         if as_str(block.get("type")).endswith("_tool_result"):
             found = read_citations(block.get("content"))
@@ -692,7 +689,10 @@ async def stream_anthropic(
     _unbind_thinking(body, headers, model)
 
     def make_continuation(reply: AssistantMessage) -> bytes:
-        messages = [*body["messages"], {"role": "assistant", "content": _assistant_blocks(reply["content"])}]
+        messages = [
+            *as_list(body["messages"]),
+            {"role": "assistant", "content": _assistant_blocks(reply["content"])},
+        ]
         return encode_body({**body, "messages": messages})
 
     paused = _uses_server_tools(body)
@@ -716,7 +716,7 @@ async def stream_anthropic(
 _BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
-def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: AnthropicModel) -> None:
+def _unbind_thinking(body: dict[str, object], headers: dict[str, str], model: AnthropicModel) -> None:
     """Allow the API to omit thinking from requests with another system prompt or other tools.
 
     Claude Fable from 5.1 on refuses a request whose thinking blocks were made under another beginning of the
@@ -725,8 +725,8 @@ def _unbind_thinking(body: dict[str, Any], headers: dict[str, str], model: Anthr
     """
     if "fable" not in str(model.id).lower() or _version(model) < (5, 1):
         return
-    kinds = {block["type"] for message in body["messages"] for block in message["content"]}
-    thinking = body.get("thinking") or {"type": "adaptive"}  # a model that always thinks
+    kinds = {block["type"] for message in as_list(body["messages"]) for block in message["content"]}
+    thinking = as_dict(body.get("thinking")) or {"type": "adaptive"}  # a model that always thinks
     if kinds.isdisjoint({"thinking", "redacted_thinking"}) or "block_binding" in thinking:
         return
     body["thinking"] = {**thinking, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
@@ -778,7 +778,7 @@ def messages_url(base_url: str, path: str = "/messages") -> str:
     return endpoint(base_url, path if has_version else f"/v1{path}")
 
 
-def _uses_server_tools(body: Mapping[str, Any]) -> bool:
+def _uses_server_tools(body: Mapping[str, object]) -> bool:
     """Whether the request has server tools. Only then can a reply pause and be continued."""
-    own = all("input_schema" in tool for tool in body.get("tools", ()))
+    own = all("input_schema" in tool for tool in as_list(body.get("tools")))
     return not own or bool(body.get("mcp_servers") or body.get("context_management"))

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from . import _json
-from ._json import as_dict, as_int, as_str, count, dollars
+from ._json import as_dict, as_int, as_list, as_str, count, dollars
 from ._stream.builder import BuilderEvent
 from ._stream.citations import add_citations, read_citations
 from ._stream.decoder import DecoderOptions, ReplyDecoder
@@ -83,12 +83,12 @@ class OpenAIResponsesModel(HttpModel):
 # ---- the request ----------------------------------------------------------------------------------
 
 
-def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request."""
     model = as_model(model, OpenAIResponsesModel)
     extra = dict(model.extra_body)
     stored = bool(extra.get("store"))
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "model": model.id,
         "stream": True,
         "store": False,
@@ -98,7 +98,7 @@ def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOp
     }
     if context.system_prompt:
         body["instructions"] = context.system_prompt
-    tools: list[dict[str, Any]] = [
+    tools: list[dict[str, object]] = [
         {
             "type": "function",
             "name": tool.name,
@@ -116,7 +116,7 @@ def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOp
     _set_reasoning(body, model, options)
     searches = any(str(tool.get("type")).startswith("web_search") for tool in tools)
     if searches and server_of(model.base_url, model.provider) == "openai":
-        body["include"] = [*body.get("include", ()), "web_search_call.action.sources"]
+        body["include"] = [*as_list(body.get("include")), "web_search_call.action.sources"]
     session = options.get("session_id")
     if session:
         body["prompt_cache_key"] = (
@@ -130,7 +130,9 @@ _ASSUMED = ModelFamily(efforts=("low", "medium", "high"), temperature=False)
 """The family of a model that reasons according to its configuration only."""
 
 
-def _set_reasoning(body: dict[str, Any], model: OpenAIResponsesModel, options: SimpleStreamOptions) -> None:
+def _set_reasoning(
+    body: dict[str, object], model: OpenAIResponsesModel, options: SimpleStreamOptions
+) -> None:
     """Set effort and temperature, which depend on each other and on the model."""
     settings = settings_for(model, options, reasons=model.reasoning, assumed=_ASSUMED)
     if settings.temperature is not None:
@@ -138,14 +140,12 @@ def _set_reasoning(body: dict[str, Any], model: OpenAIResponsesModel, options: S
     if settings.family.reasons or settings.level:
         body["include"] = ["reasoning.encrypted_content"]
     if settings.effort is not None:
-        body["reasoning"] = {"effort": settings.effort}
-        summary = model.reasoning_summary
-        if summary:
-            body["reasoning"]["summary"] = summary
+        summary = {"summary": model.reasoning_summary} if model.reasoning_summary else {}
+        body["reasoning"] = {"effort": settings.effort, **summary}
 
 
-def _input(history: Sequence[Message], stored: bool) -> list[dict[str, Any]]:
-    items: list[dict[str, Any]] = []
+def _input(history: Sequence[Message], stored: bool) -> list[dict[str, object]]:
+    items: list[dict[str, object]] = []
     for message in history:
         if message["role"] == "assistant":
             items += _output_items(message["content"], stored)
@@ -173,7 +173,7 @@ def _output(content: Any) -> Any:
     return "\n".join(part["text"] for part in content) or "(no output)"
 
 
-def _parts(content: Any) -> list[dict[str, Any]]:
+def _parts(content: Any) -> list[dict[str, object]]:
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     return [
         {"type": "input_image", "image_url": part["url"], "detail": "auto"}
@@ -184,10 +184,10 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
+def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, object]]:
     """Convert a reply back to its items."""
-    items: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
+    items: list[dict[str, object]] = []
+    images: list[dict[str, object]] = []
     for part in content:
         if part["type"] == "thinking":
             item = _kept(part.get("thinking_signature"))
@@ -217,14 +217,14 @@ def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, Any]]:
     return items + _missing_outputs(items)
 
 
-_OUTPUTS: dict[str, dict[str, Any]] = {
+_OUTPUTS: dict[str, dict[str, object]] = {
     "custom_tool_call": {"type": "custom_tool_call_output"},
     "apply_patch_call": {"type": "apply_patch_call_output", "status": "failed"},
 }
 """Types of calls, other than function calls, that need an output, and the fixed fields of that output."""
 
 
-def _missing_outputs(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _missing_outputs(items: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Return outputs for calls that cannot be run here. Without them, the API refuses the next request."""
     answered = {item.get("call_id") for item in items if str(item["type"]).endswith("_output")}
     return [
@@ -234,24 +234,24 @@ def _missing_outputs(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     ]
 
 
-def _add_text(items: list[dict[str, Any]], part: Any) -> None:
+def _add_text(items: list[dict[str, object]], part: Any) -> None:
     kept = _kept(part.get("text_signature"))
     annotations = kept.pop("annotations", [])
-    piece: dict[str, Any] = {"type": "output_text", "text": part["text"], "annotations": annotations}
+    piece: dict[str, object] = {"type": "output_text", "text": part["text"], "annotations": annotations}
     if kept.pop("refusal", False):
         piece = {"type": "refusal", "refusal": part["text"]}
     last = items[-1] if items else {}
     if kept.get("id") and last.get("id") == kept["id"]:
-        last["content"].append(piece)
+        as_list(last["content"]).append(piece)
         return
     items.append({"type": "message", "role": "assistant", "status": "completed", "content": [piece], **kept})
 
 
-def _kept(signature: Any) -> dict[str, Any]:
+def _kept(signature: Any) -> dict[str, object]:
     return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
 
-def _is_whole(item: Mapping[str, Any]) -> bool:
+def _is_whole(item: Mapping[str, object]) -> bool:
     return bool(item.get("encrypted_content") or item.get("content"))
 
 
@@ -303,10 +303,10 @@ class _Item:
         self.wholes: set[int] = set()
         """Parts that arrived complete, before any of their deltas."""
         self.ended = False
-        self.given: dict[str, Any] = {}
+        self.given: dict[str, object] = {}
         """The complete item, once it has arrived."""
 
-    def has_whole(self, part: int, event: Mapping[str, Any]) -> bool:
+    def has_whole(self, part: int, event: Mapping[str, object]) -> bool:
         """Whether a delta repeats a complete part. Without an id, it may belong to another item."""
         return part in self.wholes and bool(self.id) and event.get("item_id") == self.id
 
@@ -335,7 +335,7 @@ class ResponsesDecoder(ReplyDecoder):
         self._by_id: dict[str, _Item] = {}
         self._at: dict[tuple[int | None, str], _Item] = {}
         """The latest item for each position and kind. Some servers send wrong positions."""
-        self._raw_usage: dict[str, Any] = {}
+        self._raw_usage: dict[str, object] = {}
         self._citations: dict[int, list[Citation]] = {}
         """The citations of each text block."""
         self._sources: list[Citation] = []
@@ -398,7 +398,7 @@ class ResponsesDecoder(ReplyDecoder):
                 elif kind == "error" or value.get("error"):
                     self._stop(self._reported(value))
 
-    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+    def _take_document(self, value: dict[str, object], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("output"), list):
             return False
         self._end(value, "response.completed", out)
@@ -415,9 +415,9 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _item(
         self,
-        value: Mapping[str, Any],
+        value: Mapping[str, object],
         kind: str,
-        given: Mapping[str, Any] | None = None,
+        given: Mapping[str, object] | None = None,
         begins: bool = False,
     ) -> _Item:
         """Return the item of an event; a new one if the event is its first.
@@ -444,7 +444,7 @@ class ResponsesDecoder(ReplyDecoder):
         return item
 
     @staticmethod
-    def _is_another(here: _Item, item_id: str, given: Mapping[str, Any] | None, begins: bool) -> bool:
+    def _is_another(here: _Item, item_id: str, given: Mapping[str, object] | None, begins: bool) -> bool:
         """Whether an event at the position of `here`, with an unknown id, belongs to another item."""
         if here.ended:
             return begins or (bool(item_id) and {**here.given, "id": ""} != {**(given or {}), "id": ""})
@@ -457,7 +457,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._by_id[item_id] = item
         return item
 
-    def _begin(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _begin(self, value: Mapping[str, object], given: dict[str, object], out: list[BuilderEvent]) -> None:
         kind = as_str(given.get("type"))
         if not kind:
             return
@@ -471,7 +471,7 @@ class ResponsesDecoder(ReplyDecoder):
         elif item.is_raw:
             self._block(item, 0, out)  # opened now to keep the order of the items
 
-    def _open_call(self, item: _Item, given: Mapping[str, Any], out: list[BuilderEvent]) -> int:
+    def _open_call(self, item: _Item, given: Mapping[str, object], out: list[BuilderEvent]) -> int:
         self._open_announced(out)
         item.call_id = as_str(given.get("call_id"))
         index, event = self.builder.open_tool_call(item.call_id, as_str(given.get("name")))
@@ -514,12 +514,14 @@ class ResponsesDecoder(ReplyDecoder):
         if isinstance(whole, str) and whole.startswith(had):
             self._add(item, part, whole[len(had) :], out)
 
-    def _take_item(self, value: Mapping[str, Any], given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _take_item(
+        self, value: Mapping[str, object], given: dict[str, object], out: list[BuilderEvent]
+    ) -> None:
         kind = as_str(given.get("type"))
         if kind:
             self._end_item(self._item(value, kind, given), given, out)
 
-    def _end_item(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _end_item(self, item: _Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
         """End a complete item, and add the content that was not streamed."""
         if item.ended and (item.blocks or not given):
             return
@@ -538,7 +540,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     # ---- text and citations -------------------------------------------------------------------------
 
-    def _text(self, value: Mapping[str, Any], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
+    def _text(self, value: Mapping[str, object], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
         part = as_int(value.get("content_index")) or 0
         item = self._item(value, "message")
         if item.has_whole(part, value):
@@ -550,14 +552,16 @@ class ResponsesDecoder(ReplyDecoder):
                 item.refusals.add(part)
             self._sign_text(item, part)
 
-    def _whole_text(self, value: Mapping[str, Any], text: Any, kind: str, out: list[BuilderEvent]) -> None:
+    def _whole_text(self, value: Mapping[str, object], text: Any, kind: str, out: list[BuilderEvent]) -> None:
         """End a part. Its text is used if no part of the item was streamed."""
         item, part = self._item(value, "message"), as_int(value.get("content_index")) or 0
         if part not in item.blocks and (item.wholes or not item.blocks):
             self._text(value, text, kind, out)
             item.wholes.add(part)
 
-    def _take_part(self, value: Mapping[str, Any], part: Mapping[str, Any], out: list[BuilderEvent]) -> None:
+    def _take_part(
+        self, value: Mapping[str, object], part: Mapping[str, object], out: list[BuilderEvent]
+    ) -> None:
         """End a part that arrives as an object. Servers may send no other event for it."""
         kind = as_str(part.get("type"))
         if kind in ("reasoning_text", "summary_text"):
@@ -569,7 +573,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _sign_text(self, item: _Item, part: int) -> None:
         """Store the fields that the API requires with a text, and its citations in our format."""
-        kept: dict[str, Any] = {}
+        kept: dict[str, object] = {}
         if item.id:
             kept["id"] = item.id
         if isinstance(item.phase, str):
@@ -577,7 +581,7 @@ class ResponsesDecoder(ReplyDecoder):
         if part in item.refusals:
             kept["refusal"] = True
         annotations = [value for value in item.annotations.get(part, ()) if isinstance(value, dict) and value]
-        fields: dict[str, Any] = {}
+        fields: dict[str, object] = {}
         if annotations:
             kept["annotations"] = annotations
             index = item.blocks[part]
@@ -593,7 +597,7 @@ class ResponsesDecoder(ReplyDecoder):
         for part in item.blocks:
             self._sign_text(item, part)
 
-    def _end_message(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _end_message(self, item: _Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
         content = given.get("content")
         parts = [as_dict(piece) for piece in content] if isinstance(content, list) else []
         texts = [as_str(piece.get(_key(piece))) for piece in parts]
@@ -615,20 +619,20 @@ class ResponsesDecoder(ReplyDecoder):
 
     # ---- calls, reasoning, and items without text ---------------------------------------------------
 
-    def _end_call(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _end_call(self, item: _Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
         index = item.blocks[0] if item.blocks else self._open_call(item, given, out)
         whole = given.get("arguments")
         self._complete(item, 0, whole, out)
-        fields: dict[str, Any] = {}
+        fields: dict[str, object] = {}
         if not item.call_id and as_str(given.get("call_id")):
-            fields["id"] = self.builder.unique_id(given["call_id"])
+            fields["id"] = self.builder.unique_id(as_str(given["call_id"]))
         if not self.builder.block(index)["name"] and as_str(given.get("name")):
             fields["name"] = given["name"]
         if item.id:
             fields["tool_call_signature"] = _json.encode({"id": item.id}).decode()
         out.append(self._close_call(index, whole if isinstance(whole, dict) else None, **fields))
 
-    def _think(self, value: Mapping[str, Any], source: str, step: str, out: list[BuilderEvent]) -> None:
+    def _think(self, value: Mapping[str, object], source: str, step: str, out: list[BuilderEvent]) -> None:
         """Parts of a summary are paragraphs of one block."""
         item = self._item(value, "reasoning")
         item.source = item.source or source
@@ -648,7 +652,7 @@ class ResponsesDecoder(ReplyDecoder):
         item.latest = part
         self._add(item, 0, piece, out)
 
-    def _end_reasoning(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _end_reasoning(self, item: _Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
         pieces = given.get("summary") or given.get("content")
         had = self.builder.text(item.blocks[0]) if item.blocks else ""
         if not had and isinstance(pieces, list):
@@ -662,7 +666,7 @@ class ResponsesDecoder(ReplyDecoder):
         fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
         out.append(self.builder.close(self._block(item, 0, out), **fields))
 
-    def _end_raw(self, item: _Item, given: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _end_raw(self, item: _Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
         """Store an item, to send it back. Its sources become sources of the text."""
         for holder in (given, as_dict(given.get("action"))):
             for key in ("sources", "results"):
@@ -674,7 +678,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     # ---- the end ------------------------------------------------------------------------------------
 
-    def _end(self, response: dict[str, Any], kind: str, out: list[BuilderEvent]) -> None:
+    def _end(self, response: dict[str, object], kind: str, out: list[BuilderEvent]) -> None:
         self._raw_usage = as_dict(response.get("usage"))
         status = as_str(response.get("status")) or kind.removeprefix("response.")
         if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
@@ -744,7 +748,7 @@ class ResponsesDecoder(ReplyDecoder):
         return normal_usage(self._raw_usage) if self._raw_usage else None
 
 
-def _key(piece: Mapping[str, Any]) -> str:
+def _key(piece: Mapping[str, object]) -> str:
     """Return the field of a part that has its text."""
     return {"refusal": "refusal", "output_audio": "transcript"}.get(as_str(piece.get("type")), "text")
 
@@ -810,7 +814,7 @@ async def stream_openai_responses(
             raise
     _refuse_summaries.add(url)
     note(options, f"{model.provider}: this key gets no reasoning summaries, so they are not requested.")
-    body["reasoning"].pop("summary")
+    as_dict(body["reasoning"]).pop("summary")
     return await open_reply(body)
 
 
