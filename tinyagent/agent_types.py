@@ -120,6 +120,10 @@ class Usage(TypedDict, total=False):
     cost_estimated: bool
 
 
+AssistantBlock: TypeAlias = TextContent | ThinkingContent | ToolCallContent | ImageContent
+"""A block of a reply. Compare `type` to narrow it."""
+
+
 class UserMessage(TypedDict):
     """A message of the user. `timestamp` is in Unix milliseconds."""
 
@@ -137,7 +141,7 @@ class AssistantMessage(TypedDict):
     """
 
     role: Literal["assistant"]
-    content: list[TextContent | ThinkingContent | ToolCallContent | ImageContent]
+    content: list[AssistantBlock]
     stop_reason: StopReason
     timestamp: int
     api: str

@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Unpack
+from typing import Literal, Unpack
 from urllib.parse import unquote_to_bytes
 
 from . import _json
@@ -41,13 +41,17 @@ from ._stream.request import encode_body, endpoint, list_timeout, request_header
 from ._stream.usage import add_usages
 from ._tool_schemas import tool_schema
 from .agent_types import (
+    AssistantBlock,
     AssistantMessage,
     Citation,
     Context,
+    ImageContent,
     Message,
     ModelIdentity,
     ModelInfo,
     SimpleStreamOptions,
+    TextContent,
+    ToolResultMessage,
     Usage,
 )
 from .errors import InvalidReplyError, TinyAgentError
@@ -260,7 +264,7 @@ def _set_cache_points(body: dict[str, object], point: dict[str, str]) -> None:
     """
     if any("cache_control" in block for block in _all_blocks(body)):
         return
-    places: list[Any] = []
+    places: list[dict[str, object]] = []
     places += as_list(body.get("system"))[-1:]
     places += as_list(body.get("tools"))[-1:]
     questions = [message for message in as_list(body["messages"]) if message["role"] == "user"]
@@ -306,7 +310,7 @@ def _messages(history: Sequence[Message]) -> list[dict[str, object]]:
     return messages
 
 
-def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, object]]:
+def _assistant_blocks(content: Sequence[AssistantBlock]) -> list[dict[str, object]]:
     blocks: list[dict[str, object]] = []
     for part in content:
         if part["type"] == "text":
@@ -327,7 +331,7 @@ def _assistant_blocks(content: Sequence[Any]) -> list[dict[str, object]]:
     return blocks
 
 
-def _kept(signature: Any) -> dict[str, object]:
+def _kept(signature: object) -> dict[str, object]:
     """Return the further fields of a block, as the API sent them."""
     return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
@@ -337,7 +341,7 @@ def _marked(block: dict[str, object], part: Mapping[str, object]) -> dict[str, o
     return {**block, "cache_control": part["cache_control"]} if part.get("cache_control") else block
 
 
-def _result_block(message: Any) -> dict[str, object]:
+def _result_block(message: ToolResultMessage) -> dict[str, object]:
     block: dict[str, object] = {"type": "tool_result", "tool_use_id": message["tool_call_id"]}
     content = _blocks(message["content"])
     if content:
@@ -347,19 +351,20 @@ def _result_block(message: Any) -> dict[str, object]:
     return block
 
 
-def _blocks(content: Any) -> list[dict[str, object]]:
+def _blocks(content: str | Sequence[TextContent | ImageContent]) -> list[dict[str, object]]:
     """Convert text and images. Blank texts are left out, because the API refuses them."""
     blocks: list[dict[str, object]] = []
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for part in parts:
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    for part in content:
         if part["type"] == "image":
             blocks.append(_marked({"type": "image", "source": _image_source(part)}, part))
-        elif part["type"] == "text" and part["text"].strip():
+        elif part["text"].strip():
             blocks.append(_marked({"type": "text", "text": part["text"]}, part))
     return blocks
 
 
-def _image_source(image: Any) -> dict[str, str]:
+def _image_source(image: ImageContent) -> dict[str, str]:
     url = image["url"]
     if url[:5].lower() != "data:":
         return {"type": "url", "url": url}
@@ -433,7 +438,7 @@ class AnthropicDecoder(ReplyDecoder):
         self._raw_usage: dict[str, object] = {}
         self._before: list[Usage] = []
         """The usage of the replies that this one continues."""
-        self._details: Any = None
+        self._details: object = None
         self._sources: list[Citation] = []
         self._cites = False
         """Whether a text has its own citations."""
@@ -483,7 +488,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._set_finish_reason(word)
         self._details = delta.get("stop_details") or self._details
 
-    def _count(self, usage: Any) -> None:
+    def _count(self, usage: object) -> None:
         """Update the token counts. A later report replaces the counts that it contains."""
         self._raw_usage |= {key: item for key, item in as_dict(usage).items() if item is not None}
 
@@ -552,7 +557,7 @@ class AnthropicDecoder(ReplyDecoder):
             else:
                 block.whole = {**block.whole, name: value}
 
-    def _add(self, at: int | None, kind: str, piece: Any, out: list[BuilderEvent]) -> None:
+    def _add(self, at: int | None, kind: str, piece: object, out: list[BuilderEvent]) -> None:
         """Open a block with its initial content."""
         if kind == "tool_call":
             index, event = self.builder.open_tool_call()
@@ -560,10 +565,10 @@ class AnthropicDecoder(ReplyDecoder):
             index, event = self.builder.open_text() if kind == "text" else self.builder.open_thinking()
         self._open[at] = _Block(kind, index)
         out.append(event)
-        if as_str(piece):
-            out.append(self.builder.delta(index, piece))
+        if text := as_str(piece):
+            out.append(self.builder.delta(index, text))
 
-    def _sign(self, at: int | None, signature: Any, out: list[BuilderEvent]) -> None:
+    def _sign(self, at: int | None, signature: object, out: list[BuilderEvent]) -> None:
         if at not in self._open:
             self._add(at, "thinking", "", out)
         if self._open[at].kind == "thinking" and as_str(signature):

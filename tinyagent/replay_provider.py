@@ -10,17 +10,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from . import _json, jsonl
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
 from ._stream.message_checks import is_assistant
 from ._stream.response import Response
 from .agent_types import (
+    AssistantBlock,
     AssistantMessage,
     AssistantMessageEvent,
     Context,
-    ImageContent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -28,16 +28,11 @@ from .agent_types import (
     Provider,
     SimpleStreamOptions,
     StreamResponse,
-    TextContent,
-    ThinkingContent,
-    ToolCallContent,
 )
 from .errors import ConfigurationError, ProviderError, RecordError
 from .text_files import MAX_RECORD_BYTES, read_bytes
 
 __all__ = ["replay_provider"]
-
-AssistantBlock: TypeAlias = TextContent | ThinkingContent | ToolCallContent | ImageContent
 
 
 def replay_provider(path: str | Path, *, on_warning: Callable[[str], None] | None = None) -> Provider:

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
+from typing import Unpack
 
 from . import _json
 from ._json import as_dict, as_int, as_list, as_str, count, dollars
@@ -35,7 +35,17 @@ from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import endpoint, request_headers
 from ._stream.servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
-from .agent_types import Citation, Context, Message, ModelIdentity, SimpleStreamOptions, Usage
+from .agent_types import (
+    AssistantBlock,
+    Citation,
+    Context,
+    ImageContent,
+    Message,
+    ModelIdentity,
+    SimpleStreamOptions,
+    TextContent,
+    Usage,
+)
 from .errors import ProviderError, TinyAgentError
 
 __all__ = [
@@ -164,27 +174,27 @@ def _input(history: Sequence[Message], stored: bool) -> list[dict[str, object]]:
     return items
 
 
-def _output(content: Any) -> Any:
+def _output(content: str | Sequence[TextContent | ImageContent]) -> object:
     """Convert the result of a tool, if possible to plain text."""
     if isinstance(content, str):
         return content
-    if any(part["type"] == "image" for part in content):
-        return _parts(content)
-    return "\n".join(part["text"] for part in content) or "(no output)"
+    texts = [part["text"] for part in content if part["type"] == "text"]
+    return _parts(content) if len(texts) < len(content) else "\n".join(texts) or "(no output)"
 
 
-def _parts(content: Any) -> list[dict[str, object]]:
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+def _parts(content: str | Sequence[TextContent | ImageContent]) -> list[dict[str, object]]:
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
     return [
         {"type": "input_image", "image_url": part["url"], "detail": "auto"}
         if part["type"] == "image"
         else {"type": "input_text", "text": part["text"]}
-        for part in parts
+        for part in content
         if part["type"] == "image" or part["text"]
     ]
 
 
-def _output_items(content: Sequence[Any], stored: bool) -> list[dict[str, object]]:
+def _output_items(content: Sequence[AssistantBlock], stored: bool) -> list[dict[str, object]]:
     """Convert a reply back to its items."""
     items: list[dict[str, object]] = []
     images: list[dict[str, object]] = []
@@ -234,7 +244,7 @@ def _missing_outputs(items: Sequence[Mapping[str, object]]) -> list[dict[str, ob
     ]
 
 
-def _add_text(items: list[dict[str, object]], part: Any) -> None:
+def _add_text(items: list[dict[str, object]], part: TextContent) -> None:
     kept = _kept(part.get("text_signature"))
     annotations = kept.pop("annotations", [])
     piece: dict[str, object] = {"type": "output_text", "text": part["text"], "annotations": annotations}
@@ -247,7 +257,7 @@ def _add_text(items: list[dict[str, object]], part: Any) -> None:
     items.append({"type": "message", "role": "assistant", "status": "completed", "content": [piece], **kept})
 
 
-def _kept(signature: Any) -> dict[str, object]:
+def _kept(signature: object) -> dict[str, object]:
     return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
 
@@ -293,9 +303,9 @@ class _Item:
         self.call_id = ""
         self.blocks: dict[int, int] = {}
         """Part of the content -> block."""
-        self.annotations: dict[int, list[Any]] = {}
+        self.annotations: dict[int, list[object]] = {}
         self.refusals: set[int] = set()
-        self.phase: Any = None
+        self.phase: object = None
         self.source = ""
         """The kind of events that the reasoning is read from. A server may send two kinds."""
         self.latest = 0
@@ -503,12 +513,12 @@ class ResponsesDecoder(ReplyDecoder):
             if not item.ended:
                 self._block(item, 0, out)
 
-    def _add(self, item: _Item, part: int, piece: Any, out: list[BuilderEvent]) -> None:
+    def _add(self, item: _Item, part: int, piece: object, out: list[BuilderEvent]) -> None:
         if isinstance(piece, str) and piece and not item.ended:
             index = self._block(item, part, out)
             out.append(self.builder.delta(index, piece))
 
-    def _complete(self, item: _Item, part: int, whole: Any, out: list[BuilderEvent]) -> None:
+    def _complete(self, item: _Item, part: int, whole: object, out: list[BuilderEvent]) -> None:
         """Add the missing rest of a text that is now complete."""
         had = self.builder.text(item.blocks[part]) if part in item.blocks else ""
         if isinstance(whole, str) and whole.startswith(had):
@@ -540,7 +550,7 @@ class ResponsesDecoder(ReplyDecoder):
 
     # ---- text and citations -------------------------------------------------------------------------
 
-    def _text(self, value: Mapping[str, object], piece: Any, kind: str, out: list[BuilderEvent]) -> None:
+    def _text(self, value: Mapping[str, object], piece: object, kind: str, out: list[BuilderEvent]) -> None:
         part = as_int(value.get("content_index")) or 0
         item = self._item(value, "message")
         if item.has_whole(part, value):
@@ -552,7 +562,9 @@ class ResponsesDecoder(ReplyDecoder):
                 item.refusals.add(part)
             self._sign_text(item, part)
 
-    def _whole_text(self, value: Mapping[str, object], text: Any, kind: str, out: list[BuilderEvent]) -> None:
+    def _whole_text(
+        self, value: Mapping[str, object], text: object, kind: str, out: list[BuilderEvent]
+    ) -> None:
         """End a part. Its text is used if no part of the item was streamed."""
         item, part = self._item(value, "message"), as_int(value.get("content_index")) or 0
         if part not in item.blocks and (item.wholes or not item.blocks):
@@ -692,7 +704,7 @@ class ResponsesDecoder(ReplyDecoder):
             self._is_cut = True
         self._finish(out)
 
-    def _end_items(self, output: Any, out: list[BuilderEvent]) -> None:
+    def _end_items(self, output: object, out: list[BuilderEvent]) -> None:
         """Read the list of all items, which may repeat items that were streamed."""
         listed = [as_dict(given) for given in output] if isinstance(output, list) else []
         listed = [given for given in listed if as_str(given.get("type"))]

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeAlias, cast
 
-from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, Tool
+from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, TextContent, Tool
 
 from .message_checks import message_problem, with_defaults
 
@@ -24,7 +24,7 @@ logger = logging.getLogger("tinyagent")
 
 _PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
 NO_RESULT = "No result provided"
-IMAGE_NOTE = {"type": "text", "text": "(an image)"}
+IMAGE_NOTE: TextContent = {"type": "text", "text": "(an image)"}
 AUDIO_NOTE = "(audio without a transcript)"
 LONGEST_COMMON = 40
 """Characters in the id of a tool call that every provider accepts."""

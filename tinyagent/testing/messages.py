@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypedDict, TypeGuard, Unpack
+from typing import TypedDict, TypeGuard, Unpack
 
 from tinyagent.agent_types import (
     AgentMessage,
+    AssistantBlock,
     AssistantMessage,
-    ImageContent,
     StopReason,
-    TextContent,
-    ThinkingContent,
-    ToolCallContent,
     ToolResultMessage,
     Usage,
     UserMessage,
@@ -27,9 +24,6 @@ __all__ = [
     "tool_result",
     "user",
 ]
-
-AssistantBlock: TypeAlias = TextContent | ThinkingContent | ToolCallContent | ImageContent
-"""A content block of an assistant message."""
 
 
 class AssistantFields(TypedDict, total=False):
