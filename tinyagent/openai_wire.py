@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from . import _json
-from ._json import as_dict, as_int, as_str, count, decode_lenient, dollars
+from ._json import as_dict, as_int, as_list, as_str, count, decode_lenient, dollars
 from ._net.request import get_json
 from ._stream import request as _request_parts
 from ._stream.builder import BuilderEvent
@@ -109,7 +109,7 @@ _refuse_stream_options: set[str] = set()
 """Servers of this process that refused `stream_options`."""
 
 
-def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, Any]:
+def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, before it is encoded."""
     model = as_model(model, HttpModel)
     messages = [*_system_message(context), *_messages(model, context, context.messages)]
@@ -260,13 +260,13 @@ def _system_message(context: Context) -> list[dict[str, object]]:
 
 def _messages(
     model: HttpModel, context: Context, messages: Sequence[Message], used: UsedIds | None = None
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Convert messages to the provider's format. See `adapt_history` for `used`."""
-    sent: list[dict[str, Any]] = []
+    sent: list[dict[str, object]] = []
     name, dialect = _name(model), _dialect(model)
     fit = _short_id if name == "mistral" else str
     needs_signature = name == "gemini" and not re.search(_WITHOUT_SIGNATURE, model.id)
-    images: list[dict[str, Any]] = []
+    images: list[dict[str, object]] = []
 
     def attach() -> None:
         """Add the images of tool results, in a user message after the last result."""
@@ -293,7 +293,7 @@ def _messages(
             if dialect.reasoning is not None:
                 entry.setdefault("reasoning_content", dialect.reasoning)
             if needs_signature and entry.get("tool_calls") and not is_own(message, model):
-                entry["tool_calls"][0].setdefault("extra_content", _NO_SIGNATURE)
+                as_list(entry["tool_calls"])[0].setdefault("extra_content", _NO_SIGNATURE)
             sent.append(entry)
         else:
             sent.append({"role": "user", "content": _content(message["content"], dialect)})
@@ -310,7 +310,7 @@ def _short_id(call_id: str) -> str:
 
 def _content(
     content: Sequence[_Block], dialect: Dialect, *, separator: str = "\n"
-) -> str | list[dict[str, Any]]:
+) -> str | list[dict[str, object]]:
     """Convert text and images to parts or, if possible, to plain text, which every server accepts."""
     marked = dialect.cache_control and any("cache_control" in block for block in content)
     if not marked and all(block["type"] == "text" for block in content):
@@ -318,25 +318,28 @@ def _content(
     return [_part(block, marked) for block in content]
 
 
-def _part(block: _Block, marked: bool) -> dict[str, Any]:
+def _part(block: _Block, marked: bool) -> dict[str, object]:
     part = _image(block) if block["type"] == "image" else {"type": "text", "text": block["text"]}
     if marked and "cache_control" in block:
         part["cache_control"] = block["cache_control"]
     return part
 
 
-def _image(block: _Block) -> dict[str, Any]:
+def _image(block: _Block) -> dict[str, object]:
     return {"type": "image_url", "image_url": {"url": block["url"]}}
 
 
 def _assistant(
     content: Sequence[_Block], dialect: Dialect, fit: Callable[[str], str]
-) -> dict[str, Any] | None:
+) -> dict[str, object] | None:
     """Convert an assistant message to the provider's format; None if it has no content to send."""
     texts = [block for block in content if block["type"] == "text"]
     images = [block for block in content if block["type"] == "image"]
     calls = [_sent_call(block, fit) for block in content if block["type"] == "tool_call"]
-    entry: dict[str, Any] = {"role": "assistant", "content": _content(texts, dialect, separator="") or None}
+    entry: dict[str, object] = {
+        "role": "assistant",
+        "content": _content(texts, dialect, separator="") or None,
+    }
     if calls:
         entry["tool_calls"] = calls
     if images:
@@ -350,7 +353,7 @@ def _assistant(
     return entry
 
 
-def _sent_call(block: _Block, fit: Callable[[str], str]) -> dict[str, Any]:
+def _sent_call(block: _Block, fit: Callable[[str], str]) -> dict[str, object]:
     extra = _extra_fields(block.get("tool_call_signature"))
     arguments = _json.encode(block["arguments"]).decode()
     function = {"name": block["name"] or "unknown", "arguments": arguments}
@@ -358,17 +361,17 @@ def _sent_call(block: _Block, fit: Callable[[str], str]) -> dict[str, Any]:
     return as_dict(extra.get("call")) | call
 
 
-def _extra_fields(signature: object) -> dict[str, Any]:
+def _extra_fields(signature: object) -> dict[str, object]:
     """Return the fields that `ChatDecoder` stored in a signature, to send them back."""
     if not isinstance(signature, str) or not signature.startswith("{"):
         return {}
     return _json.decode_object(signature) or {}
 
 
-def _send_back(content: Sequence[_Block], entry: dict[str, Any]) -> None:
+def _send_back(content: Sequence[_Block], entry: dict[str, object]) -> None:
     """Add reasoning and unknown fields where the server sent them, according to the signatures."""
     by_field: dict[str, list[str]] = {}
-    details: list[Any] = []
+    details: list[object] = []
     for block in content:
         signature = block.get(f"{block['type']}_signature")
         extra = _extra_fields(signature)
@@ -376,8 +379,8 @@ def _send_back(content: Sequence[_Block], entry: dict[str, Any]) -> None:
             entry.setdefault(name, value)
         if block["type"] != "thinking":
             continue
-        details += extra.get("reasoning_details") or []
-        name = (extra.get("field") if extra else signature) or ""
+        details += as_list(extra.get("reasoning_details"))
+        name = as_str(extra.get("field") if extra else signature)
         if name in REASONING_FIELDS or name == _PARTS:
             by_field.setdefault(name, []).append(block["thinking"])
     if details:
@@ -387,7 +390,7 @@ def _send_back(content: Sequence[_Block], entry: dict[str, Any]) -> None:
         if name != _PARTS:
             entry[name] = text
         elif text:
-            parts: list[Any] = [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]
+            parts: list[object] = [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]
             if entry["content"]:
                 parts.append({"type": "text", "text": entry["content"]})
             entry["content"] = parts
@@ -410,7 +413,7 @@ class _Call:
         """Whether a piece of the arguments has arrived."""
         self.whole: object = None
         """The arguments, if the server sent them as an object and not as text."""
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, object] = {}
         """Unknown fields of the call and its function, which are sent back."""
 
 
@@ -425,7 +428,7 @@ class ChatDecoder(ReplyDecoder):
         self._block_type = ""
         self._thinking_block = -1
         self._reasoning_field = ""
-        self._details: list[Any] = []
+        self._details: list[object] = []
         self._half = ""
         """The first half of a surrogate pair, from the end of a delta."""
         self._raw = False
@@ -435,14 +438,14 @@ class ChatDecoder(ReplyDecoder):
         self._by_id: dict[str, _Call] = {}
         self._text_block = -1
         """The first text block."""
-        self._extra: dict[str, Any] = {}
+        self._extra: dict[str, object] = {}
         """Unknown fields of the message, which are sent back."""
-        self._lists: dict[str, list[Any]] = {}
+        self._lists: dict[str, list[object]] = {}
         """Unknown fields of the message that are lists."""
         self._images: dict[str, None] = {}
         """The URLs of the images, in order."""
         self._audio = False
-        self._annotations: list[Any] = []
+        self._annotations: list[object] = []
         self._last_chunks: list[bytes] = []
         """The chunks from the finish reason on. They may have fields that were not decoded."""
         self._tagged = False
@@ -457,7 +460,7 @@ class ChatDecoder(ReplyDecoder):
     def _usage(self) -> Usage | None:
         return normal_usage(self._raw_usage)
 
-    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+    def _take_document(self, value: dict[str, object], out: list[BuilderEvent]) -> bool:
         if not isinstance(value.get("choices"), list) or not value["choices"]:
             return False
         self._last_chunks.append(_json.encode(value))
@@ -630,7 +633,7 @@ class ChatDecoder(ReplyDecoder):
         self._audio = self._audio or bool(fields.get("data"))
         self._say(as_str(fields.get("transcript")), out)
 
-    def _take_extra(self, delta: Delta, extra: dict[str, Any], out: list[BuilderEvent]) -> Delta:
+    def _take_extra(self, delta: Delta, extra: dict[str, object], out: list[BuilderEvent]) -> Delta:
         """Read the rare fields of a delta, store the unknown ones, and return the rest of the delta.
 
         If Gemini marks a delta as a thought, its content is reasoning.
@@ -648,7 +651,7 @@ class ChatDecoder(ReplyDecoder):
         is_thought = google.get("thought") is True
         if "thought" in google:
             rest = {key: value for key, value in google.items() if key != "thought"}
-            extra["extra_content"] = {**extra["extra_content"], "google": rest}
+            extra["extra_content"] = {**as_dict(extra["extra_content"]), "google": rest}
         self._store_fields(extra)
         if not is_thought or not isinstance(delta.content, str):
             return delta
@@ -723,7 +726,7 @@ class ChatDecoder(ReplyDecoder):
                 _merge(self._extra, {name: value})
 
     @staticmethod
-    def _collect(details: list[Any], collected: list[Any]) -> None:
+    def _collect(details: list[object], collected: list[object]) -> None:
         """Add items that must be sent back. Pieces of the same text become one item."""
         for detail in details:
             last = collected[-1] if collected else None
@@ -743,7 +746,7 @@ class ChatDecoder(ReplyDecoder):
 
     def _sign(self) -> None:
         """Store the fields to send back: on the first block of reasoning, else of text, else on a call."""
-        record: dict[str, Any] = {}
+        record: dict[str, object] = {}
         if self._details:
             record["reasoning_details"] = _whole(self._details)
         fields = {**self._extra, **{name: _whole(pieces) for name, pieces in self._lists.items()}}
@@ -853,11 +856,11 @@ class ChatDecoder(ReplyDecoder):
         self._conclude(out)
 
 
-def _signature(record: Mapping[str, Any]) -> str:
+def _signature(record: Mapping[str, object]) -> str:
     return _json.encode(record).decode()
 
 
-def _merge(target: dict[str, Any], fields: Mapping[str, object]) -> None:
+def _merge(target: dict[str, object], fields: Mapping[str, object]) -> None:
     """Add fields: objects are merged, and other values replace earlier ones."""
     for key, value in fields.items():
         known = target.get(key)
@@ -872,7 +875,7 @@ _IN_PIECES = ("reasoning.text", "reasoning.summary", "thinking")
 """Types of items that arrive in pieces: OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`."""
 
 
-def _whole(collected: list[Any]) -> list[Any]:
+def _whole(collected: list[object]) -> list[object]:
     """Join the pieces of the texts of collected items."""
     return [
         {key: _joined(value) if key in _DETAIL_TEXT else value for key, value in item.items()}
@@ -882,7 +885,7 @@ def _whole(collected: list[Any]) -> list[Any]:
     ]
 
 
-def _continues(last: Mapping[str, Any], detail: Mapping[str, Any]) -> bool:
+def _continues(last: Mapping[str, object], detail: Mapping[str, object]) -> bool:
     return (
         detail.get("type") == last.get("type")
         and detail.get("type") in _IN_PIECES
@@ -1037,10 +1040,10 @@ async def list_openai_models(
     ]
 
 
-def _per_million(price: Any) -> float | None:
+def _per_million(price: object) -> float | None:
     """Convert OpenRouter's price, in US dollars per token, to US dollars per million tokens."""
     try:
-        dollars_each = float(price)
-    except (TypeError, ValueError):
+        dollars_each = float(str(price))
+    except ValueError:
         return None
     return dollars_each * 1e6 if 0 <= dollars_each < float("inf") else None
