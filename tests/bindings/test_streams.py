@@ -513,6 +513,8 @@ def test_the_gil_is_free_while_rust_waits() -> None:
 
     with FakeServer(FakeReply([sse(chat_chunk("x")), Hold()])) as server:
         stream = openai_completions_stream(described(server.url), HELLO)
+        while stream.next_event()["type"] != "text_delta":
+            pass  # The text has arrived, and nothing else will.
         counted = 0
         ended = threading.Event()
 
