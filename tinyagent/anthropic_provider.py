@@ -619,8 +619,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._stop(self._reported(self._details or "the provider ended the reply with an error"))
         elif reason in _PAUSES and self._make_continuation is not None and self._pauses_left > 0:
             self._pauses_left -= 1
-            self.continuation: bytes | None = self._make_continuation(self.builder.message())
-            self.ended = True
+            self._pause(self._make_continuation(self.builder.message()))
         else:
             if self._sources and not self._cites and self._last_text is not None:
                 # A text without citations gets the sources of the searches.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, Unpack
@@ -472,56 +472,36 @@ class ChatDecoder(ReplyDecoder):
 
     # ---- events -------------------------------------------------------------------------------------
 
-    def _take(self, events: Iterable[tuple[bytes, bytes, bytes]], out: list[BuilderEvent]) -> None:
-        for name, data, error_field in events:
-            self._count_event()
-            if error_field or name == b"error":
-                self._stop(self._reported(decode_lenient(error_field or data)))
+    def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        try:
+            chunk = decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            odd = self._odd(data, out)
+            if odd is None:
                 return
-            try:
-                chunk = decode(data)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                odd = self._odd(data, out)
-                if self.ended:
-                    return
-                if odd is None:
-                    continue
-                chunk = odd
-            if not chunk.choices and chunk.usage is None and chunk.error is None:
-                self._without_choices(data)
-            self._step(chunk, out)
-            self._raw = False
-            if self.ended:
-                return
-            if self.finish_reason is not None and len(self._last_chunks) < MAX_LAST_CHUNKS:
-                self._last_chunks.append(data)
+            chunk = odd
+        if not chunk.choices and chunk.usage is None and chunk.error is None and self._is_error(data):
+            return
+        self._step(chunk, out)
+        self._raw = False
+        if self.finish_reason is not None and len(self._last_chunks) < MAX_LAST_CHUNKS:
+            self._last_chunks.append(data)
 
     def _odd(self, data: bytes, out: list[BuilderEvent]) -> Chunk | None:
-        """Decode an unusual event: the end marker, an empty one, unexpected types, or no JSON."""
-        text = data.strip()
-        if not text:
-            self._ignore_event()
-            return None
-        if text == b"[DONE]":
+        """Decode an unusual event: the end marker, a blank one, unexpected types, or no JSON."""
+        if data.strip() == b"[DONE]":
             if self.finish_reason is None and not self.shown and not self._details:
                 self._stop(self._invalid("the reply is empty: its end marker came first"))
             else:
                 self._finish(out)
             return None
-        try:
-            value = json.loads(text.decode("utf-8", "replace"))
-        except (ValueError, RecursionError):
-            if self._closing:
-                return None  # it is incomplete, because the connection was interrupted
-            self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(text)}"))
-            return None
-        if not isinstance(value, dict):
-            self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(text)}"))
+        value = self._object(data, _decode_with_surrogates)
+        if value is None:
             return None
         self._raw = True
         return chunk_of(value)
 
-    def _without_choices(self, data: bytes) -> None:
+    def _is_error(self, data: bytes) -> bool:
         """Detect an error that has no `error` field: vLLM uses `object`, FastAPI uses `detail`."""
         value = decode_lenient(data)
         if isinstance(value, dict) and (
@@ -532,10 +512,10 @@ class ChatDecoder(ReplyDecoder):
             )
         ):
             self._stop(self._reported(value))
+            return True
+        return False
 
     def _step(self, chunk: Chunk, out: list[BuilderEvent]) -> None:
-        if self.ended:
-            return
         usage = chunk.usage
         if usage is None and chunk.x_groq is not None:
             usage = chunk.x_groq.get("usage") if isinstance(chunk.x_groq, dict) else None
@@ -854,6 +834,11 @@ class ChatDecoder(ReplyDecoder):
         self._close_calls(out)
         self._add_images()
         self._conclude(out)
+
+
+def _decode_with_surrogates(data: bytes) -> object:
+    """Decode JSON in which a surrogate pair may be split between two deltas."""
+    return json.loads(data.decode("utf-8", "replace"))
 
 
 def _signature(record: Mapping[str, object]) -> str:

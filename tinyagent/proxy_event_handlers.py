@@ -247,9 +247,9 @@ class ProxyDecoder(ReplyDecoder):
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         self._add_images()
         if event.reason == "aborted":
-            words = self._redact(str(event.error_message or "")) or "the proxy aborted the reply"
-            out.append(self.builder.fail("aborted", words, usage=self._usage()))
-            self.ended = True
+            out.append(
+                self.abort(self._redact(str(event.error_message or "")) or "the proxy aborted the reply")
+            )
             return
         if event.finish_reason:
             self.finish_reason = event.finish_reason

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from tinyagent import _json
 from tinyagent._json import as_int, decode_lenient
@@ -29,7 +29,7 @@ from .builder import BuilderEvent, MessageBuilder
 from .finish_reasons import finish_error, finish_kind, has_content, later_word, shown_word
 from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 
-__all__ = ["DecoderOptions", "ReplyDecoder", "status_in"]
+__all__ = ["DecoderOptions", "ReplyDecoder", "ReplyState", "status_in"]
 
 MAX_TEXT = 32 << 20
 """Characters of a reply: text, reasoning and arguments together. All models have much lower limits."""
@@ -41,15 +41,43 @@ SHOWN = 200
 SCANNED = 8192
 """Characters of unreadable data that are first searched for secrets."""
 
+_BOM = b"\xef\xbb\xbf"
+_MARKUP_START = b"<"
+_DOCUMENT_STARTS = (b"{", b"[", _MARKUP_START)
+"""The first bytes of bodies that are no event stream: JSON, and a page of a proxy."""
 
-class _Format(Enum):
-    """What a body is, by its first byte."""
 
-    UNKNOWN = auto()
-    EVENT_STREAM = auto()
-    JSON = auto()
-    MARKUP = auto()
+class ReplyState(Enum):
+    """The life cycle of a reply.
 
+        DETECTING ─► STREAMING ──► CLOSING ─► COMPLETE
+            └──────► COLLECTING ──────┘       PAUSED ─► DETECTING
+                                              FAILED
+                                              ABORTED
+
+    A reply may end in any of the first four states, and then stays in one of the last four. Only a paused one
+    goes on, with the body of the next response.
+    """
+
+    DETECTING = auto()
+    """No byte has arrived yet that shows the format of the body."""
+    STREAMING = auto()
+    """The body is an event stream."""
+    COLLECTING = auto()
+    """The body is a document, which is decoded at its end."""
+    CLOSING = auto()
+    """The body has ended. Its last event may be incomplete."""
+    COMPLETE = auto()
+    """`done` was returned."""
+    PAUSED = auto()
+    """The reply has ended, but not its message: `continuation` is the request for the rest."""
+    FAILED = auto()
+    """`error` is the reason."""
+    ABORTED = auto()
+    """The event of an aborted reply was returned."""
+
+
+_ENDED = (ReplyState.COMPLETE, ReplyState.PAUSED, ReplyState.FAILED, ReplyState.ABORTED)
 
 _STATUS_OF = {
     "invalid_request_error": 400,
@@ -101,10 +129,12 @@ class DecoderOptions(TypedDict, total=False):
 class ReplyDecoder:
     """Decodes the bytes of a reply to events, without I/O.
 
-    After `feed` or `close`, `ended` is true if the reply has ended. If `error` is then set, the reply has
-    failed, and `fail` returns its event. Otherwise, `done` was one of the events.
+    After `feed` or `close`, `state` says whether the reply has ended, and how. `fail` returns the event of a
+    failed reply; the last event of a complete one is `done`.
 
-    A protocol defines `_take_event`, `_finish`, `_usage` and, if it has one, `_take_document`.
+    A protocol defines `_take_event`, which gets each event of the stream, `_finish` and `_usage`; and
+    `_take_document`, if a reply may also be one JSON document. They end the reply with `_conclude`, `_done`,
+    `_pause`, `_stop` or `abort`.
 
     Args:
         model: The model that replies.
@@ -122,27 +152,32 @@ class ReplyDecoder:
         status: int = 200,
     ) -> None:
         self.builder: MessageBuilder = builder or MessageBuilder(model)
-        self.ended: bool = False
+        self.state: ReplyState = ReplyState.DETECTING
         self.error: TinyAgentError | None = None
+        """The reason of a failed reply."""
+        self.continuation: bytes = b""
+        """The body of the request that continues a paused reply."""
         self.seen: int = 0
         """Events of the stream so far, without comments."""
         self.pings = 0
         """Keep-alive events; not counted in `seen`."""
         self.finish_reason: str | None = None
-        self._fields: dict[str, Any] = {}
+        self._fields: dict[str, object] = {}
         """More fields of the message, which are set at its end."""
-        self.continuation: bytes | None = None
-        """The body of the request that continues the message, if the reply ended before the message did."""
         self._provider = model.provider or ""
         self._name = self._provider or "the provider"
         self._redact = redact
         self._status = status
         self._sse = SSEDecoder()
-        self._format = _Format.UNKNOWN
         self._body: list[bytes] = []
+        """The body so far, unless it is an event stream."""
         self._body_size = 0
         self._received = 0
-        self._closing = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reply has ended, in whatever way."""
+        return self.state in _ENDED
 
     @property
     def shown(self) -> bool:
@@ -154,7 +189,7 @@ class ReplyDecoder:
     def feed(self, data: bytes) -> list[BuilderEvent]:
         """Decode the next bytes, and return their events."""
         out: list[BuilderEvent] = []
-        if self._format is not _Format.EVENT_STREAM and not self._is_stream(data):
+        if self.state is not ReplyState.STREAMING and not self._is_stream(data):
             return out
         try:
             if self._body:
@@ -173,11 +208,12 @@ class ReplyDecoder:
         out: list[BuilderEvent] = []
         if self.ended:
             return out
+        is_document = self.state is ReplyState.COLLECTING
+        self.state = ReplyState.CLOSING
         try:
-            if self._format in (_Format.JSON, _Format.MARKUP):
+            if is_document:
                 self._take_body(out)
             else:
-                self._closing = True
                 self._take(self._sse.close(), out)
         except InvalidReplyError as error:
             self._stop(error)
@@ -202,9 +238,6 @@ class ReplyDecoder:
         else:
             self._stop(error)
 
-    def _count_event(self) -> None:
-        self.seen += 1
-
     def _ignore_event(self) -> None:
         """Do not count the event that is being decoded: it has no content."""
         self.seen -= 1
@@ -214,23 +247,25 @@ class ReplyDecoder:
         self.finish_reason = later_word(self.finish_reason, word)
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
-        """Return the `error` event, with the content so far."""
-        error = error or self.error
-        assert error is not None
-        fields: dict[str, Any] = {**error_fields(error), "usage": self._usage()}
-        if self.finish_reason:
-            fields["finish_reason"] = shown_word(self.finish_reason, self._redact)
-        return self.builder.fail("error", **fields)
+        """Return the `error` event, with the content so far.
 
-    def abort(self) -> BuilderEvent:
-        """Return the `error` event of an aborted reply."""
-        self.ended = True
-        return self.builder.fail("aborted", "Operation aborted", usage=self._usage())
+        Args:
+            error: The reason, if it is not that of the reply itself.
+        """
+        if error is not None:
+            self.state, self.error = ReplyState.FAILED, error
+        assert self.error is not None
+        return self.builder.fail("error", **error_fields(self.error), **self._last_fields())
+
+    def abort(self, reason: str = "Operation aborted") -> BuilderEvent:
+        """End the reply as aborted, and return its `error` event."""
+        self.state = ReplyState.ABORTED
+        return self.builder.fail("aborted", reason, usage=self._usage())
 
     def start_continuation(self) -> None:
         """Prepare for the reply that continues this one."""
-        self.ended, self.continuation, self.finish_reason = False, None, None
-        self._sse, self._format, self._body_size, self._closing = SSEDecoder(), _Format.UNKNOWN, 0, False
+        self.state, self.continuation, self.finish_reason = ReplyState.DETECTING, b"", None
+        self._sse, self._body_size = SSEDecoder(), 0
         self._body.clear()
 
     def _check_size(self) -> None:
@@ -245,14 +280,14 @@ class ReplyDecoder:
 
     def _is_stream(self, data: bytes) -> bool:
         """Detect a stream by its first byte that is not a space: a field name or a colon."""
-        if self._format is _Format.UNKNOWN:
-            start = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] if not self._body else data.lstrip()[:1]
-            if start in (b"{", b"["):
-                self._format = _Format.JSON
-            elif start == b"<":
-                self._format = _Format.MARKUP
+        if self.ended:
+            return False
+        if self.state is ReplyState.DETECTING:
+            start = data.removeprefix(_BOM).lstrip()[:1] if not self._body else data.lstrip()[:1]
+            if start in _DOCUMENT_STARTS:
+                self.state = ReplyState.COLLECTING
             elif start:
-                self._format = _Format.EVENT_STREAM
+                self.state = ReplyState.STREAMING
                 return True
         self._body.append(data)
         self._body_size += len(data)
@@ -262,9 +297,9 @@ class ReplyDecoder:
 
     def _take_body(self, out: list[BuilderEvent]) -> None:
         """Decode a reply that is not a stream: a JSON document, or a page of a proxy."""
-        body = b"".join(self._body)
+        body = b"".join(self._body).removeprefix(_BOM)
         try:
-            value = _json.decode(body.removeprefix(b"\xef\xbb\xbf"))
+            value = _json.decode(body)
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, list) and len(value) == 1:
@@ -275,27 +310,36 @@ class ReplyDecoder:
                 self._stop(self._reported(value))
             return
         start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
-        what = "an HTML page" if self._format is _Format.MARKUP else "neither an event stream nor JSON"
+        is_page = body.lstrip()[:1] == _MARKUP_START
+        what = "an HTML page" if is_page else "neither an event stream nor JSON"
         hint = "Check the base URL and the proxy settings."
         self._stop(self._invalid(f"the reply is {what}: {start}", hint=hint))
 
     def _take(self, events: Iterable[ServerSentEvent], out: list[BuilderEvent]) -> None:
+        """Decode events until the reply ends. This is the inner loop of all protocols."""
+        state = self.state
         for name, data, error_field in events:
+            self.seen += 1
             if error_field or name == b"error":
-                self.seen += 1
                 self._stop(self._reported(decode_lenient(error_field or data)))
-            elif data.strip():
-                self.seen += 1
+            else:
                 self._take_event(name, data, out)
-            if self.ended:
+            if self.state is not state:
                 return
 
     # ---- implemented by protocols -----------------------------------------------------------------------
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
+        """Decode one event of the stream.
+
+        Args:
+            name: The event's name; empty if it has none.
+            data: The event's data, which is not empty but may be blank or malformed.
+            out: Receives the events of the message.
+        """
         raise NotImplementedError
 
-    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+    def _take_document(self, value: dict[str, object], out: list[BuilderEvent]) -> bool:
         """Decode a reply that is one JSON document. Return False if the document is not a reply."""
         return False
 
@@ -309,14 +353,20 @@ class ReplyDecoder:
 
     # ---- used by protocols ------------------------------------------------------------------------------
 
-    def _object(self, data: bytes) -> dict[str, Any] | None:
-        """Decode the JSON object of an event. If it is not one, end the reply and return None."""
+    def _object(
+        self, data: bytes, decode: Callable[[bytes], object] = _json.decode
+    ) -> dict[str, object] | None:
+        """Decode the JSON object of an event.
+
+        Return None for a blank or incomplete event, and for any other data, which ends the reply.
+        """
         try:
-            value = _json.decode(data)
+            value = decode(data)
         except (ValueError, RecursionError):
-            if self._closing:
-                return None  # it is incomplete, because the connection was interrupted
-            self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(data)}"))
+            if not data.strip():
+                self._ignore_event()
+            elif self.state is not ReplyState.CLOSING:  # then the connection broke off in the event
+                self._stop(self._invalid(f"an event of the reply is not JSON: {self._shown(data)}"))
             return None
         if not isinstance(value, dict):
             self._stop(self._invalid(f"an event of the reply is not an object: {self._shown(data)}"))
@@ -368,11 +418,13 @@ class ReplyDecoder:
         if reason in ("stop", "tool_use"):
             calls = any(block["type"] == "tool_call" for block in self.builder.message()["content"])
             reason = "tool_use" if calls else "stop"
-        fields: dict[str, Any] = {"usage": self._usage(), **self._fields}
-        if self.finish_reason:
-            fields["finish_reason"] = shown_word(self.finish_reason, self._redact)
-        out.append(self.builder.done(reason, **fields))
-        self.ended = True
+        out.append(self.builder.done(reason, **self._fields, **self._last_fields()))
+        self.state = ReplyState.COMPLETE
+
+    def _last_fields(self) -> dict[str, object]:
+        """Return the fields of the message that are known only at its end."""
+        word = {"finish_reason": shown_word(self.finish_reason, self._redact)} if self.finish_reason else {}
+        return {"usage": self._usage(), **word}
 
     def _close_call(self, index: int, arguments: object = None, **fields: object) -> BuilderEvent:
         """Close a tool call. Without a name it is invalid."""
@@ -384,9 +436,14 @@ class ReplyDecoder:
             event["tool_call"] = self.builder.block(index)
         return event
 
+    def _pause(self, continuation: bytes) -> None:
+        """End the reply, but not its message: `continuation` is the body of the request for the rest."""
+        self.state, self.continuation = ReplyState.PAUSED, continuation
+
     def _stop(self, error: TinyAgentError) -> None:
+        """End the reply as failed, unless it has ended."""
         if not self.ended:
-            self.ended, self.error = True, error
+            self.state, self.error = ReplyState.FAILED, error
 
     def _invalid(self, what: str, hint: str | None = None) -> InvalidReplyError:
         return InvalidReplyError(f"{self._name}: {what}", provider=self._provider, hint=hint)

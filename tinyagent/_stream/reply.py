@@ -16,7 +16,7 @@ from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, Simpl
 from tinyagent.errors import ProviderError, TinyAgentError
 
 from .builder import BuilderEvent, MessageBuilder
-from .decoder import ReplyDecoder
+from .decoder import ReplyDecoder, ReplyState
 from .model import HttpModel, connection_options
 from .request import encode_body
 
@@ -101,14 +101,14 @@ class ReplyStream:
                             active_at = clock()
                             continue
                         events.append(decoder.fail())
-                    elif decoder.continuation is not None:
+                    elif decoder.state is ReplyState.PAUSED:
                         for event in events:
                             yield event
-                        following = await self._continue(decoder, reply)
-                        if following is not None:
-                            reply, active_at = following, clock()
+                        try:
+                            reply, active_at = await self._continue(decoder, reply), clock()
                             continue
-                        events = [decoder.fail()]
+                        except TinyAgentError as error:
+                            events = [decoder.fail(error)]
                     self._end(events[-1])
                     # Release the connection before the last events, so that the next turn can use it.
                     await reply.finish()
@@ -145,17 +145,12 @@ class ReplyStream:
         )
         return True
 
-    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse | None:
-        """Send the request that continues the message; return None if it failed."""
-        assert decoder.continuation is not None
+    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse:
+        """Send the request that continues the message, and return its response."""
         await reply.finish()
         self._call.body = decoder.continuation
         decoder.start_continuation()
-        try:
-            self._reply = await self._call.open()
-        except TinyAgentError as error:
-            decoder.ended, decoder.error = True, error
-            return None
+        self._reply = await self._call.open()
         return self._reply
 
     def _end(self, event: BuilderEvent) -> BuilderEvent:
