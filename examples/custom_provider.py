@@ -1,4 +1,4 @@
-"""A provider is one coroutine: (model, context, options) -> a stream of events. This one needs no network.
+"""A provider is a coroutine: (model, context, options) -> a stream of events. This one needs no network.
 
 python examples/custom_provider.py
 """
@@ -21,7 +21,7 @@ from tinyagent import (
 
 
 class Echo:
-    """A reply: iterate it for its events, or await `result()` for the whole message."""
+    """A stream: iterate over its events, or await `result()` for the complete message."""
 
     def __init__(self, model: Model, text: str) -> None:
         self.text = text
@@ -47,17 +47,17 @@ class Echo:
         yield {"type": "done", "reason": "stop", "message": self.message}
 
     async def result(self) -> AssistantMessage:
-        """Return the whole message."""
+        """Return the complete message."""
         return self.message
 
 
 async def stream_echo(model: Model, context: Context, options: SimpleStreamOptions) -> Echo:
-    """Answer with the text of the user, in capitals."""
+    """Answer with the user's text in capitals."""
     return Echo(model, extract_text(context.messages[-1]).upper())
 
 
 async def main() -> None:
-    """Use it like any other provider."""
+    """Use the provider like any other."""
     agent = Agent(AgentOptions(stream_fn=stream_echo))
     agent.set_model(Model(provider="echo", id="echo-1", api="echo"))
     async for delta in agent.stream_text("is this thing on?"):

@@ -7,16 +7,16 @@ from tinyagent import AgentTool, hookimpl, tool
 
 @tool(read_only=True)
 def reverse(text: str) -> str:
-    """Turn a text back to front."""
+    """Reverse a text."""
     return text[::-1]
 
 
 @tool(read_only=True)
 def letter_count(text: str, letter: str) -> int:
-    """Count how often a letter occurs in a text, whatever its case.
+    """Count how often a letter occurs in a text, ignoring case.
 
     Args:
-        text: The text to look at.
+        text: The text to search.
         letter: A single letter.
     """
     return text.lower().count(letter.lower())
@@ -24,6 +24,6 @@ def letter_count(text: str, letter: str) -> int:
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Called for `-t ./examples/mytools.py`."""
+    """Register the tools for `-t ./examples/mytools.py`."""
     register(reverse)
     register(letter_count)

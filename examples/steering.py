@@ -16,7 +16,7 @@ async def look_up(city: str) -> str:
 
 
 async def main() -> None:
-    """Interrupt when the agent looks up Rome, and queue one more question."""
+    """Steer when the agent looks up Rome, and queue one more question."""
     agent = Agent(AgentOptions(stream_fn=stream_openrouter))
     model = OpenRouterModel()
     model.base_url = os.environ.get("BASE_URL", model.base_url)

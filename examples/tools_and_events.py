@@ -26,7 +26,7 @@ def word_count(text: str) -> int:
     return len(text.split())
 
 
-# The long form of a tool: a JSON Schema, and a coroutine that can wait for `signal` and report progress.
+# A tool without the decorator: a JSON Schema, and a coroutine that can wait for `signal` and report progress.
 async def calculate_sum(
     tool_call_id: str,
     args: dict[str, Any],
@@ -50,7 +50,7 @@ sum_tool = AgentTool(
 
 
 async def main() -> None:
-    """Stream a run: print text as it arrives, and some of the other events on lines of their own."""
+    """Stream a run: print text as it arrives, and some other events on separate lines."""
     agent = Agent(AgentOptions(stream_fn=stream_openrouter))
     model = OpenRouterModel()
     model.base_url = os.environ.get("BASE_URL", model.base_url)

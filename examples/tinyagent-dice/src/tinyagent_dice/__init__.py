@@ -1,4 +1,4 @@
-"""Dice for tinyagent: what the plugin registers."""
+"""Dice for tinyagent: register the tool and the provider."""
 
 from collections.abc import Callable
 

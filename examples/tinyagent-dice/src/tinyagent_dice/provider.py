@@ -19,16 +19,16 @@ from .rolling import roll_dice
 
 @dataclass
 class DiceModel(Model):
-    """A throw of dice in the place of a model; `id` is the throw."""
+    """A roll of dice in place of a model; `id` is the dice notation, such as `2d6`."""
 
     seed: int | None = None
 
 
 class Reply:
-    """A reply under way: iterate it for the events, await `result()` for the message."""
+    """A stream: iterate over its events, or await `result()` for the complete message."""
 
     def __init__(self, model: DiceModel) -> None:
-        self.thrown, total = roll_dice(model.id, model.seed)
+        self.rolled, total = roll_dice(model.id, model.seed)
         self.end = f"= {total}"
         self.message: AssistantMessage = {
             "role": "assistant",
@@ -42,11 +42,11 @@ class Reply:
         }
 
     def pieces(self) -> list[str]:
-        """What is streamed: one die after the other, then the sum."""
-        return [*(f"[{die}] " for die in self.thrown), self.end]
+        """Return the parts of the text: each die, then the sum."""
+        return [*(f"[{die}] " for die in self.rolled), self.end]
 
     async def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
-        """Yield each piece as it is known; the last event is always `done` or `error`."""
+        """Yield each part of the text. The last event is always `done` or `error`."""
         yield {"type": "start"}
         yield {"type": "text_start", "content_index": 0}
         for piece in self.pieces():
@@ -55,17 +55,17 @@ class Reply:
         yield {"type": "done", "reason": "stop", "message": self.message}
 
     async def result(self) -> AssistantMessage:
-        """The whole message."""
+        """Return the complete message."""
         return self.message
 
 
 async def stream_dice(model: DiceModel, context: Context, options: SimpleStreamOptions) -> Reply:
-    """Throw the dice. What is raised here ends the run as an error message."""
+    """Roll the dice. An exception ends the run with an error message."""
     return Reply(model)
 
 
 def make_model(model_id: str, options: Mapping[str, Any]) -> DiceModel:
-    """`-m dice/2d6 -O seed=7` arrives here as `"2d6"` and `{"seed": ...}`."""
+    """Make a model: for `-m dice/2d6 -O seed=7`, the arguments are `"2d6"` and `{"seed": ...}`."""
     seed = options.get("seed")
     return DiceModel(
         provider="dice", id=model_id or "d6", api="dice", seed=None if seed is None else int(seed)
