@@ -32,6 +32,7 @@ from ._stream.builder import BuilderEvent
 from ._stream.chat_types import Delta, unknown_fields
 from ._stream.citations import read_citations
 from ._stream.decoder import DecoderOptions
+from ._stream.messages_decoder import normal_usage
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.reply import AFTER_FINISH, ReplyStream
 from ._tool_schemas import tool_definitions
@@ -534,7 +535,7 @@ class AlchemyDecoder(ChatDecoder):
     def _usage(self) -> Usage | None:
         if self._anthropic:
             usage = as_dict(self._raw_usage)
-            return anthropic_provider.normal_usage(usage) if usage else None
+            return normal_usage(usage) if usage else None
         return super()._usage()
 
 
