@@ -19,7 +19,7 @@ FLOORS = [
     | {"_json", "_docstrings", "_version"},
     {"_cancel", "_process", "_process_child"},
     {"_net"},
-    {"_stream", "_tool_schemas", "_tool_checks"},
+    {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
     | {"proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},

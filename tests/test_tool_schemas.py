@@ -10,7 +10,8 @@ import jsonschema_rs
 import pytest
 
 from tinyagent import Agent, AgentOptions, AgentTool, ToolSchemaError, validate_tool_arguments
-from tinyagent._tool_schemas import MAX_DEPTH, fit_schema
+from tinyagent._schema_repair import MAX_DEPTH
+from tinyagent._tool_schemas import fit_schema
 from tinyagent.tools import tool_schema
 
 OBJECT = {"type": "object", "properties": {}}
