@@ -29,6 +29,9 @@ from ._net.errors import redact
 from ._net.request import HttpRequest
 from ._stream import request as _wire
 from ._stream.builder import BuilderEvent
+from ._stream.chat_decoder import Call, ChatDecoder
+from ._stream.chat_fields import merge
+from ._stream.chat_request import chat_request, refuses_stream_options
 from ._stream.chat_types import Delta, unknown_fields
 from ._stream.citations import read_citations
 from ._stream.decoder import DecoderOptions
@@ -46,15 +49,7 @@ from .errors import (
     StreamInterruptedError,
     TinyAgentError,
 )
-from .openai_wire import (
-    ChatDecoder,
-    OpenAICompatModel,
-    _Call,
-    _merge,
-    chat_request,
-    refuses_stream_options,
-    request_headers,
-)
+from .openai_wire import OpenAICompatModel, request_headers
 
 __all__ = ["AlchemyStreamResponse", "OpenAICompatModel", "stream_alchemy_openai_completions"]
 
@@ -480,7 +475,7 @@ class AlchemyDecoder(ChatDecoder):
             self._set_finish_reason(word)
         self._raw_usage = facts["usage"]
         self._reasoning_field = facts["reasoning_field"]
-        self._collect(facts["reasoning_details"], self._details)
+        self._signed.add_details(facts["reasoning_details"])
         self._take_text_fields(facts.get("texts", ()))
         failure = facts["failure"]
         if failure is None:
@@ -502,10 +497,10 @@ class AlchemyDecoder(ChatDecoder):
                 self.builder.update(index, id=self.builder.unique_id(call["id"]))
             if call["name"] != name:
                 self.builder.update(index, name=call["name"])
-            named = _Call(index, call["id"], call["name"])
+            named = Call(index, call["id"], call["name"])
             named.whole = call.get("whole")
             for fields in call.get("extra", ()):
-                _merge(named.kept, fields)
+                merge(named.extra, fields)
             self._calls.append(named)
 
     def _take_text_fields(self, texts: Iterable[Mapping[str, object]]) -> None:

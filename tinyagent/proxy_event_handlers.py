@@ -34,12 +34,12 @@ import msgspec
 
 from ._json import count, dollars
 from ._stream.builder import BuilderEvent
+from ._stream.chat_decoder import normal_usage
 from ._stream.citations import read_citations
 from ._stream.decoder import DecoderOptions, ReplyDecoder
 from ._stream.finish_reasons import finish_kind
 from .agent_types import ModelIdentity, Usage
 from .errors import ProviderError, TinyAgentError, error_from_message
-from .openai_wire import normal_usage
 
 __all__ = ["ProxyDecoder", "proxy_usage"]
 
