@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import msgspec
+
+if TYPE_CHECKING:
+    from .agent_types import JsonValue
 
 __all__ = [
     "as_dict",
@@ -32,7 +35,7 @@ MAX_DEPTH = 256
 
 _SURROGATE = "[\ud800-\udfff]"
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder()
+_decoder: msgspec.json.Decoder[JsonValue] = msgspec.json.Decoder()
 
 
 @overload
@@ -40,7 +43,11 @@ def without_surrogates(value: str) -> str: ...
 
 
 @overload
-def without_surrogates(value: object) -> Any: ...
+def without_surrogates(value: JsonValue) -> JsonValue: ...
+
+
+@overload
+def without_surrogates(value: object) -> object: ...
 
 
 def without_surrogates(value: object) -> object:
@@ -76,7 +83,7 @@ def _decode_raw(value: object) -> object:
     raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")
 
 
-def decode(data: bytes | str) -> Any:
+def decode(data: bytes | str) -> JsonValue:
     """Decode a JSON document. Invalid UTF-8 and unpaired surrogates become U+FFFD.
 
     Raises:
@@ -86,10 +93,11 @@ def decode(data: bytes | str) -> Any:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeError):
         text = data if isinstance(data, str) else data.decode("utf-8", "replace")
-        return without_surrogates(json.loads(text, parse_constant=_refuse_constant))
+        value: JsonValue = json.loads(text, parse_constant=_refuse_constant)
+        return without_surrogates(value)
 
 
-def decode_object(text: str) -> dict[str, Any] | None:
+def decode_object(text: str) -> dict[str, object] | None:
     """Decode a JSON object, also one inside a JSON string; return None for anything else.
 
     Integers of any size and the order of keys are preserved. An object with more than `MAX_DEPTH` levels is
@@ -101,17 +109,18 @@ def decode_object(text: str) -> dict[str, Any] | None:
         except (ValueError, RecursionError):
             return None
         if isinstance(value, dict):
-            return None if _is_too_deep(value, text) else value
+            found = as_dict(value)
+            return None if _is_too_deep(found, text) else found
         if not isinstance(value, str):
             return None
         text = value
     return None
 
 
-def _is_too_deep(value: Any, text: str) -> bool:
+def _is_too_deep(value: dict[str, object], text: str) -> bool:
     if text.count("{") + text.count("[") <= MAX_DEPTH:
         return False
-    level = [value]
+    level: list[dict[str, object] | list[object]] = [value]
     for _ in range(MAX_DEPTH):
         level = [
             item
@@ -131,7 +140,7 @@ def _refuse_constant(name: str) -> float:
 # ---- values of unknown type ---------------------------------------------------------------------------
 
 
-def as_dict(value: object) -> dict[str, Any]:
+def as_dict(value: object) -> dict[str, object]:
     """Return a JSON object unchanged, and an empty one for any other value."""
     return value if isinstance(value, dict) else {}
 

@@ -133,7 +133,7 @@ def validator(encoded: bytes) -> Validator:
     import jsonschema_rs
 
     # Offline: a schema from outside must not make us fetch URLs.
-    return jsonschema_rs.validator_for(_json.decode(encoded), offline=True)
+    return jsonschema_rs.validator_for(_json.as_dict(_json.decode(encoded)), offline=True)
 
 
 # ---- the top --------------------------------------------------------------------------------------

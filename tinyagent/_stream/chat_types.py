@@ -192,4 +192,4 @@ def _text(value: object) -> str | None:
 
 
 def _list(value: object) -> list[Any] | None:
-    return _json.without_surrogates(value) if isinstance(value, list) else None
+    return [_json.without_surrogates(item) for item in value] if isinstance(value, list) else None

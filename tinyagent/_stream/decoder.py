@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import TypedDict
 
 from tinyagent import _json
-from tinyagent._json import as_int, decode_lenient
+from tinyagent._json import as_dict, as_int, decode_lenient
 from tinyagent._net.errors import error_code, error_text, provider_error
 from tinyagent.agent_types import (
     ModelIdentity,
@@ -306,8 +306,9 @@ class ReplyDecoder:
             value = value[0]
         if isinstance(value, dict):
             self.seen += 1
-            if value.get("error") or not self._take_document(value, out):
-                self._stop(self._reported(value))
+            document = as_dict(value)
+            if document.get("error") or not self._take_document(document, out):
+                self._stop(self._reported(document))
             return
         start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
         is_page = body.lstrip()[:1] == _MARKUP_START

@@ -127,8 +127,9 @@ class Items:
                 continue  # listed twice
             if item is None:
                 # Without an id or with a new one, it is the next item of this kind.
-                rest = unmatched.get(given["type"])
-                item = rest.popleft() if rest else self._add(given["type"], as_str(given.get("id")))
+                kind = as_str(given["type"])
+                rest = unmatched.get(kind)
+                item = rest.popleft() if rest else self._add(kind, as_str(given.get("id")))
             yield item, given
 
     @staticmethod

@@ -335,7 +335,7 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
         raise RecordError(f"--history {path}: {error}", hint=error.hint) from None
     last = _json.decode_object(_last_line(data).decode("utf-8", "replace")) or {}
     if last.get("type") == "result" and last.get("ok") is False:
-        failure = last.get("error") or {}
+        failure = _json.as_dict(last.get("error"))
         app.warn(f"The run in --history {path} failed: {failure.get('message', '')}")
     return checked_messages(messages, f"--history {path}: ")
 

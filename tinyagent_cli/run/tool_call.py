@@ -11,7 +11,6 @@ from tinyagent.agent_tool_execution import ToolBatch
 from tinyagent.agent_types import (
     AgentTool,
     ImageContent,
-    JsonObject,
     TextContent,
     ToolCallContent,
     ToolResultMessage,
@@ -83,14 +82,14 @@ def _one(name: str, tools: list[AgentTool]) -> AgentTool:
     return tools[0]
 
 
-def _arguments(tool: AgentTool, arguments: Sequence[str]) -> JsonObject:
+def _arguments(tool: AgentTool, arguments: Sequence[str]) -> dict[str, object]:
     if len(arguments) == 1 and arguments[0].lstrip().startswith("{"):
         value = _json.decode_object(arguments[0])
         if value is None:
             raise InputError(f"The arguments are not a JSON object: {arguments[0]}")
         return value
     properties = tool.parameters.get("properties", {})
-    parsed: JsonObject = {}
+    parsed: dict[str, object] = {}
     for pair in arguments:
         name, equals, text = pair.partition("=")
         if not equals:
@@ -105,7 +104,7 @@ def _arguments(tool: AgentTool, arguments: Sequence[str]) -> JsonObject:
 
 
 async def _run(
-    tool: AgentTool, arguments: JsonObject, guards: ToolGuards, lifetime: Lifetime
+    tool: AgentTool, arguments: dict[str, object], guards: ToolGuards, lifetime: Lifetime
 ) -> ToolResultMessage:
     signal = asyncio.Event()
     lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
