@@ -22,7 +22,7 @@ FLOORS = [
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
-    | {"proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
+    | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
     {"agent_tool_execution", "_loop", "agent_loop"},
     {"agent", "tools"},
     {"testing"},

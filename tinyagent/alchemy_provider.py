@@ -10,19 +10,32 @@ again is as for every other provider: only bytes, events and deltas are the whee
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import os
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar, Unpack, cast
+from typing import Any, Unpack
 from urllib.parse import urlsplit
 
 from . import _json, anthropic_provider
-from ._cancel import Aborted, AbortSignal
+from ._alchemy import (
+    DELTAS,
+    END,
+    TEXT_END,
+    TEXT_START,
+    THINKING_END,
+    THINKING_START,
+    AlchemyReply,
+    Facts,
+    Failure,
+    NamedCall,
+    NativeStream,
+    Waker,
+    WakerHub,
+    Wheel,
+    load_wheel,
+    read_facts,
+)
+from ._cancel import Aborted
 from ._json import as_dict
 from ._net.connection import certificate_hint, is_loopback
 from ._net.errors import redact
@@ -44,7 +57,6 @@ from .errors import (
     ConfigurationError,
     ConnectionFailedError,
     InvalidReplyError,
-    PluginError,
     ProviderError,
     StreamInterruptedError,
     TinyAgentError,
@@ -53,8 +65,6 @@ from .openai_wire import OpenAICompatModel, request_headers
 
 __all__ = ["AlchemyStreamResponse", "OpenAICompatModel", "stream_alchemy_openai_completions"]
 
-MODULE = "alchemy_llm_py"
-INSTALL = "pip install tinyagent-alchemy"
 ANTHROPIC = "anthropic-messages"
 
 # ---- the request --------------------------------------------------------------------------------------
@@ -68,7 +78,7 @@ class AlchemyCall(HttpRequest):
     """
 
     def __init__(
-        self, module: ModuleType, model: HttpModel, context: Context, options: SimpleStreamOptions
+        self, wheel: Wheel, model: HttpModel, context: Context, options: SimpleStreamOptions
     ) -> None:
         base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
         connection = connection_options(model, options)
@@ -97,13 +107,13 @@ class AlchemyCall(HttpRequest):
             secrets=secrets,
             **connection,
         )
-        self._module = module
+        self._wheel = wheel
         # alchemy-llm adds the key in the place for its API. A key in the model's own headers stays there.
         name = "x-api-key" if self.api == ANTHROPIC else "authorization"
         own = {header.lower() for header in model.headers or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
-        self.chat_body: dict[str, Any] = {}
+        self.chat_body: dict[str, object] = {}
         """The body of a chat/completions request; empty for other protocols."""
         self.thinking_level: str = "off"
         """The level of a request to Anthropic. The message stores it for the rest of the turn."""
@@ -119,12 +129,12 @@ class AlchemyCall(HttpRequest):
         base_url: str,
         headers: Mapping[str, str],
         key: str | None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         level = str(options.get("thinking_level") or model.thinking_level or "off")
         # The requests of alchemy-llm have no reasoning, no caching, no images by URL and no images of tools.
         # So this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
-        fields: dict[str, Any] = {}
-        conversation: dict[str, Any] = {}
+        fields: dict[str, object] = {}
+        conversation: dict[str, object] = {}
         if self.api == "openai-completions":
             self.chat_body = chat_request(model, context, options)
             self.whole_body = _wire.encode_body(self.chat_body)
@@ -136,7 +146,7 @@ class AlchemyCall(HttpRequest):
             fields = {"messages": body["messages"], **model.extra_body}
             conversation["system_prompt"] = context.system_prompt
             conversation["tools"] = tool_definitions(context.tools)
-        exchange: dict[str, Any] = {
+        exchange: dict[str, object] = {
             "protocol": "anthropic" if self.api == ANTHROPIC else "chat",
             "connect": self.timeouts.connect,
             "first_event": self.timeouts.first_event,
@@ -167,25 +177,24 @@ class AlchemyCall(HttpRequest):
             "exchange": exchange,
         }
 
-    def open_native(self, waker: Any = None) -> Any:
+    def open_native(self, waker: Waker | None = None) -> NativeStream:
         """The wheel's stream for one attempt.
 
         Raises:
             ConfigurationError: if the wheel cannot take the request, in its words.
         """
         try:
-            return self._module.Stream(self.request, self.whole_body, waker)
+            return self._wheel.new_stream(self.request, self.whole_body, waker)
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {self.redact(str(error))}") from None
 
     async def _attempt(self) -> Any:
-        hub = _Hub.of_loop(self._module)
-        reply = AlchemyReply(self, hub)
+        hub = WakerHub.of_loop(self._wheel)
+        reply = AlchemyReply(self.open_native(hub.waker), hub, self.signal)
         try:
             steps = await reply.peek()
-            if steps and steps[0][0] == END:
-                # The reply did not start.
-                raise self.error_of(_json.decode(steps[0][2])["failure"])
+            if steps and steps[0][0] == END and (failure := read_facts(steps[0][2]).failure) is not None:
+                raise self.error_of(failure)  # The reply did not start.
             return reply
         except BaseException:
             await reply.aclose()
@@ -193,11 +202,11 @@ class AlchemyCall(HttpRequest):
 
     # ---- errors -----------------------------------------------------------------------------------------
 
-    def error_of(self, failure: Mapping[str, Any]) -> BaseException:
+    def error_of(self, failure: Failure) -> Aborted | TinyAgentError:
         """Convert a failure of the wheel to an error of this library."""
-        if failure["kind"] == "status":
+        kind, words = failure.kind, redact(failure.words, self.secrets)
+        if kind == "status":
             return self._status_error(failure)
-        kind, words = failure["kind"], redact(failure.get("words", ""), self.secrets)
         name, provider = self.name, self.provider
         if kind == "cancelled":
             return Aborted()
@@ -228,15 +237,14 @@ class AlchemyCall(HttpRequest):
         hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None
         return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
 
-    def _status_error(self, failure: Mapping[str, Any]) -> TinyAgentError:
-        status: int = failure["status"]
-        headers: Mapping[str, str] = failure.get("headers", {})
+    def _status_error(self, failure: Failure) -> TinyAgentError:
+        status, headers = failure.status, failure.headers
         if status in (301, 302, 303, 307, 308):
             try:
                 self.redirect_target(status, headers, self.url)
             except TinyAgentError as error:
                 return error
-        return self.status_error(status, headers, failure.get("words", "").encode("utf-8", "replace"))
+        return self.status_error(status, headers, failure.words.encode("utf-8", "replace"))
 
 
 def _pem(path: str | None) -> str | None:
@@ -248,155 +256,7 @@ def _pem(path: str | None) -> str | None:
         raise ConfigurationError(f"the CA certificates in {path!r} cannot be read: {error}") from None
 
 
-def _module() -> ModuleType:
-    try:
-        importlib.import_module(MODULE)
-        return importlib.import_module(f"{MODULE}.batches")
-    except ModuleNotFoundError as error:
-        if error.name != MODULE:
-            raise PluginError(f"the module {MODULE!r} cannot be loaded: {error}", hint=INSTALL) from error
-        raise PluginError(
-            f"the provider 'alchemy' needs a Rust wheel that is not installed. Try: {INSTALL}", hint=INSTALL
-        ) from None
-    except ImportError as error:
-        raise PluginError(
-            f"the module {MODULE!r} cannot be loaded: {error}",
-            hint="Install it again, for this Python: pip install --force-reinstall tinyagent-alchemy",
-        ) from error
-
-
-# ---- waiting --------------------------------------------------------------------------------------------
-
-
-class _Hub:
-    """The socket by which the wheel wakes one event loop, and the replies that wait for it."""
-
-    _hubs: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Hub]] = weakref.WeakKeyDictionary()
-
-    def __init__(self, module: ModuleType) -> None:
-        self.waker: Any = module.Waker()
-        self._pid = os.getpid()
-        self._replies: weakref.WeakValueDictionary[int, AlchemyReply] = weakref.WeakValueDictionary()
-        self._watching = False
-
-    @classmethod
-    def of_loop(cls, module: ModuleType) -> _Hub:
-        """Return the hub of the running loop. A forked process has its own hubs."""
-        loop = asyncio.get_running_loop()
-        hub = cls._hubs.get(loop)
-        if hub is None or hub._pid != os.getpid():
-            hub = cls._hubs[loop] = cls(module)
-        return hub
-
-    def add(self, reply: AlchemyReply) -> None:
-        self._replies[reply.id] = reply
-        if not self._watching:
-            self._watching = True
-            asyncio.get_running_loop().add_reader(self.waker.fileno(), self._woken)
-
-    def discard(self, reply: AlchemyReply) -> None:
-        """Remove a reply. The last one removes the socket from the loop."""
-        self._replies.pop(reply.id, None)
-        if self._watching and not self._replies:
-            self._watching = False
-            asyncio.get_running_loop().remove_reader(self.waker.fileno())
-
-    def _woken(self) -> None:
-        for stream in self.waker.drain():
-            reply = self._replies.get(stream)
-            if reply is not None:
-                reply.wake()
-
-
-class AlchemyReply:
-    """A reply under way, as `ReplyStream` reads it; what it reads are lists of steps."""
-
-    def __init__(self, call: AlchemyCall, hub: _Hub) -> None:
-        self.status = 200
-        self._call = call
-        self._hub = hub
-        self._native = call.open_native(hub.waker)
-        self.id: int = self._native.id
-        self._waiter: asyncio.Future[None] | None = None
-        self._peeked: list[Any] | None = None
-        self._fired: BaseException | None = None
-        self._closed = False
-        self._watcher: asyncio.Task[None] | None = None
-        hub.add(self)
-        signal = call.signal
-        if isinstance(signal, AbortSignal):
-            signal.subscribe(self, lambda: self.cancel(Aborted()))
-        elif signal is not None:
-            self._watcher = asyncio.create_task(self._watch(signal))
-
-    async def _watch(self, signal: asyncio.Event) -> None:
-        await signal.wait()
-        self.cancel(Aborted())
-
-    def wake(self) -> None:
-        """Wake the reader, because there are new steps."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def cancel(self, reason: BaseException) -> None:
-        """End the request now, and have the read that is going on, or the next one, raise `reason`."""
-        if self._fired is None:
-            self._fired = reason
-            self._native.close()
-            self.wake()
-
-    async def read(self) -> list[Any]:
-        """Return the steps since the last call; an empty list at the end."""
-        if self._peeked is not None:
-            steps, self._peeked = self._peeked, None
-            return steps
-        while True:
-            if self._fired is not None:
-                raise self._fired
-            steps = self._native.take()
-            if steps is None:
-                return []
-            if steps:
-                return cast("list[Any]", steps)
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                self._native.close()
-                raise
-            finally:
-                self._waiter = None
-
-    async def peek(self) -> list[Any]:
-        """Return the result of the next `read`."""
-        self._peeked = await self.read()
-        return self._peeked
-
-    def restart(self, limit: float | None = None) -> None:
-        """Do nothing: the wheel handles the time-outs."""
-
-    async def finish(self) -> None:
-        """The reply is complete; the wheel reads what is left of its body."""
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close at once; a connection whose reply is complete is kept."""
-        if self._closed:
-            return
-        self._closed = True
-        self._native.close()
-        self._hub.discard(self)
-        if isinstance(self._call.signal, AbortSignal):
-            self._call.signal.unsubscribe(self)
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-
-
 # ---- the reply ------------------------------------------------------------------------------------------
-
-START, TEXT_START, TEXT, TEXT_END, THINKING_START, THINKING, THINKING_END, CALL_START, CALL, END = range(10)
-_DELTAS = frozenset((TEXT, THINKING, CALL))
 
 
 class AlchemyDecoder(ChatDecoder):
@@ -426,20 +286,20 @@ class AlchemyDecoder(ChatDecoder):
         append, delta, places = out.append, self.builder.delta, self._places
         for step in steps:
             kind = step[0]
-            if kind in _DELTAS:
+            if kind in DELTAS:
                 append(delta(places[step[1]], step[2]))
             elif kind == TEXT_START:
                 self._begin("text", *self.builder.open_text(), out)
             elif kind == THINKING_START:
                 self._begin("thinking", *self.builder.open_thinking(), out)
-            elif kind == CALL_START:
+            elif len(step) == 4:  # CALL_START
                 index, event = self.builder.open_tool_call(step[2], step[3])
                 self._named.append((index, step[2], step[3]))
                 self._begin("", index, event, out)
             elif kind in (TEXT_END, THINKING_END):
                 self._end_block(places[step[1]], step[2], out)
             elif kind == END:
-                self._end(_json.decode(step[2]), out)
+                self._end(read_facts(step[2]), out)
         return out
 
     def close(self) -> list[BuilderEvent]:
@@ -469,37 +329,37 @@ class AlchemyDecoder(ChatDecoder):
             self.builder.update(index, thinking_signature=signature)
         self._close_block(out)
 
-    def _end(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
-        self.seen: int = facts["seen"]
-        for word in facts.get("reasons") or filter(None, [facts["finish_reason"]]):
+    def _end(self, facts: Facts, out: list[BuilderEvent]) -> None:
+        self.seen: int = facts.seen
+        for word in facts.reasons or filter(None, [facts.finish_reason]):
             self._set_finish_reason(word)
-        self._raw_usage = facts["usage"]
-        self._reasoning_field = facts["reasoning_field"]
-        self._signed.add_details(facts["reasoning_details"])
-        self._take_text_fields(facts.get("texts", ()))
-        failure = facts["failure"]
+        self._raw_usage = facts.usage
+        self._reasoning_field = facts.reasoning_field
+        self._signed.add_details(facts.reasoning_details)
+        self._take_text_fields(facts.texts)
+        failure = facts.failure
         if failure is None:
-            self._take_names(facts["calls"])
+            self._take_names(facts.calls)
             self._take_unknown(facts, out)
             self._finish(out)
-        elif failure["kind"] == "reported":
-            self._stop(self._reported(failure["value"]))
+        elif failure.kind == "reported":
+            self._stop(self._reported(failure.value))
         else:
             error = self._call_of.error_of(failure)
             if not isinstance(error, TinyAgentError):
                 raise error
             self._stop(error)
 
-    def _take_names(self, calls: list[dict[str, Any]]) -> None:
+    def _take_names(self, calls: Iterable[NamedCall]) -> None:
         """Set late or fragmented ids and names, and arguments that are objects."""
         for (index, call_id, name), call in zip(self._named, calls, strict=False):
-            if call["id"] and not call_id:
-                self.builder.update(index, id=self.builder.unique_id(call["id"]))
-            if call["name"] != name:
-                self.builder.update(index, name=call["name"])
-            named = Call(index, call["id"], call["name"])
-            named.whole = call.get("whole")
-            for fields in call.get("extra", ()):
+            if call.id and not call_id:
+                self.builder.update(index, id=self.builder.unique_id(call.id))
+            if call.name != name:
+                self.builder.update(index, name=call.name)
+            named = Call(index, call.id, call.name)
+            named.whole = call.whole
+            for fields in call.extra:
                 merge(named.extra, fields)
             self._calls.append(named)
 
@@ -511,13 +371,13 @@ class AlchemyDecoder(ChatDecoder):
             if citations := read_citations(fields.get("citations")):
                 self.builder.update(index, citations=citations)
 
-    def _take_unknown(self, facts: dict[str, Any], out: list[BuilderEvent]) -> None:
+    def _take_unknown(self, facts: Facts, out: list[BuilderEvent]) -> None:
         """Set fields to send back, images, citations, and fields that arrive with the finish reason."""
-        for delta in facts.get("extra", ()):
+        for delta in facts.extra:
             extra = unknown_fields(delta)
             if extra is not None:
                 self._take_extra(Delta(), extra, out)
-        self._last_chunks = [chunk.encode() for chunk in facts.get("last", ())]
+        self._last_chunks = [chunk.encode() for chunk in facts.last]
 
     def _finish(self, out: list[BuilderEvent]) -> None:
         if not self._anthropic:
@@ -547,7 +407,7 @@ def prepare(
         PluginError: if the wheel is not installed, or cannot be loaded.
         TinyAgentError: if the call cannot be made as it is.
     """
-    call = AlchemyCall(_module(), model, context, options)
+    call = AlchemyCall(load_wheel(), model, context, options)
     return call, partial(AlchemyDecoder, model, call=call)
 
 
