@@ -167,7 +167,7 @@ def test_a_wrong_token_is_said_so(start: Start) -> None:
     proxy = start()
     done = proxy.run("-m", "proxy/demo", "Hello", token="not-the-token-at-all")
     assert (3, "") == (done.code, done.out)
-    assert "the proxy does not know this token" in done.err
+    assert "the proxy has no such token" in done.err
     assert "not-the-token" not in done.err + proxy.said
 
 
@@ -251,8 +251,8 @@ def test_what_has_no_token_or_is_open_to_all_does_not_start(tmp_path: Path) -> N
         (["--host", "0.0.0.0"], TOKEN, "--tls-cert"),
         (["--host", "::"], TOKEN, "--allow-http"),
         ([], "", "tinyagent proxy token"),
-        ([], "short", "can be guessed"),
-        (["--config", str(tmp_path / "none.toml")], TOKEN, "cannot be read"),
+        ([], "short", "is too short"),
+        (["--config", str(tmp_path / "none.toml")], TOKEN, "does not exist"),
         (["--token-env", "NOT_SET"], TOKEN, "NOT_SET is not set"),
     ):
         done = subprocess.run(

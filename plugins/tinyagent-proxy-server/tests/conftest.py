@@ -1,4 +1,4 @@
-"""A proxy in this process, on a loopback port of its own."""
+"""Fixtures: a proxy in this process, on its own loopback port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = "upstream-key-CANARY-0002"
 
 @pytest.fixture(autouse=True)
 def only_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key and no token but those of the tests."""
+    """Remove all keys and tokens from the environment, except those of the tests."""
     for name in list(os.environ):
         if name.endswith(("_API_KEY", "_PROXY", "_proxy")) or name.startswith("TINYAGENT_"):
             monkeypatch.delenv(name)
@@ -34,7 +34,7 @@ def only_our_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Served:
-    """The running proxy, seen by a caller."""
+    """The running proxy, as a caller uses it."""
 
     proxy: Proxy
     url: str = ""
@@ -42,27 +42,27 @@ class Served:
     stop: Callable[[], None] = lambda: None
 
     async def ask(self, model: str = "up/m", *messages: Any, token: str = TOKEN, **options: Any) -> Any:
-        """The reply of our own client."""
-        given = {"auth_token": token, "proxy_url": self.url, "timeout": 20, **options}
-        said = list(messages) or [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-        context = Context("Be brief.", said, options.get("tools"))
-        return await stream_proxy(Model("proxy", model, "proxy"), context, given)
+        """Start a reply with our own client."""
+        settings = {"auth_token": token, "proxy_url": self.url, "timeout": 20, **options}
+        context_messages = list(messages) or [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+        context = Context("Be brief.", context_messages, options.get("tools"))
+        return await stream_proxy(Model("proxy", model, "proxy"), context, settings)
 
     async def message(self, model: str = "up/m", *messages: Any, **options: Any) -> Any:
-        """The whole message of a reply."""
+        """Return the complete message of a reply."""
         return await (await self.ask(model, *messages, **options)).result()
 
     async def http(
-        self, method: str, path: str, *, token: str | None = TOKEN, **given: Any
+        self, method: str, path: str, *, token: str | None = TOKEN, **request: Any
     ) -> httpx.Response:
-        """A plain request."""
+        """Send a plain HTTP request."""
         headers = {"authorization": f"Bearer {token}"} if token is not None else {}
-        headers |= given.pop("headers", {})
+        headers |= request.pop("headers", {})
         async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-            return await client.request(method, self.url + path, headers=headers, **given)
+            return await client.request(method, self.url + path, headers=headers, **request)
 
     async def idle(self) -> None:
-        """Wait until no reply is under way."""
+        """Wait until no reply is active."""
         async with asyncio.timeout(10):
             while self.proxy.streams:
                 await asyncio.sleep(0.01)
@@ -73,7 +73,7 @@ Serving = Callable[..., AbstractAsyncContextManager[Served]]
 
 @pytest.fixture
 def serving() -> Serving:
-    """Make a proxy: `async with serving(upstream_url) as served`."""
+    """Return a context manager that runs a proxy: `async with serving(upstream_url) as served`."""
 
     @asynccontextmanager
     async def serve(

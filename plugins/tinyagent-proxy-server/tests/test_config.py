@@ -56,7 +56,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_tokens_come_from_the_environment_and_from_private_files(config: Path) -> None:
-    """The file names the places; names of files are relative to it."""
+    """The file names variables and files; file names are relative to it."""
     given = read_config(config)
     tokens = read_tokens(given.tokens, folder=config.parent)
     assert [("alice", TOKEN), ("ci", "token-in-a-file-0001")] == [
@@ -74,7 +74,7 @@ def test_a_secret_is_in_no_repr(config: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_that_others_can_read_is_refused(mode: int, config: Path) -> None:
-    """It is not used, and the message says how to mend it."""
+    """A token file that others can read is refused, and the hint repairs it."""
     (config.parent / "ci.token").chmod(mode)
     with pytest.raises(ConfigurationError, match="can be read or written by others") as caught:
         read_tokens(read_config(config).tokens, folder=config.parent)
@@ -96,8 +96,8 @@ def test_a_file_that_others_can_read_is_refused(mode: int, config: Path) -> None
         ("[providers.a]\napi = 'soap'", "soap"),
     ],
 )
-def test_what_is_wrong_with_the_file_is_named(text: str, words: str, config: Path) -> None:
-    """File and key; a secret that was put there is not repeated."""
+def test_errors_of_the_file_show_file_and_key(text: str, words: str, config: Path) -> None:
+    """The error shows the file and the key, but no secret from the file."""
     config.write_text(text)
     with pytest.raises(ConfigurationError) as caught:
         read_config(config)
@@ -110,23 +110,21 @@ def test_what_is_wrong_with_the_file_is_named(text: str, words: str, config: Pat
     ("secret", "words"),
     [
         ("", "is missing"),
-        ("hunter2", "can be guessed"),
-        ("with a space in it 01", "no token"),
-        ("ü" * 20, "no token"),
+        ("hunter2", "is too short"),
+        ("with a space in it 01", "not allowed in a token"),
+        ("ü" * 20, "not allowed in a token"),
     ],
 )
-def test_a_token_that_cannot_be_used_is_refused(
-    secret: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Empty, short, or nothing that fits into a header; it is not shown."""
+def test_an_invalid_token_is_refused(secret: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty, short and non-ASCII tokens are refused and not shown."""
     monkeypatch.setenv("A", secret)
     with pytest.raises(ConfigurationError, match=words) as caught:
         read_tokens({}, ["A"])
     assert not secret or secret not in str(caught.value)
 
 
-def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TINYAGENT_PROXY_TOKEN is looked at last; two names with one token are refused."""
+def test_the_server_needs_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TINYAGENT_PROXY_TOKEN is the fallback; two names for one token are refused."""
     with pytest.raises(ConfigurationError, match="no caller could use the proxy") as caught:
         read_tokens({})
     assert "tinyagent proxy token" in str(caught.value.hint)
@@ -137,8 +135,8 @@ def test_without_a_token_it_does_not_start(monkeypatch: pytest.MonkeyPatch) -> N
         read_tokens({}, ["OTHER", "TINYAGENT_PROXY_TOKEN"])
 
 
-def test_without_its_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plugin that was installed without what it needs names that, and does not look broken."""
+def test_a_missing_dependency_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a dependency is not installed, the error shows its name."""
     from tinyagent_proxy_server import _command
 
     for name in ("tinyagent_proxy_server._server", "tinyagent_proxy_server._app"):
@@ -149,10 +147,8 @@ def test_without_its_server_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
         _command.proxy.main(["serve"], standalone_mode=False)
 
 
-def test_a_new_token_is_one_that_is_taken(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`tinyagent proxy token` prints a token that the server accepts, another one each time."""
+def test_a_new_token_is_accepted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tinyagent proxy token` prints a new token each time, which the server accepts."""
     from tinyagent_proxy_server import _command
 
     printed = []
@@ -167,7 +163,7 @@ def test_a_new_token_is_one_that_is_taken(
 # ---- callers ------------------------------------------------------------------------------------------
 
 
-def test_tokens_are_found_by_the_whole_of_them() -> None:
+def test_only_the_complete_token_matches() -> None:
     """A part of a token, another scheme or other letters match no caller."""
     callers = Callers([Token(name, f"{TOKEN}-{name}", TokenTable(env="-")) for name in ("a", "b")])
     found = [callers.find(f"{scheme} {TOKEN}-b") for scheme in ("Bearer", "bearer", "BEARER")]
@@ -176,8 +172,8 @@ def test_tokens_are_found_by_the_whole_of_them() -> None:
         assert callers.find(header) is None
 
 
-def test_a_rate_comes_back_with_time() -> None:
-    """As many at once as a minute gives; after that one for each share of a minute."""
+def test_the_rate_limit_recovers_with_time() -> None:
+    """The requests of one minute may come at once; then each needs its share of a minute."""
     now = 0.0
     callers = Callers([Token("a", TOKEN, TokenTable(env="-", requests_per_minute=6))], lambda: now)
     caller = callers.find(f"Bearer {TOKEN}")
@@ -193,15 +189,15 @@ def test_a_rate_comes_back_with_time() -> None:
 # ---- providers ----------------------------------------------------------------------------------------
 
 
-def test_without_tables_whatever_has_a_key_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo, and the well-known providers whose variable is set."""
+def test_without_tables_all_providers_with_a_key_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server offers the demo and the well-known providers whose variable is set."""
     assert ["demo"] == [upstream.name for upstream in Upstreams({})]
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     assert ["demo", "anthropic"] == [upstream.name for upstream in Upstreams({})]
 
 
-def test_a_provider_without_its_key_is_named_at_the_start() -> None:
-    """Not at the first request."""
+def test_a_missing_key_is_reported_at_the_start() -> None:
+    """A provider without a key or URL is an error at the start, not at the first request."""
     with pytest.raises(ConfigurationError, match="GROQ_API_KEY is not set"):
         Upstreams({"groq": ProviderTable()})
     with pytest.raises(ConfigurationError, match="has no base_url"):
@@ -209,7 +205,7 @@ def test_a_provider_without_its_key_is_named_at_the_start() -> None:
 
 
 def test_a_known_name_with_another_address_does_not_get_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key goes to the server that it is for."""
+    """The key of a well-known provider is not sent to another base URL."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     [upstream] = Upstreams({"openai": ProviderTable(base_url="http://127.0.0.1:1/v1")})
     assert upstream.secret is None
@@ -233,13 +229,13 @@ def test_every_known_provider_can_make_its_model(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"])
-def test_this_machine_needs_no_tls(host: str) -> None:
-    """Loopback addresses, in every spelling."""
+def test_loopback_needs_no_tls(host: str) -> None:
+    """Loopback addresses are accepted without TLS, in every spelling."""
     _server.check_exposure(host, tls=False, allow_http=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "example.com", "127.0.0.1.example.com"])
-def test_other_machines_need_tls_or_a_word(host: str) -> None:
+def test_other_addresses_need_tls_or_a_flag(host: str) -> None:
     """Tokens are not sent unencrypted over a network unless the user allows it."""
     with pytest.raises(ConfigurationError, match="Without TLS"):
         _server.check_exposure(host, tls=False, allow_http=False)
@@ -247,8 +243,8 @@ def test_other_machines_need_tls_or_a_word(host: str) -> None:
     _server.check_exposure(host, tls=False, allow_http=True)
 
 
-def test_a_port_that_is_taken_is_named() -> None:
-    """Address, port and reason."""
+def test_a_port_in_use_is_reported() -> None:
+    """The error shows the address and the port."""
     with _server.listen("127.0.0.1", 0) as bound:
         port = bound.getsockname()[1]
         assert f"http://127.0.0.1:{port}" == _server.url_of(bound, tls=False)
@@ -256,8 +252,8 @@ def test_a_port_that_is_taken_is_named() -> None:
             _server.listen("127.0.0.1", port)
 
 
-async def test_with_tls_files_it_speaks_tls(tmp_path: Path) -> None:
-    """The URL says https, and a client that trusts the certificate is answered."""
+async def test_tls_files_enable_tls(tmp_path: Path) -> None:
+    """The URL says https, and a client that trusts the certificate gets a response."""
     import asyncio
 
     from tinyagent_proxy_server._app import Proxy
@@ -289,8 +285,8 @@ async def test_with_tls_files_it_speaks_tls(tmp_path: Path) -> None:
             await running
 
 
-def test_tls_files_that_are_none_are_named(tmp_path: Path) -> None:
-    """Before anything listens."""
+def test_invalid_tls_files_are_reported(tmp_path: Path) -> None:
+    """Invalid TLS files are an error before the server starts."""
     (tmp_path / "cert.pem").write_text("no certificate")
     proxy: Any = type("P", (), {"app": None, "settings": ServerTable()})()
     for cert in (tmp_path / "cert.pem", tmp_path / "none.pem"):

@@ -1,4 +1,4 @@
-"""The two halves of the protocol against each other, without a network."""
+"""The server side and the client side of the protocol agree, without a network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _blocks = st.one_of(
 
 
 def decoded(data: bytes, *cuts: int) -> tuple[list[Any], Any]:
-    """What our client makes of it: the events, and the message that it ends with."""
+    """Decode bytes with our client: return the events and the final message."""
     decoder = ProxyDecoder(MODEL)
     places = [0, *sorted(cuts), len(data)]
     events = [event for begin, end in pairwise(places) for event in decoder.feed(data[begin:end])]
@@ -44,24 +44,24 @@ def decoded(data: bytes, *cuts: int) -> tuple[list[Any], Any]:
     return events, events[-1].get("message") or events[-1]["error"]
 
 
-async def said(reply: Reply) -> tuple[list[Any], bytes]:
-    """The events of a provider, and the bytes that the server makes of them."""
+async def encoded(reply: Reply) -> tuple[list[Any], bytes]:
+    """Return the events of a provider, and the bytes that the server writes for them."""
     events = await collect(await ScriptedProvider(reply)(MODEL, Context(), {}))
     writer = EventWriter()
     return events, b"".join(map(writer.event, events))
 
 
 async def test_images_pass_through() -> None:
-    """An image that the model made is in the message on the other side."""
+    """An image from the model is in the message on the client."""
     content: Any = [{"type": "text", "text": "Here"}, {"type": "image", "url": "https://127.0.0.1/a.png"}]
-    _, written = await said(Reply("Here", content=content))
+    _, written = await encoded(Reply("Here", content=content))
     assert content == decoded(written)[1]["content"]
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(_blocks, max_size=6), st.sampled_from(["stop", "length"]), st.data())
-async def test_what_is_written_is_what_is_read(blocks: list[Any], reason: Any, data: st.DataObject) -> None:
-    """Any reply comes out of the client as it went into the server, however the bytes are cut."""
+async def test_every_reply_survives_the_protocol(blocks: list[Any], reason: Any, data: st.DataObject) -> None:
+    """Any reply is the same on the client, however the bytes are cut."""
     calls = any(block.kind == "tool_call" for block in blocks)
     usage = {
         "input": 5,
@@ -73,7 +73,7 @@ async def test_what_is_written_is_what_is_read(blocks: list[Any], reason: Any, d
         "cost": 0.5,
     }
     reason = "tool_use" if calls and reason == "stop" else reason
-    events, written = await said(Reply(*blocks, stop_reason=reason, usage=usage, finish_reason="own word"))
+    events, written = await encoded(Reply(*blocks, stop_reason=reason, usage=usage, finish_reason="own word"))
     cuts = data.draw(st.lists(st.integers(0, len(written)), max_size=5))
     read, message = decoded(written, *cuts)
     wanted = events[-1]["message"]
@@ -83,9 +83,9 @@ async def test_what_is_written_is_what_is_read(blocks: list[Any], reason: Any, d
 
 
 async def test_signatures_arrive_with_their_blocks() -> None:
-    """Those of text and thinking stand at the end of the block."""
+    """Signatures of text and thinking are in the end events of their blocks."""
     parts = [thinking("hm", signature="one"), text("Hi", signature="two")]
-    _, written = await said(Reply(*parts))
+    _, written = await encoded(Reply(*parts))
     _, message = decoded(written)
     assert ["one", "two"] == [
         block.get("thinking_signature") or block.get("text_signature") for block in message["content"]
@@ -94,34 +94,34 @@ async def test_signatures_arrive_with_their_blocks() -> None:
 
 
 async def test_citations_arrive() -> None:
-    """A caller has the sources of a text as if it had asked the provider itself."""
+    """A caller gets the citations of a text as from the provider itself."""
     cited = [{"url": "https://example.org", "title": "A", "start": 0, "end": 2}, {"title": "a.pdf"}]
     content: Any = [{"type": "text", "text": "Hi", "citations": cited}]
-    _, written = await said(Reply("Hi", content=content))
+    _, written = await encoded(Reply("Hi", content=content))
     _, message = decoded(written)
     assert cited == message["content"][0]["citations"]
 
 
 async def test_the_thinking_level_arrives() -> None:
-    """A caller sends it back with the message, so that the rest of the turn is asked for in the same way."""
-    _, written = await said(Reply("Hi", thinking_level="high"))
+    """A caller gets the thinking level, so that it can send it back in the same turn."""
+    _, written = await encoded(Reply("Hi", thinking_level="high"))
     assert "high" == decoded(written)[1]["thinking_level"]
-    _, written = await said(Reply("Hi"))
+    _, written = await encoded(Reply("Hi"))
     assert "thinking_level" not in decoded(written)[1]
 
 
 async def test_half_a_surrogate_pair_does_not_stop_a_reply() -> None:
-    """What JSON cannot say as it stands is said with escapes."""
-    _, written = await said(Reply(text("a\ud83d", "\ude00b")))
+    """A delta with half of a surrogate pair is sent as escapes."""
+    _, written = await encoded(Reply(text("a\ud83d", "\ude00b")))
     _, message = decoded(written)
     assert message["content"][0]["text"].startswith("a")
     assert message["content"][0]["text"].endswith("b")
 
 
-async def test_other_clients_find_what_they_know() -> None:
-    """Names, reasons and usage are the protocol's; what was cached is counted apart from the input."""
+async def test_events_have_the_fields_of_the_protocol() -> None:
+    """Names, reasons and usage are the protocol's; cached tokens are not part of the input."""
     usage = {"input": 5, "output": 2, "cache_read": 3, "cache_write": 1, "total": 7, "cost": None}
-    _, written = await said(Reply(call("look", at=1, call_id="c1"), usage=usage))
+    _, written = await encoded(Reply(call("look", at=1, call_id="c1"), usage=usage))
     lines = [json.loads(line.removeprefix(b"data: ")) for line in written.split(b"\n\n") if line]
     assert ["start", "toolcall_start", "toolcall_delta", "toolcall_end", "done"] == [
         line["type"] for line in lines
@@ -134,8 +134,8 @@ async def test_other_clients_find_what_they_know() -> None:
     assert 0 == lines[-1]["usage"]["cost"]["total"]
 
 
-def test_a_failure_keeps_class_words_and_hint() -> None:
-    """Our client makes the error of it that the provider's own would have been."""
+def test_a_failure_has_kind_message_and_hint() -> None:
+    """The client's error has the kind, the message and the hint of the provider's error."""
     failure = Failure("context_overflow", "too long", "Shorten it.", retry_after=3)
     _, message = decoded(EventWriter().error(failure))
     assert ("error", "context_overflow", "proxy: too long", "Shorten it.") == (
@@ -143,8 +143,8 @@ def test_a_failure_keeps_class_words_and_hint() -> None:
     )  # fmt: skip
 
 
-def test_a_kind_that_is_no_providers_is_a_providers() -> None:
-    """A proxy cannot make a caller believe that its own set-up is wrong."""
+def test_only_kinds_of_providers_are_accepted() -> None:
+    """A failure of the proxy never becomes a configuration error of the caller."""
     for kind in ("authentication", "internal", "tool", "no such kind"):
         _, message = decoded(EventWriter().error(Failure(kind, "no")))
         assert "provider" == message["error_kind"]
@@ -153,15 +153,15 @@ def test_a_kind_that_is_no_providers_is_a_providers() -> None:
 @settings(max_examples=200)
 @given(st.binary(max_size=200) | _values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
-    """Nothing but a `BadRequestError` comes of bytes that are no request."""
+    """Invalid requests raise only `BadRequestError`."""
     try:
         read_request(body)
     except BadRequestError:
         pass
 
 
-def test_integers_of_any_size_survive() -> None:
-    """The arguments of an earlier call go back as they were."""
+def test_integers_of_any_size_are_preserved() -> None:
+    """Arguments of earlier tool calls are sent back unchanged."""
     call_block = {"type": "tool_call", "id": "c", "name": "n", "arguments": {"n": 2**90}}
     asked = {
         "model": {"id": "demo"},

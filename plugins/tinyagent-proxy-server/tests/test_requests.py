@@ -1,4 +1,4 @@
-"""Who is let in, what may be asked, and what is written down."""
+"""Authentication, models, invalid requests, and the log."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ HEADERS = (
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/api/stream"), ("GET", "/api/models")])
-async def test_without_a_known_token_nothing_is_said(method: str, path: str, serving: Serving) -> None:
-    """Status 401, no model named, and the token that was tried is not written down."""
+async def test_an_unknown_token_is_refused(method: str, path: str, serving: Serving) -> None:
+    """Status 401 shows no model, and the log does not have the token."""
     async with serving() as served:
         for header in HEADERS:
             headers = {"authorization": header} if header is not None else {}
@@ -41,7 +41,7 @@ async def test_without_a_known_token_nothing_is_said(method: str, path: str, ser
 
 
 async def test_the_name_of_a_token_is_logged_and_never_the_token(serving: Serving) -> None:
-    """A line a request: who, what, how it ended, what it took; no prompt, no answer, no secret."""
+    """The log has one line per request, with usage and outcome, but no prompt, reply or secret."""
     async with FakeServer(FakeReply.text("the answer")) as server, serving(server.url) as served:
         await served.message("up/m", user("the question"))
         await served.idle()
@@ -51,8 +51,8 @@ async def test_the_name_of_a_token_is_logged_and_never_the_token(serving: Servin
     assert [] == [word for word in ("answer", "question", TOKEN, KEY) if word in line]
 
 
-async def test_a_line_stays_a_line(serving: Serving) -> None:
-    """What callers make up cannot forge a line, or fill the disk."""
+async def test_callers_cannot_forge_log_lines(serving: Serving) -> None:
+    """Text from callers is quoted and truncated in the log."""
     name = "x\n2026-01-01T00:00:00Z token=bob \x1b[31m" + "y" * 5000
     async with serving() as served:
         await served.http("POST", "/api/stream", content=asked(model={"id": name}))
@@ -62,7 +62,7 @@ async def test_a_line_stays_a_line(serving: Serving) -> None:
     assert len(served.lines[0]) < 600
 
 
-async def test_requests_are_limited_in_time(serving: Serving) -> None:
+async def test_the_request_rate_is_limited(serving: Serving) -> None:
     """A token that exceeds its rate gets the time of the next attempt."""
     tokens = {"alice": TokenTable(env="-", requests_per_minute=2)}
     async with serving(tokens=tokens) as served:
@@ -74,8 +74,8 @@ async def test_requests_are_limited_in_time(serving: Serving) -> None:
 # ---- models -------------------------------------------------------------------------------------------
 
 
-async def test_only_what_a_token_may_use_is_listed_and_answered(serving: Serving) -> None:
-    """A model that exists but is not for this token is refused in the same words as one that does not."""
+async def test_a_token_can_use_only_its_models(serving: Serving) -> None:
+    """An existing model without permission gives the same error as an unknown model."""
     tokens = {"alice": TokenTable(env="-", models=("demo", "up/good*")), "bob": TokenTable(env="-")}
     providers = {
         "demo": ProviderTable(),
@@ -97,8 +97,8 @@ async def test_only_what_a_token_may_use_is_listed_and_answered(serving: Serving
     assert 1 == len(words)
 
 
-async def test_patterns_are_held_against_the_providers_own_list(serving: Serving) -> None:
-    """What a provider lists is listed if it is served, and asked for once in a while only."""
+async def test_patterns_select_from_the_providers_list(serving: Serving) -> None:
+    """Models that match a pattern are listed; the provider's list is cached."""
     models = {"data": [{"id": "good-1", "context_length": 8}, {"id": "good-2"}, {"id": "bad-1"}]}
     async with FakeServer(FakeReply.json(models)) as server:
         providers = {"up": ProviderTable(base_url=server.url, api_key_env="UP_KEY", models=("good-*", "own"))}
@@ -110,8 +110,8 @@ async def test_patterns_are_held_against_the_providers_own_list(serving: Serving
     assert f"Bearer {KEY}" == server.requests[0].headers["authorization"]
 
 
-async def test_a_provider_that_cannot_list_is_no_failure(serving: Serving) -> None:
-    """The models of the others are listed."""
+async def test_a_provider_without_a_list_is_skipped(serving: Serving) -> None:
+    """If a provider's list cannot be read, the models of the others are listed."""
     async with serving("http://127.0.0.1:1/v1") as served:
         reply = await served.http("GET", "/api/models")
     assert ["demo"] == [model["id"] for model in reply.json()["models"]]
@@ -120,15 +120,15 @@ async def test_a_provider_that_cannot_list_is_no_failure(serving: Serving) -> No
 @pytest.mark.parametrize(
     "model", [{"id": "m", "provider": "up"}, {"id": "up/m"}, {"id": "up/m", "provider": "corp"}]
 )
-async def test_a_model_is_named_with_its_provider_or_apart(model: dict[str, str], serving: Serving) -> None:
-    """Clients that know providers, and those that only know the proxy, mean the same model."""
+async def test_the_provider_may_be_part_of_the_id(model: dict[str, str], serving: Serving) -> None:
+    """Both forms of a model's name select the same model."""
     async with FakeServer(FakeReply.text("Hi")) as server, serving(server.url) as served:
         reply = await served.http("POST", "/api/stream", content=asked(model=model))
         assert "m" == server.requests[0].json["model"]
     assert '"type":"done","reason":"stop"' in reply.text
 
 
-# ---- what is no request ---------------------------------------------------------------------------------
+# # ---- invalid requests -----------------------------------------------------------------------------------
 
 
 NO_REQUESTS: list[tuple[bytes, str]] = [
@@ -143,7 +143,7 @@ NO_REQUESTS: list[tuple[bytes, str]] = [
     (asked(options={"temperature": 1e400}), "not JSON"),
     (asked(options={"reasoning": "wild"}), "wild"),
     (asked(context={"messages": [{"role": "system", "content": []}]}), "messages[0]: the role 'system'"),
-    (asked(context={"messages": [{"role": "user", "content": "Hi"}]}), "content is no list"),
+    (asked(context={"messages": [{"role": "user", "content": "Hi"}]}), "content is not a list"),
     (asked(context={"messages": [{"role": "user", "content": ["Hi"]}]}), "content[0]: the type"),
     (asked(context={"messages": [{"role": "user", "content": [{"type": "text"}]}]}), "text is missing"),
     (asked(context={"messages": [{"role": "tool_result", "content": []}]}), "tool_call_id"),
@@ -151,8 +151,8 @@ NO_REQUESTS: list[tuple[bytes, str]] = [
 ]
 
 
-async def test_what_is_not_the_protocol_is_refused_with_the_place(serving: Serving) -> None:
-    """Status 400, and words that name what is wrong."""
+async def test_an_invalid_request_is_refused_with_the_place(serving: Serving) -> None:
+    """Status 400 comes with a message that shows the invalid field."""
     async with serving() as served:
         for body, words in NO_REQUESTS:
             reply = await served.http("POST", "/api/stream", content=body)
@@ -162,7 +162,7 @@ async def test_what_is_not_the_protocol_is_refused_with_the_place(serving: Servi
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_request_that_is_too_long_is_refused(chunked: bool, serving: Serving) -> None:
-    """Whether it says its length or not."""
+    """The limit applies with and without a declared length."""
 
     async def pieces() -> Any:
         for _ in range(64):
@@ -175,23 +175,23 @@ async def test_a_request_that_is_too_long_is_refused(chunked: bool, serving: Ser
         await served.idle()
 
 
-async def test_health_needs_no_token_and_says_nothing_else(serving: Serving) -> None:
-    """The health check needs no token."""
+async def test_health_needs_no_token(serving: Serving) -> None:
+    """The health check needs no token and shows only the status."""
     async with serving() as served:
         reply = await served.http("GET", "/healthz", token=None)
     assert (200, {"ok": True}) == (reply.status_code, reply.json())
     assert "server" not in reply.headers
 
 
-async def test_there_is_nothing_else(serving: Serving) -> None:
-    """Other paths and methods do not exist."""
+async def test_other_paths_do_not_exist(serving: Serving) -> None:
+    """Other paths and methods are refused."""
     async with serving() as served:
         for method, path in (("GET", "/api/stream"), ("GET", "/"), ("POST", "/api/models"), ("GET", "/docs")):
             assert (await served.http(method, path)).status_code in (404, 405)
 
 
-async def test_a_defect_is_a_line_and_a_status(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes wrong inside, the caller gets a status without words and the server goes on."""
+async def test_an_internal_error_has_status_500(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an internal error, the server continues."""
     async with serving() as served:
         with monkeypatch.context() as patched:
             patched.setattr(served.proxy._upstreams, "find", lambda *_: 1 / 0)
@@ -209,10 +209,8 @@ async def test_a_defect_is_a_line_and_a_status(serving: Serving, monkeypatch: py
         ("gpt-5", "openai-completions", "/v1/chat/completions"),
     ],
 )
-async def test_openai_is_asked_over_the_protocol_of_the_model(
-    model_id: str, api: Any, path: str, serving: Serving
-) -> None:
-    """As without the proxy, unless the configuration chooses."""
+async def test_openai_models_use_their_protocol(model_id: str, api: Any, path: str, serving: Serving) -> None:
+    """The model id selects the protocol, unless the configuration does."""
     output = [{"type": "message", "content": [{"type": "output_text", "text": "ok"}]}]
     reply = (
         FakeReply.json({"status": "completed", "output": output})

@@ -1,4 +1,4 @@
-"""Replies through the proxy: they are complete, not buffered, and end with their caller."""
+"""Replies through the proxy are complete, not buffered, and end when their caller disconnects."""
 
 from __future__ import annotations
 
@@ -103,15 +103,15 @@ APIS: dict[str, Any] = {
 
 
 async def direct(api: str, server: FakeServer) -> Any:
-    """The same reply without a proxy."""
+    """Return the same reply without a proxy."""
     _, model, stream = APIS[api]
     asked = model(provider="up", id="m", base_url=server.url, api_key_env=None)
     reply = await stream(asked, Context("Be brief.", [user("Hi")]), {"api_key": KEY})
     return await reply.result()
 
 
-def shown(message: Any) -> dict[str, Any]:
-    """What a message says, without who made it when."""
+def content_of(message: Any) -> dict[str, Any]:
+    """Return a message without its provider, model and time."""
     maker = ("timestamp", "api", "provider", "model")
     return {name: value for name, value in message.items() if name not in maker}
 
@@ -121,11 +121,11 @@ def shown(message: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("api", APIS)
 async def test_a_reply_is_the_same_as_without_the_proxy(api: str, serving: Serving) -> None:
-    """Text, thinking, calls, signatures, usage, cost and the provider's own word, of every protocol."""
+    """Text, thinking, calls, signatures, usage, cost and finish reason are equal in every protocol."""
     async with FakeServer(APIS[api][0], repeat=True) as server, serving(server.url, api=api) as served:
         expected = await direct(api, server)
         message = await served.message()
-        assert shown(expected) == shown(message)
+        assert content_of(expected) == content_of(message)
         assert ("proxy", "up/m") == (message["provider"], message["model"])
         mine, theirs = server.requests
         assert mine.json == theirs.json
@@ -141,8 +141,8 @@ async def test_a_reply_is_the_same_as_without_the_proxy(api: str, serving: Servi
         ("openai-responses", "ENCRYPTED"),
     ],
 )
-async def test_what_must_be_sent_back_is_sent_back(api: str, kept: str, serving: Serving) -> None:
-    """The second turn gives the provider its own reasoning back, signatures included."""
+async def test_reasoning_is_sent_back(api: str, kept: str, serving: Serving) -> None:
+    """The second turn sends the provider its own reasoning and signatures back."""
     async with FakeServer(APIS[api][0], repeat=True) as server, serving(server.url, api=api) as served:
         first = await served.message()
         results = [
@@ -160,7 +160,7 @@ async def test_what_must_be_sent_back_is_sent_back(api: str, kept: str, serving:
         assert kept not in json.dumps(server.requests[-1].json, separators=(",", ":"))
 
 
-async def test_what_is_asked_reaches_the_provider(serving: Serving) -> None:
+async def test_the_request_reaches_the_provider(serving: Serving) -> None:
     """System prompt, tools, temperature, limit and thinking level are the caller's."""
     tool = AgentTool("look", "Look.", {"type": "object", "properties": {"at": {"type": "string"}}})
     async with FakeServer(FakeReply.text("Hi")) as server, serving(server.url) as served:
@@ -171,8 +171,8 @@ async def test_what_is_asked_reaches_the_provider(serving: Serving) -> None:
     assert (0.5, 9, "high") == (sent["temperature"], sent["max_tokens"], sent["reasoning_effort"])
 
 
-async def test_each_delta_is_passed_on_when_it_comes(serving: Serving) -> None:
-    """A delta is with the caller before the provider has sent the next."""
+async def test_each_delta_is_sent_at_once(serving: Serving) -> None:
+    """The caller gets a delta before the provider has sent the next."""
     reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk("b"), chat_chunk({}, "stop"))
     async with FakeServer(reply) as server, serving(server.url) as served:
         stream = await served.ask()
@@ -182,8 +182,8 @@ async def test_each_delta_is_passed_on_when_it_comes(serving: Serving) -> None:
         assert "ab" == (await stream.result())["content"][0]["text"]
 
 
-async def test_arguments_that_are_no_object_stay_what_they_are(serving: Serving) -> None:
-    """A broken call arrives as broken, and one that was sent as an object arrives as that object."""
+async def test_malformed_arguments_are_preserved(serving: Serving) -> None:
+    """A broken call arrives unchanged, and so does a call whose arguments were sent as an object."""
     broken = {**CALL, "function": {"name": "look", "arguments": '{"at": '}}
     whole = {**CALL, "index": 1, "id": "c2", "function": {"name": "look", "arguments": {"at": 2**70}}}
     twice = {**CALL, "index": 2, "id": "c3", "function": {"name": "look", "arguments": '"{\\"at\\": 1}"'}}
@@ -199,8 +199,8 @@ async def test_arguments_that_are_no_object_stay_what_they_are(serving: Serving)
 # ---- what goes wrong --------------------------------------------------------------------------------
 
 
-async def test_a_failure_is_an_event_with_words(serving: Serving) -> None:
-    """What the provider said is what the caller reads; the proxy has tried again, so the caller does not."""
+async def test_a_failure_is_an_error_event(serving: Serving) -> None:
+    """The caller gets the provider's error text, and does not retry."""
     reply = FakeReply.error(500, "the engine is on fire", x_should_retry="false")
     async with FakeServer(reply) as server, serving(server.url) as served:
         message = await served.message()
@@ -211,8 +211,8 @@ async def test_a_failure_is_an_event_with_words(serving: Serving) -> None:
     assert [True] == ["status=error" in line and "on fire" not in line for line in served.lines]
 
 
-async def test_the_class_of_a_failure_survives(serving: Serving) -> None:
-    """A conversation that is too long and a rate limit have different kinds, each with advice."""
+async def test_the_kind_of_a_failure_is_preserved(serving: Serving) -> None:
+    """A context overflow and a rate limit arrive with their kinds and hints."""
     replies = [
         FakeReply.error(400, "This model's maximum context length is 8 tokens"),
         FakeReply.error(429, "slow down", retry_after="3600"),
@@ -225,8 +225,8 @@ async def test_the_class_of_a_failure_survives(serving: Serving) -> None:
     assert (400, 429, 3600) == (long["error_status"], limited["error_status"], limited["error_retry_after"])
 
 
-async def test_the_proxys_own_troubles_stay_its_own(serving: Serving) -> None:
-    """A refused key and an address that does not answer are the log's business, without the key."""
+async def test_configuration_errors_are_only_logged(serving: Serving) -> None:
+    """A refused key or an unreachable server is explained in the log, without the key."""
     reply = FakeReply.error(401, f"wrong key {KEY}")
     async with FakeServer(reply) as server, serving(server.url) as served:
         refused = await served.message()
@@ -249,10 +249,10 @@ async def test_the_proxys_own_troubles_stay_its_own(serving: Serving) -> None:
         ([sse(chat_chunk({}, "content_filter"))], "content_filter", "withheld"),
     ],
 )
-async def test_what_arrived_before_a_failure_is_kept(
+async def test_a_failed_reply_has_its_partial_text(
     end: list[Any], kind: str, words: str, serving: Serving
 ) -> None:
-    """The partial text is there, with the reason; a key in the provider's words is not."""
+    """The partial text arrives with the reason; keys in error texts are redacted."""
     async with (
         FakeServer(FakeReply([sse(chat_chunk("Half")), *end])) as server,
         serving(server.url) as served,
@@ -266,10 +266,10 @@ async def test_what_arrived_before_a_failure_is_kept(
     assert KEY not in str([message, served.lines])
 
 
-async def test_a_message_that_breaks_a_provider_breaks_nothing_else(
+async def test_an_exception_of_a_provider_is_an_error_event(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a provider raises is an error event; neither caller nor log see its words."""
+    """Neither the caller nor the log gets the exception's text."""
     async with serving("http://127.0.0.1:1/v1") as served:
 
         async def stream(*_: Any) -> Any:
@@ -288,7 +288,7 @@ async def test_a_message_that_breaks_a_provider_breaks_nothing_else(
 
 
 class Flood:
-    """A chat server that sends without end, as fast as it is read from."""
+    """A chat server that sends endlessly, as fast as the client reads."""
 
     PIECE = sse(chat_chunk("x" * 65_536))
 
@@ -324,7 +324,7 @@ class Flood:
 
 
 async def send_request(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A caller that sent a request, and reads only when the test asks it to."""
+    """Send a request as a caller that reads only when the test does."""
     host, _, port = url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 16)
     asked = {"model": {"id": "up/m", "provider": "proxy"}, "context": {"messages": [user("Hi")]}}
@@ -339,7 +339,7 @@ async def send_request(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 
 async def settle(flood: Flood) -> int:
-    """How much the flood has sent once it sends no more."""
+    """Wait until the flood stops sending, and return the number of bytes sent."""
     before = -1
     async with asyncio.timeout(10):
         while flood.sent != before or not before:
@@ -349,7 +349,7 @@ async def settle(flood: Flood) -> int:
 
 
 async def test_a_slow_caller_slows_its_provider(serving: Serving) -> None:
-    """What is not read is not asked for: of 30 MiB most stays where it is, and then all of it arrives."""
+    """The proxy does not read ahead of a slow caller, and the complete reply arrives."""
     async with Flood(480) as flood, serving(flood.url) as served:
         reader, writer = await send_request(served.url)
         assert await settle(flood) < flood.pieces * len(flood.PIECE) // 2
@@ -362,8 +362,8 @@ async def test_a_slow_caller_slows_its_provider(serving: Serving) -> None:
         await flood.closed.wait()
 
 
-async def test_who_does_not_read_loses_its_place(serving: Serving) -> None:
-    """After `stall_timeout` the provider's connection is closed and the place is free."""
+async def test_a_caller_that_does_not_read_is_disconnected(serving: Serving) -> None:
+    """After `stall_timeout` the connection to the provider is closed."""
     async with Flood(100_000) as flood, serving(flood.url, stall_timeout=0.4) as served:
         _, writer = await send_request(served.url)
         await asyncio.wait_for(flood.closed.wait(), 10)
@@ -381,8 +381,8 @@ async def test_who_does_not_read_loses_its_place(serving: Serving) -> None:
     ],
     ids=["in the text", "before the first event", "before the headers"],
 )
-async def test_a_caller_that_goes_takes_its_request_along(reply: FakeReply, serving: Serving) -> None:
-    """The provider's connection is closed at once, wherever the reply is."""
+async def test_a_disconnect_cancels_the_request(reply: FakeReply, serving: Serving) -> None:
+    """The connection to the provider is closed at once, at any point of the reply."""
     async with FakeServer(reply) as server, serving(server.url) as served:
         _, writer = await send_request(served.url)
         await server.wait_requests(1)
@@ -397,7 +397,7 @@ async def test_a_caller_that_goes_takes_its_request_along(reply: FakeReply, serv
 
 
 async def test_an_abort_of_our_client_reaches_the_provider(serving: Serving) -> None:
-    """The signal ends the caller's reply as aborted, and the provider's connection with it."""
+    """An abort ends the caller's reply as aborted, and closes the connection to the provider."""
     signal = asyncio.Event()
     async with FakeServer(HALF) as server, serving(server.url) as served:
         stream = await served.ask(signal=signal)
@@ -409,8 +409,8 @@ async def test_an_abort_of_our_client_reaches_the_provider(serving: Serving) -> 
         await server.wait_closed()
 
 
-async def test_replies_under_way_are_told_when_it_stops(serving: Serving) -> None:
-    """An `error` event says why, what had arrived is kept, the provider's connection is closed."""
+async def test_active_replies_end_with_an_error_at_shutdown(serving: Serving) -> None:
+    """The error event shows the reason, and the partial text arrives."""
     async with FakeServer(HALF) as server, serving(server.url) as served:
         stream = await served.ask()
         while (await anext(stream))["type"] != "text_delta":
@@ -424,8 +424,8 @@ async def test_replies_under_way_are_told_when_it_stops(serving: Serving) -> Non
         await server.wait_closed()
 
 
-async def test_a_reply_that_said_nothing_yet_ends_as_well(serving: Serving) -> None:
-    """The client may retry, fails to connect, and reports it; it does not wait forever."""
+async def test_a_reply_without_output_ends_at_shutdown(serving: Serving) -> None:
+    """The client reports an error and does not wait forever."""
     async with FakeServer(FakeReply([Hold()])) as server, serving(server.url) as served:
         asking = asyncio.create_task(served.message())
         await server.wait_requests(1)
@@ -435,8 +435,8 @@ async def test_a_reply_that_said_nothing_yet_ends_as_well(serving: Serving) -> N
         await server.wait_closed()
 
 
-async def test_a_caller_that_does_not_read_does_not_hold_it_up(serving: Serving) -> None:
-    """It stops within its grace though the last event cannot be delivered."""
+async def test_a_slow_caller_does_not_delay_shutdown(serving: Serving) -> None:
+    """The server stops within its grace period even if the last event cannot be delivered."""
     async with Flood(100_000) as flood:
         async with serving(flood.url, shutdown_grace=1) as served:
             _, writer = await send_request(served.url)
@@ -447,20 +447,20 @@ async def test_a_caller_that_does_not_read_does_not_hold_it_up(serving: Serving)
         await asyncio.wait_for(flood.closed.wait(), 5)
 
 
-async def test_many_at_once_lose_nothing(serving: Serving) -> None:
-    """A hundred replies side by side, each with its own words."""
+async def test_many_concurrent_replies_are_complete(serving: Serving) -> None:
+    """A hundred concurrent replies each have their own text."""
     async with serving() as served:
 
         async def one(number: int) -> bool:
-            said = f"number {number} of many"
-            events = await collect(await served.ask("demo", user(said)))
-            return f"You said: {said}" in events[-1]["message"]["content"][0]["text"]
+            prompt = f"number {number} of many"
+            events = await collect(await served.ask("demo", user(prompt)))
+            return f"You said: {prompt}" in events[-1]["message"]["content"][0]["text"]
 
         assert [True] * 100 == await asyncio.gather(*map(one, range(100)))
 
 
-async def test_places_are_limited_for_all(serving: Serving) -> None:
-    """Beyond `max_streams` the server says that it is full, and a place that gets free is taken."""
+async def test_the_server_limits_replies(serving: Serving) -> None:
+    """At `max_streams` the server refuses a request; after a reply ends, it accepts one."""
     reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk({}, "stop"))
     async with FakeServer(reply, repeat=True) as server, serving(server.url, max_streams=1) as served:
         stream = await served.ask()
@@ -478,8 +478,8 @@ async def _released(served: Any, server: FakeServer) -> Any:
     return await stream.result()
 
 
-async def test_places_are_limited_for_a_token(serving: Serving) -> None:
-    """One token's replies do not take another one's place."""
+async def test_a_token_limits_its_replies(serving: Serving) -> None:
+    """The replies of one token do not count for another token."""
     reply = FakeReply.chunks(chat_chunk("a"), Wait(), chat_chunk({}, "stop"))
     tokens = {"alice": TokenTable(env="-", max_streams=1), "bob": TokenTable(env="-")}
     async with FakeServer(reply, repeat=True) as server, serving(server.url, tokens=tokens) as served:
@@ -490,7 +490,7 @@ async def test_places_are_limited_for_a_token(serving: Serving) -> None:
         assert ["a", "a"] == [(await stream.result())["content"][0]["text"] for stream in streams]
 
 
-def test_the_defaults_take_many() -> None:
+def test_the_default_limits_are_high() -> None:
     """Five hundred callers of one token need no configuration."""
     assert ServerTable().max_streams >= 500
     assert TokenTable(env="X").max_streams is None

@@ -1,7 +1,7 @@
-"""`tinyagent proxy serve`: keys stay on a server, callers have a token for that server.
+"""`tinyagent proxy serve`: the keys stay on a server, and callers have a token for this server.
 
-The protocol is the one that `tinyagent.proxy` speaks, so `-m proxy/PROVIDER/ID` and
-`tinyagent.stream_proxy` are its clients. Nothing but this hook is loaded until the command is used.
+The clients are `-m proxy/PROVIDER/ID` and `tinyagent.stream_proxy`. Until the command is used, only this hook
+is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["tinyagent_register_commands"]
 
 @hookimpl
 def tinyagent_register_commands(group: click.Group) -> None:
-    """Give tinyagent the command `proxy`."""
+    """Add the command `proxy`."""
     from ._command import proxy
 
     group.add_command(proxy)

@@ -1,8 +1,8 @@
 """The server as an ASGI application: authentication, limits, and the stream of a reply.
 
 Each event of a reply is sent before the next one is read from the provider. So a slow caller slows down the
-provider. A reply ends at once, and the provider's
-connection with it, when its caller disconnects or does not read, and when the server stops.
+provider. When a caller disconnects or does not read, or when the server stops, the reply and the connection
+to the provider are ended at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Proxy"]
 
 BODY_SECONDS = 60.0
 """Seconds for a caller to send its request."""
-FAREWELL_SECONDS = 1.0
+LAST_EVENT_SECONDS = 1.0
 """Seconds to wait for a slow caller to read the last event."""
 WATCH_SECONDS = 1.0
 """Seconds between two checks for callers that do not read."""
@@ -66,9 +66,10 @@ class Proxy:
 
     Args:
         settings: The limits of all callers together.
-        callers: Who may call.
-        upstreams: What may be asked.
-        log: Takes one line a request.
+        callers: The callers and their tokens.
+        upstreams: The providers.
+        log: Is called with one line per request.
+        secrets: Texts to redact, in addition to the keys of the providers.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class Proxy:
         self._exchanges: set[_Exchange] = set()
         self.app = Starlette(
             routes=[
-                Route("/api/stream", self._answering(self._stream), methods=["POST"]),
-                Route("/api/models", self._answering(self._models), methods=["GET"]),
+                Route("/api/stream", self._endpoint(self._stream), methods=["POST"]),
+                Route("/api/models", self._endpoint(self._models), methods=["GET"]),
                 Route("/healthz", self._health, methods=["GET"]),
             ],
             lifespan=self._lifespan,
@@ -126,11 +127,11 @@ class Proxy:
 
     # ---- requests -------------------------------------------------------------------------------------
 
-    def _answering(
-        self, answer: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]]
+    def _endpoint(
+        self, handler: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]]
     ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-        """Make an ASGI application of a handler. It sends refusals, and logs each request."""
-        return _Endpoint(answer, self._log)
+        """Return an ASGI application for a handler. It sends refusals and logs each request."""
+        return _Endpoint(handler, self._log)
 
     async def _health(self, request: Request) -> JSONResponse:
         return JSONResponse({"ok": not self.stopping}, 503 if self.stopping else 200)
@@ -154,19 +155,19 @@ class Proxy:
     async def _stream(self, scope: Scope, receive: Receive, send: Send, line: LogLine) -> None:
         request = Request(scope, receive)
         caller = self._caller(request, line)
-        with self._place(caller) as exchange:
+        with self._reserve(caller) as exchange:
             try:
-                asked = await self._asked(request)
-                found = self._upstreams.find(asked.provider, asked.model_id)
-                name = found[0].full_name(found[1].id) if found is not None else asked.model_id
+                parsed = await self._read_request(request)
+                found = self._upstreams.find(parsed.provider, parsed.model_id)
+                name = found[0].full_name(found[1].id) if found is not None else parsed.model_id
                 line["model"] = name
                 if found is None or not caller.may_use(name):
                     raise RefusedError(
                         404, "not_found_error", f"the proxy has no model {name[:200]!r} for this token; "
-                        "GET /api/models lists what it has, named PROVIDER/ID",
+                        "GET /api/models lists its models as PROVIDER/ID",
                     )  # fmt: skip
-                asked.context.messages = self._upstreams.as_made_here(asked.context.messages)
-                await exchange.run(*found, asked, _Sink(receive, send), line)
+                parsed.context.messages = self._upstreams.restore_origins(parsed.context.messages)
+                await exchange.run(*found, parsed, _Sink(receive, send), line)
             except asyncio.CancelledError:
                 if not exchange.ended_by(_STOPPING):
                     raise
@@ -178,13 +179,13 @@ class Proxy:
         caller = self._callers.find(request.headers.get("authorization", ""))
         if caller is None:
             raise RefusedError(
-                401, "authentication_error", "the proxy does not know this token", www_authenticate="Bearer"
+                401, "authentication_error", "the proxy has no such token", www_authenticate="Bearer"
             )
         line["token"] = caller.name
         wait = caller.wait()
         if wait:
             raise RefusedError(
-                429, "rate_limit_error", "this token has used up its requests for now",
+                429, "rate_limit_error", "this token has reached its rate limit",
                 retry_after=str(max(1, round(wait + 0.5))),
             )  # fmt: skip
         return caller
@@ -192,7 +193,7 @@ class Proxy:
     def _stopped(self) -> RefusedError:
         return RefusedError(503, "server_error", _STOPPING.message, retry_after="1")
 
-    def _place(self, caller: Caller) -> _Exchange:
+    def _reserve(self, caller: Caller) -> _Exchange:
         """Reserve one of the limited replies.
 
         Raises:
@@ -201,18 +202,18 @@ class Proxy:
         if caller.max_streams is not None and caller.streams >= caller.max_streams:
             raise RefusedError(
                 429, "rate_limit_error",
-                f"this token has {caller.streams} replies under way, which is all that it may have",
+                f"this token has reached its limit of {caller.streams} replies at the same time",
                 retry_after="1",
             )  # fmt: skip
         if self.streams >= self.settings.max_streams:
             raise RefusedError(503, "overloaded_error", "the proxy is at its limit", retry_after="1")
         return _Exchange(caller, self._exchanges, self._secrets)
 
-    async def _asked(self, request: Request) -> StreamRequest:
+    async def _read_request(self, request: Request) -> StreamRequest:
         """Read a request, up to the limit.
 
         Raises:
-            RefusedError: It is too long, takes too long, or violates the protocol.
+            RefusedError: The request is too long, takes too long, or violates the protocol.
         """
         limit = self.settings.max_request_bytes
         too_long = RefusedError(413, "request_too_large", f"the request is longer than {limit} bytes")
@@ -235,14 +236,14 @@ class Proxy:
 
 
 class _Endpoint:
-    """A route: it answers, refuses and logs."""
+    """A route: call the handler, send refusals, and log the request."""
 
     def __init__(
         self,
-        answer: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]],
+        handler: Callable[[Scope, Receive, Send, LogLine], Awaitable[None]],
         log: Callable[[str], object],
     ) -> None:
-        self._answer = answer
+        self._handler = handler
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -250,15 +251,15 @@ class _Endpoint:
         if scope.get("client"):
             line["from"] = scope["client"][0]
         try:
-            await self._answer(scope, receive, send, line)
+            await self._handler(scope, receive, send, line)
         except RefusedError as refused:
             line["status"], line["error"] = refused.status, refused.kind
             await refused.response()(scope, receive, send)
         except ClientDisconnect:
-            line["status"] = "gone"
+            line["status"] = "disconnected"
         except BaseException as error:
-            # Cancelled by the server that is ending, or a defect: the line says which.
-            line["status"] = "cut" if isinstance(error, asyncio.CancelledError) else 500
+            # The server is stopping, or there is a defect: the status in the log shows which.
+            line["status"] = "cancelled" if isinstance(error, asyncio.CancelledError) else 500
             raise
         finally:
             self._log(str(line))
@@ -271,7 +272,7 @@ class _Sink:
         self._receive = receive
         self._send = send
 
-    async def gone(self) -> None:
+    async def wait_disconnected(self) -> None:
         """Wait until the caller disconnects."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -284,15 +285,15 @@ class _Sink:
 
 
 _STOPPING = Failure("stream_interrupted", "the proxy is shutting down", retryable=True)
-_STALLED = Failure("timeout", "the proxy gave up: what it sent was not read")
-_GONE = Failure("aborted", "the caller has gone")
+_STALLED = Failure("timeout", "the proxy ended the reply because the caller did not read it")
+_DISCONNECTED = Failure("aborted", "the caller has disconnected")
 
 
 class _Exchange:
     """One reply, from its reservation to its last event.
 
     Attributes:
-        sending_since: Since when the server waits for the caller to read; None if it does not wait.
+        sending_since: The loop time at which the present send began; None if no send is in progress.
     """
 
     def __init__(self, caller: Caller, others: set[_Exchange], secrets: Iterable[str]) -> None:
@@ -329,42 +330,42 @@ class _Exchange:
         return self._task.uncancel() == 0
 
     async def run(
-        self, upstream: Upstream, model: Model, asked: StreamRequest, sink: _Sink, line: LogLine
+        self, upstream: Upstream, model: Model, request: StreamRequest, sink: _Sink, line: LogLine
     ) -> None:
         """Stream the provider's reply to the caller."""
         writer = EventWriter()
         await sink.begin()
         watching = asyncio.create_task(self._watch(sink))
         try:
-            await self._pump(upstream, model, asked, sink, writer, line)
+            await self._pump(upstream, model, request, sink, writer, line)
         except asyncio.CancelledError:
             reason = self._reason
             if reason is None or not self.ended_by(reason):
                 raise
-            line["status"], line["error"] = "aborted" if reason is _GONE else "error", reason.kind
-            if reason is not _GONE:
-                await self._farewell(sink, writer.error(reason))
+            line["status"], line["error"] = "aborted" if reason is _DISCONNECTED else "error", reason.kind
+            if reason is not _DISCONNECTED:
+                await self._send_last_event(sink, writer.error(reason))
         finally:
             self._task = None
             watching.cancel()
             line.add_usage(writer.usage)
 
     async def _watch(self, sink: _Sink) -> None:
-        await sink.gone()
-        self.interrupt(_GONE)
+        await sink.wait_disconnected()
+        self.interrupt(_DISCONNECTED)
 
-    async def _farewell(self, sink: _Sink, data: bytes) -> None:
+    async def _send_last_event(self, sink: _Sink, data: bytes) -> None:
         try:
-            async with asyncio.timeout(FAREWELL_SECONDS):
+            async with asyncio.timeout(LAST_EVENT_SECONDS):
                 await sink.write(data, last=True)
         except TimeoutError:
-            pass  # it does not read, and the end of the connection says the same
+            pass  # the caller does not read; closing the connection is enough
 
     async def _pump(
         self,
         upstream: Upstream,
         model: Model,
-        asked: StreamRequest,
+        request: StreamRequest,
         sink: _Sink,
         writer: EventWriter,
         line: LogLine,
@@ -379,11 +380,11 @@ class _Exchange:
         reply: StreamResponse | None = None
         held = b""
         try:
-            options: SimpleStreamOptions = {**asked.options, "on_retry": note_retry}
-            reply = await upstream.stream(model, asked.context, options)
+            options: SimpleStreamOptions = {**request.options, "on_retry": note_retry}
+            reply = await upstream.stream(model, request.context, options)
             async for event in reply:
                 if event["type"] == "start":
-                    # Nothing was sent yet, and callers restart their time-outs with each event.
+                    # Send `start` with the first content: callers restart their time-outs at each event.
                     held = writer.event(event)
                     continue
                 if event["type"] == "error":
@@ -397,17 +398,17 @@ class _Exchange:
                     line["status"] = line.get("status", "ok")
                     line["finish"] = writer.finish
                     return
-            raise TinyAgentError("the provider's reply ended without an end")
+            raise TinyAgentError("the provider's reply ended without a last event")
         except TinyAgentError as error:
             failure = self._failure(error, upstream)
-            self._note(failure, str(error), line)
+            self._log_failure(failure, str(error), line)
             await self._write(sink, held + writer.error(failure), last=True)
         except Exception as error:  # noqa: BLE001
-            # The provider failed on a message that passed our check. The error may quote the message.
+            # The provider raised for a message that passed our checks. Its error may quote the message.
             _log.debug("a provider failed", exc_info=error)
-            text = "the proxy could not make a request of the conversation"
+            text = "the proxy could not build a request from the conversation"
             failure = Failure("internal", text, ours=True)
-            self._note(failure, type(error).__name__, line)
+            self._log_failure(failure, type(error).__name__, line)
             await self._write(sink, held + writer.error(failure), last=True)
         finally:
             close = getattr(reply, "aclose", None)
@@ -419,7 +420,7 @@ class _Exchange:
         await sink.write(data, last=last)
         self.sending_since = None
         if last:
-            self._task = None  # it is over, and a caller that goes now has everything
+            self._task = None  # complete: a disconnect has no effect from here
 
     # ---- failures -------------------------------------------------------------------------------------
 
@@ -429,32 +430,32 @@ class _Exchange:
         """Return the `error` event for a reply that failed after it began."""
         text = str(message.get("error_message") or "the provider gave no reason")
         failure = self._failure(error_from_message(message), upstream)
-        self._note(failure, text, line)
+        self._log_failure(failure, text, line)
         return writer.error(failure, message)
 
-    def _note(self, failure: Failure, text: str, line: LogLine) -> None:
+    def _log_failure(self, failure: Failure, text: str, line: LogLine) -> None:
         line["status"], line["error"] = "error", failure.kind
         if failure.ours:
-            line["why"] = self._clean(text)
+            line["why"] = self._redact(text)
 
     def _failure(self, error: TinyAgentError, upstream: Upstream) -> Failure:
-        """Return the failure as the caller sees it. The proxy has already retried, so the caller need not."""
+        """Return the failure for the caller. It is not retryable, because the proxy has already retried."""
         fields = error_fields(error)
         category = fields.get("error_category") or fields.get("error_kind", "")
         if category in _OURS:
-            # Keys and addresses concern only the proxy's operator, who finds the text in the log.
-            text = f"the proxy {_OURS[category]} {upstream.name!r}; its log says why"
+            # Keys and addresses are for the operator of the proxy only, so the text goes to the log.
+            text = f"the proxy {_OURS[category]} {upstream.name!r}; its log shows the reason"
             return Failure("provider", text, ours=True)
         return Failure(
             error.kind,
-            self._clean(str(error)),
-            self._clean(error.hint) if error.hint and category in _HINTS else None,
+            self._redact(str(error)),
+            self._redact(error.hint) if error.hint and category in _HINTS else None,
             retry_after=error.retry_after,
             category=fields.get("error_category"),
             status=error.status,
         )
 
-    def _clean(self, text: str) -> str:
+    def _redact(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         return text
@@ -463,7 +464,7 @@ class _Exchange:
 _OURS = {
     "authentication": "was refused by the provider",
     "missing_key": "was refused by the provider",
-    "configuration": "is not set up for the provider",
+    "configuration": "is not configured for the provider",
     "connection": "cannot reach the provider",
 }
 _HINTS = frozenset({"context_overflow", "rate_limit", "content_filter"})

@@ -1,4 +1,4 @@
-"""Tokens of callers, and their limits."""
+"""The callers' tokens and their limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Caller", "Callers"]
 
 
 class Caller:
-    """A token: its name, its permissions and its present use.
+    """A token: its name, its permissions and its current use.
 
     Attributes:
         streams: The number of active replies.
@@ -49,7 +49,7 @@ class Caller:
 
 
 class Callers:
-    """All callers. Tokens are compared as digests, and always with every caller, to take constant time."""
+    """All callers. Tokens are compared as digests, always with all callers, so that the time is constant."""
 
     def __init__(self, tokens: Iterable[Token], clock: Callable[[], float] = time.monotonic) -> None:
         self._known = [(_digest(token.secret), Caller(token, clock)) for token in tokens]

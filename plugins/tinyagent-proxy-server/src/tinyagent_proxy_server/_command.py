@@ -12,7 +12,7 @@ __all__ = ["proxy"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def proxy() -> None:
-    """Serve models to callers that have a token and no key."""
+    """Serve models to callers with a token; the keys stay on the server."""
 
 
 @proxy.command()
@@ -23,21 +23,19 @@ def token() -> None:
 
 @proxy.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any that is free."
-)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0: any free port.")
 @click.option(
     "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE",
     help="TOML: [server], [tokens.NAME], [providers.NAME].",
 )  # fmt: skip
 @click.option(
     "--token-env", "variables", multiple=True, metavar="VARIABLE",
-    help="An environment variable that holds a token; repeatable. "
-    "Without any token: TINYAGENT_PROXY_TOKEN.",
+    help="An environment variable with a token; repeatable. "
+    "If there is no other token: TINYAGENT_PROXY_TOKEN.",
 )  # fmt: skip
 @click.option("--tls-cert", type=click.Path(path_type=Path), metavar="FILE", help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="Its private key, PEM.")
-@click.option("--allow-http", is_flag=True, help="Listen beyond this machine without TLS.")
+@click.option("--allow-http", is_flag=True, help="Accept other machines without TLS.")
 def serve(
     host: str,
     port: int,
@@ -49,11 +47,11 @@ def serve(
 ) -> None:
     """Serve the proxy protocol. The first line on standard output is the URL.
 
-    Keys of providers are taken from the environment. Each request is one line on standard error.
-    SIGTERM and Ctrl-C end it; active replies get an error event.
+    The providers' keys come from the environment. Each request is logged as one line on standard error.
+    SIGTERM and Ctrl-C stop the server; active replies get an error event.
     """
     if (tls_cert is None) != (tls_key is None):
-        raise click.UsageError("--tls-cert and --tls-key go together.")
+        raise click.UsageError("--tls-cert and --tls-key must be used together.")
     try:
         from . import _server
         from ._app import Proxy
@@ -61,7 +59,7 @@ def serve(
         from tinyagent import ConfigurationError
 
         raise ConfigurationError(
-            f"The proxy's server needs {error.name}, which is not installed.",
+            f"The proxy server needs {error.name}, which is not installed.",
             hint="pip install starlette uvicorn",
         ) from None
     from ._callers import Callers

@@ -39,9 +39,9 @@ class ServerTable(_Table, frozen=True):
 
     Attributes:
         max_streams: The limit of active replies.
-        max_request_bytes: The longest request; images stand in it as text.
-        stall_timeout: Seconds that a caller may leave what was sent unread.
-        shutdown_grace: Seconds that callers have to take leave in.
+        max_request_bytes: The maximum length of a request, including images, which are encoded as text.
+        stall_timeout: Seconds until a caller that does not read is disconnected.
+        shutdown_grace: Seconds for active replies to end when the server stops.
     """
 
     max_streams: int = 1000
@@ -59,9 +59,9 @@ class TokenTable(_Table, frozen=True):
     """`[tokens.NAME]`: one caller. The token is in the variable `env` or in the file `file`.
 
     Attributes:
-        models: Patterns over `PROVIDER/ID`.
-        max_streams: Replies under way at once for this token; None: as many as the server takes.
-        requests_per_minute: On average, with as many at once at first; None: no limit.
+        models: Patterns for `PROVIDER/ID`.
+        max_streams: The limit of active replies for this token; None: only the server's limit.
+        requests_per_minute: The average rate; the requests of one minute may come at once. None: no limit.
     """
 
     env: str | None = None
@@ -72,13 +72,13 @@ class TokenTable(_Table, frozen=True):
 
     def __post_init__(self) -> None:
         if (self.env is None) == (self.file is None):
-            raise ValueError("name either env or file, the place of the token")
+            raise ValueError("set either env or file")
         if any(limit is not None and limit <= 0 for limit in (self.max_streams, self.requests_per_minute)):
             raise ValueError("a limit must be above 0")
 
 
 class ProviderTable(_Table, frozen=True):
-    """`[providers.NAME]`: as in tinyagent's configuration, with `models`, patterns for the ids of models."""
+    """`[providers.NAME]`: as in tinyagent's configuration, and `models`, patterns for model ids."""
 
     base_url: str | None = None
     api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
@@ -94,7 +94,7 @@ class ProviderTable(_Table, frozen=True):
 
 
 class ConfigFile(_Table, frozen=True):
-    """The whole file."""
+    """The complete file."""
 
     server: ServerTable = ServerTable()
     tokens: dict[str, TokenTable] = {}
@@ -133,9 +133,9 @@ def read_tokens(
 
     Args:
         tables: `[tokens.NAME]`.
-        variables: Each holds one token more, which is logged under the variable's name. If there is no
-            other token, `TINYAGENT_PROXY_TOKEN` is looked at.
-        folder: What the names of files are relative to.
+        variables: Names of variables with further tokens, which are logged under these names. If there is
+            no other token, `TINYAGENT_PROXY_TOKEN` is used.
+        folder: The base of relative file names.
 
     Raises:
         ConfigurationError: There is no token, or one is invalid.
@@ -145,8 +145,8 @@ def read_tokens(
         if not os.environ.get(TOKEN_VARIABLE):
             raise ConfigurationError(
                 "There is no token, so no caller could use the proxy.",
-                hint=f"export {TOKEN_VARIABLE}=$(tinyagent proxy token), or name others with --token-env or "
-                "in [tokens.NAME] of the file.",
+                hint=f"export {TOKEN_VARIABLE}=$(tinyagent proxy token), or add tokens with --token-env or "
+                "[tokens.NAME] in the file.",
             )
         named[TOKEN_VARIABLE] = TokenTable(env=TOKEN_VARIABLE)
     tokens = [Token(name, _secret(name, table, folder or Path()), table) for name, table in named.items()]
@@ -167,10 +167,12 @@ def _secret(name: str, table: TokenTable, folder: Path) -> str:
     if not secret:
         raise ConfigurationError(f"The token {name!r} is missing: {place} is not set or empty.", hint=HOW_TO)
     if not (secret.isascii() and secret.isprintable()) or " " in secret:
-        raise ConfigurationError(f"The token {name!r} in {place} holds what no token can.", hint=HOW_TO)
+        raise ConfigurationError(
+            f"The token {name!r} in {place} has characters that are not allowed in a token.", hint=HOW_TO
+        )
     if len(secret) < SHORTEST_TOKEN:
         raise ConfigurationError(
-            f"The token {name!r} in {place} can be guessed: it is shorter than {SHORTEST_TOKEN} characters.",
+            f"The token {name!r} in {place} is too short: it needs at least {SHORTEST_TOKEN} characters.",
             hint=HOW_TO,
         )
     return secret
@@ -179,5 +181,5 @@ def _secret(name: str, table: TokenTable, folder: Path) -> str:
 def _read(path: Path, *, private: bool = False) -> str:
     text = text_files.read_config(path, private=private)
     if text is None:
-        raise ConfigurationError(f"{path} cannot be read: there is no such file.")
+        raise ConfigurationError(f"{path} does not exist.")
     return text

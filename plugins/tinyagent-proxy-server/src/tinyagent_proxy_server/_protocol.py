@@ -1,15 +1,15 @@
-"""The proxy protocol from the server's side: a request in, assistant message events out; no I/O.
+"""The server side of the proxy protocol: decode requests, encode assistant message events. No I/O.
 
-Beside what every client of the protocol knows, events carry fields that other clients skip:
+Events have extension fields, which other clients ignore:
 
-    done, error     finishReason, the provider's own word; normalUsage, usage as tinyagent counts it
+    done, error     finishReason, of the provider; normalUsage, tinyagent's usage
     done            signatures, {contentIndex: signature} of blocks that were signed after their end;
-                    citations, {contentIndex: [Citation]} of the texts that have any; thinkingLevel, what the
-                    reply was asked for, where the rest of its turn needs it
-    toolcall_end    id and toolName as they are at the end; contentSignature; arguments, the JSON text, where
-                    it is not what the deltas add up to
-    error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, with the meaning
-                    that they have in `tinyagent.errors.ErrorFields`
+                    citations, {contentIndex: [Citation]} of texts; thinkingLevel, the level of the request,
+                    if later requests of the turn need it
+    toolcall_end    the final id and toolName; contentSignature; arguments, the JSON text, if the deltas do
+                    not add up to it
+    error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as in
+                    `tinyagent.errors.ErrorFields`
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = ["BadRequestError", "EventWriter", "Failure", "StreamRequest", "read_r
 
 
 class BadRequestError(ValueError):
-    """The request is not what the protocol says; the message says where."""
+    """The request violates the protocol; the message shows where."""
 
 
 class _Model(msgspec.Struct):
@@ -76,7 +76,7 @@ class _Body(msgspec.Struct):
 
 
 class StreamRequest(NamedTuple):
-    """What a caller asks: which model, by the caller's own names, and with what."""
+    """A caller's request. The provider and the model have the caller's names."""
 
     provider: str
     model_id: str
@@ -96,52 +96,52 @@ _ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "assistant": (("text", "thinking", "tool_call"), ()),
     "tool_result": (("text", "image"), ("tool_call_id", "tool_name")),
 }
-"""The blocks that a message may hold, and the fields that it must have."""
+"""For each role: the types of blocks that a message may have, and the text fields that it must have."""
 
 
 def read_request(body: bytes) -> StreamRequest:
     """Read and check a request.
 
     Raises:
-        BadRequestError: it is not JSON, or not what the protocol says.
+        BadRequestError: The request is not JSON, or violates the protocol.
     """
     try:
-        # Not msgspec: integers beyond 64 bits in the arguments of a tool call must survive.
+        # Not msgspec, which does not decode integers beyond 64 bits in tool call arguments.
         value = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BadRequestError(f"the request is not JSON: {str(error)[:200]}") from None
     try:
-        asked = msgspec.convert(value, _Body)
+        request = msgspec.convert(value, _Body)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise BadRequestError(f"the request is not what the protocol says: {error}") from None
-    if not asked.model.id.strip():
+        raise BadRequestError(f"the request violates the protocol: {error}") from None
+    if not request.model.id.strip():
         raise BadRequestError("model.id is empty")
     messages = [
         _checked(message, f"context.messages[{number}]")
-        for number, message in enumerate(asked.context.messages)
+        for number, message in enumerate(request.context.messages)
     ]
-    level = asked.options.reasoning or asked.model.thinking_level or "off"
+    level = request.options.reasoning or request.model.thinking_level or "off"
     if level not in _LEVELS:
         raise BadRequestError(f"the thinking level {level[:40]!r} is not one of {', '.join(_LEVELS)}")
     options: SimpleStreamOptions = {
-        "temperature": asked.options.temperature,
-        "max_tokens": asked.options.max_tokens,
-        "session_id": asked.options.session_id,
-        "thinking_budgets": asked.options.thinking_budgets,
+        "temperature": request.options.temperature,
+        "max_tokens": request.options.max_tokens,
+        "session_id": request.options.session_id,
+        "thinking_budgets": request.options.thinking_budgets,
         "thinking_level": None if level == "off" else ThinkingLevel(level),
     }
     return StreamRequest(
-        provider=asked.model.provider,
-        model_id=asked.model.id,
+        provider=request.model.provider,
+        model_id=request.model.id,
         context=Context(
-            system_prompt=asked.context.system_prompt or "",
+            system_prompt=request.context.system_prompt or "",
             messages=messages,
-            # Without `execute`: the model sees them here, and the caller runs them.
+            # Without `execute`, because the caller runs the tools.
             tools=[
                 AgentTool(
                     tool.name, tool.description, tool.parameters or {"type": "object", "properties": {}}
                 )
-                for tool in asked.context.tools or ()
+                for tool in request.context.tools or ()
             ],
         ),
         options=options,
@@ -149,7 +149,7 @@ def read_request(body: bytes) -> StreamRequest:
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _checked(message: JsonObject, where: str) -> Message:
@@ -160,10 +160,10 @@ def _checked(message: JsonObject, where: str) -> Message:
     blocks, fields = _ROLES[role]
     for name in fields:
         if not isinstance(message.get(name), str):
-            raise BadRequestError(f"{where}.{name} is missing or no text")
+            raise BadRequestError(f"{where}.{name} is missing or not a string")
     content = message.get("content")
     if not isinstance(content, list):
-        raise BadRequestError(f"{where}.content is no list")
+        raise BadRequestError(f"{where}.content is not a list")
     for number, block in enumerate(content):
         place = f"{where}.content[{number}]"
         kind = block.get("type") if isinstance(block, dict) else None
@@ -171,7 +171,7 @@ def _checked(message: JsonObject, where: str) -> Message:
             raise BadRequestError(f"{place}: the type {str(kind)[:40]!r} is not one of {', '.join(blocks)}")
         for name, wanted in _BLOCKS[kind].items():
             if not isinstance(block.get(name), wanted):
-                raise BadRequestError(f"{place}.{name} is missing or of another type")
+                raise BadRequestError(f"{place}.{name} is missing or has the wrong type")
     if role == "tool_result":
         message = {"details": {}, "is_error": False, **message}
     return cast(Message, message)
@@ -181,16 +181,16 @@ def _checked(message: JsonObject, where: str) -> Message:
 
 
 class Failure(NamedTuple):
-    """Why a reply failed, as the caller sees it.
+    """The failure of a reply, as reported to the caller.
 
     Attributes:
         kind: As in `tinyagent.errors`.
         category: The nearest kind of `tinyagent.errors`, if `kind` is a plugin's own.
         status: The HTTP status of the provider's reply.
-        retryable: Whether asking the proxy again at once may help.
-        retry_after: Seconds that the provider asked to wait.
-        ours: The caller does not see the cause, so it is logged. Messages that callers see are not logged,
-            because they may quote the prompt.
+        retryable: Whether an immediate retry at the proxy may help.
+        retry_after: Seconds to wait, from the provider.
+        ours: The proxy's operator must act: the cause is logged and hidden from the caller. Other messages
+            are not logged, because they may quote the prompt.
     """
 
     kind: str
@@ -217,8 +217,8 @@ class EventWriter:
     """Writes the events of one reply.
 
     Attributes:
-        usage: What the reply took, once it has ended.
-        finish: `stop`, `length`, `toolUse`, `error` or `aborted`, once it has ended.
+        usage: The usage of the reply, after its end.
+        finish: `stop`, `length`, `toolUse`, `error` or `aborted`, after the end of the reply.
     """
 
     def __init__(self) -> None:
@@ -229,7 +229,7 @@ class EventWriter:
         self._arguments: dict[int, list[str]] = {}
 
     def event(self, event: AssistantMessageEvent) -> bytes:
-        """Encode an assistant message event other than `error`; empty for events that the protocol lacks."""
+        """Encode an assistant message event, except `error`. Events unknown to the protocol become empty."""
         partial = None if event["type"] == "done" or event["type"] == "error" else event.get("partial")
         match event["type"]:
             case "start":
@@ -273,7 +273,7 @@ class EventWriter:
             self._heads[kind, index] = head
         try:
             text = _quoted(delta)
-        except UnicodeEncodeError:  # half of a surrogate pair: the other half may come in the next delta
+        except UnicodeEncodeError:  # half of a surrogate pair; the other half may be in the next delta
             text = json.dumps(delta).encode()
         return b"%b%b}\n\n" % (head, text)
 

@@ -40,14 +40,14 @@ def check_exposure(host: str, *, tls: bool, allow_http: bool) -> None:
     """
     if not (tls or allow_http or is_loopback(host)):
         raise ConfigurationError(
-            f"Without TLS the proxy listens on this machine only, and {host!r} is more than that.",
-            hint="Give it --tls-cert and --tls-key, or put a server that does TLS in front of it. "
-            "--allow-http listens all the same, if the network is yours.",
+            f"Without TLS the proxy accepts only this machine, and {host!r} is reachable from others.",
+            hint="Use --tls-cert and --tls-key, or a reverse proxy with TLS. "
+            "On a trusted network, --allow-http permits connections without TLS.",
         )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
 
     Raises:
         ConfigurationError: The address is not available.
@@ -67,7 +67,7 @@ def url_of(bound: socket.socket, *, tls: bool) -> str:
 
 
 class _Server(uvicorn.Server):
-    """Announces when it listens, and ends the active replies when it stops."""
+    """A server that reports when it listens, and ends the active replies when it stops."""
 
     def __init__(self, config: uvicorn.Config, proxy: Proxy, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -92,7 +92,7 @@ def make_server(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> uvicorn.Server:
-    """Make the server of the proxy on a socket. It calls `announce` with its URL once it listens.
+    """Make the server for a listening socket. It calls `announce` with its URL when it is ready.
 
     Raises:
         ConfigurationError: The TLS files are invalid.
@@ -127,7 +127,7 @@ def serve(
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
 ) -> None:
-    """Serve on a socket until SIGINT or SIGTERM, which then have the effect that they usually have.
+    """Serve on a socket until SIGINT or SIGTERM, then raise the signal again.
 
     Raises:
         ConfigurationError: The TLS files are invalid.
@@ -138,7 +138,7 @@ def serve(
 
 
 def _allow_files(wanted: int) -> None:
-    """Raise the limit of open files as far as needed and allowed: a reply takes two."""
+    """Raise the limit of open files as far as needed and allowed. A reply needs two."""
     if sys.platform == "win32":
         return
     import resource

@@ -1,8 +1,4 @@
-"""The providers that the server asks, each through the library's own stream function.
-
-A plugin sees the library and not the command line's registry, so the table of well-known servers stands
-here too; a test of the repository holds the two together.
-"""
+"""The providers of the server. Each uses a stream function of the library."""
 
 from __future__ import annotations
 
@@ -87,11 +83,11 @@ class Upstream:
         self._listed: tuple[float, list[ModelInfo]] | None = None
 
     def full_name(self, model_id: str) -> str:
-        """The model as tokens' patterns and callers name it."""
+        """Return the name that callers and the tokens' patterns use."""
         return DEMO if self._demo is not None else f"{self.name}/{model_id}"
 
     def model(self, model_id: str) -> Model | None:
-        """The model of this id; None if it is not served."""
+        """Return the model with this id; None if it is not served."""
         if self._demo is not None:
             return self._demo.make_model("", self._options) if model_id in ("", DEMO) else None
         if not model_id or not any(fnmatchcase(model_id, pattern) for pattern in self._patterns):
@@ -102,7 +98,7 @@ class Upstream:
         return model
 
     def _api_of(self, model_id: str) -> str:
-        """The protocol of a model: OpenAI's later ones belong to the Responses API, unless the file says."""
+        """Return the protocol of a model. OpenAI's newer models use the Responses API, unless configured."""
         if self.name != "openai" or self._api_chosen:
             return self.api
         from tinyagent.responses_provider import wants_responses
@@ -119,18 +115,18 @@ class Upstream:
         return reply
 
     async def models(self) -> list[ModelInfo]:
-        """What is served: the ids that were configured, and what of the provider's list fits the patterns."""
+        """Return the served models: configured ids, and listed models that match a pattern."""
         if self._demo is not None:
-            return [ModelInfo(DEMO, "a script, offline; no model")]
+            return [ModelInfo(DEMO, "a script, offline; not a model")]
         found = {pattern: ModelInfo(pattern) for pattern in self._patterns if not set(pattern) & set("*?[")}
         if len(found) < len(self._patterns):
-            for info in await self._ask():
+            for info in await self._list_models():
                 if any(fnmatchcase(info.id, pattern) for pattern in self._patterns):
                     found[info.id] = info
         return list(found.values())
 
-    async def _ask(self) -> list[ModelInfo]:
-        """Return the provider's list of models, cached for a while. It is empty if it cannot be read."""
+    async def _list_models(self) -> list[ModelInfo]:
+        """Return the provider's list of models, cached for `LIST_SECONDS`; empty if it cannot be read."""
         now = time.monotonic()
         if self._listed is None or now - self._listed[0] > LIST_SECONDS:
             anthropic = self.api == "anthropic-messages"
@@ -151,7 +147,7 @@ class Upstream:
 
 
 class Upstreams:
-    """All that are served.
+    """All providers of the server.
 
     Without tables these are the demo and every well-known provider whose key is in the environment.
     """
@@ -174,7 +170,7 @@ class Upstreams:
         return [upstream.secret for upstream in self if upstream.secret]
 
     def find(self, provider: str, model_id: str) -> tuple[Upstream, Model] | None:
-        """Whom a caller means, who may call the proxy `proxy`, or whatever it likes."""
+        """Find a model. A caller may send any provider, such as `proxy`, if the id has both parts."""
         names = [model_id] if provider in ("", "proxy") else [f"{provider}/{model_id}", model_id]
         for name in names:
             upstream = self._known.get(name.partition("/")[0])
@@ -183,15 +179,18 @@ class Upstreams:
                 return upstream, model
         return None
 
-    def as_made_here(self, messages: Iterable[Message]) -> list[Message]:
-        """The messages, with the models' replies under the names that they were made under.
+    def restore_origins(self, messages: Iterable[Message]) -> list[Message]:
+        """Return the messages, with the original provider and model in the replies.
 
-        A caller's history says that the proxy made them. What a provider wants back with its own replies,
-        such as the signature of a thought, it gets back only under its own name.
+        In a caller's history their provider is the proxy. Data such as the signatures of thoughts is sent
+        back only to the provider of the message.
         """
-        return [self._named(message) if message["role"] == "assistant" else message for message in messages]
+        return [
+            self._restore_origin(message) if message["role"] == "assistant" else message
+            for message in messages
+        ]
 
-    def _named(self, message: AssistantMessage) -> AssistantMessage:
+    def _restore_origin(self, message: AssistantMessage) -> AssistantMessage:
         found = self.find(str(message.get("provider") or ""), str(message.get("model") or ""))
         if found is None:
             return message
