@@ -26,19 +26,19 @@ OUR_MODULES = {
 """The modules of the command line in a run that prints text."""
 
 NOT_IN_THE_LIBRARY = {
-    "_docstrings _jsonl alchemy_provider anthropic_provider demo_provider jsonl openrouter_provider proxy",
-    "proxy_event_handlers replay_provider responses_provider testing _net.httpx_engine",
+    "_docstrings _jsonl _prices alchemy_provider anthropic_provider demo_provider jsonl openrouter_provider",
+    "proxy proxy_event_handlers replay_provider responses_provider testing _net.httpx_engine",
 }
 """What a request to a server with the default protocol does not need."""
 
 OTHER_PACKAGES = {
     *("cython_runtime", "_distutils_hack"),  # of httptools, and of the environment
-    *("click", "httptools", "jiter", "msgspec", "pluggy", "typing_extensions"),
+    *("click", "httptools", "msgspec", "pluggy", "typing_extensions"),
 }
 
 NOT_IN_PYTHON = {
     *("argparse", "configparser", "email", "http.client", "importlib.metadata", "importlib.resources"),
-    *("multiprocessing", "shutil", "tempfile", "unittest", "urllib.request", "xml", "zipfile"),
+    *("multiprocessing", "random", "shutil", "tempfile", "unittest", "urllib.request", "xml", "zipfile"),
 }
 
 PUBLIC_DATACLASSES = {

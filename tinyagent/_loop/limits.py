@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from tinyagent import _json
-from tinyagent._prices import estimate_cost
 from tinyagent.agent_types import AgentLoopConfig, AssistantMessage, RunLimit, ToolResultMessage
 from tinyagent.errors import as_amount
 
@@ -61,6 +60,8 @@ class RunLimits:
         usage = message.get("usage") or {}
         cost = as_amount(usage.get("cost"))
         if cost is None and self._config.max_cost is not None:
+            from tinyagent._prices import estimate_cost
+
             # In a thread, because the first price loads the table.
             cost = await asyncio.to_thread(estimate_cost, self._config.model, usage) if usage else None
             failed = message["stop_reason"] in ("error", "aborted")

@@ -12,7 +12,6 @@ the request has a key.
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import ssl
 import time
@@ -103,6 +102,12 @@ def _seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def _random() -> float:
+    import random  # only for retries
+
+    return random.random()
+
+
 class RetryPolicy(NamedTuple):
     """When a request is sent again. All times are in seconds.
 
@@ -121,7 +126,7 @@ class RetryPolicy(NamedTuple):
     longest_wait: float = 8.0
     longest_asked: float = 120.0
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    random: Callable[[], float] = random.random
+    random: Callable[[], float] = _random
     now: Callable[[], float] = time.time
 
 

@@ -8,7 +8,6 @@ the requested model are not changed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -187,6 +186,8 @@ def _fit(call_id: str, ids: str, used: UsedIds) -> str:
     """Return an id that the provider accepts and that no earlier call has."""
     wanted = call_id
     if not re.fullmatch(ids, call_id):
+        import hashlib  # only for such ids
+
         wanted = f"call_{hashlib.sha256(call_id.encode('utf-8', 'replace')).hexdigest()[:16]}"
     fitting, n = wanted, used.get(wanted, 1)
     while fitting in used:

@@ -31,8 +31,6 @@ from collections.abc import Mapping
 from operator import itemgetter
 from typing import Self, TypeAlias, cast
 
-import jiter
-
 from tinyagent.agent_types import AssistantMessage
 from tinyagent.errors import InvalidReplyError
 
@@ -253,6 +251,8 @@ def parse_partial_object(text: str) -> dict[str, object] | None:
     """Parse a prefix of a JSON object as far as possible; None if it does not start like an object."""
     if not text:
         return None
+    import jiter  # only for replies with tool calls
+
     try:
         value = jiter.from_json(text.encode("utf-8", "replace"), partial_mode="trailing-strings")
     except ValueError:
