@@ -52,6 +52,12 @@ class Peers:
         found = all(list(self.path.glob(f"lib/python*/site-packages/{module}/")) for module in modules)
         return str(self.path / "bin" / "python") if found else None
 
+    def node(self, package: str) -> str | None:
+        """Node.js, if this npm package is installed beside the Python packages."""
+        if self.path is None or not (self.path / "node_modules" / package).is_dir():
+            return None
+        return shutil.which("node")
+
     def program(self, name: str) -> str | None:
         """A console script, of this environment first."""
         own = [str(Path(sys.executable).parent)]
@@ -131,10 +137,14 @@ def _last_words(complaint: str) -> str:
 
 def worker(module: str, python: str, *arguments: object) -> dict[str, Any]:
     """What `python -m bench.MODULE ARGUMENTS` prints as JSON, pinned apart from the server."""
+    return printed([python, "-m", f"bench.{module}", *map(str, arguments)])
+
+
+def printed(command: list[str]) -> dict[str, Any]:
+    """What a command prints as JSON, in its last line."""
     done = subprocess.run(
-        [python, "-m", f"bench.{module}", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=900,
-    )  # fmt: skip
+        command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=900
+    )
     if done.returncode:
         raise RuntimeError(_last_words(done.stderr))
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from bench.clients import CLIENTS, question
-from bench.measure import CPUS, Figure, Memory, Peers, pin, rounds, worker
+from bench.measure import CPUS, ROOT, Figure, Memory, Peers, pin, printed, rounds
 
 MODEL = "paced-500"
 BEAT = 0.005
@@ -44,6 +46,21 @@ async def measure(client: str, url: str, count: int) -> dict[str, float]:
     return {"wall s": wall, "CPU s": cpu, "lag p99 ms": late[int(len(late) * 0.99)], "MiB": memory.mib}
 
 
+def _commands(peers: Peers) -> dict[str, list[str]]:
+    """The commands of the clients that are installed, each without the URL and the number of streams."""
+    commands = {
+        name: [python, "-m", "bench.streams", name]
+        for name in ("floor", "httpx", "openai", "agent", "agent-httpx", "agent-uvloop")
+        if (python := peers.python(*CLIENTS[name].needs))
+    }
+    if (node := peers.node("@earendil-works/pi-agent-core")) and peers.path is not None:
+        # On the processor that the others pin themselves to.
+        pinned = ["taskset", "-c", str(CPUS[-1])] if shutil.which("taskset") else []
+        script = str(ROOT / "bench" / "clients" / "pi.mjs")
+        commands["pi (Node.js)"] = [*pinned, node, script, str(peers.path)]
+    return commands
+
+
 def run(
     url: str, peers: Peers, count: int, streams: list[int], say: Callable[[str], None]
 ) -> dict[int, dict[str, dict[str, Figure]]]:
@@ -52,11 +69,8 @@ def run(
         number: rounds(
             count,
             {
-                name: lambda name=name, python=python, number=number: worker(
-                    "streams", python, name, url, number
-                )
-                for name in ("floor", "httpx", "openai", "agent", "agent-httpx", "agent-uvloop")
-                if (python := peers.python(*CLIENTS[name].needs))
+                name: partial(printed, [*command, url, str(number)])
+                for name, command in _commands(peers).items()
             },
             lambda text, number=number: say(f"{number} streams, {text}"),
         )
