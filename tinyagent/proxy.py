@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ._cancel import Aborted
 from ._net.request import HttpRequest
@@ -64,6 +64,14 @@ class ProxyStreamOptions:
     timeout: float | Mapping[str, float] | None = None
 
 
+class _CallOptions(SimpleStreamOptions, total=False):
+    """The options of any provider, and those that only a proxy has."""
+
+    auth_token: str | None
+    proxy_url: str | None
+    reasoning: ThinkingLevel | str | None
+
+
 @dataclass
 class _ProxyModel(HttpModel):
     """A model behind a proxy. The proxy is another server than that of the model."""
@@ -82,7 +90,7 @@ class ProxyStreamResponse(ReplyStream):
         super().__init__(call, None, partial(ProxyDecoder, model))
         self._opened = False
 
-    def __await__(self) -> Generator[Any, None, ProxyStreamResponse]:
+    def __await__(self) -> Generator[object, None, ProxyStreamResponse]:
         return self._open().__await__()
 
     async def _open(self) -> ProxyStreamResponse:
@@ -117,8 +125,10 @@ async def stream_proxy(
         MissingKeyError: if no token is known.
         TinyAgentError: if the reply did not begin.
     """
-    given: Mapping[str, Any] = vars(options) if isinstance(options, ProxyStreamOptions) else options or {}
-    return await ProxyStreamResponse(_call(model, context, given), model)
+    if isinstance(options, ProxyStreamOptions):
+        return await ProxyStreamResponse(_call(model, context, _options_of(options)), model)
+    # The options of other providers may have the fields of a proxy, too.
+    return await ProxyStreamResponse(_call(model, context, cast(_CallOptions, options or {})), model)
 
 
 def create_proxy_stream(
@@ -133,15 +143,15 @@ def create_proxy_stream(
     signal: asyncio.Event | None = None,
 ) -> ProxyStreamResponse:
     """Return the reply of a proxy. The request is sent when the reply is awaited or first read."""
-    options = {
-        "auth_token": auth_token,
-        "proxy_url": proxy_url,
-        "temperature": temperature,
-        "max_tokens": max_tokens,
-        "reasoning": reasoning,
-        "signal": signal,
-    }
-    return ProxyStreamResponse(_call(model, context, options), model)
+    options = ProxyStreamOptions(
+        auth_token=auth_token,
+        proxy_url=proxy_url,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        reasoning=reasoning,
+        signal=signal,
+    )
+    return ProxyStreamResponse(_call(model, context, _options_of(options)), model)
 
 
 def parse_streaming_json(text: str) -> dict[str, Any] | None:
@@ -153,7 +163,19 @@ def parse_streaming_json(text: str) -> dict[str, Any] | None:
     return parse_partial_object(text)
 
 
-def _call(identity: ModelIdentity, context: Context, options: Mapping[str, Any]) -> HttpRequest:
+def _options_of(options: ProxyStreamOptions) -> _CallOptions:
+    return {
+        "auth_token": options.auth_token,
+        "proxy_url": options.proxy_url,
+        "temperature": options.temperature,
+        "max_tokens": options.max_tokens,
+        "reasoning": options.reasoning,
+        "signal": options.signal,
+        "timeout": options.timeout,
+    }
+
+
+def _call(identity: ModelIdentity, context: Context, options: _CallOptions) -> HttpRequest:
     model = as_model(identity, _ProxyModel)
     name = model.provider or "proxy"
     url = options.get("proxy_url") or model.proxy_url or os.environ.get(URL_VARIABLE)
@@ -194,7 +216,7 @@ def _call(identity: ModelIdentity, context: Context, options: Mapping[str, Any])
     )
 
 
-def _request(model: HttpModel, context: Context, options: Mapping[str, Any]) -> dict[str, Any]:
+def _request(model: HttpModel, context: Context, options: _CallOptions) -> dict[str, object]:
     level = options.get("reasoning") or options.get("thinking_level") or model.thinking_level
     level = str(level or ThinkingLevel.OFF)
     chosen = {

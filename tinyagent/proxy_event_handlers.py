@@ -27,12 +27,12 @@ Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Unpack, cast
+from collections.abc import Iterator, Mapping
+from typing import Unpack, cast
 
 import msgspec
 
-from ._json import count, dollars
+from ._json import as_dict, count, dollars
 from ._stream.builder import BuilderEvent
 from ._stream.chat_decoder import normal_usage
 from ._stream.citations import read_citations
@@ -128,7 +128,7 @@ class ProxyDecoder(ReplyDecoder):
             self._stop(self._invalid(f"an event of the reply cannot be read ({error}): {self._shown(data)}"))
             return None
 
-    def _take_document(self, value: dict[str, Any], out: list[BuilderEvent]) -> bool:
+    def _take_document(self, value: dict[str, object], out: list[BuilderEvent]) -> bool:
         """A document is never a reply in this protocol."""
         if any(isinstance(value.get(key), str) for key in ("message", "detail")):
             return False  # the text of an error
@@ -206,25 +206,30 @@ class ProxyDecoder(ReplyDecoder):
             fields[_SIGNATURES[kind]] = event.content_signature
         out.append(self._closed(index, event.arguments, **fields))
 
-    def _closed(self, index: int, arguments: str | None = None, **fields: Any) -> BuilderEvent:
+    def _closed(self, index: int, arguments: str | None = None, **fields: object) -> BuilderEvent:
         if index in self._names:
             return self._close_call(index, arguments, **fields)
         return self.builder.close(index, **fields)
 
-    def _sign(self, signatures: Any) -> None:
+    def _sign(self, signatures: object) -> None:
         """Set the fields of blocks that some protocols send only at the end of the reply."""
-        for place, signature in signatures.items() if isinstance(signatures, Mapping) else ():
-            index = self._places.get(int(place)) if place.isdecimal() else None
-            if index is not None and isinstance(signature, str):
+        for index, signature in self._by_block(signatures):
+            if isinstance(signature, str):
                 self.builder.update(index, **{_SIGNATURES[self.builder.trace.type_of(index)]: signature})
 
-    def _cite(self, citations: Any) -> None:
+    def _cite(self, citations: object) -> None:
         """Set the sources of texts."""
-        for place, cited in citations.items() if isinstance(citations, Mapping) else ():
-            index = self._places.get(int(place)) if place.isdecimal() else None
+        for index, cited in self._by_block(citations):
             known = read_citations(cited)
-            if known and index is not None and self.builder.block(index)["type"] == "text":
+            if known and self.builder.block(index)["type"] == "text":
                 self.builder.update(index, citations=known)
+
+    def _by_block(self, values: object) -> Iterator[tuple[int, object]]:
+        """Read an object whose keys are the proxy's indices of blocks. Yield our indices with the values."""
+        for place, value in as_dict(values).items():
+            index = self._places.get(int(place)) if place.isdecimal() else None
+            if index is not None:
+                yield index, value
 
     # ---- ends ---------------------------------------------------------------------------------------
 

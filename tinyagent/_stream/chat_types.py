@@ -9,7 +9,6 @@ Copilot do. Chunks without such fields have no extra cost.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 
@@ -38,7 +37,7 @@ class Function(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     name: str | None = None
     arguments: object = None
-    extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
+    extra: dict[str, object] | None = msgspec.field(default=None, name=_EXTRA)
 
 
 class ToolCall(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -48,7 +47,7 @@ class ToolCall(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     id: str | None = None
     function: Function | None = None
     type: str | None = None
-    extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
+    extra: dict[str, object] | None = msgspec.field(default=None, name=_EXTRA)
 
 
 class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -58,11 +57,11 @@ class Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     reasoning_content: str | None = None
     reasoning: str | None = None
     reasoning_text: str | None = None
-    reasoning_details: list[Any] | None = None
+    reasoning_details: list[object] | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
-    extra: dict[str, Any] | None = msgspec.field(default=None, name=_EXTRA)
+    extra: dict[str, object] | None = msgspec.field(default=None, name=_EXTRA)
     # Not needed for the next request. They are declared because many chunks have them.
     role: object = None
     channel: object = None
@@ -137,7 +136,7 @@ def _delta_of(value: object) -> Delta | None:
     )
 
 
-def unknown_fields(delta: Mapping[str, object]) -> dict[str, Any] | None:
+def unknown_fields(delta: Mapping[str, object]) -> dict[str, object] | None:
     """The fields of a delta that are not known here and may have to go back; None if there are none."""
     return _extra(delta, _DELTA_FIELDS | _NOT_SENT_BACK)
 
@@ -177,9 +176,9 @@ _NOT_SENT_BACK = frozenset(
 _DELTA_FIELDS, _CALL_FIELDS, _FUNCTION_FIELDS = _fields(Delta), _fields(ToolCall), _fields(Function)
 
 
-def _extra(value: Mapping[str, object], known: Iterable[str]) -> dict[str, Any] | None:
+def _extra(value: Mapping[str, object], known: Iterable[str]) -> dict[str, object] | None:
     """Return the unknown fields with content. Numbers and flags are not sent back."""
-    extra = {
+    extra: dict[str, object] = {
         key: _json.without_surrogates(item)
         for key, item in value.items()
         if key not in known and isinstance(item, str | dict | list) and item
@@ -191,5 +190,5 @@ def _text(value: object) -> str | None:
     return _json.without_surrogates(value) if isinstance(value, str) else None
 
 
-def _list(value: object) -> list[Any] | None:
+def _list(value: object) -> list[object] | None:
     return [_json.without_surrogates(item) for item in value] if isinstance(value, list) else None

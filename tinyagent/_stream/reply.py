@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Protocol, cast
+from types import AsyncGeneratorType
+from typing import Protocol, cast
 
 from tinyagent._cancel import Aborted, require_asyncio
 from tinyagent._net.request import HttpRequest, HttpResponse
@@ -49,13 +50,14 @@ class ReplyStream:
         self._decoder = make_decoder(redact=call.redact)
         self._message: AssistantMessage | None = None
         self._left = asyncio.Event()
-        self._events: Any = self._run()
+        # The events of the builder have the fields of an assistant message event.
+        self._events = cast("AsyncGeneratorType[AssistantMessageEvent, None]", self._run())
 
     def __aiter__(self) -> AsyncIterator[AssistantMessageEvent]:
-        return cast("AsyncIterator[AssistantMessageEvent]", self._events)
+        return self._events
 
     async def __anext__(self) -> AssistantMessageEvent:
-        return cast(AssistantMessageEvent, await self._events.__anext__())
+        return await self._events.__anext__()
 
     async def result(self) -> AssistantMessage:
         """Return the whole message, after reading the events that are left."""
