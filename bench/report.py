@@ -64,13 +64,8 @@ def _ratios(results: Results) -> Iterator[tuple[str, float | None, float, str]]:
             ratio = _ratio(rows, "agent", "openai", "CPU s")
             yield f"{number} streams, CPU: Agent / openai client", ratio, 0.5, "×"
             for key in ("wall s", "CPU s", "lag p99 ms"):
-                what = key.rpartition(" ")[0]
-                yield (
-                    f"{number} streams, {what}: Agent / pi",
-                    _ratio(rows, "agent", "pi (Node.js)", key),
-                    1,
-                    "×",
-                )
+                ratio = _ratio(rows, "agent", "pi (Node.js)", key)
+                yield f"{number} streams, {key.rpartition(' ')[0]}: Agent / pi", ratio, 1, "×"
             yield f"{number} streams, Agent: lag p99", own["lag p99 ms"].median, 100, "ms"
             yield f"{number} streams, Agent: memory above the start", own["MiB"].median, 60, "MiB"
     turns = results.get("turns", {})
