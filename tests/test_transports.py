@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import pool
 from tinyagent._net import request as _request
-from tinyagent._net.direct import HIGH_WATER
+from tinyagent._net.direct import HIGH_WATER, WRITE_SIZE
 from tinyagent._net.request import HttpRequest, RetryPolicy
 from tinyagent._net.transport import MAX_HEAD, TransportChoice
 from tinyagent.errors import (
@@ -533,6 +533,53 @@ async def test_a_reader_that_is_slow(engine: TransportChoice) -> None:
             while data := await response.read():
                 received += len(data)
         assert count * len(piece) == received
+
+
+LARGE = bytes(range(256)) * (WRITE_SIZE // 64)
+"""A request of many parts, larger than the buffers of a socket."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "way"),
+    [
+        *((engine, way) for engine in ENGINES for way in ("reads first", "answers first", "resets")),
+        ("direct", "refuses"),  # httpx reads the response only after it has sent the request
+    ],
+)
+async def test_a_large_request(engine: TransportChoice, way: str) -> None:
+    """It arrives complete, also if the response begins before its end. A refusal ends it."""
+    received = b""
+    status = b"HTTP/1.1 413 Too Large" if way == "refuses" else b"HTTP/1.1 200 OK"
+    head = status + b"\r\ncontent-length: 2\r\n\r\n"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal received
+        await reader.readuntil(b"\r\n\r\n")
+        if way == "resets":
+            writer.transport.abort()
+            return
+        if way != "reads first":
+            writer.write(head + b"no" if way == "refuses" else head)
+            await writer.drain()
+        if way != "refuses":
+            received = await reader.readexactly(len(LARGE))
+            writer.write(b"ok" if way == "answers first" else head + b"ok")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        request = HttpRequest(f"http://127.0.0.1:{port}", body=LARGE, transport=engine, timeout=10.0)
+        result = await outcome_of(request)
+        await (await pool.current_pool()).aclose()
+    if way == "refuses":
+        assert (413, ProviderError) == (result.status, result.error)
+    elif way == "resets":
+        assert ConnectionFailedError is result.error
+    else:
+        assert (200, b"ok", None) == (result.status, result.body, result.error)
+        assert LARGE == received
 
 
 @each

@@ -36,6 +36,8 @@ __all__ = ["DirectTransport"]
 
 READ_SIZE = 64 << 10
 """The most bytes of one read from a socket."""
+WRITE_SIZE = 256 << 10
+"""Bytes of a request that are passed to asyncio at once. It copies what the socket does not take."""
 HIGH_WATER = 256 << 10
 """Bytes of an unread body above which the socket is not read. The kernel then slows the server down."""
 HAPPY_EYEBALLS_DELAY_S = 0.25
@@ -71,7 +73,12 @@ class DirectTransport:
                     raise ConnectTimeoutError("no connection in time") from error
                 raise ConnectError(str(error)) from _first_error(error)
         connection = self._connection
-        connection.start(_encode_request(request, self._route, self._proxy_headers()))
+        head = _encode_request_head(request, self._route, self._proxy_headers())
+        if len(request.body) <= WRITE_SIZE:
+            connection.start(head + request.body)
+        else:
+            connection.start(head)
+            await connection.send_body(request.body)
         await connection.wait_for_headers()
         return connection
 
@@ -138,7 +145,7 @@ def _proxy_authorization(username: str | None, password: str | None) -> dict[str
     return {"Proxy-Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
 
 
-def _encode_request(request: Request, route: Route, proxy_headers: dict[str, str]) -> bytes:
+def _encode_request_head(request: Request, route: Route, proxy_headers: dict[str, str]) -> bytes:
     if route.proxy is not None and route.scheme == "http":
         target = request.url.partition("#")[0]
     else:
@@ -149,7 +156,7 @@ def _encode_request(request: Request, route: Route, proxy_headers: dict[str, str
         headers = {"Host": host_and_port(route), **headers}
     if request.method == "POST":
         headers["Content-Length"] = str(len(request.body))
-    return _encode_head(f"{request.method} {target} HTTP/1.1", headers.items()) + request.body
+    return _encode_head(f"{request.method} {target} HTTP/1.1", headers.items())
 
 
 def _encode_head(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
@@ -193,6 +200,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._lost = False
         self._paused = False
+        """Whether the socket is not read, because the body is not."""
+        self._is_full = False
+        """Whether the socket takes no more of the request for now."""
         self._busy = False
         self._waiter: asyncio.Future[None] | None = None
         self._reset()
@@ -226,6 +236,19 @@ class _Connection(asyncio.BufferedProtocol):
             self._failure = BrokenConnectionError("the server closed the connection")
         else:
             self._transport.write(request)
+
+    async def send_body(self, body: bytes) -> None:
+        """Send the body of a request, as fast as the server reads it."""
+        view = memoryview(body)
+        for start in range(0, len(view), WRITE_SIZE):
+            while self._is_full and self._failure is None and not self._headers_done:
+                await self._wait()
+            if self._failure is not None or self._transport is None:
+                return
+            if self._headers_done:  # The server answers before it has read everything.
+                self._transport.write(view[start:])
+                return
+            self._transport.write(view[start : start + WRITE_SIZE])
 
     async def wait_for_headers(self) -> None:
         """Wait for the headers of the final response.
@@ -310,6 +333,15 @@ class _Connection(asyncio.BufferedProtocol):
             self._waiter.set_result(None)
 
     # ---- asyncio.BufferedProtocol ----
+
+    def pause_writing(self) -> None:
+        """Wait before the next part of a request."""
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        """Continue with the request."""
+        self._is_full = False
+        self._wake()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is TCP or TLS
         """Store the transport."""
