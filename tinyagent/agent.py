@@ -85,7 +85,7 @@ Listener = Callable[[AgentEvent], Awaitable[None] | None]
 Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 
-def default_convert_to_llm(messages: Sequence[AgentMessage]) -> list[Message]:
+def default_convert_to_llm(messages: Sequence[AnyAgentMessage]) -> list[Message]:
     """Return the user, assistant and tool result messages. Other roles are left out."""
     return [message for message in messages if _is_sendable(message)]
 

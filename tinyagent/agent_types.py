@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
 JsonObject: TypeAlias = "dict[str, JsonValue]"
 
+JsonDict: TypeAlias = dict[str, Any]
+"""A JSON object of a model, a tool or a user: arguments, details, a schema. Its author knows its fields."""
+
 # ---- content ------------------------------------------------------------------------------------
 
 
@@ -88,7 +91,7 @@ class ToolCallContent(TypedDict):
     type: Literal["tool_call"]
     id: str
     name: str
-    arguments: dict[str, Any]
+    arguments: JsonDict
     partial_json: NotRequired[str]
     tool_call_signature: NotRequired[str]
 
@@ -166,7 +169,7 @@ class ToolResultMessage(TypedDict):
     tool_call_id: str
     tool_name: str
     content: list[TextContent | ImageContent]
-    details: dict[str, Any]
+    details: JsonDict
     is_error: bool
     timestamp: int
 
@@ -393,7 +396,7 @@ class ToolExecutionStartEvent(_Event, frozen=True, kw_only=True, tag="tool_execu
     type: ClassVar[Literal["tool_execution_start"]] = "tool_execution_start"
     tool_call_id: str
     tool_name: str
-    args: dict[str, Any]
+    args: JsonDict
 
 
 class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_execution_update"):
@@ -402,7 +405,7 @@ class ToolExecutionUpdateEvent(_Event, frozen=True, kw_only=True, tag="tool_exec
     type: ClassVar[Literal["tool_execution_update"]] = "tool_execution_update"
     tool_call_id: str
     tool_name: str
-    args: dict[str, Any]
+    args: JsonDict
     partial_result: AgentToolResult
 
 
@@ -455,7 +458,7 @@ class AgentToolResult:
     """
 
     content: list[TextContent | ImageContent] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: JsonDict = field(default_factory=dict)
     terminate: bool = False
 
 
@@ -463,7 +466,7 @@ AgentToolUpdateCallback: TypeAlias = Callable[[AgentToolResult], None]
 """Reports a partial result; may be called from any thread, and is ignored once the call has ended."""
 
 ToolExecute: TypeAlias = Callable[
-    [str, dict[str, Any], asyncio.Event | None, AgentToolUpdateCallback],
+    [str, JsonDict, asyncio.Event | None, AgentToolUpdateCallback],
     Awaitable[AgentToolResult],
 ]
 
@@ -474,7 +477,7 @@ class Tool:
 
     name: str
     description: str = ""
-    parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+    parameters: JsonDict = field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
 @dataclass
@@ -503,7 +506,7 @@ class ToolCallInfo:
 
     tool: AgentTool
     tool_call_id: str
-    arguments: dict[str, Any]
+    arguments: JsonDict
     assistant_message: AssistantMessage
     context: AgentContext | None = None
 
@@ -522,11 +525,11 @@ class ToolCallDecision:
     """
 
     block: str | None = None
-    arguments: dict[str, Any] | None = None
+    arguments: JsonDict | None = None
     is_error: bool | None = None
     terminate: bool = False
     content: list[TextContent | ImageContent] | None = None
-    details: dict[str, Any] | None = None
+    details: JsonDict | None = None
 
 
 class ToolExecutionResult(TypedDict):
@@ -670,7 +673,7 @@ class Provider:
 
     name: str
     stream_fn: StreamFn
-    make_model: Callable[[str, Mapping[str, Any]], Model]
+    make_model: Callable[[str, Mapping[str, JsonValue]], Model]
     api_key_env: str | None = None
     list_models: Callable[[], Awaitable[list[ModelInfo]]] | None = None
 
@@ -679,13 +682,20 @@ class Provider:
 
 ToolExecutionMode: TypeAlias = Literal["auto", "parallel", "sequential"]
 
-ConvertToLlm: TypeAlias = Callable[[list[Any]], list[Message] | Awaitable[list[Message]]]
-TransformContext: TypeAlias = Callable[
-    [list[Any], asyncio.Event | None], list[AgentMessage] | Awaitable[list[AgentMessage]]
-]
+# A callback declares whether it expects messages of other roles.
+ConvertToLlm: TypeAlias = (
+    Callable[[list[AgentMessage]], list[Message] | Awaitable[list[Message]]]
+    | Callable[[list[AnyAgentMessage]], list[Message] | Awaitable[list[Message]]]
+)
+TransformContext: TypeAlias = (
+    Callable[[list[AgentMessage], asyncio.Event | None], list[AgentMessage] | Awaitable[list[AgentMessage]]]
+    | Callable[
+        [list[AnyAgentMessage], asyncio.Event | None], list[AgentMessage] | Awaitable[list[AgentMessage]]
+    ]
+)
 GetApiKey: TypeAlias = Callable[[str], str | None | Awaitable[str | None]]
 GetTools: TypeAlias = Callable[[], list[AgentTool] | None | Awaitable[list[AgentTool] | None]]
-GetMessages: TypeAlias = Callable[[], list[Any] | Awaitable[list[Any]]]
+GetMessages: TypeAlias = Callable[[], Sequence[AnyAgentMessage] | Awaitable[Sequence[AnyAgentMessage]]]
 BeforeToolCall: TypeAlias = Callable[
     [ToolCallInfo], ToolCallDecision | None | Awaitable[ToolCallDecision | None]
 ]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from tinyagent import ConfigurationError
+from tinyagent.agent_types import JsonDict
 from tinyagent.text_files import read_config, write_private
 
 from ._config import ServerConfig, cache_directory
@@ -31,7 +31,7 @@ class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     title: str = ""
     description: str = ""
-    input_schema: dict[str, Any]
+    input_schema: JsonDict
     read_only: bool = False
 
 

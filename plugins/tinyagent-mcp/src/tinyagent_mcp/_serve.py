@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from mcp.server import Server, ServerRequestContext
@@ -37,7 +36,7 @@ from mcp_types import (
 
 import tinyagent
 from tinyagent import ConfigurationError
-from tinyagent.agent_types import JsonObject
+from tinyagent.agent_types import JsonDict, JsonObject
 from tinyagent.supervisor import supervised_command
 from tinyagent.tools import tool_schema
 
@@ -60,7 +59,7 @@ class Offered(msgspec.Struct, kw_only=True):
 
     name: str
     description: str = ""
-    parameters: dict[str, Any]
+    parameters: JsonDict
     read_only: bool = False
     source: str = ""
     allowed: bool = False
@@ -195,7 +194,7 @@ async def _result(process: asyncio.subprocess.Process, report: Report) -> CallTo
     return result or _failed(problem)
 
 
-def _content(part: Any) -> TextContent | ImageContent:
+def _content(part: tinyagent.TextContent | tinyagent.ImageContent) -> TextContent | ImageContent:
     if part["type"] != "image":
         return TextContent(text=part["text"])
     head, comma, data = part["url"].partition(";base64,")
@@ -204,7 +203,7 @@ def _content(part: Any) -> TextContent | ImageContent:
     return ImageContent(data=data, mime_type=part.get("mime_type") or head.removeprefix("data:"))
 
 
-def _texts(content: list[Any]) -> str:
+def _texts(content: list[tinyagent.TextContent | tinyagent.ImageContent]) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 

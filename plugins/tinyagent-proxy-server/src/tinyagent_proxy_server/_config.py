@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from tinyagent import ConfigurationError, text_files
+from tinyagent.agent_types import JsonDict
 
 __all__ = [
     "TOKEN_VARIABLE",
@@ -86,7 +87,7 @@ class ProviderTable(_Table, frozen=True):
     headers: dict[str, str] = {}
     allow_http: bool = False
     ca_file: str | None = None
-    options: dict[str, object] = {}
+    options: JsonDict = {}
     models: tuple[str, ...] = ("*",)
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 import msgspec
 
@@ -25,6 +25,7 @@ from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
     Citation,
+    JsonDict,
     JsonObject,
     Message,
     SimpleStreamOptions,
@@ -52,12 +53,12 @@ class _Model(msgspec.Struct):
 class _Tool(msgspec.Struct):
     name: str
     description: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: JsonDict = {}
 
 
 class _Context(msgspec.Struct):
     system_prompt: str | None = None
-    messages: list[dict[str, Any]] = []
+    messages: list[JsonDict] = []
     tools: list[_Tool] | None = None
 
 
