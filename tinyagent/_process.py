@@ -17,9 +17,9 @@ import subprocess
 import sys
 import threading
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Generic, TypeVar, overload
 
 import msgspec
 
@@ -30,6 +30,7 @@ from .errors import ToolError
 __all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process"]
 
 T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 MEMORY_BYTES = 2 << 30
 """The default limit of the process's address space, in bytes."""
@@ -46,6 +47,27 @@ _PASSED_ON = frozenset(
 _EXIT_SECONDS = 5.0
 
 
+@overload
+async def run_in_process(
+    function: Callable[..., Generator[ItemT, None, T]],
+    /,
+    *arguments: object,
+    signal: asyncio.Event | None = None,
+    timeout: float = 60.0,
+    memory: int | None = MEMORY_BYTES,
+    on_item: Callable[[ItemT], None] | None = None,
+) -> T: ...
+@overload
+async def run_in_process(
+    function: Callable[..., Iterator[ItemT]],
+    /,
+    *arguments: object,
+    signal: asyncio.Event | None = None,
+    timeout: float = 60.0,
+    memory: int | None = MEMORY_BYTES,
+    on_item: Callable[[ItemT], None] | None = None,
+) -> object: ...
+@overload
 async def run_in_process(
     function: Callable[..., T],
     /,
@@ -53,8 +75,16 @@ async def run_in_process(
     signal: asyncio.Event | None = None,
     timeout: float = 60.0,
     memory: int | None = MEMORY_BYTES,
-    on_item: Callable[[Any], None] | None = None,
-) -> T:
+) -> T: ...
+async def run_in_process(
+    function: Callable[..., object],
+    /,
+    *arguments: object,
+    signal: asyncio.Event | None = None,
+    timeout: float = 60.0,
+    memory: int | None = MEMORY_BYTES,
+    on_item: Callable[[ItemT], None] | None = None,
+) -> object:
     """Call a function in a process of its own, which is killed on a time-out, an abort or a cancellation.
 
     Use it for work that Python cannot interrupt and whose input is not yours: parsers, decompression, regular
@@ -104,27 +134,27 @@ async def run_in_process(
     finally:
         call.end()
     if call.result.done():
-        return typing.cast("T", call.answer())
+        return call.answer()
     raise TimeoutError(f"{function.__qualname__} took longer than {timeout:g} s, so it was ended.")
 
 
-class _Call:
+class _Call(Generic[ItemT]):
     """A running process. Call `end` in any case; it kills the process."""
 
     def __init__(
         self,
         name: str,
         request: bytes,
-        item_type: Any,
-        result_type: Any,
-        on_item: Callable[[Any], None] | None,
+        item_type: object,
+        result_type: object,
+        on_item: Callable[[ItemT], None] | None,
     ) -> None:
         self._name = name
         self._types = {child.ITEM: item_type, child.RESULT: result_type}
         self._on_item = on_item
         self._ended = self._answered = False
         self._loop = asyncio.get_running_loop()
-        self.result: asyncio.Future[Any] = self._loop.create_future()
+        self.result: asyncio.Future[object] = self._loop.create_future()
         # Not awaited, because a cancellation would lose the process. Started in this thread, because the
         # kernel ends the child together with the thread that started it (PR_SET_PDEATHSIG).
         self._process = subprocess.Popen(
@@ -202,7 +232,7 @@ class _Call:
 
     # ---- in the loop ----------------------------------------------------------------------------------
 
-    def _take(self, item: object) -> None:
+    def _take(self, item: ItemT) -> None:
         if self._on_item is None or self._ended or self.result.done():
             return
         try:
@@ -298,19 +328,19 @@ def _files(function: Callable[..., object]) -> Iterator[str]:
             yield os.path.dirname(file) if hasattr(loaded, "__path__") else file  # noqa: PTH120
 
 
-def _answer_types(function: Callable[..., object]) -> tuple[Any, Any]:
+def _answer_types(function: Callable[..., object]) -> tuple[object, object]:
     """Return the types of the items (of a generator) and of the result, from the return annotation."""
     try:
-        hint = typing.get_type_hints(function).get("return", Any)
+        hint: object = typing.get_type_hints(function).get("return", child.UNTYPED)
     except NameError as error:
         raise TypeError(
             f"A type hint of {function.__qualname__} cannot be resolved: {error}. "
             "Import or define the type at the top of the module."
         ) from error
     if not inspect.isgeneratorfunction(function):
-        return Any, hint
+        return child.UNTYPED, hint
     parts = typing.get_args(hint)
-    return parts[0] if parts else Any, parts[2] if len(parts) == 3 else Any
+    return parts[0] if parts else child.UNTYPED, parts[2] if len(parts) == 3 else child.UNTYPED
 
 
 def _frames(stream: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -20,11 +20,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Generator
-from typing import Any, cast
+from typing import Any
 
 ITEM, RESULT, FAILED, RAISED, MEMORY = b"i", b"r", b"f", b"x", b"m"
 SPARE_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1
+
+UNTYPED: object = Any
+"""The type of a value without a type hint: it is decoded as it is."""
 
 
 def main() -> None:
@@ -97,9 +100,10 @@ def _drain(generator: Generator[object, None, object], on_item: Callable[[object
         on_item(item)
 
 
-def _types(function: Callable[..., object], count: int) -> Any:
+def _types(function: Callable[..., object], count: int) -> object:
     """Return the type of the argument tuple, from the type hints of the positional parameters."""
     import inspect
+    from types import GenericAlias
     from typing import get_type_hints
 
     hints = get_type_hints(function)
@@ -108,26 +112,28 @@ def _types(function: Callable[..., object], count: int) -> Any:
         return tuple
     named = [parameter for parameter in parameters if parameter.kind is not parameter.KEYWORD_ONLY]
     # The last arguments may be omitted, so the type depends on their number.
-    return tuple[tuple(hints.get(parameter.name, Any) for parameter in named[:count])]  # type: ignore[misc]
+    return GenericAlias(tuple, tuple(hints.get(parameter.name, UNTYPED) for parameter in named[:count]))
 
 
 def _load(module: str, file: str | None, name: str) -> Callable[..., object]:
     import importlib.util
 
-    found: Any
     if file is None:
-        found = importlib.import_module(module)
+        loaded = importlib.import_module(module)
     else:
         # Not as `__main__`, so the code under `if __name__ == "__main__"` does not run.
         spec = importlib.util.spec_from_file_location(module, file)
         if spec is None or spec.loader is None:
             raise ImportError(f"{file} cannot be loaded as a module")
-        found = importlib.util.module_from_spec(spec)
-        sys.modules[module] = found
-        spec.loader.exec_module(found)
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[module] = loaded
+        spec.loader.exec_module(loaded)
+    found: object = loaded
     for part in name.split("."):
         found = getattr(found, part)
-    return cast("Callable[..., object]", found)
+    if not callable(found):
+        raise TypeError(f"{name} in {module} is not a function")
+    return found
 
 
 def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
