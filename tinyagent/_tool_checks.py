@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import overload
 
 from . import _json
 from ._tool_schemas import tool_schema, validator
-from .agent_types import AgentTool, ToolCallContent
+from .agent_types import AgentTool, JsonDict, ToolCallContent
 from .errors import ToolArgumentsError, ToolSchemaError
 
 __all__ = ["as_json_numbers", "checked_tools", "is_unchanged_json", "validate_tool_arguments"]
@@ -50,7 +50,7 @@ def _is_duration(value: object) -> bool:
 # ---- arguments ------------------------------------------------------------------------------------
 
 
-def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict[str, Any]:
+def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> JsonDict:
     """Validate the arguments of a call against the tool's schema, and return a copy of them.
 
     JSON does not distinguish `5.0` from `5`, and some models send the former. It becomes an `int` in the
@@ -98,7 +98,11 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> dict
     return arguments
 
 
-def as_json_numbers(value: Any) -> Any:
+@overload
+def as_json_numbers(value: dict[str, object]) -> dict[str, object]: ...
+@overload
+def as_json_numbers(value: object) -> object: ...
+def as_json_numbers(value: object) -> object:
     """Copy a JSON value, with floats without a fraction as int.
 
     Raises:

@@ -24,7 +24,7 @@ import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Annotated, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
@@ -33,7 +33,7 @@ from ._cancel import run_in_thread, run_until_aborted
 from ._process import run_in_process
 from ._tool_checks import as_json_numbers
 from ._tool_schemas import ToolSchema, tool_schema
-from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback
+from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback, JsonDict, ToolExecute
 from .errors import ToolArgumentsError
 
 __all__ = ["FunctionTool", "ToolSchema", "run_in_process", "run_until_aborted", "tool", "tool_schema"]
@@ -132,13 +132,15 @@ def tool(
     return make  # type: ignore[return-value] # it is as generic as ToolDecorator, which mypy does not see
 
 
-def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> tuple[type, list[str]]:
+def _arguments_type(
+    function: Callable[..., object], described: dict[str, str]
+) -> tuple[type[msgspec.Struct], list[str]]:
     """Return a Struct with a field per argument, and the names of the parameters in `_PASSED`."""
     where = f"the tool {function.__name__!r}"
     parameters = inspect.signature(function).parameters
     passed = [name for name in parameters if name in _PASSED]
     hints = _hints(function, where, [name for name in parameters if name not in _PASSED])
-    fields: list[Any] = []
+    fields: list[tuple[str, object] | tuple[str, object, object]] = []
     for name, parameter in parameters.items():
         if name in _PASSED:
             continue
@@ -159,7 +161,7 @@ def _arguments_type(function: Callable[..., Any], described: dict[str, str]) -> 
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), passed
 
 
-def _with_descriptions(hint: Any) -> Any:
+def _with_descriptions(hint: object) -> object:
     """Convert the descriptions in `Annotated[str, "a description"]` to msgspec's form, at any depth."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -177,12 +179,12 @@ def _with_descriptions(hint: Any) -> Any:
     return hint
 
 
-def _describes(hint: Any) -> bool:
+def _describes(hint: object) -> bool:
     """Return whether the annotation describes the parameter; it takes precedence over the docstring."""
     return typing.get_origin(hint) is Annotated and any(map(_description, typing.get_args(hint)[1:]))
 
 
-def _description(entry: Any) -> str | None:
+def _description(entry: object) -> str | None:
     """Return the description in an entry of `Annotated`: a string, or that of a `Doc` or `Field` object."""
     if isinstance(entry, msgspec.Meta):
         return None
@@ -190,7 +192,7 @@ def _description(entry: Any) -> str | None:
     return next((text for text in texts if isinstance(text, str)), None)
 
 
-def _can_change(default: Any) -> bool:
+def _can_change(default: object) -> bool:
     try:
         hash(default)
     except TypeError:
@@ -198,11 +200,11 @@ def _can_change(default: Any) -> bool:
     return False
 
 
-def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[str, Any]:
+def _hints(function: Callable[..., object], where: str, names: list[str]) -> dict[str, object]:
     """Return the types of these parameters. Other hints may name types that exist only for type checkers."""
-    original: Any = inspect.unwrap(function)
+    original = inspect.unwrap(function)
     hinted = {name: hint for name, hint in original.__annotations__.items() if name in names}
-    holder: Any = types.SimpleNamespace(__annotations__=hinted)
+    holder = types.SimpleNamespace(__annotations__=hinted)
     try:
         return typing.get_type_hints(holder, original.__globals__, include_extras=True)
     except NameError as error:
@@ -211,7 +213,7 @@ def _hints(function: Callable[..., Any], where: str, names: list[str]) -> dict[s
         ) from error
 
 
-def _schema(arguments: type, name: str) -> dict[str, Any]:
+def _schema(arguments: type[msgspec.Struct], name: str) -> JsonDict:
     try:
         (top,), components = msgspec.json.schema_components([arguments], ref_template="#/$defs/{name}")
     except TypeError as error:
@@ -221,7 +223,7 @@ def _schema(arguments: type, name: str) -> dict[str, Any]:
     return {**schema, "$defs": components} if components else schema
 
 
-def _undescribed(arguments: type, name: str) -> str | None:
+def _undescribed(arguments: type[msgspec.Struct], name: str) -> str | None:
     """What is wrong with the first parameter that JSON Schema cannot describe."""
     for field_info in msgspec.structs.fields(arguments):
         where = f"The parameter {field_info.name!r} of the tool {name!r}"
@@ -242,32 +244,26 @@ def _undescribed(arguments: type, name: str) -> str | None:
 
 
 def _executor(
-    name: str, function: Callable[..., Any], arguments: type, passed: list[str]
-) -> Callable[..., Any]:
-    is_coroutine_function = inspect.iscoroutinefunction(function)
-    is_async_generator_function = inspect.isasyncgenfunction(function)
+    name: str, function: Callable[..., object], arguments: type[msgspec.Struct], passed: list[str]
+) -> ToolExecute:
+    is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
     async def execute(
         tool_call_id: str,
-        args: dict[str, Any],
+        args: JsonDict,
         signal: asyncio.Event | None,
         on_update: AgentToolUpdateCallback,
     ) -> AgentToolResult:
         context = {"tool_call_id": tool_call_id, "signal": signal, "on_update": on_update}
         try:
-            converted: Any = msgspec.convert(as_json_numbers(args), arguments, str_keys=True)
+            converted = msgspec.convert(as_json_numbers(args), arguments, str_keys=True)
         except msgspec.ValidationError as error:
             raise ToolArgumentsError(f"The arguments of {name!r} do not fit: {error}.") from error
         values = {key: getattr(converted, key) for key in converted.__struct_fields__}
         values |= {key: context[key] for key in passed}
-        if is_coroutine_function:
-            returned = await function(**values)
-        elif is_async_generator_function:
-            returned = function(**values)
-        else:
-            returned = await _call_in_thread(function, values, on_update)
-            if inspect.isawaitable(returned):
-                returned = await returned
+        returned = function(**values) if is_async else await _call_in_thread(function, values, on_update)
+        if inspect.isawaitable(returned):
+            returned = await returned
         if isinstance(returned, AsyncGenerator):
             return await _last_item(returned, on_update)
         return as_result(returned)
@@ -275,7 +271,9 @@ def _executor(
     return execute
 
 
-async def _last_item(items: AsyncGenerator[Any, None], on_update: AgentToolUpdateCallback) -> AgentToolResult:
+async def _last_item(
+    items: AsyncGenerator[object, None], on_update: AgentToolUpdateCallback
+) -> AgentToolResult:
     """Report each item as an update. Return the last one as the result."""
     result = as_result(None)
     async with contextlib.aclosing(items):
@@ -286,7 +284,7 @@ async def _last_item(items: AsyncGenerator[Any, None], on_update: AgentToolUpdat
 
 
 def _last_item_in_thread(
-    items: Generator[Any, None, Any], on_update: AgentToolUpdateCallback, is_left: Callable[[], bool]
+    items: Generator[object, None, object], on_update: AgentToolUpdateCallback, is_left: Callable[[], bool]
 ) -> AgentToolResult:
     """Like `_last_item`, but a return value of the generator is the result instead."""
     result = as_result(None)
@@ -319,7 +317,7 @@ async def _call_in_thread(
         is_left = True
 
 
-def as_result(value: Any) -> AgentToolResult:
+def as_result(value: object) -> AgentToolResult:
     """Convert a return value to a result: text unchanged, everything else as JSON."""
     if isinstance(value, AgentToolResult):
         return value
