@@ -1,4 +1,4 @@
-"""The policy in runs with a scripted model, and in those of the command line."""
+"""The policy in runs with a scripted model, and in runs of the command line."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ tool = "forbidden"
 
 @tool
 def shell(command: str, more: dict[str, Any] | None = None) -> str:
-    """Run it, or so the model thinks."""
+    """Pretend to run a command."""
     return f"ran {command} with sk-secret"
 
 
 @tool
 def forbidden() -> str:
-    """Never runs."""
+    """Fail, because the policy denies this tool."""
     raise AssertionError
 
 
 @pytest.fixture
 def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write a file of rules and name it in the environment; gives the path of the log."""
+    """Write a rules file, set the environment variable, and return the path of the log."""
 
     def write(text: str = RULES, log: str = "audit.jsonl") -> Path:
         path = tmp_path / log
@@ -51,7 +51,7 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 
 async def run(*calls: Any) -> list[Any]:
-    """The results of these calls, made at once by a model under the policy."""
+    """Run these calls in one turn under the policy, and return the results."""
     audit = Audit()
     sinks: list[Any] = []
     audit.tinyagent_register_sinks(lambda name, factory: sinks.append(factory()))
@@ -72,12 +72,12 @@ async def run(*calls: Any) -> list[Any]:
 
 
 def text(message: Any) -> str:
-    """The text of a result."""
+    """Return the text of a result."""
     return str(message["content"][0]["text"])
 
 
 async def test_it_does_nothing_until_it_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No file, no refusal, no change."""
+    """Without a rules file, calls and results are unchanged."""
     monkeypatch.delenv("TINYAGENT_AUDIT", raising=False)
     [result] = await run(call("shell", command="rm -rf /"))
     assert "ran rm -rf / with sk-secret" == text(result)
@@ -99,15 +99,15 @@ async def test_it_denies_by_pattern(rules: Any, arguments: dict[str, Any], denie
     assert (denied, denied) == (result["is_error"], text(result) == "Not with rm.")
 
 
-async def test_it_denies_a_tool_as_a_whole(rules: Any) -> None:
-    """A rule without a pattern is for every call."""
+async def test_it_denies_a_tool(rules: Any) -> None:
+    """A rule without a pattern denies every call of the tool."""
     rules()
     [result] = await run(call("forbidden"))
-    assert "Refused by the audit rules of the user." == text(result)
+    assert "Refused by the user's audit rules." == text(result)
 
 
 async def test_it_hides_secrets(rules: Any) -> None:
-    """From the model and from the log."""
+    """Secrets are hidden from the model and in the log."""
     log = rules()
     [result] = await run(call("shell", command="echo sk-abc"))
     assert "ran echo [hidden] with [hidden]" == text(result)
@@ -115,7 +115,7 @@ async def test_it_hides_secrets(rules: Any) -> None:
 
 
 async def test_it_logs_each_call(rules: Any) -> None:
-    """One line of JSON a call, refused ones too; the file is its owner's."""
+    """The log has one JSON line per call, including refused calls, and is private."""
     log = rules()
     await run(call("shell", command="ls"), call("shell", command="rm -rf x"), call("unknown"))
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -128,7 +128,7 @@ async def test_it_logs_each_call(rules: Any) -> None:
 
 
 async def test_a_log_that_cannot_be_written_refuses_every_call(rules: Any) -> None:
-    """What cannot be noted is not done."""
+    """While the log cannot be written, calls are refused."""
     rules(log="not-there/audit.jsonl")
     [result] = await run(call("shell", command="ls"))
     assert result["is_error"]
@@ -136,15 +136,15 @@ async def test_a_log_that_cannot_be_written_refuses_every_call(rules: Any) -> No
 
 
 @pytest.mark.parametrize("wrong", ["[", "lock = 1", "hide = ['(']", "[[deny]]\npattern = '('"])
-def test_wrong_rules_are_an_error(rules: Any, wrong: str) -> None:
-    """The plugin cannot be made, so that nothing runs."""
+def test_invalid_rules_are_an_error(rules: Any, wrong: str) -> None:
+    """With invalid rules the plugin cannot be loaded."""
     rules(wrong)
     with pytest.raises(ConfigurationError, match=r"rules\.toml"):
         Audit()
 
 
 def test_missing_rules_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for a file that is not there."""
+    """If the rules file does not exist, the plugin cannot be loaded."""
     monkeypatch.setenv("TINYAGENT_AUDIT", "/not/there.toml")
-    with pytest.raises(ConfigurationError, match="cannot be read"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         Audit()

@@ -1,4 +1,4 @@
-"""The arithmetic alone: what it answers, and what it refuses before it costs anything."""
+"""The evaluation of expressions, and its limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tinyagent_tools_calc._arithmetic import MAX_BITS, CalcError, calculate
     ],
 )
 def test_integers_are_exact(expression: str, expected: str) -> None:
-    """Integers of any size stay integers, a quotient included when it comes out even."""
+    """Integers of any size are exact, and so are quotients without a remainder."""
     assert expected == calculate(expression)
 
 
@@ -50,7 +50,7 @@ def test_integers_are_exact(expression: str, expected: str) -> None:
     ],
 )
 def test_decimals_are_shown_without_noise(expression: str, expected: str) -> None:
-    """Decimals have 15 digits, and no point when they are whole."""
+    """Decimals have 15 digits, and no point if they are integers."""
     assert expected == calculate(expression)
 
 
@@ -82,7 +82,7 @@ def test_decimals_are_shown_without_noise(expression: str, expected: str) -> Non
     ],
 )
 def test_functions_and_constants(expression: str, expected: str) -> None:
-    """Each function and constant of the documentation is there."""
+    """All documented functions and constants work."""
     assert expected == calculate(expression)
 
 
@@ -112,7 +112,7 @@ def test_functions_and_constants(expression: str, expected: str) -> None:
         ("sin(1, 2)", "sin(1, 2) has no value"),
         ("gcd(1.5, 2)", "gcd(1.5, 2) has no value"),
         ("factorial(-1)", "factorial(-1) has no value"),
-        ("factorial(1.5)", "whole number"),
+        ("factorial(1.5)", "must be an integer"),
         ("round(1.5, 10 ** 9)", "at most 1000"),
         ("(-8) ** (1 / 3)", "not a real number"),
         ("exp(1000)", "too large for a decimal number"),
@@ -120,8 +120,8 @@ def test_functions_and_constants(expression: str, expected: str) -> None:
         ("10 ** 400 * 1.0", "too large for a decimal number"),
     ],
 )
-def test_errors_say_what_is_wrong(expression: str, words: str) -> None:
-    """A mistake is answered in words that a model can act on."""
+def test_errors_explain_the_mistake(expression: str, words: str) -> None:
+    """An error shows the mistake and the correct form."""
     with pytest.raises(CalcError) as caught:
         calculate(expression)
     assert words in str(caught.value)
@@ -176,8 +176,8 @@ def test_errors_say_what_is_wrong(expression: str, words: str) -> None:
         "\ud800",
     ],
 )
-def test_what_is_not_arithmetic_is_refused(expression: str) -> None:
-    """Nothing but arithmetic is walked: no names of Python's, attributes, strings, lambdas, logic."""
+def test_other_python_is_refused(expression: str) -> None:
+    """Names, attributes, strings, lambdas and logic of Python are refused."""
     with pytest.raises(CalcError):
         calculate(expression)
 
@@ -206,28 +206,28 @@ def test_what_is_not_arithmetic_is_refused(expression: str) -> None:
         "(1 + 1e-9) ** 10**18",
     ],
 )
-def test_what_would_blow_up_is_refused_at_once(expression: str) -> None:
-    """Work is bounded before it is done; computed for real, these would take minutes or all memory."""
+def test_huge_results_are_refused_before_they_are_computed(expression: str) -> None:
+    """Computing these would take minutes or all memory."""
     with pytest.raises(CalcError):
         calculate(expression)
 
 
 @pytest.mark.parametrize("expression", ["+".join(["1"] * 500), "1" * 1_000, "(" * 100 + "1" + ")" * 100])
-def test_long_is_not_deep(expression: str) -> None:
-    """What is within the bounds of length and depth is answered."""
+def test_long_expressions_are_accepted(expression: str) -> None:
+    """Expressions within the limits of length and depth are evaluated."""
     expected = len(expression.split("+")) if "+" in expression else int(expression.strip("()"))
     assert str(expected) == calculate(expression)
 
 
 def test_the_largest_integer_can_be_shown() -> None:
-    """The bound on size is below what Python converts to text."""
+    """The size limit is below the limit of Python's conversion to text."""
     assert str(2 ** (MAX_BITS - 1)) == calculate(f"2 ** {MAX_BITS - 1}")
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("expression", ["1if 1else 2", "3(4)", "0x1for x", "1 is 1"])
-def test_the_parser_warns_nobody(expression: str) -> None:
-    """Odd input causes an error, never a Python warning on the terminal."""
+def test_the_parser_prints_no_warnings(expression: str) -> None:
+    """Unusual input causes an error, never a Python warning on the terminal."""
     with pytest.raises(CalcError):
         calculate(expression)
 
@@ -257,14 +257,14 @@ _INTEGERS = st.integers(min_value=0, max_value=10**6).map(lambda n: (str(n), Fra
 
 @given(st.recursive(_INTEGERS, _grown, max_leaves=8))
 def test_it_agrees_with_fractions(made: tuple[str, Fraction]) -> None:
-    """Whole-number expressions have the value that exact rational arithmetic gives them."""
+    """Integer expressions have the value of exact rational arithmetic."""
     expression, value = made
     assert str(value) == calculate(expression)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=0, max_value=1e300))
-def test_a_number_is_itself(value: float) -> None:
-    """Any decimal comes back to 15 digits."""
+def test_decimals_round_trip(value: float) -> None:
+    """Every decimal is shown with its first 15 digits."""
     assert math.isclose(value, float(calculate(repr(value))), rel_tol=1e-14)
 
 
@@ -277,11 +277,11 @@ def _answer_or_reason(text: str) -> str:
 
 @given(st.text(max_size=80))
 def test_any_text_is_answered_or_refused(text: str) -> None:
-    """Whatever the text, there is an answer or a CalcError and nothing else."""
+    """Every text gives a result or a CalcError."""
     assert _answer_or_reason(text)
 
 
 @given(st.text(alphabet="0123456789.eE+-*/%(), sqrtminpi", max_size=60))
 def test_near_arithmetic_is_answered_or_refused(text: str) -> None:
-    """The same for texts that look like arithmetic."""
+    """Every text that resembles arithmetic gives a result or a CalcError."""
     assert _answer_or_reason(text)

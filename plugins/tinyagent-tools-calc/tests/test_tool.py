@@ -1,4 +1,4 @@
-"""The tool as tinyagent sees it."""
+"""The tool `calc` as tinyagent uses it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tinyagent import AgentTool, ToolError
 from tinyagent_tools_calc import calc
 
 
-def test_the_plugin_registers_the_one_tool() -> None:
-    """The hook hands over `calc`."""
+def test_the_plugin_registers_calc() -> None:
+    """The hook registers `calc` only."""
     registered: list[AgentTool] = []
     tinyagent_tools_calc.tinyagent_register_tools(registered.append)
     assert [calc] == registered
@@ -25,17 +25,17 @@ def test_the_entry_point_names_the_module() -> None:
 
 
 def test_it_needs_no_approval() -> None:
-    """The tool changes nothing and says so."""
+    """The tool is read-only."""
     assert calc.read_only
 
 
 async def test_it_answers_with_text() -> None:
-    """The model gets the bare number."""
+    """The model gets the number as text."""
     result = await calc.execute("c1", {"expression": "6 * 7"}, None, lambda partial: None)
     assert result.content == [{"type": "text", "text": "42"}]
 
 
 async def test_it_fails_with_the_reason() -> None:
-    """The model gets the reason and no traceback."""
+    """The model gets the reason without a traceback."""
     with pytest.raises(ToolError, match=r"^division by zero$"):
         await calc.execute("c1", {"expression": "1 / 0"}, None, lambda partial: None)

@@ -1,4 +1,4 @@
-"""A working directory, and the tools in it."""
+"""Fixtures: a working directory, and its tools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Call = Callable[..., Awaitable[AgentToolResult]]
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """The working directory, empty."""
+    """Return an empty working directory."""
     folder = tmp_path / "here"
     folder.mkdir()
     return folder
@@ -24,7 +24,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def call(here: Path) -> Call:
-    """Call a tool by name."""
+    """Return a function that calls a tool by name."""
     tools = {tool.name: tool for tool in file_tools(here)}
 
     async def run(name: str, **arguments: Any) -> AgentToolResult:
@@ -37,7 +37,7 @@ def call(here: Path) -> Call:
 
 @pytest.fixture
 def text(call: Call) -> Callable[..., Awaitable[str]]:
-    """Call a tool for its text."""
+    """Return a function that calls a tool and returns its text."""
 
     async def run(name: str, **arguments: Any) -> str:
         part = (await call(name, **arguments)).content[0]

@@ -1,4 +1,4 @@
-"""`write` and `edit`: the change that was asked for, and no other."""
+"""`write` and `edit` make the requested change and no other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Text = Callable[..., Awaitable[str]]
 
 
 async def test_a_new_file_with_its_folders(here: Path, call: Call) -> None:
-    """Missing folders are made; the mode is what the umask leaves; the bytes are those of the text."""
+    """Missing folders are created; the file has the mode of the umask and exactly the text."""
     result = await call("write", path="a/b/c.txt", content="é\nx\n")
     assert "Created a/b/c.txt: 2 line(s), 5 bytes." == result.content[0]["text"]
     assert {"path": "a/b/c.txt", "created": True, "bytes": 5, "encoding": "UTF-8"} == result.details
@@ -38,8 +38,8 @@ async def test_a_new_file_with_its_folders(here: Path, call: Call) -> None:
     assert stat.S_IMODE((here / "plain").stat().st_mode) == stat.S_IMODE(made.stat().st_mode)
 
 
-async def test_the_mode_is_kept(here: Path, call: Call) -> None:
-    """A script stays executable, a private file private."""
+async def test_the_mode_is_preserved(here: Path, call: Call) -> None:
+    """Executable files stay executable, and private files stay private."""
     for mode in (0o755, 0o600, 0o664):
         (here / "a.sh").write_text("old\n")
         (here / "a.sh").chmod(mode)
@@ -62,10 +62,10 @@ async def test_a_read_only_file_is_not_replaced(here: Path, call: Call) -> None:
     assert "old" == (here / "a.txt").read_text()
 
 
-async def test_a_write_that_fails_leaves_the_old_file(
+async def test_a_failed_write_preserves_the_old_file(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk in the middle: the old content is whole, and nothing else lies around."""
+    """On a full disk the old content is complete, and no temporary file remains."""
     (here / "a.txt").write_text("old")
 
     def full(descriptor: int, data: bytes) -> None:
@@ -78,10 +78,10 @@ async def test_a_write_that_fails_leaves_the_old_file(
     assert [("a.txt", "old")] == [(path.name, path.read_text()) for path in here.iterdir()]
 
 
-async def test_what_changed_meanwhile_is_not_overwritten(
+async def test_a_concurrent_change_is_not_overwritten(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The version of an editor that saves between reading and writing stays, and the model gets an error."""
+    """If an editor saves between reading and writing, its version remains and the call fails."""
     (here / "a.txt").write_text("one two")
     replace = Root.replace
 
@@ -90,9 +90,9 @@ async def test_what_changed_meanwhile_is_not_overwritten(
         replace(self, *given)
 
     monkeypatch.setattr(Root, "replace", late)
-    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+    with pytest.raises(ToolError, match="changed by another program"):
         await call("edit", path="a.txt", old_text="one", new_text="1")
-    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+    with pytest.raises(ToolError, match="changed by another program"):
         await call("write", path="a.txt", content="x")
     assert "somebody's work" == (here / "a.txt").read_text()
     assert ["a.txt"] == [path.name for path in here.iterdir()]
@@ -110,32 +110,32 @@ async def test_what_changed_meanwhile_is_not_overwritten(
         (b"", b"n\xc3\xa9w\n", None),
     ],
 )
-async def test_writing_keeps_encoding_and_line_ends(
+async def test_writing_preserves_encoding_and_line_ends(
     before: bytes, after: bytes, note: str | None, here: Path, text: Text
 ) -> None:
-    """The old file decides how the new text is stored."""
+    """The new text is stored with the encoding and the line ends of the old file."""
     (here / "a.txt").write_bytes(before)
     said = await text("write", path="a.txt", content="néw\n")
     assert after == (here / "a.txt").read_bytes()
     assert (note or "bytes.") in said
 
 
-async def test_what_latin_1_cannot_say_makes_it_utf_8(here: Path, text: Text) -> None:
-    """A whole new text may change the encoding, and that is said."""
+async def test_characters_outside_latin_1_change_the_encoding(here: Path, text: Text) -> None:
+    """A new text may change the encoding to UTF-8, and a note reports it."""
     (here / "a.txt").write_bytes(b"caf\xe9")
     assert "now in UTF-8: Latin-1 has no '日'" in await text("write", path="a.txt", content="日本")
     assert "日本" == (here / "a.txt").read_text()
 
 
-async def test_half_a_character_is_refused(here: Path, call: Call) -> None:
-    """JSON can say a lone surrogate; no file can hold it."""
+async def test_an_unpaired_surrogate_is_refused(here: Path, call: Call) -> None:
+    """JSON can have an unpaired surrogate; a file cannot."""
     with pytest.raises(ToolError, match="unpaired surrogate"):
         await call("write", path="a.txt", content="\ud800")
     assert [] == list(here.iterdir())
 
 
 async def test_a_folder_is_not_replaced(here: Path, call: Call) -> None:
-    """Nor is the working directory itself."""
+    """Folders, including the working directory, are refused."""
     (here / "a").mkdir()
     for path in ("a", ".", ""):
         with pytest.raises(ToolError, match="is a directory"):
@@ -149,7 +149,7 @@ async def test_a_folder_is_not_replaced(here: Path, call: Call) -> None:
 
 
 async def test_an_edit_shows_its_diff(here: Path, call: Call) -> None:
-    """As text for the model, and in the details for programs; the line numbers are those of the file."""
+    """The diff is in the text and in the details, with the line numbers of the file."""
     (here / "a.py").write_text("".join(f"line{n}\n" for n in range(1, 41)))
     result = await call("edit", path="a.py", old_text="line20\n", new_text="twenty\nand more\n")
     diff = (
@@ -162,15 +162,15 @@ async def test_an_edit_shows_its_diff(here: Path, call: Call) -> None:
 
 
 async def test_a_missing_end_of_line_is_shown(here: Path, text: Text) -> None:
-    """As diffs do."""
+    """The diff marks a missing line end, as diff does."""
     (here / "a.txt").write_text("one")
     assert "-one\n\\ No newline at end of file\n+one\n" in (
         await text("edit", path="a.txt", old_text="one", new_text="one\n") + "\n"
     )
 
 
-async def test_a_text_that_stands_twice(here: Path, call: Call) -> None:
-    """Refused with the lines, unless all are meant; one that overlaps itself counts as twice."""
+async def test_a_text_that_occurs_twice_is_refused(here: Path, call: Call) -> None:
+    """The error shows the lines; `replace_all` replaces all. Overlapping matches count, too."""
     (here / "a.txt").write_text("x = 1\ny = 2\nx = 1\n")
     with pytest.raises(ToolError, match=r"2 times in 'a\.txt' \(at lines 1, 3\).*replace_all"):
         await call("edit", path="a.txt", old_text="x = 1", new_text="x = 3")
@@ -193,8 +193,8 @@ async def test_a_text_that_stands_twice(here: Path, call: Call) -> None:
         ("\n\n\n\n", "The file has nothing similar"),
     ],
 )
-async def test_a_text_that_is_not_there(old: str, words: str, here: Path, call: Call) -> None:
-    """The error shows what was probably meant, as it stands in the file; nothing is changed."""
+async def test_a_missing_text_is_refused(old: str, words: str, here: Path, call: Call) -> None:
+    """The error shows the most similar text of the file, and nothing is changed."""
     source = "def f(x):\n    if x:\n        return 'y'\n"
     (here / "a.py").write_text(source)
     with pytest.raises(ToolError) as refused:
@@ -204,8 +204,8 @@ async def test_a_text_that_is_not_there(old: str, words: str, here: Path, call: 
     assert source == (here / "a.py").read_text()
 
 
-async def test_edits_that_make_no_sense(here: Path, call: Call) -> None:
-    """Nothing to replace, nothing changed, no text."""
+async def test_useless_edits_are_refused(here: Path, call: Call) -> None:
+    """An empty text, an equal text and a binary file are refused."""
     (here / "a.txt").write_text("abc")
     (here / "a.bin").write_bytes(b"abc\0\1\2")
     with pytest.raises(ToolError, match="old_text is empty"):
@@ -219,15 +219,15 @@ async def test_edits_that_make_no_sense(here: Path, call: Call) -> None:
 
 
 async def test_a_huge_file_is_not_edited(here: Path, call: Call) -> None:
-    """It would have to be in memory, several times."""
+    """A huge file is refused, because an edit needs its size several times in memory."""
     with (here / "huge").open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(ToolError, match="1,073,741,824 bytes; files of at most"):
         await call("edit", path="huge", old_text="x", new_text="y")
 
 
-async def test_latin_1_that_cannot_say_it_is_left_alone(here: Path, call: Call) -> None:
-    """An edit does not change the encoding of what it does not touch."""
+async def test_an_edit_does_not_change_the_encoding(here: Path, call: Call) -> None:
+    """An edit with characters outside Latin-1 is refused."""
     (here / "a.txt").write_bytes(b"caf\xe9 x")
     with pytest.raises(ToolError, match="has no '日'"):
         await call("edit", path="a.txt", old_text="x", new_text="日")
@@ -236,8 +236,8 @@ async def test_latin_1_that_cannot_say_it_is_left_alone(here: Path, call: Call) 
 
 
 @pytest.mark.parametrize("replace_all", [False, True])
-async def test_line_ends_are_kept(replace_all: bool, here: Path, call: Call) -> None:
-    """The model writes plain line ends; a file with CRLF, or with both, keeps each where it was."""
+async def test_line_ends_are_preserved(replace_all: bool, here: Path, call: Call) -> None:
+    """Every line end of a file with CRLF, or with both kinds, remains as it was."""
     cases = {
         "crlf": (b"a\r\nb\r\nc\r\n", b"x\r\ny\r\nc\r\n"),
         "lf": (b"a\nb\nc\n", b"x\ny\nc\n"),
@@ -256,8 +256,8 @@ _PIECES = st.lists(st.sampled_from(["a", "b", "\n", "\r\n", "\r", "é"]), max_si
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=_PIECES, middle=st.sampled_from(["X", "X\nY", "X\r\nY"]), after=_PIECES)
-def test_what_is_not_replaced_stays_to_the_byte(before: str, middle: str, after: str) -> None:
-    """Whatever line ends there are around the place."""
+def test_other_bytes_do_not_change(before: str, middle: str, after: str) -> None:
+    """The bytes outside the replaced text are the same, whatever the line ends are."""
     text = _Text(before + middle + after)
     old = middle.replace("\r\n", "\n")
     [place] = text.find(old)
@@ -268,7 +268,7 @@ def test_what_is_not_replaced_stays_to_the_byte(before: str, middle: str, after:
 async def test_an_enormous_change_is_not_compared(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A diff of thousands of lines would take long and say little; a long one is cut."""
+    """The diff of thousands of lines is omitted, and a long diff is truncated."""
     (here / "a.txt").write_text("x\n" * 10_000)
     result = await call("edit", path="a.txt", old_text="x", new_text="y", replace_all=True)
     assert "[the diff is too long: lines 1-10000]" == result.details["diff"]
@@ -277,8 +277,8 @@ async def test_an_enormous_change_is_not_compared(
     assert len(result.details["diff"]) < 200
 
 
-async def test_edits_side_by_side_lose_nothing(here: Path, call: Call) -> None:
-    """Calls of one reply may be forced to run in parallel; each edit finds what the one before left."""
+async def test_parallel_edits_lose_nothing(here: Path, call: Call) -> None:
+    """Each parallel edit of a reply applies to the result of the previous one."""
     import asyncio
 
     (here / "a.txt").write_text("".join(f"<{number}>" for number in range(20)))
@@ -291,8 +291,8 @@ async def test_edits_side_by_side_lose_nothing(here: Path, call: Call) -> None:
 # ---- changes by others --------------------------------------------------------------------------------
 
 
-async def test_what_changed_since_it_was_read_is_not_overwritten(here: Path, call: Call) -> None:
-    """A whole file that is written from an old view would undo the work of others; reading again helps."""
+async def test_write_refuses_a_file_that_has_changed(here: Path, call: Call) -> None:
+    """`write` refuses a file that has changed since it was read; reading it again helps."""
     (here / "a.txt").write_text("one\n")
     await call("read", path="a.txt")
     (here / "a.txt").write_text("one\nand the user's line\n")
@@ -305,8 +305,8 @@ async def test_what_changed_since_it_was_read_is_not_overwritten(here: Path, cal
     assert "2\n" == (here / "a.txt").read_text()
 
 
-async def test_an_edit_keeps_the_work_of_others_and_does_not_hide_it(here: Path, call: Call) -> None:
-    """An edit replaces one place of the present file; a whole text from the old view is still refused."""
+async def test_an_edit_preserves_changes_by_others(here: Path, call: Call) -> None:
+    """After an edit, `write` with the old text is still refused."""
     (here / "a.txt").write_text("one\ntwo\n")
     await call("read", path="a.txt")
     (here / "a.txt").write_text("one\ntwo\nthree\n")
@@ -316,10 +316,10 @@ async def test_an_edit_keeps_the_work_of_others_and_does_not_hide_it(here: Path,
         await call("write", path="a.txt", content="1\ntwo\n")
 
 
-async def test_a_change_without_a_trace_is_found(
+async def test_a_change_with_equal_size_and_time_is_found(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same size and the same times: the content itself is compared before it is replaced."""
+    """The content is compared before it is replaced."""
     file = here / "a.txt"
     file.write_text("one two")
     monkeypatch.setattr(_root, "_version", lambda status: (0, 0, 0, 0, 0))
@@ -330,13 +330,13 @@ async def test_a_change_without_a_trace_is_found(
         file.write_text("ONE two")
 
     monkeypatch.setattr(_root, "_write_all", late)
-    with pytest.raises(ToolError, match="changed by something else meanwhile"):
+    with pytest.raises(ToolError, match="changed by another program"):
         await call("edit", path="a.txt", old_text="two", new_text="2")
     assert "ONE two" == file.read_text()
 
 
 async def test_edits_of_several_processes_lose_nothing(here: Path) -> None:
-    """Each of them lands or says that it did not; what landed is there."""
+    """Each edit is in the file or has failed with an error."""
     import asyncio
     import subprocess
     import sys
@@ -354,7 +354,7 @@ async def test_edits_of_several_processes_lose_nothing(here: Path) -> None:
         "                await edit('c', arguments, None, lambda partial: None)\n"
         "                break\n"
         "            except ToolError as error:\n"
-        "                assert 'changed by something else' in str(error), error\n"
+        "                assert 'changed by another program' in str(error), error\n"
         "asyncio.run(main())\n"
     )
     processes = [
@@ -368,7 +368,7 @@ async def test_edits_of_several_processes_lose_nothing(here: Path) -> None:
 
 
 async def test_temporary_files_of_killed_writes_are_removed(here: Path, call: Call) -> None:
-    """The next write in the folder does it; files that only look similar stay."""
+    """The next write in the folder removes them, but not files with similar names."""
     (here / ".tinyagent-0123456789abcdef.tmp").write_text("half")
     (here / ".tinyagent-notes.tmp").write_text("mine")
     (here / ".tinyagent-fedcba9876543210.tmp").symlink_to("a.txt")
@@ -378,11 +378,11 @@ async def test_temporary_files_of_killed_writes_are_removed(here: Path, call: Ca
     )
 
 
-# ---- edits that take no longer than the file is large ------------------------------------------------
+# ---- edits in linear time -------------------------------------------------------------------------
 
 
-async def test_pathological_repeats_take_no_time(here: Path, call: Call) -> None:
-    """Millions of equal lines, and a piece of thousands of them: search, hint and diff are linear."""
+async def test_pathological_repeats_are_fast(here: Path, call: Call) -> None:
+    """With millions of equal lines, the search, the suggestion and the diff are linear."""
     (here / "a.txt").write_text("x\n" * 3_000_000)
     with pytest.raises(ToolError, match="was not found"):
         await call("edit", path="a.txt", old_text="x\n" * 100_000 + "y", new_text="z")
@@ -393,8 +393,8 @@ async def test_pathological_repeats_take_no_time(here: Path, call: Call) -> None
         await call("edit", path="b.txt", old_text="a" * 100 + "b" * 100, new_text="z")
 
 
-async def test_an_edit_does_not_make_a_giant(here: Path, call: Call) -> None:
-    """A small piece that is replaced everywhere by a large one is refused before it is built."""
+async def test_an_edit_cannot_exceed_the_size_limit(here: Path, call: Call) -> None:
+    """Replacing a short text everywhere by a long one is refused before the result is built."""
     (here / "a.txt").write_text("a" * 90_000)
     with pytest.raises(ToolError, match="would grow to 90,000,000,000 characters"):
         await call("edit", path="a.txt", old_text="a", new_text="b" * 1_000_000, replace_all=True)
@@ -405,7 +405,7 @@ async def test_an_edit_does_not_make_a_giant(here: Path, call: Call) -> None:
     before=st.lists(st.sampled_from("abc"), max_size=30), after=st.lists(st.sampled_from("abc"), max_size=30)
 )
 def test_a_diff_can_be_applied(before: list[str], after: list[str]) -> None:
-    """The lines of a diff lead from the old text to the new one."""
+    """Applying the diff to the old text gives the new text."""
     old, new = "".join(f"{line}\n" for line in before), "".join(f"{line}\n" for line in after)
     if old == new:
         return
@@ -425,10 +425,10 @@ def test_a_diff_can_be_applied(before: list[str], after: list[str]) -> None:
     assert after == result + before[position:]
 
 
-async def test_a_lock_that_is_held_for_long_does_not_stop_a_write(
+async def test_a_write_does_not_wait_for_a_lock_forever(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A program that never lets go of the folder costs a wait; new temporary files then stay."""
+    """Without the lock, the write succeeds, and recent temporary files are not removed."""
     monkeypatch.setattr(_lock, "_WAIT_SECONDS", 0.05)
     for name, age in ((".tinyagent-0000000000000000.tmp", 7_200), (".tinyagent-1111111111111111.tmp", 0)):
         (here / name).write_text("half")

@@ -1,4 +1,4 @@
-"""Nothing outside the folder is read or written: each way out is really tried."""
+"""Nothing outside the folder is read or written: the tests try to get out in many ways."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "the secret outside"
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder beside the working directory, with a file in it."""
+    """Return a folder beside the working directory, with a file in it."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "secret.txt").write_text(SECRET)
@@ -31,7 +31,7 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def work(tmp_path: Path, outside: Path) -> Path:
-    """The working directory."""
+    """Return the working directory."""
     folder = tmp_path / "work"
     (folder / "src").mkdir(parents=True)
     (folder / "src" / "main.py").write_text("print(1)\n")
@@ -40,7 +40,7 @@ def work(tmp_path: Path, outside: Path) -> Path:
 
 @pytest.fixture
 def tools(work: Path) -> dict[str, AgentTool]:
-    """The six tools by name."""
+    """Return the six tools by name."""
     return {tool.name: tool for tool in file_tools(work)}
 
 
@@ -64,7 +64,7 @@ EVERY_TOOL = ["read", "write", "edit", "list", "glob", "grep"]
 
 
 def _ways_out(work: Path, outside: Path) -> dict[str, str]:
-    """Paths that lead to the secret file or its folder."""
+    """Return paths that lead to the secret file or its folder."""
     (work / "link-to-file").symlink_to(outside / "secret.txt")
     (work / "link-to-folder").symlink_to(outside)
     (work / "relative-link").symlink_to("../outside")
@@ -92,7 +92,7 @@ def _ways_out(work: Path, outside: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", EVERY_TOOL)
 async def test_no_path_leads_out(name: str, tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
-    """`..`, absolute paths, links to files and folders, /proc: refused by every tool, nothing is touched."""
+    """Every tool refuses `..`, absolute paths, links and /proc, and changes nothing."""
     for way, path in _ways_out(work, outside).items():
         with pytest.raises(ToolError, match="is outside the working directory") as refused:
             await _try(tools, name, **_arguments(name, path))
@@ -103,7 +103,7 @@ async def test_no_path_leads_out(name: str, tools: dict[str, AgentTool], work: P
 
 
 async def test_links_inside_the_folder_are_followed(tools: dict[str, AgentTool], work: Path) -> None:
-    """A link that stays inside works, also by /proc/self/cwd if that is the folder; it stays a link."""
+    """A link to a path inside works, also through /proc/self/cwd, and remains a link."""
     (work / "alias.py").symlink_to("src/main.py")
     (work / "code").symlink_to("src")
     for path in ("alias.py", "code/main.py", str(work / "src" / "main.py"), "src/../src/main.py"):
@@ -113,10 +113,10 @@ async def test_links_inside_the_folder_are_followed(tools: dict[str, AgentTool],
     assert "print(2)\n" == (work / "src" / "main.py").read_text()
 
 
-async def test_the_folder_of_the_process_is_just_a_path(
+async def test_proc_self_cwd_is_resolved(
     tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/proc/self/cwd is judged by where it leads."""
+    """/proc/self/cwd is allowed only if it leads into the folder."""
     monkeypatch.chdir(work)
     result = await _try(tools, "read", path="/proc/self/cwd/src/main.py")
     assert "print(1)" == result.content[0]["text"]
@@ -124,8 +124,8 @@ async def test_the_folder_of_the_process_is_just_a_path(
         await _try(tools, "read", path="/proc/self/cwd/../outside/secret.txt")
 
 
-async def test_odd_paths_are_refused_in_words(tools: dict[str, AgentTool], work: Path) -> None:
-    """NUL, a loop of links, a name that is too long."""
+async def test_invalid_paths_are_refused(tools: dict[str, AgentTool], work: Path) -> None:
+    """NUL, a loop of links and a name that is too long are tool errors."""
     (work / "loop").symlink_to("loop")
     for path in ("a\0b", "loop", "loop/x", "x" * 5_000, "n" * 300):
         with pytest.raises(ToolError):
@@ -134,7 +134,7 @@ async def test_odd_paths_are_refused_in_words(tools: dict[str, AgentTool], work:
             await _try(tools, "write", path=path, content="x")
 
 
-# ---- swapped between check and use ------------------------------------------------------------------
+# ---- replaced between check and use -----------------------------------------------------------------
 
 
 Swap = Callable[[Callable[[], None]], None]
@@ -142,7 +142,7 @@ Swap = Callable[[Callable[[], None]], None]
 
 @pytest.fixture
 def after_the_check(monkeypatch: pytest.MonkeyPatch) -> Swap:
-    """Do something at the worst moment: when a path has been found to be inside, before it is opened."""
+    """Return a function that runs code after a path was checked and before it is opened."""
 
     def arrange(act: Callable[[], None]) -> None:
         locate = Root.locate
@@ -158,17 +158,17 @@ def after_the_check(monkeypatch: pytest.MonkeyPatch) -> Swap:
 
 
 def _replace_by_link(path: Path, target: Path) -> None:
-    """Replace a folder by a link, as a quick attacker would. The second call does nothing."""
+    """Replace a folder by a link, as an attacker would. The second call does nothing."""
     if not path.is_symlink():
         path.rename(path.with_name(path.name + ".was"))
         path.symlink_to(target)
 
 
 @pytest.mark.parametrize("name", EVERY_TOOL)
-async def test_a_folder_swapped_for_a_link(
+async def test_a_folder_replaced_by_a_link_is_refused(
     name: str, tools: dict[str, AgentTool], work: Path, outside: Path, after_the_check: Swap
 ) -> None:
-    """A folder on the way is a link out by the time it is opened: refused."""
+    """A folder of the path becomes a link before it is opened."""
     (work / "src" / "secret.txt").write_text("harmless")
     path = "src" if name in ("list", "glob", "grep") else "src/secret.txt"
     after_the_check(lambda: _replace_by_link(work / "src", outside))
@@ -179,10 +179,10 @@ async def test_a_folder_swapped_for_a_link(
 
 
 @pytest.mark.parametrize("name", ["read", "write", "edit"])
-async def test_a_file_swapped_for_a_link(
+async def test_a_file_replaced_by_a_link_is_refused(
     name: str, tools: dict[str, AgentTool], work: Path, outside: Path, after_the_check: Swap
 ) -> None:
-    """The file itself is a link out by the time it is opened: refused, and the target is untouched."""
+    """The file becomes a link before it is opened; the target is not changed."""
     after_the_check(lambda: _replace_by_link(work / "src" / "main.py", outside / "secret.txt"))
     with pytest.raises(ToolError, match="was replaced by a symbolic link"):
         await _try(tools, name, **_arguments(name, "src/main.py"))
@@ -190,10 +190,10 @@ async def test_a_file_swapped_for_a_link(
 
 
 @pytest.mark.parametrize("name", ["read", "edit"])
-async def test_a_file_swapped_after_it_was_looked_at(
+async def test_opening_a_file_does_not_follow_links(
     name: str, tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even between the last look at a file and its opening: the opening itself does not follow a link."""
+    """The file becomes a link between the last check and its opening."""
     check = Root.check_regular
 
     def late(self: Root, status: os.stat_result, parts: tuple[str, ...]) -> None:
@@ -206,10 +206,10 @@ async def test_a_file_swapped_after_it_was_looked_at(
     assert SECRET == (outside / "secret.txt").read_text()
 
 
-async def test_a_link_put_there_before_the_rename(
+async def test_a_link_before_the_rename_is_not_followed(
     tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A link that appears at the very end is seen or replaced; it is never written through."""
+    """A link that appears before the rename is refused or replaced; its target never changes."""
     check = Root._check_unchanged
 
     def late(self: Root, *given: Any) -> None:
@@ -223,16 +223,18 @@ async def test_a_link_put_there_before_the_rename(
     assert not (work / "src" / "main.py").is_symlink()
 
 
-async def test_the_working_directory_swapped(tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
-    """If the folder itself is another one by now, nothing is opened."""
+async def test_a_new_working_directory_is_refused(
+    tools: dict[str, AgentTool], work: Path, outside: Path
+) -> None:
+    """If the working directory is another folder now, nothing is opened."""
     work.rename(work.with_name("moved"))
     outside.rename(work)
     with pytest.raises(ToolError, match="was replaced by another one"):
         await _try(tools, "read", path="secret.txt")
 
 
-async def test_a_race_in_earnest(tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
-    """While another thread swaps folder and link as fast as it can, the secret never comes out."""
+async def test_a_race_leaks_nothing(tools: dict[str, AgentTool], work: Path, outside: Path) -> None:
+    """Another thread replaces the folder by a link and back as fast as it can."""
     (work / "a").mkdir()
     (work / "a" / "secret.txt").write_text("harmless")
     (work / "link").symlink_to(outside)
@@ -267,11 +269,11 @@ async def test_a_race_in_earnest(tools: dict[str, AgentTool], work: Path, outsid
     assert SECRET == (outside / "secret.txt").read_text()
 
 
-# ---- what is no file --------------------------------------------------------------------------------
+# ---- pipes, devices and hard links ----------------------------------------------------------------
 
 
 async def test_pipes_and_devices_are_not_opened(tools: dict[str, AgentTool], work: Path) -> None:
-    """A named pipe would hang for ever; it is refused, for reading and for writing."""
+    """A named pipe, which would block forever, is refused for reading and writing."""
     os.mkfifo(work / "pipe")
     for name in ("read", "write", "edit"):
         with pytest.raises(ToolError, match="device, pipe or socket"):
@@ -282,7 +284,7 @@ async def test_pipes_and_devices_are_not_opened(tools: dict[str, AgentTool], wor
 async def test_a_hard_link_is_not_written_through(
     tools: dict[str, AgentTool], work: Path, outside: Path
 ) -> None:
-    """Its content can be read, which cannot be detected; writing creates a separate file."""
+    """Reading a hard link cannot be detected; writing creates a separate file."""
     os.link(outside / "secret.txt", work / "hard")
     await _try(tools, "write", path="hard", content="changed")
     assert SECRET == (outside / "secret.txt").read_text()
@@ -307,8 +309,8 @@ async def test_a_hard_link_is_not_written_through(
         "alias/config",
     ],
 )
-async def test_git_is_not_written(path: str, tools: dict[str, AgentTool], work: Path) -> None:
-    """A hook or a setting of Git is a command that runs one day; all spellings, at any depth, new or not."""
+async def test_git_files_are_not_written(path: str, tools: dict[str, AgentTool], work: Path) -> None:
+    """Git's hooks and settings are protected in all spellings, at any depth, new or not."""
     (work / "real.git").mkdir()
     (work / ".git").mkdir()
     (work / ".git" / "config").write_text("[core]\n")
@@ -321,21 +323,21 @@ async def test_git_is_not_written(path: str, tools: dict[str, AgentTool], work: 
     assert "[core]\n" == (work / ".git" / "config").read_text()
 
 
-async def test_git_may_be_read(tools: dict[str, AgentTool], work: Path) -> None:
-    """Which branch this is, for example."""
+async def test_git_files_can_be_read(tools: dict[str, AgentTool], work: Path) -> None:
+    """For example, a model can read which branch is checked out."""
     (work / ".git").mkdir()
     (work / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
     assert "ref: refs/heads/main" == (await _try(tools, "read", path=".git/HEAD")).content[0]["text"]
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".github", "git", ".gitkeep", "a.git"])
-def test_only_git_is_git(name: str) -> None:
-    """Names that only begin like it are free."""
+def test_similar_names_are_not_protected(name: str) -> None:
+    """Names that only begin like Git's names can be written."""
     assert not is_git(name)
 
 
 async def test_a_bare_repository_is_not_written(tools: dict[str, AgentTool], work: Path) -> None:
-    """Git reads the configuration of what looks like a repository, whatever its name."""
+    """Repositories are recognised by their content, whatever their name."""
     for name in ("objects", "refs", "hooks"):
         (work / "data" / name).mkdir(parents=True)
     (work / "data" / "HEAD").write_text("ref: refs/heads/main\n")
@@ -347,7 +349,7 @@ async def test_a_bare_repository_is_not_written(tools: dict[str, AgentTool], wor
 async def test_keys_are_neither_read_nor_written(
     tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TINYAGENT_HOME inside the folder is as if it were not there."""
+    """TINYAGENT_HOME inside the folder cannot be read, listed or written."""
     home = work / "conf"
     home.mkdir()
     (home / "keys.toml").write_text("key = 'sk-test-CANARY'\n")
@@ -365,10 +367,10 @@ async def test_keys_are_neither_read_nor_written(
     assert "[no path matches]" == globbed.content[0]["text"]
 
 
-async def test_keys_are_not_written_before_there_are_any(
+async def test_a_missing_home_is_protected(
     tools: dict[str, AgentTool], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder need not exist; nor does another spelling help."""
+    """TINYAGENT_HOME is protected before it exists, in every spelling."""
     monkeypatch.setenv("TINYAGENT_HOME", str(work / "conf"))
     for path in ("conf/config.toml", "CONF/config.toml"):
         with pytest.raises(ToolError, match="configuration and keys"):
@@ -377,7 +379,7 @@ async def test_keys_are_not_written_before_there_are_any(
 
 
 async def test_plugins_are_not_written(work: Path) -> None:
-    """What tinyagent loads as code: by name, by link, and as itself under another name."""
+    """Code that tinyagent loads is protected by name, by link and under other names."""
     plugin = work / "venv" / "plugin"
     plugin.mkdir(parents=True)
     (plugin / "code.py").write_text("x = 1\n")
@@ -397,8 +399,8 @@ async def test_plugins_are_not_written(work: Path) -> None:
     root.locate("venv/plugin/code.py")
 
 
-async def test_protection_goes_by_identity_too(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a file system that knows another name for the folder, comparing texts is not enough."""
+async def test_protection_compares_device_and_inode(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A protected folder is recognised under another name."""
     (work / "conf").mkdir()
     root = Root(work, lambda: Places(secret=(str(work / "conf"),)))
     monkeypatch.setattr(Root, "_check_text", lambda *given: None)
@@ -407,7 +409,7 @@ async def test_protection_goes_by_identity_too(work: Path, monkeypatch: pytest.M
 
 
 def test_the_known_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The home of tinyagent, the environment it runs in, its own code and that of its plugins are known."""
+    """The home, the environment, the code and the plugins of tinyagent are protected."""
     monkeypatch.setenv("TINYAGENT_HOME", str(tmp_path / "home"))
     places = known_places(str(tmp_path))
     assert str((tmp_path / "home").resolve()) in places.secret
@@ -416,8 +418,8 @@ def test_the_known_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert any(Path(os.__file__).is_relative_to(path) for path in places.fixed)
 
 
-def test_a_tool_file_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-t ./mytools.py` is code of this run, and of the next."""
+def test_a_tool_file_is_protected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of `-t ./mytools.py` is code of this run."""
     module = type(os)("tinyagent_file_mytools")
     module.__file__ = str(tmp_path / "mytools.py")
     monkeypatch.setitem(__import__("sys").modules, "tinyagent_file_mytools", module)
@@ -427,7 +429,7 @@ def test_a_tool_file_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 async def test_a_later_change_of_directory_changes_nothing(
     work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tools stay where they were made."""
+    """The tools stay in the folder for which they were made."""
     monkeypatch.chdir(work)
     tools = {tool.name: tool for tool in file_tools()}
     monkeypatch.chdir(outside)
@@ -436,15 +438,15 @@ async def test_a_later_change_of_directory_changes_nothing(
         await _try(tools, "read", path="secret.txt")
 
 
-def test_the_root_is_a_folder(work: Path) -> None:
-    """A file cannot be one."""
+def test_the_root_must_be_a_folder(work: Path) -> None:
+    """A file cannot be the root."""
     with pytest.raises(NotADirectoryError):
         Root(work / "src" / "main.py")
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
 async def test_the_environment_is_not_read_from_proc() -> None:
-    """A working directory of `/` does not open the process's environment, which may hold keys."""
+    """With `/` as the working directory, the process's environment is protected."""
     tools = {tool.name: tool for tool in file_tools("/")}
     for path in ("proc/self/environ", f"/proc/{os.getppid()}/environ"):
         with pytest.raises(ToolError, match="keys"):

@@ -25,7 +25,7 @@ FILES = {
 
 
 def is_repository(folder: Path) -> bool:
-    """Whether Git itself would take a folder for a repository."""
+    """Return whether Git itself treats a folder as a repository."""
     git = shutil.which("git")
     if git is None:
         pytest.skip("no git")
@@ -40,7 +40,7 @@ def is_repository(folder: Path) -> bool:
 
 
 async def refused(call: Call, **arguments: str) -> bool:
-    """Whether a write was refused on account of Git."""
+    """Return whether a write was refused because of Git."""
     try:
         await call("write", **arguments)
     except ToolError as error:
@@ -53,15 +53,15 @@ async def refused(call: Call, **arguments: str) -> bool:
 async def test_no_order_of_writes_completes_a_repository(
     order: tuple[str, ...], folder: str, here: Path, call: Call
 ) -> None:
-    """The write that would do it is refused, in the working directory itself and below it."""
+    """The completing write is refused, in the working directory and below it."""
     results = [await refused(call, path=folder + name, content=FILES[name]) for name in order]
     assert True in results
     assert [False, False] == results[:2]  # two parts alone are ordinary files
     assert not is_repository(here / folder)
 
 
-def test_git_takes_it_for_a_repository(here: Path) -> None:
-    """The files of these tests are what they pretend to be: without the guard Git would use them."""
+def test_git_accepts_the_test_repositories(here: Path) -> None:
+    """Without the guard, Git would use the files of these tests."""
     for name, content in FILES.items():
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         (here / name).write_text(content)
@@ -84,7 +84,7 @@ def test_git_takes_it_for_a_repository(here: Path) -> None:
     ids=" ".join,
 )
 async def test_other_spellings_and_parts(names: tuple[str, ...], here: Path, call: Call) -> None:
-    """Names that some file system takes for the same, and the shared part of a repository without `HEAD`."""
+    """Equivalent names, and the shared part of a repository without `HEAD`, are refused."""
     for order in itertools.permutations(names):
         results = [await refused(call, path=name, content="x") for name in order]
         assert [False] * (len(order) - 1) + [True] == results, order
@@ -92,16 +92,16 @@ async def test_other_spellings_and_parts(names: tuple[str, ...], here: Path, cal
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
-async def test_parts_that_came_by_links_count(here: Path, call: Call, tmp_path: Path) -> None:
-    """A link in the working tree may stand for a folder of a repository."""
+async def test_linked_parts_count(here: Path, call: Call, tmp_path: Path) -> None:
+    """A link in the working tree may be a folder of a repository."""
     (here / "data").mkdir()
     (here / "data" / "objects").symlink_to(tmp_path)
     (here / "data" / "refs").symlink_to("nowhere")
     assert await refused(call, path="data/HEAD", content="x")
 
 
-async def test_what_git_is_configured_by(here: Path, call: Call) -> None:
-    """Attributes and submodules choose what Git runs; at any depth and in any spelling."""
+async def test_files_that_configure_git_are_protected(here: Path, call: Call) -> None:
+    """Attributes and submodules are protected at any depth and in any spelling."""
     for path in (
         ".gitattributes",
         "sub/.GitAttributes",
@@ -114,8 +114,8 @@ async def test_what_git_is_configured_by(here: Path, call: Call) -> None:
     assert not await refused(call, path=".gitignore", content="x\n")
 
 
-async def test_the_inside_of_a_repository(here: Path, call: Call) -> None:
-    """A bare one, a worktree's, a submodule's, one that a `.git` file leads to; also by `edit`."""
+async def test_the_data_of_repositories_is_protected(here: Path, call: Call) -> None:
+    """Bare repositories, worktrees, submodules and targets of `.git` files are protected."""
     for folder in ("bare", ".git/modules/sub", "separate"):
         for name, content in FILES.items():
             (here / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ async def test_the_inside_of_a_repository(here: Path, call: Call) -> None:
 
 
 async def test_a_working_directory_inside_git(here: Path) -> None:
-    """Starting in the hooks of a repository does not make them ordinary files."""
+    """Files in the hooks folder are protected if it is the working directory."""
     for folder in (here / ".git" / "hooks", here / "bare" / "hooks"):
         folder.mkdir(parents=True)
     for name in ("objects", "refs"):
@@ -149,10 +149,10 @@ async def test_a_working_directory_inside_git(here: Path) -> None:
             await write("call", {"path": "pre-commit", "content": "x"}, None, lambda partial: None)
 
 
-async def test_what_the_configuration_names(
+async def test_configured_paths_are_protected(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A folder with hooks, an included file and attributes, of the repository and of the user."""
+    """Hooks, included files and attributes of the repository and of the user are protected."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -173,8 +173,8 @@ async def test_what_the_configuration_names(
         assert not await refused(call, path=path, content="x"), path
 
 
-async def test_what_inner_and_outer_repositories_name(here: Path) -> None:
-    """Each repository around a file counts: one below the working directory, and each one above it."""
+async def test_inner_and_outer_repositories_count(here: Path) -> None:
+    """Repositories below and above the working directory protect their configured paths."""
     deep = here / "sub" / "work" / "deep"
     for tree, hooks in ((here, "sub/work/a"), (here / "sub", "work/b"), (deep, "../deep/c")):
         (tree / ".git").mkdir(parents=True)
@@ -192,7 +192,7 @@ async def test_what_inner_and_outer_repositories_name(here: Path) -> None:
         await write("call", {"path": path, "content": "x"}, None, lambda partial: None)
 
 
-async def test_ordinary_names_are_free(here: Path, call: Call) -> None:
-    """Folders with some of these names are no repository."""
+async def test_ordinary_folders_are_not_protected(here: Path, call: Call) -> None:
+    """A folder with only some of these names is not a repository."""
     for path in ("objects/car.obj", "config/app.toml", "hooks/useState.ts", "info/x", "HEAD", "src/refs/a.c"):
         assert not await refused(call, path=path, content="x"), path

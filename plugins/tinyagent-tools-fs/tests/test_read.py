@@ -1,4 +1,4 @@
-"""`read` and `list`: what a model gets to see of a file and a folder."""
+"""`read` and `list`: the text that a model gets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PNG = base64.b64decode(
 
 
 def test_the_plugin_registers_six_tools() -> None:
-    """Those that look need no approval, those that write do."""
+    """Only tools that write need approval."""
     registered: list[AgentTool] = []
     tinyagent_tools_fs.tinyagent_register_tools(registered.append)
     assert {"read": True, "write": False, "edit": False, "list": True, "glob": True, "grep": True} == {
@@ -39,17 +39,18 @@ def test_the_entry_point_names_the_module() -> None:
 
 
 async def test_a_file_is_shown_as_it_is(here: Path, text: Text) -> None:
-    """No numbers, no note, nothing lost."""
+    """A file is shown without numbers and notes."""
     (here / "a.py").write_text("def f():\n\treturn 'é'\n\n\n")
     assert "def f():\n\treturn 'é'\n\n" == await text("read", path="a.py")
 
 
 async def test_a_range_of_lines(here: Path, call: Call) -> None:
-    """From `offset`, at most `limit`; the note says what there is and how to go on."""
+    """`offset` and `limit` select lines; the note shows how to continue."""
     (here / "a.txt").write_text("".join(f"line {n}\n" for n in range(1, 11)))
     result = await call("read", path="a.txt", offset=4, limit=2, line_numbers=True)
     assert (
-        "     4\tline 4\n     5\tline 5\n[lines 4-5 of 10; go on with offset=6]" == result.content[0]["text"]
+        "     4\tline 4\n     5\tline 5\n[lines 4-5 of 10; continue with offset=6]"
+        == result.content[0]["text"]
     )
     assert (4, 5, 10, True) == tuple(
         result.details[key] for key in ("first_line", "last_line", "total_lines", "truncated")
@@ -57,20 +58,20 @@ async def test_a_range_of_lines(here: Path, call: Call) -> None:
 
 
 async def test_a_range_beyond_the_end(here: Path, call: Call) -> None:
-    """It says how many lines there are."""
+    """The error shows the number of lines."""
     (here / "a.txt").write_text("one\ntwo")
     with pytest.raises(ToolError, match=r"has 2 line\(s\), so there is no line 3"):
         await call("read", path="a.txt", offset=3)
 
 
-async def test_an_empty_file_is_said_to_be_empty(here: Path, text: Text) -> None:
-    """An empty text would look like a failure."""
+async def test_an_empty_file_has_a_note(here: Path, text: Text) -> None:
+    """The result of an empty file is a note, not an empty text."""
     (here / "a.txt").write_bytes(b"")
     assert "[a.txt is empty]" == await text("read", path="a.txt")
 
 
-async def test_a_name_that_is_nearly_right(here: Path, call: Call) -> None:
-    """The error names what is there."""
+async def test_similar_names_are_suggested(here: Path, call: Call) -> None:
+    """The error suggests existing names."""
     (here / "src").mkdir()
     (here / "src" / "main.py").write_text("")
     with pytest.raises(ToolError, match=r"There is no 'src/mian\.py'.* Did you mean 'src/main\.py'\?"):
@@ -96,14 +97,14 @@ async def test_a_name_that_is_nearly_right(here: Path, call: Call) -> None:
 async def test_unicode_encodings_are_recognised(
     data: bytes, label: str | None, here: Path, text: Text
 ) -> None:
-    """The text is the same; the note says what it was, unless it was plain UTF-8."""
+    """The text is the same, and a note shows the encoding unless it is UTF-8."""
     (here / "a.txt").write_bytes(data)
     note = "" if label is None else f"\n[encoding: {label}]"
     assert f"naïve — 日本{note}" == await text("read", path="a.txt")
 
 
-async def test_latin_1_is_a_guess_and_said_to_be_one(here: Path, text: Text) -> None:
-    """Also where the first byte that is not UTF-8 comes late."""
+async def test_latin_1_is_marked_as_a_guess(here: Path, text: Text) -> None:
+    """Latin-1 is used even if the first byte that is not UTF-8 is far from the start."""
     (here / "a.txt").write_bytes("café\n".encode("latin-1"))
     assert "café\n[encoding: Latin-1 (a guess: it is not UTF-8)]" == await text("read", path="a.txt")
     (here / "late.txt").write_bytes(b"ok\n" * 30_000 + "café\n".encode("latin-1"))
@@ -112,38 +113,38 @@ async def test_latin_1_is_a_guess_and_said_to_be_one(here: Path, text: Text) -> 
 
 
 def test_utf_16_without_a_mark_is_recognised() -> None:
-    """By its zero bytes, of which text in UTF-8 has none."""
+    """UTF-16 is recognised by its NUL bytes."""
     for codec in ("utf-16-le", "utf-16-be"):
         found = detect("Hello, world\n".encode(codec), whole=True)
         assert found is not None
         assert codec == found.codec
 
 
-def test_a_character_that_is_cut_by_the_sample_does_not_matter() -> None:
-    """UTF-8 stays UTF-8 where the first part of a file ends in the middle of a character."""
+def test_a_character_may_cross_the_end_of_the_sample() -> None:
+    """The file is still recognised as UTF-8."""
     head = "é".encode() * 10
     assert "utf-8" == getattr(detect(head[:-1], whole=False), "codec", None)
     assert "latin-1" == getattr(detect(head[:-1], whole=True), "codec", None)
 
 
-async def test_line_ends_of_windows_are_said(here: Path, text: Text) -> None:
-    """The model sees plain line ends, and that the file has others."""
+async def test_crlf_has_a_note(here: Path, text: Text) -> None:
+    """The model gets LF, and a note about CRLF."""
     (here / "a.txt").write_bytes(b"one\r\ntwo\r\n")
-    assert "one\ntwo\n[line ends: CRLF, which edit and write keep]" == await text("read", path="a.txt")
+    assert "one\ntwo\n[line ends: CRLF, preserved by edit and write]" == await text("read", path="a.txt")
 
 
 @pytest.mark.parametrize(
     "data", [b"\x7fELF\x02\x01\x01\0\0\0\0", bytes(range(256)), b"\x01\x02\x03\x04" * 9, b"\xff\xfe\x00\xd8x"]
 )
 async def test_binary_files_are_refused(data: bytes, here: Path, call: Call) -> None:
-    """With their size, and without their bytes."""
+    """The error shows the size but no bytes."""
     (here / "a.bin").write_bytes(data)
     with pytest.raises(ToolError, match=rf"'a\.bin' is a binary file of {len(data)} bytes"):
         await call("read", path="a.bin")
 
 
-async def test_an_image_is_an_image(here: Path, call: Call) -> None:
-    """By its content, whatever its name."""
+async def test_images_are_recognised_by_content(here: Path, call: Call) -> None:
+    """Images are recognised whatever their names are."""
     (here / "picture").write_bytes(PNG)
     said, image = (await call("read", path="picture")).content
     assert f"[picture: image/png, {len(PNG)} bytes]" == said["text"]
@@ -154,7 +155,7 @@ async def test_an_image_is_an_image(here: Path, call: Call) -> None:
 async def test_an_image_that_is_too_large_is_refused(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It says how large it may be."""
+    """The error shows the limit."""
     monkeypatch.setattr(_read, "MAX_IMAGE", 50)
     (here / "picture.png").write_bytes(PNG)
     with pytest.raises(ToolError, match="at most 50 can be shown"):
@@ -162,7 +163,7 @@ async def test_an_image_that_is_too_large_is_refused(
 
 
 async def test_a_large_file_comes_in_parts(here: Path, call: Call) -> None:
-    """What one call shows is bounded; going on as the notes say gives the whole, once."""
+    """Following the notes gives the complete file, each part once."""
     lines = [f"{number} {'x' * 60}" for number in range(3_000)]
     (here / "big.txt").write_text("\n".join(lines))
     seen: list[str] = []
@@ -179,43 +180,43 @@ async def test_a_large_file_comes_in_parts(here: Path, call: Call) -> None:
 
 
 async def test_a_huge_file_shows_its_head(here: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not read to its end to count lines, nor kept in memory; the size is said instead."""
+    """A huge file is not read to its end; the note shows its size instead of its lines."""
     with (here / "huge.log").open("wb") as file:
         file.write(b"first line\n" * 10)
-        file.truncate(20 * 1024 * 1024 * 1024)  # 20 GiB, of which next to nothing exists
+        file.truncate(20 * 1024 * 1024 * 1024)  # 20 GiB as a sparse file
     monkeypatch.setattr(_read, "SAMPLE", 64)
     result = await call("read", path="huge.log", limit=3)
     assert (
-        "first line\n" * 3 + "[lines 1-3 of more (21,474,836,480 bytes); go on with offset=4]"
+        "first line\n" * 3 + "[lines 1-3 of more (21,474,836,480 bytes); continue with offset=4]"
         == (result.content[0]["text"])
     )
     assert result.details["total_lines"] is None
 
 
-async def test_a_place_far_into_a_huge_file_is_not_looked_for(
+async def test_an_offset_beyond_the_scan_limit_is_refused(
     here: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After so many characters it says so, also if they are all in one line."""
+    """The limit applies to many lines and to one long line."""
     monkeypatch.setattr(_read, "MAX_SCAN", 4_000_000)
     with (here / "huge.log").open("wb") as file:
         file.write(b"first line\n" * 10_000)
         file.truncate(20 * 1024 * 1024 * 1024)
-    with pytest.raises(ToolError, match="more than 4,000,000 characters into the file"):
+    with pytest.raises(ToolError, match="beyond 4,000,000 characters"):
         await call("read", path="huge.log", offset=10_002)
 
 
-async def test_long_lines_are_cut(here: Path, text: Text) -> None:
-    """One line of a minified file does not take all the room, and the cut is marked."""
+async def test_long_lines_are_truncated(here: Path, text: Text) -> None:
+    """A long line is truncated with a mark."""
     (here / "a.js").write_text("x" * 1_000_000 + "\nshort\n")
     shown = await text("read", path="a.js")
-    assert f"{'x' * 2_000} [… 1,000,000 characters in this line]\nshort\n[1 long line(s) cut]" == shown
+    assert f"{'x' * 2_000} [… 1,000,000 characters in this line]\nshort\n[1 long line(s) truncated]" == shown
 
 
 # ---- list -------------------------------------------------------------------------------------------
 
 
 async def test_a_folder_is_listed(here: Path, text: Text) -> None:
-    """Sorted; folders end in a slash; links say where they lead and are not followed; no hidden names."""
+    """Names are sorted; folders end in a slash, links show their target, hidden names are omitted."""
     (here / "b.txt").write_text("")
     (here / "a").mkdir()
     (here / ".hidden").write_text("")
@@ -226,8 +227,8 @@ async def test_a_folder_is_listed(here: Path, text: Text) -> None:
     assert "[a is empty]" == await text("list", path="a", hidden=True)
 
 
-async def test_a_long_list_is_cut(here: Path, text: Text) -> None:
-    """And says how much is missing."""
+async def test_a_long_list_is_truncated(here: Path, text: Text) -> None:
+    """A note shows the number of omitted names."""
     for number in range(1_003):
         (here / f"{number:04}").touch()
     lines = (await text("list")).splitlines()
@@ -251,10 +252,8 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-async def test_odd_names_are_quoted_and_can_be_given_back(
-    name: bytes, here: Path, call: Call, text: Text
-) -> None:
-    """One line for one name, in every tool; what is shown leads to the file, for each of them."""
+async def test_unusual_names_are_quoted(name: bytes, here: Path, call: Call, text: Text) -> None:
+    """Every tool shows a name on one line, and accepts the quoted form."""
     (here / "sub").mkdir()
     with open(bytes(here) + b"/sub/" + name, "wb") as file:  # noqa: PTH123 - a name in bytes
         file.write(b"needle\n")
@@ -273,8 +272,8 @@ async def test_odd_names_are_quoted_and_can_be_given_back(
     assert "\n" not in str(missing.value)
 
 
-async def test_a_name_cannot_pass_for_something_else(here: Path, text: Text) -> None:
-    """A link, a note of ours, a match in another file."""
+async def test_a_name_cannot_imitate_output(here: Path, text: Text) -> None:
+    """A name cannot look like a link, a note or a match."""
     (here / "a -> b").write_text("")
     (here / "[more than 2; use a narrower pattern]").write_text("")
     (here / "safe.py:3:x").write_text("needle\n")
@@ -284,8 +283,8 @@ async def test_a_name_cannot_pass_for_something_else(here: Path, text: Text) -> 
     assert '"safe.py:3:x":1:needle' == await text("grep", pattern="needle")
 
 
-async def test_quotes_that_are_not_ours_are_part_of_the_name(here: Path, text: Text) -> None:
-    """A path that only looks quoted is taken as it is; octal escapes of Git's are understood."""
+async def test_other_quotes_are_part_of_the_name(here: Path, text: Text) -> None:
+    """Invalid quoted forms are plain names; Git's octal escapes are decoded."""
     (here / "caf\u00e9").write_text("x")
     (here / '"a"b"').write_text("y")
     assert "x" == await text("read", path=r'"caf\303\251"')
@@ -293,7 +292,7 @@ async def test_quotes_that_are_not_ours_are_part_of_the_name(here: Path, text: T
 
 
 async def test_a_file_cannot_be_listed(here: Path, call: Call) -> None:
-    """It says that it is one."""
+    """`list` refuses a file."""
     (here / "a.txt").write_text("")
     with pytest.raises(ToolError, match=r"'a\.txt' is not a directory"):
         await call("list", path="a.txt")

@@ -1,4 +1,4 @@
-"""`glob` and `grep`: with ripgrep and without it the same."""
+"""`glob` and `grep` have the same results with and without ripgrep."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RG = shutil.which("rg")
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search here: starting a process for each question would take most of the time of these tests."""
+    """Search in this process, because starting a process for each search is slow."""
 
     async def ask(
         root: Root, start: Parts, request: GlobRequest | GrepRequest, stop: asyncio.Event | None
@@ -44,7 +44,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["python", pytest.param("ripgrep", marks=pytest.mark.skipif(not RG, reason="no rg"))])
 def engine(request: pytest.FixtureRequest, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With ripgrep, and without."""
+    """Run a test with ripgrep and without it."""
     if request.param == "python":
         monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
     return str(request.param)
@@ -52,7 +52,7 @@ def engine(request: pytest.FixtureRequest, in_this_process: None, monkeypatch: p
 
 @pytest.fixture
 def project(here: Path) -> Path:
-    """A project with files that are ignored, hidden, binary, and in several encodings."""
+    """Create a project with ignored, hidden and binary files, and several encodings."""
     files: dict[str, str | bytes] = {
         ".gitignore": "*.log\n!keep.log\nbuild/\n/only-top.txt\n# a comment\n\\\n",
         ".git/config": "needle in git\n",
@@ -83,7 +83,7 @@ def project(here: Path) -> Path:
 
 
 async def test_glob_finds_in_order(in_this_process: None, project: Path, text: Text) -> None:
-    """Sorted; a name in any folder; nothing ignored, nothing hidden, not `.git`."""
+    """Paths are sorted; ignored and hidden files and `.git` are omitted."""
     assert ["a.py", "keep.log", "src/b.log"] == (await text("glob", pattern="*.{py,log}")).splitlines()
     assert ["src/lib/"] == (await text("glob", pattern="lib")).splitlines()
     assert ["src/lib/latin.txt", "src/lib/utf16.txt"] == (
@@ -91,16 +91,16 @@ async def test_glob_finds_in_order(in_this_process: None, project: Path, text: T
     ).splitlines()
 
 
-async def test_glob_of_what_is_hidden_and_ignored(in_this_process: None, project: Path, text: Text) -> None:
-    """Each only when asked for; `.git` never."""
+async def test_glob_of_hidden_and_ignored(in_this_process: None, project: Path, text: Text) -> None:
+    """`.git` is never included."""
     assert ".hidden/deep.txt" in await text("glob", pattern="**/*.txt", hidden=True)
     shown = await text("glob", pattern="*", ignored=True)
     assert {"b.log", "build/", "build/out.py", "only-top.txt", "src/gen_x.py"} <= set(shown.splitlines())
     assert ".git" not in await text("glob", pattern="config", hidden=True, ignored=True)
 
 
-async def test_glob_is_capped(project: Path, call: Call) -> None:
-    """And says so."""
+async def test_glob_has_a_limit(project: Path, call: Call) -> None:
+    """A note reports the limit."""
     result = await call("glob", pattern="*", limit=2)
     assert "a.py\nkeep.log\n[stopped at 2 paths; use a narrower pattern]" == result.content[0]["text"]
     assert {"paths": ["a.py", "keep.log"], "truncated": True} == result.details
@@ -126,20 +126,20 @@ async def test_glob_is_capped(project: Path, call: Call) -> None:
     ],
 )
 def test_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
-    """What a pattern matches and what it does not."""
+    """Each pattern matches these paths and no others."""
     matches = compile_glob(pattern)
     assert (yes, []) == tuple([path for path in paths if matches(path.split("/"))] for paths in (yes, no))
 
 
 @pytest.mark.parametrize("pattern", ["../*", "a/../../b", "  ", "{a,b}" * 7, "x" * 1_001])
-def test_patterns_that_are_refused(pattern: str) -> None:
-    """Upwards, empty, or exploding."""
+def test_invalid_patterns_are_refused(pattern: str) -> None:
+    """`..`, empty patterns and patterns with too many alternatives are refused."""
     with pytest.raises(ToolError):
         compile_glob(pattern)
 
 
-def test_no_pattern_takes_long() -> None:
-    """One that makes simple matchers try every way answers at once."""
+def test_all_patterns_are_fast() -> None:
+    """A pattern that causes backtracking in simple matchers is fast."""
     assert not compile_glob("*a" * 200 + "b")(["a" * 250])
     assert not compile_glob("**/a/" * 150 + "b")(["a"] * 200)
 
@@ -147,8 +147,8 @@ def test_no_pattern_takes_long() -> None:
 # ---- grep -------------------------------------------------------------------------------------------
 
 
-async def test_a_process_searches(project: Path, text: Text) -> None:
-    """The same, in earnest; what is wrong is said from there, too."""
+async def test_searches_run_in_a_process(project: Path, text: Text) -> None:
+    """Results and errors are the same from a process."""
     assert "a.py:2:needle one" == await text("grep", pattern="needle one")
     (project / "src" / "lib").rename(project / "moved")
     with pytest.raises(ToolError, match="There is no 'src/lib'"):
@@ -156,7 +156,7 @@ async def test_a_process_searches(project: Path, text: Text) -> None:
 
 
 async def test_grep_finds(engine: str, project: Path, call: Call) -> None:
-    """Lines of text files in every encoding, in order; nothing ignored, hidden or binary."""
+    """Matching lines are found in every encoding; ignored, hidden and binary files are skipped."""
     result = await call("grep", pattern="needle")
     assert [
         "a.py:2:needle one",
@@ -170,7 +170,7 @@ async def test_grep_finds(engine: str, project: Path, call: Call) -> None:
 
 
 async def test_grep_in_a_folder(engine: str, project: Path, text: Text) -> None:
-    """The rules of the folders above still hold, also without a repository; a glob does not undo them."""
+    """The rules of parent folders apply, also without a repository and with a glob."""
     assert ["src/b.log:1:needle again"] == (
         await text("grep", pattern="needle", path="src", glob="*.log")
     ).splitlines()
@@ -183,8 +183,8 @@ async def test_grep_in_a_folder(engine: str, project: Path, text: Text) -> None:
     assert "[no line matches]" == await text("grep", pattern="needle", path="src/sub", glob="**")
 
 
-async def test_grep_of_what_is_hidden_and_ignored(engine: str, project: Path, text: Text) -> None:
-    """Each only when asked for; `.git` never, unless it is named."""
+async def test_grep_of_hidden_and_ignored(engine: str, project: Path, text: Text) -> None:
+    """`.git` is searched only if it is the path."""
     shown = await text("grep", pattern="needle", hidden=True, ignored=True)
     for words in ("hidden", "env", "log", "built", "top", "generated"):
         assert f"needle {words}" in shown
@@ -193,8 +193,8 @@ async def test_grep_of_what_is_hidden_and_ignored(engine: str, project: Path, te
     assert "build/out.py:1:needle built" == await text("grep", pattern="needle", path="build/out.py")
 
 
-async def test_rules_from_outside_do_not_count(engine: str, project: Path, text: Text) -> None:
-    """A `.gitignore` above the working directory, or another program's ignore file, hides nothing."""
+async def test_rules_from_outside_do_not_apply(engine: str, project: Path, text: Text) -> None:
+    """Rules above the working directory and other ignore files have no effect."""
     (project.parent / ".gitignore").write_text("*\n")
     (project / ".ignore").write_text("*\n")
     (project / ".rgignore").write_text("*\n")
@@ -202,7 +202,7 @@ async def test_rules_from_outside_do_not_count(engine: str, project: Path, text:
 
 
 async def test_grep_with_context(engine: str, here: Path, text: Text) -> None:
-    """Lines around each match, none twice, a mark between what is apart."""
+    """Lines of context are shown once, with a mark between separate parts."""
     (here / "a.txt").write_text("1\n2 x\n3\n4 x\n5\n6\n7\n8 x\n9\n")
     (here / "b.txt").write_text("x\r\ny\r\n")
     assert [
@@ -212,7 +212,7 @@ async def test_grep_with_context(engine: str, here: Path, text: Text) -> None:
 
 
 async def test_grep_options(engine: str, project: Path, text: Text) -> None:
-    """Case, literal text, and an expression that ripgrep alone does not know."""
+    """Case, literal text, and expressions that ripgrep does not support work."""
     assert "src/lib/util.ts:2:NEEDLE upper" in await text("grep", pattern="needle", ignore_case=True)
     (project / "c.txt").write_text("a.b(\naxb\n-v\n")
     assert "c.txt:1:a.b(" == await text("grep", pattern="a.b(", literal=True)
@@ -221,8 +221,8 @@ async def test_grep_options(engine: str, project: Path, text: Text) -> None:
     assert "src/lib/latin.txt:1:needle café" == await text("grep", pattern="café")
 
 
-async def test_grep_is_capped(engine: str, here: Path, call: Call) -> None:
-    """Matches, the length of a line (around the match), and the whole."""
+async def test_grep_has_limits(engine: str, here: Path, call: Call) -> None:
+    """Matches, long lines and the complete result are limited."""
     (here / "a.txt").write_text("x\n" * 500)
     result = await call("grep", pattern="x", limit=3)
     assert ["a.txt:1:x", "a.txt:2:x", "a.txt:3:x"] == result.content[0]["text"].splitlines()[:3]
@@ -238,22 +238,20 @@ async def test_grep_is_capped(engine: str, here: Path, call: Call) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["(", "*", "[a", "(?P<x>a)(?P<x>b)", "a{99999999999}"])
-async def test_a_wrong_expression(pattern: str, call: Call) -> None:
-    """It says what is wrong, and that `literal` exists."""
+async def test_an_invalid_expression_is_refused(pattern: str, call: Call) -> None:
+    """The error explains the mistake and mentions `literal`."""
     with pytest.raises(ToolError, match=r"is not a regular expression.*set literal"):
         await call("grep", pattern=pattern)
 
 
 def children() -> set[str]:
-    """The processes that this one has started and not yet reaped."""
+    """Return the child processes of this process that are not reaped."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {number for task in tasks for number in task.read_text().split()}
 
 
-async def test_an_expression_that_never_ends_is_killed(
-    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the time is up the process is gone. What it had found is shown, and a note says so."""
+async def test_an_endless_search_is_killed(here: Path, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the time limit the process is killed; the results so far are shown with a note."""
     (here / "a.txt").write_text("aaaa!\n")
     (here / "b.txt").write_text("a" * 60 + "b\n")
     before = children()
@@ -266,7 +264,7 @@ async def test_an_expression_that_never_ends_is_killed(
 
 
 async def test_an_abort_ends_a_search(here: Path) -> None:
-    """With an error, and without a process left."""
+    """An abort raises an error and ends the process."""
     (here / "a.txt").write_text("a" * 60 + "b\n")
     before, stop = children(), asyncio.Event()
     request = GrepRequest(r"^(a+)+!", None, False, False, 0, False, False, 10, None)
@@ -281,7 +279,7 @@ async def test_an_abort_ends_a_search(here: Path) -> None:
 
 
 async def test_a_cancelled_search_leaves_no_process(here: Path, call: Call) -> None:
-    """Nor a task."""
+    """A cancellation ends the process and all tasks."""
     (here / "b.txt").write_text("a" * 60 + "b\n")
     before = children()
     searching = asyncio.create_task(call("grep", pattern=r"^(a+)+!"))
@@ -296,7 +294,7 @@ async def test_a_cancelled_search_leaves_no_process(here: Path, call: Call) -> N
 async def test_a_module_in_the_folder_is_not_imported(
     here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that is named like one of our imports is a file, also if Python was started to look there."""
+    """The search process never imports modules from the folder."""
     for name in ("pathspec", "json", "re", "sitecustomize", "platformdirs"):
         (here / f"{name}.py").write_text(f"open({str(here / 'tripwire')!r}, 'w')\n")
     monkeypatch.chdir(here)
@@ -318,13 +316,11 @@ def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.Monkey
     assert str(program) == tinyagent_tools_fs._ripgrep(Root(here / "elsewhere"))
 
 
-# ---- what is left out ---------------------------------------------------------------------------------
+# ---- skipped files -----------------------------------------------------------------------------------
 
 
-async def test_what_was_not_searched_is_counted(
-    here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Files that are too large, and folders that are nested too deeply."""
+async def test_skipped_files_are_counted(here: Path, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that are too large and folders that are nested too deeply are counted."""
     monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
     (here / "large.txt").write_text("needle\n" * 1_600_000)
     (here / "small.txt").write_text("needle\n")
@@ -335,15 +331,15 @@ async def test_what_was_not_searched_is_counted(
     (deep / "x.txt").write_text("needle\n")
     assert [
         "small.txt:1:needle",
-        "[folders nested too deeply, left out: 1; search below them; files over 10 MiB, not searched: 1]",
+        "[folders nested too deeply, skipped: 1; search below them; files over 10 MiB, not searched: 1]",
     ] == (await text("grep", pattern="needle")).splitlines()
     assert "nested too deeply" in await text("glob", pattern="*.txt")
     assert "files over 10 MiB, not searched: 1" in await text("grep", pattern="needle", path="large.txt")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-async def test_what_cannot_be_read_is_counted(engine: str, here: Path, text: Text) -> None:
-    """A folder and a file without permission."""
+async def test_unreadable_paths_are_counted(engine: str, here: Path, text: Text) -> None:
+    """A folder and a file without permission are counted."""
     (here / "closed").mkdir(mode=0)
     (here / "closed.txt").write_text("needle\n")
     (here / "closed.txt").chmod(0)
@@ -354,7 +350,7 @@ async def test_what_cannot_be_read_is_counted(engine: str, here: Path, text: Tex
 
 
 def test_a_folder_that_cannot_be_opened_is_counted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is found; the same also for root, to whom no folder is closed."""
+    """The rest is searched, also when root runs the test."""
     (here / "closed").mkdir()
     (here / "open.txt").write_text("")
     folder = Root.folder
@@ -369,13 +365,13 @@ def test_a_folder_that_cannot_be_opened_is_counted(here: Path, monkeypatch: pyte
     assert [{"path": "closed/"}, {"path": "open.txt"}, {"unreadable": 1}] == found
 
 
-async def test_a_search_stops_before_it_fills_the_memory(
+async def test_a_search_has_a_memory_limit(
     in_this_process: None, here: Path, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a call cannot show anyway is not collected."""
+    """A search stops when it has more results than a call can show."""
     monkeypatch.setattr(_search, "MAX_SENT", 10_000)
     (here / "a.txt").write_text(("x" * 300 + "\n") * 1_000)
-    assert "stopped: there is more than a call can show" in await text("grep", pattern="x", limit=10_000)
+    assert "stopped: too many matches for one call" in await text("grep", pattern="x", limit=10_000)
 
 
 async def test_a_line_is_one_line(in_this_process: None, here: Path, text: Text) -> None:
@@ -384,8 +380,8 @@ async def test_a_line_is_one_line(in_this_process: None, here: Path, text: Text)
     assert r"a.txt:1:needle\rb.txt:1:forged\u2028c.txt:2:forged" == await text("grep", pattern="needle")
 
 
-async def test_half_a_character_is_refused_in_words(call: Call) -> None:
-    """JSON can hold a lone surrogate, and another process cannot be sent one."""
+async def test_an_unpaired_surrogate_is_refused_in_patterns(call: Call) -> None:
+    """JSON can have an unpaired surrogate; a process cannot get one."""
     for name in ("glob", "grep"):
         with pytest.raises(ToolError, match="is an unpaired surrogate"):
             await call(name, pattern="a\ud800")
@@ -396,7 +392,7 @@ async def test_half_a_character_is_refused_in_words(call: Call) -> None:
 
 @pytest.fixture
 def ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Put a program that answers as ripgrep does on the path; gives the file that lists its calls."""
+    """Install a fake ripgrep, and return the file with its calls."""
     folder = tmp_path / "bin"
     folder.mkdir()
     calls = tmp_path / "calls"
@@ -428,7 +424,7 @@ def ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 async def test_old_ripgrep_is_not_used(
     version: str, engine: str, ripgrep: Callable[[str], Path], project: Path, call: Call
 ) -> None:
-    """Its mistakes in `.gitignore` would hide files; its version is asked once, and again after an update."""
+    """The version is checked once, and again after an update."""
     calls = ripgrep(version)
     for searches in (1, 2):
         result = await call("grep", pattern="needle one")
@@ -443,7 +439,7 @@ async def test_old_ripgrep_is_not_used(
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 def test_it_ignores_what_git_ignores(here: Path) -> None:
-    """For rules of every kind, nested ones included, the files that are left are those that Git lists."""
+    """For rules of every kind, the files that remain are those that Git lists."""
     import subprocess
 
     rules = {

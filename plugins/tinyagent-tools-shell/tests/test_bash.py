@@ -1,4 +1,4 @@
-"""`bash`: what runs, what is reported, and that it really ends. Each command here is bounded by itself."""
+"""`bash`: results, output, environment, and the end of all processes. Each command ends by itself."""
 
 # ruff: noqa: PTH208
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import tinyagent_tools_shell
 from tinyagent import AgentTool, AgentToolResult, ToolError
 from tinyagent_tools_shell import _output, _run, _saving, shell_tool
-from tinyagent_tools_shell._environment import MARK, clean
+from tinyagent_tools_shell._environment import MARK, command_environment
 from tinyagent_tools_shell._output import Output
 
 Bash = Callable[..., Awaitable[AgentToolResult]]
@@ -27,7 +27,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
-    """The working directory."""
+    """Return the working directory."""
     folder = tmp_path / "here"
     (folder / "sub").mkdir(parents=True)
     return folder.resolve()
@@ -35,7 +35,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bash(here: Path) -> Bash:
-    """Run a command; it has 20 seconds unless something else is said."""
+    """Return a function that runs a command, with a time limit of 20 seconds by default."""
     execute = shell_tool(here).execute
     assert execute is not None
 
@@ -53,20 +53,20 @@ def bash(here: Path) -> Bash:
 
 
 def text(result: AgentToolResult) -> str:
-    """The text that the model gets."""
+    """Return the text that the model gets."""
     part = result.content[0]
     assert part["type"] == "text"
     return part["text"]
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that is under way."""
+    """Wait until a condition holds."""
     while not condition():
         await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def alive(pid: int) -> bool:
 # ---- the plugin -------------------------------------------------------------------------------------
 
 
-def test_the_plugin_registers_the_one_tool() -> None:
+def test_the_plugin_registers_bash() -> None:
     """The tool needs approval."""
     registered: list[AgentTool] = []
     tinyagent_tools_shell.tinyagent_register_tools(registered.append)
@@ -109,31 +109,33 @@ async def test_both_streams_in_order(bash: Bash) -> None:
         ("exit 137", "[no output]\n[exit code 137 (128 + SIGKILL)]", 137, None),
     ],
 )
-async def test_how_it_ended(command: str, said: str, code: int | None, name: str | None, bash: Bash) -> None:
-    """Exit code and signal, for the model and for programs."""
+async def test_how_a_command_ended_is_reported(
+    command: str, said: str, code: int | None, name: str | None, bash: Bash
+) -> None:
+    """They are in the text and in the details."""
     result = await bash(f"ulimit -c 0; {command}")
     assert (said, code, name) == (text(result), result.details["exit_code"], result.details["signal"])
 
 
 async def test_it_is_bash(bash: Bash) -> None:
-    """Bash features work, and start-up files of the user are not read."""
+    """Bash features work, and the user's start-up files are not read."""
     assert "b 2\n" == text(await bash("a=(a b); [[ ${a[1]} == b ]] && echo ${a[1]} $((1+1))"))
 
 
-async def test_without_bash_it_is_sh(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any POSIX system has that."""
+async def test_sh_is_the_fallback(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without bash, commands run in sh."""
     monkeypatch.setattr(_run.shutil, "which", lambda name: None if name == "bash" else f"/bin/{name}")
     assert "ok\n" == text(await bash("echo ok"))
 
 
 async def test_there_is_no_input(bash: Bash) -> None:
-    """What reads gets the end at once, and there is no terminal to ask on."""
+    """Standard input is empty, and there is no terminal."""
     result = await bash('cat; read x; echo "$?"; tty; (: < /dev/tty) 2>/dev/null || echo none')
     assert "1\nnot a tty\nnone\n" == text(result)
 
 
 async def test_the_folder(bash: Bash, here: Path) -> None:
-    """The working directory or one below it; `cwd` leads nowhere else."""
+    """`cwd` is the working directory or a folder below it."""
     (here / "out").symlink_to(here.parent)
     assert f"{here}\n" == text(await bash("pwd"))
     assert f"{here / 'sub'}\n{here / 'sub'}\n" == text(await bash("pwd; echo $PWD", cwd="sub"))
@@ -146,7 +148,7 @@ async def test_the_folder(bash: Bash, here: Path) -> None:
 
 
 async def test_commands_that_cannot_be_started(bash: Bash) -> None:
-    """They are an error in words."""
+    """A command that cannot be started is a tool error."""
     for command in ("echo a\0b", "echo \udc80\ud800", ": " + "é" * 99_000):
         with pytest.raises(ToolError):
             await bash(command)
@@ -156,7 +158,7 @@ async def test_commands_that_cannot_be_started(bash: Bash) -> None:
 
 
 async def test_no_secret_reaches_a_command(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither by name nor by value, whatever else is let through."""
+    """Secrets are removed by name and by value, even if they are requested."""
     canary = "sk-test-CANARY-0123456789"
     for name in (
         *("OPENAI_API_KEY", "OPENROUTER_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY", "LOCAL_KEY"),
@@ -178,15 +180,15 @@ async def test_no_secret_reaches_a_command(bash: Bash, monkeypatch: pytest.Monke
     assert f"PATH={os.environ['PATH']}\n" in said
 
 
-def test_more_names_on_request() -> None:
-    """Requested variables are passed on, unless their names sound like a secret."""
+def test_requested_variables_are_passed_on() -> None:
+    """Requested variables are passed on, unless their names are like those of secrets."""
     given = {"MY_PROJECT": "x", "MY_TOKEN": "y", "OTHER": "z"}
-    kept = clean(given, frozenset(given) - {"OTHER"})
+    kept = command_environment(given, frozenset(given) - {"OTHER"})
     assert {"MY_PROJECT": "x"} == {name: kept[name] for name in kept.keys() & given.keys()}
 
 
 async def test_names_are_added_by_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TINYAGENT_SHELL_ENV."""
+    """TINYAGENT_SHELL_ENV adds variables."""
     monkeypatch.chdir(here)
     monkeypatch.setenv("TINYAGENT_SHELL_ENV", "MY_PROJECT, ,MY_KEY")
     monkeypatch.setenv("MY_PROJECT", "one")
@@ -203,7 +205,7 @@ async def test_names_are_added_by_the_environment(here: Path, monkeypatch: pytes
 
 
 async def test_output_is_reported_while_it_runs(bash: Bash, here: Path) -> None:
-    """Before the command is through, and each piece once."""
+    """Updates arrive before the command ends, each piece once."""
     updates: list[AgentToolResult] = []
     running = asyncio.create_task(
         bash("echo one; until [ -e go ]; do sleep 0.02; done; echo two", updates=updates)
@@ -216,8 +218,8 @@ async def test_output_is_reported_while_it_runs(bash: Bash, here: Path) -> None:
     assert "one\ntwo\n".startswith("".join(map(text, updates)))
 
 
-async def test_a_flood_is_ended(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`yes` stops at the limit; little of it is kept, few updates are sent, none of them large."""
+async def test_endless_output_ends_the_command(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`yes` ends at the limit; the stored output and the updates stay small."""
     monkeypatch.setattr(_run, "LIMIT", 20_000_000)
     updates: list[AgentToolResult] = []
     result = await bash("yes", updates=updates)
@@ -230,16 +232,16 @@ async def test_a_flood_is_ended(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> 
     assert all(len(text(update)) < 2_100 for update in updates)
 
 
-async def test_a_flood_of_one_line(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same without a single line end."""
+async def test_an_endless_line_ends_the_command(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Output without a line end also ends the command at the limit."""
     monkeypatch.setattr(_run, "LIMIT", 5_000_000)
     result = await bash("while :; do printf '%65536s' x; done")
     assert "output" == result.details["ended_by"]
     assert len(text(result)) < _output.HEAD + _output.TAIL + 500
 
 
-async def test_head_and_tail_are_kept(bash: Bash) -> None:
-    """The mark in the middle counts what is missing; together they are the whole."""
+async def test_the_middle_of_long_output_is_omitted(bash: Bash) -> None:
+    """The mark shows how many characters and lines are omitted."""
     result = await bash("seq 1 20000")
     whole = "".join(f"{number}\n" for number in range(1, 20_001))
     head, mark, tail = text(result).partition("\n[… ")
@@ -249,13 +251,13 @@ async def test_head_and_tail_are_kept(bash: Bash) -> None:
     assert whole.startswith(head)
     assert whole.endswith(tail)
     assert len(whole) == len(head) + missing + len(tail)
-    assert f"{whole.count(chr(10)) - head.count(chr(10)) - tail.count(chr(10)):,} lines left out" in note
+    assert f"{whole.count(chr(10)) - head.count(chr(10)) - tail.count(chr(10)):,} lines omitted" in note
 
 
-async def test_the_whole_output_in_a_file_on_request(
+async def test_the_complete_output_is_saved_on_request(
     bash: Bash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is private and complete, and the result names it; without the request there is no file."""
+    """The file is private and complete, and the result shows its path."""
     monkeypatch.setattr(_saving.tempfile, "tempdir", str(tmp_path))
     await bash("seq 1 20000")
     assert [] == list(tmp_path.glob("tinyagent-*"))
@@ -268,7 +270,7 @@ async def test_the_whole_output_in_a_file_on_request(
 
 
 async def test_a_full_disk_loses_no_result(here: Path) -> None:
-    """The output is shown as ever; a note says why there is no file, and no part of one is left."""
+    """The output is shown as usual; a note explains why there is no file, and no partial file remains."""
     script = here / "script.py"
     script.write_text(
         "import asyncio, resource, sys, tempfile\nfrom tinyagent_tools_shell import shell_tool\n"
@@ -295,23 +297,23 @@ async def test_a_full_disk_loses_no_result(here: Path) -> None:
     assert [] == list((here / "tmp").iterdir())
 
 
-async def test_what_is_not_utf_8(bash: Bash) -> None:
-    """It is replaced; a character that arrives in two pieces is not."""
+async def test_invalid_utf_8_is_replaced(bash: Bash) -> None:
+    """A character that arrives in two pieces is not replaced."""
     assert "a\ufffdb\ufffd" == text(await bash(r"printf 'a\377b\303'"))
     assert "é日\n" == text(
         await bash(r"printf '\303'; sleep 0.05; printf '\251\346'; sleep 0.05; printf '\227\245\n'")
     )
 
 
-def test_output_holds_little() -> None:
-    """Whatever comes in, and in whatever pieces, memory is bounded and nothing is counted wrongly."""
+def test_stored_output_is_limited() -> None:
+    """The stored output is limited and the counts are correct, however the output is split."""
     output = Output()
     for _ in range(300):
         output.feed("日本語\n".encode() * 500)
     held = sum(len(value) for value in vars(output).values() if isinstance(value, str))
     assert held <= _output.HEAD + 2 * _output.TAIL + 2_000
     assert 300 * 500 * 10 == output.bytes
-    assert "564,000 characters, 141,000 lines left out" in output.text()
+    assert "564,000 characters, 141,000 lines omitted" in output.text()
     news = output.news()
     assert news.startswith("[… 598,000 characters …]")
     assert "" == output.news()
@@ -321,21 +323,21 @@ def test_output_holds_little() -> None:
 
 
 async def test_the_time_limit(bash: Bash) -> None:
-    """What was printed is kept; the result says what happened and what is possible."""
+    """The result has the output so far and explains the time-out."""
     result = await bash("echo begun; sleep 60", timeout=2)
     assert "begun\n[timed out after 2 s and was ended; timeout can be up to 600]" == text(result)
     assert ("timeout", "SIGTERM") == (result.details["ended_by"], result.details["signal"])
 
 
-def test_the_limits_of_the_time_limit() -> None:
-    """A default and a maximum, which the schema tells the model."""
+def test_the_time_limit_has_a_default_and_a_maximum() -> None:
+    """The schema shows both to the model."""
     timeout = shell_tool().parameters["properties"]["timeout"]
     assert (120, 600, 0) == (timeout["default"], timeout["maximum"], timeout["exclusiveMinimum"])
 
 
 @linux
-async def test_sigterm_is_ignored(bash: Bash, here: Path) -> None:
-    """SIGKILL follows."""
+async def test_a_command_that_ignores_sigterm_is_killed(bash: Bash, here: Path) -> None:
+    """SIGKILL follows SIGTERM."""
     command = "trap '' TERM INT HUP; echo $$ > pid; while :; do sleep 0.05; done"
     result = await bash(command, timeout=2)
     assert ("timeout", "SIGKILL") == (result.details["ended_by"], result.details["signal"])
@@ -344,21 +346,21 @@ async def test_sigterm_is_ignored(bash: Bash, here: Path) -> None:
 
 @linux
 async def test_a_stopped_process_is_ended(bash: Bash, here: Path) -> None:
-    """One that does not even run cannot react to anything but SIGKILL."""
+    """A stopped process is killed."""
     result = await bash("echo $$ > pid; kill -STOP $$", timeout=2)
     assert "timeout" == result.details["ended_by"]
     assert not alive(int((here / "pid").read_text()))
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is going to be killed in any case is killed sooner."""
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the grace periods, because these processes are killed in any case."""
     monkeypatch.setattr(_run, "EXIT_GRACE_S", 0.02)
     monkeypatch.setattr(_run, "TERM_GRACE_S", 0.05)
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize(
     "start",
     [
@@ -372,8 +374,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
         "setsid sh -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' &",
     ],
 )
-async def test_what_stays_behind_is_killed(start: str, bash: Bash, here: Path) -> None:
-    """Background jobs, orphans, sessions of their own: the call returns, says it, and they are gone."""
+async def test_background_processes_are_killed(start: str, bash: Bash, here: Path) -> None:
+    """Background jobs, orphans and other sessions are killed and listed in the result."""
     result = await bash(f"{start}\nuntil [ -s pid ]; do sleep 0.01; done; echo begun")
     pid = int((here / "pid").read_text())
     assert not alive(pid)
@@ -384,10 +386,10 @@ async def test_what_stays_behind_is_killed(start: str, bash: Bash, here: Path) -
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize("how", ["timeout", "abort", "cancel"])
-async def test_the_whole_tree_is_killed(how: str, bash: Bash, here: Path) -> None:
-    """On time-out, abort and cancellation alike: the shell, its children, those in other sessions."""
+async def test_all_descendants_are_killed(how: str, bash: Bash, here: Path) -> None:
+    """A time-out, an abort and a cancellation kill the shell, its children and other sessions."""
     command = (
         "echo $$ > pid1; sleep 60 & echo $! > pid2;"
         " (setsid sh -c 'trap \"\" TERM; echo $$ > pid3; sleep 60; :' &);"
@@ -411,9 +413,9 @@ async def test_the_whole_tree_is_killed(how: str, bash: Bash, here: Path) -> Non
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
-async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
-    """Many processes, and one in a session of its own that goes on making new ones until the end."""
+@pytest.mark.usefixtures("short_grace")
+async def test_many_processes_are_killed(bash: Bash, here: Path) -> None:
+    """Many processes are killed, and so is one that starts new processes until the end."""
     command = (
         "for i in $(seq 40); do sleep 60 & done;"
         ' (setsid sh -c \'trap "" TERM; while [ $(ls made | wc -l) -lt 400 ]; do'
@@ -427,7 +429,7 @@ async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize(
     "start",
     [
@@ -438,8 +440,8 @@ async def test_a_crowd_is_killed(bash: Bash, here: Path) -> None:
         "os.environ.clear(); open('pid', 'w').write(str(os.getpid())); time.sleep(60)\"",
     ],
 )
-async def test_a_daemon_cannot_leave(start: str, bash: Bash, here: Path) -> None:
-    """No environment, no parents, another session: it is still a descendant of the supervisor, so it ends."""
+async def test_a_daemon_is_killed(start: str, bash: Bash, here: Path) -> None:
+    """A daemon without environment and parent, in another session, is still found and killed."""
     result = await bash(f"{start}\nuntil [ -s pid ]; do sleep 0.01; done; echo begun")
     pid = int((here / "pid").read_text())
     assert not alive(pid)
@@ -448,9 +450,9 @@ async def test_a_daemon_cannot_leave(start: str, bash: Bash, here: Path) -> None
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Path) -> None:
-    """The kernel kills the shell; what carries the mark is found and killed."""
+    """The kernel kills the shell; marked processes are found and killed."""
     command = (
         "setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -s pid ]; do sleep 0.01; done; kill -9 $PPID"
     )
@@ -460,7 +462,7 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
 
 
 @linux
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_grace")
 @pytest.mark.parametrize(
     "stop",
     [
@@ -469,7 +471,7 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
     ],
 )
 async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bash, here: Path) -> None:
-    """A stopped supervisor is woken, or killed after all that descends from it."""
+    """A stopped supervisor is continued, or killed after all its descendants."""
     command = (
         "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); "
         "until [ -s daemon ]; do :; done"
@@ -482,7 +484,7 @@ async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bas
 
 @linux
 async def test_a_command_that_writes_to_its_supervisor_loses_no_result(bash: Bash) -> None:
-    """It can reach the pipes of its parent, as any process of its user can; nonsense is ignored."""
+    """Invalid bytes in the pipes of the supervisor are ignored."""
     result = await bash('echo x; for pipe in /proc/$PPID/fd/*; do echo nonsense > "$pipe"; done; exit 3')
     assert text(result).startswith("x\n")
     assert ("exit", 3) == (result.details["ended_by"], result.details["exit_code"])
@@ -494,7 +496,7 @@ LIBC_SIGNALS = 0b11 << 31
 
 @linux
 async def test_a_command_gets_the_usual_signals(bash: Bash) -> None:
-    """Nothing that Python or the caller ignores is ignored in a command, and SIGTERM arrives once."""
+    """Signals have their default actions in a command, and SIGTERM arrives once."""
     ignored = int(text(await bash("grep SigIgn /proc/self/status | cut -f2")), 16)
     assert 0 == ignored & ~LIBC_SIGNALS
     result = await bash("trap 'echo term; exit 3' TERM; while :; do sleep 0.05; done", timeout=2)
@@ -503,7 +505,7 @@ async def test_a_command_gets_the_usual_signals(bash: Bash) -> None:
 
 @linux
 async def test_commands_do_not_outlive_an_agent_that_is_killed(here: Path) -> None:
-    """SIGKILL leaves an agent no moment to clean up; but all of it goes all the same."""
+    """After SIGKILL of the agent, all processes of its command end."""
     program = """
 import asyncio
 from tinyagent_tools_shell import shell_tool
@@ -525,8 +527,8 @@ asyncio.run(shell_tool().execute("call", {"command": command}, None, lambda part
     await until(lambda: not any(map(alive, pids)))
 
 
-async def test_what_ends_by_itself_is_left_to(bash: Bash, here: Path) -> None:
-    """A process substitution is through a moment after the shell, and not killed half-way."""
+async def test_short_background_processes_may_finish(bash: Bash, here: Path) -> None:
+    """A process substitution that ends shortly after the shell is not killed."""
     result = await bash("echo text > >(sleep 0.05; cat > copy; echo copied)")
     assert "copied\n" == text(result)
     assert [] == result.details["killed"]
@@ -534,21 +536,21 @@ async def test_what_ends_by_itself_is_left_to(bash: Bash, here: Path) -> None:
 
 
 async def test_output_closed_is_not_the_end(bash: Bash, here: Path) -> None:
-    """A command that closes its output goes on, and its exit code counts."""
+    """A command that closes its output continues, and its exit code is reported."""
     result = await bash("echo x; exec >&- 2>&-; sleep 0.2; touch done; exit 7")
     assert ("x\n[exit code 7]", True) == (text(result), (here / "done").exists())
 
 
 async def test_an_abort_before_the_start(bash: Bash) -> None:
-    """It ends at once."""
+    """The call ends at once."""
     stop = asyncio.Event()
     stop.set()
     assert "aborted" == (await bash("sleep 60", stop=stop)).details["ended_by"]
 
 
 @linux
-async def test_other_processes_are_left_alone(bash: Bash) -> None:
-    """Processes of other programs and of parallel commands are not ended."""
+async def test_other_processes_are_not_killed(bash: Bash) -> None:
+    """Processes of other programs and of parallel commands continue."""
     bystander = await asyncio.create_subprocess_exec("sleep", "60", env={MARK: "somebody else's"})
     other = asyncio.create_task(bash("sleep 0.5; echo through"))
     try:
@@ -565,7 +567,7 @@ async def test_other_processes_are_left_alone(bash: Bash) -> None:
 async def test_a_command_in_a_command_keeps_the_outer_mark(
     bash: Bash, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An agent that runs an agent: ending the outer command finds the processes of the inner one."""
+    """Ending the command of an outer agent finds the processes of an inner agent."""
     monkeypatch.setenv(MARK, "outer")
     said = text(await bash(f"echo ${MARK}")).strip()
     assert said.startswith("outer,")
@@ -573,14 +575,14 @@ async def test_a_command_in_a_command_keeps_the_outer_mark(
 
 
 def children() -> set[str]:
-    """The processes that this one has started and not yet reaped."""
+    """Return the child processes of this process that are not reaped."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {number for task in tasks for number in task.read_text().split()}
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_nothing_is_left_open(bash: Bash) -> None:
-    """No descriptor and no zombie remain."""
+@pytest.mark.usefixtures("short_grace")
+async def test_no_descriptor_and_no_zombie_remain(bash: Bash) -> None:
+    """All descriptors are closed and all children are reaped."""
     await bash("true")
     before, processes = set(os.listdir("/dev/fd")), children()
     for _ in range(2):
@@ -590,8 +592,8 @@ async def test_nothing_is_left_open(bash: Bash) -> None:
     assert processes == children()
 
 
-async def test_the_loop_goes_round_meanwhile(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a flood comes in, other tasks get their turns."""
+async def test_endless_output_does_not_block_the_loop(bash: Bash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tasks run while a command prints endlessly."""
     monkeypatch.setattr(_run, "LIMIT", 20_000_000)
     turns = 0
 

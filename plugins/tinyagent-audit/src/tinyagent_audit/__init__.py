@@ -1,4 +1,4 @@
-"""Logs tool calls, denies some, hides secrets: three hooks of the group `tinyagent.hooks`, see README.md."""
+"""Log tool calls, deny calls and hide secrets: three hooks of the group `tinyagent.hooks`; see README.md."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Audit:
 
     @hookimpl
     def tinyagent_before_tool_call(self, call: ToolCallInfo) -> ToolCallDecision | None:
-        """Refuse what the rules deny; raise, and so refuse, while the log cannot be written."""
+        """Refuse denied calls. If the log cannot be written, raise, which refuses the call."""
         if self._rules is None:
             return None
         if self._log is not None:

@@ -15,7 +15,7 @@ __all__ = ["Log"]
 
 
 class Log:
-    """A file that lines are appended to.
+    """An append-only log file.
 
     Args:
         path: The file; created with mode 0600 if it does not exist.
@@ -30,7 +30,7 @@ class Log:
         """Check that the file can be written.
 
         Raises:
-            OSError: It cannot.
+            OSError: The file cannot be written.
         """
         os.close(self._open())
 

@@ -1,4 +1,4 @@
-"""The file of rules."""
+"""The rules file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Rules"]
 
 
 class Deny(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Calls that are refused: of these tools, with a text in the arguments that has this pattern."""
+    """A rule that refuses calls of matching tools, if a text in the arguments matches the pattern."""
 
     tool: str = "*"
     pattern: str = ""
-    reason: str = "Refused by the audit rules of the user."
+    reason: str = "Refused by the user's audit rules."
 
 
 class Rules(msgspec.Struct, forbid_unknown_fields=True):
-    """What is logged, hidden and denied."""
+    """The settings: the log file, the patterns to hide, and the rules that deny calls."""
 
     log: str | None = None
     hide: list[str] = []
@@ -36,11 +36,11 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
         """Read the rules in a file.
 
         Raises:
-            ConfigurationError: it cannot be read or understood, or others may write it, so nothing may run.
+            ConfigurationError: The file is missing, unreadable or invalid, or other users may write it.
         """
         text = read_config(Path(path).expanduser())
         if text is None:
-            raise ConfigurationError(f"{path} cannot be read: there is no such file")
+            raise ConfigurationError(f"{path} does not exist")
         try:
             found = msgspec.toml.decode(text, type=cls)
         except msgspec.DecodeError as error:
@@ -53,7 +53,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
         return found
 
     def denied(self, tool: str, texts: Iterable[str]) -> str | None:
-        """Return why a call is refused; None if it may run."""
+        """Return the reason if a rule denies a call, otherwise None."""
         strings = list(texts)
         for rule in self.deny:
             if fnmatchcase(tool, rule.tool) and (

@@ -1,4 +1,4 @@
-"""The tool `calc`: arithmetic for models that should not do it in their heads."""
+"""The tool `calc`: exact arithmetic for models."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ calc = AgentTool(
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Give tinyagent the one tool of this plugin."""
+    """Register `calc`."""
     register(calc)

@@ -1,8 +1,7 @@
-"""Arithmetic on text, without `eval`: tokens are checked, then parsed by `ast`, then walked.
+"""Evaluate arithmetic expressions without `eval`: check the tokens, parse them with `ast`, walk the tree.
 
-Every bound is checked before the work that it bounds: the length of the text and its nesting before
-parsing, the size of a power, product or factorial before computing it. What passes is small enough
-to compute in well under a millisecond.
+Every limit is checked before the work: the length and the nesting of the text before parsing, the size
+of a power, product or factorial before computing it. So each evaluation takes less than a millisecond.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def calculate(expression: str) -> str:
 
 
 def _show(value: Number) -> str:
-    """An integer in full; a decimal with 15 digits, and without a point if it is whole."""
+    """Format an integer in full, and a decimal with 15 digits, without a point if it is an integer."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
         value = int(value)
     return str(value) if isinstance(value, int) else f"{value:.15g}"
@@ -101,7 +100,7 @@ def _check_tokens(text: str) -> None:
 def _unreadable(text: str, position: int) -> str:
     position += text[position] == " "
     advice = _ADVICE.get(
-        text[position], "only numbers, + - * / // % **, round brackets and functions are known"
+        text[position], "only numbers, + - * / // % **, round brackets and functions are allowed"
     )
     return f"{text[position : position + 20]!r} at character {position + 1} cannot be read: {advice}"
 
@@ -179,11 +178,11 @@ def _call(name: str, arguments: list[Number]) -> Number:
         raise CalcError(f"{name}({shown}) has no value: {error}") from None
 
 
-# ---- bounds -------------------------------------------------------------------------------------
+# ---- limits -------------------------------------------------------------------------------------
 
 
 def _bounded(value: object) -> Number:
-    """The value, if it is a real number of a size that we show."""
+    """Return the value if it is a real number within the limits; raise otherwise."""
     if isinstance(value, complex):
         raise CalcError("the result is not a real number")
     if isinstance(value, int):
@@ -214,7 +213,7 @@ def _divide(a: Number, b: Number) -> Number:
 
 def _power(base: Number, exponent: Number) -> object:
     if isinstance(base, int) and isinstance(exponent, int):
-        # |base| >= 2**(bits - 1), so this many bits are certain; the real number is at most twice that.
+        # |base| >= 2**(bits - 1), so this is a lower bound; the real number of bits is at most twice that.
         certain_bits = (abs(base).bit_length() - 1) * exponent
         if certain_bits > MAX_BITS:
             raise _too_large()
@@ -223,7 +222,7 @@ def _power(base: Number, exponent: Number) -> object:
 
 def _factorial(n: Number) -> int:
     if not isinstance(n, int):
-        raise TypeError("it takes a whole number")
+        raise TypeError("the argument must be an integer")
     if n > MAX_BITS or (n > 1 and math.lgamma(n + 1) > MAX_BITS * math.log(2)):
         raise _too_large()
     return math.factorial(n)
@@ -237,7 +236,7 @@ def _sqrt(x: Number) -> Number:
 
 def _round(x: Number, digits: Number = 0) -> Number:
     if not isinstance(digits, int) or abs(digits) > 1_000:
-        raise TypeError("the number of digits is a whole number of at most 1000")
+        raise TypeError("the number of digits must be an integer of at most 1000")
     return round(x, digits) if digits else round(x)
 
 

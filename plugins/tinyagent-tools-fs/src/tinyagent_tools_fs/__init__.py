@@ -1,4 +1,4 @@
-"""Tools for files, kept inside one folder: `read`, `write`, `edit`, `list`, `glob`, `grep`."""
+"""Tools for files, confined to one folder: `read`, `write`, `edit`, `list`, `glob`, `grep`."""
 
 # Paths are compared as text here.
 # ruff: noqa: PTH117, PTH118
@@ -45,13 +45,13 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
     def read(
         path: str, offset: _Count = 1, limit: _Limit = 2_000, line_numbers: bool = False
     ) -> AgentToolResult:
-        """Read a text file, or look at an image (PNG, JPEG, GIF, WebP).
+        """Read a text file, or view an image (PNG, JPEG, GIF, WebP).
 
-        Long files come in parts; a note at the end shows how to continue.
+        Long files are shown in parts; a note at the end shows how to continue.
 
         Args:
             path: Relative to the working directory.
-            offset: The first line to show; lines count from 1.
+            offset: The first line to show, starting at 1.
             limit: How many lines to show.
             line_numbers: Start each line with its number and a tab.
         """
@@ -59,22 +59,22 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
 
     @tool(label="Write a file")
     def write(path: str, content: str) -> AgentToolResult:
-        """Create a file, or replace all of its content. Missing folders are created.
+        """Create a file, or replace its complete content. Missing folders are created.
 
-        To change a part of a file use `edit`.
+        To change a part of a file, use `edit`.
 
         Args:
             path: Relative to the working directory.
-            content: The whole text of the file.
+            content: The complete text of the file.
         """
         return write_file(root, path, content)
 
     @tool(label="Edit a file")
     def edit(path: str, old_text: str, new_text: str, replace_all: bool = False) -> AgentToolResult:
-        """Replace a piece of a text file, and show the change as a diff.
+        """Replace a text in a file, and show the change as a diff.
 
-        `old_text` must match exactly, including white space, and only once, so include enough of the lines
-        around it. Line ends and encoding do not change.
+        `old_text` must match exactly, including white space, and occur only once, so include enough of the
+        surrounding lines. Line ends and encoding do not change.
 
         Args:
             path: Relative to the working directory.
@@ -112,8 +112,8 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
             pattern: The pattern, relative to `path`.
             path: The folder to look in.
             hidden: Include names that begin with a dot.
-            ignored: Include what .gitignore leaves out.
-            limit: How many paths to show at most.
+            ignored: Include paths that .gitignore excludes.
+            limit: The maximum number of paths to show.
         """
         compile_glob(pattern)
         start = root.locate(path)
@@ -142,16 +142,16 @@ def file_tools(folder: str | Path | None = None) -> list[AgentTool]:
         Args:
             pattern: The regular expression; matched within a line.
             path: The folder or file to search.
-            glob: Only in files whose path below `path` matches, such as `*.py`.
-            literal: Look for the pattern as plain text.
+            glob: Search only files whose path below `path` matches, such as `*.py`.
+            literal: Search for the pattern as plain text.
             ignore_case: Ignore the difference between upper and lower case.
             context: Lines to show before and after each match.
-            hidden: Search files and folders whose name begins with a dot, too.
-            ignored: Search what .gitignore leaves out, too.
-            limit: How many matches to show at most.
+            hidden: Also search files and folders whose name begins with a dot.
+            ignored: Also search files that .gitignore excludes.
+            limit: The maximum number of matches to show.
         """
         start = root.locate(path)
-        check_text(pattern)  # it is compiled in the process, since even that can take seconds
+        check_text(pattern)  # the process compiles it, because compiling can take seconds
         if glob is not None:
             compile_glob(glob)
         program = _ripgrep(root)
@@ -195,7 +195,7 @@ def _paths(answer: Answer, limit: int) -> AgentToolResult:
     lines, notes = _fit(paths)
     if answer.get("more"):
         notes.append(f"stopped at {limit:,} paths; use a narrower pattern")
-    notes += _left_out(answer)
+    notes += _skipped_notes(answer)
     details: JsonObject = {"paths": [*paths[: len(lines)]], "truncated": bool(notes)}
     return _result(lines, notes, "[no path matches]", details)
 
@@ -215,8 +215,8 @@ def _matches(answer: Answer, limit: int) -> AgentToolResult:
     if answer.get("more"):
         notes.append(f"stopped at {limit:,} matches; use a narrower pattern, path or glob")
     if answer.get("full"):
-        notes.append("stopped: there is more than a call can show; use a narrower pattern, path or glob")
-    notes += _left_out(answer)
+        notes.append("stopped: too many matches for one call; use a narrower pattern, path or glob")
+    notes += _skipped_notes(answer)
     details: JsonObject = {
         "matches": len(found),
         "files": len({item["path"] for item in found}),
@@ -226,15 +226,15 @@ def _matches(answer: Answer, limit: int) -> AgentToolResult:
     return _result(lines, notes, "[no line matches]", details)
 
 
-def _left_out(answer: Answer) -> list[str]:
-    """Return notes on what a search left out."""
+def _skipped_notes(answer: Answer) -> list[str]:
+    """Return notes on skipped files and folders."""
     notes = []
     if not answer.complete:
         notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
     if count := answer.get("unreadable"):
         notes.append(f"files or folders that could not be read: {count:,}")
     if count := answer.get("deep"):
-        notes.append(f"folders nested too deeply, left out: {count:,}; search below them")
+        notes.append(f"folders nested too deeply, skipped: {count:,}; search below them")
     if count := answer.get("large"):
         notes.append(f"files over {WHOLE // (1 << 20)} MiB, not searched: {count:,}")
     return notes
@@ -259,6 +259,6 @@ def _result(lines: list[str], notes: list[str], nothing: str, details: JsonObjec
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Register the six tools, confined to the present working directory."""
+    """Register the six tools, confined to the current working directory."""
     for file_tool in file_tools():
         register(file_tool)

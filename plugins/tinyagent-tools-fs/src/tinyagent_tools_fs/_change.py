@@ -28,10 +28,10 @@ MAX_PLACES = 100_000
 """Places that one edit replaces."""
 
 _CONTEXT = 3
-_NORMALIZED = 200_000  # lines in which a piece is looked for that differs in white space
+_NORMALIZED = 200_000  # lines that are searched for a text that differs in white space
 _FILTERED = 4_000  # lines that are filtered to find a similar one
-_COMPARED = 50  # lines of these that are compared character by character
-_START = 100  # characters of a line that are compared; each comparison can take their square
+_COMPARED = 50  # filtered lines that are compared character by character
+_START = 100  # characters of a line that are compared; the time can be quadratic
 _DIFF_PAIRS = 250_000  # pairs of lines that a diff may compare
 
 _NOTHING = Encoding()
@@ -106,9 +106,9 @@ def _not_text(error: UnicodeEncodeError) -> ToolError:
 
 
 def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> AgentToolResult:
-    """Replace one exact piece of a text file, or every occurrence of it."""
+    """Replace an exact text in a file, once or everywhere."""
     if not old:
-        raise ToolError("old_text is empty. Give the text to replace, or use `write` for a whole file.")
+        raise ToolError("old_text is empty. Give the text to replace, or use `write` for a complete file.")
     parts = root.locate(path, write=True)
     shown = root.show(parts)
     with root.changing:
@@ -173,7 +173,7 @@ class _Text:
 
     def __post_init__(self) -> None:
         self.plain = _unix(self.original)
-        # Where in `plain` a line end lost its CR: an index there is this many characters early.
+        # Offsets in `plain` at which a CR was removed, to convert offsets to the original text.
         self._lost = [
             match.start() - number for number, match in enumerate(re.finditer("\r\n", self.original))
         ]
@@ -182,7 +182,7 @@ class _Text:
         """Return the offsets of `old` in `plain`, without overlapping ones.
 
         Raises:
-            ToolError: There are more than `MAX_PLACES`.
+            ToolError: There are more than `MAX_PLACES` occurrences.
         """
         places: list[int] = []
         place = self.plain.find(old)
@@ -227,7 +227,7 @@ def _not_unique(name: str, text: _Text, places: list[int]) -> str:
     )
 
 
-# ---- what it could have meant -----------------------------------------------------------------------
+# ---- similar texts ----------------------------------------------------------------------------------
 
 _LIKE = str.maketrans(
     {"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "−": "-", "\u00a0": " ", "…": "..."}
@@ -284,7 +284,7 @@ def _similar(lines: list[str], wanted: list[str]) -> int | None:
     return None if where is None else max(where - key, 0)
 
 
-# ---- what was changed -------------------------------------------------------------------------------
+# ---- diffs ------------------------------------------------------------------------------------------
 
 
 def _diff(shown: str, before: str, after: str) -> str:

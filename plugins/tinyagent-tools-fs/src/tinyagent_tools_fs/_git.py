@@ -1,6 +1,6 @@
 """Files of Git inside the working directory.
 
-Git runs commands that its files name, so the tools do not write these files:
+Git's files can contain commands that Git runs, so the tools do not write these files:
 
 - Names: `.git`, and the files of a working tree that configure Git (`.gitattributes`, `.gitmodules`,
   `.gitconfig`), in every spelling that a file system treats as equal.
@@ -26,7 +26,7 @@ _IGNORED_BY_HFS = dict.fromkeys(
     [*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF]
 )
 _NAMES = {".git", ".gitattributes", ".gitmodules", ".gitconfig"}
-# The short names that NTFS gives them (see `is_ntfs_dotgit` and its siblings in Git's path.c).
+# Their short names on NTFS (see `is_ntfs_dotgit` and similar functions in Git's path.c).
 _SHORT_NAMES = re.compile(r"(git|gitatt|gi7d29|gitmod|gi7eba|gitcon)~\d+")
 _CONFIGURING = frozenset({"head", "config", "config.worktree", "commondir", "hooks", "info"})
 _PARTS = _CONFIGURING | {"objects", "refs"}
@@ -41,7 +41,7 @@ def is_git(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a name as the most lenient file system sees it: NTFS drops trailing dots, spaces, `:stream`."""
+    """Normalise a name for the most lenient file system: NTFS drops trailing dots, spaces, `:stream`."""
     return name.translate(_IGNORED_BY_HFS).casefold().split(":")[0].rstrip(". ")
 
 
@@ -91,7 +91,7 @@ def _has(folder: int | str, name: str) -> bool:
     return True
 
 
-# ---- what the configuration names -------------------------------------------------------------------
+# ---- paths in Git's configuration -------------------------------------------------------------------
 
 
 def configured_paths(folder: str) -> list[str]:
@@ -136,7 +136,7 @@ def _named_by(configs: list[str], tree: str) -> list[str]:
 def _repositories(folder: str) -> Iterator[tuple[str, str | None]]:
     """Return the working trees around a folder, each with the shared folder of its repository.
 
-    Without any, return the folder itself, since it could become one.
+    If there is none, return the folder itself, because it could become one.
     """
     tree, none = folder, True
     while True:

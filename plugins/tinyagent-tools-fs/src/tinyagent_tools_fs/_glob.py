@@ -21,7 +21,11 @@ _Names = Sequence[str]
 
 
 def compile_glob(pattern: str) -> Callable[[_Names], bool]:
-    """Whether the parts of a path match."""
+    """Return a function that tests whether the parts of a path match.
+
+    Raises:
+        ToolError: The pattern is invalid.
+    """
     if not pattern.strip():
         raise ToolError("The pattern is empty. Write one like *.py or src/**/*.ts.")
     check_text(pattern)
@@ -30,18 +34,18 @@ def compile_glob(pattern: str) -> Callable[[_Names], bool]:
     compiled = [_compile(alternative) for alternative in _alternatives(pattern)]
     if all(len(parts) == 2 and parts[0] is None for parts in compiled):
         last = [part for _, part in compiled if part is not None]
-        if len(last) == len(compiled):  # only the name counts, which is what most patterns are
+        if len(last) == len(compiled):  # a fast path for most patterns, which match only the name
             return lambda names: any(part.match(names[-1]) for part in last)
     return lambda names: any(_matches(names, parts) for parts in compiled)
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """What the braces of a pattern stand for."""
+    """Expand the braces of a pattern."""
     done: list[str] = []
     pending = [pattern]
     while pending:
         if len(done) + len(pending) > _MAX_ALTERNATIVES:
-            raise ToolError(f"The braces of the pattern stand for more than {_MAX_ALTERNATIVES} patterns.")
+            raise ToolError(f"The braces of the pattern expand to more than {_MAX_ALTERNATIVES} patterns.")
         current = pending.pop()
         braces = re.search(r"\{([^{}]*,[^{}]*)\}", current)
         if braces is None:
@@ -67,7 +71,7 @@ def _compile(pattern: str) -> list[_Part]:
     parts: list[_Part] = []
     for name in names:
         if name != "**":
-            # fnmatch writes expressions that do not go back, so no pattern takes long.
+            # fnmatch makes expressions without backtracking, so matching takes linear time.
             parts.append(re.compile(fnmatch.translate(name.replace("**", "*"))))
         elif not parts or parts[-1] is not None:
             parts.append(None)
@@ -75,7 +79,7 @@ def _compile(pattern: str) -> list[_Part]:
 
 
 def _matches(names: _Names, parts: list[_Part]) -> bool:
-    """Match from left to right; `reached` are the parts from which the rest may match."""
+    """Match from left to right. `reached` has the parts at which the remaining names may match."""
     reached = _skip({0}, parts)
     for name in names:
         following = set()

@@ -17,7 +17,7 @@ except ImportError:  # not a POSIX system
 __all__ = ["TEMPORARY", "lock_folder", "remove_stale"]
 
 TEMPORARY = ".tinyagent-"
-"""How the name of a temporary file starts."""
+"""The prefix of a temporary file's name."""
 
 _TEMPORARY_NAME = re.compile(r"\.tinyagent-[0-9a-f]{16}\.tmp")
 _WAIT_SECONDS = 5.0
@@ -29,9 +29,9 @@ _OLD_SECONDS = 3_600.0
 def lock_folder(folder: int) -> Iterator[bool]:
     """Hold the lock of a folder (`flock` on its descriptor). Yield whether it was acquired.
 
-    It closes the gap between the last check of a file and its replacement, for tools in one or in several
-    processes. If locks are not supported, as on some network file systems, or another process holds the lock
-    for long, the write proceeds without it.
+    The lock prevents a change between the last check of a file and its replacement, by tools in one or
+    several processes. If locks are not supported, as on some network file systems, or if another process
+    holds the lock for more than 5 s, the write proceeds without it.
     """
     locked = _lock(folder)
     try:
@@ -69,4 +69,4 @@ def remove_stale(folder: int, locked: bool) -> None:
             if stat.S_ISREG(status.st_mode) and (locked or status.st_mtime < oldest):
                 os.unlink(name, dir_fd=folder)
         except OSError:
-            pass  # gone already, or not ours to remove
+            pass  # already removed, or not permitted

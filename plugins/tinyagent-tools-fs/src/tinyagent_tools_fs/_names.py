@@ -1,11 +1,11 @@
-r"""Names of files as a model reads and writes them.
+r"""File names in the form that models read and write.
 
-A file name may hold anything but NUL and a slash: a line end that forges a line of `list`, an escape
+A file name may have any characters except NUL and slash: a line end that forges a line of `list`, an escape
 sequence, bytes that are not UTF-8. Such a name is shown in double quotes with escapes, as Git does: `"a\nb"`.
-Every tool takes a path in that form back. A name that needs no quotes is shown as it is.
+Every tool accepts a path in this form. A name that needs no quotes is shown unchanged.
 
 The escapes are `\n`, `\t`, `\r`, `\"` and `\\`, `\xNN` for a byte that is not part of UTF-8 text, and
-`\uNNNN` or `\UNNNNNNNN` for a character that is not printable. Git's `\NNN` (a byte in octal) is taken too.
+`\uNNNN` or `\UNNNNNNNN` for a character that is not printable. Git's `\NNN` (a byte in octal) is accepted.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _LINE_BREAKS = re.compile("[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
 def show_path(path: str, *, quote: re.Pattern[str] | None = None) -> str:
-    """Return a path as the model sees it, in quotes if it could be misread.
+    """Return a path for the model, in quotes if it is ambiguous without them.
 
     Args:
         path: The path, as decoded by `os.fsdecode`.
-        quote: A further pattern that makes quotes necessary.
+        quote: A pattern; if the path matches, it needs quotes.
     """
     odd = not path.isprintable() or '"' in path or (path.startswith("[") and path.endswith("]"))
     if not odd and (quote is None or quote.search(path) is None):
@@ -44,7 +44,7 @@ def _escape(character: str) -> str:
         return _ESCAPES[number]
     if character.isprintable():
         return character
-    if 0xDC80 <= number <= 0xDCFF:  # a byte, as `surrogateescape` keeps it
+    if 0xDC80 <= number <= 0xDCFF:  # a byte, as decoded by `surrogateescape`
         return f"\\x{number - 0xDC00:02x}"
     return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
@@ -83,10 +83,10 @@ def show_text(line: str) -> str:
 
 
 def check_text(text: str) -> None:
-    """Refuse an unpaired surrogate, which JSON can hold but a file cannot.
+    """Refuse unpaired surrogates, which are possible in JSON but not in a file.
 
     Raises:
-        ToolError: The text has one.
+        ToolError: The text has an unpaired surrogate.
     """
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""What is off limits even inside the working directory: tinyagent's own files, and the code it runs."""
+"""Protected paths inside the working directory: tinyagent's own files, and the code that it runs."""
 
 # Paths are compared as text here.
 # ruff: noqa: PTH118
@@ -22,11 +22,11 @@ __all__ = ["Places", "known_places"]
 
 @dataclass(frozen=True)
 class Places:
-    """Absolute paths of files and folders; a folder stands for all that is in it.
+    """Absolute paths of protected files and folders. A folder protects everything in it.
 
     Attributes:
         secret: Neither read nor written: keys, configuration, sessions.
-        fixed: Not written: what this tinyagent loads as code.
+        fixed: Not written: code that this tinyagent loads.
     """
 
     secret: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Places:
 
 
 def known_places(root: str) -> Places:
-    """The places of the tinyagent that runs here; `root` decides what a virtual environment covers."""
+    """Return the places of this tinyagent. A virtual environment around `root` is not protected."""
     return Places(
         secret=tuple(sorted({os.path.realpath(path) for path in _own_files()})),
         fixed=tuple(sorted({os.path.realpath(path) for path in _code(root)})),
@@ -48,7 +48,7 @@ def _own_files() -> Iterator[str]:
     for place in ("config", "data", "state", "cache"):
         yield str(getattr(platformdirs, f"user_{place}_dir")("tinyagent", appauthor=False))
     if Path("/proc/self/environ").exists():
-        yield "/proc"  # in `/` as a working directory, this shows the environment, and the keys in it
+        yield "/proc"  # readable if the working directory is `/`; it shows the keys in the environment
 
 
 def _code(root: str) -> Iterator[str]:
@@ -63,12 +63,12 @@ def _code(root: str) -> Iterator[str]:
     yield from _installed()
     for name, module in list(sys.modules.items()):
         if name.startswith("tinyagent_file_") and (path := getattr(module, "__file__", None)):
-            yield path  # what `-t ./mytools.py` has loaded
+            yield path  # loaded by `-t ./mytools.py`
 
 
 @functools.cache
 def _installed() -> tuple[str, ...]:
-    """Where tinyagent and its plugins are, also those that are installed as a link to their sources."""
+    """Return the paths of tinyagent and its plugins, including editable installations."""
     modules = {"tinyagent", "tinyagent_cli"}
     for distribution in metadata.distributions():
         for point in distribution.entry_points:
@@ -78,7 +78,7 @@ def _installed() -> tuple[str, ...]:
 
 
 def _sources(module: str) -> Iterator[str]:
-    """Where a top-level module is, without importing it: the folder of a package, or the one file."""
+    """Return the folders of a package, or the file of a module, without importing it."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):

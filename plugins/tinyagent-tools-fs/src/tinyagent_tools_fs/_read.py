@@ -24,14 +24,14 @@ MAX_IMAGE = 5 * 1024 * 1024
 """Bytes of an image that is shown."""
 
 WHOLE = 10 * 1024 * 1024
-"""Up to this size a file's lines are counted, and it can be edited."""
+"""Bytes up to which the lines of a file are counted, and the file can be edited."""
 
 MAX_SCAN = 256 * 1024 * 1024
-"""Characters that one call goes through to get where it is asked to."""
+"""Characters that one call may skip to reach its offset."""
 
 
 def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> AgentToolResult:
-    """The lines from `first` on, at most `limit` of them and no more than fit."""
+    """Show lines from `first` on: at most `limit` lines and `MAX_TEXT` characters."""
     parts = root.locate(path)
     with root.file(parts) as descriptor:
         status = os.fstat(descriptor)
@@ -45,7 +45,7 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
         if encoding is None:
             raise ToolError(
                 f"{root.name(parts)} is a binary file of {size:,} bytes, so it is not shown. "
-                "If its content matters, look at it with a program that knows its format."
+                "If its content matters, use a program for its format."
             )
         root.saw(parts, status)
         if not head:
@@ -53,7 +53,7 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
                 [{"type": "text", "text": f"[{shown} is empty]"}], _details(shown, encoding, 0)
             )
         if size <= WHOLE:
-            # The beginning may be UTF-8, and a byte further on not.
+            # A byte after the sample may not be UTF-8.
             encoding = detect(head + read_up_to(descriptor, WHOLE), whole=True) or encoding
         return _text(descriptor, shown, encoding, size, first, limit, numbers)
 
@@ -62,7 +62,7 @@ def _image(descriptor: int, head: bytes, shown: str, media_type: str, size: int)
     if size > MAX_IMAGE:
         raise ToolError(
             f"{shown} is an image of {size:,} bytes; at most {MAX_IMAGE:,} can be shown. "
-            "Make a smaller one first."
+            "Reduce its size first."
         )
     data = head + read_up_to(descriptor, MAX_IMAGE - len(head))
     url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
@@ -76,7 +76,7 @@ def _image(descriptor: int, head: bytes, shown: str, media_type: str, size: int)
 
 
 class _Lines:
-    """The lines of a file, each cut to `MAX_LINE` characters, with what was cut counted."""
+    """The lines of a file, each truncated to `MAX_LINE` characters."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         self._stream = stream
@@ -84,7 +84,7 @@ class _Lines:
         self.crlf = False
 
     def next(self) -> tuple[str, int] | None:
-        """A line without its end, and how many characters it has; None at the end of the file."""
+        """Return the next line without its end, and its full length; None at the end of the file."""
         line = piece = self._stream.readline(MAX_LINE)
         if not piece:
             return None
@@ -99,7 +99,7 @@ class _Lines:
         self._left -= length
         if self._left < 0:
             raise ToolError(
-                f"That is more than {MAX_SCAN:,} characters into the file. Use a program such as sed or tail."
+                f"The offset is beyond {MAX_SCAN:,} characters. Use a program such as sed or tail."
             )
         self.crlf = self.crlf or line.endswith("\r\n")
         return line.removesuffix("\n").removesuffix("\r"), length - piece.endswith("\n")
@@ -143,13 +143,13 @@ def _text(
     notes = []
     if more:
         of = f"of {total:,}" if total is not None else f"of more ({size:,} bytes)"
-        notes.append(f"lines {first:,}-{last:,} {of}; go on with offset={last + 1}")
+        notes.append(f"lines {first:,}-{last:,} {of}; continue with offset={last + 1}")
     if cut:
-        notes.append(f"{cut} long line(s) cut")
+        notes.append(f"{cut} long line(s) truncated")
     if encoding.label != "UTF-8":
         notes.append(f"encoding: {encoding.label}")
     if source.crlf:
-        notes.append("line ends: CRLF, which edit and write keep")
+        notes.append("line ends: CRLF, preserved by edit and write")
     text = "\n".join(lines)
     if notes:
         text += f"\n[{'; '.join(notes)}]"

@@ -1,12 +1,12 @@
-"""The working directory, and the only ways into it.
+"""The working directory, and all functions that open files in it.
 
 A path is first resolved with its symbolic links and compared with the root. Then its parts are opened one
-after the other from the root's own descriptor, and a part that is a link is refused. So a part that is
-swapped for a link between the two steps makes an error, and nothing outside is touched. Within one call
+after the other from the root's own descriptor, and a part that is a link is refused. So if a part is
+replaced by a link between the two steps, the call fails, and nothing outside is touched. Within one call
 nothing is opened by its path again.
 """
 
-# Pathlib has no descriptors, and joins away what matters here.
+# Pathlib does not support descriptors, and it normalises paths.
 # ruff: noqa: PTH116, PTH118, PTH120, PTH206
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ Parts = tuple[str, ...]
 
 
 class Root:
-    """A folder that no path leads out of.
+    """A folder to which all paths are confined.
 
     Args:
         folder: The folder; the current working directory if None.
-        places: What is protected in it.
+        places: Returns the protected paths.
     """
 
     def __init__(self, folder: str | Path | None = None, places: Callable[[], Places] | None = None) -> None:
@@ -61,7 +61,11 @@ class Root:
     # ---- paths --------------------------------------------------------------------------------------
 
     def locate(self, path: str, *, write: bool = False) -> Parts:
-        """The parts below the root that a path leads to, links resolved; `ToolError` if elsewhere."""
+        """Resolve a path and return its parts below the root.
+
+        Raises:
+            ToolError: The path is invalid, outside the root, or protected.
+        """
         path = parse_path(path)
         if "\0" in path:
             raise ToolError("A path cannot contain a NUL character.")
@@ -83,7 +87,7 @@ class Root:
         return parts
 
     def _check_text(self, real: str, path: str, write: bool) -> None:
-        """Compare as text, for what does not exist yet; what does is compared as itself when it is opened."""
+        """Compare paths as text, because they may not exist yet. Existing files are checked when opened."""
         folded = os.path.join(real, "").casefold()
         places = self.places()
         if _lies_in(folded, places.secret):
@@ -100,26 +104,26 @@ class Root:
 
     @classmethod
     def name(cls, parts: Parts) -> str:
-        """A path below the root in quotes, for a message."""
+        """Return a path below the root in quotes, for a message."""
         shown = cls.show(parts)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
         return shown if shown.startswith('"') else f"'{shown}'"
 
     def folders(self) -> set[tuple[int, int]]:
-        """Which folders are secret, as device and inode."""
+        """Return the device and inode of each secret folder."""
         return _identities(self.places().secret)
 
     # ---- opening ------------------------------------------------------------------------------------
 
     @contextmanager
     def folder(self, parts: Parts, *, writing: str | None = None, create: bool = False) -> Iterator[int]:
-        """The descriptor of a folder below the root.
+        """Open a folder below the root, and yield its descriptor.
 
         Args:
-            parts: Which, from `locate`.
-            writing: The name of the file that is about to be written in it.
-            create: Whether to make the folders that are missing.
+            parts: The parts of the path, from `locate`.
+            writing: The name of a file that will be written in the folder.
+            create: Whether to create missing folders.
         """
         places = self.places()
         secret = _identities(places.secret)
@@ -149,7 +153,7 @@ class Root:
             os.close(descriptor)
 
     def _check_git(self, folder: int, parts: Parts, number: int) -> None:
-        """Refuse to write into a Git repository, and what would make a repository of a folder on the way."""
+        """Refuse to write into a Git repository, or to turn a folder of the path into one."""
         if is_repository(folder):
             raise _protected(self.name(parts[:number]), "it is a Git repository's own data")
         if completes_repository(folder, parts[number]):
@@ -185,10 +189,10 @@ class Root:
             os.close(descriptor)
 
     def open_in(self, above: int, parts: Parts, name: str) -> int:
-        """Open a regular file of a folder, and nothing that only looks like one."""
+        """Open a regular file in a folder. Links, devices, pipes and sockets are refused."""
         try:
             before = os.stat(name, dir_fd=above, follow_symlinks=False)
-            self.check_regular(before, parts)  # opening a device can already do something
+            self.check_regular(before, parts)  # opening a device can have effects
             descriptor = os.open(name, _READ, dir_fd=above)
         except FileNotFoundError:
             raise self._missing(above, parts) from None
@@ -211,20 +215,20 @@ class Root:
             yield above, parts[-1]
 
     def check_regular(self, status: os.stat_result, parts: Parts) -> None:
-        """Refuse what is not a regular file, in words."""
+        """Raise `ToolError` if a path is not a regular file."""
         mode = status.st_mode
         if stat.S_ISREG(mode):
             return
         if stat.S_ISDIR(mode):
-            raise ToolError(f"{self.name(parts)} is a directory, not a file. `list` shows what is in it.")
+            raise ToolError(f"{self.name(parts)} is a directory, not a file. `list` shows its content.")
         if stat.S_ISLNK(mode):
-            raise _swapped(self.name(parts))
+            raise _replaced_by_link(self.name(parts))
         raise ToolError(f"{self.name(parts)} is a device, pipe or socket, so it was not opened.")
 
     # ---- writing ------------------------------------------------------------------------------------
 
     def status(self, parts: Parts) -> os.stat_result | None:
-        """The status of a file before it is written; None if it does not exist."""
+        """Return the status of a file before it is written; None if it does not exist."""
         try:
             with self._parent(parts, write=True) as (above, name):
                 return os.stat(name, dir_fd=above, follow_symlinks=False)
@@ -236,14 +240,14 @@ class Root:
     def replace(
         self, parts: Parts, data: bytes, expected: os.stat_result | None, content: bytes | None = None
     ) -> None:
-        """Write a file in one step: a reader sees all of the old content or all of the new.
+        """Replace a file atomically.
 
         Args:
-            parts: Where, from `locate(..., write=True)`.
+            parts: The parts of the path, from `locate(..., write=True)`.
             data: The new content.
-            expected: The file as it was when it was read, None if there was none. If that has changed,
-                nothing is written.
-            content: What was read, to find a change that left no trace in the file's times and size.
+            expected: The status of the file when it was read; None if it did not exist. If the file has
+                changed since then, nothing is written.
+            content: The content when it was read, to detect changes that do not affect times and size.
         """
         with (
             self._parent(parts, write=True, create=expected is None) as (above, name),
@@ -253,7 +257,7 @@ class Root:
             self._check_target(above, name, parts)
             temporary = f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
             try:
-                # A new file gets what the umask leaves; in place of an old one it is private at first.
+                # A new file gets the mode of the umask; a replacement is private until its mode is copied.
                 mode = 0o666 if expected is None else 0o600
                 descriptor = os.open(temporary, _CREATE, mode, dir_fd=above)
                 try:
@@ -276,16 +280,16 @@ class Root:
         if expected is None or self.saw_last(parts, expected) is not False:
             self._remember(parts, written)
 
-    # ---- what the model has seen --------------------------------------------------------------------
+    # ---- versions that the model has read -----------------------------------------------------------
 
     def saw(self, parts: Parts, status: os.stat_result) -> None:
-        """Remember that the model has read a file as it was at this moment."""
+        """Remember the version of a file that the model has read."""
         self._remember(parts, _version(status))
 
     def saw_last(self, parts: Parts, status: os.stat_result) -> bool | None:
-        """Whether a file is as the model saw it last; None if it has not read or written the file."""
+        """Return whether a file is unchanged since the model read or wrote it; None if it did neither."""
         seen = self._seen.get(parts)
-        # Not the last one, the time of a change of the status: a new mode loses nothing.
+        # The last field, ctime, is not compared, because a change of the mode does not matter.
         return None if seen is None else seen[:-1] == _version(status)[:-1]
 
     def _remember(self, parts: Parts, version: _Version) -> None:
@@ -326,11 +330,11 @@ class Root:
                 os.close(descriptor)
         if not same:
             raise ToolError(
-                f"{self.name(parts)} was changed by something else meanwhile, so nothing was written. "
+                f"{self.name(parts)} was changed by another program, so nothing was written. "
                 "Read it again first."
             )
 
-    # ---- words --------------------------------------------------------------------------------------
+    # ---- error messages -----------------------------------------------------------------------------
 
     def _missing(self, above: int, parts: Parts) -> ToolError:
         similar = []
@@ -339,7 +343,7 @@ class Root:
                 names = [entry.name for entry, _ in zip(entries, range(_SIMILAR), strict=False)]
             similar = difflib.get_close_matches(parts[-1], names, n=3, cutoff=0.6)
         except OSError:
-            pass  # it could not be listed: no suggestions
+            pass  # unreadable folder: no suggestions
         meant = " or ".join(self.name((*parts[:-1], name)) for name in similar)
         return _MissingError(
             f"There is no {self.name(parts)} in the working directory."
@@ -347,7 +351,7 @@ class Root:
         )
 
     def explain(self, error: OSError, parts: Parts, above: int | None = None) -> ToolError:
-        """An error of the operating system as an error for the model."""
+        """Convert an error of the operating system to a `ToolError` for the model."""
         if above is not None and error.errno == errno.ENOENT:
             return self._missing(above, parts)
         shown = self.name(parts)
@@ -357,17 +361,17 @@ class Root:
             except OSError:
                 mode = 0
             if stat.S_ISLNK(mode) or error.errno != errno.ENOTDIR:
-                return _swapped(shown)
+                return _replaced_by_link(shown)
             return ToolError(f"{shown} is not a directory.")
         return ToolError(f"{shown}: {error.strerror or error}.")
 
 
 class SecretError(ToolError):
-    """The path leads into tinyagent's own configuration."""
+    """The path is part of tinyagent's own configuration."""
 
 
 class _MissingError(ToolError):
-    """There is no such file or folder."""
+    """The file or folder does not exist."""
 
 
 _CODE = "tinyagent loads it as code"
@@ -377,7 +381,7 @@ _Version = tuple[int, int, int, int, int]
 
 
 def _named_by_git(folder: str) -> tuple[str, ...]:
-    """What the configuration of Git names around a folder."""
+    """Return the real paths in Git's configuration for a folder."""
     return tuple(sorted({os.path.realpath(path) for path in configured_paths(folder)}))
 
 
@@ -387,7 +391,7 @@ def _lies_in(folded: str, places: tuple[str, ...]) -> bool:
 
 def _secret(path: str) -> SecretError:
     return SecretError(
-        f"{path} holds tinyagent's own configuration and keys, which no tool may see or change."
+        f"{path} has tinyagent's own configuration and keys, which no tool may read or change."
     )
 
 
@@ -395,7 +399,7 @@ def _protected(path: str, why: str) -> ToolError:
     return ToolError(f"{path} is protected: {why}, so it may be read but not written. Ask the user to do it.")
 
 
-def _swapped(path: str) -> ToolError:
+def _replaced_by_link(path: str) -> ToolError:
     return ToolError(f"{path} was replaced by a symbolic link while it was being opened, so it was not.")
 
 
@@ -408,7 +412,7 @@ def _version(status: os.stat_result) -> _Version:
 
 
 def read_up_to(descriptor: int, size: int) -> bytes:
-    """At most so many bytes, fewer only at the end of the file."""
+    """Read this number of bytes; fewer only at the end of the file."""
     pieces = []
     while size > 0 and (piece := os.read(descriptor, min(size, 1 << 20))):
         pieces.append(piece)
@@ -438,11 +442,11 @@ def _keep_owner(descriptor: int, expected: os.stat_result) -> None:
         try:
             os.fchown(descriptor, expected.st_uid, expected.st_gid)
         except OSError:
-            pass  # only root may give files away
+            pass  # only root may change the owner
 
 
 def _remove(name: str, folder: int) -> None:
     try:
         os.unlink(name, dir_fd=folder)
     except OSError:
-        pass  # it was never made
+        pass  # it was not created

@@ -1,9 +1,9 @@
-"""`glob` and `grep` themselves: generators that run in a process, which can be killed at any moment.
+"""The searches of `glob` and `grep`: generators that run in a process, which can be killed at any moment.
 
-A pattern of the model, or a line of some `.gitignore`, can keep a regular expression busy without end.
+A pattern from the model, or a line of a `.gitignore`, can make a regular expression run almost endlessly.
 
-If ripgrep is installed it selects the files that may match. They are opened and searched here all the same,
-so nothing is shown that was not read through `Root`, and a line looks the same whichever engine found it.
+If ripgrep is installed, it selects the files that may match. They are still opened through `Root` and
+searched here, so protected files are never shown, and lines have the same form with both engines.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ __all__ = [
 ]
 
 SECONDS = 30.0
-"""How long a search may take."""
+"""Seconds that a search may take."""
 
 MAX_SHOWN = 400
-"""Characters of a matching line that are shown, those around the match."""
+"""Characters of a matching line that are shown, around the match."""
 
 MAX_SENT = 5_000_000
-"""Characters of lines and paths after which a search stops; a call shows much less."""
+"""Characters of lines and paths after which a search stops. A call shows fewer."""
 
 OLDEST_RIPGREP = (15, 0)
-"""Older ones leave files out by mistake: by rules of the folders above the start, by a BOM in a `.gitignore`,
+"""Older versions skip files by mistake: by rules of the folders above the start, by a BOM in a `.gitignore`,
 by patterns that end in a dot (fixed in 15.0). They also miss lines (fixed in 14.1.1). See its CHANGELOG."""
 
 Item = dict[str, str | int | bool]
-"""Something that a search found or reports; its keys say what."""
+"""A match or a report of a search; its keys show which."""
 
 _LOOKS_LIKE_A_MATCH = re.compile(r":\d+:")
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folder in which to search, in bytes, since names need not be text."""
+    """The folder in which to search, in bytes, because names may not be valid text."""
 
     root: bytes
     start: bytes
     secret: tuple[bytes, ...] = ()
 
     def open(self) -> tuple[Root, Parts]:
-        """The root, with the same places out of reach, and the parts of the start."""
+        """Return the root, with the same protected places, and the parts of the start."""
         secret = tuple(map(os.fsdecode, self.secret))
         parts = tuple(part for part in os.fsdecode(self.start).split("/") if part)
         return Root(os.fsdecode(self.root), lambda: Places(secret=secret)), parts
@@ -75,7 +75,7 @@ class Place:
 
 @dataclass(frozen=True)
 class GlobRequest:
-    """What `glob` is asked."""
+    """The arguments of `glob`."""
 
     pattern: str
     hidden: bool
@@ -85,10 +85,10 @@ class GlobRequest:
 
 @dataclass(frozen=True)
 class GrepRequest:
-    """What `grep` is asked.
+    """The arguments of `grep`.
 
     Attributes:
-        rg: The path of ripgrep; None to search without.
+        rg: The path of ripgrep; None to search without it.
         rg_checked: Whether its version is known to be new enough.
     """
 
@@ -105,7 +105,7 @@ class GrepRequest:
 
 
 def glob(place: Place, request: GlobRequest) -> Iterator[Item]:
-    """The paths that match, in order, until there are more than the limit."""
+    """Yield the matching paths in order, up to the limit."""
     root, start = place.open()
     matches = compile_glob(request.pattern)
     ignore = None if request.ignored else Ignore(root)
@@ -142,12 +142,12 @@ def _compile(request: GrepRequest) -> re.Pattern[str]:
     except (re.error, RecursionError, OverflowError) as error:
         raise ToolError(
             f"{request.pattern!r} is not a regular expression: {error}. "
-            "Escape it, or set literal to look for the text as it is."
+            "Escape it, or set literal to search for plain text."
         ) from None
 
 
 def grep(place: Place, request: GrepRequest) -> Iterator[Item]:
-    """The lines that match, file by file, until there are as many as the limit."""
+    """Yield the matching lines, file by file, up to the limit."""
     root, start = place.open()
     pattern = _compile(request)
     plain = request.literal or re.escape(request.pattern) == request.pattern
@@ -183,7 +183,7 @@ def _files(root: Root, start: Parts, request: GrepRequest, skipped: Skipped) -> 
                 raise root.explain(error, start, above) from None
         if not stat.S_ISDIR(status.st_mode):
             root.check_regular(status, start)
-            yield start  # a file that is named is meant, ignored or not
+            yield start  # an explicit file is searched even if it is ignored
             return
     chosen = compile_glob(request.glob) if request.glob else None
     ignore = None if request.ignored else Ignore(root)
@@ -205,7 +205,7 @@ def _files(root: Root, start: Parts, request: GrepRequest, skipped: Skipped) -> 
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run ripgrep. Its timer outlives the start of the program, so it ends also if this process is killed."""
+    """Run ripgrep. The timer survives `exec`, so ripgrep ends even if this process is killed."""
     return subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -226,10 +226,10 @@ def _is_new_enough(rg: str) -> bool:
 def _candidates(
     root: Root, start: Parts, request: GrepRequest, rg: str, skipped: Skipped
 ) -> list[Parts] | None:
-    """The files that may match as ripgrep sees it, relative to the start; None if it cannot tell.
+    """Return the files that may match according to ripgrep, relative to the start; None if it fails.
 
-    A `--glob` of ours would make it forget `.gitignore`, and rules from above the start would be those of
-    other folders too; both are applied here afterwards.
+    The glob, and the rules of folders above the start, are applied by the caller: `--glob` would override
+    `.gitignore`, and ripgrep would also read rules from above the root.
     """
     options = [
         "--no-config",
@@ -245,12 +245,12 @@ def _candidates(
     options += ["--ignore-case"] if request.ignore_case else []
     options += ["--fixed-strings"] if request.literal else []
     if not request.pattern.isascii():
-        return None  # it would look for UTF-8 in files of other encodings
+        return None  # ripgrep would search for UTF-8 in files with other encodings
     with root.folder(start) as folder:
-        os.fchdir(folder)  # this process is there for this one search
+        os.fchdir(folder)  # safe, because this process runs only one search
     done = _run([rg, *options, "--regexp", request.pattern, "--", "."])
     denied = done.stderr.count(b"(os error 13)")
-    # 2 stands for an expression that it does not know, but also for a file that it may not read.
+    # Status 2 means an unsupported expression, but also an unreadable file.
     if done.returncode not in (0, 1) and not (done.returncode == 2 and denied):
         return None
     skipped.unreadable += denied
@@ -263,14 +263,14 @@ def _candidates(
 
 
 def _text(root: Root, parts: Parts, skipped: Skipped) -> str | None:
-    """A text file; None if it is not one, cannot be read or is too large."""
+    """Return the text of a file; None if it is binary, unreadable or too large."""
     try:
         with root.folder(parts[:-1]) as above:
             descriptor = root.open_in(above, parts, parts[-1])
     except SecretError:
         return None
     except ToolError:
-        skipped.unreadable += 1  # gone, swapped, or no permission
+        skipped.unreadable += 1  # removed, replaced by a link, or no permission
         return None
     try:
         data = read_up_to(descriptor, SAMPLE)

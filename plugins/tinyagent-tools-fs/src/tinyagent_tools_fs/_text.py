@@ -1,4 +1,4 @@
-"""Bytes to text and back: which encoding, which line ends, and whether it is text at all."""
+"""Detect the encoding of a file, binary files and images; decode and encode text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 __all__ = ["SAMPLE", "Encoding", "detect", "image_type"]
 
 SAMPLE = 64 * 1024
-"""So many bytes from the beginning decide."""
+"""Bytes from the beginning of a file that are used to detect its encoding."""
 
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le", "UTF-32 LE with BOM"),
@@ -22,27 +22,27 @@ _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r\f\v\b\x1b"))
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a text is stored: the codec, the mark in front of it, and its name for people."""
+    """The encoding of a file: the codec, the byte order mark, and a name for messages."""
 
     codec: str = "utf-8"
     mark: bytes = b""
     label: str = "UTF-8"
 
     def decode(self, data: bytes) -> str:
-        """The text of a whole file; `UnicodeDecodeError` if it is not in this encoding."""
+        """Decode a complete file. Raises `UnicodeDecodeError` if it has another encoding."""
         return data[len(self.mark) :].decode(self.codec)
 
     def encode(self, text: str) -> bytes:
-        """The bytes of a whole file; `UnicodeEncodeError` if the encoding cannot say it."""
+        """Encode a complete file. Raises `UnicodeEncodeError` if the encoding lacks a character."""
         return self.mark + text.encode(self.codec)
 
 
 def detect(head: bytes, *, whole: bool) -> Encoding | None:
-    """The encoding of a file that begins like this; None if it is binary.
+    """Return the encoding of a file by its first bytes; None if it is binary.
 
     Args:
-        head: Its first bytes.
-        whole: Whether that is all of it; if not, the last character may be cut.
+        head: The first bytes.
+        whole: Whether `head` is the complete file; otherwise the last character may be incomplete.
     """
     for mark, codec, label in _MARKS:
         if head.startswith(mark):
@@ -63,7 +63,7 @@ def _decodes(data: bytes, codec: str, whole: bool) -> bool:
 
 
 def _utf16_without_mark(head: bytes, whole: bool) -> Encoding | None:
-    """Mostly Western text has a NUL in every second place, and always the same one."""
+    """Detect UTF-16: in Western text, most bytes at even or most at odd offsets are NUL, but not both."""
     if len(head) < 4 or (whole and len(head) % 2):
         return None
     half = len(head) // 2
@@ -79,7 +79,7 @@ def _looks_binary(head: bytes) -> bool:
 
 
 def image_type(head: bytes) -> str | None:
-    """The media type of an image that models take, by its first bytes."""
+    """Return the media type of a supported image by its first bytes; None for other files."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):

@@ -1,4 +1,4 @@
-"""Walk through folders in order, without following links and without what `.gitignore` names."""
+"""Walk through folders in order, without links and without paths that `.gitignore` excludes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Entry:
 
 @dataclass
 class Skipped:
-    """Counts of what a search left out."""
+    """Counts of skipped files and folders."""
 
     unreadable: int = 0
     deep: int = 0
@@ -63,7 +63,7 @@ class Ignore:
             path = "/".join(parts[depth:]) + ("/" if is_folder else "")
             for include, expression in rules:
                 match = expression.match(path)
-                # A rule that matches a folder that the path is in was asked when that folder was.
+                # A match of a parent folder is ignored here, because it was checked with that folder.
                 if match is not None and (match.end() == len(path) or not match.groupdict().get("ps_d")):
                     return include
         return False
@@ -128,7 +128,7 @@ def walk(
 ) -> Iterator[Entry]:
     """Return everything below a folder, sorted by name, each folder before its content.
 
-    Private data of Git and tinyagent is left out. Folders that cannot be opened or are nested too deeply are
+    Private data of Git and tinyagent is skipped. Folders that cannot be opened or are nested too deeply are
     counted in `skipped`.
     """
     skipped = skipped or Skipped()

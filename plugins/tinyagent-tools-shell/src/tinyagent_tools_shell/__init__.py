@@ -1,4 +1,4 @@
-"""The tool `bash`: a shell command, streamed, bounded, and ended with everything that it started."""
+"""The tool `bash`: run a shell command, stream and limit its output, and end all its processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
     Args:
         folder: Where commands start; the current working directory if None. Commands can change to other
             folders: this is not a sandbox.
-        environment: Names of further variables that commands get. A variable whose name looks like that of
+        environment: Names of further variables that commands get. A variable with a name like that of
             a secret is never passed on.
     """
     root = Path(folder if folder is not None else Path.cwd()).resolve(strict=True)
@@ -58,7 +58,7 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
             command: The command.
             timeout: Seconds after which the command is ended.
             cwd: The folder to start in, relative to the working directory.
-            save_output: Save the whole output in a temporary file and return its path.
+            save_output: Save the complete output in a temporary file and return its path.
         """
         if "\0" in command:
             raise ToolError("A command cannot contain a NUL character.")
@@ -116,9 +116,7 @@ def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
         count = len(ended.killed)
         notes.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
     if ended.lost:
-        notes.append(
-            "a process that this command started has detached itself, cannot be found, and may still run"
-        )
+        notes.append("a process of this command has detached itself, cannot be found, and may still run")
     if ended.survived:
         notes.append(f"could not be killed: {_names(ended.survived)}")
     if ended.saved is not None and ended.saved.path is not None:
@@ -156,7 +154,7 @@ def _names(members: list[ProcessInfo]) -> str:
 
 @hookimpl
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Register `bash` for the present working directory.
+    """Register `bash` for the current working directory.
 
     `TINYAGENT_SHELL_ENV=NAME,NAME` names further variables that commands get.
     """

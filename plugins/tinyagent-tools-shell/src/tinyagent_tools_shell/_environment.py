@@ -1,4 +1,4 @@
-"""The environment of a command: the usual one of `tinyagent.child_environment`, and what building needs."""
+"""The environment of a command: that of `tinyagent.child_environment`, and variables for builds."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from tinyagent.child_environment import child_environment
 
-__all__ = ["MARK", "clean"]
+__all__ = ["MARK", "command_environment"]
 
 MARK = "TINYAGENT_COMMAND"
-"""Names the commands that a process belongs to, so that it can be found whatever has become of it."""
+"""The variable that identifies the processes of a command, so that detached processes can be found."""
 
 _FOR_COMMANDS = frozenset(
     (
@@ -24,12 +24,12 @@ _SET = {
     "GIT_PAGER": "cat",
     "GIT_TERMINAL_PROMPT": "0",
 }
-"""A command has no terminal, so nothing may wait for input from one."""
+"""A command has no terminal, so no program may wait for input from one."""
 
 
-def clean(environment: Mapping[str, str], more: frozenset[str] = frozenset()) -> dict[str, str]:
-    """The environment of a command; `more` has names that are passed on beside the usual ones."""
-    kept = child_environment(environment, _FOR_COMMANDS | more)
+def command_environment(environment: Mapping[str, str], more: frozenset[str] = frozenset()) -> dict[str, str]:
+    """Return the environment of a command; `more` has names of additional variables."""
+    passed = child_environment(environment, _FOR_COMMANDS | more)
     if MARK in environment:
-        kept[MARK] = environment[MARK]
-    return kept | _SET
+        passed[MARK] = environment[MARK]
+    return passed | _SET

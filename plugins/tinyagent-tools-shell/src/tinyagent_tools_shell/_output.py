@@ -1,4 +1,4 @@
-"""What a command prints: its head and its tail are kept, the rest is counted."""
+"""The output of a command: store its head and its tail, and count the rest."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import codecs
 __all__ = ["HEAD", "LIMIT", "TAIL", "Output"]
 
 HEAD = 12_000
-"""Characters kept from the beginning."""
+"""Characters to store from the beginning."""
 
 TAIL = 24_000
-"""Characters kept from the end, where errors are."""
+"""Characters to store from the end, where errors usually are."""
 
 LIMIT = 50_000_000
 """Bytes after which a command is ended."""
@@ -19,7 +19,7 @@ _NEWS = 2_000
 
 
 class Output:
-    """Takes bytes as they come; holds no more than `HEAD` and twice `TAIL` characters."""
+    """Collects the output. It stores at most `HEAD` and twice `TAIL` characters."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -29,7 +29,7 @@ class Output:
         self._tail = ""
         self._news = ""
         self._skipped = 0
-        # Half a character at the end of one piece is completed by the next.
+        # A character may be split between two pieces.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, data: bytes, *, final: bool = False) -> None:
@@ -52,20 +52,20 @@ class Output:
 
     @property
     def truncated(self) -> bool:
-        """Whether something was left out."""
+        """Whether part of the output is omitted."""
         return self._characters > HEAD + TAIL
 
     def text(self) -> str:
-        """All of it, or head and tail with a mark that says what is missing."""
+        """Return the complete output, or the head and the tail with a mark for the omitted part."""
         if not self.truncated:
             return self._head + self._tail
         tail = self._tail[-TAIL:]
         missing = self._characters - len(self._head) - len(tail)
         lines = self._lines - self._head.count("\n") - tail.count("\n")
-        return f"{self._head}\n[… {missing:,} characters, {lines:,} lines left out …]\n{tail}"
+        return f"{self._head}\n[… {missing:,} characters, {lines:,} lines omitted …]\n{tail}"
 
     def news(self) -> str:
-        """What has come since this was asked last, no more than its end."""
+        """Return the end of the output since the last call."""
         text, skipped = self._news, self._skipped
         self._news, self._skipped = "", 0
         return f"[… {skipped:,} characters …]{text}" if skipped else text

@@ -1,6 +1,6 @@
 """Run one command: start it, read its output, wait, and end every process that it started."""
 
-# The system does not report the end of processes that are not our children, so /proc is read again and again.
+# The system does not report the end of processes that are not our children, so /proc is polled.
 # ruff: noqa: ASYNC110
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tinyagent.supervisor import supervised_command
 
-from ._environment import MARK, clean
+from ._environment import MARK, command_environment
 from ._output import LIMIT, Output
 from ._processes import ProcessInfo, ProcessTree
 from ._saving import SavedOutput
@@ -48,7 +48,7 @@ class CommandResult:
         lost: Whether a process that cannot be found still holds the output open.
         killed: Processes that outlived the shell and were killed.
         survived: Processes that could not be killed.
-        saved: The file with the whole output, if it was requested.
+        saved: The file with the complete output, if it was requested.
     """
 
     output: Output
@@ -70,7 +70,7 @@ async def run(
     more_environment: frozenset[str] = frozenset(),
     save: bool = False,
 ) -> CommandResult:
-    """Run a command until it ends, times out, is aborted or prints too much.
+    """Run a command until it ends, times out, is aborted or exceeds the output limit.
 
     When this returns or raises, also by a cancellation, every process of the command that can be found has
     ended.
@@ -94,7 +94,7 @@ class _Command:
         self._closed = False
         self._received = b""
         mark = secrets.token_hex(16)
-        environment = clean(os.environ, more_environment)
+        environment = command_environment(os.environ, more_environment)
         environment[MARK] = ",".join(filter(None, [environment.get(MARK), mark]))
         environment["PWD"] = cwd
         self._reading, writing = os.pipe()
@@ -103,7 +103,7 @@ class _Command:
         for descriptor in (self._reading, self._status):
             os.set_blocking(descriptor, False)
         try:
-            # At once and not awaited: a cancellation in between would lose the process.
+            # Not awaited, because a cancellation in between would lose the process.
             self._process = subprocess.Popen(
                 supervised_command(_shell(command), lifeline=lifeline, status=status),
                 cwd=cwd,
@@ -142,7 +142,7 @@ class _Command:
             done, _ = await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             ended.why = next((why for task, why in ends.items() if task in done), "timeout")
             if ended.why == "exit":
-                ended.killed = await self._clear_up()
+                ended.killed = await self._wait_for_background()
             else:
                 await self._end()
         finally:
@@ -220,27 +220,27 @@ class _Command:
         return numbers[-1] if len(numbers) > 1 else self._process.returncode or -signal.SIGKILL
 
     def _numbers(self) -> list[int]:
-        """The numbers on lines of their own; a command can write other things to the pipe of its parent."""
+        """Return the numbers on separate lines. A command can write other bytes to its parent's pipe."""
         return [int(number) for number in _NUMBER.findall(self._received)]
 
     def _kill(self) -> list[ProcessInfo]:
-        """Kill everything; returns what did not die."""
+        """Kill all processes, and return those that survived."""
         self._process.send_signal(signal.SIGCONT)  # a command can stop its parent
         os.close(self._lifeline)
         try:
-            nothing_left = self._process.wait(_END_TIMEOUT_S) == 0
+            all_ended = self._process.wait(_END_TIMEOUT_S) == 0
         except subprocess.TimeoutExpired:
-            nothing_left = False
-            self._processes.kill()  # while all of them descend from it
+            all_ended = False
+            self._processes.kill()  # first, because killing the supervisor would orphan them
             self._process.kill()
             self._process.wait()
         self._processes.supervisor = None
-        if nothing_left:
+        if all_ended:
             return []
         return self._processes.kill()
 
-    async def _clear_up(self) -> list[ProcessInfo]:
-        """Give what outlives the shell a moment to end; returns what has to be killed."""
+    async def _wait_for_background(self) -> list[ProcessInfo]:
+        """Wait `EXIT_GRACE_S` for processes that outlive the shell, and return those that still run."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + EXIT_GRACE_S
         while left := self._processes.members():
@@ -252,7 +252,7 @@ class _Command:
     async def _end(self) -> None:
         """Ask all processes to end, and kill those that do not in time."""
         if not self._processes.signal(signal.SIGTERM):
-            self._process.send_signal(signal.SIGTERM)  # which passes it on to the group
+            self._process.send_signal(signal.SIGTERM)  # the supervisor signals the group
         loop = asyncio.get_running_loop()
         deadline = loop.time() + TERM_GRACE_S
         while loop.time() < deadline and not (self._over.is_set() and not self._processes.members()):

@@ -1,4 +1,4 @@
-"""Save the whole output of a command in a file."""
+"""Save the complete output of a command in a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["SavedOutput"]
 
 
 class SavedOutput:
-    """A private temporary file. An error in writing it never ends the command.
+    """A private temporary file. A write error never ends the command.
 
     Attributes:
         path: The path of the file; None if no file was written.
