@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 
 from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, TextContent, Tool
 
-from .message_checks import message_problem, with_defaults
+from .message_checks import is_plain, message_problem, with_defaults
 
 __all__ = ["UsedIds", "adapt_history", "is_own", "is_sendable", "repair_history"]
 
@@ -155,6 +155,9 @@ def repair_history(messages: Sequence[Message], *, first: int = 1) -> list[Messa
 
 def _well_formed(messages: Sequence[Message], first: int) -> Iterator[Message]:
     for number, original in enumerate(messages, first):
+        if is_plain(original):
+            yield original
+            continue
         message = cast(Message, with_defaults(original))
         problem = message_problem(message)
         if problem is None and message["role"] not in _ROLES:
@@ -167,6 +170,8 @@ def _well_formed(messages: Sequence[Message], first: int) -> Iterator[Message]:
 
 def is_sendable(message: Message) -> bool:
     """Whether a message is well-formed and has a role that models accept."""
+    if is_plain(message):
+        return True
     return message_problem(with_defaults(message)) is None and message["role"] in _ROLES
 
 

@@ -3,7 +3,7 @@
 `checked_message` checks each message that enters the library: in `prompt`, `steer`, `append_message`,
 `initial_state` and the callbacks of the loop. `repair_history` repeats the check (`message_problem`) before
 each request, because callbacks of the user can change messages in between. Its cost grows with the history,
-so the usual forms of messages and blocks have short paths.
+so the usual forms of messages and blocks have short paths (`is_plain`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from collections.abc import Iterable, Mapping
 from typing import TypeGuard, cast
 
 from tinyagent import _json
-from tinyagent.agent_types import AgentMessage, AssistantMessage, ToolCallContent
+from tinyagent.agent_types import AgentMessage, AssistantMessage, ToolCallContent, UserMessage
 from tinyagent.errors import InvalidMessageError
 
-__all__ = ["checked_message", "checked_messages", "is_assistant", "message_problem", "with_defaults"]
+__all__ = [
+    "checked_message",
+    "checked_messages",
+    "is_assistant",
+    "is_plain",
+    "message_problem",
+    "with_defaults",
+]
 
 _DICT = (dict, Mapping)
 """`dict` first: nearly every message is one, and the check for an abstract class takes five times as long."""
@@ -44,6 +51,8 @@ def checked_message(message: object, place: str = "the message") -> AgentMessage
     Raises:
         InvalidMessageError: The value is not a message, or cannot be sent to a model.
     """
+    if is_plain(message):
+        return message
     message = with_defaults(message)
     problem = message_problem(message)
     if problem is None and isinstance(message, _DICT) and message["role"] in _BLOCKS:
@@ -123,6 +132,16 @@ def message_problem(message: object) -> str | None:
 def is_assistant(message: object) -> TypeGuard[AssistantMessage]:
     """Whether a message is a reply of a model."""
     return isinstance(message, _DICT) and message.get("role") == "assistant"
+
+
+def is_plain(message: object) -> TypeGuard[UserMessage | AssistantMessage]:
+    """Whether a message consists of plain texts. Most do, and then no other check is necessary."""
+    return (
+        type(message) is dict
+        and message.get("role") in ("user", "assistant")
+        and type(content := message.get("content")) is list
+        and all(map(_is_plain_text, content))
+    )
 
 
 def _is_plain_text(block: object) -> bool:
