@@ -46,12 +46,12 @@ class ProxyStreamOptions:
     """The options of a call through a proxy; see `stream_proxy` for the defaults.
 
     Attributes:
-        auth_token: The token that the proxy wants.
-        proxy_url: Where the proxy is; `/api/stream` is added.
-        temperature: As the model takes it.
-        max_tokens: The most that the model may give out.
+        auth_token: The token for the proxy.
+        proxy_url: The base URL of the proxy; `/api/stream` is added.
+        temperature: The model's temperature.
+        max_tokens: The most output tokens.
         reasoning: A `ThinkingLevel`.
-        signal: Once set, the call ends at once.
+        signal: Setting it ends the call at once.
         timeout: As in `SimpleStreamOptions`.
     """
 
@@ -121,9 +121,9 @@ async def stream_proxy(
     `TINYAGENT_PROXY_TOKEN`; the URL is `proxy_url` of the options or the model, else `TINYAGENT_PROXY_URL`.
 
     Raises:
-        ConfigurationError: if no URL is known, or it cannot be used.
-        MissingKeyError: if no token is known.
-        TinyAgentError: if the reply did not begin.
+        ConfigurationError: There is no URL, or it is not valid.
+        MissingKeyError: There is no token.
+        TinyAgentError: The request failed before the reply started.
     """
     if isinstance(options, ProxyStreamOptions):
         return await ProxyStreamResponse(_call(model, context, _options_of(options)), model)

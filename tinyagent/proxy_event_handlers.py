@@ -1,7 +1,7 @@
-"""The proxy protocol: its events in, assistant message events out; no I/O.
+"""Decodes the proxy protocol, without I/O.
 
-A proxy holds the provider's key and passes the model's reply on as server-sent events, one JSON object
-each, camelCase and without `partial`, so that a long reply stays short on the wire:
+A proxy has the provider's key, and forwards the model's reply as server-sent events. Each is one JSON object
+in camelCase, without `partial`, which would repeat the reply so far:
 
     start
     text_start|text_delta|text_end, thinking_start|_delta|_end     contentIndex, delta, contentSignature
@@ -9,20 +9,19 @@ each, camelCase and without `partial`, so that a long reply stays short on the w
     done      reason (stop|length|toolUse), usage
     error     reason (aborted|error), errorMessage, usage
 
-What is not known is skipped, so that a proxy may say more one day. A block that was not opened is opened
-by its first delta. Nothing is complete without `done`.
+Unknown events and fields are ignored, so that the protocol can be extended. The first delta of a block opens
+it if it has no start. A reply without `done` is incomplete.
 
-Our own server (`plugins/tinyagent-proxy-server`) does say more, and others need not:
+Our own server (`plugins/tinyagent-proxy-server`) adds these fields, which are optional:
 
-    toolcall_end   id and toolName as they are at the end; contentSignature; arguments, as JSON text, where
-                   the deltas do not add up to them
-    done, error    finishReason, the provider's own word; normalUsage, usage in our words; images, the URLs of
-                   the images that the model made
-    done           signatures, {contentIndex: signature} of blocks that were signed after their end;
-                   citations, {contentIndex: [Citation]} of the texts that have any; thinkingLevel, what the
-                   reply was asked for, where the rest of its turn needs it
-    error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as the errors of
-                   `tinyagent.errors` have them
+    toolcall_end   id and toolName, in their final form; contentSignature; arguments as JSON text, if they are
+                   not the deltas joined
+    done, error    finishReason, of the provider; normalUsage, a `Usage`; images, the URLs of generated images
+    done           signatures, {contentIndex: signature}, of blocks that were signed after their end;
+                   citations, {contentIndex: [Citation]}, of texts; thinkingLevel, the level of the request,
+                   if the rest of the turn needs it
+    error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter: the attributes of
+                   the error in `tinyagent.errors`
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class ChatDecoder(ReplyDecoder):
         """Whether the last reasoning was sent as `content`, where it may have tags around it."""
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
-        """The `error` event; what was built so far stays."""
+        """Return the `error` event, with the content so far."""
         self._flush_half([])
         self._add_images()
         return super().fail(error)

@@ -137,7 +137,7 @@ def _delta_of(value: object) -> Delta | None:
 
 
 def unknown_fields(delta: Mapping[str, object]) -> dict[str, object] | None:
-    """The fields of a delta that are not known here and may have to go back; None if there are none."""
+    """Return the unknown fields of a delta, which the server may require back; None if there are none."""
     return _extra(delta, _DELTA_FIELDS | _NOT_SENT_BACK)
 
 

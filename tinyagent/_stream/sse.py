@@ -1,11 +1,10 @@
-r"""Bytes in, server-sent events out; no I/O.
+r"""Decodes bytes to server-sent events, without I/O.
 
-Lines end at CRLF, LF or CR and at nothing else. The last event counts even if the stream ends before
-its blank line: servers do that, and the alternative is to lose text. What the format leaves to the
-application (`id`, `retry`, comments) is dropped here.
+Lines end only at CRLF, LF or CR. The last event counts even if the stream ends before its blank line, because
+some servers omit the line, and text would be lost. `id`, `retry` and comments are dropped.
 
-The case that matters for speed is `data: {...}\n\n`, one or many to a network chunk; it takes two
-splits and no copy but the data itself. A line that comes in many chunks is joined once.
+Most events are `data: {...}\n\n`, one or more in a network chunk. So they have a fast path: two splits, and
+no copy except the data itself. A line that arrives in many chunks is joined once.
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ __all__ = ["MAX_EVENT_BYTES", "SSEDecoder", "ServerSentEvent"]
 MAX_EVENT_BYTES = 64 << 20
 
 ServerSentEvent: TypeAlias = tuple[bytes, bytes, bytes]
-"""The event's name, its data, and the value of its `error` field (llama.cpp has one)."""
+"""The event's name, its data, and the value of its `error` field, which llama.cpp uses."""
 
 _BOM = b"\xef\xbb\xbf"
 CR, LF = b"\r\n"  # as integers: `bytes in bytes` is five times slower
 
 
 class SSEDecoder:
-    """Decodes one stream, whichever way its bytes are cut.
+    """Decodes one stream. Its bytes may be split anywhere.
 
     Args:
-        max_bytes: An event larger than this is refused.
+        max_bytes: The size of the largest event that is accepted.
     """
 
     __slots__ = (
@@ -41,28 +40,29 @@ class SSEDecoder:
         self._max = max_bytes
         self._started = False
         self._clean = False
-        """Started, and nothing of an event or a line is held."""
+        """Whether the stream has started, and no part of an event or of a line is held."""
         self._after_cr = False
-        """The last byte was a CR: an LF that follows belongs to it."""
+        """Whether the last byte was a CR. An LF that follows belongs to it."""
         self._pieces: list[bytes] = []
-        """The line that is not complete yet, and how long it is."""
+        """The pieces of the incomplete line."""
         self._held = 0
+        """The bytes of these pieces."""
         self._open = False
-        """Some lines of an event have been taken in."""
+        """Whether an event has lines so far."""
         self._name = b""
         self._data: list[bytes] = []
         self._error = b""
         self._size = 0
-        """Bytes of the lines that were taken in."""
+        """The bytes of these lines."""
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Take in the next bytes; returns the events that they complete.
+        """Decode the next bytes, and return the events that they complete.
 
         Raises:
-            InvalidReplyError: if an event is too large.
+            InvalidReplyError: An event is too large.
         """
         if self._clean and chunk[:6] == b"data: " and chunk[-2:] == b"\n\n":
-            # One event and nothing else: what most servers send most of the time.
+            # Most chunks of most servers are exactly one event.
             end = len(chunk) - 2
             if chunk.find(LF, 6) == end and CR not in chunk and end > 6:
                 return [(b"", chunk[6:end], b"")]
@@ -107,7 +107,7 @@ class SSEDecoder:
         return events
 
     def close(self) -> list[ServerSentEvent]:
-        """The stream is over; returns the event that still was open, if any."""
+        """End the stream, and return the event that was still open, if there is one."""
         events: list[ServerSentEvent] = []
         if self._pieces:
             line = b"".join(self._pieces)
@@ -117,7 +117,7 @@ class SSEDecoder:
         return events
 
     def _start(self, chunk: bytes) -> bytes:
-        """Drop a byte order mark, which may itself come in pieces."""
+        """Drop a byte order mark, which may itself arrive in pieces."""
         head = b"".join(self._pieces) + chunk
         self._pieces.clear()
         if len(head) < len(_BOM) and _BOM.startswith(head):
