@@ -134,10 +134,11 @@ def read_descriptor(
     chunks: list[bytes] = []
     size = 0
     try:
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode) and found.st_size - os.lseek(descriptor, 0, os.SEEK_CUR) > limit:
+        left = _unread_bytes(descriptor)
+        if left > limit:
             raise error(_too_long(name, limit))
-        while chunk := _read_chunk(descriptor):
+        while chunk := _read_chunk(descriptor, max(left + 1, _CHUNK)):
+            left = 0
             size += len(chunk)
             if size > limit:
                 raise error(_too_long(name, limit))
@@ -147,10 +148,18 @@ def read_descriptor(
     return b"".join(chunks)
 
 
-def _read_chunk(descriptor: int) -> bytes:
+def _unread_bytes(descriptor: int) -> int:
+    """Return how many bytes of a regular file are left; 0 for a pipe or a device."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        return 0
+    return max(found.st_size - os.lseek(descriptor, 0, os.SEEK_CUR), 0)
+
+
+def _read_chunk(descriptor: int, size: int) -> bytes:
     while True:
         try:
-            return os.read(descriptor, _CHUNK)
+            return os.read(descriptor, size)
         except BlockingIOError:  # another process, such as Node.js, left the pipe in non-blocking mode
             import select
 

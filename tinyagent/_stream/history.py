@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, TypeAlias, cast
 
-from tinyagent.agent_types import AssistantMessage, Message, ModelIdentity, TextContent, Tool
+from tinyagent.agent_types import AssistantBlock, AssistantMessage, Message, ModelIdentity, TextContent, Tool
 
 from .message_checks import is_plain, message_problem, with_defaults
 
@@ -78,7 +78,9 @@ def adapt_history(
     offered = {tool.name for tool in tools or ()}
     renamed: dict[str, list[str]] = {}
     for message in repair_history(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and _has_only_texts(message):
+            renamed = {}
+        elif message["role"] == "assistant":
             content: list[Any] = [block for block in message["content"] if block["type"] in _BLOCKS]
             if not images:
                 content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
@@ -173,6 +175,16 @@ def is_sendable(message: Message) -> bool:
     if is_plain(message):
         return True
     return message_problem(with_defaults(message)) is None and message["role"] in _ROLES
+
+
+def _has_only_texts(message: AssistantMessage) -> bool:
+    """Whether every model can read a reply unchanged."""
+    content = message["content"]
+    return bool(content) and is_plain(message) and all(map(_visible_text, content))
+
+
+def _visible_text(block: AssistantBlock) -> str:
+    return block["text"].strip() if block["type"] == "text" else ""
 
 
 def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
