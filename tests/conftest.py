@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # nohup and a shell's background jobs ignore signals. Children inherit that, and do not end as tests expect.
 for _name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
@@ -30,11 +31,37 @@ SLOW = (
 )
 
 
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _is_slow(path: Path) -> bool:
+    return path.is_relative_to(ROOT) and path.relative_to(ROOT).as_posix().startswith(SLOW)
+
+
+def _without_slow(config: pytest.Config) -> bool:
+    return config.option.markexpr == "not slow"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis judge no example by its time, and try fewer ones if the slow tests are left out."""
+    settings.register_profile(
+        "tests",
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=30 if _without_slow(config) else 100,
+    )
+    settings.load_profile("tests")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import the slow tests to leave them out: this takes longer than many of the fast tests."""
+    return True if _without_slow(config) and _is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the slow tests, and start with them, so that no worker gets a long file at the end."""
-    root = Path(__file__).resolve().parent.parent
     for item in items:
-        if item.path.relative_to(root).as_posix().startswith(SLOW):
+        if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
@@ -100,14 +127,10 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 async def _task_check() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
-    for _ in range(
-        100
-    ):  # tasks that are ending, such as what closes a stream that was let go, get their steps
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
-        if not left:
-            break
-        await asyncio.sleep(0.01)
-    assert set() == left, "the test left tasks behind"
+    # Tasks that are ending may end, such as one that closes a stream that was dropped.
+    while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+        done, _ = await asyncio.wait(left, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+        assert done, f"the test left tasks behind: {left}"
 
 
 @pytest.fixture(autouse=True)

@@ -288,8 +288,8 @@ ANY_EVENT = st.one_of(
         ToolExecutionEndEvent, tool_call_id=IDS, tool_name=TEXT, result=RESULTS, is_error=st.booleans()
     ),
 )
-EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "40"))
-PROPERTY = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", min(40, settings.default.max_examples)))
+PROPERTY = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
 def assert_restored(events: list[Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent import Model, _json
@@ -145,7 +145,6 @@ def play(
     return events, photographs, made, naive
 
 
-@settings(max_examples=300, deadline=None)
 @given(STEPS, ENDS, st.randoms(use_true_random=False))
 def test_a_stored_event_shows_the_message_at_its_time(steps: list[Any], end: Any, random: Any) -> None:
     """For any sequence of calls, each partial is the message at its time, in any order of reading."""
@@ -158,7 +157,6 @@ def test_a_stored_event_shows_the_message_at_its_time(steps: list[Any], end: Any
         assert photographs[number] == events[number].get("partial")
 
 
-@settings(max_examples=100, deadline=None)
 @given(STEPS, ENDS)
 def test_reading_on_the_way_changes_nothing(steps: list[Any], end: Any) -> None:
     """A listener that reads each partial at once gets the same as one that reads all at the end."""
@@ -176,7 +174,6 @@ def test_reading_on_the_way_changes_nothing(steps: list[Any], end: Any) -> None:
     assert made.message() == made.trace.message_at(sys.maxsize - 1)
 
 
-@settings(max_examples=100, deadline=None)
 @given(STEPS, ENDS)
 def test_absorbing_deltas_only_builds_the_same(steps: list[Any], end: Any) -> None:
     """Events without partials build the same blocks and the same end through another builder."""
@@ -196,7 +193,6 @@ def test_absorbing_deltas_only_builds_the_same(steps: list[Any], end: Any) -> No
             assert photograph == own["partial"]
 
 
-@settings(max_examples=50, deadline=None)
 @given(STEPS, ENDS)
 def test_absorbing_full_partials_takes_them_as_they_stand(steps: list[Any], end: Any) -> None:
     """The partials of a provider are used unchanged, and are copied before the provider changes them."""

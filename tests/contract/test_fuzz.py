@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent.agent_types import Context, Model
@@ -23,11 +23,9 @@ from tinyagent.responses_provider import OpenAIResponsesModel, ResponsesDecoder,
 from tinyagent.testing import AnthropicWire, ChatWire, ProxyWire, ResponsesWire, Script, Wire, check_reply
 from tinyagent.testing.server import FakeReply, FakeServer, split_bytes
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", min(60, settings.default.max_examples)))
 """How many of each; `FUZZ_EXAMPLES=5000` looks for longer."""
-quick = settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+quick = settings(max_examples=EXAMPLES, database=None)
 
 CONTENT = [
     {"type": "thinking", "thinking": "Let me sée.", "thinking_signature": "c2ln"},
@@ -224,8 +222,8 @@ def test_over_a_socket(name: str, data: st.DataObject, cuts: list[int], hangup: 
 
     async def call() -> None:
         async with FakeServer(FakeReply(steps, framing="close" if hangup else "chunked")) as server:
-            options = {"api_key": "sk-test-0123456789", "timeout": 5.0, "on_retry": _no_more}
-            async with asyncio.timeout(8):
+            options = {"api_key": "sk-test-0123456789", "timeout": 60.0, "on_retry": _no_more}
+            async with asyncio.timeout(60):
                 try:
                     reply = await protocol.stream_fn(protocol.model(server.url), Context(), options)
                     events = [event async for event in reply]
