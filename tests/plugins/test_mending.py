@@ -165,7 +165,7 @@ def test_the_end_of_a_run_is_the_end_of_its_commands(
     )
     with FakeServer(FakeReply.tool_calls(("bash", {"command": command}))) as server:
         _configure(isolated_environment, server)
-        limit = ["--timeout", "5"] if how == "--timeout" else []
+        limit = ["--timeout", "10"] if how == "--timeout" else []
         with subprocess.Popen(
             [*COMMAND, "-y", "-m", "local/m", *limit, "Wait."],
             cwd=repository,

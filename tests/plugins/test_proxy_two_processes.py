@@ -22,7 +22,7 @@ pytest.importorskip("tinyagent_proxy_server", reason="plugins/tinyagent-proxy-se
 
 TOKEN = "caller-token-CANARY-0001"
 KEY = "upstream-key-CANARY-0002"
-SECONDS = 20
+SECONDS = 60
 COMMAND = [sys.executable, "-m", "tinyagent_cli"]
 
 

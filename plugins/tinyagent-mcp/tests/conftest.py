@@ -17,7 +17,7 @@ from tinyagent_mcp import McpServers, ServerConfig
 
 SERVER = Path(__file__).with_name("server.py")
 TINY = [sys.executable, "-I", "-S", str(Path(__file__).with_name("tiny.py"))]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def config(**fields: Any) -> ServerConfig:

@@ -18,8 +18,6 @@ from .conftest import Tools, config, said
 
 HOSTILE = [sys.executable, "-I", "-S", str(Path(__file__).with_name("hostile.py"))]
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def hostile(start: str = "", **fields: Any) -> ServerConfig:
     """How the server is started."""

@@ -36,7 +36,6 @@ def _running(port: int) -> Iterator[None]:
             process.kill()
 
 
-@pytest.mark.timeout(60)
 async def test_a_server_over_http() -> None:
     """Tools, progress and failures as over stdio; when the server comes back, so do its tools."""
     with socket.socket() as probe:

@@ -67,7 +67,6 @@ def _text(result: Any) -> str:
     return "\n".join(part.text for part in result.content)
 
 
-@pytest.mark.timeout(60)
 async def test_tools_are_offered_and_called(tmp_path: Path) -> None:
     """What is read-only is offered; schema, result, picture and failure arrive; stray output does not."""
     async with _served(tmp_path, "-t", "calc") as client:
@@ -95,7 +94,6 @@ async def test_tools_are_offered_and_called(tmp_path: Path) -> None:
     assert "--allow change" in (tmp_path / "stderr").read_text()
 
 
-@pytest.mark.timeout(60)
 async def test_what_changes_things_needs_leave(tmp_path: Path, home: Path) -> None:
     """`--allow` offers a tool; a deny rule of the user holds all the same."""
     async with _served(tmp_path, "--allow", "ch*") as client:
@@ -107,7 +105,6 @@ async def test_what_changes_things_needs_leave(tmp_path: Path, home: Path) -> No
     assert (True, True) == (refused.is_error, "does not allow" in _text(refused))
 
 
-@pytest.mark.timeout(60)
 async def test_updates_and_cancelling(tmp_path: Path) -> None:
     """Updates of a tool are progress; a call that is cancelled is ended with its process."""
     log, begun = tmp_path / "log", asyncio.Event()
@@ -119,7 +116,7 @@ async def test_updates_and_cancelling(tmp_path: Path) -> None:
 
     async with _served(tmp_path) as client:
         task = asyncio.ensure_future(client.call_tool("slow", {"log": str(log)}, progress_callback=progress))
-        await asyncio.wait_for(begun.wait(), 30)
+        await asyncio.wait_for(begun.wait(), 60)
         pid = int(log.read_text())
         assert not gone(pid)
         task.cancel()

@@ -43,7 +43,7 @@ class Served:
 
     async def ask(self, model: str = "up/m", *messages: Any, token: str = TOKEN, **options: Any) -> Any:
         """Start a reply with our own client."""
-        settings = {"auth_token": token, "proxy_url": self.url, "timeout": 20, **options}
+        settings = {"auth_token": token, "proxy_url": self.url, "timeout": 60, **options}
         context_messages = list(messages) or [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
         context = Context("Be brief.", context_messages, options.get("tools"))
         return await stream_proxy(Model("proxy", model, "proxy"), context, settings)
@@ -58,12 +58,12 @@ class Served:
         """Send a plain HTTP request."""
         headers = {"authorization": f"Bearer {token}"} if token is not None else {}
         headers |= request.pop("headers", {})
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
             return await client.request(method, self.url + path, headers=headers, **request)
 
     async def idle(self) -> None:
         """Wait until no reply is active."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self.proxy.streams:
                 await asyncio.sleep(0.01)
 
@@ -106,7 +106,7 @@ def serving() -> Serving:
             running = asyncio.create_task(server.serve([bound]))
             served.stop = lambda: setattr(server, "should_exit", True)
             try:
-                await asyncio.wait_for(ready.wait(), 10)
+                await asyncio.wait_for(ready.wait(), 60)
                 yield served
             finally:
                 served.stop()

@@ -274,7 +274,7 @@ async def test_tls_files_enable_tls(tmp_path: Path) -> None:
         server = _server.make_server(proxy, bound, url.set_result, tls_cert=cert, tls_key=key)
         running = asyncio.create_task(server.serve([bound]))
         try:
-            where = await asyncio.wait_for(url, 10)
+            where = await asyncio.wait_for(url, 60)
             assert where.startswith("https://127.0.0.1:")
             model = OpenAICompatModel(provider="proxy", id="demo", ca_file=str(cert))
             asked = Context(messages=[user("Hi")])

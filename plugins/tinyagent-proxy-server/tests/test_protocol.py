@@ -150,7 +150,7 @@ def test_only_kinds_of_providers_are_accepted() -> None:
         assert "provider" == message["error_kind"]
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200) | _values.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_a_request_or_refused(body: bytes) -> None:
     """Invalid requests raise only `BadRequestError`."""

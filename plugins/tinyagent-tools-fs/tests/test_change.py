@@ -254,7 +254,7 @@ async def test_line_ends_are_preserved(replace_all: bool, here: Path, call: Call
 _PIECES = st.lists(st.sampled_from(["a", "b", "\n", "\r\n", "\r", "é"]), max_size=12).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=_PIECES, middle=st.sampled_from(["X", "X\nY", "X\r\nY"]), after=_PIECES)
 def test_other_bytes_do_not_change(before: str, middle: str, after: str) -> None:
     """The bytes outside the replaced text are the same, whatever the line ends are."""
@@ -400,7 +400,7 @@ async def test_an_edit_cannot_exceed_the_size_limit(here: Path, call: Call) -> N
         await call("edit", path="a.txt", old_text="a", new_text="b" * 1_000_000, replace_all=True)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.lists(st.sampled_from("abc"), max_size=30), after=st.lists(st.sampled_from("abc"), max_size=30)
 )

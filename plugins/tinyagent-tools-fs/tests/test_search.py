@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import tinyagent_tools_fs
-from tinyagent import AgentToolResult, ToolError
+from tinyagent import AgentToolResult, ToolError, tools
+from tinyagent.testing.contract import advance_clock
 from tinyagent_tools_fs import _ask, _search
 from tinyagent_tools_fs._ask import Answer
 from tinyagent_tools_fs._glob import compile_glob
@@ -254,11 +255,22 @@ async def test_an_endless_search_is_killed(here: Path, text: Text, monkeypatch: 
     """At the time limit the process is killed; the results so far are shown with a note."""
     (here / "a.txt").write_text("aaaa!\n")
     (here / "b.txt").write_text("a" * 60 + "b\n")
-    before = children()
-    ask = _ask.ask
-    monkeypatch.setattr(tinyagent_tools_fs, "ask", lambda *given: ask(*given, seconds=5.0))
+    before, found = children(), asyncio.Event()
+
+    async def run_in_process(*args: Any, on_item: Callable[[Any], None], **options: Any) -> Any:
+        def arrived(item: Any) -> None:
+            on_item(item)
+            if "a.txt" in str(item):
+                found.set()
+
+        return await tools.run_in_process(*args, on_item=arrived, **options)
+
+    monkeypatch.setattr(_ask, "run_in_process", run_in_process)
     monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
-    shown = await text("grep", pattern=r"^(a+)+!")
+    searching = asyncio.create_task(text("grep", pattern=r"^(a+)+!"))
+    await found.wait()
+    advance_clock(_ask.SECONDS)
+    shown = await searching
     assert "a.txt:1:aaaa!\n[stopped after 30 s; use a simpler pattern or a narrower path]" == shown
     assert before == children()
 

@@ -16,11 +16,15 @@ import pytest
 
 import tinyagent_tools_shell
 from tinyagent import AgentTool, AgentToolResult, ToolError
+from tinyagent.testing.contract import advance_clock
 from tinyagent_tools_shell import _output, _run, _saving, shell_tool
 from tinyagent_tools_shell._environment import MARK, command_environment
 from tinyagent_tools_shell._output import Output
 
 Bash = Callable[..., Awaitable[AgentToolResult]]
+
+LIMIT_S = 60
+"""No command takes this long, unless the test moves the clock of the loop: see `timed_out`."""
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
@@ -35,7 +39,7 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bash(here: Path) -> Bash:
-    """Return a function that runs a command, with a time limit of 20 seconds by default."""
+    """Return a function that runs a command, with a time limit of `LIMIT_S` seconds by default."""
     execute = shell_tool(here).execute
     assert execute is not None
 
@@ -47,7 +51,7 @@ def bash(here: Path) -> Bash:
         **more: Any,
     ) -> AgentToolResult:
         update = (lambda partial: None) if updates is None else updates.append
-        return await execute("call", {"command": command, "timeout": 20, **more}, stop, update)
+        return await execute("call", {"command": command, "timeout": LIMIT_S, **more}, stop, update)
 
     return run
 
@@ -65,12 +69,29 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state, or nothing if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
 def alive(pid: int) -> bool:
     """Return whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return state_of(pid) not in ("", "Z")
+
+
+def pid_in(file: Path) -> int:
+    """Return the process id that a command writes, or 0 if it has not yet done so."""
+    return int((file.exists() and file.read_text()) or 0)
+
+
+async def timed_out(running: asyncio.Task[AgentToolResult], ready: Callable[[], object]) -> AgentToolResult:
+    """Let the time limit of a command expire as soon as the condition is true."""
+    await until(ready)
+    advance_clock(LIMIT_S)
+    return await running
 
 
 # ---- the plugin -------------------------------------------------------------------------------------
@@ -322,10 +343,11 @@ def test_stored_output_is_limited() -> None:
 # ---- the end ----------------------------------------------------------------------------------------
 
 
-async def test_the_time_limit(bash: Bash) -> None:
+async def test_the_time_limit(bash: Bash, here: Path) -> None:
     """The result has the output so far and explains the time-out."""
-    result = await bash("echo begun; sleep 60", timeout=2)
-    assert "begun\n[timed out after 2 s and was ended; timeout can be up to 600]" == text(result)
+    running = asyncio.create_task(bash("echo begun; touch ready; sleep 60"))
+    result = await timed_out(running, (here / "ready").exists)
+    assert "begun\n[timed out after 60 s and was ended; timeout can be up to 600]" == text(result)
     assert ("timeout", "SIGTERM") == (result.details["ended_by"], result.details["signal"])
 
 
@@ -339,7 +361,7 @@ def test_the_time_limit_has_a_default_and_a_maximum() -> None:
 async def test_a_command_that_ignores_sigterm_is_killed(bash: Bash, here: Path) -> None:
     """SIGKILL follows SIGTERM."""
     command = "trap '' TERM INT HUP; echo $$ > pid; while :; do sleep 0.05; done"
-    result = await bash(command, timeout=2)
+    result = await timed_out(asyncio.create_task(bash(command)), lambda: pid_in(here / "pid"))
     assert ("timeout", "SIGKILL") == (result.details["ended_by"], result.details["signal"])
     assert not alive(int((here / "pid").read_text()))
 
@@ -347,7 +369,8 @@ async def test_a_command_that_ignores_sigterm_is_killed(bash: Bash, here: Path) 
 @linux
 async def test_a_stopped_process_is_ended(bash: Bash, here: Path) -> None:
     """A stopped process is killed."""
-    result = await bash("echo $$ > pid; kill -STOP $$", timeout=2)
+    running = asyncio.create_task(bash("echo $$ > pid; kill -STOP $$"))
+    result = await timed_out(running, lambda: "T" == state_of(pid_in(here / "pid")))
     assert "timeout" == result.details["ended_by"]
     assert not alive(int((here / "pid").read_text()))
 
@@ -396,7 +419,7 @@ async def test_all_descendants_are_killed(how: str, bash: Bash, here: Path) -> N
         " until [ -s pid3 ]; do sleep 0.01; done; echo begun; touch ready; wait; sleep 60"
     )
     stop = asyncio.Event()
-    running = asyncio.create_task(bash(command, stop=stop, timeout=4 if how == "timeout" else 20))
+    running = asyncio.create_task(bash(command, stop=stop))
     await until((here / "ready").exists)
     if how == "cancel":
         running.cancel()
@@ -405,6 +428,8 @@ async def test_all_descendants_are_killed(how: str, bash: Bash, here: Path) -> N
     else:
         if how == "abort":
             stop.set()
+        else:
+            advance_clock(LIMIT_S)
         result = await running
         assert text(result).startswith("begun\n")
         assert {"timeout": "timeout", "abort": "aborted"}[how] == result.details["ended_by"]
@@ -474,9 +499,10 @@ async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bas
     """A stopped supervisor is continued, or killed after all its descendants."""
     command = (
         "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); "
-        "until [ -s daemon ]; do :; done"
+        "until [ -s daemon ]; do :; done; echo $PPID > supervisor"
     )
-    result = await bash(f"{command}; {stop}; sleep 60", timeout=2)
+    running = asyncio.create_task(bash(f"{command}; {stop}; sleep 60"))
+    result = await timed_out(running, lambda: "T" == state_of(pid_in(here / "supervisor")))
     assert "timeout" == result.details["ended_by"]
     assert "may go on" not in text(result)
     assert [] == [name for name in ("pid", "daemon") if alive(int((here / name).read_text()))]
@@ -495,11 +521,15 @@ LIBC_SIGNALS = 0b11 << 31
 
 
 @linux
-async def test_a_command_gets_the_usual_signals(bash: Bash) -> None:
+async def test_a_command_gets_the_usual_signals(
+    bash: Bash, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Signals have their default actions in a command, and SIGTERM arrives once."""
     ignored = int(text(await bash("grep SigIgn /proc/self/status | cut -f2")), 16)
     assert 0 == ignored & ~LIBC_SIGNALS
-    result = await bash("trap 'echo term; exit 3' TERM; while :; do sleep 0.05; done", timeout=2)
+    monkeypatch.setattr(_run, "TERM_GRACE_S", LIMIT_S)
+    command = "trap 'echo term; exit 3' TERM; touch ready; while :; do sleep 0.05; done"
+    result = await timed_out(asyncio.create_task(bash(command)), (here / "ready").exists)
     assert (1, 3) == (text(result).count("term"), result.details["exit_code"])
 
 
@@ -527,8 +557,11 @@ asyncio.run(shell_tool().execute("call", {"command": command}, None, lambda part
     await until(lambda: not any(map(alive, pids)))
 
 
-async def test_short_background_processes_may_finish(bash: Bash, here: Path) -> None:
+async def test_short_background_processes_may_finish(
+    bash: Bash, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process substitution that ends shortly after the shell is not killed."""
+    monkeypatch.setattr(_run, "EXIT_GRACE_S", LIMIT_S)
     result = await bash("echo text > >(sleep 0.05; cat > copy; echo copied)")
     assert "copied\n" == text(result)
     assert [] == result.details["killed"]
@@ -549,14 +582,15 @@ async def test_an_abort_before_the_start(bash: Bash) -> None:
 
 
 @linux
-async def test_other_processes_are_not_killed(bash: Bash) -> None:
+async def test_other_processes_are_not_killed(bash: Bash, here: Path) -> None:
     """Processes of other programs and of parallel commands continue."""
     bystander = await asyncio.create_subprocess_exec("sleep", "60", env={MARK: "somebody else's"})
-    other = asyncio.create_task(bash("sleep 0.5; echo through"))
+    other = asyncio.create_task(bash("until [ -e go ]; do sleep 0.01; done; echo through"))
     try:
         await bash("sleep 60 &")
         await bash("sleep 60", timeout=0.1)
         assert bystander.returncode is None
+        (here / "go").touch()
         assert "through\n" == text(await other)
     finally:
         bystander.kill()
