@@ -24,7 +24,7 @@ from tinyagent.testing import FakeServer
 from tinyagent.testing.server import FakeReply
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SECONDS = 20
+SECONDS = 60
 """How long anything may take; nothing waits this long unless it hangs."""
 
 

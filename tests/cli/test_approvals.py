@@ -56,7 +56,7 @@ def tool_result(server: FakeServer, number: int) -> str:
 def test_without_a_terminal_it_is_refused(cli: Cli, server: FakeServer) -> None:
     """A call is refused without a terminal, and the model and the user read how to allow it."""
     process = cli.start(*RUN, "Write", start_new_session=True)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert (0, b"Done.\n", "") == (process.returncode, out, written(cli))
     assert "there is no terminal to ask the user on" in tool_result(server, 1)
     assert "--allow write" in tool_result(server, 1)

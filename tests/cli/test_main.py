@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
@@ -15,7 +14,7 @@ from tinyagent_cli.commands import COMMANDS
 from tinyagent_cli.main import main
 from tinyagent_cli.terminal.signals import Interrupted
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli
 
 MODULES = """
 import sys
@@ -54,16 +53,6 @@ def test_help_of_a_command_imports_only_that_command(cli: Cli) -> None:
     modules = imported_by(cli, "run", "--help")
     assert {"tinyagent_cli.commands.run"} == modules & {module for module, _ in COMMANDS.values()}
     assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
-
-
-def test_a_run_imports_only_what_it_needs(cli: Cli, serve: Callable[..., object]) -> None:
-    """A plain text run imports no terminal, metadata, JSON Schema or JSONL modules."""
-    serve(FakeReply.text("Hello"))
-    unwanted = {
-        "rich", "importlib.metadata", "platformdirs", "jsonschema_rs", "prompt_toolkit", "tinyagent.jsonl",
-        "tinyagent.testing", "tinyagent.proxy", "tinyagent_cli.sinks.jsonl",
-    }  # fmt: skip
-    assert set() == imported_by(cli, "run", "-m", "local/m", "Hello") & unwanted
 
 
 def test_version_is_the_distributions(cli: Cli) -> None:

@@ -19,6 +19,8 @@ from .conftest import SECONDS, Cli, Done
 
 TIMEOUT = 0.4
 """Seconds for `--timeout`. Far longer bounds below fail only on a hang."""
+TOOL_TIMEOUT = 2.5
+"""Seconds for `--timeout` if the run must start a tool before; less than `ENDING_S`."""
 
 SLOW_IMPORT = "import time\ntime.sleep(600)\n"
 SWALLOWS = (
@@ -64,15 +66,15 @@ def match() -> str:
 """
 
 
-def timed_out(done: Done) -> None:
+def timed_out(done: Done, timeout: float = TIMEOUT) -> None:
     """Assert that a run with `--jsonl` reports a time-out in its record, message and exit code."""
     assert (124, "run_timeout", False) == (done.code, done.result["error"]["kind"], done.result["ok"])
-    assert f"longer than {TIMEOUT} s (--timeout)" in done.err
+    assert f"longer than {timeout:g} s (--timeout)" in done.err
 
 
-def run_limited(cli: Cli, *args: str, prompt: str = "Hi") -> Done:
+def run_limited(cli: Cli, *args: str, prompt: str = "Hi", timeout: float = TIMEOUT) -> Done:
     """Run a new process with a time limit and empty standard input."""
-    process = cli.start("run", "--jsonl", "--timeout", str(TIMEOUT), "-m", "demo", *args, prompt)
+    process = cli.start("run", "--jsonl", "--timeout", str(timeout), "-m", "demo", *args, prompt)
     out, err = process.communicate(timeout=SECONDS)
     return Done(process.returncode, out.decode(), err.decode())
 
@@ -114,8 +116,8 @@ def test_a_plugin_cannot_hide_the_end(cli: Cli) -> None:
 def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
     """Another thread completes the record, `ENDING_S` after the limit."""
     cli.file("block.py", BLOCKS_THE_LOOP)
-    done = run_limited(cli, "-t", "./block.py", "-o", "run.jsonl", prompt="block")
-    timed_out(done)
+    done = run_limited(cli, "-t", "./block.py", "-o", "run.jsonl", prompt="block", timeout=TOOL_TIMEOUT)
+    timed_out(done, TOOL_TIMEOUT)
     assert 1000 * ENDING_S <= done.result["duration_ms"]
     assert done.result["error"] == json.loads((cli.work / "run.jsonl").read_bytes().splitlines()[-1])["error"]
 
@@ -123,7 +125,7 @@ def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
 def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli) -> None:
     """The exit code is right, and -o leaves a partial file, because no Python code can run."""
     cli.file("match.py", KEEPS_THE_LOCK)
-    done = run_limited(cli, "-t", "./match.py", "-o", "run.jsonl", prompt="match")
+    done = run_limited(cli, "-t", "./match.py", "-o", "run.jsonl", prompt="match", timeout=TOOL_TIMEOUT)
     assert 124 == done.code
     assert "tool_execution_start" == done.lines[-1]["type"]
     partial = next(cli.work.glob("run.jsonl.*.partial"))
@@ -321,12 +323,11 @@ def test_worker_processes_do_not_outlive_the_run(cli: Cli) -> None:
     cli.file("child.py", CHILD)
     assert (0, "work: started\n") == cli.shell("$T run -m demo -t ./child.py work")[:2]
     child = int((cli.work / "child").read_text())
-    for _ in range(100):  # init may take a moment to collect it
-        state = Path(f"/proc/{child}/stat")
-        if not state.exists() or ") Z " in state.read_text():
-            return
-        time.sleep(0.05)
-    pytest.fail("the worker process is still there")
+    state = Path(f"/proc/{child}/stat")
+    deadline = time.monotonic() + SECONDS
+    while state.exists() and ") Z " not in state.read_text():  # Init may take a moment to collect it.
+        assert time.monotonic() < deadline, "the worker process is still there"
+        time.sleep(0.01)
 
 
 # ---- standard streams ------------------------------------------------------------------------------------

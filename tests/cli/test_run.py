@@ -484,7 +484,7 @@ def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
     from tinyagent.testing.server import Hold
 
     serve(FakeReply([*FakeReply.text("Hello").steps[:1], Hold()]))
-    done = cli("run", "--jsonl", "-m", "local/m", "--timeout", "0.5", "Hi")
+    done = cli("run", "--jsonl", "-m", "local/m", "--timeout", "3", "Hi")
     assert (124, "run_timeout", "Hello") == (done.code, done.result["error"]["kind"], done.result["text"])
     assert "agent_end" == done.lines[-2]["type"]
 
