@@ -104,7 +104,7 @@ def history(agent: Agent) -> list[str]:
 
 async def until(condition: Any) -> None:
     """Run the event loop until the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0)
 
@@ -651,7 +651,7 @@ async def test_break_ends_the_run_of_a_named_stream(method: str) -> None:
     async for piece in stream:
         if method == "stream_text" or piece.type == "message_update":
             break
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await agent.wait_for_idle()
     check_grammar(heard)
     assert "aborted" == agent.state["messages"][-1]["stop_reason"]
@@ -697,7 +697,7 @@ async def test_a_delta_is_seen_before_the_next_is_sent() -> None:
         pieces += [str(number), gate]
     agent = make(Reply(text(*pieces)))
     got = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for piece in agent.stream_text("Hi"):
             got.append(piece)
             gates[int(piece)].set()
@@ -970,7 +970,7 @@ async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.Monke
     agent.subscribe(hang)
     asking = asyncio.create_task(agent.prompt("Hi"))
     await hanging.wait()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         if how == "abort":
             agent.abort()
             assert "aborted" == (await asking)["stop_reason"]
@@ -1005,7 +1005,7 @@ async def test_listeners_that_never_return_cost_one_grace_period_each(
     asking = asyncio.create_task(agent.prompt("Hi"))
     await until(lambda: entered and entered[-1] == "message_end")
     agent.abort()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await asking
     check_grammar(heard)
     assert 1 == len(entered) - entered.index("message_end")
@@ -1019,13 +1019,20 @@ class Stubborn:
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
-        self.released = False
+        self._others = asyncio.all_tasks()
+        self._released = asyncio.Event()
 
     async def __call__(self, *_: Any) -> Any:
         self.entered.set()
-        while not self.released:
+        while not self._released.is_set():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0.005)
+                await self._released.wait()
+
+    async def release(self) -> None:
+        """Let it return, and wait until all tasks that are newer than it have ended."""
+        self._released.set()
+        if left := asyncio.all_tasks() - self._others - {asyncio.current_task()}:
+            await asyncio.wait(left)
 
 
 @pytest.fixture
@@ -1037,15 +1044,14 @@ async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
     monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.02)
     code = Stubborn()
     yield code
-    code.released = True
-    await asyncio.sleep(0.05)
+    await code.release()
 
 
 async def aborted(agent: Agent, code: Stubborn, how: str) -> None:
     """Ask, wait until the code is entered, and end the run: that must work."""
     events = recorded(agent)
     asking = asyncio.create_task(agent.prompt("Hi"))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await code.entered.wait()
         if how == "abort":
             agent.abort()
@@ -1080,8 +1086,7 @@ async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, whe
     agent = make(stream_fn)
     await aborted(agent, stubborn, how)
     count = len(agent.state["messages"])
-    stubborn.released = True
-    await asyncio.sleep(0.05)
+    await stubborn.release()
     assert count == len(agent.state["messages"])
     assert "too late" not in str(agent.state["messages"])
     assert "fine" == await agent.prompt_text("again")
@@ -1104,7 +1109,7 @@ async def test_a_provider_that_cannot_be_closed(stubborn: Stubborn) -> None:
 
     agent = make(stream_fn)
     events = recorded(agent)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert "fine" == await agent.prompt_text("Hi")
     check_grammar(events)
 
@@ -1140,7 +1145,7 @@ async def test_waiting_for_idle_from_another_loop() -> None:
 
     async def wait() -> bool:
         started.set()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await agent.wait_for_idle()
         return agent.state["is_streaming"]
 
@@ -1158,7 +1163,7 @@ async def test_waiting_for_idle_inside_a_tool_that_delegates(how: str) -> None:
 
     async def wait() -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await agent.wait_for_idle()
         except BaseException as error:
             caught.append(error)
@@ -1198,7 +1203,7 @@ def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
     assert not agent.state["is_streaming"]
 
     async def again() -> str:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await agent.wait_for_idle()
             if how == "stream":
                 with pytest.raises((AgentStateError, StopAsyncIteration)):
@@ -1223,8 +1228,7 @@ async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
         async def ask() -> None:
             running.append(asyncio.ensure_future(agent.prompt("Hi")))
             await until(lambda: said(agent.state["stream_message"]) == "half")
-            while not close.is_set():
-                await asyncio.sleep(0.005)
+            await asyncio.to_thread(close.wait)
 
         loop.run_until_complete(ask())
         loop.close()
@@ -1237,7 +1241,7 @@ async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
     waiting = asyncio.create_task(agent.wait_for_idle())
     await asyncio.sleep(0)
     close.set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await waiting
     thread.join()
 
@@ -1452,7 +1456,7 @@ async def test_abort_from_a_listener(kind: str, is_async: bool) -> None:
         listen(event)
 
     leave = agent.subscribe(later if is_async else listen)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         message = await agent.prompt("Hi")
     check_grammar(heard)
     assert "aborted" == message["stop_reason"]
@@ -1489,7 +1493,7 @@ async def test_abort_from_another_thread() -> None:
     await until(lambda: "half" in str(heard))
     thread = threading.Thread(target=agent.abort)
     thread.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         message = await asking
     thread.join()
     check_grammar(heard)
@@ -1518,7 +1522,7 @@ async def test_waiting_for_idle() -> None:
     await asking
     stream = agent.stream("Hi")
     events = [await anext(stream)]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await agent.wait_for_idle()
     assert not agent.state["is_streaming"]
     check_grammar([*events, *await collect(stream)])
@@ -1531,7 +1535,7 @@ async def test_waiting_for_idle_from_inside(where: str) -> None:
 
     async def wait(*_: Any) -> Any:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await agent.wait_for_idle()
         except BaseException as error:
             caught.append(error)

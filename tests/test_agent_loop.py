@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent import (
@@ -73,7 +73,7 @@ def loop(provider: Any, prompts: Any = "hi", *, tools: Any = None, signal: Any =
 
 async def run(provider: Any, prompts: Any = "hi", **fields: Any) -> list[Any]:
     """The events of a run, its grammar checked."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         events = await collect(loop(provider, prompts, **fields))
     check_grammar(events)
     return events
@@ -415,13 +415,12 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(EVENTS)
 def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
     """Events at random, of the right and of any other shape: the run ends and keeps its grammar."""
 
     async def go() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             events = await collect(loop(foreign(*steps), max_turns=2, max_cost=1.0))
         check_grammar(events)
         for event in events:
@@ -668,7 +667,7 @@ async def test_a_callback_after_the_turn_raises(
 @pytest.mark.parametrize("answer", [None, 42, "text", [42], [{}]])
 async def test_a_callback_that_gives_garbage(name: str, answer: Any) -> None:
     """A wrong return type never hangs and never breaks the grammar."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         events = await collect(loop(ScriptedProvider("hi"), **{name: lambda *_: answer}, max_turns=2))
     assert "agent_end" == events[-1].type
 
@@ -995,7 +994,7 @@ async def test_abort_at_every_event(signal_type: Any) -> None:
         signal = signal_type()
         provider = ScriptedProvider(*script)
         events: list[Any] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for event in loop(provider, signal=signal):
                 events.append(event)
                 if len(events) == moment + 1:
@@ -1021,7 +1020,7 @@ async def test_abort_at_every_event_from_inside(signal_type: Any) -> None:
                 signal.set()
 
         context = AgentContext(tools=[echo()])
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await run_agent_loop([user("hi")], context, config(), emit, signal, provider)
         check_grammar(events)
         asked_after = [event for event in events[moment + 1 :] if event.type == "message_update"]
@@ -1208,7 +1207,7 @@ async def test_cancellation_at_every_step(name: str, times: int) -> None:
         for _ in range(times):
             run.cancel()
             await asyncio.sleep(0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.wait([run])
         assert run.cancelled() or finished, "a cancellation is passed on"
         if step > 0:
@@ -1495,7 +1494,7 @@ async def test_steering_that_was_taken_survives_an_abort(how: str) -> None:
     task = asyncio.create_task(
         run_agent_loop([user("hi")], context, config(get_steering_messages=queue), emit, signal, provider)
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await asyncio.wait([task])
     assert taken.is_set()
     check_grammar(events)

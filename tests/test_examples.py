@@ -23,7 +23,7 @@ def run_example(name: str, server: FakeServer | None = None) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=60,
         check=False,
     )
     assert ("", 0) == (done.stderr, done.returncode)
@@ -101,7 +101,7 @@ def test_a_file_of_tools() -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=25,
+            timeout=60,
             check=False,
         )
     assert ("Three.\n", 0) == (done.stdout, done.returncode), done.stderr

@@ -20,7 +20,7 @@ from tinyagent.testing import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep,
 def fetch(url: str, body: bytes | None = b"{}") -> tuple[int, bytes]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(urllib.request.Request(url, body, {"X-Test": "a"}), timeout=5) as reply:
+        with opener.open(urllib.request.Request(url, body, {"X-Test": "a"}), timeout=60) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -104,7 +104,7 @@ async def test_stopping_closes_what_is_open() -> None:
         reader, writer = await answered(server)
         await server.wait_requests(1)
     with contextlib.suppress(ConnectionResetError):
-        await asyncio.wait_for(reader.read(), 5)
+        await asyncio.wait_for(reader.read(), 60)
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", server.port), 1)

@@ -479,6 +479,7 @@ async def test_events_and_message() -> None:
         chat_chunk({"tool_calls": [{"index": 0, "function": {"arguments": '":1}'}}]}),
         chat_chunk({}, "tool_calls", usage=usage),
     ]
+    before = time.time_ns() // 1_000_000
     async with FakeServer(FakeReply.chunks(*chunks)) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {})
         events = [event async for event in reply]
@@ -500,7 +501,7 @@ async def test_events_and_message() -> None:
         assert ("acme", "openai-completions", "m") == tuple(
             message[key] for key in ("provider", "api", "model")
         )
-        assert abs(message["timestamp"] - time.time() * 1000) < 10_000
+        assert before <= message["timestamp"] <= time.time_ns() // 1_000_000
         assert {
             "input": 10,
             "output": 4,
@@ -588,7 +589,7 @@ async def test_cancelling() -> None:
     async with FakeServer(HALF) as server:
         reply = await half_read(server)
         task = asyncio.create_task(reply.result())
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0)  # The task reads.
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -681,9 +682,9 @@ async def test_leaving_at_any_moment() -> None:
         gc.collect()
 
         pool = await current_pool()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while server.open_connections > pool.idle_connections:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
     assert [] == complaints
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tinyagent import ToolError
+from tinyagent.testing.contract import advance_clock
 from tinyagent.tools import run_in_process
 
 # ---- functions that run in a process ------------------------------------------------------------------
@@ -228,20 +229,29 @@ def alive(pid: int) -> bool:
 
 
 async def written(file: Path) -> int:
-    """The process id that a function writes."""
-    for _ in range(6_000):
-        if file.exists() and (text := file.read_text()):
-            return int(text)
-        await asyncio.sleep(0.01)
-    raise AssertionError("the function did not start")
+    """Wait for the process id that a function writes."""
+    async with asyncio.timeout(60):
+        while not (file.exists() and file.read_text()):
+            await asyncio.sleep(0.01)
+    return int(file.read_text())
+
+
+async def ended(pid: int) -> None:
+    """Wait until a process that was killed is gone: its new parent may not have reaped it yet."""
+    async with asyncio.timeout(60):
+        while alive(pid):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_time_out_ends_what_holds_the_interpreter(tmp_path: Path) -> None:
     """A regular expression without end is gone when the error is raised."""
     file = tmp_path / "pid"
-    with pytest.raises(TimeoutError, match=r"backtrack took longer than 5 s, so it was ended\."):
-        await run_in_process(backtrack, str(file), timeout=5)
-    assert not alive(await written(file))
+    call = asyncio.create_task(run_in_process(backtrack, str(file), timeout=1_000))
+    pid = await written(file)
+    advance_clock(1_000)
+    with pytest.raises(TimeoutError, match=r"backtrack took longer than 1000 s, so it was ended\."):
+        await call
+    assert not alive(pid)
 
 
 async def test_an_abort_ends_it(tmp_path: Path) -> None:
@@ -262,8 +272,19 @@ async def test_an_abort_ends_it(tmp_path: Path) -> None:
 async def test_items_before_a_time_out_have_arrived(tmp_path: Path) -> None:
     """What was found is not lost with the rest."""
     items: list[str] = []
+    arrived = asyncio.Event()
+
+    def on_item(item: str) -> None:
+        items.append(item)
+        arrived.set()
+
+    call = asyncio.create_task(
+        run_in_process(count_and_wait, str(tmp_path / "pid"), timeout=1_000, on_item=on_item)
+    )
+    await arrived.wait()
+    advance_clock(1_000)
     with pytest.raises(TimeoutError):
-        await run_in_process(count_and_wait, str(tmp_path / "pid"), timeout=5, on_item=items.append)
+        await call
     assert ["first"] == items
 
 
@@ -275,11 +296,7 @@ async def test_a_cancellation_ends_it_and_what_it_started(tmp_path: Path) -> Non
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    for _ in range(1_000):  # killed, but its new parent may not have reaped it yet
-        if not alive(pid):
-            break
-        await asyncio.sleep(0.01)
-    assert not alive(pid)
+    await ended(pid)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
@@ -299,8 +316,4 @@ async def test_it_ends_with_its_parent(tmp_path: Path) -> None:
     finally:
         parent.kill()
         parent.wait()
-    for _ in range(1_000):
-        if not alive(pid):
-            break
-        await asyncio.sleep(0.01)
-    assert not alive(pid)
+    await ended(pid)

@@ -390,8 +390,8 @@ async def test_a_refused_key_of_the_proxy_is_not_ours() -> None:
 
 async def test_silence_is_timed_out() -> None:
     """The idle time-out holds here, and the text so far stays."""
-    parts = [event("text_start", 0), event("text_delta", 0, delta="Half"), Hold()]
-    async with FakeServer(reply(*parts)) as server:
+    half = sse(event("text_start", 0)) + sse(event("text_delta", 0, delta="Half"))
+    async with FakeServer(reply(half, Hold())) as server:
         _, message = await ask(server, timeout={"idle": 0.1})
     assert ("timeout", "Half") == (message["error_kind"], message["content"][0]["text"])
 
@@ -417,7 +417,7 @@ async def test_leaving_closes_the_connection() -> None:
         async for item in response:
             if item["type"] == "text_delta":
                 break
-        await asyncio.wait_for(response.aclose(), 1)
+        await asyncio.wait_for(response.aclose(), 60)
 
 
 # ---- the other functions ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from tinyagent.supervisor import supervised_command
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="there is no supervisor for this system")
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 SLEEPER = "import time; print('up', flush=True); time.sleep(600)"
 COMMAND = f"[sys.executable, '-c', {SLEEPER!r}]"
 PARENT = f"import subprocess, sys; subprocess.run({COMMAND}, start_new_session=True)"

@@ -100,7 +100,8 @@ async def test_gates_hold_a_reply_back() -> None:
     seen = [(await anext(events))["type"] for _ in range(3)]
     assert ["start", "text_start", "text_delta"] == seen
     waiting = asyncio.ensure_future(anext(events))
-    await asyncio.sleep(0.01)
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert not waiting.done()
     gate.set()
     assert "b" == (await waiting)["delta"]

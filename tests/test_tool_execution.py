@@ -101,7 +101,7 @@ class Batch:
 
     async def run(self, refuse: str | None = None) -> list[Any]:
         """The result messages."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await self.batch.run(refuse)
         self.check()
         return self.batch.results

@@ -56,7 +56,7 @@ async def run(made: Any, arguments: Any = None, **options: Any) -> tuple[str, An
     """The text of the result of one call, and its message."""
     call = {"type": "tool_call", "id": "id-1", "name": made.name, "arguments": arguments or {}}
     batch = ToolBatch(assistant(call), [made], lambda event: None, **options)  # type: ignore[arg-type]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await batch.run()
     (message,) = batch.results
     return "".join(part.get("text", "") for part in message["content"]), message
@@ -461,16 +461,17 @@ VARIABLE = contextvars.ContextVar("VARIABLE", default="unset")
 
 async def test_a_sync_function_runs_in_a_thread() -> None:
     """A sync function runs in a thread with the context variables, and the event loop continues."""
-    main, gate = threading.get_ident(), threading.Event()
+    main, entered, gate = threading.get_ident(), threading.Event(), threading.Event()
 
     @tool
     def work() -> str:
-        assert gate.wait(10)
+        entered.set()
+        assert gate.wait(60)
         return f"{threading.get_ident() != main} {VARIABLE.get()} {threading.current_thread().daemon}"
 
     VARIABLE.set("set")
     running = asyncio.create_task(run(work))
-    await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(entered.wait, 60)
     assert not running.done()
     gate.set()
     assert "True set True" == (await running)[0]
@@ -597,7 +598,7 @@ async def test_a_sync_function_that_takes_too_long() -> None:
 
     @tool(timeout=0.01)
     def slow() -> str:
-        gate.wait(10)
+        gate.wait(60)
         ended.set()
         return "late"
 
@@ -605,7 +606,7 @@ async def test_a_sync_function_that_takes_too_long() -> None:
     assert message["is_error"]
     assert "timed out" in text
     gate.set()
-    assert await asyncio.to_thread(ended.wait, 10)
+    assert await asyncio.to_thread(ended.wait, 60)
     await asyncio.sleep(0)
 
 
@@ -615,17 +616,17 @@ def test_a_thread_that_outlives_the_loop() -> None:
 
     @tool(timeout=0.01)
     def slow(on_update: Any) -> str:
-        gate.wait(10)
+        gate.wait(60)
         on_update(AgentToolResult())
         ended.set()
         return "late"
 
     asyncio.run(run(slow))
     gate.set()
-    assert ended.wait(10)
+    assert ended.wait(60)
     for thread in threading.enumerate():
         if thread.name.startswith("tinyagent tool"):
-            thread.join(10)
+            thread.join(60)
 
 
 def test_a_tool_can_be_shown() -> None:
@@ -655,7 +656,7 @@ async def steps(
 
     call = {"type": "tool_call", "id": "1", "name": made.name, "arguments": {"count": 3}}
     batch = ToolBatch(assistant(call), [made], emit, signal=abort)  # type: ignore[arg-type]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await batch.run()
     (message,) = batch.results
     return seen, "".join(part.get("text", "") for part in message["content"]), message["is_error"]
