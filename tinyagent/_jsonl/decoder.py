@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET
@@ -19,18 +19,14 @@ from tinyagent.agent_types import (
     AgentStartEvent,
     AgentToolResult,
     AssistantMessage,
-    AssistantMessageEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
-    RunLimit,
     ToolExecutionEndEvent,
     ToolExecutionStartEvent,
     ToolExecutionUpdateEvent,
-    ToolResultMessage,
     TurnEndEvent,
     TurnStartEvent,
-    Usage,
 )
 from tinyagent.errors import RecordError
 
@@ -86,8 +82,16 @@ _ParsedLine: TypeAlias = LineStruct | SkippedUpdateLine
 _parser: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(LineStruct)
 _parser_without_updates: msgspec.json.Decoder[_ParsedLine] = msgspec.json.Decoder(_LineWithoutUpdate)
 
-_new_event: Callable[[JsonDict], Any] = BuilderEvent
-"""An event from JSON: its fields are not checked."""
+
+class _NewUpdate(Protocol):
+    """`MessageUpdateEvent` for an assistant message event from JSON, whose fields are not checked."""
+
+    def __call__(
+        self, *, assistant_message_event: Any, message: AssistantMessage | None = None
+    ) -> MessageUpdateEvent: ...
+
+
+_new_update: _NewUpdate = MessageUpdateEvent
 
 
 class Decoder:
@@ -154,10 +158,10 @@ class Decoder:
                         trace.mark(index)
                     pieces = trace.pieces
                     pieces.append(delta)
-                    step = _new_event(own)
+                    step = BuilderEvent(own)
                     step.trace = trace
                     step.count = len(pieces)
-                    yield MessageUpdateEvent(assistant_message_event=step)
+                    yield _new_update(assistant_message_event=step)
                     continue
             self.line_number = number
             yield from self._records_of(line)
@@ -208,7 +212,7 @@ class Decoder:
         if kind not in LINES:
             return None
         try:
-            return cast(LineStruct, msgspec.convert(value, LINES[kind]))
+            return msgspec.convert(value, LINES[kind])
         except msgspec.ValidationError as error:
             raise RecordError(f"line {self.line_number} ({kind}): {error}") from None
 
@@ -224,9 +228,9 @@ class Decoder:
     def _flush_pending(self, pending: MessageStartLine, line: _ParsedLine) -> list[Record]:
         """Complete the `message_start` by its `message_end`, or by the same line with its message."""
         self._pending = None
-        if isinstance(line, MessageStartLine) and line.seq == pending.seq and isinstance(line.message, dict):
+        if isinstance(line, MessageStartLine) and line.seq == pending.seq and line.message is not UNSET:
             return [self._started(line.message)]
-        if isinstance(line, MessageEndLine) and isinstance(line.message, dict):
+        if isinstance(line, MessageEndLine) and line.message is not UNSET:
             return [self._started(line.message), *self._records_of(line)]
         return [self._started(_without_content(pending)), *self._records_of(line)]
 
@@ -256,11 +260,7 @@ class Decoder:
     def _agent_end(self, line: AgentEndLine) -> AgentEndEvent:
         new = list(self._state.run) if line.messages is UNSET else line.messages
         usage = None if line.usage is UNSET else line.usage
-        return AgentEndEvent(
-            messages=cast("list[AgentMessage]", new),
-            limit=cast("RunLimit | None", line.limit),
-            usage=cast("Usage | None", usage),
-        )
+        return AgentEndEvent(messages=new, limit=line.limit, usage=usage)
 
     def _turn_start(self, line: TurnStartLine) -> TurnStartEvent:
         self._state.start_turn()
@@ -272,15 +272,12 @@ class Decoder:
         results = state.turn_results if line.tool_results is UNSET else line.tool_results
         if message is None:
             raise RecordError(f"line {self.line_number} (turn_end): the turn's assistant message is missing")
-        return TurnEndEvent(
-            message=cast(AssistantMessage, message),
-            tool_results=cast("list[ToolResultMessage]", list(results)),
-        )
+        return TurnEndEvent(message=message, tool_results=list(results))
 
     def _message_start(self, line: MessageStartLine) -> MessageStartEvent | None:
         if line.message is not UNSET:
             return self._started(line.message)
-        message: JsonDict | None = None
+        message: AgentMessage | None = None
         if line.timestamp is not UNSET:
             if line.role == "assistant":
                 message = empty_message(line)
@@ -291,13 +288,12 @@ class Decoder:
             return None
         return self._started(message)
 
-    def _started(self, message: JsonDict) -> MessageStartEvent:
-        event = MessageStartEvent(message=cast(AgentMessage, message))
-        self._state.start_message(event.message)
-        return event
+    def _started(self, message: AgentMessage) -> MessageStartEvent:
+        self._state.start_message(message)
+        return MessageStartEvent(message=message)
 
     def _message_end(self, line: MessageEndLine) -> MessageEndEvent:
-        message: JsonDict | None
+        message: AgentMessage | None
         if line.message is not UNSET:
             message = line.message
         else:
@@ -308,9 +304,8 @@ class Decoder:
                 f"line {self.line_number} (message_end): no `message`, and no tool_execution_end before it "
                 f"for tool_call_id {None if line.tool_call_id is UNSET else line.tool_call_id!r}"
             )
-        event = MessageEndEvent(message=cast(AgentMessage, message))
-        self._state.end_message(event.message)
-        return event
+        self._state.end_message(message)
+        return MessageEndEvent(message=message)
 
     def _tool_start(self, line: ToolStartLine) -> ToolExecutionStartEvent:
         self._state.args[line.tool_call_id] = line.args
@@ -340,12 +335,12 @@ class Decoder:
         state, own = self._state, line.assistant_message_event
         if line.message is not UNSET:
             state.feed(own)
-            return _update_of(own, line.message)
+            return _new_update(assistant_message_event=own, message=line.message)
         body_key = BODY_KEYS.get(str(own.get("type")))
         body = state.expected_body(own) if body_key is not None and body_key not in own else ABSENT
         step = state.feed(own)
         if step is None or state.trace is None:
-            return _update_of(own)
+            return _new_update(assistant_message_event=own)
         if body_key is not None and body is not ABSENT:
             step[body_key] = body
         if line.blocks is not UNSET:
@@ -358,7 +353,7 @@ class Decoder:
                 state.envelope = line.snapshot
             content = state.trace.message_at(state.trace.count)["content"]
             step["partial"] = {**(state.envelope or {}), "content": content}
-        return _update_of(step)
+        return _new_update(assistant_message_event=step)
 
 
 _HANDLERS: Mapping[type[object], Callable[..., Record | None]] = {
@@ -379,15 +374,8 @@ _HANDLERS: Mapping[type[object], Callable[..., Record | None]] = {
 }
 
 
-def _update_of(event: JsonDict | BuilderEvent, message: JsonDict | None = None) -> MessageUpdateEvent:
-    return MessageUpdateEvent(
-        assistant_message_event=cast(AssistantMessageEvent, event),
-        message=cast("AssistantMessage | None", message),
-    )
-
-
-def _without_content(line: MessageStartLine) -> JsonDict:
-    return {"role": line.role, "content": []}
+def _without_content(line: MessageStartLine) -> AgentMessage:
+    return cast(AgentMessage, {"role": line.role, "content": []})
 
 
 def _tool_result(fields: JsonDict) -> AgentToolResult:
@@ -445,7 +433,7 @@ def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessa
         if isinstance(record, SessionRecord):
             add()
         elif isinstance(record, HistoryRecord):
-            history.append(cast(AgentMessage, record.message))
+            history.append(record.message)
         elif isinstance(record, MessageEndEvent):
             new.append(record.message)
     add()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import msgspec
 from msgspec import UNSET
@@ -16,6 +16,7 @@ from tinyagent._stream.trace import Fields, Trace
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentEvent,
+    AgentMessage,
     AgentStartEvent,
     MessageEndEvent,
     MessageStartEvent,
@@ -80,7 +81,7 @@ class Encoder:
         self._clock = clock
         self._seq = 0
         self._state = State()
-        self._pending: tuple[MessageStartLine, Fields] | None = None
+        self._pending: tuple[MessageStartLine, AgentMessage] | None = None
         """A user's `message_start` without its message, which the next line should have."""
         self._source: Trace | None = None
         self._count = 0
@@ -124,9 +125,9 @@ class Encoder:
         state, head = self._state, self._next_head()
         match event:
             case MessageStartEvent(message=message):
-                return self._start_line(dict(message), head)
+                return self._start_line(message.copy(), head)
             case MessageEndEvent(message=message):
-                return self._end_line(dict(message), head)
+                return self._end_line(message, head)
             case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
                 return ToolStartLine(**head, tool_call_id=call_id, tool_name=name, args=args)
             case ToolExecutionUpdateEvent(tool_call_id=call_id, tool_name=name, args=args):
@@ -136,25 +137,25 @@ class Encoder:
                     tool_call_id=call_id,
                     tool_name=name,
                     args=UNSET if known is not None and (known is args or known == args) else args,
-                    partial_result=_as_json(event.partial_result),
+                    partial_result=vars(event.partial_result),
                 )
             case ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, is_error=is_error):
-                result = _as_json(event.result)
+                result = vars(event.result)
                 return ToolEndLine(
                     **head, tool_call_id=call_id, tool_name=name, result=result, is_error=is_error
                 )
             case TurnEndEvent(message=message, tool_results=results):
                 return TurnEndLine(
                     **head,
-                    message=UNSET if message == state.turn_message else _as_json(message),
-                    tool_results=UNSET if results == state.turn_results else [*map(_as_json, results)],
+                    message=UNSET if message == state.turn_message else message,
+                    tool_results=UNSET if results == state.turn_results else results,
                 )
             case AgentEndEvent(messages=new, limit=limit, usage=usage):
                 return AgentEndLine(
                     **head,
                     limit=limit,
-                    usage=UNSET if usage is None else _as_json(usage),
-                    messages=UNSET if new == state.run else [*map(_as_json, new)],
+                    usage=UNSET if usage is None else usage,
+                    messages=UNSET if new == state.run else new,
                 )
             case AgentStartEvent():
                 return AgentStartLine(**head)
@@ -162,7 +163,7 @@ class Encoder:
                 return TurnStartLine(**head)
         raise TypeError(f"not an event or a record: {event!r}")
 
-    def _start_line(self, message: Fields, head: _Head) -> MessageStartLine:
+    def _start_line(self, message: AgentMessage, head: _Head) -> MessageStartLine:
         role = str(message.get("role", ""))
         timestamp = message.get("timestamp")
         if role == "assistant":
@@ -187,7 +188,7 @@ class Encoder:
         self._pending = line, message
         return line
 
-    def _end_line(self, message: Fields, head: _Head) -> MessageEndLine:
+    def _end_line(self, message: AgentMessage, head: _Head) -> MessageEndLine:
         self._source = None
         role, timestamp = str(message.get("role", "")), message.get("timestamp")
         if role == "tool_result" and type(timestamp) is int:
@@ -267,9 +268,7 @@ class Encoder:
             if rest is not None:
                 return MessageUpdateLine(seq=seq, time=time, assistant_message_event=own, **rest)
         message = lazy["partial"] if lazy is not None and given is None else given
-        return MessageUpdateLine(
-            seq=seq, time=time, assistant_message_event={**step}, message=_as_json(message)
-        )
+        return MessageUpdateLine(seq=seq, time=time, assistant_message_event={**step}, message=message)
 
     def _differences(self, partial: Mapping[str, object], *, is_snapshot: bool) -> JsonDict | None:
         """Compare the whole message with the mirror, and correct the mirror.
@@ -367,11 +366,6 @@ def _difference(old: Fields, new: object) -> Fields | None:
             return None
         fields |= {"arguments": arguments, **dict.fromkeys(gone)}
     return fields
-
-
-def _as_json(value: object) -> JsonDict:
-    """Return a message, a tool result or usage as the JSON object that msgspec writes."""
-    return cast(JsonDict, value)
 
 
 def _encode_line(line: msgspec.Struct) -> bytes:

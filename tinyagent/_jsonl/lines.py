@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Iterator
-from typing import IO, Protocol, TypeAlias, cast, runtime_checkable
+from typing import IO, Protocol, TypeAlias, runtime_checkable
 
 from tinyagent.text_files import detect_encoding
 
@@ -132,7 +132,8 @@ def _decoded(chunks: Iterable[bytes | str]) -> Iterator[bytes | str]:
     decoder = codecs.getincrementaldecoder(codec)("replace")
     line = decoder.decode(first[mark:])
     for chunk in rest:
-        complete, end, line = (line + decoder.decode(cast(bytes, chunk))).rpartition("\n")
+        text = decoder.decode(chunk) if isinstance(chunk, bytes) else chunk
+        complete, end, line = (line + text).rpartition("\n")
         yield complete + end
     yield line + decoder.decode(b"", final=True)
 

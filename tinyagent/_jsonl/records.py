@@ -6,12 +6,12 @@ bodies that a reader cannot restore; see `tinyagent.jsonl` for the rules.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from tinyagent.agent_types import AgentEvent
+from tinyagent.agent_types import AgentEvent, JsonDict
 
 __all__ = [
     "EVENT_LINES",
@@ -42,9 +42,13 @@ __all__ = [
 VERSION = 1
 """The version of the format, in the `session` line."""
 
-JsonDict: TypeAlias = dict[str, Any]
-"""A message, block, event or schema as JSON. The reader does not check the fields, so that it can also read
-what newer versions and other programs write."""
+# The reader does not check the fields of these objects, so that it can also read what newer versions and
+# other programs write. For a type checker they are what this version writes.
+if TYPE_CHECKING:
+    from tinyagent.agent_types import AgentMessage, AssistantMessage, RunLimit, ToolResultMessage, Usage
+else:
+    AgentMessage = AssistantMessage = ToolResultMessage = Usage = JsonDict
+    RunLimit = str
 
 # ---- records ------------------------------------------------------------------------------------
 
@@ -71,7 +75,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="history"):
     """A message of the history that the run continues."""
 
-    message: JsonDict
+    message: AgentMessage
     time: int | UnsetType = UNSET
 
 
@@ -120,9 +124,9 @@ class AgentStartLine(Line, frozen=True, kw_only=True, tag="agent_start"):
 
 
 class AgentEndLine(Line, frozen=True, kw_only=True, tag="agent_end"):
-    limit: str | None = None
-    usage: JsonDict | UnsetType = UNSET
-    messages: list[JsonDict] | UnsetType = UNSET
+    limit: RunLimit | None = None
+    usage: Usage | UnsetType = UNSET
+    messages: list[AgentMessage] | UnsetType = UNSET
 
 
 class TurnStartLine(Line, frozen=True, kw_only=True, tag="turn_start"):
@@ -130,8 +134,8 @@ class TurnStartLine(Line, frozen=True, kw_only=True, tag="turn_start"):
 
 
 class TurnEndLine(Line, frozen=True, kw_only=True, tag="turn_end"):
-    message: JsonDict | UnsetType = UNSET
-    tool_results: list[JsonDict] | UnsetType = UNSET
+    message: AssistantMessage | UnsetType = UNSET
+    tool_results: list[ToolResultMessage] | UnsetType = UNSET
 
 
 class MessageStartLine(Line, frozen=True, kw_only=True, tag="message_start"):
@@ -141,7 +145,7 @@ class MessageStartLine(Line, frozen=True, kw_only=True, tag="message_start"):
     api: str | UnsetType = UNSET
     provider: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
-    message: JsonDict | UnsetType = UNSET
+    message: AgentMessage | UnsetType = UNSET
 
 
 class MessageUpdateLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="message_update"):
@@ -151,7 +155,7 @@ class MessageUpdateLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="ty
     blocks: dict[str, JsonDict] | UnsetType = UNSET
     envelope: JsonDict | UnsetType = UNSET
     snapshot: bool | JsonDict | UnsetType = UNSET
-    message: JsonDict | UnsetType | None = UNSET
+    message: AssistantMessage | UnsetType | None = UNSET
 
 
 class DeltaLine(msgspec.Struct, frozen=True, tag_field="type", tag="message_update", gc=False):
@@ -165,7 +169,7 @@ class MessageEndLine(Line, frozen=True, kw_only=True, tag="message_end"):
     role: str = ""
     tool_call_id: str | UnsetType = UNSET
     timestamp: int | UnsetType = UNSET
-    message: JsonDict | UnsetType = UNSET
+    message: AgentMessage | UnsetType = UNSET
 
 
 class ToolStartLine(Line, frozen=True, kw_only=True, tag="tool_execution_start"):
@@ -208,7 +212,7 @@ EventLine: TypeAlias = (
 )
 LineStruct: TypeAlias = SessionRecord | HistoryRecord | EventLine | ResultRecord
 
-EVENT_LINES: tuple[type[msgspec.Struct], ...] = get_args(EventLine)
-_ALL_LINES: tuple[type[msgspec.Struct], ...] = (SessionRecord, HistoryRecord, *EVENT_LINES, ResultRecord)
+EVENT_LINES: tuple[type[EventLine], ...] = get_args(EventLine)
+_ALL_LINES: tuple[type[LineStruct], ...] = (SessionRecord, HistoryRecord, *EVENT_LINES, ResultRecord)
 LINES = {str(line.__struct_config__.tag): line for line in _ALL_LINES}
 """The struct of each type of line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, TypedDict, get_args, get_type_hints
+from typing import TypedDict, get_args, get_type_hints
 
 import msgspec
 
@@ -138,7 +138,7 @@ _REFERENCES: dict[tuple[str, str], JsonDict] = {
 }
 
 
-def _with_plain_content(kind: Any) -> Any:
+def _with_plain_content(kind: type[object]) -> object:
     """The typed dictionary with its `content` as plain objects: msgspec refuses a union of dictionaries."""
     hints = {**get_type_hints(kind, include_extras=True), "content": _DICT_LIST}
     flat = TypedDict(kind.__name__, hints)  # type: ignore[misc]

@@ -15,17 +15,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeGuard
 
+from msgspec import UNSET
+
 from tinyagent import _json
 from tinyagent._stream.builder import BuilderEvent
+from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent._stream.trace import Fields, Trace
 from tinyagent.agent_types import (
     AgentEvent,
     AgentMessage,
     AgentStartEvent,
+    AssistantMessage,
     MessageEndEvent,
     MessageStartEvent,
     ToolExecutionEndEvent,
     ToolExecutionStartEvent,
+    ToolResultMessage,
     TurnStartEvent,
 )
 
@@ -56,17 +61,17 @@ class State:
 
     def __init__(self) -> None:
         self.run: list[AgentMessage] = []
-        self.turn_message: AgentMessage | None = None
-        self.turn_results: list[AgentMessage] = []
+        self.turn_message: AssistantMessage | None = None
+        self.turn_results: list[ToolResultMessage] = []
         self.args: dict[str, Fields] = {}
         self.trace: Trace | None = None
         self.envelope: Fields | None = None
-        self._results: dict[str, Fields] = {}
-        """The tool result message of each call that has ended, without its timestamp."""
+        self._results: dict[str, ToolResultMessage] = {}
+        """The tool result message of each call that has ended, with 0 as its timestamp."""
 
     # ---- restoring bodies -------------------------------------------------------------------------
 
-    def result_message(self, call_id: object, timestamp: int) -> Fields | None:
+    def result_message(self, call_id: object, timestamp: int) -> ToolResultMessage | None:
         """Return the tool result message that follows from the call's `tool_execution_end`."""
         known = self._results.get(call_id) if isinstance(call_id, str) else None
         return None if known is None else {**known, "timestamp": timestamp}
@@ -159,10 +164,9 @@ class State:
         """Apply `message_end`."""
         self.trace = None
         self.run.append(message)
-        role = message.get("role")
-        if role == "assistant":
+        if is_assistant(message):
             self.turn_message = message
-        elif role == "tool_result":
+        elif is_tool_result(message):
             self.turn_results.append(message)
 
     def end_tool(self, event: ToolExecutionEndEvent) -> None:
@@ -175,6 +179,7 @@ class State:
             "content": event.result.content,
             "details": event.result.details,
             "is_error": event.is_error,
+            "timestamp": 0,
         }
 
     def apply(self, event: AgentEvent) -> None:
@@ -202,16 +207,16 @@ def event_at(trace: Trace, fields: Fields) -> BuilderEvent:
     return event
 
 
-def empty_message(line: MessageStartLine) -> Fields:
+def empty_message(line: MessageStartLine) -> AssistantMessage:
     """Return the empty assistant message that a `message_start` line without `message` stands for."""
     return {
         "role": "assistant",
         "content": [],
         "stop_reason": "stop",
-        "timestamp": line.timestamp,
-        "api": line.api,
-        "provider": line.provider,
-        "model": line.model,
+        "timestamp": 0 if line.timestamp is UNSET else line.timestamp,
+        "api": line.api or "",
+        "provider": line.provider or "",
+        "model": line.model or "",
         "usage": None,
     }
 

@@ -12,7 +12,13 @@ from collections.abc import Iterable, Mapping
 from typing import TypeGuard, cast
 
 from tinyagent import _json
-from tinyagent.agent_types import AgentMessage, AssistantMessage, ToolCallContent, UserMessage
+from tinyagent.agent_types import (
+    AgentMessage,
+    AssistantMessage,
+    ToolCallContent,
+    ToolResultMessage,
+    UserMessage,
+)
 from tinyagent.errors import InvalidMessageError
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "checked_messages",
     "is_assistant",
     "is_plain",
+    "is_tool_result",
     "message_problem",
     "with_defaults",
 ]
@@ -142,6 +149,11 @@ def is_plain(message: object) -> TypeGuard[UserMessage | AssistantMessage]:
         and type(content := message.get("content")) is list
         and all(map(_is_plain_text, content))
     )
+
+
+def is_tool_result(message: object) -> TypeGuard[ToolResultMessage]:
+    """Whether a message is the result of a tool call."""
+    return isinstance(message, _DICT) and message.get("role") == "tool_result"
 
 
 def _is_plain_text(block: object) -> bool:

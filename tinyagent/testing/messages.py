@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, TypeGuard, Unpack
+from typing import TypedDict, Unpack
 
+from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent.agent_types import (
-    AgentMessage,
     AssistantBlock,
     AssistantMessage,
     StopReason,
@@ -109,13 +109,3 @@ def tool_result(
         "timestamp": 1,
     }
     return {**message, **fields}
-
-
-def is_assistant(message: AgentMessage) -> TypeGuard[AssistantMessage]:
-    """Whether the role of a message is `assistant`."""
-    return message.get("role") == "assistant"
-
-
-def is_tool_result(message: AgentMessage) -> TypeGuard[ToolResultMessage]:
-    """Whether the role of a message is `tool_result`."""
-    return message.get("role") == "tool_result"

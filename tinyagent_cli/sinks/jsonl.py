@@ -28,7 +28,7 @@ class JsonlSink:
         self.started = True
         self.output.write_now(self._encoder.encode(header))
         for message in history:
-            self.output.write_now(self._encoder.encode(HistoryRecord(message={**message})))
+            self.output.write_now(self._encoder.encode(HistoryRecord(message=message)))
 
     def __call__(self, event: AgentEvent) -> None:
         line = self._encoder.encode(event)
