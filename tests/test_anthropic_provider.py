@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from typing import Any
 
@@ -304,6 +305,16 @@ def test_caching_can_be_switched() -> None:
     assert points(body(user("a"), system="s", model=AnthropicModel(cache=None))) == []
     hour = {"type": "ephemeral", "ttl": "1h"}
     assert points(body(user("a"), system="s", model=AnthropicModel(cache="1h"))) == [hour] * 2
+
+
+def test_cache_points_do_not_change_the_users_objects() -> None:
+    """The system prompt and the tools in `extra_body` stay unmarked, so the next request has points, too."""
+    own = {"system": [{"type": "text", "text": "s"}], "tools": [{"type": "web_search_20250305"}]}
+    model = AnthropicModel(extra_body=copy.deepcopy(own))
+    first = body(user("a"), model=model)
+    assert 3 == len(points(first))
+    assert own == model.extra_body
+    assert first == body(user("a"), model=model)
 
 
 def test_the_next_request_begins_as_the_last_one_ended() -> None:

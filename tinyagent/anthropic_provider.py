@@ -19,8 +19,9 @@ message has the content so far and, like every failed message, is not sent back.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -28,18 +29,18 @@ from typing import Literal
 from . import _json
 from ._json import as_dict, as_int, as_list, as_str
 from ._net.request import get_json
-from ._stream.history import adapt_history, is_own
+from ._stream.history import is_own
 from ._stream.messages_decoder import AnthropicDecoder
-from ._stream.messages_request import assistant_blocks, messages_of
+from ._stream.messages_request import Conversation, assistant_blocks, convert_messages
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import encode_body, endpoint, list_timeout, request_headers
+from ._stream.request_cache import HistoryCache, array_of, encode_items
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AssistantMessage,
     Context,
-    Message,
     ModelIdentity,
     ModelInfo,
     SimpleStreamOptions,
@@ -61,7 +62,6 @@ MIN_BUDGET = 1024
 """The smallest budget that the API accepts."""
 ANSWER_ROOM = 4096
 """Tokens that are reserved for the answer."""
-IDS = r"[a-zA-Z0-9_-]{1,64}"
 _ADAPTIVE_EFFORTS = ("low", "medium", "high", "max")
 
 
@@ -111,11 +111,39 @@ def request_and_level(
 ) -> tuple[dict[str, object], str]:
     """Return the body of a request and its thinking level, which the message must store."""
     model = as_model(model, AnthropicModel)
-    cache = model.cache
-    point = {"type": "ephemeral", **({"ttl": "1h"} if cache == "1h" else {})} if cache else None
-    history = adapt_history(context.messages, model, ids=IDS, tools=context.tools)
-    messages = messages_of(history)
-    body: dict[str, object] = {"model": model.id, "stream": True, "messages": messages}
+    conversation = Conversation()
+    finished = convert_messages(model, context.tools, context.messages, conversation)
+    body, level = _request(model, context, options, conversation)
+    if "messages" not in model.extra_body:
+        body["messages"] = [*finished, *conversation.unfinished]
+    return body, level
+
+
+_histories: HistoryCache[Conversation] = HistoryCache()
+
+
+def _encoded_request(
+    model: AnthropicModel, context: Context, options: SimpleStreamOptions
+) -> tuple[dict[str, object], str, Conversation]:
+    """Do the same as `request_and_level`, with the messages already encoded."""
+    tools = tuple(tool.name for tool in context.tools or ())
+    finished, conversation = _histories.encode(
+        context.messages,
+        (model.api, model.provider, model.id, tools),
+        partial(convert_messages, model, context.tools),
+        Conversation(),
+    )
+    body, level = _request(model, context, options, conversation)
+    if "messages" not in model.extra_body:
+        body["messages"] = array_of(finished, encode_items(conversation.unfinished))
+    return body, level, conversation
+
+
+def _request(
+    model: AnthropicModel, context: Context, options: SimpleStreamOptions, conversation: Conversation
+) -> tuple[dict[str, object], str]:
+    """Return a request without its messages, and its thinking level. Mark the conversation for caching."""
+    body: dict[str, object] = {"model": model.id, "stream": True, "messages": []}
     if context.system_prompt.strip():
         body["system"] = [{"type": "text", "text": context.system_prompt}]
     extra = dict(model.extra_body)
@@ -127,21 +155,22 @@ def request_and_level(
         }
         for tool in context.tools or ()
     ]
-    tools += [dict(tool) for tool in extra.pop("tools", None) or ()]
+    tools += extra.pop("tools", None) or ()
     if tools:
         body["tools"] = tools
     if "thinking" in extra:
         level = "off"
         body["thinking"] = extra["thinking"]
     else:
-        level = thinking_level(model, history, options)
+        level = thinking_level(model, conversation.first_reply_of_turn(), options)
     _set_limits(body, model, options, level)
     if "thinking" not in body:
         level = "off"
     body |= extra
     body = {key: value for key, value in body.items() if value is not None}
-    if point is not None:
-        _set_cache_points(body, point)
+    if model.cache:
+        ttl = {"ttl": "1h"} if model.cache == "1h" else {}
+        _set_cache_points(body, conversation, {"type": "ephemeral", **ttl})
     return body, level
 
 
@@ -195,23 +224,24 @@ def _version(model: AnthropicModel) -> tuple[int, int]:
     return version
 
 
-def thinking_level(model: AnthropicModel, history: Sequence[Message], options: SimpleStreamOptions) -> str:
+def thinking_level(
+    model: AnthropicModel, first: AssistantMessage | None, options: SimpleStreamOptions
+) -> str:
     """Return the thinking level of a request, which must not change during a turn.
 
     A turn that calls tools goes on as it began: the API refuses thinking that is switched on or off between
     a call and its result. The turn's first reply says how that was.
 
     Args:
-        model: Who is asked.
-        history: What is sent, after `handover`.
-        options: The call's options.
+        model: The requested model.
+        first: The first reply of the turn, after `adapt_history`; None if a new turn starts.
+        options: The options of the call.
     """
     asked = str(options.get("thinking_level") or model.thinking_level or "off")
     if not model.reasoning or family_of(model.id).reasons is False:
         if asked != "off":
             note(options, f"{model.id} does not reason: the thinking level {asked!r} was left out.")
         return "off"
-    first = _first_reply_of_turn(history)
     if first is None:
         return asked
     began = str(first.get("thinking_level", "")) if is_own(first, model) else ""
@@ -225,20 +255,6 @@ def thinking_level(model: AnthropicModel, history: Sequence[Message], options: S
     return began
 
 
-def _first_reply_of_turn(history: Sequence[Message]) -> AssistantMessage | None:
-    """Return the first reply of a turn that continues after tool calls; None if a new turn starts."""
-    first: AssistantMessage | None = None
-    calling = False
-    for message in history:
-        if message["role"] == "assistant":
-            first, calling = first or message, False
-        elif message["role"] == "tool_result":
-            calling = True
-        elif not calling:  # A user's message among the results is part of the turn.
-            first = None
-    return first if calling else None
-
-
 def _is_thought(block: Mapping[str, object]) -> bool:
     """Whether a thinking block is a thinking block of the API, and not a stored block of another type."""
     signature = as_str(block.get("thinking_signature"))
@@ -246,32 +262,19 @@ def _is_thought(block: Mapping[str, object]) -> bool:
     return bool(signature) if kept is None else kept.get("type") == "redacted_thinking"
 
 
-def _set_cache_points(body: dict[str, object], point: dict[str, str]) -> None:
+def _set_cache_points(body: dict[str, object], conversation: Conversation, point: dict[str, str]) -> None:
     """Mark the system prompt, the last tool, and the last block of the last two user messages for caching.
 
     Four are allowed. The last but one is where the previous request put its own, so that it is found
     however much came between. If the user has marks of their own, these are all.
     """
-    if any("cache_control" in block for block in _all_blocks(body)):
+    fixed = {name: as_list(body.get(name)) for name in ("system", "tools")}
+    if conversation.is_marked or any("cache_control" in block for block in itertools.chain(*fixed.values())):
         return
-    places: list[dict[str, object]] = []
-    places += as_list(body.get("system"))[-1:]
-    places += as_list(body.get("tools"))[-1:]
-    questions = [message for message in as_list(body["messages"]) if message["role"] == "user"]
-    places += [message["content"][-1] for message in questions[-2:]]
-    for place in places[:4]:
-        place["cache_control"] = point
-
-
-def _all_blocks(body: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
-    """Yield every block of a request that can be marked for caching."""
-    yield from as_list(body.get("system"))
-    yield from as_list(body.get("tools"))
-    for message in as_list(body["messages"]):
-        for block in message["content"]:
-            yield block
-            inner = block.get("content") if block["type"] == "tool_result" else None
-            yield from inner if isinstance(inner, list) else ()
+    for name, blocks in fixed.items():
+        if blocks:
+            body[name] = [*blocks[:-1], {**blocks[-1], "cache_control": point}]
+    conversation.mark_for_caching(point)
 
 
 # ---- the stream -----------------------------------------------------------------------------------
@@ -296,15 +299,13 @@ async def stream_anthropic(
     model = as_model(model, AnthropicModel)
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, options.get("api_key"))
-    body, level = request_and_level(model, context, options)
-    _unbind_thinking(body, headers, model)
+    body, level, conversation = _encoded_request(model, context, options)
+    _unbind_thinking(body, headers, model, has_thinking=conversation.has_thinking)
 
     def make_continuation(reply: AssistantMessage) -> bytes:
-        messages = [
-            *as_list(body["messages"]),
-            {"role": "assistant", "content": assistant_blocks(reply["content"])},
-        ]
-        return encode_body({**body, "messages": messages})
+        message = {"role": "assistant", "content": assistant_blocks(reply["content"])}
+        sent = _json.encode(body["messages"])[1:-1]
+        return encode_body({**body, "messages": array_of(sent, encode_items([message]))})
 
     paused = _uses_server_tools(body)
     return await open_stream(
@@ -327,7 +328,9 @@ async def stream_anthropic(
 _BINDING_BETA = "thinking-binding-controls-2026-08-01"
 
 
-def _unbind_thinking(body: dict[str, object], headers: dict[str, str], model: AnthropicModel) -> None:
+def _unbind_thinking(
+    body: dict[str, object], headers: dict[str, str], model: AnthropicModel, *, has_thinking: bool
+) -> None:
     """Allow the API to omit thinking from requests with another system prompt or other tools.
 
     Claude Fable from 5.1 on refuses a request whose thinking blocks were made under another beginning of the
@@ -336,9 +339,8 @@ def _unbind_thinking(body: dict[str, object], headers: dict[str, str], model: An
     """
     if "fable" not in str(model.id).lower() or _version(model) < (5, 1):
         return
-    kinds = {block["type"] for message in as_list(body["messages"]) for block in message["content"]}
     thinking = as_dict(body.get("thinking")) or {"type": "adaptive"}  # a model that always thinks
-    if kinds.isdisjoint({"thinking", "redacted_thinking"}) or "block_binding" in thinking:
+    if not has_thinking or "block_binding" in thinking:
         return
     body["thinking"] = {**thinking, "block_binding": {"prefix_mismatch_behavior": "drop_block"}}
     name = next((name for name in headers if name.lower() == "anthropic-beta"), "anthropic-beta")

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from functools import partial
 
 from ._json import as_dict, as_list
-from ._stream.history import adapt_history
+from ._stream.history import UsedIds
 from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import endpoint, request_headers
+from ._stream.request_cache import HistoryCache, array_of
 from ._stream.responses_decoder import ResponsesDecoder
-from ._stream.responses_request import input_of
+from ._stream.responses_request import convert_messages
 from ._stream.servers import dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import (
@@ -44,7 +45,6 @@ __all__ = [
     "wants_responses",
 ]
 
-IDS = r"[a-zA-Z0-9_-]{1,64}"
 LONGEST_CACHE_KEY = 64
 
 
@@ -84,16 +84,37 @@ class OpenAIResponsesModel(HttpModel):
 def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request."""
     model = as_model(model, OpenAIResponsesModel)
+    items = convert_messages(model, context.tools, _is_stored(model), context.messages, {})
+    return _request(model, context, options, items)
+
+
+_histories: HistoryCache[UsedIds] = HistoryCache()
+
+
+def _encoded_request(
+    model: OpenAIResponsesModel, context: Context, options: SimpleStreamOptions
+) -> dict[str, object]:
+    """Do the same as `request_body`, with the items already encoded."""
+    tools = tuple(tool.name for tool in context.tools or ())
+    stored = _is_stored(model)
+    items, _ = _histories.encode(
+        context.messages,
+        (model.api, model.provider, model.id, tools, stored),
+        partial(convert_messages, model, context.tools, stored),
+        {},
+    )
+    return _request(model, context, options, array_of(items))
+
+
+def _is_stored(model: OpenAIResponsesModel) -> bool:
+    return bool(model.extra_body.get("store"))
+
+
+def _request(
+    model: OpenAIResponsesModel, context: Context, options: SimpleStreamOptions, items: object
+) -> dict[str, object]:
     extra = dict(model.extra_body)
-    stored = bool(extra.get("store"))
-    body: dict[str, object] = {
-        "model": model.id,
-        "stream": True,
-        "store": False,
-        "input": input_of(
-            adapt_history(context.messages, model, ids=IDS, tools=context.tools, images=True), stored
-        ),
-    }
+    body: dict[str, object] = {"model": model.id, "stream": True, "store": False, "input": items}
     if context.system_prompt:
         body["instructions"] = context.system_prompt
     tools: list[dict[str, object]] = [
@@ -164,7 +185,7 @@ async def stream_openai_responses(
     model = as_model(model, OpenAIResponsesModel)
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, options.get("api_key"))
-    url, body = endpoint(base_url, "/responses"), request_body(model, context, options)
+    url, body = endpoint(base_url, "/responses"), _encoded_request(model, context, options)
     open_reply = partial(
         open_stream,
         url,

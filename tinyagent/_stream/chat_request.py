@@ -33,8 +33,7 @@ from .chat_fields import send_back, stored_fields
 from .history import UsedIds, adapt_history, is_own
 from .model import HttpModel, as_model
 from .model_families import ModelFamily, note, settings_for
-from .request import cannot_be_sent
-from .request_cache import encode_history
+from .request_cache import HistoryCache, array_of, encode_items
 from .servers import Dialect, dialect_of, server_of
 
 __all__ = ["chat_request", "encoded_request", "refuses_stream_options"]
@@ -52,20 +51,20 @@ def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOp
     return _request(model, context, options, messages)
 
 
+_histories: HistoryCache[UsedIds] = HistoryCache()
+
+
 def encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, with its messages already encoded."""
     tools = tuple(tool.name for tool in context.tools or ())
-    try:
-        history = encode_history(
-            context.messages,
-            (model.api, model.provider, model.id, model.base_url, tools),
-            partial(_messages, model, context),
-        )
-        system = [_json.encode(message) for message in _system_message(context)]
-    except TypeError as error:
-        raise cannot_be_sent(error) from None
-    items = b",".join([*system, history] if history else system)
-    return _request(model, context, options, msgspec.Raw(b"[" + items + b"]"))
+    history, _ = _histories.encode(
+        context.messages,
+        (model.api, model.provider, model.id, model.base_url, tools),
+        partial(_messages, model, context),
+        {},
+    )
+    system = encode_items(_system_message(context))
+    return _request(model, context, options, array_of(system, history))
 
 
 def _request(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -16,15 +17,31 @@ import msgspec
 from tinyagent import _json
 from tinyagent.agent_types import Message
 
-from .history import UsedIds, is_sendable
+from .history import is_sendable
+from .request import cannot_be_sent
 
-__all__ = ["Convert", "encode_history"]
+__all__ = ["Convert", "HistoryCache", "array_of", "encode_items"]
 
-Convert = Callable[[Sequence[Message], UsedIds], Sequence[object]]
-"""Converts messages to the form of a protocol. It adds their ids of tool calls to the used ones.
 
+class ConversionState(Protocol):
+    """What the conversion of a message may depend on, apart from the message.
+
+    A protocol chooses its own class: the used ids of tool calls, or these and the end of the request so far.
+    """
+
+    def copy(self) -> Self:
+        """Return a copy that a conversion may change."""
+        ...
+
+
+State = TypeVar("State", bound=ConversionState)
+
+Convert: TypeAlias = Callable[[Sequence[Message], State], Sequence[object]]
+"""Converts messages to the form of a protocol, and updates the state.
+
+It returns what later messages cannot change. The rest, if the protocol has any, stays in the state.
 The conversion of a message may not depend on messages before the last user or assistant message, except by
-the used ids.
+the state.
 """
 
 MIN_MESSAGES = 16
@@ -35,7 +52,7 @@ MAX_CACHED_BYTES = 64 << 20
 """Bytes of all cached histories of an event loop."""
 
 
-class _Beginning(msgspec.Struct, frozen=True):
+class _Beginning(msgspec.Struct, Generic[State], frozen=True):
     """The first messages of a conversation, up to a user or assistant message."""
 
     count: int
@@ -43,7 +60,8 @@ class _Beginning(msgspec.Struct, frozen=True):
     """The messages as JSON, to detect changes."""
     encoded: bytes
     """The converted messages as JSON, separated by commas."""
-    used: UsedIds
+    state: State
+    """The state after these messages."""
 
     def begins(self, messages: Sequence[Message]) -> bool:
         """Whether these messages, unchanged, are the beginning of a conversation."""
@@ -55,56 +73,86 @@ class _Beginning(msgspec.Struct, frozen=True):
         return len(self.source) + len(self.encoded)
 
 
-_Cache = dict[tuple[Hashable, ...], _Beginning]
+class HistoryCache(Generic[State]):
+    """The encoded histories of one protocol. Those of an event loop are removed when the loop ends."""
 
-_caches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Cache] = WeakKeyDictionary()
-"""Each cache ends with its event loop."""
+    def __init__(self) -> None:
+        self._loops: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[tuple[Hashable, ...], _Beginning[State]]
+        ] = WeakKeyDictionary()
+
+    def encode(
+        self, messages: Sequence[Message], key: tuple[Hashable, ...], convert: Convert[State], state: State
+    ) -> tuple[bytes, State]:
+        """Encode the converted messages.
+
+        Args:
+            messages: The conversation.
+            key: All that `convert` depends on, except for the messages.
+            convert: Converts messages to the form of the protocol.
+            state: The state before the first message.
+
+        Returns:
+            The converted messages as JSON, separated by commas and without brackets, and the state after the
+            last message.
+
+        Raises:
+            ConfigurationError: A message contains a value that JSON cannot represent.
+        """
+        histories = self._current_histories() if len(messages) >= MIN_MESSAGES else None
+        if histories is None:
+            return encode_items(convert(messages, state)), state
+        key = (id(messages[0]), *key)
+        known = histories.pop(key, None)
+        if known is None or not known.begins(messages):
+            known = _Beginning(0, b"", b"", state.copy())
+        added = messages[known.count :]
+        if not all(map(is_sendable, added)):
+            return encode_items(convert(messages, state)), state
+        cut = next((n for n in reversed(range(len(added))) if added[n]["role"] != "tool_result"), 0)
+        source = _source(added[:cut])
+        if source is None:
+            return encode_items(convert(messages, state)), state
+        after = known.state.copy()
+        encoded = _join(known.encoded, encode_items(convert(added[:cut], after)))
+        known = _Beginning(known.count + cut, _join(known.source, source), encoded, after)
+        _store(histories, key, known)
+        last = after.copy()
+        return _join(encoded, encode_items(convert(added[cut:], last))), last
+
+    def _current_histories(self) -> dict[tuple[Hashable, ...], _Beginning[State]] | None:
+        try:
+            return self._loops.setdefault(asyncio.get_running_loop(), {})
+        except RuntimeError:
+            return None
 
 
-def encode_history(messages: Sequence[Message], key: tuple[Hashable, ...], convert: Convert) -> bytes:
-    """Return the converted messages as JSON, separated by commas and without brackets.
-
-    Args:
-        messages: The conversation.
-        key: All that `convert` depends on, except for the messages.
-        convert: Converts messages to the form of a protocol.
+def encode_items(values: Sequence[object]) -> bytes:
+    """Encode values as JSON, separated by commas and without brackets.
 
     Raises:
-        TypeError: A message contains a value that JSON cannot represent.
+        ConfigurationError: A value cannot be represented in JSON.
     """
-    cache = _current_cache() if len(messages) >= MIN_MESSAGES else None
-    if cache is None:
-        return _encode_items(convert(messages, {}))
-    key = (id(messages[0]), *key)
-    known = cache.pop(key, None)
-    if known is None or not known.begins(messages):
-        known = _Beginning(0, b"", b"", {})
-    added = messages[known.count :]
-    if not all(map(is_sendable, added)):
-        return _encode_items(convert(messages, {}))
-    cut = next((n for n in reversed(range(len(added))) if added[n]["role"] != "tool_result"), 0)
-    source = _source(added[:cut])
-    if source is None:
-        return _encode_items(convert(messages, {}))
-    used = known.used.copy()
-    encoded = _join(known.encoded, _encode_items(convert(added[:cut], used)))
-    known = _Beginning(known.count + cut, _join(known.source, source), encoded, used)
-    _store(cache, key, known)
-    return _join(encoded, _encode_items(convert(added[cut:], used.copy())))
-
-
-def _current_cache() -> _Cache | None:
     try:
-        return _caches.setdefault(asyncio.get_running_loop(), {})
-    except RuntimeError:
-        return None
+        return _json.encode(values)[1:-1]
+    except TypeError as error:
+        raise cannot_be_sent(error) from None
 
 
-def _store(cache: _Cache, key: tuple[Hashable, ...], beginning: _Beginning) -> None:
-    cache[key] = beginning
-    size = sum(each.size() for each in cache.values())
-    while len(cache) > MAX_HISTORIES or size > MAX_CACHED_BYTES:
-        size -= cache.pop(next(iter(cache))).size()
+def array_of(*parts: bytes) -> msgspec.Raw:
+    """Return a JSON array of encoded items. Each part has any number of them, separated by commas."""
+    return msgspec.Raw(b"[" + _join(*parts) + b"]")
+
+
+def _store(
+    histories: dict[tuple[Hashable, ...], _Beginning[State]],
+    key: tuple[Hashable, ...],
+    beginning: _Beginning[State],
+) -> None:
+    histories[key] = beginning
+    size = sum(each.size() for each in histories.values())
+    while len(histories) > MAX_HISTORIES or size > MAX_CACHED_BYTES:
+        size -= histories.pop(next(iter(histories))).size()
 
 
 _encoder = msgspec.json.Encoder()
@@ -127,10 +175,6 @@ def _source_of(message: Message) -> bytes:
     except TypeError:
         # `details` may hold any object, and is never sent.
         return _encoder.encode({key: value for key, value in message.items() if key != "details"})
-
-
-def _encode_items(values: Sequence[object]) -> bytes:
-    return _json.encode(values)[1:-1]
 
 
 def _join(*parts: bytes) -> bytes:

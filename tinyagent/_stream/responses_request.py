@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tinyagent import _json
 from tinyagent._json import as_list
-from tinyagent.agent_types import AssistantBlock, ImageContent, Message, TextContent
+from tinyagent.agent_types import AssistantBlock, ImageContent, Message, ModelIdentity, TextContent, Tool
 
-from .history import IMAGE_NOTE, NO_RESULT
+from .history import IMAGE_NOTE, NO_RESULT, UsedIds, adapt_history
 
-__all__ = ["IMAGE_CALL", "input_of"]
+__all__ = ["IMAGE_CALL", "convert_messages"]
 
+IDS = r"[a-zA-Z0-9_-]{1,64}"
+"""Ids of tool calls that the API accepts."""
 IMAGE_CALL = "image_generation_call"
 """The type of an item with an image. The image itself is a block of the message."""
 
 
-def input_of(history: Sequence[Message], stored: bool) -> list[dict[str, object]]:
+def convert_messages(
+    model: ModelIdentity,
+    tools: Iterable[Tool] | None,
+    stored: bool,
+    messages: Sequence[Message],
+    used: UsedIds,
+) -> list[dict[str, object]]:
+    """Convert messages to items.
+
+    Args:
+        model: The requested model.
+        tools: The offered tools.
+        stored: Whether OpenAI stores the replies, so that an item may refer to a stored one.
+        messages: The messages; a conversation or its continuation.
+        used: The ids of earlier calls. The ids of `messages` are added.
+    """
     items: list[dict[str, object]] = []
-    for message in history:
+    for message in adapt_history(messages, model, ids=IDS, tools=tools, images=True, used=used):
         if message["role"] == "assistant":
             items += _output_items(message["content"], stored)
         elif message["role"] == "tool_result":
