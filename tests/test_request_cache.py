@@ -141,6 +141,14 @@ def add_malformed(messages: list[Any]) -> None:
     messages.append({"role": "user", "content": 7})
 
 
+def replace_last_by_a_number(messages: list[Any]) -> None:
+    messages[-1] = 7
+
+
+def replace_middle_by_an_object(messages: list[Any]) -> None:
+    messages[5] = object()
+
+
 def add_other_role(messages: list[Any]) -> None:
     messages[3:3] = [{"role": "memo", "content": "private"}]
 
@@ -161,7 +169,8 @@ def add_surrogate(messages: list[Any]) -> None:
 
 CHANGES = [
     change_text, change_type, change_error, remove_first, remove_last, remove_middle,
-    move_result, add_malformed, add_other_role, add_image, add_objects, add_surrogate,
+    move_result, add_malformed, replace_last_by_a_number, replace_middle_by_an_object, add_other_role,
+    add_image, add_objects, add_surrogate,
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ before, so a message that was changed, replaced or removed in between is never s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, Protocol, Self, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -65,7 +65,8 @@ class _Beginning(msgspec.Struct, Generic[State], frozen=True):
 
     def begins(self, messages: Sequence[Message]) -> bool:
         """Whether these messages, unchanged, are the beginning of a conversation."""
-        if len(messages) > self.count and messages[self.count].get("role") == "tool_result":
+        following = messages[self.count] if len(messages) > self.count else None
+        if isinstance(following, Mapping) and following.get("role") == "tool_result":
             return False  # It may belong to a call in the beginning, which was encoded without a result.
         return self.source == _source(messages[: self.count])
 
@@ -173,6 +174,8 @@ def _source_of(message: Message) -> bytes:
     try:
         return _encoder.encode(message)
     except TypeError:
+        if not isinstance(message, Mapping):  # A callback may have returned anything.
+            raise
         # `details` may hold any object, and is never sent.
         return _encoder.encode({key: value for key, value in message.items() if key != "details"})
 
