@@ -482,7 +482,7 @@ def test_a_model_may_be_anything() -> None:
         ("{", {}),
         ('{"a', {}),
         ('{"a": "b', {"a": "b"}),
-        ('{"a": [1, 2', {"a": [1]}),
+        ('{"a": [1, 2', {"a": [1, 2]}),
         ('{"a": {"b": 1}', {"a": {"b": 1}}),
         ("[" * 10_000, None),
         ("\ud800", None),
@@ -490,5 +490,4 @@ def test_a_model_may_be_anything() -> None:
 )
 def test_the_best_object_of_a_prefix(text: str, expected: Any) -> None:
     """While arguments are streamed, a partial shows the part that is complete."""
-    parsed = parse_partial_object(text)
-    assert expected == parsed or (expected == {"a": [1]} and parsed in ({"a": [1]}, {"a": [1, 2]}))
+    assert expected == parse_partial_object(text)

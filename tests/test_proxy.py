@@ -411,13 +411,14 @@ async def test_the_signal_ends_the_call() -> None:
 
 
 async def test_leaving_closes_the_connection() -> None:
-    """`aclose` in the middle hangs nothing up."""
+    """`aclose` in the middle of a reply closes the connection."""
     async with FakeServer(reply(event("text_delta", 0, delta="Half"), Hold())) as server:
         response = create_proxy_stream(MODEL, Context(), TOKEN, base(server))
         async for item in response:
             if item["type"] == "text_delta":
                 break
-        await asyncio.wait_for(response.aclose(), 60)
+        await response.aclose()
+        await server.wait_closed()
 
 
 # ---- the other functions ------------------------------------------------------------------------------

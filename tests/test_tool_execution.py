@@ -331,7 +331,7 @@ async def test_a_tool_whose_own_task_is_cancelled() -> None:
     """If something that a tool awaits was cancelled, the tool has failed, and the run continues."""
 
     async def execute(*_: Any) -> Any:
-        task = asyncio.create_task(asyncio.sleep(60))
+        task = asyncio.create_task(asyncio.sleep(600))
         task.cancel()
         await task
 

@@ -182,7 +182,7 @@ def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("import time\ntime.sleep(60)", "takes more than 3 s to load"),
+        ("import time\ntime.sleep(600)", "takes more than 3 s to load"),
         (
             "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
             "from tinyagent import tool\n@tool\ndef one():\n    'One.'",

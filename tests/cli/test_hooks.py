@@ -62,7 +62,7 @@ def test_before(cli: Cli, server: FakeServer, how: str, body: str, words: str) -
     assert words in tool_result(server)
 
 
-@pytest.mark.parametrize(("how", "body"), [("", "time.sleep(60)"), ("async ", "await asyncio.sleep(60)")])
+@pytest.mark.parametrize(("how", "body"), [("", "time.sleep(600)"), ("async ", "await asyncio.sleep(600)")])
 def test_a_hook_that_takes_too_long_refuses(cli: Cli, server: FakeServer, how: str, body: str) -> None:
     """A hook that exceeds [plugins] hook_timeout refuses the call, and its thread does not delay the exit."""
     limit(cli, 0.2)

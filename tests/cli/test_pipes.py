@@ -225,7 +225,7 @@ from tinyagent import tool
 async def stubborn() -> str:
     "Block the event loop."
     open("started", "w").close()
-    time.sleep(60)
+    time.sleep(600)
     return ""
 """
 

@@ -160,8 +160,8 @@ def test_the_end_of_a_run_is_the_end_of_its_commands(
 ) -> None:
     """After Ctrl-C, SIGTERM or --timeout no process of a command is left, not even in another session."""
     command = (
-        "(setsid sh -c 'trap \"\" TERM; echo $$ > pid1; sleep 60; :' &); sleep 60 & echo $! > pid2;"
-        " until [ -s pid1 ]; do sleep 0.01; done; touch ready; wait; sleep 60"
+        "(setsid sh -c 'trap \"\" TERM; echo $$ > pid1; sleep 600; :' &); sleep 600 & echo $! > pid2;"
+        " until [ -s pid1 ]; do sleep 0.01; done; touch ready; wait; sleep 600"
     )
     with FakeServer(FakeReply.tool_calls(("bash", {"command": command}))) as server:
         _configure(isolated_environment, server)

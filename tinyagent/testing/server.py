@@ -339,11 +339,11 @@ class FakeServer:
         """The number of open connections."""
         return len(self._open)
 
-    async def wait_requests(self, count: int, timeout: float = 5.0) -> None:
+    async def wait_requests(self, count: int, timeout: float = 30.0) -> None:
         """Wait until `count` requests have arrived, at most `timeout` seconds."""
         await self._until(lambda: len(self.requests) >= count, timeout)
 
-    async def wait_closed(self, timeout: float = 5.0) -> None:
+    async def wait_closed(self, timeout: float = 30.0) -> None:
         """Wait until the client has closed all connections.
 
         Raises:

@@ -345,7 +345,7 @@ def test_stored_output_is_limited() -> None:
 
 async def test_the_time_limit(bash: Bash, here: Path) -> None:
     """The result has the output so far and explains the time-out."""
-    running = asyncio.create_task(bash("echo begun; touch ready; sleep 60"))
+    running = asyncio.create_task(bash("echo begun; touch ready; sleep 600"))
     result = await timed_out(running, (here / "ready").exists)
     assert "begun\n[timed out after 60 s and was ended; timeout can be up to 600]" == text(result)
     assert ("timeout", "SIGTERM") == (result.details["ended_by"], result.details["signal"])
@@ -387,13 +387,13 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        "sleep 60 & echo $! > pid",
-        "sleep 60 >/dev/null 2>&1 & echo $! > pid",
-        "nohup sleep 60 >/dev/null 2>&1 & echo $! > pid",
-        "sleep 60 & echo $! > pid; disown",
-        "(sh -c 'echo $$ > pid; exec sleep 60' &)",
-        "setsid sh -c 'echo $$ > pid; exec sleep 60' &",
-        "(setsid sh -c 'echo $$ > pid; exec sleep 60' >/dev/null 2>&1 &)",
+        "sleep 600 & echo $! > pid",
+        "sleep 600 >/dev/null 2>&1 & echo $! > pid",
+        "nohup sleep 600 >/dev/null 2>&1 & echo $! > pid",
+        "sleep 600 & echo $! > pid; disown",
+        "(sh -c 'echo $$ > pid; exec sleep 600' &)",
+        "setsid sh -c 'echo $$ > pid; exec sleep 600' &",
+        "(setsid sh -c 'echo $$ > pid; exec sleep 600' >/dev/null 2>&1 &)",
         "setsid sh -c 'trap \"\" TERM; echo $$ > pid; while :; do sleep 0.1; done' &",
     ],
 )
@@ -414,9 +414,9 @@ async def test_background_processes_are_killed(start: str, bash: Bash, here: Pat
 async def test_all_descendants_are_killed(how: str, bash: Bash, here: Path) -> None:
     """A time-out, an abort and a cancellation kill the shell, its children and other sessions."""
     command = (
-        "echo $$ > pid1; sleep 60 & echo $! > pid2;"
-        " (setsid sh -c 'trap \"\" TERM; echo $$ > pid3; sleep 60; :' &);"
-        " until [ -s pid3 ]; do sleep 0.01; done; echo begun; touch ready; wait; sleep 60"
+        "echo $$ > pid1; sleep 600 & echo $! > pid2;"
+        " (setsid sh -c 'trap \"\" TERM; echo $$ > pid3; sleep 600; :' &);"
+        " until [ -s pid3 ]; do sleep 0.01; done; echo begun; touch ready; wait; sleep 600"
     )
     stop = asyncio.Event()
     running = asyncio.create_task(bash(command, stop=stop))
@@ -442,9 +442,9 @@ async def test_all_descendants_are_killed(how: str, bash: Bash, here: Path) -> N
 async def test_many_processes_are_killed(bash: Bash, here: Path) -> None:
     """Many processes are killed, and so is one that starts new processes until the end."""
     command = (
-        "for i in $(seq 40); do sleep 60 & done;"
+        "for i in $(seq 40); do sleep 600 & done;"
         ' (setsid sh -c \'trap "" TERM; while [ $(ls made | wc -l) -lt 400 ]; do'
-        ' sh -c "touch made/\\$\\$; exec sleep 60" & sleep 0.01; done\' &);'
+        ' sh -c "touch made/\\$\\$; exec sleep 600" & sleep 0.01; done\' &);'
         " until [ $(ls made | wc -l) -gt 3 ]; do sleep 0.01; done"
     )
     (here / "made").mkdir()
@@ -458,11 +458,11 @@ async def test_many_processes_are_killed(bash: Bash, here: Path) -> None:
 @pytest.mark.parametrize(
     "start",
     [
-        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 60' &)",
-        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 60 > /dev/null 2>&1' > /dev/null 2>&1 &)",
-        "env -i setsid sh -c '(setsid sh -c \"echo \\$\\$ > pid; exec sleep 60\" &) &'",
+        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 600' &)",
+        "(env -i setsid sh -c 'echo $$ > pid; exec sleep 600 > /dev/null 2>&1' > /dev/null 2>&1 &)",
+        "env -i setsid sh -c '(setsid sh -c \"echo \\$\\$ > pid; exec sleep 600\" &) &'",
         'python3 -c "import os, time\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n'
-        "os.environ.clear(); open('pid', 'w').write(str(os.getpid())); time.sleep(60)\"",
+        "os.environ.clear(); open('pid', 'w').write(str(os.getpid())); time.sleep(600)\"",
     ],
 )
 async def test_a_daemon_is_killed(start: str, bash: Bash, here: Path) -> None:
@@ -479,9 +479,9 @@ async def test_a_daemon_is_killed(start: str, bash: Bash, here: Path) -> None:
 async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Path) -> None:
     """The kernel kills the shell; marked processes are found and killed."""
     command = (
-        "setsid sh -c 'echo $$ > pid; exec sleep 60' & until [ -s pid ]; do sleep 0.01; done; kill -9 $PPID"
+        "setsid sh -c 'echo $$ > pid; exec sleep 600' & until [ -s pid ]; do sleep 0.01; done; kill -9 $PPID"
     )
-    result = await bash(f"{command}; sleep 60")
+    result = await bash(f"{command}; sleep 600")
     assert ("exit", "SIGKILL") == (result.details["ended_by"], result.details["signal"])
     assert not alive(int((here / "pid").read_text()))
 
@@ -498,10 +498,10 @@ async def test_a_command_that_kills_its_supervisor_ends_too(bash: Bash, here: Pa
 async def test_a_command_that_stops_its_supervisor_ends_too(stop: str, bash: Bash, here: Path) -> None:
     """A stopped supervisor is continued, or killed after all its descendants."""
     command = (
-        "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 60' &); "
+        "echo $$ > pid; (env -i setsid sh -c 'echo $$ > daemon; exec sleep 600' &); "
         "until [ -s daemon ]; do :; done; echo $PPID > supervisor"
     )
-    running = asyncio.create_task(bash(f"{command}; {stop}; sleep 60"))
+    running = asyncio.create_task(bash(f"{command}; {stop}; sleep 600"))
     result = await timed_out(running, lambda: "T" == state_of(pid_in(here / "supervisor")))
     assert "timeout" == result.details["ended_by"]
     assert "may go on" not in text(result)
@@ -541,7 +541,7 @@ import asyncio
 from tinyagent_tools_shell import shell_tool
 
 command = (
-    "echo $$ > pid1; sleep 60 & echo $! > pid2; (setsid sh -c 'echo $$ > pid3; exec sleep 60' &);"
+    "echo $$ > pid1; sleep 600 & echo $! > pid2; (setsid sh -c 'echo $$ > pid3; exec sleep 600' &);"
     " until [ -s pid3 ]; do sleep 0.01; done; touch ready; wait"
 )
 asyncio.run(shell_tool().execute("call", {"command": command}, None, lambda partial: None))
@@ -578,7 +578,7 @@ async def test_an_abort_before_the_start(bash: Bash) -> None:
     """The call ends at once."""
     stop = asyncio.Event()
     stop.set()
-    assert "aborted" == (await bash("sleep 60", stop=stop)).details["ended_by"]
+    assert "aborted" == (await bash("sleep 600", stop=stop)).details["ended_by"]
 
 
 @linux
@@ -587,8 +587,8 @@ async def test_other_processes_are_not_killed(bash: Bash, here: Path) -> None:
     bystander = await asyncio.create_subprocess_exec("sleep", "60", env={MARK: "somebody else's"})
     other = asyncio.create_task(bash("until [ -e go ]; do sleep 0.01; done; echo through"))
     try:
-        await bash("sleep 60 &")
-        await bash("sleep 60", timeout=0.1)
+        await bash("sleep 600 &")
+        await bash("sleep 600", timeout=0.1)
         assert bystander.returncode is None
         (here / "go").touch()
         assert "through\n" == text(await other)
@@ -620,8 +620,8 @@ async def test_no_descriptor_and_no_zombie_remain(bash: Bash) -> None:
     await bash("true")
     before, processes = set(os.listdir("/dev/fd")), children()
     for _ in range(2):
-        await bash("echo x; sleep 60 &")
-        await bash("sleep 60", timeout=0.05)
+        await bash("echo x; sleep 600 &")
+        await bash("sleep 600", timeout=0.05)
     assert len(before) == len(set(os.listdir("/dev/fd")))
     assert processes == children()
 
