@@ -1,4 +1,4 @@
-"""A server of our own, and ways to see what becomes of processes."""
+"""Fixtures: test servers, and functions that check processes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PATIENCE = 60.0
 
 
 def config(**fields: Any) -> ServerConfig:
-    """How our server is started; its list of tools is not kept unless asked for."""
+    """Return the configuration of the test server. Its list of tools is not cached by default."""
     return ServerConfig(
         **{"name": "t", "command": [sys.executable, str(SERVER)], "remember": False, **fields}
     )
 
 
 def tiny(**fields: Any) -> ServerConfig:
-    """How the small server is started, which takes a tenth of the time."""
+    """Return the configuration of the small server, which starts ten times as fast."""
     return config(**{"command": TINY, **fields})
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended; one that only waits for its parent to notice has."""
+    """Return whether a process has ended; zombies count as ended."""
     try:
         os.kill(pid, 0)
         if sys.platform == "linux":
@@ -53,7 +53,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Use an empty home, so that the tests do not see the servers and lists of the user."""
+    """Use an empty home, so that the user's servers and cached lists have no effect."""
     path = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(path))
     monkeypatch.setenv("TINYAGENT_HOME", str(path / "tinyagent"))
@@ -62,7 +62,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 class Tools:
-    """The tools of some servers, called as the loop would."""
+    """The tools of some servers, called as the agent loop calls them."""
 
     def __init__(self, servers: McpServers) -> None:
         self.servers = servers
@@ -70,30 +70,30 @@ class Tools:
         self.partials: list[AgentToolResult] = []
 
     async def result(self, name: str, signal: asyncio.Event | None = None, /, **args: Any) -> AgentToolResult:
-        """What the call gives."""
+        """Call a tool and return its result."""
         execute = self.by_name[f"t__{name}"].execute
         assert execute is not None
         return await execute("c1", args, signal, self.partials.append)
 
     async def text(self, name: str, **args: Any) -> str:
-        """The text that it gives."""
+        """Call a tool and return its text."""
         return said(await self.result(name, **args))
 
 
 def said(result: AgentToolResult) -> str:
-    """The texts of a result."""
+    """Return the texts of a result."""
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
 
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the server notes about itself."""
+    """Return the log of the test server."""
     return tmp_path_factory.mktemp("server") / "log"
 
 
 @pytest.fixture(scope="module")
 def shared(log: Path) -> Iterator[Tools]:
-    """One server for the tests of a module; it was started in an environment with secrets in it."""
+    """Start one server for the tests of a module, in an environment with secrets."""
     secrets = dict.fromkeys(("OPENAI_API_KEY", "GITHUB_TOKEN", "MY_SECRET", "PASSED_ON"), "sk-test-CANARY")
     os.environ.update(secrets)
     try:

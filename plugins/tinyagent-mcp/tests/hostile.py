@@ -1,4 +1,4 @@
-"""A server that does what servers should not: each tool is a fault. Without the SDK, so that it can."""
+"""A server with faults: each tool has one. It does not use the SDK, which would prevent them."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def send(message: Any) -> None:
 
 
 def answer(result: Any, **more: Any) -> None:
-    """Answer the request under way."""
+    """Answer the current request."""
     send({"jsonrpc": "2.0", "id": REQUEST["id"], "result": result, **more})
 
 
 def fail(error: Any, **more: Any) -> None:
-    """Answer it with an error."""
+    """Answer the current request with an error."""
     send({"jsonrpc": "2.0", "id": REQUEST["id"], "error": error, **more})
 
 
 def text(*texts: str, **more: Any) -> dict[str, Any]:
-    """A result of these texts."""
+    """Return a result with these texts."""
     return {"content": [{"type": "text", "text": one} for one in texts], **more}
 
 
 def ask(method: str, params: Any = None) -> Any:
-    """Send a request of our own; the answer to it."""
+    """Send a request to the client, and return its answer."""
     send({"jsonrpc": "2.0", "id": f"ours-{method}", "method": method, "params": params or {}})
     while (message := json.loads(sys.stdin.readline())).get("id") != f"ours-{method}":
         pass
     return message
 
 
-# ---- tools: the name says what is wrong --------------------------------------------------------------
+# ---- tools, named after their faults ------------------------------------------------------------------
 
 
 def code_32000() -> None:
@@ -315,7 +315,7 @@ MALFORMED: list[Any] = [
 
 
 def tools() -> Any:
-    """The result of tools/list."""
+    """Return the result of tools/list."""
     match START:
         case "malformed":
             return {"tools": MALFORMED, "nextCursor": 5}
@@ -342,7 +342,7 @@ def tools() -> Any:
 
 
 def initialize() -> Any:
-    """The result of initialize."""
+    """Return the result of initialize."""
     result: dict[str, Any] = {
         "protocolVersion": REQUEST["params"]["protocolVersion"],
         "capabilities": {"tools": {"listChanged": True}},

@@ -1,4 +1,4 @@
-"""A server to test against, over stdio or HTTP: it does what servers do, and what they should not."""
+"""A test server over stdio or HTTP, with correct and faulty tools."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ NUMBER: dict[str, Any] = {
 
 
 def text(said: str, **more: Any) -> CallToolResult:
-    """A result of one text."""
+    """Return a result with one text."""
     return CallToolResult(content=[TextContent(text=said)], **more)
 
 
 async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
-    """Two pages of tools."""
+    """Return two pages of tools."""
     if params is None or params.cursor is None:
         return ListToolsResult(
             tools=[
@@ -69,7 +69,7 @@ async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
 
 
 async def call_tool(ctx: Any, params: Any) -> CallToolResult:
-    """Do what the tool's name says."""
+    """Do what the tool's name describes."""
     match params.name:
         case "double":
             return text(str(2 * params.arguments["n"]))
@@ -117,7 +117,7 @@ async def call_tool(ctx: Any, params: Any) -> CallToolResult:
 
 
 async def list_resources(ctx: Any, params: Any) -> ListResourcesResult:
-    """One text and one picture."""
+    """Return one text and one picture."""
     return ListResourcesResult(
         resources=[
             Resource(uri="memo://one", name="one", mime_type="text/plain"),
@@ -127,14 +127,14 @@ async def list_resources(ctx: Any, params: Any) -> ListResourcesResult:
 
 
 async def list_templates(ctx: Any, params: Any) -> ListResourceTemplatesResult:
-    """Anything else."""
+    """Return one template."""
     return ListResourceTemplatesResult(
         resource_templates=[ResourceTemplate(uri_template="memo://{n}", name="n")]
     )
 
 
 async def read_resource(ctx: Any, params: Any) -> ReadResourceResult:
-    """What the URI says."""
+    """Return the resource with this URI."""
     uri = str(params.uri)
     if uri == "memo://pixel":
         return ReadResourceResult(contents=[BlobResourceContents(uri=uri, blob=PIXEL, mime_type="image/png")])

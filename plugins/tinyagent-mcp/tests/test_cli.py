@@ -40,8 +40,8 @@ def test_the_entry_points() -> None:
         assert tinyagent_mcp is point.load()
 
 
-def test_configured_servers_are_tools() -> None:
-    """What mcp.toml names is called by `plugin.tool`, and listed."""
+def test_configured_servers_offer_tools() -> None:
+    """Tools of servers in mcp.toml are called as `plugin.tool`, and listed."""
     write(f"[mcp.servers.t]\ncommand = {json.dumps(TINY)}\n")
     done = tinyagent("tools", "call", "mcp.t__pid")
     assert (True, 0) == (done.stdout.strip().isdigit(), done.returncode), done.stderr
@@ -51,16 +51,16 @@ def test_configured_servers_are_tools() -> None:
     ]
 
 
-def test_a_command_in_the_environment_is_tools() -> None:
-    """TINYAGENT_MCP needs no file; every tool asks, whatever its server says of it."""
+def test_servers_of_the_environment_offer_tools() -> None:
+    """TINYAGENT_MCP needs no file; every tool needs approval, whatever its annotations are."""
     done = tinyagent("tools", "show", "mcp", TINYAGENT_MCP=f"tiny={' '.join(TINY)}")
     assert 0 == done.returncode, done.stderr
     assert "tiny__pid  (needs approval)\n" in done.stdout
     assert "tiny__read  (needs approval)\n" in done.stdout
 
 
-def test_a_server_can_be_given_on_the_command_line() -> None:
-    """`run --mcp` uses its tools for this run, and those of no other server."""
+def test_servers_of_the_command_line_offer_tools() -> None:
+    """`run --mcp` uses only the tools of this server."""
     command = f"tiny={' '.join(TINY)}"
     other = {"TINYAGENT_MCP": "other=no-such-program-anywhere"}
     done = tinyagent("run", "-m", "demo", "--jsonl", "--mcp", command, "hello", **other)
@@ -68,8 +68,8 @@ def test_a_server_can_be_given_on_the_command_line() -> None:
     assert "tiny__pid" in json.loads(done.stdout.splitlines()[0])["tools"]
 
 
-def test_a_server_that_fails_is_told() -> None:
-    """Exit code 3, one error that names the server, no traceback; other tools go on working."""
+def test_a_failed_server_is_reported() -> None:
+    """Exit code 3 and one error with the server's name; other tools continue to work."""
     environment = {"TINYAGENT_MCP": "broken=no-such-program-anywhere"}
     done = tinyagent("run", "-m", "demo", "-t", "mcp", "hello", **environment)
     assert ("", 3) == (done.stdout, done.returncode)
@@ -79,7 +79,7 @@ def test_a_server_that_fails_is_told() -> None:
 
 
 def test_a_configured_server_that_fails_is_a_warning() -> None:
-    """The run goes on with the tools of the others; with `required` it does not."""
+    """The run continues with the tools of the others, unless the server is required."""
     good = f"[mcp.servers.t]\ncommand = {json.dumps(TINY)}\n"
     broken = '[mcp.servers.broken]\ncommand = "no-such-program-anywhere"\n'
     write(good + broken)
@@ -99,8 +99,8 @@ SILENT = "import os, pathlib, time; pathlib.Path(os.environ['LOG']).touch(); tim
 
 
 @pytest.mark.parametrize("how", ["signal", "timeout"])
-def test_a_start_can_be_ended(how: str, tmp_path: Path) -> None:
-    """SIGTERM and --timeout end the wait for a silent server, in one line; the server is gone."""
+def test_the_start_of_a_server_can_be_interrupted(how: str, tmp_path: Path) -> None:
+    """SIGTERM and --timeout end the wait for a silent server, and the server."""
     log = tmp_path / "started"
     write(
         f"[mcp.servers.t]\ncommand = {json.dumps([sys.executable, '-I', '-S', '-c', SILENT])}\n"
@@ -119,8 +119,8 @@ def test_a_start_can_be_ended(how: str, tmp_path: Path) -> None:
     assert 2 >= len(errors.splitlines()), errors
 
 
-async def test_tools_of_a_server_change_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a server adds during a call is offered to the model next, and can be called."""
+async def test_tools_of_a_server_can_change_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool that a server adds during a call is in the next request and can be called."""
     write(f"[mcp.servers.t]\ncommand = {json.dumps(HOSTILE)}\nremember = false\n")
     replies = [FakeReply.tool_calls(("t__add_tool", {})), FakeReply.tool_calls(("t__late", {}))]
     async with FakeServer(*replies, FakeReply.text("Done.")) as server:
@@ -133,4 +133,4 @@ async def test_tools_of_a_server_change_in_a_run(monkeypatch: pytest.MonkeyPatch
             names & {"t__removed", "t__late"} for names in offered
         ]
         assert "late ran" == server.requests[-1].json["messages"][-1]["content"]
-    assert "the tool 'late_and_malformed' was left out" in done.stderr
+    assert "the tool 'late_and_malformed' was omitted" in done.stderr

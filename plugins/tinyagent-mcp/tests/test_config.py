@@ -1,4 +1,4 @@
-"""Which servers there are, and what is said where that cannot be known."""
+"""The configuration of servers, and its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .conftest import SERVER
 
 
 def write(text: str) -> Path:
-    """Make this the user's `mcp.toml`."""
+    """Write the user's `mcp.toml`."""
     path = config_file()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -24,7 +24,7 @@ def write(text: str) -> Path:
 
 
 def test_a_file_of_servers() -> None:
-    """Commands as a list or as a shell would read them, URLs, and which are in use."""
+    """Commands may be lists or strings; disabled servers are omitted."""
     write("""
 [mcp.servers.time]
 command = ["uvx", "mcp-server-time"]
@@ -46,8 +46,8 @@ enabled = false
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[mcp.servers.x]\n", "`command` or a `url`"),
-        ('[mcp.servers.x]\ncommand = "a"\nurl = "https://b"\n', "`command` or a `url`"),
+        ("[mcp.servers.x]\n", "either `command` or `url`"),
+        ('[mcp.servers.x]\ncommand = "a"\nurl = "https://b"\n', "either `command` or `url`"),
         ('[mcp.servers.x]\ncommand = ""\n', "empty"),
         ('[mcp.servers.x]\ncommand = "a \'b"\n', "quotation"),
         ('[mcp.servers.x]\ncomand = "a"\n', "comand"),
@@ -56,7 +56,7 @@ enabled = false
         ("[mcp.servers.a__b]\ncommand = 'a'\n", "name"),
         ('[mcp.servers.x]\nurl = "http://example.org/mcp"\n', "not encrypted"),
         ('[mcp.servers.x]\nurl = "https://me:secret@example.org/mcp"\n', "credentials"),
-        ('[mcp.servers.x]\nurl = "ftp://example.org"\n', "no http"),
+        ('[mcp.servers.x]\nurl = "ftp://example.org"\n', "not an http"),
         ("[mcp.server.x]\ncommand = 'a'\n", "mcp.server"),
         ("[servers.x]\ncommand = 'a'\n", "servers"),
         ("[mcp.servers.x\n", "is not TOML"),
@@ -64,8 +64,8 @@ enabled = false
         ("[mcp.servers.x]\ncommand = 'a'\nargs = ['b']\n", r"\[mcp.servers.x\]: unknown key 'args'"),
     ],
 )
-def test_a_mistake_is_named(text: str, words: str) -> None:
-    """The message names the file, the place and the rule; the hint shows how a server is written."""
+def test_an_invalid_file_is_reported(text: str, words: str) -> None:
+    """The error shows the file, the table and the rule; the hint shows a valid server."""
     path = write(text)
     with pytest.raises(ConfigurationError, match=words) as caught:
         configured()
@@ -73,8 +73,8 @@ def test_a_mistake_is_named(text: str, words: str) -> None:
     assert 'command = ["PROGRAM", "ARGUMENT"]' in (caught.value.hint or "")
 
 
-def test_http_on_this_machine_needs_no_leave() -> None:
-    """A loopback URL may be unencrypted, and others with allow_http."""
+def test_http_is_allowed_for_loopback() -> None:
+    """Other unencrypted URLs need allow_http."""
     for url in ("http://127.0.0.1:8000/mcp", "http://localhost/mcp", "http://[::1]:8000/mcp"):
         assert url == ServerConfig(name="x", url=url).url
     assert ServerConfig(name="x", url="http://example.org/mcp", allow_http=True)
@@ -91,15 +91,15 @@ def test_http_on_this_machine_needs_no_leave() -> None:
         ("https://mcp.example.org/mcp", "mcp-example-org"),
     ],
 )
-def test_a_command_in_the_environment(monkeypatch: pytest.MonkeyPatch, line: str, name: str) -> None:
-    """TINYAGENT_MCP accepts a command or a URL, and makes a name if there is no NAME=."""
+def test_tinyagent_mcp_accepts_a_server(monkeypatch: pytest.MonkeyPatch, line: str, name: str) -> None:
+    """Without NAME=, a name is derived."""
     monkeypatch.setenv("TINYAGENT_MCP", line)
     [server] = configured()
     assert (name, False) == (server.name, server.remember)
 
 
-def test_several_commands_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each line is a server. It replaces one of the same name in the file; a repeated name is an error."""
+def test_tinyagent_mcp_accepts_several_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is a server and replaces one of the file; a repeated name is an error."""
     write('[mcp.servers.a]\ncommand = "from-file"\n')
     monkeypatch.setenv("TINYAGENT_MCP", "a=first\n\n  b=second x=y  \n")
     assert {"a": ["first"], "b": ["second", "x=y"]} == {server.name: server.argv() for server in configured()}
@@ -109,7 +109,7 @@ def test_several_commands_in_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_is_read_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A project cannot start a server, by whatever file."""
+    """A project cannot start a server with any file."""
     text = f'[mcp.servers.x]\ncommand = ["{SERVER}"]\n'
     for name in ("mcp.toml", "tinyagent.toml", ".mcp.toml", ".mcp.json"):
         (tmp_path / name).write_text(text)
@@ -118,7 +118,7 @@ def test_nothing_is_read_from_the_working_directory(tmp_path: Path, monkeypatch:
 
 
 def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`${NAME}` in env and headers is one of ours; a missing one is named, and so is nothing in messages."""
+    """`${NAME}` in env and headers is replaced; a missing one is an error, and values are redacted."""
     monkeypatch.setenv("MY_TOKEN", "sk-test-CANARY")
     server = ServerConfig(
         name="x", command="a", env={"TOKEN": "${MY_TOKEN}"}, headers={"Authorization": "Bearer ${MY_TOKEN}"}
@@ -132,8 +132,8 @@ def test_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Set it: export NOT_THERE=…" == caught.value.hint
 
 
-def test_the_fingerprint_changes_with_what_matters(tmp_path: Path) -> None:
-    """Another argument, or another version of the program, is another server."""
+def test_the_fingerprint_covers_arguments_and_program(tmp_path: Path) -> None:
+    """A different argument or version of the program changes the fingerprint."""
     script = tmp_path / "server.py"
     script.write_text("1")
     first = ServerConfig(name="x", command=["python3", str(script)])
@@ -145,8 +145,8 @@ def test_the_fingerprint_changes_with_what_matters(tmp_path: Path) -> None:
     assert before != first.fingerprint()
 
 
-def test_no_server_is_an_error_that_says_where() -> None:
-    """`-t mcp` with nothing configured says what to write into which file."""
+def test_no_server_is_an_error_with_a_hint() -> None:
+    """Without servers, `-t mcp` fails, and the hint shows what to add to which file."""
     registered: list[AgentTool] = []
     with pytest.raises(NotConfiguredError, match="No MCP server is configured") as raised:
         tinyagent_mcp.tinyagent_register_tools(registered.append)
@@ -156,7 +156,7 @@ def test_no_server_is_an_error_that_says_where() -> None:
 
 
 def test_the_file_is_read_like_every_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a byte order mark; not where others may write it; and a home that is no directory has none."""
+    """Byte order marks are accepted; files that others may write and invalid homes are refused."""
     path = write('\ufeff[mcp.servers.x]\ncommand = "x"\n')
     assert ["x"] == [server.name for server in configured()]
     path.chmod(0o666)

@@ -1,4 +1,4 @@
-"""Servers that do what they should not: each fault costs what it must, is named, and hangs nothing."""
+"""Faulty servers: each fault is reported, has a limited effect, and blocks nothing."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HOSTILE = [sys.executable, "-I", "-S", str(Path(__file__).with_name("hostile.py"
 
 
 def hostile(start: str = "", **fields: Any) -> ServerConfig:
-    """How the server is started."""
+    """Return the configuration of the faulty server."""
     return config(**{"command": HOSTILE, "env": {"TEST_START": start}, **fields})
 
 
 @pytest.fixture(scope="module")
 def tools() -> Iterator[Tools]:
-    """One server for all faults that leave the connection as it is."""
+    """Start one server for all faults that do not break the connection."""
     with McpServers([hostile()]) as servers:
         yield Tools(servers)
 
@@ -44,11 +44,11 @@ def tools() -> Iterator[Tools]:
         ("error_and_result", "t: quota used up"),
         ("too_deep", "t: the server's answer is not JSON, or nested too deep"),
         ("not_json", "t: the server's answer is not JSON, or nested too deep"),
-        ("no_object", "t: the server's answer is no JSON-RPC message"),
+        ("no_object", "t: the server's answer is not a JSON-RPC message"),
     ],
 )
-async def test_an_error_reaches_the_model_in_the_servers_words(tools: Tools, fault: str, words: str) -> None:
-    """Whatever its code and its form; the connection stays as it is."""
+async def test_error_texts_reach_the_model(tools: Tools, fault: str, words: str) -> None:
+    """The model gets the server's error text, and the connection remains open."""
     with pytest.raises(ToolError) as caught:
         await tools.result(fault)
     assert words in str(caught.value)
@@ -75,47 +75,47 @@ async def test_an_error_reaches_the_model_in_the_servers_words(tools: Tools, fau
         ("request_flood", "after the flood"),
     ],
 )
-async def test_what_can_be_understood_is_used(tools: Tools, fault: str, text: str) -> None:
-    """Careless forms, bytes that are not text, and floods beside the answer."""
+async def test_minor_faults_are_tolerated(tools: Tools, fault: str, text: str) -> None:
+    """Nonstandard forms, invalid UTF-8 and floods beside the answer are tolerated."""
     assert text == await tools.text(fault)
 
 
-async def test_an_item_that_is_malformed_is_left_out_by_itself(tools: Tools) -> None:
-    """The rest of the content arrives, in order, and each gap is named."""
+async def test_only_malformed_items_are_omitted(tools: Tools) -> None:
+    """The other content arrives in order, with a note for each omitted item."""
     result = await tools.result("items")
     assert [
         "first",
-        "[An item of the type 'text' was malformed and is left out]",
-        "[An image was malformed and is left out: it is not base64]",
+        "[An item of the type 'text' was malformed and is omitted]",
+        "[An image was malformed and is omitted: it is not base64]",
         "[An image of the type 'image/tiff', 9 bytes: cannot be shown]",
         "[An image of the type '', 9 bytes: cannot be shown]",
         "[Content of the type 'video' cannot be shown]",
-        "[a resource was malformed and is left out]",
+        "[a resource was malformed and is omitted]",
         "[Resource: memo://x]",
         "[Audio, audio/wav, 9 bytes: cannot be shown]",
-        "[An item without a type was malformed and is left out]",
-        "[An item without a type was malformed and is left out]",
+        "[An item without a type was malformed and is omitted]",
+        "[An item without a type was malformed and is omitted]",
         "last",
     ] == said(result).splitlines()
     assert ["image"] == [part["type"] for part in result.content if part["type"] != "text"]
 
 
-async def test_results_are_bounded(tools: Tools) -> None:
-    """Items, images and structured content beyond the limits are left out, and the result says so."""
+async def test_results_have_limits(tools: Tools) -> None:
+    """Items, images and structured content beyond the limits are omitted with a note."""
     many = await tools.result("many_items")
     assert _inbound.MAX_ITEMS + 1 == len(many.content)
-    assert "4000 more items were left out" in said(many)
+    assert "4000 more items were omitted" in said(many)
     images = await tools.result("many_images")
     assert 5 == sum(part["type"] == "image" for part in images.content)
     assert 1 == said(images).count("too large")
     structured = await tools.result("structured_huge")
     assert {} == structured.details
-    assert "more characters were left out" in said(structured)
+    assert "more characters were omitted" in said(structured)
 
 
 @pytest.mark.parametrize("fault", ["huge", "huge_then_image", "huge_id_last"])
-async def test_a_message_that_is_too_large_is_cut_while_it_is_read(tools: Tools, fault: str) -> None:
-    """The model gets its beginning with a note; an image without its end is left out."""
+async def test_a_message_that_is_too_large_is_truncated(tools: Tools, fault: str) -> None:
+    """The model gets its beginning with a note; an incomplete image is omitted."""
     result = await tools.result(fault)
     assert said(result).startswith("[The server's answer was too large, 50,000,")
     assert ["text"] * len(result.content) == [part["type"] for part in result.content]
@@ -124,7 +124,7 @@ async def test_a_message_that_is_too_large_is_cut_while_it_is_read(tools: Tools,
 
 
 async def test_a_line_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not kept in memory, and the call does not wait for its time-out."""
+    """Memory stays limited, and the call ends before its time-out."""
     monkeypatch.setattr(_stdio, "MAX_LINE", 2_000_000)
     monkeypatch.setattr(_stdio, "MAX_SKIPPED", 8_000_000)
     with McpServers([hostile()]) as servers:
@@ -133,21 +133,21 @@ async def test_a_line_without_end_ends_the_connection(monkeypatch: pytest.Monkey
         assert "text id" == await tools.text("text_id")
 
 
-async def test_progress_is_bounded(tools: Tools) -> None:
-    """Of a flood of progress notes some arrive, not all."""
+async def test_progress_has_a_rate_limit(tools: Tools) -> None:
+    """Only some of a flood of progress notifications are forwarded."""
     tools.partials.clear()
     await tools.text("notification_flood")
     assert 1 <= len(tools.partials) < 1_000
 
 
 async def test_requests_of_the_server_are_refused(tools: Tools) -> None:
-    """Sampling, elicitation and roots are methods that we do not have; a ping is answered."""
+    """Sampling, elicitation and roots are refused as unknown methods; a ping is answered."""
     assert "-32601 -32601 -32601 -32601 pong" == await tools.text("requests")
 
 
 @pytest.mark.parametrize("fault", ["dies", "closes_output"])
-async def test_a_server_that_goes_away_fails_the_call(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error has its last output but not its token; the next call starts a new server."""
+async def test_a_server_that_exits_fails_the_call(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error has its last output without its token; the next call starts a new server."""
     monkeypatch.setenv("MY_TOKEN", "sk-test-CANARY")
     with McpServers([hostile(pass_env=["MY_TOKEN"])]) as servers:
         tools = Tools(servers)
@@ -158,14 +158,14 @@ async def test_a_server_that_goes_away_fails_the_call(fault: str, monkeypatch: p
         assert "text id" == await tools.text("text_id")
 
 
-async def test_an_error_and_the_end_at_once() -> None:
-    """The server's words are not lost in its end."""
+async def test_an_error_before_an_exit_is_reported() -> None:
+    """The error text of a server that exits is not lost."""
     with McpServers([hostile()]) as servers, pytest.raises(ToolError, match="quota used up"):
         await Tools(servers).result("error_and_exit")
 
 
-async def test_calls_at_once_get_their_own_failures(tools: Tools) -> None:
-    """A message that cannot be read fails the request that it answers, and no other."""
+async def test_an_unreadable_answer_fails_only_its_call(tools: Tools) -> None:
+    """Other concurrent calls are not affected."""
     names = ["not_json", "text_id", "code_32000", "twice", "too_deep", "batch"]
     results = await asyncio.gather(*(tools.result(name) for name in names), return_exceptions=True)
     assert [True, False] * 3 == [isinstance(result, ToolError) for result in results]
@@ -174,8 +174,8 @@ async def test_calls_at_once_get_their_own_failures(tools: Tools) -> None:
 # ---- starting and listing ----------------------------------------------------------------------------
 
 
-def test_malformed_tools_are_named_and_the_others_work(caplog: pytest.LogCaptureFixture) -> None:
-    """One without a usable schema is left out, old drafts are repaired, and a name counts once."""
+def test_malformed_tools_are_omitted(caplog: pytest.LogCaptureFixture) -> None:
+    """Old drafts are repaired, and a repeated name is omitted."""
     with McpServers([hostile("malformed")]) as servers:
         tools = Tools(servers)
         assert ["t__good", "t__old", "t__odd"] == list(tools.by_name)
@@ -185,10 +185,10 @@ def test_malformed_tools_are_named_and_the_others_work(caplog: pytest.LogCapture
         ]
     reported = "\n".join(record.getMessage() for record in caplog.records)
     for name in ("no_schema", "text_schema", "string_schema", "unknown_type", "large_schema"):
-        assert f"MCP server 't': the tool '{name}' was left out: " in reported
-    assert "a tool without a name was left out: it has no name" in reported
-    assert "a tool without a name was left out: it is no object" in reported
-    assert "a second tool named 'good' was left out" in reported
+        assert f"MCP server 't': the tool '{name}' was omitted: " in reported
+    assert "a tool without a name was omitted: it has no name" in reported
+    assert "a tool without a name was omitted: it is not an object" in reported
+    assert "a second tool named 'good' was omitted" in reported
 
 
 @pytest.mark.parametrize(
@@ -199,14 +199,14 @@ def test_malformed_tools_are_named_and_the_others_work(caplog: pytest.LogCapture
         ("endless-pages", [f"t__page_{n}" for n in range(100)]),
     ],
 )
-def test_a_list_ends(start: str, names: list[str]) -> None:
-    """At a cursor that was seen before, and after so many pages; no tool is there twice."""
+def test_endless_lists_end(start: str, names: list[str]) -> None:
+    """A repeated cursor or the page limit ends a list, and each tool is used once."""
     with McpServers([hostile(start)]) as servers:
         assert names == [tool.name for tool in servers.tools()]
 
 
-def test_a_careless_handshake_is_accepted() -> None:
-    """Without serverInfo, and with capabilities that are none."""
+def test_an_incomplete_handshake_is_accepted() -> None:
+    """serverInfo may be missing, and capabilities may be invalid."""
     with McpServers([hostile("careless")]) as servers:
         assert "text id" == asyncio.run(Tools(servers).text("text_id"))
 
@@ -214,8 +214,8 @@ def test_a_careless_handshake_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("start", "words"), [("version", "1999-01-01"), ("refuses", "The licence has expired")]
 )
-def test_a_handshake_that_fails_says_why(start: str, words: str) -> None:
-    """The version that the server wants, or its own error."""
+def test_a_failed_handshake_is_explained(start: str, words: str) -> None:
+    """The error shows the server's protocol version or its error."""
     with McpServers([hostile(start)]) as servers, pytest.raises(ConfigurationError, match=words):
         servers.tools()
 
@@ -223,8 +223,8 @@ def test_a_handshake_that_fails_says_why(start: str, words: str) -> None:
 # ---- tools that change ---------------------------------------------------------------------------------
 
 
-async def test_an_announced_change_is_there_in_the_next_turn() -> None:
-    """New tools can be called, removed ones are gone, and nothing is asked where nothing has changed."""
+async def test_announced_changes_apply_in_the_next_turn() -> None:
+    """New tools can be called, and unchanged lists are not read again."""
     with McpServers([hostile()]) as servers:
         tools = Tools(servers)
         assert not await servers.refresh()
@@ -235,16 +235,16 @@ async def test_an_announced_change_is_there_in_the_next_turn() -> None:
         assert {"t__removed"} == tools.by_name.keys() - later.by_name.keys()
         assert not await servers.refresh()
         assert "late ran" == await later.text("late")
-        with pytest.raises(ToolError, match="does not offer 'removed' any more"):
+        with pytest.raises(ToolError, match="no longer offers 'removed'"):
             await tools.result("removed")
 
 
-async def test_a_list_that_was_kept_gives_way_to_the_servers_own() -> None:
-    """A server that is started by a call may have other tools than the list that was kept of it."""
+async def test_a_started_server_replaces_the_cached_list() -> None:
+    """The tools of the server may differ from the cached list."""
     kept = hostile("careless", remember=True)
     with McpServers([kept]) as servers:
         await Tools(servers).text("add_tool")
-        assert await servers.refresh()  # which renews what is kept
+        assert await servers.refresh()  # this renews the cached list
     with McpServers([kept]) as servers:
         tools = Tools(servers)
         assert "t__late" in tools.by_name
@@ -253,19 +253,19 @@ async def test_a_list_that_was_kept_gives_way_to_the_servers_own() -> None:
         assert "t__late" not in {tool.name for tool in servers.tools()}
 
 
-# ---- what a server sees -------------------------------------------------------------------------------
+# ---- the environment of a server -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cwd", [None, "."])
 async def test_a_project_cannot_put_modules_into_a_server(
     cwd: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A json.py in the working directory is not imported, and a relative PATH entry leads nowhere."""
+    """Modules and relative PATH entries in the working directory are not used."""
     (tmp_path / "json.py").write_text("raise SystemExit('hijacked')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", ".")
     monkeypatch.setenv("PATH", f".{os.pathsep}{os.environ['PATH']}")
-    code = f"exec(open({HOSTILE[-1]!r}).read())"  # -c, as -m, looks into the working directory first
+    code = f"exec(open({HOSTILE[-1]!r}).read())"  # -c and -m import from the working directory first
     with McpServers([hostile(command=[sys.executable, "-S", "-c", code], cwd=cwd)]) as servers:
         where, module, names = (await Tools(servers).text("where")).splitlines()
     assert (cwd == ".") == (Path(where) == tmp_path)
@@ -273,14 +273,14 @@ async def test_a_project_cannot_put_modules_into_a_server(
     assert "PYTHONPATH" not in names.split()
 
 
-def test_a_directory_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then a server starts where nothing can be put in its way."""
+def test_a_missing_cache_directory_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the directory cannot be created, the server starts in a safe one."""
     monkeypatch.setenv("TINYAGENT_HOME", "/dev/null")
     assert Path("/") == hostile().start_directory()
 
 
-def test_paths_that_are_typed_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of --mcp starts elsewhere, so paths that exist here are made absolute; other words stay."""
+def test_existing_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In --mcp, arguments that are existing paths become absolute; others do not change."""
     from tinyagent_mcp._config import configured
 
     monkeypatch.chdir(tmp_path)

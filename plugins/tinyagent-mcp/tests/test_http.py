@@ -37,7 +37,7 @@ def _running(port: int) -> Iterator[None]:
 
 
 async def test_a_server_over_http() -> None:
-    """Tools, progress and failures as over stdio; when the server comes back, so do its tools."""
+    """Tools, progress and failures are as over stdio; after a restart the tools work again."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -56,19 +56,19 @@ async def test_a_server_over_http() -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """A server over HTTP whose path says what is wrong with its answers to tools/call."""
+    """An HTTP server; the path selects the fault of its answers to tools/call."""
 
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Do not log."""
 
     def do_GET(self) -> None:
-        """No stream of notifications is offered."""
+        """Refuse the stream of notifications."""
         self._reply(405)
 
     def do_DELETE(self) -> None:
-        """A session may end."""
+        """End a session."""
         self._reply(200)
 
     def do_POST(self) -> None:
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def origin() -> Iterator[str]:
-    """Where the server with the faults is."""
+    """Start the faulty server, and return its URL."""
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.daemon_threads = True
         server.sessions = 0  # type: ignore[attr-defined]
@@ -164,25 +164,25 @@ def origin() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/unauthorized", r"HTTP 401, so it wants credentials; put them into `headers`"),
+        ("/unauthorized", r"HTTP 401, so it needs credentials; add them to `headers`"),
         ("/elsewhere", r"Redirect to http://localhost:9/mcp not followed"),
     ],
 )
-def test_a_server_that_refuses_us(origin: str, path: str, words: str) -> None:
-    """The status and what to do; the credentials that were sent are not repeated."""
+def test_a_refused_request_is_explained(origin: str, path: str, words: str) -> None:
+    """The error shows the status and what to do, but not the credentials."""
     refusing = config(command=None, url=origin + path, headers={"Authorization": "Bearer sk-test-CANARY"})
     with McpServers([refusing]) as servers, pytest.raises(ConfigurationError, match=words) as caught:
         servers.tools()
     assert "CANARY" not in str(caught.value)
 
 
-async def test_an_expired_session_is_opened_again(origin: str) -> None:
-    """The server did not look at the request, so it is sent again, once."""
+async def test_an_expired_session_is_reopened(origin: str) -> None:
+    """The request was not processed, so it is sent again, once."""
     with McpServers([config(command=None, url=f"{origin}/expires")]) as servers:
         assert "session 2" == await Tools(servers).text("call")
     with (
         McpServers([config(command=None, url=f"{origin}/always-expires")]) as servers,
-        pytest.raises(ToolError, match="ends its sessions before it answers 'call'"),
+        pytest.raises(ToolError, match="ended its session twice before it answered 'call'"),
     ):
         await Tools(servers).result("call")
 
@@ -197,18 +197,18 @@ async def test_an_expired_session_is_opened_again(origin: str) -> None:
         ("/cut", "SSE stream ended without a response"),
     ],
 )
-async def test_an_answer_that_cannot_be_used(
+async def test_an_invalid_answer_fails_the_call(
     origin: str, path: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It fails the call, and says why; nothing is kept in memory beyond the limit."""
+    """The error shows the reason; memory stays limited."""
     monkeypatch.setattr(_connection, "MAX_LINE", 1_000_000)
     servers = McpServers([config(command=None, url=origin + path)])
     with servers, pytest.raises(ToolError, match=words):
         await Tools(servers).result("call")
 
 
-async def test_answers_over_http_are_mended_too(origin: str) -> None:
-    """A malformed item loses itself only."""
+async def test_answers_over_http_are_repaired(origin: str) -> None:
+    """Only the malformed item is omitted."""
     with McpServers([config(command=None, url=f"{origin}/malformed")]) as servers:
         text = await Tools(servers).text("call")
-    assert "[An item of the type 'text' was malformed and is left out]\nsession 1" == text
+    assert "[An item of the type 'text' was malformed and is omitted]\nsession 1" == text

@@ -1,4 +1,4 @@
-"""A server lives as long as it is needed: not before, and never longer than we do."""
+"""A server starts when it is needed, and never outlives tinyagent."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ async def _pids(tools: Tools) -> list[int]:
     return [int(await tools.text(name)) for name in ("pid", "daemon")]
 
 
-def test_close_leaves_nothing_behind() -> None:
-    """Server and daemon, which left its session and its group, are gone when `close` returns."""
+def test_close_ends_all_processes() -> None:
+    """After `close`, the server and a daemon in another session and group have ended."""
     with McpServers([tiny()]) as servers:
         pids = asyncio.run(_pids(Tools(servers)))
         assert [False, False] == [gone(pid) for pid in pids]
     assert [True, True] == [gone(pid) for pid in pids]
 
 
-def test_what_is_closed_stays_closed() -> None:
-    """A tool that is called after `close` starts no server."""
+def test_no_server_starts_after_close() -> None:
+    """A call after `close` starts no server."""
     with McpServers([tiny()]) as servers:
         tools = Tools(servers)
     with pytest.raises(ToolError, match="are closed"):
@@ -55,7 +55,7 @@ def test_what_is_closed_stays_closed() -> None:
 
 
 def test_a_stubborn_server_is_killed() -> None:
-    """One that neither the end of its input nor SIGTERM ends is killed."""
+    """A server that ignores the end of its input and SIGTERM is killed."""
     with McpServers([tiny(env={"TEST_STUBBORN": "1"})]) as servers:
         pids = asyncio.run(_pids(Tools(servers)))
     assert [True, True] == [gone(pid) for pid in pids]
@@ -63,7 +63,7 @@ def test_a_stubborn_server_is_killed() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the supervisor is found through /proc")
 def test_a_server_that_stops_its_supervisor_is_ended() -> None:
-    """A stopped supervisor cannot see the end of its input, so it is woken."""
+    """A stopped supervisor is continued, so that it can end the server."""
     with McpServers([tiny(env={"TEST_TOOLS": "stop_parent"})]) as servers:
         pid = int(asyncio.run(Tools(servers).text("stop_parent")))
         supervisor = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -71,7 +71,7 @@ def test_a_server_that_stops_its_supervisor_is_ended() -> None:
 
 
 def test_a_server_that_closes_its_output_has_ended() -> None:
-    """The call fails at once, since no answer can come, and the next call finds a new server."""
+    """The call fails at once, and the next call starts a new server."""
     with McpServers([tiny(env={"TEST_TOOLS": "mute"})]) as servers:
         tools = Tools(servers)
         pid = asyncio.run(tools.text("pid"))
@@ -80,8 +80,8 @@ def test_a_server_that_closes_its_output_has_ended() -> None:
         assert pid != asyncio.run(tools.text("pid"))
 
 
-def test_servers_without_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`-t mcp` without any tool is an error that says where to look."""
+def test_servers_without_tools_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-t mcp` without any tool is an error with a hint."""
     monkeypatch.setenv("TINYAGENT_MCP", f"empty={shlex.join(TINY)} no-tools")
     with pytest.raises(ConfigurationError, match="offer no tools: empty") as caught:
         tinyagent_mcp.tinyagent_register_tools(register=lambda tool: None)
@@ -90,8 +90,8 @@ def test_servers_without_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("env", [{}, {"TEST_STUBBORN": "1"}])
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_sigkill_of_us_leaves_nothing_behind(env: dict[str, str]) -> None:
-    """However this process ends, the supervisor ends the server and all that it started."""
+def test_servers_end_after_sigkill_of_tinyagent(env: dict[str, str]) -> None:
+    """The supervisor ends the server and its processes."""
     script = SCRIPT.replace("ENV", repr(env)) + "\nimport time; time.sleep(600)\n"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
@@ -104,8 +104,8 @@ def test_sigkill_of_us_leaves_nothing_behind(env: dict[str, str]) -> None:
     assert eventually(lambda: all(map(gone, pids)))
 
 
-def test_the_end_of_python_is_the_end_of_servers() -> None:
-    """Open servers are closed at the end of the program, and have ended when it has."""
+def test_servers_end_when_python_exits() -> None:
+    """Open servers have ended when the program has ended."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("ENV", "{}")], capture_output=True, text=True, check=False
     )
@@ -114,8 +114,8 @@ def test_the_end_of_python_is_the_end_of_servers() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_supervisor_that_is_killed_takes_the_server_along() -> None:
-    """The kernel kills the server when its supervisor ends, and the next call starts a new one."""
+def test_killing_the_supervisor_kills_the_server() -> None:
+    """The kernel kills the server, and the next call starts a new one."""
     with McpServers([tiny()]) as servers:
         tools = Tools(servers)
         pid = int(asyncio.run(tools.text("pid")))
@@ -126,7 +126,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_along() -> None:
         async def answered() -> int:
             try:
                 return int(await tools.text("pid"))
-            except ToolError:  # the call that found out
+            except ToolError:  # this call detects it
                 return int(await tools.text("pid"))
 
         assert pid != asyncio.run(answered())
@@ -135,9 +135,9 @@ def test_a_supervisor_that_is_killed_takes_the_server_along() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"command": "no-such-program-anywhere"}, "no program 'no-such-program-anywhere'"),
+        ({"command": "no-such-program-anywhere"}, "program 'no-such-program-anywhere'"),
         ({"command": [sys.executable, "-c", "import sys; sys.exit('no licence')"]}, "no licence"),
-        ({"command": [sys.executable, "-c", "print('Hello, I am no MCP server')"]}, "ended at once"),
+        ({"command": [sys.executable, "-c", "print('Hello, I am no MCP server')"]}, "failed to start"),
         (
             {"command": [sys.executable, "-c", "import time; time.sleep(600)"], "start_timeout": 0.5},
             r"did not answer within 0\.5 s",
@@ -146,7 +146,7 @@ def test_a_supervisor_that_is_killed_takes_the_server_along() -> None:
     ],
 )
 def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> None:
-    """The error names the server, says why, and quotes its last words."""
+    """The error has the name, the reason and the last output of the server."""
     with McpServers([config(**fields)]) as servers, pytest.raises(ConfigurationError, match=words) as caught:
         servers.tools()
     assert "'t'" in str(caught.value)
@@ -154,7 +154,7 @@ def test_a_server_that_does_not_start(fields: dict[str, object], words: str) -> 
 
 
 def test_one_server_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Of several servers, the tools of the others are there; it is reported once, and not tried again."""
+    """The tools of the other servers work; the failure is reported once and not retried."""
     with McpServers([tiny(), config(name="broken", command="no-such-program-anywhere")]) as servers:
         for _ in range(2):
             assert ["t__pid", "t__daemon", "t__read"] == [tool.name for tool in servers.tools()]
@@ -165,14 +165,14 @@ def test_one_server_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_a_required_server_that_fails_is_an_error() -> None:
-    """Its name and its reason are in the error, and the other servers are ended."""
+    """The error has the name and the reason, and the other servers are ended."""
     servers = McpServers([tiny(), config(name="broken", command="no-such-program-anywhere", required=True)])
     with servers, pytest.raises(ConfigurationError, match="'broken'"):
         servers.tools()
     assert servers.closed
 
 
-def test_noise_on_standard_output_is_survived() -> None:
-    """What a careless server prints between the messages is not taken for one, and not shown."""
+def test_other_output_is_ignored() -> None:
+    """Output of a server between its messages is ignored and not shown."""
     with McpServers([tiny(env={"TEST_NOISE": "1"})]) as servers:
         assert int(asyncio.run(Tools(servers).text("pid")))

@@ -1,4 +1,4 @@
-"""The list of a server's tools is kept, so that a server need not be started to know them."""
+"""The lists of tools are cached, so that a server need not start to list them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .conftest import TINY, Tools, tiny
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Says how often a server was started."""
+    """Return a log with one line for each start of the server."""
     path = tmp_path / "log"
     path.touch()
     return path
 
 
 def kept(log: Path, **fields: object) -> ServerConfig:
-    """A server whose list is kept."""
+    """Return a server whose list is cached."""
     return tiny(remember=True, env={"TEST_LOG": str(log)}, **fields)
 
 
 def starts(log: Path) -> int:
-    """How often it was started."""
+    """Return the number of starts."""
     return log.read_text().count("started")
 
 
 async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
-    """The second time, the list costs no start; a call does."""
+    """With a cached list, only a call starts the server."""
     with McpServers([kept(log)]) as servers:
         first = {tool.name: tool.parameters for tool in servers.tools()}
     assert 1 == starts(log)
@@ -50,8 +50,8 @@ async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["age", "broken", "open to others", "pipe", "configuration", "none"])
-def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
-    """After a day, with another configuration, or if the file is damaged or can be written by others."""
+def test_an_invalid_cache_is_renewed(log: Path, change: str) -> None:
+    """A cache that is old, damaged, writable by others or for another configuration is not used."""
     with McpServers([kept(log)]) as servers:
         servers.tools()
     [file] = cache_directory().iterdir()
@@ -76,8 +76,8 @@ def test_an_old_list_is_asked_for_anew(log: Path, change: str) -> None:
     assert (1 if change == "none" else 2) == starts(log)
 
 
-async def test_a_promise_that_is_taken_back_is_noticed(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tool that was listed as read-only, and no longer is, is not run without a question."""
+async def test_a_changed_annotation_prevents_the_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cached list marked the tool as read-only, the server does not."""
     config = kept(log, pass_env=["TEST_UNSAFE"], trust_read_only=True)
     with McpServers([config]) as servers:
         assert Tools(servers).by_name["t__read"].read_only
@@ -85,14 +85,14 @@ async def test_a_promise_that_is_taken_back_is_noticed(log: Path, monkeypatch: p
     with McpServers([config]) as servers:
         tools = Tools(servers)
         assert tools.by_name["t__read"].read_only
-        with pytest.raises(ToolError, match="not call 'read' read-only any more"):
+        with pytest.raises(ToolError, match="no longer marks 'read' as read-only"):
             await tools.text("read")
-    with McpServers([config]) as servers:  # from now on it is known
+    with McpServers([config]) as servers:  # the cache is renewed
         assert not Tools(servers).by_name["t__read"].read_only
 
 
-def test_what_a_server_says_of_itself_grants_nothing() -> None:
-    """A tool that is called read-only asks like any other, unless the user trusts this server."""
+def test_annotations_grant_nothing() -> None:
+    """A read-only annotation has no effect unless the user trusts this server."""
     for trust in (False, True):
         with McpServers([tiny(trust_read_only=trust)]) as servers:
             assert {"t__read": trust, "t__pid": False, "t__daemon": False} == {
@@ -101,7 +101,7 @@ def test_what_a_server_says_of_itself_grants_nothing() -> None:
 
 
 def test_approvals_are_bound_to_the_server() -> None:
-    """A tool names the configuration that its calls go to, so that another command is another tool."""
+    """A tool has the configuration of its server, so another command is another tool."""
     config = tiny()
     with McpServers([config]) as servers:
         assert {config.fingerprint()} == {tool.origin for tool in servers.tools()}
@@ -109,13 +109,13 @@ def test_approvals_are_bound_to_the_server() -> None:
 
 
 def test_tools_can_be_chosen() -> None:
-    """Only what the patterns match is offered."""
+    """Only tools that match the patterns are offered."""
     with McpServers([tiny(tools=["p*", "read"])]) as servers:
         assert ["t__pid", "t__read"] == [tool.name for tool in servers.tools()]
 
 
-def test_nothing_of_the_sdk_is_imported_before_it_is_needed(log: Path) -> None:
-    """With a list that is known, the tools are there and the SDK is not."""
+def test_the_sdk_is_imported_lazily(log: Path) -> None:
+    """Listing tools from the cache does not import the SDK."""
     with McpServers([kept(log)]) as servers:
         servers.tools()
     script = f"""

@@ -1,4 +1,4 @@
-"""Servers that are not ours: time, git and fetch, as they are on the package index."""
+"""Servers of other projects: time, git and fetch from the package index."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _peer(name: str, *arguments: str, trust_read_only: bool = False) -> ServerCo
 
 
 async def test_time() -> None:
-    """A schema with required arguments, a JSON answer, and an error in the server's words."""
+    """A schema with required arguments, a JSON answer and an error text work."""
     with McpServers([_peer("time", "--local-timezone", "Europe/Prague")]) as servers:
         tools = Tools(servers)
         assert {"t__get_current_time", "t__convert_time"} == set(tools.by_name)
@@ -47,7 +47,7 @@ async def test_time() -> None:
 
 
 async def test_git(tmp_path: Path) -> None:
-    """Of a server that is trusted, reading needs no approval and writing does; both work on a repository."""
+    """On a trusted server, only writing needs approval; both work on a repository."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     subprocess.run(["git", "init", "-q", tmp_path], check=True)

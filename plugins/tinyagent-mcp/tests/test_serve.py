@@ -1,4 +1,4 @@
-"""`tinyagent mcp serve`, started and used by the SDK's own client as another agent would."""
+"""`tinyagent mcp serve`, used by the SDK's client as by another agent."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _text(result: Any) -> str:
 
 
 async def test_tools_are_offered_and_called(tmp_path: Path) -> None:
-    """What is read-only is offered; schema, result, picture and failure arrive; stray output does not."""
+    """Read-only tools are offered; results, pictures and failures arrive, stray output does not."""
     async with _served(tmp_path, "-t", "calc") as client:
         offered = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert {"look", "picture", "slow", "calc"} == set(offered)
@@ -94,8 +94,8 @@ async def test_tools_are_offered_and_called(tmp_path: Path) -> None:
     assert "--allow change" in (tmp_path / "stderr").read_text()
 
 
-async def test_what_changes_things_needs_leave(tmp_path: Path, home: Path) -> None:
-    """`--allow` offers a tool; a deny rule of the user holds all the same."""
+async def test_other_tools_need_allow(tmp_path: Path, home: Path) -> None:
+    """`--allow` offers a tool; the user's deny rules still apply."""
     async with _served(tmp_path, "--allow", "ch*") as client:
         assert "change" in {tool.name for tool in (await client.list_tools()).tools}
         assert "the sea is changed." == _text(await client.call_tool("change", {"name": "the sea"}))
@@ -106,7 +106,7 @@ async def test_what_changes_things_needs_leave(tmp_path: Path, home: Path) -> No
 
 
 async def test_updates_and_cancelling(tmp_path: Path) -> None:
-    """Updates of a tool are progress; a call that is cancelled is ended with its process."""
+    """Updates become progress notifications; cancelling a call ends its process."""
     log, begun = tmp_path / "log", asyncio.Event()
     notes: list[str | None] = []
 
@@ -135,8 +135,8 @@ async def test_updates_and_cancelling(tmp_path: Path) -> None:
         (["-t", "./mine.py:change"], "no tool to offer"),
     ],
 )
-def test_what_cannot_be_offered(tmp_path: Path, options: list[str], words: str) -> None:
-    """A name that is unknown, none at all, or nothing that may be offered: said before serving."""
+def test_invalid_names_are_refused(tmp_path: Path, options: list[str], words: str) -> None:
+    """Unknown names, and a selection without offered tools, are errors before serving."""
     import subprocess
 
     (tmp_path / "mine.py").write_text(TOOLS)

@@ -1,4 +1,4 @@
-"""A server in a page, without the SDK: starts at once, and speaks the protocol of 2025."""
+"""A small server without the SDK, which starts fast and uses the protocol of 2025."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOOLS[2]["annotations"] = {"readOnlyHint": "TEST_UNSAFE" not in os.environ}
 
 
 def answer(method: str, params: Any) -> dict[str, Any] | None:
-    """The result of a request; None if the method is not known."""
+    """Return the result of a request; None if the method is unknown."""
     if method == "initialize":
         info = {"name": "tiny", "version": "1"}
         return {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}}, "serverInfo": info}
@@ -28,7 +28,7 @@ def answer(method: str, params: Any) -> dict[str, Any] | None:
 
 
 def call(name: str) -> str:
-    """Our process id, or that of a daemon which is started; some tools do harm first."""
+    """Return the process id of the server or of a new daemon; some tools misbehave first."""
     if name == "mute":
         os.close(1)
         time.sleep(600)

@@ -1,7 +1,7 @@
-"""A piece of public internet on loopback: names resolve to public addresses, whose traffic ends up here.
+"""A fake public internet on loopback: names resolve to public addresses, whose connections come here.
 
-The check of the addresses is the real one. What is replaced is the resolver before it, and the last step
-after it: `Wires` connects a checked address to a port of this machine, as a router would.
+The check of the addresses is the real one. Only the resolver before it and the last step after it are
+replaced: `Wires` connects a checked address to a port of this machine, as a router would.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PUBLIC = "93.184.216.34"
 
 
 class Wires(httpcore.AsyncNetworkBackend):
-    """Connects addresses to ports of loopback, and keeps what it was asked for."""
+    """A backend that connects addresses to ports of loopback, and records the addresses."""
 
     def __init__(self, ports: dict[str, int]) -> None:
         self.ports = ports
@@ -57,7 +57,7 @@ class Wires(httpcore.AsyncNetworkBackend):
 
 
 class Internet:
-    """Names and their addresses, and one server behind `PUBLIC`."""
+    """A fake internet: names, their addresses, and one server behind `PUBLIC`."""
 
     def __init__(self) -> None:
         self.names: dict[str, list[str]] = {"example.org": [PUBLIC], "www.example.org": [PUBLIC]}
@@ -66,7 +66,7 @@ class Internet:
         self.partials: list[AgentToolResult] = []
 
     async def resolve(self, host: str, port: int) -> list[str]:
-        """Answer as a resolver does: an address is its own answer, an unknown name an error."""
+        """Resolve like the system: an address resolves to itself, an unknown name is an error."""
         self.looked_up.append(host)
         if host in self.names:
             return self.names[host]
@@ -81,11 +81,11 @@ class Internet:
         self.wires.ports[address] = urlsplit(server.url).port or 0
 
     def tool(self, **options: Any) -> AgentTool:
-        """The tool in this internet."""
+        """Return the tool in this internet."""
         return make_fetch(resolver=self.resolve, connect=self.wires, **options)
 
     async def fetch(self, url: str, *replies: FakeReply, tool: AgentTool | None = None, **args: Any) -> Any:
-        """Fetch from a server that gives these replies; the result, and the server in `self.server`."""
+        """Fetch from a server with these replies. Return the result; the server is in `self.server`."""
         async with FakeServer(*replies) as self.server:
             self.serve(self.server)
             execute = (tool or self.tool()).execute
@@ -94,14 +94,14 @@ class Internet:
 
 
 class _Certified(ssl.SSLContext):
-    """A server's context that knows its own certificate."""
+    """A server's context that has its own certificate."""
 
     pem = ""
 
 
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """The server side of TLS, with a self-signed certificate for example.org."""
+    """Return the server side of TLS, with a self-signed certificate for example.org."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "example.org")])
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -125,21 +125,21 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 
 @pytest.fixture
 def internet() -> Internet:
-    """See `Internet`."""
+    """Return a new `Internet`."""
     return Internet()
 
 
 def page(
     body: bytes | str, content_type: str | None = "text/html; charset=utf-8", **headers: str
 ) -> FakeReply:
-    """A reply with this body and type."""
+    """Return a reply with this body and type."""
     data = body.encode() if isinstance(body, str) else body
     given = {"Content-Type": content_type, **{name.replace("_", "-"): headers[name] for name in headers}}
     return FakeReply([data], headers=given, framing="length")
 
 
 def text_of(result: AgentToolResult) -> str:
-    """What the model reads."""
+    """Return the text that the model gets."""
     [part] = result.content
     assert part["type"] == "text"
     return part["text"]

@@ -1,4 +1,4 @@
-"""Which addresses are the public internet, and every disguise that a private one may wear."""
+"""Public addresses, and the forms in which private addresses can be hidden."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PUBLIC = [
     "2606:2800:220:1:248:1893:25c8:1946",
     "2001:4860:4860::8888",
     "::ffff:93.184.216.34",
-    "64:ff9b::5db8:d822",  # what DNS64 makes of a public address where there is IPv6 only
+    "64:ff9b::5db8:d822",  # the DNS64 form of a public address in an IPv6-only network
     "2002:5db8:d822::1",
 ]
 NOT_PUBLIC = [
@@ -35,19 +35,19 @@ NOT_PUBLIC = [
 
 @pytest.mark.parametrize("text", PUBLIC)
 def test_public_addresses_pass(text: str) -> None:
-    """What is handed out and routed may be connected to."""
+    """Assigned public addresses are accepted."""
     assert why_not_public(parse_address(text)) is None
 
 
 @pytest.mark.parametrize("text", NOT_PUBLIC)
-def test_all_else_is_refused(text: str) -> None:
-    """What is not public is refused, with a reason, in every spelling."""
+def test_other_addresses_are_refused(text: str) -> None:
+    """Other addresses are refused with a reason, in every spelling."""
     assert why_not_public(parse_address(text))
 
 
 @given(st.ip_addresses(v=4))
-def test_a_disguise_makes_nothing_public(address: object) -> None:
-    """Inside an IPv6 address, an IPv4 address is refused if it is refused alone."""
+def test_embedded_addresses_are_checked(address: object) -> None:
+    """An IPv4 address inside an IPv6 address is refused if it is refused alone."""
     value = int(address)  # type: ignore[call-overload]
     high, low = value >> 16, value & 0xFFFF
     alone = why_not_public(parse_address(str(address)))

@@ -1,4 +1,4 @@
-"""Every known way into the private network of the user, tried with real connections."""
+"""Every known way into a private network, tried with real connections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .conftest import PUBLIC, Internet, page, text_of
 
 
 def redirect(to: str, status: int = 302) -> FakeReply:
-    """A redirect."""
+    """Return a redirect."""
     return FakeReply([], status=status, headers={"Location": to, "Content-Type": None}, framing="length")
 
 
@@ -29,7 +29,7 @@ def redirect(to: str, status: int = 302) -> FakeReply:
     ],
 )
 async def test_loopback_is_refused_in_every_spelling(host: str) -> None:
-    """With the system's own resolver and real connections, a server on loopback hears nothing."""
+    """With the system's resolver, a server on loopback gets no connection."""
     async with FakeServer(page("secret")) as server:
         execute = make_fetch().execute
         assert execute is not None
@@ -42,8 +42,8 @@ async def test_loopback_is_refused_in_every_spelling(host: str) -> None:
     "address",
     ["127.0.0.1", "10.0.0.1", "192.168.0.1", "169.254.169.254", "100.100.100.200", "fd00:ec2::254", "::1"],
 )
-async def test_a_name_that_means_a_private_address_is_refused(internet: Internet, address: str) -> None:
-    """What counts is what a name resolves to; nothing is connected to."""
+async def test_a_name_with_a_private_address_is_refused(internet: Internet, address: str) -> None:
+    """The resolved address decides, and no connection is made."""
     internet.names["innocent.example.org"] = [address]
     with pytest.raises(ToolError, match="public internet only"):
         await internet.fetch("http://innocent.example.org/")
@@ -52,15 +52,15 @@ async def test_a_name_that_means_a_private_address_is_refused(internet: Internet
 
 @pytest.mark.parametrize("answers", [[PUBLIC, "127.0.0.1"], ["10.0.0.1", PUBLIC], [PUBLIC] * 9 + ["::1"]])
 async def test_one_private_address_refuses_the_name(internet: Internet, answers: list[str]) -> None:
-    """A name with a public and a private address is refused, whichever comes first."""
+    """A name with a public and a private address is refused, in either order."""
     internet.names["mixed.example.org"] = answers
     with pytest.raises(ToolError, match="public internet only"):
         await internet.fetch("http://mixed.example.org/", page("x"))
     assert [] == internet.wires.asked
 
 
-async def test_dns_rebinding_gains_nothing(internet: Internet) -> None:
-    """A name is resolved once for a connection, and the connection goes to the address that was checked."""
+async def test_dns_rebinding_has_no_effect(internet: Internet) -> None:
+    """A name is resolved once, and the connection goes to the checked address."""
     answers = iter([[PUBLIC], ["127.0.0.1"], ["127.0.0.1"]])
 
     async def rebinding(host: str, port: int) -> list[str]:
@@ -76,7 +76,7 @@ async def test_dns_rebinding_gains_nothing(internet: Internet) -> None:
 
 
 async def test_a_rebinding_redirect_is_checked_again(internet: Internet) -> None:
-    """A redirect to the same name is a new connection: a changed answer is seen and refused."""
+    """A redirect to the same name is resolved and checked again."""
     answers = iter([[PUBLIC], ["169.254.169.254"]])
 
     async def rebinding(host: str, port: int) -> list[str]:
@@ -107,7 +107,7 @@ async def test_a_rebinding_redirect_is_checked_again(internet: Internet) -> None
 )
 @pytest.mark.parametrize("status", [301, 307])
 async def test_redirects_are_checked(internet: Internet, target: str, status: int) -> None:
-    """A public page cannot send us to where we would not go by ourselves."""
+    """A redirect to a private address is refused."""
     with pytest.raises(ToolError):
         await internet.fetch("http://example.org/", redirect(target, status), page("secret"))
     assert 1 == len(internet.server.requests)
@@ -115,14 +115,14 @@ async def test_redirects_are_checked(internet: Internet, target: str, status: in
 
 
 @pytest.mark.parametrize("target", ["http://[::1", "//[x]/", "http://example.org:port/"])
-async def test_a_redirect_to_what_is_no_url(internet: Internet, target: str) -> None:
-    """It is an error of the page, in words."""
+async def test_an_invalid_redirect_is_an_error(internet: Internet, target: str) -> None:
+    """The error shows the invalid URL."""
     with pytest.raises(ToolError, match="is not a URL"):
         await internet.fetch("http://example.org/", redirect(target))
 
 
 async def test_redirects_end(internet: Internet) -> None:
-    """A circle of redirects is left after five."""
+    """An endless redirect is refused after five redirects."""
     with pytest.raises(ToolError, match="more than 5 times"):
         await internet.fetch("http://example.org/", *[redirect("/again")] * 6)
     assert 6 == len(internet.server.requests)
@@ -148,16 +148,16 @@ async def test_redirects_end(internet: Internet) -> None:
         ("http://" + "a" * 5000, "longer"),
     ],
 )
-async def test_what_is_no_such_url_is_refused(internet: Internet, url: str, words: str) -> None:
-    """Other schemes, credentials, and characters that parsers disagree about: no name is even looked up."""
+async def test_invalid_urls_are_refused(internet: Internet, url: str, words: str) -> None:
+    """Other schemes, credentials and ambiguous characters are refused before a name is resolved."""
     with pytest.raises(ToolError, match=words):
         await internet.fetch(url)
     assert [] == internet.looked_up
 
 
 @pytest.mark.parametrize("error", [OSError(-2, "Name or service not known"), UnicodeError("label too long")])
-async def test_a_resolver_that_fails_refuses(internet: Internet, error: Exception) -> None:
-    """Without an answer nothing is fetched, and the error has the reason."""
+async def test_a_resolver_error_is_reported(internet: Internet, error: Exception) -> None:
+    """If the name cannot be resolved, nothing is fetched, and the error has the reason."""
 
     async def failing(host: str, port: int) -> list[str]:
         raise error
@@ -168,8 +168,8 @@ async def test_a_resolver_that_fails_refuses(internet: Internet, error: Exceptio
 
 
 @pytest.mark.parametrize("answer", [[], ["not-an-address"], [PUBLIC, ""], ["127.0.0.1\0"]])
-async def test_an_answer_that_is_none_refuses(internet: Internet, answer: list[str]) -> None:
-    """An empty answer, or an invalid address, causes no connection."""
+async def test_an_invalid_answer_is_refused(internet: Internet, answer: list[str]) -> None:
+    """An empty answer or an invalid address causes no connection."""
     internet.names["example.org"] = answer
     with pytest.raises(ToolError):
         await internet.fetch("http://example.org/", page("x"))
@@ -179,7 +179,7 @@ async def test_an_answer_that_is_none_refuses(internet: Internet, answer: list[s
 async def test_proxies_of_the_environment_are_not_used(
     internet: Internet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would resolve names past the check; the variables change nothing."""
+    """Proxy variables have no effect, because a proxy resolves names without the check."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy", "https_proxy"):
@@ -190,8 +190,8 @@ async def test_proxies_of_the_environment_are_not_used(
             listener.accept()
 
 
-async def test_nothing_of_ours_is_sent(internet: Internet) -> None:
-    """No cookie that a redirect set, no referrer, no authorization."""
+async def test_no_personal_data_is_sent(internet: Internet) -> None:
+    """Cookies of a redirect, referrers and credentials are not sent."""
     first = FakeReply(
         [],
         status=302,
@@ -204,13 +204,13 @@ async def test_nothing_of_ours_is_sent(internet: Internet) -> None:
     assert ["/1", "/2"] == [request.path for request in internet.server.requests]
 
 
-async def test_it_asks_before_it_runs(internet: Internet) -> None:
-    """An address can carry data away, so the tool is not read-only."""
+async def test_it_needs_approval(internet: Internet) -> None:
+    """A URL can send data away, so the tool is not read-only."""
     assert not internet.tool().read_only
 
 
-async def test_the_resolver_is_not_waited_for(internet: Internet) -> None:
-    """A resolver that hangs ends with the time limit of the tool."""
+async def test_a_slow_resolver_is_abandoned(internet: Internet) -> None:
+    """The call ends at the time limit even if the resolver blocks."""
     hanging = asyncio.Event()
 
     async def hang(host: str, port: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a page becomes, and what bounds it."""
+"""The conversion of pages, and its limits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ to be taken for what the page is about, since it says several things, one after 
 
 
 async def test_html_becomes_markdown(internet: Internet) -> None:
-    """Headings, code with its language, tables, absolute links and pictures; no script, style, menu."""
+    """Headings, code, tables and absolute links remain; scripts, styles and menus are removed."""
     text = text_of(await internet.fetch("http://example.org/docs/page", page(PAGE)))
     assert text.startswith("URL: http://example.org/docs/page\nTitle: How to foo & bar\n\n# How to foo")
     for expected in (
@@ -48,15 +48,15 @@ async def test_html_becomes_markdown(internet: Internet) -> None:
     assert [] == [word for word in ("alert", "color: red", "Home") if word in text]
 
 
-async def test_hidden_text_is_not_read(internet: Internet) -> None:
-    """What a person would not see does not reach the model."""
+async def test_hidden_text_is_removed(internet: Internet) -> None:
+    """The model does not get text that a browser hides."""
     text = text_of(await internet.fetch("http://example.org/", page(PAGE)))
     assert "Ignore all previous" not in text
     assert "hide it" not in text
 
 
 async def test_a_page_of_menus_is_not_empty(internet: Internet) -> None:
-    """A page that is nothing but navigation is shown with it."""
+    """A page that has only navigation is shown with it."""
     html = "<body><nav><a href='/one'>One</a> <a href='/two'>Two</a></nav></body>"
     assert "[Two](http://example.org/two)" in text_of(await internet.fetch("http://example.org/", page(html)))
 
@@ -71,8 +71,8 @@ async def test_a_page_of_menus_is_not_empty(internet: Internet) -> None:
         "text/markdown",
     ],
 )
-async def test_text_passes_as_it_is(internet: Internet, content_type: str) -> None:
-    """JSON and plain text are not touched, tags in them included."""
+async def test_plain_text_is_unchanged(internet: Internet, content_type: str) -> None:
+    """JSON and plain text are unchanged, including tags."""
     body = json.dumps({"a": ["<b>", "ü"]}, ensure_ascii=False)
     result = await internet.fetch("http://example.org/x", page(body, content_type))
     assert text_of(result).endswith(f"\n\n{body}")
@@ -91,15 +91,15 @@ async def test_text_passes_as_it_is(internet: Internet, content_type: str) -> No
     ],
 )
 async def test_other_types_are_refused(internet: Internet, content_type: str | None, body: bytes) -> None:
-    """What is no text is refused, and the type is named."""
+    """The error shows the type."""
     with pytest.raises(ToolError, match="Only HTML, JSON and other text") as caught:
         await internet.fetch("http://example.org/x", page(body, content_type))
     assert (content_type or "unknown type") in str(caught.value)
 
 
 @pytest.mark.parametrize("content_type", [None, "application/octet-stream"])
-async def test_what_nobody_named_is_looked_at(internet: Internet, content_type: str | None) -> None:
-    """Without a type that says something, HTML is known by its start, text by being UTF-8."""
+async def test_missing_types_are_detected(internet: Internet, content_type: str | None) -> None:
+    """Without a useful type, HTML is detected by its start, and text by being UTF-8."""
     html = await internet.fetch("http://example.org/", page("  <!DOCTYPE html><h1>Hi</h1>", content_type))
     assert "# Hi" in text_of(html)
     assert "plain ü" in text_of(await internet.fetch("http://example.org/", page("plain ü", content_type)))
@@ -121,19 +121,19 @@ async def test_what_nobody_named_is_looked_at(internet: Internet, content_type: 
         ("text/plain; charset=unicode_escape", "žluťoučký".encode()),
     ],
 )
-async def test_characters(internet: Internet, content_type: str, body: bytes) -> None:
-    """The byte order mark, the header, the page itself, UTF-8: in this order, and only real charsets."""
+async def test_encodings(internet: Internet, content_type: str, body: bytes) -> None:
+    """The byte order mark, the header, the page and UTF-8 are tried in this order."""
     assert "žluťoučký" in text_of(await internet.fetch("http://example.org/", page(body, content_type)))
 
 
-async def test_latin_1_means_what_browsers_take_it_for(internet: Internet) -> None:
-    """iso-8859-1 is windows-1252 on the web."""
+async def test_latin_1_is_windows_1252(internet: Internet) -> None:
+    """As in browsers, iso-8859-1 is decoded as windows-1252."""
     reply = page("<p>“quoted” – €5</p>".encode("cp1252"), "text/html; charset=ISO-8859-1")
     assert "“quoted” – €5" in text_of(await internet.fetch("http://example.org/", reply))
 
 
 async def test_a_long_page_comes_in_parts(internet: Internet) -> None:
-    """The parts follow each other without a gap, cut between lines, from one download."""
+    """The parts have no gaps, end between lines, and come from one download."""
     lines = [f"line {number}" for number in range(1000)]
     tool = internet.tool()
     first = await internet.fetch(
@@ -155,19 +155,19 @@ async def test_a_long_page_comes_in_parts(internet: Internet) -> None:
         await internet.fetch("http://example.org/", tool=tool, offset=10**6)
 
 
-async def test_a_page_beyond_the_limit_is_cut(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading stops at the limit, whatever the server would still send, and the text says so."""
+async def test_a_large_page_is_truncated(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading stops at the limit, and a note reports it."""
     monkeypatch.setattr(_download, "MAX_BYTES", 10_000)
     endless = FakeReply([b"x" * 6000, b"y" * 6000, Hold()], headers={"Content-Type": "text/plain"})
     result = await internet.fetch("http://example.org/", endless)
     assert not result.details["complete"]
     assert ("x" * 6000 + "y" * 4000) in text_of(result)
-    assert "the rest is missing" in text_of(result)
+    assert "the rest is omitted" in text_of(result)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_decompression_bomb_is_cut(internet: Internet, encoding: str) -> None:
-    """What would be fifty times the limit is decompressed to the limit and no further."""
+async def test_a_decompression_bomb_is_truncated(internet: Internet, encoding: str) -> None:
+    """Decompression stops at the limit."""
     compress = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     zeros = b"0" * _download.MAX_BYTES
     bomb = b"".join([*(compress.compress(zeros) for _ in range(50)), compress.flush()])
@@ -187,7 +187,7 @@ async def test_a_decompression_bomb_is_cut(internet: Internet, encoding: str) ->
     ids=["gzip", "GZIP", "zlib", "raw-deflate", "identity"],
 )
 async def test_compressed_pages(internet: Internet, encoding: str, body: bytes) -> None:
-    """gzip and both kinds of deflate."""
+    """gzip and both forms of deflate are decompressed."""
     assert "pressed" in text_of(
         await internet.fetch("http://example.org/", page(body, Content_Encoding=encoding))
     )
@@ -196,19 +196,19 @@ async def test_compressed_pages(internet: Internet, encoding: str, body: bytes) 
 @pytest.mark.parametrize(
     ("encoding", "body", "words"),
     [
-        ("br", b"x", "not asked for"),
-        ("gzip", b"<p>not pressed", "not the gzip"),
-        ("gzip, gzip", b"", "not asked"),
+        ("br", b"x", "not requested"),
+        ("gzip", b"<p>not pressed", "not valid gzip"),
+        ("gzip, gzip", b"", "not requested"),
     ],
 )
-async def test_broken_compression(internet: Internet, encoding: str, body: bytes, words: str) -> None:
-    """What cannot be decompressed is an error that says so."""
+async def test_invalid_compression(internet: Internet, encoding: str, body: bytes, words: str) -> None:
+    """The error explains the invalid data."""
     with pytest.raises(ToolError, match=words):
         await internet.fetch("http://example.org/", page(body, Content_Encoding=encoding))
 
 
-async def test_failures_say_what_the_server_said(internet: Internet) -> None:
-    """The status, the words, and when to come back."""
+async def test_http_errors_are_reported(internet: Internet) -> None:
+    """The error shows the status, the text and the Retry-After of the server."""
     reply = FakeReply(
         [b"<h1>Slow down</h1>"], status=429, headers={"Content-Type": "text/html", "Retry-After": "30"}
     )
@@ -216,16 +216,16 @@ async def test_failures_say_what_the_server_said(internet: Internet) -> None:
         await internet.fetch("http://example.org/", reply)
 
 
-async def test_redirects_are_followed_and_told(internet: Internet) -> None:
-    """A relative redirect works, and the result names where the page really is."""
+async def test_redirects_are_followed(internet: Internet) -> None:
+    """Relative redirects work, and the result shows the final URL."""
     moved = FakeReply([], status=308, headers={"Location": "new?x=ü", "Content-Type": None}, framing="length")
     result = await internet.fetch("http://example.org/a/old", moved, page("<p>here"))
     assert "http://example.org/a/new?x=%C3%BC" == result.details["url"]
     assert "(redirected from http://example.org/a/old)" in text_of(result)
 
 
-async def test_https_does_not_lead_to_http(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was asked for in private is not answered in the open."""
+async def test_https_does_not_redirect_to_http(internet: Internet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A redirect from https to http is refused."""
 
     async def redirected(url: str, *_: object) -> str:
         return "http://example.org/"
@@ -236,7 +236,7 @@ async def test_https_does_not_lead_to_http(internet: Internet, monkeypatch: pyte
 
 
 async def test_certificates_are_verified(internet: Internet, tls: ssl.SSLContext) -> None:
-    """A server is believed if a certificate that we trust names the host of the URL, and only then."""
+    """A server needs a trusted certificate for the host of the URL."""
     seen: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -262,22 +262,22 @@ async def test_certificates_are_verified(internet: Internet, tls: ssl.SSLContext
     assert {(PUBLIC, 443)} == set(internet.wires.asked)
 
 
-async def test_a_dead_address_is_not_the_end(internet: Internet) -> None:
-    """If one address of a name does not answer, the next one is tried."""
+async def test_the_next_address_is_tried(internet: Internet) -> None:
+    """If one address of a name does not respond, the next one is tried."""
     internet.names["example.org"] = ["93.184.216.35", PUBLIC]
     assert "alive" in text_of(await internet.fetch("http://example.org/", page("<p>alive")))
     assert [("93.184.216.35", 80), (PUBLIC, 80)] == internet.wires.asked
 
 
-async def test_a_page_that_never_ends_has_a_limit(internet: Internet) -> None:
-    """A server that sends a little and then nothing is left at the time limit."""
+async def test_an_endless_page_times_out(internet: Internet) -> None:
+    """A server that stops sending is abandoned at the time limit."""
     reply = FakeReply([b"<p>so far", Hold()], headers={"Content-Type": "text/html"})
     with pytest.raises(ToolError, match="was not read in"):
         await internet.fetch("http://example.org/", reply, tool=internet.tool(seconds=0.2))
 
 
 async def test_an_abort_ends_it_at_once(internet: Internet) -> None:
-    """When the signal is set, the connection is closed and no task is left."""
+    """The signal closes the connection and ends all tasks."""
     reply = FakeReply([b"<p>so far", Hold()], headers={"Content-Type": "text/html"})
     async with FakeServer(reply) as server:
         internet.serve(server)
@@ -291,8 +291,8 @@ async def test_an_abort_ends_it_at_once(internet: Internet) -> None:
             await work
 
 
-async def test_names_that_are_not_ascii(internet: Internet) -> None:
-    """A name is encoded as browsers do; look-alikes of characters in URLs do not get through."""
+async def test_international_names(internet: Internet) -> None:
+    """Names are encoded as in browsers; look-alikes of URL characters are refused."""
     internet.names["xn--bcher-kva.example.org"] = [PUBLIC]
     await internet.fetch("http://Bücher.example.org/ü?q=ü", page("<p>x"))
     [request] = internet.server.requests
@@ -302,13 +302,13 @@ async def test_names_that_are_not_ascii(internet: Internet) -> None:
 @pytest.mark.parametrize(
     "html", ["<div>" * 100_000 + "x", "<" * 200_000, "<!--" * 50_000, "<a " + "x " * 99_000]
 )
-async def test_hostile_markup_is_survived(internet: Internet, html: str) -> None:
-    """Deep, broken and senseless markup gives some text or a refusal."""
+async def test_hostile_markup_is_handled(internet: Internet, html: str) -> None:
+    """Deep, broken and meaningless markup gives text or an error."""
     assert "URL: " in text_of(await internet.fetch("http://example.org/", page(html)))
 
 
-async def test_steps_are_told(internet: Internet) -> None:
-    """Each address that is asked shows as an update."""
+async def test_steps_are_updates(internet: Internet) -> None:
+    """Each requested URL is an update."""
     moved = FakeReply([], status=302, headers={"Location": "/new", "Content-Type": None}, framing="length")
     await internet.fetch("http://example.org/", moved, page("<p>x"))
     assert ["Reading http://example.org/", "Reading http://example.org/new"] == [
@@ -325,20 +325,20 @@ def test_the_entry_point_names_the_module() -> None:
     assert [fetch] == registered
 
 
-# ---- pages that keep the parser busy ------------------------------------------------------------------
+# ---- slow and large conversions ---------------------------------------------------------------------
 
 # The time of the converter grows with the square of the number of attributes: minutes for this one.
 SLOW = f"<x-y {' '.join(f'a{number}=1' for number in range(400_000))}>text</x-y>"
 
 
 def children() -> set[str]:
-    """The processes that this one has started and not yet reaped."""
+    """Return the child processes of this process that are not reaped."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {number for task in tasks for number in task.read_text().split()}
 
 
-async def test_a_page_that_is_slow_to_read_is_given_up(internet: Internet) -> None:
-    """The total time covers the conversion, and nothing goes on after it."""
+async def test_a_slow_conversion_is_killed(internet: Internet) -> None:
+    """The time limit includes the conversion, and its process is killed."""
     before = children()
     with pytest.raises(ToolError, match=r"was not read in 2 s\."):
         await internet.fetch("http://example.org/", page(SLOW), tool=internet.tool(seconds=2))
@@ -346,14 +346,14 @@ async def test_a_page_that_is_slow_to_read_is_given_up(internet: Internet) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce RLIMIT_AS")
-async def test_a_page_that_takes_all_memory_is_given_up(internet: Internet) -> None:
-    """The memory is that of another process, and bounded."""
+async def test_a_conversion_has_a_memory_limit(internet: Internet) -> None:
+    """The conversion runs in a process with limited memory."""
     with pytest.raises(ToolError, match=r"extract (did not answer.*memory|needs more memory)"):
         await internet.fetch("http://example.org/", page("<blockquote>x" * 200_000))
 
 
 async def test_an_abort_ends_the_conversion(internet: Internet) -> None:
-    """Ctrl-C does not wait for a parser."""
+    """An abort kills the process of the conversion."""
     before, stop = children(), asyncio.Event()
     execute = internet.tool().execute
     assert execute is not None
@@ -369,16 +369,16 @@ async def test_an_abort_ends_the_conversion(internet: Internet) -> None:
     assert before == children()
 
 
-async def test_a_page_that_grows_when_it_is_read_is_cut(internet: Internet) -> None:
-    """Cells that span a thousand columns make a large text of a small page; that is cut, and says so."""
+async def test_the_text_of_a_page_has_a_limit(internet: Internet) -> None:
+    """Wide cells make a large text from a small page, which is truncated with a note."""
     cells = "<table>" + "<tr><td colspan=1000>x" * 5_000 + "</table>"
     result = await internet.fetch("http://example.org/", page(cells), max_characters=100)
     assert (5_000_000, False) == (result.details["characters"], result.details["complete"])
     last = await internet.fetch("http://example.org/", page(cells), offset=4_999_950)
-    assert "the rest is missing" in text_of(last)
+    assert "the rest is omitted" in text_of(last)
 
 
-# ---- servers that never come to an end ----------------------------------------------------------------
+# ---- endless servers --------------------------------------------------------------------------------
 
 DRIPS = {
     "endless 100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
@@ -394,8 +394,8 @@ DRIPS = {
 
 
 @pytest.mark.parametrize("kind", DRIPS)
-async def test_a_drip_is_ended_by_the_total_time(kind: str, internet: Internet) -> None:
-    """Each byte comes before any single time-out; the call ends all the same, and the connection with it."""
+async def test_a_slow_server_is_ended_by_the_total_time(kind: str, internet: Internet) -> None:
+    """Each byte arrives before the other time-outs; the total limit closes the connection."""
     start, drop = DRIPS[kind]
     closed = asyncio.Event()
 

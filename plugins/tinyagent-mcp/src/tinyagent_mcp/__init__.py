@@ -1,4 +1,4 @@
-"""MCP in both directions: tools of servers (`-t mcp`), and our tools for others (`tinyagent mcp serve`).
+"""MCP client and server: use tools of MCP servers (`-t mcp`), and offer tools (`tinyagent mcp serve`).
 
 The `mcp` SDK is imported when the first connection opens.
 """
@@ -37,8 +37,8 @@ def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     if not configs:
         raise NotConfiguredError(
             "No MCP server is configured.",
-            hint=f"Put [mcp.servers.NAME] with a command or url into {config_file()}, "
-            "or give a run its server: tinyagent run --mcp COMMAND",
+            hint=f"Add [mcp.servers.NAME] with a command or url to {config_file()}, "
+            "or name a server for one run: tinyagent run --mcp COMMAND",
         )
     if _servers is None or _servers.configs != configs or _servers.closed:
         _servers = McpServers(configs)
@@ -47,7 +47,7 @@ def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
         names = ", ".join(config.name for config in configs)
         raise ConfigurationError(
             f"The MCP servers offer no tools: {names}.",
-            hint="`tinyagent mcp list` shows what each server offers; `tools` in mcp.toml selects from that.",
+            hint="`tinyagent mcp list` shows each server's tools; `tools` in mcp.toml selects some of them.",
         )
     for tool in tools:
         register(tool)

@@ -23,15 +23,15 @@ def mcp() -> None:
 
 
 @mcp.command("list")
-@click.option("--refresh", is_flag=True, help="Start every server and ask it again.")
+@click.option("--refresh", is_flag=True, help="Start every server and renew its list.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 def list_servers(refresh: bool, as_json: bool) -> None:
     """List the configured servers and their tools."""
     configs = configured()
     if not configs:
         click.echo(
-            f"No MCP server is configured. Write [mcp.servers.NAME] into {config_file()},\n"
-            "or a command into TINYAGENT_MCP.",
+            f"No MCP server is configured. Add [mcp.servers.NAME] to {config_file()},\n"
+            "or set TINYAGENT_MCP to a command.",
             err=True,
         )
     found: list[dict[str, object]] = []
@@ -83,7 +83,7 @@ def _plain(text: str) -> str:
 )  # fmt: skip
 @click.option(
     "--allow", multiple=True, metavar="NAME",
-    help="Offer this tool although it can change things; * and ? match. Repeatable.",
+    help="Offer this tool although it can change something; may contain * and ?. Repeatable.",
 )  # fmt: skip
 def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
     """Serve tools over standard input and output, for other agents.
@@ -99,7 +99,7 @@ def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
     tools, left_out = offer(names, allow)
     if left_out:
         click.echo(
-            f"Not offered, since they can change things: {', '.join(left_out)}. To offer them: "
+            f"Not offered, because they can change something: {', '.join(left_out)}. To offer them: "
             f"{' '.join(f'--allow {name}' for name in left_out)}",
             err=True,
         )

@@ -32,18 +32,18 @@ _SHORTEST_SECRET = 6
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How to reach one server, and which of its tools to use.
+    """The configuration of one server.
 
     Attributes:
-        name: The first part of the names of its tools.
-        command: The command that starts it; a string is split like a shell command. Either this or `url`.
+        name: The prefix of its tools' names.
+        command: The command that starts it; a string is split like a shell command. Set this or `url`.
         url: Its URL, for streamable HTTP.
         env: Environment variables for it; `${NAME}` is replaced by a variable of this process.
         pass_env: Names of variables of this process to pass on.
         cwd: Its working directory. None means a private one in the cache, so that the server cannot take a
             file of a project for its own module or configuration. `.` is the present one.
-        headers: Sent with each HTTP request; `${NAME}` as in `env`.
-        allow_http: Let `url` be plain http:// beyond this machine.
+        headers: Headers of each HTTP request; `${NAME}` as in `env`.
+        allow_http: Whether `url` may be plain http:// to another machine.
         tools: Patterns of the tools to use, matched with the server's own names.
         trust_read_only: Whether to trust read-only annotations; otherwise each call needs approval.
         required: Whether a server that cannot be used is an error; otherwise a warning is logged.
@@ -72,10 +72,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if self.name and not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"a server's name is up to 32 letters, digits, '-' and single '_', not {self.name!r}"
+                f"{self.name!r} is not a valid name: use up to 32 letters, digits, '-' and single '_'"
             )
         if (self.command is None) == (self.url is None):
-            raise ValueError("a server has a `command` or a `url`")
+            raise ValueError("set either `command` or `url`")
         if self.command is not None and not self.argv():
             raise ValueError("`command` is empty")
         if self.url is not None:
@@ -91,9 +91,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check_url(self, url: str) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"`url` is no http(s) URL: {url!r}")
+            raise ValueError(f"`url` is not an http(s) URL: {url!r}")
         if "@" in parts.netloc:
-            raise ValueError("`url` contains credentials; put them into `headers`")
+            raise ValueError("`url` contains credentials; move them to `headers`")
         if parts.scheme == "http" and not self.allow_http and not _is_this_machine(parts.hostname):
             raise ValueError(f"{url!r} is not encrypted; use https://, or set allow_http = true")
 
@@ -115,7 +115,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return own.absolute()
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of the server: the harmless part of ours, and the configured variables."""
+        """Return the environment of the server: a filtered copy of ours, and the configured variables."""
         passed = child_environment(os.environ)
         if "PATH" in passed:
             # A relative entry would be relative to the working directory of the server.
@@ -154,8 +154,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         found = shutil.which(name, path=environment.get("PATH"))
         if found is None:
             raise ConfigurationError(
-                f"The MCP server {self.name!r} cannot be started: there is no program {name!r}.",
-                hint=f"Install {name!r}, or give its full path as the command of the server.",
+                f"The MCP server {self.name!r} cannot be started: the program {name!r} was not found.",
+                hint=f"Install {name!r}, or use its full path as the command of the server.",
             )
         return [str(Path(found).absolute()), *rest]
 
@@ -255,7 +255,7 @@ def _from_variable(text: str) -> list[ServerConfig]:
             reason = str(error).rstrip(".")
             raise ConfigurationError(
                 f"TINYAGENT_MCP: {line!r}: {reason}.",
-                hint="Write one server a line: COMMAND, NAME=COMMAND or a URL, quoted as for a shell.",
+                hint="Write one server per line: COMMAND, NAME=COMMAND or a URL, quoted as for a shell.",
             ) from None
     return servers
 

@@ -143,12 +143,12 @@ class Connection:
         assert self.listing is not None
         now = self.listing.tool(tool.name)
         if now is None:
-            raise ToolError(f"The MCP server {self.config.name!r} does not offer {tool.name!r} any more.")
+            raise ToolError(f"The MCP server {self.config.name!r} no longer offers {tool.name!r}.")
         if self.config.trust_read_only and tool.read_only and not now.read_only:
             # It was approved without a question, because it was read-only.
             raise ToolError(
-                f"The MCP server {self.config.name!r} does not call {tool.name!r} read-only any more, so it "
-                "was not run. In the next run the user is asked."
+                f"The MCP server {self.config.name!r} no longer marks {tool.name!r} as read-only, so it "
+                "was not run. In the next run it needs approval."
             )
         answer = await self._ask(
             lambda client: client.call_tool(tool.name, arguments, progress_callback=on_progress),
@@ -156,7 +156,7 @@ class Connection:
         )
         result = as_result(answer)
         if answer.is_error:
-            raise ToolError(text_of(result) or f"{tool.name!r} failed and did not say why.")
+            raise ToolError(text_of(result) or f"{tool.name!r} failed without an error message.")
         return result
 
     async def list_resources(self) -> list[JsonObject]:
@@ -211,36 +211,34 @@ class Connection:
             if _is_expired(error):
                 live.lost = True
                 raise _SessionExpiredError(
-                    f"The MCP server {name!r} ends its sessions before it answers {what}."
+                    f"The MCP server {name!r} ended its session twice before it answered {what}."
                 ) from None
             if error.code == CONNECTION_CLOSED:
                 live.lost = True
                 raise ToolError(
-                    f"The MCP server {name!r} ended before it had answered {what}. It is started again with "
-                    f"the next call.{self._last_words(live)}"
+                    f"The MCP server {name!r} ended before it had answered {what}. The next call starts it "
+                    f"again.{self._last_output(live)}"
                 ) from None
             raise ToolError(f"{name}: {self._text(error, live) or error.code}") from None
         except ValidationError as error:
-            raise ToolError(
-                f"The MCP server {name!r} answered {what} with something that MCP forbids."
-            ) from error
+            raise ToolError(f"The MCP server {name!r} answered {what} with an invalid message.") from error
         except (OSError, httpx2.HTTPError) as error:
             live.lost = True
             raise ToolError(f"The MCP server {name!r} cannot be reached: {self._text(error, live)}") from None
 
     def _text(self, error: BaseException, live: _Live) -> str:
-        """The text of an error, with the HTTP status behind it, and without secrets of the configuration."""
+        """Return the text of an error with the HTTP status, and without secrets of the configuration."""
         text = str(error) or type(error).__name__
         if live.status is not None and text in _STATUS_ONLY:
             text = f"HTTP {live.status}"
             if live.status in (401, 403):
-                text += ", so it wants credentials; put them into `headers` of the server in mcp.toml"
+                text += ", so it needs credentials; add them to `headers` of the server in mcp.toml"
         return self.config.redacted(text)
 
-    def _last_words(self, live: _Live) -> str:
+    def _last_output(self, live: _Live) -> str:
         """Return the last lines of standard error. The command line makes them safe for a terminal."""
         lines = "\n".join(list(live.stderr)[-5:])
-        return f" Its last words:\n{self.config.redacted(lines)}\n" if lines else ""
+        return f" Its last output:\n{self.config.redacted(lines)}\n" if lines else ""
 
     # ---- connecting -------------------------------------------------------------------------------------
 
@@ -257,7 +255,7 @@ class Connection:
                 try:
                     return await self._connect("legacy")
                 except _Died as died:
-                    raise ToolError(f"The MCP server {self.config.name!r} ended at once.{died}") from None
+                    raise ToolError(f"The MCP server {self.config.name!r} failed to start.{died}") from None
 
     async def _connect(self, mode: str) -> _Live:
         live = _Live()
@@ -276,7 +274,7 @@ class Connection:
             await self._abandon(live)
             raise ToolError(
                 f"The MCP server {self.config.name!r} did not answer within "
-                f"{self.config.start_timeout:g} s.{self._last_words(live)}"
+                f"{self.config.start_timeout:g} s.{self._last_output(live)}"
             ) from None
         except BaseException as error:  # noqa: BLE001 - it is converted and raised
             await self._abandon(live)
@@ -286,14 +284,14 @@ class Connection:
         return live
 
     def _start_error(self, live: _Live, reason: BaseException) -> BaseException:
-        name, words = self.config.name, self._last_words(live)
+        name, words = self.config.name, self._last_output(live)
         if isinstance(reason, MCPError) and reason.code == CONNECTION_CLOSED:
             return _Died(words)
         if isinstance(reason, MCPError | OSError | httpx2.HTTPError):
             return ToolError(f"The MCP server {name!r} cannot be used: {self._text(reason, live)}.{words}")
         if isinstance(reason, ValidationError):
             return ToolError(
-                f"The MCP server {name!r} does not speak MCP as we know it: {reason.error_count()} faults, "
+                f"The MCP server {name!r} violates the MCP protocol: {reason.error_count()} errors, "
                 f"the first at {reason.errors()[0]['loc']}.{words}"
             )
         if isinstance(reason, RuntimeError):  # no common protocol version
@@ -359,7 +357,7 @@ class Connection:
                 for tool in page.tools:
                     listed = _listed(tool)
                     if tools.setdefault(tool.name, listed) != listed:
-                        live.inbound.problems.append(f"a second tool named {tool.name!r} was left out")
+                        live.inbound.problems.append(f"a second tool named {tool.name!r} was omitted")
                 if len(tools) >= MAX_LISTED:
                     live.inbound.problems.append(f"only the first {MAX_LISTED} tools are used")
                     break
@@ -389,7 +387,7 @@ class Connection:
 
 
 _STATUS_ONLY = ("Server returned an error response", "Not Found")
-"""Messages of the SDK that contain nothing but an HTTP status."""
+"""Messages of the SDK that contain only an HTTP status."""
 
 
 def _is_expired(error: MCPError) -> bool:
@@ -551,7 +549,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 def _forget_failure(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from logging a failure that was reported to the caller already."""
+    """Mark a failure as handled, because it was already reported to the caller."""
     if task.done() and not task.cancelled():
         task.exception()
 

@@ -69,7 +69,7 @@ class Host:
             raise
 
     async def call(self, work: Coroutine[object, object, T]) -> T:
-        """Run a coroutine in the thread, and await it in the present loop. A cancellation is passed on."""
+        """Run a coroutine in the thread, and await it in the current loop. A cancellation is forwarded."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._started()))
 
     def close(self) -> None:

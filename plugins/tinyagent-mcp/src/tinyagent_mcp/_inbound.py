@@ -1,7 +1,7 @@
 """Repair and limit the messages of a server before the SDK reads them.
 
 The SDK validates an answer as a whole, so one malformed tool or content item would lose all of them. Here
-each malformed item is left out and reported. Content is converted to the text and images that a model can
+each malformed item is omitted and reported. Content is converted to the text and images that a model can
 read, and cut to its limits. Notifications that are not needed are dropped before they cost a task.
 
 Format: https://modelcontextprotocol.io/specification/2025-11-25/schema
@@ -43,13 +43,13 @@ MAX_IMAGES = 20_000_000
 """Characters of all images of one result, in base64."""
 
 IMAGES = frozenset(("image/png", "image/jpeg", "image/gif", "image/webp"))
-"""The types that models take; a request with any other is refused as a whole."""
+"""The image types that models accept. Providers refuse requests with other types."""
 
 MAX_ITEMS = 1_000
 """Items of content of one result."""
 
 MAX_STRUCTURED = 1_000_000
-"""Bytes of JSON of the structured content that is kept in the details of a result."""
+"""Bytes of JSON of the structured content that is stored in the details of a result."""
 
 MAX_ERROR = 10_000
 """Characters of an error."""
@@ -89,7 +89,7 @@ class Inbound:
         changed: Called when the server announces that its tools or resources have changed.
 
     Attributes:
-        problems: Descriptions of the items that were left out of lists.
+        problems: Descriptions of the items that were omitted of lists.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
@@ -100,7 +100,7 @@ class Inbound:
         self._requests = _Allowance(burst=100, per_second=20)
 
     def sent(self, message: JSONRPCMessage) -> None:
-        """Record the method of a request, which decides how its answer is read."""
+        """Record the method of a request, which determines how its answer is read."""
         if isinstance(message, JSONRPCRequest):
             self._methods[message.id] = message.method
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
@@ -170,9 +170,9 @@ class Inbound:
             try:
                 items.append(repair(item))
             except _MalformedError as error:
-                self.problems.append(f"{_label(item, what)} was left out: {error}")
+                self.problems.append(f"{_label(item, what)} was omitted: {error}")
         if not isinstance(given, list) and given is not None:
-            self.problems.append(f"the list of {what}s was left out: it is no list")
+            self.problems.append(f"the list of {what}s was omitted: it is not a list")
         cursor = result.get("nextCursor")
         mended: _Repaired = {**result, key: items}
         if not isinstance(cursor, str):
@@ -230,11 +230,11 @@ def _json(value: object) -> str:
 def _text_cut(text: str, limit: int) -> str:
     try:
         text.encode()
-    except UnicodeEncodeError:  # halves of surrogate pairs
+    except UnicodeEncodeError:  # unpaired surrogates
         text = text.encode("utf-8", "replace").decode()
     if len(text) <= limit:
         return text
-    return f"{text[:limit]}\n[… {len(text) - limit} more characters were left out]"
+    return f"{text[:limit]}\n[… {len(text) - limit} more characters were omitted]"
 
 
 def _initialized(result: JsonObject) -> JsonObject:
@@ -269,17 +269,18 @@ def _label(item: object, what: str) -> str:
 
 def _tool(item: object) -> JsonObject:
     if not isinstance(item, dict):
-        raise _MalformedError("it is no object")
+        raise _MalformedError("it is not an object")
     if not isinstance(item.get("name"), str) or not item["name"]:
         raise _MalformedError("it has no name")
     schema = item.get("inputSchema")
     if not isinstance(schema, dict):
-        raise _MalformedError("it has no inputSchema" if schema is None else "its inputSchema is no object")
+        problem = "it has no inputSchema" if schema is None else "its inputSchema is not an object"
+        raise _MalformedError(problem)
     if len(_json(schema)) > MAX_SCHEMA:
         raise _MalformedError("its inputSchema is too large")
     name = _text_cut(item["name"], 1_000)
     try:
-        # Repaired before the SDK sees it, which takes only schemas of its own draft.
+        # Repaired before the SDK reads it, because the SDK accepts only schemas of its own draft.
         schema = tool_schema(Tool(name, parameters=schema)).rules
     except ToolSchemaError as error:
         raise _MalformedError(str(error)) from None
@@ -303,7 +304,7 @@ def _tool(item: object) -> JsonObject:
 def _resource(where: str) -> Callable[[object], JsonObject]:
     def repair(item: object) -> JsonObject:
         if not isinstance(item, dict):
-            raise _MalformedError("it is no object")
+            raise _MalformedError("it is not an object")
         if not isinstance(item.get(where), str) or not item[where]:
             raise _MalformedError(f"it has no {where}")
         mended: JsonObject = {where: _text_cut(item[where], 2_000)}
@@ -343,7 +344,7 @@ def _called(result: JsonObject, size: int | None) -> _Repaired:
         if isinstance(structured, dict) and len(text) <= MAX_STRUCTURED:
             mended["structuredContent"] = structured
     if len(items) > MAX_ITEMS:
-        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were left out]"))
+        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were omitted]"))
     if size is not None:
         parts.insert(0, _text(f"[The server's answer was too large, {size:,} bytes; this is its beginning]"))
     return {**mended, "content": _bounded(parts), "isError": result.get("isError") is True}
@@ -371,10 +372,10 @@ def _content(item: JsonObject) -> list[_Part]:
             facts.append(item.get("description"))
             return [_text(f"[Resource: {', '.join(one for one in facts if isinstance(one, str) and one)}]")]
         case {"type": "text" | "image" | "audio" | "resource" | "resource_link" as kind}:
-            return [_text(f"[An item of the type {kind!r} was malformed and is left out]")]
+            return [_text(f"[An item of the type {kind!r} was malformed and is omitted]")]
         case {"type": str(kind)}:
             return [_text(f"[Content of the type {kind[:100]!r} cannot be shown]")]
-    return [_text("[An item without a type was malformed and is left out]")]
+    return [_text("[An item without a type was malformed and is omitted]")]
 
 
 def _read(result: JsonObject, size: int | None) -> _Repaired:
@@ -384,7 +385,7 @@ def _read(result: JsonObject, size: int | None) -> _Repaired:
         items.pop()
     parts: list[_Part] = [part for item in items[:MAX_ITEMS] for part in _resource_parts(item)]
     if len(items) > MAX_ITEMS:
-        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were left out]"))
+        parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were omitted]"))
     if size is not None:
         parts.insert(0, _text(f"[The server's answer was too large, {size:,} bytes; this is its beginning]"))
     contents = [
@@ -406,7 +407,7 @@ def _resource_parts(item: JsonObject) -> list[_Part]:
             return [_text(f"[{uri}]"), _image(blob, item.get("mimeType"))]
         case {"blob": str(blob)}:
             return [_text(f"[{uri} is {_kind(item)}, {_bytes(blob)} bytes: cannot be shown]")]
-    return [_text(f"[{uri} was malformed and is left out]")]
+    return [_text(f"[{uri} was malformed and is omitted]")]
 
 
 def _kind(item: JsonObject) -> str:
@@ -430,19 +431,19 @@ def _image(data: str, mime_type: object) -> _Part:
         try:
             base64.b64decode(data := "".join(data.split()), validate=True)
         except ValueError:
-            return _text("[An image was malformed and is left out: it is not base64]")
+            return _text("[An image was malformed and is omitted: it is not base64]")
     return {"type": "image", "data": data, "mimeType": kind}
 
 
 def _bounded(parts: Iterable[_Part]) -> list[_Part]:
-    """Cut the parts to the limits, and append a note on what was left out."""
+    """Truncate the parts to the limits, and append a note on omitted content."""
     result: list[_Part] = []
     left, images = MAX_TEXT, MAX_IMAGES
     omitted = 0
     for part in parts:
         if part["type"] == "image":
             images -= len(part["data"])
-            result.append(part if images >= 0 else _text("[An image was left out: too large]"))
+            result.append(part if images >= 0 else _text("[An image was omitted: too large]"))
             continue
         text = part["text"]
         if left <= 0 and text:
@@ -452,5 +453,5 @@ def _bounded(parts: Iterable[_Part]) -> list[_Part]:
         result.append(_text(_text_cut(text[:left], MAX_TEXT)))
         left -= len(text)
     if omitted:
-        result.append(_text(f"[… {omitted} more characters were left out]"))
+        result.append(_text(f"[… {omitted} more characters were omitted]"))
     return result

@@ -40,7 +40,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         resources: Whether the server has resources.
-        problems: Descriptions of the tools that were left out.
+        problems: Descriptions of the tools that were omitted.
     """
 
     version: int = 2

@@ -100,11 +100,10 @@ class McpServers:
     def tools(self) -> list[AgentTool]:
         """Return the tools of all servers. A server with resources has two more tools, to list and read them.
 
-        The logger `tinyagent.mcp` warns once of each server that cannot be used and each tool that is left
-        out.
+        The logger `tinyagent.mcp` warns once about each server that cannot be used and each omitted tool.
 
         Raises:
-            ConfigurationError: A required server, or every server, cannot be used. It has the reasons.
+            ConfigurationError: A required server, or every server, cannot be used.
         """
         listings = self.listings()
         required = [name for name in self.failures if self._configs[name].required]
@@ -237,7 +236,7 @@ class McpServers:
             return AgentToolResult(content=parts or [{"type": "text", "text": "It is empty."}])
 
         about = f"of the MCP server {config.name!r}"
-        uri = {"type": "string", "description": "As listed; the {parts} of a template replaced"}
+        uri = {"type": "string", "description": "A listed URI, or a template with its {parts} replaced"}
         schema: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
         yield AgentTool(
             name=_name(config.name, "list_resources", taken),
@@ -271,10 +270,10 @@ class McpServers:
 def _setup_hint(config: ServerConfig) -> str:
     """Return advice for a server that cannot be used."""
     if config.url is not None:
-        what = "Is the server running? If it wants credentials, put them into headers"
+        what = "Check that the server is running. If it needs credentials, add them to headers"
     else:
         what = (
-            "A server gets a filtered environment: put variables that it needs, such as tokens, into "
+            "A server gets a filtered environment: add variables that it needs, such as tokens, to "
             "pass_env or env"
         )
     return f"{what} of its [mcp.servers.NAME] in mcp.toml. `tinyagent mcp list` tries all servers."

@@ -98,7 +98,7 @@ async def stdio_transport(
 
     Args:
         command: The path of the program, and its arguments.
-        environment: Its whole environment.
+        environment: Its complete environment.
         directory: Its working directory.
         errors: Collects the last lines of its standard error.
         on_end: Called when the server closes its output, or its output exceeds a limit.
@@ -298,7 +298,7 @@ class _Messages(_Stream):
             except (ValidationError, RecursionError):
                 answer = None
                 if "result" in one or "error" in one:
-                    answer = self._failure(one.get("id"), "the server's answer is no JSON-RPC message")
+                    answer = self._failure(one.get("id"), "the server's answer is not a JSON-RPC message")
                 if answer is not None:
                     yield answer
                 continue

@@ -1,7 +1,7 @@
-"""Which addresses are the public internet. Everything else is refused, by what it is rather than by a list.
+"""Decide which addresses belong to the public internet. All others are refused.
 
-IPv6 has many ways to spell an IPv4 address, and a gateway, a tunnel or the kernel itself may take the inner
-one: an address that holds another is public only if both are.
+IPv6 addresses can embed IPv4 addresses in many ways, and a gateway, a tunnel or the kernel may connect to the
+embedded one. So such an address is public only if both addresses are.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ __all__ = ["Address", "parse_address", "why_not_public"]
 
 Address = IPv4Address | IPv6Address
 
-_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all that is handed out of IPv6; the rest is special or unused
+_GLOBAL_UNICAST = IPv6Network("2000::/3")  # all public IPv6 addresses; others are special or unassigned
 _NAT64 = IPv6Network("64:ff9b::/96")
 _6TO4 = IPv6Network("2002::/16")
 _IPV4_COMPATIBLE = IPv6Network("::/96")
 _ISATAP = {0x0000_5EFE, 0x0200_5EFE}
 _LAST_32_BITS = 0xFFFF_FFFF
 
-# What some of the Python versions that we run on take for global.
+# Special networks that some supported Python versions treat as global.
 _SPECIAL_4 = [
     IPv4Network(block)
     for block in (
         "0.0.0.0/8",  # this network; Linux connects 0.0.0.0 to itself
-        "100.64.0.0/10",  # carrier-grade NAT, cloud metadata here and there
+        "100.64.0.0/10",  # carrier-grade NAT, metadata services of some clouds
         "192.0.0.0/24",
         "192.0.2.0/24",
         "192.88.99.0/24",  # 6to4 relays
@@ -37,7 +37,7 @@ _SPECIAL_4 = [
 _SPECIAL_6 = [
     IPv6Network(block)
     for block in (
-        "2001::/23",  # Teredo (which holds an IPv4 address), ORCHID, benchmarks
+        "2001::/23",  # Teredo (which embeds an IPv4 address), ORCHID, benchmarks
         "2001:db8::/32",
         "3fff::/20",
     )
@@ -45,16 +45,16 @@ _SPECIAL_6 = [
 
 
 def parse_address(text: str) -> Address:
-    """Parse an address of a resolver. A zone (`%eth0`) does not matter for what it is.
+    """Parse an address from a resolver, ignoring its zone (`%eth0`).
 
     Raises:
-        ValueError: It is not an address.
+        ValueError: The text is not an address.
     """
     return ip_address(text.partition("%")[0])
 
 
 def why_not_public(address: Address) -> str | None:
-    """What is wrong with connecting to this address; None if it is on the public internet."""
+    """Return why an address is refused; None if it belongs to the public internet."""
     if isinstance(address, IPv4Address):
         return _why_not_4(address)
     for inner, how in _embedded(address):
@@ -62,7 +62,7 @@ def why_not_public(address: Address) -> str | None:
         if reason is not None:
             return f"{how} {inner}, {reason}"
     if address.ipv4_mapped is not None or address in _NAT64:
-        return None  # what counts is the address in it, and that one is public
+        return None  # the embedded address is public
     if (reason := _kind(address)) is not None:
         return reason
     if address not in _GLOBAL_UNICAST or any(address in block for block in _SPECIAL_6):
@@ -93,7 +93,7 @@ def _kind(address: Address) -> str | None:
 
 
 def _embedded(address: IPv6Address) -> Iterator[tuple[IPv4Address, str]]:
-    """The IPv4 addresses that this one stands for somewhere."""
+    """Yield the embedded IPv4 addresses, each with the mechanism that uses it."""
     value = int(address)
     last = IPv4Address(value & _LAST_32_BITS)
     if address.ipv4_mapped is not None:

@@ -1,9 +1,8 @@
 """Connections to checked addresses only.
 
-httpcore asks this backend for every connection that it makes, so there is one place where a name becomes
-an address: here it is resolved once, every answer is checked, and one of the very addresses that were
-checked is connected to. A second look-up, which could answer differently, does not exist. TLS is
-negotiated by httpcore for the name in the URL.
+httpcore uses this backend for every connection, so names are resolved in one place. A name is resolved once,
+all its addresses are checked, and the connection goes to a checked address. There is no second look-up, which
+could return another address. httpcore negotiates TLS for the name in the URL.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 RESOLVE_SECONDS = 10.0
 CONNECT_SECONDS = 10.0
 MAX_TRIED = 4
-"""Addresses of one name that are tried, one after the other."""
+"""The maximum number of addresses of a name that are tried, one after the other."""
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:
-    """Ask the system's resolver in a daemon thread, since a resolver that hangs cannot be interrupted."""
+    """Resolve a name in a daemon thread, because the system's resolver cannot be interrupted."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[str]] = loop.create_future()
 
@@ -53,20 +52,20 @@ async def resolve(host: str, port: int) -> Sequence[str]:
             found = [str(info[4][0]) for info in infos]
         except (OSError, UnicodeError) as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # The loop was closed meanwhile.
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, found, failure)
 
-    # Not the loop's own executor: the end of the program would wait for a resolver that hangs.
+    # Not the loop's executor, because Python waits for its threads at exit.
     threading.Thread(target=ask, name="tinyagent fetch resolver", daemon=True).start()
     return await answer
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Makes the connections of one fetch.
+    """The network backend of one fetch.
 
     Args:
-        resolver: What turns a name into addresses.
-        connect: What connects to an address; httpcore's own way if None.
+        resolver: Resolves a name to addresses.
+        connect: Connects to an address; httpcore's default backend if None.
     """
 
     def __init__(self, resolver: Resolver, connect: httpcore.AsyncNetworkBackend | None = None) -> None:
@@ -82,7 +81,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to an address of `host`, once all of its addresses are known to be public."""
+        """Connect to an address of `host` if all its addresses are public."""
         addresses = await self._checked(host, port)
         failure: Exception | None = None
         for address in addresses[:MAX_TRIED]:
@@ -100,14 +99,14 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         raise ToolError(f"No connection to {host}:{port}: {why}.") from failure
 
     async def _checked(self, host: str, port: int) -> list[Address]:
-        """The addresses of a name. One that is not public refuses them all: a mixed answer is an attack."""
+        """Resolve and check a name. If one address is not public, all are refused, as in DNS rebinding."""
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 answers = await self._resolver(host, port)
             addresses = [parse_address(answer) for answer in answers]
         except TimeoutError:
             raise ToolError(f"The name {host!r} was not resolved in {RESOLVE_SECONDS:g} s.") from None
-        except (OSError, ValueError) as error:  # ValueError: UnicodeError, or an answer that is no address
+        except (OSError, ValueError) as error:  # ValueError: UnicodeError, or an invalid address
             why = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ToolError(f"The name {host!r} cannot be resolved: {why}.") from None
         if not addresses:
@@ -127,7 +126,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Never: a socket on this machine is not the public internet."""
+        """Refuse Unix sockets, because they are not on the public internet."""
         raise ToolError("Refused: this tool reaches the public internet only.")
 
     async def sleep(self, seconds: float) -> None:

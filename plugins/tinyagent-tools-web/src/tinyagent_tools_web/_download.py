@@ -1,7 +1,7 @@
-"""One page over HTTP: bounded in bytes and time, redirect by redirect, with nothing of ours sent along.
+"""Download a page over HTTP, with limits on size and time, without cookies and credentials.
 
-No cookies, no credentials, no proxy from the environment (a proxy would resolve the names itself, past the
-check of the addresses). Sizes are bounded while reading, after decompression as well as before.
+Proxies from the environment are not used, because a proxy resolves names itself, without the check of the
+addresses. The size is limited while reading, both before and after decompression.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ._page import Page
 __all__ = ["MAX_BYTES", "default_ssl_context", "download", "normalized"]
 
 MAX_BYTES = 5_000_000
-"""Of a page, before and after decompression; what is beyond is not read."""
+"""The limit of a page in bytes, before and after decompression."""
 
 MAX_REDIRECTS = 5
 MAX_URL = 4_000
@@ -37,23 +37,23 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?|[0-9a-f:.]+(%[\w.-]+)?",
 
 
 def default_ssl_context() -> ssl.SSLContext:
-    """Verify servers against SSL_CERT_FILE and SSL_CERT_DIR, or else the list of `certifi`."""
+    """Return a context that verifies with SSL_CERT_FILE and SSL_CERT_DIR, or else with `certifi`."""
     if os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR"):
         return ssl.create_default_context()
     return ssl.create_default_context(cafile=certifi.where())
 
 
 def normalized(url: str) -> str:
-    """The URL as it is asked for, without its fragment.
+    """Normalise a URL and remove its fragment.
 
     Raises:
-        ToolError: it is not an http(s) URL, or it holds what does not belong there.
+        ToolError: It is not an http(s) URL, or has invalid characters or credentials.
     """
     url = url.strip(" \t\r\n")
     if len(url) > MAX_URL:
         raise ToolError(f"The URL is longer than {MAX_URL} characters.")
     if _NOT_IN_A_URL.search(url):
-        raise ToolError("The URL has spaces, backslashes or control characters in it; write them as %20 etc.")
+        raise ToolError("The URL has spaces, backslashes or control characters; write them as %20 etc.")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -62,7 +62,7 @@ def normalized(url: str) -> str:
     if parts.scheme not in ("http", "https"):
         raise ToolError(f"Only http:// and https:// URLs are fetched, not {url[:200]!r}.")
     if "@" in parts.netloc:
-        raise ToolError("The URL holds a user name or password. Credentials are never sent; leave them out.")
+        raise ToolError("The URL has a user name or password. Credentials are never sent; remove them.")
     try:
         host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
     except idna.IDNAError as error:
@@ -77,7 +77,7 @@ def normalized(url: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """What is not ASCII as percent and hexadecimal digits, in UTF-8."""
+    """Percent-encode the characters that are not ASCII, as UTF-8."""
     return "".join(c if c.isascii() else "".join(f"%{b:02X}" for b in c.encode()) for c in text)
 
 
@@ -87,7 +87,7 @@ async def download(
     ssl_context: Callable[[], ssl.SSLContext],
     on_step: Callable[[str], None] = lambda url: None,
 ) -> Page:
-    """Get a page, following redirects; each of them is checked like the first URL.
+    """Download a page. Redirects are followed, and checked like the first URL.
 
     Raises:
         ToolError: The page cannot be read.
@@ -105,13 +105,13 @@ async def download(
         if isinstance(found, Page):
             return found
         if at.startswith("https:") and found.startswith("http:"):
-            raise ToolError(f"{at} redirects to {found}, which is not encrypted. Fetch that URL to go there.")
+            raise ToolError(f"{at} redirects to {found}, which is not encrypted. Fetch that URL to continue.")
         at = found
     raise ToolError(f"{url} redirects more than {MAX_REDIRECTS} times, last to {at}.")
 
 
 async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | None) -> Page | str:
-    """A page, or where it redirects to."""
+    """Return the page, or the URL of a redirect."""
     headers = [
         ("Host", urlsplit(url).netloc),
         ("User-Agent", "tinyagent-tools-web/0.1 (a person's agent, one page at a time)"),
@@ -123,26 +123,26 @@ async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | 
         httpcore.AsyncConnectionPool(ssl_context=ssl_context, network_backend=backend) as pool,
         pool.stream("GET", url, headers=headers, extensions={"timeout": dict(TIMEOUTS)}) as reply,
     ):
-        given = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
-        if reply.status in _REDIRECTS and given.get("location"):
-            return _target(url, _as_text(given["location"]))
+        received = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
+        if reply.status in _REDIRECTS and received.get("location"):
+            return _target(url, _as_text(received["location"]))
         limit = MAX_BYTES if reply.status < 400 else _READ_OF_AN_ERROR
         body, complete = await _read(
-            reply.aiter_stream(), given.get("content-encoding", "").strip().lower(), limit
+            reply.aiter_stream(), received.get("content-encoding", "").strip().lower(), limit
         )
         return Page(
             url=url,
             status=reply.status,
             reason=bytes(reply.extensions.get("reason_phrase", b"")).decode("latin-1"),
-            content_type=given.get("content-type", ""),
-            retry_after=given.get("retry-after"),
+            content_type=received.get("content-type", ""),
+            retry_after=received.get("retry-after"),
             body=body,
             complete=complete,
         )
 
 
 def _target(url: str, location: str) -> str:
-    """The URL that a redirect leads to."""
+    """Return the URL of a redirect."""
     try:
         joined = urljoin(url, location)
     except ValueError as error:
@@ -151,7 +151,7 @@ def _target(url: str, location: str) -> str:
 
 
 def _as_text(header: str) -> str:
-    """A Location that is not ASCII is UTF-8 in practice."""
+    """Decode a Location header. If it is not ASCII, it is usually UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeDecodeError:
@@ -159,9 +159,9 @@ def _as_text(header: str) -> str:
 
 
 async def _read(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> tuple[bytes, bool]:
-    """At most `limit` bytes of a body, decoded; nothing is decompressed further than that."""
+    """Read and decompress at most `limit` bytes of a body. Return them, and whether they are complete."""
     if encoding not in ("", "identity", "gzip", "x-gzip", "deflate"):
-        raise ToolError(f"The server compressed the page as {encoding[:40]!r}, which was not asked for.")
+        raise ToolError(f"The server compressed the page as {encoding[:40]!r}, which was not requested.")
     decoder = None
     body, received = bytearray(), 0
     async for chunk in chunks:
@@ -174,7 +174,7 @@ async def _read(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> tupl
             try:
                 body += decoder.decompress(chunk, limit + 1 - len(body))
             except zlib.error as error:
-                raise ToolError(f"The page is not the {encoding} that its server says: {error}.") from None
+                raise ToolError(f"The page is not valid {encoding}: {error}.") from None
         if len(body) > limit or received > limit:
             return bytes(body[:limit]), False
     if decoder is not None and not decoder.eof:
@@ -185,6 +185,6 @@ async def _read(chunks: AsyncIterator[bytes], encoding: str, limit: int) -> tupl
 def _decoder(encoding: str, start: bytes) -> zlib._Decompress:
     if encoding != "deflate":
         return zlib.decompressobj(16 + zlib.MAX_WBITS)
-    # By the standard it has a zlib header; some servers send it without one.
+    # The standard requires a zlib header, but some servers omit it.
     has_header = len(start) >= 2 and start[0] & 0x0F == 8 and (start[0] << 8 | start[1]) % 31 == 0
     return zlib.decompressobj(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)

@@ -1,4 +1,4 @@
-"""A page as a server sent it. A separate module, so that the process that converts it imports little."""
+"""A downloaded page. This is a separate module, so that the process that converts it imports little."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Page"]
 
 @dataclass(frozen=True)
 class Page:
-    """The reply of a server. `complete` is False if the body was longer than the limit."""
+    """The response of a server. `complete` is False if the body was longer than the limit."""
 
     url: str
     status: int

@@ -1,7 +1,7 @@
-"""From bytes to text that a model can read.
+"""Convert a page to text for a model.
 
-`extract` runs in a process of its own: a page can keep a parser busy for minutes, and a small page can become
-a very large text.
+`extract` runs in a separate process, because parsing a page can take minutes, and a small page can become a
+very large text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ._page import Page
 __all__ = ["MAX_TEXT", "Extract", "extract"]
 
 MAX_TEXT = 5_000_000
-"""Characters of a page's text that are kept."""
+"""Characters of a page's text that are returned."""
 
 _HTML = {"text/html", "application/xhtml+xml"}
 _TEXT = {
@@ -43,7 +43,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# Pages say the one and mean the other, as browsers have learnt.
+# Encodings that pages declare, and those that they use in practice, as in browsers.
 _MEANT = {
     "iso8859_1": "cp1252",
     "ascii": "cp1252",
@@ -67,10 +67,10 @@ class Extract:
 
 
 def extract(page: Page) -> Extract:
-    """Read a page: HTML becomes Markdown with its links, other text stays as it is.
+    """Convert a page: HTML becomes Markdown with its links, other text is unchanged.
 
     Raises:
-        ToolError: The page is of a type that holds no text, or the converter failed.
+        ToolError: The type of the page is not text, or the converter failed.
     """
     declared = page.content_type.partition(";")[0].strip().lower()
     kind = _kind(declared, page.body)
@@ -101,7 +101,7 @@ def _kind(declared: str, body: bytes) -> str | None:
         start = body[:4_000]
         if _MARKUP.match(start):
             return "html"
-        # Only what every text editor would show without a doubt.
+        # Only content that is certainly text.
         if b"\0" not in start and _is_utf8(start):
             return "text"
     return None
@@ -128,17 +128,17 @@ def _decoded(page: Page, kind: str) -> str:
     for label in labels:
         if (encoding := _encoding(label)) is not None:
             return body.decode(encoding, "replace")
-    # A page that was cut may end in the middle of a character.
+    # A truncated page may end in the middle of a character.
     if _is_utf8(body):
         return body.decode("utf-8", "replace")
     return body.decode("cp1252", "replace")
 
 
 def _encoding(label: str) -> str | None:
-    """The codec for what a page calls its characters; None for what is not one."""
+    """Return the codec for a declared encoding; None if it is unknown or not a text encoding."""
     try:
         found = codecs.lookup(label)
-        "".encode(found.name)  # base64 and the like are no encodings of text
+        "".encode(found.name)  # fails for codecs such as base64, which do not encode text
     except (LookupError, UnicodeError, ValueError):
         return None
     name = found.name.replace("-", "_")
@@ -147,7 +147,7 @@ def _encoding(label: str) -> str | None:
 
 def _markdown(text: str, url: str) -> str:
     found = _converted(text, url, without_navigation=True)
-    if len(found) < _TOO_LITTLE:  # a page that is all menus, or whose markup misled us
+    if len(found) < _TOO_LITTLE:  # a page of menus, or with misleading markup
         found = max(found, _converted(text, url, without_navigation=False), key=len)
     return found
 
@@ -167,5 +167,5 @@ def _converted(text: str, url: str, *, without_navigation: bool) -> str:
     try:
         content = convert(text, options).content or ""
     except Exception as error:  # noqa: BLE001 - the converter documents no exception
-        raise ToolError(f"{url} cannot be turned into text: {error}.") from None
+        raise ToolError(f"{url} cannot be converted to text: {error}.") from None
     return str(content).strip()
