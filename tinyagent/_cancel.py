@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import NamedTuple, Self, TypeVar
 
 from .errors import AgentStateError, ToolError
 
@@ -28,6 +28,7 @@ __all__ = [
     "Aborted",
     "CallbackCancelledError",
     "CancelScope",
+    "Failed",
     "best_effort",
     "call_abandonable",
     "invoke",
@@ -37,6 +38,7 @@ __all__ = [
     "outcome",
     "require_asyncio",
     "resolve",
+    "result_of",
     "run_in_thread",
     "run_to_completion",
     "run_until_aborted",
@@ -174,7 +176,8 @@ class CancelScope:
 async def resolve(value: T | Awaitable[T]) -> T:
     """Await the result of a callback, if it is awaitable."""
     if isinstance(value, Awaitable):
-        return cast(T, await value)
+        result: T = await value
+        return result
     return value
 
 
@@ -213,21 +216,17 @@ async def call_abandonable(
         raise _cancelled_inside(callback) from error
     if not isinstance(value, Awaitable):
         return value
-    task = spawn(outcome(value))
+    task: asyncio.Task[T | Failed] = spawn(outcome(value))
     try:
         async with CancelScope(signal):
             await asyncio.wait([task])
         if task.cancelled():
             raise _cancelled_inside(callback)
-        result, failure = task.result()
-        if failure is not None:
-            raise failure
-        return cast(T, result)
+        return result_of(task)
     except (Aborted, asyncio.CancelledError):
         await leave_task(task, CALLBACK_GRACE_S)
         raise
     finally:
-        failure = None
         del task  # It holds the exception, whose traceback holds this frame.
 
 
@@ -302,12 +301,29 @@ def _raise_later(future: asyncio.Future[T], error: BaseException) -> Callable[[]
     return lambda: future.set_exception(error)
 
 
-async def outcome(awaitable: Awaitable[T]) -> tuple[T | None, BaseException | None]:
+class Failed(NamedTuple):
+    """The outcome of an awaitable that raised."""
+
+    error: BaseException
+
+
+async def outcome(awaitable: Awaitable[T]) -> T | Failed:
     """Return the result or the exception. A task that raises `SystemExit` would end the event loop."""
     try:
-        return await awaitable, None
+        return await awaitable
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the caller raises it
-        return None, error
+        return Failed(error)
+
+
+def result_of(task: asyncio.Task[T | Failed]) -> T:
+    """Return the result of a task that has ended, or raise its exception; see `outcome`."""
+    result = task.result()
+    if isinstance(result, Failed):
+        try:
+            raise result.error
+        finally:
+            del task, result  # They hold the exception, whose traceback holds this frame.
+    return result
 
 
 def _cancelled_inside(callback: object) -> CallbackCancelledError:

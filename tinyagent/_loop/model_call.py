@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import NamedTuple, cast
+from collections.abc import AsyncIterator, Mapping
+from typing import Literal, NamedTuple, TypeAlias, TypeGuard, get_args
 
 from tinyagent._cancel import (
     Aborted,
     CallbackCancelledError,
     CancelScope,
+    Failed,
     invoke,
     leave_task,
     outcome,
+    result_of,
     run_to_completion,
     spawn,
 )
-from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, finished_arguments, unique_id
-from tinyagent._stream.finish_reasons import finish_error, finish_kind, has_content, shown_word
+from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent
+from tinyagent._stream.final_message import MALFORMED, normalise_message
 from tinyagent._stream.repair_cache import repair_again
 from tinyagent._tool_checks import checked_tools
 from tinyagent.agent_tool_execution import Emit
@@ -54,6 +56,21 @@ CLOSE_GRACE_S = 1.0
 
 REPLY_GRACE_S = 2.0
 """Seconds that a provider, callbacks and listeners have to react to their cancellation."""
+
+_Option: TypeAlias = Literal[
+    "api_key",
+    "temperature",
+    "max_tokens",
+    "signal",
+    "session_id",
+    "thinking_level",
+    "thinking_budgets",
+    "timeout",
+    "on_retry",
+    "on_note",
+    "http_client",
+]
+_OPTIONS: tuple[_Option, ...] = get_args(_Option)
 
 MIN_KEY_LENGTH = 6
 """Shorter API keys are not removed from error texts, because they could be parts of words."""
@@ -124,11 +141,7 @@ class ModelCall:
                 await asyncio.wait([task])
             if task.cancelled():
                 raise CallbackCancelledError("The provider's call was cancelled from inside.")
-            final, failure = task.result()
-            if failure is not None:
-                raise failure
-            assert final is not None
-            return final
+            return result_of(task)
         except _CloseHangsError:
             await leave_task(task, 0)
             if isinstance(self._outcome, Exception):
@@ -139,10 +152,10 @@ class ModelCall:
             await leave_task(task, REPLY_GRACE_S)
             raise
         finally:
-            self._outcome = failure = None
+            self._outcome = None
             del task  # It holds the exception, whose traceback holds this frame.
 
-    async def _read_outcome(self) -> tuple[AssistantMessage | None, BaseException | None]:
+    async def _read_outcome(self) -> AssistantMessage | Failed:
         return await outcome(self._read())
 
     async def _read(self) -> AssistantMessage:
@@ -178,20 +191,21 @@ class ModelCall:
             if self.message is not None:
                 raise Aborted  # `_ask` no longer waits for this task, and the message is closed.
             event = received if type(received) is BuilderEvent else builder.absorb(received)
-            kind = event["type"]
-            if kind in STREAM_UPDATE_EVENTS:
+            step: StreamEvent = event
+            if _is_update(step):
                 if not self._started:
                     await self._start()
                 self._last = event
-                waiting = emit(MessageUpdateEvent(assistant_message_event=cast(AssistantMessageEvent, event)))
+                waiting = emit(MessageUpdateEvent(assistant_message_event=step))
                 if waiting is not None:
                     await waiting
-            elif kind == "start":
+            elif event["type"] == "start":
                 if not self._started:
                     await self._start(event["partial"])
-            elif kind in ("done", "error"):
-                final: AssistantMessage = event["message" if kind == "done" else "error"]
-                return final
+            elif event["type"] == "done":
+                return event["message"]
+            elif event["type"] == "error":
+                return event["error"]
             if self._signal is not None and self._signal.is_set():
                 raise Aborted
         raise StreamInterruptedError(
@@ -228,8 +242,10 @@ class ModelCall:
             "on_note": config.on_note,
             "http_client": config.http_client,
         }
-        present = {key: value for key, value in options.items() if value is not None}
-        return await invoke(self._stream_fn, config.model, context, cast(SimpleStreamOptions, present))
+        for name in _OPTIONS:
+            if options[name] is None:
+                del options[name]
+        return await invoke(self._stream_fn, config.model, context, options)
 
     # ---- ends -----------------------------------------------------------------------------------------
 
@@ -244,8 +260,8 @@ class ModelCall:
 
     async def _finish(self, final: Mapping[str, object]) -> AssistantMessage:
         try:
-            message = _normalise(final)
-        except _MALFORMED as error:
+            message = normalise_message(final)
+        except MALFORMED as error:
             malformed = InvalidReplyError(f"The provider's message is malformed: {error_text(error)}")
             return await self.close(Failure.of(malformed))
         if message["stop_reason"] in ("error", "aborted"):
@@ -263,14 +279,14 @@ class ModelCall:
         """End the message as failed, with the content so far."""
         partial = self._last["partial"] if self._last is not None else self._builder.start()["partial"]
         try:
-            message = _normalise({**partial, "stop_reason": failure.reason})
-        except _MALFORMED:
-            message = _normalise({**self._builder.message(), "stop_reason": failure.reason})
+            message = normalise_message({**partial, "stop_reason": failure.reason})
+        except MALFORMED:
+            message = normalise_message({**self._builder.message(), "stop_reason": failure.reason})
         fields = failure.fields.copy()
         fields["error_message"] = self._without_key(fields["error_message"])
         if "error_hint" in fields:
             fields["error_hint"] = self._without_key(fields["error_hint"])
-        return await self._end(cast(AssistantMessage, {**message, **fields}))
+        return await self._end({**message, **fields})
 
     async def _end(self, message: AssistantMessage) -> AssistantMessage:
         if not self._started:
@@ -283,74 +299,9 @@ class ModelCall:
         return text.replace(self._key, "[key]") if self._key and len(self._key) >= MIN_KEY_LENGTH else text
 
 
-_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
-"""The exceptions of `_normalise` for a malformed message."""
-
-
-def _copied_blocks(content: object) -> list[dict[str, object]]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    content = content or ()
-    if not isinstance(content, Iterable):
-        raise TypeError(f"the content is of type {type(content).__name__}, not a list")
-    blocks: list[dict[str, object]] = []
-    for block in content:
-        if not isinstance(block, Mapping):
-            raise TypeError(f"a block of the content is of type {type(block).__name__}, not a dict")
-        blocks.append(dict(block))
-    return blocks
-
-
-def _normalise(message: Mapping[str, object]) -> AssistantMessage:
-    """Normalise a provider's final message. Its tool calls count even if the stop reason is `stop`."""
-    blocks = _copied_blocks(message.get("content"))
-    ids: dict[str, int] = {}
-    for block in blocks:
-        kind = block["type"]
-        if kind == "tool_call":
-            block["id"], block["name"] = (
-                unique_id(str(block.get("id") or ""), ids),
-                str(block.get("name") or ""),
-            )
-            text = block.pop("partial_json", None)
-            block["arguments"], raw = finished_arguments(block.get("arguments", {}), text)
-            if raw is not None:
-                block["partial_json"] = raw
-        elif kind in ("text", "thinking") and not isinstance(block[kind], str):
-            raise TypeError(f"the {kind} of a block is {type(block[kind]).__name__}, not str")
-    final = dict(message)
-    if not isinstance(final.get("usage"), dict):
-        final["usage"] = None
-    reason = _stop_reason(final, blocks)
-    if reason in ("stop", "tool_use"):
-        reason = "tool_use" if ids else "stop"
-    return cast(AssistantMessage, {**final, "role": "assistant", "content": blocks, "stop_reason": reason})
-
-
-def _stop_reason(final: dict[str, object], blocks: list[dict[str, object]]) -> StopReason:
-    """Return the stop reason of a provider's message. An unknown one is stored as `finish_reason`.
-
-    If the message was withheld or broken, set the fields of its error in `final`.
-    """
-    reason = final.get("stop_reason")
-    if reason in ("length", "error", "aborted"):
-        return reason
-    complete = reason in ("stop", "tool_use", None)
-    if complete:
-        # The finish reason of a recording or a custom provider may contradict its stop reason.
-        reason = final.get("finish_reason")
-    else:
-        final.setdefault("finish_reason", shown_word(str(reason)))
-    word = shown_word(str(reason)) if reason else None
-    kind = finish_kind(word, has_content=complete or has_content(blocks))
-    error = finish_error(word, kind, name=str(final.get("provider") or "the provider"))
-    if error is None:
-        return "length" if kind == "length" else "stop"
-    final.setdefault("error_message", str(error))
-    final.setdefault("error_kind", error.kind)
-    if error.hint:
-        final.setdefault("error_hint", error.hint)
-    return "error"
+def _is_update(event: StreamEvent) -> TypeGuard[AssistantMessageEvent]:
+    """Whether an event reaches the listeners as `message_update`."""
+    return event["type"] in STREAM_UPDATE_EVENTS
 
 
 async def _aclose(stream: object) -> None:
