@@ -12,7 +12,7 @@ Importing this starts nothing and reads nothing. What needs an HTTP client is lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import errors
 from .agent import Agent, AgentOptions, default_convert_to_llm, extract_text
@@ -77,6 +77,7 @@ from .tools import tool
 if TYPE_CHECKING:
     from ._event_stream import EventStream
     from ._stream.citations import extract_citations
+    from ._version import __version__ as __version__
     from .anthropic_provider import AnthropicModel, stream_anthropic
     from .openai_wire import OpenAICompatModel, stream_openai_completions
     from .openrouter_provider import OpenRouterModel, stream_openrouter
@@ -206,7 +207,7 @@ def _warn_of_namesake() -> None:
 _warn_of_namesake()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     module = _LAZY.get(name)
     if module is None:
         if name == "__version__":

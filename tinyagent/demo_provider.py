@@ -11,16 +11,18 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 from . import _json
 from ._cancel import Aborted, CancelScope
+from ._json import as_dict
 from ._stream.builder import MessageBuilder, StreamEvent
 from ._stream.response import Response
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AgentTool,
     Context,
+    JsonValue,
     Message,
     Model,
     ModelIdentity,
@@ -59,15 +61,16 @@ def demo_provider() -> Provider:
     return Provider(name="demo", stream_fn=_stream, make_model=_make_model, list_models=_list_models)
 
 
-def _make_model(model_id: str, options: Mapping[str, Any]) -> DemoModel:
+def _make_model(model_id: str, options: Mapping[str, JsonValue]) -> DemoModel:
     if "base_url" in options:
         raise ConfigurationError("demo has no base_url: it asks no server.")
+    given = options.get("delay", 0.0)
     try:
-        delay = float(options.get("delay", 0.0))
-    except (TypeError, ValueError):
+        delay = float(given) if isinstance(given, int | float | str) else -1.0
+    except ValueError:
         delay = -1.0
     if not 0 <= delay <= 10:
-        raise ConfigurationError(f"demo: delay is seconds from 0 to 10, not {options.get('delay')!r}.")
+        raise ConfigurationError(f"demo: delay is seconds from 0 to 10, not {given!r}.")
     return DemoModel(id=model_id or "demo", delay=delay)
 
 
@@ -75,7 +78,7 @@ async def _list_models() -> list[ModelInfo]:
     return [ModelInfo("demo", "a script, offline; no model")]
 
 
-async def _stream(model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+async def _stream(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> StreamResponse:
     return Response(_speak(model, context, options.get("signal")))
 
 
@@ -277,8 +280,8 @@ def _typed(value: str, kind: object) -> object:
     return text
 
 
-def _properties(tool: AgentTool) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", tool_schema(tool).parameters["properties"])
+def _properties(tool: AgentTool) -> Mapping[str, object]:
+    return as_dict(tool_schema(tool).parameters["properties"])
 
 
 # ---- arithmetic in a text -----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ Hooks register things at start or guard a tool call; events never travel through
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -100,7 +100,9 @@ def tinyagent_before_tool_call(
 
 
 @hookspec
-def tinyagent_after_tool_call(call: ToolCallInfo, result: AgentToolResult, is_error: bool) -> Any:
+def tinyagent_after_tool_call(
+    call: ToolCallInfo, result: AgentToolResult, is_error: bool
+) -> AgentToolResult | ToolCallDecision | None | Awaitable[AgentToolResult | ToolCallDecision | None]:
     """See, and maybe replace, the result of a tool call; may be async.
 
     Return an `AgentToolResult` to replace the result, a `ToolCallDecision` with `is_error` or

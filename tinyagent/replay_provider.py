@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from . import _json, jsonl
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
@@ -21,10 +20,12 @@ from .agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
     Context,
+    JsonValue,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
     Model,
+    ModelIdentity,
     Provider,
     SimpleStreamOptions,
     StreamResponse,
@@ -64,13 +65,15 @@ class _Replay:
         self._replies: list[_RecordedReply] | None = None
         self._count = 0
 
-    def model(self, model_id: str, options: Mapping[str, Any]) -> Model:
+    def model(self, model_id: str, options: Mapping[str, JsonValue]) -> Model:
         if "base_url" in options:
             raise ConfigurationError("A replay has no base_url: it sends no requests.")
         self._read()
         return Model(provider="replay", id=str(self._path), api="replay")
 
-    async def stream(self, model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+    async def stream(
+        self, model: ModelIdentity, context: Context, options: SimpleStreamOptions
+    ) -> StreamResponse:
         replies = self._read()
         self._count += 1
         if self._count > len(replies):

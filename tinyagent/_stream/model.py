@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from tinyagent._net.transport import TransportChoice
-from tinyagent.agent_types import Model, ModelIdentity, SimpleStreamOptions
+from tinyagent.agent_types import JsonDict, Model, ModelIdentity, SimpleStreamOptions
 from tinyagent.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class HttpModel(Model):
     max_tokens: int = 4096
     reasoning: bool | None = None
     api_key_env: str | None = None
-    extra_body: dict[str, Any] = field(default_factory=dict)
+    extra_body: JsonDict = field(default_factory=dict)
     ca_file: str | None = None
     allow_http: bool = False
     transport: TransportChoice = field(default="auto", kw_only=True)
@@ -62,12 +62,15 @@ def as_model(model: ModelIdentity, kind: type[AnyModel]) -> AnyModel:
     """
     if isinstance(model, kind):
         return model
-    values: dict[str, Any] = {"provider": "", "id": "", "api": "", "base_url": ""}
+    values: dict[str, object] = {"provider": "", "id": "", "api": "", "base_url": ""}
     for known in fields(kind):
-        value = getattr(model, known.name, None)
-        if value is not None or (known.default is None and hasattr(model, known.name)):
-            values[known.name] = value
-    return kind(**values)
+        found = getattr(model, known.name, None)
+        if found is not None or (known.default is None and hasattr(model, known.name)):
+            values[known.name] = found
+    made = kind()
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
 
 
 def check_model(model: HttpModel, example: str) -> str:

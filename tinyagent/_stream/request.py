@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 from tinyagent import _json
@@ -50,7 +50,13 @@ def endpoint(base_url: str, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 
-def list_timeout(options: SimpleStreamOptions) -> dict[str, Any]:
+class TimeoutOption(TypedDict, total=False):
+    """The `timeout` of `get_json`."""
+
+    timeout: float | Mapping[str, float]
+
+
+def list_timeout(options: SimpleStreamOptions) -> TimeoutOption:
     """Return the `timeout` of a request for a list of models, if the call has one."""
     timeout = options.get("timeout")
     return {} if timeout is None else {"timeout": timeout}

@@ -8,7 +8,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Literal, Self, TypeAlias, TypeVar
 
 from tinyagent import _json
 from tinyagent._cancel import Aborted, CancelScope, resolve
@@ -147,7 +147,7 @@ Step: TypeAlias = StepValue | Callable[[Context, SimpleStreamOptions], StepValue
 class ProviderCall:
     """One call of a provider. The context is a copy from the time of the call."""
 
-    model: Any
+    model: ModelIdentity
     context: Context
     options: Mapping[str, object]
 
@@ -166,7 +166,9 @@ class ScriptedProvider:
         self._steps = steps
         self.calls: list[ProviderCall] = []
 
-    async def __call__(self, model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+    async def __call__(
+        self, model: ModelIdentity, context: Context, options: SimpleStreamOptions
+    ) -> StreamResponse:
         """Answer with the next step."""
         number = len(self.calls)
         copied = Context(context.system_prompt, copy.deepcopy(context.messages), copy.copy(context.tools))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import unittest
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
     Context,
+    ModelIdentity,
     SimpleStreamOptions,
     StreamResponse,
 )
@@ -98,7 +99,9 @@ class LeavingTests(ContractCase):
     ) -> CallOutcome:
         """Make a call that sets `first_delta` at its first delta."""
 
-        async def stream_fn(model: Any, context: Context, options: SimpleStreamOptions) -> StreamResponse:
+        async def stream_fn(
+            model: ModelIdentity, context: Context, options: SimpleStreamOptions
+        ) -> StreamResponse:
             return _ObservedResponse(await provider.stream_fn(model, context, options), first_delta)
 
         return await self._call(ProviderUnderTest(stream_fn, provider.model, provider.server), **options)

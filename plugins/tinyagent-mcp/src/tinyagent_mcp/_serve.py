@@ -216,7 +216,7 @@ def _script(name: str, arguments: JsonObject) -> Iterator[Path]:
     """Write a recording of a model that calls this tool and then ends. Only this user can read it."""
     call: JsonObject = {"type": "tool_call", "id": "call_1", "name": name, "arguments": arguments}
     done: JsonObject = {"type": "text", "text": "Done."}
-    header = {
+    header: JsonObject = {
         "type": "session",
         "version": 1,
         "id": "mcp",
