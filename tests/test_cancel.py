@@ -97,6 +97,22 @@ async def test_firing_after_the_block_does_nothing() -> None:
     await _steps()
 
 
+async def test_a_scope_may_be_entered_again() -> None:
+    """A scope whose block ended by itself can be entered again, and `cancel` in between ends that block."""
+    scope = CancelScope(AbortSignal())
+    for _ in range(2):
+        async with scope:
+            assert scope.is_active
+            await asyncio.sleep(0)
+        assert not scope.is_active
+    scope.cancel(LookupError("between"))
+    ran = False
+    with pytest.raises(LookupError, match="between"):
+        async with scope:
+            ran = True
+    assert not ran
+
+
 @pytest.mark.parametrize("signal_type", [None, *SIGNALS])
 async def test_the_task_may_fire_itself(signal_type: Callable[[], asyncio.Event] | None) -> None:
     """Fired from inside the block, without a pause after it, it ends the block and leaves no trace."""

@@ -185,11 +185,9 @@ class AlchemyReply:
         self.id: int = native.id
         self._native = native
         self._hub = hub
-        self._signal = signal
         self._waiter: asyncio.Future[None] | None = None
         self._peeked: list[Step] | None = None
-        self._scope = CancelScope()
-        self._cancelled_by: BaseException | None = None
+        self._scope = CancelScope(signal)
         self._closed = False
         hub.add(self)
 
@@ -200,9 +198,7 @@ class AlchemyReply:
 
     def cancel(self, reason: BaseException) -> None:
         """Let the current `read`, or the next one, raise `reason`."""
-        if self._cancelled_by is None:
-            self._cancelled_by = reason
-            self._scope.cancel(reason)
+        self._scope.cancel(reason)
 
     async def read(self) -> list[Step]:
         """Return the steps since the last call; an empty list at the end.
@@ -213,9 +209,7 @@ class AlchemyReply:
         if self._peeked is not None:
             steps, self._peeked = self._peeked, None
             return steps
-        if self._cancelled_by is not None:
-            raise self._cancelled_by
-        async with CancelScope(self._signal) as self._scope:
+        async with self._scope:
             while (new := self._native.take()) is not None:
                 if new:
                     return new

@@ -29,6 +29,7 @@ __all__ = [
     "CallbackCancelledError",
     "CancelScope",
     "Failed",
+    "SignalWatch",
     "best_effort",
     "call_abandonable",
     "invoke",
@@ -108,61 +109,91 @@ class AbortSignal(asyncio.Event):
         self._callbacks.pop(key, None)
 
 
+class SignalWatch:
+    """Calls a function when a signal is set, until `stop`. Only an `AbortSignal` needs no task for this."""
+
+    def __init__(self, signal: asyncio.Event, callback: Callable[[], None]) -> None:
+        self._signal = signal
+        self.task: asyncio.Task[None] | None = None
+        if isinstance(signal, AbortSignal):
+            signal.subscribe(self, callback)
+        else:
+            self.task = asyncio.create_task(self._wait(callback))
+
+    async def _wait(self, callback: Callable[[], None]) -> None:
+        await self._signal.wait()
+        callback()
+
+    def stop(self) -> None:
+        """Do not call the function any more. The task, if there is one, ends soon."""
+        if isinstance(self._signal, AbortSignal):
+            self._signal.unsubscribe(self)
+        elif self.task is not None:
+            self.task.cancel()
+
+
 class CancelScope:
-    """A block that `cancel` or a signal ends with an exception.
+    """A block that `cancel` or a signal ends with an exception. It may be entered again after its end.
 
     Args:
         signal: When it is set, the block ends with `Aborted`.
     """
 
     def __init__(self, signal: asyncio.Event | None = None) -> None:
-        self.reason: BaseException | None = None
+        self._reason: BaseException | None = None
         self._signal = signal
-        self._watcher: asyncio.Task[None] | None = None
+        self._watch: SignalWatch | None = None
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
 
+    @property
+    def is_active(self) -> bool:
+        """Whether a task is in the block."""
+        return self._task is not None
+
     def cancel(self, reason: BaseException) -> None:
-        """End the block with `reason`. Only the first call has an effect, and none after the block."""
-        if self.reason is None and self._task is not None:
-            self.reason = reason
-            self._task.cancel()
+        """End the block with `reason`. Outside a block, end the next one at once.
+
+        Only the first call has an effect.
+        """
+        if self._reason is None:
+            self._reason = reason
+            if self._task is not None:
+                self._task.cancel()
 
     async def __aenter__(self) -> Self:
-        if self._signal is not None and self._signal.is_set():
+        if self._reason is not None:
+            raise self._reason
+        signal = self._signal
+        if signal is not None and signal.is_set():
             raise Aborted
         self._task = asyncio.current_task()
         assert self._task is not None, "a CancelScope needs a task"
         self._cancelling = self._task.cancelling()
-        signal = self._signal
-        if isinstance(signal, AbortSignal):
-            signal.subscribe(self, lambda: self.cancel(Aborted()))
-        elif signal is not None:
-            self._watcher = asyncio.create_task(self._watch(signal))
+        if signal is not None:
+            self._watch = SignalWatch(signal, lambda: self.cancel(Aborted()))
         return self
-
-    async def _watch(self, signal: asyncio.Event) -> None:
-        await signal.wait()
-        self.cancel(Aborted())
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
         assert task is not None
-        if isinstance(self._signal, AbortSignal):
-            self._signal.unsubscribe(self)
-        elif self._watcher is not None:
-            self._watcher.cancel()
+        reason = self._reason  # A later one is for the next block.
+        watch, self._watch = self._watch, None
+        if reason is None and watch is None:
+            return
+        if watch is not None:
+            watch.stop()
         cancelled = error if isinstance(error, asyncio.CancelledError) else None
-        if self._watcher is not None or (self.reason is not None and cancelled is None):
+        if (watch is not None and watch.task is not None) or (reason is not None and cancelled is None):
             # Let the watcher end. If the task has cancelled its own scope, the cancellation is delivered
             # here, and not at the next `await` of the task.
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError as delivered:
                 cancelled = delivered
-        if self.reason is None:
+        if reason is None:
             if cancelled is not error and cancelled is not None:
                 raise cancelled
             return
@@ -170,7 +201,7 @@ class CancelScope:
             if cancelled is not None and cancelled is not error:
                 raise cancelled  # Other code cancels the task as well, and this has priority.
         elif error is None or cancelled is error:
-            raise self.reason from None
+            raise reason from None
 
 
 async def resolve(value: T | Awaitable[T]) -> T:

@@ -114,7 +114,7 @@ class ModelCall:
         self._last: BuilderEvent | None = None
         self._key: str | None = None
         self._started = False
-        self._guard = CancelScope()
+        self._guard = CancelScope(signal)
         self._outcome: AssistantMessage | Exception | None = None
         self.message: AssistantMessage | None = None
 
@@ -137,7 +137,7 @@ class ModelCall:
         """
         task = spawn(self._read_outcome())
         try:
-            async with CancelScope(self._signal) as self._guard:
+            async with self._guard:
                 await asyncio.wait([task])
             if task.cancelled():
                 raise CallbackCancelledError("The provider's call was cancelled from inside.")

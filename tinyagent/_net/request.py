@@ -17,12 +17,13 @@ import ssl
 import time
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import urljoin, urlsplit
 
 from tinyagent import _json
-from tinyagent._cancel import Aborted, AbortSignal, CancelScope
+from tinyagent._cancel import Aborted, CancelScope, SignalWatch
 from tinyagent.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -35,7 +36,7 @@ from tinyagent.errors import (
 )
 
 from .connection import certificate_hint, is_loopback, proxy_for
-from .decompress import Decompressor, decompressor_for
+from .decompress import decompressor_for
 from .errors import body_text, format_duration, provider_error, redact, shorten
 from .pool import Pool, current_pool
 from .retry_after import retry_after
@@ -161,33 +162,24 @@ class HttpResponse:
         """Whether the body was read to its end."""
         self._request = request
         self._sent = sent
-        self._read_body = sent.response.read
-        self._decompressor = _decompressor(self.headers.get("content-encoding", ""), request)
+        self._read_body = _body_reader(sent.response, request)
         self._rest = b""
         self._position = 0
         self._failed = False
         self._closed = False
-        self._task: asyncio.Task[object] | None = None
-        self._cancelled_by: BaseException | None = None
+        self._scope = CancelScope()
+        self._watch: SignalWatch | None = None
         self._loop = asyncio.get_running_loop()
         self._since = sent.sent_at
         self._limit = request.timeouts.first_event
         self._limit_name = "first_event"
         self._timer: asyncio.TimerHandle | None = None
-        self._watcher: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """Start the time-out, and react to the signal from now on."""
         self._timer = self._loop.call_at(self._since + self._limit, self._check_time)
-        signal = self._request.signal
-        if isinstance(signal, AbortSignal):
-            signal.subscribe(self, lambda: self.cancel(Aborted()))
-        elif signal is not None:
-            self._watcher = asyncio.create_task(self._watch(signal))
-
-    async def _watch(self, signal: asyncio.Event) -> None:
-        await signal.wait()
-        self.cancel(Aborted())
+        if self._request.signal is not None:
+            self._watch = SignalWatch(self._request.signal, lambda: self.cancel(Aborted()))
 
     def restart(self, limit: float | None = None) -> None:
         """Restart the time-out, as `idle`; `limit` seconds if that is shorter."""
@@ -204,7 +196,7 @@ class HttpResponse:
         # since.
         now = self._loop.time()
         due = self._since + self._limit
-        if self._task is None:  # The consumer is slow, not the provider.
+        if not self._scope.is_active:  # The consumer is slow, not the provider.
             self._since, due = now, now + self._limit
         if now < due:
             self._timer = self._loop.call_at(due, self._check_time)
@@ -213,10 +205,7 @@ class HttpResponse:
 
     def cancel(self, reason: BaseException) -> None:
         """Let the current `read`, or the next one, raise `reason`."""
-        if self._cancelled_by is None:
-            self._cancelled_by = reason
-            if self._task is not None:
-                self._task.cancel()
+        self._scope.cancel(reason)
 
     async def read(self) -> bytes:
         """Return the next bytes of the body, decompressed; `b""` at its end.
@@ -228,28 +217,13 @@ class HttpResponse:
             StreamInterruptedError: The connection broke.
             ProviderTimeoutError: There was no event in time.
         """
-        if self._cancelled_by is not None:
-            raise self._cancelled_by
-        task = self._task = asyncio.current_task()
-        assert task is not None
-        before = task.cancelling()
         try:
-            data, position = self._rest, self._position
-            if position < len(data):
-                await self._sent.pool.wait_for_turn()
-            else:
-                data, position = await self._read_next(), 0
-                if len(data) <= READ_SIZE:
-                    self.complete = not data
-                    return data
-                self._rest = data
-            self._position = position + READ_SIZE
-            return data[position : position + READ_SIZE]
-        except asyncio.CancelledError:
-            self._failed = True
-            if self._cancelled_by is not None and task.uncancel() <= before:
-                raise self._cancelled_by from None
-            raise
+            async with self._scope:
+                data, position = self._rest, self._position
+                if position < len(data):
+                    await self._sent.pool.wait_for_turn()
+                else:
+                    data, position = await self._read_body(), 0
         except zlib.error as error:
             self._failed = True
             raise InvalidReplyError(
@@ -267,13 +241,10 @@ class HttpResponse:
         except BaseException:
             self._failed = True
             raise
-        finally:
-            self._task = None
-
-    async def _read_next(self) -> bytes:
-        return await (
-            self._read_body() if self._decompressor is None else self._decompressor.read(self._read_body)
-        )
+        if position == 0:
+            self._rest, self.complete = data, not data
+        self._position = position + READ_SIZE
+        return data[position : position + READ_SIZE]
 
     async def read_all(self, limit: int) -> bytes:
         """Return the rest of the body, up to `limit` bytes."""
@@ -286,7 +257,7 @@ class HttpResponse:
     async def finish(self) -> None:
         """Close a response that has all its events. Its end is read first, if it arrives at once."""
         if not (self.complete or self._failed or self._closed):
-            self._cancelled_by = None
+            self._scope = CancelScope()
             timer = self._loop.call_later(END_TIMEOUT_S, self.cancel, Aborted())
             try:
                 while await self.read():
@@ -305,18 +276,18 @@ class HttpResponse:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if isinstance(self._request.signal, AbortSignal):
-            self._request.signal.unsubscribe(self)
-        if self._watcher is not None:
-            self._watcher.cancel()  # first, because the closing may be cancelled
+        watcher = None
+        if self._watch is not None:
+            self._watch.stop()  # first, because the closing may be cancelled
+            watcher = self._watch.task
         sent = self._sent
         await sent.response.aclose()
         if self.complete:
             await self._request.give_back(sent.pool, sent.route, sent.transport)
         else:
             await sent.transport.aclose()
-        if self._watcher is not None:
-            await asyncio.wait([self._watcher])
+        if watcher is not None:
+            await asyncio.wait([watcher])
 
     async def __aenter__(self) -> Self:
         return self
@@ -327,11 +298,13 @@ class HttpResponse:
         await self.aclose()
 
 
-def _decompressor(encoding: str, request: HttpRequest) -> Decompressor | None:
+def _body_reader(response: Response, request: HttpRequest) -> Callable[[], Awaitable[bytes]]:
+    """Return the function that reads the next part of a body, decompressed."""
     try:
-        return decompressor_for(encoding)
+        decompressor = decompressor_for(response.headers.get("content-encoding", ""))
     except ValueError as error:
         raise InvalidReplyError(f"{request.name}: {error}", provider=request.provider) from None
+    return response.read if decompressor is None else partial(decompressor.read, response.read)
 
 
 # ---- a request --------------------------------------------------------------------------------------
