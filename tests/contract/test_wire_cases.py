@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import zlib
@@ -185,4 +184,3 @@ async def test_a_pair_of_connections_serves_every_turn(waits: list[float]) -> No
             reply = await stream_openai_completions(model, Context(messages=[]), {"api_key": KEY})
             await reply.result()
         assert server.connections == 1
-        await asyncio.sleep(0)

@@ -318,9 +318,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
+
+    /// Counts the bytes that are allocated, because a copy is one allocation at least.
+    struct CountingAllocator;
+
+    static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
+
+    #[global_allocator]
+    static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+    // SAFETY: All calls are passed on to the allocator of the system.
+    unsafe impl GlobalAlloc for CountingAllocator {
+        unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+            ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
+            unsafe { System.alloc(layout) }
+        }
+
+        unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+            unsafe { System.dealloc(pointer, layout) }
+        }
+    }
 
     #[test]
     fn no_wake_is_lost() {
@@ -329,7 +351,7 @@ mod tests {
         let other = waker.clone();
         let thread = std::thread::spawn(move || (0..COUNT).for_each(|stream| other.wake(stream)));
         waker.read.set_nonblocking(false).unwrap();
-        waker.read.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        waker.read.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut found = 0;
         while found < COUNT {
             // As an event loop does: wait for a byte, and then call `drain`.
@@ -372,8 +394,39 @@ mod tests {
         assert!(connection.read(&mut bytes).unwrap() > 0);
         stream.close();
         assert_eq!(Ok(None), stream.take());
-        connection.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         while connection.read(&mut bytes).unwrap() > 0 {}
+    }
+
+    // README.md describes this weakness of alchemy-llm. Without the copies, the test does not panic, and fails.
+    #[test]
+    #[should_panic(expected = "the finished blocks were copied")]
+    fn a_delta_does_not_copy_the_finished_blocks() {
+        const DELTAS: usize = 2_000;
+        const REASONING: usize = 200_000;
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", server.local_addr().unwrap());
+        let delta = |delta: String| format!("data: {{\"choices\":[{{\"delta\":{{{delta}}}}}]}}\n\n");
+        let reasoning = delta(format!(r#""reasoning_content":"{}""#, "x".repeat(REASONING)));
+        let text = delta(r#""content":"w""#.to_owned()).repeat(DELTAS);
+        std::thread::spawn(move || {
+            let (mut connection, _) = server.accept().unwrap();
+            let _ = connection.read(&mut [0; 4096]);
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+            let _ = connection.write_all([head, &reasoning, &text, "data: [DONE]\n\n"].concat().as_bytes());
+        });
+        let request =
+            serde_json::json!({"model": {"id": "m", "base_url": url}, "exchange": {"loopback": true}});
+        let before = ALLOCATED.load(Ordering::Relaxed);
+        let stream = Stream::open(serde_json::from_value(request).unwrap(), None).unwrap();
+        let mut deltas = 0;
+        while let Some(batch) = stream.take().unwrap() {
+            deltas += batch.iter().filter(|step| matches!(step, Step::TextDelta(..))).count();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(DELTAS, deltas);
+        let allocated = ALLOCATED.load(Ordering::Relaxed) - before;
+        assert!(allocated < DELTAS * REASONING / 4, "the finished blocks were copied: {allocated} bytes");
     }
 
     #[test]
