@@ -35,8 +35,8 @@ from ._stream.messages_request import Conversation, assistant_blocks, convert_me
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import encode_body, endpoint, list_timeout, request_headers
-from ._stream.request_cache import HistoryCache, array_of, encode_items
+from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, list_timeout, request_headers
+from ._stream.request_cache import RequestCache
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AssistantMessage,
@@ -119,7 +119,7 @@ def request_and_level(
     return body, level
 
 
-_histories: HistoryCache[Conversation] = HistoryCache()
+_requests: RequestCache[Conversation] = RequestCache()
 
 
 def _encoded_request(
@@ -127,7 +127,7 @@ def _encoded_request(
 ) -> tuple[dict[str, object], str, Conversation]:
     """Do the same as `request_and_level`, with the messages already encoded."""
     tools = tuple(tool.name for tool in context.tools or ())
-    finished, conversation = _histories.encode(
+    finished, conversation = _requests.encode(
         context.messages,
         (model.api, model.provider, model.id, tools),
         partial(convert_messages, model, context.tools),
@@ -135,7 +135,7 @@ def _encoded_request(
     )
     body, level = _request(model, context, options, conversation)
     if "messages" not in model.extra_body:
-        body["messages"] = array_of(finished, encode_items(conversation.unfinished))
+        body["messages"] = EncodedArray(*finished, encode_items(conversation.unfinished))
     return body, level, conversation
 
 
@@ -304,8 +304,9 @@ async def stream_anthropic(
 
     def make_continuation(reply: AssistantMessage) -> bytes:
         message = {"role": "assistant", "content": assistant_blocks(reply["content"])}
-        sent = _json.encode(body["messages"])[1:-1]
-        return encode_body({**body, "messages": array_of(sent, encode_items([message]))})
+        sent = body["messages"]
+        parts = sent.parts if isinstance(sent, EncodedArray) else [encode_items(as_list(sent))]
+        return encode_body({**body, "messages": EncodedArray(*parts, encode_items([message]))})
 
     paused = _uses_server_tools(body)
     return await open_stream(

@@ -24,8 +24,8 @@ from ._stream.history import UsedIds
 from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import endpoint, request_headers
-from ._stream.request_cache import HistoryCache, array_of
+from ._stream.request import EncodedArray, endpoint, request_headers
+from ._stream.request_cache import RequestCache
 from ._stream.responses_decoder import ResponsesDecoder
 from ._stream.responses_request import convert_messages
 from ._stream.servers import dialect_of, server_of
@@ -88,7 +88,7 @@ def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOp
     return _request(model, context, options, items)
 
 
-_histories: HistoryCache[UsedIds] = HistoryCache()
+_requests: RequestCache[UsedIds] = RequestCache()
 
 
 def _encoded_request(
@@ -97,13 +97,13 @@ def _encoded_request(
     """Do the same as `request_body`, with the items already encoded."""
     tools = tuple(tool.name for tool in context.tools or ())
     stored = _is_stored(model)
-    items, _ = _histories.encode(
+    items, _ = _requests.encode(
         context.messages,
         (model.api, model.provider, model.id, tools, stored),
         partial(convert_messages, model, context.tools, stored),
         {},
     )
-    return _request(model, context, options, array_of(items))
+    return _request(model, context, options, EncodedArray(*items))
 
 
 def _is_stored(model: OpenAIResponsesModel) -> bool:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
-import msgspec
-
 from tinyagent import _json
 from tinyagent._json import as_dict, as_list
 from tinyagent._tool_schemas import tool_schema
@@ -33,7 +31,8 @@ from .chat_fields import send_back, stored_fields
 from .history import UsedIds, adapt_history, is_own
 from .model import HttpModel, as_model
 from .model_families import ModelFamily, note, settings_for
-from .request_cache import HistoryCache, array_of, encode_items
+from .request import EncodedArray, encode_items
+from .request_cache import RequestCache
 from .servers import Dialect, dialect_of, server_of
 
 __all__ = ["chat_request", "encoded_request", "refuses_stream_options"]
@@ -51,27 +50,27 @@ def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOp
     return _request(model, context, options, messages)
 
 
-_histories: HistoryCache[UsedIds] = HistoryCache()
+_requests: RequestCache[UsedIds] = RequestCache()
 
 
 def encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, with its messages already encoded."""
     tools = tuple(tool.name for tool in context.tools or ())
-    history, _ = _histories.encode(
+    history, _ = _requests.encode(
         context.messages,
         (model.api, model.provider, model.id, model.base_url, tools),
         partial(_messages, model, context),
         {},
     )
     system = encode_items(_system_message(context))
-    return _request(model, context, options, array_of(system, history))
+    return _request(model, context, options, EncodedArray(system, *history))
 
 
 def _request(
     model: HttpModel,
     context: Context,
     options: SimpleStreamOptions,
-    messages: Sequence[object] | msgspec.Raw,
+    messages: Sequence[object] | EncodedArray,
 ) -> dict[str, object]:
     dialect = _dialect(model)
     body: dict[str, object] = {"model": model.id, "messages": messages, "stream": True}

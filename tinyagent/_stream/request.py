@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 from tinyagent import _json
@@ -16,24 +16,59 @@ from tinyagent.errors import ConfigurationError, MissingKeyError
 
 from .model import HttpModel
 
-__all__ = ["cannot_be_sent", "encode_body", "endpoint", "list_timeout", "request_headers"]
+__all__ = [
+    "EncodedArray",
+    "EncodedItems",
+    "encode_body",
+    "encode_items",
+    "endpoint",
+    "list_timeout",
+    "request_headers",
+]
+
+EncodedItems: TypeAlias = bytes | memoryview
+"""Any number of values as JSON, separated by commas. They can have many MiB, so they are rarely copied."""
+
+
+class EncodedArray:
+    """An array in the body of a request, as its encoded items."""
+
+    def __init__(self, *parts: EncodedItems) -> None:
+        self.parts: list[EncodedItems] = [items for items in parts if items]
+
+    def pieces(self) -> list[EncodedItems]:
+        """Return the pieces of the JSON text."""
+        separated = [piece for items in self.parts for piece in (b",", items)]
+        return [b"[", *separated[1:], b"]"]
+
+
+def encode_items(values: Sequence[object]) -> EncodedItems:
+    """Encode values as the items of an array.
+
+    Raises:
+        ConfigurationError: A value cannot be represented in JSON.
+    """
+    return memoryview(_encode(values))[1:-1]
 
 
 def encode_body(body: Mapping[str, object]) -> bytes:
-    """Encode the body of a request as JSON.
+    """Encode the body of a request as JSON. A field of it may be an `EncodedArray`.
 
     Raises:
         ConfigurationError: The conversation has a value that JSON cannot represent.
     """
+    pieces: list[EncodedItems] = []
+    for name, value in body.items():
+        pieces += [b"," if pieces else b"{", _encode(name), b":"]
+        pieces += value.pieces() if isinstance(value, EncodedArray) else [_encode(value)]
+    return b"".join([*pieces, b"}"]) if pieces else b"{}"
+
+
+def _encode(value: object) -> bytes:
     try:
-        return _json.encode(body)
+        return _json.encode(value)
     except TypeError as error:
-        raise cannot_be_sent(error) from None
-
-
-def cannot_be_sent(error: TypeError) -> ConfigurationError:
-    """Return the error of a conversation with a value that JSON cannot represent."""
-    return ConfigurationError(f"the conversation cannot be sent: {error}")
+        raise ConfigurationError(f"the conversation cannot be sent: {error}") from None
 
 
 _PROTOCOL_PATHS = r"/(?:chat/completions|responses|messages)$"
