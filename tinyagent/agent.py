@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import inspect
 import logging
 import threading
@@ -11,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Literal, Self, TypeGuard, cast, get_args
+from typing import Literal, Self, get_args
 
 from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._cancel import (
@@ -26,8 +27,8 @@ from ._cancel import (
 )
 from ._event_stream import Channel, EventStream, Iteration
 from ._loop.limits import check_limits
-from ._stream.builder import copy_message, now_ms
-from ._stream.message_checks import checked_message, checked_messages, is_assistant
+from ._stream.builder import now_ms
+from ._stream.message_checks import checked_message, checked_messages, is_assistant, is_sent
 from ._tool_checks import checked_tools
 from .agent_loop import run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS
@@ -62,9 +63,6 @@ from .agent_types import (
 )
 from .errors import AgentStateError, InvalidMessageError
 
-if TYPE_CHECKING:
-    pass
-
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
 
 logger: logging.Logger = logging.getLogger("tinyagent")
@@ -75,11 +73,6 @@ LISTENER_GRACE_S = 1.0
 CLOSED_LOOP_INTERVAL_S = 0.2
 """Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
 
-_DICT = (dict, Mapping)
-"""`dict` first, because the check for an abstract class takes five times as long."""
-
-_SENDABLE_ROLES = ("user", "assistant", "tool_result")
-
 QueueMode = Literal["one-at-a-time", "all"]
 Listener = Callable[[AgentEvent], Awaitable[None] | None]
 Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
@@ -87,11 +80,7 @@ Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 def default_convert_to_llm(messages: Sequence[AnyAgentMessage]) -> list[Message]:
     """Return the user, assistant and tool result messages. Other roles are left out."""
-    return [message for message in messages if _is_sendable(message)]
-
-
-def _is_sendable(message: object) -> TypeGuard[Message]:
-    return isinstance(message, _DICT) and message.get("role") in _SENDABLE_ROLES
+    return [message for message in messages if is_sent(message)]
 
 
 def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMessage:
@@ -685,7 +674,7 @@ def _message(message: str | Mapping[str, object], place: str = "The message") ->
     if isinstance(message, str):
         return user_message(message)
     # The caller may change the dict later, and events never change: the message is a copy.
-    return copy_message(checked_message(message, place))
+    return copy.deepcopy(checked_message(message, place))
 
 
 def _messages(input: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
@@ -703,10 +692,8 @@ def _messages(input: Input, images: Sequence[str | ImageContent] | None) -> list
             f"Images must be a list of URLs and image blocks, not of type {type(images).__name__}."
         )
     if images:
-        last = cast(UserMessage, messages[-1])
-        content = last.get("content")
-        added = user_message("", images)["content"]
-        messages[-1] = _message({**last, "content": [*(content or ()), *added]})
+        last, added = messages[-1], user_message("", images)["content"]
+        messages[-1] = _message({**last, "content": [*(last.get("content") or ()), *added]})
     return messages
 
 

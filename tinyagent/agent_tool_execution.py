@@ -18,7 +18,6 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any
 
 import msgspec
 
@@ -36,6 +35,7 @@ from ._cancel import (
 )
 from ._event_stream import EventStream
 from ._stream.builder import now_ms
+from ._stream.message_checks import checked_messages
 from ._tool_checks import as_json_numbers, is_unchanged_json, validate_tool_arguments
 from .agent_types import (
     AfterToolCall,
@@ -44,6 +44,7 @@ from .agent_types import (
     AgentMessage,
     AgentTool,
     AgentToolResult,
+    AnyAgentMessage,
     AssistantMessage,
     BeforeToolCall,
     GetMessages,
@@ -129,7 +130,7 @@ class ToolBatch:
         after: AfterToolCall | None = None,
         get_steering: GetMessages | None = None,
         context: AgentContext | None = None,
-        take: Callable[[Any], list[AgentMessage]] = list,
+        take: Callable[[Sequence[AnyAgentMessage]], list[AgentMessage]] = checked_messages,
     ) -> None:
         known = {tool.name: tool for tool in tools or ()}
         self._message = message

@@ -7,12 +7,13 @@ error or an abort. A session file has no deltas; then each block is sent as one 
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import _json, jsonl
-from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, copy_message, now_ms
+from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, now_ms
 from ._stream.message_checks import is_assistant
 from ._stream.response import Response
 from .agent_types import (
@@ -117,7 +118,7 @@ def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_Re
 
 async def _play(reply: _RecordedReply) -> AsyncGenerator[StreamEvent, None]:
     assert reply.message is not None
-    final = copy_message(reply.message)
+    final = copy.deepcopy(reply.message)
     final["timestamp"] = now_ms()
     content = final["content"]
     model = Model(provider=final.get("provider", ""), id=final.get("model", ""), api=final.get("api", ""))

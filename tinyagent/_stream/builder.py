@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Literal, TypeAlias, overload
 
 from tinyagent import _json
 from tinyagent.agent_types import (
@@ -42,7 +42,6 @@ __all__ = [
     "MessageBuilder",
     "ModelIdentity",
     "StreamEvent",
-    "copy_message",
     "finished_arguments",
     "now_ms",
     "parse_partial_object",
@@ -54,9 +53,6 @@ __all__ = [
 def now_ms() -> int:
     """Return the current time in Unix milliseconds."""
     return time.time_ns() // 1_000_000
-
-
-MessageT = TypeVar("MessageT", bound=Mapping[str, object])
 
 
 class BuilderEvent(dict[str, object]):
@@ -284,7 +280,7 @@ class MessageBuilder:
             own = self._event({key: value for key, value in event.items() if key != "partial"})
         partial = event.get("partial")
         if isinstance(partial, Mapping):
-            own["partial"] = copy_message({**self.trace.head, **partial, "role": "assistant"})
+            own["partial"] = copy.deepcopy({**self.trace.head, **partial, "role": "assistant"})
         return own
 
     def _absorb_step(self, kind: str, step: str, event: Mapping[str, object]) -> BuilderEvent:
@@ -323,7 +319,7 @@ class MessageBuilder:
         key = "message" if kind == "done" else "error"
         whole, reason = event.get(key), event.get("reason")
         if isinstance(whole, Mapping):
-            message: Fields = copy_message({**self.message(), **whole})
+            message: Fields = copy.deepcopy({**self.message(), **whole})
             # The reasons of a failure take precedence over the `stop_reason` of the message.
             is_failure = reason in ("length", "max_tokens", "error", "aborted")
             if reason is not None and (is_failure or "stop_reason" not in whole):
@@ -396,8 +392,3 @@ def unique_id(call_id: str, taken: dict[str, int]) -> str:
     taken[call_id] = suffix
     taken.setdefault(candidate, 1)
     return candidate
-
-
-def copy_message(message: MessageT) -> MessageT:
-    """Return a deep copy of a message as a dict."""
-    return cast(MessageT, copy.deepcopy(dict(message)))

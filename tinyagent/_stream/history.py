@@ -10,18 +10,25 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, TypeAlias, cast
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import TypeAlias
 
-from tinyagent.agent_types import AssistantBlock, AssistantMessage, Message, ModelIdentity, TextContent, Tool
+from tinyagent.agent_types import (
+    AssistantBlock,
+    AssistantMessage,
+    Message,
+    ModelIdentity,
+    TextContent,
+    Tool,
+    ToolCallContent,
+)
 
-from .message_checks import is_plain, message_problem, with_defaults
+from .message_checks import is_plain, is_sent, message_problem, with_defaults
 
 __all__ = ["UsedIds", "adapt_history", "is_own", "is_sendable", "repair_history"]
 
 logger = logging.getLogger("tinyagent")
 
-_PRIVATE = ("text_signature", "thinking_signature", "tool_call_signature")
 NO_RESULT = "No result provided"
 IMAGE_NOTE: TextContent = {"type": "text", "text": "(an image)"}
 AUDIO_NOTE = "(audio without a transcript)"
@@ -37,7 +44,6 @@ _BLOCKS = ("text", "thinking", "tool_call", "image")
 
 UsedIds: TypeAlias = dict[str, int]
 """Ids of tool calls that are already in a request; for each, how many calls wanted it."""
-_ROLES = ("user", "assistant", "tool_result")
 
 
 def is_own(message: AssistantMessage, model: ModelIdentity) -> bool:
@@ -81,11 +87,13 @@ def adapt_history(
         if message["role"] == "assistant" and _has_only_texts(message):
             renamed = {}
         elif message["role"] == "assistant":
-            content: list[Any] = [block for block in message["content"] if block["type"] in _BLOCKS]
+            content: list[AssistantBlock] = [
+                block for block in message["content"] if block["type"] in _BLOCKS
+            ]
             if not images:
                 content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
             if not is_own(message, model):
-                content = [_plain(block) for block in content if block["type"] != "thinking"]
+                content = [_without_signature(block) for block in content if block["type"] != "thinking"]
                 content = [block for block in content if block["type"] != "text" or block["text"].strip()]
             if not content:
                 continue
@@ -95,7 +103,7 @@ def adapt_history(
                     call_id = block["id"] if ids is None else _fit(block["id"], ids, used)
                     renamed.setdefault(block["id"], []).append(call_id)
                     content[n] = {**block, "id": call_id, "name": _fit_name(block["name"], offered)}
-            message = cast(AssistantMessage, {**message, "content": content})
+            message = {**message, "content": content}
         elif message["role"] == "tool_result":
             fitting = renamed.get(message["tool_call_id"])
             message = {
@@ -160,13 +168,12 @@ def _well_formed(messages: Sequence[Message], first: int) -> Iterator[Message]:
         if is_plain(original):
             yield original
             continue
-        message = cast(Message, with_defaults(original))
+        message = with_defaults(original)
         problem = message_problem(message)
-        if problem is None and message["role"] not in _ROLES:
-            problem = f"no model takes the role {message['role']!r}; convert_to_llm can map it"
-        if problem is None:
+        if problem is None and is_sent(message):
             yield message
         else:
+            problem = problem or f"no model takes the role {original['role']!r}; convert_to_llm can map it"
             logger.warning("Message %d is not sent to the model: %s.", number, problem)
 
 
@@ -174,7 +181,7 @@ def is_sendable(message: Message) -> bool:
     """Whether a message is well-formed and has a role that models accept."""
     if is_plain(message):
         return True
-    return message_problem(with_defaults(message)) is None and message["role"] in _ROLES
+    return message_problem(with_defaults(message)) is None and is_sent(message)
 
 
 def _has_only_texts(message: AssistantMessage) -> bool:
@@ -187,8 +194,16 @@ def _visible_text(block: AssistantBlock) -> str:
     return block["text"].strip() if block["type"] == "text" else ""
 
 
-def _plain(block: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in block.items() if key not in _PRIVATE}
+def _without_signature(block: AssistantBlock) -> AssistantBlock:
+    if block["type"] == "text":
+        text: TextContent = {**block}
+        text.pop("text_signature", None)
+        return text
+    if block["type"] == "tool_call":
+        call: ToolCallContent = {**block}
+        call.pop("tool_call_signature", None)
+        return call
+    return block
 
 
 def _fit_name(name: str, offered: Set[str]) -> str:

@@ -15,6 +15,7 @@ from tinyagent import _json
 from tinyagent.agent_types import (
     AgentMessage,
     AssistantMessage,
+    Message,
     ToolCallContent,
     ToolResultMessage,
     UserMessage,
@@ -26,6 +27,7 @@ __all__ = [
     "checked_messages",
     "is_assistant",
     "is_plain",
+    "is_sent",
     "is_tool_result",
     "message_problem",
     "with_defaults",
@@ -48,8 +50,9 @@ _BLOCKS = {"user": ("text", "image"), "tool_result": ("text", "image"), "assista
 def checked_message(message: object, place: str = "the message") -> AgentMessage:
     """Check a message and normalise it.
 
-    Content that is a string becomes a text block; the result is then a new dict. Messages with a role other
-    than `user`, `assistant` and `tool_result` are not checked further: only `convert_to_llm` can read them.
+    Content that is a string becomes a text block; the result is then a new dict. Another mapping becomes a
+    dict. Messages with a role other than `user`, `assistant` and `tool_result` are not checked further: only
+    `convert_to_llm` can read them.
 
     Args:
         message: The value that the caller passed as a message.
@@ -69,6 +72,8 @@ def checked_message(message: object, place: str = "the message") -> AgentMessage
             f"{place} cannot be used: {problem}.",
             hint='A message is a dict such as {"role": "user", "content": [{"type": "text", "text": "Hi"}]}.',
         )
+    if type(message) is not dict and isinstance(message, Mapping):
+        message = dict(message)
     return cast(AgentMessage, message)
 
 
@@ -134,6 +139,11 @@ def message_problem(message: object) -> str | None:
         if problem is not None:
             return f"content[{index}] {problem}"
     return None
+
+
+def is_sent(message: object) -> TypeGuard[Message]:
+    """Whether a message has a role that models accept."""
+    return isinstance(message, _DICT) and message.get("role") in _ROLES
 
 
 def is_assistant(message: object) -> TypeGuard[AssistantMessage]:
