@@ -13,6 +13,7 @@ from tinyagent.agent_types import (
     AgentMessage,
     AssistantMessage,
     Model,
+    SimpleStreamOptions,
     ToolResultMessage,
     UserMessage,
 )
@@ -74,3 +75,15 @@ def records(path: Path) -> None:
         if isinstance(record, jsonl.ResultRecord):
             assert_type(record.exit_code, int)
     assert_type(jsonl.write(jsonl.read(path.read_bytes())), Iterator[bytes])
+
+
+class TestAnother(ProviderContract):
+    """The tests of a provider with options of its own."""
+
+    stream_fn = staticmethod(stream_openai_completions)
+
+    def make_model(self, base_url: str) -> OpenAICompatModel:
+        return OpenAICompatModel(id="m", base_url=base_url)
+
+    def options(self) -> SimpleStreamOptions:
+        return {"api_key": self.key, "timeout": 5}

@@ -11,14 +11,25 @@ parts are in `tinyagent.testing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from tinyagent.agent_types import AgentEvent, InitialState
+    from syrupy.assertion import SnapshotAssertion
+
+    from tinyagent.agent import Input
+    from tinyagent.agent_types import (
+        AgentEvent,
+        AgentTool,
+        AnyAgentMessage,
+        InitialState,
+        ModelIdentity,
+        StreamFn,
+    )
+    from tinyagent.jsonl import Record
     from tinyagent.testing import FakeReply, FakeServer, ScriptedProvider
     from tinyagent.testing.scripted import Step
 
@@ -90,12 +101,28 @@ def run_agent() -> Callable[..., list[AgentEvent]]:
     from tinyagent.agent import Agent, AgentOptions
     from tinyagent.testing import check_grammar, collect
 
-    def run(provider: Any, prompt: Any, *, model: Any = None, **options: Any) -> list[AgentEvent]:
-        state: dict[str, Any] = {"model": provider.model if model is None else model}
-        for name in ("tools", "system_prompt", "messages"):
-            if name in options:
-                state[name] = options.pop(name)
-        agent = Agent(AgentOptions(initial_state=cast("InitialState", state), stream_fn=provider, **options))
+    def run(
+        provider: StreamFn,
+        prompt: Input,
+        *,
+        model: ModelIdentity | None = None,
+        tools: Sequence[AgentTool] = (),
+        system_prompt: str = "",
+        messages: Sequence[AnyAgentMessage] = (),
+        **options: object,
+    ) -> list[AgentEvent]:
+        state: InitialState = {
+            "model": getattr(provider, "model", None) if model is None else model,
+            "tools": tools,
+            "system_prompt": system_prompt,
+            "messages": messages,
+        }
+        settings = AgentOptions(initial_state=state, stream_fn=provider)
+        for name, value in options.items():
+            if not hasattr(settings, name):
+                raise TypeError(f"AgentOptions has no option {name!r}.")
+            setattr(settings, name, value)
+        agent = Agent(settings)
 
         async def drive() -> list[AgentEvent]:
             return await collect(agent.stream(prompt))
@@ -108,7 +135,7 @@ def run_agent() -> Callable[..., list[AgentEvent]]:
 
 
 @pytest.fixture
-def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> SnapshotAssertion:
     """Compare a list of events with a file of JSON lines, by syrupy. The clock stands still."""
     import time
 
@@ -123,11 +150,12 @@ def snapshot_jsonl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
         _write_mode = WriteMode.TEXT
         file_extension = "jsonl"
 
-        def serialize(self, data: Any, **_: Any) -> str:
+        def serialize(self, data: Iterable[Record], **_: object) -> str:
             return b"".join(jsonl.write(data, clock=lambda: NOW)).decode()
 
     monkeypatch.setattr(time, "time_ns", lambda: NOW * 1_000_000)
-    return request.getfixturevalue("snapshot").use_extension(JsonlSnapshotExtension)
+    snapshot: SnapshotAssertion = request.getfixturevalue("snapshot")
+    return snapshot.use_extension(JsonlSnapshotExtension)
 
 
 @pytest.fixture

@@ -5,11 +5,20 @@ from __future__ import annotations
 import asyncio
 import traceback
 import unittest
-from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from inspect import getattr_static
-from typing import Any, ClassVar, TypeVar, Unpack
+from typing import ClassVar, TypeVar, Unpack
 
 from tinyagent.agent_loop import agent_loop
 from tinyagent.agent_types import (
@@ -24,6 +33,8 @@ from tinyagent.agent_types import (
     AssistantMessage,
     Context,
     ImageContent,
+    JsonDict,
+    ModelIdentity,
     SimpleStreamOptions,
     StreamFn,
     StreamResponse,
@@ -167,7 +178,7 @@ class ProviderUnderTest:
     """
 
     stream_fn: StreamFn
-    model: Any
+    model: ModelIdentity
     server: FakeServer | None = None
 
     def requests(self) -> list[RecordedRequest]:
@@ -187,13 +198,13 @@ class LookTool:
     """
 
     def __init__(self, *results: AgentToolResult) -> None:
-        self.calls: list[dict[str, Any]] = []
+        self.calls: list[JsonDict] = []
         self._results = list(results)
 
     async def execute(
         self,
         call_id: str,
-        arguments: dict[str, Any],
+        arguments: JsonDict,
         signal: asyncio.Event | None,
         report: AgentToolUpdateCallback,
     ) -> AgentToolResult:
@@ -307,25 +318,26 @@ class ContractCase:
         key: The value of `options["api_key"]`. The provider must send it only to its server.
     """
 
-    stream_fn: Any = None  # a function in the class body; a precise type would make it a method
+    # Not `StreamFn`: type checkers take a function in the body of a class for a method.
+    stream_fn: Callable[..., Awaitable[StreamResponse]] | None = None
     wire: ClassVar[Wire | None] = None
     exempt: ClassVar[Mapping[str, str]] = {}
     retries: ClassVar[int] = 2
     patience: ClassVar[float] = 15.0
     key: ClassVar[str] = KEY
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
         unknown = set(cls.exempt) - set(FEATURES)
         if unknown:
             known = ", ".join(FEATURES)
             raise TypeError(f"{cls.__name__}.exempt: {unknown.pop()!r} is not a feature; features: {known}")
 
-    def make_model(self, base_url: str) -> Any:
+    def make_model(self, base_url: str) -> ModelIdentity:
         """Return a model at this URL, which is empty for a provider without a server."""
         raise NotImplementedError(f"{type(self).__name__} has no make_model")
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> SimpleStreamOptions:
         """Return the options of every call."""
         return {"api_key": self.key}
 
@@ -347,7 +359,7 @@ class ContractCase:
 
     # ---- for the tests ----------------------------------------------------------------------------------
 
-    def _run(self, test: Coroutine[Any, Any, T]) -> T:
+    def _run(self, test: Coroutine[object, object, T]) -> T:
         """Run a test in its own event loop, and check that it leaves no task."""
 
         async def limited() -> T:
@@ -383,7 +395,7 @@ class ContractCase:
         **options: Unpack[SimpleStreamOptions],
     ) -> StreamResponse:
         """Start a call."""
-        given: SimpleStreamOptions = {**self.options(), **options}  # type: ignore[typeddict-item]
+        given: SimpleStreamOptions = {**self.options(), **options}
         default = Context("be-brief", [user("hello-there")])
         return await provider.stream_fn(provider.model, default if context is None else context, given)
 
@@ -426,7 +438,9 @@ class ContractCase:
     ) -> list[AgentMessage]:
         """Run the agent loop with this tool, and return the new messages."""
         context = AgentContext("be-brief", list(history), [tool.tool()])
-        config = AgentLoopConfig(provider.model, convert_to_llm=lambda messages: messages, **self.options())
+        config = AgentLoopConfig(provider.model, convert_to_llm=lambda messages: messages)
+        for name, value in self.options().items():
+            setattr(config, name, value)
         stream = agent_loop([user("hello-there")], context, config, None, provider.stream_fn)
         events: list[AgentEvent] = await collect(stream)
         check_grammar(events)
