@@ -35,7 +35,7 @@ from tinyagent import (
     stream_openrouter,
 )
 from tinyagent._loop import model_call
-from tinyagent._stream.response import Response
+from tinyagent._stream.generator_reply import GeneratorReply
 from tinyagent.errors import (
     AgentStateError,
     ConnectionFailedError,
@@ -212,7 +212,7 @@ async def test_a_reply_of_other_content_is_named_by_text_calls() -> None:
     done = {"type": "done", "reason": "stop", "message": IMAGE_REPLY}
 
     async def provider(*_: Any) -> Any:
-        return Response(_gives({"type": "start"}, done))
+        return GeneratorReply(_gives({"type": "start"}, done))
 
     message = await make(provider).prompt("Hi")
     assert ("stop", "image") == (message["stop_reason"], message["content"][0]["type"])
@@ -1078,7 +1078,7 @@ async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, whe
             yield {"type": "done", "reason": "stop"}
 
         if stubborn.entered.is_set():
-            return Response(_gives({"type": "done", "reason": "stop", "message": assistant("fine")}))
+            return GeneratorReply(_gives({"type": "done", "reason": "stop", "message": assistant("fine")}))
         if where == "call":
             await stubborn()
         return events()

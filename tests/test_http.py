@@ -23,9 +23,11 @@ from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import connection as _connection
 from tinyagent._net import direct
 from tinyagent._net import request as _request
+from tinyagent._net import response as _response
 from tinyagent._net.errors import redact
 from tinyagent._net.pool import current_pool
-from tinyagent._net.request import HttpRequest, RetryPolicy, Timeouts, get_json
+from tinyagent._net.request import HttpRequest, RetryPolicy, get_json
+from tinyagent._net.response import Timeouts
 from tinyagent._net.url_guard import check_key
 from tinyagent.errors import (
     AuthenticationError,
@@ -284,7 +286,7 @@ async def test_fast_responses_take_turns() -> None:
                     behind = [size for size in progress if size < 1_000_000]
                     if min(progress) > 0 and behind:
                         widest = max(widest, max(behind) - min(behind))
-                    assert len(chunk) <= _request.READ_SIZE
+                    assert len(chunk) <= _response.READ_SIZE
 
         await asyncio.gather(*(run(n) for n in range(5)))
         assert [1_000_000] * 5 == progress
@@ -294,7 +296,7 @@ async def test_fast_responses_take_turns() -> None:
 # ---- time-outs --------------------------------------------------------------------------------------
 
 
-async def read_on(reply: _request.HttpResponse) -> None:
+async def read_on(reply: _response.HttpResponse) -> None:
     while await reply.read():
         pass
 

@@ -19,7 +19,7 @@ from ._cancel import CancelScope
 from .errors import PluginError
 
 __all__ = [
-    "AlchemyReply",
+    "AlchemyResponse",
     "Facts",
     "Failure",
     "NamedCall",
@@ -144,7 +144,7 @@ class WakerHub:
     def __init__(self, wheel: Wheel) -> None:
         self.waker: Waker = wheel.new_waker()
         self._pid = os.getpid()
-        self._replies: weakref.WeakValueDictionary[int, AlchemyReply] = weakref.WeakValueDictionary()
+        self._responses: weakref.WeakValueDictionary[int, AlchemyResponse] = weakref.WeakValueDictionary()
         self._watching = False
 
     @classmethod
@@ -156,29 +156,29 @@ class WakerHub:
             hub = cls._hubs[loop] = cls(wheel)
         return hub
 
-    def add(self, reply: AlchemyReply) -> None:
-        """Wake this reply when it has new steps."""
-        self._replies[reply.id] = reply
+    def add(self, response: AlchemyResponse) -> None:
+        """Wake this response when it has new steps."""
+        self._responses[response.id] = response
         if not self._watching:
             self._watching = True
             asyncio.get_running_loop().add_reader(self.waker.fileno(), self._woken)
 
-    def discard(self, reply: AlchemyReply) -> None:
-        """Remove a reply. The last one removes the socket from the loop."""
-        self._replies.pop(reply.id, None)
-        if self._watching and not self._replies:
+    def discard(self, response: AlchemyResponse) -> None:
+        """Remove a response. The last one removes the socket from the loop."""
+        self._responses.pop(response.id, None)
+        if self._watching and not self._responses:
             self._watching = False
             asyncio.get_running_loop().remove_reader(self.waker.fileno())
 
     def _woken(self) -> None:
         for stream in self.waker.drain():
-            reply = self._replies.get(stream)
-            if reply is not None:
-                reply.wake()
+            response = self._responses.get(stream)
+            if response is not None:
+                response.wake()
 
 
-class AlchemyReply:
-    """A reply that is being read, as `ReplyStream` needs it. What it reads are steps."""
+class AlchemyResponse:
+    """A response that is being read, as `ReplyStream` needs it. It consists of steps, not of bytes."""
 
     def __init__(self, native: NativeStream, hub: WakerHub, signal: asyncio.Event | None) -> None:
         self.status = 200

@@ -24,7 +24,7 @@ from ._alchemy import (
     TEXT_START,
     THINKING_END,
     THINKING_START,
-    AlchemyReply,
+    AlchemyResponse,
     Facts,
     Failure,
     NamedCall,
@@ -38,7 +38,6 @@ from ._alchemy import (
 from ._cancel import Aborted
 from ._json import as_dict
 from ._net.connection import certificate_hint, is_loopback
-from ._net.errors import redact
 from ._net.request import HttpRequest
 from ._stream import request as _wire
 from ._stream.builder import BuilderEvent
@@ -70,8 +69,8 @@ ANTHROPIC = "anthropic-messages"
 # ---- the request --------------------------------------------------------------------------------------
 
 
-class AlchemyCall(HttpRequest):
-    """A call through the wheel. Checks, retries and error messages are the same as for other calls.
+class AlchemyRequest(HttpRequest):
+    """A request through the wheel. Checks, retries and error messages are the same as for other requests.
 
     Raises:
         TinyAgentError: if it cannot be sent as it is.
@@ -186,25 +185,25 @@ class AlchemyCall(HttpRequest):
         try:
             return self._wheel.new_stream(self.request, self.whole_body, waker)
         except ValueError as error:
-            raise ConfigurationError(f"{self.name}: {self.redact(str(error))}") from None
+            raise ConfigurationError(f"{self.name}: {self.errors.redact(str(error))}") from None
 
     async def _attempt(self) -> Any:
         hub = WakerHub.of_loop(self._wheel)
-        reply = AlchemyReply(self.open_native(hub.waker), hub, self.signal)
+        response = AlchemyResponse(self.open_native(hub.waker), hub, self.signal)
         try:
-            steps = await reply.peek()
+            steps = await response.peek()
             if steps and steps[0][0] == END and (failure := read_facts(steps[0][2]).failure) is not None:
                 raise self.error_of(failure)  # The reply did not start.
-            return reply
+            return response
         except BaseException:
-            await reply.aclose()
+            await response.aclose()
             raise
 
     # ---- errors -----------------------------------------------------------------------------------------
 
     def error_of(self, failure: Failure) -> Aborted | TinyAgentError:
         """Convert a failure of the wheel to an error of this library."""
-        kind, words = failure.kind, redact(failure.words, self.secrets)
+        kind, words = failure.kind, self.errors.redact(failure.words)
         if kind == "status":
             return self._status_error(failure)
         name, provider = self.name, self.provider
@@ -212,7 +211,7 @@ class AlchemyCall(HttpRequest):
             return Aborted()
         if kind in ("timeout", "connect_timeout"):
             which = "connect" if kind == "connect_timeout" else words
-            error = self.timeout_error(which, getattr(self.timeouts, which))
+            error = self.errors.timeout_error(which, getattr(self.timeouts, which))
             error.retryable = kind == "connect_timeout"
             return error
         parts = urlsplit(self.url)
@@ -244,7 +243,8 @@ class AlchemyCall(HttpRequest):
                 self.redirect_target(status, headers, self.url)
             except TinyAgentError as error:
                 return error
-        return self.status_error(status, headers, failure.words.encode("utf-8", "replace"))
+        text = failure.words.encode("utf-8", "replace")
+        return self.errors.status_error(status, headers, text)
 
 
 def _pem(path: str | None) -> str | None:
@@ -264,15 +264,17 @@ class AlchemyDecoder(ChatDecoder):
 
     Args:
         model: The model that replies.
-        call: Makes errors of failures.
+        request: Makes errors of failures.
     """
 
-    def __init__(self, model: ModelIdentity, *, call: AlchemyCall, **options: Unpack[DecoderOptions]) -> None:
+    def __init__(
+        self, model: ModelIdentity, *, request: AlchemyRequest, **options: Unpack[DecoderOptions]
+    ) -> None:
         super().__init__(model, **options)
-        self._call_of = call
-        self._anthropic = call.api == ANTHROPIC
-        if call.thinking_level != "off":
-            self._fields["thinking_level"] = call.thinking_level
+        self._request = request
+        self._anthropic = request.api == ANTHROPIC
+        if request.thinking_level != "off":
+            self._fields["thinking_level"] = request.thinking_level
         self._places: list[int] = []
         """Our index of each of the wheel's blocks."""
         self._texts: list[int] = []
@@ -345,7 +347,7 @@ class AlchemyDecoder(ChatDecoder):
         elif failure.kind == "reported":
             self._stop(self._reported(failure.value))
         else:
-            error = self._call_of.error_of(failure)
+            error = self._request.error_of(failure)
             if not isinstance(error, TinyAgentError):
                 raise error
             self._stop(error)
@@ -400,15 +402,15 @@ class AlchemyStreamResponse(ReplyStream):
 
 def prepare(
     model: HttpModel, context: Context, options: SimpleStreamOptions
-) -> tuple[AlchemyCall, Callable[..., AlchemyDecoder]]:
-    """Return a checked call that was not sent yet, and the factory of its decoders.
+) -> tuple[AlchemyRequest, Callable[..., AlchemyDecoder]]:
+    """Return a checked request that was not sent yet, and the factory of its decoders.
 
     Raises:
         PluginError: if the wheel is not installed, or cannot be loaded.
         TinyAgentError: if the call cannot be made as it is.
     """
-    call = AlchemyCall(load_wheel(), model, context, options)
-    return call, partial(AlchemyDecoder, model, call=call)
+    request = AlchemyRequest(load_wheel(), model, context, options)
+    return request, partial(AlchemyDecoder, model, request=request)
 
 
 async def stream_alchemy_openai_completions(
@@ -428,17 +430,17 @@ async def stream_alchemy_openai_completions(
     """
     options = options or {}
     model = as_model(model, HttpModel)
-    call, decoder = prepare(model, context, options)
+    request, decoder = prepare(model, context, options)
     try:
-        if call.signal is not None and call.signal.is_set():
+        if request.signal is not None and request.signal.is_set():
             raise Aborted
         try:
-            reply = await call.open()
+            response = await request.open()
         except ProviderError as error:
-            if not refuses_stream_options(error, call.chat_body, model, options):
+            if not refuses_stream_options(error, request.chat_body, model, options):
                 raise
-            call, decoder = prepare(model, context, options)
-            reply = await call.open()
+            request, decoder = prepare(model, context, options)
+            response = await request.open()
     except Aborted:
-        return AlchemyStreamResponse(call, None, decoder)
-    return AlchemyStreamResponse(call, reply, decoder)
+        return AlchemyStreamResponse(request, None, decoder)
+    return AlchemyStreamResponse(request, response, decoder)

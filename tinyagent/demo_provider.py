@@ -17,7 +17,7 @@ from . import _json
 from ._cancel import Aborted, CancelScope
 from ._json import as_dict
 from ._stream.builder import MessageBuilder, StreamEvent
-from ._stream.response import Response
+from ._stream.generator_reply import GeneratorReply
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AgentTool,
@@ -79,7 +79,7 @@ async def _list_models() -> list[ModelInfo]:
 
 
 async def _stream(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> StreamResponse:
-    return Response(_speak(model, context, options.get("signal")))
+    return GeneratorReply(_speak(model, context, options.get("signal")))
 
 
 async def _speak(

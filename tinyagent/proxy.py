@@ -64,7 +64,7 @@ class ProxyStreamOptions:
     timeout: float | Mapping[str, float] | None = None
 
 
-class _CallOptions(SimpleStreamOptions, total=False):
+class _RequestOptions(SimpleStreamOptions, total=False):
     """The options of any provider, and those that only a proxy has."""
 
     auth_token: str | None
@@ -86,8 +86,8 @@ class ProxyStreamResponse(ReplyStream):
     Awaiting it, or the first read, sends the request.
     """
 
-    def __init__(self, call: HttpRequest, model: ModelIdentity) -> None:
-        super().__init__(call, None, partial(ProxyDecoder, model))
+    def __init__(self, request: HttpRequest, model: ModelIdentity) -> None:
+        super().__init__(request, None, partial(ProxyDecoder, model))
         self._opened = False
 
     def __await__(self) -> Generator[object, None, ProxyStreamResponse]:
@@ -97,9 +97,9 @@ class ProxyStreamResponse(ReplyStream):
         if not self._opened:
             self._opened = True
             try:
-                self._reply = await self._call.open()
+                self._response = await self._request.open()
             except Aborted:
-                pass  # without a reply, the events are those of an aborted one
+                pass  # without a response, the events are those of an aborted one
         return self
 
     async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
@@ -126,9 +126,9 @@ async def stream_proxy(
         TinyAgentError: The request failed before the reply started.
     """
     if isinstance(options, ProxyStreamOptions):
-        return await ProxyStreamResponse(_call(model, context, _options_of(options)), model)
+        return await ProxyStreamResponse(_request(model, context, _options_of(options)), model)
     # The options of other providers may have the fields of a proxy, too.
-    return await ProxyStreamResponse(_call(model, context, cast(_CallOptions, options or {})), model)
+    return await ProxyStreamResponse(_request(model, context, cast(_RequestOptions, options or {})), model)
 
 
 def create_proxy_stream(
@@ -151,7 +151,7 @@ def create_proxy_stream(
         reasoning=reasoning,
         signal=signal,
     )
-    return ProxyStreamResponse(_call(model, context, _options_of(options)), model)
+    return ProxyStreamResponse(_request(model, context, _options_of(options)), model)
 
 
 def parse_streaming_json(text: str) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ def parse_streaming_json(text: str) -> dict[str, Any] | None:
     return parse_partial_object(text)
 
 
-def _options_of(options: ProxyStreamOptions) -> _CallOptions:
+def _options_of(options: ProxyStreamOptions) -> _RequestOptions:
     return {
         "auth_token": options.auth_token,
         "proxy_url": options.proxy_url,
@@ -175,7 +175,7 @@ def _options_of(options: ProxyStreamOptions) -> _CallOptions:
     }
 
 
-def _call(identity: ModelIdentity, context: Context, options: _CallOptions) -> HttpRequest:
+def _request(identity: ModelIdentity, context: Context, options: _RequestOptions) -> HttpRequest:
     model = as_model(identity, _ProxyModel)
     name = model.provider or "proxy"
     url = options.get("proxy_url") or model.proxy_url or os.environ.get(URL_VARIABLE)
@@ -207,7 +207,7 @@ def _call(identity: ModelIdentity, context: Context, options: _CallOptions) -> H
     return HttpRequest(
         f"{url.rstrip('/')}/api/stream",
         headers=headers,
-        body=encode_body(_request(model, context, options)),
+        body=encode_body(_body(model, context, options)),
         timeout=options.get("timeout"),
         signal=options.get("signal"),
         on_retry=options.get("on_retry"),
@@ -216,7 +216,7 @@ def _call(identity: ModelIdentity, context: Context, options: _CallOptions) -> H
     )
 
 
-def _request(model: HttpModel, context: Context, options: _CallOptions) -> dict[str, object]:
+def _body(model: HttpModel, context: Context, options: _RequestOptions) -> dict[str, object]:
     level = options.get("reasoning") or options.get("thinking_level") or model.thinking_level
     level = str(level or ThinkingLevel.OFF)
     chosen = {

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from . import _json, jsonl
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, now_ms
+from ._stream.generator_reply import GeneratorReply
 from ._stream.message_checks import is_assistant
-from ._stream.response import Response
 from .agent_types import (
     AssistantBlock,
     AssistantMessage,
@@ -84,7 +84,7 @@ class _Replay:
                 provider="replay",
                 hint="Replay it with the prompt and the tools of the recorded run, or record it again.",
             )
-        return Response(_play(replies[self._count - 1]))
+        return GeneratorReply(_play(replies[self._count - 1]))
 
     def _read(self) -> list[_RecordedReply]:
         if self._replies is None:

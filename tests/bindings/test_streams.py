@@ -403,10 +403,10 @@ async def parent():
 def asyncio_in_child(inherited):
     asyncio.events._set_running_loop(None)
     try:
-        inherited._reply._native.take()
+        inherited._response._native.take()
     except RuntimeError as error:
         ok = "fork" in str(error)
-    inherited._reply._native.close()
+    inherited._response._native.close()
     del inherited
     return 0 if ok and asyncio.run(whole()) == "Hello" else 1
 asyncio.run(parent())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tinyagent._stream.builder import MessageBuilder
-from tinyagent._stream.response import Response
+from tinyagent._stream.generator_reply import GeneratorReply
 from tinyagent.agent_types import Model
 from tinyagent.errors import ProviderError
 from tinyagent.openai_wire import OpenAICompatModel, stream_openai_completions
@@ -102,7 +102,7 @@ async def buffering(model: Any, context: Any, options: Mapping[str, Any]) -> Any
         for event in events:
             yield event
 
-    return Response(later())
+    return GeneratorReply(later())
 
 
 async def greedy(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
@@ -124,7 +124,7 @@ async def greedy(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
                 await reading
                 return
 
-    return Response(later())
+    return GeneratorReply(later())
 
 
 async def deaf(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
@@ -155,7 +155,7 @@ async def credulous(model: Any, context: Any, options: Mapping[str, Any]) -> Any
                 yield builder.close(index, *([block["arguments"]] if block["type"] == "tool_call" else []))
             yield builder.done("stop")
 
-    return Response(believing())
+    return GeneratorReply(believing())
 
 
 async def raising(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
@@ -168,7 +168,7 @@ async def raising(model: Any, context: Any, options: Mapping[str, Any]) -> Any:
                 raise ConnectionError("broken")
             yield event
 
-    return Response(brusque())
+    return GeneratorReply(brusque())
 
 
 async def forgetful(model: Any, context: Any, options: Mapping[str, Any]) -> Any:

@@ -12,7 +12,8 @@ from types import AsyncGeneratorType
 from typing import Protocol, cast
 
 from tinyagent._cancel import Aborted, require_asyncio
-from tinyagent._net.request import HttpRequest, HttpResponse
+from tinyagent._net.request import HttpRequest
+from tinyagent._net.response import HttpResponse
 from tinyagent.agent_types import AssistantMessage, AssistantMessageEvent, SimpleStreamOptions
 from tinyagent.errors import ProviderError, TinyAgentError
 
@@ -43,11 +44,13 @@ class ReplyStream:
     `aclose`, cancellation and the signal close its connection at once.
     """
 
-    def __init__(self, call: HttpRequest, reply: HttpResponse | None, make_decoder: MakeDecoder) -> None:
-        self._call = call
-        self._reply = reply
+    def __init__(
+        self, request: HttpRequest, response: HttpResponse | None, make_decoder: MakeDecoder
+    ) -> None:
+        self._request = request
+        self._response = response
         self._make = make_decoder
-        self._decoder = make_decoder(redact=call.redact)
+        self._decoder = make_decoder(redact=request.errors.redact)
         self._message: AssistantMessage | None = None
         self._left = asyncio.Event()
         # The events of the builder have the fields of an assistant message event.
@@ -73,25 +76,25 @@ class ReplyStream:
     async def aclose(self) -> None:
         """Close the connection. The content so far remains available."""
         if self._events.ag_running:
-            if self._reply is not None:
-                self._reply.cancel(Aborted())
+            if self._response is not None:
+                self._response.cancel(Aborted())
             await self._left.wait()
         await self._events.aclose()
         # A generator that has not started does not run its `finally`.
-        if self._reply is not None:
-            await self._reply.aclose()
+        if self._response is not None:
+            await self._response.aclose()
 
     async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
         decoder, seen, pings = self._decoder, 0, 0
         clock = asyncio.get_running_loop().time
         try:
             yield decoder.builder.start()
-            if self._reply is None:
+            if self._response is None:
                 raise Aborted
-            reply, active_at = self._reply, clock()
+            response, active_at = self._response, clock()
             while True:
                 try:
-                    data = await reply.read()
+                    data = await response.read()
                     events = decoder.feed(data) if data else decoder.close()
                 except ProviderError as error:
                     events = []
@@ -99,7 +102,7 @@ class ReplyStream:
                 if decoder.ended:
                     if decoder.error is not None:
                         if not decoder.shown and await self._retry(decoder.error):
-                            decoder, reply, seen, pings = self._decoder, self._reply, 0, 0
+                            decoder, response, seen, pings = self._decoder, self._response, 0, 0
                             active_at = clock()
                             continue
                         events.append(decoder.fail())
@@ -107,13 +110,13 @@ class ReplyStream:
                         for event in events:
                             yield event
                         try:
-                            reply, active_at = await self._continue(decoder, reply), clock()
+                            response, active_at = await self._continue(decoder, response), clock()
                             continue
                         except TinyAgentError as error:
                             events = [decoder.fail(error)]
                     self._end(events[-1])
                     # Release the connection before the last events, so that the next turn can use it.
-                    await reply.finish()
+                    await response.finish()
                     for event in events:
                         yield event
                     return
@@ -121,39 +124,39 @@ class ReplyStream:
                     yield event
                 if decoder.seen != seen:
                     seen, pings, active_at = decoder.seen, decoder.pings, clock()
-                    reply.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+                    response.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
                 elif decoder.pings != pings:
                     pings = decoder.pings
-                    if clock() - active_at < PATIENCE * self._call.timeouts.idle:
-                        reply.restart()
+                    if clock() - active_at < PATIENCE * self._request.timeouts.idle:
+                        response.restart()
         except Aborted:
             yield self._end(decoder.abort())
         finally:
             self._left.set()
-            if self._reply is not None:
-                await self._reply.aclose()
+            if self._response is not None:
+                await self._response.aclose()
 
     async def _retry(self, error: TinyAgentError) -> bool:
         """Repeat the request, if a retry is possible and nothing was yielded yet."""
-        assert self._reply is not None
-        await self._reply.finish()
+        assert self._response is not None
+        await self._response.finish()
         try:
-            self._reply = await self._call.again(error)
+            self._response = await self._request.again(error)
         except TinyAgentError as final:
             self._decoder.error = final
             return False
         self._decoder = self._make(
-            redact=self._call.redact, builder=self._decoder.builder, status=self._reply.status
+            redact=self._request.errors.redact, builder=self._decoder.builder, status=self._response.status
         )
         return True
 
-    async def _continue(self, decoder: ReplyDecoder, reply: HttpResponse) -> HttpResponse:
+    async def _continue(self, decoder: ReplyDecoder, response: HttpResponse) -> HttpResponse:
         """Send the request that continues the message, and return its response."""
-        await reply.finish()
-        self._call.body = decoder.continuation
+        await response.finish()
+        self._request.body = decoder.continuation
         decoder.start_continuation()
-        self._reply = await self._call.open()
-        return self._reply
+        self._response = await self._request.open()
+        return self._response
 
     def _end(self, event: BuilderEvent) -> BuilderEvent:
         self._message = event["message"] if event["type"] == "done" else event["error"]
@@ -176,7 +179,7 @@ async def open_stream(
         TinyAgentError: The request failed before the reply started.
     """
     require_asyncio()
-    call = HttpRequest(
+    request = HttpRequest(
         url,
         headers={"content-type": "application/json", "accept": "text/event-stream", **headers},
         body=encode_body(body),
@@ -187,7 +190,7 @@ async def open_stream(
         **connection_options(model, options),
     )
     try:
-        reply = await call.open()
+        response = await request.open()
     except Aborted:
-        return ReplyStream(call, None, decoder)
-    return ReplyStream(call, reply, decoder)
+        return ReplyStream(request, None, decoder)
+    return ReplyStream(request, response, decoder)

@@ -13,7 +13,7 @@ from typing import Literal, Self, TypeAlias, TypeVar
 from tinyagent import _json
 from tinyagent._cancel import Aborted, CancelScope, resolve
 from tinyagent._stream.builder import MessageBuilder, StreamEvent
-from tinyagent._stream.response import Response
+from tinyagent._stream.generator_reply import GeneratorReply
 from tinyagent.agent_types import (
     Context,
     Model,
@@ -182,7 +182,7 @@ class ScriptedProvider:
         if isinstance(answer, BaseException):
             raise answer
         reply = answer if isinstance(answer, Reply) else Reply(answer)
-        return Response(_play(reply, model, options.get("signal")))
+        return GeneratorReply(_play(reply, model, options.get("signal")))
 
     @property
     def model(self) -> Model:

@@ -55,9 +55,9 @@ class OpenAICompletionsStream:
     """An active reply. Any thread may read it, but only one at a time."""
 
     def __init__(self, model: OpenAICompatModel, context: Context, options: SimpleStreamOptions) -> None:
-        self._call, self._decoder = prepare(model, context, options)
+        self._request, self._decoder = prepare(model, context, options)
         self._waker = Waker()
-        self._native = self._call.open_native(self._waker)
+        self._native = self._request.open_native(self._waker)
         self._lock = threading.Lock()
         self._message: AssistantMessage | None = None
         self._events = self._read()
@@ -79,7 +79,7 @@ class OpenAICompletionsStream:
         self._native.close()
 
     def _read(self) -> Generator[AssistantMessageEvent]:
-        decoder, tries = self._decoder(redact=self._call.redact), 0
+        decoder, tries = self._decoder(redact=self._request.errors.redact), 0
         poll = select.poll()
         poll.register(self._waker.fileno(), select.POLLIN)
         yield cast(AssistantMessageEvent, decoder.builder.start())
@@ -95,8 +95,8 @@ class OpenAICompletionsStream:
                 if wait is not None:
                     tries += 1
                     time.sleep(wait)
-                    self._native = self._call.open_native(self._waker)
-                    decoder = self._decoder(redact=self._call.redact, builder=decoder.builder)
+                    self._native = self._request.open_native(self._waker)
+                    decoder = self._decoder(redact=self._request.errors.redact, builder=decoder.builder)
                     continue
                 events.append(decoder.fail())
             if decoder.ended:

@@ -1,4 +1,7 @@
-"""A `StreamResponse` from an async generator of assistant message events."""
+"""The reply of a provider without HTTP, such as the demo: an async generator of assistant message events.
+
+`reply.ReplyStream` is the reply of a provider that sends requests.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from tinyagent.errors import StreamInterruptedError
 
 from .builder import StreamEvent
 
-__all__ = ["Response"]
+__all__ = ["GeneratorReply"]
 
 
-class Response:
+class GeneratorReply:
     """A reply: iterate it for its events, or await `result()` for the whole message.
 
     Args:
