@@ -23,7 +23,7 @@ FLOORS = [
     {"jsonl", "_jsonl", "_answer", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
     | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
-    {"agent_tool_execution", "_loop", "agent_loop"},
+    {"_tool_call", "agent_tool_execution", "_loop", "agent_loop"},
     {"agent", "tools"},
     {"testing"},
 ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
+from .agent_types import JsonDict
 from .errors import ToolSchemaError
 
 __all__ = ["Schema", "SchemaRepair", "fault", "resolve"]
 
-Schema: TypeAlias = dict[str, Any]
+Schema: TypeAlias = JsonDict
 """A JSON Schema. The repair has checked the types of the keywords that it reads."""
 _Source: TypeAlias = Mapping[str, object]
 """A schema before its repair."""

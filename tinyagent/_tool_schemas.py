@@ -20,13 +20,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from . import _json
 from ._schema_repair import Schema, SchemaRepair, fault, resolve
-from .agent_types import Tool
+from .agent_types import JsonDict, Tool
 from .errors import ToolSchemaError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ToolSchema(msgspec.Struct, frozen=True):
     encoded: bytes
     names: Mapping[str, str] = {}
 
-    def arguments(self, sent: dict[str, Any]) -> dict[str, Any]:
+    def arguments(self, sent: JsonDict) -> JsonDict:
         """Return the arguments of a model's call under the tool's own names."""
         return {self.names.get(name, name): value for name, value in sent.items()} if self.names else sent
 

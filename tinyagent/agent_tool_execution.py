@@ -13,13 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import threading
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
-
-import msgspec
 
 from . import _json
 from ._cancel import (
@@ -34,8 +30,8 @@ from ._cancel import (
     spawn,
 )
 from ._event_stream import EventStream
-from ._stream.builder import now_ms
 from ._stream.message_checks import checked_messages
+from ._tool_call import CallState, checked_result, result_message, tool_error
 from ._tool_checks import as_json_numbers, is_unchanged_json, validate_tool_arguments
 from .agent_types import (
     AfterToolCall,
@@ -48,12 +44,9 @@ from .agent_types import (
     AssistantMessage,
     BeforeToolCall,
     GetMessages,
-    ImageContent,
     MessageEndEvent,
     MessageStartEvent,
-    TextContent,
     ToolCallContent,
-    ToolCallDecision,
     ToolCallInfo,
     ToolExecutionEndEvent,
     ToolExecutionMode,
@@ -84,31 +77,7 @@ RUNNING_TOOLS: ContextVar[frozenset[asyncio.Event]] = ContextVar("RUNNING_TOOLS"
 SKIPPED = "Skipped due to queued user message."
 
 
-def tool_error(text: str) -> AgentToolResult:
-    """Return a result that describes an error to the model."""
-    return AgentToolResult(content=[{"type": "text", "text": text}])
-
-
 # ---- a batch --------------------------------------------------------------------------------------
-
-
-class _Call(msgspec.Struct, eq=False):
-    """The state of one call."""
-
-    call: ToolCallContent
-    tool: AgentTool | None
-    info: ToolCallInfo | None = None
-    result: AgentToolResult | None = None
-    is_error: bool = False
-    started: bool = False
-    terminate: bool = False
-    updates: deque[Awaitable[None]] = msgspec.field(default_factory=deque)
-    """Awaitables of emitted updates that were not awaited yet."""
-    updates_task: asyncio.Task[None] | None = None
-    message: ToolResultMessage | None = None
-
-    def fail(self, text: str) -> None:
-        self.result, self.is_error = tool_error(text), True
 
 
 class ToolBatch:
@@ -143,12 +112,14 @@ class ToolBatch:
         self._context = context
         self._take = take
         self._calls = [
-            _Call(call, known.get(call["name"])) for call in message["content"] if call["type"] == "tool_call"
+            CallState(call, known.get(call["name"]))
+            for call in message["content"]
+            if call["type"] == "tool_call"
         ]
         self._parallel = mode == "parallel" or (
             mode == "auto" and all(item.tool is None or item.tool.read_only for item in self._calls)
         )
-        self._running: dict[asyncio.Task[None], _Call] = {}
+        self._running: dict[asyncio.Task[None], CallState] = {}
         self._preparing: asyncio.Task[None] | None = None
         self._open: ToolResultMessage | None = None
         self.results: list[ToolResultMessage] = []
@@ -207,7 +178,7 @@ class ToolBatch:
 
     # ---- stages -----------------------------------------------------------------------------------
 
-    async def _start(self, item: _Call) -> None:
+    async def _start(self, item: CallState) -> None:
         item.started = True
         call = item.call
         args: object = call.get("arguments")
@@ -219,7 +190,7 @@ class ToolBatch:
             )
         )
 
-    async def _prepare(self, item: _Call) -> None:
+    async def _prepare(self, item: CallState) -> None:
         """Find the tool, validate, call the hook. Set a result if the call must not be run."""
         call, tool = item.call, item.tool
         if tool is None:
@@ -262,7 +233,7 @@ class ToolBatch:
         except BaseException as error:  # noqa: BLE001 - a hook that fails has not approved the call
             item.fail(f"The call was refused: before_tool_call failed with {error_text(error)}.")
 
-    async def _execute(self, item: _Call) -> None:
+    async def _execute(self, item: CallState) -> None:
         info, update = item.info, self._updater(item)
         assert info is not None
         tool = info.tool
@@ -275,7 +246,7 @@ class ToolBatch:
                 returned: object = await invoke(
                     tool.execute, info.tool_call_id, info.arguments, self._signal, update
                 )
-                item.result = _checked(tool.name, returned)
+                item.result = checked_result(tool.name, returned)
         except _PASSED_ON:
             raise
         except CallbackCancelledError:
@@ -288,37 +259,13 @@ class ToolBatch:
         if self._after is not None:
             assert item.result is not None
             try:
-                self._apply(item, await invoke(self._after, info, item.result, item.is_error))
+                item.apply(await invoke(self._after, info, item.result, item.is_error))
             except BaseException as error:
                 item.fail(f"The result was withheld: after_tool_call failed with {error_text(error)}.")
                 if isinstance(error, _PASSED_ON):
                     raise
 
-    @staticmethod
-    def _apply(item: _Call, decision: object) -> None:
-        if isinstance(decision, AgentToolResult):
-            item.result = _checked(item.call["name"], decision)
-        elif isinstance(decision, ToolCallDecision):
-            assert item.result is not None
-            if decision.block is not None:
-                item.fail(decision.block or "The result was withheld.")
-            elif decision.content is not None or decision.details is not None:
-                result = item.result
-                changed = AgentToolResult(
-                    result.content if decision.content is None else decision.content,
-                    result.details if decision.details is None else decision.details,
-                    result.terminate,
-                )
-                item.result = _checked(item.call["name"], changed)
-            if decision.is_error is not None:
-                item.is_error = decision.is_error
-            item.terminate = item.terminate or decision.terminate
-        elif decision is not None:
-            raise TypeError(
-                f"it returned {type(decision).__name__}, not an AgentToolResult or a ToolCallDecision"
-            )
-
-    def _updater(self, item: _Call) -> Callable[[AgentToolResult], None]:
+    def _updater(self, item: CallState) -> Callable[[AgentToolResult], None]:
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
 
         def emit(partial: AgentToolResult) -> None:
@@ -339,7 +286,7 @@ class ToolBatch:
                     item.updates_task = spawn(_await_updates(item))
 
         def update(partial: AgentToolResult) -> None:
-            copied = _checked(item.call["name"], partial)
+            copied = checked_result(item.call["name"], partial)
             if threading.get_ident() == thread:
                 emit(copied)
             elif not loop.is_closed():
@@ -348,7 +295,7 @@ class ToolBatch:
 
         return update
 
-    async def _end(self, item: _Call) -> None:
+    async def _end(self, item: CallState) -> None:
         """Emit the end of a call, and the result messages that can be emitted in order."""
         if item.updates_task is not None:
             await item.updates_task
@@ -361,7 +308,7 @@ class ToolBatch:
             result = item.result
         assert result is not None
         result.terminate = result.terminate or item.terminate
-        item.message = _result_message(call, result, item.is_error)
+        item.message = result_message(call, result, item.is_error)
         self.terminate = self.terminate or result.terminate
         await self._send(
             ToolExecutionEndEvent(
@@ -392,7 +339,7 @@ class ToolBatch:
     # ---- waiting and ending -------------------------------------------------------------------------
 
     async def _wait(
-        self, running: dict[asyncio.Task[None], _Call], other: asyncio.Task[None] | None = None
+        self, running: dict[asyncio.Task[None], CallState], other: asyncio.Task[None] | None = None
     ) -> None:
         """Wait for the running calls, and end each when it completes, or for `other`. An abort ends all."""
         others = set() if other is None else {other}
@@ -433,51 +380,9 @@ async def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
         await asyncio.wait(pending, timeout=ABORT_GRACE_S)
 
 
-def _result_message(call: ToolCallContent, result: AgentToolResult, is_error: bool) -> ToolResultMessage:
-    return {
-        "role": "tool_result",
-        "tool_call_id": call["id"],
-        "tool_name": call["name"],
-        "content": result.content,
-        "details": result.details,
-        "is_error": is_error,
-        "timestamp": now_ms(),
-    }
-
-
-async def _await_updates(item: _Call) -> None:
+async def _await_updates(item: CallState) -> None:
     while item.updates:
         await item.updates.popleft()
-
-
-_BODY = {"text": "text", "image": "url"}
-
-
-def _checked(name: str, result: object) -> AgentToolResult:
-    """Copy the result of a tool, so that the tool cannot change it later."""
-    if not isinstance(result, AgentToolResult):
-        raise TypeError(f"the tool {name!r} returned {type(result).__name__}, not an AgentToolResult")
-    content: object = result.content
-    if not isinstance(content, list) or not all(
-        isinstance(part, dict) and isinstance(part.get(_BODY.get(str(part.get("type")), "")), str)
-        for part in content
-    ):
-        raise TypeError(f"the content of the result of {name!r} is not a list of text and image parts")
-    if not isinstance(result.details, dict):
-        raise TypeError(
-            f"the details of the result of {name!r} are {type(result.details).__name__}, not a dict"
-        )
-    if (
-        type(result) is AgentToolResult
-        and not result.details
-        and all(type(value) is str for part in result.content for value in part.values())
-    ):  # The usual result. A deep copy takes ten times as long.
-        return AgentToolResult(list(map(_copied_part, result.content)), {}, result.terminate)
-    return copy.deepcopy(result)
-
-
-def _copied_part(part: TextContent | ImageContent) -> TextContent | ImageContent:
-    return part.copy()
 
 
 # ---- the public functions -------------------------------------------------------------------------
@@ -507,7 +412,7 @@ def skip_tool_call(
 ) -> ToolResultMessage:
     """Return the error result of a call that is skipped because of a message from the user."""
     result = tool_error(SKIPPED)
-    message = _result_message(tool_call, result, is_error=True)
+    message = result_message(tool_call, result, is_error=True)
     call_id, name = tool_call["id"], tool_call["name"]
     stream.push(ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=tool_call["arguments"]))
     stream.push(ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name, result=result, is_error=True))

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from ._cancel import Aborted
 from ._net.request import HttpRequest
@@ -25,7 +25,7 @@ from ._stream.model import HttpModel, as_model, connection_options
 from ._stream.reply import ReplyStream
 from ._stream.request import encode_body
 from ._tool_schemas import tool_definitions
-from .agent_types import Context, ModelIdentity, SimpleStreamOptions, ThinkingLevel
+from .agent_types import Context, JsonDict, ModelIdentity, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError
 from .proxy_event_handlers import ProxyDecoder
 
@@ -154,7 +154,7 @@ def create_proxy_stream(
     return ProxyStreamResponse(_request(model, context, _options_of(options)), model)
 
 
-def parse_streaming_json(text: str) -> dict[str, Any] | None:
+def parse_streaming_json(text: str) -> JsonDict | None:
     """Parse a prefix of a JSON object as far as possible; None if it does not start like an object.
 
     >>> parse_streaming_json('{"city": "Par')
