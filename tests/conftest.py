@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # nohup and a shell's background jobs ignore signals. Children inherit that, and do not end as tests expect.
-for _name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+for _name in ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) is signal.SIG_IGN:
         signal.signal(
             getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL
