@@ -21,7 +21,7 @@ _LIMITS: dict[RunLimit, tuple[str, str]] = {
     "max_turns": ("The run reached its limit of model calls without a final answer.", "Raise max_turns."),
     "budget": ("The run reached its budget without a final answer.", "Raise max_cost."),
     "repeat": (
-        "The run was ended because the model repeated the same tool call, or its tool calls kept failing.",
+        "The run was ended because the model repeated the same tool call, or all its tool calls failed.",
         "Raise max_repeats, or set it to None for no limit.",
     ),
 }
@@ -55,7 +55,7 @@ def answer_error(messages: Sequence[AgentMessage], limit: RunLimit | None) -> Ti
     if last["stop_reason"] == "length":
         return OutputTruncatedError(
             "The reply reached the output limit and is not complete.",
-            hint="Raise max_tokens, or ask for less.",
+            hint="Raise max_tokens, or request a shorter answer.",
         )
     kinds = dict.fromkeys(str(block["type"]) for block in last["content"])
     if extract_text(last).strip() or "tool_call" in kinds:
@@ -63,13 +63,13 @@ def answer_error(messages: Sequence[AgentMessage], limit: RunLimit | None) -> Ti
     other = [kind for kind in kinds if kind not in ("text", "thinking")]
     if other:
         return EmptyReplyError(
-            f"The reply holds no text, only content of type {', '.join(other)}.",
+            f"The reply has no text, only content of type {', '.join(other)}.",
             content_types=other,
-            hint="The message itself holds the content: prompt() returns it, and --jsonl and -o record it.",
+            hint="The message has the content: prompt() returns it, and --jsonl and -o record it.",
         )
     if "thinking" in kinds:
         return EmptyReplyError(
-            "The reply holds only reasoning and no answer.",
+            "The reply has only reasoning and no answer.",
             hint="Ask again, allow more output tokens, or ask for less reasoning.",
         )
     return EmptyReplyError("The reply is empty.", hint="Ask again, or choose another model.")

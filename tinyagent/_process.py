@@ -1,8 +1,8 @@
 """`run_in_process`: call a function where it can be killed.
 
 Python cannot interrupt a thread: a regular expression that backtracks or a slow parser continues after a
-time-out or an abort, and holds the interpreter lock. A process can be killed. `_process_child` is the other
-half and describes the protocol. A daemon thread reads and writes the pipes, so this works on every event
+time-out or an abort, and holds the interpreter lock. A process can be killed. `_process_child` is the child
+process and describes the protocol. A daemon thread reads and writes the pipes, so this works on every event
 loop.
 """
 
@@ -85,11 +85,11 @@ async def run_in_process(
     memory: int | None = MEMORY_BYTES,
     on_item: Callable[[ItemT], None] | None = None,
 ) -> object:
-    """Call a function in a process of its own, which is killed on a time-out, an abort or a cancellation.
+    """Call a function in a separate process, which is killed on a time-out, an abort or a cancellation.
 
-    Use it for work that Python cannot interrupt and whose input is not yours: parsers, decompression, regular
-    expressions from a model. Starting takes about as long as importing the function's module (at least
-    30 ms), so keep that module small.
+    Use it for work that Python cannot interrupt and that has untrusted input: parsers, decompression, regular
+    expressions from a model. The start takes about as long as importing the function's module (at least
+    30 ms), so keep this module small.
 
         from tinyagent.tools import run_in_process, tool
 
@@ -103,10 +103,10 @@ async def run_in_process(
 
     The process starts with an empty standard input, `/` as its working directory, a small part of the
     environment and no state of this process. It and its children have ended when this returns. If this
-    process is killed, the other one ends, too: at once on Linux, after its timeout elsewhere.
+    process is killed, the child ends, too: at once on Linux, after its timeout on other systems.
 
     Args:
-        function: A function at the top level of a module; the process finds it there by its name.
+        function: A function at the top level of a module, which the process imports.
             A generator function sends each item when it yields it; its return value is the result.
         *arguments: Values that MessagePack can encode: text, bytes, numbers, booleans, None, lists and dicts.
             With type hints also dataclasses, msgspec Structs, sets and dates. The same holds for the result
@@ -118,7 +118,7 @@ async def run_in_process(
         on_item: Called in this thread with each item of a generator function as it arrives.
 
     Raises:
-        TimeoutError: The time is up.
+        TimeoutError: The time limit was reached.
         ToolError: The run was aborted; the function raised (a `ToolError` keeps its message); the
             process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
         TypeError: The function is not at the top level of a module, a type hint cannot be resolved, or an
@@ -274,7 +274,7 @@ def _request(
 
 
 def _address(function: Callable[..., object]) -> tuple[str, str | None, str]:
-    """Return where another process finds a function: module, file (if it cannot be imported) and name."""
+    """Return the module, the file (if the module cannot be imported) and the name of a function."""
     if not inspect.isfunction(function) or "<" in function.__qualname__:
         raise TypeError(f"run_in_process needs a function at the top level of a module, not {function!r}.")
     module, name = function.__module__, function.__qualname__
@@ -286,14 +286,14 @@ def _address(function: Callable[..., object]) -> tuple[str, str | None, str]:
         return str(spec.name), None, name
     file = inspect.getsourcefile(function)
     if file is None or not Path(file).is_file():
-        raise TypeError(f"{name} was not read from a file, so another process cannot load it.")
+        raise TypeError(f"{name} was not loaded from a file, so another process cannot load it.")
     return f"tinyagent_process_{module.strip('_')}", os.path.abspath(file), name  # noqa: PTH100
 
 
 def _can_be_imported(module: str) -> bool:
-    """Return whether a module can be imported by name; one that was loaded from a file path cannot."""
+    """Return whether a module can be imported by name, not only loaded from a file path."""
     if "." in module:
-        return True  # its package has been imported and finds it
+        return True  # its package is imported and finds it
     if module in sys.builtin_module_names:
         return True
     return any(
@@ -302,10 +302,10 @@ def _can_be_imported(module: str) -> bool:
 
 
 def _search_path(function: Callable[..., object]) -> list[str]:
-    """The module search path, without the working directory.
+    """Return the module search path, without the working directory.
 
     A model can write files there, and such a file must not be imported as a module. If the function's own
-    module is in the working directory, it stays in the path, as the last entry.
+    module is in the working directory, the directory is the last entry of the path.
     """
     here = os.path.realpath(Path.cwd())
     needed = {os.path.realpath(Path(name).parent) for name in _files(function)}
@@ -368,7 +368,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_EXIT_SECONDS)
     except subprocess.TimeoutExpired:
-        pass  # blocked in the kernel, for example by a dead network file system; Popen reaps it later
+        pass  # blocked in the kernel, for example by a network file system; Popen reaps it later
 
 
 def _how_it_ended(process: subprocess.Popen[bytes]) -> str:

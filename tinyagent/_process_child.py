@@ -1,17 +1,18 @@
 """The child of `tinyagent.tools.run_in_process`: a script that calls one function and sends its result.
 
-It is started as `python -I _process_child.py`, can be killed at any moment, and imports only what it needs.
-Standard input holds one request in MessagePack: a `dict` with
+It is started as `python -I _process_child.py`, can be killed at any moment, and imports little.
+Standard input has one request in MessagePack: a `dict` with
 
 - `path`: the module search path,
-- `module`, `file`, `name`: where the function is; `file` (or None) is read if `module` cannot be imported,
+- `module`, `file`, `name`: the location of the function; `file` (or None) is loaded if `module` cannot be
+  imported,
 - `arguments`, `count`: the positional arguments, encoded in MessagePack and converted to the function's type
   hints, and their number,
 - `memory` (bytes), `seconds`, `parent` (process id): limits, see `_limit`.
 
-Standard output carries frames: the length of the payload in 4 bytes (big-endian), one byte for the kind, and
-the payload in MessagePack. The kinds are `ITEM` (a generator's item), `RESULT`, `FAILED` (a message meant for
-the model), `RAISED` (another exception: its message and traceback) and `MEMORY` (no memory left).
+Standard output has frames: the length of the payload in 4 bytes (big-endian), one byte for the kind, and
+the payload in MessagePack. The kinds are `ITEM` (a generator's item), `RESULT`, `FAILED` (a message for the
+model), `RAISED` (another exception: its message and traceback) and `MEMORY` (out of memory).
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ SPARE_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1
 
 UNTYPED: object = Any
-"""The type of a value without a type hint: it is decoded as it is."""
+"""The type of a value without a type hint: it is not converted."""
 
 
 def main() -> None:
-    """Answer the request on standard input, then exit at once, without running finalizers."""
+    """Process the request on standard input, then exit at once, without running finalizers."""
     answers = os.dup(1)
     _silence()
     try:

@@ -1,6 +1,6 @@
 """The parent of one program: `python -I -S _supervisor.py LIFELINE STATUS PROGRAM ...`.
 
-`tinyagent.supervisor` describes what it does. It imports little, because each start of a program pays for it.
+`tinyagent.supervisor` describes it. It imports little, because every start of a program runs it.
 
 On Linux it adopts the processes below it that lose their parent (PR_SET_CHILD_SUBREAPER). So everything that
 the program starts stays a descendant, even after `setsid`, `nohup`, a double fork or `env -i`. If the
@@ -64,7 +64,7 @@ def _start(command: list[str], *, session: bool, close: tuple[int, ...] = ()) ->
         return child
     try:
         signal.set_wakeup_fd(-1)
-        # The program would inherit ignored signals: Python ignores SIGPIPE and SIGXFSZ, nohup SIGHUP.
+        # The program would inherit ignored signals: SIGPIPE and SIGXFSZ from Python, SIGHUP from nohup.
         for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(number) not in (signal.SIG_DFL, None):
                 signal.signal(number, signal.SIG_DFL)
@@ -152,7 +152,7 @@ def _kill_all(group: int, status: int, code: int | None) -> int:
         time.sleep(KILL_POLL_S)
 
 
-# ---- without a status pipe: stand in for the program ----------------------------------------------------
+# ---- without a status pipe: replace the program ---------------------------------------------------------
 
 
 def _stand_in(command: list[str], events: _Events) -> int:
@@ -190,7 +190,7 @@ def _reap(program: int, code: int | None) -> int | None:
 
 
 def _end_all(program: int, code: int | None) -> int:
-    """Send SIGTERM to everything, then SIGKILL. Return the exit code as a shell has it."""
+    """Send SIGTERM to all processes, then SIGKILL. Return the exit code in the form of a shell."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     deadline = time.monotonic() + TERM_GRACE_S
     group = os.getpgrp()
@@ -247,7 +247,7 @@ def _group(pid: int) -> int:
 
 
 def _descendants(root: int) -> list[int]:
-    """Every process below `root`, from /proc. Empty if this is not Linux."""
+    """Return every process below `root`, from /proc; empty on other systems."""
     if not LINUX:
         return []
     children: dict[int, list[int]] = {}
@@ -273,7 +273,7 @@ def _prctl(option: int, value: int) -> None:
 
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
     except (ImportError, OSError, AttributeError):
-        pass  # the C library does not have it: only the process group is ended
+        pass  # not supported by the C library: only the process group is ended
 
 
 if __name__ == "__main__":

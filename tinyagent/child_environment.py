@@ -1,7 +1,7 @@
-"""The environment of a program that a tool starts: what programs need to run, and no secrets.
+"""The environment of a program that a tool starts: the variables that programs need, without secrets.
 
-A program with our whole environment has every key in it. So variables are passed on by an allow-list, and
-what looks like a secret is left out even then.
+Our own environment may contain keys. So only variables of an allow-list are passed on, and of these no
+variable that looks like a secret.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _SHORTEST_SECRET = 8
 
 
 def child_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
-    """The part of an environment that a program may see.
+    """Return the part of an environment that a program gets.
 
-    A variable is passed on if its name is one that programs commonly need, begins with `LC_`, or is in
-    `more`. It is left out all the same if its name sounds like a secret, or if its value holds the
-    credentials of a URL or the value of a variable whose name sounds like a secret.
+    A variable is passed on if programs commonly need it, if its name begins with `LC_`, or if it is in
+    `more`. It is omitted if its name is like that of a secret, or if its value has the credentials of a URL
+    or the value of a variable with such a name.
 
     Args:
         environment: Usually `os.environ`.
-        more: Names that are passed on beside the usual ones.
+        more: Names of additional variables.
     """
     secrets = [
         value

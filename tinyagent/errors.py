@@ -1,31 +1,31 @@
-"""Every error that tinyagent raises on purpose, as one tree.
+"""The exceptions of tinyagent, as one tree.
 
 TinyAgentError
-├── ConfigurationError            a setting, file or model that cannot be used as it is
-│   ├── NotConfiguredError        something that is needed has not been set up yet
-│   ├── ToolSchemaError           a tool's JSON Schema that cannot be used (also a ValueError)
-│   └── AuthenticationError       no key, or a key that the provider refused
-│       └── MissingKeyError       no key at all (also a ValueError)
-├── AgentStateError               the agent was asked for something it cannot do now (also a RuntimeError)
-├── ProviderError                 the provider or the way to it failed
+├── ConfigurationError            an invalid setting, file or model
+│   ├── NotConfiguredError        a required setting is missing
+│   ├── ToolSchemaError           a tool's JSON Schema is invalid (also a ValueError)
+│   └── AuthenticationError       the key is missing, or the provider refused it
+│       └── MissingKeyError       the key is missing (also a ValueError)
+├── AgentStateError               the agent cannot do this in its current state (also a RuntimeError)
+├── ProviderError                 the provider, or the connection to it, failed
 │   ├── RateLimitError            too many requests, or the quota is used up
-│   ├── ContextOverflowError      the conversation is longer than the model takes
+│   ├── ContextOverflowError      the conversation exceeds the model's context window
 │   ├── ConnectionFailedError     no connection: name, network, TLS, refused
-│   ├── ProviderTimeoutError      the provider sent nothing for too long
-│   ├── StreamInterruptedError    the reply broke off before it was complete
-│   ├── InvalidReplyError         the reply is not what the protocol says
+│   ├── ProviderTimeoutError      the provider sent no data for too long
+│   ├── StreamInterruptedError    the connection ended before the reply was complete
+│   ├── InvalidReplyError         the reply violates the protocol
 │   └── ContentFilterError        the provider withheld the reply
 ├── IncompleteAnswerError         the run ended without a complete answer
-│   ├── OutputTruncatedError      the reply hit the output limit
-│   ├── EmptyReplyError           the reply holds no text
+│   ├── OutputTruncatedError      the reply reached the output limit
+│   ├── EmptyReplyError           the reply has no text
 │   └── RunLimitError             a limit of the run was reached; `kind` is the limit's name
 ├── RunAbortedError               the run was aborted
-├── InvalidMessageError           a message that no model can be sent (also a ValueError)
+├── InvalidMessageError           a message that cannot be sent to a model (also a ValueError)
 ├── ToolError                     a tool failed
-│   ├── ToolArgumentsError        the arguments do not fit the tool's schema (also a ValueError)
+│   ├── ToolArgumentsError        the tool's schema does not allow the arguments (also a ValueError)
 │   └── ToolRefusedError          a hook, a rule or the user refused the call
-├── PluginError                   a plugin cannot be loaded, or breaks its contract
-└── RecordError                   a JSONL stream that cannot be read (also a ValueError)
+├── PluginError                   a plugin cannot be loaded, or violates its contract
+└── RecordError                   a JSONL stream cannot be read (also a ValueError)
 
 Each class has a stable `kind`. The command line maps classes to exit codes in one table.
 
@@ -78,14 +78,14 @@ class TinyAgentError(Exception):
 
     Args:
         message: What went wrong and where.
-        hint: What to do next; shown on a line of its own.
+        hint: What to do next; shown on a separate line.
 
     Attributes:
-        kind: A stable name for this sort of failure. A subclass may set its own.
+        kind: A stable name for this kind of failure. A subclass may set its own.
         status: The HTTP status, if there was an HTTP reply.
-        retryable: Whether the same request may succeed later; None if that is not known.
+        retryable: Whether the same request may succeed later; None if unknown.
         retry_after: Seconds to wait, if the provider sent them.
-        partial_text: The text that had arrived, when a text-only call such as `prompt_text` raises.
+        partial_text: The text received so far, if a text-only call such as `prompt_text` raises.
     """
 
     kind: str = "internal"
@@ -100,13 +100,13 @@ class TinyAgentError(Exception):
 
 
 class ConfigurationError(TinyAgentError):
-    """A setting, file, model or provider name that cannot be used as it is."""
+    """A setting, file, model or provider name is invalid."""
 
     kind = "configuration"
 
 
 class NotConfiguredError(ConfigurationError):
-    """A required setting is still missing. A wrong setting is a `ConfigurationError` instead.
+    """A required setting is missing. An invalid setting is a `ConfigurationError` instead.
 
     A plugin raises it until it is configured. `tinyagent doctor` does not report it as a fault.
     """
@@ -115,7 +115,7 @@ class NotConfiguredError(ConfigurationError):
 
 
 class ToolSchemaError(ConfigurationError, ValueError):
-    """A tool's JSON Schema cannot be used. The message names tool, place in the schema and fault."""
+    """A tool's JSON Schema is invalid. The message shows the tool, the place in the schema and the error."""
 
     kind = "tool_schema"
 
@@ -273,7 +273,7 @@ class RunAbortedError(TinyAgentError):
 
 
 class InvalidMessageError(TinyAgentError, ValueError):
-    """A message cannot be sent to a model. The error names the message and the fault."""
+    """A message cannot be sent to a model. The error shows the message and the reason."""
 
     kind = "invalid_message"
 
@@ -328,7 +328,7 @@ class ErrorFields(TypedDict, total=False):
 
 
 MAX_TEXT = 10_000
-"""The longest text of an exception, in characters; libraries put whole documents into theirs."""
+"""The maximum length of an exception's text; some libraries include complete documents."""
 
 _KIND = r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
 
@@ -337,7 +337,7 @@ def error_fields(error: BaseException) -> ErrorFields:
     """Convert an exception to the fields of an assistant message.
 
     The attributes `kind`, `status`, `retryable`, `retry_after` and `hint` of third-party exceptions are used
-    in the same way as those of `TinyAgentError`. Attributes of another type are left out.
+    in the same way as those of `TinyAgentError`. Attributes of another type are ignored.
     """
     kind = _as_kind(_attribute(error, "kind"))
     status = _as_status(_attribute(error, "status")) or _as_status(_attribute(error, "status_code"))
@@ -389,7 +389,7 @@ def error_from_message(message: Mapping[str, object]) -> TinyAgentError:
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an exception, of limited length, after the name of its type unless it is one of ours."""
+    """Return the truncated text of an exception, with the name of its type unless it is our own."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception without a readable text must not cause another
@@ -417,7 +417,7 @@ def _as_status(value: object) -> int | None:
 
 
 def as_amount(value: object) -> float | None:
-    """Return a number that can be a count, a cost or a time: finite and not negative; else None."""
+    """Return a number that is finite and not negative, and None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if math.isfinite(value) and value >= 0 else None
@@ -428,6 +428,6 @@ _CLASSES: dict[str, type[TinyAgentError]] = {
     for value in list(globals().values())
     if isinstance(value, type) and issubclass(value, TinyAgentError) and value is not RunLimitError
 }
-"""The classes of this module by kind. `RunLimitError` never stands in a message."""
+"""Return the classes of this module by kind, without `RunLimitError`, which messages never have."""
 
 _KINDS: dict[type, str] = {known: kind for kind, known in _CLASSES.items()}

@@ -1,7 +1,7 @@
 """End a program together with every process that it starts.
 
-A program that a tool starts can start others, in groups and sessions of their own, and none of them ends when
-the tool does. So it runs below a small supervisor process:
+A program that a tool starts can start other programs in separate groups and sessions, and these do not end
+with the tool. So it runs below a small supervisor process:
 
     command = supervised_command(["/usr/bin/make"], lifeline=read_end, status=status_end)
     subprocess.Popen(command, pass_fds=(read_end, status_end), start_new_session=True)
@@ -30,10 +30,9 @@ def supervised_command(command: Sequence[str], *, lifeline: int = 0, status: int
     session of its own. SIGTERM to the supervisor is passed on to the program's process group. When the
     lifeline closes, every process is killed. The supervisor's exit code is 0 if no process is left.
 
-    Without `status`, the supervisor stands in for the program: it ends with the program, and has its exit
-    code (128 + N for signal N). It also ends by SIGTERM, SIGINT or SIGHUP. When the lifeline closes, the
-    program has a second to end by itself. Then, and in all other cases, every process gets SIGTERM, and half
-    a second later SIGKILL.
+    Without `status`, the supervisor replaces the program: it exits when the program exits, with its exit code
+    (128 + N for signal N), and also on SIGTERM, SIGINT or SIGHUP. When the lifeline closes, the program has a
+    second to exit. Then, and in all other cases, every process gets SIGTERM, and half a second later SIGKILL.
 
     Args:
         command: The program, as a path, and its arguments.

@@ -26,7 +26,7 @@ __all__ = ["RootGroup", "root"]
 
 
 class RootGroup(click.Group):
-    """The group of all commands. Those of plugins are known from metadata."""
+    """The group of all commands. Commands of plugins are found by their metadata."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*COMMANDS, *sorted(self._plugin_commands())]
@@ -51,7 +51,7 @@ class RootGroup(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        typed = list(args)  # click takes them out of `args`
+        typed = list(args)  # click removes them from `args`
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.NoSuchOption as error:
@@ -79,7 +79,7 @@ class RootGroup(click.Group):
             return super().invoke(ctx)
         except SystemExit as error:
             if ctx.invoked_subcommand not in COMMANDS:
-                raise  # the command of a plugin may end as it likes
+                raise  # a plugin's command determines its own exit code
             from .exit_codes import plugin_exit
 
             raise plugin_exit(error) from error
@@ -142,7 +142,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 )  # fmt: skip
 @click.pass_context
 def root(ctx: click.Context) -> None:
-    """A small agent: streams answers, calls tools, speaks JSONL.
+    """A small agent: it streams replies, calls tools and writes JSON lines.
 
     \b
       tinyagent run -m demo -t calc "What is 6 * 7?"       no key needed

@@ -15,7 +15,7 @@ class AppContext:
     """The verbosity and the colours of a command, and all its messages on standard error.
 
     Messages quote models, providers, files and plugins, so control characters and secrets are removed.
-    `dim` keeps secrets: it shows the arguments and results of tools as they are.
+    `dim` does not remove secrets: it shows the arguments and results of tools unchanged.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -29,7 +29,7 @@ class AppContext:
         self._write(text)
 
     def note(self, text: str) -> None:
-        """Show something worth knowing, unless -q is set."""
+        """Show a note, unless -q is set."""
         if not self.quiet:
             self._write(_shown(text))
 
@@ -39,7 +39,7 @@ class AppContext:
             self.dim(_shown(text))
 
     def dim(self, text: str) -> None:
-        """Show what happens in a run, in grey."""
+        """Show an event of a run, in grey."""
         self._write(self._paint("2", clean(text)))
 
     def warn(self, text: str) -> None:
@@ -48,13 +48,13 @@ class AppContext:
             self._write(f"{self._paint('33', 'Warning:')} {_shown(text)}")
 
     def error(self, text: str, hint: str | None = None) -> None:
-        """Show why the command failed, even with -q."""
+        """Show an error, even with -q."""
         self._write(f"{self._paint('31', 'Error:')} {_shown(text)}")
         if hint:
             self._write(_shown(hint))
 
     def traceback(self, error: BaseException) -> None:
-        """Show where an error comes from."""
+        """Show the traceback of an error."""
         import traceback
 
         self._write(_shown("".join(traceback.format_exception(error)).rstrip()))

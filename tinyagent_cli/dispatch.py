@@ -1,4 +1,4 @@
-"""From the arguments to an exit code: find and run the command, and report every error.
+"""Find and run the command, report every error, and return the exit code.
 
 `exit_codes.describe` makes the message for standard error and the exit code. Only -vv prints a traceback.
 """

@@ -73,10 +73,10 @@ class Failure(NamedTuple):
     """How a command failed.
 
     Attributes:
-        silent: Whether the message is not printed: the reader of standard output has left, or it is empty.
-        status: The HTTP status of a provider's reply.
-        retryable: Whether the same request may succeed later; None if that is not known.
-        retry_after: Seconds that the provider asked to wait.
+        silent: Whether the message is not printed: it is empty, or standard output was closed by its reader.
+        status: The HTTP status of a provider's response.
+        retryable: Whether the same request may succeed later; None if unknown.
+        retry_after: Seconds to wait, from the provider.
     """
 
     kind: str
@@ -90,9 +90,9 @@ class Failure(NamedTuple):
 
 
 def plugin_exit(error: BaseException) -> errors.PluginError:
-    """Return the failure of a plugin that has tried to end the process; exit code 0 is a failure, too."""
+    """Return the failure of a plugin that tried to exit the process; exit code 0 is a failure, too."""
     return errors.PluginError(
-        f"A plugin tried to end the process: {errors.error_text(error)}.",
+        f"A plugin tried to exit the process: {errors.error_text(error)}.",
         hint="A plugin reports a failure with an exception of tinyagent.errors. -vv shows where.",
     )
 

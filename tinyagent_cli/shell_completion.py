@@ -1,6 +1,6 @@
 """Shell completion, without importing plugins and without network access.
 
-A model's id is known if it is in the configuration, is a default, or was listed by `models list`.
+Model ids come from the configuration, the defaults and the last `models list`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
-"""The environment variable in which the script of a shell asks for completions."""
+"""The environment variable with which a shell's completion script requests completions."""
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

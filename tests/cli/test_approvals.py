@@ -375,7 +375,7 @@ def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     terminal.expect("[p] always in this project")
     terminal.type("p\n")
     assert 0 == terminal.end()
-    assert b"The approval holds for this run only." in terminal.shown
+    assert b"The approval is valid for this run only." in terminal.shown
     assert before == (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
 
 
@@ -539,7 +539,7 @@ def test_long_results_are_cut(cli: Cli, serve: Serve, table: str, kept: int) -> 
     begin, note, end = tool_result(server, 1).split("\n")
     assert (kept * 2 // 3, kept - kept * 2 // 3) == (len(begin), len(end))
     assert ({"a"}, {"z"}) == (set(begin), set(end))
-    assert f"{180_000 - kept:,} of 180,000 characters were left out here" in note
+    assert f"{180_000 - kept:,} of 180,000 characters are omitted here" in note
 
 
 def test_pictures_are_not_cut(cli: Cli, serve: Serve) -> None:

@@ -218,7 +218,7 @@ def test_nothing_in_the_working_directory_is_a_plugin(cli: Cli) -> None:
         ("$T run -m demo -f /dev/zero Hi", "/dev/zero is longer than 64 MiB"),
         ("truncate -s 100G sparse; $T run -m demo -f sparse Hi", "sparse is longer than 64 MiB"),
         ("yes | $T run -m demo -f - Hi", "standard input is longer than 64 MiB"),
-        ("truncate -s 40M a; $T run -m demo -f a -f a Hi", "longer than 64 MiB together"),
+        ("truncate -s 40M a; $T run -m demo -f a -f a Hi", "exceed the limit of 64 MiB"),
         ("$T run -m demo -s @/dev/zero Hi", "/dev/zero is longer than 64 MiB"),
         ("$T run -m demo --history /dev/zero Hi", "/dev/zero is longer than 256 MiB"),
         ("$T run -m demo --history - Hi < /dev/zero", "standard input is longer than 256 MiB"),

@@ -47,7 +47,7 @@ def test_what_is_no_plugin_is_not_uninstalled(cli: Cli, name: str) -> None:
     """A distribution that is not a plugin gives exit code 3, with the list of plugins."""
     done = cli("plugins", "uninstall", name)
     assert (3, "") == (done.code, done.out)
-    assert "no plugin of tinyagent. Plugins: " in done.err
+    assert "not a plugin of tinyagent. Plugins: " in done.err
 
 
 def test_a_plugin_is_named_by_its_distribution_or_by_what_it_offers(cli: Cli) -> None:

@@ -269,7 +269,7 @@ THINKING = FakeReply(
 EMPTY = {
     "empty": (FakeReply.text(""), "The reply is empty."),
     "blank": (FakeReply.text(" \n\t"), "The reply is empty."),
-    "reasoning": (THINKING, "The reply holds only reasoning and no answer."),
+    "reasoning": (THINKING, "The reply has only reasoning and no answer."),
 }
 
 
@@ -296,7 +296,7 @@ def test_an_answer_that_is_an_image_is_named(cli: Cli, serve: Serve) -> None:
     serve(FakeReply.chunks(chat_chunk({"images": [picture]}), chat_chunk({}, "stop")))
     done = cli("run", "-o", "run.jsonl", "-m", "local/m", "Draw")
     assert (0, "") == (done.code, done.out.strip())
-    assert "The reply holds no text, only content of type image." in done.err
+    assert "The reply has no text, only content of type image." in done.err
     (image,) = jsonl.messages((cli.work / "run.jsonl").read_bytes())[-1]["content"]  # type: ignore[typeddict-item]
     assert "data:image/png;base64,AAAA" == image["url"]
 

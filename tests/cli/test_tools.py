@@ -133,4 +133,4 @@ def test_a_tool_that_ends_the_process_is_a_failure(cli: Cli) -> None:
     cli.file("leaving.py", LEAVING)
     done = cli("tools", "call", "./leaving.py:work")
     assert (3, "") == done[:2]
-    assert "A plugin tried to end the process: SystemExit: 0." in done.err
+    assert "A plugin tried to exit the process: SystemExit: 0." in done.err

@@ -116,7 +116,7 @@ def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, inde
     assert "plain is not a plugin" in done.stderr
     done = workshop.tinyagent("plugins", "uninstall", "plain")
     assert ("", 3) == (done.stdout, done.returncode)
-    assert "'plain' is installed, but no plugin of tinyagent" in done.stderr
+    assert "'plain' is installed, but not a plugin of tinyagent" in done.stderr
 
 
 def test_rivals_and_guards_are_pointed_out(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:

@@ -26,7 +26,7 @@ _ID = 12
 @common_options
 @click.pass_context
 def approvals(ctx: click.Context) -> None:
-    """Show and revoke the tool calls that were allowed for a project."""
+    """Show and revoke the approvals of tool calls for projects."""
     need_command(ctx)
 
 
@@ -80,7 +80,7 @@ def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: boo
     gone = {a.id for a in found if everything or (project and a.project == current_project().path)}
     if not (ids or everything or project):
         raise InputError(
-            "Nothing to revoke: give an ID, --project or --all.", hint="tinyagent approvals list"
+            "Nothing to revoke: name an ID, --project or --all.", hint="tinyagent approvals list"
         )
     for prefix in ids:
         matching = [a.id for a in found if a.id.startswith(prefix)]

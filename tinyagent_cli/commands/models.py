@@ -137,5 +137,5 @@ async def _ask(found: Settings, loader: PluginLoader, name: str) -> list[ModelIn
         raise
     except Exception as error:
         raise PluginError(
-            f"The provider {name!r} could not list its models: {type(error).__name__}: {error}"
+            f"The models of {name!r} could not be listed: {type(error).__name__}: {error}"
         ) from error

@@ -1,4 +1,4 @@
-"""What the commands share: the options -v, -q and --no-color, and groups whose commands are imported late."""
+"""Shared parts of the commands: the options -v, -q and --no-color, and groups with lazy imports."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def import_command(module: str, name: str) -> click.Command:
 
 
 class LazyGroup(click.Group):
-    """A group that imports some commands late. `late` maps their names to modules with a `command`."""
+    """A group that imports some commands on first use. `late` maps names to modules with a `command`."""
 
     late: Mapping[str, str] = {}
 

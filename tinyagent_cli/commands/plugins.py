@@ -75,7 +75,7 @@ def _as_json(plugin: Plugin, result: CheckResult) -> dict[str, str | None]:
 
 
 def _status(result: CheckResult) -> str:
-    """Return the status; of a plugin that does not work also the error and the hint."""
+    """Return the status, and for a plugin that does not work also the error and the hint."""
     if result.message is None:
         return result.status
     return f"{result.status}: {result.message} {result.hint or ''}"

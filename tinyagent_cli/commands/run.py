@@ -24,7 +24,7 @@ class RunCommand(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
-        typed = list(args)  # click takes them out of `args`
+        typed = list(args)  # click removes them from `args`
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
@@ -49,7 +49,7 @@ class RunCommand(click.Command):
 
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
-    """Return how to write a prompt that click took for an option or a second argument; None otherwise."""
+    """Return a hint for a prompt that click parsed as an option or a second argument; None otherwise."""
     from tinyagent_cli.terminal.command_line import run_command
 
     if isinstance(error, click.NoSuchOption):
@@ -121,14 +121,18 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     help="An option for the provider; a JSON value is decoded. Repeatable.",
 )
 @click.option("--temperature", type=click.FloatRange(min=0), metavar="N", help="The sampling temperature.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="The most tokens of one reply.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1), metavar="N", help="The maximum number of tokens of a reply."
+)
 @click.option("--thinking", type=click.Choice(LEVELS), help="How much the model should reason.")
-@click.option("--max-turns", type=click.IntRange(min=1), metavar="N", help="The most model calls (50).")
+@click.option(
+    "--max-turns", type=click.IntRange(min=1), metavar="N", help="The maximum number of model calls (50)."
+)
 @click.option(
     "--max-cost",
     type=click.FloatRange(min=0, min_open=True),
     metavar="USD",
-    help="End the run when it has cost this many US dollars, with exit code 4.",
+    help="End the run when its cost reaches this many US dollars, with exit code 4.",
 )
 @click.option(
     "--max-repeats",
@@ -145,24 +149,27 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @click.option(
     "--transport",
     type=click.Choice(TRANSPORTS),
-    help="The HTTP engine: 'direct', 'httpx' (for SOCKS and HTTP/2), or 'auto' to decide by the proxy.",
+    help="The HTTP engine: 'direct', 'httpx' (for SOCKS and HTTP/2), or 'auto' (depends on the proxy).",
 )
 @click.option("--allow", multiple=True, metavar="NAME", help="Run this tool without asking. Repeatable.")
 @click.option(
-    "--deny", multiple=True, metavar="NAME", help="Never run this tool. Repeatable; wins over --allow."
+    "--deny",
+    multiple=True,
+    metavar="NAME",
+    help="Never run this tool. Takes precedence over --allow. Repeatable.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Run every tool without asking.")
 @click.option("--no-stdin", is_flag=True, help="Do not read standard input.")
 @common_options
 @click.pass_obj
 def run(app: AppContext, /, **options: object) -> int:
-    """Answer PROMPT. Piped standard input is put before it.
+    """Answer PROMPT. Piped standard input comes before it.
 
     The reply is streamed to standard output; messages go to standard error.
-    Tools that can change things need approval, on the terminal.
+    Tools that can change something need approval, on the terminal.
 
     \b
-    Exit codes: 0 answered, 1 failed, 2 usage, 3 not set up, 4 incomplete,
+    Exit codes: 0 answered, 1 failed, 2 usage, 3 not configured, 4 incomplete,
     124 time-out, 130 and 143 interrupted.
     """
     from tinyagent_cli.run.kernel_guards import protect_memory

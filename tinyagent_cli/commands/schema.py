@@ -1,4 +1,4 @@
-"""`tinyagent schema`: the JSON Schema of what we write."""
+"""`tinyagent schema`: the JSON Schema of the output."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["schema"]
 @common_options
 @click.pass_context
 def schema(ctx: click.Context) -> None:
-    """Print the JSON Schema of what we write."""
+    """Print the JSON Schema of the output."""
     need_command(ctx)
 
 
 @schema.command()
 @common_options
 def events() -> None:
-    """The lines of --jsonl, -o and --history."""
+    """Print the schema of the lines of --jsonl, -o and --history."""
     import msgspec
 
     from tinyagent import jsonl

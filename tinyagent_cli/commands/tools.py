@@ -84,7 +84,9 @@ def _load(name: str) -> list[AgentTool]:
 @tools.command("call")
 @click.argument("name", shell_complete=complete_tools)
 @click.argument("arguments", nargs=-1, type=TextArgument())
-@click.option("--json", "as_json", is_flag=True, help="Print the whole result: content, details, is_error.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the complete result: content, details, is_error."
+)
 @common_options
 @click.pass_obj
 def call_tool(app: AppContext, name: str, arguments: tuple[str, ...], as_json: bool) -> int:

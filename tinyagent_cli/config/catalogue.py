@@ -1,4 +1,4 @@
-"""The ids that the last `models list PROVIDER` has shown, for completion in the shell only."""
+"""The model ids of the last `models list PROVIDER`, for shell completion only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(provider: str) -> list[str]:
 
 
 def write(provider: str, ids: Iterable[str]) -> None:
-    """Store the ids. If that is not possible, completion knows fewer ids."""
+    """Store the ids. If the file cannot be written, completion offers fewer ids."""
     try:
         write_private(_file(provider), json.dumps(sorted(ids)).encode())
     except OSError:

@@ -40,7 +40,7 @@ class Endpoint(NamedTuple):
         base_url: The address; empty if the provider has none yet.
         api_key_env: The environment variable of the key; None if the provider takes no key.
         api: The protocol.
-        moved_by: The environment variable that `base_url` comes from, if it does.
+        moved_by: The environment variable that sets `base_url`, if one does.
         api_chosen: Whether the user has chosen the protocol.
     """
 
@@ -145,7 +145,7 @@ def ollama_url(text: str) -> str:
     if "@" in text:
         raise ConfigurationError(
             "OLLAMA_HOST contains a user name or password.",
-            hint="Put credentials into a header: [providers.ollama] headers.",
+            hint="Set a header with the credentials instead: [providers.ollama] headers.",
         )
     scheme, found, rest = text.partition("://")
     if not found:
@@ -171,7 +171,7 @@ def azure_url(
 ) -> str:
     """Return the URL of a deployment's chat completions (https://learn.microsoft.com/azure/ai-services/openai/reference).
 
-    A base URL that names a deployment, or the path of the newer API (`/openai/v1`), stays as it is.
+    A base URL with a deployment, or with the path of the newer API (`/openai/v1`), is returned unchanged.
 
     Args:
         base_url: The resource's endpoint, `https://NAME.openai.azure.com`.
@@ -190,7 +190,7 @@ def azure_url(
     try:
         parts = urlsplit(base_url)
     except ValueError:
-        return base_url  # the request reports what is wrong with it
+        return base_url  # the request reports the error
     path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/responses")
     if path.endswith("/openai/v1"):
         return base_url

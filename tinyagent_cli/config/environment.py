@@ -69,7 +69,7 @@ def config_directory() -> Path:
 
 
 def cache_directory() -> Path:
-    """Return the directory of files that can be made again."""
+    """Return the cache directory."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
         return _expanded(home) / "cache"
@@ -81,7 +81,7 @@ def cache_directory() -> Path:
 
 
 def _expanded(path: str) -> Path:
-    """Return `path` with the home directory for `~`; a path that cannot exist for a user without one."""
+    """Replace `~` by the home directory. Without a home directory, return a path that cannot exist."""
     from pathlib import Path
 
     try:

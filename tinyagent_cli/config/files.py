@@ -1,7 +1,7 @@
 """Read the TOML files into types.
 
-A project file has a type of its own with fewer keys. The file comes with a clone of another person's
-repository, so it may select from what the user has configured, and set limits, but not add anything.
+A project file has its own type with fewer keys. It usually comes with another person's repository, so it may
+select from the user's configuration and set limits, but not add anything.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ProviderTable(_Table, frozen=True):
     options: dict[str, Any] = {}
 
     def __repr__(self) -> str:
-        return f"ProviderTable(base_url={self.base_url!r})"  # headers may hold secrets
+        return f"ProviderTable(base_url={self.base_url!r})"  # headers may contain secrets
 
 
 class PluginsTable(_Table, frozen=True):
@@ -139,7 +139,7 @@ def read_user_file(path: Path) -> UserFile | None:
     for name in file.providers:
         if not (name[:1].isalnum() and name.isascii() and set(name) <= _PROVIDER_NAME):
             raise ConfigurationError(
-                f"{path}: providers.{name!r}: a provider's name is letters, digits, '-', '_' and '.'."
+                f"{path}: providers.{name!r}: a provider's name may have letters, digits, '-', '_' and '.'."
             )
     return file
 
@@ -159,8 +159,8 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
         if isinstance(error.__cause__, msgspec.ValidationError) and _decodes(text, UserFile):
             raise ConfigurationError(
                 f"{error} A project file can only choose a model and tools by name, and set limits: "
-                "endpoints, headers, plugins, permissions and limits of tools are for the user to set.",
-                hint=f"If you want this setting, put it into {user_path}.",
+                "endpoints, headers, plugins, permissions and limits of tools belong in the user's file.",
+                hint=f"If you want this setting, add it to {user_path}.",
             ) from None
         raise
     for name in file.run.tools or ():

@@ -77,7 +77,7 @@ class Settings(NamedTuple):
         if key is not None and not all("!" <= character <= "~" for character in key):
             where = env_name if env_name and variable(env_name) else self.directory / "keys.toml"
             raise AuthenticationError(
-                f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters in it.",
+                f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters.",
                 hint="Copy it again. It is not shown here, because it is secret.",
             )
         return key

@@ -90,7 +90,7 @@ def find(group: str | None = None) -> list[Plugin]:
 
 
 def installed() -> list[Plugin]:
-    """Return all plugins that are on disk now, those that TINYAGENT_PLUGINS excludes included."""
+    """Return all plugins on disk, including those that TINYAGENT_PLUGINS excludes."""
     scan.cache_clear()
     return list(scan(tuple(sys.path)))
 
@@ -100,7 +100,7 @@ def scan(paths: tuple[str, ...]) -> tuple[Plugin, ...]:
     """Return all plugins of the distributions on `paths`, sorted.
 
     As in Python, the first distribution of a name on the path hides later ones. The working directory is
-    left out, because its files are not installed.
+    skipped, because its files are not installed.
     """
     seen: set[str] = set()
     found: list[Plugin] = []

@@ -77,13 +77,13 @@ def _missing_import(plugin: Plugin | ToolFile, error: ImportError) -> tuple[str,
 
 def _reinstall(plugin: Plugin | ToolFile) -> str | None:
     if isinstance(plugin, ToolFile):
-        return f"Install the package that has it into the environment of tinyagent: {sys.prefix}"
+        return f"Install the package with this module into the environment of tinyagent: {sys.prefix}"
     if plugin.is_part_of_tinyagent:
         return None
     from .namesake import installed_from
 
     command = f"tinyagent plugins install --upgrade {installed_from(plugin.distribution)}"
-    return f"Install it again, with what it needs: {command}"
+    return f"Install it again, with its dependencies: {command}"
 
 
 def remedy(plugin: Plugin | ToolFile) -> str | None:
@@ -96,7 +96,7 @@ def remedy(plugin: Plugin | ToolFile) -> str | None:
     from .namesake import installed_from
 
     return (
-        "Set up what its documentation asks for. If that is done, upgrade it: "
+        "Configure it as its documentation describes. If it is configured, upgrade it: "
         f"tinyagent plugins install --upgrade {installed_from(plugin.distribution)}"
     )
 

@@ -33,7 +33,7 @@ class Changes(NamedTuple):
 
     Attributes:
         gained: The new plugins.
-        lost: The plugins that do not exist any more.
+        lost: The plugins that were removed.
         installed: The name and version of each distribution that is new or has a new version.
     """
 
@@ -83,7 +83,7 @@ class Installer(NamedTuple):
             "python": own_environment(["PLUGIN"]),
             "uv tool": "uv made this environment: put uv on the PATH.",
         }
-        ensure = f"Get pip: {shlex.quote(sys.executable)} -m ensurepip"
+        ensure = f"Install pip: {shlex.quote(sys.executable)} -m ensurepip"
         raise ConfigurationError(
             f"There is neither pip nor uv for {sys.executable}.", hint=hints.get(kind, ensure)
         )
@@ -280,7 +280,7 @@ def plugins_named(name: str) -> list[Plugin]:
         is_there = normalised(name) in distributions()
         known = sorted({e.distribution for e in everything})
         raise ConfigurationError(
-            f"{name!r} is {'installed, but ' if is_there else ''}no plugin of tinyagent. "
+            f"{name!r} is {'installed, but ' if is_there else ''}not a plugin of tinyagent. "
             f"Plugins: {', '.join(known) or 'none'}."
         )
     return [e for e in everything if e.distribution in owners]

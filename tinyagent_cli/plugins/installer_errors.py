@@ -1,7 +1,7 @@
-"""Find out from their output why pip, uv or pipx failed.
+"""Determine why pip, uv or pipx failed, from their output.
 
-The exit codes do not tell: pip and pipx exit with 1, uv with 1 or 2, for every error. The messages are stable
-and not translated. For an unknown message, the text of the installer must do.
+The exit codes do not show it: pip and pipx exit with 1, uv with 1 or 2, for every error. The messages are
+stable and not translated. For an unknown message, only the installer's own output is shown.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["explain", "own_environment"]
 
 
 class _Cause(NamedTuple):
-    """A kind of failure: `{0}` in the texts is what the pattern's group matched."""
+    """A kind of failure. In its texts, `{0}` is replaced by the match of the pattern's group."""
 
     pattern: str
     reason: str
@@ -110,7 +110,7 @@ _CAUSES = (
     _Cause(
         r"No module named pip\b",
         "this Python has no pip",
-        "Get it: {interpreter} -m ensurepip",
+        "Install it: {interpreter} -m ensurepip",
     ),
 )
 
@@ -144,7 +144,7 @@ def own_environment(what: Sequence[str]) -> str:
     wanted = shlex.join(what)
     together = " ".join(f"--with {shlex.quote(item)}" for item in what)
     return (
-        "Install tinyagent into an environment of its own, by one of these:\n"
+        "Install tinyagent into its own environment, with one of these commands:\n"
         f"  pipx install {DISTRIBUTION} && pipx inject {DISTRIBUTION} {wanted}\n"
         f"  uv tool install {DISTRIBUTION} {together}\n"
         f"  python3 -m venv DIR && DIR/bin/pip install {DISTRIBUTION} {wanted}   (a virtual environment)"

@@ -1,6 +1,6 @@
-"""From a plugin that was found to one that is loaded, and from there to what it offers.
+"""Load plugins, and read the tools, providers, commands and sinks that they register.
 
-This is the only module that uses pluggy: to read which functions of a plugin implement which hooks, and to
+This is the only module that uses pluggy: to find the functions of a plugin that implement hooks, and to
 check them against the specifications. The hooks are called here and in the run, one by one.
 """
 
@@ -70,8 +70,8 @@ class LoadedPlugin(NamedTuple):
     """A plugin after its import.
 
     Attributes:
-        plugin: What was found.
-        implementation: The module or the instance that the entry point names.
+        plugin: The plugin as it was found.
+        implementation: The module or the instance of the entry point.
         hooks: Its implementations of each hook, by the name of the hook; a hook may have several.
     """
 
@@ -157,7 +157,7 @@ def _check_hook(caller: pluggy.HookCaller, found: pluggy.HookImpl) -> None:
         )
 
 
-# ---- what a plugin offers ---------------------------------------------------------------------------------
+# ---- registrations ----------------------------------------------------------------------------------------
 
 
 def tools_of(loaded: LoadedPlugin) -> dict[str, AgentTool]:
@@ -280,7 +280,7 @@ def _guarded(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """Call code of a plugin. What it raises becomes an error that names the plugin.
+    """Call code of a plugin. An exception becomes an error with the plugin's name.
 
     Args:
         plugin: The plugin.

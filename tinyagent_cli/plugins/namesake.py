@@ -56,7 +56,7 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _missing_files() -> list[str]:
-    """Return the files of our distribution that do not exist any more."""
+    """Return the files of our distribution that are missing."""
     ours = _distribution(DISTRIBUTION)
     files = (ours.files or []) if ours is not None else []
     return [str(file) for file in files if file.suffix == ".py" and not Path(str(file.locate())).exists()]

@@ -1,7 +1,7 @@
 """The project that `tinyagent plugins new` writes: one template for each kind of plugin.
 
-`@NAME@` is the name that a user types, and `@IDENTIFIER@` the same as a Python name. Each project is the
-shortest plugin of its kind, to be read and changed. Its tests pass from the start.
+`@NAME@` is the name that a user types, and `@IDENTIFIER@` the same as a Python name. Each project is
+a minimal plugin of its kind with passing tests, as a starting point.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_name(typed: str, kind: str, commands: Container[str]) -> str:
     name = typed.removeprefix("tinyagent-")
     why = None
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) > 50:
-        why = "a name is lower-case letters, digits and single '-', and begins with a letter"
+        why = "a name has lower-case letters, digits and single '-', and begins with a letter"
     elif keyword.iskeyword(name.replace("-", "_")) or name in _TAKEN:
         why = "that name is reserved"
     elif kind == "provider":
@@ -77,10 +77,10 @@ def files(name: str, kind: str) -> dict[str, str]:
 
 
 def write(folder: Path, name: str, kind: str) -> list[str]:
-    """Write the project; returns the paths of its files.
+    """Write the project, and return the paths of its files.
 
     Raises:
-        InputError: there is something in the folder, or it cannot be written.
+        InputError: The folder is not empty, or cannot be written.
     """
     texts = files(name, kind)
     try:
@@ -126,7 +126,7 @@ dependencies = ["tinyagent-core>=0.1"]
 [project.optional-dependencies]
 test = ["pytest>=8"]
 
-# On the left is the name that users type, on the right the module that is imported for it.
+# Left: the name that users type. Right: the module that is imported for it.
 [project.entry-points."tinyagent.@GROUP@"]
 @NAME@ = "tinyagent_@IDENTIFIER@"
 
@@ -280,7 +280,7 @@ class Reply:
         yield {"type": "done", "reason": "stop", "message": self.message}
 
     async def result(self) -> AssistantMessage:
-        """Return the whole message."""
+        """Return the complete message."""
         return self.message
 
 

@@ -1,6 +1,6 @@
-"""From a name that a user has typed to the plugin that is meant.
+"""Select the plugin for a name that a user has typed.
 
-The order in which plugins are found decides nothing: if two plugins claim a name, the error names both,
+The selection does not depend on the order of the plugins: if two plugins claim a name, the error shows both,
 unless the configuration chooses one.
 """
 
@@ -60,7 +60,7 @@ class Preferences(NamedTuple):
         claims = " and by ".join(f"{plugin.distribution} {plugin.version}".strip() for plugin in plugins)
         raise PluginError(
             f"The name {name!r} is claimed by {claims}.",
-            hint=f"Choose one: {self._how_to_prefer(name)} Or uninstall one, or let only the other one load: "
+            hint=f"Choose one: {self._how_to_prefer(name)} Or uninstall one, or allow only the other one: "
             "TINYAGENT_PLUGINS=DISTRIBUTION.",
         )
 

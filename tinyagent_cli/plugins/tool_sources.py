@@ -111,7 +111,7 @@ def _run(path: Path, module: ModuleType) -> None:
     _file_hashes[module.__name__] = hashlib.sha256(source).hexdigest()
     if detect_encoding(source)[0] != "utf-8":
         source = decode_text(source, str(path)).encode()
-    # From bytes, Python finds the byte order mark and a coding comment (PEP 263) by itself.
+    # If the source is bytes, Python handles byte order marks and coding comments (PEP 263).
     exec(compile(source, str(path), "exec", dont_inherit=True), vars(module))
 
 

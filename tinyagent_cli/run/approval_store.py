@@ -57,7 +57,7 @@ class _File(msgspec.Struct):
 
 
 class Project(NamedTuple):
-    """The folder that approvals are bound to. A different folder at the same path is another project."""
+    """The folder to which approvals are bound. A different folder at the same path is another project."""
 
     path: str
     device: int
@@ -171,7 +171,7 @@ class ApprovalStore:
         data = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
         if len(data) > MAX_BYTES:
             raise ConfigurationError(
-                f"{self.path} is full: it holds {len(file.approvals)} approvals.",
+                f"{self.path} is full: it has {len(file.approvals)} approvals.",
                 hint="Revoke some: tinyagent approvals revoke",
             )
         write_private(self.path, data)

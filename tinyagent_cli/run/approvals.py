@@ -115,12 +115,12 @@ class Approvals:
         match answer:
             case None:
                 self._note(
-                    f"Refused {tool.name!r}: it can change things, and there is no terminal to ask on. "
-                    f"Allow it with --allow {tool.name}, or everything with -y."
+                    f"Refused {tool.name!r}: it can change something, and there is no terminal to ask on. "
+                    f"Allow it with --allow {tool.name}, or all tools with -y."
                 )
                 return Verdict(
-                    f"Refused: {tool.name!r} can change things, and there is no terminal to ask the user on. "
-                    f"The user can allow it by running this again with --allow {tool.name} or --yes."
+                    f"Refused: {tool.name!r} can change something, and there is no terminal to ask the user "
+                    f"on. The user can allow it by running this again with --allow {tool.name} or --yes."
                 )
             case "a" | "always":
                 self._allowed_tools[tool.name] = _identity(tool)
@@ -140,7 +140,7 @@ class Approvals:
         try:
             store.add(key, call.tool, source, call.arguments)
         except ConfigurationError as error:
-            self._note(f"The approval holds for this run only. {error}")
+            self._note(f"The approval is valid for this run only. {error}")
 
 
 class Question(NamedTuple):
@@ -170,13 +170,13 @@ def question(call: ToolCallInfo, *, project: bool = True) -> Question:
         gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
         shown = f"{text[:begin]}\n{gap}\n{text[end:]}"
         asked = (
-            f"The call is not shown whole. [v] view all of it  [yes] run {name} once all the same  [n] no: "
+            f"The call is not shown completely. [v] view all of it  [yes] run {name} once anyway  [n] no: "
         )
     else:
         shown, asked = text, choices
     shown = shown.replace("\n", "\n  ")
     return Question(
-        f"The model wants to run a tool that can change things:\n  {name} {shown}\n{asked}",
+        f"The model wants to run a tool that can change something:\n  {name} {shown}\n{asked}",
         f"{name} {text}" if begin < end else None,
         choices,
     )

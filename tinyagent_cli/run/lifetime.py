@@ -1,4 +1,4 @@
-"""The one clock of a command, and the signals that end it: SIGINT, SIGTERM, SIGHUP and the time limit.
+"""The clock of a command, and the events that end it: SIGINT, SIGTERM, SIGHUP and the time limit.
 
     held        our own modules are imported          a stop waits until `release`
     preparing   input is read, plugins are loaded     a stop raises `StopRun` in the main thread

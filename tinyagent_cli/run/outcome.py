@@ -1,4 +1,4 @@
-"""What a run has come to: its cost, its summary, and the error of a run without an answer."""
+"""The outcome of a run: its cost, its summary, and the error of a run without an answer."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
                 limit="budget",
             )
         case OutputTruncatedError():
-            error.hint = "Allow more with --max-tokens, or ask for less."
+            error.hint = "Allow more with --max-tokens, or request a shorter answer."
         case EmptyReplyError() if tools_refused:
             return ToolsRefusedError(
                 "The model gave no answer after its tool calls were refused.",

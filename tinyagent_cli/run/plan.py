@@ -1,4 +1,4 @@
-"""Find and check everything that a run needs, before the first request."""
+"""Read and check the inputs of a run, before the first request."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The run as decided by the options, the environment and the files."""
+    """The settings and inputs of a run, from the options, the environment and the files."""
 
     provider: Provider
     model: Model
@@ -102,7 +102,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Conversation(NamedTuple):
-    """What the model gets at first."""
+    """The initial input of the model."""
 
     history: list[AgentMessage]
     system: str
@@ -110,7 +110,7 @@ class _Conversation(NamedTuple):
 
 
 class _Tools(NamedTuple):
-    """The tools of the run, and what decides about their calls."""
+    """The tools of the run, and the guards of their calls."""
 
     tools: list[AgentTool]
     sources: dict[str, ToolSource]
@@ -119,7 +119,7 @@ class _Tools(NamedTuple):
 
 
 def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
-    """Read everything that the run needs.
+    """Read all inputs of the run.
 
     Standard input is read last, because it may take long. The time limit of the configuration applies as
     soon as the configuration is read.
@@ -255,7 +255,7 @@ def _read_conversation(
     files = read_files(options.files, stdin)
     message = build_prompt(_prompt(options), files, stdin.read() if piped else None)
     if stdin.was_empty:
-        app.warn("Standard input is empty. Did the command before it fail?")
+        app.warn("Standard input is empty. Did the previous command fail?")
     return _Conversation(history, system, message)
 
 

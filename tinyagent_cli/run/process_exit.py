@@ -1,4 +1,4 @@
-"""Exit within a time limit and with the right exit code, whatever plugins left running.
+"""Exit within a time limit and with the right exit code, even if threads of plugins still run.
 
 At exit Python waits without limit for non-daemon threads and `atexit` functions. Here threads get
 `THREADS_S` seconds and functions `ATEXIT_S`; then the process exits. Output is flushed before.
@@ -51,7 +51,7 @@ def limit_exit(code: int) -> None:
     if "tinyagent_cli.run.kernel_guards" in sys.modules:
         from .kernel_guards import ExitTimer
 
-        ExitTimer(code).set(THREADS_S + ATEXIT_S + 1)  # where C code keeps Python from running
+        ExitTimer(code).set(THREADS_S + ATEXIT_S + 1)  # for C code that prevents Python from running
 
 
 def runner_closed_at_exit() -> asyncio.Runner:

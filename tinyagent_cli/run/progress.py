@@ -14,7 +14,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """A listener that keeps what the result line and the summary need.
+    """A listener that collects the data for the result line and the summary.
 
     Args:
         lifetime: The clock of the command; without it, `seconds` is 0.

@@ -25,7 +25,7 @@ MAX_INPUT = 64 * 1024 * 1024
 MAX_IMAGE = 32 * 1024 * 1024
 """The limit of an image in bytes. No provider accepts more, and base64 makes it a third larger."""
 
-_WAITING = "Waiting for standard input, which is put before the prompt (--no-stdin goes on without it) …"
+_WAITING = "Waiting for standard input, which comes before the prompt (--no-stdin: do not read it) …"
 
 
 class StandardInput:
@@ -91,9 +91,7 @@ def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, by
         data = read_file(path, stdin)
         total += len(data)
         if total > MAX_INPUT:
-            raise InputError(
-                f"The files of -f are longer than {MAX_INPUT >> 20} MiB together, which is the limit."
-            )
+            raise InputError(f"The files of -f together exceed the limit of {MAX_INPUT >> 20} MiB.")
         files.append((path, data))
     return files
 
@@ -124,7 +122,7 @@ def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: 
     if not texts and not images:
         raise InputError(
             "There is no prompt.",
-            hint='Give it as an argument or through a pipe: tinyagent run "What is …?"',
+            hint='Pass it as an argument or through a pipe: tinyagent run "What is …?"',
         )
     content: list[TextContent | ImageContent] = [*images]
     if texts:

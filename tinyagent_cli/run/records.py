@@ -1,6 +1,7 @@
-"""The records of a run, which are complete on every way out.
+"""The records of a run. They are complete however the run ends.
 
-What makes JSON lines is imported late: its types take a while to make, and plain text needs none of them.
+The encoder of JSON lines is imported on first use: its types are slow to create, and plain text does not need
+them.
 """
 
 from __future__ import annotations

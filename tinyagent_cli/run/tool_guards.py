@@ -34,7 +34,7 @@ _ENDS = (asyncio.CancelledError, KeyboardInterrupt, StopRun)
 
 
 class ToolGuards:
-    """Decides about each call: deny rules, then every plugin's hook, then the user.
+    """Decide about each call: by deny rules, then every plugin's hook, then the user.
 
     The user is asked last, about the final arguments.
 
@@ -158,7 +158,7 @@ class ToolGuards:
 
 
 def _check_json(arguments: JsonObject) -> None:
-    """Refuse arguments that no question can show and no record can hold.
+    """Refuse arguments that cannot be shown in a question or stored in a record.
 
     Raises:
         TypeError: They are not JSON.

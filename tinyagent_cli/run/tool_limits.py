@@ -15,7 +15,7 @@ DEFAULT_MAX_OUTPUT = 100_000
 
 
 def with_timeouts(tools: Sequence[AgentTool], tables: Mapping[str, ToolTable]) -> list[AgentTool]:
-    """Return the tools with the configured time-outs; `"*"` is for tools without one of their own."""
+    """Return the tools with the configured time-outs; `"*"` applies to tools without their own."""
     general = tables.get("*", ToolTable()).timeout
     made = []
     for tool in tools:
@@ -42,8 +42,8 @@ def cap(content: list[TextContent | ImageContent], limit: int) -> list[TextConte
         return content
     begin, end = limit * 2 // 3, total - (limit - limit * 2 // 3)
     note = (
-        f"\n[… {end - begin:,} of {total:,} characters were left out here: the limit for this tool's "
-        f"output is {limit:,}. Ask for less, or for another part …]\n"
+        f"\n[… {end - begin:,} of {total:,} characters are omitted here: the limit for this tool's "
+        f"output is {limit:,}. Request less, or another part …]\n"
     )
     capped: list[TextContent | ImageContent] = []
     place = 0

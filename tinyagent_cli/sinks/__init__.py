@@ -1,1 +1,1 @@
-"""From an event to a file or a stream."""
+"""Write events to files and streams."""

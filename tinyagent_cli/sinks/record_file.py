@@ -24,7 +24,7 @@ __all__ = ["RecordFile", "refuse_inputs", "refuse_standard_output"]
 _STANDARD_OUTPUT = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 _LONGEST_NAME = 200
-"""The most bytes of NAME in the name of the partial file; file systems allow 255 bytes in total."""
+"""The maximum bytes of NAME in the name of the partial file; file systems allow 255 bytes in total."""
 
 
 class RecordFile:

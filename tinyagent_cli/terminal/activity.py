@@ -22,7 +22,7 @@ _WIDTH = 200
 
 
 class ActivityRenderer:
-    """One dim line for each tool call and for its result.
+    """Writes a dim line for each tool call and for its result.
 
     Args:
         app: Writes the lines.

@@ -17,7 +17,7 @@ from tinyagent_cli.exit_codes import InputError, OutputClosedError, WriteError
 __all__ = ["Output", "take_stdin", "take_stdout"]
 
 _BATCH = 512
-"""The most pieces in the buffer, because a replay never waits."""
+"""The maximum number of pieces in the buffer; a replay never waits for the loop."""
 
 
 class Output:

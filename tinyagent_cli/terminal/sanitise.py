@@ -2,7 +2,7 @@
 
 Models, tools, providers, files and plugins can send control sequences and invisible characters, which hide,
 rewrite or inject text on a terminal. `Sanitizer` removes them from a stream, even if a sequence is split
-between two deltas. `clean` does the same for a whole text, and `one_line` for a text that must stay on one
+between two deltas. `clean` does the same for a complete text, and `one_line` for a text that must stay on one
 line. `visible`, `visible_line` and `without_long_blanks` show them as escapes, for approvals.
 """
 
@@ -32,7 +32,7 @@ _BLANK_NAMES = {" ": "space", r"\n": "line break", r"\r": "carriage return", r"\
 _TEXT, _AFTER_CR, _ESCAPE, _CHARSET, _CSI, _STRING, _STRING_ESCAPE = range(7)
 
 _LONGEST_SEQUENCE = 4096
-"""The most characters of a control sequence. After more of them, the text is shown again."""
+"""The maximum length of a control sequence. After that, the text is shown again."""
 
 _C1 = {"\x9b": _CSI, "\x90": _STRING, "\x98": _STRING, "\x9d": _STRING, "\x9e": _STRING, "\x9f": _STRING}
 _AFTER_ESCAPE = {"[": _CSI, "P": _STRING, "X": _STRING, "]": _STRING, "^": _STRING, "_": _STRING}
@@ -42,7 +42,7 @@ _AFTER_ESCAPE = {"[": _CSI, "P": _STRING, "X": _STRING, "]": _STRING, "^": _STRI
 
 
 def _is_suspect(text: str) -> bool:
-    """Return whether a terminal would obey, or hide, a character of `text`."""
+    """Return whether a terminal would interpret or hide a character of `text`."""
     if text.isascii() and text.isprintable():
         return False
     return re.search(_SUSPECT, text) is not None

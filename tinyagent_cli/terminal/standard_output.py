@@ -19,7 +19,7 @@ __all__ = ["StandardOutputError", "flush", "guard"]
 
 
 class StandardOutputError(Exception):
-    """Standard output cannot be written. `reader_left`: it is a pipe whose reader has closed it."""
+    """Standard output cannot be written. `reader_left` is True if it is a pipe that its reader has closed."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(f"Cannot write to standard output: {error.strerror}.")

@@ -19,9 +19,9 @@ __all__ = ["TextRenderer"]
 
 
 MAX_SOURCES = 20
-"""The most sources that are listed below a message; JSONL has all of them."""
+"""The maximum number of sources listed below a message; JSONL has all of them."""
 MAX_TITLE = 120
-"""The most characters of a source's title that are shown."""
+"""The maximum length of a source's title."""
 
 
 class TextRenderer:
@@ -45,7 +45,7 @@ class TextRenderer:
         elif type(event) is MessageStartEvent:
             self._shown = 0
         elif type(event) is MessageEndEvent and is_assistant(event.message):
-            # For a provider that sends no deltas, this is the whole text.
+            # For a provider that sends no deltas, this is the complete text.
             self._write(extract_text(event.message)[self._shown :])
             self.end_line()
             self._write_sources(event.message)
