@@ -1,4 +1,4 @@
-"""The Python half of the Rust provider, with streams of our own in the wheel's place."""
+"""The Python part of the Rust provider, with fake streams in place of the wheel."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEY = "sk-test-CANARY-0123456789"
 
 
 class FakeWaker:
-    """As the wheel's, with a socket of Python."""
+    """A waker like the wheel's, with a Python socket."""
 
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
@@ -73,7 +73,7 @@ class FakeWaker:
 
 
 class FakeStream:
-    """As the wheel's; it gives the batches that the test puts in."""
+    """A stream like the wheel's, with the batches of the test."""
 
     def __init__(self, wheel: Wheel, request: bytes, body: bytes | None, waker: FakeWaker) -> None:
         self.id = len(wheel.streams) + 1
@@ -110,7 +110,7 @@ class FakeStream:
 
 
 class Wheel(ModuleType):
-    """`alchemy_llm_py.batches`; each stream takes the next script, a list of batches."""
+    """A fake `alchemy_llm_py.batches`; each stream takes the next list of batches."""
 
     def __init__(self) -> None:
         super().__init__("alchemy_llm_py.batches")
@@ -124,7 +124,7 @@ class Wheel(ModuleType):
 
 @pytest.fixture
 def wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wheel]:
-    """The wheel, as if it were installed; after the test every stream of it is closed."""
+    """Install the fake wheel, and check after the test that every stream is closed."""
     module = Wheel()
     monkeypatch.setitem(sys.modules, "alchemy_llm_py", ModuleType("alchemy_llm_py"))
     monkeypatch.setitem(sys.modules, "alchemy_llm_py.batches", module)
@@ -134,7 +134,7 @@ def wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wheel]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries do not wait here; these are the seconds that they would have waited."""
+    """Replace the waits of retries by a list of their seconds."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -188,8 +188,8 @@ def ask(wheel: Wheel) -> Ask:
 # ---- the call ---------------------------------------------------------------------------------------
 
 
-async def test_the_wheel_gets_the_request_that_every_provider_sends(ask: Ask, wheel: Wheel) -> None:
-    """The body, the time-outs, and the key where the crate takes it."""
+async def test_the_wheel_gets_the_request_of_the_default_provider(ask: Ask, wheel: Wheel) -> None:
+    """The wheel gets the body, the time-outs and the key."""
     await ask(*text("Hi"), end(), api_key=KEY, temperature=0.5, timeout={"idle": 7}, thinking_level="high")
     request, body = wheel.streams[0].request, wheel.streams[0].body
     assert ("m", True, 0.5, "high") == tuple(
@@ -201,8 +201,8 @@ async def test_the_wheel_gets_the_request_that_every_provider_sends(ask: Ask, wh
     assert KEY not in json.dumps(request["exchange"])
 
 
-async def test_images_go_along(wheel: Wheel) -> None:
-    """By address and by data, from the user and from a tool; the seed's binding had none."""
+async def test_images_are_sent(wheel: Wheel) -> None:
+    """Images by URL and as data are sent, from the user and from tools."""
     picture = {"type": "image", "url": "https://example.com/x.png"}
     result = {
         "role": "tool_result",
@@ -226,7 +226,7 @@ async def test_images_go_along(wheel: Wheel) -> None:
 async def test_the_messages_api_gets_the_request_of_the_default_provider(
     base: str, ask: Ask, wheel: Wheel
 ) -> None:
-    """Thinking, caching and the model's own fields are as in the provider `anthropic`; so are the checks."""
+    """Thinking, caching, extra fields and checks are those of the provider `anthropic`."""
     model = OpenAICompatModel(
         "anthropic", "claude-sonnet-4-5", "anthropic-messages", reasoning=True,
         base_url=f"https://api.anthropic.com{base}", extra_body={"top_k": 3},
@@ -249,8 +249,8 @@ async def test_the_messages_api_gets_the_request_of_the_default_provider(
     assert (7, 2, 4) == tuple(message["usage"][key] for key in ("input", "output", "cache_read"))
 
 
-async def test_another_api_is_left_to_the_crate(ask: Ask, wheel: Wheel) -> None:
-    """The crate makes the body of Z.ai's API; messages, tools and the model's own fields are ours."""
+async def test_the_crate_builds_bodies_of_other_apis(ask: Ask, wheel: Wheel) -> None:
+    """For Z.ai the crate builds the body from our messages, tools and extra fields."""
     model = OpenAICompatModel("zai", "glm", "zai-completions", base_url=URL, extra_body={"top_k": 3})
     await ask(*text("Hi"), end(), model=model, api_key=KEY)
     request, body = wheel.streams[0].request, wheel.streams[0].body
@@ -259,8 +259,8 @@ async def test_another_api_is_left_to_the_crate(ask: Ask, wheel: Wheel) -> None:
     assert fields == request["exchange"]["body"]
 
 
-async def test_headers_of_the_users_own_take_the_keys_place(ask: Ask, wheel: Wheel) -> None:
-    """An Authorization among them is the one that is sent."""
+async def test_an_authorization_header_replaces_the_key(ask: Ask, wheel: Wheel) -> None:
+    """An Authorization header of the user is sent instead of the key."""
     headers = {"Authorization": f"Token {KEY}", "X-Team": "é"}
     model = OpenAICompatModel("local", "m", base_url=URL, headers=headers)
     await ask(*text("Hi"), end(), model=model, api_key="other")
@@ -269,19 +269,19 @@ async def test_headers_of_the_users_own_take_the_keys_place(ask: Ask, wheel: Whe
     assert headers == dict(request["exchange"]["headers"])
 
 
-async def test_without_the_wheel_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is in the message."""
-    # "not to be found", also where it is installed
+async def test_a_missing_wheel_has_an_installation_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the command."""
+    # hide the wheel even if it is installed
     monkeypatch.delitem(sys.modules, "alchemy_llm_py.batches", raising=False)
     monkeypatch.setitem(sys.modules, "alchemy_llm_py", None)
     with pytest.raises(PluginError, match="pip install tinyagent-alchemy"):
         await stream_alchemy_openai_completions(MODEL, Context(), {})
 
 
-async def test_a_wheel_that_cannot_be_loaded_is_named(
+async def test_a_wheel_that_cannot_be_loaded_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One that was built for another Python is not called missing."""
+    """A wheel for another Python is not reported as missing."""
     for name in ("alchemy_llm_py", "alchemy_llm_py.batches"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "alchemy_llm_py.py").write_text("raise ImportError('wrong ELF class')")
@@ -300,7 +300,7 @@ async def test_a_wheel_that_cannot_be_loaded_is_named(
         OpenAICompatModel(id="m", base_url=URL, ca_file="/does/not/exist"),
     ],
 )
-async def test_what_cannot_be_sent_never_reaches_the_wheel(model: Any, wheel: Wheel) -> None:
+async def test_invalid_requests_are_not_passed_to_the_wheel(model: Any, wheel: Wheel) -> None:
     """URL, headers, certificates and id are checked before the call."""
     with pytest.raises(ConfigurationError):
         await stream_alchemy_openai_completions(model, Context(), {"api_key": KEY})
@@ -308,7 +308,7 @@ async def test_what_cannot_be_sent_never_reaches_the_wheel(model: Any, wheel: Wh
 
 
 async def test_keys_are_checked_before_the_call(wheel: Wheel) -> None:
-    """None where one is needed, and one that no header can hold."""
+    """A missing key, and a key with invalid characters, are errors."""
     model = OpenAICompatModel("openrouter", "m")
     with pytest.raises(MissingKeyError, match="OPENROUTER_API_KEY"):
         await stream_alchemy_openai_completions(model, Context(), {})
@@ -325,8 +325,8 @@ async def test_a_client_of_the_user_is_refused(wheel: Wheel) -> None:
     assert [] == wheel.streams
 
 
-async def test_a_request_that_the_wheel_refuses_is_the_users_to_mend(wheel: Wheel) -> None:
-    """In the wheel's words, without the key."""
+async def test_a_refused_request_is_a_configuration_error(wheel: Wheel) -> None:
+    """The error has the wheel's text without the key."""
     wheel.scripts.append(ValueError(f"no such api, and {KEY}"))
     with pytest.raises(ConfigurationError, match="no such api") as caught:
         await stream_alchemy_openai_completions(MODEL, Context(), {"api_key": KEY})
@@ -338,7 +338,7 @@ async def test_a_request_that_the_wheel_refuses_is_the_users_to_mend(wheel: Whee
 
 
 async def test_every_kind_of_block_becomes_our_events(ask: Ask) -> None:
-    """Deltas as they were cut, `partial` of each its own moment, usage on the message."""
+    """Deltas are unchanged, `partial` shows each moment, and the message has the usage."""
     thought = [(4, 0, ""), (5, 0, "hm"), (6, 0, "reasoning_content")]
     events, message = await ask(
         *thought, *text("H", "i", index=1), *call('{"a":', "1}", index=2),
@@ -361,7 +361,7 @@ async def test_every_kind_of_block_becomes_our_events(ask: Ask) -> None:
 
 
 async def test_an_agent_runs_tools_through_the_wheel(wheel: Wheel) -> None:
-    """Two turns, the grammar, and the tool's result in the second call."""
+    """Two turns have correct events, and the second request has the tool's result."""
 
     async def look(_id: str, args: dict[str, Any], _signal: Any, _update: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": f"saw {args['a']}"}])
@@ -378,8 +378,8 @@ async def test_an_agent_runs_tools_through_the_wheel(wheel: Wheel) -> None:
     assert "look" == first["tools"][0]["function"]["name"]
 
 
-async def test_a_delta_is_seen_before_the_next_batch(wheel: Wheel) -> None:
-    """Nothing is buffered, and one waking is enough for a batch."""
+async def test_deltas_are_not_buffered(wheel: Wheel) -> None:
+    """Each batch wakes the loop once."""
     wheel.scripts.append([[START, *text("a")[:2]]])
     response = await stream_alchemy_openai_completions(MODEL, Context(), {})
     seen = [await asyncio.wait_for(anext(response), 60) for _ in range(3)]
@@ -395,7 +395,7 @@ async def test_a_delta_is_seen_before_the_next_batch(wheel: Wheel) -> None:
 
 
 async def test_streams_of_one_loop_share_a_socket(wheel: Wheel) -> None:
-    """And each is woken for its own."""
+    """Each stream gets its own wake-ups."""
     wheel.scripts += [[[START]], [[START]]]
     one, two = [await stream_alchemy_openai_completions(MODEL, Context(), {}) for _ in range(2)]
     assert wheel.streams[0].waker is wheel.streams[1].waker
@@ -412,7 +412,7 @@ async def test_streams_of_one_loop_share_a_socket(wheel: Wheel) -> None:
 
 
 async def test_arguments_are_parsed_strictly(ask: Ask) -> None:
-    """Invalid JSON is an invalid call; none at all is `{}`; an object stays as it came."""
+    """Invalid JSON is an invalid call, missing arguments are `{}`, and an object is unchanged."""
     calls = [*LOOK, {"id": "c2", "name": "b"}, {"id": "c3", "name": "c", "whole": {"z": 1}}]
     _, message = await ask(
         *call('{"a": '), *call(index=1, call_id="c2", name="b"),
@@ -424,8 +424,8 @@ async def test_arguments_are_parsed_strictly(ask: Ask) -> None:
     assert "partial_json" not in second
 
 
-async def test_late_ids_and_names_are_taken_and_equal_ids_made_unique(ask: Ask) -> None:
-    """As a server says them, in whatever order."""
+async def test_late_ids_and_names_are_used(ask: Ask) -> None:
+    """Ids and names may arrive in any order; duplicate ids are made unique."""
     calls = [{"id": "c9", "name": "look"}, {"id": "c9", "name": "b"}, {"id": "", "name": ""}]
     _, message = await ask(
         *call("{}", call_id="", name="lo"), *call("{}", index=1, call_id="c9", name="b"),
@@ -433,7 +433,7 @@ async def test_late_ids_and_names_are_taken_and_equal_ids_made_unique(ask: Ask) 
     )  # fmt: skip
     assert ["look", "b", ""] == [block["name"] for block in message["content"]]
     assert 3 == len({block["id"] for block in message["content"]})
-    assert "partial_json" in message["content"][2]  # nobody knows what to run
+    assert "partial_json" in message["content"][2]  # a call without a name cannot run
 
 
 @pytest.mark.parametrize(
@@ -449,27 +449,27 @@ async def test_late_ids_and_names_are_taken_and_equal_ids_made_unique(ask: Ask) 
         ([failed("crate", words="panicked")], "invalid_reply", ""),
     ],
 )  # fmt: skip
-async def test_what_is_no_success_is_none(ask: Ask, steps: list[Any], kind: str, left: str) -> None:
-    """An error message of its kind, the text so far kept, the stream closed."""
+async def test_failures_are_errors(ask: Ask, steps: list[Any], kind: str, left: str) -> None:
+    """Each failure is an error message with its kind and the partial text; the stream is closed."""
     _, message = await ask(*steps)
     assert ("error", kind) == (message["stop_reason"], message["error_kind"])
     assert left == "".join(block["text"] for block in message["content"])
 
 
 async def test_length_is_not_complete(ask: Ask) -> None:
-    """Also with calls in it."""
+    """A reply at the output limit is not complete, even if it has calls."""
     _, message = await ask(*call("{}"), end(calls=LOOK, finish_reason="length"))
     assert "length" == message["stop_reason"]
 
 
 async def test_a_stop_does_not_make_a_reply_complete(ask: Ask) -> None:
-    """Of several finish reasons the last counts, but not a complete one behind one that is not."""
+    """The last finish reason counts, but `stop` does not override an incomplete one."""
     _, message = await ask(*text("Hi"), end(finish_reason="stop", reasons=["length", "stop"]))
     assert ("length", "length") == (message["stop_reason"], message["finish_reason"])
 
 
-async def test_what_is_not_known_goes_back(ask: Ask) -> None:
-    """Fields of the message and of a call, as with the default provider; usage and sources in odd places."""
+async def test_unknown_fields_are_sent_back(ask: Ask) -> None:
+    """Unknown fields, usage and sources are handled as in the default provider."""
     last = {
         "choices": [{"usage": {"prompt_tokens": 3, "completion_tokens": 2}}],
         "citations": ["https://a.example"],
@@ -504,18 +504,18 @@ REFUSED = {"status": 429, "words": '{"error": {"message": "slow"}}', "headers": 
         (failed("client", words="no certificates"), ConfigurationError, "no certificates"),
     ],
 )  # fmt: skip
-async def test_a_reply_that_never_began_raises(
+async def test_a_request_without_a_reply_raises(
     wheel: Wheel, waits: list[float], failure: Any, kind: type[Exception], words: str
 ) -> None:
-    """In the words that every provider has for it, without the key."""
+    """The error has the same text as with the default provider, without the key."""
     wheel.scripts += [[[failure]]] * 3
     with pytest.raises(kind, match=words) as caught:
         await stream_alchemy_openai_completions(MODEL, Context(), {"api_key": KEY})
     assert KEY not in str(caught.value)
 
 
-async def test_tries_again_before_anything_was_shown(wheel: Wheel, waits: list[float]) -> None:
-    """Refused, then broken before the first delta, then answered: one message."""
+async def test_failures_before_the_first_delta_are_retried(wheel: Wheel, waits: list[float]) -> None:
+    """A refusal and a broken connection are retried, and the result is one message."""
     heard: list[str] = []
     lost = failed("reported", value={"error": {"code": 503, "message": "overloaded"}})
     wheel.scripts += [[[failed("status", **REFUSED)]], [[START, lost]], [[START, *text("Hi"), end()]]]
@@ -525,8 +525,8 @@ async def test_tries_again_before_anything_was_shown(wheel: Wheel, waits: list[f
     assert ([7.0, 1.0], 2) == (waits, len(heard))
 
 
-async def test_a_server_that_refuses_to_count(wheel: Wheel) -> None:
-    """It is asked again without `stream_options`, once, and from then on only without."""
+async def test_a_server_without_stream_options(wheel: Wheel) -> None:
+    """The request is repeated once without `stream_options`, and later requests omit it."""
     words = '{"error": {"message": "unknown field: stream_options"}}'
     answer = [[START, *text("Hi"), end()]]
     wheel.scripts += [[[failed("status", status=400, words=words)]], answer, answer]
@@ -540,18 +540,18 @@ async def test_a_server_that_refuses_to_count(wheel: Wheel) -> None:
     assert ["acme: the server refuses stream_options, so it is omitted."] == notes
 
 
-async def test_never_tries_again_once_a_delta_was_shown(wheel: Wheel, waits: list[float]) -> None:
-    """The half that was shown stays, as a failure."""
+async def test_failures_after_the_first_delta_are_not_retried(wheel: Wheel, waits: list[float]) -> None:
+    """The partial text is stored in a failed message."""
     wheel.scripts.append([[START, *text("Half")[:2], failed("interrupted", words="reset")]])
     message = await (await stream_alchemy_openai_completions(MODEL, Context(), {})).result()
     assert ("error", 1, []) == (message["stop_reason"], len(wheel.streams), waits)
 
 
-# ---- leaving ------------------------------------------------------------------------------------------
+# ---- closing ------------------------------------------------------------------------------------------
 
 
 async def test_the_signal_closes_the_stream(wheel: Wheel) -> None:
-    """At once; the text so far stays."""
+    """The stream is closed at once, and the partial text is stored."""
     signal = asyncio.Event()
     wheel.scripts.append([[START, *text("Half")[:2]]])
     response = await stream_alchemy_openai_completions(MODEL, Context(), {"signal": signal})
@@ -563,8 +563,8 @@ async def test_the_signal_closes_the_stream(wheel: Wheel) -> None:
     assert wheel.streams[0].closed
 
 
-async def test_a_signal_that_was_set_before_calls_nothing(wheel: Wheel) -> None:
-    """No request is made for nothing."""
+async def test_a_signal_that_is_already_set_sends_no_request(wheel: Wheel) -> None:
+    """An aborted call sends no request."""
     signal = asyncio.Event()
     signal.set()
     response = await stream_alchemy_openai_completions(MODEL, Context(), {"signal": signal})
@@ -573,7 +573,7 @@ async def test_a_signal_that_was_set_before_calls_nothing(wheel: Wheel) -> None:
 
 
 async def test_a_signal_before_the_reply_ends_the_call(wheel: Wheel) -> None:
-    """Nobody waits for headers that nobody wants."""
+    """The call ends without waiting for headers."""
     signal = asyncio.Event()
     asyncio.get_running_loop().call_soon(signal.set)
     response = await stream_alchemy_openai_completions(MODEL, Context(), {"signal": signal})
@@ -582,7 +582,7 @@ async def test_a_signal_before_the_reply_ends_the_call(wheel: Wheel) -> None:
 
 
 async def test_a_cancelled_reader_closes_the_stream(wheel: Wheel) -> None:
-    """Cancellation goes its way, and nothing goes on."""
+    """CancelledError is raised, and no task remains."""
     wheel.scripts.append([[START]])
     response = await stream_alchemy_openai_completions(MODEL, Context(), {})
     task = asyncio.create_task(collect(response))
@@ -593,8 +593,8 @@ async def test_a_cancelled_reader_closes_the_stream(wheel: Wheel) -> None:
     assert wheel.streams[0].closed
 
 
-async def test_a_reply_that_is_left_unread_is_closed(wheel: Wheel) -> None:
-    """Also if nobody ever began to read it; the loop watches nothing any more."""
+async def test_an_unread_reply_is_closed(wheel: Wheel) -> None:
+    """The stream is closed even if it was never read, and the loop watches no socket."""
     wheel.scripts.append([[START, *text("Hi")]])
     response = await stream_alchemy_openai_completions(MODEL, Context(), {})
     await response.aclose()
@@ -603,7 +603,7 @@ async def test_a_reply_that_is_left_unread_is_closed(wheel: Wheel) -> None:
 
 
 def test_each_loop_has_a_socket_of_its_own(wheel: Wheel) -> None:
-    """One after the other."""
+    """Event loops that run one after the other have separate sockets."""
 
     async def one() -> None:
         wheel.scripts.append([[START, *text("Hi"), end()]])

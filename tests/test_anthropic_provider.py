@@ -1,4 +1,4 @@
-"""The Messages API: requests as it wants them, replies as it sends them, and the wire between."""
+"""The Messages API: requests, replies and HTTP."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def final(events: list[Any]) -> Any:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries do not wait here; these are the seconds that they would have waited."""
+    """Replace the waits of retries by a list of their seconds."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -123,7 +123,7 @@ def body(*messages: Any, model: Any = None, system: str = "", tools: Any = None,
 
 
 def test_a_conversation() -> None:
-    """Each side has one message in turn; the results of a turn's tools come first in the next."""
+    """User and assistant alternate; the results of a turn's tools come first in the next message."""
     call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {"a": 1}}
     other = {"type": "tool_call", "id": "t2", "name": "add", "arguments": {}}
     sent = body(
@@ -165,7 +165,7 @@ def test_a_conversation() -> None:
 
 
 def test_tools() -> None:
-    """A tool is its name, its description and a schema that is an object's."""
+    """A tool has its name, its description and an object schema."""
     tool = AgentTool("add", "Adds.", {"properties": {"a": {"type": "integer"}}})
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert body(user("Hi"), tools=[tool])["tools"] == [
@@ -173,15 +173,15 @@ def test_tools() -> None:
     ]
 
 
-def test_text_that_cannot_be_seen_is_left_out() -> None:
-    """The API refuses empty text, so blocks and messages without any are not sent."""
+def test_blank_text_is_omitted() -> None:
+    """The API refuses empty text, so blank blocks and messages are not sent."""
     sent = body(user("Hi"), assistant("", "  \n", **OWN), user(" "), assistant("Yes", "", **OWN))
     assert [message["role"] for message in sent["messages"]] == ["user", "assistant"]
     assert sent["messages"][1]["content"] == [{"type": "text", "text": "Yes"}]
 
 
 def test_a_result_without_content() -> None:
-    """A tool that gave nothing gives a result without content."""
+    """An empty tool result is sent without content."""
     call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
     result = body(user("Hi"), assistant(call, **OWN), tool_result("t1", "add", ""))["messages"][-1]
     assert result["content"] == [{"type": "tool_result", "tool_use_id": "t1"}]
@@ -198,7 +198,7 @@ def test_a_result_without_content() -> None:
     ],
 )
 def test_images(url: str, source: dict[str, str]) -> None:
-    """Images go through, by URL or as data, from the user and from tools."""
+    """Images by URL and as data are sent, from the user and from tools."""
     image = {"type": "image", "url": url, "mime_type": "image/webp"}
     call = {"type": "tool_call", "id": "t1", "name": "shot", "arguments": {}}
     sent = body(
@@ -211,7 +211,7 @@ def test_images(url: str, source: dict[str, str]) -> None:
 
 
 def test_thinking_goes_back_with_its_signature() -> None:
-    """Signed thinking goes back as it was, redacted thinking too; without a signature it is left out."""
+    """Signed and redacted thinking is sent back unchanged; unsigned thinking is omitted."""
     redacted = {"type": "redacted_thinking", "data": "opaque"}
     sent = body(
         user("Hi"),
@@ -233,7 +233,7 @@ def test_thinking_goes_back_with_its_signature() -> None:
 
 
 def test_names_and_ids_that_the_api_refuses() -> None:
-    """Ids of other providers are replaced, call and result alike; an invented name is made harmless."""
+    """Invalid ids are replaced in calls and results; invalid names are made valid."""
     calls = [
         {"type": "tool_call", "id": "functions.add:0", "name": "fs.read", "arguments": {}},
         {"type": "tool_call", "id": "x" * 80, "name": "", "arguments": {}},
@@ -247,7 +247,7 @@ def test_names_and_ids_that_the_api_refuses() -> None:
 
 
 def test_a_failed_turn_does_not_make_the_session_unusable() -> None:
-    """Failed replies are left out, a result without its call too; a call without a result gets one."""
+    """Failed replies and orphaned results are omitted; a call without a result gets one."""
     call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
     lost = {"type": "tool_call", "id": "t0", "name": "add", "arguments": {}}
     sent = body(
@@ -266,7 +266,7 @@ def test_a_failed_turn_does_not_make_the_session_unusable() -> None:
 
 
 def points(value: Any) -> list[Any]:
-    """Every cache point in a request."""
+    """Return every cache point in a request."""
     if isinstance(value, list):
         return [point for item in value for point in points(item)]
     if isinstance(value, dict):
@@ -276,7 +276,7 @@ def points(value: Any) -> list[Any]:
 
 
 def test_cache_points() -> None:
-    """System prompt, last tool and the last two user messages are cache points; there are never more."""
+    """The system prompt, the last tool and the last two user messages are cache points, at most four."""
     history = [user("a"), assistant("b", **OWN), user("c"), assistant("d", **OWN), user("e")]
     tools = [AgentTool("one"), AgentTool("two")]
     sent = body(*history, model=AnthropicModel(), system="s", tools=tools)
@@ -289,8 +289,8 @@ def test_cache_points() -> None:
 
 
 @pytest.mark.parametrize("place", ["user", "result", "assistant"])
-def test_marks_of_the_user_are_kept(place: str) -> None:
-    """They are all that is sent, since the API allows four and wants the longer ones first."""
+def test_cache_marks_of_the_user_are_preserved(place: str) -> None:
+    """No other marks are sent: the API allows four, and requires longer ones first."""
     mark = {"type": "ephemeral", "ttl": "1h"}
     marked: Any = {"type": "text", "text": "Long.", "cache_control": mark}
     messages: list[Any] = [user("Hi"), assistant(CALL, **OWN), RESULT, assistant("2", **OWN), user("and?")]
@@ -300,8 +300,8 @@ def test_marks_of_the_user_are_kept(place: str) -> None:
     assert (1, 1) == (sent.count("cache_control"), sent.count(json.dumps({**marked})))
 
 
-def test_caching_can_be_switched() -> None:
-    """Off, no cache point is sent; an hour is asked for by its name."""
+def test_caching_can_be_configured() -> None:
+    """Caching can be off, or last for an hour."""
     assert points(body(user("a"), system="s", model=AnthropicModel(cache=None))) == []
     hour = {"type": "ephemeral", "ttl": "1h"}
     assert points(body(user("a"), system="s", model=AnthropicModel(cache="1h"))) == [hour] * 2
@@ -317,8 +317,8 @@ def test_cache_points_do_not_change_the_users_objects() -> None:
     assert first == body(user("a"), model=model)
 
 
-def test_the_next_request_begins_as_the_last_one_ended() -> None:
-    """But for the cache points, a longer conversation is the shorter one and more."""
+def test_a_longer_conversation_has_the_same_prefix() -> None:
+    """Only the cache points differ."""
 
     def bare(sent: Any) -> str:
         return json.dumps(sent["messages"]).replace(', "cache_control": {"type": "ephemeral"}', "")
@@ -351,7 +351,7 @@ SUMMARIZED = {"type": "adaptive", "display": "summarized"}
     ],
 )
 def test_thinking_levels(model_id: str, level: str, expected: Any) -> None:
-    """A level is a budget or an effort, whichever the model takes, with room for the answer beside it."""
+    """A level becomes a budget or an effort, with room for the answer."""
     model = AnthropicModel(id=model_id)
     sent = body(user("Hi"), model=model, thinking_level=ThinkingLevel(level), temperature=0.5)
     effort = sent.get("output_config", {}).get("effort")
@@ -360,7 +360,7 @@ def test_thinking_levels(model_id: str, level: str, expected: Any) -> None:
 
 
 def test_notes_about_thinking() -> None:
-    """Whatever is not sent as it was asked for is noted."""
+    """Every changed or omitted setting has a note."""
     for model_id, options, expected in (
         ("claude-opus-4-6", {"thinking_level": "xhigh"}, "'max' is used"),
         ("claude-opus-4-7", {"thinking_level": "minimal"}, "'low' is used"),
@@ -377,7 +377,7 @@ def test_notes_about_thinking() -> None:
 
 
 def test_thinking_budgets() -> None:
-    """A budget of one's own counts; a limit of one's own is never exceeded and leaves room for an answer."""
+    """The user's budget is used, within the user's output limit and with room for the answer."""
     own = {"thinking_level": "high", "thinking_budgets": {"high": 2000}}
     assert body(user("Hi"), **own)["thinking"]["budget_tokens"] == 2000
     cut = body(user("Hi"), thinking_level="high", max_tokens=6000)
@@ -388,8 +388,8 @@ def test_thinking_budgets() -> None:
     assert fixed["thinking"] == {"type": "enabled", "budget_tokens": 2000}
 
 
-def test_thinking_can_be_said_by_hand() -> None:
-    """The model says how it thinks, where its id does not tell, or that it does not."""
+def test_thinking_of_a_model_can_be_set() -> None:
+    """The model's fields set whether and how it thinks."""
     adaptive = body(user("Hi"), model=AnthropicModel(id="house", thinking="adaptive"), thinking_level="low")
     assert adaptive["thinking"] == {"type": "adaptive"}
     budget = body(
@@ -399,8 +399,8 @@ def test_thinking_can_be_said_by_hand() -> None:
     assert "thinking" not in body(user("Hi"), model=AnthropicModel(reasoning=False), thinking_level="high")
 
 
-def test_thinking_at_the_end_of_a_reply_does_not_go_back() -> None:
-    """A reply that was cut while the model thought would make the session unusable."""
+def test_thinking_at_the_end_of_a_reply_is_omitted() -> None:
+    """The API would refuse a history with it."""
     cut = assistant("So", THOUGHT, stop_reason="length", **OWN)
     sent = body(user("Hi"), cut, user("Go on"))["messages"]
     assert [["Hi"], ["So"], ["Go on"]] == [[one["text"] for one in message["content"]] for message in sent]
@@ -408,8 +408,8 @@ def test_thinking_at_the_end_of_a_reply_does_not_go_back() -> None:
     assert ["user"] == [message["role"] for message in body(user("Hi"), only, user("Go on"))["messages"]]
 
 
-def test_thinking_as_a_further_field() -> None:
-    """What is set by hand counts, and the rest of the request fits it."""
+def test_thinking_in_extra_body() -> None:
+    """It takes precedence, and the other fields fit it."""
     thinking = {"type": "enabled", "budget_tokens": 20_000}
     model = AnthropicModel(extra_body={"thinking": thinking})
     sent = body(user("Hi"), model=model, thinking_level="low", temperature=0.5)
@@ -424,13 +424,13 @@ def test_thinking_as_a_further_field() -> None:
 
 
 def test_newer_models_get_no_temperature() -> None:
-    """From 4.7 on they refuse it, thinking or not."""
+    """From Claude 4.7 on, temperature is omitted."""
     assert "temperature" not in body(user("Hi"), model=AnthropicModel(id="claude-opus-4-7"), temperature=0.5)
     assert body(user("Hi"), temperature=0.5)["temperature"] == 0.5
 
 
-def test_a_turn_of_another_model_goes_on_without_thinking() -> None:
-    """With a budget, the API wants thinking before calls, and this turn's were made by somebody else."""
+def test_a_turn_of_another_model_continues_without_thinking() -> None:
+    """A budget requires thinking before calls, which this turn does not have."""
     call = {"type": "tool_call", "id": "t1", "name": "add", "arguments": {}}
     turn = [user("Hi"), assistant("See:", call), tool_result("t1", "add", "2")]
     assert "thinking" not in body(*turn, thinking_level="high")
@@ -445,8 +445,8 @@ RESULT = tool_result("t1", "add", "2")
 
 
 @pytest.mark.parametrize("model_id", ["claude-sonnet-4-5", "claude-opus-4-7"])
-def test_a_turn_keeps_the_thinking_that_it_began_with(model_id: str) -> None:
-    """Between a call and its result thinking is neither switched on nor off, and a note says so."""
+def test_the_thinking_of_a_turn_does_not_change(model_id: str) -> None:
+    """Between a call and its result the level stays, and a note reports it."""
     own = {**OWN, "model": model_id}
 
     def thinks(level: str, *messages: Any) -> tuple[Any, int]:
@@ -466,7 +466,7 @@ def test_a_turn_keeps_the_thinking_that_it_began_with(model_id: str) -> None:
     assert (high, 0) == thinks("high", *thought)
     assert (high, 1) == thinks("low", *began)
     assert (high, 1) == thinks("off", *began, user("steering"), user("more"))
-    # The last reply of the turn has no thinking of its own, which says nothing.
+    # The last reply of the turn has no thinking block, which does not mean that thinking was off.
     later = {**CALL, "id": "t2"}
     assert (high, 0) == thinks("high", *thought, assistant(later, **own), tool_result("t2", "add", "3"))
     assert (False, 0) == thinks("off", *began, assistant("4", **own), user("Next"))
@@ -474,8 +474,8 @@ def test_a_turn_keeps_the_thinking_that_it_began_with(model_id: str) -> None:
 
 
 @pytest.mark.parametrize("level", ["off", "high"])
-def test_models_that_think_by_themselves(level: str) -> None:
-    """From 5 on a reply without a level in it says nothing about how its turn began."""
+def test_models_that_always_think(level: str) -> None:
+    """From Claude 5 on, a reply without a level does not show how its turn began."""
     own = {**OWN, "model": "claude-opus-5"}
     notes: list[str] = []
     for reply in (assistant(CALL, **own), assistant(THOUGHT, CALL, **own)):
@@ -495,8 +495,10 @@ def test_models_that_think_by_themselves(level: str) -> None:
     ],
 )
 @pytest.mark.parametrize("level", ["off", "high"])
-async def test_thinking_of_another_beginning(model_id: str, thought: bool, bound: bool, level: str) -> None:
-    """A change of tools or system prompt does not make a session unusable for models that check it."""
+async def test_thinking_after_a_change_of_tools(
+    model_id: str, thought: bool, bound: bool, level: str
+) -> None:
+    """A change of tools or system prompt does not make the session unusable."""
     async with FakeServer(reply(text_block(0, "Hi")), repeat=True) as server:
         model = AnthropicModel(id=model_id, base_url=server.url, headers={"anthropic-beta": "one"})
         blocks = [THOUGHT, "Yes"] if thought else ["Yes"]
@@ -510,8 +512,8 @@ async def test_thinking_of_another_beginning(model_id: str, thought: bool, bound
     assert expected == request.headers["anthropic-beta"]
 
 
-async def test_the_message_says_what_thinking_was_asked_for() -> None:
-    """So the rest of its turn asks for the same, whatever the agent is set to meanwhile."""
+async def test_the_message_stores_the_thinking_level() -> None:
+    """Later requests of the turn use the same level."""
     async with FakeServer(reply(text_block(0, "Hi")), repeat=True) as server:
         model = AnthropicModel(base_url=server.url)
         for level in ("high", "off"):
@@ -522,7 +524,7 @@ async def test_the_message_says_what_thinking_was_asked_for() -> None:
 
 
 def test_extra_body() -> None:
-    """Further fields win, None takes one out, and tools on the server stand beside the agent's own."""
+    """Extra fields take precedence, None removes a field, and server tools are added to the agent's."""
     search = {"type": "web_search_20250305", "name": "web_search"}
     model = AnthropicModel(extra_body={"tools": [search], "top_k": 5, "stream": None})
     sent = body(user("Hi"), model=model, tools=[AgentTool("add")])
@@ -535,8 +537,8 @@ def test_extra_body() -> None:
 # ---- replies ------------------------------------------------------------------------------------
 
 
-def test_redacted_thinking_is_kept() -> None:
-    """It has no words, and goes back as it came."""
+def test_redacted_thinking_is_stored() -> None:
+    """It has no text and is sent back unchanged."""
     redacted = {"type": "redacted_thinking", "data": "opaque"}
     message = final(decode(says(block(0, redacted), text_block(1, "Hi"))))
     assert message["content"][0] == {
@@ -566,14 +568,14 @@ def test_redacted_thinking_is_kept() -> None:
     ],
 )
 def test_stop_reasons(stop: str, calls: bool, reason: str) -> None:
-    """Ours is one of five; the API's own word stands beside it. Calls count whatever it says."""
+    """The message has our stop reason and the API's own; calls run only in complete replies."""
     content = [text_block(0, "Hi"), tool_block(1, "t1", "add", "{}")] if calls else [text_block(0, "Hi")]
     message = final(decode(says(*content, stop=stop)))
     assert (reason, stop) == (message["stop_reason"], message["finish_reason"])
 
 
 def test_a_refusal() -> None:
-    """It is never a success: what was said stays, and the reason is given."""
+    """A refusal is a failure with the partial text and the reason."""
     details = {"type": "refusal", "category": "cyber", "explanation": "Could do harm."}
     message = final(decode(says(text_block(0, "Hal"), stop="refusal", stop_details=details)))
     assert ("error", "refusal", "content_filter") == tuple(
@@ -584,7 +586,7 @@ def test_a_refusal() -> None:
 
 
 def test_tool_arguments() -> None:
-    """Pieces are put together, nothing is {}, and what is no object makes the call invalid."""
+    """Parts are joined, empty arguments are {}, and other values make the call invalid."""
     message = final(
         decode(
             says(
@@ -612,7 +614,7 @@ def test_tool_arguments() -> None:
 
 
 def test_usage() -> None:
-    """Input includes what was cached; the last report of a count is the one that holds."""
+    """The input includes cached tokens; the last report of a count is used."""
     events = [
         begin(cache_read_input_tokens=10, cache_creation_input_tokens=5, output_tokens=1),
         *text_block(0, "Hi"),
@@ -633,8 +635,8 @@ def test_usage() -> None:
     }  # fmt: skip
 
 
-def test_what_is_not_known_breaks_nothing() -> None:
-    """Unknown events and deltas, blocks without a type, odd citations and pings."""
+def test_unknown_data_is_ignored() -> None:
+    """Unknown events and deltas, blocks without a type, invalid citations and pings are ignored."""
     citation = {"type": "citations_delta", "citation": {"type": "page", "cited_text": "x"}}
     message = final(
         decode(
@@ -658,7 +660,7 @@ def test_what_is_not_known_breaks_nothing() -> None:
 
 
 def replayed(*events: Any) -> Any:
-    """The blocks that a reply is sent back as, after a night in a file."""
+    """Return the blocks that are sent back for a reply, after a JSON round trip."""
     message = json.loads(json.dumps(final(decode(says(*events)))))
     return body(user("Hi"), message, user("and?"))["messages"][1]["content"]
 
@@ -681,14 +683,14 @@ KINDS = [
 ]
 
 
-def test_blocks_of_every_kind_go_back_in_order() -> None:
-    """What tools on the server did, a change of model, and what nobody knew of yet is kept as it came."""
+def test_all_blocks_are_sent_back_in_order() -> None:
+    """Blocks of server tools and unknown blocks are unchanged."""
     blocks = [one for kind in KINDS for one in (kind, {"type": "text", "text": kind["type"]})]
     assert blocks == replayed(*(block(n, one) for n, one in enumerate(blocks)))
 
 
-def test_unknown_blocks_that_come_in_pieces() -> None:
-    """Texts grow, other fields are replaced, and arguments are put together."""
+def test_unknown_blocks_are_merged() -> None:
+    """Texts grow, other fields are replaced, and arguments are joined."""
     pieces = [{"type": "hum_delta", "sound": piece, "pitch": n} for n, piece in enumerate("abc")]
     begun = {"type": "hum", "sound": "-", "pitch": None}
     search = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
@@ -700,8 +702,8 @@ def test_unknown_blocks_that_come_in_pieces() -> None:
     ] == replayed(block(0, begun, *pieces), block(1, search, *arguments), text_block(2, "Hm"))
 
 
-def test_further_fields_of_calls_go_back() -> None:
-    """Who called a tool, for example, which may be code on the server."""
+def test_extra_fields_of_calls_are_sent_back() -> None:
+    """For example, the field that shows which code called a tool."""
     call = {"type": "tool_use", "id": "t1", "name": "add", "input": {"a": 1}, "caller": {"type": "code"}}
     assert [call] == replayed(block(0, call))
 
@@ -718,8 +720,8 @@ CITATION = {
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_citations_are_kept_and_go_back(whole: bool) -> None:
-    """They are there in one form for everybody, and in the API's own for the API, which wants its index."""
+def test_citations_are_stored_and_sent_back(whole: bool) -> None:
+    """Users get the common form; the API gets its own, which has an encrypted index."""
     delta = {"type": "citations_delta", "citation": CITATION}
     event = (
         block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]})
@@ -732,14 +734,14 @@ def test_citations_are_kept_and_go_back(whole: bool) -> None:
 
 
 def test_citations_are_for_their_own_model() -> None:
-    """Another model gets the text alone."""
+    """Another model gets the text only."""
     message = final(decode(says(block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]}))))
     sent = body(user("Hi"), message, user("and?"), model=AnthropicModel(id="claude-opus-4-1"))
     assert [{"type": "text", "text": "Rain."}] == sent["messages"][1]["content"]
 
 
-def test_what_a_search_found_is_a_source() -> None:
-    """If the text cites nothing itself, what was found is where it has its statements from."""
+def test_search_results_are_citations() -> None:
+    """If the text has no citations, the results of a search are used."""
     result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": [SEARCH_RESULT, SEARCH_RESULT]}
     message = final(decode(says(block(0, result), text_block(1, "Rain."))))
     assert [{"url": "https://example.org/a", "title": "A"}] == message["content"][1]["citations"]
@@ -749,14 +751,14 @@ def test_what_a_search_found_is_a_source() -> None:
 
 
 def test_citations_of_a_reply_that_breaks_off() -> None:
-    """What had arrived is kept."""
+    """An interrupted reply has the citations so far."""
     events = says(block(0, {"type": "text", "text": "Rain.", "citations": [CITATION]}))
     message = final(decode(events[:2]))
     assert ("error", "A") == (message["stop_reason"], message["content"][0]["citations"][0]["title"])
 
 
-def test_what_servers_get_wrong() -> None:
-    """Deltas without a start, blocks without an end, no index, no event names: the text is there."""
+def test_faults_of_servers_are_tolerated() -> None:
+    """Missing starts, ends, indexes and event names lose no text."""
     delta = {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "Hi"}}
     thought = {
         "type": "content_block_delta",
@@ -771,7 +773,7 @@ def test_what_servers_get_wrong() -> None:
     }
     message = final(decode([delta, thought, mixed, stray, *ending("end_turn")]))
     assert [part["type"] for part in message["content"]] == ["text", "thinking", "text", "tool_call"]
-    assert message["content"][3]["partial_json"] == "{}"  # a call of nobody knows what is not run
+    assert message["content"][3]["partial_json"] == "{}"  # a call without a name does not run
 
 
 @pytest.mark.parametrize(
@@ -789,7 +791,7 @@ def test_what_servers_get_wrong() -> None:
     ],
 )
 def test_errors_in_the_stream(error: Any, kind: str, words: str) -> None:
-    """They end the message with the provider's words and what there was of it."""
+    """The message has the provider's text and the partial content."""
     message = final(decode([begin(), *text_block(0, "Half")[:-1], {"type": "error", "error": error}]))
     assert ("error", kind) == (message["stop_reason"], message["error_kind"])
     assert words in message["error_message"]
@@ -797,25 +799,25 @@ def test_errors_in_the_stream(error: Any, kind: str, words: str) -> None:
     assert message["usage"]["input"] == 3
 
 
-def test_without_its_end_a_reply_is_cut() -> None:
-    """A stop reason is an end, `message_stop` is one, and an end without anything before it is none."""
+def test_a_reply_without_its_end_is_an_error() -> None:
+    """A stop reason or `message_stop` ends a reply."""
     begun = [begin(), *text_block(0, "Half")]
     assert final(decode(begun))["error_kind"] == "stream_interrupted"
     assert final(decode([*begun, ending("end_turn")[0]]))["stop_reason"] == "stop"
     assert final(decode([*begun, ending("end_turn")[1]]))["stop_reason"] == "stop"
     assert final(decode([*begun, b"data: [DONE]\n\n"]))["stop_reason"] == "stop"
     assert final(decode([begin(), {"type": "message_stop"}]))["error_kind"] == "invalid_reply"
-    assert final(decode(says()))["content"] == []  # the API does end a turn without a word
+    assert final(decode(says()))["content"] == []  # the API may end a turn without content
 
 
-def test_an_event_that_is_no_json_is_loud() -> None:
-    """It is never skipped: text may have been in it."""
+def test_an_event_that_is_not_json_is_an_error() -> None:
+    """It is never skipped, because it may have text."""
     message = final(decode([begin(), *text_block(0, "Half")[:2], b"data: {oops\n\n", *ending("end_turn")]))
     assert ("error", "invalid_reply") == (message["stop_reason"], message["error_kind"])
 
 
-def test_a_whole_message_instead_of_a_stream() -> None:
-    """A server that ignores `stream` is understood; an error with status 200 is an error."""
+def test_a_message_instead_of_a_stream() -> None:
+    """A server may ignore `stream`; an error with status 200 is an error."""
     whole = {
         "type": "message",
         "content": [
@@ -856,14 +858,14 @@ ODD_OBJECT: Any = st.dictionaries(
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(steps(EVENTS)), max_size=12))
 def test_any_bytes(pieces: list[bytes]) -> None:
-    """Whatever comes, there is one end, and it is the last event."""
+    """For any bytes there is one end, and it is the last event."""
     events = decode(pieces)
     assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
 
 
 @given(st.lists(ODD_OBJECT | st.sampled_from(EVENTS), max_size=10))
 def test_any_objects(objects: list[Any]) -> None:
-    """Fields of any type break nothing either."""
+    """Fields of any type give one end."""
     events = decode([sse(json.dumps(value)) for value in objects])
     assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
 
@@ -872,7 +874,7 @@ def test_any_objects(objects: list[Any]) -> None:
 
 
 async def test_a_call() -> None:
-    """Method, address, headers and body are the API's; the events are those of the contract."""
+    """Method, URL, headers and body are the API's; the events are correct."""
     async with FakeServer(reply(text_block(0, "Hel", "lo"))) as server:
         model = AnthropicModel(base_url=server.origin, headers={"anthropic-beta": "a,b"})
         events = await ask(server, model=model)
@@ -893,7 +895,7 @@ async def test_a_call() -> None:
 
 @pytest.mark.parametrize("base", ["", "/", "/v1", "/v1/", "/v1/messages", "/v1/messages/"])
 async def test_base_urls(base: str) -> None:
-    """The base URL may end anywhere before the endpoint, or at it."""
+    """The base URL may end at any part of the endpoint's path."""
     async with FakeServer(reply(text_block(0, "Hi"))) as server:
         await ask(server, model=AnthropicModel(base_url=server.origin + base))
         assert server.requests[0].path == "/v1/messages"
@@ -901,14 +903,14 @@ async def test_base_urls(base: str) -> None:
 
 @pytest.mark.parametrize("base", ["/anthropic", "/anthropic/v1", "/anthropic/v1/messages"])
 async def test_base_urls_of_others(base: str) -> None:
-    """Other servers have the endpoint below a path of their own; a query stays."""
+    """Other servers may have a path of their own; a query is preserved."""
     async with FakeServer(reply(text_block(0, "Hi"))) as server:
         await ask(server, model=AnthropicModel(base_url=f"{server.origin}{base}?tenant=1"))
         assert server.requests[0].path == "/anthropic/v1/messages?tenant=1"
 
 
 async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the call, else from the environment; there must be one, unless the model needs none."""
+    """The key comes from the call, else from the environment; it is required unless the model needs none."""
     context = Context(messages=[user("Hi")])
     with pytest.raises(MissingKeyError, match="ANTHROPIC_API_KEY"):
         await stream_anthropic(AnthropicModel(), context, {})
@@ -923,8 +925,8 @@ async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [None, None, "from-env"]
 
 
-async def test_models_that_cannot_be_asked() -> None:
-    """No address or no id is said before anything is sent."""
+async def test_incomplete_models_are_errors() -> None:
+    """A missing URL or id is an error before anything is sent."""
     with pytest.raises(ConfigurationError, match="base_url"):
         await stream_anthropic(Model(id="m"), Context(), {"api_key": KEY})
     with pytest.raises(ConfigurationError, match="no id"):
@@ -933,7 +935,7 @@ async def test_models_that_cannot_be_asked() -> None:
 
 @pytest.mark.parametrize("base", ["", "/v1", "/v1/messages"])
 async def test_the_list_of_models(base: str) -> None:
-    """It has what each model takes in and gives out; what is no list is said to be none."""
+    """The list has the limits of each model; an invalid list is an error."""
     listed = {"id": "claude-x", "display_name": "Claude X", "max_input_tokens": 200, "max_tokens": 64}
     async with FakeServer(FakeReply.json({"data": [listed, {}, 1]}), FakeReply.json({"data": 1})) as server:
         model = AnthropicModel(id="", base_url=server.origin + base)
@@ -968,7 +970,7 @@ def http_error(status: int, kind: str, message: str, **headers: str) -> FakeRepl
 async def test_http_errors(
     status: int, kind: str, message: str, error: type[Exception], requests: int, waits: list[float]
 ) -> None:
-    """They are raised, with the provider's words and without the key, after the retries that may help."""
+    """After the retries, the error has the provider's text without the key."""
     async with FakeServer(http_error(status, kind, message), repeat=True) as server:
         with pytest.raises(error) as caught:
             await ask(server)
@@ -977,8 +979,8 @@ async def test_http_errors(
     assert KEY not in str(caught.value)
 
 
-async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> None:
-    """Nothing was shown, so the request is sent again; afterwards it is not."""
+async def test_errors_before_output_are_retried(waits: list[float]) -> None:
+    """Errors after output are not retried."""
     overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     async with FakeServer(FakeReply(steps([begin(), overloaded])), reply(text_block(0, "Hi"))) as server:
         told: list[str] = []
@@ -993,7 +995,7 @@ async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> No
 
 @pytest.mark.parametrize("cut", [Reset(), Hangup()])
 async def test_a_connection_that_breaks(cut: Any) -> None:
-    """What was said stays, and the message says that it is not all."""
+    """The message is an error with the partial text."""
     half = steps([begin(), *text_block(0, "Half")[:2]])
     async with FakeServer(FakeReply([*half, Wait(), cut])) as server:
         response = await stream_anthropic(
@@ -1008,7 +1010,7 @@ async def test_a_connection_that_breaks(cut: Any) -> None:
 
 
 async def test_silence() -> None:
-    """A reply that stops coming ends in time, with what there was."""
+    """A reply that stops ends at the time-out with the partial text."""
     half = b"".join(steps([begin(), *text_block(0, "Half")[:2]]))
     async with FakeServer(FakeReply([half, Hold()])) as server:
         message = final(await ask(server, timeout={"idle": 0.1}))
@@ -1052,14 +1054,14 @@ async def test_pings_keep_a_reply_open_for_a_while(pings: int, monkeypatch: pyte
 
 
 async def test_an_end_without_the_last_event() -> None:
-    """After the stop reason the reply is complete, though the connection stays open."""
+    """After the stop reason the reply is complete, even if the connection stays open."""
     events = says(text_block(0, "Hi"))[:-1]
     async with FakeServer(FakeReply([b"".join(steps(events)), Hold()])) as server:
         assert final(await ask(server, timeout={"idle": 0.1}))["stop_reason"] == "stop"
 
 
 async def test_an_abort_closes_the_connection() -> None:
-    """Setting the signal ends the reply at once; what was said stays."""
+    """The signal ends the reply at once with the partial text."""
     signal = asyncio.Event()
     half = steps([begin(), *text_block(0, "Half")[:2]])
     async with FakeServer(FakeReply([*half, Hold()])) as server:
@@ -1077,8 +1079,8 @@ async def test_an_abort_closes_the_connection() -> None:
     assert message["content"] == [{"type": "text", "text": "Half"}]
 
 
-async def test_leaving_early_closes_the_connection() -> None:
-    """A reader that has enough leaves nothing open."""
+async def test_closing_early_closes_the_connection() -> None:
+    """A reply that is closed early leaves nothing open."""
     half = steps([begin(), *text_block(0, "Half")[:2]])
     async with FakeServer(FakeReply([*half, Hold()])) as server:
         stream = await stream_anthropic(
@@ -1091,7 +1093,7 @@ async def test_leaving_early_closes_the_connection() -> None:
         await server.wait_closed()
 
 
-# ---- turns that the server makes --------------------------------------------------------------------
+# ---- paused turns ------------------------------------------------------------------------------------
 
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 USE = {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}}
@@ -1106,8 +1108,8 @@ def searching(server: Any, **fields: Any) -> AnthropicModel:
     return AnthropicModel(base_url=server.origin, extra_body={"tools": [SEARCH]}, **fields)
 
 
-async def test_a_paused_turn_goes_on() -> None:
-    """The reply so far is sent back, block by block, and what follows joins the same message."""
+async def test_a_paused_turn_continues() -> None:
+    """The reply so far is sent back, and the continuation is part of the same message."""
     query = {"type": "input_json_delta", "partial_json": '{"query": "x"}'}
     first = reply(text_block(0, "Let me look."), block(1, USE, query), stop="pause_turn")
     second = reply(block(0, FOUND), text_block(1, "Found."))
@@ -1128,8 +1130,8 @@ async def test_a_paused_turn_goes_on() -> None:
     assert [event["type"] for event in events].count("start") == 1
 
 
-async def test_pauses_have_an_end() -> None:
-    """A turn that never stops pausing ends as incomplete."""
+async def test_pauses_have_a_limit() -> None:
+    """A turn that pauses too often ends as incomplete."""
     async with FakeServer(reply(text_block(0, "."), stop="pause_turn"), repeat=True) as server:
         message = final(await ask(server, model=searching(server, max_pauses=2)))
         assert len(server.requests) == 3
@@ -1138,14 +1140,14 @@ async def test_pauses_have_an_end() -> None:
 
 
 async def test_a_pause_without_tools_on_the_server() -> None:
-    """Nothing of ours could be going on there, so the message is left as it is."""
+    """The turn is not continued, because no server tool can be running."""
     async with FakeServer(reply(text_block(0, "."), stop="pause_turn")) as server:
         message = final(await ask(server))
     assert ("length", "pause_turn") == (message["stop_reason"], message["finish_reason"])
 
 
-async def test_a_turn_that_cannot_go_on() -> None:
-    """An error in its second half is an error of the message, which keeps the first."""
+async def test_a_continuation_that_fails() -> None:
+    """The message is an error with the content so far."""
     paused = reply(text_block(0, "Half"), stop="pause_turn")
     async with FakeServer(paused, http_error(400, "invalid_request_error", "no")) as server:
         message = final(await ask(server, model=searching(server)))
@@ -1158,7 +1160,7 @@ async def test_a_turn_that_cannot_go_on() -> None:
 
 
 async def test_a_tool_turn() -> None:
-    """Thinking, a call, its result and the answer: the second request holds all of the first reply."""
+    """The second request has all of the first reply: thinking, call and result."""
 
     async def add(_: str, args: dict[str, Any], *__: Any) -> AgentToolResult:
         return AgentToolResult([{"type": "text", "text": str(args["a"] + args["b"])}])

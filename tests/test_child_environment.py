@@ -1,4 +1,4 @@
-"""What a program that a tool starts gets to see of our environment."""
+"""The environment of programs that tools start."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from tinyagent.child_environment import child_environment
 SECRET = "sk-test-CANARY"
 
 
-def test_what_programs_need_is_passed_on() -> None:
-    """Paths, language, proxies, and names that are asked for; nothing else."""
+def test_common_variables_are_passed_on() -> None:
+    """Only paths, language, proxies and requested names are passed on."""
     given = {"PATH": "/bin", "LC_ALL": "C", "https_proxy": "http://proxy:8080", "MINE": "1", "OTHER": "2"}
     kept = child_environment(given, ["MINE"])
     assert {name: given[name] for name in ("PATH", "LC_ALL", "https_proxy", "MINE")} == kept
 
 
-def test_secrets_are_left_out() -> None:
-    """By their names, even where they are asked for; credentials in a URL; copies in other variables."""
+def test_secrets_are_omitted() -> None:
+    """Requested secrets, credentials in URLs and copies in other variables are omitted."""
     given = {
         "OPENAI_API_KEY": SECRET,
         "GITHUB_TOKEN": SECRET,

@@ -1,4 +1,4 @@
-"""Failures as data: what an exception is survives in an assistant message, in JSONL and in a replay."""
+"""Failures as data: exceptions are preserved in assistant messages, JSONL and replays."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MODEL = Model(provider="scripted", id="scripted", api="scripted")
 
 
 class QuotaError(RateLimitError):
-    """A plugin's own class, with a constructor of its own."""
+    """A plugin's own error class with its own constructor."""
 
     kind = "acme_quota"
 
@@ -40,7 +40,7 @@ class QuotaError(RateLimitError):
 
 
 class LoginError(AuthenticationError):
-    """A plugin's own class of something that is not set up."""
+    """A plugin's own class for a missing setting."""
 
     kind = "acme_login"
 
@@ -58,7 +58,7 @@ class ForeignError(Exception):
 
 
 class OddError(Exception):
-    """Attributes of our names that mean something else, or raise."""
+    """A class whose attributes have unexpected types or raise."""
 
     status = "200 OK"
     retryable = 1
@@ -132,15 +132,15 @@ CASES: list[tuple[BaseException, dict[str, Any], type[TinyAgentError]]] = [
 def test_an_exception_and_its_fields(
     error: BaseException, fields: dict[str, Any], kind: type[TinyAgentError]
 ) -> None:
-    """The fields say all that is known, and reading them gives the nearest class of our tree back."""
+    """The fields have everything that is known, and reading them gives the nearest class of our tree."""
     assert fields == error_fields(error)
     again = error_from_message({**fields, "stop_reason": "error", "provider": "acme"})
     assert kind is type(again)
     assert fields == error_fields(again)
 
 
-def test_fields_of_any_shape_are_put_up_with() -> None:
-    """A foreign record may hold anything under our names: what has the wrong type is not known."""
+def test_fields_with_wrong_types_are_ignored() -> None:
+    """Fields of a third-party record may have any type."""
     message = {
         "stop_reason": "error",
         "error_message": 3,
@@ -156,16 +156,16 @@ def test_fields_of_any_shape_are_put_up_with() -> None:
 
 
 def test_an_aborted_message_is_an_abort() -> None:
-    """It has no kind, and its text is why."""
+    """An aborted message has no kind; its text is the reason."""
     error = error_from_message({"stop_reason": "aborted", "error_message": "The run was aborted."})
     assert (RunAbortedError, "aborted") == (type(error), error.kind)
 
 
 @pytest.mark.parametrize(("error", "fields", "kind"), CASES, ids=lambda value: type(value).__name__)
-async def test_a_failure_survives_the_run_the_record_and_the_replay(
+async def test_a_failure_is_the_same_after_a_replay(
     error: BaseException, fields: dict[str, Any], kind: type[TinyAgentError], tmp_path: Path
 ) -> None:
-    """Raised by a provider, written as JSONL, answered by `replay:FILE`: the same fields at the end."""
+    """A provider's error has the same fields in the run, in JSONL and in `replay:FILE`."""
 
     def agent(stream_fn: Any) -> Agent:
         return Agent(AgentOptions(initial_state={"model": MODEL}, stream_fn=stream_fn))
@@ -182,7 +182,7 @@ async def test_a_failure_survives_the_run_the_record_and_the_replay(
 
 
 async def test_a_key_is_in_no_field() -> None:
-    """The message and the hint of a failure are shown and stored, so the key is taken out of both."""
+    """The key is removed from the message and the hint of a failure."""
 
     def fail(context: Any, options: Any) -> Any:
         raise ProviderError("refused sk-test-secret", hint="replace sk-test-secret")
@@ -197,7 +197,7 @@ async def test_a_key_is_in_no_field() -> None:
 
 
 async def test_a_failure_that_a_provider_reports_itself() -> None:
-    """The fields of an `error` event stay as they are."""
+    """The fields of an `error` event are unchanged."""
     reply = Reply("Half", error="busy", error_kind="acme_busy", error_category="rate_limit", error_status=529)
     agent = Agent(AgentOptions(initial_state={"model": MODEL}, stream_fn=ScriptedProvider(reply)))
     with pytest.raises(RateLimitError, match="busy") as raised:
@@ -205,8 +205,8 @@ async def test_a_failure_that_a_provider_reports_itself() -> None:
     assert ("acme_busy", 529, "Half") == (raised.value.kind, raised.value.status, raised.value.partial_text)
 
 
-def test_every_error_survives_a_pickle() -> None:
-    """Errors cross processes with all that they say."""
+def test_every_error_can_be_pickled() -> None:
+    """Pickled errors keep all attributes."""
     limit = RunLimitError("too many", limit="max_turns", hint="raise it")
     empty = EmptyReplyError("only a picture", content_types=["image"])
     busy = RateLimitError("busy", status=429, retryable=True, retry_after=2.0, provider="acme")
@@ -216,8 +216,8 @@ def test_every_error_survives_a_pickle() -> None:
         assert (type(error), str(error), vars(error)) == (type(again), str(again), vars(again))
 
 
-def test_whether_to_try_again_is_not_made_up() -> None:
-    """A failure that does not say whether it is retryable leaves that open, of whatever class it is."""
+def test_an_unknown_retryable_stays_unknown() -> None:
+    """`retryable` is None if the failure does not set it, for every class."""
 
     class ForeignError(Exception):
         status_code = 503
@@ -227,8 +227,8 @@ def test_whether_to_try_again_is_not_made_up() -> None:
     assert (ProviderError, 503, None) == (type(error), error.status, error.retryable)
 
 
-def test_the_text_of_a_failure_is_bounded() -> None:
-    """An exception that holds a whole document does not put it into every record and onto the terminal."""
+def test_the_text_of_a_failure_is_truncated() -> None:
+    """The text of an exception has a limit in records and on the terminal."""
     text = error_text(ValueError("x" * 1_000_000))
     assert text.startswith("ValueError: xxx")
     assert text.endswith("(1000000 characters)")

@@ -1,4 +1,4 @@
-"""What is known of models by their ids, and what becomes of settings that they refuse."""
+"""Model families by their ids, and settings that they refuse."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ CHAT = """
 
 @pytest.mark.parametrize("model_id", RESPONSES.split())
 def test_models_of_the_responses_api(model_id: str) -> None:
-    """GPT-5 and later, the o-series and Codex, dated, fine-tuned and future ids among them."""
+    """GPT-5 and later, the o-series and Codex, including dated, fine-tuned and future ids."""
     assert family_of(model_id).responses
 
 
 @pytest.mark.parametrize("model_id", CHAT.split())
 def test_models_of_chat_completions(model_id: str) -> None:
-    """All others stay with the protocol that every server has."""
+    """All other models use chat/completions."""
     assert not family_of(model_id).responses
 
 
@@ -97,7 +97,7 @@ def test_models_of_chat_completions(model_id: str) -> None:
     ],
 )
 def test_efforts(model_id: str, efforts: tuple[str, ...]) -> None:
-    """Each family has its own words; what is not known takes those that are most common."""
+    """Each family has its own efforts; unknown models get the most common ones."""
     assert efforts == family_of(model_id).efforts
 
 
@@ -144,7 +144,7 @@ def test_efforts(model_id: str, efforts: tuple[str, ...]) -> None:
     ],
 )
 def test_whether_a_model_reasons(model_id: str, reasons: bool | None) -> None:
-    """Some families have models of both kinds; of unknown models nothing is claimed."""
+    """Some families have models of both kinds; for unknown models it is unknown."""
     assert reasons is family_of(model_id).reasons
 
 
@@ -162,7 +162,7 @@ def test_whether_a_model_reasons(model_id: str, reasons: bool | None) -> None:
     ],
 )
 def test_the_version_of_a_claude(model_id: str, version: tuple[int, int] | None) -> None:
-    """Names and numbers come in either order, with dates that are no versions."""
+    """Names and numbers may have either order; dates are not versions."""
     assert version == claude_version(model_id)
 
 

@@ -1,4 +1,4 @@
-"""chat/completions both ways: what is sent, what is made of the reply, and how a reply is left."""
+"""chat/completions: requests, replies, and how a reply is closed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KEY = "sk-test-CANARY-0123456789"
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that retries would have waited."""
+    """Replace the waits of retries by a list of their seconds."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -106,14 +106,14 @@ def sent(*messages: dict[str, Any], model: Any = None, **options: Any) -> dict[s
 # ---- the request ------------------------------------------------------------------------------------
 
 
-def test_the_least_request() -> None:
-    """An unknown server is sent the least there is, and asked for the usage."""
+def test_a_minimal_request() -> None:
+    """An unknown server gets the minimal request, with a request for usage."""
     least = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     assert {**least, "stream_options": {"include_usage": True}} == sent(user("hi"))
 
 
 def test_system_prompt_and_text() -> None:
-    """The system prompt comes first; text goes as plain text."""
+    """The system prompt comes first; text is sent as a string."""
     body = sent(user("a", "b"), system_prompt="be brief")
     assert [
         {"role": "system", "content": "be brief"},
@@ -122,7 +122,7 @@ def test_system_prompt_and_text() -> None:
 
 
 def test_options() -> None:
-    """Temperature, also 0, and the output limit go under the names that the server knows."""
+    """Temperature, including 0, and the output limit have the server's names."""
     assert (0, 7) == tuple(sent(temperature=0, max_tokens=7)[key] for key in ("temperature", "max_tokens"))
     openai = OpenAICompatModel("openai", "gpt", base_url="https://api.openai.com/v1")
     body = sent(model=openai, max_tokens=7, session_id="s1")
@@ -132,7 +132,7 @@ def test_options() -> None:
 
 
 def test_extra_body() -> None:
-    """What a model adds comes last, and None takes a field out."""
+    """`extra_body` is applied last, and None removes a field."""
     model = OpenAICompatModel("groq", "m", extra_body={"stream_options": None, "top_k": 3, "stream": True})
     body = sent(model=model)
     assert 3 == body["top_k"]
@@ -155,7 +155,7 @@ def test_extra_body() -> None:
     ],
 )
 def test_thinking(provider: str, level: str, budgets: Any, expected: dict[str, Any]) -> None:
-    """The thinking level goes in the words of each provider, from the options or from the model."""
+    """The thinking level is sent in the provider's form, from the options or the model."""
     names = ("reasoning_effort", "reasoning", "thinking")
     by_option = sent(
         model=OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1"),
@@ -201,10 +201,10 @@ def test_thinking(provider: str, level: str, budgets: Any, expected: dict[str, A
         ("mistral", "magistral-small", {"thinking_level": "low"}, {}, 1),
     ],
 )
-def test_settings_go_by_the_model(
+def test_settings_depend_on_the_model(
     provider: str, model_id: str, options: dict[str, Any], expected: dict[str, Any], notes: int
 ) -> None:
-    """A model gets what it takes, in the words of its server; the rest is left out, with a note."""
+    """Unsupported settings are converted or omitted, with a note."""
     heard: list[str] = []
     model = OpenAICompatModel(provider, model_id, base_url="http://127.0.0.1/v1")
     body = sent(model=model, on_note=heard.append, **options)
@@ -227,7 +227,7 @@ def test_settings_go_by_the_model(
     ],
 )
 def test_tools_of_models_that_reason(model_id: str, level: str, effort: str | None, notes: int) -> None:
-    """OpenAI's chat/completions refuses tools of later models that reason: they are told not to."""
+    """OpenAI's newer reasoning models get no reasoning with tools on chat/completions."""
     heard: list[str] = []
     model = OpenAICompatModel("openai", model_id, base_url="https://api.openai.com/v1")
     context = Context(messages=[user("Hi")], tools=[AgentTool("add")])
@@ -236,13 +236,13 @@ def test_tools_of_models_that_reason(model_id: str, level: str, effort: str | No
 
 
 def test_reasoning_of_a_model_can_be_set() -> None:
-    """`reasoning=True` sends the level for an id that the table takes for one that does not reason."""
+    """`reasoning=True` sends the level for an id that is not recognised as reasoning."""
     model = OpenAICompatModel("openai", "gpt-4.1", base_url="http://127.0.0.1/v1", reasoning=True)
     assert "high" == sent(model=model, thinking_level="high")["reasoning_effort"]
 
 
 def test_tools() -> None:
-    """Tools go as functions; no tools, no field."""
+    """Tools are sent as functions; without tools the field is omitted."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     tool = AgentTool("add", "Adds.", schema)
     function = {"name": "add", "description": "Adds.", "parameters": schema}
@@ -252,7 +252,7 @@ def test_tools() -> None:
 
 
 def test_images() -> None:
-    """Images of the user go beside the text; those of tool results follow the results."""
+    """The user's images are sent in the message; images of tool results follow the results."""
     picture = {"type": "image_url", "image_url": {"url": IMAGE["url"]}}
     body = sent(
         user("look", IMAGE),
@@ -269,7 +269,7 @@ def test_images() -> None:
 
 
 def test_calls_and_results() -> None:
-    """Calls carry their arguments as text, an invalid one an empty object."""
+    """Calls have their arguments as text; an invalid call has an empty object."""
     invalid = {**called("b"), "partial_json": '{"x'}
     body = sent(assistant(called("a", x=1), invalid), result("a"), result("b", "bad arguments"))
     first = body["messages"][0]
@@ -287,15 +287,15 @@ def test_calls_and_results() -> None:
         *((name, "") for name in ("lmstudio", "llamacpp", "ollama", "vllm", "acme")),
     ],
 )
-def test_the_content_of_a_message_of_calls_alone(provider: str, content: str | None) -> None:
-    """Null where the server documents it; the empty text where nothing is known or templates join strings."""
+def test_the_content_of_a_message_with_only_calls(provider: str, content: str | None) -> None:
+    """It is null if the server documents this, and an empty text otherwise."""
     model = OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1")
     body = sent(assistant(called("a"), model=model), result("a"), model=model)
     assert content == body["messages"][0]["content"]
 
 
-def test_a_history_that_no_server_would_take() -> None:
-    """Failed messages go, calls get results, results without a call go, ids become unique."""
+def test_the_history_is_repaired() -> None:
+    """Failed messages and orphaned results are removed; calls get results, and ids become unique."""
     text = {"type": "text", "text": "half"}
     body = sent(
         user("1"),
@@ -326,7 +326,7 @@ def test_a_history_that_no_server_would_take() -> None:
 
 
 def test_ids_of_other_models() -> None:
-    """Ids that this server may refuse are replaced, in call and result alike; its own stay."""
+    """Ids that this server may refuse are replaced in calls and results."""
     other = OpenAICompatModel("other", "x")
     body = sent(assistant(called("call|fc_1:" + "x" * 50), model=other), result("call|fc_1:" + "x" * 50, "r"))
     new = body["messages"][0]["tool_calls"][0]["id"]
@@ -345,8 +345,8 @@ def thought(text: str, signature: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": text, "thinking_signature": signature}
 
 
-def test_reasoning_goes_back_where_it_came_from() -> None:
-    """To the same model under the same name, and to no other model at all."""
+def test_reasoning_is_sent_back_to_its_model() -> None:
+    """It is sent to the same model under the same name only."""
     for name in ("reasoning_content", "reasoning", "reasoning_text"):
         message = assistant(thought("hm", name), called("a"))
         assert "hm" == sent(message)["messages"][0][name]
@@ -363,7 +363,7 @@ def test_reasoning_goes_back_where_it_came_from() -> None:
     assert ["thinking", "text"] == [part["type"] for part in parts["content"]]
 
 
-# ---- where it goes ----------------------------------------------------------------------------------
+# ---- URL, headers and key ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,13 +380,13 @@ def test_reasoning_goes_back_where_it_came_from() -> None:
     ],
 )
 def test_endpoint(base: str, expected: str) -> None:
-    """A base URL may name the path of a protocol or not; a query stays."""
+    """A base URL may have the path of the protocol; its query is preserved."""
     assert expected == endpoint(base)
     assert expected.replace("chat/completions", "models") == endpoint(base, "/models")
 
 
 async def test_headers_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The key goes as a bearer token; the model's own headers go too, and may replace it."""
+    """The key is the bearer token; the model's own headers are sent and may replace it."""
     async with FakeServer(FakeReply.text("Hi"), repeat=True) as server:
 
         async def headers(api_key: str | None = None, **fields: Any) -> Any:
@@ -407,8 +407,8 @@ async def test_headers_and_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "POST /v1/chat/completions" == f"{server.requests[-1].method} {server.requests[-1].path}"
 
 
-async def test_what_is_missing() -> None:
-    """A model without URL or id, a key that is not there: said before anything is sent."""
+async def test_missing_settings_are_errors() -> None:
+    """A missing URL, id or key is an error before anything is sent."""
     with pytest.raises(ConfigurationError, match="has no base_url"):
         await stream_openai_completions(Model("p", "m"), Context(), {})
     for blank in ("", "  "):
@@ -430,7 +430,7 @@ async def test_what_is_missing() -> None:
 
 
 async def test_list_models() -> None:
-    """The list of models, with what is said of each."""
+    """The list has the models with their reported properties."""
     models = {"data": [{"id": "a", "name": "A", "context_length": 8}, {"id": "b"}, {"no": "id"}, 7]}
     async with FakeServer(FakeReply.json(models), FakeReply.error(401, "no")) as server:
         listed = await list_openai_models(model_at(server, id=""), {"api_key": "k"})
@@ -440,11 +440,11 @@ async def test_list_models() -> None:
             await list_openai_models(model_at(server), {"api_key": "k"})
 
 
-# ---- the reply, as it comes -------------------------------------------------------------------------
+# ---- the reply -------------------------------------------------------------------------------------
 
 
-async def test_each_delta_before_the_next() -> None:
-    """A delta is seen before the server sends the next one; the call returns with the headers."""
+async def test_deltas_are_not_buffered() -> None:
+    """A delta arrives before the next one is sent; the call returns with the headers."""
     words = ["one", " two", " three"]
     steps: list[Any] = [Wait()]
     for word in words:
@@ -463,7 +463,7 @@ async def test_each_delta_before_the_next() -> None:
 
 
 async def test_events_and_message() -> None:
-    """The events in their order, and the message with all that belongs to it."""
+    """The events are in order, and the message has all fields."""
     usage = {
         "prompt_tokens": 10,
         "completion_tokens": 4,
@@ -514,7 +514,7 @@ async def test_events_and_message() -> None:
 
 
 async def test_result_alone() -> None:
-    """`result` reads the reply by itself, and gives the same again."""
+    """`result` reads the reply, and returns the same message again."""
     async with FakeServer(FakeReply.text("Hello", " you")) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {})
         message = await reply.result()
@@ -522,7 +522,7 @@ async def test_result_alone() -> None:
         assert message is await reply.result()
 
 
-# ---- leaving ----------------------------------------------------------------------------------------
+# ---- closing ----------------------------------------------------------------------------------------
 
 HALF = FakeReply.chunks(chat_chunk("Half"), Hold(), done=False)
 
@@ -536,7 +536,7 @@ async def half_read(server: FakeServer, **options: Any) -> Any:
 
 
 async def test_closing_early() -> None:
-    """`aclose` closes the connection, leaves no task, and the message says that it was aborted."""
+    """`aclose` closes the connection and leaves no task; the message is aborted."""
     async with FakeServer(HALF) as server:
         reply = await half_read(server)
         await reply.aclose()
@@ -546,15 +546,15 @@ async def test_closing_early() -> None:
 
 
 async def test_closing_before_reading() -> None:
-    """A reply that nobody read can be closed."""
+    """An unread reply can be closed."""
     async with FakeServer(HALF) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {})
         await reply.aclose()
         await server.wait_closed()
 
 
-async def test_dropping_it() -> None:
-    """A reply that is simply dropped is closed too."""
+async def test_a_dropped_reply_is_closed() -> None:
+    """A reply without references closes its connection."""
     async with FakeServer(HALF) as server:
         reply = await half_read(server)
         del reply
@@ -563,7 +563,7 @@ async def test_dropping_it() -> None:
 
 
 async def test_closing_while_another_task_reads() -> None:
-    """The reader gets what there is and an end; nobody waits for ever."""
+    """The reader gets the events so far and an end."""
     async with FakeServer(HALF) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {})
         kinds: list[str] = []
@@ -585,7 +585,7 @@ async def test_closing_while_another_task_reads() -> None:
 
 
 async def test_cancelling() -> None:
-    """Cancelling the task that reads raises CancelledError and closes the connection at once."""
+    """Cancelling the reader raises CancelledError and closes the connection at once."""
     async with FakeServer(HALF) as server:
         reply = await half_read(server)
         task = asyncio.create_task(reply.result())
@@ -598,7 +598,7 @@ async def test_cancelling() -> None:
 
 @pytest.mark.parametrize("kind", [AbortSignal, asyncio.Event])
 async def test_the_signal(kind: type[asyncio.Event]) -> None:
-    """Once it is set the reply ends as aborted, with its partial text, and the connection is closed."""
+    """The signal ends the reply as aborted with its partial text, and closes the connection."""
     async with FakeServer(HALF) as server:
         signal = kind()
         reply = await half_read(server, signal=signal)
@@ -610,7 +610,7 @@ async def test_the_signal(kind: type[asyncio.Event]) -> None:
 
 
 async def test_the_signal_before_the_reply() -> None:
-    """Set before there are headers, it ends the reply the same way."""
+    """A signal before the headers also ends the reply as aborted."""
     async with FakeServer(FakeReply([Hold()], head=b"")) as server:
         signal = AbortSignal()
         task = asyncio.create_task(stream_openai_completions(model_at(server), Context(), {"signal": signal}))
@@ -622,8 +622,8 @@ async def test_the_signal_before_the_reply() -> None:
         await server.wait_closed()
 
 
-async def test_time_outs_keep_what_there_is() -> None:
-    """A reply that stops coming is an error that says so, with the partial text."""
+async def test_a_time_out_keeps_the_partial_text() -> None:
+    """A reply that stops is an error with the partial text."""
     async with FakeServer(HALF, FakeReply([Hold()], head=b"")) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {"timeout": {"idle": 0.1}})
         message = await reply.result()
@@ -635,7 +635,7 @@ async def test_time_outs_keep_what_there_is() -> None:
 
 
 async def test_leaving_at_any_moment() -> None:
-    """Cancelled, aborted, closed or dropped, wherever they are: no reply leaves a task or a socket."""
+    """Cancelled, aborted, closed or dropped at any point, a reply leaves no task and no socket."""
     source = random.Random(7)
     ends: list[Any] = [Hold(), Reset(), Hangup(), sse(chat_chunk({}, "stop"))]
 
@@ -688,11 +688,11 @@ async def test_leaving_at_any_moment() -> None:
     assert [] == complaints
 
 
-# ---- trying again -----------------------------------------------------------------------------------
+# ---- retries ----------------------------------------------------------------------------------------
 
 
-async def test_an_error_before_anything_was_shown(waits: list[float]) -> None:
-    """An error event, or a broken connection, is tried again as long as there was no output."""
+async def test_errors_before_output_are_retried(waits: list[float]) -> None:
+    """An error event or a broken connection is retried before the first output."""
     busy = FakeReply([sse({"error": {"code": 429, "message": "busy"}})])
     lost = FakeReply([sse(chat_chunk({"role": "assistant"})), Reset()])
     told: list[str] = []
@@ -705,7 +705,7 @@ async def test_an_error_before_anything_was_shown(waits: list[float]) -> None:
     assert told[0].startswith("Retrying in 0.5 s (1 of 2): acme: ")
 
 
-async def test_never_once_a_delta_was_shown(waits: list[float]) -> None:
+async def test_errors_after_output_are_not_retried(waits: list[float]) -> None:
     """After the first delta an error ends the reply."""
     broken = FakeReply([sse(chat_chunk("Half")), sse({"error": {"code": 503, "message": "gone"}})])
     async with FakeServer(broken, FakeReply.text("Hi")) as server:
@@ -715,8 +715,8 @@ async def test_never_once_a_delta_was_shown(waits: list[float]) -> None:
         assert 1 == len(server.requests)
 
 
-async def test_the_last_error_is_told(waits: list[float]) -> None:
-    """When the tries are used up, the reply ends with the error, and a status raises."""
+async def test_the_last_error_is_reported(waits: list[float]) -> None:
+    """After the last retry the reply ends with the error; an HTTP status raises."""
     busy = FakeReply([sse({"error": {"code": 429, "message": "busy"}})])
     async with FakeServer(busy, busy, busy) as server:
         reply = await stream_openai_completions(model_at(server), Context(), {})
@@ -746,7 +746,7 @@ async def test_the_last_error_is_told(waits: list[float]) -> None:
 )
 @pytest.mark.parametrize("where", ["option", "header"])
 async def test_the_key_is_never_repeated(reply: FakeReply, where: str, waits: list[float]) -> None:
-    """Whatever a server says, the key stands in no error, event or message."""
+    """No error, event or message has the key, whatever the server sends."""
     told: list[str] = []
     async with FakeServer(reply, repeat=True) as server:
         headers = {"X-Api-Key": KEY} if where == "header" else None
@@ -774,8 +774,8 @@ def decoded(*chunks: Any, done: bool = True) -> dict[str, Any]:
     return last["message"] if last["type"] == "done" else last["error"]
 
 
-def test_reasoning_details_are_put_together() -> None:
-    """Pieces of one text become one entry; encrypted entries stay as they are, in their place."""
+def test_reasoning_details_are_joined() -> None:
+    """Parts of a text become one entry; encrypted entries are unchanged and in order."""
     pieces = [
         {"type": "reasoning.text", "text": "h", "index": 0, "format": "x"},
         {"type": "reasoning.text", "text": "m", "index": 0},
@@ -794,8 +794,8 @@ def test_reasoning_details_are_put_together() -> None:
     ] == back["reasoning_details"]
 
 
-def test_reasoning_that_cannot_be_read_goes_back_too() -> None:
-    """Encrypted reasoning without a word of text survives the turn."""
+def test_encrypted_reasoning_is_sent_back() -> None:
+    """Encrypted reasoning without text is preserved."""
     detail = {"type": "reasoning.encrypted", "data": "QQ", "index": 0}
     message = decoded(chat_chunk({"content": "Hi", "reasoning_details": [detail]}), chat_chunk({}, "stop"))
     back = chat_request(Model("p", "m", "a"), Context(messages=[message]), {})["messages"][0]
@@ -803,7 +803,7 @@ def test_reasoning_that_cannot_be_read_goes_back_too() -> None:
 
 
 def test_reasoning_between_texts() -> None:
-    """Each stretch is a block of its own, in order, and all reasoning goes back."""
+    """Each part is a separate block, in order, and all reasoning is sent back."""
     message = decoded(
         chat_chunk({"reasoning": "a"}),
         chat_chunk("1"),
@@ -816,13 +816,13 @@ def test_reasoning_between_texts() -> None:
 
 
 def test_length_with_calls_is_length() -> None:
-    """`length` wins over tool calls, so that none of them is run."""
+    """`length` takes precedence over tool calls, so no call runs."""
     call = {"index": 0, "id": "a", "function": {"name": "w", "arguments": "{}"}}
     assert "length" == decoded(chat_chunk({"tool_calls": [call]}), chat_chunk({}, "length"))["stop_reason"]
 
 
 def test_calls_of_one_name_without_ids() -> None:
-    """Without index and id, a name after complete arguments begins another call."""
+    """Without index and id, a name after complete arguments starts another call."""
 
     def piece(name: str | None, arguments: str) -> Any:
         return chat_chunk({"tool_calls": [{"function": {"name": name, "arguments": arguments}}]})
@@ -859,8 +859,8 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_odd_types_never_crash(value: Any) -> None:
-    """Whatever JSON an event holds, the reply ends in a message: done, or an error that says why."""
+def test_unexpected_types_never_crash(value: Any) -> None:
+    """Whatever JSON an event has, the reply ends as done or as an error with a reason."""
     for chunk in (value, {"choices": [{"delta": value}]}, {"choices": [value], "usage": value}):
         message = decoded(chat_chunk("a"), chunk, chat_chunk({}, "stop"))
         assert message["stop_reason"] in ("stop", "tool_use", "length", "error")
@@ -869,7 +869,7 @@ def test_odd_types_never_crash(value: Any) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_end_in_a_message(data: bytes) -> None:
-    """No bytes crash the decoder or make it report a success that was none."""
+    """No bytes crash the decoder or make it report a false success."""
     decoder = ChatDecoder(Model("p", "m", "a"))
     decoder.feed(data)
     decoder.close()
@@ -877,11 +877,11 @@ def test_any_bytes_end_in_a_message(data: bytes) -> None:
     assert decoder.error is not None
 
 
-# ---- fields that are not known ------------------------------------------------------------------------
+# ---- unknown fields ---------------------------------------------------------------------------------
 
 
 def sent_back(message: Any, model: Any = None) -> Any:
-    """The message as the next request has it, for the same model or for another one."""
+    """Return the message in the next request, for the same model or another one."""
     context = Context(messages=[message, *(result(block["id"]) for block in calls_of(message))])
     return chat_request(model or Model("p", "m", "a"), context, {})["messages"][0]
 
@@ -900,8 +900,8 @@ def tool_delta(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "fields", [{"extra_content": SIGNED}, {"state": {"a": [1]}}, {"state": "x", "extra_content": SIGNED}]
 )
-def test_unknown_fields_of_a_call_go_back(fields: dict[str, Any]) -> None:
-    """What a server adds to a call stands in the next request, at its place; not for another model."""
+def test_unknown_fields_of_a_call_are_sent_back(fields: dict[str, Any]) -> None:
+    """They are at the same place in the next request, but not for another model."""
     message = decoded(chat_chunk(tool_delta(**fields)), chat_chunk({}, "tool_calls"))
     call = {"id": "c1", "type": "function", "function": {"name": "w", "arguments": "{}"}}
     assert [{**call, **fields}] == sent_back(message)["tool_calls"]
@@ -909,7 +909,7 @@ def test_unknown_fields_of_a_call_go_back(fields: dict[str, Any]) -> None:
 
 
 def test_unknown_fields_of_a_call_may_come_later() -> None:
-    """A delta of nothing but a signature, and one inside the function, belong to the call of their index."""
+    """Later deltas, also inside the function, belong to the call with their index."""
     message = decoded(
         chat_chunk(tool_delta()),
         chat_chunk({"tool_calls": [{"index": 0, "extra_content": SIGNED}]}),
@@ -924,8 +924,8 @@ def test_unknown_fields_of_a_call_may_come_later() -> None:
     "fields", [{"extra_content": SIGNED}, {"reasoning_opaque": "op"}, {"novel": {"x": "y"}}]
 )
 @pytest.mark.parametrize("delta", [{"content": "Hi"}, {"reasoning_text": "hm"}, {}, tool_delta()])
-def test_unknown_fields_of_a_message_go_back(delta: dict[str, Any], fields: dict[str, Any]) -> None:
-    """Whatever the message holds, it keeps them, and for another model they are left out."""
+def test_unknown_fields_of_a_message_are_sent_back(delta: dict[str, Any], fields: dict[str, Any]) -> None:
+    """For another model they are omitted."""
     message = decoded(chat_chunk(delta), chat_chunk(fields), chat_chunk({}, "stop"))
     back = sent_back(message)
     assert fields == {name: back.get(name) for name in fields}
@@ -933,8 +933,8 @@ def test_unknown_fields_of_a_message_go_back(delta: dict[str, Any], fields: dict
         assert not fields.keys() & sent_back(message, Model("p", "other", "a")).keys()
 
 
-def test_unknown_fields_are_merged_and_useless_ones_left_out() -> None:
-    """Objects grow, of other values the last counts; numbers, flags, citations, usage are left out."""
+def test_unknown_fields_are_merged() -> None:
+    """Objects grow, other values are replaced; numbers, flags, citations and usage are omitted."""
     message = decoded(
         chat_chunk({"content": "Hi", "state": {"a": "1"}, "opaque": "first", "token_id": 5, "flag": True}),
         chat_chunk(
@@ -948,8 +948,8 @@ def test_unknown_fields_are_merged_and_useless_ones_left_out() -> None:
     }
 
 
-def test_unknown_lists_come_in_pieces() -> None:
-    """The pieces of one of LiteLLM's thinking blocks are one block in the next request."""
+def test_unknown_lists_are_merged() -> None:
+    """The parts of a LiteLLM thinking block are one block in the next request."""
     deltas: list[dict[str, Any]] = [
         {
             "reasoning_content": "a",
@@ -969,13 +969,13 @@ def test_unknown_lists_come_in_pieces() -> None:
 
 
 def test_known_fields_are_never_overwritten() -> None:
-    """A field of ours that a server put among the unknown ones is not taken from there."""
+    """Unknown fields with our field names are ignored."""
     message = decoded(chat_chunk(tool_delta(**{"<extra>": {"id": "evil"}})), chat_chunk({}, "tool_calls"))
     assert "c1" == sent_back(message)["tool_calls"][0]["id"]
 
 
 def test_a_thought_of_gemini_is_reasoning() -> None:
-    """Content that is marked as a thought is no answer, and its tags are no text."""
+    """Content marked as a thought is not part of the answer, and its tags are removed."""
     mark = {"extra_content": {"google": {"thought": True}}}
     message = decoded(
         chat_chunk({"content": "<thought>I th", **mark}),
@@ -991,7 +991,7 @@ def test_a_thought_of_gemini_is_reasoning() -> None:
 
 @pytest.mark.parametrize(("model_id", "signed"), [("gemini-3-pro", True), ("gemini-2.5-flash", False)])
 def test_calls_of_others_are_marked_for_gemini_3(model_id: str, signed: bool) -> None:
-    """It refuses a first call without a signature, unless it says that there is none."""
+    """Gemini requires a signature for a first call, or a mark that there is none."""
     gemini = OpenAICompatModel("gemini", model_id, base_url="http://127.0.0.1/v1")
     body = sent(assistant(called("a"), called("b")), result("a"), result("b"), model=gemini)
     first, second = body["messages"][0]["tool_calls"]
@@ -1000,7 +1000,7 @@ def test_calls_of_others_are_marked_for_gemini_3(model_id: str, signed: bool) ->
 
 @pytest.mark.parametrize(("provider", "filler"), [("deepseek", ""), ("moonshot", "."), ("acme", None)])
 def test_reasoning_after_a_change_of_models(provider: str, filler: str | None) -> None:
-    """DeepSeek and Kimi refuse a history without reasoning_content: it is filled in, their own is kept."""
+    """DeepSeek and Kimi require reasoning_content: it is added, and their own is preserved."""
     model = OpenAICompatModel(provider, "m", base_url="http://127.0.0.1/v1")
     text = {"type": "text", "text": "Hi"}
     own = assistant(thought("hm", "reasoning_content"), text, model=model)
@@ -1023,8 +1023,8 @@ def marked(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "cache_control": MARK}
 
 
-def test_claude_through_openrouter_is_asked_to_cache() -> None:
-    """At the top level, for Claude only, and only where the field is known."""
+def test_claude_through_openrouter_is_cached() -> None:
+    """The top-level field is sent for Claude only, to servers that support it."""
     asked = {"type": "ephemeral"}
     assert asked == sent(user("hi"), model=router("anthropic/claude-sonnet-4.5"))["cache_control"]
     assert "cache_control" not in sent(user("hi"), model=router("openai/gpt-5"))
@@ -1036,8 +1036,8 @@ def test_claude_through_openrouter_is_asked_to_cache() -> None:
     assert "cache_control" not in sent(user("hi"), model=off)
 
 
-def test_the_users_own_marks_are_kept() -> None:
-    """They stay on their blocks, and then nothing is added; a server that knows no marks gets none."""
+def test_cache_marks_of_the_user_are_preserved() -> None:
+    """No other mark is added; a server without support gets none."""
     messages = user(marked("a"), "b"), assistant(called("c")), result("c", marked("r"))
     body = sent(*messages, model=router("anthropic/claude-sonnet-4.5"))
     assert "cache_control" not in body
@@ -1064,15 +1064,15 @@ PART = {"type": "image_url", "image_url": {"url": PNG}}
         {"content": "", "images": [PART]},
     ],
 )
-def test_an_image_is_kept(delta: dict[str, Any]) -> None:
-    """A reply of nothing but an image is complete and holds it, once, however often it was sent."""
+def test_an_image_is_stored(delta: dict[str, Any]) -> None:
+    """A reply with only an image is complete and has it once."""
     message = decoded(chat_chunk(delta), chat_chunk(delta), chat_chunk({}, "novel"))
     assert [{"type": "image", "url": PNG, "mime_type": "image/png"}] == message["content"]
     assert "stop" == message["stop_reason"]
 
 
-def test_images_come_behind_the_text() -> None:
-    """Whenever they arrived, also in a reply that broke off."""
+def test_images_follow_the_text() -> None:
+    """Images follow the text, also in an interrupted reply."""
     message = decoded(chat_chunk({"images": [PART]}), chat_chunk("Here"), chat_chunk({}, "stop"))
     assert ["text", "image"] == [block["type"] for block in message["content"]]
     broken = decoded(chat_chunk({"content": "Here", "images": [PART]}), done=False)
@@ -1082,8 +1082,8 @@ def test_images_come_behind_the_text() -> None:
     )
 
 
-def test_an_image_goes_back() -> None:
-    """To OpenRouter as an image; to other servers, which take none from an assistant, as a note."""
+def test_an_image_is_sent_back() -> None:
+    """OpenRouter gets an image; other servers get a note."""
     message = decoded(chat_chunk({"images": [PART]}), chat_chunk({}, "stop"))
     context = Context(messages=[message])
     openrouter = chat_request(router("m"), context, {})["messages"]
@@ -1091,8 +1091,8 @@ def test_an_image_goes_back() -> None:
     assert [{"role": "assistant", "content": "(an image)"}] == chat_request(ACME, context, {})["messages"]
 
 
-def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
-    """The transcript streams as text; without one the reply says that there was sound."""
+def test_the_transcript_is_the_text_of_an_audio_reply() -> None:
+    """Without a transcript, the text is a note about the audio."""
     parts = [{"audio": {"id": "a", "transcript": text, "data": "AAAA"}} for text in ("Hel", "lo")]
     message = decoded(*map(chat_chunk, parts), chat_chunk({}, "stop"))
     assert [{"type": "text", "text": "Hello"}] == message["content"]
@@ -1103,8 +1103,8 @@ def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
 # ---- citations ----------------------------------------------------------------------------------------
 
 
-def test_what_a_text_cites_is_kept() -> None:
-    """Annotations of OpenRouter, sources of Perplexity and of xAI, each once, on the text."""
+def test_citations_are_stored() -> None:
+    """Sources of OpenRouter, Perplexity and xAI are in the text block, each once."""
     note = {"url": "https://a.example", "title": "A", "start_index": 0, "end_index": 2}
     message = decoded(
         chat_chunk("Hi"),
@@ -1122,8 +1122,8 @@ def test_what_a_text_cites_is_kept() -> None:
     assert results == decoded(many, {**many, **chat_chunk({}, "stop")}, many)["content"][0]["citations"]
 
 
-def test_citations_of_nothing() -> None:
-    """Without a text, or of odd types, they are left out."""
+def test_invalid_citations_are_ignored() -> None:
+    """Citations without a text or with wrong types are omitted."""
     assert [] == decoded({**chat_chunk({}, "stop"), "citations": ["https://b.example"]})["content"]
     for odd in (5, "x", {"a": 1}, [None, 3, {}]):
         message = decoded({**chat_chunk({"content": "Hi", "annotations": odd}, "stop"), "citations": odd})
@@ -1134,7 +1134,7 @@ def test_citations_of_nothing() -> None:
 
 
 def test_usage_in_a_choice() -> None:
-    """Moonshot's place for it, with its count of cached tokens."""
+    """Moonshot's usage is in a choice, with its count of cached tokens."""
     chunk = chat_chunk({}, "stop")
     chunk["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}
     usage = decoded(chat_chunk("Hi"), chunk)["usage"]
@@ -1142,7 +1142,7 @@ def test_usage_in_a_choice() -> None:
 
 
 def test_usage_in_a_choice_beside_zeros() -> None:
-    """Usage without any tokens, which some servers put into each chunk, does not hide the real one."""
+    """An empty usage in each chunk does not hide the real one."""
     chunk = {**chat_chunk({}, "stop"), "usage": {"prompt_tokens": 0, "completion_tokens": None}}
     chunk["choices"][0]["usage"] = {"prompt_tokens": 3, "completion_tokens": 2}
     usage = decoded(chat_chunk("Hi"), chunk)["usage"]
@@ -1160,14 +1160,14 @@ def test_usage_in_a_choice_beside_zeros() -> None:
         ({}, None),
     ],
 )
-def test_what_the_provider_charges(usage: dict[str, Any], cost: float | None) -> None:
-    """A number from zero on; what is no price does not reach a budget."""
+def test_the_reported_cost(usage: dict[str, Any], cost: float | None) -> None:
+    """A cost is a number of at least zero; other values do not affect a budget."""
     chunk = {**chat_chunk({}, "stop"), "usage": {"prompt_tokens": 3, "completion_tokens": 2, **usage}}
     assert cost == decoded(chat_chunk("Hi"), chunk)["usage"]["cost"]
 
 
-def test_odd_counts_are_none() -> None:
-    """A count below zero, and JSON's NaN, count nothing; other names for the counts are known."""
+def test_invalid_counts_are_ignored() -> None:
+    """Negative counts and NaN are ignored; other names of the counts are supported."""
     data = b'{"choices":[{"delta":{"content":"Hi"},"finish_reason":"stop"}],"usage":%s}'
     for usage, expected in (
         (b'{"prompt_tokens":NaN,"completion_tokens":-2,"cost":NaN}', (0, 0, None)),
@@ -1188,8 +1188,8 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "refusal"), REFUSALS)
-async def test_a_server_that_refuses_to_count(status: int, refusal: dict[str, Any]) -> None:
-    """It is asked again without the field, once, and from then on only without."""
+async def test_a_server_without_stream_options(status: int, refusal: dict[str, Any]) -> None:
+    """The request is repeated once without the field, and later requests omit it."""
     answer = FakeReply([sse(chat_chunk("Hi")), sse(chat_chunk({}, "stop")), b"data: [DONE]\n\n"])
     refuse = FakeReply([json.dumps(refusal).encode()], status=status, headers=JSON_BODY)
     async with FakeServer(refuse, answer, answer) as server:
@@ -1205,8 +1205,8 @@ async def test_a_server_that_refuses_to_count(status: int, refusal: dict[str, An
     assert [True, False, False] == asked
 
 
-async def test_other_refusals_are_told() -> None:
-    """A request that fails for another reason, or again without the field, is not sent a third time."""
+async def test_other_refusals_are_reported() -> None:
+    """A request that fails for another reason is not repeated."""
     other = FakeReply([b'{"error":{"message":"bad tools"}}'], status=400, headers=JSON_BODY)
     body = json.dumps(REFUSALS[0][1]).encode()
     refuse = FakeReply([body], status=400, headers=JSON_BODY)
@@ -1217,11 +1217,11 @@ async def test_other_refusals_are_told() -> None:
             assert count == len(server.requests)
 
 
-# ---- bounds -------------------------------------------------------------------------------------------
+# ---- limits -----------------------------------------------------------------------------------------
 
 
 def fed(*parts: bytes) -> dict[str, Any]:
-    """The message that a decoder makes of these parts."""
+    """Return the message that a decoder makes from these parts."""
     decoder = ChatDecoder(ACME)
     for part in parts:
         decoder.feed(part)
@@ -1230,8 +1230,8 @@ def fed(*parts: bytes) -> dict[str, Any]:
     return decoder.fail()["error"] if decoder.error else decoder.builder.message()  # type: ignore[no-any-return]
 
 
-def test_a_reply_without_end_is_cut_off() -> None:
-    """Text beyond 32 Mi characters ends the reply with an error that says so; what arrived is kept."""
+def test_an_endless_reply_is_an_error() -> None:
+    """Text beyond 32 Mi characters ends the reply with an error and the partial text."""
     part = sse(chat_chunk("x" * (12 << 20)))
     message = fed(*[part] * 10)
     assert ("error", "invalid_reply") == (message["stop_reason"], message["error_kind"])
@@ -1239,8 +1239,8 @@ def test_a_reply_without_end_is_cut_off() -> None:
     assert 36 << 20 == len(message["content"][0]["text"])
 
 
-def test_a_reply_of_calls_without_end_is_cut_off() -> None:
-    """The same for more tool calls than a message may have."""
+def test_a_reply_with_too_many_calls_is_an_error() -> None:
+    """The number of tool calls in a message is limited."""
     function = {"name": "w", "arguments": "{}"}
     calls = [
         sse(chat_chunk({"tool_calls": [{"index": n, "id": f"c{n}", "function": function}]}))

@@ -1,4 +1,4 @@
-"""OpenRouter: its defaults, its key, and any server that stands in for it."""
+"""OpenRouter: its defaults, its key, and other servers at its base URL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tinyagent.testing.server import FakeReply, FakeServer, chat_chunk
 
 
 def test_defaults() -> None:
-    """The model is what the documentation says it is."""
+    """The defaults of the model are those of the documentation."""
     model = OpenRouterModel()
     assert ("openrouter", "anthropic/claude-3.5-sonnet", "openrouter") == (
         model.provider,
@@ -26,7 +26,7 @@ def test_defaults() -> None:
 
 
 async def test_a_key_is_needed() -> None:
-    """Without one, a ValueError names the variable that would hold it; nothing is sent."""
+    """Without a key, a ValueError has the variable's name, and nothing is sent."""
     for model in (OpenRouterModel(), Model("openrouter", "m")):
         with pytest.raises(ValueError, match="OPENROUTER_API_KEY") as caught:
             await stream_openrouter(model, Context(), {})
@@ -36,8 +36,8 @@ async def test_a_key_is_needed() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/chat/completions"])
-async def test_a_server_that_stands_in(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base URL is settable, with or without its last part; the option's key goes first."""
+async def test_another_server(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base URL can be set, with or without its last part; the option's key takes precedence."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "from-env")
     async with FakeServer(FakeReply.text("Hi"), repeat=True) as server:
         model = OpenRouterModel(id="m", base_url=server.origin + path, headers={"X-Title": "t"})
@@ -54,8 +54,8 @@ async def test_a_server_that_stands_in(path: str, monkeypatch: pytest.MonkeyPatc
             assert "t" == request.headers["x-title"]
 
 
-async def test_what_it_is_asked_for() -> None:
-    """Usage, reasoning and the session go in its own fields, and extra_body beside them."""
+async def test_the_request_has_its_own_fields() -> None:
+    """Usage, reasoning and session are sent in OpenRouter's fields, beside extra_body."""
     async with FakeServer(FakeReply.text("Hi")) as server:
         model = OpenRouterModel(id="m", base_url=server.url, extra_body={"provider": {"sort": "price"}})
         options: Any = {
@@ -79,7 +79,7 @@ async def test_what_it_is_asked_for() -> None:
 
 
 async def test_cost() -> None:
-    """The cost is what OpenRouter charged."""
+    """The cost is the one that OpenRouter reports."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "cost": 0.25,
              "cost_details": {"upstream_inference_cost": 0.01}}  # fmt: skip
     async with FakeServer(FakeReply.text("Hi", usage=usage)) as server:
@@ -88,7 +88,7 @@ async def test_cost() -> None:
 
 
 async def test_an_error_in_mid_stream() -> None:
-    """The provider's words, what was said so far, and no success."""
+    """The message has the provider's text and the partial text, and is a failure."""
     error = chat_chunk({"content": ""}, "error", error={"code": 502, "message": "Provider disconnected"})
     async with FakeServer(FakeReply.chunks(chat_chunk("Half"), error)) as server:
         reply = await stream_openrouter(OpenRouterModel(base_url=server.url), Context(), {"api_key": "k"})

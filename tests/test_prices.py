@@ -1,4 +1,4 @@
-"""List prices, for budgets and for what a run is said to have cost."""
+"""List prices, for budgets and for the estimated cost of a run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def test_the_cost_of_a_usage() -> None:
 
 
 @pytest.mark.parametrize(("provider", "model_id"), [("openai", "novel"), ("acme", "gpt-4o")])
-def test_what_has_no_price(provider: str, model_id: str) -> None:
-    """An unknown model or server has none, and is not guessed."""
+def test_unknown_prices_are_not_guessed(provider: str, model_id: str) -> None:
+    """An unknown model or server has no price."""
     assert estimate_cost(model(provider, model_id), USAGE) is None
     assert not has_price(model(provider, model_id))
     assert model_facts(provider, model_id) is None
@@ -40,17 +40,17 @@ def test_a_server_of_this_machine_costs_nothing() -> None:
 
 
 def test_counts_that_contradict_each_other() -> None:
-    """More cached tokens than tokens: the cost is unknown, and nothing fails."""
+    """If more tokens are cached than counted, the cost is unknown."""
     assert estimate_cost(model("openai", "gpt-4o"), {"input": 1, "cache_read": 5}) is None
 
 
 def test_the_facts_of_a_model() -> None:
-    """Context window, and prices for a million tokens."""
+    """A model has its context window and its prices per million tokens."""
     assert (128_000, 2.5, 10.0) == model_facts("openai", "gpt-4o")
 
 
-def test_nothing_is_loaded_before_a_price_is_asked_for() -> None:
-    """Neither the import nor a server without prices loads the table."""
+def test_the_table_is_loaded_on_first_use() -> None:
+    """Neither the import nor a server without prices loads it."""
     code = (
         "import sys; from tinyagent import _prices; from tinyagent.agent_types import Model; "
         "_prices.estimate_cost(Model(provider='acme', id='m'), {}); "
@@ -72,7 +72,7 @@ async def look(call_id: str, args: object, signal: object, on_update: object) ->
 async def test_a_budget_counts_list_prices(
     cost: float | None, provider: str, limit: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the provider charges goes first, and what has no price is named and does not count."""
+    """The reported cost takes precedence; a missing price is reported and does not count."""
     usage = {**USAGE, "cost": cost}
     replies = [Reply(call("look"), usage=usage), Reply("Done", usage=usage)]
     async with ScriptedProvider(*replies[: 1 if limit else 2]) as scripted:
@@ -88,8 +88,8 @@ async def test_a_budget_counts_list_prices(
 @pytest.mark.parametrize(
     ("usage", "why"), [(USAGE, "no price is known for"), (None, "no usage is reported by")]
 )
-async def test_what_cannot_be_counted_is_said_once(usage: Any, why: str) -> None:
-    """A run with a budget that cannot hold goes on, and says so once, to `on_note` if there is one."""
+async def test_an_unknown_cost_is_reported_once(usage: Any, why: str) -> None:
+    """A run with an ineffective budget continues, and `on_note` is called once."""
     notes: list[str] = []
     replies = [Reply(call("look", n=1), usage=usage), Reply("Done", usage=usage)]
     async with ScriptedProvider(*replies) as scripted:
@@ -104,6 +104,6 @@ async def test_what_cannot_be_counted_is_said_once(usage: Any, why: str) -> None
 
 
 def test_reasoning_that_is_only_in_the_total() -> None:
-    """xAI's count of output leaves reasoning out, and its price does not: 448 of 496 tokens were cached."""
+    """xAI's output count excludes reasoning, but its price does not: 448 of 496 tokens were cached."""
     usage = {"input": 496, "output": 77, "cache_read": 448, "reasoning": 121, "total": 694}
     assert pytest.approx(0.00031556) == estimate_cost(model("xai", "grok-code-fast-1"), usage)

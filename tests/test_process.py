@@ -1,4 +1,4 @@
-"""`tinyagent.tools.run_in_process`: work that can be killed, and what happens to what it gives."""
+"""`tinyagent.tools.run_in_process`: values, failures, limits, and the end of the process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tinyagent.tools import run_in_process
 
 @dataclass
 class Box:
-    """Something with types."""
+    """A dataclass with several types."""
 
     name: str
     content: bytes
@@ -43,14 +43,14 @@ def count_up(limit: int) -> Iterator[int]:
 
 
 def count_and_wait(file: str) -> Iterator[str]:
-    """Yield one item, then wait without end."""
+    """Yield one item, then wait forever."""
     yield "first"
     Path(file).write_text(str(os.getpid()))
     time.sleep(600)
 
 
 def backtrack(pid_file: str) -> bool:
-    """Hold the interpreter lock for longer than anyone waits."""
+    """Hold the interpreter lock almost endlessly."""
     Path(pid_file).write_text(str(os.getpid()))
     return re.match(r"(a+)+$", "a" * 60 + "b") is not None
 
@@ -63,32 +63,32 @@ def sleep_beside_a_child(pid_file: str) -> None:
 
 
 def refuse() -> None:
-    """Fail on purpose."""
+    """Raise a ToolError."""
     raise ToolError("This cannot be done. Try something else.")
 
 
 def stumble() -> None:
-    """Fail by mistake."""
+    """Raise another exception."""
     raise KeyError("lost\ud800")
 
 
 def take_memory(size: int) -> int:
-    """Ask for memory."""
+    """Allocate memory."""
     return len(bytearray(size))
 
 
 def die() -> None:
-    """End at once."""
+    """End the process at once."""
     os.kill(os.getpid(), signals.SIGKILL)
 
 
 def leave() -> None:
-    """End the interpreter."""
+    """Exit the interpreter."""
     raise SystemExit(3)
 
 
 def surroundings() -> dict[str, object]:
-    """What a function finds around it."""
+    """Return the environment of the function."""
     sys.stdout.write("this is not an answer")
     return {
         "input": sys.stdin.read() + os.read(0, 10).decode(),
@@ -107,7 +107,7 @@ def fill(size: int) -> str:
 
 
 async def test_arguments_and_results_keep_their_types() -> None:
-    """Type hints decide: dataclasses arrive as such, bytes as bytes, tuples as tuples; defaults hold."""
+    """Type hints convert dataclasses, bytes and tuples; defaults apply."""
     assert Box("aa", b"\0\0") == await run_in_process(double, Box("a", b"\0"))
     assert Box("aaa", b"\0\0\0", (3, 4)) == await run_in_process(double, Box("a", b"\0", (3, 4)), 3)
 
@@ -119,14 +119,14 @@ async def test_large_values_pass() -> None:
 
 
 async def test_a_generator_sends_its_items() -> None:
-    """In order, each to the callback."""
+    """The callback gets each item in order."""
     items: list[int] = []
     assert await run_in_process(count_up, 1_000, on_item=items.append) is None
     assert list(range(1_000)) == items
 
 
 async def test_a_callback_that_fails_ends_the_call() -> None:
-    """Its own error comes out."""
+    """The call raises the callback's exception."""
 
     def fail(item: int) -> None:
         raise ZeroDivisionError
@@ -135,8 +135,8 @@ async def test_a_callback_that_fails_ends_the_call() -> None:
         await run_in_process(count_up, 5, on_item=fail)
 
 
-async def test_the_process_gets_none_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No input, no keys, not the working directory; what it prints is not taken for an answer."""
+async def test_the_process_has_a_clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has no input, no keys and another working directory; its output is discarded."""
     monkeypatch.setenv("OPENROUTER_API_KEY", "sk-test-canary")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
@@ -149,7 +149,7 @@ async def test_the_process_gets_none_of_ours(monkeypatch: pytest.MonkeyPatch, tm
 
 @pytest.mark.parametrize("where", ["script", "module"])
 def test_a_script_may_use_its_own_functions(where: str, tmp_path: Path) -> None:
-    """A function of `__main__` is found by its file, with the modules beside it; the script runs once."""
+    """A function of `__main__` is loaded from its file; the script does not run again."""
     (tmp_path / "helper_of_script.py").write_text("def add(a: int, b: int) -> int:\n    return a + b\n")
     (tmp_path / "script.py").write_text(
         "import asyncio, helper_of_script\n"
@@ -165,8 +165,8 @@ def test_a_script_may_use_its_own_functions(where: str, tmp_path: Path) -> None:
 # ---- failures -----------------------------------------------------------------------------------------
 
 
-async def test_the_functions_own_errors() -> None:
-    """A `ToolError` keeps its message; another exception is named, with its traceback as a note."""
+async def test_errors_of_the_function() -> None:
+    """A `ToolError` keeps its message; another exception has its type and its traceback as a note."""
     with pytest.raises(ToolError, match=r"^This cannot be done\. Try something else\.$"):
         await run_in_process(refuse)
     with pytest.raises(ToolError, match=r"^stumble failed: KeyError: 'lost\\ud800'") as failed:
@@ -175,7 +175,7 @@ async def test_the_functions_own_errors() -> None:
 
 
 async def test_a_process_that_ends_without_an_answer() -> None:
-    """The error says how it ended."""
+    """The error shows how the process ended."""
     with pytest.raises(ToolError, match="die did not answer: its process was ended by SIGKILL"):
         await run_in_process(die)
     with pytest.raises(ToolError, match="leave did not answer: its process ended with exit code 0"):
@@ -183,15 +183,15 @@ async def test_a_process_that_ends_without_an_answer() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS does not enforce RLIMIT_AS")
-async def test_memory_is_bounded() -> None:
-    """What needs more than it may use fails; this process is not concerned."""
+async def test_memory_is_limited() -> None:
+    """A function that exceeds the limit fails; this process is not affected."""
     with pytest.raises(ToolError, match="take_memory needs more memory than it may use"):
         await run_in_process(take_memory, 4 << 30, memory=1 << 30)
     assert 1 << 20 == await run_in_process(take_memory, 1 << 20, memory=1 << 30)
 
 
-async def test_an_answer_is_bounded() -> None:
-    """A result that would fill this process is refused while it is read."""
+async def test_an_answer_is_limited() -> None:
+    """A result that is too large is refused while it is read."""
     with pytest.raises(
         ToolError, match="The answer of fill cannot be used: it has more than 67,108,864 bytes"
     ):
@@ -201,18 +201,18 @@ async def test_an_answer_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("function", "argument"), [(lambda: 1, ()), (len, ("abc",)), (double, ("\ud800",)), (double, (object(),))]
 )
-async def test_what_cannot_be_sent(function: object, argument: tuple[object, ...]) -> None:
-    """Functions without a name in a module, and values that MessagePack does not hold."""
+async def test_invalid_functions_are_refused(function: object, argument: tuple[object, ...]) -> None:
+    """Functions without a module-level name and values without a MessagePack form raise TypeError."""
     with pytest.raises(TypeError, match=r"top level of a module|cannot be sent"):
         await run_in_process(function, *argument)  # type: ignore[arg-type]
 
 
 def vague(value: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Name a type that does not exist."""
+    """Have a type hint that cannot be resolved."""
 
 
 async def test_a_type_hint_that_cannot_be_resolved() -> None:
-    """It is named before a process is started."""
+    """The error is raised before a process starts."""
     with pytest.raises(TypeError, match="A type hint of vague cannot be resolved: name 'Missing'"):
         await run_in_process(vague, 1)
 
@@ -221,7 +221,7 @@ async def test_a_type_hint_that_cannot_be_resolved() -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
@@ -237,14 +237,14 @@ async def written(file: Path) -> int:
 
 
 async def ended(pid: int) -> None:
-    """Wait until a process that was killed is gone: its new parent may not have reaped it yet."""
+    """Wait until a killed process has ended and was reaped."""
     async with asyncio.timeout(60):
         while alive(pid):
             await asyncio.sleep(0.01)
 
 
-async def test_a_time_out_ends_what_holds_the_interpreter(tmp_path: Path) -> None:
-    """A regular expression without end is gone when the error is raised."""
+async def test_a_time_out_kills_the_process(tmp_path: Path) -> None:
+    """An endless regular expression has ended when the error is raised."""
     file = tmp_path / "pid"
     call = asyncio.create_task(run_in_process(backtrack, str(file), timeout=1_000))
     pid = await written(file)
@@ -254,8 +254,8 @@ async def test_a_time_out_ends_what_holds_the_interpreter(tmp_path: Path) -> Non
     assert not alive(pid)
 
 
-async def test_an_abort_ends_it(tmp_path: Path) -> None:
-    """The signal of the run; one that is set before starts nothing."""
+async def test_an_abort_kills_the_process(tmp_path: Path) -> None:
+    """An abort signal that is already set starts no process."""
     file, signal = tmp_path / "pid", asyncio.Event()
     call = asyncio.create_task(run_in_process(backtrack, str(file), signal=signal))
     pid = await written(file)
@@ -270,7 +270,7 @@ async def test_an_abort_ends_it(tmp_path: Path) -> None:
 
 
 async def test_items_before_a_time_out_have_arrived(tmp_path: Path) -> None:
-    """What was found is not lost with the rest."""
+    """Items that were sent before the time-out reach the callback."""
     items: list[str] = []
     arrived = asyncio.Event()
 
@@ -288,8 +288,8 @@ async def test_items_before_a_time_out_have_arrived(tmp_path: Path) -> None:
     assert ["first"] == items
 
 
-async def test_a_cancellation_ends_it_and_what_it_started(tmp_path: Path) -> None:
-    """Its own processes included."""
+async def test_a_cancellation_kills_all_processes(tmp_path: Path) -> None:
+    """Child processes of the process are killed, too."""
     file = tmp_path / "pid"
     call = asyncio.create_task(run_in_process(sleep_beside_a_child, str(file)))
     pid = await written(file)
@@ -300,8 +300,8 @@ async def test_a_cancellation_ends_it_and_what_it_started(tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG")
-async def test_it_ends_with_its_parent(tmp_path: Path) -> None:
-    """Also if the parent is killed and the function holds the interpreter lock."""
+async def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
+    """It ends when its parent is killed, even if it holds the interpreter lock."""
     file, script = tmp_path / "pid", tmp_path / "script.py"
     script.write_text(
         "import asyncio, re, os, pathlib\nfrom tinyagent.tools import run_in_process\n"

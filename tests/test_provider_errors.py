@@ -1,4 +1,4 @@
-"""Error replies of providers: the error that each becomes, and what the message must not show."""
+"""Error responses of providers: their error classes, and redaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tinyagent.testing.server import FakeReply, FakeServer
 
 
 def error_of(status: int | None, value: Any) -> TinyAgentError:
-    """The error for a reply with this status and JSON body."""
+    """Return the error for a response with this status and JSON body."""
     return provider_error(error_text(value), provider="acme", status=status, code=error_code(value))
 
 
@@ -71,8 +71,8 @@ def error_of(status: int | None, value: Any) -> TinyAgentError:
         (400, "tokens_limit_reached"),
     ],
 )
-def test_a_conversation_that_is_too_long_is_named_so(status: int | None, text: str) -> None:
-    """Every provider has its own text for it. The error is the same, and is not retried."""
+def test_context_overflows_are_recognised(status: int | None, text: str) -> None:
+    """Every provider has its own text; the error is the same and is not retried."""
     error = error_of(status, {"error": {"message": text}} if text else "")
     assert (ContextOverflowError, False) == (type(error), getattr(error, "retryable", None))
 
@@ -151,18 +151,16 @@ def test_a_refused_key_is_an_authentication_error(status: int | None, body: Any)
         (None, {"message": "x", "type": "insufficient_quota"}, ProviderError),
     ],
 )
-def test_an_account_without_credit_is_not_asked_again(
-    status: int | None, error: Any, kind: type[ProviderError]
-) -> None:
-    """A wait does not add credit, so the request is not retried, and the hint has what to do."""
+def test_missing_credit_is_not_retried(status: int | None, error: Any, kind: type[ProviderError]) -> None:
+    """Waiting does not help, so the request is not retried, and the hint shows what to do."""
     found = error_of(status, {"error": error})
     assert isinstance(found, ProviderError)
     assert (kind, False) == (type(found), found.retryable)
     assert "Add credit" in str(found.hint)
 
 
-def test_a_rate_limit_that_borrows_the_words_of_a_quota_is_retried() -> None:
-    """Gemini uses OpenAI's text for an empty account for a rate limit, with a time to wait."""
+def test_a_rate_limit_with_the_text_of_a_quota_is_retried() -> None:
+    """Gemini sends OpenAI's quota text for a rate limit, with a time to wait."""
     text = (
         "You exceeded your current quota, please check your plan and billing details. Please retry in 31 s."
     )
@@ -171,7 +169,7 @@ def test_a_rate_limit_that_borrows_the_words_of_a_quota_is_retried() -> None:
     assert found.retryable
 
 
-async def test_insufficient_quota_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_insufficient_quota_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The request is sent once, and the error has the status."""
     monkeypatch.setattr(_http, "RETRY", RetryPolicy(first_wait=0.001))
     body = json.dumps({"error": {"message": "no more", "code": "insufficient_quota"}}).encode()
@@ -231,6 +229,6 @@ def test_secrets_are_redacted(text: str) -> None:
         "The api_key: must be given",
     ],
 )
-def test_what_is_no_secret_is_shown(text: str) -> None:
-    """A long error message is shortened."""
+def test_other_text_is_shown(text: str) -> None:
+    """A long error message is truncated."""
     assert text == redact(text)

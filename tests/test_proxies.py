@@ -1,4 +1,4 @@
-"""Proxies, TLS and HTTP/2 over loopback: SOCKS5, CONNECT, https:// proxies, and what each engine does."""
+"""Proxies, TLS and HTTP/2 over loopback, with both engines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HELLO = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 
 @pytest.fixture(autouse=True)
 def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that fails is not sent again."""
+    """Disable retries."""
     monkeypatch.setattr(_request, "RETRY", RetryPolicy(retries=0))
 
 
@@ -46,7 +46,7 @@ async def body_of(url: str, engine: TransportChoice = "auto", **options: object)
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for models.example and 127.0.0.1, with its key beside it."""
+    """Return a self-signed certificate for models.example and 127.0.0.1, with its key."""
     folder = tmp_path_factory.mktemp("tls")
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
@@ -69,7 +69,7 @@ def server_context(certificate: Path, *protocols: str) -> ssl.SSLContext:
 
 @dataclass
 class Seen:
-    """What a server has seen."""
+    """The connections and requests that a server has received."""
 
     port: int = 0
     connections: int = 0
@@ -87,7 +87,7 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Seen], Awaitable
 
 @asynccontextmanager
 async def serving(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Seen]:
-    """Serve on loopback until the end of the block. Connections that are open then are cut."""
+    """Serve on loopback until the end of the block, then close all connections."""
     seen = Seen()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,7 +148,7 @@ async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port
 
 
 def connect_proxy(port: int) -> Handler:
-    """Return a proxy that opens a tunnel to `port` for any server that it is asked for."""
+    """Return a proxy that opens a tunnel to `port` for any requested server."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
         seen.requests.append(await reader.readuntil(b"\r\n\r\n"))
@@ -159,7 +159,7 @@ def connect_proxy(port: int) -> Handler:
 
 
 def socks_proxy(port: int, *, reply: int = 0, password: bytes | None = None) -> Handler:
-    """Return a SOCKS5 proxy (RFC 1928) that connects to `port`, whatever server it is asked for."""
+    """Return a SOCKS5 proxy (RFC 1928) that connects to `port` for any server."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
         version, count = await reader.readexactly(2)
@@ -221,7 +221,7 @@ async def test_a_tunnel(engine: TransportChoice, certificate: Path, monkeypatch:
 async def test_the_certificate_of_a_server_behind_a_tunnel(
     engine: TransportChoice, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is verified, and for the name of the server."""
+    """The certificate is verified for the name of the server."""
     async with (
         serving(answer, server_context(certificate)) as server,
         serving(connect_proxy(server.port)) as proxy,
@@ -251,7 +251,7 @@ async def test_the_certificate_of_a_server_behind_a_tunnel(
 async def test_a_proxy_that_opens_no_tunnel(
     engine: TransportChoice, reply: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is a failed connection that names the proxy and not its password; no key was sent."""
+    """The error has the proxy without its password, and no key was sent."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
         seen.requests.append(await reader.readuntil(b"\r\n\r\n"))
@@ -281,7 +281,7 @@ async def test_a_proxy_that_does_not_answer(engine: TransportChoice, monkeypatch
 
 @each
 async def test_a_proxy_for_plain_http(engine: TransportChoice, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without TLS the proxy gets the whole URL and its credentials with each request."""
+    """Without TLS the proxy gets the complete URL and its credentials with each request."""
     async with serving(answer) as proxy:
         monkeypatch.setenv("http_proxy", f"http://me:pass1@127.0.0.1:{proxy.port}")
         assert b"hello" == await body_of("http://models.example/v1/x?y=1", engine, allow_http=True)
@@ -311,7 +311,7 @@ async def test_an_https_proxy(
 async def test_a_socks_proxy(
     engine: TransportChoice, scheme: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The proxy looks up the name, and the request goes through TLS. `auto` uses httpx for it."""
+    """The proxy resolves the name, and the request uses TLS. `auto` uses httpx."""
     async with (
         serving(answer, server_context(certificate)) as server,
         serving(socks_proxy(server.port)) as proxy,
@@ -324,7 +324,7 @@ async def test_a_socks_proxy(
 
 
 async def test_a_socks_proxy_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The credentials of the URL are used; a refusal names the proxy without them."""
+    """The credentials of the URL are used; a refusal shows the proxy without them."""
     async with serving(answer) as server, serving(socks_proxy(server.port, password=b"pass1")) as proxy:
         monkeypatch.setenv("all_proxy", f"socks5://me:pass1@127.0.0.1:{proxy.port}")
         assert b"hello" == await body_of("http://models.example/v1", allow_http=True)
@@ -336,7 +336,7 @@ async def test_a_socks_proxy_with_a_password(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_socks_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its reply is a failed connection."""
+    """The proxy's refusal is a failed connection."""
     async with serving(socks_proxy(0, reply=5)) as proxy:
         monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{proxy.port}")
         with pytest.raises(ConnectionFailedError, match="through the proxy"):
@@ -358,10 +358,10 @@ async def test_a_socks_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "https"])
-async def test_proxies_that_the_direct_engine_does_not_have(
+async def test_proxies_that_the_direct_engine_does_not_support(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If the user asks for it, it is an error before anything is sent, with the remedy."""
+    """They are an error with a hint, before anything is sent."""
     async with serving(answer) as proxy:
         monkeypatch.setenv("all_proxy", f"{scheme}://127.0.0.1:{proxy.port}")
         with pytest.raises(ConfigurationError, match="the direct transport cannot use the proxy") as caught:
@@ -422,7 +422,7 @@ async def answer_h2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
 
 
 async def test_http_2(certificate: Path) -> None:
-    """The httpx engine speaks HTTP/2 to a server that offers it, and uses the connection again."""
+    """The httpx engine uses HTTP/2 if the server offers it, and reuses the connection."""
     async with serving(answer_h2, server_context(certificate, "h2")) as server:
         url = f"https://127.0.0.1:{server.port}/v1"
         for _ in range(2):
@@ -491,7 +491,7 @@ async def test_a_tls_handshake_that_never_ends(engine: TransportChoice) -> None:
 
 @each
 async def test_a_server_without_tls(engine: TransportChoice) -> None:
-    """https:// to a server that speaks plain HTTP is a failed connection."""
+    """https:// to a server with plain HTTP is a failed connection."""
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Seen) -> None:
         await reader.read(9)

@@ -1,4 +1,4 @@
-"""The proxy provider, over a real socket."""
+"""The proxy provider over a real socket."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def base(server: FakeServer) -> str:
 
 
 async def ask(server: FakeServer, **options: Any) -> tuple[list[Any], Any]:
-    """The events and the message of one call."""
+    """Return the events and the message of one call."""
     options = {"auth_token": TOKEN, "proxy_url": base(server), **options}
     response = await stream_proxy(MODEL, Context(messages=[user("Hi")]), options)
     events = await collect(response)
@@ -76,7 +76,7 @@ async def ask(server: FakeServer, **options: Any) -> tuple[list[Any], Any]:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries come at once."""
+    """Retry without waiting."""
     from tinyagent._net import request as _http
 
     monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(first_wait=0.001))
@@ -85,8 +85,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- the request ----------------------------------------------------------------------------------
 
 
-async def test_the_request_is_the_protocols() -> None:
-    """Model, context and options as the protocol says, the token as a bearer token."""
+async def test_the_request_follows_the_protocol() -> None:
+    """Model, context and options have the protocol's form; the token is a bearer token."""
     tool = AgentTool("look", "Look.", {"type": "object"})
     async with FakeServer(reply(*text("Hi"), done())) as server:
         context = Context("Be brief.", [user("Hi")], [tool])
@@ -122,7 +122,7 @@ class ProxyModel(Model):
 
 
 async def test_url_and_token_come_from_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model may know its proxy; the environment is asked last."""
+    """The model takes precedence over the environment."""
     monkeypatch.setenv("TINYAGENT_PROXY_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("TINYAGENT_PROXY_TOKEN", "not-this-one")
     async with FakeServer(reply(*text("Hi"), done())) as server:
@@ -133,7 +133,7 @@ async def test_url_and_token_come_from_the_model(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_url_and_token_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given the loop's options, which name neither, the environment says where to go."""
+    """Without URL and token in model and options, the environment is used."""
     async with FakeServer(reply(*text("Hi"), done())) as server:
         monkeypatch.setenv("TINYAGENT_PROXY_URL", base(server))
         monkeypatch.setenv("TINYAGENT_PROXY_TOKEN", TOKEN)
@@ -144,7 +144,7 @@ async def test_url_and_token_come_from_the_environment(monkeypatch: pytest.Monke
 
 
 async def test_without_url_or_token_the_message_names_the_variable() -> None:
-    """What is missing is an error of the configuration, and says what to set."""
+    """A missing URL or token is a configuration error with the variable's name."""
     with pytest.raises(ConfigurationError) as caught:
         await stream_proxy(MODEL, Context(), {"auth_token": TOKEN})
     assert "TINYAGENT_PROXY_URL" in str(caught.value.hint)
@@ -154,7 +154,7 @@ async def test_without_url_or_token_the_message_names_the_variable() -> None:
 
 
 async def test_the_token_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that repeats the token in its complaint does not get it printed."""
+    """If a proxy repeats the token in an error, it is redacted."""
     async with FakeServer(FakeReply.error(401, f"bad token {TOKEN}")) as server:
         with pytest.raises(ConfigurationError) as caught:
             await ask(server)
@@ -165,7 +165,7 @@ async def test_the_token_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_text_thinking_and_calls_become_our_events() -> None:
-    """Every kind of block, with signatures, usage in our words, and deltas as they were cut."""
+    """Every block type arrives with signatures, usage and unchanged deltas."""
     thought = [
         event("thinking_start", 0),
         event("thinking_delta", 0, delta="hm"),
@@ -195,8 +195,8 @@ async def test_text_thinking_and_calls_become_our_events() -> None:
     assert "H" == events[5]["partial"]["content"][1]["text"]
 
 
-async def test_deltas_are_seen_before_the_next_is_sent() -> None:
-    """Nothing is buffered."""
+async def test_deltas_are_not_buffered() -> None:
+    """A delta arrives before the next one is sent."""
     parts = [
         event("text_start", 0),
         event("text_delta", 0, delta="a"),
@@ -214,7 +214,7 @@ async def test_deltas_are_seen_before_the_next_is_sent() -> None:
 
 
 async def test_an_agent_runs_tools_through_a_proxy() -> None:
-    """The grammar of a run holds, and the tool's result is in the second request."""
+    """The run has correct events, and the tool's result is in the second request."""
 
     async def look(_id: str, args: dict[str, Any], _signal: Any, _update: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": f"saw {args['a']}"}])
@@ -229,8 +229,8 @@ async def test_an_agent_runs_tools_through_a_proxy() -> None:
     assert "saw 1" == server.requests[1].json["context"]["messages"][-1]["content"][0]["text"]
 
 
-async def test_what_is_odd_but_clear_is_taken() -> None:
-    """A block without its start or end, events of unknown kinds, a `[DONE]`, a call without an id."""
+async def test_minor_violations_are_tolerated() -> None:
+    """Missing starts, ends and ids, unknown events and `[DONE]` are tolerated."""
     parts = [
         event("text_delta", 0, delta="Hi"),
         event("ping"),
@@ -256,26 +256,26 @@ async def test_what_is_odd_but_clear_is_taken() -> None:
         (call('{"a": 1}', toolName=""), '{"a": 1}'),
     ],
 )
-async def test_a_call_that_cannot_be_read_is_marked_invalid(parts: list[Any], raw: str) -> None:
-    """Never an invented `{}`: the text stays where the loop sees that it is no object."""
+async def test_malformed_arguments_are_marked(parts: list[Any], raw: str) -> None:
+    """The text of malformed arguments is stored, and `{}` is never invented."""
     async with FakeServer(reply(*parts, done("toolUse"))) as server:
         _, message = await ask(server)
     assert ({}, raw) == (message["content"][0]["arguments"], message["content"][0]["partial_json"])
 
 
 async def test_length_is_not_complete() -> None:
-    """A reply that hit the limit says so, calls or not."""
+    """A reply at the output limit is not complete, with or without calls."""
     async with FakeServer(reply(*call("{}"), done("length"))) as server:
         _, message = await ask(server)
     assert "length" == message["stop_reason"]
 
 
-# ---- ends that are none -----------------------------------------------------------------------------
+# ---- failures ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last", [b"", Hangup()])
-async def test_a_reply_without_done_is_cut(last: Any) -> None:
-    """The partial text stays, the message is an error, and no call of it is complete."""
+async def test_a_reply_without_done_is_an_error(last: Any) -> None:
+    """The partial text is stored, and no call of the reply is complete."""
     parts = [event("text_start", 0), event("text_delta", 0, delta="Half"), *([last] if last else [])]
     async with FakeServer(reply(*parts)) as server:
         events, message = await ask(server)
@@ -285,8 +285,8 @@ async def test_a_reply_without_done_is_cut(last: Any) -> None:
     assert 1 == len(server.requests)
 
 
-async def test_an_error_event_ends_the_message_with_its_words() -> None:
-    """The provider's words, its usage, the text so far."""
+async def test_an_error_event_ends_the_reply() -> None:
+    """The message has the provider's text, its usage and the partial text."""
     parts = [*text("Half"), event("error", reason="error", errorMessage="boom at upstream", usage=USAGE)]
     async with FakeServer(reply(*parts)) as server:
         _, message = await ask(server)
@@ -295,8 +295,8 @@ async def test_an_error_event_ends_the_message_with_its_words() -> None:
     assert (13, "Half") == (message["usage"]["input"], message["content"][0]["text"])
 
 
-async def test_a_proxy_that_aborts_says_so() -> None:
-    """`reason` is passed on."""
+async def test_an_abort_of_the_proxy_is_an_abort() -> None:
+    """The `reason` is passed on."""
     async with FakeServer(reply(*text("Half"), event("error", reason="aborted", usage=USAGE))) as server:
         _, message = await ask(server)
     assert ("aborted", "Half") == (message["stop_reason"], message["content"][0]["text"])
@@ -312,8 +312,8 @@ async def test_a_proxy_that_aborts_says_so() -> None:
         sse(event("thinking_delta", 0, delta="is text")),
     ],
 )
-async def test_what_cannot_be_read_is_loud(broken: bytes) -> None:
-    """Nothing is skipped in silence."""
+async def test_unreadable_events_are_errors(broken: bytes) -> None:
+    """Unreadable events are never skipped silently."""
     async with FakeServer(reply(*text("Half"), broken, done())) as server:
         _, message = await ask(server)
     assert ("error", "invalid_reply") == (message["stop_reason"], message["error_kind"])
@@ -328,16 +328,16 @@ async def test_what_cannot_be_read_is_loud(broken: bytes) -> None:
         (b"<html><title>Log in</title></html>", "HTML"),
     ],
 )
-async def test_a_body_that_is_no_stream_is_an_error(body: bytes, kind: str) -> None:
-    """A login page of somebody in between is no empty reply."""
+async def test_a_page_instead_of_a_stream_is_an_error(body: bytes, kind: str) -> None:
+    """A login page is not an empty reply."""
     async with FakeServer(FakeReply([body])) as server:
         _, message = await ask(server)
     assert "error" == message["stop_reason"]
     assert kind in message["error_message"]
 
 
-async def test_failures_before_the_reply_are_tried_again() -> None:
-    """Twice, told to `on_retry`; also an error that is the first thing in the stream."""
+async def test_failures_before_the_reply_are_retried() -> None:
+    """There are two retries, reported to `on_retry`, also for an error as the first event."""
     heard: list[str] = []
     overloaded = event("error", reason="error", errorMessage="overloaded, try again")
     async with FakeServer(
@@ -349,15 +349,15 @@ async def test_failures_before_the_reply_are_tried_again() -> None:
 
 
 async def test_a_refusal_is_an_exception() -> None:
-    """A request that never became a reply raises, with the status."""
+    """A request without a reply raises an error with the status."""
     async with FakeServer(FakeReply.error(400, "bad model")) as server:
         with pytest.raises(ProviderError, match="bad model") as caught:
             await ask(server)
     assert 400 == caught.value.status
 
 
-async def test_a_failure_keeps_what_the_proxy_knows_of_it() -> None:
-    """Kind, status and waiting time; with the kind of a plugin's class also the nearest one of ours."""
+async def test_a_failure_has_the_fields_of_the_proxy() -> None:
+    """Kind, status and wait are set; a plugin's kind also has its nearest class of ours."""
     said = {
         "type": "error",
         "reason": "error",
@@ -381,7 +381,7 @@ async def test_a_failure_keeps_what_the_proxy_knows_of_it() -> None:
 
 
 async def test_a_refused_key_of_the_proxy_is_not_ours() -> None:
-    """The caller's own key is fine, so the class is that of a provider's failure."""
+    """A refused key of the proxy is a provider error, because the caller's key is valid."""
     said = {"type": "error", "reason": "error", "errorMessage": "no", "errorKind": "authentication"}
     async with FakeServer(reply(sse(said))) as server:
         _, message = await ask(server)
@@ -389,7 +389,7 @@ async def test_a_refused_key_of_the_proxy_is_not_ours() -> None:
 
 
 async def test_silence_is_timed_out() -> None:
-    """The idle time-out holds here, and the text so far stays."""
+    """The idle time-out applies, and the partial text is stored."""
     half = sse(event("text_start", 0)) + sse(event("text_delta", 0, delta="Half"))
     async with FakeServer(reply(half, Hold())) as server:
         _, message = await ask(server, timeout={"idle": 0.1})
@@ -397,7 +397,7 @@ async def test_silence_is_timed_out() -> None:
 
 
 async def test_the_signal_ends_the_call() -> None:
-    """At once, as `aborted`, with the text so far."""
+    """The call ends at once as `aborted`, with the partial text."""
     signal = asyncio.Event()
     parts = [event("text_start", 0), event("text_delta", 0, delta="Half"), Hold()]
     async with FakeServer(reply(*parts)) as server:
@@ -410,7 +410,7 @@ async def test_the_signal_ends_the_call() -> None:
     assert ("aborted", "Half") == (message["stop_reason"], message["content"][0]["text"])
 
 
-async def test_leaving_closes_the_connection() -> None:
+async def test_closing_early_closes_the_connection() -> None:
     """`aclose` in the middle of a reply closes the connection."""
     async with FakeServer(reply(event("text_delta", 0, delta="Half"), Hold())) as server:
         response = create_proxy_stream(MODEL, Context(), TOKEN, base(server))
@@ -425,7 +425,7 @@ async def test_leaving_closes_the_connection() -> None:
 
 
 async def test_create_proxy_stream_can_be_awaited_or_read() -> None:
-    """Both ways to use it send one request each."""
+    """Each way sends one request."""
     async with FakeServer(reply(*text("Hi"), done()), repeat=True) as server:
         arguments = (MODEL, Context(messages=[user("Hi")]), TOKEN, base(server))
         awaited = await create_proxy_stream(*arguments, max_tokens=5)
@@ -434,8 +434,8 @@ async def test_create_proxy_stream_can_be_awaited_or_read() -> None:
     assert [{"maxTokens": 5}, {}] == [request.json["options"] for request in server.requests]
 
 
-async def test_create_proxy_stream_raises_what_opening_it_meets() -> None:
-    """Read without being awaited, it raises at the first read; and can be closed."""
+async def test_create_proxy_stream_raises_errors_of_the_request() -> None:
+    """Without await, the first read raises; the stream can be closed."""
     async with FakeServer(FakeReply.error(400, "bad model")) as server:
         response = create_proxy_stream(MODEL, Context(), TOKEN, base(server))
         with pytest.raises(ProviderError, match="bad model"):
@@ -452,7 +452,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text(), json_values), st.data())
 def test_every_prefix_of_an_object_gives_an_object(value: dict[str, Any], data: st.DataObject) -> None:
-    """The whole text gives the value, a part of it some of its keys, in order."""
+    """The complete text gives the value, and a prefix gives its first keys in order."""
     document = json.dumps(value)
     assert value == parse_streaming_json(document)
     prefix = document[: data.draw(st.integers(1, len(document)))]
@@ -462,13 +462,13 @@ def test_every_prefix_of_an_object_gives_an_object(value: dict[str, Any], data: 
 
 
 @pytest.mark.parametrize("nothing", ["", "[1", '"text', "nonsense", "1"])
-def test_what_begins_like_no_object_gives_none(nothing: str) -> None:
-    """There is no best object in it."""
+def test_other_text_gives_no_object(nothing: str) -> None:
+    """Text that does not begin an object gives None."""
     assert parse_streaming_json(nothing) is None
 
 
 def test_images_arrive_with_the_end() -> None:
-    """They are behind the other blocks, in a reply that failed as well; what is no URL is skipped."""
+    """Images follow the other blocks, also in a failed reply; invalid URLs are skipped."""
     url = "data:image/png;base64,AAAA"
     for end in ("done", "error"):
         decoder = ProxyDecoder(Model("p", "m", "proxy"))

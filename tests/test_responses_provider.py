@@ -1,4 +1,4 @@
-"""The Responses API: requests as it wants them, replies as it sends them, and the wire between."""
+"""The Responses API: requests, replies and HTTP."""
 
 from __future__ import annotations
 
@@ -129,13 +129,13 @@ def final(events: list[Any]) -> Any:
 
 
 def ended(events: list[Any]) -> Any:
-    """The message that these events make."""
+    """Return the message that these events make."""
     return final(decode(events))
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Retries do not wait here; these are the seconds that they would have waited."""
+    """Replace the waits of retries by a list of their seconds."""
     waited: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -161,7 +161,7 @@ def body(*messages: Any, model: Any = None, system: str = "", tools: Any = None,
 
 
 def test_a_request() -> None:
-    """Nothing is stored; the system prompt, tools and limits have their places."""
+    """Responses are not stored; the system prompt, tools and limits have the API's fields."""
     tool = AgentTool("add", "Adds.", {"type": "object", "properties": {"a": {"type": "integer"}}})
     sent = body(user("Hi"), system="Be brief.", tools=[tool], max_tokens=100, session_id="s1")
     assert sent == {
@@ -186,14 +186,14 @@ def test_a_request() -> None:
 
 
 def test_a_long_session_id() -> None:
-    """The key of the cache is never longer than the API takes, and the same for the same session."""
+    """The cache key has a limit, and is the same for the same session."""
     keys = {body(user("Hi"), session_id="s" * 100)["prompt_cache_key"] for _ in range(2)}
     assert len(keys) == 1
     assert len(keys.pop()) == 64
 
 
 def test_images() -> None:
-    """Images go through by URL or as data, from the user and from tools."""
+    """Images by URL and as data are sent, from the user and from tools."""
     image = {"type": "image", "url": "data:image/png;base64,iVBORw0KGgo="}
     call = {"type": "tool_call", "id": "c1", "name": "shot", "arguments": {}}
     sent = body(
@@ -206,8 +206,8 @@ def test_images() -> None:
     assert sent[2]["output"] == [{"type": "input_text", "text": "done"}, there]
 
 
-def test_results_are_text_where_they_can() -> None:
-    """Text is sent as text; a tool that gave nothing is said to have."""
+def test_results_are_text_if_possible() -> None:
+    """Text is sent as text; an empty result gets a note."""
     calls = [{"type": "tool_call", "id": f"c{n}", "name": "t", "arguments": {"n": n}} for n in range(2)]
     sent = body(user("Hi"), assistant(*calls), tool_result("c0", "t", "4"), tool_result("c1", "t", ""))[
         "input"
@@ -234,13 +234,13 @@ def test_results_are_text_where_they_can() -> None:
     ],
 )
 def test_thinking_levels(model_id: str, level: str, effort: str | None) -> None:
-    """A level is an effort that the model knows; models that do not reason are not asked to."""
+    """A level becomes an effort of the model; other models get none."""
     sent = body(user("Hi"), model=OpenAIResponsesModel(id=model_id), thinking_level=ThinkingLevel(level))
     assert sent.get("reasoning") == (None if effort is None else {"effort": effort, "summary": "auto"})
 
 
-def test_whether_a_model_reasons_can_be_said() -> None:
-    """One that does gets no temperature and is asked for its reasoning; one that does not, the reverse."""
+def test_reasoning_of_a_model_can_be_set() -> None:
+    """Reasoning models get no temperature and return their reasoning; others do not."""
     house = OpenAIResponsesModel(id="house", reasoning=True, reasoning_summary=None)
     sent = body(user("Hi"), model=house, temperature=0.5, thinking_level="low")
     assert sent["reasoning"] == {"effort": "low"}
@@ -250,7 +250,7 @@ def test_whether_a_model_reasons_can_be_said() -> None:
 
 
 def test_extra_body() -> None:
-    """Further fields win, None takes one out, and the API's own tools stand beside the agent's."""
+    """Extra fields take precedence, None removes a field, and the API's tools are added to the agent's."""
     model = OpenAIResponsesModel(
         extra_body={"tools": [{"type": "web_search"}], "store": True, "include": None}
     )
@@ -260,17 +260,17 @@ def test_extra_body() -> None:
     assert "include" not in sent
 
 
-# ---- what goes back -------------------------------------------------------------------------------
+# ---- what is sent back ----------------------------------------------------------------------------
 
 
 def replayed(*items: Any, model: Any = None, **fields: Any) -> Any:
-    """The items that a reply is sent back as, after a night in a file."""
+    """Return the items that are sent back for a reply, after a JSON round trip."""
     message = json.loads(json.dumps(final(decode(says(*items, **fields)))))
     return body(user("Hi"), message, user("and?"), model=model)["input"][1:-1]
 
 
-def test_a_reply_goes_back_as_it_came() -> None:
-    """Reasoning, text and calls are the items that they were, with their ids."""
+def test_a_reply_is_sent_back_unchanged() -> None:
+    """Reasoning, text and calls are the same items with their ids."""
     items = [
         reasoning_item("First.", "Then."),
         message_item("Let me see.", phase="commentary"),
@@ -290,7 +290,7 @@ def test_a_reply_goes_back_as_it_came() -> None:
 
 
 def test_parts_of_one_message_stay_together() -> None:
-    """Two parts of a message are two blocks here and one item there; a refusal is one there too."""
+    """Two parts of a message item are two blocks and one item again; a refusal is part of it."""
     parts = [
         {"type": "output_text", "text": "Yes, ", "annotations": []},
         {"type": "refusal", "refusal": "but no."},
@@ -301,8 +301,8 @@ def test_parts_of_one_message_stay_together() -> None:
     assert replayed((item, [])) == [item]
 
 
-def test_reasoning_that_cannot_go_back() -> None:
-    """Without its encrypted content it means something only where it was stored; at the end, nothing."""
+def test_reasoning_without_encrypted_content_is_omitted() -> None:
+    """Such reasoning, and reasoning at the end, is not sent back."""
     bare = reasoning_item("Hm.", encrypted_content=None)
     assert [item["type"] for item in replayed(bare, message_item("Hi"))] == ["message"]
     stored = OpenAIResponsesModel(extra_body={"store": True})
@@ -316,8 +316,8 @@ def test_reasoning_that_cannot_go_back() -> None:
     ]
 
 
-def test_open_reasoning_goes_back_as_text() -> None:
-    """A server that gives the reasoning itself gets it back."""
+def test_plain_reasoning_is_sent_back_as_text() -> None:
+    """A server that sends plain reasoning gets it back."""
     content = [{"type": "reasoning_text", "text": "Hm."}]
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "content": content}
     deltas = [{"type": "response.reasoning_text.delta", "content_index": 0, "delta": "Hm."}]
@@ -325,8 +325,8 @@ def test_open_reasoning_goes_back_as_text() -> None:
     assert replayed((item, deltas), message_item("Hi"))[0] == item
 
 
-def test_items_without_words_go_back() -> None:
-    """What a tool of the API's own did is kept as it came."""
+def test_items_without_text_are_sent_back() -> None:
+    """Items of the API's own tools are unchanged."""
     search = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search"}}
     message = final(decode(says((search, []), message_item("Found."))))
     assert [block["type"] for block in message["content"]] == ["thinking", "text"]
@@ -337,7 +337,7 @@ def test_items_without_words_go_back() -> None:
 
 
 def test_a_reply() -> None:
-    """Paragraphs of a summary are one thinking block; text and calls are as they were sent."""
+    """Paragraphs of a summary are one thinking block; text and calls are unchanged."""
     events = decode(
         says(reasoning_item("First.", "Then."), message_item("He", "llo"), call_item("add", "{}"))
     )
@@ -358,7 +358,7 @@ def test_a_reply() -> None:
 
 
 def test_tool_arguments() -> None:
-    """Pieces are put together, nothing is {}, and what is no object makes the call invalid."""
+    """Parts are joined, empty arguments are {}, and other values make the call invalid."""
     message = final(
         decode(
             says(
@@ -376,8 +376,8 @@ def test_tool_arguments() -> None:
 
 
 @pytest.mark.parametrize("dropped", ["delta", "added", "done", "output_item.done", ".added .done", "all"])
-def test_what_servers_leave_out(dropped: str) -> None:
-    """Each thing is said more than once; whichever is missing, the message is the same."""
+def test_missing_events_are_tolerated(dropped: str) -> None:
+    """The API repeats its data, so the message is complete without any one event."""
     events = says(reasoning_item("Hm, hm."), message_item("He", "llo"), call_item("add", '{"a":', "1}"))
     if dropped == "all":
         kept = [events[-1]]
@@ -392,15 +392,15 @@ def test_what_servers_leave_out(dropped: str) -> None:
 
 
 def test_without_the_list_at_the_end() -> None:
-    """The streamed items are enough; `response.done` is an end too."""
+    """The streamed items are enough; `response.done` is an end, too."""
     events = says(message_item("Hi"), call_item("add", "{}"))
     events[-1] = {"type": "response.done", "response": {"status": "completed"}}
     message = final(decode(events))
     assert [block["type"] for block in message["content"]] == ["text", "tool_call"]
 
 
-def test_a_server_that_counts_badly() -> None:
-    """Every item at index 0, and another item id in each event: text stays text, and calls apart."""
+def test_a_server_with_wrong_indexes() -> None:
+    """If indexes and ids are wrong, text and calls are still separated."""
     calls = [call_item("add", f'{{"n":{n}}}', call_id=f"c{n}", item_id=f"fc_{n}") for n in range(2)]
     events = says(reasoning_item("Hm."), message_item("Hi"), *calls)
     for n, event in enumerate(events):
@@ -412,7 +412,7 @@ def test_a_server_that_counts_badly() -> None:
 
 
 def test_a_refusal_is_text() -> None:
-    """The model says no in words, and the words reach the user."""
+    """The model's refusal is shown as text."""
     message = final(decode(says(message_item("I ", "cannot.", refusal=True))))
     assert message["content"][0]["text"] == "I cannot."
     assert message["stop_reason"] == "stop"
@@ -427,7 +427,7 @@ def test_a_refusal_is_text() -> None:
     ],
 )
 def test_incomplete_replies(reason: str, stop: str, kind: str | None) -> None:
-    """They say why, keep what there was, and are no success."""
+    """They are failures with a reason and the partial content."""
     message = final(
         decode(says(message_item("Half"), status="incomplete", incomplete_details={"reason": reason}))
     )
@@ -465,7 +465,7 @@ def test_incomplete_replies(reason: str, stop: str, kind: str | None) -> None:
     ],
 )
 def test_errors_in_the_stream(event: Any, kind: str, words: str) -> None:
-    """They end the message with the provider's words and what there was of it."""
+    """The message has the provider's text and the partial content."""
     half = streamed(message_item("Half"))[:3]
     message = final(decode([*half, event]))
     assert ("error", kind) == (message["stop_reason"], message["error_kind"])
@@ -473,8 +473,8 @@ def test_errors_in_the_stream(event: Any, kind: str, words: str) -> None:
     assert [block["text"] for block in message["content"]] == ["Half"]
 
 
-def test_without_its_end_a_reply_is_cut() -> None:
-    """Items may be complete, the reply is not: more may have followed."""
+def test_a_reply_without_its_end_is_an_error() -> None:
+    """Complete items are not enough, because more may have followed."""
     message = final(decode(says(message_item("Hi"), call_item("add", "{}"))[:-1]))
     assert ("error", "stream_interrupted") == (message["stop_reason"], message["error_kind"])
     assert message["content"][0]["text"] == "Hi"
@@ -482,8 +482,8 @@ def test_without_its_end_a_reply_is_cut() -> None:
     assert final(decode([*streamed(message_item("Hi")), b"data: [DONE]\n\n"]))["stop_reason"] == "stop"
 
 
-def test_what_is_not_known_breaks_nothing() -> None:
-    """Unknown events and parts are left out, and an item without a type too."""
+def test_unknown_data_is_ignored() -> None:
+    """Unknown events, parts and items without a type are ignored."""
     events = says(
         ({"type": "", "id": "h1"}, [{"type": "response.hologram.delta", "delta": "x"}]), message_item("Hi")
     )
@@ -506,8 +506,8 @@ ITEMS = [
 ]
 
 
-def test_items_of_every_kind_go_back_in_order() -> None:
-    """What tools of the server did, and what nobody knew of yet, is kept as it came."""
+def test_all_items_are_sent_back_in_order() -> None:
+    """Items of server tools and unknown items are unchanged."""
     items = [item for thing in ITEMS for item in ((thing, []), message_item("Hm", item_id=f"m{len(thing)}"))]
     assert [item for item, _ in items] == [
         {key: value for key, value in item.items() if key != "status" or item["type"] != "message"}
@@ -516,7 +516,7 @@ def test_items_of_every_kind_go_back_in_order() -> None:
 
 
 def test_items_that_overlap_keep_their_order() -> None:
-    """An item has the place of its beginning, however long it takes."""
+    """Items are ordered by their start."""
     events = says((SEARCH, []), message_item("Found."))
     done = next(n for n, event in enumerate(events) if event["type"] == "response.output_item.done")
     late = events.pop(done)
@@ -526,7 +526,7 @@ def test_items_that_overlap_keep_their_order() -> None:
 
 @pytest.mark.parametrize("kind", ["custom_tool_call", "apply_patch_call"])
 def test_calls_that_cannot_be_run_get_an_output(kind: str) -> None:
-    """Without one the API refuses every later request of the conversation."""
+    """Without an output the API refuses every later request."""
     call = {"type": kind, "id": "ct_1", "call_id": "call_1", "name": "n", "input": "x"}
     sent = replayed((call, []))
     assert [kind, f"{kind}_output"] == [item["type"] for item in sent]
@@ -536,7 +536,7 @@ def test_calls_that_cannot_be_run_get_an_output(kind: str) -> None:
 
 
 def test_an_image_is_a_block_of_the_message() -> None:
-    """It is there once, behind the text, and goes back in its item."""
+    """It appears once, after the text, and is sent back in its item."""
     item = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aGk="}
     message = final(decode(says((item, []), message_item("Here."))))
     assert ["thinking", "text", "image"] == [block["type"] for block in message["content"]]
@@ -547,11 +547,11 @@ def test_an_image_is_a_block_of_the_message() -> None:
     assert ("stop", "image") == (only["stop_reason"], only["content"][-1]["type"])
 
 
-# ---- what is said twice ---------------------------------------------------------------------------
+# ---- repeated data --------------------------------------------------------------------------------
 
 
 def test_the_list_at_the_end_is_matched_by_id() -> None:
-    """Nothing is doubled or mixed up if the list has another order, and what is only there is added."""
+    """Its order may differ; nothing is duplicated, and missing items are added."""
     first, second = message_item("One", item_id="m1"), message_item("Two", item_id="m2")
     events = says(first, second)
     events[-1]["response"]["output"] = [message_item("Extra", item_id="m0")[0], second[0], first[0]]
@@ -564,8 +564,8 @@ def test_the_list_at_the_end_is_matched_by_id() -> None:
     assert [f'{{"id":"fc_{n}"}}' for n in range(3)] == signed
 
 
-def test_items_without_places_are_told_apart_by_id() -> None:
-    """Deltas of two items that come by turns stay apart."""
+def test_items_without_indexes_are_matched_by_id() -> None:
+    """Alternating deltas of two items are separated."""
     calls = [call_item("add", '{"n":', f"{n}}}", call_id=f"c{n}", item_id=f"fc_{n}") for n in range(2)]
     steps = streamed(*calls)
     by_turns = [steps[0], steps[4], steps[1], steps[5], steps[2], steps[6], steps[3], steps[7]]
@@ -576,8 +576,8 @@ def test_items_without_places_are_told_apart_by_id() -> None:
 
 
 @pytest.mark.parametrize("place", [1, 7])
-def test_text_under_another_number_is_not_doubled(place: int) -> None:
-    """Some servers number the parts of deltas and of whole items differently, or split them differently."""
+def test_text_with_another_index_is_not_duplicated(place: int) -> None:
+    """Deltas and complete items may number or split the parts differently."""
     item, deltas = message_item("He", "llo")
     numbered = [{**event, "content_index": place} if "delta" in event else event for event in deltas]
     annotation = {"type": "url_citation", "url": "https://example.org", "title": "A"}
@@ -590,7 +590,7 @@ def test_text_under_another_number_is_not_doubled(place: int) -> None:
     assert [{"url": "https://example.org", "title": "A"}] == message["content"][0]["citations"]
 
 
-def test_an_item_that_ends_twice_is_there_once() -> None:
+def test_a_repeated_item_appears_once() -> None:
     """A server repeats an item with a new id."""
     events = says(message_item("Hi"))
     again = {**events[-2], "item": {**events[-2]["item"], "id": "msg_other"}}
@@ -598,8 +598,8 @@ def test_an_item_that_ends_twice_is_there_once() -> None:
     assert ["Hi"] == [block["text"] for block in message["content"]]
 
 
-def test_an_item_that_is_listed_twice_is_there_once() -> None:
-    """A call with one id is run once; two equal items with different ids are two."""
+def test_an_item_that_is_listed_twice_appears_once() -> None:
+    """Calls are matched by id; equal items with different ids are separate."""
     call, _ = call_item("look", "{}")
     message = ended(
         [{"type": "response.completed", "response": {"status": "completed", "output": [call, call]}}]
@@ -613,8 +613,8 @@ def test_an_item_that_is_listed_twice_is_there_once() -> None:
 @pytest.mark.parametrize(
     "item", [message_item("Hi ", "you"), call_item("look", "{", "}"), reasoning_item("so")]
 )
-def test_deltas_behind_the_whole_part_repeat_it(item: Any) -> None:
-    """A part that came whole is not doubled by deltas of it that follow."""
+def test_deltas_after_a_complete_part_are_ignored(item: Any) -> None:
+    """The part is not duplicated."""
     added, *events, done = streamed(item)
     wholes = [event for event in events if event["type"].endswith(".done")]
     deltas = [event for event in events if event["type"].endswith(".delta")]
@@ -627,7 +627,7 @@ def test_deltas_behind_the_whole_part_repeat_it(item: Any) -> None:
     "item", [message_item("Hi"), message_item("No", refusal=True), reasoning_item("a", "b")]
 )
 def test_the_ends_of_parts_alone_are_enough(item: Any) -> None:
-    """A server that sends no other event of its parts, and no list at the end, is understood."""
+    """A server may send only the ends of its parts."""
     given, _ = item
     pieces = given.get("content") or given["summary"]
     place = "summary_index" if "summary" in given else "content_index"
@@ -639,15 +639,15 @@ def test_the_ends_of_parts_alone_are_enough(item: Any) -> None:
 
 
 def test_reasoning_keeps_its_place_before_a_text_that_ends_first() -> None:
-    """Its block is opened where the item began, so that both go back in their order."""
+    """Blocks are in the order in which their items began."""
     thought, text = reasoning_item(), message_item("Hi")
     first, second = streamed(thought), streamed(text, first=1)
     events = [first[0], *second, *first[1:], *says(thought, text)[-1:]]
     assert ["thinking", "text"] == [block["type"] for block in ended(events)["content"]]
 
 
-def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
-    """The transcript, streamed or at the end; without one, that there was sound."""
+def test_the_transcript_is_the_text_of_an_audio_reply() -> None:
+    """Without a transcript, the text is a note about the audio."""
     end = {"type": "response.completed", "response": {"status": "completed"}}
     sound = {"type": "response.audio.delta", "delta": "AAAA"}
     said = [{"type": "response.audio.transcript.delta", "delta": piece} for piece in ("Hi ", "you")]
@@ -663,23 +663,23 @@ def test_what_is_said_is_the_text_of_an_audio_reply() -> None:
 
 
 @pytest.mark.parametrize("status", ["success", "in_progress", "", None])
-def test_other_words_for_complete(status: str | None) -> None:
-    """The event says that the reply is complete; a word for it that is not known does not cut it."""
+def test_unknown_statuses_of_a_complete_reply(status: str | None) -> None:
+    """The event marks the reply as complete; an unknown status does not change that."""
     item, _ = message_item("Hi")
     message = ended([{"type": "response.completed", "response": {"status": status, "output": [item]}}])
     assert "stop" == message["stop_reason"]
 
 
 @pytest.mark.parametrize("item", [message_item("Hi", status="incomplete"), call_item("look", "{}")])
-def test_an_item_that_is_cut_cuts_the_reply(item: Any) -> None:
-    """A call that the API calls incomplete does not run, whatever the reply itself says."""
+def test_an_incomplete_item_makes_the_reply_incomplete(item: Any) -> None:
+    """An incomplete call does not run."""
     given, events = item
     message = ended(says(({**given, "status": "incomplete"}, events)))
     assert "length" == message["stop_reason"]
 
 
-def test_whole_parts_alone_are_enough() -> None:
-    """A server may send no deltas, and nothing but parts that are done."""
+def test_complete_parts_are_enough() -> None:
+    """A server may send no deltas."""
     events: list[Any] = [
         {"type": "response.reasoning_summary_text.done", "summary_index": 0, "item_id": "rs", "text": "Hm."},
         {"type": "response.output_text.done", "content_index": 0, "item_id": "m", "text": "Hi"},
@@ -695,7 +695,7 @@ def test_whole_parts_alone_are_enough() -> None:
 )
 @pytest.mark.parametrize("in_object", [False, True])
 def test_reasoning_streams_under_every_name(source: str, in_object: bool) -> None:
-    """Servers name these events differently; each piece comes as it is sent, and none comes twice."""
+    """Servers use different event names; each delta arrives once."""
     item = {"type": "reasoning", "id": "rs_1", "summary": [], "content": []}
     pieces: list[Any] = [{"text": "Hm"}, {"text": "."}] if in_object else ["Hm", "."]
     deltas = [{"type": f"response.{source}.delta", "delta": piece} for piece in pieces]
@@ -705,7 +705,7 @@ def test_reasoning_streams_under_every_name(source: str, in_object: bool) -> Non
 
 
 def test_reasoning_in_two_forms_is_shown_once() -> None:
-    """A server that sends the reasoning and a summary of it: the form that comes first counts."""
+    """Of reasoning and its summary, the first form is used."""
     item = {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "Short."}]}
     deltas = [
         {"type": "response.reasoning_text.delta", "delta": "Long."},
@@ -733,16 +733,16 @@ def cited_item(streamed_too: bool = True, whole: bool = True) -> Any:
 
 
 @pytest.mark.parametrize(("streamed_too", "whole"), [(True, True), (True, False), (False, True)])
-def test_annotations_are_citations_and_go_back(streamed_too: bool, whole: bool) -> None:
-    """They are kept in one form for everybody, and in the API's own for the API."""
+def test_annotations_are_stored_and_sent_back(streamed_too: bool, whole: bool) -> None:
+    """Users get citations; the API gets its annotations."""
     item = cited_item(streamed_too, whole)
     block = final(decode(says(item)))["content"][0]
     assert [{"url": "https://example.org/a", "title": "A", "start": 0, "end": 5}] == block["citations"]
     assert [CITED] == replayed(item)[0]["content"][0]["annotations"]
 
 
-def test_sources_are_asked_for() -> None:
-    """OpenAI names the sources of a search only if it is asked to."""
+def test_sources_are_requested() -> None:
+    """OpenAI sends the sources of a search only on request."""
     search = [{"type": "web_search"}]
     sent = body(user("Hi"), model=OpenAIResponsesModel(extra_body={"tools": search}))
     assert ["reasoning.encrypted_content", "web_search_call.action.sources"] == sent["include"]
@@ -752,8 +752,8 @@ def test_sources_are_asked_for() -> None:
     assert "web_search_call.action.sources" not in body(user("Hi"), model=other)["include"]
 
 
-def test_sources_of_a_search_come_behind_the_citations() -> None:
-    """What a search found is a source too, once, and stays in its item."""
+def test_sources_of_a_search_follow_the_citations() -> None:
+    """Each source is listed once and stays in its item."""
     sources = [{"type": "url", "url": url} for url in (CITED["url"], "https://example.org/b")]
     search = {**SEARCH, "action": {"type": "search", "query": "q", "sources": sources}}
     found = {"type": "search_results", "results": [{"url": "https://example.org/c", "title": "C"}]}
@@ -764,14 +764,14 @@ def test_sources_of_a_search_come_behind_the_citations() -> None:
 
 
 def test_citations_of_a_reply_that_breaks_off() -> None:
-    """What had arrived is kept."""
+    """An interrupted reply has the citations so far."""
     events = streamed(cited_item())[:-1]
     message = final(decode(events))
     assert ("error", "A") == (message["stop_reason"], message["content"][0]["citations"][0]["title"])
 
 
-def test_a_whole_response_instead_of_a_stream() -> None:
-    """A server that ignores `stream` is understood; an error with status 200 is an error."""
+def test_a_response_instead_of_a_stream() -> None:
+    """A server may ignore `stream`; an error with status 200 is an error."""
     response = says(reasoning_item("Hm."), message_item("Hi"), call_item("add", '{"a":1}'))[-1]["response"]
     message = final(decode([json.dumps(response).encode()]))
     assert [block["type"] for block in message["content"]] == ["thinking", "text", "tool_call"]
@@ -794,14 +794,14 @@ ODD_OBJECT: Any = st.dictionaries(
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from(steps(EVENTS)), max_size=12))
 def test_any_bytes(pieces: list[bytes]) -> None:
-    """Whatever comes, there is one end, and it is the last event."""
+    """For any bytes there is one end, and it is the last event."""
     events = decode(pieces)
     assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
 
 
 @given(st.lists(ODD_OBJECT | st.sampled_from(EVENTS), max_size=10))
 def test_any_objects(objects: list[Any]) -> None:
-    """Fields of any type break nothing either."""
+    """Fields of any type give one end."""
     events = decode([sse(json.dumps(value)) for value in objects])
     assert [event["type"] in ("done", "error") for event in events] == [False] * (len(events) - 1) + [True]
 
@@ -811,7 +811,7 @@ def test_any_objects(objects: list[Any]) -> None:
 
 @pytest.mark.parametrize("base", ["", "/", "/responses", "/responses?api-version=1"])
 async def test_a_call(base: str) -> None:
-    """Method, address, headers and body are the API's; the base URL may name the endpoint."""
+    """Method, URL, headers and body are the API's; the base URL may have the endpoint."""
     async with FakeServer(reply(message_item("Hi"))) as server:
         events = await ask(server, model=OpenAIResponsesModel(base_url=server.url + base))
     request = server.requests[0]
@@ -827,7 +827,7 @@ async def test_a_call(base: str) -> None:
 
 
 async def test_an_organization_without_summaries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenAI refuses the whole request; it is made once more without, and later ones too."""
+    """If OpenAI refuses summaries, the request is repeated without; later requests omit them."""
     monkeypatch.setattr("tinyagent.responses_provider._refuse_summaries", set())
     message = "Your organization must be verified to generate reasoning summaries."
     refusal = FakeReply.json({"error": {"message": message, "param": "reasoning.summary"}}, status=400)
@@ -843,7 +843,7 @@ async def test_an_organization_without_summaries(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the call, else from the environment; there must be one, unless the model needs none."""
+    """The key comes from the call, else from the environment; it is required unless the model needs none."""
     context = Context(messages=[user("Hi")])
     with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
         await stream_openai_responses(OpenAIResponsesModel(), context, {})
@@ -866,7 +866,7 @@ async def test_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_http_errors(status: int, error: type[Exception], requests: int, waits: list[float]) -> None:
-    """They are raised, with the provider's words and without the key, after the retries that may help."""
+    """After the retries, the error has the provider's text without the key."""
     async with FakeServer(FakeReply.error(status, f"no, {KEY} will not do"), repeat=True) as server:
         with pytest.raises(error, match="will not do") as caught:
             await ask(server)
@@ -874,7 +874,7 @@ async def test_http_errors(status: int, error: type[Exception], requests: int, w
     assert KEY not in str(caught.value)
 
 
-async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> None:
+async def test_errors_before_output_are_retried(waits: list[float]) -> None:
     """Nothing was shown, so the request is sent again."""
     failed = {"status": "failed", "error": {"code": "server_error", "message": "Sorry."}}
     async with FakeServer(
@@ -886,7 +886,7 @@ async def test_an_error_before_any_text_is_tried_again(waits: list[float]) -> No
 
 @pytest.mark.parametrize("cut", [Reset(), Hangup()])
 async def test_a_connection_that_breaks(cut: Any) -> None:
-    """What was said stays, and the message says that it is not all."""
+    """The message is an error with the partial text."""
     half = steps(streamed(message_item("Half"))[:3])
     async with FakeServer(FakeReply([*half, Wait(), cut])) as server:
         response = await stream_openai_responses(
@@ -901,7 +901,7 @@ async def test_a_connection_that_breaks(cut: Any) -> None:
 
 
 async def test_silence() -> None:
-    """A reply that stops coming ends in time, with what there was."""
+    """A reply that stops ends at the time-out with the partial text."""
     half = b"".join(steps(streamed(message_item("Half"))[:3]))
     async with FakeServer(FakeReply([half, Hold()])) as server:
         message = final(await ask(server, timeout={"idle": 0.1}))
@@ -910,7 +910,7 @@ async def test_silence() -> None:
 
 
 async def test_an_abort_closes_the_connection() -> None:
-    """Setting the signal ends the reply at once; what was said stays."""
+    """The signal ends the reply at once with the partial text."""
     half = steps(streamed(message_item("Half"))[:3])
     async with FakeServer(FakeReply([*half, Hold()])) as server:
         options: Any = {"api_key": KEY, "signal": asyncio.Event()}
@@ -926,7 +926,7 @@ async def test_an_abort_closes_the_connection() -> None:
 
 
 async def test_a_tool_turn() -> None:
-    """Reasoning, a call, its result and the answer: the second request holds all of the first reply."""
+    """The second request has all of the first reply: reasoning, call and result."""
 
     async def add(_: str, args: dict[str, Any], *__: Any) -> AgentToolResult:
         return AgentToolResult([{"type": "text", "text": str(args["a"] + args["b"])}])

@@ -27,7 +27,7 @@ def python(code: str) -> list[str]:
 
 @contextmanager
 def stand_in(code: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A program below a supervisor that stands in for it."""
+    """Start a program below a supervisor that replaces it."""
     command = supervised_command(python(code))
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, start_new_session=True) as process:
@@ -41,7 +41,7 @@ def stand_in(code: str) -> Iterator[subprocess.Popen[bytes]]:
     ("code", "exit_code"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 128 + 9)]
 )
 def test_the_exit_code_is_that_of_the_program(code: str, exit_code: int) -> None:
-    """A supervisor without a status pipe exits as the program did, with 128 + N for a signal."""
+    """Without a status pipe, the supervisor exits like the program, with 128 + N for a signal."""
     with stand_in(code) as process:
         assert exit_code == process.wait(PATIENCE_S)
 
@@ -58,7 +58,7 @@ def test_processes_in_other_sessions_end_too(how: str) -> None:
             process.stdin.close()
         else:
             process.send_signal(signal.SIGTERM)
-        # The grandchild holds the pipe, so its end is the end of the output.
+        # The grandchild has the pipe open, so the output ends when it ends.
         assert b"" == process.stdout.read()
 
 

@@ -117,7 +117,7 @@ def test_the_working_directory_may_be_gone(cli: Cli) -> None:
 
 @pytest.mark.parametrize("line", ["printf 'some text\\n' | $T", "$T < text"], ids=["pipe", "file"])
 def test_standard_input_stands_before_the_prompt(cli: Cli, serve: Serve, line: str) -> None:
-    """Text from a pipe or a file is put before the prompt."""
+    """Text from a pipe or a file comes before the prompt."""
     server = serve(FakeReply.text("ok"))
     cli.file("text", "some text\n")
     command = line.replace("$T", "$T run -m local/m 'Say it.'")
