@@ -1,4 +1,4 @@
-"""Fixtures of every test: no network, no key, an empty home, no task left behind."""
+"""Fixtures of every test: no network, no key, an empty home, and no remaining task."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _without_slow(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let hypothesis judge no example by its time, and try fewer ones if the slow tests are left out."""
+    """Disable hypothesis deadlines, and use fewer examples without the slow tests."""
     settings.register_profile(
         "tests",
         deadline=None,
@@ -54,12 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not import the slow tests to leave them out: this takes longer than many of the fast tests."""
+    """Skip the slow tests without importing them, because the imports are slow."""
     return True if _without_slow(config) and _is_slow(collection_path) else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, and start with them, so that no worker gets a long file at the end."""
+    """Mark the slow tests, and run them first, so that no worker gets a long file at the end."""
     for item in items:
         if _is_slow(item.path):
             item.add_marker(pytest.mark.slow)
@@ -72,7 +72,7 @@ KEEP = {"PATH", "LANG", "LC_ALL", "TMPDIR", "CI", "SYSTEMROOT", "PYTHONPATH", "V
 
 @pytest.fixture(autouse=True)
 def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home and TINYAGENT_HOME, and no provider's key; child processes inherit this."""
+    """Use an empty home and TINYAGENT_HOME, and remove keys; child processes inherit this."""
     home = tmp_path_factory.mktemp("home")
     for name in os.environ.keys() - KEEP:
         # A pytest that a test starts is not a worker of ours.
@@ -86,7 +86,7 @@ def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
 
 
 class NetworkUsedError(AssertionError):
-    """A test tried to reach something that is not on this machine."""
+    """A test tried to connect to another machine."""
 
 
 def _refuse_unless_loopback(address: Any) -> None:
@@ -103,7 +103,7 @@ def _refuse_unless_loopback(address: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections and name look-ups of this process that leave the machine fail the test."""
+    """Fail on connections and look-ups of this process that leave the machine."""
     connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
     def guarded_connect(self: socket.socket, address: Any) -> None:
@@ -135,6 +135,6 @@ async def _task_check() -> AsyncIterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_task_left(request: pytest.FixtureRequest) -> None:
-    """An asynchronous test ends with the tasks that it began with."""
+    """Check that an asynchronous test leaves no task."""
     if request.node.get_closest_marker("asyncio"):
         request.getfixturevalue("_task_check")

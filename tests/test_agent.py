@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - what a block raises as it is left needs the block
-"""The agent: one run at a time, a history and queues that lose nothing, listeners that cannot hurt it."""
+"""The agent: one run at a time, and a history and queues that lose nothing."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ IMAGE: Any = {"type": "image", "url": "data:image/png;base64,AA=="}
 
 
 def make(*script: Any, state: Any = None, **options: Any) -> Agent:
-    """An agent that answers with this script."""
+    """Return an agent that answers with this script."""
     provider = (
         script[0]
         if len(script) == 1 and inspect.iscoroutinefunction(script[0])
@@ -88,7 +88,7 @@ def tool(execute: Any = None, name: str = "t", **fields: Any) -> AgentTool:
 
 
 def recorded(agent: Agent) -> list[Any]:
-    """The events of the agent from now on."""
+    """Record the events of the agent from now on."""
     events: list[Any] = []
     agent.subscribe(events.append)
     return events
@@ -111,7 +111,7 @@ async def until(condition: Any) -> None:
 
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
-    """No task outlives its run."""
+    """Check that no task outlives its run."""
     before = asyncio.all_tasks()
     yield
     for _ in range(10):
@@ -119,11 +119,11 @@ async def nothing_left() -> AsyncIterator[None]:
     assert set() == asyncio.all_tasks() - before - {asyncio.current_task()}
 
 
-# ---- asking ------------------------------------------------------------------------------------------
+# ---- prompts -----------------------------------------------------------------------------------------
 
 
 async def test_a_prompt_gives_the_last_message() -> None:
-    """The events keep the grammar, the history grows, the message comes back."""
+    """The events are correct, the history grows, and the last message is returned."""
     agent = make("Hello there")
     events = recorded(agent)
     message = await agent.prompt("Hi")
@@ -135,13 +135,13 @@ async def test_a_prompt_gives_the_last_message() -> None:
 
 
 async def test_prompt_text_gives_the_text_of_the_last_message() -> None:
-    """Not of the turns before it."""
+    """The text of earlier turns is not returned."""
     agent = make(Reply(text("before"), call("t")), "after", state={"tools": [tool()]})
     assert "after" == await agent.prompt_text("Hi")
 
 
 def looping(**fields: Any) -> list[Reply]:
-    """A model that calls a tool again and again."""
+    """Return a model that calls a tool endlessly."""
     return [Reply(text("go on"), call("t", n=n), **fields) for n in range(30)]
 
 
@@ -199,7 +199,7 @@ async def test_text_calls_raise_without_a_complete_answer(method: str, name: str
 
 
 async def test_a_limit_is_of_the_last_run() -> None:
-    """The next run begins without one."""
+    """The next run starts without a limit."""
     agent = make(Reply(call("t")), "fine", state={"tools": [tool()]}, max_turns=1)
     await agent.prompt("Hi")
     assert "max_turns" == agent.state["limit"]
@@ -207,8 +207,8 @@ async def test_a_limit_is_of_the_last_run() -> None:
     assert None is agent.state["limit"]
 
 
-async def test_a_reply_of_other_content_is_named_by_text_calls() -> None:
-    """An image is an answer, but no text: the message has it, and a call for text says what came."""
+async def test_text_calls_name_other_content() -> None:
+    """An image is an answer but not a text: the error lists the content types."""
     done = {"type": "done", "reason": "stop", "message": IMAGE_REPLY}
 
     async def provider(*_: Any) -> Any:
@@ -227,7 +227,7 @@ async def _gives(*events: Any) -> Any:
 
 
 async def test_an_aborted_text_call_raises() -> None:
-    """The text so far is in the error; an abort while tools run has the text before them."""
+    """The error has the text so far, also if tools were running."""
     agent = make(Reply("Half an answer", hang=True))
     agent.subscribe(lambda event: agent.abort() if "answer" in str(event) else None)
     with pytest.raises(RunAbortedError) as raised:
@@ -245,7 +245,7 @@ async def test_an_aborted_text_call_raises() -> None:
 
 
 async def test_a_run_that_its_tool_ended_is_complete() -> None:
-    """`terminate` is the application's own end: there need be no text."""
+    """After `terminate` the run needs no text."""
 
     async def last(*_: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": "42"}], terminate=True)
@@ -254,8 +254,8 @@ async def test_a_run_that_its_tool_ended_is_complete() -> None:
     assert "" == await agent.prompt_text("Hi")
 
 
-def test_the_quick_start_without_a_key_fails_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program of the documentation, on a machine without a key: an error that names the variable."""
+def test_the_quick_start_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key, the documented program raises an error with the variable's name."""
     monkeypatch.delenv("OPENROUTER_API_KEY", raising=False)
     agent = Agent(AgentOptions(stream_fn=stream_openrouter, session_id="my-session"))
     agent.set_model(OpenRouterModel(id="anthropic/claude-3.5-sonnet"))
@@ -286,7 +286,7 @@ INPUTS: list[tuple[Any, Any, list[Any]]] = [
 
 @pytest.mark.parametrize(("given", "images", "expected"), INPUTS)
 async def test_every_kind_of_input(given: Any, images: Any, expected: Any) -> None:
-    """A string, a message, a list of them, with images: what is sent. The caller's stay as they are."""
+    """A text, a message, a list and images can be sent; the caller's objects do not change."""
     before = copy.deepcopy((given, images))
     agent = make("ok")
     await agent.prompt(given, images)
@@ -294,8 +294,8 @@ async def test_every_kind_of_input(given: Any, images: Any, expected: Any) -> No
     assert before == (given, images)
 
 
-async def test_a_message_is_taken_as_it_is_now() -> None:
-    """A caller who changes the message later changes no history and no event."""
+async def test_messages_are_copied() -> None:
+    """Later changes of a message by the caller affect neither the history nor the events."""
     agent = make("ok")
     events = recorded(agent)
     message = user("Hi")
@@ -305,8 +305,8 @@ async def test_a_message_is_taken_as_it_is_now() -> None:
     check_grammar(events)
 
 
-async def test_an_empty_list_is_no_prompt() -> None:
-    """Never an empty request."""
+async def test_an_empty_list_is_refused() -> None:
+    """An empty request is never sent."""
     agent = make()
     with pytest.raises(ValueError, match="no message"):
         await agent.prompt([])
@@ -315,7 +315,7 @@ async def test_an_empty_list_is_no_prompt() -> None:
 
 
 async def test_a_failure_does_not_raise() -> None:
-    """The message says why, and so does the state, until the next run."""
+    """The message and the state have the error until the next run."""
     agent = make(Reply("half", error="overloaded"), "fine")
     message = await agent.prompt("Hi")
     assert ("error", "overloaded", "half") == (
@@ -330,7 +330,7 @@ async def test_a_failure_does_not_raise() -> None:
 
 
 async def test_cancelling_a_prompt_cancels_the_run() -> None:
-    """The task that asks is cancelled: the events close, and the agent can be asked again."""
+    """The events end, and the agent can be used again."""
     agent = make(Reply("half", hang=True), "fine")
     events = recorded(agent)
     asking = asyncio.create_task(agent.prompt("Hi"))
@@ -344,7 +344,7 @@ async def test_cancelling_a_prompt_cancels_the_run() -> None:
 
 
 async def test_cancelling_a_prompt_at_every_step() -> None:
-    """At its n-th step, for all n: history and events agree, the state is idle, nothing queued is lost."""
+    """After a cancellation at any step, the history fits the events, and no queued message is lost."""
     for step in range(500):
         agent = make(Reply(text("one", "two"), call("t")), "done", "again", state={"tools": [tool()]})
         events = recorded(agent)
@@ -379,8 +379,8 @@ async def test_cancelling_a_prompt_at_every_step() -> None:
 
 
 @pytest.mark.parametrize("method", ["prompt", "prompt_text", "stream", "stream_text", "continue_"])
-async def test_what_cannot_be_done_is_said_with_what_to_do(method: str) -> None:
-    """Without a model, without a stream function, while streaming: RuntimeError, nothing is changed."""
+async def test_invalid_states_raise(method: str) -> None:
+    """Without a model or stream function, and while streaming, RuntimeError is raised."""
 
     async def ask(agent: Agent) -> None:
         given = getattr(agent, method)(*(() if method == "continue_" else ("Hi",)))
@@ -422,7 +422,7 @@ async def test_two_streams_made_before_either_is_read() -> None:
     ],
 )
 def test_a_misspelt_option_is_an_error(options: Any) -> None:
-    """Not something that is silently not done."""
+    """Unknown options are never ignored."""
     with pytest.raises(ValueError, match=r"'?(some|one|paralel|massages|much)"):
         Agent(AgentOptions(**options))
 
@@ -431,7 +431,7 @@ def test_a_misspelt_option_is_an_error(options: Any) -> None:
 
 
 def test_the_state_of_a_new_agent() -> None:
-    """All the keys, with what stands for nothing."""
+    """The state has all keys with their empty values."""
     assert {
         "system_prompt": "",
         "model": None,
@@ -446,8 +446,8 @@ def test_the_state_of_a_new_agent() -> None:
     } == Agent().state
 
 
-async def test_the_setters_hold_from_the_next_run_on() -> None:
-    """What is set reaches the provider."""
+async def test_the_setters_apply_to_the_next_run() -> None:
+    """The values reach the provider."""
     agent = make("ok")
     given = [tool()]
     model = Model("p", "m", "a")
@@ -466,7 +466,7 @@ async def test_the_setters_hold_from_the_next_run_on() -> None:
 
 
 async def test_every_option_is_honoured() -> None:
-    """What `AgentOptions` takes reaches the provider."""
+    """All options of `AgentOptions` reach the provider."""
 
     def on_retry(why: str) -> None: ...
 
@@ -491,7 +491,7 @@ async def test_every_option_is_honoured() -> None:
 async def test_the_thinking_level_of_the_model_counts_unless_the_agent_has_one(
     of_model: str, of_state: str | None, expected: str
 ) -> None:
-    """An agent without a thinking level leaves the level of its model on."""
+    """An agent without a level uses that of its model."""
     agent = make("ok", "ok", state={"thinking_level": of_state} if of_state else None)
     agent.set_model(Model("p", "m", "a", ThinkingLevel(of_model)))
     await agent.prompt("Hi")
@@ -499,7 +499,7 @@ async def test_the_thinking_level_of_the_model_counts_unless_the_agent_has_one(
 
 
 async def test_the_state_while_it_streams() -> None:
-    """`is_streaming`, the message so far, the calls under way; and all of it over at the end."""
+    """The state shows the stream, the message so far and the active calls, and is reset at the end."""
     gate = asyncio.Event()
     seen: list[Any] = []
     agent = make(Reply(text("half", gate), call("t", call_id="x")), "done", state={"tools": [tool()]})
@@ -529,7 +529,7 @@ async def test_the_state_while_it_streams() -> None:
 
 
 def test_the_history_can_be_written() -> None:
-    """Replaced, added to and cleared; the caller's list is not the agent's."""
+    """It can be replaced, extended and cleared; the caller's list is copied."""
     agent = make()
     mine: Any = [user("a")]
     agent.replace_messages(mine)
@@ -539,8 +539,8 @@ def test_the_history_can_be_written() -> None:
     assert [] == agent.state["messages"]
 
 
-async def test_the_initial_state_is_taken_over() -> None:
-    """A conversation can be gone on with, and its list is not changed."""
+async def test_the_initial_state_is_used() -> None:
+    """A conversation can be continued, and its list does not change."""
     before: Any = [user("a"), assistant("b")]
     agent = make("d", state={"messages": before, "system_prompt": "s", "tools": [tool()]})
     await agent.prompt("c")
@@ -548,8 +548,8 @@ async def test_the_initial_state_is_taken_over() -> None:
     assert 2 == len(before)
 
 
-async def test_reset_forgets_what_was_said_and_keeps_what_was_set() -> None:
-    """History, queues and error are gone; model, tools and listeners stay."""
+async def test_reset_clears_the_conversation() -> None:
+    """History, queues and error are cleared; model, tools and listeners remain."""
     agent = make(Reply(error="broken"), "fine", state={"system_prompt": "s", "tools": [tool()]})
     events = recorded(agent)
     await agent.prompt("Hi")
@@ -568,7 +568,7 @@ async def test_reset_forgets_what_was_said_and_keeps_what_was_set() -> None:
 
 
 async def test_stream_gives_the_events() -> None:
-    """The same events that listeners get, and the new messages as the result."""
+    """The stream has the events of the listeners, and its result is the new messages."""
     agent = make(Reply(call("t")), "done", state={"tools": [tool()]})
     heard = recorded(agent)
     stream = agent.stream("Hi")
@@ -579,7 +579,7 @@ async def test_stream_gives_the_events() -> None:
 
 
 async def test_stream_as_a_block() -> None:
-    """`async with` reads the same."""
+    """`async with` gives the same events."""
     agent = make("one", "two")
     async with agent.stream("Hi") as events:
         check_grammar([event async for event in events])
@@ -590,7 +590,7 @@ async def test_stream_as_a_block() -> None:
 
 @pytest.mark.parametrize("how", ["break", "raise", "block", "aclose", "drop"])
 async def test_leaving_early_ends_the_run(how: str) -> None:
-    """The provider is closed, tools are cancelled, the events still close, the next prompt works at once."""
+    """The provider is closed, tools are cancelled, the events end, and the next prompt works."""
     closed = asyncio.Event()
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
@@ -644,7 +644,7 @@ async def test_leaving_early_ends_the_run(how: str) -> None:
 
 @pytest.mark.parametrize("method", ["stream", "stream_text"])
 async def test_break_ends_the_run_of_a_named_stream(method: str) -> None:
-    """The name still holds the stream: leaving the loop ends the run nevertheless, and closes its reply."""
+    """`break` ends the run and closes the reply even if a variable refers to the stream."""
     agent = make(Reply("half", hang=True), "fine")
     heard = recorded(agent)
     stream: Any = getattr(agent, method)("Hi")
@@ -659,7 +659,7 @@ async def test_break_ends_the_run_of_a_named_stream(method: str) -> None:
 
 
 async def test_a_stream_that_was_read_to_its_end_is_not_ended_again() -> None:
-    """Going through it once more yields nothing, and its result is there."""
+    """Reading it again yields nothing, and its result is available."""
     agent = make("fine")
     stream = agent.stream("Hi")
     events = await collect(stream)
@@ -689,8 +689,8 @@ async def test_leaving_early_cancels_a_running_tool() -> None:
     check_grammar(heard)
 
 
-async def test_a_delta_is_seen_before_the_next_is_sent() -> None:
-    """Streaming is real: the provider waits for the reader to have seen what it sent."""
+async def test_deltas_are_not_buffered() -> None:
+    """The reader gets a delta before the provider sends the next one."""
     gates = [asyncio.Event() for _ in range(3)]
     pieces: list[Any] = []
     for number, gate in enumerate(gates):
@@ -705,14 +705,14 @@ async def test_a_delta_is_seen_before_the_next_is_sent() -> None:
 
 
 async def test_stream_text_gives_the_text_of_every_turn_once() -> None:
-    """Deltas of text and nothing else."""
+    """It yields only the deltas of texts."""
     agent = make(Reply(text("a", "b"), call("t")), Reply(text("c", "d")), state={"tools": [tool()]})
     assert ["a", "b", "c", "d"] == await collect(agent.stream_text("Hi"))
 
 
 @pytest.mark.parametrize("how", ["break", "block", "aclose"])
 async def test_leaving_stream_text_early(how: str) -> None:
-    """The same as for events: the run ends and the next prompt works at once."""
+    """The run ends, and the next prompt works at once."""
     agent = make(Reply(text("a", "b"), hang=True), "fine")
     if how == "break":
         async for _ in agent.stream_text("Hi"):
@@ -729,8 +729,8 @@ async def test_leaving_stream_text_early(how: str) -> None:
     assert "fine" == await agent.prompt_text("again")
 
 
-async def test_kept_events_never_change() -> None:
-    """Photographed as they come, compared at the end."""
+async def test_stored_events_never_change() -> None:
+    """Copies of the events, made on arrival, are equal to the events at the end."""
     agent = make(Reply(text("a", "b"), call("t", x=1)), Reply(text("c")), state={"tools": [tool()]})
     kept = []
 
@@ -749,7 +749,7 @@ async def test_kept_events_never_change() -> None:
 
 @pytest.mark.parametrize(("mode", "expected"), [("one-at-a-time", [1, 2]), ("all", [2])])
 async def test_steering_modes(mode: Any, expected: list[int]) -> None:
-    """One queued message a turn, or all of them at once."""
+    """Queued messages are delivered one per turn or all at once."""
     agent = make("a", "b", "c", steering_mode=mode)
     events = recorded(agent)
     agent.steer("s1")
@@ -767,7 +767,7 @@ async def test_steering_modes(mode: Any, expected: list[int]) -> None:
 
 @pytest.mark.parametrize(("mode", "count"), [("one-at-a-time", 3), ("all", 2)])
 async def test_follow_up_modes(mode: Any, count: int) -> None:
-    """When the agent would stop: one message, or all."""
+    """Follow-ups are delivered one at a time or all at once."""
     agent = make("a", "b", "c", follow_up_mode=mode)
     agent.follow_up("f1")
     agent.follow_up("f2")
@@ -777,7 +777,7 @@ async def test_follow_up_modes(mode: Any, count: int) -> None:
 
 
 async def test_steering_from_a_tool() -> None:
-    """A steering message during a tool skips the other calls and starts the next turn."""
+    """A steering message during a tool call skips the other calls and starts the next turn."""
 
     async def execute(*_: Any) -> Any:
         agent.steer("stop that")
@@ -809,8 +809,8 @@ async def test_cleared_queues_are_empty() -> None:
 
 
 @pytest.mark.parametrize("how", ["error", "abort"])
-async def test_what_is_queued_survives_a_failure(how: str) -> None:
-    """After an error or an abort the queues are as they were; `continue_` takes them."""
+async def test_queues_survive_a_failure(how: str) -> None:
+    """After an error or an abort the queues are unchanged; `continue_` delivers them."""
     reply = Reply(error="broken") if how == "error" else Reply("half", hang=True)
     agent = make(reply, "s", "f")
 
@@ -829,8 +829,8 @@ async def test_what_is_queued_survives_a_failure(how: str) -> None:
     assert ["user:steer", "assistant:s", "user:follow", "assistant:f"] == history(agent)[2:]
 
 
-async def test_continue_answers_what_is_there() -> None:
-    """The last message is not the assistant's: it is answered without a new one."""
+async def test_continue_answers_the_last_message() -> None:
+    """A user message or tool result is answered without a new message."""
     agent = make("ok", state={"messages": [user("Hi")]})
     assert "ok" == said(await agent.continue_())
     assert ["user:Hi", "assistant:ok"] == history(agent)
@@ -838,7 +838,7 @@ async def test_continue_answers_what_is_there() -> None:
 
 @pytest.mark.parametrize("messages", [[], [user("a"), assistant("b")]])
 async def test_continue_with_nothing_to_answer(messages: Any) -> None:
-    """RuntimeError that says why; with something queued it takes that instead."""
+    """RuntimeError has the reason; queued messages are delivered instead."""
     agent = make("ok", "ok", state={"messages": messages})
     with pytest.raises(RuntimeError, match="nothing to continue"):
         await agent.continue_()
@@ -850,7 +850,7 @@ async def test_continue_with_nothing_to_answer(messages: Any) -> None:
 
 
 async def test_a_refused_continue_takes_nothing_from_the_queue() -> None:
-    """No model: the follow-up is still there afterwards."""
+    """Without a model, the follow-up stays in the queue."""
     agent = make("ok")
     agent.set_model(None)
     agent.follow_up("follow")
@@ -861,8 +861,8 @@ async def test_a_refused_continue_takes_nothing_from_the_queue() -> None:
     assert ["user:follow", "assistant:ok"] == history(agent)
 
 
-async def test_a_queued_message_is_taken_as_it_is_now() -> None:
-    """Changing it after queueing it changes nothing."""
+async def test_queued_messages_are_copied() -> None:
+    """Later changes by the caller have no effect."""
     agent = make("ok")
     message = user("steer")
     agent.steer(message)
@@ -875,7 +875,7 @@ async def test_a_queued_message_is_taken_as_it_is_now() -> None:
 
 
 async def test_subscribing_and_unsubscribing_during_an_event() -> None:
-    """Both take effect at the next event, and no other listener misses an event."""
+    """Both take effect at the next event, and other listeners miss no event."""
     agent = make("one two")
     heard: dict[str, list[str]] = {"always": [], "once": [], "late": []}
 
@@ -893,7 +893,7 @@ async def test_subscribing_and_unsubscribing_during_an_event() -> None:
 
 
 async def test_the_same_listener_twice() -> None:
-    """Each subscription is one of its own."""
+    """Each subscription is separate."""
     agent = make("one")
     heard: list[Any] = []
     leave = agent.subscribe(heard.append)
@@ -908,7 +908,7 @@ async def test_the_same_listener_twice() -> None:
 async def test_a_listener_that_raises(
     is_async: bool, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A listener that raises is logged once and still called, and affects neither run nor listeners."""
+    """It is logged once and still called, and affects neither the run nor other listeners."""
     agent = make("one two three")
     count = 0
 
@@ -956,7 +956,7 @@ async def test_async_listeners_are_awaited_in_order() -> None:
 
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It holds up the run, as it was asked to; but an abort, or a cancellation, gets past it."""
+    """It delays the run, but not an abort or a cancellation."""
     monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.01)
     agent = make("one two")
     heard = recorded(agent)
@@ -983,7 +983,7 @@ async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.Monke
 async def test_listeners_that_never_return_cost_one_grace_period_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Once it has used up its time, the rest of the run does not wait for it; the others hear everything."""
+    """After its grace period a listener no longer delays the run; others get all events."""
     monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.05)
     agent = make(Reply("half", hang=True))
     entered: list[str] = []
@@ -1011,11 +1011,11 @@ async def test_listeners_that_never_return_cost_one_grace_period_each(
     assert 1 == len(entered) - entered.index("message_end")
 
 
-# ---- code that does not let go -------------------------------------------------------------------------
+# ---- code that ignores cancellation ---------------------------------------------------------------------
 
 
 class Stubborn:
-    """Awaits without end and swallows every cancellation, until it is released."""
+    """Code that swallows every cancellation until it is released."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
@@ -1037,7 +1037,7 @@ class Stubborn:
 
 @pytest.fixture
 async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
-    """Short grace periods, and no task left of it afterwards."""
+    """Use short grace periods, and check that no task remains."""
     monkeypatch.setattr(cancel_module, "CALLBACK_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "CLOSE_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "REPLY_GRACE_S", 0.02)
@@ -1048,7 +1048,7 @@ async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
 
 
 async def aborted(agent: Agent, code: Stubborn, how: str) -> None:
-    """Ask, wait until the code is entered, and end the run: that must work."""
+    """Start a run, wait until the code runs, and check that the run can be ended."""
     events = recorded(agent)
     asking = asyncio.create_task(agent.prompt("Hi"))
     async with asyncio.timeout(60):
@@ -1067,7 +1067,7 @@ async def aborted(agent: Agent, code: Stubborn, how: str) -> None:
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 @pytest.mark.parametrize("where", ["call", "events", "after a delta"])
 async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, where: str, how: str) -> None:
-    """It gets a grace period and is left behind; what it yields later is not heard, and the agent lives."""
+    """It is abandoned after a grace period, and its later events are ignored."""
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
         async def events() -> AsyncIterator[Any]:
@@ -1093,7 +1093,7 @@ async def test_a_provider_that_swallows_its_cancellation(stubborn: Stubborn, whe
 
 
 async def test_a_provider_that_cannot_be_closed(stubborn: Stubborn) -> None:
-    """If the answer is complete, the run continues without waiting for the provider to close."""
+    """After a complete reply, the run continues without waiting for the close."""
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
         class Events:
@@ -1123,7 +1123,7 @@ CALLBACKS = ["transform_context", "convert_to_llm", "get_api_key", "before_tool_
 async def test_a_callback_that_swallows_its_cancellation(
     stubborn: Stubborn, name: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whichever it is: an abort and a cancellation get past it."""
+    """An abort and a cancellation end the run in spite of any callback."""
     monkeypatch.setattr(execution_module, "ABORT_GRACE_S", 0.02)
     agent = make(Reply(call("t")), state={"tools": [tool()]})
     if name == "listener":
@@ -1137,7 +1137,7 @@ async def test_a_callback_that_swallows_its_cancellation(
 
 
 async def test_waiting_for_idle_from_another_loop() -> None:
-    """A thread with an event loop of its own waits until the run is over."""
+    """A thread with its own event loop waits until the run is over."""
     agent = make(Reply("half", hang=True))
     asking = asyncio.create_task(agent.prompt("Hi"))
     await until(lambda: said(agent.state["stream_message"]) == "half")
@@ -1158,7 +1158,7 @@ async def test_waiting_for_idle_from_another_loop() -> None:
 
 @pytest.mark.parametrize("how", ["thread", "gather"])
 async def test_waiting_for_idle_inside_a_tool_that_delegates(how: str) -> None:
-    """From a thread or a task that the tool waits for: it raises at once, as in the tool itself."""
+    """It raises at once in a thread or task for which the tool waits."""
     caught: list[BaseException] = []
 
     async def wait() -> None:
@@ -1183,8 +1183,8 @@ async def test_waiting_for_idle_inside_a_tool_that_delegates(how: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["prompt", "stream"])
-def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
-    """The run cannot end any more: the agent is idle, can be reset and asked again in another loop."""
+def test_an_agent_works_after_its_loop_was_closed(how: str) -> None:
+    """The agent is idle, and works in another loop."""
     agent = make(Reply("half", hang=True), "fine")
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
@@ -1219,7 +1219,7 @@ def test_an_agent_survives_a_loop_that_was_closed_under_it(how: str) -> None:
 
 
 async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
-    """Closing a loop notifies nothing; who waits elsewhere finds out."""
+    """A waiter in another loop detects it."""
     agent = make(Reply("half", hang=True))
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)
@@ -1249,8 +1249,8 @@ async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
 @pytest.mark.parametrize(
     "method", ["prompt", "prompt_text", "continue_", "wait_for_idle", "stream", "stream_text"]
 )
-def test_without_asyncio_the_error_says_so(method: str) -> None:
-    """Another library, such as trio, drives the coroutine: no riddle from the depths of asyncio."""
+def test_other_libraries_than_asyncio_are_refused(method: str) -> None:
+    """Under trio, the error says that asyncio is required."""
     agent = make("fine", state={"messages": [user("Hi")]})
     coroutine: Any
     if method in ("stream", "stream_text"):
@@ -1266,8 +1266,8 @@ def test_without_asyncio_the_error_says_so(method: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["reset", "clear_messages", "replace_messages", "append_message"])
-async def test_the_history_is_not_torn_during_a_run(how: str) -> None:
-    """A change of the history during a run is an error, and the run continues."""
+async def test_the_history_cannot_change_during_a_run(how: str) -> None:
+    """A change raises an error, and the run continues."""
     arguments = {"replace_messages": [[]], "append_message": [user("x")]}.get(how, [])
     caught: list[Any] = []
 
@@ -1327,8 +1327,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_a_malformed_message_is_refused_where_it_enters(name: str) -> None:
-    """By every way in, with the reason; what is there already stays, and the agent can be asked."""
+async def test_malformed_messages_are_refused(name: str) -> None:
+    """Every entry point raises with the reason; the history does not change."""
     message, reason = MALFORMED[name]
     agent = make("fine")
     for enter in (
@@ -1349,16 +1349,16 @@ async def test_a_malformed_message_is_refused_where_it_enters(name: str) -> None
     assert "fine" == await agent.prompt_text("Hi")
 
 
-async def test_what_was_put_into_the_state_by_hand_makes_no_session_unusable() -> None:
-    """`state["messages"]` is a list that anybody can write to: what is malformed there is not sent."""
+async def test_malformed_messages_in_the_state_are_not_sent() -> None:
+    """Users can write to `state["messages"]`; malformed messages are skipped."""
     agent = make("fine")
     agent.state["messages"] += [42, {"role": "user", "content": [None]}, user("before")]  # type: ignore[list-item]
     assert "fine" == await agent.prompt_text("Hi")
     assert ["before", "Hi"] == [said(message) for message in provider(agent).calls[0].context.messages]
 
 
-def test_messages_are_completed_where_they_enter() -> None:
-    """Text as content, and a tool result with what it needs only; the caller's own dicts stay as they are."""
+def test_messages_are_completed() -> None:
+    """Text content and minimal tool results are accepted; the caller's dicts do not change."""
     result: Any = {"role": "tool_result", "tool_call_id": "1", "content": "ok"}
     given: Any = [
         {"role": "user", "content": "Hi"},
@@ -1384,8 +1384,8 @@ LIMITS: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), LIMITS)
-def test_a_limit_that_is_none_is_refused(name: str, value: Any) -> None:
-    """A limit is a whole number from 1, or an amount of money; None means no limit."""
+def test_invalid_limits_are_refused(name: str, value: Any) -> None:
+    """A limit is an integer of at least 1 or an amount of money; None is no limit."""
     options: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match=name):
         Agent(AgentOptions(**options))
@@ -1407,20 +1407,20 @@ STRANGE_TOOLS: list[tuple[Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("tools", "error", "text"), STRANGE_TOOLS)
 def test_tools_that_cannot_be_used_are_refused(tools: Any, error: type[Exception], text: str) -> None:
-    """Tools are checked when they are set, not when a model calls them."""
+    """Tools are checked when they are set."""
     with pytest.raises(error, match=text):
         make().set_tools(tools)
 
 
 @pytest.mark.parametrize("images", ["https://example.com/a.png", IMAGE, b"png"])
 async def test_one_image_is_not_a_list_of_images(images: Any) -> None:
-    """A URL is not taken for a list of letters, nor an image block for a list of its keys."""
+    """A URL and an image block are refused as lists."""
     with pytest.raises(InvalidMessageError, match="list of URLs and image blocks"):
         await make("hi").prompt("Look", images)
 
 
 async def test_a_state_that_was_saved_during_a_run_begins_idle() -> None:
-    """What described the run that was under way is not taken over."""
+    """The fields of the active run are ignored."""
     agent = make("hi", state={"is_streaming": True, "stream_message": {}, "pending_tool_calls": {"c"}})
     assert (False, None, set()) == tuple(
         agent.state[name]
@@ -1432,7 +1432,7 @@ async def test_a_state_that_was_saved_during_a_run_begins_idle() -> None:
 
 
 async def test_abort_without_a_run_does_nothing() -> None:
-    """Not even to the next run."""
+    """It does not affect the next run, either."""
     agent = make("ok")
     agent.abort()
     assert "ok" == await agent.prompt_text("Hi")
@@ -1444,7 +1444,7 @@ async def test_abort_without_a_run_does_nothing() -> None:
 )
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_abort_from_a_listener(kind: str, is_async: bool) -> None:
-    """The run ends as aborted, and says the rest of its grammar."""
+    """The run ends as aborted with complete events."""
     agent = make(Reply(text("a", "b"), hang=True), "fine")
     heard = recorded(agent)
 
@@ -1468,7 +1468,7 @@ async def test_abort_from_a_listener(kind: str, is_async: bool) -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_abort_from_a_tool(is_async: bool) -> None:
-    """The tool that aborts gets to its end; the model is not asked again."""
+    """The tool finishes, and no further request is sent."""
 
     def sync(*_: Any) -> Any:
         agent.abort()
@@ -1486,7 +1486,7 @@ async def test_abort_from_a_tool(is_async: bool) -> None:
 
 
 async def test_abort_from_another_thread() -> None:
-    """Thread-safe: the run is ended in its own loop."""
+    """The run is ended in its own loop."""
     agent = make(Reply("half", hang=True))
     heard = recorded(agent)
     asking = asyncio.create_task(agent.prompt("Hi"))
@@ -1501,7 +1501,7 @@ async def test_abort_from_another_thread() -> None:
 
 
 async def test_abort_of_a_stream() -> None:
-    """The reader gets the rest of the events."""
+    """The reader gets the remaining events."""
     agent = make(Reply("half", hang=True))
     events = []
     async for event in agent.stream("Hi"):
@@ -1512,7 +1512,7 @@ async def test_abort_of_a_stream() -> None:
 
 
 async def test_waiting_for_idle() -> None:
-    """At once without a run; else until it is over, also when its stream is not being read."""
+    """It returns at once without a run, else at its end, even if the stream is not read."""
     agent = make("ok", Reply(text(*"x" * 5000)))
     await agent.wait_for_idle()
     asking = asyncio.create_task(agent.prompt("Hi"))
@@ -1530,7 +1530,7 @@ async def test_waiting_for_idle() -> None:
 
 @pytest.mark.parametrize("where", ["listener", "tool", "transform_context", "before_tool_call"])
 async def test_waiting_for_idle_from_inside(where: str) -> None:
-    """It would wait for itself: RuntimeError, whatever task that code runs in."""
+    """It raises RuntimeError in every task of the run, because it would wait for itself."""
     caught: list[BaseException] = []
 
     async def wait(*_: Any) -> Any:
@@ -1552,7 +1552,7 @@ async def test_waiting_for_idle_from_inside(where: str) -> None:
 
 
 async def test_a_task_of_ones_own_may_wait_for_idle() -> None:
-    """A listener that starts a task which waits does not wait itself."""
+    """A listener may start a task that waits."""
     agent = make("ok")
     tasks: list[Any] = []
 
@@ -1566,7 +1566,7 @@ async def test_a_task_of_ones_own_may_wait_for_idle() -> None:
 
 
 async def test_a_prompt_from_inside_is_refused() -> None:
-    """A tool that prompts its own agent gets an error; it may prompt another agent."""
+    """A tool cannot prompt its own agent, but another one."""
     other = make("from the other")
 
     async def execute(*_: Any) -> Any:
@@ -1583,7 +1583,7 @@ async def test_a_prompt_from_inside_is_refused() -> None:
 
 
 def test_extract_text() -> None:
-    """The text blocks joined; nothing for nothing."""
+    """Text blocks are joined; without text the result is empty."""
     assert "ab" == extract_text(assistant("a", {"type": "thinking", "thinking": "x"}, "b"))
     assert "a" == extract_text({"role": "user", "content": "a"})
     for nothing in (None, {}, {"role": "note"}, {"content": None}, {"content": []}):
@@ -1591,13 +1591,13 @@ def test_extract_text() -> None:
 
 
 def test_the_default_conversion() -> None:
-    """Messages of other roles are left out, in the order of the rest."""
+    """Messages of other roles are omitted."""
     messages: Any = [user("a"), {"role": "note"}, assistant("b"), {"no": "role"}]
     assert [user("a"), assistant("b")] == default_convert_to_llm(messages)
 
 
 class Held:
-    """Something a run holds, that can be looked for afterwards."""
+    """An object that a run refers to."""
 
     provider = id = api = "held"
 
@@ -1607,8 +1607,8 @@ def failing(context: Any, options: Any) -> Any:
 
 
 @pytest.mark.parametrize("reply", ["ok", Reply(error="broken"), failing, Reply(call("t", x=1))])
-async def test_a_run_that_is_over_is_gone(reply: Any) -> None:
-    """No cycle of references keeps a run, its model and its agent: they go without the collector."""
+async def test_a_finished_run_is_freed(reply: Any) -> None:
+    """Run, model and agent are in no reference cycle."""
     gc.collect()
     gc.disable()
     try:
@@ -1630,13 +1630,13 @@ async def test_a_run_that_is_over_is_gone(reply: Any) -> None:
 
 
 def offered(agent: Agent) -> list[list[str]]:
-    """The names of the tools of each request."""
+    """Return the names of the tools of each request."""
     contexts = [asked.context for asked in provider(agent).calls]
     return [[tool.name for tool in context.tools or ()] for context in contexts]
 
 
 async def test_tools_that_are_set_during_a_run_are_offered_in_its_next_request() -> None:
-    """The new ones can be called; the ones that are gone are unknown."""
+    """New tools can be called, and removed tools are unknown."""
 
     async def change(*_: Any) -> AgentToolResult:
         agent.set_tools([tool(name="new")])
@@ -1653,8 +1653,8 @@ async def test_tools_that_are_set_during_a_run_are_offered_in_its_next_request()
 
 
 @pytest.mark.parametrize("how", ["sync", "async"])
-async def test_get_tools_is_asked_before_each_request(how: str) -> None:
-    """What it returns holds from then on; None changes nothing."""
+async def test_get_tools_is_called_before_each_request(how: str) -> None:
+    """Its tools are used from then on; None changes nothing."""
     answers = iter([None, [tool(name="second")], None])
 
     async def later() -> Any:
@@ -1673,7 +1673,7 @@ async def test_get_tools_is_asked_before_each_request(how: str) -> None:
 
 
 async def test_a_get_tools_that_fails_ends_the_run_as_an_error() -> None:
-    """No request is made with tools that may be wrong."""
+    """No request is sent with tools that may be wrong."""
 
     def fail() -> Any:
         raise ValueError("no tools today")

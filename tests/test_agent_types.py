@@ -1,4 +1,4 @@
-"""The vocabulary: events are frozen values with the names and fields of the contract."""
+"""The types: events are frozen values with the specified names and fields."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_has_its_name_and_fields(name: str) -> None:
-    """`event.type` is the snake_case name; the fields are those of the contract, and no others."""
+    """`event.type` is the snake_case name; the fields are exactly the specified ones."""
     cls, fields = EVENTS[name]
     event = cls(**fields)
     assert name == event.type
@@ -68,7 +68,7 @@ def test_an_event_has_its_name_and_fields(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_is_frozen(name: str) -> None:
-    """No field can be set, and no new one added."""
+    """Fields cannot be set or added."""
     cls, fields = EVENTS[name]
     event = cls(**fields)
     for field in [*fields, "type", "anything"]:
@@ -78,7 +78,7 @@ def test_an_event_is_frozen(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_event_takes_no_other_fields(name: str) -> None:
-    """A wrong field is an error at construction, and fields are keyword-only."""
+    """An unknown field is an error, and fields are keyword-only."""
     cls, fields = EVENTS[name]
     with pytest.raises(TypeError):
         cls(**fields, wrong=1)
@@ -92,8 +92,8 @@ def test_the_union_has_all_of_them() -> None:
     assert {cls for cls, _ in EVENTS.values()} == set(tinyagent.AgentEvent.__args__)
 
 
-def test_an_update_reads_its_message_through_to_the_partial() -> None:
-    """`message` is the message so far: of this moment, however much came later, and built when read."""
+def test_the_message_of_an_update_is_its_partial() -> None:
+    """It shows the message at the event's own time, and is built when it is read."""
     builder = MessageBuilder(Model())
     index, _ = builder.open_text()
     event = MessageUpdateEvent(assistant_message_event=builder.delta(index, "Hel"))
@@ -106,12 +106,12 @@ def test_an_update_reads_its_message_through_to_the_partial() -> None:
 
 
 def test_an_update_without_a_partial_has_no_message() -> None:
-    """A plain event of another implementation may come without it."""
+    """An event of another implementation may have no partial."""
     assert None is MessageUpdateEvent(assistant_message_event={"type": "text_delta"}).message
 
 
 def test_the_updates_of_a_stream_are_the_steps_of_blocks() -> None:
-    """Three blocks with three steps each; `start`, `done` and `error` are not among them."""
+    """They are three steps of three block types, without `start`, `done` and `error`."""
     names = {
         f"{block}_{step}" for block in ("text", "thinking", "tool_call") for step in ("start", "delta", "end")
     }
@@ -119,22 +119,22 @@ def test_the_updates_of_a_stream_are_the_steps_of_blocks() -> None:
 
 
 def test_thinking_levels_are_strings() -> None:
-    """A level is its own name, so that it can stand in configuration and JSON."""
+    """A level equals its name, so it can be used in configuration and JSON."""
     assert ["off", "minimal", "low", "medium", "high", "xhigh"] == [str(level) for level in ThinkingLevel]
     assert ThinkingLevel("high") is ThinkingLevel.HIGH
     assert ["OFF", "MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"] == [level.name for level in ThinkingLevel]
 
 
 def test_defaults_are_not_shared() -> None:
-    """Two contexts, tools or results made without arguments have nothing in common."""
+    """Objects that are made without arguments share no mutable values."""
     assert Context().messages is not Context().messages
     assert AgentTool(name="a").parameters is not AgentTool(name="a").parameters
     assert AgentToolResult().content is not AgentToolResult().content
     assert AgentToolResult().details is not AgentToolResult().details
 
 
-def test_the_shapes_of_the_contract() -> None:
-    """Arguments in the order and with the defaults of contract section 9."""
+def test_the_specified_constructors() -> None:
+    """Arguments have the order and the defaults of section 9 of the contract."""
     tool = AgentTool("name", "description", {"type": "object"}, "label", None)
     assert (tool.read_only, tool.timeout) == (False, None)
     model = Model("provider", "id", "api", ThinkingLevel.LOW)
@@ -162,7 +162,7 @@ COPIES: dict[str, Any] = {
 
 @pytest.mark.parametrize("how", COPIES)
 async def test_a_copied_event_equals_the_original(how: str) -> None:
-    """Every event of a run, sent to another process or copied: type, fields and message so far."""
+    """Copied and pickled events have the same type, fields and message."""
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> AgentToolResult:
         on_update(AgentToolResult(details={"n": 1}))

@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - what a block raises as it is left needs the block
-"""One primitive for aborts, time-outs and closing: it ends its own block and nothing else."""
+"""CancelScope: aborts, time-outs and closing end their own block and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def _steps(count: int = 5) -> None:
 
 @pytest.mark.parametrize("signal_type", SIGNALS)
 async def test_a_signal_ends_the_block(signal_type: Callable[[], asyncio.Event]) -> None:
-    """Setting the signal raises Aborted at the end of the block, and the task is as it was."""
+    """The signal raises Aborted at the end of the block, and the task is not cancelled."""
     signal = signal_type()
     asyncio.get_running_loop().call_soon(signal.set)
     with pytest.raises(Aborted):
@@ -47,10 +47,10 @@ async def test_a_signal_ends_the_block(signal_type: Callable[[], asyncio.Event])
 
 
 @pytest.mark.parametrize("signal_type", SIGNALS)
-async def test_a_signal_that_is_set_already_keeps_the_block_from_beginning(
+async def test_a_set_signal_prevents_the_block(
     signal_type: Callable[[], asyncio.Event],
 ) -> None:
-    """With the signal set, nothing of the block is run."""
+    """If the signal is set, the block does not run."""
     signal = signal_type()
     signal.set()
     ran = False
@@ -62,7 +62,7 @@ async def test_a_signal_that_is_set_already_keeps_the_block_from_beginning(
 
 @pytest.mark.parametrize("signal_type", SIGNALS)
 async def test_a_block_that_ends_by_itself_is_left_alone(signal_type: Callable[[], asyncio.Event]) -> None:
-    """A signal that comes after the block interrupts nothing, and no watcher is left."""
+    """A later signal interrupts nothing, and no watcher remains."""
     signal = signal_type()
     async with CancelScope(signal):
         await asyncio.sleep(0)
@@ -72,14 +72,14 @@ async def test_a_block_that_ends_by_itself_is_left_alone(signal_type: Callable[[
 
 @pytest.mark.parametrize("signal_type", SIGNALS)
 async def test_the_exceptions_of_the_block_pass(signal_type: Callable[[], asyncio.Event]) -> None:
-    """What the block raises comes out as it is."""
+    """Exceptions of the block are raised unchanged."""
     with pytest.raises(LookupError, match="mine"):
         async with CancelScope(signal_type()):
             raise LookupError("mine")
 
 
-async def test_any_reason_can_be_fired() -> None:
-    """`cancel` ends the block with its exception; only the first call counts."""
+async def test_the_first_reason_counts() -> None:
+    """`cancel` ends the block with its exception; later calls have no effect."""
     async with asyncio.timeout(60):
         with pytest.raises(LookupError, match="first"):
             async with CancelScope() as scope:
@@ -89,8 +89,8 @@ async def test_any_reason_can_be_fired() -> None:
                 await _forever()
 
 
-async def test_firing_after_the_block_does_nothing() -> None:
-    """A timer that was forgotten cannot hurt what comes after the block."""
+async def test_cancel_after_the_block_does_nothing() -> None:
+    """A late timer cannot affect later code."""
     async with CancelScope() as scope:
         pass
     scope.cancel(LookupError("late"))
@@ -114,8 +114,8 @@ async def test_a_scope_may_be_entered_again() -> None:
 
 
 @pytest.mark.parametrize("signal_type", [None, *SIGNALS])
-async def test_the_task_may_fire_itself(signal_type: Callable[[], asyncio.Event] | None) -> None:
-    """Fired from inside the block, without a pause after it, it ends the block and leaves no trace."""
+async def test_the_task_may_cancel_its_own_scope(signal_type: Callable[[], asyncio.Event] | None) -> None:
+    """`cancel` inside the block ends it without a pause, and leaves no cancellation."""
     with pytest.raises(LookupError, match="self"):
         async with CancelScope(signal_type() if signal_type else None) as scope:
             scope.cancel(LookupError("self"))
@@ -125,8 +125,8 @@ async def test_the_task_may_fire_itself(signal_type: Callable[[], asyncio.Event]
     await _steps()
 
 
-async def test_an_exception_after_firing_leaves_no_cancellation_behind() -> None:
-    """The task fires itself and raises before it pauses: what it awaits next must not be hit."""
+async def test_an_exception_after_cancel_leaves_no_cancellation() -> None:
+    """The next await of the task is not cancelled."""
     signal = AbortSignal()
     with pytest.raises(LookupError, match="mine"):
         async with CancelScope(signal):
@@ -139,7 +139,7 @@ async def test_an_exception_after_firing_leaves_no_cancellation_behind() -> None
 
 
 async def test_a_block_that_swallows_the_cancellation_still_ends_with_the_reason() -> None:
-    """Sloppy code inside cannot turn an abort into a success."""
+    """Code that swallows a cancellation cannot turn an abort into a success."""
     signal = AbortSignal()
     asyncio.get_running_loop().call_soon(signal.set)
     with pytest.raises(Aborted):
@@ -152,7 +152,7 @@ async def test_a_block_that_swallows_the_cancellation_still_ends_with_the_reason
 
 @pytest.mark.parametrize("signal_type", SIGNALS)
 async def test_a_real_cancellation_stays_one(signal_type: Callable[[], asyncio.Event]) -> None:
-    """Cancelling the task from outside is never mistaken for the signal."""
+    """A cancellation from outside is never reported as the signal."""
 
     async def work() -> None:
         async with CancelScope(signal_type()):
@@ -192,7 +192,7 @@ async def test_a_real_cancellation_beats_the_signal(
 
 
 async def test_scopes_nest() -> None:
-    """The inner block's reason ends the inner block only; the outer signal ends both."""
+    """A reason ends its own block; the outer signal ends both."""
     signal = AbortSignal()
     seen = []
     with pytest.raises(Aborted):
@@ -209,7 +209,7 @@ async def test_scopes_nest() -> None:
 
 
 async def test_it_works_inside_a_timeout() -> None:
-    """`asyncio.timeout` around it still times out, and one inside it still works."""
+    """`asyncio.timeout` works around a scope and inside one."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             async with CancelScope(AbortSignal()):
@@ -220,7 +220,7 @@ async def test_it_works_inside_a_timeout() -> None:
 
 
 async def test_it_works_in_a_task_that_was_cancelled_before() -> None:
-    """Cleaning up after a cancellation may use it too."""
+    """A scope can be used for cleanup after a cancellation."""
     signal = AbortSignal()
     result = []
 
@@ -244,7 +244,7 @@ async def test_it_works_in_a_task_that_was_cancelled_before() -> None:
 
 
 async def test_a_signal_calls_back_in_order_and_once() -> None:
-    """`AbortSignal.set` calls everybody once; who comes late is called at once; who left is not."""
+    """`AbortSignal.set` calls each callback once; late ones at once, and removed ones never."""
     signal, seen = AbortSignal(), []
     signal.subscribe("a", lambda: seen.append("a"))
     signal.subscribe("b", lambda: seen.append("b"))
@@ -285,7 +285,7 @@ async def test_a_callback_that_cancels_itself_raises_an_ordinary_error() -> None
 
 
 async def test_invoke_passes_a_real_cancellation_on() -> None:
-    """The task that calls the callback is cancelled: that is no failure of the callback."""
+    """A cancellation of the calling task is not a failure of the callback."""
     task = asyncio.create_task(invoke(_forever))
     await _steps()
     task.cancel()
@@ -293,8 +293,8 @@ async def test_invoke_passes_a_real_cancellation_on() -> None:
         await task
 
 
-async def test_finish_lets_the_work_end_within_its_grace() -> None:
-    """A cancellation waits for what is nearly done, and then goes its way."""
+async def test_run_to_completion_waits_within_its_grace() -> None:
+    """A cancellation waits for work that is nearly done, and is then raised."""
     gate, ended = asyncio.Event(), []
 
     async def work() -> None:
@@ -313,8 +313,8 @@ async def test_finish_lets_the_work_end_within_its_grace() -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_finish_cancels_what_takes_too_long(again: bool) -> None:
-    """After the grace, or at a second cancellation, the work is cancelled as well: no task is left."""
+async def test_run_to_completion_cancels_slow_work(again: bool) -> None:
+    """After the grace, or at a second cancellation, the work is cancelled, too."""
     ended = []
 
     async def work() -> None:
@@ -335,7 +335,7 @@ async def test_finish_cancels_what_takes_too_long(again: bool) -> None:
     assert [True] == ended
 
 
-async def test_finish_gives_results_and_errors() -> None:
+async def test_run_to_completion_returns_results_and_errors() -> None:
     """Without a cancellation it is a plain await."""
 
     async def value() -> int:
@@ -349,8 +349,8 @@ async def test_finish_gives_results_and_errors() -> None:
         await shielded(error(), 1)
 
 
-async def test_a_task_knows_who_waits_for_it() -> None:
-    """`is_awaited_by` follows spawned tasks to their parents; a task of asyncio has no parent."""
+async def test_is_awaited_by_follows_spawned_tasks() -> None:
+    """Spawned tasks have parents; asyncio's own tasks have none."""
     outer = asyncio.current_task()
 
     async def inside() -> bool:

@@ -1,4 +1,4 @@
-"""Citations of all providers in one form, and how a run shows them."""
+"""Citations of all providers in one form, and their output in a run."""
 
 from __future__ import annotations
 
@@ -70,18 +70,18 @@ URL = "https://example.org/a"
     ],
 )
 def test_every_form(given: Any, expected: Any) -> None:
-    """A citation is read from the form of each provider; what is no link is not called one."""
+    """Each provider's form is read; only links are marked as links."""
     expected = {"url": URL, "title": "A", "cited_text": "so"} if expected is None else expected
     assert ([expected] if expected else []) == read_citations([given])
 
 
 @pytest.mark.parametrize("given", [None, "text", 5, {}, {"url": URL}])
-def test_what_is_no_list_has_no_citations(given: Any) -> None:
-    """Servers put other things into these fields, and a reply is not lost over them."""
+def test_other_values_are_ignored(given: Any) -> None:
+    """Values that are not lists do not break a reply."""
     assert [] == read_citations(given)
 
 
-def test_what_is_repeated_is_added_once() -> None:
+def test_repeated_citations_are_added_once() -> None:
     """Servers repeat the list in each chunk."""
     known: list[Citation] = []
     for _ in range(3):
@@ -94,7 +94,7 @@ def cited(text: str, *citations: Any) -> Any:
 
 
 def test_the_sources_of_a_message() -> None:
-    """Each source is there once, in the order of the text, so that its number is its place in the list."""
+    """Each source is listed once, in the order of the text."""
     message = assistant(
         cited("One", {"url": URL, "start": 0}, {"title": "Report"}),
         cited("Two", {"url": URL + "b"}, {"url": URL, "title": "A"}),
@@ -104,8 +104,8 @@ def test_the_sources_of_a_message() -> None:
 
 
 @pytest.mark.parametrize("citations", [None, "x", [None], [5, {"url": 7}], [{}], {"url": URL}])
-def test_odd_citations_of_custom_providers(citations: Any) -> None:
-    """They break neither the list nor what is shown."""
+def test_invalid_citations_of_custom_providers(citations: Any) -> None:
+    """They break neither the list nor the output."""
     message = assistant({"type": "text", "text": "Hi", "citations": citations})
     assert ([], "Hi\n") == (extract_citations(message), shown(message))
 
@@ -123,19 +123,19 @@ def shown(message: Any) -> str:
 
 
 def test_sources_are_listed_below_the_text() -> None:
-    """A reader gets the links, each in a line, whatever is in a title."""
+    """Each link is on one line, whatever its title has."""
     message = assistant(cited("It rains.", {"url": URL, "title": "The\nweather"}, {"title": "a.pdf"}))
     assert f"It rains.\n\nSources:\n[1] The weather - {URL}\n[2] a.pdf\n" == shown(message)
 
 
 def test_links_in_the_text_are_not_repeated() -> None:
-    """Some models write their links into the text; the numbers of the others stay."""
+    """The numbers of the other sources do not change."""
     message = assistant(cited(f"It [rains]({URL}).", {"url": URL}, {"url": "https://example.net"}))
     assert shown(message).endswith("\n\nSources:\n[2] https://example.net\n")
     assert f"See {URL}\n" == shown(assistant(cited(f"See {URL}", {"url": URL})))
 
 
-def test_a_long_list_is_cut() -> None:
-    """A message with hundreds of sources does not drown its text."""
+def test_a_long_list_is_truncated() -> None:
+    """A message with hundreds of sources shows only some of them."""
     message = assistant(cited("Hi", *[{"url": f"https://example.org/{n}"} for n in range(MAX_SOURCES + 5)]))
     assert shown(message).endswith(f"[{MAX_SOURCES}] https://example.org/{MAX_SOURCES - 1}\n(5 more)\n")

@@ -1,5 +1,5 @@
 # ruff: noqa: PT012 - what a block raises as it is left needs the block
-"""A stream owns the task that feeds it: errors come forward, leaving it ends it, nothing is left."""
+"""A stream owns the task of its run: errors are raised, and closing it ends the task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tinyagent.testing import collect
 
 
 class Run:
-    """A run of `count` events; says how far it came and how it ended."""
+    """A run of `count` events that records its progress and its end."""
 
     def __init__(self, count: int, error: BaseException | None = None, *, hang: bool = False) -> None:
         self.count, self.error, self.hang = count, error, hang
@@ -45,7 +45,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 async def nothing_left() -> AsyncIterator[None]:
-    """No task outlives its stream."""
+    """Check that no task outlives its stream."""
     before = asyncio.all_tasks()
     yield
     for _ in range(5):
@@ -54,7 +54,7 @@ async def nothing_left() -> AsyncIterator[None]:
 
 
 async def test_events_then_the_result() -> None:
-    """Every event arrives in order, and the result is there afterwards, as often as it is asked for."""
+    """Every event arrives in order, and the result can be read repeatedly."""
     stream = EventStream(Run(3))
     assert [0, 1, 2] == await collect(stream)
     assert "result" == await stream.result()
@@ -70,7 +70,7 @@ async def test_the_result_before_the_events() -> None:
 
 
 async def test_nothing_runs_before_it_is_read() -> None:
-    """A stream that is made and dropped has cost nothing."""
+    """A stream that is never read starts nothing."""
     run = Run(1)
     stream = EventStream(run)
     await asyncio.sleep(0)
@@ -78,8 +78,8 @@ async def test_nothing_runs_before_it_is_read() -> None:
     del stream
 
 
-async def test_a_slow_reader_is_waited_for() -> None:
-    """The run gets no further ahead of its reader than the limit, and none of the events is lost."""
+async def test_the_run_waits_for_a_slow_reader() -> None:
+    """The run is at most the limit ahead of its reader, and no event is lost."""
     run = Run(5 * LIMIT)
     stream = EventStream(run)
     read = 0
@@ -112,8 +112,8 @@ async def test_two_readers_are_refused() -> None:
     assert [] == await collect(stream)
 
 
-async def test_a_reader_that_was_cancelled_takes_nothing_with_it() -> None:
-    """An event that was on its way to a cancelled reader is there for the next."""
+async def test_a_cancelled_reader_loses_no_event() -> None:
+    """The next reader gets the event."""
     gate = asyncio.Event()
 
     async def run(channel: Channel[int, str]) -> str:
@@ -132,8 +132,8 @@ async def test_a_reader_that_was_cancelled_takes_nothing_with_it() -> None:
 
 
 @pytest.mark.parametrize("first", ["events", "result"])
-async def test_an_error_reaches_whoever_reads(first: str) -> None:
-    """What ends the run is raised to the reader after the events before it, and by `result()`, each time."""
+async def test_errors_are_raised_to_readers(first: str) -> None:
+    """The error is raised after the last event, and by `result()` each time."""
     stream = EventStream(Run(2, LookupError("mine")))
     seen = []
     if first == "result":
@@ -149,7 +149,7 @@ async def test_an_error_reaches_whoever_reads(first: str) -> None:
 
 
 async def test_leaving_the_block_ends_the_run() -> None:
-    """After `async with` the run is over, whether it was read or not."""
+    """After `async with` the run has ended, whether it was read or not."""
     run = Run(3, hang=True)
     async with EventStream(run) as stream:
         assert 0 == await anext(stream)
@@ -157,7 +157,7 @@ async def test_leaving_the_block_ends_the_run() -> None:
 
 
 async def test_leaving_the_block_by_an_exception_ends_the_run() -> None:
-    """The exception of the body goes its way, after the run was ended."""
+    """The exception is raised after the run has ended."""
     run = Run(3, hang=True)
     with pytest.raises(LookupError, match="body"):
         async with EventStream(run) as stream:
@@ -167,7 +167,7 @@ async def test_leaving_the_block_by_an_exception_ends_the_run() -> None:
 
 
 async def test_leaving_a_block_whose_run_waits_for_its_reader() -> None:
-    """A run that is held up by a full queue ends as well."""
+    """A run that waits for a full queue ends, too."""
     run = Run(3 * LIMIT)
     async with EventStream(run):
         for _ in range(2 * LIMIT):
@@ -177,7 +177,7 @@ async def test_leaving_a_block_whose_run_waits_for_its_reader() -> None:
 
 
 async def test_break_ends_the_run() -> None:
-    """A loop that is left drops its stream, and that ends the run."""
+    """`break` drops the stream, which ends the run."""
     run = Run(3, hang=True)
     async for _ in EventStream(run):
         break
@@ -198,7 +198,7 @@ async def test_dropping_the_last_reference_ends_the_run() -> None:
 
 
 async def test_cancelling_the_reader_ends_the_run() -> None:
-    """The task that reads is cancelled in the middle of its loop: the run goes with it."""
+    """Cancelling the reading task ends the run."""
     run = Run(3, hang=True)
 
     async def read() -> None:
@@ -219,7 +219,7 @@ async def test_cancelling_the_reader_ends_the_run() -> None:
 
 
 async def test_a_closed_stream_is_at_its_end() -> None:
-    """After `aclose` readers see the end, also those who waited; there is no result, and it says so."""
+    """After `aclose` all readers get the end, and `result()` raises."""
     run = Run(2, hang=True)
     stream = EventStream(run)
     waiting = asyncio.create_task(collect(stream))
@@ -237,7 +237,7 @@ async def test_a_closed_stream_is_at_its_end() -> None:
 
 
 async def test_a_stream_closed_before_it_began_never_runs() -> None:
-    """`aclose` on a fresh stream keeps its run from beginning."""
+    """`aclose` on a new stream prevents its run."""
     run = Run(2)
     stream = EventStream(run)
     await stream.aclose()
@@ -248,7 +248,7 @@ async def test_a_stream_closed_before_it_began_never_runs() -> None:
 
 
 async def test_closing_at_once_after_entering() -> None:
-    """The task was made and had no step yet: it is gone all the same."""
+    """A task that has not run a step yet is cancelled, too."""
     run = Run(2)
     async with EventStream(run) as stream:
         pass
@@ -257,14 +257,14 @@ async def test_closing_at_once_after_entering() -> None:
 
 
 async def test_closing_a_finished_stream_keeps_its_result() -> None:
-    """`async with` around a stream that was read to its end does not take the result away."""
+    """`async with` does not remove the result of a finished stream."""
     async with EventStream(Run(2)) as stream:
         await collect(stream)
     assert "result" == await stream.result()
 
 
 async def test_the_run_may_close_its_own_stream() -> None:
-    """Code inside the run that closes the stream does not wait for itself."""
+    """Code of the run that closes the stream does not wait for itself."""
     stream: EventStream[int, str]
 
     async def run(channel: Channel[int, str]) -> str:
@@ -278,7 +278,7 @@ async def test_the_run_may_close_its_own_stream() -> None:
 
 
 async def test_a_stream_dropped_after_its_loop_was_closed() -> None:
-    """Letting go of a stream of a loop that is gone is silent."""
+    """Dropping a stream of a closed loop is silent."""
 
     async def leave() -> Any:
         stream = EventStream(Run(1, hang=True))
@@ -294,7 +294,7 @@ async def test_a_stream_dropped_after_its_loop_was_closed() -> None:
 
 
 async def test_feeding_a_stream_by_hand() -> None:
-    """`push` and `end` are all it takes; after the end nothing is added, and the first end counts."""
+    """`push` and `end` make a stream; after the first end, further calls have no effect."""
     stream: Any = create_agent_stream()
     stream.push("a")
     reader = asyncio.create_task(collect(stream))
@@ -318,7 +318,7 @@ async def test_a_hand_fed_stream_is_not_bounded() -> None:
 
 
 async def test_waiting_for_the_result_of_a_hand_fed_stream() -> None:
-    """`result()` waits for `end()`, for everybody who asked."""
+    """`result()` waits for `end()` in every task."""
     stream: Any = create_agent_stream()
     waiting = [asyncio.create_task(stream.result()) for _ in range(2)]
     await asyncio.sleep(0)

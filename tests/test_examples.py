@@ -1,4 +1,4 @@
-"""Every example runs, as a person would run it: a program of its own, against a loopback server."""
+"""Every example runs as a separate program against a loopback server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINYAGENT = Path(sys.executable).with_name("tinyagent")
 
 
 def run_example(name: str, server: FakeServer | None = None) -> str:
-    """What an example prints; it must succeed and say nothing on standard error."""
+    """Return the output of an example, which must succeed without output on standard error."""
     environment = {**os.environ, "PYTHONWARNINGS": "error"}
     if server is not None:
         environment |= {"BASE_URL": f"{server.url}/chat/completions", "OPENROUTER_API_KEY": "sk-test"}
@@ -31,7 +31,7 @@ def run_example(name: str, server: FakeServer | None = None) -> str:
 
 
 def test_quickstart() -> None:
-    """The seed's Quick Start prints the reply."""
+    """The quick start prints the reply."""
     with FakeServer(FakeReply.text("The capital ", "is Paris.")) as server:
         assert "The capital is Paris.\n" == run_example("quickstart.py", server)
     [request] = server.requests
@@ -40,7 +40,7 @@ def test_quickstart() -> None:
 
 
 def test_tools_and_events() -> None:
-    """A tool is called with the model's arguments, and each event shows up in its place."""
+    """A tool is called with the model's arguments, and the events are printed in order."""
     with FakeServer(
         FakeReply.tool_calls(("sum", {"a": 20, "b": 22}), ("word_count", {"text": "one two three"})),
         FakeReply.text("It is ", "42."),
@@ -57,7 +57,7 @@ def test_tools_and_events() -> None:
 
 
 def test_steering() -> None:
-    """What is said during the run is heard before the next call, the follow-up at the end."""
+    """The steering message is in the next request, and the follow-up is sent at the end."""
     with FakeServer(
         FakeReply.tool_calls(("look_up", {"city": "Paris"}), ("look_up", {"city": "Rome"})),
         FakeReply.text("In Paris, 2,100,000."),
@@ -75,12 +75,12 @@ def test_steering() -> None:
 
 
 def test_custom_provider() -> None:
-    """A provider of one's own needs no network and no key."""
+    """The custom provider needs no network and no key."""
     assert "IS THIS THING ON?\n" == run_example("custom_provider.py")
 
 
 def test_a_file_of_tools() -> None:
-    """`-t ./examples/mytools.py` gives the file's tools to the model, and they are run."""
+    """`-t ./examples/mytools.py` offers the file's tools, and they run."""
     with FakeServer(
         FakeReply.tool_calls(("letter_count", {"text": "Strawberry", "letter": "R"})),
         FakeReply.text("Three."),

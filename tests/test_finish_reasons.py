@@ -40,21 +40,21 @@ KINDS += [("withheld", "content_filter: hate"), ("withheld", "function_call_filt
 
 @pytest.mark.parametrize("has_content", [True, False])
 @pytest.mark.parametrize(("kind", "word"), KINDS)
-def test_the_words_of_all_providers_are_known(kind: str, word: str, has_content: bool) -> None:
-    """Each word has one kind, in every spelling and with any qualifier, whatever the reply holds."""
+def test_the_finish_reasons_of_all_providers(kind: str, word: str, has_content: bool) -> None:
+    """Each has one kind, in every spelling and with any qualifier."""
     assert kind == finish_kind(word, has_content=has_content)
 
 
 @pytest.mark.parametrize("word", ["load", "OTHER", "FINISH_REASON_UNSPECIFIED", "novel", "…", "42"])
 def test_an_unknown_word_is_complete_only_with_content(word: str) -> None:
-    """What nobody has heard of does not make an answer out of nothing."""
+    """An unknown finish reason of an empty reply is not an answer."""
     assert "complete" == finish_kind(word, has_content=True)
     assert "broken" == finish_kind(word, has_content=False)
 
 
 @pytest.mark.parametrize("word", ["", "null", "None", "NOT_FINISHED", "in_progress"])
 def test_some_words_do_not_end_a_reply(word: str) -> None:
-    """Servers that fill the field in each chunk do not end the reply with the first one."""
+    """Servers that set the field in each chunk do not end the reply at the first one."""
     assert not is_final(word)
     assert is_final("stop")
 
@@ -71,7 +71,7 @@ def test_some_words_do_not_end_a_reply(word: str) -> None:
     ],
 )
 def test_a_stop_does_not_make_a_reply_complete(words: list[str], expected: str) -> None:
-    """Of several finish reasons the last counts, but not a complete one behind one that is not."""
+    """The last finish reason counts, but `stop` does not override an incomplete one."""
     known = None
     for word in words:
         known = later_word(known, word)
@@ -83,8 +83,8 @@ def test_a_stop_does_not_make_a_reply_complete(words: list[str], expected: str) 
     assert expected == decoder.finish_reason
 
 
-def test_the_errors_name_the_word() -> None:
-    """Withheld is a content filter's error, broken is a provider's that may be tried again."""
+def test_the_errors_show_the_finish_reason() -> None:
+    """Withheld is a content filter error, and broken is a retryable provider error."""
     withheld = finish_error("SAFETY", "withheld", name="acme", provider="acme", details="hate")
     assert isinstance(withheld, ContentFilterError)
     assert "acme: the reply was withheld (finish reason 'SAFETY': hate)" == str(withheld)
@@ -99,8 +99,8 @@ def test_the_errors_name_the_word() -> None:
     assert finish_error("length", "length", name="acme") is None
 
 
-def test_a_word_is_redacted_and_bounded() -> None:
-    """A server that echoes the key as its finish reason shows nothing of it."""
+def test_a_finish_reason_is_redacted_and_truncated() -> None:
+    """A server that echoes the key as its finish reason does not reveal it."""
     assert "[key]" == shown_word("sk-test-1234", lambda text: text.replace("sk-test-1234", "[key]"))
     assert 100 == len(shown_word("x" * 5000))
 
@@ -143,8 +143,8 @@ def proxy(word: str, finish: str | None = None, text: str = "Half") -> Any:
         ("abort", "error", "provider"),
     ],
 )
-def test_chat_completions_judges_by_the_table(word: str, ended: str, kind: str | None) -> None:
-    """A call counts after a complete or unknown word; else the message fails, and keeps the word."""
+def test_chat_completions_uses_the_table(word: str, ended: str, kind: str | None) -> None:
+    """Calls run after a complete or unknown reason; otherwise the message fails."""
     message = chat(CALL, word)
     assert (ended, kind, word) == (
         message["stop_reason"],
@@ -153,22 +153,22 @@ def test_chat_completions_judges_by_the_table(word: str, ended: str, kind: str |
     )
 
 
-def test_a_reply_of_nothing_but_reasoning_is_no_content_for_an_unknown_word() -> None:
-    """The text and the calls decide; a thought alone is not an answer."""
+def test_reasoning_is_not_content_for_an_unknown_reason() -> None:
+    """Only text and calls make the reply complete."""
     assert "error" == chat(b'{"reasoning":"hm"}', "novel")["stop_reason"]
     assert "stop" == chat(b'{"reasoning":"hm"}', "stop")["stop_reason"]
 
 
 def test_a_finish_reason_that_echoes_the_key_is_redacted() -> None:
-    """Neither the message's field nor its error shows the key."""
+    """Neither the field nor the error shows the key."""
     for word in ("sk-test-1234", "error sk-test-1234"):
         message = chat(b"{}", word, redact=lambda text: text.replace("sk-test-1234", "[key]"))
         assert "sk-test-1234" not in str(message)
         assert "[key]" in message["finish_reason"]
 
 
-def test_the_proxy_judges_by_the_table() -> None:
-    """The proxy's own reason and the provider's word behind it both count."""
+def test_the_proxy_uses_the_table() -> None:
+    """The proxy's own reason and the provider's finish reason both count."""
     assert "stop" == proxy("stop")["stop_reason"]
     assert "stop" == proxy("stop", "novel")["stop_reason"]
     assert "length" == proxy("length", "stop")["stop_reason"]
@@ -180,7 +180,7 @@ def test_the_proxy_judges_by_the_table() -> None:
 
 @pytest.mark.parametrize("fields", [{"stop_reason": "SAFETY"}, {"finish_reason": "function_call_filter: x"}])
 async def test_no_tool_of_a_withheld_reply_runs_whatever_the_provider(fields: dict[str, Any]) -> None:
-    """A custom provider's word is judged too, and so is that of a recording made by an older version."""
+    """The table applies to custom providers and to old recordings."""
     ran = []
 
     async def delete(call_id: str, args: Any, signal: Any, on_update: Any) -> AgentToolResult:
@@ -200,7 +200,7 @@ async def test_no_tool_of_a_withheld_reply_runs_whatever_the_provider(fields: di
 
 
 async def test_the_loop_redacts_the_word_of_a_custom_provider() -> None:
-    """The key of the call is in neither the word nor the error."""
+    """Neither the finish reason nor the error has the key."""
     reply = Reply("Hi", finish_reason="error sk-test-CANARY-0123")
     async with ScriptedProvider(reply) as provider:
         state: Any = {"model": provider.model}

@@ -1,4 +1,4 @@
-"""A conversation that changes models: what goes back to whom, and what does not."""
+"""Histories after a change of the model: what each protocol sends back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLS = [("call_a|x", {"a": 1}), ("call_b|x", {"a": 2})]
 
 @dataclass(frozen=True)
 class Side:
-    """One protocol: its streams, its requests, and how to find things in them."""
+    """One protocol: its streams, its requests, and functions that inspect them."""
 
     model: Any
     decoder: Any
@@ -225,7 +225,7 @@ PAIRS = [(origin, target) for origin in SIDES for target in SIDES]
 
 
 def said(side: Side) -> Any:
-    """The reply that a side's stream makes."""
+    """Return the reply of a protocol's stream."""
     decoder = side.decoder(side.model)
     last = [*decoder.feed(side.stream), *decoder.close()][-1]
     assert last["type"] == "done"
@@ -251,7 +251,7 @@ def conversation(side: Side) -> list[Any]:
 @pytest.mark.parametrize("through", [list, as_json, as_history])
 @pytest.mark.parametrize(("origin", "target"), PAIRS)
 def test_every_pair(origin: str, target: str, through: Callable[[list[Any]], list[Any]]) -> None:
-    """Text, calls and results go everywhere; what only their maker understands goes to it, exactly."""
+    """Text, calls and results go to every protocol; provider data only to its own model, unchanged."""
     source, to = SIDES[origin], SIDES[target]
     messages = through(conversation(source))
     before = json.dumps(messages)
@@ -277,7 +277,7 @@ def test_every_pair(origin: str, target: str, through: Callable[[list[Any]], lis
 
 @pytest.mark.parametrize("origin", SIDES)
 def test_another_model_of_the_same_provider(origin: str) -> None:
-    """It is another model: what it says of its reasoning is not for this one."""
+    """The reasoning data of another model is not sent."""
     side = SIDES[origin]
     other = type(side.model)(**{**vars(side.model), "id": "another-5"})
     sent = json.dumps(side.request(other, Context("", conversation(side)), {}))
@@ -286,14 +286,14 @@ def test_another_model_of_the_same_provider(origin: str) -> None:
 
 
 def test_nothing_but_reasoning() -> None:
-    """A message of another model of which nothing remains is left out."""
+    """A message of another model with only reasoning is omitted."""
     thought = {"type": "thinking", "thinking": THOUGHT, "thinking_signature": "s"}
     history: Any = [user("a"), assistant(thought, "  "), user("b")]
     assert [user("a"), user("b")] == adapt_history(history, Model("p", "m", "a"))
 
 
-def test_ids_are_told_apart() -> None:
-    """Two turns with the same ids, as some servers count them, get ids of their own, results with them."""
+def test_duplicate_ids_become_unique() -> None:
+    """Equal ids in two turns become different ids, in calls and results."""
     call = {"type": "tool_call", "id": "call_1", "name": "add", "arguments": {}}
     turn: Any = [assistant(call), tool_result("call_1", "add", "1")]
     taken: Any = adapt_history([*turn, *turn, *turn], Model("p", "m", "a"), ids=re.compile(r"\w{1,64}"))
@@ -327,16 +327,16 @@ def call(call_id: str, name: str = "add") -> dict[str, Any]:
         ("-" * 70, "_" + "-" * 63),
     ],
 )
-def test_invented_names_are_made_sendable(name: str, fitting: str) -> None:
-    """A name that providers refuse would make the session unusable; its result has the same one."""
+def test_invalid_names_become_valid(name: str, fitting: str) -> None:
+    """Call and result get the same valid name."""
     history: Any = [user("Hi"), assistant(call("c1", name)), tool_result("c1", name, "no such tool")]
     sent: Any = adapt_history(history, MODEL)
     assert (fitting, fitting) == (sent[1]["content"][0]["name"], sent[2]["tool_name"])
     assert name == history[1]["content"][0]["name"]
 
 
-def test_names_of_tools_stay() -> None:
-    """A tool that is offered under a name has that name in the history too."""
+def test_names_of_offered_tools_do_not_change() -> None:
+    """The history has the name under which a tool is offered."""
     name = "mcp.server.tool"
     history: Any = [user("Hi"), assistant(call("c1", name)), tool_result("c1", name, "4")]
     sent: Any = adapt_history(history, MODEL, tools=[AgentTool(name)])
@@ -345,7 +345,7 @@ def test_names_of_tools_stay() -> None:
 
 @pytest.mark.parametrize("results", [0, 1, 2])
 def test_two_calls_with_one_id(results: int) -> None:
-    """Each has an id of its own and a result of its own, in their order."""
+    """Each call has its own id and result, in order."""
     given = [tool_result("c1", "add", str(n)) for n in range(results)]
     history: Any = [user("Hi"), assistant(call("c1"), call("c1")), *given]
     sent: Any = adapt_history(history, MODEL, ids=re.compile(r"\w{1,40}"))
@@ -356,24 +356,24 @@ def test_two_calls_with_one_id(results: int) -> None:
     assert [*map(str, range(results)), *[NO_RESULT] * (2 - results)] == texts
 
 
-def test_blocks_that_no_provider_knows_are_left_out() -> None:
-    """A message of which nothing else is left is left out whole; results without calls too."""
+def test_unknown_blocks_are_omitted() -> None:
+    """A message with only unknown blocks is omitted, and so are results without calls."""
     odd: Any = {"type": "hologram", "data": 1}
     history: Any = [user("Hi"), assistant(odd), assistant(odd, "Yes"), tool_result("c9", "add", "4")]
     made: Any = adapt_history(history, MODEL)
     assert [["Hi"], ["Yes"]] == [[block["text"] for block in message["content"]] for message in made]
 
 
-def test_who_made_a_message() -> None:
-    """The same model over another protocol, or of another provider, is another."""
+def test_the_origin_of_a_message() -> None:
+    """The same model over another protocol or provider counts as another model."""
     made: Any = {"api": "a", "provider": "p", "model": "m"}
     assert is_own(made, Model(provider="p", id="m", api="a"))
     for other in (Model("p", "m", "b"), Model("q", "m", "a"), Model("p", "n", "a")):
         assert not is_own(made, other)
 
 
-def test_what_no_model_takes() -> None:
-    """Failed replies are left out with their results; a call without a result gets one."""
+def test_failed_replies_are_omitted() -> None:
+    """Their results are omitted, too; a call without a result gets one."""
     call = {"type": "tool_call", "id": "c1", "name": "add", "arguments": {}}
     history: Any = [
         user("a"),
@@ -388,8 +388,8 @@ def test_what_no_model_takes() -> None:
     assert sent == repair_history(sent)
 
 
-async def test_a_conversation_that_goes_round() -> None:
-    """Three protocols in turn, a tool in each: the first gets its own reasoning back in the end."""
+async def test_a_conversation_over_three_protocols() -> None:
+    """At the end the first protocol gets its own reasoning back."""
 
     async def add(*_: Any) -> AgentToolResult:
         return AgentToolResult([{"type": "text", "text": "3"}])
@@ -420,7 +420,7 @@ async def test_a_conversation_that_goes_round() -> None:
 
 
 def _answer(side: Side) -> bytes:
-    """A last word in this protocol."""
+    """Return a final answer in this protocol."""
     if side is ANTHROPIC:
         return events(
             {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": "Done."}},

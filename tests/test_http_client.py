@@ -1,4 +1,4 @@
-"""Clients and transports of httpx that a user passes: what they decide, and what remains ours."""
+"""Clients and transports of httpx that a user passes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ KEY = "sk-test-0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries do not wait."""
+    """Retry without waiting."""
 
     async def no_wait(seconds: float) -> None: ...
 
@@ -49,7 +49,7 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a user, who closes it."""
+    """Return a client that the user closes."""
     async with httpx.AsyncClient(trust_env=False) as made:
         yield made
 
@@ -97,7 +97,7 @@ async def test_respx_answers_for_the_server(client: httpx.AsyncClient) -> None:
 
 
 class SignedAuth(httpx.Auth):
-    """Signs the body of each request, as some gateways require."""
+    """An authentication that signs the body of each request, as some gateways require."""
 
     requires_request_body = True
 
@@ -108,7 +108,7 @@ class SignedAuth(httpx.Auth):
 
 
 async def test_a_custom_authentication_that_signs() -> None:
-    """`httpx.Auth` sees the body and adds what the gateway requires."""
+    """`httpx.Auth` gets the body and adds the gateway's header."""
     async with (
         FakeServer(FakeReply.text("Hello")) as server,
         httpx.AsyncClient(auth=SignedAuth(), trust_env=False) as client,
@@ -120,7 +120,7 @@ async def test_a_custom_authentication_that_signs() -> None:
 
 
 class RefreshingAuth(httpx.Auth):
-    """Gets another token when the server refuses the one that it has."""
+    """An authentication that gets a new token if the server refuses the old one."""
 
     token = "old"
 
@@ -237,7 +237,7 @@ async def test_every_provider_uses_the_client(client: httpx.AsyncClient, protoco
 
 
 async def test_the_example_of_the_documentation() -> None:
-    """The example in docs/models.md runs as it stands there."""
+    """The example in docs/models.md runs unchanged."""
     text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {"__name__": "example"}
@@ -254,7 +254,7 @@ async def test_the_example_of_the_documentation() -> None:
 
 
 async def test_the_client_is_never_closed(client: httpx.AsyncClient) -> None:
-    """Neither a success nor a failure closes it, and its connections are its own."""
+    """It remains open after a success and a failure, and its connections are not shared."""
     replies = [FakeReply.text("one"), FakeReply.error(400, "no"), FakeReply.text("two")]
     async with FakeServer(*replies) as server:
         model = OpenAICompatModel(provider="acme", id="m", base_url=server.url)
@@ -269,7 +269,7 @@ async def test_the_client_is_never_closed(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("way", ["left", "cancelled", "signal", "timeout"])
 async def test_a_response_that_is_not_read_to_its_end(client: httpx.AsyncClient, way: str) -> None:
-    """Its connection is closed at once; the client goes on."""
+    """Its connection is closed at once; the client still works."""
     async with FakeServer(FakeReply([b"a", Hold()]), FakeReply([b"b"])) as server:
         signal = AbortSignal()
         request = request_to(
@@ -326,7 +326,7 @@ async def test_redirects_are_ours() -> None:
 
 
 async def test_retries_and_errors_are_ours(client: httpx.AsyncClient) -> None:
-    """A busy server is asked again, a broken body is an interrupted stream, and no key is shown."""
+    """A busy server is retried, a broken body is an interrupted stream, and no key is shown."""
     told: list[str] = []
     async with FakeServer(FakeReply.error(503, "busy"), FakeReply([b"ok"])) as server:
         assert b"ok" == await body_of(request_to(server, client, on_retry=told.append))
@@ -343,7 +343,7 @@ async def test_retries_and_errors_are_ours(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_transport_that_fails() -> None:
-    """Errors of httpx from a transport of the user are connection errors, and are tried again."""
+    """Errors of a user's transport are connection errors and are retried."""
     attempts = 0
 
     def fail(request: httpx.Request) -> httpx.Response:
@@ -360,8 +360,8 @@ async def test_a_transport_that_fails() -> None:
 
 
 @pytest.mark.parametrize("wrong", [object(), httpx.Client, "client"], ids=["object", "class", "text"])
-async def test_what_is_not_a_client(wrong: object) -> None:
-    """It is named before anything is sent."""
+async def test_other_objects_are_refused(wrong: object) -> None:
+    """An invalid client is an error before anything is sent."""
     with pytest.raises(ConfigurationError, match=r"http_client must be an httpx\.AsyncClient"):
         await HttpRequest("https://models.example", http_client=wrong).open()
 
@@ -376,14 +376,14 @@ async def test_a_synchronous_client() -> None:
 
 
 async def test_a_client_that_was_closed(client: httpx.AsyncClient) -> None:
-    """A closed client is an error of the configuration, not of the server, and is not tried again."""
+    """A closed client is a configuration error and is not retried."""
     await client.aclose()
     with pytest.raises(ConfigurationError, match="http_client is closed"):
         await HttpRequest("https://models.example", http_client=client).open()
 
 
 def test_a_client_and_the_direct_engine() -> None:
-    """They exclude each other."""
+    """Using both is an error."""
     with pytest.raises(ConfigurationError, match="http_client needs httpx") as caught:
         HttpRequest(
             "https://models.example", transport="direct", http_client=httpx.AsyncClient(trust_env=False)

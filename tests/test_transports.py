@@ -1,4 +1,4 @@
-"""Both engines, `direct` and `httpx`, make the same of the same bytes, however they are cut."""
+"""Both engines, `direct` and `httpx`, give the same result for the same bytes, however they are cut."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ each = pytest.mark.parametrize("engine", ENGINES)
 
 @pytest.fixture(autouse=True, scope="module")
 def no_retries() -> Iterator[None]:
-    """A request that fails is not sent again."""
+    """Disable retries."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_request, "RETRY", RetryPolicy(retries=0))
         yield
 
 
 class Outcome(NamedTuple):
-    """What a caller sees of a request."""
+    """The result of a request for its caller."""
 
     status: int | None
     headers: dict[str, str] | None
@@ -91,7 +91,7 @@ def outcome(engine: TransportChoice, *steps: Step, timeout: float = 5.0) -> Outc
 
 @dataclass
 class Wire:
-    """A response: the bytes that a server sends, and what a client must make of them."""
+    """A response: the bytes of the server, and the expected result."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -110,7 +110,7 @@ CUTS = st.lists(st.integers(1, 600), max_size=12)
 
 @st.composite
 def wires(draw: st.DrawFn) -> Wire:
-    """Draw a response that keeps the rules of HTTP/1.x, in the less usual ways, too."""
+    """Draw a valid HTTP/1.x response, also in less common forms."""
     wire = Wire(status=draw(st.sampled_from([200, 200, 200, 201, 226, 299])))
     wire.body = b"".join(pieces := draw(st.lists(st.binary(min_size=1, max_size=60), max_size=6)))
     eol = draw(st.sampled_from(["\r\n", "\r\n", "\n"]))
@@ -165,7 +165,7 @@ def last_chunk(draw: st.DrawFn) -> bytes:
 @quick
 @given(wire=wires(), cuts=CUTS, stays_open=st.booleans())
 def test_a_valid_response(wire: Wire, cuts: list[int], stays_open: bool) -> None:
-    """Both engines return the status, the headers and the body that the server meant."""
+    """Both engines return the status, the headers and the body."""
     expected = Outcome(wire.status, wire.headers, wire.body, None)
     steps: list[Step] = [*split_bytes(wire.sent, cuts)]
     if stays_open and wire.has_end:
@@ -177,7 +177,7 @@ def test_a_valid_response(wire: Wire, cuts: list[int], stays_open: bool) -> None
 @quick
 @given(wire=wires(), cuts=CUTS, at=st.integers(0, 10_000))
 def test_a_response_that_is_cut_short(wire: Wire, cuts: list[int], at: int) -> None:
-    """A response without its end is an error after the same bytes in both engines, never a short success."""
+    """An incomplete response is an error after the same bytes in both engines."""
     sent = wire.sent[: at % len(wire.sent)]
     direct, httpx = (outcome(engine, *split_bytes(sent, cuts)) for engine in ENGINES)
     assert direct == httpx
@@ -186,7 +186,7 @@ def test_a_response_that_is_cut_short(wire: Wire, cuts: list[int], at: int) -> N
 
 
 async def in_sequence(engine: TransportChoice, responses: list[list[bytes]]) -> list[Outcome]:
-    """Return the outcomes of requests to a server that leaves it to the client to close connections."""
+    """Return the outcomes of requests to a server that keeps connections open."""
     pending = iter(responses)
     connections = []
 
@@ -214,7 +214,7 @@ async def in_sequence(engine: TransportChoice, responses: list[list[bytes]]) -> 
 @quick
 @given(items=st.lists(st.tuples(wires().filter(lambda wire: wire.has_end), CUTS), min_size=2, max_size=5))
 def test_responses_in_sequence(items: list[tuple[Wire, list[int]]]) -> None:
-    """Nothing of a response is left for the next one on the same connection."""
+    """No byte of a response becomes part of the next one on the connection."""
     expected = [Outcome(wire.status, wire.headers, wire.body, None) for wire, _ in items]
     responses = [split_bytes(wire.sent, cuts) for wire, cuts in items]
     for engine in ENGINES:
@@ -247,7 +247,7 @@ FAULTS = [
 @quick
 @given(wire=wires(), fault=st.sampled_from(FAULTS), last=st.booleans(), cuts=CUTS)
 def test_a_response_with_a_fault(wire: Wire, fault: tuple[bytes, bytes], last: bool, cuts: list[int]) -> None:
-    """A rule that is broken is the same class of error in both engines."""
+    """A violated rule is the same class of error in both engines."""
     old, new = fault
     at = wire.sent.rfind(old) if last else wire.sent.find(old)
     sent = wire.sent[:at] + new + wire.sent[at + len(old) :] if at >= 0 else wire.sent
@@ -262,7 +262,7 @@ def test_a_response_with_a_fault(wire: Wire, fault: tuple[bytes, bytes], last: b
     cuts=CUTS,
 )
 def test_any_bytes(wire: Wire, edits: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
-    """Bytes replaced, inserted or lost: one engine may be stricter, but two successes are the same."""
+    """One engine may be stricter, but two successes are the same."""
     sent = bytearray(wire.sent)
     for place, size, data in edits:
         at = place % (len(sent) + 1)
@@ -331,7 +331,7 @@ def header_lines(size: int) -> bytes:
 async def test_a_hostile_server(
     engine: TransportChoice, steps: Sequence[Step], expected: type[Exception]
 ) -> None:
-    """What is not HTTP, is incomplete or has no end is an error of the same class in both engines."""
+    """Invalid, incomplete and endless responses are errors of the same class in both engines."""
     async with FakeServer(FakeReply(steps, head=b"")) as server:
         server.release()
         assert expected is (await outcome_of(request_to(server, engine))).error
@@ -359,7 +359,7 @@ async def test_a_hostile_server(
     ids=range(12),
 )
 async def test_an_unusual_server(engine: TransportChoice, sent: bytes, status: int, body: bytes) -> None:
-    """What is unusual and still unambiguous is accepted by both engines, sent at once or byte by byte."""
+    """Unusual but unambiguous responses are accepted by both engines."""
     whole = FakeReply([sent], head=b"")
     parts = FakeReply(split_bytes(sent, range(300)), head=b"")
     async with FakeServer(whole, parts) as server:
@@ -383,7 +383,7 @@ STRICTER = {
 
 @pytest.mark.parametrize("name", STRICTER)
 def test_where_one_engine_is_stricter(name: str) -> None:
-    """The differences between the engines are known: each is a refusal, never another content."""
+    """The known differences are refusals, never different content."""
     sent, *expected = STRICTER[name]
     assert expected == [outcome(engine, sent).error for engine in ENGINES]
 
@@ -392,7 +392,7 @@ def test_where_one_engine_is_stricter(name: str) -> None:
     ("engine", "expected"), [("direct", InvalidReplyError), ("httpx", ProviderTimeoutError)]
 )
 async def test_interim_responses_without_end(engine: TransportChoice, expected: type[Exception]) -> None:
-    """They end at a limit; in the httpx engine, which does not see them, at the time-out."""
+    """They end at a limit; in the httpx engine at the time-out."""
     interim = [b"HTTP/1.1 102 Processing\r\n\r\n" * 500] * 8
     async with FakeServer(FakeReply([*interim, Hold()], head=b"")) as server:
         assert expected is (await outcome_of(request_to(server, engine, timeout=0.3))).error
@@ -426,7 +426,7 @@ async def test_bytes_behind_the_body(surplus: bytes, apart: bool) -> None:
 
 @each
 async def test_connections_are_reused(engine: TransportChoice) -> None:
-    """A response that was read to its end leaves its connection to the next request, whatever its framing."""
+    """A complete response makes its connection available, whatever its framing."""
     replies = [
         FakeReply([b"a"]),
         FakeReply([b"b"], framing="length"),
@@ -442,7 +442,7 @@ async def test_connections_are_reused(engine: TransportChoice) -> None:
 
 @each
 async def test_a_server_that_closes_an_idle_connection(engine: TransportChoice) -> None:
-    """The next request opens another one, whether the close was seen before or only after it was sent."""
+    """The next request opens another connection, before or after it was sent."""
     lost = FakeReply([Hangup()], head=b"")
     closed = FakeReply([b"a", Wait()], headers={"content-length": "1"}, framing="length")
     async with FakeServer(FakeReply([b"a"]), lost, closed, FakeReply([b"b"])) as server:
@@ -455,7 +455,7 @@ async def test_a_server_that_closes_an_idle_connection(engine: TransportChoice) 
 async def test_a_connection_that_was_idle_for_too_long(
     engine: TransportChoice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is closed and not used again, because a router may have dropped it without notice."""
+    """It is closed, because a router may have dropped it silently."""
     async with FakeServer(FakeReply([b"a"]), FakeReply([b"b"])) as server:
         assert b"a" == (await outcome_of(request_to(server, engine))).body
         monkeypatch.setattr(pool, "KEEP_ALIVE_S", -1.0)
@@ -468,7 +468,7 @@ async def test_a_connection_that_was_idle_for_too_long(
 
 @each
 async def test_leaving_a_response_closes_its_connection(engine: TransportChoice) -> None:
-    """A response that is not read to its end closes its connection at once."""
+    """An incompletely read response closes its connection at once."""
     async with FakeServer(FakeReply([b"a", Hold()])) as server:
         async with request_to(server, engine) as response:
             assert b"a" == await response.read()
@@ -479,7 +479,7 @@ async def test_leaving_a_response_closes_its_connection(engine: TransportChoice)
 @pytest.mark.parametrize("part", ["headers", "body"])
 @pytest.mark.parametrize("way", ["task", "signal", "timeout"])
 async def test_a_request_that_is_stopped(engine: TransportChoice, part: str, way: str) -> None:
-    """Cancellation, the signal and a time-out end a request that waits, and close its connection."""
+    """A cancellation, the signal and a time-out end a request and close its connection."""
     reply = FakeReply([Hold()], head=b"") if part == "headers" else FakeReply([b"a", Hold()])
     async with FakeServer(reply) as server:
         signal = AbortSignal()
@@ -509,7 +509,7 @@ async def test_a_request_that_is_stopped(engine: TransportChoice, part: str, way
 
 @each
 async def test_a_reader_that_is_slow(engine: TransportChoice) -> None:
-    """A body that is not read is not buffered without limit: its server has to wait."""
+    """The buffer has a limit, so the server has to wait."""
     piece, count, sent = bytes(HIGH_WATER), 128, 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -547,7 +547,7 @@ LARGE = bytes(range(256)) * (WRITE_SIZE // 64)
     ],
 )
 async def test_a_large_request(engine: TransportChoice, way: str) -> None:
-    """It arrives complete, also if the response begins before its end. A refusal ends it."""
+    """It arrives complete, also if the response starts before; a refusal ends it."""
     received = b""
     status = b"HTTP/1.1 413 Too Large" if way == "refuses" else b"HTTP/1.1 200 OK"
     head = status + b"\r\ncontent-length: 2\r\n\r\n"
@@ -584,7 +584,7 @@ async def test_a_large_request(engine: TransportChoice, way: str) -> None:
 
 @each
 async def test_a_server_that_is_not_there(engine: TransportChoice) -> None:
-    """Both engines give the same reason and the same hint."""
+    """Both engines give the same reason and hint."""
     async with FakeServer() as server:
         origin = server.origin
     with pytest.raises(ConnectionFailedError) as caught:
@@ -595,7 +595,7 @@ async def test_a_server_that_is_not_there(engine: TransportChoice) -> None:
 
 @each
 async def test_a_status_that_is_an_error(engine: TransportChoice) -> None:
-    """The text and the status of the error come through either engine, and its connection remains usable."""
+    """Both engines give the text and the status, and the connection remains usable."""
     async with FakeServer(FakeReply.error(400, "no such model"), FakeReply([b"a"])) as server:
         with pytest.raises(ProviderError, match="HTTP 400: no such model"):
             await request_to(server, engine).open()
@@ -608,7 +608,7 @@ async def test_a_status_that_is_an_error(engine: TransportChoice) -> None:
 
 @pytest.mark.parametrize("end", [b"", Reset(), Hangup(), Hold()], ids=["end", "reset", "hangup", "hold"])
 def test_uvloop(end: Step) -> None:
-    """The direct engine does the same on uvloop: a slow reader, every kind of end, and an abort."""
+    """The direct engine works on uvloop: a slow reader, every end, and an abort."""
     uvloop = pytest.importorskip("uvloop")
     piece, count = bytes(HIGH_WATER), 40
 

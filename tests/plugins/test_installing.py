@@ -216,7 +216,7 @@ def test_what_lacks_a_package_is_installed_again_from_where_it_came(
     done = workshop.tinyagent("tools", "call", "sunny")
     assert ("", 3) == (done.stdout, done.returncode)
     assert "it needs the module 'plugin_plain', which is not installed" in done.stderr
-    command = done.stderr.partition("what it needs: tinyagent ")[2].split()
+    command = done.stderr.partition("its dependencies: tinyagent ")[2].split()
     assert ["plugins", "install", "--upgrade", str(made)] == command
     assert 0 == workshop.tinyagent(*command).returncode
 
