@@ -47,6 +47,7 @@ class TestAlchemy(ProviderContract):
 
     wire: Wire = ChatWire()
     stream_fn = staticmethod(stream_alchemy_openai_completions)
+    patience = 60.0
 
     def make_model(self, server_url: str) -> Any:
         return OpenAICompatModel(provider="acme", id="m", base_url=server_url, reasoning=True)

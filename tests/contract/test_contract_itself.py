@@ -88,7 +88,7 @@ def contract(stream_fn: Any, **attributes: Any) -> ProviderContract:
     def make_model(self: Any, base_url: str) -> Any:
         return OpenAICompatModel(id="m", base_url=base_url)
 
-    given = {"wire": ChatWire(), "stream_fn": stream_fn, "make_model": make_model, "patience": 3.0}
+    given = {"wire": ChatWire(), "stream_fn": stream_fn, "make_model": make_model, "patience": 60.0}
     made: ProviderContract = type("Spoilt", (ProviderContract,), given | attributes)()
     return made
 
@@ -177,23 +177,29 @@ async def forgetful(model: Any, context: Any, options: Mapping[str, Any]) -> Any
     return await stream_openai_completions(model, context, dict(options))  # type: ignore[arg-type]
 
 
+HANGS = 3.0
+"""The patience for a provider that hangs until it is used up."""
+
+
 @pytest.mark.parametrize(
-    ("stream_fn", "test", "complaint"),
+    ("stream_fn", "test", "patience", "complaint"),
     [
-        (buffering, "test_deltas_come_as_they_are_sent", "held back"),
-        (greedy, "test_a_slow_reader_loses_nothing", "no back-pressure"),
-        (deaf, "test_aborts", "signal"),
-        (deaf, "test_stalls", "hangs"),
-        (talkative, "test_http_500", "the key is in"),
-        (credulous, "test_cut_streams", "it fails"),
-        (raising, "test_an_error_in_the_stream", "is an event, not an exception"),
-        (forgetful, "test_second_turn", "the second request lacks"),
+        (buffering, "test_deltas_come_as_they_are_sent", HANGS, "held back"),
+        (greedy, "test_a_slow_reader_loses_nothing", 60.0, "no back-pressure"),
+        (deaf, "test_aborts", HANGS, "signal"),
+        (deaf, "test_stalls", HANGS, "hangs"),
+        (talkative, "test_http_500", 60.0, "the key is in"),
+        (credulous, "test_cut_streams", 60.0, "it fails"),
+        (raising, "test_an_error_in_the_stream", 60.0, "is an event, not an exception"),
+        (forgetful, "test_second_turn", 60.0, "the second request lacks"),
     ],
 )
-def test_a_provider_that_breaks_the_contract_is_found(stream_fn: Any, test: str, complaint: str) -> None:
+def test_a_provider_that_breaks_the_contract_is_found(
+    stream_fn: Any, test: str, patience: float, complaint: str
+) -> None:
     """Each of the providers above fails its test."""
     with pytest.raises((AssertionError, TimeoutError), match=complaint):
-        getattr(contract(stream_fn), test)()
+        getattr(contract(stream_fn, patience=patience), test)()
 
 
 def test_what_does_not_apply_is_skipped_with_its_reason() -> None:
