@@ -19,10 +19,11 @@ import select
 import threading
 import time
 from collections.abc import Generator, Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
 from tinyagent import default_convert_to_llm
 from tinyagent._net import request as _http
+from tinyagent._stream.builder import BuilderEvent
 from tinyagent._stream.message_checks import checked_messages
 from tinyagent.agent_types import (
     AgentTool,
@@ -44,6 +45,10 @@ __all__ = [
 ]
 
 
+PlainDict: TypeAlias = Mapping[str, Any]
+"""A model or a context as JSON."""
+
+
 class CollectedReply(TypedDict):
     """All events of a reply, and its message."""
 
@@ -60,7 +65,8 @@ class OpenAICompletionsStream:
         self._native = self._request.open_native(self._waker)
         self._lock = threading.Lock()
         self._message: AssistantMessage | None = None
-        self._events = self._read()
+        # The events of the builder have the fields of an assistant message event.
+        self._events = cast("Generator[AssistantMessageEvent]", self._read())
 
     def next_event(self) -> AssistantMessageEvent | None:
         """Wait for the next event. Return None after the last, which is `done` or `error`."""
@@ -78,11 +84,11 @@ class OpenAICompletionsStream:
         """End the request at once. A thread that waits in `next_event` gets an `error` event."""
         self._native.close()
 
-    def _read(self) -> Generator[AssistantMessageEvent]:
+    def _read(self) -> Generator[BuilderEvent]:
         decoder, tries = self._decoder(redact=self._request.errors.redact), 0
         poll = select.poll()
         poll.register(self._waker.fileno(), select.POLLIN)
-        yield cast(AssistantMessageEvent, decoder.builder.start())
+        yield decoder.builder.start()
         while True:
             steps = self._native.take()
             if steps is not None and not steps:
@@ -102,7 +108,7 @@ class OpenAICompletionsStream:
             if decoder.ended:
                 last = events[-1]
                 self._message = last["message"] if last["type"] == "done" else last["error"]
-            yield from cast("list[AssistantMessageEvent]", events)
+            yield from events
             if decoder.ended:
                 return
 
@@ -118,7 +124,7 @@ def _wait(error: TinyAgentError, tries: int) -> float | None:
 
 
 def openai_completions_stream(
-    model: Mapping[str, Any], context: Mapping[str, Any], options: SimpleStreamOptions | None = None
+    model: PlainDict, context: PlainDict, options: SimpleStreamOptions | None = None
 ) -> OpenAICompletionsStream:
     """Send a request, and return the reply to read.
 
@@ -153,9 +159,9 @@ def openai_completions_stream(
 
 
 def collect_openai_completions(
-    model: Mapping[str, Any], context: Mapping[str, Any], options: SimpleStreamOptions | None = None
+    model: PlainDict, context: PlainDict, options: SimpleStreamOptions | None = None
 ) -> CollectedReply:
     """Send a request and block until its reply is complete: `{"events": [...], "final_message": {...}}`."""
     stream = openai_completions_stream(model, context, options)
-    events = list(iter(stream.next_event, None))
+    events: list[AssistantMessageEvent] = list(iter(stream.next_event, None))
     return {"events": events, "final_message": stream.result()}

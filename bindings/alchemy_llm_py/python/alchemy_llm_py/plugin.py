@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 from tinyagent import ConfigurationError, Provider, hookimpl
-from tinyagent.agent_types import Model
+from tinyagent.agent_types import JsonDict, JsonValue, Model
 from tinyagent.alchemy_provider import OpenAICompatModel, stream_alchemy_openai_completions
 from tinyagent.anthropic_provider import AnthropicModel
 from tinyagent.openai_wire import known_servers
@@ -48,7 +47,7 @@ def _api(name: str) -> str:
     return "anthropic-messages" if name == "anthropic" else "openai-completions"
 
 
-def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
+def make_model(model_id: str, options: Mapping[str, JsonValue]) -> Model:
     """Make the model of `UPSTREAM/MODEL`, or of any server if the options have a `base_url`.
 
     Raises:
@@ -69,7 +68,7 @@ def make_model(model_id: str, options: Mapping[str, Any]) -> Model:
     )
 
 
-def _made(model_id: str, known: dict[str, Any]) -> Model:
+def _made(model_id: str, known: JsonDict) -> Model:
     kind = AnthropicModel if known.get("api") == "anthropic-messages" else OpenAICompatModel
     names = {field.name for field in fields(kind)} - {"id", "thinking_level"}
     unknown = sorted(set(known) - names)
