@@ -269,11 +269,13 @@ def _set_cache_points(body: dict[str, object], conversation: Conversation, point
     however much came between. If the user has marks of their own, these are all.
     """
     fixed = {name: as_list(body.get(name)) for name in ("system", "tools")}
-    if conversation.is_marked or any("cache_control" in block for block in itertools.chain(*fixed.values())):
+    if conversation.is_marked or any(
+        "cache_control" in as_dict(block) for block in itertools.chain(*fixed.values())
+    ):
         return
     for name, blocks in fixed.items():
         if blocks:
-            body[name] = [*blocks[:-1], {**blocks[-1], "cache_control": point}]
+            body[name] = [*blocks[:-1], {**as_dict(blocks[-1]), "cache_control": point}]
     conversation.mark_for_caching(point)
 
 
@@ -394,5 +396,5 @@ def messages_url(base_url: str, path: str = "/messages") -> str:
 
 def _uses_server_tools(body: Mapping[str, object]) -> bool:
     """Whether the request has server tools. Only then can a reply pause and be continued."""
-    own = all("input_schema" in tool for tool in as_list(body.get("tools")))
+    own = all("input_schema" in as_dict(tool) for tool in as_list(body.get("tools")))
     return not own or bool(body.get("mcp_servers") or body.get("context_management"))

@@ -224,7 +224,7 @@ def _messages(
             if dialect.reasoning is not None:
                 entry.setdefault("reasoning_content", dialect.reasoning)
             if needs_signature and entry.get("tool_calls") and not is_own(message, model):
-                as_list(entry["tool_calls"])[0].setdefault("extra_content", _NO_SIGNATURE)
+                as_dict(as_list(entry["tool_calls"])[0]).setdefault("extra_content", _NO_SIGNATURE)
             sent.append(entry)
         else:
             sent.append({"role": "user", "content": _content(message["content"], dialect)})
