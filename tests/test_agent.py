@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 import tinyagent._cancel as cancel_module
-import tinyagent.agent as agent_module
 import tinyagent.agent_tool_execution as execution_module
 from tinyagent import (
     Agent,
@@ -34,6 +33,7 @@ from tinyagent import (
     extract_text,
     stream_openrouter,
 )
+from tinyagent._agent import listeners as _listeners
 from tinyagent._loop import model_call
 from tinyagent._stream.generator_reply import GeneratorReply
 from tinyagent.errors import (
@@ -957,7 +957,7 @@ async def test_async_listeners_are_awaited_in_order() -> None:
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_a_listener_that_never_returns(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It delays the run, but not an abort or a cancellation."""
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.01)
+    monkeypatch.setattr(_listeners, "LISTENER_GRACE_S", 0.01)
     agent = make("one two")
     heard = recorded(agent)
     hanging = asyncio.Event()
@@ -984,7 +984,7 @@ async def test_listeners_that_never_return_cost_one_grace_period_each(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After its grace period a listener no longer delays the run; others get all events."""
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.05)
+    monkeypatch.setattr(_listeners, "LISTENER_GRACE_S", 0.05)
     agent = make(Reply("half", hang=True))
     entered: list[str] = []
     heard: list[Any] = []
@@ -1041,7 +1041,7 @@ async def stubborn(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stubborn]:
     monkeypatch.setattr(cancel_module, "CALLBACK_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "CLOSE_GRACE_S", 0.02)
     monkeypatch.setattr(model_call, "REPLY_GRACE_S", 0.02)
-    monkeypatch.setattr(agent_module, "LISTENER_GRACE_S", 0.02)
+    monkeypatch.setattr(_listeners, "LISTENER_GRACE_S", 0.02)
     code = Stubborn()
     yield code
     await code.release()

@@ -24,7 +24,7 @@ FLOORS = [
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
     | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
     {"_tool_call", "agent_tool_execution", "_loop", "agent_loop"},
-    {"agent", "tools"},
+    {"_agent", "agent", "tools"},
     {"testing"},
 ]
 

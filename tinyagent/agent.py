@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import copy
-import inspect
-import logging
 import threading
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Literal, Self, get_args
+from typing import Self, get_args
 
+from ._agent.active_run import ActiveRun
+from ._agent.listeners import Listener, Listeners
+from ._agent.prompts import Input, input_message, input_messages
+from ._agent.queue import MessageQueue, QueueMode
 from ._answer import answer_error, extract_text, last_reply, partial_text
 from ._cancel import (
-    Aborted,
-    AbortSignal,
-    CancelScope,
-    best_effort,
     invoke,
     is_awaited_by,
     require_asyncio,
-    shielded,
 )
 from ._event_stream import Channel, EventStream, Iteration
 from ._loop.limits import check_limits
-from ._stream.builder import now_ms
 from ._stream.message_checks import checked_message, checked_messages, is_assistant, is_sent
 from ._tool_checks import checked_tools
 from .agent_loop import run_agent_loop
@@ -54,41 +46,19 @@ from .agent_types import (
     RunLimit,
     RunSettings,
     StreamFn,
-    TextContent,
     ThinkingLevel,
     ToolExecutionEndEvent,
     ToolExecutionMode,
     ToolExecutionStartEvent,
-    UserMessage,
 )
-from .errors import AgentStateError, InvalidMessageError
+from .errors import AgentStateError
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
-
-logger: logging.Logger = logging.getLogger("tinyagent")
-
-LISTENER_GRACE_S = 1.0
-"""Seconds that an async listener has for an event after its run was aborted or cancelled."""
-
-CLOSED_LOOP_INTERVAL_S = 0.2
-"""Seconds between checks whether the event loop of a run was closed, while another loop waits for the run."""
-
-QueueMode = Literal["one-at-a-time", "all"]
-Listener = Callable[[AgentEvent], Awaitable[None] | None]
-Input = str | Mapping[str, object] | Sequence[str | Mapping[str, object]]
 
 
 def default_convert_to_llm(messages: Sequence[AnyAgentMessage]) -> list[Message]:
     """Return the user, assistant and tool result messages. Other roles are left out."""
     return [message for message in messages if is_sent(message)]
-
-
-def user_message(text: str, images: Sequence[str | ImageContent] = ()) -> UserMessage:
-    """Return a user message with the current time. Images are content blocks or URLs."""
-    content: list[TextContent | ImageContent] = [{"type": "text", "text": text}] if text else []
-    for image in images:
-        content.append({"type": "image", "url": image} if isinstance(image, str) else image)
-    return {"role": "user", "content": content, "timestamp": now_ms()}
 
 
 @dataclass
@@ -113,49 +83,6 @@ class AgentOptions(RunSettings):
     follow_up_mode: QueueMode = "one-at-a-time"
 
 
-class _ActiveRun:
-    """The current run."""
-
-    def __init__(self, channel: Channel[AgentEvent, list[AgentMessage]] | None) -> None:
-        self.signal = AbortSignal()
-        self.channel = channel
-        self.task = asyncio.current_task()
-        self.loop = asyncio.get_running_loop()
-        self.thread = threading.get_ident()
-        self.stuck: set[object] = set()
-        """Listeners that exceeded their grace period. The run no longer waits for them."""
-        self._over: Future[None] = Future()
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self.task is not None and self.task.cancelling() > 0
-
-    @property
-    def abandoned(self) -> bool:
-        return self.channel is not None and self.channel.abandoned
-
-    def end(self) -> None:
-        """Wake all tasks that wait for the end."""
-        if not self._over.done():
-            self._over.set_result(None)
-
-    async def wait(self) -> None:
-        """Wait for the end, in any event loop; also returns when the run's own loop is closed."""
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-
-        def wake(_: Future[None]) -> None:
-            with contextlib.suppress(RuntimeError):  # The waiting loop was closed.
-                loop.call_soon_threadsafe(ended.set)
-
-        self._over.add_done_callback(wake)
-        while not ended.is_set() and not self.loop.is_closed():
-            # Closing a loop triggers no notification, so another loop has to check.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if self.loop is loop else CLOSED_LOOP_INTERVAL_S):
-                    await ended.wait()
-
-
 class Agent:
     """A conversation with a model that can use tools.
 
@@ -178,11 +105,10 @@ class Agent:
                 raise ValueError(f"{name} is {mode!r}; it must be one of {', '.join(known)}.")
         check_limits(self.options)
         self._session_id = self.options.session_id
-        self._steering: list[AgentMessage] = []
-        self._follow_ups: list[AgentMessage] = []
-        self._listeners: dict[object, Listener] = {}
-        self._reported: set[object] = set()
-        self._active: _ActiveRun | None = None
+        self._steering = MessageQueue()
+        self._follow_ups = MessageQueue()
+        self._listeners = Listeners()
+        self._active: ActiveRun | None = None
         self._latest: MessageUpdateEvent | None = None
         self._state: AgentState = {
             "system_prompt": "",
@@ -317,81 +243,18 @@ class Agent:
         Returns:
             A function that removes the listener.
         """
-        key = object()
-        self._listeners = {**self._listeners, key: listener}
-
-        def unsubscribe() -> None:
-            self._listeners = {other: fn for other, fn in self._listeners.items() if other is not key}
-            self._reported.discard(key)
-
-        return unsubscribe
+        return self._listeners.add(listener)
 
     def _emit(self, event: AgentEvent) -> Awaitable[None] | None:
         if type(event) is MessageUpdateEvent:
             self._latest = event
         else:
             self._fold(event)
-        waiting: list[tuple[object, Awaitable[None]]] | None = None
-        for key, listener in self._listeners.items():
-            try:
-                returned = listener(event)
-            except (Exception, asyncio.CancelledError):  # noqa: BLE001 - a listener never breaks the run
-                self._report(key, listener)
-            else:
-                if returned is not None and inspect.isawaitable(returned):
-                    waiting = [*(waiting or ()), (key, returned)]
+        waiting = self._listeners.call(event) if self._listeners.functions else None
         active = self._active
         channel = active.channel if active is not None else None
         room = channel.push(event) if channel is not None else None
-        return self._settle(waiting, room) if waiting is not None else room
-
-    async def _settle(
-        self, waiting: list[tuple[object, Awaitable[None]]], room: Awaitable[None] | None
-    ) -> None:
-        """Await async listeners in order; for a limited time if the run is ending."""
-        active = self._active
-        stuck = active.stuck if active is not None else set()
-        rest = deque(waiting)
-
-        async def listen() -> None:
-            while rest:
-                key, returned = rest[0]
-                if key in stuck:
-                    _close_unawaited(returned)
-                else:
-                    try:
-                        await invoke(lambda returned=returned: returned)
-                    except Exception:  # noqa: BLE001 - a listener never breaks the run
-                        self._report(key, self._listeners.get(key))
-                rest.popleft()
-
-        cancelled: asyncio.CancelledError | None = None
-        while rest:
-            try:
-                if active is None or active.is_cancelled or active.signal.is_set():
-                    # The run is closing its events. This must not be interrupted again.
-                    await best_effort(listen(), LISTENER_GRACE_S)
-                else:
-                    async with CancelScope(active.signal):
-                        await shielded(listen(), LISTENER_GRACE_S)
-            except Aborted:
-                pass  # The listener had its grace period. The run itself reacts to the abort.
-            except asyncio.CancelledError as error:
-                cancelled = error
-            if rest:
-                stuck.add(rest.popleft()[0])
-        if cancelled is not None:
-            raise cancelled
-        if room is not None:
-            await room
-
-    def _report(self, key: object, listener: Listener | None) -> None:
-        if key not in self._reported:
-            self._reported.add(key)
-            logger.exception(
-                "The event listener %r raised. This is logged once, and the run continues.",
-                listener,
-            )
+        return self._listeners.settle(waiting, active, room) if waiting is not None else room
 
     def _fold(self, event: AgentEvent) -> None:
         state = self._state
@@ -402,8 +265,8 @@ class Agent:
             case MessageEndEvent(message=message):
                 self._latest = state["stream_message"] = None
                 state["messages"].append(message)
-                _remove(self._steering, message)
-                _remove(self._follow_ups, message)
+                self._steering.discard(message)
+                self._follow_ups.discard(message)
                 if is_assistant(message) and message.get("error_message"):
                     state["error"] = message["error_message"]
             case ToolExecutionStartEvent(tool_call_id=call_id):
@@ -434,7 +297,7 @@ class Agent:
         Raises:
             RuntimeError: A run is active, or the agent has no model or no stream function.
         """
-        return last_reply(await self._start(_messages(input, images)))
+        return last_reply(await self._start(input_messages(input, images)))
 
     async def prompt_text(self, input: Input, images: Sequence[str | ImageContent] | None = None) -> str:
         """Do the same as `prompt`, and return the text of the last message.
@@ -445,7 +308,7 @@ class Agent:
                 `OutputTruncatedError`, `RunLimitError`, `RunAbortedError`, or, for a reply without text,
                 `EmptyReplyError`, which names the other content. `partial_text` has the text so far.
         """
-        messages = await self._start(_messages(input, images))
+        messages = await self._start(input_messages(input, images))
         _check_answer(messages, self._state["limit"])
         return extract_text(last_reply(messages))
 
@@ -479,7 +342,7 @@ class Agent:
         Raises:
             RuntimeError: See `prompt`.
         """
-        prompts = _messages(input, images)
+        prompts = input_messages(input, images)
         self._check_ready()
 
         async def run(channel: Channel[AgentEvent, list[AgentMessage]]) -> list[AgentMessage]:
@@ -516,7 +379,7 @@ class Agent:
         while (left := self._running()) is not None and left.abandoned:
             await left.wait()
         self._check_ready()
-        active = self._active = _ActiveRun(channel)
+        active = self._active = ActiveRun(channel)
         self._state["is_streaming"] = True
         try:
             return await run_agent_loop(
@@ -525,7 +388,7 @@ class Agent:
         finally:
             self._end_run(active)
 
-    def _running(self) -> _ActiveRun | None:
+    def _running(self) -> ActiveRun | None:
         """Return the active run. A run whose event loop was closed cannot continue, so it has ended."""
         active = self._active
         if active is not None and active.loop.is_closed():
@@ -533,7 +396,7 @@ class Agent:
             return None
         return active
 
-    def _end_run(self, active: _ActiveRun) -> None:
+    def _end_run(self, active: ActiveRun) -> None:
         if self._active is active:
             self._active = self._latest = None
             self._state["is_streaming"] = False
@@ -556,8 +419,8 @@ class Agent:
         config = AgentLoopConfig(
             model=self._model(),
             convert_to_llm=options.convert_to_llm or default_convert_to_llm,
-            get_steering_messages=lambda: _head(self._steering, options.steering_mode),
-            get_follow_up_messages=lambda: _head(self._follow_ups, options.follow_up_mode),
+            get_steering_messages=lambda: self._steering.next(options.steering_mode),
+            get_follow_up_messages=lambda: self._follow_ups.next(options.follow_up_mode),
             # None unless the level was set on the agent; the level of the model then applies.
             thinking_level=state["thinking_level"] if self._level_is_set else None,
         )
@@ -581,11 +444,11 @@ class Agent:
 
         Without an active run, the message waits for the next one. It is queued until it is in the history.
         """
-        self._steering.append(_message(message))
+        self._steering.append(input_message(message))
 
     def follow_up(self, message: str | AnyAgentMessage) -> None:
         """Queue a message for the point where the run would otherwise end."""
-        self._follow_ups.append(_message(message))
+        self._follow_ups.append(input_message(message))
 
     def clear_steering_queue(self) -> None:
         """Discard the messages that `steer` has queued."""
@@ -596,7 +459,7 @@ class Agent:
         self._follow_ups.clear()
 
     def _take_follow_ups(self) -> list[AgentMessage]:
-        return _head(self._follow_ups, self.options.follow_up_mode)
+        return self._follow_ups.next(self.options.follow_up_mode)
 
     def abort(self) -> None:
         """End the run: its request at once, its tools soon after. May be called from any thread."""
@@ -665,53 +528,6 @@ class TextStream:
     def abandon(self) -> None:
         """End the run without waiting for it."""
         self._events.abandon()
-
-
-# ---- helpers ------------------------------------------------------------------------------------------
-
-
-def _message(message: str | Mapping[str, object], place: str = "The message") -> AgentMessage:
-    if isinstance(message, str):
-        return user_message(message)
-    # The caller may change the dict later, and events never change: the message is a copy.
-    return copy.deepcopy(checked_message(message, place))
-
-
-def _messages(input: Input, images: Sequence[str | ImageContent] | None) -> list[AgentMessage]:
-    if isinstance(input, str | Mapping):
-        input = [input]
-    elif not isinstance(input, Iterable):
-        raise InvalidMessageError(
-            f"A prompt must be text, a message or a list of them, not {type(input).__name__}."
-        )
-    messages = [_message(one, f"Message {n} of the prompt") for n, one in enumerate(input, 1)]
-    if not messages:
-        raise ValueError("The prompt contains no message.")
-    if isinstance(images, str | bytes | Mapping):
-        raise InvalidMessageError(
-            f"Images must be a list of URLs and image blocks, not of type {type(images).__name__}."
-        )
-    if images:
-        last, added = messages[-1], user_message("", images)["content"]
-        messages[-1] = _message({**last, "content": [*(last.get("content") or ()), *added]})
-    return messages
-
-
-def _close_unawaited(returned: Awaitable[None]) -> None:
-    if inspect.iscoroutine(returned):
-        returned.close()
-
-
-def _head(queue: list[AgentMessage], mode: QueueMode) -> list[AgentMessage]:
-    """Return the messages to take next. They stay queued until they are in the history, so none gets lost."""
-    return list(queue) if mode == "all" else queue[:1]
-
-
-def _remove(queue: list[AgentMessage], message: AgentMessage) -> None:
-    for position, queued in enumerate(queue):
-        if queued is message:
-            del queue[position]
-            return
 
 
 def _check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> None:

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from syrupy.assertion import SnapshotAssertion
 
-    from tinyagent.agent import Input
+    from tinyagent._agent.prompts import Input
     from tinyagent.agent_types import (
         AgentEvent,
         AgentTool,
