@@ -37,8 +37,17 @@ OTHER_PACKAGES = {
 }
 
 NOT_IN_PYTHON = {
-    *("argparse", "configparser", "email", "http.client", "importlib.metadata", "importlib.resources"),
-    *("multiprocessing", "random", "shutil", "tempfile", "unittest", "urllib.request", "xml", "zipfile"),
+    *(
+        "argparse",
+        "configparser",
+        "email",
+        "hashlib",
+        "http.client",
+        "importlib.metadata",
+        "importlib.resources",
+    ),
+    *("hashlib", "multiprocessing", "random", "shutil", "tempfile", "unittest", "urllib.request", "xml"),
+    "zipfile",
 }
 
 PUBLIC_DATACLASSES = {

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -236,6 +235,8 @@ def _short_id(call_id: str) -> str:
     """Return an id of nine letters and digits; Mistral accepts no other ids."""
     if re.fullmatch(_MISTRAL_ID, call_id):
         return call_id
+    import hashlib  # only for Mistral
+
     return hashlib.sha256(call_id.encode("utf-8", "replace")).hexdigest()[:9]
 
 
