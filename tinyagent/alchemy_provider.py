@@ -1,11 +1,10 @@
-"""The provider of the Rust wheel `tinyagent-alchemy`: its batches become our events.
+"""The provider of the Rust wheel `tinyagent-alchemy`: the steps of its replies become events.
 
     agent = Agent(AgentOptions(stream_fn=stream_alchemy_openai_completions))
 
-The wheel's module `alchemy_llm_py` is imported by the first call. It reads replies on threads of its own,
-which never run Python, and wakes an event loop through one socket, once for all that has come by then; no
-stream has a thread, a task or a queue of its own here. What a reply means, what fails and what is tried
-again is as for every other provider: only bytes, events and deltas are the wheel's work.
+The first call imports the wheel. It sends requests and reads replies on its own threads, which never run
+Python; `_alchemy` describes how the steps arrive. The meaning of a reply, errors and retries are the same as
+for every other provider.
 """
 
 from __future__ import annotations
@@ -177,16 +176,17 @@ class AlchemyRequest(HttpRequest):
         }
 
     def open_native(self, waker: Waker | None = None) -> NativeStream:
-        """The wheel's stream for one attempt.
+        """Return the wheel's stream for one attempt.
 
         Raises:
-            ConfigurationError: if the wheel cannot take the request, in its words.
+            ConfigurationError: The wheel refuses the request.
         """
         try:
             return self._wheel.new_stream(self.request, self.whole_body, waker)
         except ValueError as error:
             raise ConfigurationError(f"{self.name}: {self.errors.redact(str(error))}") from None
 
+    # `Any`: to `ReplyStream`, the steps of this response are what bytes are in others.
     async def _attempt(self) -> Any:
         hub = WakerHub.of_loop(self._wheel)
         response = AlchemyResponse(self.open_native(hub.waker), hub, self.signal)

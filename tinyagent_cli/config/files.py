@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from tinyagent.agent_types import JsonDict
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config
 
@@ -62,7 +63,7 @@ class RunTable(ProjectRunTable, frozen=True):
     system: str | None = None
     allow: list[str] | None = None
     transport: Literal["auto", "direct", "httpx"] | None = None
-    options: dict[str, Any] = {}
+    options: JsonDict = {}
 
 
 class ProviderTable(_Table, frozen=True):
@@ -74,7 +75,7 @@ class ProviderTable(_Table, frozen=True):
     headers: dict[str, str] = {}
     allow_http: bool = False
     ca_file: str | None = None
-    options: dict[str, Any] = {}
+    options: JsonDict = {}
 
     def __repr__(self) -> str:
         return f"ProviderTable(base_url={self.base_url!r})"  # headers may contain secrets
