@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 from tinyagent import _json
+from tinyagent._cancel import run_in_thread
 from tinyagent.agent_types import AgentLoopConfig, AssistantMessage, RunLimit, ToolResultMessage
 from tinyagent.errors import as_amount
 
@@ -62,8 +63,9 @@ class RunLimits:
         if cost is None and self._config.max_cost is not None:
             from tinyagent._prices import estimate_cost
 
-            # In a thread, because the first price loads the table.
-            cost = await asyncio.to_thread(estimate_cost, self._config.model, usage) if usage else None
+            if usage:  # In a thread, because the first price loads the table.
+                estimate = partial(estimate_cost, self._config.model, usage)
+                cost = await run_in_thread(estimate, "tinyagent prices")
             failed = message["stop_reason"] in ("error", "aborted")
             if cost is None and not failed and not self._has_noted_unknown_cost:
                 self._has_noted_unknown_cost = True
