@@ -37,6 +37,7 @@ from ._stream.model_families import claude_version, effort_for, family_of, note,
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, list_timeout, request_headers
 from ._stream.request_cache import RequestCache
+from ._stream.servers import SERVERS
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AssistantMessage,
@@ -88,11 +89,11 @@ class AnthropicModel(HttpModel):
     provider: str = "anthropic"
     id: str = "claude-sonnet-4-5"
     api: str = "anthropic-messages"
-    base_url: str = "https://api.anthropic.com"
+    base_url: str = SERVERS["anthropic"].base_url
     context_window: int = 200_000
     max_tokens: int = 16_384
     reasoning: bool | None = True
-    api_key_env: str | None = "ANTHROPIC_API_KEY"
+    api_key_env: str | None = SERVERS["anthropic"].api_key_env
     cache: Literal["5m", "1h"] | None = "5m"
     thinking: Literal["auto", "budget", "adaptive"] = "auto"
     max_pauses: int = 8

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ._stream.model import HttpModel
 from ._stream.reply import ReplyStream
-from ._stream.servers import OPENROUTER_URL
+from ._stream.servers import OPENROUTER_URL, SERVERS
 from .agent_types import Context, ModelIdentity, ModelInfo, SimpleStreamOptions, ThinkingLevel
 from .openai_wire import list_openai_models, stream_openai_completions
 
@@ -30,7 +30,7 @@ class OpenRouterModel(HttpModel):
     id: str = "anthropic/claude-3.5-sonnet"
     api: str = "openrouter"
     base_url: str = OPENROUTER_URL
-    api_key_env: str | None = "OPENROUTER_API_KEY"
+    api_key_env: str | None = SERVERS["openrouter"].api_key_env
 
 
 async def stream_openrouter(

@@ -28,7 +28,7 @@ from ._stream.request import EncodedArray, endpoint, request_headers
 from ._stream.request_cache import RequestCache
 from ._stream.responses_decoder import ResponsesDecoder
 from ._stream.responses_request import convert_messages
-from ._stream.servers import dialect_of, server_of
+from ._stream.servers import SERVERS, dialect_of, server_of
 from ._tool_schemas import tool_schema
 from .agent_types import (
     Context,
@@ -71,10 +71,10 @@ class OpenAIResponsesModel(HttpModel):
     provider: str = "openai"
     id: str = "gpt-5"
     api: str = "openai-responses"
-    base_url: str = "https://api.openai.com/v1"
+    base_url: str = SERVERS["openai"].base_url
     context_window: int = 400_000
     max_tokens: int = 128_000
-    api_key_env: str | None = "OPENAI_API_KEY"
+    api_key_env: str | None = SERVERS["openai"].api_key_env
     reasoning_summary: str | None = "auto"
 
 

@@ -23,8 +23,6 @@ __all__ = [
     "server_of",
 ]
 
-OPENROUTER_URL = "https://openrouter.ai/api/v1/chat/completions"
-
 _FIVE = ("minimal", "low", "medium", "high", "xhigh")
 
 
@@ -34,7 +32,7 @@ class Dialect(NamedTuple):
     Attributes:
         max_tokens: The field that limits the reply.
         thinking: The field for the thinking level; "" without one.
-        efforts: The values of this field, for models that `_model_families` does not know.
+        efforts: The values of this field, for models that `model_families` does not know.
         strict_efforts: Whether the server refuses a level that the model does not support.
         session: The field for the session's id, for caching; "" without one.
         null_content: Whether the content of an assistant message with tool calls and without text is null, as
@@ -251,6 +249,8 @@ SERVERS: dict[str, Server] = {
     "vllm": Server("http://127.0.0.1:8000/v1"),
 }
 """If no model was chosen, the first server with a key is used, in this order."""
+
+OPENROUTER_URL: str = f"{SERVERS['openrouter'].base_url}/chat/completions"
 
 _COMMON = Dialect()
 _NAME_OF_HOST = {
