@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,24 @@ def test_the_environment_is_read_in_one_place(package: str, allowed: set[str]) -
         for line in _reads_environment(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert [] == wrong
+
+
+def test_the_architecture_names_every_module() -> None:
+    """The diagram in ARCHITECTURE.md has all modules of the library and all rooms of the command line."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\w+", text.split("```")[1]))
+    modules = {path.stem for path in (ROOT / "tinyagent").rglob("*.py") if "contract" not in path.parts}
+    rooms = {path.parent.name for path in (ROOT / "tinyagent_cli").glob("*/__init__.py")}
+    assert set() == (modules | rooms) - named - {"__init__", "_version"}
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    """Each file that ARCHITECTURE.md names is there."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folders = ("tinyagent", "tinyagent_cli", "plugins", "tests")
+    files = {str(path) for folder in folders for path in (ROOT / folder).rglob("*.py")}
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert [] == sorted(name for name in named if not any(file.endswith(f"/{name}") for file in files))
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
