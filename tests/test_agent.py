@@ -12,6 +12,7 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -537,6 +538,15 @@ def test_the_history_can_be_written() -> None:
     assert (1, ["user:a", "user:b"]) == (len(mine), history(agent))
     agent.clear_messages()
     assert [] == agent.state["messages"]
+
+
+def test_a_mapping_becomes_a_dict() -> None:
+    """A message may be any mapping; the history contains dicts, which JSON can represent."""
+    agent = make()
+    agent.append_message(MappingProxyType(user("a")))
+    agent.replace_messages([*agent.state["messages"], MappingProxyType(user("b"))])
+    assert [dict, dict] == [type(message) for message in agent.state["messages"]]
+    assert ["user:a", "user:b"] == history(agent)
 
 
 async def test_the_initial_state_is_used() -> None:

@@ -51,6 +51,14 @@ def run_pytest(folder: Path, test: str) -> str:
     return done.stdout
 
 
+def test_an_option_of_run_agent_must_exist(
+    scripted_provider: Callable[..., Any], run_agent: Callable[..., Any]
+) -> None:
+    """A misspelled option is refused."""
+    with pytest.raises(TypeError, match="AgentOptions has no option 'max_turn'"):
+        run_agent(scripted_provider(), "Hi", max_turn=1)
+
+
 def test_a_script_must_be_used_up(tmp_path: Path) -> None:
     """A test with an unused step fails."""
     test = "def test_it(scripted_provider):\n    scripted_provider('one')\n"
