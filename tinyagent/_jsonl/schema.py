@@ -46,54 +46,7 @@ def schema() -> JsonDict:
         components[kind.__name__]["properties"]["content"]["items"] = _one_of(
             option.__name__ for option in get_args(get_args(hint)[0])
         )
-    # Other values are accepted when reading, and are written again in `history` lines.
-    components["AssistantMessage"]["properties"]["stop_reason"] = {
-        "type": "string",
-        "description": "stop, length, tool_use, error or aborted",
-    }
-    components["CustomAgentMessage"] = {
-        "title": "CustomAgentMessage",
-        "description": "Any other role: kept in the history, not sent to a model.",
-        "type": "object",
-        "properties": {
-            "role": {"type": "string", "not": {"enum": ["user", "assistant", "tool_result"]}},
-            "timestamp": {"type": "integer"},
-        },
-        "required": ["role"],
-    }
-    components["Message"] = _one_of([*(kind.__name__ for kind in roles), "CustomAgentMessage"])
-    components["AgentToolResult"] = {
-        "title": "AgentToolResult",
-        "description": "What a tool gives back: `content` for the model, `details` for programs and people.",
-        "type": "object",
-        "properties": {
-            "content": {"type": "array", "items": _one_of(["TextContent", "ImageContent"])},
-            "details": {"type": "object"},
-            "terminate": {"type": "boolean"},
-        },
-        "required": ["content", "details", "terminate"],
-    }
-    components["AssistantMessageEvent"] = {
-        "title": "AssistantMessageEvent",
-        "description": "One step of an assistant message, without `partial` and without bodies.",
-        "type": "object",
-        "properties": {
-            "type": {"enum": [*sorted(STREAM_UPDATE_EVENTS), "done", "error", "start"]},
-            "content_index": {"type": "integer", "minimum": 0},
-            "delta": {"type": "string"},
-        },
-        "required": ["type"],
-        "allOf": [
-            {
-                "if": {"properties": {"type": {"enum": sorted(names)}}},
-                "then": {"required": required},
-            }
-            for names, required in (
-                (DELTA_TYPES, ["delta"]),
-                (STREAM_UPDATE_EVENTS, ["content_index"]),
-            )
-        ],
-    }
+    components.update(_OTHER_COMPONENTS)
     for (name, field), part in _REFERENCES.items():
         components[name]["properties"][field] = part
     for line in EVENT_LINES:
@@ -122,7 +75,53 @@ def _one_of(names: Iterable[str]) -> JsonDict:
     return {"oneOf": [_ref(name) for name in names]}
 
 
+_OTHER_COMPONENTS: dict[str, JsonDict] = {
+    "CustomAgentMessage": {
+        "title": "CustomAgentMessage",
+        "description": "Any other role: kept in the history, not sent to a model.",
+        "type": "object",
+        "properties": {
+            "role": {"type": "string", "not": {"enum": ["user", "assistant", "tool_result"]}},
+            "timestamp": {"type": "integer"},
+        },
+        "required": ["role"],
+    },
+    "Message": _one_of(["UserMessage", "AssistantMessage", "ToolResultMessage", "CustomAgentMessage"]),
+    "AgentToolResult": {
+        "title": "AgentToolResult",
+        "description": "What a tool gives back: `content` for the model, `details` for programs and people.",
+        "type": "object",
+        "properties": {
+            "content": {"type": "array", "items": _one_of(["TextContent", "ImageContent"])},
+            "details": {"type": "object"},
+            "terminate": {"type": "boolean"},
+        },
+        "required": ["content", "details", "terminate"],
+    },
+    "AssistantMessageEvent": {
+        "title": "AssistantMessageEvent",
+        "description": "One step of an assistant message, without `partial` and without bodies.",
+        "type": "object",
+        "properties": {
+            "type": {"enum": [*sorted(STREAM_UPDATE_EVENTS), "done", "error", "start"]},
+            "content_index": {"type": "integer", "minimum": 0},
+            "delta": {"type": "string"},
+        },
+        "required": ["type"],
+        "allOf": [
+            {"if": {"properties": {"type": {"enum": sorted(names)}}}, "then": {"required": [required]}}
+            for names, required in ((DELTA_TYPES, "delta"), (STREAM_UPDATE_EVENTS, "content_index"))
+        ],
+    },
+}
+"""The components that no type of the library describes."""
+
 _REFERENCES: dict[tuple[str, str], JsonDict] = {
+    # Other values are accepted when reading, and are written again in `history` lines.
+    ("AssistantMessage", "stop_reason"): {
+        "type": "string",
+        "description": "stop, length, tool_use, error or aborted",
+    },
     ("HistoryRecord", "message"): _ref("Message"),
     ("MessageStart", "message"): _ref("Message"),
     ("MessageEnd", "message"): _ref("Message"),

@@ -150,54 +150,50 @@ def provider_error(
         f"{name}: {prefix}: {text}" if prefix and text else f"{name}: {text or prefix or 'unknown error'}"
     )
     everything = f"{code} {text}"
-    refused = status in (None, 400, 403, 422)
-    if refused and status is not None and re.search(_FILTERED, everything):
-        return ContentFilterError(
-            message, status=status, provider=provider, hint="Rephrase the prompt, or choose another model."
-        )
+    if status in (400, 403, 422) and re.search(_FILTERED, everything):
+        hint = "Rephrase the prompt, or choose another model."
+        return ContentFilterError(message, status=status, provider=provider, hint=hint)
     without_credit = status == 402 or (status != 401 and _has_no_credit(everything))
-    if (
-        status == 401
-        or (status == 403 and not without_credit)
-        or (refused and re.search(_WRONG_KEY, everything))
-    ):
-        hint = (
-            "Check the API key, and whether it has access to this model."
-            if status == 403
-            else "Check the API key."
-        )
-        return AuthenticationError(message, hint=hint, status=status)
+    if _has_wrong_key(status, everything, without_credit=without_credit):
+        access = ", and whether it has access to this model" if status == 403 else ""
+        return AuthenticationError(message, hint=f"Check the API key{access}.", status=status)
+    kind: type[ProviderError] = RateLimitError if status == 429 else ProviderError
     if without_credit:
-        kind: type[ProviderError] = RateLimitError if status == 429 else ProviderError
-        return kind(
-            message,
-            status=status,
-            retryable=bool(retryable),
-            provider=provider,
-            hint="The account has no credit left. Add credit, or choose another provider.",
-        )
+        hint = "The account has no credit left. Add credit, or choose another provider."
+        return kind(message, status=status, retryable=bool(retryable), provider=provider, hint=hint)
     if _is_overflow(status, text, everything):
-        return ContextOverflowError(
-            message,
-            status=status,
-            provider=provider,
-            hint="Shorten the conversation, or choose a model with a larger context window.",
-        )
-    if retryable is None:
-        if status is not None:
-            retryable = status in (408, 409, 429) or status >= 500
-        else:
-            retryable = re.search(_RETRYABLE_WORDS, everything) is not None
-    hint_for: str | None = None
-    if status == 429:
-        hint_for = "Wait before you try again, or check the rate limits of the API key."
-        if retry_after is not None:
-            hint_for = f"The provider asks to wait {format_duration(retry_after)}."
-    elif status == 404:
-        hint_for = "Check the model's name and the base URL."
-    return (RateLimitError if status == 429 else ProviderError)(
-        message, status=status, retryable=retryable, provider=provider, retry_after=retry_after, hint=hint_for
+        hint = "Shorten the conversation, or choose a model with a larger context window."
+        return ContextOverflowError(message, status=status, provider=provider, hint=hint)
+    return kind(
+        message,
+        status=status,
+        retryable=_is_temporary(status, everything) if retryable is None else retryable,
+        provider=provider,
+        retry_after=retry_after,
+        hint=_hint_for(status, retry_after),
     )
+
+
+def _has_wrong_key(status: int | None, everything: str, *, without_credit: bool) -> bool:
+    if status == 401 or (status == 403 and not without_credit):
+        return True
+    return status in (None, 400, 403, 422) and re.search(_WRONG_KEY, everything) is not None
+
+
+def _is_temporary(status: int | None, everything: str) -> bool:
+    if status is None:
+        return re.search(_RETRYABLE_WORDS, everything) is not None
+    return status in (408, 409, 429) or status >= 500
+
+
+def _hint_for(status: int | None, retry_after: float | None) -> str | None:
+    if status == 404:
+        return "Check the model's name and the base URL."
+    if status != 429:
+        return None
+    if retry_after is None:
+        return "Wait before you try again, or check the rate limits of the API key."
+    return f"The provider asks to wait {format_duration(retry_after)}."
 
 
 def _has_no_credit(everything: str) -> bool:
