@@ -38,6 +38,28 @@ class MakeDecoder(Protocol):
     ) -> ReplyDecoder: ...
 
 
+class _IdleTimeout:
+    """Restarts the time-out of a response when its decoder has made progress, and for some time on pings."""
+
+    def __init__(self, response: HttpResponse, decoder: ReplyDecoder, seconds: float) -> None:
+        self._response = response
+        self._decoder = decoder
+        self._longest_wait = PATIENCE * seconds
+        self._clock = asyncio.get_running_loop().time
+        self._seen, self._pings, self._active_at = decoder.seen, decoder.pings, self._clock()
+
+    def restart_on_progress(self) -> None:
+        """Call this after each read."""
+        decoder = self._decoder
+        if decoder.seen != self._seen:
+            self._seen, self._pings, self._active_at = decoder.seen, decoder.pings, self._clock()
+            self._response.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+        elif decoder.pings != self._pings:
+            self._pings = decoder.pings
+            if self._clock() - self._active_at < self._longest_wait:
+                self._response.restart()
+
+
 class ReplyStream:
     """An active reply: iterate it for the events, await `result()` for the message.
 
@@ -85,13 +107,13 @@ class ReplyStream:
             await self._response.aclose()
 
     async def _run(self) -> AsyncGenerator[BuilderEvent, None]:
-        decoder, seen, pings = self._decoder, 0, 0
-        clock = asyncio.get_running_loop().time
+        decoder = self._decoder
         try:
             yield decoder.builder.start()
             if self._response is None:
                 raise Aborted
-            response, active_at = self._response, clock()
+            response = self._response
+            idle_timeout = _IdleTimeout(response, decoder, self._request.timeouts.idle)
             while True:
                 try:
                     data = await response.read()
@@ -102,15 +124,16 @@ class ReplyStream:
                 if decoder.ended:
                     if decoder.error is not None:
                         if not decoder.shown and await self._retry(decoder.error):
-                            decoder, response, seen, pings = self._decoder, self._response, 0, 0
-                            active_at = clock()
+                            decoder, response = self._decoder, self._response
+                            idle_timeout = _IdleTimeout(response, decoder, self._request.timeouts.idle)
                             continue
                         events.append(decoder.fail())
                     elif decoder.state is ReplyState.PAUSED:
                         for event in events:
                             yield event
                         try:
-                            response, active_at = await self._continue(decoder, response), clock()
+                            response = await self._continue(decoder, response)
+                            idle_timeout = _IdleTimeout(response, decoder, self._request.timeouts.idle)
                             continue
                         except TinyAgentError as error:
                             events = [decoder.fail(error)]
@@ -122,13 +145,7 @@ class ReplyStream:
                     return
                 for event in events:
                     yield event
-                if decoder.seen != seen:
-                    seen, pings, active_at = decoder.seen, decoder.pings, clock()
-                    response.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
-                elif decoder.pings != pings:
-                    pings = decoder.pings
-                    if clock() - active_at < PATIENCE * self._request.timeouts.idle:
-                        response.restart()
+                idle_timeout.restart_on_progress()
         except Aborted:
             yield self._end(decoder.abort())
         finally:
