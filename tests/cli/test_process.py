@@ -19,8 +19,8 @@ from .conftest import SECONDS, Cli, Done
 
 TIMEOUT = 0.4
 """Seconds for `--timeout`. Far longer bounds below fail only on a hang."""
-TOOL_TIMEOUT = 2.5
-"""Seconds for `--timeout` if the run must start a tool before; less than `ENDING_S`."""
+TOOL_TIMEOUTS = (2.5, 30.0)
+"""Seconds for `--timeout` if the run must start a tool: less than `ENDING_S`, and for a busy machine."""
 
 SLOW_IMPORT = "import time\ntime.sleep(600)\n"
 SWALLOWS = (
@@ -49,6 +49,7 @@ from tinyagent import tool
 @tool(read_only=True)
 async def block() -> str:
     "Block the event loop, and ignore everything."
+    open("started", "w").close()
     while True:
         try:
             time.sleep(600)
@@ -62,6 +63,7 @@ from tinyagent import tool
 @tool(read_only=True)
 def match() -> str:
     "Match a pattern that takes for ever, without letting another thread run."
+    open("started", "w").close()
     return str(re.match(r"(a+)+$", "a" * 64 + "b"))
 """
 
@@ -77,6 +79,15 @@ def run_limited(cli: Cli, *args: str, prompt: str = "Hi", timeout: float = TIMEO
     process = cli.start("run", "--jsonl", "--timeout", str(timeout), "-m", "demo", *args, prompt)
     out, err = process.communicate(timeout=SECONDS)
     return Done(process.returncode, out.decode(), err.decode())
+
+
+def run_limited_in_tool(cli: Cli, tool: str, name: str) -> tuple[Done, float]:
+    """Run a tool that writes the file `started`, with a time limit that it reaches. Return the limit, too."""
+    for timeout in TOOL_TIMEOUTS:
+        done = run_limited(cli, "-t", tool, "-o", "run.jsonl", prompt=name, timeout=timeout)
+        if (cli.work / "started").exists():
+            break
+    return done, timeout
 
 
 # ---- one clock ---------------------------------------------------------------------------------------
@@ -116,8 +127,8 @@ def test_a_plugin_cannot_hide_the_end(cli: Cli) -> None:
 def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
     """Another thread completes the record, `ENDING_S` after the limit."""
     cli.file("block.py", BLOCKS_THE_LOOP)
-    done = run_limited(cli, "-t", "./block.py", "-o", "run.jsonl", prompt="block", timeout=TOOL_TIMEOUT)
-    timed_out(done, TOOL_TIMEOUT)
+    done, timeout = run_limited_in_tool(cli, "./block.py", "block")
+    timed_out(done, timeout)
     assert 1000 * ENDING_S <= done.result["duration_ms"]
     assert done.result["error"] == json.loads((cli.work / "run.jsonl").read_bytes().splitlines()[-1])["error"]
 
@@ -125,7 +136,7 @@ def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
 def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli) -> None:
     """The exit code is right, and -o leaves a partial file, because no Python code can run."""
     cli.file("match.py", KEEPS_THE_LOCK)
-    done = run_limited(cli, "-t", "./match.py", "-o", "run.jsonl", prompt="match", timeout=TOOL_TIMEOUT)
+    done, _ = run_limited_in_tool(cli, "./match.py", "match")
     assert 124 == done.code
     assert "tool_execution_start" == done.lines[-1]["type"]
     partial = next(cli.work.glob("run.jsonl.*.partial"))
@@ -173,7 +184,7 @@ def test_a_signal_while_a_tool_file_is_imported(cli: Cli, signum: int, code: int
 
 def test_two_signals_kill_while_c_code_keeps_the_interpreter_lock(cli: Cli) -> None:
     """A second signal kills the process, even if no Python code can run."""
-    cli.file("match.py", KEEPS_THE_LOCK.replace("return str", "open('started', 'w').close()\n    return str"))
+    cli.file("match.py", KEEPS_THE_LOCK)
     process = cli.start("run", "-m", "demo", "-t", "./match.py", "match")
     while not (cli.work / "started").exists():
         time.sleep(0.01)
