@@ -1,4 +1,4 @@
-"""The loop: however a run goes, its events keep the grammar, nothing hangs and no task is left."""
+"""The loop: however a run goes, its events are correct, nothing hangs and no task remains."""
 
 from __future__ import annotations
 
@@ -60,19 +60,19 @@ def echo(read_only: bool = True, name: str = "echo", **fields: Any) -> AgentTool
 
 
 def config(**fields: Any) -> AgentLoopConfig:
-    """A configuration that sends everything as it is."""
+    """Return a configuration that sends all messages unchanged."""
     return AgentLoopConfig(**{"model": MODEL, "convert_to_llm": list, **fields})
 
 
 def loop(provider: Any, prompts: Any = "hi", *, tools: Any = None, signal: Any = None, **fields: Any) -> Any:
-    """A run on one prompt."""
+    """Start a run with one prompt."""
     context = AgentContext(tools=[echo()] if tools is None else tools)
     messages = [user(prompts)] if isinstance(prompts, str) else prompts
     return agent_loop(messages, context, config(**fields), signal, provider)
 
 
 async def run(provider: Any, prompts: Any = "hi", **fields: Any) -> list[Any]:
-    """The events of a run, its grammar checked."""
+    """Return the events of a run, after checking their grammar."""
     async with asyncio.timeout(60):
         events = await collect(loop(provider, prompts, **fields))
     check_grammar(events)
@@ -84,7 +84,7 @@ def kinds(events: list[Any]) -> list[str]:
 
 
 def last(events: list[Any]) -> Any:
-    """The last assistant message of a run."""
+    """Return the last assistant message of a run."""
     return next(m for m in reversed(events[-1].messages) if m["role"] == "assistant")
 
 
@@ -104,7 +104,7 @@ def results(events: list[Any]) -> list[str]:
 
 
 async def test_an_answer() -> None:
-    """A prompt and its answer: the events in full, and the new messages as the result."""
+    """A prompt and its answer give exactly these events, and the new messages are the result."""
     async with ScriptedProvider(Reply(thinking("hm"), text("Hel", "lo"))) as provider:
         stream = loop(provider)
         events = await collect(stream)
@@ -130,7 +130,7 @@ async def test_updates_show_the_message_so_far_and_stay_as_they_were() -> None:
 
 
 async def test_tools_run_and_the_model_goes_on() -> None:
-    """Calls, their results in order, then the next turn, which the provider gets with the results."""
+    """The next request has the results in the order of the calls."""
     calls = Reply(call("echo", a=1, call_id="x"), call("echo", a=2, call_id="y"))
     async with ScriptedProvider(calls, "done") as provider:
         events = await run(provider)
@@ -142,7 +142,7 @@ async def test_tools_run_and_the_model_goes_on() -> None:
 
 
 async def test_the_callers_context_is_not_changed() -> None:
-    """Neither the context nor its messages, nor the configuration, is written to."""
+    """The context, its messages and the configuration are never modified."""
     context = AgentContext("system", [user("before"), assistant("yes")], [echo()])
     before = copy.deepcopy((context.system_prompt, context.messages))
     settings = config()
@@ -164,7 +164,7 @@ async def test_the_messages_of_the_end_are_a_list_of_their_own() -> None:
 
 
 async def test_every_option_reaches_the_provider() -> None:
-    """What is set is in the options; what is not set is not there at all."""
+    """Options that are set are passed on, and others are absent."""
     signal = AbortSignal()
 
     def on_retry(why: str) -> None: ...
@@ -188,7 +188,7 @@ async def test_every_option_reaches_the_provider() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_the_callbacks_are_called_in_order(is_async: bool) -> None:
-    """Per call: `transform_context`, `convert_to_llm`, `get_api_key`, then the provider; sync or async."""
+    """`transform_context`, `convert_to_llm`, `get_api_key` and the provider; sync or async."""
     seen: list[Any] = []
 
     def callback(name: str, answer: Callable[..., Any]) -> Callable[..., Any]:
@@ -224,14 +224,14 @@ async def test_the_callbacks_are_called_in_order(is_async: bool) -> None:
 
 
 async def test_a_key_callback_without_a_key_leaves_the_configured_one() -> None:
-    """`get_api_key` may say nothing."""
+    """`get_api_key` may return None."""
     provider = ScriptedProvider("hi")
     await run(provider, api_key="configured", get_api_key=lambda provider: None)
     assert "configured" == provider.calls[0].options["api_key"]
 
 
-async def test_custom_messages_are_kept_and_not_sent() -> None:
-    """A message of another role is in the history; what is sent is what `convert_to_llm` gives."""
+async def test_custom_messages_are_stored_and_not_sent() -> None:
+    """The history has them; the result of `convert_to_llm` is sent."""
     note = {"role": "note", "text": "to myself"}
     provider = ScriptedProvider("hi")
     events = await run(
@@ -244,7 +244,7 @@ async def test_custom_messages_are_kept_and_not_sent() -> None:
 
 
 async def test_a_synchronous_stream_function() -> None:
-    """A `stream_fn` that gives the response without being awaited works too."""
+    """A `stream_fn` that returns the response without await works, too."""
 
     class Response:
         def __aiter__(self) -> AsyncIterator[Any]:
@@ -262,7 +262,7 @@ async def test_a_synchronous_stream_function() -> None:
 
 
 def foreign(*steps: Any) -> Any:
-    """A provider that yields just this; a step may be an exception to raise, or an event to wait for."""
+    """Return a provider that yields these events; a step may be an exception or an event to await."""
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
         async def events() -> AsyncIterator[Any]:
@@ -283,7 +283,7 @@ DELTA = {"type": "text_delta", "content_index": 0, "delta": "half"}
 
 
 async def test_a_provider_of_deltas_only() -> None:
-    """No `start`, no block starts, no partials, no final message: the message is built from the deltas."""
+    """The message is built from deltas without starts, partials or a final message."""
     events = await run(
         foreign(
             DELTA,
@@ -379,8 +379,8 @@ TOLERATED: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("case", TOLERATED)
-async def test_an_odd_provider_is_put_up_with(case: str) -> None:
-    """What does no harm is no failure."""
+async def test_harmless_violations_are_tolerated(case: str) -> None:
+    """Harmless violations of a provider are not failures."""
     events = await run(foreign(*TOLERATED[case], {"type": "done", "reason": "stop"}))
     assert ("half", "stop") == (said(last(events)), last(events)["stop_reason"])
 
@@ -417,7 +417,7 @@ EVENTS = st.lists(
 
 @given(EVENTS)
 def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
-    """Events at random, of the right and of any other shape: the run ends and keeps its grammar."""
+    """For random events of any type, the run ends with correct events."""
 
     async def go() -> None:
         async with asyncio.timeout(60):
@@ -433,7 +433,7 @@ def test_no_provider_breaks_the_grammar(steps: list[Any]) -> None:
 
 
 async def test_a_late_done_is_not_read() -> None:
-    """After `done` the stream is left and closed, whatever else it would say."""
+    """After `done` the stream is closed, and later events are ignored."""
     closed = asyncio.Event()
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
@@ -451,8 +451,8 @@ async def test_a_late_done_is_not_read() -> None:
     assert closed.is_set()
 
 
-async def test_indices_that_belong_to_other_blocks_do_not_mix() -> None:
-    """A provider that numbers each kind from 0, or jumps, still gets separate blocks."""
+async def test_blocks_are_separated_by_type_and_index() -> None:
+    """A provider that numbers each type from 0, or skips numbers, gets separate blocks."""
     events = await run(
         foreign(
             {"type": "thinking_delta", "content_index": 0, "delta": "hm"},
@@ -492,7 +492,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", CALLS)
 async def test_a_call_runs_with_the_arguments_that_were_sent_or_not_at_all(case: str) -> None:
-    """Never with arguments that were not sent, and never as an empty call in the place of a broken one."""
+    """A malformed call never runs, not even with empty arguments."""
     fields, expected = CALLS[case]
     block = {"type": "tool_call", "id": "x", "name": "echo", **fields}
     message = {**assistant(), "content": [block], "stop_reason": "stop"}
@@ -504,8 +504,8 @@ async def test_a_call_runs_with_the_arguments_that_were_sent_or_not_at_all(case:
 @pytest.mark.parametrize(
     "end", [{}, {"tool_call": {"arguments": [1]}}, {"tool_call": {"arguments": '{"n": '}}]
 )
-async def test_a_call_whose_pieces_are_torn_is_not_run(end: dict[str, Any]) -> None:
-    """Arguments streamed in pieces that are no object, closed or not, are refused."""
+async def test_a_call_with_malformed_deltas_is_not_run(end: dict[str, Any]) -> None:
+    """Deltas of arguments that are not an object are refused, with and without an end."""
     events = await run(
         foreign(
             {"type": "tool_call_start", "content_index": 0, "tool_call": {"id": "x", "name": "echo"}},
@@ -519,7 +519,7 @@ async def test_a_call_whose_pieces_are_torn_is_not_run(end: dict[str, Any]) -> N
 
 
 async def test_ids_are_made_unique() -> None:
-    """Two calls with one id, and calls without any, get ids that tell their results apart."""
+    """Duplicate and missing ids are replaced, so that results can be matched."""
     blocks = [
         {"type": "tool_call", "id": given, "name": "echo", "arguments": {}} for given in ("x", "x", "", "")
     ]
@@ -544,15 +544,15 @@ STOPS = {
 
 @pytest.mark.parametrize("given", STOPS)
 async def test_stop_reasons_are_read_in_every_spelling(given: str | None) -> None:
-    """Our words on what we produce; a word that is not ours stays beside it, verbatim."""
+    """The message has our stop reason, and the provider's one unchanged."""
     events = await run(foreign(DELTA, {"type": "done", "reason": given}))
     assert STOPS[given] == last(events)["stop_reason"]
     ours = given in (None, "stop", "length", "tool_use", "error", "aborted")
     assert (None if ours else given) == last(events).get("finish_reason")
 
 
-async def test_a_cut_that_only_the_event_tells_is_a_cut() -> None:
-    """`done` says `length` while its message says `stop`: the tool is not run."""
+async def test_a_length_in_the_event_only_counts() -> None:
+    """If `done` has `length` and its message `stop`, the tool does not run."""
     block = {"type": "tool_call", "id": "x", "name": "echo", "arguments": {}}
     message = {**assistant(), "content": [block], "stop_reason": "stop"}
     events = await run(foreign({"type": "done", "reason": "length", "message": message}), max_turns=1)
@@ -577,15 +577,15 @@ async def test_a_stream_function_that_raises(is_async: bool) -> None:
 
 
 @pytest.mark.parametrize("stream_fn", [lambda *_: None, lambda *_: 42, 5])
-async def test_a_stream_function_that_is_none(stream_fn: Any) -> None:
-    """Something that gives no stream, or cannot be called, ends the run as an error too."""
+async def test_an_invalid_stream_function(stream_fn: Any) -> None:
+    """A result that is not a stream, or an object that cannot be called, is an error message."""
     message = last(await run(stream_fn))
     assert "error" == message["stop_reason"]
     assert ("asynchronous iterator" in message["error_message"]) == callable(stream_fn)
 
 
 async def test_without_a_stream_function_the_error_says_what_to_pass() -> None:
-    """No `stream_fn`: an error message, not an exception."""
+    """Without `stream_fn` the run ends with an error message."""
     assert "stream_openrouter" in last(await run(None))["error_message"]
     with pytest.raises(NotImplementedError, match="stream_fn"):
         await stream_simple(MODEL, None, {})  # type: ignore[arg-type]
@@ -616,7 +616,7 @@ async def test_the_key_is_not_in_the_error(how: str) -> None:
 
 
 class BoomError(Exception):
-    """What the callbacks of these tests raise."""
+    """An exception of callbacks."""
 
 
 def raising(error: type[BaseException], is_async: bool) -> Callable[..., Any]:
@@ -641,7 +641,7 @@ ERRORS: list[type[BaseException]] = [BoomError, asyncio.CancelledError, TimeoutE
 async def test_a_callback_before_the_call_raises(
     name: str, is_async: bool, error: type[BaseException]
 ) -> None:
-    """The run ends as an error message, and the provider is not asked."""
+    """The run ends with an error message, and no request is sent."""
     async with ScriptedProvider() as provider:
         events = await run(provider, **{name: raising(error, is_async)})
     assert "error" == last(events)["stop_reason"]
@@ -656,7 +656,7 @@ async def test_a_callback_before_the_call_raises(
 async def test_a_callback_after_the_turn_raises(
     name: str, is_async: bool, error: type[BaseException]
 ) -> None:
-    """The answer stays; a turn of its own says what failed."""
+    """The answer is preserved; a separate turn reports the error."""
     async with ScriptedProvider("the answer") as provider:
         events = await run(provider, **{name: raising(error, is_async)})
     assert ["user", "assistant", "assistant"] == roles(events)
@@ -665,8 +665,8 @@ async def test_a_callback_after_the_turn_raises(
 
 @pytest.mark.parametrize("name", ["transform_context", "convert_to_llm", "get_steering_messages"])
 @pytest.mark.parametrize("answer", [None, 42, "text", [42], [{}]])
-async def test_a_callback_that_gives_garbage(name: str, answer: Any) -> None:
-    """A wrong return type never hangs and never breaks the grammar."""
+async def test_a_callback_with_a_wrong_return_type(name: str, answer: Any) -> None:
+    """It never hangs the run or breaks the grammar."""
     async with asyncio.timeout(60):
         events = await collect(loop(ScriptedProvider("hi"), **{name: lambda *_: answer}, max_turns=2))
     assert "agent_end" == events[-1].type
@@ -691,7 +691,7 @@ async def test_steering_that_raises_while_tools_run(mode: Any) -> None:
 @pytest.mark.parametrize("error", [*ERRORS, SystemExit])
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_guard_that_raises_refuses_the_call(is_async: bool, error: type[BaseException]) -> None:
-    """`before_tool_call` fails closed, whatever it raises."""
+    """`before_tool_call` fails closed for every exception."""
     reply = Reply(call("echo", n=1))
     events = await run(ScriptedProvider(reply, "done"), before_tool_call=raising(error, is_async))
     assert results(events)[0].startswith("The call was refused: before_tool_call failed with")
@@ -700,15 +700,15 @@ async def test_a_guard_that_raises_refuses_the_call(is_async: bool, error: type[
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_censor_that_raises_withholds_the_result(is_async: bool, error: type[BaseException]) -> None:
-    """`after_tool_call` fails closed too: what it did not pass is not shown."""
+    """`after_tool_call` fails closed: the result is not shown."""
     reply = Reply(call("echo", n="secret"))
     events = await run(ScriptedProvider(reply, "done"), after_tool_call=raising(error, is_async))
     assert "withheld" in results(events)[0]
     assert "secret" not in results(events)[0]
 
 
-async def test_a_hook_that_answers_garbage_refuses() -> None:
-    """A guard that gives something else than a decision has not let the call pass."""
+async def test_a_hook_with_a_wrong_return_type_refuses() -> None:
+    """A result that is not a decision refuses the call."""
     reply = Reply(call("echo", n=1))
     events = await run(ScriptedProvider(reply, "done"), before_tool_call=lambda info: True)
     assert "refused" in results(events)[0]
@@ -720,7 +720,7 @@ async def test_a_hook_that_answers_garbage_refuses() -> None:
 
 
 class Queue:
-    """A queue that is emptied as it is read, the way of a plain callback."""
+    """A queue that is emptied when it is read, as in a plain callback."""
 
     def __init__(self, *messages: Any) -> None:
         self.messages = list(messages)
@@ -731,14 +731,14 @@ class Queue:
 
 
 async def test_steering_at_the_start_joins_the_first_turn() -> None:
-    """What waits when the run begins is injected after the prompt, before the model is asked."""
+    """Messages that are queued at the start follow the prompt."""
     provider = ScriptedProvider("hi")
     await run(provider, get_steering_messages=Queue(user("and this")))
     assert ["hi", "and this"] == [said(message) for message in provider.calls[0].context.messages]
 
 
-async def test_steering_after_an_answer_makes_the_agent_go_on() -> None:
-    """After each turn the queue is asked again, before the follow-ups."""
+async def test_steering_after_an_answer_continues_the_run() -> None:
+    """After each turn the steering queue is polled before the follow-ups."""
     provider = ScriptedProvider("one", "two", "three")
     events = await run(
         provider,
@@ -751,7 +751,7 @@ async def test_steering_after_an_answer_makes_the_agent_go_on() -> None:
 
 
 async def test_follow_ups_come_only_when_the_agent_would_stop() -> None:
-    """Not while there are tool results to answer."""
+    """They are not delivered while tool results are unanswered."""
     provider = ScriptedProvider(Reply(call("echo", n=1)), "done", "more")
     events = await run(provider, get_follow_up_messages=Queue(user("follow")))
     assert ["user", "assistant", "tool_result", "assistant", "user", "assistant"] == roles(events)
@@ -759,7 +759,7 @@ async def test_follow_ups_come_only_when_the_agent_would_stop() -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "sequential"])
 async def test_steering_while_tools_run_skips_the_rest(mode: Any) -> None:
-    """The running call finishes, the others are skipped with a result, the message opens the next turn."""
+    """The active call ends, others are skipped with a result, and the message opens the next turn."""
     queue = Queue()
     ran = []
 
@@ -779,7 +779,7 @@ async def test_steering_while_tools_run_skips_the_rest(mode: Any) -> None:
 
 
 async def test_injected_messages_stand_after_the_turn_start() -> None:
-    """Never between a call and its result: the checker holds that; here is where they stand instead."""
+    """They are never between a call and its result."""
     queue = Queue(*[user("x")] * 3)
     provider = ScriptedProvider(Reply(call("echo", n=1)), Reply(call("echo", n=2)), "done", "done")
     events = await run(provider, get_steering_messages=queue)
@@ -788,8 +788,8 @@ async def test_injected_messages_stand_after_the_turn_start() -> None:
             assert before.type in ("turn_start", "message_end")
 
 
-async def test_an_error_leaves_the_queues_alone() -> None:
-    """After a failure nothing is taken: what is queued stays queued."""
+async def test_an_error_does_not_change_the_queues() -> None:
+    """After a failure all queued messages remain queued."""
     follow = Queue(user("later"))
     steering = Queue()
 
@@ -804,8 +804,8 @@ async def test_an_error_leaves_the_queues_alone() -> None:
 # ---- limits and stops --------------------------------------------------------------------------------
 
 
-async def test_max_turns_ends_the_run_and_says_so() -> None:
-    """After that many turns with work left the run ends; no message is invented."""
+async def test_max_turns_ends_the_run() -> None:
+    """The limit is reported, and no message is invented."""
     calls = [Reply(call("echo", n=n)) for n in range(3)]
     provider = ScriptedProvider(*calls)
     events = await run(provider, max_turns=3)
@@ -813,15 +813,15 @@ async def test_max_turns_ends_the_run_and_says_so() -> None:
     assert ["user", *["assistant", "tool_result"] * 3] == roles(events)
 
 
-async def test_a_limit_that_was_not_needed_is_not_named() -> None:
-    """The model was done in its last turn anyway."""
+async def test_an_unneeded_limit_is_not_reported() -> None:
+    """The model was done in its last turn."""
     events = await run(ScriptedProvider("hi"), max_turns=1)
     assert None is events[-1].limit
 
 
 @pytest.mark.parametrize("cost", [0.1, 1])
 async def test_the_budget_ends_the_run(cost: float) -> None:
-    """Costs add up over the turns; the run ends after the turn that reaches the budget."""
+    """Costs are summed; the run ends after the turn that reaches the budget."""
     usage = {"cost": cost}
     calls = [Reply(call("echo", n=n), usage=usage) for n in range(20)]
     events = await run(ScriptedProvider(*calls), max_cost=2 * cost)
@@ -837,8 +837,8 @@ USAGES: list[Any] = [
 
 
 @pytest.mark.parametrize("usage", USAGES)
-async def test_usage_of_any_shape_is_put_up_with(usage: Any) -> None:
-    """A provider that says no cost, or nonsense, does not end the run."""
+async def test_invalid_usage_is_tolerated(usage: Any) -> None:
+    """A missing or invalid cost does not end the run."""
     calls = Reply(call("echo", n=1), usage=usage)
     provider = ScriptedProvider(calls, "done")
     events = await run(provider, max_cost=1.0, model=Model("openai", "gpt-4o", "scripted"))
@@ -847,7 +847,7 @@ async def test_usage_of_any_shape_is_put_up_with(usage: Any) -> None:
 
 @pytest.mark.parametrize("cost", [float("nan"), float("-inf"), -100])
 async def test_a_cost_that_is_none_does_not_undo_the_budget(cost: float) -> None:
-    """Only amounts count: one reply that reports no amount must not make the budget endless."""
+    """A reply without a cost does not disable the budget."""
     calls = [Reply(call("echo", n=n), usage={"cost": 0.6 if n else cost}) for n in range(20)]
     events = await run(ScriptedProvider(*calls), max_cost=1.0)
     assert ("budget", 3) == (events[-1].limit, kinds(events).count("turn_end"))
@@ -855,7 +855,7 @@ async def test_a_cost_that_is_none_does_not_undo_the_budget(cost: float) -> None
 
 
 async def test_a_note_that_raises_does_not_end_the_run(caplog: pytest.LogCaptureFixture) -> None:
-    """The reply is there already. What `on_note` raises is logged."""
+    """An exception of `on_note` is logged."""
 
     def on_note(text: str) -> None:
         raise LookupError("no place for notes")
@@ -865,7 +865,7 @@ async def test_a_note_that_raises_does_not_end_the_run(caplog: pytest.LogCapture
 
 
 async def test_the_same_call_again_and_again_ends_the_run() -> None:
-    """Ten times the same call with the same result: the model goes round in circles."""
+    """The run ends after ten equal calls with equal results."""
     calls = [Reply(call("echo", n=1)) for _ in range(10)]
     events = await run(ScriptedProvider(*calls))
     assert "repeat" == events[-1].limit
@@ -874,7 +874,7 @@ async def test_the_same_call_again_and_again_ends_the_run() -> None:
 
 @pytest.mark.parametrize("max_repeats", [1, 3, 10, None])
 async def test_the_number_of_repeats_is_an_option(max_repeats: int | None) -> None:
-    """`max_repeats` times in a row, or as often as the model likes."""
+    """`max_repeats` sets the limit, and None disables it."""
     calls = [Reply(call("echo", n=1)) for _ in range(max_repeats or 12)]
     provider = ScriptedProvider(*calls) if max_repeats else ScriptedProvider(*calls, "done")
     events = await run(provider, max_repeats=max_repeats)
@@ -883,7 +883,7 @@ async def test_the_number_of_repeats_is_an_option(max_repeats: int | None) -> No
 
 
 async def test_failures_with_ever_new_arguments_end_the_run() -> None:
-    """Turn after turn in which no tool call succeeds, whatever the arguments and the tools are."""
+    """The run ends after ten turns in which no tool call succeeds."""
     calls = [Reply(call("missing" if n % 2 else "lost", n=n)) for n in range(4)]
     async with ScriptedProvider(*calls) as provider:
         events = await run(provider, max_repeats=4)
@@ -891,7 +891,7 @@ async def test_failures_with_ever_new_arguments_end_the_run() -> None:
 
 
 async def test_failures_in_one_turn_count_once() -> None:
-    """The model sees the first failure only after the turn; and a success begins the count again."""
+    """The model gets a failure only after the turn; a success resets the count."""
     wide = Reply(*(call("missing", n=n) for n in range(20)))
     script = [wide, wide, Reply(call("echo", n=1), call("missing", n=2)), wide, wide, "done"]
     async with ScriptedProvider(*script) as provider:
@@ -912,7 +912,7 @@ async def test_usage_is_summed_over_the_run() -> None:
 
 
 async def test_calls_that_differ_are_no_repetition() -> None:
-    """Other arguments in between begin the count again; integers of any size are arguments too."""
+    """Different arguments reset the count; integers of any size are compared."""
     numbers = [1] * 9 + [10**30] + [1] * 9
     calls = [Reply(call("echo", n=n)) for n in numbers]
     events = await run(ScriptedProvider(*calls, "done"))
@@ -921,7 +921,7 @@ async def test_calls_that_differ_are_no_repetition() -> None:
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_should_stop_after_turn(is_async: bool) -> None:
-    """It sees the message, the results and the context, and may end the run."""
+    """It gets the message, the results and the context, and may end the run."""
     seen = []
 
     def stop(message: Any, results: Any, context: Any) -> bool:
@@ -940,7 +940,7 @@ async def test_should_stop_after_turn(is_async: bool) -> None:
 
 
 async def test_a_result_may_end_the_run() -> None:
-    """`terminate=True` ends the run after the whole batch."""
+    """`terminate=True` ends the run after the complete batch."""
 
     async def execute(*_: Any) -> AgentToolResult:
         return AgentToolResult(content=[{"type": "text", "text": "bye"}], terminate=True)
@@ -954,7 +954,7 @@ async def test_a_result_may_end_the_run() -> None:
 
 @pytest.mark.parametrize("hook", ["before_tool_call", "after_tool_call"])
 async def test_a_hook_may_end_the_run(hook: str) -> None:
-    """A decision with `terminate` counts like that of the tool."""
+    """`terminate` of a decision has the same effect as that of a tool."""
     decision = ToolCallDecision(terminate=True, block="no" if hook == "before_tool_call" else None)
     events = await run(ScriptedProvider(Reply(call("echo", n=1))), **{hook: lambda *_: decision})
     assert 1 == kinds(events).count("turn_end")
@@ -976,7 +976,7 @@ async def test_a_reply_cut_by_length_runs_none_of_its_calls() -> None:
 
 @pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
 async def test_abort_before_the_run(signal_type: Any) -> None:
-    """The run says so without asking the model."""
+    """The run ends as aborted without a request."""
     signal = signal_type()
     signal.set()
     async with ScriptedProvider() as provider:
@@ -1006,7 +1006,7 @@ async def test_abort_at_every_event(signal_type: Any) -> None:
 
 @pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
 async def test_abort_at_every_event_from_inside(signal_type: Any) -> None:
-    """The same, set by a sink while the run is in the middle of emitting: nothing more is asked."""
+    """A sink that aborts during an event ends the run without further requests."""
     script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), Reply(text("three", "four")))
     total = len(await run(ScriptedProvider(*script)))
     for moment in range(total):
@@ -1032,7 +1032,7 @@ async def test_abort_at_every_event_from_inside(signal_type: Any) -> None:
 
 @pytest.mark.parametrize("signal_type", [AbortSignal, asyncio.Event])
 async def test_abort_while_the_model_is_silent(signal_type: Any) -> None:
-    """A provider that hangs, and does not look at the signal, is left and closed at once."""
+    """A provider that hangs and ignores the signal is abandoned and closed."""
     signal, closed = signal_type(), asyncio.Event()
 
     async def stream_fn(model: Any, context: Any, options: Any) -> Any:
@@ -1056,7 +1056,7 @@ HANGING = ["transform_context", "convert_to_llm", "get_api_key", "stream_fn", "g
 
 @pytest.mark.parametrize("name", [*HANGING, "get_follow_up_messages", "should_stop_after_turn"])
 async def test_abort_while_a_callback_hangs(name: str) -> None:
-    """Nothing hangs: an abort ends what the run awaits, whatever that is."""
+    """An abort ends any callback that the run awaits."""
     signal = AbortSignal()
 
     async def hang(*_: Any) -> Any:
@@ -1118,7 +1118,7 @@ async def test_abort_while_tools_run() -> None:
 
 
 async def test_abort_while_a_guard_waits_for_its_user() -> None:
-    """The hook is ended too, and its call is not run."""
+    """The hook is ended, and its call does not run."""
     signal = AbortSignal()
 
     async def ask(info: Any) -> Any:
@@ -1131,7 +1131,7 @@ async def test_abort_while_a_guard_waits_for_its_user() -> None:
 
 
 async def test_abort_after_the_answer_changes_nothing() -> None:
-    """The answer is complete when the abort comes: it stays an answer."""
+    """A complete answer remains an answer."""
     signal = AbortSignal()
     events = []
     async for event in loop(ScriptedProvider("hi"), signal=signal):
@@ -1146,7 +1146,7 @@ async def test_abort_after_the_answer_changes_nothing() -> None:
 
 
 class Pausing:
-    """An emit function that pauses at every event, and keeps them."""
+    """An emit function that pauses at every event, and stores the events."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -1160,7 +1160,7 @@ class Pausing:
 
 
 def scenario(name: str) -> tuple[Any, dict[str, Any]]:
-    """A provider and a configuration whose run pauses in as many places as there are."""
+    """Return a provider and a configuration whose run pauses in many places."""
 
     async def pause(value: Any) -> Any:
         await asyncio.sleep(0)
@@ -1192,7 +1192,7 @@ def scenario(name: str) -> tuple[Any, dict[str, Any]]:
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("name", ["plain", "error", "length", "parallel", "sequential"])
 async def test_cancellation_at_every_step(name: str, times: int) -> None:
-    """Cancelled at its n-th step, for all n, once or in a row: events close, nothing is left."""
+    """After cancellations at any step, the events are complete and no task remains."""
     before = asyncio.all_tasks()
     for step in range(400):
         emit = Pausing()
@@ -1222,7 +1222,7 @@ async def test_cancellation_at_every_step(name: str, times: int) -> None:
 
 
 async def test_cancellation_by_the_reader_at_every_event() -> None:
-    """Leaving the stream after the n-th event, for all n, leaves nothing behind."""
+    """Leaving the stream after any event leaves no task."""
     before = asyncio.all_tasks()
     script = (Reply(text("one", "two"), call("echo", n=1), call("echo", n=2)), "done")
     total = len(await run(ScriptedProvider(*script)))
@@ -1238,7 +1238,7 @@ async def test_cancellation_by_the_reader_at_every_event() -> None:
 
 
 async def test_cancellation_keeps_the_partial_text() -> None:
-    """What has arrived is in the last events, as an aborted message."""
+    """The last events have the partial text in an aborted message."""
     emit, gate = Pausing(), asyncio.Event()
     provider = ScriptedProvider(Reply(text("half", gate, "more")))
     run = asyncio.create_task(run_agent_loop([user("hi")], AgentContext(), config(), emit, None, provider))
@@ -1255,7 +1255,7 @@ async def test_cancellation_keeps_the_partial_text() -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("name", ["convert_to_llm", "get_follow_up_messages", "stream_fn", "delta"])
 def test_the_end_of_the_program_closes_the_events(name: str, error: type[BaseException]) -> None:
-    """Ctrl-C or `sys.exit()` in the middle of a callback goes its way, after the events have been closed."""
+    """Ctrl-C and `sys.exit()` in a callback are raised after the events have ended."""
     events: list[Any] = []
 
     def leave(*_: Any) -> Any:
@@ -1272,7 +1272,7 @@ def test_the_end_of_the_program_closes_the_events(name: str, error: type[BaseExc
 
 
 class Closing:
-    """A response apart from its iterator; both have something to close."""
+    """A response and an iterator that both must be closed."""
 
     def __init__(self, closed: list[str]) -> None:
         self.closed = closed
@@ -1295,14 +1295,14 @@ class Closing:
 
 
 async def test_the_response_is_closed_as_well_as_its_iterator() -> None:
-    """Both, and a failure of closing is no failure of the reply."""
+    """Both are closed, and an error of closing is not a failure of the reply."""
     closed: list[str] = []
     events = await run(lambda *_: Closing(closed))
     assert (["events", "response"], "stop") == (closed, last(events)["stop_reason"])
 
 
 async def test_a_timeout_around_a_run() -> None:
-    """`asyncio.timeout` is a cancellation like any other and comes out as TimeoutError."""
+    """`asyncio.timeout` cancels the run and raises TimeoutError."""
     emit = Pausing()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -1325,7 +1325,7 @@ def calling(*ids: str, **fields: Any) -> dict[str, Any]:
 
 
 def test_a_good_history_is_sent_as_it_is() -> None:
-    """Nothing is changed where nothing has to be."""
+    """A valid history is not changed."""
     history: Any = [user("a"), calling("1", "2"), answered("1"), answered("2"), assistant("b"), user("c")]
     before = copy.deepcopy(history)
     assert history == repair_history(history)
@@ -1333,15 +1333,15 @@ def test_a_good_history_is_sent_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("reason", ["error", "aborted"])
-def test_failed_replies_are_left_out_with_their_results(reason: str) -> None:
-    """They were not complete, so the model does not get to see them."""
+def test_failed_replies_are_omitted_with_their_results(reason: str) -> None:
+    """Incomplete replies are not sent to the model."""
     failed: Any = calling("1", stop_reason=reason)
     history: Any = [user("a"), failed, answered("1"), user("b")]
     assert [user("a"), user("b")] == repair_history(history)
 
 
 def test_a_call_without_a_result_gets_one() -> None:
-    """Wherever it is missing: between two messages, at the end, one of several."""
+    """A missing result is added between messages, at the end, and among others."""
     history: Any = [user("a"), calling("1", "2"), answered("1"), user("b"), calling("3")]
     sent: Any = repair_history(history)
     assert [*["user", "assistant", "tool_result", "tool_result"], *["user", "assistant", "tool_result"]] == [
@@ -1352,14 +1352,14 @@ def test_a_call_without_a_result_gets_one() -> None:
         assert "No result provided" == said(message)
 
 
-def test_a_result_without_a_call_is_left_out() -> None:
-    """Providers refuse those too."""
+def test_a_result_without_a_call_is_omitted() -> None:
+    """Providers refuse such results."""
     history: Any = [answered("0"), user("a"), calling("1"), answered("1"), answered("1"), answered("9")]
     assert [user("a"), calling("1"), answered("1")] == repair_history(history)
 
 
-async def test_a_session_with_a_torn_end_can_go_on() -> None:
-    """A run on a history that was cut in the middle of its tools reaches the provider mended."""
+async def test_an_incomplete_session_can_continue() -> None:
+    """A history that ends between calls and results is repaired before it is sent."""
     context: Any = AgentContext("", [user("a"), calling("1")], [])
     provider = ScriptedProvider("fine")
     events = await collect(agent_loop([user("go on")], context, config(), None, provider))
@@ -1373,7 +1373,7 @@ async def test_a_session_with_a_torn_end_can_go_on() -> None:
 
 
 def test_continue_needs_something_to_answer() -> None:
-    """An empty context, or the assistant's word last, is a ValueError at once that says what to do."""
+    """An empty context or a last assistant message raises ValueError with a hint."""
     for messages in ([], [user("a"), assistant("b")]):
         with pytest.raises(ValueError, match="agent_loop with a prompt"):
             agent_loop_continue(AgentContext(messages=messages), config())
@@ -1383,7 +1383,7 @@ def test_continue_needs_something_to_answer() -> None:
     "messages", [[user("a")], [user("a"), calling("1"), answered("1")], [{"role": "note"}]]
 )
 async def test_continue_goes_on_without_a_new_message(messages: Any) -> None:
-    """A last message of the user, of a tool, or of any other role is answered."""
+    """A last message of the user, a tool or another role is answered."""
     provider = ScriptedProvider("fine")
     stream = agent_loop_continue(AgentContext(messages=messages), config(), None, provider)
     events = await collect(stream)
@@ -1393,14 +1393,14 @@ async def test_continue_goes_on_without_a_new_message(messages: Any) -> None:
 
 
 async def test_a_run_can_be_awaited_without_reading() -> None:
-    """`result()` alone is enough."""
+    """`result()` runs to the end without a reader."""
     messages = await loop(ScriptedProvider(Reply(call("echo", n=1)), "done")).result()
     assert ["user", "assistant", "tool_result", "assistant"] == [message["role"] for message in messages]
 
 
 @pytest.mark.parametrize("reply", [Reply(text("a", "b")), Reply("half", error="broken"), BoomError("boom")])
 async def test_one_reply_by_itself(reply: Any) -> None:
-    """`stream_assistant_response` asks once, pushes the message's events, and leaves the context alone."""
+    """`stream_assistant_response` sends one request, pushes the events, and does not change the context."""
     context = AgentContext("", [user("hi")], [])
     stream = create_agent_stream()
     message: Any = await stream_assistant_response(context, config(), None, stream, ScriptedProvider(reply))
@@ -1412,11 +1412,11 @@ async def test_one_reply_by_itself(reply: Any) -> None:
     assert [user("hi")] == context.messages
 
 
-# ---- messages that are handed over -------------------------------------------------------------------
+# ---- messages of callbacks ----------------------------------------------------------------------------
 
 
 class DrainedQueue:
-    """A queue whose callback takes out what it returns, as callers write it."""
+    """A queue whose callback removes the returned messages, as callers write it."""
 
     def __init__(self, *messages: Any, at: int = 1) -> None:
         self.messages = list(messages)
@@ -1449,7 +1449,7 @@ ENDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("calls", [1, 3])
 @pytest.mark.parametrize("name", ENDS)
 async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, at: int) -> None:
-    """A callback that drains its queue at the n-th poll: the message is in the history, or still queued."""
+    """After any poll, a message is in the history or still in the queue."""
     queue = DrainedQueue(user("steer"), at=at)
     reply = Reply(*(call("echo", n=n) for n in range(calls)), usage={"cost": 1.0})
     provider = ScriptedProvider(*[reply] * 6)
@@ -1459,8 +1459,8 @@ async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, a
 
 
 @pytest.mark.parametrize("name", ENDS)
-async def test_a_run_that_ends_asks_for_no_follow_up(name: str) -> None:
-    """It decides before it polls, so nothing is taken that no turn would have."""
+async def test_a_run_that_ends_does_not_poll(name: str) -> None:
+    """Messages that no turn would deliver are not removed from the queue."""
     queue = DrainedQueue(user("follow"))
     provider = ScriptedProvider(Reply(call("echo", n=1), usage={"cost": 1.0}), "x", "y")
     await run(provider, get_follow_up_messages=queue, **ENDS[name])
@@ -1468,7 +1468,7 @@ async def test_a_run_that_ends_asks_for_no_follow_up(name: str) -> None:
 
 
 async def test_each_queue_is_polled_once_after_a_turn() -> None:
-    """At the start, between the calls, and once after the turn."""
+    """The queues are polled at the start, between calls, and once after the turn."""
     queue = DrainedQueue(at=99)
     calls = Reply(call("echo", n=1), call("echo", n=2), call("echo", n=3))
     await run(ScriptedProvider(calls, "done"), tools=[echo(read_only=False)], get_steering_messages=queue)
@@ -1477,7 +1477,7 @@ async def test_each_queue_is_polled_once_after_a_turn() -> None:
 
 @pytest.mark.parametrize("how", ["abort", "cancel"])
 async def test_steering_that_was_taken_survives_an_abort(how: str) -> None:
-    """Taken between two calls, then the run is ended: the message opens the turn that reports it."""
+    """A message that was removed before an abort opens the turn that reports the abort."""
     queue = DrainedQueue(user("steer"), at=2)
     events: list[Any] = []
     signal = AbortSignal()
@@ -1502,16 +1502,16 @@ async def test_steering_that_was_taken_survives_an_abort(how: str) -> None:
     assert "aborted" == last(events)["stop_reason"]
 
 
-async def test_a_callback_with_one_malformed_message_loses_the_others_not() -> None:
-    """The run ends with an error that names the malformed one; the others are in the history."""
+async def test_one_malformed_message_does_not_lose_others() -> None:
+    """The run ends with an error; valid messages are in the history."""
     queue = DrainedQueue(user("good"), {"role": "user", "content": 3}, user("fine"))
     events = await run(ScriptedProvider(), get_steering_messages=queue)
     assert ["hi", "good", "fine", ""] == [said(message) for message in events[-1].messages]
     assert "its content is 3" in last(events)["error_message"]
 
 
-async def test_what_a_callback_makes_malformed_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """Two callbacks come after the check: there is a warning, and the model gets the rest."""
+async def test_messages_that_a_callback_damages_are_omitted(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning reports them, and the model gets the others."""
 
     def break_it(messages: list[Any], signal: Any = None) -> list[Any]:
         return [

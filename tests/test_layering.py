@@ -1,4 +1,4 @@
-"""Who may import whom. The table is the architecture; a module that is not in it is a failure."""
+"""The permitted imports. The table is the architecture; a module that is missing in it is an error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FLOORS = [
     {"testing"},
 ]
 
-# The floors of the command line. Rooms stand for their modules, unless a module is named itself.
+# The floors of the command line. A package stands for its modules, unless a module is listed itself.
 CLI_FLOORS = [
     {"version", "config.environment", "terminal.sanitise", "terminal.signals", "terminal.standard_output"},
     {"exit_codes", "app_context"},
@@ -45,7 +45,7 @@ CLI_FLOORS = [
     {"__main__"},
 ]
 
-# Each of these is used behind one door, so that replacing it is one file's work.
+# Each of these is imported in one place, so that it can be replaced by changing one file.
 ONLY_USERS = {
     "httptools": {"tinyagent._net.direct"},
     "httpx": {"tinyagent._net.httpx_engine"},
@@ -72,13 +72,13 @@ ENVIRONMENT_READERS = {
 
 @pytest.fixture(scope="module")
 def graph() -> grimp.ImportGraph:
-    """All imports, those inside functions and under TYPE_CHECKING included."""
+    """Return all imports, including those in functions and under TYPE_CHECKING."""
     return grimp.build_graph("tinyagent", "tinyagent_cli", include_external_packages=True, cache_dir=None)
 
 
 @pytest.fixture(scope="module")
 def runtime_graph() -> grimp.ImportGraph:
-    """The imports that are carried out."""
+    """Return the imports that are executed."""
     return grimp.build_graph(
         "tinyagent",
         "tinyagent_cli",
@@ -89,7 +89,7 @@ def runtime_graph() -> grimp.ImportGraph:
 
 
 def _floor(module: str) -> int | None:
-    """The floor of a module: of its own name, or else of its room; None if it has none."""
+    """Return the floor of a module, by its own name or its package; None if it has none."""
     package, _, name = module.partition(".")
     floors = FLOORS if package == "tinyagent" else CLI_FLOORS
     for wanted in (name, name.split(".")[0]):
@@ -105,13 +105,13 @@ def _modules(graph: grimp.ImportGraph, package: str) -> list[str]:
 
 @pytest.mark.parametrize("package", ["tinyagent", "tinyagent_cli"])
 def test_every_module_has_a_floor(graph: grimp.ImportGraph, package: str) -> None:
-    """A new module is added to the table on purpose."""
+    """A new module must be added to the table."""
     assert [] == [name for name in _modules(graph, package) if _floor(name) is None]
 
 
 @pytest.mark.parametrize("package", ["tinyagent", "tinyagent_cli"])
 def test_modules_import_downwards(graph: grimp.ImportGraph, package: str) -> None:
-    """A module imports from its own floor and from lower ones, and in the library never from the package."""
+    """A module imports from its own and lower floors; library modules never import the package."""
     wrong = [
         f"{importer} -> {imported}"
         for importer in _modules(graph, package)
@@ -123,7 +123,7 @@ def test_modules_import_downwards(graph: grimp.ImportGraph, package: str) -> Non
 
 
 def test_imports_form_no_circle(graph: grimp.ImportGraph) -> None:
-    """No two modules depend on each other, not even inside functions or for type checking."""
+    """No modules import each other, even in functions or for type checking."""
     sorter = graphlib.TopologicalSorter(
         {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     )
@@ -134,7 +134,7 @@ def test_imports_form_no_circle(graph: grimp.ImportGraph) -> None:
 
 
 def test_the_library_stands_alone(runtime_graph: grimp.ImportGraph) -> None:
-    """The library knows nothing of the command line and of what only terminals need."""
+    """The library imports neither the command line nor packages for terminals."""
     wrong = [
         f"{importer} -> {imported}"
         for importer in runtime_graph.modules
@@ -146,8 +146,8 @@ def test_the_library_stands_alone(runtime_graph: grimp.ImportGraph) -> None:
 
 
 @pytest.mark.parametrize("package", sorted(ONLY_USERS))
-def test_one_door_to_each_dependency(runtime_graph: grimp.ImportGraph, package: str) -> None:
-    """What may be replaced one day is imported in one place."""
+def test_each_dependency_is_imported_in_one_place(runtime_graph: grimp.ImportGraph, package: str) -> None:
+    """A dependency that may be replaced has one importing module."""
     users: set[str] = set()
     if package in runtime_graph.modules:
         users = runtime_graph.find_modules_that_directly_import(package)
@@ -207,7 +207,7 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", ["plugins", "examples"])
 def test_plugins_use_the_public_library_only(folder: str) -> None:
-    """A plugin needs nothing but public names of `tinyagent`, so anybody can write one."""
+    """Plugins import only public names of `tinyagent`."""
     wrong = [
         f"{path.relative_to(ROOT)} -> {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))

@@ -1,4 +1,4 @@
-"""What the files around the code promise."""
+"""Rules for the files of the project."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _tracked() -> list[Path]:
 
 
 def test_everything_of_ours_depends_on_our_distribution() -> None:
-    """Plugins, the example and the binding need `tinyagent-core`; `tinyagent` is another project's name."""
+    """Plugins, the example and the binding depend on `tinyagent-core`, not on `tinyagent`."""
     wrong = {}
     for path in [ROOT / "pyproject.toml", *ROOT.glob("[bep]*/*/pyproject.toml")]:
         project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
@@ -37,13 +37,13 @@ def test_everything_of_ours_depends_on_our_distribution() -> None:
 
 @pytest.mark.parametrize("name", ["constraints.txt", "tests/peers/constraints.txt"])
 def test_constraints_hold_names_and_versions_only(name: str) -> None:
-    """No address of an index and no path gets into the constraint files."""
+    """Constraint files have no index URLs and no paths."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert [] == [line for line in lines if not re.fullmatch(r"#.*|[\w.-]+==[\w.!+]+", line)]
 
 
 def test_every_dependency_is_pinned() -> None:
-    """What .venv needs is in constraints.txt, so that everybody tests the same versions."""
+    """All packages of .venv are in constraints.txt, so that all tests use the same versions."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
@@ -67,7 +67,7 @@ def _canonical(name: str) -> str:
 
 
 def test_versions_agree() -> None:
-    """tinyagent and its own plugins are released together, under one version."""
+    """tinyagent and its own plugins have the same version."""
     versions = {
         path.parent.name: tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"]
         for path in ROOT.glob("plugins/*/pyproject.toml")
@@ -76,7 +76,7 @@ def test_versions_agree() -> None:
 
 
 def test_no_machine_path_is_committed() -> None:
-    """Nothing in the repository spells where somebody's checkout or home is."""
+    """No file of the repository has the path of a checkout or a home."""
     places = [str(ROOT), str(ROOT.parent), str(Path(sys.base_prefix))]
     wrong = [
         f"{path.relative_to(ROOT)}: {place}"

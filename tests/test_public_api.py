@@ -1,4 +1,4 @@
-"""The names that `import tinyagent` offers, and what importing it does not do."""
+"""The names of `import tinyagent`, and the absence of side effects of the import."""
 
 from __future__ import annotations
 
@@ -96,21 +96,21 @@ MODULES = [
 
 @pytest.mark.parametrize("name", [*CONTRACT, *MORE])
 def test_a_name_of_the_contract_can_be_imported(name: str) -> None:
-    """`from tinyagent import …` works as the contract writes it."""
+    """`from tinyagent import …` works as in the contract."""
     namespace: dict[str, object] = {}
     exec(f"from tinyagent import {name}", namespace)
     assert name in namespace
 
 
 def test_the_exports_are_pinned() -> None:
-    """`__all__` is the contract, the error tree, and little else: adding a name is a decision."""
+    """`__all__` has the contract, the errors and few other names; adding one is a decision."""
     assert sorted({*CONTRACT, *MORE, *errors.__all__}) == sorted(tinyagent.__all__)
     assert len(tinyagent.__all__) == len(set(tinyagent.__all__))
     assert set(tinyagent.__all__) <= set(dir(tinyagent))
 
 
 def test_every_error_is_exported() -> None:
-    """The whole tree of `tinyagent.errors`, as the same classes."""
+    """`tinyagent` exports all classes of `tinyagent.errors`."""
     defined = {
         name
         for name, value in vars(errors).items()
@@ -123,31 +123,31 @@ def test_every_error_is_exported() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_of_the_contract_can_be_imported(name: str) -> None:
-    """The modules have the file names of the contract."""
+    """The modules have the names of the contract."""
     assert importlib.import_module(f"tinyagent.{name}").__name__ == f"tinyagent.{name}"
 
 
-def test_a_function_wins_over_its_module() -> None:
-    """`agent_loop` is a function, also after its module was imported by name."""
+def test_a_function_takes_precedence_over_its_module() -> None:
+    """`agent_loop` is a function, also after an import of the module."""
     code = "import tinyagent.agent_loop; from tinyagent import agent_loop; assert callable(agent_loop)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_types_module_has_what_is_not_exported() -> None:
-    """`agent_types` also holds the JSON and streaming vocabulary."""
+def test_the_types_module_has_all_types() -> None:
+    """`agent_types` also has the JSON and streaming types."""
     for name in ("JsonValue", "JsonObject", "StopReason", "STREAM_UPDATE_EVENTS", "ThinkingBudgets"):
         assert hasattr(importlib.import_module("tinyagent.agent_types"), name)
 
 
 def test_the_alchemy_module() -> None:
-    """`tinyagent.alchemy_provider` offers its three names without the Rust wheel."""
+    """`tinyagent.alchemy_provider` has its three names without the Rust wheel."""
     module = importlib.import_module("tinyagent.alchemy_provider")
     for name in ("OpenAICompatModel", "stream_alchemy_openai_completions", "AlchemyStreamResponse"):
         assert hasattr(module, name)
 
 
 def test_a_wrong_name_is_an_attribute_error() -> None:
-    """Loading names late does not change what a missing one is."""
+    """Lazy loading does not change the error of a missing name."""
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = tinyagent.nothing
     with pytest.raises(ImportError):
@@ -155,7 +155,7 @@ def test_a_wrong_name_is_an_attribute_error() -> None:
 
 
 def test_the_signatures_of_the_contract() -> None:
-    """Contract section 9: names, order and defaults of the arguments."""
+    """Arguments have the names, order and defaults of section 9 of the contract."""
     expected = {
         "execute_tool_calls": "tools assistant_message signal stream get_steering_messages=None",
         "skip_tool_call": "tool_call stream",
@@ -213,12 +213,12 @@ assert [] == wild, wild
 
 
 def test_importing_does_nothing() -> None:
-    """No thread, no file but modules, no environment, no socket; neither click nor httpx is loaded."""
+    """The import starts no thread, opens only modules, and loads neither click nor httpx."""
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
     assert (0, "", "") == (done.returncode, done.stdout, done.stderr)
 
 
-def test_star_import_of_what_is_there_loads_no_click() -> None:
-    """Even the names that load late need no command line."""
+def test_a_star_import_does_not_load_click() -> None:
+    """Lazy names do not need the command line."""
     code = "import sys; from tinyagent import *; assert 'click' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""What others build on, as snapshots: a change shows in the diff, so that none happens unseen."""
+"""The public surface as snapshots, so that every change is visible in the diff."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tinyagent.testing import pytest_plugin
 
 @pytest.fixture
 def stored(snapshot: SnapshotAssertion) -> Any:
-    """One JSON file a snapshot."""
+    """Use one JSON file per snapshot."""
     return snapshot.use_extension(JSONSnapshotExtension)
 
 
 def test_names(stored: Any) -> None:
-    """What can be imported from `tinyagent` and from its public modules for plugins; the fixtures."""
+    """The names of `tinyagent`, of its public modules for plugins, and of the fixtures."""
     modules = (tinyagent, testing, text_files, child_environment, supervisor, tools, pytest_plugin)
     assert stored == {module.__name__: sorted(module.__all__) for module in modules}
 
 
 def test_hook_signatures(stored: Any) -> None:
-    """The hooks with their arguments and what they return."""
+    """The hooks with their arguments and return types."""
     assert stored == {
         name: str(inspect.signature(value))
         for name, value in sorted(vars(hookspecs).items())
@@ -36,5 +36,5 @@ def test_hook_signatures(stored: Any) -> None:
 
 
 def test_jsonl_schema(stored: Any) -> None:
-    """The JSON Schema of the lines, as `tinyagent schema events` prints it."""
+    """The JSON Schema of the lines, as printed by `tinyagent schema events`."""
     assert stored == jsonl.schema()

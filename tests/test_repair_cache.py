@@ -30,7 +30,7 @@ def history(count: int = 20) -> list[Message]:
 
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of messages that each call of `repair_history` checked."""
+    """Record the number of messages that each call of `repair_history` checks."""
     counts: list[int] = []
 
     def counting(messages: Any, **options: Any) -> list[Message]:

@@ -1,4 +1,4 @@
-"""Server-sent events from bytes, whichever way the bytes are cut."""
+"""Server-sent events from bytes, however the bytes are cut."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ def test_line_ends(end: bytes) -> None:
 
 
 def test_mixed_line_ends() -> None:
-    """One stream may mix them."""
+    """One stream may have different line ends."""
     assert [b"a", b"b", b"c"] == data(b"data: a\r\n\ndata: b\r\rdata: c\n\r\n")
 
 
 def test_nothing_else_ends_a_line() -> None:
-    """What str.splitlines takes for a line end stays in the data."""
+    """Other separators of str.splitlines are part of the data."""
     text = "x\u2028y\u2029z\u0085\x0b\x0c\x1c\x1dw".encode()
     assert [text] == data(b"data: " + text + b"\n\n")
 
 
 def test_crlf_across_chunks() -> None:
-    """A CRLF that two chunks share is one line end."""
+    """A CRLF that is split between two chunks is one line end."""
     assert [(b"e", b"a", b"")] == decode(b"event: e\r", b"\ndata: a\r", b"\n\r", b"\n")
     assert [b"a\nb"] == data(b"data: a\r", b"\n", b"data: b\r", b"\n", b"\r", b"\n")
     assert [b"a", b"b"] == data(b"data: a\r", b"\n", b"\n", b"data: b\n\n")
 
 
 def test_byte_order_mark() -> None:
-    """One BOM at the start is dropped, in one piece or in three; a second one is data."""
+    """One BOM at the start is removed, even if it is split; a second one is data."""
     assert [b"a"] == data(b"\xef\xbb\xbfdata: a\n\n")
     assert [b"a"] == data(b"\xef", b"\xbb", b"\xbf", b"data: a\n\n")
     assert [] == data(b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n")
@@ -53,20 +53,20 @@ def test_byte_order_mark() -> None:
 
 
 def test_fields() -> None:
-    """`event`, `data` and `error` are read, one space goes, and what is not known is skipped."""
+    """`event`, `data` and `error` are read, one space is removed, and other fields are ignored."""
     stream = b"event: e\nid: 7\nretry: 10\nfoo: x\ndata:a\ndata:  b\ndata\nerror: oops\n\n"
     assert [(b"e", b"a\n b\n", b"oops")] == decode(stream)
     assert [] == decode(b" data: a\n\nDATA: b\n\n")
 
 
 def test_comments_and_empty_events() -> None:
-    """Comments, events without data and bare names give nothing, and leave nothing behind."""
+    """Comments, events without data and bare names give no event."""
     stream = b": hi\n\n:\n\ndata:\n\ndata: \n\nevent: ping\n\ndata: a\n\n"
     assert [(b"", b"a", b"")] == decode(stream)
 
 
 def test_end_without_blank_line() -> None:
-    """The last event counts without its blank line, and without a line end at all."""
+    """The last event needs no blank line and no line end."""
     assert [b"a"] == data(b"data: a\n")
     assert [b"a"] == data(b"data: a")
     assert [b"a"] == data(b"data: a\r")
@@ -74,7 +74,7 @@ def test_end_without_blank_line() -> None:
 
 
 def test_each_event_comes_with_its_last_byte() -> None:
-    """No event waits for the chunk after the one that completes it."""
+    """No event waits for the chunk after its last byte."""
     decoder = SSEDecoder()
     assert [] == decoder.feed(b"data: a\n")
     assert [(b"", b"a", b"")] == decoder.feed(b"\n")
@@ -94,7 +94,7 @@ LINES = st.sampled_from(
     st.lists(st.integers(0, 400)),
 )
 def test_any_cut_gives_the_same(lines: list[tuple[bytes, bytes]], bom: bool, cuts: list[int]) -> None:
-    """However a stream is cut, byte by byte included, its events are the same."""
+    """The events do not depend on the cuts, also byte by byte."""
     stream = b"\xef\xbb\xbf" * bom + b"".join(line + end for line, end in lines)
     places = sorted({cut for cut in cuts if cut < len(stream)})
     pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
@@ -104,14 +104,14 @@ def test_any_cut_gives_the_same(lines: list[tuple[bytes, bytes]], bom: bool, cut
 
 
 @given(st.lists(st.binary(max_size=20)))
-def test_any_bytes_are_survived(chunks: list[bytes]) -> None:
-    """No bytes make it raise, and an event never holds a line end that was none of its own."""
+def test_any_bytes_are_decoded(chunks: list[bytes]) -> None:
+    """No bytes raise an error, and an event never has a line end of the framing."""
     for _, value, error in decode(*chunks):
         assert b"\r" not in value + error
 
 
 def test_an_event_that_is_too_large() -> None:
-    """An event beyond the limit is refused while it comes, in one line or in many."""
+    """An event beyond the limit is refused while it is read, in one line or in many."""
 
     def feed_all(line: bytes) -> None:
         decoder = SSEDecoder(max_bytes=64 << 10)
@@ -124,7 +124,7 @@ def test_an_event_that_is_too_large() -> None:
 
 
 def test_small_events_have_no_limit_together() -> None:
-    """The limit is for one event: what came before does not count."""
+    """The limit applies to each event."""
     decoder = SSEDecoder(max_bytes=1000)
     for _ in range(1000):
         assert 1 == len(decoder.feed(b"data: " + b"x" * 50) + decoder.feed(b"y\n\n"))

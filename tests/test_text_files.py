@@ -1,4 +1,4 @@
-"""Reading text and configuration: encodings, bounds, owners and modes."""
+"""Reading text and configuration files: encodings, limits, owners and modes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITHOUT_MARK = {
     "data", [*WITH_MARK.values(), *WITHOUT_MARK.values()], ids=[*WITH_MARK, *WITHOUT_MARK]
 )
 def test_the_encoding_is_found(data: bytes) -> None:
-    """By the byte order mark, or by the zero bytes of the first two characters."""
+    """It is detected by the byte order mark or by NUL bytes in the first two characters."""
     assert TEXT == decode_text(data, "file")
 
 
@@ -47,19 +47,19 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\
 
 @given(TEXTS, st.sampled_from(text_files._MARKS))
 def test_every_text_with_a_mark_is_read(text: str, mark: tuple[bytes, str]) -> None:
-    """What was written in any of the encodings is what is read."""
+    """Text in any encoding with a mark is decoded correctly."""
     assert text == decode_text(mark[0] + text.encode(mark[1]), "file")
 
 
 @given(TEXTS)
 def test_no_utf_8_is_taken_for_another_encoding(text: str) -> None:
-    """Without a mark and without NUL, UTF-8 is always UTF-8; a U+FEFF at its beginning is a mark."""
+    """Without a mark and NUL, the text is UTF-8; a U+FEFF at its beginning is a mark."""
     assert text.removeprefix("\ufeff") == decode_text(text.encode(), "file")
 
 
 @given(st.binary(max_size=50))
 def test_any_bytes_are_text_or_an_error(data: bytes) -> None:
-    """Nothing but the error of the caller is raised, and no NUL and no CR gets through."""
+    """Only the caller's error is raised, and the text has no NUL and no CR."""
     try:
         text = decode_text(data, "file", error=RecordError)
     except RecordError:
@@ -68,14 +68,14 @@ def test_any_bytes_are_text_or_an_error(data: bytes) -> None:
 
 
 def test_short_texts_are_utf_8() -> None:
-    """An empty text and one character are read, a mark alone is an empty text."""
+    """An empty text and one character are read; a mark alone is an empty text."""
     assert ["", "é", "", ""] == [
         decode_text(data, "file") for data in (b"", "é".encode(), codecs.BOM_UTF8, codecs.BOM_UTF16_LE)
     ]
 
 
 def test_line_ends_become_lf() -> None:
-    """CR LF of Windows and the lone CR of old files."""
+    """CR LF and CR become LF."""
     assert "a\nb\nc\n\nd" == decode_text(b"a\r\nb\rc\n\rd", "file")
 
 
@@ -93,18 +93,18 @@ def test_line_ends_become_lf() -> None:
         (b"\xed\xa0\x80", "file is not UTF-8 text: byte 0xed at offset 0"),
     ],
 )
-def test_what_is_no_text_is_named_with_its_place(data: bytes, message: str) -> None:
-    """The message has the name, the byte and its offset in the file."""
+def test_invalid_text_is_an_error_with_its_place(data: bytes, message: str) -> None:
+    """The message has the name, the byte and its offset."""
     with pytest.raises(RecordError) as caught:
         decode_text(data, "file", error=RecordError)
     assert str(caught.value).startswith(message)
 
 
-# ---- bounds -------------------------------------------------------------------------------------------
+# ---- limits -------------------------------------------------------------------------------------------
 
 
 def test_a_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    """By its size, without reading it: a sparse file of 100 GB fails at once."""
+    """The size is checked first: a sparse file of 100 GB fails at once."""
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
         file.truncate(100 << 30)
@@ -119,7 +119,7 @@ def test_a_device_without_end_is_refused() -> None:
 
 
 def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
-    """A file of exactly the limit is read, from a pipe as well."""
+    """A file of exactly the limit is read, also from a pipe."""
     (tmp_path / "file").write_bytes(b"x" * 1000)
     assert b"x" * 1000 == read_bytes(tmp_path / "file", limit=1000)
     pipe = tmp_path / "pipe"
@@ -131,7 +131,7 @@ def test_the_limit_itself_is_allowed(tmp_path: Path) -> None:
 
 
 def test_a_pipe_in_non_blocking_mode_is_waited_for() -> None:
-    """Programs such as Node.js leave standard input in that mode."""
+    """Programs such as Node.js set standard input to this mode."""
     reader, writer = os.pipe()
     os.set_blocking(reader, False)
     timer = threading.Timer(0.05, lambda: (os.write(writer, b"late"), os.close(writer)))
@@ -145,8 +145,8 @@ def test_a_pipe_in_non_blocking_mode_is_waited_for() -> None:
     ("path", "reason"),
     [("missing", "No such file"), (".", "Is a directory"), ("a\0b", "null (?:byte|character)")],
 )
-def test_what_cannot_be_read_says_why(tmp_path: Path, path: str, reason: str) -> None:
-    """Missing, a directory, and a name that no file can have."""
+def test_unreadable_files_have_a_reason(tmp_path: Path, path: str, reason: str) -> None:
+    """A missing file, a directory and an invalid name have their own errors."""
     with pytest.raises(ConfigurationError, match=reason):
         read_bytes(tmp_path / path, limit=10)
 
@@ -163,7 +163,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_configuration_file_is_read(config: Path) -> None:
-    """With its text decoded; through symbolic links too."""
+    """The text is decoded, also through symbolic links."""
     link = config.with_name("link.toml")
     link.symlink_to(config)
     assert [TEXT, TEXT] == [read_config(config), read_config(link, private=True)]
@@ -175,7 +175,7 @@ def test_a_configuration_file_is_read(config: Path) -> None:
     ids=lambda p: p[:20],
 )
 def test_a_file_that_cannot_exist_is_missing(config: Path, path: str) -> None:
-    """ENOENT, ENOTDIR (HOME=/dev/null), ENAMETOOLONG, ELOOP in the directory: as if there were no file."""
+    """ENOENT, ENOTDIR (HOME=/dev/null), ENAMETOOLONG and ELOOP count as a missing file."""
     (config.parent / "loop").symlink_to("loop")
     (config.parent / "dangling").symlink_to("nowhere")
     assert None is read_config(config.parent / path)
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_exist_is_missing(config: Path, path: str) -> None:
 def test_a_loose_mode_is_refused(
     config: Path, private: bool, mode: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others may not write it, nor read it if it is private. The message has the command that helps."""
+    """Files that others can write, or read if private, are refused with a command that repairs it."""
     monkeypatch.setattr(text_files, "_is_private_group", lambda found: False)
     config.chmod(mode)
     with pytest.raises(ConfigurationError, match=f"mode {mode:04o}") as caught:
@@ -210,7 +210,7 @@ def test_only_regular_files_are_used(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_link_to_itself_is_an_error(tmp_path: Path) -> None:
-    """The file is there, and it cannot be read."""
+    """The file exists and cannot be read."""
     path = tmp_path / "config.toml"
     path.symlink_to(path)
     with pytest.raises(ConfigurationError, match="cannot be read: Too many levels"):
@@ -218,7 +218,7 @@ def test_a_link_to_itself_is_an_error(tmp_path: Path) -> None:
 
 
 def result(owner: int, mode: int, group: int = 4_000_000_000) -> os.stat_result:
-    """What `fstat` gives for a regular file."""
+    """Return the result of `fstat` for a regular file."""
     return os.stat_result((stat.S_IFREG | mode, 0, 0, 1, owner, group, 0, 0, 0, 0))
 
 
@@ -245,13 +245,13 @@ USER, OTHER, ROOT = 4_000_000_001, 4_000_000_002, 0
 def test_owners(
     owner: int, mode: int, user: int, directory: int | None, private: bool, allowed: bool
 ) -> None:
-    """The user's or root's; for root also another user's, in that user's own directory."""
+    """The file must belong to the user or root; for root also to the owner of its directory."""
     refusal = text_files._refusal(result(owner, mode), user, directory, private=private)
     assert allowed == (refusal is None), refusal
 
 
 def test_a_group_of_the_user_alone_may_write() -> None:
-    """Where the umask is 002, each user has a group of the same number; it holds nobody else."""
+    """With umask 002, each user has a group with the same number and no other members."""
     own, shared = result(USER, 0o664, group=USER), result(USER, 0o664, group=OTHER)
     assert text_files._refusal(own, USER, USER, private=False) is None
     assert text_files._refusal(shared, USER, USER, private=False) is not None
@@ -274,7 +274,7 @@ def test_an_owner_is_enforced_on_the_opened_file(config: Path, monkeypatch: pyte
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root sees into every directory")
 def test_a_closed_directory_of_ones_own_is_an_error(config: Path) -> None:
-    """The file may be there and forbid something, so it is not taken for missing."""
+    """The file may exist and contain restrictions, so it does not count as missing."""
     config.parent.chmod(0)
     try:
         with pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
@@ -283,8 +283,8 @@ def test_a_closed_directory_of_ones_own_is_an_error(config: Path) -> None:
         config.parent.chmod(0o700)
 
 
-def test_writing_is_private_and_at_once(tmp_path: Path) -> None:
-    """Mode 0600 in a directory of mode 0700, nothing left beside it; a link keeps pointing to its target."""
+def test_writing_is_private_and_atomic(tmp_path: Path) -> None:
+    """The modes are 0600 and 0700, no other file remains, and links keep their target."""
     path = tmp_path / "new" / "keys.toml"
     write_private(path, b"one")
     link = tmp_path / "link"
@@ -300,8 +300,8 @@ def test_writing_is_private_and_at_once(tmp_path: Path) -> None:
     assert ["keys.toml"] == [file.name for file in path.parent.iterdir()]
 
 
-def test_a_write_that_fails_leaves_the_old_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk: the old content stays, and no temporary file."""
+def test_a_failed_write_preserves_the_old_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk the old content remains, without a temporary file."""
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")

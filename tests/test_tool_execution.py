@@ -1,4 +1,4 @@
-"""From a call to its result: whatever a tool, a hook or a model does, there is one result for each call."""
+"""Tool calls: whatever a tool, a hook or a model does, each call has one result."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def result(text: str = "ok", **fields: Any) -> AgentToolResult:
 
 
 def make(execute: Any = None, name: str = "t", **fields: Any) -> AgentTool:
-    """A tool that does `execute`, or answers `ok`."""
+    """Return a tool that runs `execute` or answers `ok`."""
 
     async def answer(*_: Any) -> AgentToolResult:
         return result()
@@ -70,7 +70,7 @@ def calls(*blocks: Any) -> Any:
 
 
 class Batch:
-    """Runs a batch and holds its events against the grammar, as one turn of a run."""
+    """Runs a batch, and checks its events as one turn of a run."""
 
     def __init__(self, blocks: Any, tools: Any, *, emit: Any = None, **options: Any) -> None:
         self.events: list[Any] = []
@@ -100,7 +100,7 @@ class Batch:
         )
 
     async def run(self, refuse: str | None = None) -> list[Any]:
-        """The result messages."""
+        """Return the result messages."""
         async with asyncio.timeout(60):
             await self.batch.run(refuse)
         self.check()
@@ -112,7 +112,7 @@ def said(message: Any) -> str:
 
 
 async def one(tool: Any, arguments: Any = None, **options: Any) -> tuple[str, bool]:
-    """The text of the result of one call, and whether it is an error."""
+    """Return the text of the result of one call, and whether it is an error."""
     tools = [] if tool is None else [tool]
     name = "t" if tool is None else tool.name
     (message,) = await Batch([block(name=name, arguments=arguments)], tools, **options).run()
@@ -121,7 +121,7 @@ async def one(tool: Any, arguments: Any = None, **options: Any) -> tuple[str, bo
 
 @pytest.fixture
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tools get a moment instead of a second."""
+    """Shorten the grace period of tools."""
     monkeypatch.setattr(execution, "ABORT_GRACE_S", 0.02)
 
 
@@ -140,7 +140,7 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 async def test_a_violation_names_the_path_and_the_rule(arguments: Any, path: str, rule: str) -> None:
-    """The model gets a text with which it can correct the call; the public function raises the same text."""
+    """The text lets the model correct the call; the public function raises the same text."""
     tool = make(parameters=ADD)
     with pytest.raises(ToolArgumentsError) as caught:
         validate_tool_arguments(tool, block(arguments=arguments))
@@ -154,21 +154,21 @@ async def test_a_violation_names_the_path_and_the_rule(arguments: Any, path: str
 
 
 async def test_several_violations_are_named_at_once() -> None:
-    """Up to a handful, so that one repair is enough."""
+    """Several violations are in one text, so that one correction is enough."""
     text, _ = await one(make(parameters=ADD), {"a": "1", "b": [1], "c": 2})
     assert {"type", "items", "additionalProperties"} <= {rule for rule in ADD | {"items": 0} if rule in text}
     assert text.count("(rule:") == 3
 
 
-async def test_a_violation_is_bounded() -> None:
-    """A huge value does not come back whole."""
+async def test_a_violation_is_truncated() -> None:
+    """A huge value is not repeated completely."""
     text, is_error = await one(make(parameters=ADD), {"a": "x" * 1_000_000})
     assert is_error
     assert len(text) < 2000
 
 
 def test_valid_arguments_are_a_copy() -> None:
-    """What a tool does to its arguments does not change the message."""
+    """Changes by a tool do not affect the message."""
     call = block(arguments={"a": 1, "b": ["x"]})
     arguments = validate_tool_arguments(make(parameters=ADD), call)
     assert call["arguments"] == arguments
@@ -178,14 +178,14 @@ def test_valid_arguments_are_a_copy() -> None:
 
 @pytest.mark.parametrize("arguments", [10**30, 2**63, -(2**70), 1.0])
 def test_integers_of_any_size_are_integers(arguments: Any) -> None:
-    """As JSON Schema says, 1.0 included."""
+    """As in JSON Schema, 1.0 is an integer."""
     valid = validate_tool_arguments(make(parameters=ADD), block(arguments={"a": arguments}))
     assert {"a": arguments} == valid
 
 
 @pytest.mark.parametrize("arguments", [None, [], "text", 5, '{"a": 1}', False])
 async def test_arguments_that_are_no_object_are_an_error(arguments: Any) -> None:
-    """Never an empty call."""
+    """They never become an empty call."""
     call = {**block(), "arguments": arguments}
     (message,) = await Batch([call], [make()]).run()
     assert message["is_error"]
@@ -193,7 +193,7 @@ async def test_arguments_that_are_no_object_are_an_error(arguments: Any) -> None
 
 
 async def test_arguments_whose_text_is_no_object_are_an_error() -> None:
-    """`partial_json` on a finished call says that it cannot be run."""
+    """A finished call with `partial_json` does not run."""
     for raw in ('{"a": ', "[1]", "null", "nonsense"):
         (message,) = await Batch([block(partial_json=raw)], [make()]).run()
         assert message["is_error"]
@@ -203,12 +203,12 @@ async def test_arguments_whose_text_is_no_object_are_an_error() -> None:
 
 @pytest.mark.parametrize("parameters", [{}, None, {"type": "object"}, {"type": "object", "properties": {}}])
 async def test_a_tool_without_rules_takes_any_object(parameters: Any) -> None:
-    """No schema, no violation."""
+    """An empty schema accepts every object."""
     assert ("ok", False) == await one(make(parameters=parameters), {"anything": [1]})
 
 
 async def test_the_current_draft_is_the_default() -> None:
-    """`prefixItems` is of 2020-12; the same rule in the words of draft 7 is enforced too."""
+    """`prefixItems` of draft 2020-12 and its form in draft 7 are enforced."""
     current = {"properties": {"a": {"prefixItems": [{"type": "integer"}]}}}
     assert (await one(make(parameters=current), {"a": ["x"]}))[1]
     older = {
@@ -230,7 +230,7 @@ async def test_the_current_draft_is_the_default() -> None:
     ],
 )
 async def test_a_broken_schema_refuses_the_call(parameters: Any) -> None:
-    """A tool whose schema cannot be used is not run unchecked."""
+    """A tool with an invalid schema never runs unchecked."""
     text, is_error = await one(make(parameters=parameters), {"a": 1})
     assert is_error
     assert "schema of 't' cannot be used" in text
@@ -240,7 +240,7 @@ async def test_a_broken_schema_refuses_the_call(parameters: Any) -> None:
     "reference", ["http://127.0.0.1:{port}/x.json", "http://localhost:{port}/x.json", "file:///etc/hostname"]
 )
 async def test_a_remote_reference_is_never_fetched(reference: str) -> None:
-    """A schema from somewhere else cannot make us ask anybody for anything."""
+    """A schema cannot cause a request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0)
         url = reference.format(port=server.getsockname()[1])
@@ -253,7 +253,7 @@ async def test_a_remote_reference_is_never_fetched(reference: str) -> None:
 
 
 async def test_deep_arguments_do_not_crash() -> None:
-    """Nesting beyond what Python can copy is an error result."""
+    """Nesting beyond Python's limit is an error result."""
     deep: Any = {}
     for _ in range(sys.getrecursionlimit()):
         deep = {"a": deep}
@@ -264,11 +264,11 @@ async def test_deep_arguments_do_not_crash() -> None:
     assert "nested too deep" in said(whole.results[0])
 
 
-# ---- what a tool can do wrong ------------------------------------------------------------------------
+# ---- errors of tools ----------------------------------------------------------------------------------
 
 
-async def test_an_unknown_tool_is_told_with_the_known_ones() -> None:
-    """The message says which tools exist."""
+async def test_an_unknown_tool_is_an_error_with_the_known_ones() -> None:
+    """The message lists the available tools."""
     (message,) = await Batch([block(name="nope")], [make(name="b"), make(name="a")]).run()
     assert message["is_error"]
     assert "'nope'" in said(message)
@@ -277,7 +277,7 @@ async def test_an_unknown_tool_is_told_with_the_known_ones() -> None:
 
 
 async def test_a_tool_without_execute() -> None:
-    """It is known to the model and cannot be run here: a result, not a crash."""
+    """A call of it has an error result."""
     text, is_error = await one(AgentTool(name="t"))
     assert is_error
     assert "no execute" in text
@@ -310,7 +310,7 @@ RAISED = {
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_whatever_a_tool_raises_is_its_result(error: BaseException, is_async: bool) -> None:
-    """An exception, `sys.exit()`, its own CancelledError: an error result; the next call runs."""
+    """An exception, `sys.exit()` and CancelledError are error results, and the next call runs."""
 
     async def later(*_: Any) -> Any:
         await asyncio.sleep(0)
@@ -356,7 +356,7 @@ WRONG: list[Any] = [
 
 @pytest.mark.parametrize("given", WRONG, ids=range(len(WRONG)))
 async def test_a_wrong_return_type_is_an_error_result(given: Any) -> None:
-    """The message names the tool's fault, so that its author can find it."""
+    """The message explains the tool's mistake."""
 
     async def execute(*_: Any) -> Any:
         return given
@@ -367,12 +367,12 @@ async def test_a_wrong_return_type_is_an_error_result(given: Any) -> None:
 
 
 async def test_a_tool_may_be_sync() -> None:
-    """An execute that gives the result without being awaited works too."""
+    """An `execute` that returns the result without await works, too."""
     assert ("ok", False) == await one(make(lambda *_: result()))
 
 
 async def test_execute_gets_its_four_arguments() -> None:
-    """The id, a copy of the arguments, the signal of the run, and a callback."""
+    """It gets the id, a copy of the arguments, the run's signal and a callback."""
     signal, seen = AbortSignal(), []
 
     async def execute(*args: Any) -> Any:
@@ -389,7 +389,7 @@ async def test_execute_gets_its_four_arguments() -> None:
 
 
 async def test_a_result_is_a_copy() -> None:
-    """A tool that changes its result later changes neither events nor messages."""
+    """Later changes by the tool affect neither events nor messages."""
     given = result("before", details={"list": [1]})
 
     async def execute(*_: Any) -> Any:
@@ -404,7 +404,7 @@ async def test_a_result_is_a_copy() -> None:
 
 
 async def test_images_and_details_go_through() -> None:
-    """Content for the model, details for programs."""
+    """The model gets the content, and programs get the details."""
     image: Any = {"type": "image", "url": "data:image/png;base64,AA==", "mime_type": "image/png"}
 
     async def execute(*_: Any) -> Any:
@@ -419,7 +419,7 @@ async def test_images_and_details_go_through() -> None:
 
 
 async def test_a_tool_that_takes_too_long() -> None:
-    """It is cancelled, and the result names the limit; the next call runs."""
+    """It is cancelled, and the result shows the limit; the next call runs."""
     ended = []
 
     async def execute(*_: Any) -> Any:
@@ -436,7 +436,7 @@ async def test_a_tool_that_takes_too_long() -> None:
 
 
 async def test_a_tool_that_cleans_up_in_time() -> None:
-    """A tool that turns its time-out into a result keeps that."""
+    """A result that a tool returns at its time-out is used."""
 
     async def execute(*_: Any) -> Any:
         try:
@@ -451,7 +451,7 @@ async def test_a_tool_that_cleans_up_in_time() -> None:
 
 
 async def test_updates_are_events_of_their_call() -> None:
-    """Between start and end, in order, each as it was when it was reported."""
+    """They are between start and end, in order, and unchanged later."""
     partial = result("0")
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> Any:
@@ -470,7 +470,7 @@ async def test_updates_are_events_of_their_call() -> None:
 
 
 async def test_updates_from_threads() -> None:
-    """From any thread: they reach the loop, and come before the end."""
+    """Updates from any thread arrive before the end."""
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> Any:
         def work(number: int) -> None:
@@ -505,7 +505,7 @@ async def test_updates_after_the_end_are_ignored() -> None:
 
 
 async def test_an_update_from_a_thread_that_comes_too_late() -> None:
-    """Sent before the end, arriving after it: it must not show up in the next turn."""
+    """An update that arrives after the end is not in the next turn."""
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> Any:
         thread = threading.Thread(target=on_update, args=(result("late"),))
@@ -521,7 +521,7 @@ async def test_an_update_from_a_thread_that_comes_too_late() -> None:
 
 
 async def test_an_update_of_the_wrong_type_is_the_tools_error() -> None:
-    """It raises where it is called."""
+    """The callback raises."""
 
     async def execute(call_id: str, args: Any, signal: Any, on_update: Any) -> Any:
         on_update("half")
@@ -532,7 +532,7 @@ async def test_an_update_of_the_wrong_type_is_the_tools_error() -> None:
 
 
 async def test_listeners_of_updates_are_waited_for_before_the_end() -> None:
-    """A sink that takes its time gets update after update, then the end."""
+    """A slow sink gets every update before the end."""
     seen = []
 
     def emit(event: Any) -> Any:
@@ -572,7 +572,7 @@ class Gated:
 
 @pytest.mark.parametrize("mode", ["auto", "parallel"])
 async def test_results_keep_the_order_of_the_calls(mode: Any) -> None:
-    """Ends come as the calls complete; each result as soon as all earlier ones are there."""
+    """Ends are in the order of completion; results are in the order of the calls."""
     gated = Gated("a", "b", "c")
     batch = Batch(gated.blocks, gated.tools, mode=mode)
     running = asyncio.create_task(batch.run())
@@ -596,7 +596,7 @@ async def test_results_keep_the_order_of_the_calls(mode: Any) -> None:
 
 @pytest.mark.parametrize(("mode", "read_only"), [("sequential", True), ("auto", False)])
 async def test_one_after_the_other(mode: Any, read_only: bool) -> None:
-    """In order, the next begins when the one before has its result."""
+    """A sequential call starts when the previous one has its result."""
     gated = Gated("a", "b", read_only=read_only)
     batch = Batch(gated.blocks, gated.tools, mode=mode)
     running = asyncio.create_task(batch.run())
@@ -610,7 +610,7 @@ async def test_one_after_the_other(mode: Any, read_only: bool) -> None:
 
 
 async def test_auto_is_sequential_if_one_tool_may_change_something() -> None:
-    """One tool that is not `read_only` in the batch is enough; `parallel` forces it."""
+    """One tool that is not `read_only` is enough; `parallel` overrides it."""
     for mode, expected in (("auto", ["a"]), ("parallel", ["a", "b"])):
         gated = Gated("a", "b")
         gated.tools.append(make(gated.execute, name="write"))
@@ -626,7 +626,7 @@ async def test_auto_is_sequential_if_one_tool_may_change_something() -> None:
 
 
 async def test_too_many_calls_are_refused() -> None:
-    """A reply gets at most so many calls run; the rest get a result that says so."""
+    """Calls beyond the limit of a reply get an error result."""
     batch = Batch([block(str(number)) for number in range(MAX_CALLS + 2)], [make(read_only=True)])
     messages = await batch.run()
     assert [False] * MAX_CALLS + [True] * 2 == [message["is_error"] for message in messages]
@@ -634,7 +634,7 @@ async def test_too_many_calls_are_refused() -> None:
 
 
 async def test_refusing_a_batch_runs_nothing() -> None:
-    """Each call gets the reason as its error."""
+    """Each call has the reason as its error."""
     ran: list[Any] = []
     batch = Batch([block("1"), block("2")], [make(ran.append)])
     messages = await batch.run("no")
@@ -647,7 +647,7 @@ async def test_refusing_a_batch_runs_nothing() -> None:
 
 @pytest.fixture(params=[False, True], ids=["sync", "async"])
 def either(request: pytest.FixtureRequest) -> Any:
-    """Makes a hook async for the second round."""
+    """Run a test with sync and async hooks."""
 
     def wrap(hook: Any) -> Any:
         if not request.param:
@@ -663,7 +663,7 @@ def either(request: pytest.FixtureRequest) -> Any:
 
 
 async def test_before_sees_the_call_after_validation(either: Any) -> None:
-    """Who is called, with what; a call that is invalid never gets there."""
+    """The hook gets valid calls only."""
     seen: list[ToolCallInfo] = []
     tool = make(parameters=ADD)
     context: Any = object()
@@ -693,7 +693,7 @@ async def test_before_may_block(either: Any) -> None:
 
 
 async def test_before_may_change_the_arguments(either: Any) -> None:
-    """What it gives instead is validated as well, and does not change the message."""
+    """Changed arguments are validated, and the message does not change."""
     seen = []
 
     async def execute(call_id: str, args: Any, *_: Any) -> Any:
@@ -727,8 +727,8 @@ async def test_arguments_changed_in_place_are_validated_too(either: Any) -> None
     assert [{"a": 2}] == seen
 
 
-async def test_hooks_are_asked_one_at_a_time() -> None:
-    """Also in a batch that runs side by side: a hook that asks a user asks one thing at a time."""
+async def test_hooks_are_called_one_at_a_time() -> None:
+    """In a parallel batch, a hook that asks a user has one question at a time."""
     asking = 0
 
     async def ask(info: Any) -> None:
@@ -742,8 +742,8 @@ async def test_hooks_are_asked_one_at_a_time() -> None:
     assert [False] * 5 == [message["is_error"] for message in await batch.run()]
 
 
-async def test_a_call_that_ends_while_a_hook_asks_is_told_at_once() -> None:
-    """The hook of the second call waits for the end of the first: nothing stands still."""
+async def test_a_call_that_ends_while_a_hook_asks_is_reported_at_once() -> None:
+    """Waiting hooks do not delay the end of other calls."""
     ended = asyncio.Event()
 
     def emit(event: Any) -> None:
@@ -791,7 +791,7 @@ async def test_ending_a_batch_while_a_hook_asks(how: str, short_grace: None) -> 
 
 
 async def test_after_may_replace_the_result(either: Any) -> None:
-    """Content and details by a result, `is_error` and a reason by a decision; None leaves it."""
+    """A result, or a decision with `is_error` and a reason, replaces it; None does not."""
     tool = make(lambda *_: result("secret", details={"a": 1}))
     for answer, expected in (
         (None, ("secret", False)),
@@ -804,7 +804,7 @@ async def test_after_may_replace_the_result(either: Any) -> None:
 
 
 async def test_after_may_change_content_and_is_error_together() -> None:
-    """One decision: another text for the model, other details for programs, and an error or none."""
+    """One decision can change content, details and `is_error`."""
 
     def censor(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
         content: Any = [{"type": "text", "text": "changed"}]
@@ -823,7 +823,7 @@ async def test_after_may_change_content_and_is_error_together() -> None:
 
 
 async def test_malformed_content_of_a_decision_withholds_the_result() -> None:
-    """What is not content never reaches the model."""
+    """Malformed content never reaches the model."""
 
     def censor(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
         return ToolCallDecision(content="text")  # type: ignore[arg-type]
@@ -840,7 +840,7 @@ async def fail(*_: Any) -> Any:
 async def test_arguments_are_validated_again_only_if_a_hook_changed_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A hook that looks costs no second validation; the tool gets a copy of its own all the same."""
+    """The tool gets its own copy in any case."""
     validated = []
     validate = execution.validate_tool_arguments
 
@@ -882,7 +882,7 @@ async def test_arguments_are_validated_again_only_if_a_hook_changed_them(
     ],
 )
 def test_a_number_without_a_fraction_is_an_integer(given: Any, expected: Any) -> None:
-    """JSON has one kind of number, and models send 5.0 for 5: a tool gets an int, at any depth."""
+    """Models send 5.0 for 5: the tool gets an int, at any depth."""
     arguments = validate_tool_arguments(make(parameters={}), block(arguments=given))
     assert repr(expected) == repr(arguments)
 
@@ -897,8 +897,8 @@ TOOLS_REFUSED: list[tuple[Any, type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("tools", "error", "words"), TOOLS_REFUSED, ids=range(len(TOOLS_REFUSED)))
-def test_what_is_no_set_of_tools_is_refused(tools: Any, error: type[Exception], words: str) -> None:
-    """Where it enters: in the options, in `set_tools` and in the loop's context."""
+def test_invalid_tools_are_refused(tools: Any, error: type[Exception], words: str) -> None:
+    """They are refused in the options, in `set_tools` and in the loop's context."""
     with pytest.raises(error, match=words):
         Agent().set_tools(tools)
     with pytest.raises(error, match=words):
@@ -908,7 +908,7 @@ def test_what_is_no_set_of_tools_is_refused(tools: Any, error: type[Exception], 
 
 
 async def test_after_may_forgive_an_error(either: Any) -> None:
-    """It sees failures too, and may call them none."""
+    """The hook gets failures, too, and may clear `is_error`."""
     seen = []
 
     def after(info: Any, given: Any, is_error: bool) -> Any:
@@ -922,8 +922,8 @@ async def test_after_may_forgive_an_error(either: Any) -> None:
     assert [("BoomError: mine", True)] == seen
 
 
-async def test_after_is_not_asked_about_what_was_not_run() -> None:
-    """An unknown tool, wrong arguments and blocked calls have no result of a tool."""
+async def test_after_is_called_for_executed_calls_only() -> None:
+    """Unknown tools, wrong arguments and blocked calls are skipped."""
     seen: list[Any] = []
     blocks = [block("1", "nope"), block("2"), block("3", arguments={"a": 1})]
     batch = Batch(
@@ -936,8 +936,8 @@ async def test_after_is_not_asked_about_what_was_not_run() -> None:
     assert [] == seen
 
 
-async def test_terminate_is_told_by_the_batch() -> None:
-    """By the result of a tool, or by either hook."""
+async def test_terminate_ends_the_batch() -> None:
+    """It can come from a tool's result or from either hook."""
     decision = ToolCallDecision(terminate=True)
     for options in (
         {"tools": [make(lambda *_: result(terminate=True))]},
@@ -973,7 +973,7 @@ async def test_an_abort_ends_running_tools(mode: Any, short_grace: None) -> None
 
 
 async def test_an_abort_does_not_wait_for_a_tool_that_will_not_end(short_grace: None) -> None:
-    """A tool that swallows its cancellation is left behind, and says nothing any more."""
+    """A tool that swallows its cancellation is abandoned, and its updates are ignored."""
     signal, free, late = AbortSignal(), asyncio.Event(), []
 
     async def execute(call_id: str, args: Any, given: Any, on_update: Any) -> Any:
@@ -1000,7 +1000,7 @@ async def test_an_abort_does_not_wait_for_a_tool_that_will_not_end(short_grace: 
 
 
 async def test_an_abort_while_the_censor_works_withholds_the_result(short_grace: None) -> None:
-    """What `after_tool_call` has not passed is not shown, however the run ends."""
+    """A result is shown only after `after_tool_call` has passed it."""
     signal = AbortSignal()
 
     async def after(*_: Any) -> None:
@@ -1014,7 +1014,7 @@ async def test_an_abort_while_the_censor_works_withholds_the_result(short_grace:
 
 @pytest.mark.parametrize("mode", ["parallel", "sequential"])
 async def test_a_cancelled_batch_closes_every_call(mode: Any, short_grace: None) -> None:
-    """If the run is cancelled, running calls end, other calls are refused, and no tool is left running."""
+    """Active calls end, other calls are refused, and no tool is left running."""
     began = asyncio.Event()
 
     async def execute(*_: Any) -> Any:
@@ -1035,7 +1035,7 @@ async def test_a_cancelled_batch_closes_every_call(mode: Any, short_grace: None)
 
 
 async def test_cancelling_while_a_listener_takes_updates(short_grace: None) -> None:
-    """Updates that are still being taken are ended with the batch."""
+    """Pending updates end with the batch."""
     reached = asyncio.Event()
 
     def emit(event: Any) -> Any:
@@ -1068,7 +1068,7 @@ async def test_cancelling_while_a_listener_takes_updates(short_grace: None) -> N
 
 
 async def test_execute_tool_calls() -> None:
-    """Events on the stream, results in order, no steering."""
+    """Events are on the stream, and results are in order, without steering."""
     stream = create_agent_stream()
     given = await execute_tool_calls([make()], calls(block("1"), block("2", "nope")), None, stream)
     stream.end([])
@@ -1101,7 +1101,7 @@ async def test_execute_tool_calls_with_steering(is_async: bool) -> None:
 
 @pytest.mark.parametrize("tools", [None, []])
 async def test_execute_tool_calls_without_tools_or_calls(tools: Any) -> None:
-    """Nothing to run is nothing; a call without any tool gets its error."""
+    """Without calls there are no results; a call without tools has an error."""
     stream = create_agent_stream()
     assert [] == (await execute_tool_calls(tools, assistant("x"), None, stream))["tool_results"]  # type: ignore[arg-type]
     (message,) = (await execute_tool_calls(tools, calls(block()), None, stream))["tool_results"]
@@ -1109,7 +1109,7 @@ async def test_execute_tool_calls_without_tools_or_calls(tools: Any) -> None:
 
 
 async def test_skip_tool_call() -> None:
-    """The error result of a call that is not run, with its events."""
+    """A skipped call has an error result and its events."""
     stream = create_agent_stream()
     message = skip_tool_call(block("1", arguments={"a": 1}), stream)
     stream.end([])

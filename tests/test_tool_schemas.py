@@ -1,4 +1,4 @@
-"""Schemas of tools: what is repaired, what is refused, and that providers and validation agree."""
+"""Schemas of tools: repairs, refusals, and agreement between providers and validation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def of(schema: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("schema", [None, True, {}, [], {"type": "object"}, {"properties": None}])
 def test_a_tool_without_arguments_has_properties(schema: Any) -> None:
-    """OpenAI refuses a whole request for an object schema without `properties`."""
+    """OpenAI refuses requests with an object schema without `properties`."""
     assert OBJECT == fit_schema(schema).parameters
 
 
@@ -91,22 +91,22 @@ def test_a_tool_without_arguments_has_properties(schema: Any) -> None:
     ],
 )
 def test_old_and_unusual_spellings_are_rewritten(old: Any, now: Any) -> None:
-    """The result means the same in draft 2020-12. A second conversion changes nothing."""
+    """The result is equivalent in draft 2020-12. A second conversion changes nothing."""
     assert now == of(old)
     assert now == of(now)
     jsonschema_rs.meta.validate(now)
 
 
 def test_required_as_a_flag_of_the_property_moves_to_the_object() -> None:
-    """Draft 3 writes it that way. It works at every depth, and beside the list of later drafts."""
+    """The form of draft 3 is converted at every depth."""
     inner = {"properties": {"x": {"required": True}, "y": {"required": "false"}}}
     schema = {"properties": {"a": {**inner, "required": "true"}, "b": {"required": False}}, "required": ["b"]}
     sent = fit_schema(schema).parameters
     assert ({"a", "b"}, ["x"]) == (set(sent["required"]), sent["properties"]["a"]["required"])
 
 
-def test_a_reference_points_to_where_things_are_now() -> None:
-    """`definitions` becomes `$defs`; the schema may name itself by its `id`; recursion works."""
+def test_references_are_updated() -> None:
+    """`definitions` becomes `$defs`; references to `id` and recursion work."""
     schema = {
         "$schema": "http://json-schema.org/draft-04/schema#",
         "id": "http://example.org/tool.json#",
@@ -157,14 +157,14 @@ def test_a_reference_points_to_where_things_are_now() -> None:
     ],
 )
 def test_no_combinator_is_sent_at_the_top(schema: Any, properties: set[str], required: Any) -> None:
-    """Anthropic and OpenAI refuse it; the properties of all alternatives are in the object itself."""
+    """Anthropic and OpenAI refuse it; the object has the properties of all alternatives."""
     sent = fit_schema(schema).parameters
     assert not sent.keys() & {"$ref", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "enum"}
     assert (properties, required) == (set(sent["properties"]), sent.get("required"))
 
 
-def test_alternatives_at_the_top_still_hold() -> None:
-    """The model reads them in the description, and arguments are validated against them."""
+def test_alternatives_at_the_top_are_validated() -> None:
+    """They are in the description, and arguments are validated against them."""
     schema = {
         "properties": {"file": {"type": "string"}, "url": {"type": "string"}},
         "oneOf": [{"required": ["file"]}, {"required": ["url"]}],
@@ -179,22 +179,22 @@ def test_alternatives_at_the_top_still_hold() -> None:
 
 
 def test_types_of_one_property_in_several_alternatives_are_joined() -> None:
-    """What is sent admits everything that is valid."""
+    """The sent schema accepts everything that is valid."""
     schema = {"anyOf": [{"properties": {"a": {"type": t}}} for t in ("string", "integer", "null")]}
     sent = fit_schema(schema).parameters
     assert {"anyOf": [{"type": t} for t in ("string", "integer", "null")]} == sent["properties"]["a"]
 
 
 def test_alternatives_that_share_definitions_stay_small() -> None:
-    """Each definition is merged once, even if many references lead to it."""
+    """Each definition is merged once, even with many references."""
     definitions: dict[str, Any] = {"d60": {"properties": {"x": {}}}}
     for n in range(60):
         definitions[f"d{n}"] = {"anyOf": [{"$ref": f"#/$defs/d{n + 1}"}, {"$ref": f"#/$defs/d{n + 1}"}]}
     assert {"x"} == set(fit_schema({"$ref": "#/$defs/d0", "$defs": definitions}).parameters["properties"])
 
 
-def test_names_that_anthropic_refuses_are_sent_in_other_letters() -> None:
-    """The model reads the tool's own name in the description, and the tool gets it back."""
+def test_names_that_anthropic_refuses_are_replaced() -> None:
+    """The description has the tool's own name, and the tool gets it."""
     long = "x" * 70
     schema = {
         "properties": {
@@ -245,8 +245,8 @@ def test_names_that_anthropic_refuses_are_sent_in_other_letters() -> None:
         ({"properties": {"a": {"dependencies": ["x"]}}}, "must be an object"),
     ],
 )
-def test_what_has_no_known_meaning_is_refused_when_the_tool_is_registered(schema: Any, fault: str) -> None:
-    """The error names the tool, the place and the fault."""
+def test_unknown_schemas_are_refused_at_registration(schema: Any, fault: str) -> None:
+    """The error shows the tool, the place and the reason."""
     with pytest.raises(ToolSchemaError, match=fault) as caught:
         Agent().set_tools([AgentTool("good"), AgentTool("bad", parameters=schema)])
     assert "'bad'" in str(caught.value)
@@ -255,7 +255,7 @@ def test_what_has_no_known_meaning_is_refused_when_the_tool_is_registered(schema
 
 
 def test_a_schema_without_end_is_refused() -> None:
-    """Nesting is bounded, and so is a Python object that contains itself."""
+    """Nesting has a limit, and a recursive Python object is refused."""
     deep: dict[str, Any] = {}
     for _ in range(MAX_DEPTH + 10):
         deep = {"properties": {"a": deep}}
@@ -267,7 +267,7 @@ def test_a_schema_without_end_is_refused() -> None:
 
 
 def test_arguments_are_validated_by_the_repaired_schema() -> None:
-    """A tool with an old schema can be called, and its rules hold."""
+    """A tool with an old schema can be called, and its rules apply."""
     tool = AgentTool(
         "old", parameters={"properties": {"n": {"type": "int", "minimum": 0, "exclusiveMinimum": True}}}
     )
@@ -277,7 +277,7 @@ def test_arguments_are_validated_by_the_repaired_schema() -> None:
 
 
 def test_a_schema_is_read_once() -> None:
-    """It is converted again after an assignment, not for each request. The tool's own object stays."""
+    """It is converted after an assignment, not for each request. The tool's own object is unchanged."""
     schema = {"properties": {"n": {"type": "int"}}}
     before = copy.deepcopy(schema)
     tool = AgentTool("once", parameters=schema)
@@ -288,8 +288,8 @@ def test_a_schema_is_read_once() -> None:
     assert tool == copy.deepcopy(tool)
 
 
-def test_a_schema_of_today_is_sent_as_it_is() -> None:
-    """A schema that needs no conversion is sent unchanged, in the same order."""
+def test_a_current_schema_is_sent_unchanged() -> None:
+    """A schema that needs no conversion is sent in the same order."""
     schema = {
         "type": "object",
         "properties": {

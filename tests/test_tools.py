@@ -1,4 +1,4 @@
-"""`@tool`: a typed function becomes a tool; its schema says what it takes, and nothing else fits."""
+"""`@tool`: a typed function becomes a tool, and arguments must fit its schema."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Options(TypedDict):
 
 
 async def run(made: Any, arguments: Any = None, **options: Any) -> tuple[str, Any]:
-    """The text of the result of one call, and its message."""
+    """Return the text of the result of one call, and its message."""
     call = {"type": "tool_call", "id": "id-1", "name": made.name, "arguments": arguments or {}}
     batch = ToolBatch(assistant(call), [made], lambda event: None, **options)  # type: ignore[arg-type]
     async with asyncio.timeout(60):
@@ -66,7 +66,7 @@ async def run(made: Any, arguments: Any = None, **options: Any) -> tuple[str, An
 
 
 def test_a_function_becomes_a_tool() -> None:
-    """Name, description and schema come from the function; it can still be called."""
+    """Name, description and schema come from the function, which can still be called."""
 
     @tool
     def weather(city: str, days: int = 1) -> str:
@@ -97,8 +97,8 @@ def test_a_function_becomes_a_tool() -> None:
     assert "Sunny in Rome for 1 days." == weather("Rome")
 
 
-def test_the_decorator_takes_what_a_tool_has() -> None:
-    """With arguments it says what the function does not."""
+def test_the_decorator_accepts_the_fields_of_a_tool() -> None:
+    """Arguments of the decorator override the function."""
 
     @tool(name="other", description="Told.", label="Label", read_only=True, timeout=2)
     def function() -> None:
@@ -156,7 +156,7 @@ STYLES: dict[str, tuple[str, str, dict[str, str]]] = {
 
 @pytest.mark.parametrize("style", STYLES)
 def test_docstrings_of_all_styles(style: str) -> None:
-    """The description is the docstring without its arguments, which describe the parameters."""
+    """The docstring gives the description of the tool and of its parameters."""
     docstring, description, told = STYLES[style]
 
     def function(a: int, b: str = "x") -> None: ...
@@ -177,7 +177,7 @@ class Doc:
 
 
 def test_annotations_describe_parameters() -> None:
-    """A string in `Annotated`, also inside of a type, is a description, and wins over the docstring."""
+    """A string in `Annotated`, also inside a type, takes precedence over the docstring."""
 
     @tool
     def function(
@@ -253,7 +253,7 @@ HINTS: list[tuple[Any, Any, Any]] = [
 @pytest.mark.parametrize(("hint", "given", "expected"), HINTS, ids=lambda value: str(value)[:40])
 @pytest.mark.parametrize("described", [False, True])
 async def test_hints_of_all_kinds(hint: Any, given: Any, expected: Any, described: bool) -> None:
-    """The schema is JSON and takes the argument; the function gets it converted."""
+    """The schema accepts the argument, and the function gets it converted."""
     seen = []
 
     async def function(value: Any) -> None:
@@ -290,7 +290,7 @@ async def test_hints_of_all_kinds(hint: Any, given: Any, expected: Any, describe
     ids=lambda value: str(value)[:40],
 )
 async def test_arguments_that_do_not_fit(hint: Any, given: Any) -> None:
-    """By the schema or by the type: an error result that names the place; the function is not called."""
+    """The error result shows the place; the function is not called."""
     seen: list[Any] = []
 
     def function(value: Any) -> None:
@@ -341,7 +341,7 @@ async def test_defaults_of_all_kinds() -> None:
 
 
 class Namespace:
-    """For parameters whose names other code might trip over."""
+    """Parameters with names that could conflict with others."""
 
     @staticmethod
     @tool
@@ -350,13 +350,13 @@ class Namespace:
 
 
 async def test_parameters_may_have_any_name() -> None:
-    """`type`, `name` and the like are names as any other."""
+    """`type`, `name` and similar names are allowed."""
     arguments = {"name": "n", "type": 1, "self_": 2, "arguments": 3, "_hidden": 4, "index": 5}
     assert "n12345" == (await run(Namespace.odd, arguments))[0]
 
 
 async def test_a_method_of_an_object() -> None:
-    """A bound method is a function like any other."""
+    """A bound method can be a tool."""
 
     class Counter:
         def __init__(self) -> None:
@@ -375,7 +375,7 @@ async def test_a_method_of_an_object() -> None:
 
 
 async def test_a_decorated_function() -> None:
-    """`functools.wraps` keeps the hints of what it wraps."""
+    """`functools.wraps` preserves the hints."""
 
     def twice(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -392,8 +392,8 @@ async def test_a_decorated_function() -> None:
     assert "xx" == (await run(echo, {"text": "x"}))[0]
 
 
-def test_hints_that_only_a_checker_knows_do_not_matter() -> None:
-    """Of the result, and of what is passed by name, nothing is read."""
+def test_hints_for_type_checkers_only_are_ignored() -> None:
+    """Hints of the result and of special parameters are not resolved."""
 
     @tool
     def function(a: int, signal: OnlyForTheChecker, on_update: OnlyForTheChecker) -> OnlyForTheChecker: ...
@@ -401,11 +401,11 @@ def test_hints_that_only_a_checker_knows_do_not_matter() -> None:
     assert {"a"} == set(function.parameters["properties"])
 
 
-# ---- errors where it is made -------------------------------------------------------------------------
+# ---- errors of the decorator --------------------------------------------------------------------------
 
 
-def test_what_cannot_be_a_tool_is_an_error_at_once() -> None:
-    """A TypeError that names the tool and the parameter."""
+def test_invalid_functions_are_refused() -> None:
+    """The decorator raises TypeError with the tool and the parameter."""
 
     class Local: ...
 
@@ -436,8 +436,8 @@ def test_what_cannot_be_a_tool_is_an_error_at_once() -> None:
 
 
 @pytest.mark.parametrize("hint", [object, Callable[[], None], asyncio.Event, complex])
-def test_types_that_json_cannot_say(hint: Any) -> None:
-    """Refused at decoration, not in the middle of a run; the message names the tool."""
+def test_types_without_a_json_form_are_refused(hint: Any) -> None:
+    """The decorator raises, and the message has the tool's name."""
 
     def function(a: Any) -> None: ...
 
@@ -447,8 +447,8 @@ def test_types_that_json_cannot_say(hint: Any) -> None:
 
 
 @pytest.mark.parametrize("given", [5, "text", functools.partial(print), len])
-def test_what_is_no_function(given: Any) -> None:
-    """Says so."""
+def test_other_objects_are_refused(given: Any) -> None:
+    """The error shows the object."""
     with pytest.raises(TypeError, match="made from a function"):
         tool(given)
 
@@ -478,7 +478,7 @@ async def test_a_sync_function_runs_in_a_thread() -> None:
 
 
 async def test_an_async_function_runs_in_the_loop() -> None:
-    """In the thread of the loop."""
+    """An async function runs in the thread of the loop."""
     main = threading.get_ident()
 
     @tool
@@ -490,7 +490,7 @@ async def test_an_async_function_runs_in_the_loop() -> None:
 
 
 async def test_a_function_that_gives_a_coroutine() -> None:
-    """An async function behind a plain one is awaited too."""
+    """A coroutine that a sync function returns is awaited."""
 
     async def inner(a: int) -> int:
         return a + 1
@@ -503,8 +503,8 @@ async def test_a_function_that_gives_a_coroutine() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_is_passed_by_name(is_async: bool) -> None:
-    """`tool_call_id`, `signal` and `on_update` are not the model's, and get what `execute` gets."""
+async def test_special_parameters(is_async: bool) -> None:
+    """`tool_call_id`, `signal` and `on_update` are not in the schema."""
     signal, events = AbortSignal(), []
     seen: list[Any] = []
 
@@ -549,7 +549,7 @@ RESULTS: list[tuple[Any, str, Any]] = [
 @pytest.mark.parametrize(("given", "text", "details"), RESULTS, ids=lambda value: ascii(value)[:40])
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_results_of_all_kinds(given: Any, text: str, details: Any, is_async: bool) -> None:
-    """Text as it is, everything else as JSON with the value in the details, a result as it is."""
+    """Text is unchanged, other values are JSON with details, and a result is unchanged."""
 
     def sync() -> Any:
         return given
@@ -571,7 +571,7 @@ async def test_results_of_all_kinds(given: Any, text: str, details: Any, is_asyn
     ],
 )
 async def test_a_result_that_json_cannot_express(given: Any, is_error: bool, shown: str) -> None:
-    """It is an error result, not a crash; NaN is null."""
+    """It is an error result; NaN is null."""
 
     @tool
     def function() -> Any:
@@ -644,8 +644,8 @@ def test_a_thread_that_outlives_the_loop() -> None:
             thread.join(60)
 
 
-def test_a_tool_can_be_shown() -> None:
-    """Its repr has no address of a function in it that would change from run to run."""
+def test_the_repr_of_a_tool_is_stable() -> None:
+    """It has no memory address."""
 
     @tool
     def function(a: int) -> None: ...
@@ -660,7 +660,7 @@ def test_a_tool_can_be_shown() -> None:
 async def steps(
     made: Any, *, abort: AbortSignal | None = None, after: int = 99
 ) -> tuple[list[str], str, bool]:
-    """The texts of the updates and of the result, and whether it is an error."""
+    """Return the texts of the updates and of the result, and whether it is an error."""
     seen: list[Any] = []
 
     def emit(event: Any) -> None:
@@ -693,7 +693,7 @@ async def test_a_generator_reports_each_item(is_async: bool) -> None:
 
 
 async def test_a_generator_may_return_its_result() -> None:
-    """A sync generator: what it returns is the result, and each item only an update."""
+    """The return value of a sync generator is the result, and all items are updates."""
 
     def function(count: int) -> Generator[str, None, AgentToolResult]:
         yield "half"
@@ -704,7 +704,7 @@ async def test_a_generator_may_return_its_result() -> None:
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_a_generator_without_items_or_that_raises(is_async: bool) -> None:
-    """No item is a result without words; an exception is the result, after the items before it."""
+    """Without items the result is empty; an exception is the result, after the items."""
 
     async def later(count: int) -> AsyncIterator[int]:
         if count > 3:
@@ -722,7 +722,7 @@ async def test_a_generator_without_items_or_that_raises(is_async: bool) -> None:
 
 @pytest.mark.parametrize("is_async", [True, False])
 async def test_a_generator_that_is_left_is_closed(is_async: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An abort in its middle: its `finally` runs, and no item comes after it."""
+    """After an abort its `finally` runs, and no item follows."""
     monkeypatch.setattr(execution, "ABORT_GRACE_S", 0.05)
     closed = threading.Event()
 
@@ -747,7 +747,7 @@ async def test_a_generator_that_is_left_is_closed(is_async: bool, monkeypatch: p
 
 
 async def test_a_keyboard_interrupt_of_a_function_is_its_result() -> None:
-    """In a thread it is no Ctrl-C. It must not end the event loop, and the run with it."""
+    """In a thread it is not Ctrl-C, so it must not end the event loop."""
 
     @tool
     def stop() -> str:
@@ -765,7 +765,7 @@ async def test_a_keyboard_interrupt_of_a_function_is_its_result() -> None:
 
 @pytest.mark.parametrize("hint", [Path, object, list[Path]])
 def test_a_type_that_json_cannot_express_is_named(hint: Any) -> None:
-    """The error names parameter and type, and what may stand there instead."""
+    """The error shows the parameter, the type and the alternatives."""
 
     def function(a: int, b: Any) -> None: ...
 
@@ -775,7 +775,7 @@ def test_a_type_that_json_cannot_express_is_named(hint: Any) -> None:
 
 
 def test_a_default_that_json_cannot_express_is_named() -> None:
-    """The error names the parameter, and not the machinery."""
+    """The error shows the parameter."""
 
     def function(a: int, b: int = object()) -> None: ...  # type: ignore[assignment]
 
@@ -827,7 +827,7 @@ async def test_run_until_aborted_does_not_start_after_an_abort() -> None:
 
 
 async def test_run_until_aborted_passes_a_cancellation_on() -> None:
-    """A cancellation of the tool stays a cancellation."""
+    """A cancellation of the tool is raised as such."""
     task = asyncio.create_task(run_until_aborted(asyncio.Event().wait(), AbortSignal()))
     await asyncio.sleep(0)
     task.cancel()

@@ -55,13 +55,13 @@ class TestAlchemy(ProviderContract):
 
 @pytest.mark.parametrize("case", cases.CASES, ids=[case["id"] for case in cases.CASES])
 async def test_case(case: dict[str, Any], waits: list[float]) -> None:
-    """Each written case comes out as the catalogue says."""
+    """Each written case has the outcome of the catalogue."""
     await cases.test_case(case, "auto", waits)
 
 
 @pytest.mark.parametrize("name", chats.EXPECTED)
 async def test_recorded_chat(name: str) -> None:
-    """Recorded chat/completions replies come out as they should, cut at random."""
+    """Recorded chat/completions replies, cut at random, give the recorded messages."""
     stream, source = chats.recording(name), random.Random(f"alchemy {name}")
     pieces = [[stream]]
     for count in (len(stream) // 400, len(stream) // 20):
@@ -75,7 +75,7 @@ async def test_recorded_chat(name: str) -> None:
 
 @pytest.mark.parametrize("name", messages.EXPECTED)
 async def test_recorded_messages(name: str) -> None:
-    """Recorded replies of the Messages API too, and every block can be sent back."""
+    """Recorded replies of the Messages API give their messages, and every block can be sent back."""
     stream, source = messages.recording(name), random.Random(f"alchemy {name}")
     cuts = [source.randrange(len(stream)) for _ in range(len(stream) // 400)]
     async with FakeServer(FakeReply(split_bytes(stream, cuts))) as server:
@@ -84,11 +84,11 @@ async def test_recorded_messages(name: str) -> None:
         messages.check([event async for event in reply], messages.EXPECTED[name])
 
 
-# ---- what cannot be done from outside the crate; the README lists these --------------------------------
+# ---- limits of the crate, as listed in the README --------------------------------------------------------
 
 
 async def _ask(api: str, reply: FakeReply, *history: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the server was sent, and the message."""
+    """Return the request as the server received it, and the message."""
     async with FakeServer(reply) as server:
         model = OpenAICompatModel("acme", "m", api, base_url=server.url)
         response = await stream_alchemy_openai_completions(
@@ -107,7 +107,7 @@ def _said(*content: Any, api: str = "zai-completions", reason: str = "stop") -> 
 
 @pytest.mark.xfail(strict=True, reason="alchemy-llm takes <think> tags of MiniMax for reasoning")
 async def test_minimax_leaves_tags_in_the_text() -> None:
-    """A user who asks for the tag gets the tag."""
+    """A literal `<think>` tag in the text stays in the text."""
     _, message = await _ask("minimax-completions", FakeReply.text("Write <think>x</think> to think."))
     assert "Write <think>x</think> to think." == "".join(
         block.get("text", "") for block in message["content"]
@@ -115,7 +115,7 @@ async def test_minimax_leaves_tags_in_the_text() -> None:
 
 
 async def test_other_apis_stream() -> None:
-    """MiniMax and Z.ai, with a call."""
+    """MiniMax and Z.ai stream text and a call."""
     function = {"name": "look", "arguments": "{}"}
     chunk = chat_chunk({"tool_calls": [{"index": 0, "id": "c", "function": function}]})
     for api in ("minimax-completions", "zai-completions"):
@@ -128,14 +128,14 @@ async def test_other_apis_stream() -> None:
 
 
 async def test_minimax_sends_images_by_address() -> None:
-    """As chat/completions does."""
+    """Images by URL are sent, as in chat/completions."""
     picture = {"type": "image", "url": "https://example.com/x.png"}
     sent, _ = await _ask("minimax-completions", FakeReply.text("Hi"), {"role": "user", "content": [picture]})
     assert "https://example.com/x.png" in json.dumps(sent)
 
 
 async def test_zai_sends_images_of_tools() -> None:
-    """As chat/completions does."""
+    """Images of tool results are sent, as in chat/completions."""
     call = {"type": "tool_call", "id": "c", "name": "t", "arguments": {}}
     picture = {"type": "image", "url": "data:image/png;base64,QUJD"}
     result = {
@@ -150,7 +150,7 @@ async def test_zai_sends_images_of_tools() -> None:
 
 
 async def test_zai_keeps_large_integers_of_earlier_calls() -> None:
-    """As chat/completions does."""
+    """Large integers are preserved, as in chat/completions."""
     call = {"type": "tool_call", "id": "c", "name": "t", "arguments": {"n": 12345678901234567890123}}
     result = {"role": "tool_result", "tool_call_id": "c", "tool_name": "t", "content": [], "is_error": False}
     sent, _ = await _ask("zai-completions", FakeReply.text("Hi"), _said(call, reason="tool_use"), result)

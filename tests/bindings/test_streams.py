@@ -1,4 +1,4 @@
-"""What only the real wheel can show: cancelling, many streams, memory, threads, forks, exit."""
+"""The real wheel: cancelling, many streams, memory, threads, forks and exit."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def rss() -> float:
 # ---- replies ------------------------------------------------------------------------------------------
 
 
-async def test_nothing_that_has_to_go_back_is_lost() -> None:
-    """The message is that of the default provider: unknown fields, thoughts, images, sources, usage."""
+async def test_all_data_for_the_next_request_is_preserved() -> None:
+    """The message is equal to that of the default provider."""
     signed = {"google": {"thought_signature": "s"}}
     call = {
         "index": 0,
@@ -84,7 +84,7 @@ async def test_nothing_that_has_to_go_back_is_lost() -> None:
 
 
 async def test_citations_and_unknown_fields_of_messages_texts_are_stored() -> None:
-    """A reply of the Messages API gives the message of the default provider, and the same next request."""
+    """The message and the next request are those of the default provider."""
     cited = {"type": "web_search_result_location", "url": "https://a.example", "title": "A"}
 
     def block(index: int, start: dict[str, Any], *deltas: dict[str, Any]) -> list[dict[str, Any]]:
@@ -122,19 +122,19 @@ async def test_citations_and_unknown_fields_of_messages_texts_are_stored() -> No
 @pytest.mark.parametrize(
     ("words", "stop"), [(["length", "stop"], "length"), (["not_finished", "stop"], "stop")]
 )
-async def test_finish_reasons_are_judged_by_the_table(words: list[str], stop: str) -> None:
-    """Those that end no reply are none, and a stop completes no reply that was cut."""
+async def test_finish_reasons_follow_the_table(words: list[str], stop: str) -> None:
+    """Some end no reply, and a later `stop` does not complete an incomplete reply."""
     chunks = [chat_chunk({"content": "Hi"}, word) for word in words]
     async with FakeServer(FakeReply([sse(chunk) for chunk in chunks] + [DONE])) as server:
         message = await (await ask(f"{server.origin}/v1")).result()
     assert stop == message["stop_reason"]
 
 
-# ---- leaving ------------------------------------------------------------------------------------------
+# ---- closing ------------------------------------------------------------------------------------------
 
 
 class Watch:
-    """A server that sends a word and then watches its socket."""
+    """A server that sends a word and then waits for the end of its connection."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -171,8 +171,8 @@ async def watch() -> AsyncIterator[Watch]:
 
 
 @pytest.mark.parametrize("how", ["aclose", "signal", "cancel", "forget"])
-async def test_the_server_sees_at_once_that_it_was_left(how: str) -> None:
-    """However the stream is left, its socket is closed; no event comes after that."""
+async def test_closing_a_stream_closes_its_socket(how: str) -> None:
+    """However a stream is closed, its socket is closed, and no event follows."""
     async with watch() as watched:
         signal = asyncio.Event()
         response = await ask(watched.url, signal=signal)
@@ -199,7 +199,7 @@ async def test_the_server_sees_at_once_that_it_was_left(how: str) -> None:
 
 
 async def test_an_abort_of_the_agent_closes_the_socket() -> None:
-    """The run ends as aborted, with the text so far."""
+    """The run ends as aborted with the text so far."""
     async with watch() as watched:
         agent = Agent(AgentOptions(stream_fn=stream_alchemy_openai_completions))
         agent.set_model(model(watched.url))
@@ -214,8 +214,8 @@ async def test_an_abort_of_the_agent_closes_the_socket() -> None:
         assert ("aborted", "word") == (message["stop_reason"], message["content"][0]["text"])
 
 
-async def test_a_request_that_is_not_answered_can_be_left() -> None:
-    """Before its headers came."""
+async def test_an_unanswered_request_can_be_closed() -> None:
+    """The socket is closed before the headers arrive."""
     async with FakeServer(FakeReply([Hold()], head=b"")) as server:
         task = asyncio.create_task(ask(server.url))
         await server.wait_requests(1)
@@ -228,7 +228,7 @@ async def test_a_request_that_is_not_answered_can_be_left() -> None:
 
 
 async def test_500_streams_at_once() -> None:
-    """Each gets its own words; there are no threads but the wheel's two, and the loop goes on."""
+    """Each stream gets its own text; there are only the wheel's two threads, and the loop is not blocked."""
     count = 500
     gate, began = asyncio.Event(), 0
 
@@ -269,7 +269,7 @@ async def test_500_streams_at_once() -> None:
 
 
 async def test_memory_is_flat_over_100_000_deltas() -> None:
-    """Nothing accumulates but the text: if only the result is read, and if every event is read."""
+    """Only the text needs memory, with and without reading the events."""
     body = sse(chat_chunk("word ")) * 500
     async with FakeServer(
         FakeReply([body] * 200 + [sse(chat_chunk({}, "stop")), DONE]), repeat=True
@@ -318,7 +318,7 @@ async def test_a_slow_reader_holds_the_server_back() -> None:
 
 
 async def test_one_connection_serves_every_turn() -> None:
-    """Complete replies leave their connection to the next request."""
+    """A complete reply leaves its connection usable for the next request."""
 
     @tool
     def look(n: int) -> str:
@@ -341,7 +341,7 @@ async def test_one_connection_serves_every_turn() -> None:
 
 
 def test_event_loops_in_several_threads() -> None:
-    """Each has a socket of its own; none wakes another's."""
+    """Each loop has its own socket and its own wake-ups."""
     results: dict[int, list[str]] = {}
     with FakeServer(FakeReply.text("Hel", "lo"), repeat=True) as server:
 
@@ -361,7 +361,7 @@ def test_event_loops_in_several_threads() -> None:
 
 
 def _run(code: str, url: str) -> subprocess.CompletedProcess[str]:
-    """A program of its own, with the wheel."""
+    """Run a separate program with the wheel."""
     lines = ["import asyncio, os, sys, threading", "URL = sys.argv[1]", textwrap.dedent(code)]
     path = os.pathsep.join([str(ROOT), str(SITE)])
     return subprocess.run(
@@ -390,7 +390,7 @@ async def whole():
 
 
 def test_a_fork_streams_on_its_own() -> None:
-    """The child's streams work, the parent's go on, and the parent's handle is refused in the child."""
+    """Streams of child and parent work, and the parent's handle is refused in the child."""
     code = f"""{SETUP}
 async def parent():
     first = await ask()
@@ -469,7 +469,7 @@ def test_next_event_and_result() -> None:
 
 
 def test_collect() -> None:
-    """Everything at once, with a tool call."""
+    """`collect` returns all events, including a tool call."""
     from alchemy_llm_py import collect_openai_completions
 
     function = {"name": "sum", "arguments": '{"a": 1}'}
@@ -494,7 +494,7 @@ def test_collect() -> None:
     ],
 )
 def test_malformed_messages_are_refused(message: Any) -> None:
-    """Nothing is sent, and the error names the message."""
+    """Nothing is sent, and the error shows the message."""
     from alchemy_llm_py import openai_completions_stream
 
     with pytest.raises(InvalidMessageError, match="message 2"):
@@ -504,7 +504,7 @@ def test_malformed_messages_are_refused(message: Any) -> None:
 
 
 async def test_floats_arrive_as_they_were_sent() -> None:
-    """Arguments that come as an object lose no digit."""
+    """Arguments that are sent as an object keep all digits."""
     chance = random.Random(7)
     numbers = [chance.uniform(-1e6, 1e6) for _ in range(2000)] + [5e-324, 1.7976931348623157e308, 0.1 + 0.2]
     function = {"name": "look", "arguments": {"numbers": numbers}}
@@ -517,7 +517,7 @@ async def test_floats_arrive_as_they_were_sent() -> None:
 
 
 def test_failures_are_an_error_event() -> None:
-    """After two more tries; what cannot be sent raises before."""
+    """After two retries a failure is an event; invalid requests raise."""
     from alchemy_llm_py import openai_completions_stream
 
     with FakeServer(FakeReply([b"oops"], status=500, framing="length"), repeat=True) as server:
@@ -554,7 +554,7 @@ def test_the_gil_is_free_while_rust_waits() -> None:
         assert ("error", "x") == (message["stop_reason"], message["content"][0]["text"])
 
 
-async def test_nobody_there() -> None:
-    """Refused connections are reported as such after the retries."""
+async def test_refused_connections_are_reported() -> None:
+    """Refused connections are an error after the retries."""
     with pytest.raises(ConnectionFailedError, match="refused"):
         await ask("http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""The wheel as a user gets it: installed in an environment of its own, found by the command line."""
+"""The wheel as a user installs it, in a new environment and with the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEY = "sk-test-CANARY-0123456789"
 
 @pytest.fixture(scope="module")
 def wheel() -> Path:
-    """The wheel that make built."""
+    """Return the wheel that make built."""
     found = sorted(WHEELS.glob("tinyagent_alchemy-*.whl"))
     if not found:
         pytest.skip(f"no wheel in {WHEELS}")
@@ -29,7 +29,7 @@ def wheel() -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new environment with the wheel, which sees this one's packages but not its plugins."""
+    """Create an environment with the wheel and the packages of this one, without its plugins."""
     folder = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     [site] = folder.glob("lib/python*/site-packages")
@@ -54,7 +54,7 @@ def run(python: Path, *arguments: str, **environment: str) -> subprocess.Complet
 
 
 def test_one_wheel_for_every_python(wheel: Path) -> None:
-    """The stable ABI, types, the seam described, no system library of TLS."""
+    """The wheel has the stable ABI and types, and links no system library for TLS."""
     assert "-cp311-abi3-" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -68,7 +68,7 @@ def test_one_wheel_for_every_python(wheel: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_it_streams_in_a_fresh_environment(python: Path) -> None:
-    """Installed by pip, the module streams."""
+    """After `pip install`, the module streams."""
     code = """if True:
         import sys, alchemy_llm_py
         assert "venv" in alchemy_llm_py.__file__, alchemy_llm_py.__file__
@@ -85,7 +85,7 @@ def test_it_streams_in_a_fresh_environment(python: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_the_command_line_finds_it(python: Path) -> None:
-    """By its entry point; the key comes from the upstream's variable and goes nowhere but to the server."""
+    """It is found by its entry point; only the server gets the key of the variable."""
     with FakeServer(FakeReply.text("Hel", "lo"), repeat=True) as server:
         url = f"base_url={server.url}"
         code = "import sys; from tinyagent_cli.main import main; sys.exit(main())"

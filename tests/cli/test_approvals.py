@@ -1,4 +1,4 @@
-"""Approvals of tool calls that can change things: refusals, questions and rules."""
+"""Approvals of tool calls: refusals, questions and rules."""
 
 from __future__ import annotations
 
@@ -218,10 +218,8 @@ def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
     [{"text": "begin" + "x" * 10_000_000 + "end"}, {"lines": ["begin", *range(10_000), "end"]}],
     ids=["one line", "many lines"],
 )
-def test_a_long_call_is_bounded_and_says_so(arguments: dict[str, Any]) -> None:
-    """A question about a long call shows its beginning, the length of the gap, and its end; `always` is
-    refused.
-    """
+def test_a_long_call_is_shown_in_part(arguments: dict[str, Any]) -> None:
+    """A question about a long call shows its beginning, its end, and the length of the gap."""
     asked = question(a_call(arguments))
     assert (True, True) == ("begin" in asked.text, 'end"' in asked.text)
     assert "characters are not shown here" in asked.text
@@ -251,7 +249,7 @@ def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve
     assert texts[1] + texts[2] == written(cli)
 
 
-def test_a_key_that_was_hit_before_is_no_answer(cli: Cli, server: FakeServer) -> None:
+def test_keys_before_the_question_are_ignored(cli: Cli, server: FakeServer) -> None:
     """Keys that were typed before the question are discarded."""
     terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE)
     terminal.type("y\ny\n")
@@ -325,10 +323,8 @@ def test_remembered_for_the_project(cli: Cli, server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("change", ["description", "code", "folder", "same path", "deny"])
-def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str) -> None:
-    """A stored approval ends with a change of the tool's file or of the folder; a deny rule takes
-    precedence.
-    """
+def test_stored_approvals_are_bound(cli: Cli, server: FakeServer, change: str) -> None:
+    """A change of the tool's file or of the folder ends an approval; a deny rule takes precedence."""
     remember(cli, server)
     more: tuple[str, ...] = ()
     if change == "description":
@@ -347,9 +343,7 @@ def test_what_was_remembered_is_bound(cli: Cli, server: FakeServer, change: str)
 
 
 @pytest.mark.parametrize("harm", ["mode", "content", "version", "link", "pipe"])
-def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
-    cli: Cli, server: FakeServer, harm: str
-) -> None:
+def test_an_insecure_store_is_not_used(cli: Cli, server: FakeServer, harm: str) -> None:
     """An insecure file of approvals is not used and not changed, and a warning names it."""
     remember(cli, server)
     file = cli.home / "approvals.json"
@@ -379,7 +373,7 @@ def test_a_file_that_cannot_be_trusted_counts_for_nothing_and_stays(
     assert before == (os.stat(file).st_mode, None if harm == "pipe" else file.read_text())  # noqa: PTH116
 
 
-def test_a_home_that_cannot_hold_approvals_says_so(cli: Cli, server: FakeServer) -> None:
+def test_an_invalid_home_has_no_approvals(cli: Cli, server: FakeServer) -> None:
     """If the home is not a directory, no approvals exist, and no internal error is reported."""
     environment = {"TINYAGENT_HOME": "/dev/null"}
     assert (0, 0) == (
@@ -531,7 +525,7 @@ async def wait() -> str:
     ("table", "kept"),
     [("[tools.talk]\nmax_output = 30", 30), ('[tools."*"]\nmax_output = 60', 60), ("", 100_000)],
 )
-def test_long_results_are_cut(cli: Cli, serve: Serve, table: str, kept: int) -> None:
+def test_long_results_are_truncated(cli: Cli, serve: Serve, table: str, kept: int) -> None:
     """The model gets the beginning and the end of a long result, with a note about the gap."""
     cli.file("mytools.py", LONG)
     server = serve(FakeReply.tool_calls(("talk", {"n": 90_000})), FakeReply.text("Done."), more=table)
@@ -542,8 +536,8 @@ def test_long_results_are_cut(cli: Cli, serve: Serve, table: str, kept: int) -> 
     assert f"{180_000 - kept:,} of 180,000 characters are omitted here" in note
 
 
-def test_pictures_are_not_cut(cli: Cli, serve: Serve) -> None:
-    """The limit counts text only, and every part keeps its place."""
+def test_pictures_are_not_truncated(cli: Cli, serve: Serve) -> None:
+    """The limit counts text only, and every part keeps its position."""
     cli.file("mytools.py", LONG)
     serve(FakeReply.tool_calls(("show", {})), FakeReply.text("Done."), more="[tools.show]\nmax_output = 30")
     done = cli(*RUN, "--jsonl", "Show")

@@ -245,7 +245,7 @@ def test_a_model_without_a_provider(cli: Cli) -> None:
     assert (3, "TINYAGENT_MODEL names no provider.") == (code, model["message"])
 
 
-def test_what_the_configuration_names_and_is_not_there(cli: Cli) -> None:
+def test_missing_names_in_the_configuration(cli: Cli) -> None:
     """A missing tool is a problem; a preference or a disabled plugin without effect is advice."""
     cli.config(
         '[run]\nmodel = "demo"\ntools = ["gone"]\n[plugins]\ndisable = ["off"]\nprefer = {x = "nobody"}\n'
@@ -279,7 +279,7 @@ def test_endpoints(cli: Cli, serve: Serve) -> None:
     assert found["endpoint dead"]["hint"]
 
 
-def test_offline_asks_nobody(cli: Cli, serve: Serve) -> None:
+def test_offline_sends_no_request(cli: Cli, serve: Serve) -> None:
     """--offline checks keys and names, but sends no request."""
     server = serve()
     code, found = examine(cli, "--offline", TINYAGENT_MODEL="local/m")
@@ -287,7 +287,7 @@ def test_offline_asks_nobody(cli: Cli, serve: Serve) -> None:
     assert [] == server.requests
 
 
-def test_a_server_that_says_nothing(cli: Cli, serve: Serve) -> None:
+def test_a_silent_server(cli: Cli, serve: Serve) -> None:
     """--timeout limits the wait for an endpoint."""
     from tinyagent.testing import Hold
 

@@ -205,7 +205,7 @@ def test_a_flag_moves_a_provider(cli: Cli, serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("model", "message"), [("demo", "demo has no base_url"), ("proxy/m", "takes no options")]
 )
-def test_what_has_no_base_url_says_so(cli: Cli, model: str, message: str) -> None:
+def test_base_url_is_refused_for_other_providers(cli: Cli, model: str, message: str) -> None:
     """base_url is refused for a provider that has none."""
     done = cli("run", "-m", model, "-O", "base_url=http://127.0.0.1:9", "Hi", TINYAGENT_PROXY_TOKEN="t")
     assert 3 == done.code

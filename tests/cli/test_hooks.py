@@ -179,7 +179,7 @@ def tinyagent_register_sinks(register):
 """
 
 
-def test_a_sink_hears_every_event(cli: Cli, serve: Serve) -> None:
+def test_a_sink_gets_every_event(cli: Cli, serve: Serve) -> None:
     """A sink gets the events of the record, in order, and is closed at the end."""
     serve(FakeReply.text("Hel", "lo"))
     cli.install("log", SINK.format(body="pass"), "hooks")
@@ -188,7 +188,7 @@ def test_a_sink_hears_every_event(cli: Cli, serve: Serve) -> None:
     assert [*types, "closed"] == (cli.work / "heard").read_text().split()
 
 
-def test_a_sink_that_fails_is_left_out(cli: Cli, serve: Serve) -> None:
+def test_a_sink_that_fails_is_removed(cli: Cli, serve: Serve) -> None:
     """A sink that fails is reported once and removed, and the run continues."""
     serve(FakeReply.text("Hel", "lo"))
     cli.install("log", SINK.format(body="raise OSError('no disk')"), "hooks")
@@ -198,7 +198,7 @@ def test_a_sink_that_fails_is_left_out(cli: Cli, serve: Serve) -> None:
     assert "agent_start\n" == (cli.work / "heard").read_text()
 
 
-def test_sinks_do_not_travel_through_the_record(cli: Cli, serve: Serve) -> None:
+def test_output_of_sinks_is_not_in_the_record(cli: Cli, serve: Serve) -> None:
     """The output of a sink is not part of standard output."""
     serve(FakeReply.text("Hello"))
     cli.install("log", SINK.format(body="print('noise')"), "hooks")

@@ -19,7 +19,7 @@ from .conftest import Cli
         "a/b",
     ],
 )
-def test_everything_else_is_pips_business(cli: Cli, what: str) -> None:
+def test_the_command_pins_tinyagent(cli: Cli, what: str) -> None:
     """The command is shown, and pins the version of tinyagent."""
     done = cli("plugins", "install", "--dry-run", "-U", what)
     assert (0, "") == (done.code, done.out)
@@ -84,7 +84,7 @@ def test_a_name_that_cannot_be(cli: Cli, name: str, kind: str) -> None:
     assert [] == list(cli.work.iterdir())
 
 
-def test_a_folder_with_something_in_it_is_left_alone(cli: Cli) -> None:
+def test_only_an_empty_folder_is_used(cli: Cli) -> None:
     """Only a new or empty folder is used; --folder chooses another."""
     (cli.work / "tinyagent-weather").mkdir()
     assert 0 == cli("plugins", "new", "weather").code

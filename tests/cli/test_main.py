@@ -171,7 +171,7 @@ def test_every_error_has_its_exit_code() -> None:
     assert EXIT_CODES == {kind: failures.describe(kind("words")).exit_code for kind in tree}
 
 
-def test_a_foreign_error_that_says_what_it_is() -> None:
+def test_a_foreign_error_with_a_kind() -> None:
     """A plugin's own error class is reported by its kind and status; without them it is a defect."""
 
     class ForeignError(Exception):

@@ -37,7 +37,7 @@ def last_line(data: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("mode", [[], ["--jsonl"]], ids=["text", "jsonl"])
-def test_a_delta_is_out_before_the_next_one_is_sent(cli: Cli, serve: Serve, mode: list[str]) -> None:
+def test_deltas_are_written_at_once(cli: Cli, serve: Serve, mode: list[str]) -> None:
     """Text and lines are written to a pipe as they arrive."""
     server = serve(slow("one ", "two ", "three"))
     process = cli.start("run", *mode, "-m", "local/m", "Hi")
@@ -51,7 +51,7 @@ def test_a_delta_is_out_before_the_next_one_is_sent(cli: Cli, serve: Serve, mode
 
 
 @pytest.mark.parametrize("mode", ["", "--jsonl"])
-def test_a_reader_that_leaves_ends_the_run_quietly(cli: Cli, serve: Serve, mode: str) -> None:
+def test_a_closed_pipe_ends_the_run_silently(cli: Cli, serve: Serve, mode: str) -> None:
     """`| head -1` ends the run without a message, and closes the connection to the provider."""
     many = [chat_chunk(f"line {n}\n" * 50) for n in range(2000)]
     serve(FakeReply.chunks(*many))
@@ -60,7 +60,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(cli: Cli, serve: Serve, mode:
     assert (141, "") == (done.code, done.err)
 
 
-def test_the_record_beside_a_reader_that_left_says_so(cli: Cli, serve: Serve) -> None:
+def test_the_record_of_a_closed_pipe_is_complete(cli: Cli, serve: Serve) -> None:
     """-o FILE is complete and agrees with the exit code, even if standard output is closed."""
     serve(FakeReply.chunks(*[chat_chunk(f"line {n}\n" * 50) for n in range(2000)]))
     done = cli.shell("$T run -o run.jsonl -m local/m Hi | head -1")
@@ -116,7 +116,7 @@ def test_the_working_directory_may_be_gone(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("line", ["printf 'some text\\n' | $T", "$T < text"], ids=["pipe", "file"])
-def test_standard_input_stands_before_the_prompt(cli: Cli, serve: Serve, line: str) -> None:
+def test_standard_input_comes_before_the_prompt(cli: Cli, serve: Serve, line: str) -> None:
     """Text from a pipe or a file comes before the prompt."""
     server = serve(FakeReply.text("ok"))
     cli.file("text", "some text\n")
@@ -149,7 +149,7 @@ def test_standard_input_as_a_file(cli: Cli, serve: Serve) -> None:
     assert "image_url" == server.requests[0].json["messages"][0]["content"][0]["type"]
 
 
-def test_waiting_for_standard_input_is_said_once(cli: Cli, serve: Serve) -> None:
+def test_waiting_for_standard_input_is_reported_once(cli: Cli, serve: Serve) -> None:
     """After a second without input, one note names --no-stdin, and the run waits on."""
     server = serve(FakeReply.text("ok"))
     process = cli.start("run", "-m", "local/m", "Hi", stdin=subprocess.PIPE)

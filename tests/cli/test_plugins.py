@@ -53,8 +53,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_plugin_harms_only_who_asks_for_it(cli: Cli, case: str) -> None:
-    """A broken plugin gives exit code 3 and one message with plugin, distribution, version and reason."""
+def test_a_broken_plugin_affects_only_its_own_commands(cli: Cli, case: str) -> None:
+    """Exit code 3 and one message with plugin, distribution, version and reason."""
     source, words = BROKEN[case]
     cli.install(case, source, version="3.1")
     done = cli("run", "--jsonl", "-m", "demo", "-t", case, "Hi")
@@ -159,7 +159,7 @@ def test_one_plugin_name_of_two_distributions_is_ambiguous(cli: Cli) -> None:
     assert (0, "dist-b\n", "") == cli("tools", "call", "same", TINYAGENT_PLUGINS="dist-b")
 
 
-def test_the_user_says_whose_a_name_is(cli: Cli) -> None:
+def test_the_user_can_prefer_a_distribution(cli: Cli) -> None:
     """`[plugins] prefer` chooses among distributions for the name of a plugin or a tool."""
     for distribution in ("dist-a", "dist-b"):
         cli.install(distribution, GOOD.format(name="same", answer=distribution), entry="same")
@@ -234,7 +234,7 @@ def test_a_provider_of_a_built_in_name_is_ambiguous(cli: Cli) -> None:
         ("other", "None", "registers no provider named 'acme', only: other"),
     ],
 )
-def test_a_provider_that_does_not_keep_its_word(cli: Cli, name: str, make: str, words: str) -> None:
+def test_a_provider_that_breaks_its_contract(cli: Cli, name: str, make: str, words: str) -> None:
     """A provider that does not register its name or make a model gives exit code 3."""
     cli.install("acme", PROVIDER.format(name=name, make=make), "providers")
     done = cli("run", "-m", "acme/x", "Hi")

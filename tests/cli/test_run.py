@@ -228,7 +228,7 @@ def test_output_writes_the_record_beside_the_text(cli: Cli, serve: Serve) -> Non
     assert ("session", "result") == tuple(json.loads(lines[n])["type"] for n in (0, -1))
 
 
-def test_history_goes_on(cli: Cli, serve: Serve) -> None:
+def test_history_continues_a_run(cli: Cli, serve: Serve) -> None:
     """Each run continues a record, and the third has the whole conversation."""
     server = serve(FakeReply.text("Hello"), FakeReply.text("Bonjour"), FakeReply.text("Hallo"))
     first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
@@ -239,7 +239,7 @@ def test_history_goes_on(cli: Cli, serve: Serve) -> None:
     assert ["Say hello", "Hello", "In French", "Bonjour", "In German"] == [m["content"] for m in sent(server)]
 
 
-def test_a_history_that_failed_is_gone_on_from_with_a_warning(cli: Cli, serve: Serve) -> None:
+def test_a_failed_history_gives_a_warning(cli: Cli, serve: Serve) -> None:
     """A failed record gives a warning, and an empty one is an error."""
     serve(FakeReply.error(400, "bad request"), FakeReply.text("ok"))
     first = cli("run", "-m", "local/m", "--jsonl", "Say hello")
@@ -377,7 +377,7 @@ def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:
     assert "2 times in a row (--max-repeats)" in done.err
 
 
-def test_the_result_says_what_is_known_of_a_failure(cli: Cli, serve: Serve) -> None:
+def test_the_result_describes_a_failure(cli: Cli, serve: Serve) -> None:
     """The result has the status, whether a retry may help, and the seconds to wait."""
     serve(FakeReply.error(429, "slow down", retry_after="3600"))
     done = cli("run", "--jsonl", "-m", "local/m", "Hi")
@@ -489,7 +489,7 @@ def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
     assert "agent_end" == done.lines[-2]["type"]
 
 
-def test_a_failed_tool_is_the_models_business(cli: Cli, serve: Serve) -> None:
+def test_a_failed_tool_does_not_end_the_run(cli: Cli, serve: Serve) -> None:
     """An exception in a tool gives an error result, and the run continues."""
     cli.file(
         "bad.py",

@@ -54,7 +54,7 @@ def test_it_makes_no_difference_where_a_delta_ends(text: str, shown: str) -> Non
 
 
 @given(PIECES)
-def test_whatever_comes_nothing_that_a_terminal_obeys_is_left(pieces: list[str]) -> None:
+def test_no_control_sequence_is_left(pieces: list[str]) -> None:
     """Text in any pieces is cleaned as in one piece, and its only controls are tab and newline."""
     sanitizer = Sanitizer()
     shown = "".join(sanitizer.feed(piece) for piece in pieces)

@@ -71,12 +71,12 @@ def test_call(cli: Cli, arguments: list[str]) -> None:
     assert (0, "3.5 7\n", "") == cli("tools", "call", "mytools.py:add", *arguments)
 
 
-def test_call_runs_what_it_is_told_to(cli: Cli) -> None:
+def test_call_needs_no_approval(cli: Cli) -> None:
     """`tools call` needs no approval."""
     assert (0, "wrote x\n", "") == cli("tools", "call", "mytools.py:write", "text=x")
 
 
-def test_call_gives_the_whole_result(cli: Cli) -> None:
+def test_call_prints_the_complete_result(cli: Cli) -> None:
     """--json prints content, details and is_error, also for a failure."""
     done = cli("tools", "call", "mytools.py:fail", "--json")
     assert 1 == done.code

@@ -1,4 +1,4 @@
-"""What the tests with servers of other projects share: finding them, waiting for them, stopping them."""
+"""Functions for tests with servers of other projects: find them, wait for them, stop them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def require_peer(program: Path) -> Path:
-    """The program of a peer's environment; without it the test is skipped, and fails in CI."""
+    """Return a program of a peer's environment. Without it the test is skipped; in CI it fails."""
     if program.exists():
         return program
     absent = f"{program.relative_to(ROOT)} is not installed: run `make peers`"
@@ -34,7 +34,7 @@ def require_peer(program: Path) -> Path:
 
 @contextmanager
 def running(command: list[Any], log: Path, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, its output in `log`, stopped at the end; its standard input ends with this process."""
+    """Run a server with its output in `log`, and stop it at the end or when this process ends."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, **options
@@ -64,7 +64,7 @@ def wait_until_ready(is_ready: Callable[[], bool], process: subprocess.Popen[byt
 
 
 def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds."""
+    """Return whether a GET of `url` succeeds."""
     try:
         get(url)
     except OSError:
@@ -73,7 +73,7 @@ def answers(url: str) -> bool:
 
 
 def get(url: str) -> bytes:
-    """The body at a loopback URL, without any proxy of the environment."""
+    """Return the body at a loopback URL, without a proxy of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=5) as reply:
         body: bytes = reply.read()
@@ -81,13 +81,13 @@ def get(url: str) -> bytes:
 
 
 def json_lines(output: str) -> list[dict[str, Any]]:
-    """The JSON objects of an output, one a line."""
+    """Return the JSON objects of an output with one object per line."""
     return [json.loads(line) for line in output.splitlines()]
 
 
 @pytest.fixture
 def configured(isolated_environment: Path) -> Callable[[str], None]:
-    """Write the user's configuration file."""
+    """Return a function that writes the user's configuration file."""
 
     def write(text: str) -> None:
         home = isolated_environment / "tinyagent"
@@ -99,7 +99,7 @@ def configured(isolated_environment: Path) -> Callable[[str], None]:
 
 
 def run_tinyagent(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`tinyagent run`, to its end."""
+    """Run `tinyagent run` to its end."""
     return subprocess.run(
         [TINYAGENT, "run", *arguments],
         env={**os.environ, **environment},

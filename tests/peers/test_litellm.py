@@ -1,4 +1,4 @@
-"""`tinyagent run` against a server that is not ours: LiteLLM's proxy with mocked upstreams."""
+"""`tinyagent run` with a server of another project: LiteLLM's proxy with mocked upstreams."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(START_SEC
 
 @dataclass
 class Proxy:
-    """A running proxy and the key that it wants."""
+    """A running proxy and its key."""
 
     url: str
     key: str
@@ -39,7 +39,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """LiteLLM's proxy on a loopback port, without any setting that makes it call home."""
+    """Run LiteLLM's proxy on a loopback port, without telemetry."""
     require_peer(LITELLM)
     home = tmp_path_factory.mktemp("litellm")
     with socket.socket() as probe:
@@ -64,13 +64,13 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
 
 @pytest.fixture
 def run(proxy: Proxy, configured: Callable[[str], None]) -> Run:
-    """`tinyagent run` as a user who put the proxy into the configuration would type it."""
+    """Run `tinyagent run` with the proxy in the configuration."""
     configured(f'[providers.litellm]\nbase_url = "{proxy.url}/v1"\napi_key_env = "LITELLM_KEY"\n')
     return lambda *arguments, key=proxy.key: run_tinyagent(*arguments, LITELLM_KEY=key)
 
 
 def test_text(run: Run) -> None:
-    """The reply, whole, and nothing else on standard output."""
+    """Standard output has the complete reply and nothing else."""
     done = run("-m", "litellm/mocked", "What is the capital of France?")
     assert ("The capital of France is Paris, says the mock.\n", 0) == (done.stdout, done.returncode), (
         done.stderr
@@ -78,7 +78,7 @@ def test_text(run: Run) -> None:
 
 
 def test_text_streams(run: Run) -> None:
-    """LiteLLM sends three characters at a time, and each piece is a delta of ours."""
+    """LiteLLM sends three characters at a time, and each piece is a delta."""
     done = run("--jsonl", "-m", "litellm/mocked", "What is the capital of France?")
     lines = json_lines(done.stdout)
     updates = [line["assistant_message_event"] for line in lines if line["type"] == "message_update"]
@@ -91,7 +91,7 @@ def test_text_streams(run: Run) -> None:
 
 
 def test_tool_call(run: Run) -> None:
-    """A call that arrives in pieces runs the real tool, and its result reaches the upstream."""
+    """A call that arrives in pieces runs the real tool, and the upstream gets its result."""
     done = run("--jsonl", "-m", "litellm/scripted", "-t", "calc", "What is 6 * 7?")
     lines = json_lines(done.stdout)
     [start] = [line for line in lines if line["type"] == "tool_execution_start"]
@@ -102,14 +102,14 @@ def test_tool_call(run: Run) -> None:
 
 
 def test_tool_call_as_text(run: Run) -> None:
-    """The same as a person sees it: standard output ends in the answer."""
+    """As text, standard output ends with the answer."""
     done = run("-m", "litellm/scripted", "-t", "calc", "What is 6 * 7?")
     assert 0 == done.returncode, done.stderr
     assert done.stdout.endswith("The tool says 42.\n")
 
 
-def test_a_run_goes_on_through_a_pipe(run: Run, tmp_path: Path) -> None:
-    """A recorded run with a tool call is a history that LiteLLM accepts."""
+def test_a_run_continues_through_a_pipe(run: Run, tmp_path: Path) -> None:
+    """LiteLLM accepts a recorded run with a tool call as a history."""
     record = tmp_path / "run.jsonl"
     first = run("-o", str(record), "-m", "litellm/scripted", "-t", "calc", "What is 6 * 7?")
     assert 0 == first.returncode, first.stderr
@@ -117,8 +117,8 @@ def test_a_run_goes_on_through_a_pipe(run: Run, tmp_path: Path) -> None:
     assert ("The capital of France is Paris, says the mock.\n", 0) == (second.stdout, second.returncode)
 
 
-def test_a_rate_limit_fails_in_the_proxys_words(run: Run) -> None:
-    """HTTP 429 ends in exit code 1 and says what the server said, without a traceback."""
+def test_a_rate_limit_has_the_text_of_the_proxy(run: Run) -> None:
+    """HTTP 429 gives exit code 1 and the server's text, without a traceback."""
     done = run("-m", "litellm/rate-limited", "hi")
     assert ("", 1) == (done.stdout, done.returncode)
     assert "mock rate limit error" in done.stderr

@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(START_SEC
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the server."""
+    """Return the URL of the server."""
     require_peer(PYTHON)
     home = tmp_path_factory.mktemp("llamacpp")
     address = home / "address"
@@ -50,17 +50,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _configuration(server: str, configured: Callable[[str], None]) -> None:
-    """The server is the provider `local`."""
+    """Configure the server as the provider `local`."""
     configured(f'[providers.local]\nbase_url = "{server}/v1"\n')
 
 
 def busy_slots(server: str) -> int:
-    """How many requests the server is at work on."""
+    """Return the number of requests that the server is processing."""
     return sum(slot["is_processing"] for slot in json.loads(get(f"{server}/slots")))
 
 
 def wait_for_busy_slots(server: str, count: int) -> None:
-    """Wait until the server is at work on so many requests."""
+    """Wait until the server processes this number of requests."""
     deadline = time.monotonic() + SECONDS
     while busy_slots(server) != count:
         assert time.monotonic() < deadline, f"the server never had {count} busy slots"
@@ -68,13 +68,13 @@ def wait_for_busy_slots(server: str, count: int) -> None:
 
 
 def test_one_shot() -> None:
-    """The answer is on standard output and nothing is on standard error."""
+    """Standard output has the answer, and standard error is empty."""
     done = run_tinyagent(*HELD, "Count to five.")
     assert (0, f"{ANSWER}\n", "") == (done.returncode, done.stdout, done.stderr)
 
 
 def test_stream_and_usage() -> None:
-    """The text arrives in pieces that add up to the answer; tokens in and out are known."""
+    """The deltas add up to the answer, and the usage is reported."""
     done = run_tinyagent(*HELD, "--jsonl", "Count to five.")
     lines = json_lines(done.stdout)
     updates = [line["assistant_message_event"] for line in lines if line["type"] == "message_update"]
@@ -88,7 +88,7 @@ def test_stream_and_usage() -> None:
 
 
 def test_history(tmp_path: Path) -> None:
-    """A run goes on from the record of another: the server reads the whole conversation."""
+    """A run continues from the record of another, and the server gets the complete conversation."""
     record = tmp_path / "run.jsonl"
     first = run_tinyagent(*HELD, "-o", str(record), "Count to five.")
     assert 0 == first.returncode, first.stderr
@@ -100,7 +100,7 @@ def test_history(tmp_path: Path) -> None:
 
 
 def test_tools() -> None:
-    """A call that the model writes is run, and the server accepts its result in the next request."""
+    """A call that the model writes runs, and the server accepts its result."""
     call = '<tool_call>\n{"name": "calc", "arguments": {"expression": "6*7"}}\n</tool_call>'
     done = run_tinyagent(
         *("-m", "local/smol", "--temperature", "0", "--max-tokens", "60"),
@@ -118,14 +118,14 @@ def test_tools() -> None:
 
 
 def test_a_long_conversation_overflows() -> None:
-    """A prompt that is longer than the context window is named as such."""
+    """A prompt that exceeds the context window is reported as an overflow."""
     done = run_tinyagent(*HELD, "--jsonl", "word " * 4000)
     error = json_lines(done.stdout)[-1]["error"]
     assert (1, "context_overflow") == (done.returncode, error["kind"]), error
 
 
-def test_an_abort_is_seen_by_the_server(server: str) -> None:
-    """Ctrl-C ends the generation on the server, not only the printing."""
+def test_an_abort_ends_the_generation(server: str) -> None:
+    """Ctrl-C ends the generation on the server."""
     wait_for_busy_slots(server, 0)
     process = subprocess.Popen(
         [

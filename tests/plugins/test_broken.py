@@ -89,7 +89,7 @@ def environment(
 @pytest.mark.parametrize(
     "command", [("--version",), ("--help",), ("plugins", "list"), ("run", "--help"), ASK]
 )
-def test_everybody_else_goes_on_working(environment: Environment, command: tuple[str, ...]) -> None:
+def test_other_commands_continue_to_work(environment: Environment, command: tuple[str, ...]) -> None:
     """Commands that request no broken plugin succeed without a message."""
     done = environment.tinyagent(*command)
     assert 0 == done.returncode, done.stderr
@@ -99,8 +99,8 @@ def test_everybody_else_goes_on_working(environment: Environment, command: tuple
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
-def test_who_asks_for_it_is_told(environment: Environment, name: str) -> None:
-    """A broken plugin gives exit code 3, and one line has plugin, distribution, version and reason."""
+def test_a_command_that_requests_it_fails(environment: Environment, name: str) -> None:
+    """Exit code 3, and one line has plugin, distribution, version and reason."""
     done = environment.tinyagent("run", "-m", "demo", "-t", name, "hello")
     assert ("", 3) == (done.stdout, done.returncode), done.stderr
     distribution = f"tinyagent-{name.replace('_', '-')}"
@@ -111,7 +111,7 @@ def test_who_asks_for_it_is_told(environment: Environment, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
-def test_a_record_says_so_too(environment: Environment, name: str) -> None:
+def test_the_record_agrees(environment: Environment, name: str) -> None:
     """The last line of --jsonl agrees with the exit code."""
     done = environment.tinyagent("run", "--jsonl", "-m", "demo", "-t", name, "hello")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -158,7 +158,7 @@ def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
     assert 0 == alone.returncode, alone.stderr
 
 
-def test_what_is_not_asked_for_is_not_imported(
+def test_only_requested_plugins_are_imported(
     new_environment: Callable[..., Environment], build_plugin: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A plugin is imported only when its name is requested."""

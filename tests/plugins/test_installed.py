@@ -50,8 +50,8 @@ def test_the_tool_call_is_in_the_record(environment: Environment) -> None:
     assert (True, 0) == (lines[-1]["ok"], lines[-1]["exit_code"])
 
 
-def test_tools_can_be_called_by_hand(environment: Environment) -> None:
-    """`tools call` needs no model, and takes PLUGIN.TOOL."""
+def test_tools_can_be_called_without_a_model(environment: Environment) -> None:
+    """`tools call` accepts PLUGIN.TOOL."""
     done = environment.tinyagent("tools", "call", "calc", '{"expression": "2 ** 100"}')
     assert (f"{2**100}\n", 0) == (done.stdout, done.returncode), done.stderr
     first, second = (

@@ -74,7 +74,7 @@ def version(workshop: Workshop) -> str:
     return workshop.run("python", "-c", code).stdout.strip()
 
 
-def test_install_by_name_and_say_what_was_gained(
+def test_install_by_name_shows_the_new_plugins(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
     """The command and the new plugins are shown; --upgrade upgrades the plugin only."""
@@ -108,7 +108,7 @@ def test_a_plugin_that_needs_another_tinyagent(
     assert ours == version(workshop)
 
 
-def test_what_offers_nothing_is_said_to(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
+def test_other_packages_give_a_warning(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
     """A distribution without our entry points gives a warning, and cannot be uninstalled here."""
     wheel(tmp_path, "plain", "1.0")
     done = workshop.tinyagent("plugins", "install", "plain", **index)
@@ -206,7 +206,7 @@ def test_in_an_environment_that_uv_made(workshop: Workshop, uv: dict[str, str]) 
         assert "-m pip" in done.stderr
 
 
-def test_what_lacks_a_package_is_installed_again_from_where_it_came(
+def test_a_broken_plugin_is_reinstalled_from_its_source(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
     """The hint has the wheel that the plugin was installed from, and its command works."""

@@ -41,7 +41,7 @@ def pip(shop: Workshop, theirs: Path, *arguments: str) -> None:
     assert 0 == done.returncode, done.stderr
 
 
-def mend(shop: Workshop, stderr: str) -> subprocess.CompletedProcess[str]:
+def repair(shop: Workshop, stderr: str) -> subprocess.CompletedProcess[str]:
     """Run the command of the message."""
     command = stderr.partition("Repair it: ")[2].splitlines()[0]
     code = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1], shell=True).returncode)"
@@ -58,8 +58,8 @@ def test_theirs_over_ours(shop: Workshop, theirs: Path) -> None:
         assert "The distribution 'tinyagent' 9.9 is installed beside tinyagent-core." in printed
         assert "Traceback" not in printed
     assert 0 == shop.tinyagent("--version").returncode
-    mended = mend(shop, done.stderr)
-    assert 0 == mended.returncode, mended.stdout + mended.stderr
+    repaired = repair(shop, done.stderr)
+    assert 0 == repaired.returncode, repaired.stdout + repaired.stderr
     done = shop.tinyagent(*RUN)
     assert (0, False) == (done.returncode, "Warning" in done.stderr)
 
@@ -75,7 +75,7 @@ def test_ours_over_theirs(shop: Workshop, theirs: Path) -> None:
     done = shop.tinyagent("doctor", "--offline")
     assert 3 == done.returncode
     assert "!!  installation   package tinyagent: The distribution 'tinyagent' 9.9 is" in done.stdout
-    assert 0 == mend(shop, done.stdout).returncode
+    assert 0 == repair(shop, done.stdout).returncode
     assert 0 == shop.tinyagent("doctor", "--offline").returncode
 
 
@@ -86,7 +86,7 @@ def test_theirs_was_uninstalled(shop: Workshop, theirs: Path) -> None:
     done = shop.tinyagent(*RUN)
     assert ("", 3) == (done.stdout, done.returncode)
     assert "Error: Files of tinyagent-core are missing, such as tinyagent/" in done.stderr
-    assert 0 == mend(shop, done.stderr).returncode
+    assert 0 == repair(shop, done.stderr).returncode
     assert 0 == shop.tinyagent(*RUN).returncode
 
 

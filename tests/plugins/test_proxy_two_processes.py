@@ -162,7 +162,7 @@ def test_a_real_protocol_comes_through_with_usage_and_reason(start: Start) -> No
 # ---- what is refused ----------------------------------------------------------------------------------
 
 
-def test_a_wrong_token_is_said_so(start: Start) -> None:
+def test_a_wrong_token_is_reported(start: Start) -> None:
     """A wrong token gives exit code 3 and is not shown."""
     proxy = start()
     done = proxy.run("-m", "proxy/demo", "Hello", token="not-the-token-at-all")
@@ -171,7 +171,7 @@ def test_a_wrong_token_is_said_so(start: Start) -> None:
     assert "not-the-token" not in done.err + proxy.said
 
 
-def test_an_unknown_model_is_said_so(start: Start) -> None:
+def test_an_unknown_model_is_reported(start: Start) -> None:
     """An unknown model gives exit code 1, and the hint names the setting."""
     done = start().run("-m", "proxy/nobody/nothing", "Hello")
     assert (1, "") == (done.code, done.out)
@@ -179,8 +179,8 @@ def test_an_unknown_model_is_said_so(start: Start) -> None:
     assert "/api/models" in done.err
 
 
-def test_a_provider_that_fails_is_said_so(start: Start) -> None:
-    """A failure of the provider gives its message, exit code 1 and one request: only the proxy retries."""
+def test_a_provider_that_fails_is_reported(start: Start) -> None:
+    """The message is the provider's, the exit code is 1, and only the proxy retries."""
     with FakeServer(FakeReply.error(500, f"on fire, with {KEY}", x_should_retry="false")) as server:
         proxy = start(server)
         done = proxy.run("-m", "proxy/up/m", "Hello")
@@ -189,8 +189,8 @@ def test_a_provider_that_fails_is_said_so(start: Start) -> None:
     assert "on fire" in done.err
 
 
-def test_a_reply_that_is_cut_keeps_what_came(start: Start) -> None:
-    """A cut reply is printed so far; the exit code and the message report it."""
+def test_an_interrupted_reply_is_printed(start: Start) -> None:
+    """The partial text is printed; the exit code and the message report the failure."""
     with FakeServer(FakeReply([sse(chat_chunk("Half"))])) as server:
         done = start(server).run("-m", "proxy/up/m", "Hello")
     assert (1, "Half\n") == (done.code, done.out)
@@ -245,8 +245,8 @@ def test_a_server_that_ends_in_the_middle(signum: int, words: tuple[str, ...], s
         assert "status=error" in proxy.said
 
 
-def test_what_has_no_token_or_is_open_to_all_does_not_start(tmp_path: Path) -> None:
-    """A proxy without a token does not start: exit code 3 and a hint."""
+def test_an_unsafe_proxy_does_not_start(tmp_path: Path) -> None:
+    """Without a token, or open to other machines without TLS: exit code 3 and a hint."""
     for arguments, token, words in (
         (["--host", "0.0.0.0"], TOKEN, "--tls-cert"),
         (["--host", "::"], TOKEN, "--allow-http"),
@@ -303,8 +303,8 @@ class Echo:
         writer.close()
 
 
-async def test_five_hundred_at_once_lose_nothing(start: Start) -> None:
-    """All are open at the same time, and each gets every one of its own deltas, in order."""
+async def test_five_hundred_concurrent_replies_are_complete(start: Start) -> None:
+    """Each client gets all its own deltas in order."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

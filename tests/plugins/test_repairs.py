@@ -72,7 +72,7 @@ def _check_results(texts: list[str]) -> None:
 
 
 async def test_with_the_library(repository: Path) -> None:
-    """Agent, ScriptedProvider, tools made for a folder."""
+    """An Agent with a ScriptedProvider and tools for a folder repairs the repository."""
     steps = [Reply(call(name, **arguments)) for name, arguments in CALLS]
     async with ScriptedProvider(*steps, ANSWER) as provider:
         agent = Agent(AgentOptions(stream_fn=provider))
@@ -155,9 +155,7 @@ def test_without_permission(repository: Path, server: FakeServer, isolated_envir
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("--timeout", 124)])
-def test_the_end_of_a_run_is_the_end_of_its_commands(
-    how: str, code: int, repository: Path, isolated_environment: Path
-) -> None:
+def test_commands_end_with_the_run(how: str, code: int, repository: Path, isolated_environment: Path) -> None:
     """After Ctrl-C, SIGTERM or --timeout no process of a command is left, not even in another session."""
     command = (
         "(setsid sh -c 'trap \"\" TERM; echo $$ > pid1; sleep 600; :' &); sleep 600 & echo $! > pid2;"
