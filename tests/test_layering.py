@@ -50,6 +50,8 @@ ONLY_USERS = {
     "httptools": {"tinyagent._net.direct"},
     "httpx": {"tinyagent._net.httpx_engine"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
+    "keyring": {"tinyagent_cli.config.system_keyring"},
+    "tomlkit": {"tinyagent_cli.config.toml_file"},
     "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.loading"},
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}

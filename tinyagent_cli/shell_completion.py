@@ -20,6 +20,7 @@ __all__ = [
     "complete_models",
     "complete_plugins",
     "complete_providers",
+    "complete_stored_keys",
     "complete_tools",
 ]
 
@@ -50,6 +51,18 @@ def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str
 def complete_providers(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names of providers."""
     return [name for name in _providers(_settings()) if name.startswith(incomplete)]
+
+
+def complete_stored_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names in `keys.toml`. The keyring is not asked, because it may show a dialog."""
+    from .config.environment import config_directory
+    from .config.files import read_keys
+
+    try:
+        names = sorted(read_keys(config_directory() / "keys.toml"))
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
+        return []
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 OUR_MODULES = {
     "app app_context commands commands.options commands.run config config.endpoints config.environment",
-    "config.files config.model_choice config.settings dispatch exit_codes main plugins plugins.builtin",
-    "plugins.discovery plugins.failures plugins.loading plugins.log_warnings plugins.registry",
-    "plugins.selection plugins.tool_sources run run.approvals run.driver run.garbage run.kernel_guards",
-    "run.lifetime run.model run.outcome run.plan run.process_exit run.progress run.prompt_input run.records",
-    "run.text_argument run.tool_guards run.tool_limits shell_completion sinks sinks.plugin terminal",
+    "config.files config.keys config.model_choice config.settings dispatch exit_codes main plugins",
+    "plugins.builtin plugins.discovery plugins.failures plugins.loading plugins.log_warnings",
+    "plugins.registry plugins.selection plugins.tool_sources run run.approvals run.driver run.garbage",
+    "run.kernel_guards run.lifetime run.model run.outcome run.plan run.process_exit run.progress",
+    "run.prompt_input run.records run.text_argument run.tool_guards run.tool_limits shell_completion",
+    "sinks sinks.plugin terminal",
     "terminal.output terminal.sanitise terminal.signals terminal.standard_output terminal.text version",
 }
 """The modules of the command line in a run that prints text."""

@@ -99,7 +99,7 @@ def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
 
 def _providers(found: Settings) -> list[dict[str, str]]:
     from tinyagent.errors import ConfigurationError
-    from tinyagent_cli.plugins.builtin import key_variable, provider_plugins
+    from tinyagent_cli.plugins.builtin import key_state, key_variable, provider_plugins
     from tinyagent_cli.plugins.discovery import BUILT_IN, CONFIGURED
 
     rows = []
@@ -111,11 +111,9 @@ def _providers(found: Settings) -> list[dict[str, str]]:
         variable = key_variable(entry.name, table)
         if entry.distribution not in (BUILT_IN, CONFIGURED):
             key = "see the plugin"
-        elif variable is None:
-            key = "none needed"
         else:
             try:
-                key = f"{variable} is {'set' if found.api_key(entry.name, variable) else 'not set'}"
+                key = key_state(found.find_key(entry.name, variable), variable)
             except ConfigurationError as error:
                 key = str(error)
         rows.append({"name": entry.name, "from": origin, "key": key})

@@ -22,6 +22,7 @@ __all__ = [
     "RunTable",
     "ToolTable",
     "UserFile",
+    "decode_keys",
     "names_a_file",
     "read_keys",
     "read_project_file",
@@ -102,6 +103,16 @@ class ToolTable(_Table, frozen=True):
     max_output: Count | None = None
 
 
+class KeysTable(_Table, frozen=True):
+    """`[keys]`: where `tinyagent keys set` stores the keys of providers.
+
+    Attributes:
+        store: `file` for `keys.toml`, or `keyring` for the keyring of the system.
+    """
+
+    store: Literal["file", "keyring"] = "file"
+
+
 class UserFile(_Table, frozen=True):
     """The user's `config.toml`."""
 
@@ -109,6 +120,7 @@ class UserFile(_Table, frozen=True):
     providers: dict[str, ProviderTable] = {}
     plugins: PluginsTable = PluginsTable()
     tools: dict[str, ToolTable] = {}
+    keys: KeysTable = KeysTable()
 
 
 class ProjectFile(_Table, frozen=True):
@@ -186,8 +198,15 @@ def read_keys(path: Path) -> dict[str, str]:
         ConfigurationError: The file is malformed, or other users can read or write it.
     """
     text = read_config(path, private=True)
-    if text is None:
-        return {}
+    return {} if text is None else decode_keys(text, path)
+
+
+def decode_keys(text: str, path: Path) -> dict[str, str]:
+    """Decode the text of `keys.toml`.
+
+    Raises:
+        ConfigurationError: It is malformed. The message does not quote it.
+    """
     try:
         return _decode(text, path, dict[str, str])
     except ConfigurationError as error:

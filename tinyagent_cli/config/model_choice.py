@@ -51,13 +51,15 @@ def choose(flag: str | None, settings: Settings) -> Choice:
         variable = server.api_key_env
         if not variable or not server.default_model or name in settings.providers:
             continue
-        if settings.api_key(name, variable):
-            return Choice(name, server.default_model, variable)
+        key = settings.find_key(name, variable)
+        if key is not None:
+            source = variable if key.source == variable else f"a key of {name}"
+            return Choice(name, server.default_model, source)
     raise NotConfiguredError(
         "No model was chosen.",
         hint="Do one of these:\n"
         '  tinyagent run -m demo "Hello"          offline and scripted: no key, no account\n'
-        "  export OPENROUTER_API_KEY=…            or OPENAI_API_KEY, GROQ_API_KEY …\n"
+        "  tinyagent keys set openrouter          or openai, groq …; export OPENROUTER_API_KEY=… works, too\n"
         "  tinyagent run -m ollama/MODEL …        a server on this machine\n"
         f'To set a default: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
     )

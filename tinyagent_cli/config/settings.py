@@ -12,19 +12,19 @@ from typing import NamedTuple
 from msgspec import structs
 
 from tinyagent._net.errors import check_key_variable
-from tinyagent.errors import AuthenticationError
 
 from .environment import config_directory, variable
 from .files import (
+    KeysTable,
     ProjectRunTable,
     ProviderTable,
     RunTable,
     ToolTable,
     UserFile,
-    read_keys,
     read_project_file,
     read_user_file,
 )
+from .keys import Key, KeyStore, check_key
 
 __all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load_settings"]
 
@@ -59,28 +59,34 @@ class Settings(NamedTuple):
     disabled_plugins: frozenset[str]
     preferred_plugins: Mapping[str, str]
     tools: Mapping[str, ToolTable]
+    keys: KeysTable
     hook_timeout: float
     directory: Path
     notes: tuple[str, ...]
 
-    def api_key(self, provider: str, env_name: str | None) -> str | None:
-        """Return the key of a provider, from its environment variable or else `keys.toml`.
+    @property
+    def key_store(self) -> KeyStore:
+        """The stored keys."""
+        return KeyStore(self.directory / "keys.toml", self.keys.store == "keyring")
+
+    def find_key(self, provider: str, env_name: str | None) -> Key | None:
+        """Return the key of a provider: from its environment variable, or else the stored one.
 
         Raises:
-            ConfigurationError: The variable or the key is invalid; neither is shown.
+            ConfigurationError: The variable or the key is invalid, or the stored keys cannot be used.
         """
         if env_name is not None and variable(env_name) is None:
             check_key_variable(env_name, provider)
-        key = variable(env_name) if env_name else None
-        if key is None:
-            key = read_keys(self.directory / "keys.toml").get(provider, "").strip() or None
-        if key is not None and not all("!" <= character <= "~" for character in key):
-            where = env_name if env_name and variable(env_name) else self.directory / "keys.toml"
-            raise AuthenticationError(
-                f"The key of {provider!r} in {where} has spaces, line breaks or non-ASCII characters.",
-                hint="Copy it again. It is not shown here, because it is secret.",
-            )
-        return key
+        value = variable(env_name) if env_name else None
+        found = Key(value, env_name) if value and env_name else self.key_store.find(provider)
+        if found is not None:
+            check_key(found.value, provider, found.source)
+        return found
+
+    def api_key(self, provider: str, env_name: str | None) -> str | None:
+        """Return the key alone. The errors are those of `find_key`."""
+        found = self.find_key(provider, env_name)
+        return None if found is None else found.value
 
 
 def load_settings(directory: Path | None = None) -> Settings:
@@ -106,6 +112,7 @@ def load_settings(directory: Path | None = None) -> Settings:
         disabled_plugins=frozenset(user.plugins.disable),
         preferred_plugins=user.plugins.prefer,
         tools=user.tools,
+        keys=user.keys,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
         notes=tuple(notes),

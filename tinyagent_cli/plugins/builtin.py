@@ -30,12 +30,14 @@ from .discovery import BUILT_IN, CONFIGURED, Plugin, find
 
 if TYPE_CHECKING:
     from tinyagent_cli.config.files import ProviderTable
+    from tinyagent_cli.config.keys import Key
 
 __all__ = [
     "APIS",
     "NAMES",
     "BuiltinProviders",
     "ConfiguredProvider",
+    "key_state",
     "key_variable",
     "provider_plugins",
     "replay",
@@ -129,6 +131,15 @@ def key_variable(name: str, table: ProviderTable | None) -> str | None:
     if name == "proxy":
         return "TINYAGENT_PROXY_TOKEN"
     return key_variable_of(name, table)
+
+
+def key_state(key: Key | None, variable: str | None) -> str:
+    """Describe the key of a provider in a list, without showing it."""
+    if key is not None and key.source != variable:
+        return f"stored in {key.source}"
+    if variable is None:
+        return "none needed"
+    return f"{variable} is {'not set' if key is None else 'set'}"
 
 
 # ---- servers ----------------------------------------------------------------------------------------

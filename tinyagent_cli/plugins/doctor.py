@@ -21,7 +21,7 @@ from tinyagent_cli.config import model_choice
 from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.version import DISTRIBUTION
 
-from .builtin import provider_plugins
+from .builtin import key_state, provider_plugins
 from .check import check_all
 from .discovery import BUILT_IN, Plugin, find, normalised
 from .registry import PluginLoader
@@ -215,14 +215,15 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
         try:
             provider = loader.provider(name)
             variable = provider.api_key_env
-            key = found.api_key(name, variable)
+            key = found.find_key(name, variable)
         except TinyAgentError as error:
             yield Finding("keys", name, 3, str(error), error.hint)
             continue
         if key is None and variable is not None:
-            yield Finding("keys", name, 3, f"{variable} is not set", f"Set it: export {variable}=…")
+            hint = f"Store it: tinyagent keys set {name}   Or set it: export {variable}=…"
+            yield Finding("keys", name, 3, f"{variable} is not set", hint)
             continue
-        yield Finding("keys", name, 0, "none needed" if variable is None else f"{variable} is set")
+        yield Finding("keys", name, 0, key_state(key, variable))
         if seconds is not None and (name in found.providers or name in SERVERS):
             yield _endpoint(provider, seconds)
 

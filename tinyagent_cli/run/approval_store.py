@@ -23,6 +23,7 @@ import msgspec
 from tinyagent.agent_types import AgentTool, JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
+from tinyagent_cli.config.toml_file import locked
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource
@@ -35,7 +36,6 @@ VERSION = 2
 MAX_BYTES = 16 << 20
 """The size limit of the file, about 20,000 approvals."""
 
-_LOCK_SECONDS = 10.0
 _SHOWN = 500
 """Characters of the arguments that are stored for `approvals list`; the check uses their hash."""
 
@@ -152,20 +152,10 @@ class ApprovalStore:
     @contextmanager
     def _changing(self) -> Iterator[_File]:
         """Lock and read the file, and replace it atomically at the end."""
-        from filelock import FileLock, Timeout
-
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(self.path.with_suffix(".lock"), mode=0o600).acquire(_LOCK_SECONDS):
-                file = self._read()
-                yield file
-                self._write(file)
-        except Timeout:
-            raise ConfigurationError(
-                f"{self.path} is locked by another process for more than {_LOCK_SECONDS:g} s."
-            ) from None
-        except OSError as error:
-            raise ConfigurationError(f"{self.path} cannot be written: {error.strerror}.") from None
+        with locked(self.path):
+            file = self._read()
+            yield file
+            self._write(file)
 
     def _write(self, file: _File) -> None:
         data = msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
