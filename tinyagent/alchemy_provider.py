@@ -119,6 +119,28 @@ class AlchemyRequest(HttpRequest):
         """The body of the request; None if alchemy-llm builds it."""
         self.request: bytes = _wire.encode_body(self._described(model, context, options, base, headers, key))
 
+    def _build_body(
+        self, model: HttpModel, context: Context, options: SimpleStreamOptions
+    ) -> tuple[dict[str, object], dict[str, object]]:
+        """Build the body, and return the fields and the conversation that alchemy-llm adds to its own body.
+
+        The requests of alchemy-llm have no reasoning, no caching, no images by URL and no images of tools. So
+        this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
+        """
+        if self.api == ANTHROPIC:
+            body, self.thinking_level = anthropic_provider.request_and_level(model, context, options)
+            self.whole_body = _wire.encode_body(body)
+            return {}, {}
+        body = chat_request(model, context, options)
+        if self.api == "openai-completions":
+            self.chat_body, self.whole_body = body, _wire.encode_body(body)
+            return {}, {}
+        conversation: dict[str, object] = {
+            "system_prompt": context.system_prompt,
+            "tools": tool_definitions(context.tools),
+        }
+        return {"messages": body["messages"], **model.extra_body}, conversation
+
     def _described(
         self,
         model: HttpModel,
@@ -129,21 +151,7 @@ class AlchemyRequest(HttpRequest):
         key: str | None,
     ) -> dict[str, object]:
         level = str(options.get("thinking_level") or model.thinking_level or "off")
-        # The requests of alchemy-llm have no reasoning, no caching, no images by URL and no images of tools.
-        # So this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
-        fields: dict[str, object] = {}
-        conversation: dict[str, object] = {}
-        if self.api == "openai-completions":
-            self.chat_body = chat_request(model, context, options)
-            self.whole_body = _wire.encode_body(self.chat_body)
-        elif self.api == ANTHROPIC:
-            body, self.thinking_level = anthropic_provider.request_and_level(model, context, options)
-            self.whole_body = _wire.encode_body(body)
-        else:
-            body = chat_request(model, context, options)
-            fields = {"messages": body["messages"], **model.extra_body}
-            conversation["system_prompt"] = context.system_prompt
-            conversation["tools"] = tool_definitions(context.tools)
+        fields, conversation = self._build_body(model, context, options)
         exchange: dict[str, object] = {
             "protocol": "anthropic" if self.api == ANTHROPIC else "chat",
             "connect": self.timeouts.connect,
