@@ -99,7 +99,6 @@ class ProxyDecoder(ReplyDecoder):
         self._reason = "stop"
         self._raw_usage: object = None
         self._normal_usage: object = None
-        self._images: list[str] = []
 
     def _take_event(self, name: bytes, data: bytes, out: list[BuilderEvent]) -> None:
         try:
@@ -242,11 +241,6 @@ class ProxyDecoder(ReplyDecoder):
         self._conclude(
             out, word=self.finish_reason if complete else self._reason, has_content=complete or None
         )
-
-    def _add_images(self) -> None:
-        for url in self._images:
-            self.builder.add_image(url)
-        self._images.clear()
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:
         self._add_images()

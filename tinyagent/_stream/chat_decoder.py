@@ -65,8 +65,6 @@ class ChatDecoder(ReplyDecoder):
         self._text_block = -1
         """The first text block."""
         self._signed = SignedFields()
-        self._images: dict[str, None] = {}
-        """The URLs of the images, in order."""
         self._audio = False
         self._annotations: list[object] = []
         self._last_chunks: list[bytes] = []
@@ -221,14 +219,8 @@ class ChatDecoder(ReplyDecoder):
         url = url.get("url") if isinstance(url, dict) else url
         if not url and isinstance(image.get("b64_json"), str):
             url = f"data:image/png;base64,{image['b64_json']}"
-        if isinstance(url, str) and url:
-            self._images.setdefault(url)
-
-    def _add_images(self) -> None:
-        """Add the images after the other blocks, since servers may send them at any time and repeatedly."""
-        for url in self._images:
-            self.builder.add_image(url)
-        self._images.clear()
+        if isinstance(url, str) and url and url not in self._images:  # Servers may send it repeatedly.
+            self._images.append(url)
 
     def _take_audio(self, audio: object, out: list[BuilderEvent]) -> None:
         """Add the transcript of an audio reply as text. The sound itself is discarded."""

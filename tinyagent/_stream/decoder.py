@@ -164,6 +164,8 @@ class ReplyDecoder:
         self.finish_reason: str | None = None
         self._fields: dict[str, object] = {}
         """More fields of the message, which are set at its end."""
+        self._images: list[str] = []
+        """The URLs of the images, in order."""
         self._provider = model.provider or ""
         self._name = self._provider or "the provider"
         self._redact = redact
@@ -426,6 +428,12 @@ class ReplyDecoder:
         """Return the fields of the message that are known only at its end."""
         word = {"finish_reason": shown_word(self.finish_reason, self._redact)} if self.finish_reason else {}
         return {"usage": self._usage(), **word}
+
+    def _add_images(self) -> None:
+        """Add the images, after all other blocks."""
+        for url in self._images:
+            self.builder.add_image(url)
+        self._images.clear()
 
     def _close_call(self, index: int, arguments: object = None, **fields: object) -> BuilderEvent:
         """Close a tool call. Without a name it is invalid."""
