@@ -259,8 +259,8 @@ def thinking_level(
 def _is_thought(block: Mapping[str, object]) -> bool:
     """Whether a thinking block is a thinking block of the API, and not a stored block of another type."""
     signature = as_str(block.get("thinking_signature"))
-    kept = _json.decode_object(signature) if signature.startswith("{") else None
-    return bool(signature) if kept is None else kept.get("type") == "redacted_thinking"
+    stored = _json.decode_object(signature) if signature.startswith("{") else None
+    return bool(signature) if stored is None else stored.get("type") == "redacted_thinking"
 
 
 def _set_cache_points(body: dict[str, object], conversation: Conversation, point: dict[str, str]) -> None:

@@ -13,12 +13,13 @@ from tinyagent.agent_types import Citation, ModelIdentity, Usage
 from tinyagent.errors import TinyAgentError
 
 from .builder import BuilderEvent
-from .chat_fields import IN_CONTENT, SignedFields, detail_text, merge, signature
+from .chat_fields import IN_CONTENT, SignedFields, detail_text, merge
 from .chat_types import Chunk, Delta, ToolCall, chunk_of, decode
 from .citations import add_citations, read_citations
 from .decoder import DecoderOptions, ReplyDecoder
 from .finish_reasons import is_final
 from .history import AUDIO_NOTE
+from .signatures import signature_of
 
 __all__ = ["Call", "ChatDecoder", "normal_usage"]
 
@@ -317,11 +318,11 @@ class ChatDecoder(ReplyDecoder):
         record = self._signed.record()
         if self._thinking_block >= 0:
             field = self._reasoning_field
-            signed = signature({"field": field, **record}) if record else field
+            signed = signature_of({"field": field, **record}) if record else field
             if signed:
                 self.builder.update(self._thinking_block, thinking_signature=signed)
         elif record and self._text_block >= 0:
-            self.builder.update(self._text_block, text_signature=signature(record))
+            self.builder.update(self._text_block, text_signature=signature_of(record))
         elif record and self._calls:
             self._calls[0].extra |= record
 
@@ -391,7 +392,7 @@ class ChatDecoder(ReplyDecoder):
         for call in self._calls:
             text = self.builder.text(call.block)
             arguments = {} if call.whole is None and text.strip() == "null" else call.whole
-            signed = {"tool_call_signature": signature(call.extra)} if call.extra else {}
+            signed = {"tool_call_signature": signature_of(call.extra)} if call.extra else {}
             out.append(self._close_call(call.block, arguments, **signed))
 
     # ---- the end --------------------------------------------------------------------------------------

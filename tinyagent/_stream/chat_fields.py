@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tinyagent import _json
 from tinyagent._json import as_dict, as_list, as_str
 from tinyagent.agent_types import AssistantBlock
 
 from .chat_types import REASONING_FIELDS
+from .signatures import stored_fields
 
-__all__ = ["IN_CONTENT", "SignedFields", "detail_text", "merge", "send_back", "signature", "stored_fields"]
+__all__ = ["IN_CONTENT", "SignedFields", "detail_text", "merge", "send_back"]
 
 IN_CONTENT = "content.thinking"
 """The name of the field of reasoning that was a part of the content (Mistral)."""
@@ -26,18 +26,6 @@ _TEXTS = ("text", "summary", "thinking")
 """Fields of an item whose text may arrive in pieces."""
 _IN_PIECES = ("reasoning.text", "reasoning.summary", "thinking")
 """Types of items that arrive in pieces: OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`."""
-
-
-def signature(record: Mapping[str, object]) -> str:
-    """Return a signature that stores these fields."""
-    return _json.encode(record).decode()
-
-
-def stored_fields(signature: object) -> dict[str, object]:
-    """Return the fields that a signature stores; empty for signatures of other kinds."""
-    if not isinstance(signature, str) or not signature.startswith("{"):
-        return {}
-    return _json.decode_object(signature) or {}
 
 
 def send_back(content: Sequence[AssistantBlock], entry: dict[str, object]) -> None:

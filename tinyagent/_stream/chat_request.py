@@ -26,13 +26,14 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import ProviderError
 
-from .chat_fields import send_back, stored_fields
+from .chat_fields import send_back
 from .history import UsedIds, adapt_history, is_own
 from .model import HttpModel, as_model
 from .model_families import ModelFamily, note, settings_for
 from .request import EncodedArray, encode_items
 from .request_cache import RequestCache
 from .servers import Dialect, dialect_of, server_of
+from .signatures import stored_fields
 
 __all__ = ["chat_request", "encoded_request", "refuses_stream_options"]
 

@@ -13,6 +13,7 @@ from tinyagent.errors import TinyAgentError
 from .builder import BuilderEvent
 from .citations import add_citations, read_citations
 from .decoder import DecoderOptions, ReplyDecoder
+from .signatures import signature_of
 from .usage import add_usages
 
 __all__ = ["AnthropicDecoder", "normal_usage"]
@@ -222,19 +223,19 @@ class AnthropicDecoder(ReplyDecoder):
             if block.json:
                 whole["input"] = _json.decode_object("".join(block.json)) or {}
             self._note_sources(whole)
-            return self.builder.close(block.index, thinking_signature=_json.encode(whole).decode())
-        kept = _json.encode(block.fields).decode() if block.fields else ""
+            return self.builder.close(block.index, thinking_signature=signature_of(whole))
+        stored = signature_of(block.fields) if block.fields else ""
         if block.kind == "tool_call":
             # The pieces are used; without pieces, the initial content of the block is.
             whole = block.whole if not self.builder.text(block.index).strip() else {}
-            fields = {"tool_call_signature": kept} if kept else {}
+            fields = {"tool_call_signature": stored} if stored else {}
             return self._close_call(block.index, whole or None, **fields)
         if block.kind == "thinking":
             return self.builder.close(block.index, **block.whole)
         self._last_text = block.index
         cited = read_citations(block.fields.get("citations"))
         self._cites = self._cites or bool(cited)
-        texts: dict[str, object] = {"text_signature": kept} if kept else {}
+        texts: dict[str, object] = {"text_signature": stored} if stored else {}
         return self.builder.close(block.index, **texts, **({"citations": cited} if cited else {}))
 
     def _note_sources(self, block: Mapping[str, object]) -> None:

@@ -21,6 +21,7 @@ from tinyagent.agent_types import (
 )
 
 from .history import UsedIds, adapt_history
+from .signatures import stored_fields
 
 __all__ = ["Conversation", "SentMessage", "assistant_blocks", "convert_messages"]
 
@@ -144,11 +145,11 @@ def assistant_blocks(content: Sequence[AssistantBlock]) -> list[dict[str, object
     for part in content:
         if part["type"] == "text":
             if part["text"].strip():
-                block = {"type": "text", "text": part["text"], **_kept(part.get("text_signature"))}
+                block = {"type": "text", "text": part["text"], **stored_fields(part.get("text_signature"))}
                 blocks.append(_marked(block, part))
         elif part["type"] == "tool_call":
             call = {"type": "tool_use", "id": part["id"], "name": part["name"], "input": part["arguments"]}
-            blocks.append({**call, **_kept(part.get("tool_call_signature"))})
+            blocks.append({**call, **stored_fields(part.get("tool_call_signature"))})
         elif part["type"] == "thinking":
             signature = part.get("thinking_signature") or ""
             if signature.startswith("{"):
@@ -158,11 +159,6 @@ def assistant_blocks(content: Sequence[AssistantBlock]) -> list[dict[str, object
             elif signature:
                 blocks.append({"type": "thinking", "thinking": part["thinking"], "signature": signature})
     return blocks
-
-
-def _kept(signature: object) -> dict[str, object]:
-    """Return the further fields of a block, as the API sent them."""
-    return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
 
 
 def _marked(block: dict[str, object], part: Mapping[str, object]) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Unpack
 
-from tinyagent import _json
 from tinyagent._json import as_dict, as_int, as_str, count, dollars
 from tinyagent.agent_types import Citation, ModelIdentity, Usage
 from tinyagent.errors import TinyAgentError
@@ -17,6 +16,7 @@ from .finish_reasons import finish_kind
 from .history import AUDIO_NOTE
 from .responses_items import Item, Items
 from .responses_request import IMAGE_CALL
+from .signatures import signature_of
 
 __all__ = ["ResponsesDecoder"]
 
@@ -128,24 +128,26 @@ class ResponsesDecoder(ReplyDecoder):
 
     # ---- items --------------------------------------------------------------------------------------
 
-    def _begin(self, value: Mapping[str, object], given: dict[str, object], out: list[BuilderEvent]) -> None:
-        kind = as_str(given.get("type"))
+    def _begin(
+        self, value: Mapping[str, object], received: dict[str, object], out: list[BuilderEvent]
+    ) -> None:
+        kind = as_str(received.get("type"))
         if not kind:
             return
-        item = self._items.of_event(value, kind, given, begins=True)
+        item = self._items.of_event(value, kind, received, begins=True)
         if item.blocks:
             return
         if kind == "function_call":
-            self._open_call(item, given, out)
+            self._open_call(item, received, out)
         elif kind == "reasoning":
             self._announced.append(item)
         elif item.is_raw:
             self._block(item, 0, out)  # opened now to keep the order of the items
 
-    def _open_call(self, item: Item, given: Mapping[str, object], out: list[BuilderEvent]) -> int:
+    def _open_call(self, item: Item, received: Mapping[str, object], out: list[BuilderEvent]) -> int:
         self._open_announced(out)
-        item.call_id = as_str(given.get("call_id"))
-        index, event = self.builder.open_tool_call(item.call_id, as_str(given.get("name")))
+        item.call_id = as_str(received.get("call_id"))
+        index, event = self.builder.open_tool_call(item.call_id, as_str(received.get("name")))
         item.blocks[0] = index
         out.append(event)
         return index
@@ -186,27 +188,27 @@ class ResponsesDecoder(ReplyDecoder):
             self._add(item, part, whole[len(had) :], out)
 
     def _take_item(
-        self, value: Mapping[str, object], given: dict[str, object], out: list[BuilderEvent]
+        self, value: Mapping[str, object], received: dict[str, object], out: list[BuilderEvent]
     ) -> None:
-        kind = as_str(given.get("type"))
+        kind = as_str(received.get("type"))
         if kind:
-            self._end_item(self._items.of_event(value, kind, given), given, out)
+            self._end_item(self._items.of_event(value, kind, received), received, out)
 
-    def _end_item(self, item: Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
+    def _end_item(self, item: Item, received: dict[str, object], out: list[BuilderEvent]) -> None:
         """End a complete item, and add the content that was not streamed."""
-        if item.ended and (item.blocks or not given):
+        if item.ended and (item.blocks or not received):
             return
         item.ended = False
-        item.given = given
-        item.id = item.id or as_str(given.get("id"))
+        item.received = received
+        item.id = item.id or as_str(received.get("id"))
         if item.kind == "message":
-            self._end_message(item, given, out)
+            self._end_message(item, received, out)
         elif item.kind == "function_call":
-            self._end_call(item, given, out)
+            self._end_call(item, received, out)
         elif item.kind == "reasoning":
-            self._end_reasoning(item, given, out)
+            self._end_reasoning(item, received, out)
         else:
-            self._end_raw(item, given, out)
+            self._end_raw(item, received, out)
         item.ended = True
 
     # ---- text and citations -------------------------------------------------------------------------
@@ -246,23 +248,23 @@ class ResponsesDecoder(ReplyDecoder):
 
     def _sign_text(self, item: Item, part: int) -> None:
         """Store the fields that the API requires with a text, and its citations in our format."""
-        kept: dict[str, object] = {}
+        stored: dict[str, object] = {}
         if item.id:
-            kept["id"] = item.id
+            stored["id"] = item.id
         if isinstance(item.phase, str):
-            kept["phase"] = item.phase
+            stored["phase"] = item.phase
         if part in item.refusals:
-            kept["refusal"] = True
+            stored["refusal"] = True
         annotations = [value for value in item.annotations.get(part, ()) if isinstance(value, dict) and value]
         fields: dict[str, object] = {}
         if annotations:
-            kept["annotations"] = annotations
+            stored["annotations"] = annotations
             index = item.blocks[part]
             add_citations(self._citations[index], read_citations(annotations))
             if self._citations[index]:
                 fields["citations"] = self._citations[index]
-        if kept:
-            fields["text_signature"] = _json.encode(kept).decode()
+        if stored:
+            fields["text_signature"] = signature_of(stored)
         if fields:
             self.builder.update(item.blocks[part], **fields)
 
@@ -270,8 +272,8 @@ class ResponsesDecoder(ReplyDecoder):
         for part in item.blocks:
             self._sign_text(item, part)
 
-    def _end_message(self, item: Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
-        content = given.get("content")
+    def _end_message(self, item: Item, received: dict[str, object], out: list[BuilderEvent]) -> None:
+        content = received.get("content")
         parts = [as_dict(piece) for piece in content] if isinstance(content, list) else []
         texts = [as_str(piece.get(_key(piece))) for piece in parts]
         streamed = "".join(self.builder.text(index) for index in item.blocks.values())
@@ -286,23 +288,23 @@ class ResponsesDecoder(ReplyDecoder):
             annotations = piece.get("annotations")
             if isinstance(annotations, list) and annotations:
                 item.annotations[place] = annotations
-        item.phase = given.get("phase")
+        item.phase = received.get("phase")
         self._sign_texts(item)
         out += [self.builder.close(index) for index in item.blocks.values()]
 
     # ---- calls, reasoning, and items without text ---------------------------------------------------
 
-    def _end_call(self, item: Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
-        index = item.blocks[0] if item.blocks else self._open_call(item, given, out)
-        whole = given.get("arguments")
+    def _end_call(self, item: Item, received: dict[str, object], out: list[BuilderEvent]) -> None:
+        index = item.blocks[0] if item.blocks else self._open_call(item, received, out)
+        whole = received.get("arguments")
         self._complete(item, 0, whole, out)
         fields: dict[str, object] = {}
-        if not item.call_id and as_str(given.get("call_id")):
-            fields["id"] = self.builder.unique_id(as_str(given["call_id"]))
-        if not self.builder.block(index)["name"] and as_str(given.get("name")):
-            fields["name"] = given["name"]
+        if not item.call_id and as_str(received.get("call_id")):
+            fields["id"] = self.builder.unique_id(as_str(received["call_id"]))
+        if not self.builder.block(index)["name"] and as_str(received.get("name")):
+            fields["name"] = received["name"]
         if item.id:
-            fields["tool_call_signature"] = _json.encode({"id": item.id}).decode()
+            fields["tool_call_signature"] = signature_of({"id": item.id})
         out.append(self._close_call(index, whole if isinstance(whole, dict) else None, **fields))
 
     def _think(self, value: Mapping[str, object], source: str, step: str, out: list[BuilderEvent]) -> None:
@@ -325,30 +327,30 @@ class ResponsesDecoder(ReplyDecoder):
         item.latest = part
         self._add(item, 0, piece, out)
 
-    def _end_reasoning(self, item: Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
-        pieces = given.get("summary") or given.get("content")
+    def _end_reasoning(self, item: Item, received: dict[str, object], out: list[BuilderEvent]) -> None:
+        pieces = received.get("summary") or received.get("content")
         had = self.builder.text(item.blocks[0]) if item.blocks else ""
         if not had and isinstance(pieces, list):
             self._add(item, 0, "\n\n".join(as_str(as_dict(piece).get("text")) for piece in pieces), out)
-        kept = {"type": "reasoning", "id": item.id, "summary": given.get("summary") or []}
+        stored = {"type": "reasoning", "id": item.id, "summary": received.get("summary") or []}
         for key in ("encrypted_content", "content"):
-            if given.get(key):
+            if received.get(key):
                 # The API accepts reasoning in one form only, and the encrypted form is its own.
-                kept[key] = given[key]
+                stored[key] = received[key]
                 break
-        fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
+        fields = {"thinking_signature": signature_of(stored)} if received else {}
         out.append(self.builder.close(self._block(item, 0, out), **fields))
 
-    def _end_raw(self, item: Item, given: dict[str, object], out: list[BuilderEvent]) -> None:
+    def _end_raw(self, item: Item, received: dict[str, object], out: list[BuilderEvent]) -> None:
         """Store an item, to send it back. Its sources become sources of the text."""
-        for holder in (given, as_dict(given.get("action"))):
+        for holder in (received, as_dict(received.get("action"))):
             for key in ("sources", "results"):
                 found = read_citations(holder.get(key))
                 add_citations(self._sources, [source for source in found if "url" in source])
-        kept = {
-            key: value for key, value in given.items() if not (item.kind == IMAGE_CALL and key == "result")
+        stored = {
+            key: value for key, value in received.items() if not (item.kind == IMAGE_CALL and key == "result")
         }
-        fields = {"thinking_signature": _json.encode(kept).decode()} if given else {}
+        fields = {"thinking_signature": signature_of(stored)} if received else {}
         out.append(self.builder.close(self._block(item, 0, out), **fields))
 
     # ---- the end ------------------------------------------------------------------------------------
@@ -359,8 +361,8 @@ class ResponsesDecoder(ReplyDecoder):
         if kind == "response.failed" or status in ("failed", "cancelled") or response.get("error"):
             self._stop(self._reported(response.get("error") or f"the reply ended as {status}"))
             return
-        for item, given in self._items.match(response.get("output")):
-            self._end_item(item, given, out)
+        for item, received in self._items.match(response.get("output")):
+            self._end_item(item, received, out)
         self.finish_reason: str | None = status
         if kind == "response.incomplete" or status == "incomplete":
             details = as_dict(response.get("incomplete_details"))
@@ -374,9 +376,9 @@ class ResponsesDecoder(ReplyDecoder):
                 self._end_item(item, {}, out)
         self._add_sources()
         for item in self._items:
-            image = item.given.get("result") if item.kind == IMAGE_CALL else None
+            image = item.received.get("result") if item.kind == IMAGE_CALL else None
             if as_str(image):
-                image_type = as_str(item.given.get("output_format")) or "png"
+                image_type = as_str(item.received.get("output_format")) or "png"
                 self.builder.add_image(f"data:image/{image_type};base64,{image}")
         if self._audio and len(self.builder) == 0:
             self._text({}, AUDIO_NOTE, "response.output_text.delta", out)

@@ -18,7 +18,7 @@ class Item:
     """An item of the reply, with one block for each part of its content."""
 
     __slots__ = (
-        *("annotations", "blocks", "call_id", "ended", "given", "has_stable_id", "id", "kind", "latest"),
+        *("annotations", "blocks", "call_id", "ended", "received", "has_stable_id", "id", "kind", "latest"),
         *("phase", "refusals", "source", "wholes"),
     )
 
@@ -40,7 +40,7 @@ class Item:
         self.wholes: set[int] = set()
         """Parts that arrived complete, before any of their deltas."""
         self.ended = False
-        self.given: dict[str, object] = {}
+        self.received: dict[str, object] = {}
         """The complete item, once it has arrived."""
 
     def has_whole(self, part: int, event: Mapping[str, object]) -> bool:
@@ -50,7 +50,7 @@ class Item:
     @property
     def is_cut(self) -> bool:
         """Whether the API has marked a text or a call as incomplete."""
-        return self.kind in ("message", "function_call") and self.given.get("status") == "incomplete"
+        return self.kind in ("message", "function_call") and self.received.get("status") == "incomplete"
 
     @property
     def is_raw(self) -> bool:
@@ -78,7 +78,7 @@ class Items:
         self,
         value: Mapping[str, object],
         kind: str,
-        given: Mapping[str, object] | None = None,
+        received: Mapping[str, object] | None = None,
         begins: bool = False,
     ) -> Item:
         """Return the item of an event; a new one if the event is its first.
@@ -86,17 +86,17 @@ class Items:
         Args:
             value: The event.
             kind: The item's type.
-            given: The item, if the event holds it.
+            received: The item, if the event holds it.
             begins: Whether the event announces an item.
         """
-        item_id = as_str((given or {}).get("id")) or as_str(value.get("item_id"))
+        item_id = as_str((received or {}).get("id")) or as_str(value.get("item_id"))
         item = self._by_id.get(item_id)
         if item is not None and item.kind == kind and not (begins and item.ended):
-            item.has_stable_id = item.has_stable_id or (given is None and item_id == item.id)
+            item.has_stable_id = item.has_stable_id or (received is None and item_id == item.id)
             return item
         place = (as_int(value.get("output_index")), kind)
         here = self._at.get(place)
-        if here is not None and not self._is_another(here, item_id, given, begins):
+        if here is not None and not self._is_another(here, item_id, received, begins):
             if item_id:
                 here.id = here.id or item_id
                 self._by_id.setdefault(item_id, here)
@@ -109,34 +109,38 @@ class Items:
 
         An item that was not streamed is added. The caller ends each item before it asks for the next one.
         """
-        listed = [as_dict(given) for given in output] if isinstance(output, list) else []
-        listed = [given for given in listed if as_str(given.get("type"))]
+        listed = [as_dict(received) for received in output] if isinstance(output, list) else []
+        listed = [received for received in listed if as_str(received.get("type"))]
         found: dict[int, Item] = {}
-        for at, given in enumerate(listed):
-            item = self._by_id.get(as_str(given.get("id")))
-            if item is not None and item.kind == given["type"]:
+        for at, received in enumerate(listed):
+            item = self._by_id.get(as_str(received.get("id")))
+            if item is not None and item.kind == received["type"]:
                 found[at] = item
         matched = {id(item) for item in found.values()}
         unmatched: dict[str, deque[Item]] = {}
         for item in self._items:
             if id(item) not in matched:
                 unmatched.setdefault(item.kind, deque()).append(item)
-        for at, given in enumerate(listed):
+        for at, received in enumerate(listed):
             item = found.get(at)
-            if item is None and (known := self._by_id.get(as_str(given.get("id")))) and known.given == given:
+            if (
+                item is None
+                and (known := self._by_id.get(as_str(received.get("id"))))
+                and known.received == received
+            ):
                 continue  # listed twice
             if item is None:
                 # Without an id or with a new one, it is the next item of this kind.
-                kind = as_str(given["type"])
+                kind = as_str(received["type"])
                 rest = unmatched.get(kind)
-                item = rest.popleft() if rest else self._add(kind, as_str(given.get("id")))
-            yield item, given
+                item = rest.popleft() if rest else self._add(kind, as_str(received.get("id")))
+            yield item, received
 
     @staticmethod
-    def _is_another(here: Item, item_id: str, given: Mapping[str, object] | None, begins: bool) -> bool:
+    def _is_another(here: Item, item_id: str, received: Mapping[str, object] | None, begins: bool) -> bool:
         """Whether an event at the position of `here`, with an unknown id, belongs to another item."""
         if here.ended:
-            return begins or (bool(item_id) and {**here.given, "id": ""} != {**(given or {}), "id": ""})
+            return begins or (bool(item_id) and {**here.received, "id": ""} != {**(received or {}), "id": ""})
         return bool(item_id and here.id) and (begins or here.has_stable_id)
 
     def _add(self, kind: str, item_id: str) -> Item:

@@ -9,6 +9,7 @@ from tinyagent._json import as_list
 from tinyagent.agent_types import AssistantBlock, ImageContent, Message, ModelIdentity, TextContent, Tool
 
 from .history import IMAGE_NOTE, NO_RESULT, UsedIds, adapt_history
+from .signatures import stored_fields
 
 __all__ = ["IMAGE_CALL", "convert_messages"]
 
@@ -79,7 +80,7 @@ def _output_items(content: Sequence[AssistantBlock], stored: bool) -> list[dict[
     images: list[dict[str, object]] = []
     for part in content:
         if part["type"] == "thinking":
-            item = _kept(part.get("thinking_signature"))
+            item = stored_fields(part.get("thinking_signature"))
             # Without its encrypted content, an item only refers to data that was not stored.
             if item.get("type") and (stored or item["type"] != "reasoning" or _is_whole(item)):
                 items.append(item)
@@ -92,7 +93,7 @@ def _output_items(content: Sequence[AssistantBlock], stored: bool) -> list[dict[
                 "name": part["name"],
                 "arguments": _json.encode(part["arguments"]).decode(),
             }
-            items.append({**call, **_kept(part.get("tool_call_signature"))})
+            items.append({**call, **stored_fields(part.get("tool_call_signature"))})
         elif part["type"] == "image" and images:
             # The image is a block of the message. Its item is stored in another block, without the image.
             images.pop(0)["result"] = part["url"].partition(",")[2]
@@ -124,20 +125,18 @@ def _missing_outputs(items: Sequence[Mapping[str, object]]) -> list[dict[str, ob
 
 
 def _add_text(items: list[dict[str, object]], part: TextContent) -> None:
-    kept = _kept(part.get("text_signature"))
-    annotations = kept.pop("annotations", [])
+    stored = stored_fields(part.get("text_signature"))
+    annotations = stored.pop("annotations", [])
     piece: dict[str, object] = {"type": "output_text", "text": part["text"], "annotations": annotations}
-    if kept.pop("refusal", False):
+    if stored.pop("refusal", False):
         piece = {"type": "refusal", "refusal": part["text"]}
     last = items[-1] if items else {}
-    if kept.get("id") and last.get("id") == kept["id"]:
+    if stored.get("id") and last.get("id") == stored["id"]:
         as_list(last["content"]).append(piece)
         return
-    items.append({"type": "message", "role": "assistant", "status": "completed", "content": [piece], **kept})
-
-
-def _kept(signature: object) -> dict[str, object]:
-    return (_json.decode_object(signature) if isinstance(signature, str) and signature else None) or {}
+    items.append(
+        {"type": "message", "role": "assistant", "status": "completed", "content": [piece], **stored}
+    )
 
 
 def _is_whole(item: Mapping[str, object]) -> bool:
