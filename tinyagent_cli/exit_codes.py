@@ -16,6 +16,7 @@ __all__ = [
     "EXIT_CODES",
     "Failure",
     "InputError",
+    "NoCodeBlockError",
     "OutputClosedError",
     "RunTimeoutError",
     "ToolsRefusedError",
@@ -47,6 +48,12 @@ class ToolsRefusedError(errors.IncompleteAnswerError):
     """The run ended without an answer after tool calls were refused."""
 
     kind = "tool_refused"
+
+
+class NoCodeBlockError(errors.IncompleteAnswerError):
+    """`-x` was used, and the reply has no fenced code block."""
+
+    kind = "no_code_block"
 
 
 EXIT_CODES: dict[type[BaseException], int] = {

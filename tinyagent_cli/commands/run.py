@@ -13,6 +13,7 @@ from .options import CONTEXT, HintedUsageError, common_options
 __all__ = ["run"]
 
 TRANSPORTS = ("auto", "direct", "httpx")
+FORMATS = {"--jsonl": "jsonl", "--json": "json", "-x": "extract"}
 LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -26,7 +27,10 @@ class RunCommand(click.Command):
     ) -> click.Context:
         typed = list(args)  # click removes them from `args`
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            ctx = super().make_context(info_name, args, parent, **extra)
+            if not extra.get("resilient_parsing"):
+                _check_formats(ctx)
+            return ctx
         except click.UsageError as error:
             if extra.get("resilient_parsing"):
                 raise
@@ -41,11 +45,20 @@ class RunCommand(click.Command):
             self.name, args, parent, resilient_parsing=True, ignore_unknown_options=True
         )
         before_dashes = args[: args.index("--")] if "--" in args else args
-        as_jsonl = lenient.params.get("jsonl") or "--jsonl" in before_dashes
-        if as_jsonl or lenient.params.get("output"):
+        formats = [
+            name for name in ("jsonl", "json") if lenient.params.get(name) or f"--{name}" in before_dashes
+        ]
+        if formats or lenient.params.get("output"):
             from tinyagent_cli.run.records import record_failure
 
-            record_failure(as_jsonl, lenient.params.get("output"), error)
+            record_failure(formats, lenient.params.get("output"), error)
+
+
+def _check_formats(ctx: click.Context) -> None:
+    """Refuse two forms of standard output."""
+    chosen = [flag for flag, name in FORMATS.items() if ctx.params[name]]
+    if len(chosen) > 1:
+        raise click.UsageError(f"Choose one of {' and '.join(chosen)}: each determines standard output.", ctx)
 
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
@@ -108,6 +121,17 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     help="Continue the run of a JSONL record.",
 )
 @click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
+@click.option(
+    "--json",
+    is_flag=True,
+    help="Print one JSON object at the end: the result line, with the text and the usage.",
+)
+@click.option(
+    "-x",
+    "--extract",
+    count=True,
+    help="Print only the first fenced code block of the reply; -xx prints the last one.",
+)
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(), help="Write the run as JSON lines to a file."
 )

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyagent import Agent, AgentOptions
-from tinyagent._answer import answer_error
+from tinyagent._answer import answer_error, extract_text
 from tinyagent.errors import EmptyReplyError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
-from tinyagent_cli.exit_codes import describe, plugin_exit
+from tinyagent_cli.exit_codes import NoCodeBlockError, describe, plugin_exit
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
-from tinyagent_cli.terminal.text import TextRenderer
+from tinyagent_cli.terminal.sanitise import clean
+from tinyagent_cli.terminal.text import TextRenderer, text_bytes
 
 from .approvals import Approvals
 from .garbage import collect_from_now_on
@@ -42,17 +43,22 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         lifetime.limit(options.timeout, "--timeout")
     stdin, stdout = take_stdin(), take_stdout()
     runner, progress = runner_closed_at_exit(), Progress(lifetime)
-    with Records(stdout if options.jsonl else None, progress, lifetime) as records:
+    as_json = options.jsonl or options.json
+    with Records(stdout if as_json else None, progress, lifetime, only_result=options.json) as records:
         lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
         if options.output is not None:
             records.open_file(options.output, [*_inputs(options), ("standard input", stdin)], stdout)
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
-        run = _Run(app, plan, progress, lifetime, stdout, records.sinks)
+        run = _Run(
+            app, plan, progress, lifetime, stdout, records.sinks, as_text=not (as_json or options.extract)
+        )
         collect_from_now_on()
         run.drive(runner)
         run.conclude()
+        if options.extract:
+            _print_code(app, stdout, progress, last=options.extract > 1)
         stdout.flush()
         if stdout.error is not None:
             raise stdout.error
@@ -72,6 +78,24 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
     yield "the configuration tinyagent.toml", "tinyagent.toml"
 
 
+def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bool) -> None:
+    """Print the first or the last fenced code block of the answer.
+
+    Raises:
+        NoCodeBlockError: There is none. The answer is shown on standard error.
+    """
+    from tinyagent_cli.terminal.code_blocks import extract_code
+
+    text = extract_text(progress.replies[-1])
+    code = extract_code(text, last=last)
+    if code is None:
+        app.note(text)
+        raise NoCodeBlockError(
+            "The reply has no fenced code block.", hint="Ask for one in the prompt, or run it without -x."
+        )
+    stdout.write_now(text_bytes(clean(code) if stdout.is_terminal else code))
+
+
 class _Run:
     """The agent with its listeners, and everything that can end the run early."""
 
@@ -83,6 +107,8 @@ class _Run:
         lifetime: Lifetime,
         stdout: Output,
         sinks: list[JsonlSink],
+        *,
+        as_text: bool,
     ) -> None:
         self._app = app
         self._plan = plan
@@ -90,7 +116,6 @@ class _Run:
         self._lifetime = lifetime
         self._stdout = stdout
         self._outputs = {stdout, *(sink.output for sink in sinks)}
-        as_text = not any(sink.output is stdout for sink in sinks)
         self._text = TextRenderer(stdout) if as_text else None
         self._shows_cost = bool(app.verbosity or sinks)
         self._cause: BaseException | None = None

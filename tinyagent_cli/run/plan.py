@@ -47,6 +47,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     history: str | None
     jsonl: bool
+    json: bool
+    extract: int
     output: str | None
     options: tuple[str, ...]
     temperature: float | None

@@ -7,7 +7,7 @@ them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,16 +29,26 @@ __all__ = ["Records", "record_failure"]
 class Records:
     """The JSON lines of a run: on standard output, in the file of `-o`, or both.
 
+    `--json` writes only the result line to standard output.
+
     Each ends with a result line, however the block is left. If the main thread is stuck, `lifetime` ends them
     from another thread.
 
     Args:
         stdout: Standard output, if the JSON lines go there.
+        only_result: Whether standard output gets only the result line.
         progress: The state of the run, for the result line.
         lifetime: The signals and time limit of the command.
     """
 
-    def __init__(self, stdout: Output | None, progress: Progress, lifetime: Lifetime | None = None) -> None:
+    def __init__(
+        self,
+        stdout: Output | None,
+        progress: Progress,
+        lifetime: Lifetime | None = None,
+        *,
+        only_result: bool = False,
+    ) -> None:
         self.sinks: list[JsonlSink] = []
         self._progress = progress
         self._path = ""
@@ -46,14 +56,14 @@ class Records:
         self._started = False
         self._ended = threading.Lock()
         if stdout is not None:
-            self._add(stdout)
+            self._add(stdout, only_result=only_result)
         if lifetime is not None:
             lifetime.at_last_resort(self.end)
 
-    def _add(self, output: Output) -> None:
-        from tinyagent_cli.sinks.jsonl import JsonlSink
+    def _add(self, output: Output, *, only_result: bool = False) -> None:
+        from tinyagent_cli.sinks.jsonl import JsonlSink, ResultSink
 
-        self.sinks.append(JsonlSink(output))
+        self.sinks.append(ResultSink(output) if only_result else JsonlSink(output))
 
     def open_file(
         self,
@@ -123,10 +133,17 @@ class Records:
             raise failed
 
 
-def record_failure(as_jsonl: bool, path: str | None, error: BaseException) -> None:
-    """Write the record of a run with invalid options. Errors in writing it are ignored."""
+def record_failure(formats: Sequence[str], path: str | None, error: BaseException) -> None:
+    """Write the record of a run with invalid options. Errors in writing it are ignored.
+
+    Args:
+        formats: What standard output gets: `jsonl`, `json` or neither.
+        path: The file of `-o`.
+        error: The error that ended the run.
+    """
     try:
-        with Records(take_stdout() if as_jsonl else None, Progress()) as records:
+        stdout = take_stdout() if formats else None
+        with Records(stdout, Progress(), only_result="jsonl" not in formats) as records:
             if path is not None:
                 records.open_file(path, wait=False)
             raise error

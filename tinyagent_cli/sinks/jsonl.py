@@ -8,7 +8,7 @@ from tinyagent.agent_types import AgentEvent, AgentMessage
 from tinyagent.jsonl import Encoder, HistoryRecord, ResultRecord, SessionRecord
 from tinyagent_cli.terminal.output import Output
 
-__all__ = ["JsonlSink"]
+__all__ = ["JsonlSink", "ResultSink"]
 
 
 class JsonlSink:
@@ -38,3 +38,14 @@ class JsonlSink:
     def end(self, result: ResultRecord) -> None:
         """Write the result line."""
         self.output.write_now(self._encoder.encode(result))
+
+
+class ResultSink(JsonlSink):
+    """Writes only the result line."""
+
+    def begin(self, header: SessionRecord, history: Sequence[AgentMessage] = ()) -> None:
+        """Write nothing."""
+        self.started = True
+
+    def __call__(self, event: AgentEvent) -> None:
+        """Write nothing."""

@@ -15,13 +15,21 @@ from tinyagent.agent_types import (
 from .output import Output
 from .sanitise import Sanitizer
 
-__all__ = ["TextRenderer"]
+__all__ = ["TextRenderer", "text_bytes"]
 
 
 MAX_SOURCES = 20
 """The maximum number of sources listed below a message; JSONL has all of them."""
 MAX_TITLE = 120
 """The maximum length of a source's title."""
+
+
+def text_bytes(text: str) -> bytes:
+    """Return text in UTF-8, with U+FFFD for lone surrogates."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return _json.without_surrogates(text).encode()
 
 
 class TextRenderer:
@@ -80,11 +88,7 @@ class TextRenderer:
             text = self._sanitizer.feed(text)
         if text:
             self._last = text[-1]
-            try:
-                data = text.encode()
-            except UnicodeEncodeError:
-                data = _json.without_surrogates(text).encode()
-            self._output.write(data)
+            self._output.write(text_bytes(text))
 
     def end_line(self) -> None:
         """End an unfinished line. Text that the sanitiser holds back is dropped, and the rest is written."""
