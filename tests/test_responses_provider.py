@@ -387,8 +387,8 @@ def test_missing_events_are_tolerated(dropped: str) -> None:
             for event in events
             if not event["type"].endswith(tuple(dropped.split())) or "complete" in event["type"]
         ]
-    whole, mended = final(decode(events)), final(decode(kept))
-    assert {**whole, "timestamp": 0} == {**mended, "timestamp": 0}
+    whole, repaired = final(decode(events)), final(decode(kept))
+    assert {**whole, "timestamp": 0} == {**repaired, "timestamp": 0}
 
 
 def test_without_the_list_at_the_end() -> None:

@@ -197,7 +197,7 @@ def _warn_of_namesake() -> None:
     if any(name.startswith("tinyagent-") and name.endswith((".dist-info", ".egg-info")) for name in beside):
         warnings.warn(
             "The distribution 'tinyagent' is installed beside tinyagent-core. It is another project whose "
-            "package has the same name, so that one overwrites files of the other. Mend it: "
+            "package has the same name, so that one overwrites files of the other. Repair it: "
             "pip uninstall tinyagent && pip install --force-reinstall --no-deps tinyagent-core",
             RuntimeWarning,
             stacklevel=3,

@@ -174,10 +174,10 @@ class Inbound:
         if not isinstance(given, list) and given is not None:
             self.problems.append(f"the list of {what}s was omitted: it is not a list")
         cursor = result.get("nextCursor")
-        mended: _Repaired = {**result, key: items}
+        repaired: _Repaired = {**result, key: items}
         if not isinstance(cursor, str):
-            mended.pop("nextCursor", None)
-        return mended
+            repaired.pop("nextCursor", None)
+        return repaired
 
 
 class _MalformedError(Exception):
@@ -238,19 +238,19 @@ def _text_cut(text: str, limit: int) -> str:
 
 
 def _initialized(result: JsonObject) -> JsonObject:
-    mended = dict(result)
+    repaired = dict(result)
     capabilities = result.get("capabilities")
-    mended["capabilities"] = {
+    repaired["capabilities"] = {
         key: value
         for key, value in (capabilities if isinstance(capabilities, dict) else {}).items()
         if isinstance(value, dict)
     }
     info = result.get("serverInfo")
     info = info if isinstance(info, dict) else {}
-    mended["serverInfo"] = {key: _text_of(info.get(key), 200) for key in ("name", "version")}
+    repaired["serverInfo"] = {key: _text_of(info.get(key), 200) for key in ("name", "version")}
     if not isinstance(result.get("instructions", ""), str):
-        mended.pop("instructions")
-    return mended
+        repaired.pop("instructions")
+    return repaired
 
 
 def _text_of(value: object, limit: int) -> str:
@@ -284,13 +284,13 @@ def _tool(item: object) -> JsonObject:
         schema = tool_schema(Tool(name, parameters=schema)).rules
     except ToolSchemaError as error:
         raise _MalformedError(str(error)) from None
-    mended: JsonObject = {"name": name, "inputSchema": schema}
+    repaired: JsonObject = {"name": name, "inputSchema": schema}
     for key, limit in (("title", 200), ("description", MAX_DESCRIPTION)):
         if isinstance(item.get(key), str):
-            mended[key] = _text_cut(item[key], limit)
+            repaired[key] = _text_cut(item[key], limit)
     notes = item.get("annotations")
     if isinstance(notes, dict):
-        mended["annotations"] = {
+        repaired["annotations"] = {
             **{
                 key: notes[key]
                 for key in ("readOnlyHint", "openWorldHint")
@@ -298,7 +298,7 @@ def _tool(item: object) -> JsonObject:
             },
             **{key: _text_cut(notes[key], 200) for key in ("title",) if isinstance(notes.get(key), str)},
         }
-    return mended
+    return repaired
 
 
 def _resource(where: str) -> Callable[[object], JsonObject]:
@@ -307,14 +307,14 @@ def _resource(where: str) -> Callable[[object], JsonObject]:
             raise _MalformedError("it is not an object")
         if not isinstance(item.get(where), str) or not item[where]:
             raise _MalformedError(f"it has no {where}")
-        mended: JsonObject = {where: _text_cut(item[where], 2_000)}
+        repaired: JsonObject = {where: _text_cut(item[where], 2_000)}
         for key in ("name", "title", "description", "mimeType"):
             if isinstance(item.get(key), str):
-                mended[key] = _text_cut(item[key], 2_000)
+                repaired[key] = _text_cut(item[key], 2_000)
         if type(item.get("size")) is int:
-            mended["size"] = item["size"]
-        mended.setdefault("name", mended[where])
-        return mended
+            repaired["size"] = item["size"]
+        repaired.setdefault("name", repaired[where])
+        return repaired
 
     return repair
 
@@ -334,7 +334,7 @@ def _called(result: JsonObject, size: int | None) -> _Repaired:
         items.pop()  # its end is missing
     parts: list[_Part] = [part for item in items[:MAX_ITEMS] for part in _content(item)]
     structured = result.get("structuredContent") if size is None else None
-    mended = {
+    repaired = {
         key: value for key, value in result.items() if key not in ("content", "structuredContent", "isError")
     }
     if structured is not None:
@@ -342,12 +342,12 @@ def _called(result: JsonObject, size: int | None) -> _Repaired:
         if not parts:
             parts = [_text(text)]
         if isinstance(structured, dict) and len(text) <= MAX_STRUCTURED:
-            mended["structuredContent"] = structured
+            repaired["structuredContent"] = structured
     if len(items) > MAX_ITEMS:
         parts.append(_text(f"[… {len(items) - MAX_ITEMS} more items were omitted]"))
     if size is not None:
         parts.insert(0, _text(f"[The server's answer was too large, {size:,} bytes; this is its beginning]"))
-    return {**mended, "content": _bounded(parts), "isError": result.get("isError") is True}
+    return {**repaired, "content": _bounded(parts), "isError": result.get("isError") is True}
 
 
 def _as_items(value: object) -> list[JsonObject]:

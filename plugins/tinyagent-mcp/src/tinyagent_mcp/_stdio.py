@@ -373,23 +373,23 @@ def _ids(head: bytes, tail: bytes) -> list[str | int]:
 
 def _envelope(message: JsonObject) -> JsonObject:
     """Repair what careless servers omit or write in another way."""
-    mended = {**message, "jsonrpc": "2.0"}
-    identifier = mended.get("id")
+    repaired = {**message, "jsonrpc": "2.0"}
+    identifier = repaired.get("id")
     if isinstance(identifier, float) and identifier.is_integer():
-        mended["id"] = int(identifier)
-    if mended.get("result") is None and mended.get("error") is not None:
-        mended.pop("result", None)
-        error = mended["error"]
+        repaired["id"] = int(identifier)
+    if repaired.get("result") is None and repaired.get("error") is not None:
+        repaired.pop("result", None)
+        error = repaired["error"]
         if not isinstance(error, dict):
             error = {"message": error if isinstance(error, str) else json.dumps(error)[:2_000]}
         code, text = error.get("code"), error.get("message")
-        mended["error"] = {
+        repaired["error"] = {
             **error,
             "code": code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,
             "message": text if isinstance(text, str) else json.dumps(error)[:2_000],
         }
     else:
-        mended.pop("error", None)
-        if "params" in mended and not isinstance(mended["params"], dict):
-            mended.pop("params")
-    return mended
+        repaired.pop("error", None)
+        if "params" in repaired and not isinstance(repaired["params"], dict):
+            repaired.pop("params")
+    return repaired
