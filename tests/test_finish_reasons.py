@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tinyagent._stream.finish_reasons import finish_error, finish_kind, is_final, later_word, shown_word
+from tinyagent._stream.finish_reasons import finish_error, finish_kind, is_final, later_reason, shown_reason
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Model
 from tinyagent.errors import ContentFilterError, ProviderError
@@ -74,7 +74,7 @@ def test_a_stop_does_not_make_a_reply_complete(words: list[str], expected: str) 
     """The last finish reason counts, but `stop` does not override an incomplete one."""
     known = None
     for word in words:
-        known = later_word(known, word)
+        known = later_reason(known, word)
     assert expected == known
     chunks = [{"choices": [{"delta": {"content": "Hi"}, "finish_reason": word}]} for word in words]
     decoder = ChatDecoder(Model())
@@ -101,8 +101,8 @@ def test_the_errors_show_the_finish_reason() -> None:
 
 def test_a_finish_reason_is_redacted_and_truncated() -> None:
     """A server that echoes the key as its finish reason does not reveal it."""
-    assert "[key]" == shown_word("sk-test-1234", lambda text: text.replace("sk-test-1234", "[key]"))
-    assert 100 == len(shown_word("x" * 5000))
+    assert "[key]" == shown_reason("sk-test-1234", lambda text: text.replace("sk-test-1234", "[key]"))
+    assert 100 == len(shown_reason("x" * 5000))
 
 
 # ---- through the protocols ----------------------------------------------------------------------------

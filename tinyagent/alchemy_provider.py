@@ -211,38 +211,38 @@ class AlchemyRequest(HttpRequest):
 
     def error_of(self, failure: Failure) -> Aborted | TinyAgentError:
         """Convert a failure of the wheel to an error of this library."""
-        kind, words = failure.kind, self.errors.redact(failure.words)
+        kind, details = failure.kind, self.errors.redact(failure.words)
         if kind == "status":
             return self._status_error(failure)
         name, provider = self.name, self.provider
         if kind == "cancelled":
             return Aborted()
         if kind in ("timeout", "connect_timeout"):
-            which = "connect" if kind == "connect_timeout" else words
+            which = "connect" if kind == "connect_timeout" else details
             error = self.errors.timeout_error(which, getattr(self.timeouts, which))
             error.retryable = kind == "connect_timeout"
             return error
         parts = urlsplit(self.url)
         origin = f"{parts.scheme}://{parts.netloc}"
         if kind in ("connect", "broken"):
-            text = f"cannot connect to {origin} ({words})"
+            text = f"cannot connect to {origin} ({details})"
             if kind == "broken":
-                text = f"the connection to {origin} broke before the reply began ({words})"
-            trusted = "certificate" not in words
-            hint = None if trusted else certificate_hint(words)
+                text = f"the connection to {origin} broke before the reply began ({details})"
+            trusted = "certificate" not in details
+            hint = None if trusted else certificate_hint(details)
             return ConnectionFailedError(f"{name}: {text}", provider=provider, retryable=trusted, hint=hint)
         if kind in ("interrupted", "truncated", "empty"):
             text = {
-                "interrupted": f"the connection broke in the middle of the reply ({words})",
+                "interrupted": f"the connection broke in the middle of the reply ({details})",
                 "truncated": "the reply broke off before it was complete",
                 "empty": "the reply is empty (HTTP 200 without a body)",
             }[kind]
             again = kind == "interrupted"
             return StreamInterruptedError(f"{name}: {text}", provider=provider, retryable=again)
         if kind == "client":
-            return ConfigurationError(f"{name}: the request cannot be made: {words}")
-        hint = "Check the base URL, and proxies on the way." if words.startswith("the reply is ") else None
-        return InvalidReplyError(f"{name}: {words or kind}", provider=provider, hint=hint)
+            return ConfigurationError(f"{name}: the request cannot be made: {details}")
+        hint = "Check the base URL, and proxies on the way." if details.startswith("the reply is ") else None
+        return InvalidReplyError(f"{name}: {details or kind}", provider=provider, hint=hint)
 
     def _status_error(self, failure: Failure) -> TinyAgentError:
         status, headers = failure.status, failure.headers
@@ -341,8 +341,8 @@ class AlchemyDecoder(ChatDecoder):
 
     def _end(self, facts: Facts, out: list[BuilderEvent]) -> None:
         self.seen: int = facts.seen
-        for word in facts.reasons or filter(None, [facts.finish_reason]):
-            self._set_finish_reason(word)
+        for reason in facts.reasons or filter(None, [facts.finish_reason]):
+            self._set_finish_reason(reason)
         self._raw_usage = facts.usage
         self._reasoning_field = facts.reasoning_field
         self._signed.add_details(facts.reasoning_details)

@@ -239,7 +239,7 @@ class ProxyDecoder(ReplyDecoder):
         # can contradict it.
         complete = finish_kind(self._reason, has_content=False) == "complete"
         self._conclude(
-            out, word=self.finish_reason if complete else self._reason, has_content=complete or None
+            out, reason=self.finish_reason if complete else self._reason, has_content=complete or None
         )
 
     def _failed(self, event: _ProxyEvent, out: list[BuilderEvent]) -> None:

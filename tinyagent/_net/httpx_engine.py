@@ -30,10 +30,8 @@ from .transport import (
     TransportError,
 )
 
-__all__ = ["ClientTransport", "HttpxTransport", "UserClient"]
+__all__ = ["ClientTransport", "HttpxTransport"]
 
-UserClient = httpx.AsyncClient | httpx.AsyncBaseTransport
-"""What a user can pass as `http_client`."""
 TOO_LONG = f"the headers or trailers of the reply have more than {MAX_HEAD >> 10} KiB"
 
 

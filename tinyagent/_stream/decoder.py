@@ -26,7 +26,7 @@ from tinyagent.errors import (
 )
 
 from .builder import BuilderEvent, MessageBuilder
-from .finish_reasons import finish_error, finish_kind, has_content, later_word, shown_word
+from .finish_reasons import finish_error, finish_kind, has_content, later_reason, shown_reason
 from .sse import MAX_EVENT_BYTES, ServerSentEvent, SSEDecoder
 
 __all__ = ["DecoderOptions", "ReplyDecoder", "ReplyState", "status_in"]
@@ -244,9 +244,9 @@ class ReplyDecoder:
         """Do not count the event that is being decoded: it has no content."""
         self.seen -= 1
 
-    def _set_finish_reason(self, word: str) -> None:
-        """Store a finish reason. See `later_word` for a second one."""
-        self.finish_reason = later_word(self.finish_reason, word)
+    def _set_finish_reason(self, reason: str) -> None:
+        """Store a finish reason. See `later_reason` for a second one."""
+        self.finish_reason = later_reason(self.finish_reason, reason)
 
     def fail(self, error: TinyAgentError | None = None) -> BuilderEvent:
         """Return the `error` event, with the content so far.
@@ -390,7 +390,7 @@ class ReplyDecoder:
         self,
         out: list[BuilderEvent],
         *,
-        word: str | None = None,
+        reason: str | None = None,
         has_content: bool | None = None,
         details: str = "",
     ) -> None:
@@ -398,15 +398,15 @@ class ReplyDecoder:
 
         Args:
             out: Receives the `done` event.
-            word: The finish reason, if it is not `self.finish_reason`.
+            reason: The finish reason, if it is not `self.finish_reason`.
             has_content: Whether the reply counts as one with content; None to check the message.
             details: The provider's explanation for a withheld reply, redacted.
         """
-        word = word or self.finish_reason
-        word = shown_word(word, self._redact) if word else None
+        reason = reason or self.finish_reason
+        reason = shown_reason(reason, self._redact) if reason else None
         content = self._has_content() if has_content is None else has_content
-        kind = finish_kind(word, has_content=content)
-        error = finish_error(word, kind, name=self._name, provider=self._provider, details=details)
+        kind = finish_kind(reason, has_content=content)
+        error = finish_error(reason, kind, name=self._name, provider=self._provider, details=details)
         if error is not None:
             self._stop(error)
         else:
@@ -426,8 +426,10 @@ class ReplyDecoder:
 
     def _last_fields(self) -> dict[str, object]:
         """Return the fields of the message that are known only at its end."""
-        word = {"finish_reason": shown_word(self.finish_reason, self._redact)} if self.finish_reason else {}
-        return {"usage": self._usage(), **word}
+        fields: dict[str, object] = {"usage": self._usage()}
+        if self.finish_reason:
+            fields["finish_reason"] = shown_reason(self.finish_reason, self._redact)
+        return fields
 
     def _add_images(self) -> None:
         """Add the images, after all other blocks."""

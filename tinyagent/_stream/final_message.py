@@ -8,7 +8,7 @@ from typing import cast
 from tinyagent.agent_types import AssistantMessage, StopReason
 
 from .builder import finished_arguments, unique_id
-from .finish_reasons import finish_error, finish_kind, has_content, shown_word
+from .finish_reasons import finish_error, finish_kind, has_content, shown_reason
 
 __all__ = ["MALFORMED", "normalise_message"]
 
@@ -69,10 +69,10 @@ def _stop_reason(final: dict[str, object], blocks: list[dict[str, object]]) -> S
         # The finish reason of a recording or a custom provider may contradict its stop reason.
         reason = final.get("finish_reason")
     else:
-        final.setdefault("finish_reason", shown_word(str(reason)))
-    word = shown_word(str(reason)) if reason else None
-    kind = finish_kind(word, has_content=complete or has_content(blocks))
-    error = finish_error(word, kind, name=str(final.get("provider") or "the provider"))
+        final.setdefault("finish_reason", shown_reason(str(reason)))
+    shown = shown_reason(str(reason)) if reason else None
+    kind = finish_kind(shown, has_content=complete or has_content(blocks))
+    error = finish_error(shown, kind, name=str(final.get("provider") or "the provider"))
     if error is None:
         return "length" if kind == "length" else "stop"
     final.setdefault("error_message", str(error))

@@ -23,14 +23,22 @@ from typing import Literal, TypeAlias
 
 from tinyagent.errors import ContentFilterError, ProviderError
 
-__all__ = ["FinishKind", "finish_error", "finish_kind", "has_content", "is_final", "later_word", "shown_word"]
+__all__ = [
+    "FinishKind",
+    "finish_error",
+    "finish_kind",
+    "has_content",
+    "is_final",
+    "later_reason",
+    "shown_reason",
+]
 
 FinishKind: TypeAlias = Literal["complete", "length", "withheld", "broken"]
 
-MAX_WORD = 100
+MAX_REASON = 100
 """Characters of a finish reason that are stored and shown. The longest in use has 40."""
 
-_WORDS: dict[FinishKind, str] = {
+_REASONS: dict[FinishKind, str] = {
     "complete": """
         stop stopped stop_sequence stop_string stop_word stop_token word end_turn turn_end
         end eos eos_token eot end_of_text end_of_turn end_of_sequence end_of_stream
@@ -64,7 +72,7 @@ _TERMS: dict[FinishKind, str] = {
 }
 """Terms that decide the kind of a finish reason that is not in the table. The first matching kind applies."""
 
-_KIND_OF = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_KIND_OF = {reason: kind for kind, reasons in _REASONS.items() for reason in reasons.split()}
 _KIND_OF_TERM = {kind: frozenset(terms.split()) for kind, terms in _TERMS.items()}
 
 _NOT_FINAL = frozenset({"", "null", "none", "not_finished", "in_progress"})
@@ -75,24 +83,24 @@ _SEPARATORS = r"[^a-z0-9]+"
 _PREFIX = r"^(finish|stop|done)_reason_"
 
 
-def is_final(word: str | None) -> bool:
+def is_final(reason: str | None) -> bool:
     """Whether a finish reason ends the reply."""
-    return word in _KIND_OF or (bool(word) and _normal(word or "") not in _NOT_FINAL)
+    return reason in _KIND_OF or (bool(reason) and _normal(reason or "") not in _NOT_FINAL)
 
 
-def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
+def finish_kind(reason: str | None, *, has_content: bool) -> FinishKind:
     """Return how a reply ended.
 
     Args:
-        word: The provider's finish reason, in any spelling; None if the reply ended without one.
+        reason: The provider's finish reason, in any spelling; None if the reply ended without one.
         has_content: Whether the reply has text, tool calls or media. It decides if the reason is unknown.
     """
-    if word is None:
+    if reason is None:
         return "complete"
-    known = _KIND_OF.get(word)  # Most words are as in the table, and need no patterns.
+    known = _KIND_OF.get(reason)  # Most are as in the table, and need no patterns.
     if known is not None:
         return known
-    normal = _normal(word)
+    normal = _normal(reason)
     known = _KIND_OF.get(normal)
     if known is not None:
         return known
@@ -103,14 +111,14 @@ def finish_kind(word: str | None, *, has_content: bool) -> FinishKind:
     return "complete" if has_content else "broken"
 
 
-def later_word(known: str | None, word: str) -> str:
+def later_reason(known: str | None, reason: str) -> str:
     """Return the finish reason of a reply that has more than one. The later one applies.
 
     The exception: a `stop` does not make a truncated, withheld or broken reply complete.
     """
     if known is None or finish_kind(known, has_content=True) == "complete":
-        return word
-    return known if finish_kind(word, has_content=True) == "complete" else word
+        return reason
+    return known if finish_kind(reason, has_content=True) == "complete" else reason
 
 
 def has_content(blocks: Iterable[Mapping[str, object]]) -> bool:
@@ -121,38 +129,38 @@ def has_content(blocks: Iterable[Mapping[str, object]]) -> bool:
 
 
 def finish_error(
-    word: str | None, kind: FinishKind, *, name: str, provider: str = "", details: str = ""
+    reason: str | None, kind: FinishKind, *, name: str, provider: str = "", details: str = ""
 ) -> ProviderError | None:
     """Return the error of a reply that was withheld or broken; None for other replies.
 
     Args:
-        word: The finish reason, redacted by `shown_word`.
+        reason: The finish reason, redacted by `shown_reason`.
         kind: The result of `finish_kind`.
         name: The provider's name, for the message.
         provider: The provider's name, for the error's `provider`.
         details: The provider's further explanation, redacted.
     """
-    reason = f"finish reason {word!r}" + (f": {details}" if details else "")
+    shown = f"finish reason {reason!r}" + (f": {details}" if details else "")
     if kind == "withheld":
         return ContentFilterError(
-            f"{name}: the reply was withheld ({reason})",
+            f"{name}: the reply was withheld ({shown})",
             provider=provider,
             hint="Change the last message. The same message is likely to be withheld again.",
         )
     if kind == "broken":
-        known = _KIND_OF.get(_normal(word or "")) == "broken"
+        known = _KIND_OF.get(_normal(reason or "")) == "broken"
         what = "the provider ended the reply early" if known else "the reply is empty"
-        return ProviderError(f"{name}: {what} ({reason})", provider=provider, retryable=known)
+        return ProviderError(f"{name}: {what} ({shown})", provider=provider, retryable=known)
     return None
 
 
-def shown_word(word: str, redact: Callable[[str], str] = str) -> str:
+def shown_reason(reason: str, redact: Callable[[str], str] = str) -> str:
     """Return the finish reason redacted and shortened, because a server may echo a key in it."""
-    return word if word in _KIND_OF else redact(word)[:MAX_WORD]
+    return reason if reason in _KIND_OF else redact(reason)[:MAX_REASON]
 
 
-def _normal(word: str) -> str:
-    """Return the word in snake_case, without a qualifier after a colon and without an enumeration prefix."""
-    head = re.sub(_CAMEL, "_", word.partition(":")[0]).lower()
+def _normal(reason: str) -> str:
+    """Return the finish reason in snake_case, without a qualifier after a colon and without a prefix."""
+    head = re.sub(_CAMEL, "_", reason.partition(":")[0]).lower()
     snake = re.sub(_SEPARATORS, "_", head).strip("_")
     return re.sub(_PREFIX, "", snake) or snake

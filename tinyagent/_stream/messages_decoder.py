@@ -121,8 +121,8 @@ class AnthropicDecoder(ReplyDecoder):
         return True
 
     def _note_end(self, delta: dict[str, object]) -> None:
-        if word := as_str(delta.get("stop_reason")):
-            self._set_finish_reason(word)
+        if reason := as_str(delta.get("stop_reason")):
+            self._set_finish_reason(reason)
         self._details = delta.get("stop_details") or self._details
 
     def _count(self, usage: object) -> None:
@@ -283,8 +283,8 @@ class AnthropicDecoder(ReplyDecoder):
     def _reason(self) -> str:
         """Return the provider's reason for withholding the reply."""
         details = as_dict(self._details)
-        words = [self._redact(as_str(details.get(key))) for key in ("category", "explanation")]
-        return ": ".join(word for word in words if word)
+        parts = [self._redact(as_str(details.get(key))) for key in ("category", "explanation")]
+        return ": ".join(filter(None, parts))
 
 
 def normal_usage(usage: Mapping[str, object]) -> Usage:

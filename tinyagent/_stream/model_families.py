@@ -128,19 +128,19 @@ _OPENAI_REASONING = ModelFamily(
 
 def _gpt(name: str) -> ModelFamily:
     version = _version("gpt-", name)
-    words = set(name.split("-"))
-    if version is None or version < (5, 0) or "search" in words:
+    parts = set(name.split("-"))
+    if version is None or version < (5, 0) or "search" in parts:
         # The search models of chat/completions refuse a temperature.
-        return ModelFamily(reasons=False, temperature_at_rest="search" not in words)
-    if "chat" in words:
+        return ModelFamily(reasons=False, temperature_at_rest="search" not in parts)
+    if "chat" in parts:
         return _PLAIN if version == (5, 0) else _OPENAI_REASONING._replace(efforts=("medium",))
     efforts: tuple[str, ...] = _COMMON
-    if "pro" in words:
+    if "pro" in parts:
         efforts = ("high",) if version == (5, 0) else ("medium", "high", "xhigh")
-    elif "codex" in words:
-        if version >= (5, 2) or "max" in words:
+    elif "codex" in parts:
+        if version >= (5, 2) or "max" in parts:
             efforts = (*_COMMON, "xhigh")
-        elif "mini" in words:
+        elif "mini" in parts:
             efforts = ("medium", "high")
     elif version == (5, 0):
         efforts = ("minimal", *_COMMON)

@@ -383,11 +383,11 @@ class ResponsesDecoder(ReplyDecoder):
         if self._audio and len(self.builder) == 0:
             self._text({}, AUDIO_NOTE, "response.output_text.delta", out)
             self._end_item(self._items.latest(), {}, out)
-        word = self.finish_reason or "completed"
+        reason = self.finish_reason or "completed"
         cut = self._is_cut or any(item.is_cut for item in self._items)
-        if cut and finish_kind(word, has_content=True) == "complete":
-            word = "incomplete"
-        self._conclude(out, word=word)
+        if cut and finish_kind(reason, has_content=True) == "complete":
+            reason = "incomplete"
+        self._conclude(out, reason=reason)
 
     def _add_sources(self) -> None:
         """Add the sources of the server's searches to the last text, after its own citations."""
