@@ -379,9 +379,11 @@ async def ask():
 def blocking():
     from alchemy_llm_py import openai_completions_stream
     stream = openai_completions_stream({"id": "m", "base_url": URL}, {"messages": []})
-    while stream.next_event()["type"] != "text_delta":
-        pass
-    blocked.set()
+    try:
+        while stream.next_event()["type"] != "text_delta":
+            pass
+    finally:
+        blocked.set()
     stream.result()
 blocked = threading.Event()
 async def whole():
