@@ -1,5 +1,5 @@
-"""The benchmarks: start, one-shot, CPU a token, many streams, tool turns, beside what others take.
+"""Benchmarks of start, one-shot runs, CPU per token, many streams and tool turns, with other clients.
 
-`python -m bench` measures what is installed and prints each figure beside its goal. A figure is only
-ever compared with one that was taken in the same run: times drift with the machine, ratios hold.
+`python -m bench` measures the installed clients and prints each figure with its goal. Figures are compared
+only within a run, because times depend on the machine and ratios do not.
 """

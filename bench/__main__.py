@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print the tables beside the goals, keep the figures as JSON."""
+"""`python -m bench`: measure, print the tables and the goals, and write the figures as JSON."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PARTS = ("start", "tokens", "streams", "turns", "histories")
 
 
 def options() -> argparse.Namespace:
-    """What the command line asks for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)}; everything without")
+    parser.add_argument("part", nargs="*", help=f"what to measure: {', '.join(PARTS)}; by default everything")
     parser.add_argument("--quick", action="store_true", help="few rounds, no long replies")
-    parser.add_argument("--rounds", type=int, help="how often each is measured (7 for processes, else 3)")
+    parser.add_argument("--rounds", type=int, help="the number of rounds (7 for processes, else 3)")
     parser.add_argument(
         "--peers", type=Path, default=os.environ.get("BENCH_PEERS"),
         help="a virtual environment with the competitors in it (llm, openai); also $BENCH_PEERS",
@@ -31,16 +31,16 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("build/bench.json"), help="the figures, as JSON"
     )
-    parser.add_argument("--write", type=Path, help="put the tables into this document, between its markers")
+    parser.add_argument("--write", type=Path, help="write the tables into this document, between its markers")
     given = parser.parse_args()
     if unknown := set(given.part) - set(PARTS):
-        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
     given.peers = Path(given.peers).absolute() if given.peers else None
     return given
 
 
 def machine(peers: Peers) -> dict[str, Any]:
-    """Where the figures come from."""
+    """Return the machine and the versions of the figures."""
     model = platform.processor() or platform.machine()
     if (info := Path("/proc/cpuinfo")).exists():
         names = [
@@ -59,20 +59,20 @@ def machine(peers: Peers) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Progress, on a terminal."""
+    """Show the progress on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def plain(value: Any) -> Any:
-    """Figures as dictionaries."""
+    """Convert figures to dictionaries."""
     if isinstance(value, Figure):
         return dataclasses.asdict(value)
     return {str(key): plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Measure the requested parts."""
     given = options()
     wanted = given.part or PARTS
     peers = Peers(given.peers)

@@ -1,8 +1,8 @@
-"""`python -m bench.conformance`: what clients make of what servers really send.
+"""`python -m bench.conformance`: test clients with replies of real servers.
 
-The written cases over a real socket, the recorded streams at three kinds of cut, and streams that were
-damaged at random, for every client that is installed: ours, the official ones (`--peers`), the Rust provider.
-One judge for all. With `--write FILE` the table goes into a Markdown file.
+The inputs are the written cases over a real socket, the recorded streams with three kinds of cuts, and
+randomly damaged streams. The clients are ours, the installed official ones (`--peers`) and the Rust provider;
+all have the same checks. With `--write FILE` the table is written into a Markdown file.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from tinyagent.testing import (
 
 DATA = ROOT / "tests" / "data"
 RUST = ROOT / "build" / "alchemy" / "site"
-"""Where make puts the Rust provider."""
+"""The Rust provider that make has built."""
 CUTS = ("whole", "byte by byte", "random cuts")
 SEED = 20260101
 SLOW = 240.0
-"""Seconds that a case or a recording may take: some need long, and slowness is not what is judged."""
+"""Seconds that a case or a recording may take. Some are slow, and speed is not measured here."""
 TITLES = {
     "ours": "tinyagent",
     "rust": "tinyagent, Rust provider",
@@ -63,13 +63,13 @@ PROTOCOLS = {
     "openai": ("chat",),
     "anthropic": ("anthropic",),
 }
-"""What each takes as bytes; the Rust provider only takes a URL."""
+"""The protocols that each client decodes from bytes. The Rust provider accepts only a URL."""
 
 Outcome = dict[str, Any]
 
 
 class Worker:
-    """A client in a process of its own."""
+    """A client in a separate process."""
 
     def __init__(self, client: str, python: str) -> None:
         self.client = client
@@ -80,7 +80,7 @@ class Worker:
         )  # fmt: skip
 
     def ask(self, **job: Any) -> Outcome:
-        """What it makes of this."""
+        """Send a job, and return its outcome."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(job) + "\n")
@@ -92,17 +92,17 @@ class Worker:
         return outcome
 
     def decode(self, protocol: str, pieces: list[bytes]) -> Outcome:
-        """What it makes of these bytes, cut like this."""
+        """Return the outcome for these pieces."""
         return self.ask(protocol=protocol, pieces=[base64.b64encode(piece).decode() for piece in pieces])
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(20)
 
 
-# ---- the judge ---------------------------------------------------------------------------------------
+# ---- checks ------------------------------------------------------------------------------------------
 
 
 def _wrong(condition: bool, what: str) -> Iterator[str]:
@@ -111,9 +111,9 @@ def _wrong(condition: bool, what: str) -> Iterator[str]:
 
 
 def judge_case(expected: dict[str, Any], got: Outcome, requests: int, extras: bool) -> list[str]:
-    """What is wrong with an outcome; a failure may be of any kind, if it is reported as one.
+    """Return the faults of an outcome. A failure may have any kind, if it is reported as one.
 
-    Without `extras` reasoning is not asked for, nor what the catalogue calls optional.
+    Without `extras`, reasoning and the optional cases of the catalogue are not checked.
     """
     if not extras:
         expected = {key: value for key, value in expected.items() if key != "reasoning"}
@@ -140,7 +140,9 @@ def _judge(expected: dict[str, Any], got: Outcome, requests: int) -> Iterator[st
         yield from _judge_success(expected, got, calls)
     yield from _wrong(expected.get("requests", requests) != requests, f"{requests} requests")
     if "error_contains" in expected and not succeeds:
-        yield from _wrong(expected["error_contains"] not in got["says"], "the provider's words are missing")
+        yield from _wrong(
+            expected["error_contains"] not in got["says"], "the provider's error text is missing"
+        )
 
 
 def _judge_success(expected: dict[str, Any], got: Outcome, calls: list[Any]) -> Iterator[str]:
@@ -149,7 +151,7 @@ def _judge_success(expected: dict[str, Any], got: Outcome, calls: list[Any]) -> 
     yield from _wrong("cost" in expected and expected["cost"] != got.get("cost"), "cost")
     if expected.get("tool_invalid"):
         broken = bool(calls) and all(arguments is None for _, _, arguments in calls)
-        yield from _wrong(not broken, "a broken call looks whole, or is lost")
+        yield from _wrong(not broken, "a broken call looks complete, or is lost")
     if "tool_args_len" in expected:
         found = [len((arguments or {}).get("t", "")) for _, _, arguments in calls]
         yield from _wrong([expected["tool_args_len"]] != found, "arguments are missing")
@@ -164,7 +166,7 @@ def _judge_success(expected: dict[str, Any], got: Outcome, calls: list[Any]) -> 
 
 
 def judge_recording(expected: dict[str, Any], got: Outcome, extras: bool) -> list[str]:
-    """What is wrong with a recording's outcome; `extras`: reasoning is held against it."""
+    """Return the faults of a recording's outcome. `extras`: check reasoning, too."""
     return list(_judge_recording(expected, got, extras))
 
 
@@ -208,7 +210,7 @@ def _judge_recording(expected: dict[str, Any], got: Outcome, extras: bool) -> It
 
 
 def steps_of(case: dict[str, Any]) -> list[Any]:
-    """The steps of the server."""
+    """Return the steps of the server."""
     ends = {"rst": Reset(), "fin": Hangup(), "hold": Hold()}
     steps: list[Any] = []
     for step in case["chunks"]:
@@ -224,7 +226,7 @@ def steps_of(case: dict[str, Any]) -> list[Any]:
 
 
 def written(worker: Worker, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """What went wrong in each case."""
+    """Return the faults in each written case."""
     wrong: dict[str, list[str]] = {}
     for case in json.loads((DATA / "wire_cases.json").read_text("ascii")):
         say(f"{worker.client}: {case['id']}")
@@ -243,14 +245,14 @@ def written(worker: Worker, say: Callable[[str], None]) -> dict[str, list[str]]:
 
 
 def recordings(protocol: str) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
-    """Name, bytes and expectation."""
+    """Return the name, the bytes and the expected outcome of each recording."""
     folder = DATA / "recorded"
     for name, expected in json.loads((folder / f"{protocol}_expected.json").read_text("utf-8")).items():
         yield name, (folder / protocol / name).read_bytes(), expected
 
 
 def cut(stream: bytes, how: str, name: str) -> list[list[bytes]]:
-    """The stream in pieces, one way or several."""
+    """Cut a stream into pieces, in one or several ways."""
     if how == "whole":
         return [[stream]]
     if how == "byte by byte":
@@ -263,7 +265,7 @@ def cut(stream: bytes, how: str, name: str) -> list[list[bytes]]:
 
 
 def recorded(worker: Worker, how: str, say: Callable[[str], None]) -> dict[str, list[str]]:
-    """What went wrong with each recording that the client takes."""
+    """Return the faults in each recording that the client supports."""
     wrong: dict[str, list[str]] = {}
     protocols = PROTOCOLS[worker.client] or ("chat",)
     for protocol in ("chat", "anthropic"):
@@ -300,7 +302,7 @@ def _good_streams(protocol: str) -> list[bytes]:
 
 
 def damaged(worker: Worker, count: int, say: Callable[[str], None]) -> Counter[str]:
-    """Outcomes of streams in which bytes were replaced, put in, lost, or that are noise altogether."""
+    """Count the outcomes of streams with replaced, inserted or removed bytes, and of random bytes."""
     seen: Counter[str] = Counter()
     for protocol in PROTOCOLS[worker.client]:
         _damage(worker, protocol, count, seen, say)
@@ -339,12 +341,12 @@ def _damage(
 
 
 def share(wrong: dict[str, list[str]]) -> str:
-    """Passed of all."""
+    """Return how many of all passed."""
     return f"{sum(not faults for faults in wrong.values())} of {len(wrong)}" if wrong else "–"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """The figures, a client a row."""
+    """Return the table, with one row per client."""
     head = [
         "",
         "written cases",
@@ -364,7 +366,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def faults(result: dict[str, Any]) -> list[str]:
-    """Each case and recording that was not right."""
+    """Return each case and recording with faults."""
     lines = [f"{name}: {'; '.join(wrong)}" for name, wrong in result["written"].items() if wrong]
     missed: dict[str, list[str]] = {}
     for how in CUTS:
@@ -377,10 +379,10 @@ def faults(result: dict[str, Any]) -> list[str]:
 
 
 def document(results: dict[str, dict[str, Any]], command: str) -> str:
-    """docs/reliability.md."""
+    """Return the text of docs/reliability.md."""
     parts = [
         "# Reliability",
-        "What clients make of what servers really send. Made by",
+        "How clients handle the replies of real servers. This page is written by",
         f"```console\n$ {command}\n```",
         table(results),
         EXPLANATION,
@@ -400,26 +402,32 @@ EXPLANATION = """\
 - **Written cases** (`tests/data/wire_cases.json`): 141 replies of chat/completions, exact bytes in exact
   chunks over a real socket: framing, cut connections, errors inside a stream, HTTP errors, usage, tools.
 - **Recordings** (`tests/data/recorded`): 81 streams of chat/completions and 16 of Anthropic's Messages, from
-  many providers and gateways. Whole; byte by byte; cut at random places (five times: 1, 3, 20, 100, 1,000).
-- **Damaged streams**: recordings in which hypothesis replaces, puts in and loses bytes, and noise. A *foreign
-  exception* is not one of the client's own errors, so its users do not expect it; a *hang* is no end
-  within 30 seconds (240 for the others).
+  many providers and gateways. They are sent in one piece, byte by byte, and cut at random positions (five
+  times: at 1, 3, 20, 100 and 1,000 positions).
+- **Damaged streams**: recordings in which hypothesis replaces, inserts and removes bytes, and random bytes.
+  A *foreign exception* is not one of the client's own errors, so its users do not expect it; a *hang* is
+  a reply without an end within 30 seconds (240 for recordings and cases).
 
-All clients have the same judge, and it is lenient with the others: any failure is accepted if it is
-reported as a failure, and text is accepted if it could be read before. Time is not measured. Reasoning and
-optional cases count for tinyagent only, and the arguments of tool calls are parsed for the others. The tests
-of tinyagent (`tests/contract`) require more: the kind of a failure, waits, order, and the next turn."""
+All clients have the same checks, which are lenient with the other clients: any failure is accepted if it is
+reported as a failure, and text is accepted if it could be read before the failure. Time is not measured.
+Reasoning and optional cases count for tinyagent only, and the arguments of tool calls are parsed for the
+other clients. The tests of tinyagent (`tests/contract`) require more: the kind of a failure, waits, order, and
+the next turn."""
 
 
 def main() -> None:
-    """Measure what is installed."""
+    """Test the installed clients."""
     parser = argparse.ArgumentParser(prog="python -m bench.conformance", description=__doc__)
     parser.add_argument(
         "--peers", type=Path, default=os.environ.get("BENCH_PEERS"),
-        help="a virtual environment with the official clients in it (openai, anthropic); also $BENCH_PEERS",
+        help="a virtual environment with the official clients (openai, anthropic); also $BENCH_PEERS",
     )  # fmt: skip
-    parser.add_argument("--client", action="append", choices=list(TITLES), help="only this one; repeatable")
-    parser.add_argument("--damaged", type=int, default=1000, help="damaged streams a protocol (1000)")
+    parser.add_argument(
+        "--client", action="append", choices=list(TITLES), help="test only this client; repeatable"
+    )
+    parser.add_argument(
+        "--damaged", type=int, default=1000, help="the number of damaged streams per protocol (1000)"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the report there")
     parser.add_argument("--faults", action="store_true", help="list what went wrong")
     given = parser.parse_args()
@@ -446,13 +454,13 @@ def main() -> None:
         for client, result in results.items():
             print("\n".join(["", f"{TITLES[client]}:", *faults(result)]))
     if given.write:
-        command = "make conformance CLIENTS=VENV  # an environment with the official clients in it"
+        command = "make conformance CLIENTS=VENV  # an environment with the official clients"
         given.write.parent.mkdir(parents=True, exist_ok=True)
         given.write.write_text(document(results, command))
 
 
 def say(text: str) -> None:
-    """Progress, on a terminal."""
+    """Show the progress on a terminal."""
     if sys.stderr.isatty() or text.endswith("\n"):
         print(f"\r\033[K{text}" if sys.stderr.isatty() else text.strip(), end="", file=sys.stderr, flush=True)
 

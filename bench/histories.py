@@ -29,7 +29,7 @@ DELTAS = 50_000
 
 
 async def by_hand(client: str, url: str, count: int) -> float:
-    """Milliseconds of CPU a turn, for a script that keeps the messages itself."""
+    """Return the milliseconds of CPU per turn, for a script that stores the messages itself."""
     body = question("text-1")
     roles = ("user", "assistant")
     body["messages"] = [{"role": roles[n % 2], "content": f"{n} {TEXT}"} for n in range(count)]
@@ -46,7 +46,7 @@ async def by_hand(client: str, url: str, count: int) -> float:
 
 
 async def by_agent(url: str, count: int) -> float:
-    """The same for an agent, whose history is given at the start."""
+    """Return the same for an agent that starts with the history."""
     from bench.clients.ours import new_agent
     from tinyagent.testing import assistant, user
 
@@ -61,7 +61,7 @@ async def by_agent(url: str, count: int) -> float:
 
 
 def lines() -> dict[str, float]:
-    """MB/s of reading and writing the JSON lines of a long reply, and of msgspec with the same lines."""
+    """Return MB/s of reading and writing the JSON lines of a long reply, and of msgspec with these lines."""
     from tinyagent import Agent, AgentOptions, jsonl
     from tinyagent.agent_types import AgentEvent
     from tinyagent.testing import ScriptedProvider, collect
@@ -140,7 +140,7 @@ def _cpu(command: list[str], stdin: Path | None, **more: str) -> dict[str, float
 def run(
     url: str, peers: Peers, count: int, messages: int, say: Callable[[str], None]
 ) -> dict[str, dict[str, dict[str, Figure]]]:
-    """The three groups: turns, `--history -`, and lines."""
+    """Measure the three groups: turns, `--history -`, and lines."""
     turns = rounds(
         count,
         {

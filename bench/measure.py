@@ -1,4 +1,4 @@
-"""How a figure is taken: pinned processes, rounds in which the competitors take turns, medians."""
+"""Measure figures: pinned processes, rounds in which the clients alternate, and medians."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ CPUS = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 
 
 
 def pin(cpu: int) -> None:
-    """Keep this process on one processor, where the system can."""
+    """Pin this process to one processor, if the system supports it."""
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, {cpu})
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a child: ours, with this checkout importable and no proxy in the way."""
+    """Return the environment of a child process: ours, with this checkout on the path and no proxy."""
     kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""} | more
 
 
-# ---- where the competitors are --------------------------------------------------------------------
+# ---- the other clients ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Peers:
-    """What is installed: in this environment, and in one of its own (`--peers`)."""
+    """The installed clients: in this environment, and in a separate one (`--peers`)."""
 
     path: Path | None = None
 
     def python(self, *modules: str) -> str | None:
-        """An interpreter that has these modules."""
+        """Return an interpreter that has these modules."""
         if all(importlib.util.find_spec(module) for module in modules):
             return sys.executable
         if self.path is None:
@@ -53,20 +53,20 @@ class Peers:
         return str(self.path / "bin" / "python") if found else None
 
     def node(self, package: str) -> str | None:
-        """Node.js, if this npm package is installed beside the Python packages."""
+        """Return Node.js if this npm package is installed beside the Python packages."""
         if self.path is None or not (self.path / "node_modules" / package).is_dir():
             return None
         return shutil.which("node")
 
     def program(self, name: str) -> str | None:
-        """A console script, of this environment first."""
+        """Return a console script; that of this environment takes precedence."""
         own = [str(Path(sys.executable).parent)]
         own += [str(self.path / "bin")] if self.path else []
         return shutil.which(name, path=os.pathsep.join(own)) or shutil.which(name)
 
     @functools.cache  # noqa: B019 - there is one of these in a process
     def version(self, distribution: str, module: str | None = None) -> str | None:
-        """The version that will be measured."""
+        """Return the version that is measured."""
         python = self.python(module or distribution)
         if python is None:
             return None
@@ -80,7 +80,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Figure:
-    """A median and where it may lie: the lowest and the highest round."""
+    """A median, and the lowest and the highest round."""
 
     median: float
     low: float
@@ -94,9 +94,9 @@ class Figure:
 def rounds(
     count: int, measures: dict[str, Callable[[], dict[str, float]]], say: Callable[[str], None]
 ) -> dict[str, dict[str, Figure]]:
-    """Run every measure `count` times, taking turns; returns a figure for each key that one gave.
+    """Run every measure `count` times, alternately, and return a figure for each of its keys.
 
-    What fails is named on standard error and left out, so that a broken competitor spoils nothing.
+    A measure that fails is reported on standard error and omitted.
     """
     seen: dict[str, dict[str, list[float]]] = {name: {} for name in measures}
     for n in range(count):
@@ -105,7 +105,7 @@ def rounds(
             try:
                 values = measures[name]()
             except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                print(f"\n{name} is left out: {error}", file=sys.stderr)
+                print(f"\n{name} is omitted: {error}", file=sys.stderr)
                 del seen[name]
                 continue
             for key, value in values.items():
@@ -118,7 +118,7 @@ def rounds(
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """The loopback server in a process of its own; gives its base URL."""
+    """Run the loopback server in a separate process, and yield its base URL."""
     command = [sys.executable, "-m", "bench.server", str(CPUS[0])]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment()
@@ -128,7 +128,7 @@ def server() -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
         finally:
-            process.stdin.close()  # its end is what it waits for
+            process.stdin.close()  # the server ends when its input ends
 
 
 def _last_words(complaint: str) -> str:
@@ -136,12 +136,12 @@ def _last_words(complaint: str) -> str:
 
 
 def worker(module: str, python: str, *arguments: object) -> dict[str, Any]:
-    """What `python -m bench.MODULE ARGUMENTS` prints as JSON, pinned apart from the server."""
+    """Return the JSON output of `python -m bench.MODULE ARGUMENTS`, on another processor than the server."""
     return printed([python, "-m", f"bench.{module}", *map(str, arguments)])
 
 
 def printed(command: list[str]) -> dict[str, Any]:
-    """What a command prints as JSON, in its last line."""
+    """Return the JSON in the last line of a command's output."""
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=900
     )
@@ -152,7 +152,7 @@ def printed(command: list[str]) -> dict[str, Any]:
 
 
 def program(command: list[str], **more: str) -> dict[str, float]:
-    """Wall and first byte (ms), CPU (ms) and peak memory (MiB) of one process, and what it printed."""
+    """Return wall time, time to the first byte and CPU (ms), memory (MiB) and output (bytes) of a process."""
     begin = time.perf_counter()
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -194,7 +194,7 @@ def _status(key: str) -> float:
 
 
 class Memory:
-    """The most that this process held above where it stood: `with Memory() as m: …; m.mib`."""
+    """The peak memory of this process above its start: `with Memory() as m: …; m.mib`."""
 
     mib = 0.0
 

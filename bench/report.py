@@ -1,4 +1,4 @@
-"""Tables of what was measured, and each goal beside what became of it."""
+"""Tables of the figures, and the verdict for each goal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Figure]
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure, the most that it may be, and in what it is counted."""
+    """A figure with its maximum and its unit."""
 
     what: str
     value: float
@@ -138,7 +138,7 @@ def _token_goals(tokens: dict[str, Row]) -> Iterator[tuple[str, float | None, fl
 
 
 def goals(results: Results) -> list[Goal]:
-    """Every goal that the run can say something about."""
+    """Yield every goal for which the run has figures."""
     return [
         Goal(what, value, most, unit) for what, value, most, unit in _ratios(results) if value is not None
     ]
@@ -159,7 +159,7 @@ def _table(title: str, rows: dict[str, Row], keys: list[str], digits: int = 0) -
 
 
 def text(results: Results) -> str:
-    """The whole report as Markdown: medians, with the lowest and the highest round."""
+    """Return the report as Markdown: medians, with the lowest and the highest round."""
     parts = []
     for group, rows in results.get("start", {}).items():
         keys = (

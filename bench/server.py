@@ -1,15 +1,15 @@
-"""A chat/completions server on loopback that is never the bottleneck: every reply is made beforehand.
+"""A chat/completions server on loopback that is never the bottleneck: every reply is prepared in advance.
 
-The model's id says what to answer:
+The model's id selects the reply:
 
     text-1000           1,000 one-word deltas
     thinking-1000       500 deltas of reasoning, then 500 of text
     arguments-1024-64   a tool call with 1,024 bytes of arguments in 64-byte pieces
     paced-500           500 one-word deltas that take a second
-    turns-100           tool calls until the request holds 100 tool results, then a word
+    turns-100           tool calls until the request has 100 tool results, then a word
 
-One SSE event a network chunk (chunked encoding), usage last, `[DONE]`. The connection is kept.
-Run as a process it prints its port: `python -m bench.server CPU`.
+Each network chunk has one SSE event (chunked encoding); usage and `[DONE]` come last. Connections stay open.
+As a process it prints its port: `python -m bench.server CPU`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 def frame(data: str) -> bytes:
-    """One SSE event as one network chunk."""
+    """Return one SSE event as one network chunk."""
     event = f"data: {data}\n\n".encode()
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
 def chunk(model: str, delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> bytes:
-    """One chat.completion.chunk; without a delta it has no choices."""
+    """Return a chat.completion.chunk; without a delta it has no choices."""
     choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
     head = {
         "id": "chatcmpl-B7Qk3vXyPpXq0m1nQm0cYtTzq9r1a",
@@ -53,13 +53,13 @@ def chunk(model: str, delta: dict[str, Any] | None, finish: str | None = None, *
 
 
 def words(model: str, count: int, key: str = "content") -> list[bytes]:
-    """`count` deltas of one word each."""
+    """Return `count` deltas of one word each."""
     cycle = [chunk(model, {key: word}) for word in WORDS]
     return [cycle[n % len(cycle)] for n in range(count)]
 
 
 def call(model: str, call_id: str, name: str, arguments: str, size: int) -> list[bytes]:
-    """A tool call whose arguments come in pieces of `size` bytes."""
+    """Return a tool call with its arguments in pieces of `size` bytes."""
     first = {"id": call_id, "type": "function", "function": {"name": name, "arguments": ""}}
     pieces = [arguments[at : at + size] for at in range(0, len(arguments), size)]
     return [
@@ -69,7 +69,7 @@ def call(model: str, call_id: str, name: str, arguments: str, size: int) -> list
 
 
 def whole(model: str, frames: list[bytes], finish: str = "stop") -> list[bytes]:
-    """A complete reply around its deltas."""
+    """Return a complete reply with these deltas."""
     usage = {"prompt_tokens": 20, "completion_tokens": len(frames), "total_tokens": 20 + len(frames)}
     return [
         chunk(model, {"role": "assistant", "content": ""}),
@@ -82,7 +82,7 @@ def whole(model: str, frames: list[bytes], finish: str = "stop") -> list[bytes]:
 
 @functools.cache
 def reply(model: str, results: int) -> list[bytes]:
-    """What the model answers to a request that holds this many tool results."""
+    """Return the reply to a request with this number of tool results."""
     kind, *numbers = model.split("-")
     first = int(numbers[0]) if numbers else 1
     match kind:
@@ -103,12 +103,12 @@ def reply(model: str, results: int) -> list[bytes]:
 
 @functools.cache
 def reply_bytes(model: str, results: int) -> bytes:
-    """The same in one piece."""
+    """Return the same reply in one piece."""
     return HEAD + b"".join(reply(model, results))
 
 
 class Connection(asyncio.Protocol):
-    """Answers the requests of one connection, one after the other."""
+    """Answer the requests of one connection, one after the other."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
 
 async def serve(cpu: int) -> None:
-    """Serve until standard input ends, which means that the parent process has ended."""
+    """Serve until standard input ends, because the parent process has ended."""
     pin(cpu)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0, backlog=2048)

@@ -1,4 +1,4 @@
-"""Whole processes: how long until a program says its version, its first word, its last."""
+"""Complete processes: the time until a program prints its version, its first byte and its end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LENGTHS = (1, 1000)
 
 @contextmanager
 def homes(url: str) -> Iterator[dict[str, str]]:
-    """Configuration of ours and of llm's, each with the loopback server as a provider."""
+    """Write our configuration and that of llm, with the loopback server as a provider."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         home = Path(name)
         (home / "config.toml").write_text(f'[providers.bench]\nbase_url = "{url}"\n')
@@ -27,7 +27,7 @@ def homes(url: str) -> Iterator[dict[str, str]]:
 
 
 def versions(peers: Peers) -> dict[str, list[str]]:
-    """Programs that say who they are."""
+    """Return the programs that print their version."""
     commands = {"python -c pass": [sys.executable, "-c", "pass"]}
     if ours := peers.program("tinyagent"):
         commands |= {f"tinyagent {option}": [ours, option] for option in ("--version", "--help")}
@@ -37,14 +37,14 @@ def versions(peers: Peers) -> dict[str, list[str]]:
 
 
 def one_shots(peers: Peers, url: str, length: int) -> dict[str, list[str]]:
-    """Programs that print one reply."""
+    """Return the programs that print one reply."""
     model, ask = f"text-{length}", "Say something."
     commands: dict[str, list[str]] = {}
     if ours := peers.program("tinyagent"):
         run = [ours, "run", "-m", f"bench/{model}", ask]
         commands |= {"tinyagent run": run, "tinyagent run --jsonl": [*run, "--jsonl"]}
     if llm := peers.program("llm"):
-        # Without its log: the other programs write none.
+        # Without its log, because the other programs write none.
         commands["llm"] = [llm, "--no-log", "-m", f"bench-{length}", ask]
     scripts = {"httpx": ("httpx",), "openai": ("openai",), "tinyagent": ("httpx", "msgspec", "jiter")}
     for name, needs in scripts.items():
@@ -56,7 +56,7 @@ def one_shots(peers: Peers, url: str, length: int) -> dict[str, list[str]]:
 def run(
     url: str, peers: Peers, count: int, say: Callable[[str], None]
 ) -> dict[str, dict[str, dict[str, Figure]]]:
-    """Versions, then replies of each length; a round to warm up is not counted."""
+    """Measure versions, then replies of each length. A warm-up round is not counted."""
     groups = {"version": versions(peers)}
     groups |= {f"one-shot {n}": one_shots(peers, url, n) for n in LENGTHS}
     result = {}

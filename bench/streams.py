@@ -1,6 +1,6 @@
-"""Many streams at once, each paced to last a second: wall, CPU, how late the loop runs, memory.
+"""Many concurrent streams, each paced to last a second: wall time, CPU, lag of the loop, memory.
 
-`python -m bench.streams CLIENT URL COUNT` measures one client in a process of its own.
+`python -m bench.streams CLIENT URL COUNT` measures one client in a separate process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BEAT = 0.005
 
 
 async def lateness(late: list[float]) -> None:
-    """How many milliseconds too late the loop wakes a task, over and over."""
+    """Record by how many milliseconds the loop wakes a task too late."""
     while True:
         begin = time.perf_counter()
         await asyncio.sleep(BEAT)
@@ -29,7 +29,7 @@ async def lateness(late: list[float]) -> None:
 
 
 async def measure(client: str, url: str, count: int) -> dict[str, float]:
-    """`count` streams at the same time."""
+    """Measure `count` streams at the same time."""
     late: list[float] = []
     async with CLIENTS[client].load()(url) as ask:
         await ask(question("text-200"))
@@ -41,20 +41,20 @@ async def measure(client: str, url: str, count: int) -> dict[str, float]:
             watch.cancel()
     short = sum(reply.count < 500 for reply in replies)
     if short:
-        raise RuntimeError(f"{client}: {short} of {count} replies are not whole")
+        raise RuntimeError(f"{client}: {short} of {count} replies are incomplete")
     late.sort()
     return {"wall s": wall, "CPU s": cpu, "lag p99 ms": late[int(len(late) * 0.99)], "MiB": memory.mib}
 
 
 def _commands(peers: Peers) -> dict[str, list[str]]:
-    """The commands of the clients that are installed, each without the URL and the number of streams."""
+    """Return the commands of the installed clients, without the URL and the number of streams."""
     commands = {
         name: [python, "-m", "bench.streams", name]
         for name in ("floor", "httpx", "openai", "agent", "agent-httpx", "agent-uvloop")
         if (python := peers.python(*CLIENTS[name].needs))
     }
     if (node := peers.node("@earendil-works/pi-agent-core")) and peers.path is not None:
-        # On the processor that the others pin themselves to.
+        # On the processor to which the other clients pin themselves.
         pinned = ["taskset", "-c", str(CPUS[-1])] if shutil.which("taskset") else []
         script = str(ROOT / "bench" / "clients" / "pi.mjs")
         commands["pi (Node.js)"] = [*pinned, node, script, str(peers.path)]
@@ -64,7 +64,7 @@ def _commands(peers: Peers) -> dict[str, list[str]]:
 def run(
     url: str, peers: Peers, count: int, streams: list[int], say: Callable[[str], None]
 ) -> dict[int, dict[str, dict[str, Figure]]]:
-    """Every client, for each number of streams."""
+    """Measure every client for each number of streams."""
     return {
         number: rounds(
             count,

@@ -1,6 +1,6 @@
-"""CPU a token within one process, and the memory that a long reply takes.
+"""CPU per token within one process, and the memory for a long reply.
 
-`python -m bench.tokens CLIENT URL MODEL…` measures one client in a process of its own.
+`python -m bench.tokens CLIENT URL MODEL…` measures one client in a separate process.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from bench.measure import CPUS, Figure, Memory, Peers, pin, rounds, worker
 
 WARM_UP = ("text-200", "thinking-200", "arguments-4096-64")
 ENOUGH = 20_000
-"""Short replies are repeated until this many deltas are measured."""
+"""The minimum number of measured deltas; short replies are repeated."""
 
 
 def deltas(model: str) -> int:
-    """How many deltas the server sends for a model."""
+    """Return the number of deltas that the server sends for a model."""
     kind, first, *rest = model.split("-")
     return -(-int(first) // int(rest[0])) if kind == "arguments" else int(first)
 
 
 def models(lengths: Iterable[int]) -> list[str]:
-    """Everything that is asked, the longest first: its memory is measured before others grew the heap."""
+    """Return all models. The longest is first, so that its memory is measured before others grow the heap."""
     lengths = sorted(lengths, reverse=True)
     thinking = {lengths[0], lengths[-1]}
     return [
@@ -39,7 +39,7 @@ def models(lengths: Iterable[int]) -> list[str]:
 
 
 async def measure(client: str, url: str, wanted: list[str]) -> dict[str, float]:
-    """Microseconds of CPU a delta for each model, and MiB for the first."""
+    """Return the microseconds of CPU per delta for each model, and the MiB for the first."""
     result: dict[str, float] = {}
     async with CLIENTS[client].load()(url) as ask:
         for model in WARM_UP:
@@ -64,7 +64,7 @@ async def measure(client: str, url: str, wanted: list[str]) -> dict[str, float]:
 def run(
     url: str, peers: Peers, count: int, lengths: list[int], say: Callable[[str], None]
 ) -> dict[str, dict[str, Figure]]:
-    """Every client that is installed, taking turns."""
+    """Measure every installed client, alternately."""
     wanted = models(lengths)
     measures = {
         name: lambda name=name, python=python: worker("tokens", python, name, url, *wanted)

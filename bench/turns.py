@@ -1,6 +1,6 @@
-"""Tool turns with a growing history: milliseconds of CPU a turn, the first tenth beside the last.
+"""Tool turns with a growing history: milliseconds of CPU per turn, in the first and in the last tenth.
 
-`python -m bench.turns CLIENT URL COUNT` measures one client in a process of its own.
+`python -m bench.turns CLIENT URL COUNT` measures one client in a separate process.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOOL = {
 
 
 async def by_hand(ask: Ask, count: int) -> list[float]:
-    """The loop that a script would write; the CPU clock after each turn."""
+    """Run a tool loop as in a script, and return the CPU clock after each turn."""
     body = question(f"turns-{count}") | {"tools": [{"type": "function", "function": TOOL}]}
     marks = [time.process_time()]
     for _ in range(count):
@@ -43,7 +43,7 @@ async def by_hand(ask: Ask, count: int) -> list[float]:
 
 
 async def measure(client: str, url: str, count: int) -> dict[str, float]:
-    """Milliseconds a turn, in the mean and at both ends."""
+    """Return the milliseconds per turn: the mean, and both ends."""
     async with CLIENTS[client].load()(url) as ask:
         for n in (3, count):  # the first is the warm-up
             if client == "agent":
@@ -66,7 +66,7 @@ async def measure(client: str, url: str, count: int) -> dict[str, float]:
 def run(
     url: str, peers: Peers, count: int, turns: int, say: Callable[[str], None]
 ) -> dict[str, dict[str, Figure]]:
-    """Every client that is installed, taking turns."""
+    """Measure every installed client, alternately."""
     measures = {
         name: lambda name=name, python=python: worker("turns", python, name, url, turns)
         for name in ("floor", "httpx", "openai", "agent")

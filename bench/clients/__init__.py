@@ -1,8 +1,7 @@
-"""What is compared within a process: the floors, the competitors, and every layer of ours.
+"""The clients that are compared within a process: lower bounds, other clients, and each of our layers.
 
-A client is an async context manager that gives `ask(body) -> Reply`: send one request, read the reply
-to its end, say what came. Each imports what it needs when it is opened, so that one interpreter can
-have one of them and another the other.
+A client is an async context manager that returns `ask(body) -> Reply`, which sends a request and reads its
+reply to the end. Each imports its packages when it is entered, because no interpreter needs all of them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Client = Callable[[str], AbstractAsyncContextManager[Ask]]
 
 @dataclass(slots=True)
 class Reply:
-    """What one reply brought: how many deltas, and the pieces of its text or of its tool call."""
+    """The content of a reply: the number of deltas, and the pieces of its text or of its tool call."""
 
     count: int = 0
     pieces: list[str] = field(default_factory=list)
@@ -29,13 +28,13 @@ class Reply:
     name: str = ""
 
     def text(self) -> str:
-        """The whole text, put together once."""
+        """Return the complete text, joined once."""
         return "".join(self.pieces)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a client is and what it imports."""
+    """The location of a client and its imports."""
 
     title: str
     place: str
@@ -63,5 +62,5 @@ CLIENTS = {
 
 
 def question(model: str) -> Body:
-    """The smallest request for a reply of this kind."""
+    """Return the smallest request for a reply of this kind."""
     return {"model": model, "stream": True, "messages": [{"role": "user", "content": "Say something."}]}

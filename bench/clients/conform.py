@@ -1,10 +1,10 @@
-"""What a client makes of a reply: a job a line in, an outcome a line out.
+"""Run a client on replies: read one job per line, and write one outcome per line.
 
     python -m bench.clients.conform CLIENT
 
-A job names the protocol and either a `url` to ask or `pieces`, the bytes that the network would give, in
-the cuts that it would give them in. An outcome holds `outcome` (`ok`, what kind of failure it was, `crash`
-for an exception that is not of the client's own, `hang`), `text`, `reasoning`, `calls`, `finish`, `usage`.
+A job has the protocol and either a `url` to request or `pieces`, the bytes of a response as the network
+delivers them. An outcome has `outcome` (`ok`, the kind of the failure, `crash` for an exception that is not
+the client's own, or `hang`), `text`, `reasoning`, `calls`, `finish` and `usage`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 30.0
-"""Seconds after which a reply counts as hanging, if the job has no limit of its own (`longest`)."""
+"""Seconds after which a reply counts as hanging, unless the job sets a limit (`longest`)."""
 KEY = "sk-test-0123456789abcdef"
 Job = dict[str, Any]
 Outcome = dict[str, Any]
@@ -33,12 +33,12 @@ def _pieces(job: Job) -> list[bytes]:
 
 
 def ours(job: Job, out: Outcome) -> Any:
-    """The decoders for pieces, the whole way for a URL."""
+    """Our client: the decoders for pieces, and a real request for a URL."""
     return _decode(job, out) if "pieces" in job else _stream(job, out, "python")
 
 
 def alchemy(job: Job, out: Outcome) -> Any:
-    """The Rust provider; only the whole way."""
+    """The Rust provider, with real requests only."""
     return _stream(job, out, "rust")
 
 
@@ -116,7 +116,7 @@ def _told(message: dict[str, Any], out: Outcome) -> None:
 
 
 def _http(job: Job) -> dict[str, Any]:
-    """The client's own HTTP for a URL; for pieces, one that hands them out."""
+    """Return the client's own HTTP client for a URL, or a fake one that returns the pieces."""
     httpx = _httpx()
     if "pieces" not in job:
         return {"timeout": httpx.Timeout(1.0, connect=5.0)}
@@ -133,7 +133,7 @@ def _http(job: Job) -> dict[str, Any]:
 
 
 def _httpx() -> Any:
-    """The library that the official clients are made with: httpx, or its successor."""
+    """Return the HTTP library of the official clients: httpx, or its successor."""
     try:
         return importlib.import_module("httpx2")
     except ImportError:
@@ -141,7 +141,7 @@ def _httpx() -> Any:
 
 
 async def openai_client(job: Job, out: Outcome) -> None:
-    """The official client, with its own state of a stream."""
+    """The official OpenAI client, with its own accumulator of a stream."""
     import openai
     from openai.lib.streaming.chat import ChatCompletionStreamState
 
@@ -186,7 +186,7 @@ async def openai_client(job: Job, out: Outcome) -> None:
 
 
 async def anthropic_client(job: Job, out: Outcome) -> None:
-    """The official client, with its own message of a stream."""
+    """The official Anthropic client, with its own message of a stream."""
     import anthropic
 
     httpx = _httpx()
@@ -230,7 +230,7 @@ def _joined(pieces: list[Any]) -> str:
 
 
 def _arguments(text: Any) -> Any:
-    """Read them as a user of the client has to."""
+    """Read the events as a user of the client does."""
     try:
         value = json.loads(text) if text else {}
     except ValueError:
@@ -263,7 +263,7 @@ async def _answer(client: Callable[[Job, Outcome], Any], job: Job) -> Outcome:
 
 
 async def serve(name: str) -> None:
-    """Answer jobs until there are no more."""
+    """Process jobs until the input ends."""
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         outcome = await _answer(CLIENTS[name], json.loads(line))

@@ -1,4 +1,4 @@
-"""The least that it can cost: bytes from a socket, or from httpx, and a typed decode of each event."""
+"""Lower bounds of the cost: bytes from a socket or from httpx, and a typed decode of each event."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _encode = msgspec.json.encode
 
 
 def take(events: list[bytes], reply: Reply) -> None:
-    """Decode the events of one read; each still has what stands before its `data: `."""
+    """Decode the events of one read. Each still has the bytes before its `data: `."""
     for event in events:
         data = event[event.index(b"data: ") + 6 :]
         if data == b"[DONE]":
@@ -65,7 +65,7 @@ def take(events: list[bytes], reply: Reply) -> None:
 
 @asynccontextmanager
 async def sockets(url: str) -> AsyncIterator[Ask]:
-    """asyncio's own streams, connections kept; leans on the server sending one event a chunk."""
+    """asyncio's streams with persistent connections. It assumes that each chunk has one event."""
     parts = urlsplit(url)
     head = (
         f"POST {parts.path}/chat/completions HTTP/1.1\r\nHost: {parts.netloc}\r\n"
@@ -95,7 +95,7 @@ async def sockets(url: str) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def httpx_bytes(url: str) -> AsyncIterator[Ask]:
-    """One httpx client, its bytes as they come."""
+    """An httpx client that returns the bytes as they arrive."""
     import httpx
 
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)

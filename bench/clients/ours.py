@@ -1,4 +1,4 @@
-"""Our own layers, one above the other: the stream function, the agent, a listener, a JSONL file."""
+"""Our own layers: the stream function, the agent, a listener, a JSONL file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def new_agent(url: str, name: str, *tools: AgentTool) -> Agent:
 
 @asynccontextmanager
 async def stream(url: str) -> AsyncIterator[Ask]:
-    """`stream_openai_completions` alone."""
+    """`stream_openai_completions` without an agent."""
 
     async def ask(body: Body) -> Reply:
         reply = Reply()
@@ -67,7 +67,7 @@ KEEP = AgentTool("keep", "Keep a text.", execute=_keep)
 
 @asynccontextmanager
 async def agent(url: str) -> AsyncIterator[Ask]:
-    """`Agent.stream()`, every event delivered to the reader."""
+    """`Agent.stream()` with a reader of every event."""
 
     async def ask(body: Body) -> Reply:
         return await _run(new_agent(url, body["model"], KEEP))
@@ -77,7 +77,7 @@ async def agent(url: str) -> AsyncIterator[Ask]:
 
 @asynccontextmanager
 async def agent_on_httpx(url: str) -> AsyncIterator[Ask]:
-    """The same on the httpx transport."""
+    """The same with the httpx transport."""
 
     async def ask(body: Body) -> Reply:
         running = new_agent(url, body["model"], KEEP)
@@ -104,7 +104,7 @@ async def agent_heard(url: str) -> AsyncIterator[Ask]:
         running.subscribe(listen)
         reply = await _run(running)
         if heard < reply.count:
-            raise RuntimeError(f"the listener heard {heard} events of {reply.count}")
+            raise RuntimeError(f"the listener got {heard} events of {reply.count}")
         return reply
 
     yield ask
@@ -124,7 +124,7 @@ async def agent_recorded(url: str) -> AsyncIterator[Ask]:
 
 
 async def tool_turns(url: str, count: int, tool: dict[str, Any], result: str) -> list[float]:
-    """A run of `count` tool turns; the CPU clock at its start and after each of them."""
+    """Run `count` tool turns, and return the CPU clock at the start and after each turn."""
 
     async def execute(_id: str, args: dict[str, Any], _signal: Any, _update: Any) -> AgentToolResult:
         assert args["path"]

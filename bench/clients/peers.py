@@ -1,4 +1,4 @@
-"""What other projects' clients take for the same."""
+"""The clients of other projects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.clients import Ask, Body, Reply
 
 @asynccontextmanager
 async def openai_client(url: str) -> AsyncIterator[Ask]:
-    """The official client, as its README uses it."""
+    """The official client, used as in its README."""
     import openai
 
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
