@@ -411,8 +411,8 @@ EXPLANATION = """\
 All clients have the same checks, which are lenient with the other clients: any failure is accepted if it is
 reported as a failure, and text is accepted if it could be read before the failure. Time is not measured.
 Reasoning and optional cases count for tinyagent only, and the arguments of tool calls are parsed for the
-other clients. The tests of tinyagent (`tests/contract`) require more: the kind of a failure, waits, order, and
-the next turn."""
+other clients. The tests of tinyagent (`tests/contract`) require more: the kind of a failure, waits, order,
+and the next turn."""
 
 
 def main() -> None:

@@ -233,7 +233,7 @@ async def call_abandonable(
     """Do the same as `invoke`, but end on abort or cancellation even if the callback suppresses it.
 
     An async callback runs in its own task. On abort, this task is cancelled, and after `CALLBACK_GRACE_S`
-    seconds it is left running.
+    seconds it is abandoned.
 
     Raises:
         Aborted: The signal was set.

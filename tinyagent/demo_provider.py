@@ -63,7 +63,7 @@ def demo_provider() -> Provider:
 
 def _make_model(model_id: str, options: Mapping[str, JsonValue]) -> DemoModel:
     if "base_url" in options:
-        raise ConfigurationError("demo has no base_url: it asks no server.")
+        raise ConfigurationError("demo has no base_url, because it sends no requests.")
     given = options.get("delay", 0.0)
     try:
         delay = float(given) if isinstance(given, int | float | str) else -1.0
@@ -247,7 +247,7 @@ def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, object]:
 
     Args:
         tool: The tool.
-        prompt: The whole prompt.
+        prompt: The complete prompt.
         after: The prompt after the name of the tool.
     """
     pairs = dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", prompt))

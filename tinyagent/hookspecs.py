@@ -1,7 +1,7 @@
-"""The extension surface: one name, one marker, seven hooks.
+"""The hooks of plugins, and the marker for their implementations.
 
 A plugin is any distribution with an entry point in one of the groups `tinyagent.tools`,
-`tinyagent.providers`, `tinyagent.commands` (loaded when its name is asked for) or
+`tinyagent.providers`, `tinyagent.commands` (loaded when its name is requested) or
 `tinyagent.hooks` (loaded for every run):
 
     [project.entry-points."tinyagent.tools"]
@@ -13,14 +13,14 @@ and a module (or instance, or class) with functions marked by `hookimpl`:
 
     @tool
     def weather(city: str) -> str:
-        "Say the weather in a city."
+        "Return the weather in a city."
         return f"It is sunny in {city}."
 
     @hookimpl
     def tinyagent_register_tools(register):
         register(weather)
 
-Hooks register things at start or guard a tool call; events never travel through them.
+Hooks register things at start or guard tool calls; they do not carry events.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(NAME)
 
 @hookspec
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Call `register(tool)` for each tool; called when the plugin's name is asked for."""
+    """Call `register(tool)` for each tool. Called when the plugin's name is requested."""
 
 
 @hookspec
@@ -69,7 +69,7 @@ def tinyagent_tools_changed() -> bool | Awaitable[bool]:
 
 @hookspec
 def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
-    """Call `register(provider)` for each provider; called when its name stands before the slash of `-m`."""
+    """Call `register(provider)` for each provider. Called when its name is the provider of `-m`."""
 
 
 @hookspec
@@ -84,7 +84,7 @@ def tinyagent_register_sinks(
     """Call `register(name, factory)`; each run calls the factory once and the sink for every event.
 
     A sink may have a `close()` method, which is called when the run is over. A sink that raises is
-    reported once and then left out; it never breaks the run.
+    reported once and then removed; the run continues.
     """
 
 
@@ -92,10 +92,10 @@ def tinyagent_register_sinks(
 def tinyagent_before_tool_call(
     call: ToolCallInfo,
 ) -> ToolCallDecision | None | Awaitable[ToolCallDecision | None]:
-    """Guard a tool call, after its arguments were validated; may be async.
+    """Allow, refuse or change a tool call, after its arguments were validated; may be async.
 
     Return `ToolCallDecision(block="reason")` to refuse, `ToolCallDecision(arguments=...)` to change the
-    arguments, None to let it pass. A hook that raises or takes too long refuses the call.
+    arguments, None to allow it. A hook that raises or takes too long refuses the call.
     """
 
 
@@ -103,8 +103,8 @@ def tinyagent_before_tool_call(
 def tinyagent_after_tool_call(
     call: ToolCallInfo, result: AgentToolResult, is_error: bool
 ) -> AgentToolResult | ToolCallDecision | None | Awaitable[AgentToolResult | ToolCallDecision | None]:
-    """See, and maybe replace, the result of a tool call; may be async.
+    """Check or replace the result of a tool call; may be async.
 
     Return an `AgentToolResult` to replace the result, a `ToolCallDecision` with `is_error` or
-    `terminate` to change those, None to leave it. A hook that raises makes the result an error.
+    `terminate` to change those, None to keep it. A hook that raises makes the result an error.
     """

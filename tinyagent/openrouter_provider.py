@@ -15,12 +15,12 @@ __all__ = ["OpenRouterModel", "list_openrouter_models", "stream_openrouter"]
 
 @dataclass
 class OpenRouterModel(HttpModel):
-    """A model at OpenRouter, or at any compatible server that stands in for it.
+    """A model of OpenRouter, or of any compatible server.
 
     Attributes:
         base_url: With or without `/chat/completions`.
         headers: Sent with each request.
-        api_key_env: The environment variable that holds the key.
+        api_key_env: The environment variable with the key.
         extra_body: Merged into the request's body, last: `{"provider": {"sort": "price"}}`.
         ca_file: Certificates of a CA of your own.
         allow_http: Allow http:// to other machines.
