@@ -11,16 +11,14 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from contextlib import AsyncExitStack
+from typing import Protocol, TypeVar
 
 import httpx2
 from mcp import Client, MCPError
 from mcp.client import Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
-from mcp.shared.message import SessionMessage
 from mcp_types import CONNECTION_CLOSED, Implementation, Resource, ResourceTemplate
 from mcp_types import Tool as McpTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
@@ -33,7 +31,8 @@ from ._config import ServerConfig
 from ._content import as_result, resource_parts, text_of
 from ._inbound import Inbound
 from ._listing import ListedTool, Listing, remember
-from ._stdio import MAX_LINE, MessageSink, MessageSource, stdio_transport
+from ._stdio import MAX_LINE, stdio_transport
+from ._streams import BoundedStream, repaired
 
 __all__ = ["Connection"]
 
@@ -309,7 +308,7 @@ class Connection:
     async def _hold(self, live: _Live, mode: str, ready: asyncio.Future[Client]) -> None:
         """Keep the connection open until `live.leave` is set."""
         async with AsyncExitStack() as stack:
-            transport = _repaired(await self._transport(live, stack), live)
+            transport = repaired(await self._transport(live, stack), live.inbound, live.end)
             client = await stack.enter_async_context(
                 Client(
                     transport,
@@ -339,7 +338,7 @@ class Connection:
             live.status = response.status_code if response.status_code >= 400 else None
             is_events = response.headers.get("content-type", "").lower().startswith("text/event-stream")
             if isinstance(response.stream, httpx2.AsyncByteStream) and not is_events:
-                response.stream = _BoundedStream(response.stream)
+                response.stream = BoundedStream(response.stream)
 
         client = httpx2.AsyncClient(
             headers=config.expanded(config.headers, "headers"),
@@ -429,123 +428,6 @@ def _listed(tool: McpTool) -> ListedTool:
         # A request to the outside world can carry data away, so the user must approve it.
         read_only=notes is not None and notes.read_only_hint is True and notes.open_world_hint is not True,
     )
-
-
-# ---- the streams between a transport and the SDK ------------------------------------------------------
-
-
-class _Reading:
-    """The stream of repaired messages from a server; records its end."""
-
-    def __init__(self, stream: MessageSource, writing: _Writing, live: _Live) -> None:
-        self._stream = stream
-        self._writing = writing
-        self._live = live
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> SessionMessage | Exception:
-        while True:
-            try:
-                item = await self._stream.__anext__()
-            except StopAsyncIteration:
-                self._live.lost = True
-                raise
-            if isinstance(item, Exception):
-                continue  # the line is not a message
-            message, answer = self._live.inbound.received(item.message)
-            if answer is not None:
-                self._writing.send_soon(SessionMessage(answer))
-            if message is not None:
-                return SessionMessage(message, item.metadata)
-
-    async def receive(self) -> SessionMessage | Exception:
-        return await self.__anext__()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
-
-
-class _Writing:
-    """The stream of messages to a server."""
-
-    MAX_WAITING = 32
-    """The limit of answers that wait for a server to read; further ones are dropped."""
-
-    def __init__(self, stream: MessageSink, live: _Live) -> None:
-        self._stream = stream
-        self._live = live
-        self._waiting: set[asyncio.Task[None]] = set()
-
-    async def send(self, item: SessionMessage, /) -> None:
-        self._live.inbound.sent(item.message)
-        await self._stream.send(item)
-
-    def send_soon(self, item: SessionMessage) -> None:
-        """Send in the background, so that reading continues."""
-        if len(self._waiting) < self.MAX_WAITING:
-            task = asyncio.create_task(self._try(item))
-            self._waiting.add(task)
-            task.add_done_callback(self._waiting.discard)
-
-    async def _try(self, item: SessionMessage) -> None:
-        with contextlib.suppress(Exception):  # the reader notices the end of the connection
-            await self._stream.send(item)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def __aenter__(self) -> Self:
-        await self._stream.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        for task in list(self._waiting):
-            task.cancel()
-        await self._stream.__aexit__(exc_type, exc_val, exc_tb)
-
-
-@asynccontextmanager
-async def _repaired(transport: Transport, live: _Live) -> AsyncIterator[tuple[MessageSource, MessageSink]]:
-    async with transport as (read, write):
-        writing = _Writing(write, live)
-        yield _Reading(read, writing, live), writing
-
-
-class _BoundedStream(httpx2.AsyncByteStream):
-    """Refuses an answer that is too large. Event streams are exempt: they have a limit per event."""
-
-    def __init__(self, stream: httpx2.AsyncByteStream) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        length = 0
-        async for chunk in self._stream:
-            length += len(chunk)
-            if length > MAX_LINE:
-                raise httpx2.StreamError(f"the answer is larger than {MAX_LINE:,} bytes")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 def _forget_failure(task: asyncio.Task[None]) -> None:
