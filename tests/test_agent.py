@@ -95,12 +95,12 @@ def recorded(agent: Agent) -> list[Any]:
     return events
 
 
-def said(message: Any) -> str:
+def text_of(message: Any) -> str:
     return extract_text(message)
 
 
 def history(agent: Agent) -> list[str]:
-    return [f"{message['role']}:{said(message)}" for message in agent.state["messages"]]
+    return [f"{message['role']}:{text_of(message)}" for message in agent.state["messages"]]
 
 
 async def until(condition: Any) -> None:
@@ -129,7 +129,7 @@ async def test_a_prompt_gives_the_last_message() -> None:
     events = recorded(agent)
     message = await agent.prompt("Hi")
     check_grammar(events)
-    assert "Hello there" == said(message)
+    assert "Hello there" == text_of(message)
     assert message is agent.state["messages"][-1]
     assert ["user:Hi", "assistant:Hello there"] == history(agent)
     assert agent.state["messages"][0]["timestamp"] > 1_600_000_000_000
@@ -322,7 +322,7 @@ async def test_a_failure_does_not_raise() -> None:
     assert ("error", "overloaded", "half") == (
         message["stop_reason"],
         message["error_message"],
-        said(message),
+        text_of(message),
     )
     assert "overloaded" == agent.state["error"]
     await agent.prompt("again")
@@ -398,7 +398,7 @@ async def test_invalid_states_raise(method: str) -> None:
         await anext(events)
         with pytest.raises(RuntimeError, match=r"wait_for_idle\(\).*abort\(\).*steer\(\).*follow_up\(\)"):
             await ask(agent)
-    assert "before" == said(agent.state["messages"][0])
+    assert "before" == text_of(agent.state["messages"][0])
 
 
 async def test_two_streams_made_before_either_is_read() -> None:
@@ -508,13 +508,13 @@ async def test_the_state_while_it_streams() -> None:
     def look(event: Any) -> None:
         state = agent.state
         seen.append(
-            (event.type, state["is_streaming"], said(state["stream_message"]), state["pending_tool_calls"])
+            (event.type, state["is_streaming"], text_of(state["stream_message"]), state["pending_tool_calls"])
         )
 
     agent.subscribe(look)
     assert not agent.state["is_streaming"]
     asking = asyncio.create_task(agent.prompt("Hi"))
-    await until(lambda: said(agent.state["stream_message"]) == "half")
+    await until(lambda: text_of(agent.state["stream_message"]) == "half")
     assert agent.state["is_streaming"]
     gate.set()
     await asking
@@ -643,7 +643,7 @@ async def test_leaving_early_ends_the_run(how: str) -> None:
             assert not agent.state["is_streaming"]
         del events
     count = len(heard)
-    assert "half" == said(await agent.prompt("again"))
+    assert "half" == text_of(await agent.prompt("again"))
     assert closed.is_set()
     ends = [number for number, event in enumerate(heard) if event.type == "agent_end"]
     check_grammar(heard[: ends[0] + 1])
@@ -825,7 +825,7 @@ async def test_queues_survive_a_failure(how: str) -> None:
     agent = make(reply, "s", "f")
 
     def say(event: Any) -> None:
-        if event.type == "message_end" and event.message["role"] == "user" and said(event.message) == "Hi":
+        if event.type == "message_end" and event.message["role"] == "user" and text_of(event.message) == "Hi":
             agent.steer("steer")
             agent.follow_up("follow")
         if how == "abort" and event.type == "message_update":
@@ -842,7 +842,7 @@ async def test_queues_survive_a_failure(how: str) -> None:
 async def test_continue_answers_the_last_message() -> None:
     """A user message or tool result is answered without a new message."""
     agent = make("ok", state={"messages": [user("Hi")]})
-    assert "ok" == said(await agent.continue_())
+    assert "ok" == text_of(await agent.continue_())
     assert ["user:Hi", "assistant:ok"] == history(agent)
 
 
@@ -1150,7 +1150,7 @@ async def test_waiting_for_idle_from_another_loop() -> None:
     """A thread with its own event loop waits until the run is over."""
     agent = make(Reply("half", hang=True))
     asking = asyncio.create_task(agent.prompt("Hi"))
-    await until(lambda: said(agent.state["stream_message"]) == "half")
+    await until(lambda: text_of(agent.state["stream_message"]) == "half")
     started = threading.Event()
 
     async def wait() -> bool:
@@ -1202,7 +1202,7 @@ def test_an_agent_works_after_its_loop_was_closed(how: str) -> None:
     async def ask() -> None:
         stream.extend([agent.stream("Hi")])
         running.append(asyncio.create_task(agent.prompt("Hi") if how == "prompt" else collect(stream[0])))
-        await until(lambda: said(agent.state["stream_message"]) == "half")
+        await until(lambda: text_of(agent.state["stream_message"]) == "half")
 
     stream: list[Any] = []
     running: list[Any] = []
@@ -1237,7 +1237,7 @@ async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
     def run() -> None:
         async def ask() -> None:
             running.append(asyncio.ensure_future(agent.prompt("Hi")))
-            await until(lambda: said(agent.state["stream_message"]) == "half")
+            await until(lambda: text_of(agent.state["stream_message"]) == "half")
             await asyncio.to_thread(close.wait)
 
         loop.run_until_complete(ask())
@@ -1247,7 +1247,7 @@ async def test_a_wait_for_idle_ends_when_the_runs_loop_is_closed() -> None:
     close = threading.Event()
     thread = threading.Thread(target=run)
     thread.start()
-    await until(lambda: said(agent.state["stream_message"]) == "half")
+    await until(lambda: text_of(agent.state["stream_message"]) == "half")
     waiting = asyncio.create_task(agent.wait_for_idle())
     await asyncio.sleep(0)
     close.set()
@@ -1364,7 +1364,7 @@ async def test_malformed_messages_in_the_state_are_not_sent() -> None:
     agent = make("fine")
     agent.state["messages"] += [42, {"role": "user", "content": [None]}, user("before")]  # type: ignore[list-item]
     assert "fine" == await agent.prompt_text("Hi")
-    assert ["before", "Hi"] == [said(message) for message in provider(agent).calls[0].context.messages]
+    assert ["before", "Hi"] == [text_of(message) for message in provider(agent).calls[0].context.messages]
 
 
 def test_messages_are_completed() -> None:
@@ -1507,7 +1507,7 @@ async def test_abort_from_another_thread() -> None:
         message = await asking
     thread.join()
     check_grammar(heard)
-    assert ("aborted", "half") == (message["stop_reason"], said(message))
+    assert ("aborted", "half") == (message["stop_reason"], text_of(message))
 
 
 async def test_abort_of_a_stream() -> None:
@@ -1658,7 +1658,7 @@ async def test_tools_that_are_set_during_a_run_are_offered_in_its_next_request()
     await agent.prompt("go")
     check_grammar(events)
     assert [["old"], ["new"], ["new"]] == offered(agent)
-    results = [said(message) for message in agent.state["messages"] if message["role"] == "tool_result"]
+    results = [text_of(message) for message in agent.state["messages"] if message["role"] == "tool_result"]
     assert ["changed", "ok", "There is no tool 'old'. Available tools: new."] == results
 
 

@@ -88,7 +88,7 @@ def last(events: list[Any]) -> Any:
     return next(m for m in reversed(events[-1].messages) if m["role"] == "assistant")
 
 
-def said(message: Any) -> str:
+def text_of(message: Any) -> str:
     return "".join(block.get("text", "") for block in message["content"])
 
 
@@ -97,7 +97,7 @@ def roles(events: list[Any]) -> list[str]:
 
 
 def results(events: list[Any]) -> list[str]:
-    return [said(message) for message in events[-1].messages if message["role"] == "tool_result"]
+    return [text_of(message) for message in events[-1].messages if message["role"] == "tool_result"]
 
 
 # ---- what goes well --------------------------------------------------------------------------------
@@ -119,13 +119,13 @@ async def test_an_answer() -> None:
     ]
     assert await stream.result() == events[-1].messages
     assert ["user", "assistant"] == roles(events)
-    assert ("Hello", "stop", None) == (said(last(events)), last(events)["stop_reason"], events[-1].limit)
+    assert ("Hello", "stop", None) == (text_of(last(events)), last(events)["stop_reason"], events[-1].limit)
 
 
 async def test_updates_show_the_message_so_far_and_stay_as_they_were() -> None:
     """A stored update shows the text at its own time, also after the end."""
     events = await run(ScriptedProvider(Reply(text("a", "b", "c"))))
-    texts = [said(event.message) for event in events if event.type == "message_update"]
+    texts = [text_of(event.message) for event in events if event.type == "message_update"]
     assert ["", "a", "ab", "abc", "abc"] == texts
 
 
@@ -204,7 +204,7 @@ async def test_the_callbacks_are_called_in_order(is_async: bool) -> None:
 
     def provider_step(context: Any, options: Any) -> str:
         seen.append("stream_fn")
-        assert ["added", "hi"] == [said(message) for message in context.messages]
+        assert ["added", "hi"] == [text_of(message) for message in context.messages]
         assert "from callback" == options["api_key"]
         return "done"
 
@@ -255,7 +255,7 @@ async def test_a_synchronous_stream_function() -> None:
             yield {"type": "done", "reason": "stop"}
 
     events = await run(lambda model, context, options: Response())
-    assert "hi" == said(last(events))
+    assert "hi" == text_of(last(events))
 
 
 # ---- providers of every kind -------------------------------------------------------------------------
@@ -296,7 +296,7 @@ async def test_a_provider_of_deltas_only() -> None:
         max_turns=1,
     )
     assert ["echo {'a': 1}"] == results(events)
-    assert ["half", "tool_use"] == [said(last(events)), last(events)["stop_reason"]]
+    assert ["half", "tool_use"] == [text_of(last(events)), last(events)["stop_reason"]]
     assert "max_turns" == events[-1].limit
 
 
@@ -318,9 +318,9 @@ async def test_a_provider_of_full_partials() -> None:
     events = await run(stream_fn)
     message["content"][0]["text"] = "changed afterwards"
     updates = [event for event in events if event.type == "message_update"]
-    assert ["", "a", "ab", "abc"] == [said(event.message) for event in updates]
-    assert ["", "a", "ab", "abc"] == [said(event.assistant_message_event["partial"]) for event in updates]
-    assert ("abc", "stop") == (said(last(events)), last(events)["stop_reason"])
+    assert ["", "a", "ab", "abc"] == [text_of(event.message) for event in updates]
+    assert ["", "a", "ab", "abc"] == [text_of(event.assistant_message_event["partial"]) for event in updates]
+    assert ("abc", "stop") == (text_of(last(events)), last(events)["stop_reason"])
 
 
 class SpeechlessError(Exception):
@@ -359,7 +359,7 @@ async def test_a_broken_provider_ends_the_run_as_an_error(case: str) -> None:
     events = await run(foreign(*GARBAGE[case]))
     assert "error" == last(events)["stop_reason"]
     assert last(events)["error_message"]
-    assert "half" == said(last(events))
+    assert "half" == text_of(last(events))
 
 
 TOLERATED: dict[str, list[Any]] = {
@@ -382,7 +382,7 @@ TOLERATED: dict[str, list[Any]] = {
 async def test_harmless_violations_are_tolerated(case: str) -> None:
     """Harmless violations of a provider are not failures."""
     events = await run(foreign(*TOLERATED[case], {"type": "done", "reason": "stop"}))
-    assert ("half", "stop") == (said(last(events)), last(events)["stop_reason"])
+    assert ("half", "stop") == (text_of(last(events)), last(events)["stop_reason"])
 
 
 ANYTHING = st.recursive(
@@ -595,7 +595,7 @@ async def test_an_error_keeps_the_partial_text_and_runs_no_tool() -> None:
     """`error` ends the run after `turn_end`; the partial message is in the history."""
     reply = Reply("half a reply", call("echo", call_id="x"), error="overloaded")
     events = await run(ScriptedProvider(reply))
-    assert ("half a reply", "overloaded") == (said(last(events)), last(events)["error_message"])
+    assert ("half a reply", "overloaded") == (text_of(last(events)), last(events)["error_message"])
     assert "tool_execution_start" not in kinds(events)
     assert ["user", "assistant"] == roles(events)
 
@@ -734,7 +734,7 @@ async def test_steering_at_the_start_joins_the_first_turn() -> None:
     """Messages that are queued at the start follow the prompt."""
     provider = ScriptedProvider("hi")
     await run(provider, get_steering_messages=Queue(user("and this")))
-    assert ["hi", "and this"] == [said(message) for message in provider.calls[0].context.messages]
+    assert ["hi", "and this"] == [text_of(message) for message in provider.calls[0].context.messages]
 
 
 async def test_steering_after_an_answer_continues_the_run() -> None:
@@ -745,7 +745,7 @@ async def test_steering_after_an_answer_continues_the_run() -> None:
         get_steering_messages=Queue(user("first"), user("steer")),
         get_follow_up_messages=Queue(user("follow")),
     )
-    said_by_user = [said(message) for message in events[-1].messages if message["role"] == "user"]
+    said_by_user = [text_of(message) for message in events[-1].messages if message["role"] == "user"]
     assert ["hi", "first", "steer", "follow"] == said_by_user
     provider.assert_finished()
 
@@ -925,7 +925,7 @@ async def test_should_stop_after_turn(is_async: bool) -> None:
     seen = []
 
     def stop(message: Any, results: Any, context: Any) -> bool:
-        seen.append((said(message), len(results), len(context.messages)))
+        seen.append((text_of(message), len(results), len(context.messages)))
         context.messages.clear()  # a snapshot of its own
         results.clear()
         return len(seen) == 2
@@ -1047,7 +1047,7 @@ async def test_abort_while_the_model_is_silent(signal_type: Any) -> None:
         return events()
 
     events = await run(stream_fn, signal=signal)
-    assert ("aborted", "half") == (last(events)["stop_reason"], said(last(events)))
+    assert ("aborted", "half") == (last(events)["stop_reason"], text_of(last(events)))
     assert closed.is_set()
 
 
@@ -1249,7 +1249,7 @@ async def test_cancellation_keeps_the_partial_text() -> None:
     run.cancel()
     await asyncio.wait([run])
     check_grammar(emit.events)
-    assert ("aborted", "half") == (last(emit.events)["stop_reason"], said(last(emit.events)))
+    assert ("aborted", "half") == (last(emit.events)["stop_reason"], text_of(last(emit.events)))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -1349,7 +1349,7 @@ def test_a_call_without_a_result_gets_one() -> None:
     ]
     for message, call_id in ((sent[3], "2"), (sent[6], "3")):
         assert (call_id, "echo", True) == (message["tool_call_id"], message["tool_name"], message["is_error"])
-        assert "No result provided" == said(message)
+        assert "No result provided" == text_of(message)
 
 
 def test_a_result_without_a_call_is_omitted() -> None:
@@ -1454,7 +1454,7 @@ async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, a
     reply = Reply(*(call("echo", n=n) for n in range(calls)), usage={"cost": 1.0})
     provider = ScriptedProvider(*[reply] * 6)
     events = await run(provider, tools=[echo(read_only=False)], get_steering_messages=queue, **ENDS[name])
-    recorded = sum(said(message) == "steer" for message in events[-1].messages)
+    recorded = sum(text_of(message) == "steer" for message in events[-1].messages)
     assert 1 == recorded + len(queue.messages)
 
 
@@ -1498,7 +1498,7 @@ async def test_steering_that_was_taken_survives_an_abort(how: str) -> None:
         await asyncio.wait([task])
     assert taken.is_set()
     check_grammar(events)
-    assert "steer" in [said(message) for message in events[-1].messages]
+    assert "steer" in [text_of(message) for message in events[-1].messages]
     assert "aborted" == last(events)["stop_reason"]
 
 
@@ -1506,7 +1506,7 @@ async def test_one_malformed_message_does_not_lose_others() -> None:
     """The run ends with an error; valid messages are in the history."""
     queue = DrainedQueue(user("good"), {"role": "user", "content": 3}, user("fine"))
     events = await run(ScriptedProvider(), get_steering_messages=queue)
-    assert ["hi", "good", "fine", ""] == [said(message) for message in events[-1].messages]
+    assert ["hi", "good", "fine", ""] == [text_of(message) for message in events[-1].messages]
     assert "its content is 3" in last(events)["error_message"]
 
 
@@ -1526,5 +1526,5 @@ async def test_messages_that_a_callback_damages_are_omitted(caplog: pytest.LogCa
         async with ScriptedProvider("fine") as provider:
             events = await run(provider, **{name: break_it})
         assert "stop" == last(events)["stop_reason"]
-        assert ["hi", "x"] == [said(message) for message in provider.calls[0].context.messages]
+        assert ["hi", "x"] == [text_of(message) for message in provider.calls[0].context.messages]
     assert "Message 1 is not sent to the model: it is of type int, not a dict." in caplog.messages

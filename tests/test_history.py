@@ -224,7 +224,7 @@ SIDES = {"deepseek": DEEPSEEK, "gemini": GEMINI, "anthropic": ANTHROPIC, "respon
 PAIRS = [(origin, target) for origin in SIDES for target in SIDES]
 
 
-def said(side: Side) -> Any:
+def reply_of(side: Side) -> Any:
     """Return the reply of a protocol's stream."""
     decoder = side.decoder(side.model)
     last = [*decoder.feed(side.stream), *decoder.close()][-1]
@@ -242,7 +242,7 @@ def as_history(messages: list[Any]) -> list[Any]:
 
 
 def conversation(side: Side) -> list[Any]:
-    reply = said(side)
+    reply = reply_of(side)
     calls = [block for block in reply["content"] if block["type"] == "tool_call"]
     results = [tool_result(call["id"], "add", f"sum {n}") for n, call in enumerate(calls)]
     return [user("Add!"), reply, *results, user("And now?")]

@@ -107,7 +107,7 @@ class Batch:
         return self.batch.results
 
 
-def said(message: Any) -> str:
+def text_of(message: Any) -> str:
     return "".join(part.get("text", "") for part in message["content"])
 
 
@@ -116,7 +116,7 @@ async def one(tool: Any, arguments: Any = None, **options: Any) -> tuple[str, bo
     tools = [] if tool is None else [tool]
     name = "t" if tool is None else tool.name
     (message,) = await Batch([block(name=name, arguments=arguments)], tools, **options).run()
-    return said(message), message["is_error"]
+    return text_of(message), message["is_error"]
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ async def test_arguments_that_are_no_object_are_an_error(arguments: Any) -> None
     call = {**block(), "arguments": arguments}
     (message,) = await Batch([call], [make()]).run()
     assert message["is_error"]
-    assert "not a JSON object" in said(message)
+    assert "not a JSON object" in text_of(message)
 
 
 async def test_arguments_whose_text_is_no_object_are_an_error() -> None:
@@ -197,8 +197,8 @@ async def test_arguments_whose_text_is_no_object_are_an_error() -> None:
     for raw in ('{"a": ', "[1]", "null", "nonsense"):
         (message,) = await Batch([block(partial_json=raw)], [make()]).run()
         assert message["is_error"]
-        assert "not a JSON object" in said(message)
-        assert raw in said(message)
+        assert "not a JSON object" in text_of(message)
+        assert raw in text_of(message)
 
 
 @pytest.mark.parametrize("parameters", [{}, None, {"type": "object"}, {"type": "object", "properties": {}}])
@@ -261,7 +261,7 @@ async def test_deep_arguments_do_not_crash() -> None:
     batch.message["content"].append(block(arguments=deep))
     whole = ToolBatch(batch.message, [make()], batch.emit)
     await whole.run()
-    assert "nested too deep" in said(whole.results[0])
+    assert "nested too deep" in text_of(whole.results[0])
 
 
 # ---- errors of tools ----------------------------------------------------------------------------------
@@ -271,8 +271,8 @@ async def test_an_unknown_tool_is_an_error_with_the_known_ones() -> None:
     """The message lists the available tools."""
     (message,) = await Batch([block(name="nope")], [make(name="b"), make(name="a")]).run()
     assert message["is_error"]
-    assert "'nope'" in said(message)
-    assert "a, b" in said(message)
+    assert "'nope'" in text_of(message)
+    assert "a, b" in text_of(message)
     assert "none" in (await one(None))[0]
 
 
@@ -323,8 +323,8 @@ async def test_whatever_a_tool_raises_is_its_result(error: BaseException, is_asy
     first, second = await Batch([block("1"), block("2", "next")], tools).run()
     assert first["is_error"]
     expected = "StopIteration" if isinstance(error, StopIteration) else RAISED[error]
-    assert expected in said(first)
-    assert ("ok", False) == (said(second), second["is_error"])
+    assert expected in text_of(first)
+    assert ("ok", False) == (text_of(second), second["is_error"])
 
 
 async def test_a_tool_whose_own_task_is_cancelled() -> None:
@@ -399,7 +399,7 @@ async def test_a_result_is_a_copy() -> None:
     (message,) = await batch.run()
     given.content[0]["text"] = "after"  # type: ignore[typeddict-unknown-key]
     given.details["list"].append(2)
-    assert ("before", {"list": [1]}) == (said(message), message["details"])
+    assert ("before", {"list": [1]}) == (text_of(message), message["details"])
     assert not given.terminate
 
 
@@ -430,7 +430,7 @@ async def test_a_tool_that_takes_too_long() -> None:
 
     tools = [make(execute, timeout=0.01), make(name="next")]
     first, second = await Batch([block("1"), block("2", "next")], tools).run()
-    assert (True, "The tool 't' timed out after 0.01 s.") == (first["is_error"], said(first))
+    assert (True, "The tool 't' timed out after 0.01 s.") == (first["is_error"], text_of(first))
     assert [True] == ended
     assert not second["is_error"]
 
@@ -464,7 +464,7 @@ async def test_updates_are_events_of_their_call() -> None:
     batch = Batch([block(arguments={"x": 1})], [make(execute)])
     await batch.run()
     updates = [event for event in batch.events if event.type == "tool_execution_update"]
-    assert ["0", "1", "2"] == [said({"content": event.partial_result.content}) for event in updates]
+    assert ["0", "1", "2"] == [text_of({"content": event.partial_result.content}) for event in updates]
     assert {("1", "t")} == {(event.tool_call_id, event.tool_name) for event in updates}
     assert {"x": 1} == updates[0].args
 
@@ -483,7 +483,7 @@ async def test_updates_from_threads() -> None:
     await batch.run()
     updates = [event for event in batch.events if event.type == "tool_execution_update"]
     assert {str(number) for number in range(20)} == {
-        said({"content": event.partial_result.content}) for event in updates
+        text_of({"content": event.partial_result.content}) for event in updates
     }
 
 
@@ -591,7 +591,7 @@ async def test_results_keep_the_order_of_the_calls(mode: Any) -> None:
     assert ["tool_execution_end:c", "tool_execution_end:a", "message_end:a"] == await release("a")
     assert ["a", "b", "c"] == gated.began
     await release("b")
-    assert ["a", "b", "c"] == [said(message) for message in await running]
+    assert ["a", "b", "c"] == [text_of(message) for message in await running]
 
 
 @pytest.mark.parametrize(("mode", "read_only"), [("sequential", True), ("auto", False)])
@@ -605,7 +605,7 @@ async def test_one_after_the_other(mode: Any, read_only: bool) -> None:
     assert ["a"] == gated.began
     gated.gates["b"].set()
     gated.gates["a"].set()
-    assert ["a", "b"] == [said(message) for message in await running]
+    assert ["a", "b"] == [text_of(message) for message in await running]
     assert ["a", "b"] == gated.began
 
 
@@ -630,7 +630,7 @@ async def test_too_many_calls_are_refused() -> None:
     batch = Batch([block(str(number)) for number in range(MAX_CALLS + 2)], [make(read_only=True)])
     messages = await batch.run()
     assert [False] * MAX_CALLS + [True] * 2 == [message["is_error"] for message in messages]
-    assert str(MAX_CALLS) in said(messages[-1])
+    assert str(MAX_CALLS) in text_of(messages[-1])
 
 
 async def test_refusing_a_batch_runs_nothing() -> None:
@@ -638,7 +638,7 @@ async def test_refusing_a_batch_runs_nothing() -> None:
     ran: list[Any] = []
     batch = Batch([block("1"), block("2")], [make(ran.append)])
     messages = await batch.run("no")
-    assert [("no", True)] * 2 == [(said(message), message["is_error"]) for message in messages]
+    assert [("no", True)] * 2 == [(text_of(message), message["is_error"]) for message in messages]
     assert [] == ran
 
 
@@ -780,7 +780,7 @@ async def test_ending_a_batch_while_a_hook_asks(how: str, short_grace: None) -> 
     if how == "abort":
         signal.set()
         await task
-        assert [ABORTED] * 3 == [said(message) for message in batch.batch.results]
+        assert [ABORTED] * 3 == [text_of(message) for message in batch.batch.results]
     else:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -812,14 +812,14 @@ async def test_after_may_change_content_and_is_error_together() -> None:
 
     for execute, expected in ((None, True), (fail, False)):
         (message,) = await Batch([block()], [make(execute)], after=censor).run()
-        assert ("changed", expected) == (said(message), message["is_error"])
+        assert ("changed", expected) == (text_of(message), message["is_error"])
         assert {} == message["details"]
 
     def annotate(info: Any, given: Any, is_error: bool) -> ToolCallDecision:
         return ToolCallDecision(details={"seen": True})
 
     (message,) = await Batch([block()], [make()], after=annotate).run()
-    assert ("ok", {"seen": True}, False) == (said(message), message["details"], message["is_error"])
+    assert ("ok", {"seen": True}, False) == (text_of(message), message["details"], message["is_error"])
 
 
 async def test_malformed_content_of_a_decision_withholds_the_result() -> None:
@@ -830,7 +830,7 @@ async def test_malformed_content_of_a_decision_withholds_the_result() -> None:
 
     (message,) = await Batch([block()], [make()], after=censor).run()
     assert message["is_error"]
-    assert said(message).startswith("The result was withheld: after_tool_call failed with TypeError")
+    assert text_of(message).startswith("The result was withheld: after_tool_call failed with TypeError")
 
 
 async def fail(*_: Any) -> Any:
@@ -912,7 +912,7 @@ async def test_after_may_forgive_an_error(either: Any) -> None:
     seen = []
 
     def after(info: Any, given: Any, is_error: bool) -> Any:
-        seen.append((said({"content": given.content}), is_error))
+        seen.append((text_of({"content": given.content}), is_error))
         return ToolCallDecision(is_error=False)
 
     def execute(*_: Any) -> Any:
@@ -968,7 +968,7 @@ async def test_an_abort_ends_running_tools(mode: Any, short_grace: None) -> None
 
     batch = Batch([block(str(n)) for n in range(3)], [make(execute)], signal=signal, mode=mode)
     messages = await batch.run()
-    assert [ABORTED] * 3 == [said(message) for message in messages]
+    assert [ABORTED] * 3 == [text_of(message) for message in messages]
     assert (["0", "1", "2"] if mode == "parallel" else ["0"]) == sorted(ended)
 
 
@@ -989,14 +989,14 @@ async def test_an_abort_does_not_wait_for_a_tool_that_will_not_end(short_grace: 
 
     batch = Batch([block()], [make(execute)], signal=signal)
     (message,) = await batch.run()
-    assert ABORTED == said(message)
+    assert ABORTED == text_of(message)
     count = len(batch.events)
     free.set()
     while not late:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert count == len(batch.events)
-    assert ABORTED == said(message)
+    assert ABORTED == text_of(message)
 
 
 async def test_an_abort_while_the_censor_works_withholds_the_result(short_grace: None) -> None:
@@ -1095,7 +1095,7 @@ async def test_execute_tool_calls_with_steering(is_async: bool) -> None:
     given = await execute_tool_calls(
         [make()], calls(block("1"), block("2")), None, stream, later if is_async else steering
     )
-    assert ["ok", SKIPPED] == [said(message) for message in given["tool_results"]]
+    assert ["ok", SKIPPED] == [text_of(message) for message in given["tool_results"]]
     assert [message] == given["steering_messages"]
 
 
@@ -1114,7 +1114,7 @@ async def test_skip_tool_call() -> None:
     message = skip_tool_call(block("1", arguments={"a": 1}), stream)
     stream.end([])
     assert (SKIPPED, True, "1", "t") == (
-        said(message),
+        text_of(message),
         message["is_error"],
         message["tool_call_id"],
         message["tool_name"],

@@ -98,7 +98,7 @@ async def _ask(api: str, reply: FakeReply, *history: Any) -> tuple[dict[str, Any
         return server.requests[-1].json, dict(message)
 
 
-def _said(*content: Any, api: str = "zai-completions", reason: str = "stop") -> dict[str, Any]:
+def _assistant(*content: Any, api: str = "zai-completions", reason: str = "stop") -> dict[str, Any]:
     return {
         "role": "assistant", "content": list(content), "stop_reason": reason,
         "api": api, "provider": "acme", "model": "m",
@@ -145,7 +145,7 @@ async def test_zai_sends_images_of_tools() -> None:
         "content": [picture],
         "is_error": False,
     }
-    sent, _ = await _ask("zai-completions", FakeReply.text("Hi"), _said(call, reason="tool_use"), result)
+    sent, _ = await _ask("zai-completions", FakeReply.text("Hi"), _assistant(call, reason="tool_use"), result)
     assert "QUJD" in json.dumps(sent)
 
 
@@ -153,5 +153,5 @@ async def test_zai_keeps_large_integers_of_earlier_calls() -> None:
     """Large integers are preserved, as in chat/completions."""
     call = {"type": "tool_call", "id": "c", "name": "t", "arguments": {"n": 12345678901234567890123}}
     result = {"role": "tool_result", "tool_call_id": "c", "tool_name": "t", "content": [], "is_error": False}
-    sent, _ = await _ask("zai-completions", FakeReply.text("Hi"), _said(call, reason="tool_use"), result)
+    sent, _ = await _ask("zai-completions", FakeReply.text("Hi"), _assistant(call, reason="tool_use"), result)
     assert "12345678901234567890123" in json.dumps(sent)

@@ -55,7 +55,7 @@ class ProxyProcess:
         self.url = self.process.stdout.readline().strip()
 
     @property
-    def said(self) -> str:
+    def stderr(self) -> str:
         """Its standard error so far."""
         return self.log.read_text()
 
@@ -109,15 +109,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
         config.write_text(f"[providers.demo]\n{up}{more}")
         proxy = ProxyProcess(tmp_path, "--config", str(config), "--token-env", "TINYAGENT_PROXY_TOKEN")
         started.append(proxy)
-        assert proxy.url.startswith("http://127.0.0.1:"), proxy.said
+        assert proxy.url.startswith("http://127.0.0.1:"), proxy.stderr
         return proxy
 
     yield begin
     for proxy in started:
         proxy.stop()
-        assert TOKEN not in proxy.said
-        assert KEY not in proxy.said
-        assert "Traceback" not in proxy.said
+        assert TOKEN not in proxy.stderr
+        assert KEY not in proxy.stderr
+        assert "Traceback" not in proxy.stderr
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -136,8 +136,8 @@ def test_the_demo_answers_and_its_tool_runs_at_the_caller(start: Start) -> None:
     proxy = start()
     done = proxy.run("-m", "proxy/demo", "-t", "calc", "What is 6 * 7?")
     assert (0, "6 * 7 = 42\n", "") == done
-    asked = [line for line in proxy.said.splitlines() if "model=demo" in line]
-    assert 2 == len(asked), proxy.said
+    asked = [line for line in proxy.stderr.splitlines() if "model=demo" in line]
+    assert 2 == len(asked), proxy.stderr
     assert all("token=TINYAGENT_PROXY_TOKEN" in line and "status=ok" in line for line in asked)
 
 
@@ -168,7 +168,7 @@ def test_a_wrong_token_is_reported(start: Start) -> None:
     done = proxy.run("-m", "proxy/demo", "Hello", token="not-the-token-at-all")
     assert (3, "") == (done.code, done.out)
     assert "the proxy has no such token" in done.err
-    assert "not-the-token" not in done.err + proxy.said
+    assert "not-the-token" not in done.err + proxy.stderr
 
 
 def test_an_unknown_model_is_reported(start: Start) -> None:
@@ -212,7 +212,7 @@ def test_an_abort_reaches_the_provider(start: Start) -> None:
         eventually(lambda: server.open_connections == 0)
         caller.communicate(timeout=SECONDS)
         assert 130 == caller.returncode
-        eventually(lambda: "status=aborted" in proxy.said)
+        eventually(lambda: "status=aborted" in proxy.stderr)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_a_server_that_ends_in_the_middle(signum: int, words: tuple[str, ...], s
                  line.get("message", {}).get("role") == "assistant"]  # fmt: skip
     assert "Half" == message["content"][0]["text"]
     if signum == signal.SIGTERM:
-        assert "status=error" in proxy.said
+        assert "status=error" in proxy.stderr
 
 
 def test_an_unsafe_proxy_does_not_start(tmp_path: Path) -> None:
@@ -325,4 +325,4 @@ async def test_five_hundred_concurrent_replies_are_complete(start: Start) -> Non
     assert MANY == upstream.here
     wanted = [([f"p{number}.{n} " for n in range(DELTAS)], "done") for number in range(MANY)]
     assert [] == [number for number in range(MANY) if got[number] != wanted[number]]
-    eventually(lambda: proxy.said.count("status=ok") == MANY)
+    eventually(lambda: proxy.stderr.count("status=ok") == MANY)

@@ -77,10 +77,10 @@ class Tools:
 
     async def text(self, name: str, **args: Any) -> str:
         """Call a tool and return its text."""
-        return said(await self.result(name, **args))
+        return text_of(await self.result(name, **args))
 
 
-def said(result: AgentToolResult) -> str:
+def text_of(result: AgentToolResult) -> str:
     """Return the texts of a result."""
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
 

@@ -38,9 +38,9 @@ NUMBER: dict[str, Any] = {
 }
 
 
-def text(said: str, **more: Any) -> CallToolResult:
+def text(content: str, **more: Any) -> CallToolResult:
     """Return a result with one text."""
-    return CallToolResult(content=[TextContent(text=said)], **more)
+    return CallToolResult(content=[TextContent(text=content)], **more)
 
 
 async def list_tools(ctx: Any, params: Any) -> ListToolsResult:

@@ -14,7 +14,7 @@ import pytest
 from tinyagent import ConfigurationError, ToolError
 from tinyagent_mcp import McpServers, ServerConfig, _inbound, _stdio
 
-from .conftest import Tools, config, said
+from .conftest import Tools, config, text_of
 
 HOSTILE = [sys.executable, "-I", "-S", str(Path(__file__).with_name("hostile.py"))]
 
@@ -96,7 +96,7 @@ async def test_only_malformed_items_are_omitted(tools: Tools) -> None:
         "[An item without a type was malformed and is omitted]",
         "[An item without a type was malformed and is omitted]",
         "last",
-    ] == said(result).splitlines()
+    ] == text_of(result).splitlines()
     assert ["image"] == [part["type"] for part in result.content if part["type"] != "text"]
 
 
@@ -104,23 +104,23 @@ async def test_results_have_limits(tools: Tools) -> None:
     """Items, images and structured content beyond the limits are omitted with a note."""
     many = await tools.result("many_items")
     assert _inbound.MAX_ITEMS + 1 == len(many.content)
-    assert "4000 more items were omitted" in said(many)
+    assert "4000 more items were omitted" in text_of(many)
     images = await tools.result("many_images")
     assert 5 == sum(part["type"] == "image" for part in images.content)
-    assert 1 == said(images).count("too large")
+    assert 1 == text_of(images).count("too large")
     structured = await tools.result("structured_huge")
     assert {} == structured.details
-    assert "more characters were omitted" in said(structured)
+    assert "more characters were omitted" in text_of(structured)
 
 
 @pytest.mark.parametrize("fault", ["huge", "huge_then_image", "huge_id_last"])
 async def test_a_message_that_is_too_large_is_truncated(tools: Tools, fault: str) -> None:
     """The model gets its beginning with a note; an incomplete image is omitted."""
     result = await tools.result(fault)
-    assert said(result).startswith("[The server's answer was too large, 50,000,")
+    assert text_of(result).startswith("[The server's answer was too large, 50,000,")
     assert ["text"] * len(result.content) == [part["type"] for part in result.content]
-    assert _inbound.MAX_TEXT + 200 > len(said(result))
-    assert {"huge": "xxx", "huge_then_image": "before", "huge_id_last": "yyy"}[fault] in said(result)
+    assert _inbound.MAX_TEXT + 200 > len(text_of(result))
+    assert {"huge": "xxx", "huge_then_image": "before", "huge_id_last": "yyy"}[fault] in text_of(result)
 
 
 async def test_a_line_without_end_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:

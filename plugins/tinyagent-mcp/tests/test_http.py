@@ -18,7 +18,7 @@ import pytest
 from tinyagent import ConfigurationError, ToolError
 from tinyagent_mcp import McpServers, _connection, _streams
 
-from .conftest import SERVER, Tools, config, eventually, said
+from .conftest import SERVER, Tools, config, eventually, text_of
 
 
 def _listening(port: int) -> bool:
@@ -46,7 +46,7 @@ async def test_a_server_over_http() -> None:
             tools = Tools(servers)
             assert "8" == await tools.text("double", n=4)
             assert "done" == await tools.text("steps")
-            assert [f"step {n} ({n} of 3)" for n in (1, 2, 3)] == [said(part) for part in tools.partials]
+            assert [f"step {n} ({n} of 3)" for n in (1, 2, 3)] == [text_of(part) for part in tools.partials]
             with pytest.raises(ToolError, match="disk is full"):
                 await tools.text("fails")
         with pytest.raises(ToolError, match="'t'"):

@@ -25,7 +25,7 @@ def log(tmp_path: Path) -> Path:
     return path
 
 
-def kept(log: Path, **fields: object) -> ServerConfig:
+def cached(log: Path, **fields: object) -> ServerConfig:
     """Return a server whose list is cached."""
     return tiny(remember=True, env={"TEST_LOG": str(log)}, **fields)
 
@@ -37,10 +37,10 @@ def starts(log: Path) -> int:
 
 async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
     """With a cached list, only a call starts the server."""
-    with McpServers([kept(log)]) as servers:
+    with McpServers([cached(log)]) as servers:
         first = {tool.name: tool.parameters for tool in servers.tools()}
     assert 1 == starts(log)
-    with McpServers([kept(log)]) as servers:
+    with McpServers([cached(log)]) as servers:
         tools = Tools(servers)
         assert first == {name: tool.parameters for name, tool in tools.by_name.items()}
         assert 1 == starts(log)
@@ -52,7 +52,7 @@ async def test_a_known_server_is_started_when_it_is_called(log: Path) -> None:
 @pytest.mark.parametrize("change", ["age", "broken", "open to others", "pipe", "configuration", "none"])
 def test_an_invalid_cache_is_renewed(log: Path, change: str) -> None:
     """A cache that is old, damaged, writable by others or for another configuration is not used."""
-    with McpServers([kept(log)]) as servers:
+    with McpServers([cached(log)]) as servers:
         servers.tools()
     [file] = cache_directory().iterdir()
     assert "t.json" == file.name
@@ -71,14 +71,14 @@ def test_an_invalid_cache_is_renewed(log: Path, change: str) -> None:
             os.mkfifo(file)
         case "configuration":
             fields["cwd"] = str(log.parent)
-    with McpServers([kept(log, **fields)]) as servers:
+    with McpServers([cached(log, **fields)]) as servers:
         assert servers.tools()
     assert (1 if change == "none" else 2) == starts(log)
 
 
 async def test_a_changed_annotation_prevents_the_call(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cached list marked the tool as read-only, the server does not."""
-    config = kept(log, pass_env=["TEST_UNSAFE"], trust_read_only=True)
+    config = cached(log, pass_env=["TEST_UNSAFE"], trust_read_only=True)
     with McpServers([config]) as servers:
         assert Tools(servers).by_name["t__read"].read_only
     monkeypatch.setenv("TEST_UNSAFE", "1")
@@ -116,7 +116,7 @@ def test_tools_can_be_chosen() -> None:
 
 def test_the_sdk_is_imported_lazily(log: Path) -> None:
     """Listing tools from the cache does not import the SDK."""
-    with McpServers([kept(log)]) as servers:
+    with McpServers([cached(log)]) as servers:
         servers.tools()
     script = f"""
 import sys

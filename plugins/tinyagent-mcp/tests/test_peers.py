@@ -13,7 +13,7 @@ from tinyagent import ToolError
 from tinyagent.testing import FakeReply, FakeServer
 from tinyagent_mcp import McpServers, ServerConfig
 
-from .conftest import Tools, said
+from .conftest import Tools, text_of
 
 PEERS = Path(__file__).resolve().parents[3] / ".venv-peers-mcp" / "bin"
 
@@ -73,4 +73,4 @@ async def test_fetch() -> None:
     with McpServers([_peer("fetch", "--ignore-robots-txt", "--allow-private-ips")]) as servers:
         tools = Tools(servers)
         async with FakeServer(page, repeat=True) as server:
-            assert "from a page" in said(await tools.result("fetch", url=f"{server.origin}/page"))
+            assert "from a page" in text_of(await tools.result("fetch", url=f"{server.origin}/page"))

@@ -10,7 +10,7 @@ import pytest
 from tinyagent import Agent, AgentOptions, Model, ToolArgumentsError, ToolError, validate_tool_arguments
 from tinyagent.testing import Reply, ScriptedProvider, call, check_grammar, collect
 
-from .conftest import Tools, eventually, said
+from .conftest import Tools, eventually, text_of
 
 
 def test_names_have_the_server_as_a_prefix(shared: Tools) -> None:
@@ -56,7 +56,7 @@ async def test_pictures(shared: Tools) -> None:
 async def test_structured_content(shared: Tools) -> None:
     """Without text, the model gets the JSON; the details have the structured content."""
     result = await shared.result("structured")
-    assert ('{"answer":[42]}', {"structured_content": {"answer": [42]}}) == (said(result), result.details)
+    assert ('{"answer":[42]}', {"structured_content": {"answer": [42]}}) == (text_of(result), result.details)
 
 
 async def test_is_error_is_an_error(shared: Tools) -> None:
@@ -76,7 +76,7 @@ async def test_progress(shared: Tools) -> None:
     """Each progress notification is an update, in order, before the result."""
     shared.partials.clear()
     assert "done" == await shared.text("steps")
-    assert [f"step {n} ({n} of 3)" for n in (1, 2, 3)] == [said(partial) for partial in shared.partials]
+    assert [f"step {n} ({n} of 3)" for n in (1, 2, 3)] == [text_of(partial) for partial in shared.partials]
     assert {"progress": 2.0, "total": 3.0, "message": "step 2"} == shared.partials[1].details
 
 

@@ -49,10 +49,10 @@ for line in sys.stdin:
     request = json.loads(line)
     if "id" in request:
         result = answer(request["method"], request.get("params"))
-        said = (
+        outcome = (
             {"error": {"code": -32601, "message": "no such method"}} if result is None else {"result": result}
         )
-        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **said}), flush=True)  # noqa: T201
+        print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **outcome}), flush=True)  # noqa: T201
 if "TEST_STUBBORN" in os.environ:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(600)

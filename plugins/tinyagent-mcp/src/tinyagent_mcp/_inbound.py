@@ -164,14 +164,14 @@ class Inbound:
     def _list(
         self, result: JsonObject, key: str, what: str, repair: Callable[[object], JsonObject]
     ) -> _Repaired:
-        given = result.get(key)
+        raw = result.get(key)
         items: list[JsonObject] = []
-        for item in given if isinstance(given, list) else []:
+        for item in raw if isinstance(raw, list) else []:
             try:
                 items.append(repair(item))
             except _MalformedError as error:
                 self.problems.append(f"{_label(item, what)} was omitted: {error}")
-        if not isinstance(given, list) and given is not None:
+        if not isinstance(raw, list) and raw is not None:
             self.problems.append(f"the list of {what}s was omitted: it is not a list")
         cursor = result.get("nextCursor")
         repaired: _Repaired = {**result, key: items}
@@ -324,12 +324,12 @@ def _resource(where: str) -> Callable[[object], JsonObject]:
 
 def _called(result: JsonObject, size: int | None) -> _Repaired:
     """Return the result of `tools/call` with its content as texts and images."""
-    given = result.get("content")
-    if isinstance(given, str):
-        given = [{"type": "text", "text": given}]
-    elif isinstance(given, dict):
-        given = [given]
-    items = _as_items(given)
+    raw = result.get("content")
+    if isinstance(raw, str):
+        raw = [{"type": "text", "text": raw}]
+    elif isinstance(raw, dict):
+        raw = [raw]
+    items = _as_items(raw)
     if size is not None and items and items[-1].get("type") != "text":
         items.pop()  # its end is missing
     parts: list[_Part] = [part for item in items[:MAX_ITEMS] for part in _content(item)]
@@ -398,8 +398,8 @@ def _read(result: JsonObject, size: int | None) -> _Repaired:
 
 
 def _resource_parts(item: JsonObject) -> list[_Part]:
-    given = item.get("uri")
-    uri = given if isinstance(given, str) else "a resource"
+    raw = item.get("uri")
+    uri = raw if isinstance(raw, str) else "a resource"
     match item:
         case {"text": str(text)}:
             return [_text(text)]
