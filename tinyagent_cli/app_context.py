@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .config.environment import variable
 from .terminal.sanitise import clean
@@ -23,6 +23,8 @@ class AppContext:
         self.verbosity = 0
         self.quiet = False
         self.no_color = False
+        self.before_message: Callable[[], None] | None = None
+        """Called before each message, to erase what is drawn below the output."""
 
     def show(self, text: str) -> None:
         """Show text of tinyagent itself, such as help, even with -q."""
@@ -40,16 +42,16 @@ class AppContext:
 
     def dim(self, text: str) -> None:
         """Show an event of a run, in grey."""
-        self._write(self._paint("2", clean(text)))
+        self._write(self.paint("2", clean(text)))
 
     def warn(self, text: str) -> None:
         """Show a warning, unless -q is set."""
         if not self.quiet:
-            self._write(f"{self._paint('33', 'Warning:')} {_shown(text)}")
+            self._write(f"{self.paint('33', 'Warning:')} {_shown(text)}")
 
     def error(self, text: str, hint: str | None = None) -> None:
         """Show an error, even with -q."""
-        self._write(f"{self._paint('31', 'Error:')} {_shown(text)}")
+        self._write(f"{self.paint('31', 'Error:')} {_shown(text)}")
         if hint:
             self._write(_shown(hint))
 
@@ -74,13 +76,15 @@ class AppContext:
         except ValueError:
             return False
 
-    def _paint(self, code: str, text: str) -> str:
+    def paint(self, code: str, text: str) -> str:
+        """Return text in a colour of standard error; unchanged without colours."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
 
-    @staticmethod
-    def _write(text: str) -> None:
+    def _write(self, text: str) -> None:
         if sys.stderr is None:
             return
+        if self.before_message is not None:
+            self.before_message()
         try:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()

@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import termios
@@ -18,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
 
+import pyte
 import pytest
 
 from tinyagent.testing import FakeServer
@@ -67,6 +69,16 @@ class Terminal:
         while text.encode() not in self.shown:
             assert time.monotonic() < deadline, f"{text!r} was not shown, but: {self.shown!r}"
             assert self._read(0.1) is not False, f"{text!r} was not shown, but: {self.shown!r}"
+
+    def resize(self, columns: int, rows: int = 24) -> None:
+        """Change the size of the window."""
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def screen(self, columns: int = 80, rows: int = 24) -> list[str]:
+        """Return what a terminal shows now, without blank lines."""
+        screen = pyte.Screen(columns, rows)
+        pyte.ByteStream(screen).feed(self.shown)
+        return [line.rstrip() for line in screen.display if line.strip()]
 
     def type(self, text: str) -> None:
         """Type these keys."""
@@ -168,8 +180,10 @@ class Cli:
         return process
 
     def on_terminal(self, *args: str | Path, **given: Any) -> Terminal:
-        """Start a command on a new terminal."""
+        """Start a command on a new terminal with `columns` and `rows`."""
         outer, inner = pty.openpty()
+        size = struct.pack("HHHH", given.pop("rows", 24), given.pop("columns", 80), 0, 0)
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, size)
         process = self.start(
             *args, stdin=given.pop("stdin", inner), stdout=given.pop("stdout", inner), stderr=inner,
             environment={"TERM": "xterm", **given.pop("environment", {})}, start_new_session=True,

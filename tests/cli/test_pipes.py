@@ -267,7 +267,7 @@ def test_control_sequences_do_not_reach_a_terminal(cli: Cli, serve: Serve) -> No
     assert b"safe red end\r\n" in terminal.shown
     assert b"\x1b]0;owned" not in terminal.shown
     assert b"\x1b[31m" not in terminal.shown
-    assert b"saw it" in terminal.shown
+    assert b"look it" in terminal.shown
     failed = cli.on_terminal("run", "-m", "local/m", "Hi")
     assert 1 == failed.end()
     assert b"bad request" in failed.shown

@@ -52,6 +52,7 @@ class Approvals:
         yes: Whether every tool may run without a question.
         note: Called to tell the user about a refusal without a terminal.
         before: Called before a question, to end an unfinished line of the reply.
+        after: Called after a question.
         open_store: Opens the stored approvals; called on first use.
         sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
             or content hash has no stored approvals.
@@ -65,6 +66,7 @@ class Approvals:
         yes: bool = False,
         note: Callable[[str], None] = lambda text: None,
         before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
         open_store: Callable[[], ApprovalStore] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class Approvals:
         self._yes = yes
         self._note = note
         self._before = before
+        self._after = after
         self._open_store = open_store
         self._store: ApprovalStore | None = None
         self._sources = {} if sources is None else sources  # changes with the tools
@@ -111,7 +114,10 @@ class Approvals:
             if store is not None and key in store:
                 return Verdict(None, "the user, for this exact call in this project")
             self._before()
-            answer = await ask_on_terminal(question(call, project=store is not None))
+            try:
+                answer = await ask_on_terminal(question(call, project=store is not None))
+            finally:
+                self._after()
         match answer:
             case None:
                 self._note(

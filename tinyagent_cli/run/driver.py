@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error, extract_text
+from tinyagent._net.errors import redact
 from tinyagent.errors import EmptyReplyError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
@@ -21,7 +22,7 @@ from tinyagent_cli.terminal.text import TextRenderer, text_bytes
 from .approvals import Approvals
 from .garbage import collect_from_now_on
 from .lifetime import Lifetime
-from .outcome import add_cost, in_terms_of_options, summary
+from .outcome import add_cost, in_terms_of_options, model_name, summary
 from .plan import Plan, RunOptions, prepare
 from .process_exit import runner_closed_at_exit
 from .progress import Progress
@@ -31,6 +32,7 @@ from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
     from tinyagent_cli.sinks.jsonl import JsonlSink
+    from tinyagent_cli.terminal.activity import ActivityRenderer
 
     from .approval_store import ApprovalStore
 
@@ -117,12 +119,29 @@ class _Run:
         self._stdout = stdout
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._text = TextRenderer(stdout) if as_text else None
-        self._shows_cost = bool(app.verbosity or sinks)
+        self._shows_summary = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
+        self._activity = self._make_activity() if self._shows_summary else None
+        self._shows_cost = bool(self._shows_summary or app.verbosity or sinks)
         self._cause: BaseException | None = None
         self._notes: set[str] = set()
         self._guards = self._make_guards()
         self._agent = self._make_agent()
         self._subscribe(sinks)
+
+    def _make_activity(self) -> ActivityRenderer:
+        from tinyagent_cli.terminal.activity import ActivityRenderer
+
+        stdout = self._stdout
+        activity = ActivityRenderer(
+            self._app,
+            model_name(self._plan),
+            before=self._end_line,
+            before_draw=self._is_at_line_start,
+            text_is_live=self._text is not None,
+        )
+        if stdout.is_terminal:
+            stdout.before_write = activity.erase
+        return activity
 
     def _make_guards(self) -> ToolGuards:
         app, plan = self._app, self._plan
@@ -131,7 +150,8 @@ class _Run:
             deny=plan.deny,
             yes=plan.yes,
             note=app.note,
-            before=self._end_line,
+            before=self._before_question,
+            after=self._after_question,
             open_store=self._open_approvals,
             sources=plan.sources,
         )
@@ -170,28 +190,41 @@ class _Run:
                 max_cost=plan.max_cost,
                 before_tool_call=self._guards.before_tool_call,
                 after_tool_call=self._guards.after_tool_call,
-                on_retry=self._app.note,
+                on_retry=self._app.note if self._activity is None else self._activity.retry,
                 on_note=self._note_once,
             )
         )
 
     def _subscribe(self, sinks: list[JsonlSink]) -> None:
         """Subscribe what records and shows the events, in this order."""
-        app = self._app
         for sink in sinks:
             self._agent.subscribe(sink)
         if self._text is not None:
             self._agent.subscribe(self._text)
-        if not app.quiet and (app.verbosity or app.stderr_is_terminal):
-            from tinyagent_cli.terminal.activity import ActivityRenderer
-
-            self._agent.subscribe(ActivityRenderer(app, self._end_line))
+        if self._activity is not None:
+            self._agent.subscribe(self._activity)
         self._agent.subscribe(self._progress)
 
     def _end_line(self) -> None:
         """End an unfinished line of the reply on a terminal."""
         if self._text is not None and self._stdout.is_terminal:
             self._text.end_line()
+
+    def _is_at_line_start(self) -> bool:
+        """Write the rest of the reply on a terminal. Return whether a new line starts after it."""
+        if not self._stdout.is_terminal:
+            return True
+        self._stdout.flush()
+        return self._text is None or self._text.at_line_start
+
+    def _before_question(self) -> None:
+        self._end_line()
+        if self._activity is not None:
+            self._activity.pause()
+
+    def _after_question(self) -> None:
+        if self._activity is not None:
+            self._activity.resume()
 
     def _note_once(self, text: str) -> None:
         """Show a note with -v, once: each request of a run repeats it."""
@@ -231,6 +264,8 @@ class _Run:
             with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
                 await self._agent.prompt(plan.message)
         finally:
+            if self._activity is not None:
+                self._activity.close()
             if self._shows_cost:
                 add_cost(plan, self._progress)
             self._lifetime.detach()
@@ -245,9 +280,10 @@ class _Run:
         self._agent.abort()
 
     def conclude(self) -> None:
-        """Show a summary with -v. Raise an error if the run ended without an answer."""
+        """Show a summary, on a terminal or with -v. Raise an error if the run ended without an answer."""
         app, plan, progress = self._app, self._plan, self._progress
-        app.detail(summary(plan, progress))
+        if self._shows_summary:
+            app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
         if plan.max_cost is not None and progress.replies and progress.usage is None:
             app.warn("The provider reported no usage, so --max-cost could not be enforced.")
         error = answer_error(progress.messages, progress.limit)

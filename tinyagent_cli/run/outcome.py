@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .progress import Progress
 
-__all__ = ["add_cost", "in_terms_of_options", "summary"]
+__all__ = ["add_cost", "in_terms_of_options", "model_name", "summary"]
 
 
 def add_cost(plan: Plan, progress: Progress) -> None:
@@ -28,21 +28,29 @@ def add_cost(plan: Plan, progress: Progress) -> None:
         progress.usage = {**usage, "cost": cost, "cost_estimated": True}
 
 
-def summary(plan: Plan, progress: Progress) -> str:
-    """Return one line with the model, the tokens, the cost, the turns and the seconds of a run."""
+def model_name(plan: Plan) -> str:
+    """Return the model as `provider/id`, and `demo` for a provider without ids."""
+    return "/".join(filter(None, dict.fromkeys((plan.model.provider, plan.model.id))))
+
+
+def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
+    """Return one line with the model, the tokens, the cost and the seconds of a run.
+
+    With `verbose` it also has an unknown cost, and the turns if there is only one.
+    """
     usage: Usage = progress.usage or {}
-    names = dict.fromkeys((plan.model.provider, plan.model.id))
-    parts = ["/".join(filter(None, names))]
+    parts = [model_name(plan)]
     if usage:
-        parts.append(f"{usage.get('input', 0)} tokens in, {usage.get('output', 0)} out")
+        parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
     cost = usage.get("cost")
     if cost:
         about = "about " if usage.get("cost_estimated") else ""
         parts.append(f"{about}${cost:.6f}".rstrip("0"))
-    elif usage and cost is None and hasattr(plan.model, "base_url"):
+    elif verbose and usage and cost is None and hasattr(plan.model, "base_url"):
         parts.append("cost unknown")
     turns = len(progress.replies)
-    parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
+    if verbose or turns > 1:
+        parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
     parts.append(f"{progress.seconds:.1f} s")
     return " · ".join(parts)
 

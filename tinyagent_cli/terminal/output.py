@@ -21,13 +21,20 @@ _BATCH = 512
 
 
 class Output:
-    """Bytes to a file descriptor."""
+    """Bytes to a file descriptor.
+
+    Attributes:
+        error: The first failed write; the rest of the output is dropped.
+        on_error: Called with it.
+        before_write: Called before each system call, to erase what is drawn below the output.
+    """
 
     def __init__(self, fd: int, name: str) -> None:
         self.fd = fd
         self.name = name
         self.error: WriteError | None = None
         self.on_error: Callable[[WriteError], None] | None = None
+        self.before_write: Callable[[], None] | None = None
         self._pieces: list[bytes] = []
         self._scheduled = False
 
@@ -71,6 +78,8 @@ class Output:
         self._pieces.clear()
         if self.error is not None:
             return
+        if self.before_write is not None:
+            self.before_write()
         try:
             while data:
                 data = data[os.write(self.fd, data) :]

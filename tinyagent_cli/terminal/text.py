@@ -90,6 +90,11 @@ class TextRenderer:
             self._last = text[-1]
             self._output.write(text_bytes(text))
 
+    @property
+    def at_line_start(self) -> bool:
+        """Whether the text so far ends with a line break."""
+        return self._last == "\n"
+
     def end_line(self) -> None:
         """End an unfinished line. Text that the sanitiser holds back is dropped, and the rest is written."""
         if self._last != "\n":

@@ -1,0 +1,223 @@
+"""What standard error shows on a terminal while a run works."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from tinyagent.testing import FakeServer, Wait
+from tinyagent.testing.server import chat_chunk
+from tinyagent_cli.terminal.activity import call_line
+from tinyagent_cli.terminal.live import fit
+
+from .conftest import Cli, FakeReply
+
+Serve = Callable[..., FakeServer]
+RUN = ("run", "-m", "local/m", "-t", "mytools.py")
+TOOLS = '''
+import asyncio
+from pathlib import Path
+from tinyagent import tool
+
+async def until(name):
+    while not Path(name).exists():
+        await asyncio.sleep(0.01)
+
+@tool(read_only=True)
+async def build(target: str, jobs: int = 1):
+    """Build until the file `built` exists."""
+    yield "\\n".join(f"\\x1b]0;owned\\x07step {n} 編譯" for n in range(9))
+    await until("built")
+    yield "all of it"
+
+@tool(read_only=True)
+def fail(path: str) -> str:
+    """Fail."""
+    raise OSError(f"no {path}\\x1b[2J\\nsecond line")
+
+@tool
+def change(what: str) -> str:
+    """Change something."""
+    return "changed"
+'''
+PROMPT_TO_END = re.compile(r"^local/m · 3 tokens in, 2 out · \d+\.\d s$")
+
+
+@pytest.fixture
+def tools(cli: Cli) -> None:
+    """Write the tools."""
+    cli.file("mytools.py", TOOLS)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_spinner_says_what_is_awaited(cli: Cli, serve: Serve) -> None:
+    """First the connection, then the first token; at the end only the reply and the closing line are left."""
+    reply = FakeReply.chunks(Wait(), chat_chunk("Hello"), *FakeReply.text().steps[:-1])
+    server = serve(FakeReply([Wait()], head=b""), reply)
+    terminal = cli.on_terminal(*RUN, "Hi")
+    terminal.expect("connecting to local/m")
+    server.release()
+    terminal.expect("waiting for the first token")
+    server.release()
+    assert 0 == terminal.end()
+    shown = terminal.screen()
+    assert "Hello" == shown[-2]
+    assert PROMPT_TO_END.match(shown[-1])
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_short_wait_shows_nothing(cli: Cli, serve: Serve) -> None:
+    """Without a wait, nothing is drawn and erased again."""
+    serve(FakeReply.text("Hello"))
+    terminal = cli.on_terminal(*RUN, "Hi", environment={"NO_COLOR": "1"})
+    assert 0 == terminal.end()
+    assert re.fullmatch(rb"Hello\r\nlocal/m [^\x1b]* s\r\n", terminal.shown)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_tool_shows_its_last_lines_and_then_one_line(cli: Cli, serve: Serve) -> None:
+    """The last three lines of the output are live; then the call has its name, arguments and time."""
+    serve(FakeReply.tool_calls(("build", {"target": "漢字", "jobs": 2})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Hi", columns=40)
+    terminal.expect("step 8")
+    shown = terminal.screen(40)
+    assert ["  step 6 編譯", "  step 7 編譯", "  step 8 編譯"] == shown[-3:]
+    assert re.fullmatch(r"⠋?.* build 漢字 jobs=2( \d s)?", shown[-4])
+    cli.file("built", "")
+    assert 0 == terminal.end()
+    first, reply, *_ = terminal.screen(40)
+    assert re.fullmatch(r"✓ build 漢字 jobs=2 \d+\.\d s", first)
+    assert "Done." == reply
+    assert b"owned" not in terminal.shown
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_failure_is_shown_in_its_place(cli: Cli, serve: Serve) -> None:
+    """The lines of the error are below the call, without control sequences."""
+    serve(FakeReply.tool_calls(("fail", {"path": "a"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Hi")
+    assert 0 == terminal.end()
+    assert re.fullmatch(r"✗ fail a \d+\.\d s", terminal.screen()[0])
+    assert ["  OSError: no a", "  second line", "Done."] == terminal.screen()[1:4]
+
+
+@pytest.mark.usefixtures("tools")
+def test_nothing_moves_while_the_user_is_asked(cli: Cli, serve: Serve) -> None:
+    """The spinner is erased before a question, and the answer is not overwritten."""
+    serve(FakeReply.tool_calls(("change", {"what": "it"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Hi")
+    terminal.expect("Run change?")
+    terminal.expect("This exact call: ")
+    terminal.expect("project: ")
+    before = len(terminal.shown)
+    terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert terminal.shown[before:].startswith(b"y\r\n")
+    assert re.search(r"✓ change it \d+\.\d s", "\n".join(terminal.screen()))
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_retry_is_noted_and_awaited(cli: Cli, serve: Serve) -> None:
+    """The reason stays on the screen, and the spinner shows that the request is repeated."""
+    server = serve(
+        FakeReply.error(503, "busy"), FakeReply([Wait()], head=b""),
+        FakeReply.text("Hello"),
+    )  # fmt: skip
+    terminal = cli.on_terminal(*RUN, "Hi")
+    terminal.expect("retrying local/m")
+    server.release()
+    assert 0 == terminal.end()
+    assert terminal.screen()[0].startswith("Retrying in ")
+
+
+@pytest.mark.usefixtures("tools")
+def test_lines_follow_the_width(cli: Cli, serve: Serve) -> None:
+    """After a change of the size, the next redraw fits."""
+    serve(FakeReply.tool_calls(("build", {"target": "x" * 150})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Hi", columns=200)
+    terminal.expect("x" * 150)
+    terminal.resize(40)
+    terminal.expect("x" * 20 + "…")
+    cli.file("built", "")
+    assert 0 == terminal.end()
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("flags", [("-q",), ("-q", "-v")])
+def test_quiet_shows_only_the_reply(cli: Cli, serve: Serve, flags: tuple[str, ...]) -> None:
+    """-q removes the spinner, the tool calls and the closing line."""
+    serve(FakeReply.tool_calls(("fail", {"path": "a"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, *flags, "Hi")
+    assert 0 == terminal.end()
+    assert b"Done.\r\n" == terminal.shown
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_dumb_terminal_gets_lines(cli: Cli, serve: Serve) -> None:
+    """Without a movable cursor, a call has a line when it starts and one when it ends, without escapes."""
+    serve(FakeReply.tool_calls(("fail", {"path": "a"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, "Hi", environment={"TERM": "dumb"})
+    assert 0 == terminal.end()
+    assert terminal.shown.decode().startswith("→ fail a\r\n✗ fail a 0.")
+    assert b"\x1b" not in terminal.shown
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize(("flag", "variable"), [("--no-color", {}), ("-v", {"NO_COLOR": "1"})])
+def test_without_colours(cli: Cli, serve: Serve, flag: str, variable: dict[str, str]) -> None:
+    """Only the cursor moves."""
+    serve(FakeReply.tool_calls(("fail", {"path": "a"})), FakeReply.text("Done."))
+    terminal = cli.on_terminal(*RUN, flag, "Hi", environment=variable)
+    assert 0 == terminal.end()
+    assert [] == re.findall(rb"\x1b\[[0-9;]*m", terminal.shown)
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_pipe_gets_the_bytes_while_standard_error_is_a_terminal(cli: Cli, serve: Serve) -> None:
+    """The spinner does not reach standard output."""
+    serve(FakeReply.text("\x1b[31mred"))
+    terminal = cli.on_terminal(*RUN, "Hi", stdout=subprocess.PIPE)
+    assert terminal.process.stdout is not None
+    assert b"\x1b[31mred\n" == terminal.process.stdout.read()
+    assert 0 == terminal.end()
+    assert 1 == len(terminal.screen())
+
+
+@pytest.mark.usefixtures("tools")
+def test_interrupting_a_wait_leaves_no_spinner(cli: Cli, serve: Serve) -> None:
+    """Ctrl-C erases the spinner before the error."""
+    serve(FakeReply([Wait()], head=b""))
+    terminal = cli.on_terminal(*RUN, "Hi")
+    terminal.expect("connecting")
+    terminal.type("\x03")
+    assert 130 == terminal.end()
+    assert "connecting" not in "\n".join(terminal.screen())
+    assert "Interrupted." in terminal.screen()[-1]
+
+
+CALLS: dict[str, tuple[dict[str, object], str]] = {
+    "one text": ({"command": "ls -la\nwc"}, "t ls -la wc"),
+    "several": ({"path": "a b", "limit": 3, "deep": {"x": [1]}}, 't a b limit=3 deep={"x":[1]}'),
+    "a number first": ({"a": 1, "b": "two"}, "t a=1 b=two"),
+    "none": ({}, "t"),
+    "control characters": ({"\x1b[2Jk": 1, "b": "\x1b]0;t\x07x\u202e"}, "t k=1 b=x"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_is_one_line(name: str) -> None:
+    """The first argument is shown without its name if it is a text."""
+    args, shown = CALLS[name]
+    assert shown == call_line("t", args)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("漢字漢字", 5, "漢字…"), ("漢字", 4, "漢字"), ("abc", 0, "…")],
+)
+def test_a_line_is_cut_by_columns(text: str, width: int, shown: str) -> None:
+    """Wide characters take two columns."""
+    assert shown == fit(text, width)

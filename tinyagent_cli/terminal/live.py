@@ -1,0 +1,116 @@
+"""A few lines at the end of the output that change in place: what a run waits for.
+
+The cursor rests at the start of these lines, so that erasing them needs no count of rows: the terminal clears
+everything after the cursor. This stays correct if the window is resized, and it can never erase the output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+
+from tinyagent_cli.config.environment import variable
+
+__all__ = ["LiveLines", "can_redraw", "columns", "fit"]
+
+START_S = 0.3
+"""Seconds until the lines appear; shorter waits show nothing."""
+INTERVAL_S = 0.1
+"""Seconds between two redraws."""
+NARROWEST = 16
+"""In fewer columns nothing is shown."""
+
+ERASE = "\r\x1b[J"
+
+
+class LiveLines:
+    """Draws lines on standard error while something is awaited.
+
+    Args:
+        lines: Returns the lines for a number of columns. They must not contain control characters, except
+            colours, and must not be wider.
+        before_draw: Called before the lines are drawn, to write the output that comes before them. It returns
+            whether the cursor is at the start of a line.
+    """
+
+    def __init__(self, lines: Callable[[int], list[str]], before_draw: Callable[[], bool]) -> None:
+        self._lines = lines
+        self._before_draw = before_draw
+        self._timer: asyncio.TimerHandle | None = None
+        self._drawn = False
+
+    def show(self) -> None:
+        """Show the lines after a short time, and redraw them until `hide` is called."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(START_S, self._tick)
+
+    def hide(self) -> None:
+        """Erase the lines, and stop redrawing them."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.erase()
+
+    def erase(self) -> None:
+        """Erase the lines before other output; the next redraw shows them again below it."""
+        if self._drawn:
+            self._drawn = False
+            _write(ERASE)
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
+        if not self._before_draw():
+            return
+        width, rows = _size()
+        lines = self._lines(width - 1)[: max(rows - 2, 1)] if width >= NARROWEST and _in_foreground() else []
+        if lines:
+            up = f"\x1b[{len(lines) - 1}A" if len(lines) > 1 else ""
+            _write(ERASE + "\r\n".join(lines) + up + "\r")
+            self._drawn = True
+        else:
+            self.erase()
+
+
+def can_redraw() -> bool:
+    """Return whether standard error is a terminal with a movable cursor."""
+    return sys.stderr is not None and sys.stderr.isatty() and variable("TERM") not in (None, "", "dumb")
+
+
+def columns() -> int:
+    """Return the width of the terminal of standard error."""
+    return _size()[0]
+
+
+def _size() -> tuple[int, int]:
+    try:
+        size = os.get_terminal_size(2)
+    except OSError:
+        return 80, 24
+    return size.columns or 80, size.lines or 24
+
+
+def _in_foreground() -> bool:
+    """Return whether this process may draw. A background job would disturb the program in the foreground."""
+    try:
+        return os.tcgetpgrp(2) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # standard error is closed
+
+
+def fit(text: str, width: int) -> str:
+    """Return a line cut to a number of columns, with an ellipsis. Wide characters take two columns."""
+    if text.isascii():
+        return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
