@@ -219,7 +219,7 @@ def test_a_missing_key_says_how_to_store_it(cli: Cli) -> None:
     """`run` and `doctor` name the command, and use the key that it stores."""
     assert "tinyagent keys set openai" in cli("run", "-m", "openai/m", "Hi").err
     assert "tinyagent keys set" in cli("run", "Hi").err
-    openai = {"TINYAGENT_MODEL": "openai/m"}
+    openai = {"TINYAGENT_MODEL": "openai/m", "TINYAGENT_PLUGINS": ""}  # Examining plugins takes seconds.
     assert "tinyagent keys set openai" in cli("doctor", "--offline", **openai).out
     assert 0 == cli("keys", "set", "openai", stdin=KEY.encode()).code
     assert "because a key of openai is set" in cli("run", "-O", "x", "Hi").err
