@@ -1024,7 +1024,7 @@ async def test_pings_keep_a_reply_open_for_a_while(pings: int, monkeypatch: pyte
 
     The clock of the loop is moved by hand: by more than half the time-out before each ping.
     """
-    monkeypatch.setattr(_wire, "PATIENCE", 4)
+    monkeypatch.setattr(_wire, "MAX_PINGED_TIMEOUTS", 4)
     idle, fed = 100.0, asyncio.Semaphore(0)
     feed = AnthropicDecoder.feed
 

@@ -48,7 +48,7 @@ from ._stream.citations import read_citations
 from ._stream.decoder import DecoderOptions
 from ._stream.messages_decoder import normal_usage
 from ._stream.model import HttpModel, as_model, check_model, connection_options
-from ._stream.reply import AFTER_FINISH, ReplyStream
+from ._stream.reply import AFTER_FINISH_S, ReplyStream
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, ModelIdentity, SimpleStreamOptions, Usage
 from .errors import (
@@ -157,7 +157,7 @@ class AlchemyRequest(HttpRequest):
             "connect": self.timeouts.connect,
             "first_event": self.timeouts.first_event,
             "idle": self.timeouts.idle,
-            "after_finish": AFTER_FINISH,
+            "after_finish": AFTER_FINISH_S,
             "ca_pem": _pem(model.ca_file),
             "loopback": is_loopback(urlsplit(self.url).hostname or ""),
             "headers": list(headers.items()),

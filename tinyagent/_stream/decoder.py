@@ -36,9 +36,9 @@ MAX_TEXT = 32 << 20
 MAX_RECEIVED = 256 << 20
 """Bytes of a reply, including the overhead of its protocol."""
 
-SHOWN = 200
+SHOWN_CHARACTERS = 200
 """Characters of unreadable data that an error message shows."""
-SCANNED = 8192
+SCANNED_CHARACTERS = 8192
 """Characters of unreadable data that are first searched for secrets."""
 
 _BOM = b"\xef\xbb\xbf"
@@ -312,7 +312,7 @@ class ReplyDecoder:
             if document.get("error") or not self._take_document(document, out):
                 self._stop(self._reported(document))
             return
-        start = self._shown(" ".join(body[:SCANNED].decode("utf-8", "replace").split()))
+        start = self._shown(" ".join(body[:SCANNED_CHARACTERS].decode("utf-8", "replace").split()))
         is_page = body.lstrip()[:1] == _MARKUP_START
         what = "an HTML page" if is_page else "neither an event stream nor JSON"
         hint = "Check the base URL and the proxy settings."
@@ -381,10 +381,10 @@ class ReplyDecoder:
 
         Secrets are removed before the text is shortened, because half a secret is not recognised.
         """
-        text = data[:SCANNED]
+        text = data[:SCANNED_CHARACTERS]
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
-        return self._redact(text)[:SHOWN]
+        return self._redact(text)[:SHOWN_CHARACTERS]
 
     def _conclude(
         self,

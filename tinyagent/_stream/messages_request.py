@@ -27,9 +27,9 @@ __all__ = ["Conversation", "SentMessage", "assistant_blocks", "convert_messages"
 
 IDS = r"[a-zA-Z0-9_-]{1,64}"
 """Ids of tool calls that the API accepts."""
-MARKED = 2
+CACHED_QUESTIONS = 2
 """User messages at the end of a request that are marked for caching."""
-UNFINISHED = 2 * MARKED
+UNFINISHED_MESSAGES = 2 * CACHED_QUESTIONS
 """Messages at the end of a request that contain these user messages. The roles alternate."""
 _THINKING = ("thinking", "redacted_thinking")
 
@@ -75,7 +75,7 @@ class Conversation:
     def mark_for_caching(self, point: Mapping[str, str]) -> None:
         """Mark the last block of the last two user messages."""
         questions = [message for message in self.unfinished if message["role"] == "user"]
-        for message in questions[-MARKED:]:
+        for message in questions[-CACHED_QUESTIONS:]:
             message["content"][-1] = {**message["content"][-1], "cache_control": point}
 
     def follow_turn(self, message: Message) -> None:
@@ -105,8 +105,8 @@ class Conversation:
         for message in self.unfinished:
             if message["role"] == "user":  # The API requires tool results first.
                 message["content"].sort(key=lambda block: block["type"] != "tool_result")
-        finished = self.unfinished[:-UNFINISHED]
-        del self.unfinished[:-UNFINISHED]
+        finished = self.unfinished[:-UNFINISHED_MESSAGES]
+        del self.unfinished[:-UNFINISHED_MESSAGES]
         return finished
 
 

@@ -22,11 +22,11 @@ from .decoder import ReplyDecoder, ReplyState
 from .model import HttpModel, connection_options
 from .request import encode_body
 
-__all__ = ["AFTER_FINISH", "ReplyStream", "open_stream"]
+__all__ = ["AFTER_FINISH_S", "ReplyStream", "open_stream"]
 
-AFTER_FINISH = 10.0
+AFTER_FINISH_S = 10.0
 """Seconds without data after a finish reason until a reply counts as complete."""
-PATIENCE = 10
+MAX_PINGED_TIMEOUTS = 10
 """Idle time-outs in a row for which pings may keep a reply without content open."""
 
 
@@ -44,7 +44,7 @@ class _IdleTimeout:
     def __init__(self, response: HttpResponse, decoder: ReplyDecoder, seconds: float) -> None:
         self._response = response
         self._decoder = decoder
-        self._longest_wait = PATIENCE * seconds
+        self._longest_wait = MAX_PINGED_TIMEOUTS * seconds
         self._clock = asyncio.get_running_loop().time
         self._seen, self._pings, self._active_at = decoder.seen, decoder.pings, self._clock()
 
@@ -53,7 +53,7 @@ class _IdleTimeout:
         decoder = self._decoder
         if decoder.seen != self._seen:
             self._seen, self._pings, self._active_at = decoder.seen, decoder.pings, self._clock()
-            self._response.restart(AFTER_FINISH if decoder.finish_reason is not None else None)
+            self._response.restart(AFTER_FINISH_S if decoder.finish_reason is not None else None)
         elif decoder.pings != self._pings:
             self._pings = decoder.pings
             if self._clock() - self._active_at < self._longest_wait:

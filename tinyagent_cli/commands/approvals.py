@@ -14,11 +14,11 @@ from tinyagent_cli.terminal.tables import print_json, print_table
 from .options import CONTEXT, common_options, need_command
 
 if TYPE_CHECKING:
-    from tinyagent_cli.run.approval_store import ApprovalStore
+    from tinyagent_cli.run.approval_store import Approval, ApprovalStore
 
 __all__ = ["approvals"]
 
-_ID = 12
+_DIGITS = 12
 """Digits of an id that are shown. A user may type any unique prefix."""
 
 
@@ -53,11 +53,13 @@ def list_approvals(app: AppContext, as_json: bool) -> None:
     else:
         print_table(
             ("ID", "PROJECT", "TOOL", "FROM", "ARGUMENTS", "SINCE"),
-            [
-                (*map(visible_line, (a.id[:_ID], a.project, a.tool, a.source, a.arguments)), _day(a.created))
-                for a in found
-            ],
-        )  # fmt: skip
+            [_row(approval) for approval in found],
+        )
+
+
+def _row(approval: Approval) -> tuple[str, ...]:
+    shown = (approval.id[:_DIGITS], approval.project, approval.tool, approval.source, approval.arguments)
+    return (*map(visible_line, shown), _day(approval.created))
 
 
 def _day(milliseconds: int) -> str:

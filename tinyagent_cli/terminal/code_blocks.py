@@ -6,7 +6,7 @@ from markdown_it import MarkdownIt
 
 __all__ = ["extract_code"]
 
-_DEEPEST = 100
+_MAX_NESTING = 100
 """The maximum nesting of lists and quotes in which code is found."""
 
 
@@ -17,6 +17,6 @@ def extract_code(text: str, *, last: bool = False) -> str | None:
     """
     if "```" not in text and "~~~" not in text:
         return None
-    blocks_only = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).disable("inline")
+    blocks_only = MarkdownIt("commonmark", {"maxNesting": _MAX_NESTING}).disable("inline")
     fences = [token.content for token in blocks_only.parse(text) if token.type == "fence"]
     return fences[-1 if last else 0] if fences else None

@@ -16,7 +16,7 @@ from tinyagent_cli.exit_codes import InputError, OutputClosedError, WriteError
 
 __all__ = ["Output", "take_stdin", "take_stdout"]
 
-_BATCH = 512
+_MAX_PIECES = 512
 """The maximum number of pieces in the buffer; a replay never waits for the loop."""
 
 
@@ -49,7 +49,7 @@ class Output:
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.flush)
-        elif len(self._pieces) >= _BATCH:
+        elif len(self._pieces) >= _MAX_PIECES:
             self._send()
 
     def flush(self) -> None:

@@ -269,7 +269,7 @@ async def test_an_endless_search_is_killed(here: Path, text: Text, monkeypatch: 
     monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
     searching = asyncio.create_task(text("grep", pattern=r"^(a+)+!"))
     await found.wait()
-    advance_clock(_ask.SECONDS)
+    advance_clock(_ask.SEARCH_TIMEOUT_S)
     shown = await searching
     assert "a.txt:1:aaaa!\n[stopped after 30 s; use a simpler pattern or a narrower path]" == shown
     assert before == children()

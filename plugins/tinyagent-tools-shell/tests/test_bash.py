@@ -249,7 +249,7 @@ async def test_endless_output_ends_the_command(bash: Bash, monkeypatch: pytest.M
     )
     assert "characters, " in text(result)
     assert "[ended after " in text(result)
-    assert len(text(result)) < _output.HEAD + _output.TAIL + 500
+    assert len(text(result)) < _output.HEAD_CHARACTERS + _output.TAIL_CHARACTERS + 500
     assert all(len(text(update)) < 2_100 for update in updates)
 
 
@@ -258,7 +258,7 @@ async def test_an_endless_line_ends_the_command(bash: Bash, monkeypatch: pytest.
     monkeypatch.setattr(_run, "LIMIT", 5_000_000)
     result = await bash("while :; do printf '%65536s' x; done")
     assert "output" == result.details["ended_by"]
-    assert len(text(result)) < _output.HEAD + _output.TAIL + 500
+    assert len(text(result)) < _output.HEAD_CHARACTERS + _output.TAIL_CHARACTERS + 500
 
 
 async def test_the_middle_of_long_output_is_omitted(bash: Bash) -> None:
@@ -332,7 +332,7 @@ def test_stored_output_is_limited() -> None:
     for _ in range(300):
         output.feed("日本語\n".encode() * 500)
     held = sum(len(value) for value in vars(output).values() if isinstance(value, str))
-    assert held <= _output.HEAD + 2 * _output.TAIL + 2_000
+    assert held <= _output.HEAD_CHARACTERS + 2 * _output.TAIL_CHARACTERS + 2_000
     assert 300 * 500 * 10 == output.bytes
     assert "564,000 characters, 141,000 lines omitted" in output.text()
     news = output.news()

@@ -12,7 +12,7 @@ from tinyagent.agent_types import Usage
 
 __all__ = ["LogLine"]
 
-LONGEST = 300
+MAX_VALUE_CHARACTERS = 300
 _PLAIN = re.compile(r"[\w./:@+*-]+", re.ASCII)
 _ORDER = (
     *("from", "token", "model", "path", "status", "finish"),
@@ -43,6 +43,6 @@ class LogLine(dict[str, LogValue]):
 
 def _value(value: LogValue) -> str:
     text = str(value)
-    if len(text) > LONGEST:
-        text = f"{text[:LONGEST]}…"
+    if len(text) > MAX_VALUE_CHARACTERS:
+        text = f"{text[:MAX_VALUE_CHARACTERS]}…"
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

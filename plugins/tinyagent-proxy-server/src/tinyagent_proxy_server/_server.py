@@ -17,7 +17,7 @@ from ._app import Proxy
 
 __all__ = ["check_exposure", "is_loopback", "listen", "make_server", "serve", "url_of"]
 
-KEEP_ALIVE = 75
+KEEP_ALIVE_S = 75
 """Seconds until an idle connection is closed: longer than tinyagent's client would reuse it."""
 SPARE_FILES = 64
 
@@ -107,7 +107,7 @@ def make_server(
         log_level="critical",
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(proxy.settings.shutdown_grace)),
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,

@@ -21,9 +21,9 @@ from ._change import edit_file, write_file
 from ._glob import compile_glob
 from ._list import list_folder
 from ._names import check_text
-from ._read import MAX_TEXT, WHOLE, read_file
+from ._read import MAX_FILE_BYTES, MAX_TEXT, read_file
 from ._root import Root
-from ._search import SECONDS, GlobRequest, GrepRequest
+from ._search import SEARCH_TIMEOUT_S, GlobRequest, GrepRequest
 
 __all__ = ["file_tools", "tinyagent_register_tools"]
 
@@ -230,13 +230,13 @@ def _skipped_notes(answer: Answer) -> list[str]:
     """Return notes on skipped files and folders."""
     notes = []
     if not answer.complete:
-        notes.append(f"stopped after {SECONDS:g} s; use a simpler pattern or a narrower path")
+        notes.append(f"stopped after {SEARCH_TIMEOUT_S:g} s; use a simpler pattern or a narrower path")
     if count := answer.get("unreadable"):
         notes.append(f"files or folders that could not be read: {count:,}")
     if count := answer.get("deep"):
         notes.append(f"folders nested too deeply, skipped: {count:,}; search below them")
     if count := answer.get("large"):
-        notes.append(f"files over {WHOLE // (1 << 20)} MiB, not searched: {count:,}")
+        notes.append(f"files over {MAX_FILE_BYTES // (1 << 20)} MiB, not searched: {count:,}")
     return notes
 
 

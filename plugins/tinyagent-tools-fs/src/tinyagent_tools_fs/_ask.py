@@ -10,7 +10,7 @@ from tinyagent import ToolError
 from tinyagent.tools import run_in_process
 
 from ._root import Parts, Root
-from ._search import SECONDS, GlobRequest, GrepRequest, Item, Place, glob, grep
+from ._search import SEARCH_TIMEOUT_S, GlobRequest, GrepRequest, Item, Place, glob, grep
 
 __all__ = ["Answer", "ask"]
 
@@ -32,7 +32,7 @@ async def ask(
     start: Parts,
     request: GlobRequest | GrepRequest,
     stop: asyncio.Event | None,
-    seconds: float = SECONDS,
+    seconds: float = SEARCH_TIMEOUT_S,
 ) -> Answer:
     """Search below `start`. The process has ended when this returns.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tinyagent import AgentToolResult, ToolError
 from tinyagent.agent_types import JsonObject
 
-from ._read import WHOLE
+from ._read import MAX_FILE_BYTES
 from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect
 
@@ -56,8 +56,8 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
             with root.file(parts, write=True) as descriptor:
                 before = os.fstat(descriptor)
                 head = read_up_to(descriptor, SAMPLE)
-                if len(head) == SAMPLE and before.st_size <= WHOLE:
-                    head += read_up_to(descriptor, WHOLE)
+                if len(head) == SAMPLE and before.st_size <= MAX_FILE_BYTES:
+                    head += read_up_to(descriptor, MAX_FILE_BYTES)
             encoding = (detect(head, whole=len(head) == before.st_size) if head else None) or _NOTHING
             crlf = _is_crlf(head, encoding)
         if crlf and "\r" not in content:
@@ -114,12 +114,12 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
     with root.changing:
         with root.file(parts, write=True) as descriptor:
             status = os.fstat(descriptor)
-            if status.st_size > WHOLE:
+            if status.st_size > MAX_FILE_BYTES:
                 raise ToolError(
-                    f"{root.name(parts)} has {status.st_size:,} bytes; files of at most {WHOLE:,} can be "
-                    "edited. Use a program such as sed."
+                    f"{root.name(parts)} has {status.st_size:,} bytes; files of at most {MAX_FILE_BYTES:,} "
+                    "can be edited. Use a program such as sed."
                 )
-            data = read_up_to(descriptor, WHOLE + 1)
+            data = read_up_to(descriptor, MAX_FILE_BYTES + 1)
         encoding = detect(data, whole=True)
         if encoding is None:
             raise ToolError(f"{root.name(parts)} is a binary file, so it cannot be edited as text.")
@@ -133,10 +133,10 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
         if not replace_all and (len(places) > 1 or text.plain.find(old, places[0] + 1) >= 0):
             raise ToolError(_not_unique(root.name(parts), text, places))
         size = len(text.original) + len(places) * (len(new) - len(old))
-        if size > max(WHOLE, len(text.original)):
+        if size > max(MAX_FILE_BYTES, len(text.original)):
             raise ToolError(
                 f"{root.name(parts)} would grow to {size:,} characters, so nothing was changed; "
-                f"files of at most {WHOLE:,} can be edited."
+                f"files of at most {MAX_FILE_BYTES:,} can be edited."
             )
         after = text.replace(places, len(old), new)
         try:

@@ -12,7 +12,7 @@ from tinyagent.agent_types import JsonObject
 from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect, image_type
 
-__all__ = ["MAX_IMAGE", "MAX_LINE", "MAX_SCAN", "MAX_TEXT", "WHOLE", "read_file"]
+__all__ = ["MAX_FILE_BYTES", "MAX_IMAGE", "MAX_LINE", "MAX_SCAN", "MAX_TEXT", "read_file"]
 
 MAX_TEXT = 50_000
 """Characters that one call shows."""
@@ -23,7 +23,7 @@ MAX_LINE = 2_000
 MAX_IMAGE = 5 * 1024 * 1024
 """Bytes of an image that is shown."""
 
-WHOLE = 10 * 1024 * 1024
+MAX_FILE_BYTES = 10 * 1024 * 1024
 """Bytes up to which the lines of a file are counted, and the file can be edited."""
 
 MAX_SCAN = 256 * 1024 * 1024
@@ -52,9 +52,9 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
             return AgentToolResult(
                 [{"type": "text", "text": f"[{shown} is empty]"}], _details(shown, encoding, 0)
             )
-        if size <= WHOLE:
+        if size <= MAX_FILE_BYTES:
             # A byte after the sample may not be UTF-8.
-            encoding = detect(head + read_up_to(descriptor, WHOLE), whole=True) or encoding
+            encoding = detect(head + read_up_to(descriptor, MAX_FILE_BYTES), whole=True) or encoding
         return _text(descriptor, shown, encoding, size, first, limit, numbers)
 
 
@@ -132,7 +132,7 @@ def _text(
         number, following = number + 1, source.next()
     last, more = number, following is not None
     total: int | None = last
-    if more and size <= WHOLE:
+    if more and size <= MAX_FILE_BYTES:
         total = last + 1
         while source.next() is not None:
             total += 1

@@ -23,14 +23,14 @@ from tinyagent import ToolError
 from ._glob import compile_glob
 from ._names import show_path, show_text
 from ._places import Places
-from ._read import WHOLE
+from ._read import MAX_FILE_BYTES
 from ._root import Parts, Root, SecretError, read_up_to
 from ._text import SAMPLE, detect
 from ._walk import Ignore, Skipped, walk
 
 __all__ = [
     "OLDEST_RIPGREP",
-    "SECONDS",
+    "SEARCH_TIMEOUT_S",
     "GlobRequest",
     "GrepRequest",
     "Item",
@@ -39,7 +39,7 @@ __all__ = [
     "grep",
 ]
 
-SECONDS = 30.0
+SEARCH_TIMEOUT_S = 30.0
 """Seconds that a search may take."""
 
 MAX_SHOWN = 400
@@ -211,7 +211,7 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        preexec_fn=lambda: signal.setitimer(signal.ITIMER_REAL, SECONDS),
+        preexec_fn=lambda: signal.setitimer(signal.ITIMER_REAL, SEARCH_TIMEOUT_S),
     )
 
 
@@ -239,7 +239,7 @@ def _candidates(
         "--color=never",
     ]
     options += ["--no-require-git", "--no-ignore-parent", "--no-ignore-global", "--no-ignore-exclude"]
-    options += ["--no-ignore-dot", "--max-filesize", str(WHOLE), "--crlf"]
+    options += ["--no-ignore-dot", "--max-filesize", str(MAX_FILE_BYTES), "--crlf"]
     options += ["--no-ignore"] if request.ignored else []
     options += ["--hidden"] if request.hidden else []
     options += ["--ignore-case"] if request.ignore_case else []
@@ -277,8 +277,8 @@ def _text(root: Root, parts: Parts, skipped: Skipped) -> str | None:
         if len(data) == SAMPLE:
             if detect(data, whole=False) is None:
                 return None
-            data += read_up_to(descriptor, WHOLE - SAMPLE + 1)
-            if len(data) > WHOLE:
+            data += read_up_to(descriptor, MAX_FILE_BYTES - SAMPLE + 1)
+            if len(data) > MAX_FILE_BYTES:
                 skipped.large += 1
                 return None
     except OSError:

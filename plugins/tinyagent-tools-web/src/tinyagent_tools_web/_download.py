@@ -30,7 +30,7 @@ MAX_BYTES = 5_000_000
 MAX_REDIRECTS = 5
 MAX_URL = 4_000
 TIMEOUTS = {"connect": 10.0, "read": 20.0, "write": 10.0, "pool": 10.0}
-_READ_OF_AN_ERROR = 20_000
+_MAX_ERROR_BYTES = 20_000
 _REDIRECTS = {301, 302, 303, 307, 308}
 _NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029]")
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_.])?|[0-9a-f:.]+(%[\w.-]+)?", re.ASCII)
@@ -126,7 +126,7 @@ async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | 
         received = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in reply.headers}
         if reply.status in _REDIRECTS and received.get("location"):
             return _target(url, _as_text(received["location"]))
-        limit = MAX_BYTES if reply.status < 400 else _READ_OF_AN_ERROR
+        limit = MAX_BYTES if reply.status < 400 else _MAX_ERROR_BYTES
         body, complete = await _read(
             reply.aiter_stream(), received.get("content-encoding", "").strip().lower(), limit
         )

@@ -54,7 +54,7 @@ _MEANT = {
     "iso8859_9": "cp1254",
 }
 _NOT_FOR_PAGES = {"utf_7", "unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"}
-_TOO_LITTLE = 200
+_MIN_TEXT_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _encoding(label: str) -> str | None:
 
 def _markdown(text: str, url: str) -> str:
     found = _converted(text, url, without_navigation=True)
-    if len(found) < _TOO_LITTLE:  # a page of menus, or with misleading markup
+    if len(found) < _MIN_TEXT_CHARACTERS:  # a page of menus, or with misleading markup
         found = max(found, _converted(text, url, without_navigation=False), key=len)
     return found
 

@@ -21,11 +21,11 @@ from ._text import Extract, extract
 
 __all__ = ["fetch", "make_fetch"]
 
-PART = 20_000
+PART_CHARACTERS = 20_000
 MAX_PART = 100_000
-REMEMBERED = 8
+MAX_STORED_PAGES = 8
 TOTAL_SECONDS = 60.0
-MEMORY = 1 << 30
+MAX_MEMORY_BYTES = 1 << 30
 """Memory limit, in bytes, of the process that converts a page; the largest pages need 300 MB."""
 
 
@@ -52,7 +52,7 @@ class _Fetch:
         self._backend = CheckedBackend(resolver, connect)
         self._ssl_context = ssl_context
         self._seconds = seconds
-        self._remembered: OrderedDict[str, _Read] = OrderedDict()
+        self._stored: OrderedDict[str, _Read] = OrderedDict()
 
     async def execute(
         self,
@@ -63,8 +63,8 @@ class _Fetch:
     ) -> AgentToolResult:
         """See `AgentTool.execute`."""
         url = normalized(str(args["url"]))
-        offset, length = _integer(args, "offset", 0), _integer(args, "max_characters", PART)
-        read = self._remembered.get(url) if offset else None
+        offset, length = _integer(args, "offset", 0), _integer(args, "max_characters", PART_CHARACTERS)
+        read = self._stored.get(url) if offset else None
         if read is None:
 
             def step(at: str) -> None:
@@ -75,9 +75,9 @@ class _Fetch:
                     read = await run_until_aborted(self._read(url, step), signal)
             except TimeoutError:
                 raise ToolError(f"{url} was not read in {self._seconds:g} s.") from None
-            self._remembered[url] = read
-            while len(self._remembered) > REMEMBERED:
-                self._remembered.popitem(last=False)
+            self._stored[url] = read
+            while len(self._stored) > MAX_STORED_PAGES:
+                self._stored.popitem(last=False)
         return _part(read, url, offset, length)
 
     def _context(self) -> ssl.SSLContext:
@@ -100,7 +100,7 @@ class _Fetch:
         )
 
     async def _extract(self, page: Page) -> Extract:
-        return await run_in_process(extract, page, timeout=self._seconds, memory=MEMORY)
+        return await run_in_process(extract, page, timeout=self._seconds, memory=MAX_MEMORY_BYTES)
 
     async def _failure(self, page: Page) -> str:
         status = f"{page.url} answered {page.status} {page.reason}".rstrip()
@@ -184,7 +184,7 @@ def make_fetch(
                     "type": "integer",
                     "minimum": 100,
                     "maximum": MAX_PART,
-                    "default": PART,
+                    "default": PART_CHARACTERS,
                     "description": "The maximum length of the part",
                 },
             },
