@@ -20,6 +20,7 @@ __all__ = [
     "complete_models",
     "complete_plugins",
     "complete_providers",
+    "complete_settings",
     "complete_stored_keys",
     "complete_tools",
 ]
@@ -63,6 +64,25 @@ def complete_stored_keys(ctx: click.Context, param: click.Parameter, incomplete:
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
     return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the keys of settings, with the names of the configured providers."""
+    from click.shell_completion import CompletionItem
+
+    from .config.reference import NAME, all_settings
+
+    found = _settings()
+    names = {
+        "providers": _providers(found),
+        "tools": [entry.name for entry in find("tools")],
+    }
+    items = []
+    for setting in all_settings():
+        table, placeholder, rest = setting.key.partition(f".{NAME}.")
+        keys = [f"{table}.{name}.{rest}" for name in names.get(table, ())] if placeholder else [setting.key]
+        items += [CompletionItem(key, help=setting.description) for key in keys if key.startswith(incomplete)]
+    return items
 
 
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

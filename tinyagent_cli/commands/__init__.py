@@ -6,6 +6,7 @@ COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
     "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
     "keys": ("tinyagent_cli.commands.keys", "Store, list and remove the keys of providers."),
+    "config": ("tinyagent_cli.commands.config", "Show and change settings."),
     "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
     "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
     "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),

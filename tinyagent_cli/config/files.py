@@ -23,6 +23,7 @@ __all__ = [
     "ToolTable",
     "UserFile",
     "decode_keys",
+    "decode_user_file",
     "names_a_file",
     "read_keys",
     "read_project_file",
@@ -44,7 +45,20 @@ class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
 
 class ProjectRunTable(_Table, frozen=True):
-    """`[run]` of a project file."""
+    """`[run]` of a project file.
+
+    Attributes:
+        model: The model, `PROVIDER/ID` or an alias. Unset, the first provider with a key is used.
+        tools: The tools of a run without `-t`.
+        deny: Tools that never run. Names in the project file are added to those of the user file.
+        temperature: The sampling temperature.
+        max_tokens: The most tokens of one reply.
+        thinking: How much the model should reason.
+        max_turns: The most model calls of a run.
+        max_repeats: The most equal tool calls, or turns whose tool calls all fail, in a row.
+        max_cost: The budget of a run in US dollars.
+        timeout: The time limit of the whole command in seconds.
+    """
 
     model: str | None = None
     tools: list[str] | None = None
@@ -59,7 +73,14 @@ class ProjectRunTable(_Table, frozen=True):
 
 
 class RunTable(ProjectRunTable, frozen=True):
-    """`[run]` of the user file, with the keys that extend what a run may do."""
+    """`[run]` of the user file, with the keys that extend what a run may do.
+
+    Attributes:
+        system: The system prompt.
+        allow: Tools that run without a question.
+        transport: The HTTP engine.
+        options: Options for every provider, as with `-O`.
+    """
 
     system: str | None = None
     allow: list[str] | None = None
@@ -68,7 +89,17 @@ class RunTable(ProjectRunTable, frozen=True):
 
 
 class ProviderTable(_Table, frozen=True):
-    """`[providers.NAME]`: an endpoint of the user, or changes to a built-in provider."""
+    """`[providers.NAME]`: an endpoint of the user, or changes to a built-in provider.
+
+    Attributes:
+        base_url: The address, with or without the path of the protocol.
+        api: The protocol. Unset, it is that of the built-in provider, or `openai-completions`.
+        api_key_env: The environment variable of the key.
+        headers: Further headers of each request.
+        allow_http: Whether a key may be sent to another machine without TLS.
+        ca_file: A file with further CA certificates.
+        options: Fields that are merged into the body of each request.
+    """
 
     base_url: str | None = None
     api: Literal["openai-completions", "openai-responses", "anthropic-messages"] | None = None
@@ -88,7 +119,7 @@ class PluginsTable(_Table, frozen=True):
     Attributes:
         disable: Names or distributions of plugins of the group `tinyagent.hooks` that are not loaded.
         prefer: The distribution to use for a name that several claim (`prefer = {calc = "DISTRIBUTION"}`).
-        hook_timeout: The time limit of a hook, in seconds.
+        hook_timeout: The time limit of a hook in seconds.
     """
 
     disable: list[str] = []
@@ -97,7 +128,13 @@ class PluginsTable(_Table, frozen=True):
 
 
 class ToolTable(_Table, frozen=True):
-    """`[tools.NAME]`: seconds that a call may take, and characters of its result that the model gets."""
+    """`[tools.NAME]`: the limits of a tool.
+
+    Attributes:
+        timeout: The time limit of a call in seconds.
+        max_output: The most characters of a result that the model gets. Unset, it is that of the tool `*`, or
+            100,000.
+    """
 
     timeout: Seconds | None = None
     max_output: Count | None = None
@@ -114,13 +151,18 @@ class KeysTable(_Table, frozen=True):
 
 
 class UserFile(_Table, frozen=True):
-    """The user's `config.toml`."""
+    """The user's `config.toml`.
+
+    Attributes:
+        aliases: Names for models, which `-m` accepts. Each value is `PROVIDER/ID`.
+    """
 
     run: RunTable = RunTable()
     providers: dict[str, ProviderTable] = {}
     plugins: PluginsTable = PluginsTable()
     tools: dict[str, ToolTable] = {}
     keys: KeysTable = KeysTable()
+    aliases: dict[str, str] = {}
 
 
 class ProjectFile(_Table, frozen=True):
@@ -146,9 +188,21 @@ def split_model(text: str) -> tuple[str, str]:
 def read_user_file(path: Path) -> UserFile | None:
     """Return the user's file; None if it does not exist."""
     text = read_config(path)
-    if text is None:
-        return None
+    return None if text is None else decode_user_file(text, path)
+
+
+def decode_user_file(text: str, path: Path) -> UserFile:
+    """Decode the text of `config.toml`.
+
+    Raises:
+        ConfigurationError: It is malformed.
+    """
     file = _decode(text, path, UserFile)
+    for name, model in file.aliases.items():
+        if "/" in name or not name.strip() or not all(split_model(model)):
+            raise ConfigurationError(
+                f"{path}: aliases.{name}: an alias is a name without '/', for a model written PROVIDER/ID."
+            )
     for name in file.providers:
         if not (name[:1].isalnum() and name.isascii() and set(name) <= _PROVIDER_NAME):
             raise ConfigurationError(
@@ -225,7 +279,10 @@ def _decode(text: str, path: Path, kind: type[T]) -> T:
     try:
         return msgspec.toml.decode(text, type=kind)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {_with_key(str(error))}.") from error
+        from .problems import explain  # no command needs it unless a file is malformed
+
+        message, hint = explain(str(error), text, kind)
+        raise ConfigurationError(f"{path}: {message}.", hint=hint) from error
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"{path} is not TOML: {error}.") from error
 
@@ -236,14 +293,3 @@ def _decodes(text: str, kind: type[UserFile]) -> bool:
     except msgspec.DecodeError:
         return False
     return True
-
-
-def _with_key(message: str) -> str:
-    """Move the key to the front of a message such as "Expected `int`, got `str` - at `$.run.max_turns`"."""
-    unknown = re.fullmatch(r"Object contains unknown field `(.*?)`(?: - at `\$\.?(.*)`)?", message)
-    if unknown:
-        return f"unknown key {'.'.join(filter(None, (unknown[2], unknown[1])))!r}"
-    placed = re.fullmatch(r"(.*) - at `\$\.?(.*)`", message)
-    if placed:
-        return f"{placed[2]}: {placed[1][:1].lower()}{placed[1][1:]}"
-    return message

@@ -41,7 +41,7 @@ def choose(flag: str | None, settings: Settings) -> Choice:
     """
     text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
-        choice = Choice(*split_model(text), source)
+        choice = Choice(*split_model(settings.aliases.get(text.strip(), text)), source)
         if not choice.provider:
             raise ConfigurationError(
                 f"{source} names no provider.", hint="Write PROVIDER/ID, for example openai/gpt-5."
@@ -61,7 +61,7 @@ def choose(flag: str | None, settings: Settings) -> Choice:
         '  tinyagent run -m demo "Hello"          offline and scripted: no key, no account\n'
         "  tinyagent keys set openrouter          or openai, groq …; export OPENROUTER_API_KEY=… works, too\n"
         "  tinyagent run -m ollama/MODEL …        a server on this machine\n"
-        f'To set a default: model = "PROVIDER/ID" under [run] in {settings.directory / "config.toml"}',
+        "To set a default: tinyagent config set run.model PROVIDER/ID",
     )
 
 

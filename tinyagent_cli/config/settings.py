@@ -26,9 +26,11 @@ from .files import (
 )
 from .keys import Key, KeyStore, check_key
 
-__all__ = ["DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load_settings"]
+__all__ = ["DEFAULT", "DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load_settings"]
 
 PROJECT_FILE = "tinyagent.toml"
+DEFAULT = "default"
+"""The source of a setting that no file sets."""
 DEFAULT_MAX_TURNS = 50
 
 DEFAULT_MAX_REPEATS = 10
@@ -50,6 +52,7 @@ class Settings(NamedTuple):
         run: The run table, merged from the user file, the project file and TINYAGENT_MODEL.
         model_source: The file or variable that sets the model, for messages.
         directory: The directory of the user's files.
+        run_sources: The file, or `default`, that sets a key of `run`, if it is not the user file.
         notes: Messages about limits of the project file that do not apply, because the user's are lower.
     """
 
@@ -60,8 +63,10 @@ class Settings(NamedTuple):
     preferred_plugins: Mapping[str, str]
     tools: Mapping[str, ToolTable]
     keys: KeysTable
+    aliases: Mapping[str, str]
     hook_timeout: float
     directory: Path
+    run_sources: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -97,14 +102,16 @@ def load_settings(directory: Path | None = None) -> Settings:
     project = read_project_file(project_file, user_file)
     run, source = user.run, str(user_file)
     notes: list[str] = []
+    sources: dict[str, str] = {}
     if project is not None:
-        run, notes = _with_project(user.run, project.run, str(project_file))
+        run, sources, notes = _with_project(user.run, project.run, str(project_file))
         if project.run.model is not None:
             source = str(project_file)
     model = variable("TINYAGENT_MODEL")
     if model is not None:
         source = "TINYAGENT_MODEL"
         run = structs.replace(run, model=model)
+        sources["model"] = source
     return Settings(
         run=run,
         model_source=source,
@@ -113,15 +120,20 @@ def load_settings(directory: Path | None = None) -> Settings:
         preferred_plugins=user.plugins.prefer,
         tools=user.tools,
         keys=user.keys,
+        aliases=user.aliases,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
+        run_sources=sources,
         notes=tuple(notes),
     )
 
 
-def _with_project(user: RunTable, project: ProjectRunTable, file: str) -> tuple[RunTable, list[str]]:
-    """Merge the tables. Return the result, and a note for each limit of the project above the user's."""
+def _with_project(
+    user: RunTable, project: ProjectRunTable, file: str
+) -> tuple[RunTable, dict[str, str], list[str]]:
+    """Merge the tables. Return the result, its sources, and a note for each limit above the user's."""
     chosen = {name: value for name, value in structs.asdict(project).items() if value is not None}
+    sources = dict.fromkeys(chosen, file)
     notes = []
     for name, default in _LIMITS.items():
         limit = getattr(user, name)
@@ -129,5 +141,8 @@ def _with_project(user: RunTable, project: ProjectRunTable, file: str) -> tuple[
         if limit is not None and chosen.get(name, limit) > limit:
             notes.append(f"{file}: run.{name} = {chosen[name]} is above your limit; {limit} applies.")
             chosen[name] = limit
+            sources[name] = DEFAULT
+            if getattr(user, name) is not None:
+                del sources[name]
     chosen["deny"] = [*(user.deny or ()), *(project.deny or ())]
-    return structs.replace(user, **chosen), notes
+    return structs.replace(user, **chosen), sources, notes

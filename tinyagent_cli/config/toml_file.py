@@ -8,10 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tinyagent.agent_types import JsonValue
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
 
 __all__ = ["locked", "remove_value", "set_value"]
 
@@ -60,9 +64,11 @@ def set_value(
     import tomlkit
 
     with _changing(path, check, private=private) as document:
-        table = document
+        table: MutableMapping[str, object] = document
         for name in keys[:-1]:
             if name not in table:
+                if table is document and document:
+                    document.add(tomlkit.nl())
                 table[name] = tomlkit.table()
             table = _as_table(table[name], path, keys)
         table[keys[-1]] = value
@@ -71,7 +77,7 @@ def set_value(
 def remove_value(path: Path, keys: Sequence[str], check: Check, *, private: bool = False) -> bool:
     """Remove a key. Return whether the file had it. The arguments and errors are those of `set_value`."""
     with _changing(path, check, private=private) as document:
-        table = document
+        table: MutableMapping[str, object] = document
         for name in keys[:-1]:
             if name not in table:
                 return False
@@ -83,7 +89,7 @@ def remove_value(path: Path, keys: Sequence[str], check: Check, *, private: bool
 
 
 @contextmanager
-def _changing(path: Path, check: Check, *, private: bool) -> Iterator[MutableMapping[str, object]]:
+def _changing(path: Path, check: Check, *, private: bool) -> Iterator[TOMLDocument]:
     """Lock and parse the file, and replace it at the end if its text has changed."""
     import tomlkit
     from tomlkit.exceptions import ParseError
