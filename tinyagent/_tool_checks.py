@@ -8,10 +8,16 @@ from typing import overload
 
 from . import _json
 from ._tool_schemas import tool_schema, validator
-from .agent_types import AgentTool, JsonDict, ToolCallContent
+from .agent_types import AgentTool, JsonDict, JsonValue, ToolCallContent
 from .errors import ToolArgumentsError, ToolSchemaError
 
-__all__ = ["as_json_numbers", "checked_tools", "is_unchanged_json", "validate_tool_arguments"]
+__all__ = [
+    "as_json_numbers",
+    "checked_tools",
+    "is_unchanged_json",
+    "schema_problems",
+    "validate_tool_arguments",
+]
 
 
 def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
@@ -74,12 +80,7 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> Json
     try:
         schema = tool_schema(tool)
         arguments = schema.arguments(as_json_numbers(arguments))
-        rules = validator(schema.encoded)
-        problems = [
-            f"at {_path(error.instance_path)}: {_shorten(error.message)} "
-            f"(rule: {'/'.join(map(str, error.schema_path))})"
-            for error, _ in zip(rules.iter_errors(arguments), range(5), strict=False)
-        ]
+        problems = schema_problems(schema.encoded, arguments)
     except RecursionError:
         raise ToolArgumentsError(
             f"The arguments of {tool.name!r} are nested too deep. Call it again with flatter ones."
@@ -98,8 +99,27 @@ def validate_tool_arguments(tool: AgentTool, tool_call: ToolCallContent) -> Json
     return arguments
 
 
+def schema_problems(encoded: bytes, value: object) -> list[str]:
+    """Return the place and the rule of the first violations of a schema, at most five.
+
+    Args:
+        encoded: The schema, repaired, as JSON.
+        value: The value to validate.
+
+    Raises:
+        RecursionError: The value is nested too deep.
+    """
+    return [
+        f"at {_path(error.instance_path)}: {_shorten(error.message)} "
+        f"(rule: {'/'.join(map(str, error.schema_path))})"
+        for error, _ in zip(validator(encoded).iter_errors(value), range(5), strict=False)
+    ]
+
+
 @overload
-def as_json_numbers(value: dict[str, object]) -> dict[str, object]: ...
+def as_json_numbers(value: JsonDict) -> JsonDict: ...
+@overload
+def as_json_numbers(value: JsonValue) -> JsonValue: ...
 @overload
 def as_json_numbers(value: object) -> object: ...
 def as_json_numbers(value: object) -> object:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Self, TypeVar, get_args, overload
 
 from ._agent.active_run import ActiveRun
 from ._agent.listeners import Listener, Listeners
@@ -38,6 +38,7 @@ from .agent_types import (
     ConvertToLlm,
     ImageContent,
     InitialState,
+    JsonValue,
     Message,
     MessageEndEvent,
     MessageStartEvent,
@@ -51,9 +52,14 @@ from .agent_types import (
     ToolExecutionMode,
     ToolExecutionStartEvent,
 )
-from .errors import AgentStateError
+from .errors import AgentStateError, InvalidAnswerError
+
+if TYPE_CHECKING:
+    from ._answer_form import AnswerForm
 
 __all__ = ["Agent", "AgentOptions", "default_convert_to_llm", "extract_text"]
+
+T = TypeVar("T")
 
 
 def default_convert_to_llm(messages: Sequence[AnyAgentMessage]) -> list[Message]:
@@ -312,6 +318,52 @@ class Agent:
         _check_answer(messages, self._state["limit"])
         return extract_text(last_reply(messages))
 
+    @overload
+    async def prompt_as(
+        self, form: type[T] | AnswerForm[T], input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> T: ...
+    @overload
+    async def prompt_as(
+        self, form: Mapping[str, object], input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> JsonValue: ...
+    @overload
+    async def prompt_as(
+        self, form: object, input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> object: ...
+    async def prompt_as(
+        self, form: object, input: Input, images: Sequence[str | ImageContent] | None = None
+    ) -> object:
+        """Do the same as `prompt`, and return the answer as a validated value.
+
+            person = await agent.prompt_as(Person, "Who wrote Faust?")
+
+        The provider's structured output is used if there is one. If the answer does not fit, the run has one
+        more turn that names the fault.
+
+        Args:
+            form: The type of the answer: a msgspec Struct, a dataclass, a TypedDict, a pydantic model, or a
+                plain type such as `int` or `list[str]`. Or a JSON Schema; the answer is then JSON.
+            input: The prompt, a message, or a list of them.
+            images: Images (content blocks or URLs) for the last message.
+
+        Raises:
+            RuntimeError: See `prompt`.
+            TypeError: JSON cannot express the type.
+            ConfigurationError: The JSON Schema cannot be used.
+            TinyAgentError: The run did not end with such an answer. It is an error of `prompt_text`, or
+                `InvalidAnswerError`. `partial_text` has the text so far.
+        """
+        from ._answer_form import answer_form  # plain runs do not need it
+
+        wanted = answer_form(form)
+        messages = await self._start(input_messages(input, images), form=wanted)
+        _check_answer(messages, self._state["limit"])
+        try:
+            return wanted.read(last_reply(messages))
+        except InvalidAnswerError as error:
+            error.partial_text = partial_text(messages)
+            raise
+
     async def continue_(self) -> AssistantMessage:
         """Continue from the history, or with the queued messages.
 
@@ -372,7 +424,10 @@ class Agent:
             )
 
     async def _start(
-        self, prompts: list[AgentMessage], channel: Channel[AgentEvent, list[AgentMessage]] | None = None
+        self,
+        prompts: list[AgentMessage],
+        channel: Channel[AgentEvent, list[AgentMessage]] | None = None,
+        form: AnswerForm[object] | None = None,
     ) -> list[AgentMessage]:
         require_asyncio()
         self._check_ready()
@@ -383,7 +438,12 @@ class Agent:
         self._state["is_streaming"] = True
         try:
             return await run_agent_loop(
-                prompts, self._context(), self._config(), self._emit, active.signal, self.options.stream_fn
+                prompts,
+                self._context(),
+                self._config(form),
+                self._emit,
+                active.signal,
+                self.options.stream_fn,
             )
         finally:
             self._end_run(active)
@@ -414,7 +474,7 @@ class Agent:
         state = self._state
         return AgentContext(state["system_prompt"], list(state["messages"]), checked_tools(state["tools"]))
 
-    def _config(self) -> AgentLoopConfig:
+    def _config(self, form: AnswerForm[object] | None) -> AgentLoopConfig:
         state, options = self._state, self.options
         config = AgentLoopConfig(
             model=self._model(),
@@ -427,7 +487,28 @@ class Agent:
         for shared in fields(RunSettings):
             setattr(config, shared.name, getattr(options, shared.name))
         config.get_tools, config.session_id = self._current_tools, self._session_id
+        if form is not None:
+            config.response_schema = form.schema
+            config.get_follow_up_messages = self._repairing(form)
         return config
+
+    def _repairing(self, form: AnswerForm[object]) -> Callable[[], list[AgentMessage]]:
+        """Return the follow-up messages of a run with a form: once, the request to repair the answer."""
+        repaired = False
+
+        def get_messages() -> list[AgentMessage]:
+            nonlocal repaired
+            repair = None if repaired else form.repair(self._state["messages"])
+            if repair is None:
+                return self._take_follow_ups()
+            repaired = True
+            if self.options.on_note is not None:
+                self.options.on_note(
+                    "The answer does not fit the schema. The model is asked to repair it, once."
+                )
+            return [repair]
+
+        return get_messages
 
     async def _current_tools(self) -> list[AgentTool]:
         """Return the tools for the next request, after a call of `get_tools`."""

@@ -139,8 +139,9 @@ class AssistantMessage(TypedDict):
     """A reply of the model.
 
     Generated images follow the other content. `finish_reason` is the provider's own value for `stop_reason`.
-    `thinking_level` is the level of the request, if the rest of the turn must use the same one. The `error_…`
-    fields describe a failure; see `tinyagent.errors.ErrorFields`.
+    `thinking_level` is the level of the request, if the rest of the turn must use the same one. `refusal` is
+    true if the provider marks the text as the model's refusal to answer. The `error_…` fields describe a
+    failure; see `tinyagent.errors.ErrorFields`.
     """
 
     role: Literal["assistant"]
@@ -153,6 +154,7 @@ class AssistantMessage(TypedDict):
     usage: Usage | None
     finish_reason: NotRequired[str]
     thinking_level: NotRequired[str]
+    refusal: NotRequired[bool]
     error_message: NotRequired[str]
     error_kind: NotRequired[str]
     error_category: NotRequired[str]
@@ -622,7 +624,9 @@ class SimpleStreamOptions(TypedDict, total=False):
     `timeout` is in seconds, or a mapping with any of `connect`, `first_event`, `idle`. Setting `signal` ends
     the call at once. `on_retry` is called with the reason when a request is sent again. `on_note` is called
     with a text when a setting is changed or left out because the model does not accept it. `http_client`
-    sends the request, in place of the engine that the model chooses; it is never closed.
+    sends the request, in place of the engine that the model chooses; it is never closed. `response_schema` is
+    a JSON Schema (draft 2020-12) for an object: the text of the final answer should be such an object. A
+    provider enforces it as far as its server can, and the caller validates the answer.
     """
 
     api_key: str | None
@@ -636,6 +640,7 @@ class SimpleStreamOptions(TypedDict, total=False):
     on_retry: Callable[[str], None] | None
     on_note: Callable[[str], None] | None
     http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None
+    response_schema: JsonDict | None
 
 
 class StreamResponse(Protocol):
@@ -769,6 +774,7 @@ class AgentLoopConfig(RunSettings):
         get_follow_up_messages: Returns the messages for the point where the run would otherwise end.
         api_key: The API key, unless `get_api_key` returns one.
         thinking_level: The thinking level; None for the level of the model.
+        response_schema: The JSON Schema of the final answer; see `SimpleStreamOptions`.
     """
 
     model: ModelIdentity
@@ -778,6 +784,7 @@ class AgentLoopConfig(RunSettings):
     get_follow_up_messages: GetMessages | None = None
     api_key: str | None = field(default=None, repr=False)
     thinking_level: ThinkingLevel | None = None
+    response_schema: JsonDict | None = None
 
 
 class InitialState(TypedDict, total=False):

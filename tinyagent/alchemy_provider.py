@@ -49,6 +49,7 @@ from ._stream.decoder import DecoderOptions
 from ._stream.messages_decoder import normal_usage
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.reply import AFTER_FINISH_S, ReplyStream
+from ._stream.response_schema import instructed, refuses_schema
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, ModelIdentity, SimpleStreamOptions, Usage
 from .errors import (
@@ -111,8 +112,8 @@ class AlchemyRequest(HttpRequest):
         own = {header.lower() for header in model.headers or {}}
         key = None if own & {name, "authorization"} else headers.pop(name, None)
         key = key.removeprefix("Bearer ") if key else None
-        self.chat_body: dict[str, object] = {}
-        """The body of a chat/completions request; empty for other protocols."""
+        self.sent_body: dict[str, object] = {}
+        """The body of the request, before it is encoded; empty if alchemy-llm builds it."""
         self.thinking_level: str = "off"
         """The level of a request to Anthropic. The message stores it for the rest of the turn."""
         self.whole_body: bytes | None = None
@@ -128,13 +129,19 @@ class AlchemyRequest(HttpRequest):
         this library builds the body if it implements the protocol, else (MiniMax, Z.ai) the messages.
         """
         if self.api == ANTHROPIC:
-            body, self.thinking_level = anthropic_provider.request_and_level(model, context, options)
-            self.whole_body = _wire.encode_body(body)
+            self.sent_body, self.thinking_level = anthropic_provider.request_and_level(
+                model, context, options, answer_tool=False
+            )
+            self.whole_body = _wire.encode_body(self.sent_body)
             return {}, {}
-        body = chat_request(model, context, options)
         if self.api == "openai-completions":
-            self.chat_body, self.whole_body = body, _wire.encode_body(body)
+            self.sent_body = chat_request(model, context, options)
+            self.whole_body = _wire.encode_body(self.sent_body)
             return {}, {}
+        schema = options.get("response_schema")
+        if schema is not None:  # alchemy-llm has no field for it
+            context = instructed(context, schema)
+        body = chat_request(model, context, {**options, "response_schema": None})
         conversation: dict[str, object] = {
             "system_prompt": context.system_prompt,
             "tools": tool_definitions(context.tools),
@@ -440,15 +447,17 @@ async def stream_alchemy_openai_completions(
     model = as_model(model, HttpModel)
     request, decoder = prepare(model, context, options)
     try:
-        if request.signal is not None and request.signal.is_set():
-            raise Aborted
-        try:
-            response = await request.open()
-        except ProviderError as error:
-            if not refuses_stream_options(error, request.chat_body, model, options):
-                raise
-            request, decoder = prepare(model, context, options)
-            response = await request.open()
+        while True:  # Each refusal is remembered, so there are at most three requests.
+            if request.signal is not None and request.signal.is_set():
+                raise Aborted
+            try:
+                response = await request.open()
+            except ProviderError as error:
+                refused = refuses_stream_options(error, request.sent_body, model, options)
+                if not (refused or refuses_schema(error, request.sent_body, model, context, options)):
+                    raise
+                request, decoder = prepare(model, context, options)
+            else:
+                return AlchemyStreamResponse(request, response, decoder)
     except Aborted:
         return AlchemyStreamResponse(request, None, decoder)
-    return AlchemyStreamResponse(request, response, decoder)

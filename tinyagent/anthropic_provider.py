@@ -37,6 +37,7 @@ from ._stream.model_families import claude_version, effort_for, family_of, note,
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, list_timeout, request_headers
 from ._stream.request_cache import RequestCache
+from ._stream.response_schema import ANTHROPIC, instructions, is_refused, refuses_schema, strict_schema
 from ._stream.servers import SERVERS
 from ._tool_schemas import tool_schema
 from .agent_types import (
@@ -46,7 +47,7 @@ from .agent_types import (
     ModelInfo,
     SimpleStreamOptions,
 )
-from .errors import InvalidReplyError
+from .errors import InvalidReplyError, ProviderError
 
 __all__ = [
     "AnthropicDecoder",
@@ -108,13 +109,20 @@ def request_body(model: ModelIdentity, context: Context, options: SimpleStreamOp
 
 
 def request_and_level(
-    model: ModelIdentity, context: Context, options: SimpleStreamOptions
+    model: ModelIdentity, context: Context, options: SimpleStreamOptions, *, answer_tool: bool = True
 ) -> tuple[dict[str, object], str]:
-    """Return the body of a request and its thinking level, which the message must store."""
+    """Return the body of a request and its thinking level, which the message must store.
+
+    Args:
+        model: The requested model.
+        context: The conversation.
+        options: The options of the call.
+        answer_tool: Whether the decoder of the reply can read an answer from a call of `ANSWER_TOOL`.
+    """
     model = as_model(model, AnthropicModel)
     conversation = Conversation()
     finished = convert_messages(model, context.tools, context.messages, conversation)
-    body, level = _request(model, context, options, conversation)
+    body, level = _request(model, context, options, conversation, answer_tool=answer_tool)
     if "messages" not in model.extra_body:
         body["messages"] = [*finished, *conversation.unfinished]
     return body, level
@@ -141,10 +149,17 @@ def _encoded_request(
 
 
 def _request(
-    model: AnthropicModel, context: Context, options: SimpleStreamOptions, conversation: Conversation
+    model: AnthropicModel,
+    context: Context,
+    options: SimpleStreamOptions,
+    conversation: Conversation,
+    *,
+    answer_tool: bool = True,
 ) -> tuple[dict[str, object], str]:
     """Return a request without its messages, and its thinking level. Mark the conversation for caching."""
     body: dict[str, object] = {"model": model.id, "stream": True, "messages": []}
+    schema = options.get("response_schema")
+    enforced = None if schema is None else _enforced_schema(model, context, schema)
     if context.system_prompt.strip():
         body["system"] = [{"type": "text", "text": context.system_prompt}]
     extra = dict(model.extra_body)
@@ -157,6 +172,8 @@ def _request(
         for tool in context.tools or ()
     ]
     tools += extra.pop("tools", None) or ()
+    if schema is not None and enforced is None and answer_tool:
+        tools.append({"name": ANSWER_TOOL, "description": _ANSWER_TOOL, "input_schema": schema})
     if tools:
         body["tools"] = tools
     if "thinking" in extra:
@@ -167,12 +184,52 @@ def _request(
     _set_limits(body, model, options, level)
     if "thinking" not in body:
         level = "off"
+    if enforced is not None:
+        output = {"format": {"type": "json_schema", "schema": enforced}}
+        body["output_config"] = {
+            **as_dict(body.get("output_config")),
+            **output,
+            **as_dict(extra.pop("output_config", None)),
+        }
+    elif schema is not None and _has_answer_tool(body) and not _thinks(model, body):
+        body["tool_choice"] = {"type": "any"} if len(tools) > 1 else {"type": "tool", "name": ANSWER_TOOL}
+    elif schema is not None:
+        body["system"] = [*as_list(body.get("system")), {"type": "text", "text": instructions(schema)}]
     body |= extra
     body = {key: value for key, value in body.items() if value is not None}
     if model.cache:
         ttl = {"ttl": "1h"} if model.cache == "1h" else {}
         _set_cache_points(body, conversation, {"type": "ephemeral", **ttl})
     return body, level
+
+
+ANSWER_TOOL = "give_answer"
+"""A tool for an answer with a schema, for models without structured output. It is not run: the decoder takes
+the arguments of its call as the text of the answer."""
+_ANSWER_TOOL = "Give the final answer. Call this tool exactly once, when you are done."
+
+
+def _enforced_schema(
+    model: AnthropicModel, context: Context, schema: dict[str, object]
+) -> dict[str, object] | None:
+    """Return the schema for `output_config.format`; None if the model does not support it.
+
+    Claude supports it since 4.5 (https://platform.claude.com/docs/en/build-with-claude/structured-outputs).
+    """
+    version = claude_version(model.id)
+    if version is None or version < (4, 5) or is_refused(model, context, schema):
+        return None
+    return strict_schema(schema, ANTHROPIC)
+
+
+def _has_answer_tool(body: Mapping[str, object]) -> bool:
+    return any(as_dict(tool).get("name") == ANSWER_TOOL for tool in as_list(body.get("tools")))
+
+
+def _thinks(model: AnthropicModel, body: Mapping[str, object]) -> bool:
+    """Whether the model thinks during the request. The API then refuses a forced call of a tool."""
+    kind = as_dict(body.get("thinking")).get("type")
+    return kind in ("enabled", "adaptive") or (kind is None and _version(model) >= (5, 0))
 
 
 def _set_limits(
@@ -302,31 +359,37 @@ async def stream_anthropic(
     model = as_model(model, AnthropicModel)
     base_url = check_model(model, 'AnthropicModel(id="claude-sonnet-4-5")')
     headers, secrets = _headers(model, options.get("api_key"))
-    body, level, conversation = _encoded_request(model, context, options)
-    _unbind_thinking(body, headers, model, has_thinking=conversation.has_thinking)
+    while True:  # A refusal of the schema is remembered, so there are at most two requests.
+        body, level, conversation = _encoded_request(model, context, options)
+        _unbind_thinking(body, headers, model, has_thinking=conversation.has_thinking)
+        try:
+            return await open_stream(
+                messages_url(base_url),
+                body,
+                model=model,
+                options=options,
+                headers=headers,
+                secrets=secrets,
+                decoder=partial(
+                    AnthropicDecoder,
+                    model,
+                    make_continuation=partial(_continuation, body) if _uses_server_tools(body) else None,
+                    max_pauses=model.max_pauses,
+                    thinking_level=level,
+                    answer_tool=ANSWER_TOOL if _has_answer_tool(body) else None,
+                ),
+            )
+        except ProviderError as error:
+            if not refuses_schema(error, body, model, context, options):
+                raise
 
-    def make_continuation(reply: AssistantMessage) -> bytes:
-        message = {"role": "assistant", "content": assistant_blocks(reply["content"])}
-        sent = body["messages"]
-        parts = sent.parts if isinstance(sent, EncodedArray) else [encode_items(as_list(sent))]
-        return encode_body({**body, "messages": EncodedArray(*parts, encode_items([message]))})
 
-    paused = _uses_server_tools(body)
-    return await open_stream(
-        messages_url(base_url),
-        body,
-        model=model,
-        options=options,
-        headers=headers,
-        secrets=secrets,
-        decoder=partial(
-            AnthropicDecoder,
-            model,
-            make_continuation=make_continuation if paused else None,
-            max_pauses=model.max_pauses,
-            thinking_level=level,
-        ),
-    )
+def _continuation(body: Mapping[str, object], reply: AssistantMessage) -> bytes:
+    """Return the body of the request that continues a paused reply."""
+    message = {"role": "assistant", "content": assistant_blocks(reply["content"])}
+    sent = body["messages"]
+    parts = sent.parts if isinstance(sent, EncodedArray) else [encode_items(as_list(sent))]
+    return encode_body({**body, "messages": EncodedArray(*parts, encode_items([message]))})
 
 
 _BINDING_BETA = "thinking-binding-controls-2026-08-01"

@@ -3,6 +3,7 @@
 It is a script, not a model, and its answers say so. It streams word by word and calls real tools: a tool with
 an `expression` parameter gets the arithmetic in the prompt, and a tool that the prompt names gets its
 arguments from the prompt (`key=value`, quoted text, numbers). The answer contains the results of the tools.
+If the answer has a JSON Schema, it is an example that fits, filled in the same way.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from typing import TypeAlias
 
 from . import _json
 from ._cancel import Aborted, CancelScope
-from ._json import as_dict
+from ._json import as_dict, as_int, as_list, as_str
+from ._schema_repair import resolve
 from ._stream.builder import MessageBuilder, StreamEvent
 from ._stream.generator_reply import GeneratorReply
 from ._tool_schemas import tool_schema
 from .agent_types import (
     AgentTool,
     Context,
+    JsonDict,
     JsonValue,
     Message,
     Model,
@@ -79,18 +82,18 @@ async def _list_models() -> list[ModelInfo]:
 
 
 async def _stream(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> StreamResponse:
-    return GeneratorReply(_speak(model, context, options.get("signal")))
+    return GeneratorReply(_speak(model, context, options.get("signal"), options.get("response_schema")))
 
 
 async def _speak(
-    model: ModelIdentity, context: Context, signal: asyncio.Event | None
+    model: ModelIdentity, context: Context, signal: asyncio.Event | None, schema: JsonDict | None
 ) -> AsyncGenerator[StreamEvent, None]:
     builder = MessageBuilder(model)
     delay = getattr(model, "delay", 0.0)
     yield builder.start()
     sent_words = 0
     try:
-        for block in _reply(context):
+        for block in _reply(context, schema):
             match block:
                 case _Call(name=name, arguments=arguments):
                     index, event = builder.open_tool_call("", name)
@@ -147,19 +150,22 @@ class _Call:
 _Block: TypeAlias = str | _Thought | _Call
 
 
-def _reply(context: Context) -> list[_Block]:
+def _reply(context: Context, schema: JsonDict | None) -> list[_Block]:
     messages = list(context.messages)
     asked = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=-1)
     prompt = _text(messages[asked]) if asked >= 0 else ""
     results = [message for message in messages[asked + 1 :] if message["role"] == "tool_result"]
     if results:
-        return [_report(messages, results)]
+        report = _report(messages, results)
+        return [report if schema is None else _Example(schema, f"{prompt}\n{report}", report).text()]
     tools = list(context.tools or [])
     expressions = list(_arithmetic(prompt))
     calls = _calculations(expressions, tools) or _named_calls(prompt, tools)
     if calls:
         names = " and ".join(dict.fromkeys(call.name for call in calls))
         return [_Thought(f"The prompt can be answered by a tool: {names}."), *calls]
+    if schema is not None:
+        return [_Example(schema, prompt, prompt).text()]
     return [_explain(prompt, messages[: max(asked, 0)], tools, expressions)]
 
 
@@ -250,9 +256,7 @@ def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, object]:
         prompt: The complete prompt.
         after: The prompt after the name of the tool.
     """
-    pairs = dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", prompt))
-    quoted: Iterator[str] = iter([a or b for a, b in re.findall(r"\"([^\"]*)\"|(?<!\w)'([^']*)'", prompt)])
-    numbers: Iterator[str] = iter(re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", prompt))
+    pairs, quoted, numbers = _pairs(prompt), _quoted(prompt), _numbers(prompt)
     required = tool_schema(tool).parameters.get("required", [])
     arguments: dict[str, object] = {}
     for key, rule in _properties(tool).items():
@@ -269,6 +273,19 @@ def _arguments(tool: AgentTool, prompt: str, after: str) -> dict[str, object]:
     return arguments
 
 
+def _pairs(text: str) -> dict[str, str]:
+    """Return each `key=value` of a text."""
+    return dict(re.findall(r"(\w+)=(\"[^\"]*\"|'[^']*'|[^\s,;]+)", text))
+
+
+def _quoted(text: str) -> Iterator[str]:
+    return iter([a or b for a, b in re.findall(r"\"([^\"]*)\"|(?<!\w)'([^']*)'", text)])
+
+
+def _numbers(text: str) -> Iterator[str]:
+    return iter(re.findall(r"(?<![\w.])-?\d+(?:\.\d+)?", text))
+
+
 def _typed(value: str, kind: object) -> object:
     """Convert a text from the prompt to the JSON type of a parameter."""
     text = value[1:-1] if value[:1] in "\"'" and value[-1:] == value[:1] and len(value) > 1 else value
@@ -282,6 +299,81 @@ def _typed(value: str, kind: object) -> object:
 
 def _properties(tool: AgentTool) -> Mapping[str, object]:
     return as_dict(tool_schema(tool).parameters["properties"])
+
+
+# ---- an answer with a schema ----------------------------------------------------------------------------
+
+_FORMATS = {
+    "date-time": "2000-01-01T00:00:00Z",
+    "date": "2000-01-01",
+    "time": "00:00:00Z",
+    "duration": "PT0S",
+    "email": "demo@example.org",
+    "uuid": "00000000-0000-0000-0000-000000000000",
+    "uri": "https://example.org/",
+}
+_EXAMPLE_DEPTH = 4
+"""Levels of an example. Below, optional properties and the items of arrays are left out."""
+_MAX_REFERENCES = 64
+
+
+class _Example:
+    """A value that fits a JSON Schema, with the values of a text.
+
+    Args:
+        schema: The schema.
+        source: The text with `key=value`, quoted texts and numbers.
+        default: The text for properties without a value.
+    """
+
+    def __init__(self, schema: JsonDict, source: str, default: str) -> None:
+        self._schema = schema
+        self._pairs, self._quoted, self._numbers = _pairs(source), _quoted(source), _numbers(source)
+        self._default = _shorten(default) or "demo"
+
+    def text(self) -> str:
+        """Return the value as JSON."""
+        return _json.encode(self._value(self._schema, "", 0)).decode()
+
+    def _value(self, schema: object, name: str, depth: int) -> object:
+        rule = as_dict(schema)
+        for _ in range(_MAX_REFERENCES):
+            parts = [resolve(self._schema, as_str(rule.get("$ref")))] if "$ref" in rule else []
+            parts += next((as_list(rule[key]) for key in ("anyOf", "oneOf", "allOf") if rule.get(key)), [])
+            if not parts:
+                break
+            deep = depth >= _EXAMPLE_DEPTH and {"type": "null"} in parts
+            rule = {"type": "null"} if deep else as_dict(parts[0])
+        kinds = rule.get("type")
+        kind = next(iter(kinds), None) if isinstance(kinds, list) else kinds
+        typed = _typed(self._pairs[name], kind) if name in self._pairs else None
+        if "const" in rule:
+            return rule["const"]
+        if as_list(rule.get("enum")):
+            return typed if typed in as_list(rule["enum"]) else as_list(rule["enum"])[0]
+        if kind == "object":
+            required = as_list(rule.get("required"))
+            return {
+                key: self._value(part, key, depth + 1)
+                for key, part in as_dict(rule.get("properties")).items()
+                if key in required or depth < _EXAMPLE_DEPTH
+            }
+        if kind == "array" and not isinstance(typed, list):
+            least = as_int(rule.get("minItems")) or 0
+            count = max(least, 1 if depth < _EXAMPLE_DEPTH else 0)
+            return [self._value(rule.get("items"), name, depth + 1) for _ in range(count)]
+        return self._scalar(rule, kind) if typed is None else typed
+
+    def _scalar(self, rule: Mapping[str, object], kind: object) -> object:
+        match kind:
+            case "integer" | "number":
+                number = next(self._numbers, None)
+                return rule.get("minimum", 0) if number is None else _typed(number, kind)
+            case "boolean":
+                return False
+            case "null":
+                return None
+        return _FORMATS.get(as_str(rule.get("format"))) or next(self._quoted, self._default)
 
 
 # ---- arithmetic in a text -----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ TinyAgentError
 ├── IncompleteAnswerError         the run ended without a complete answer
 │   ├── OutputTruncatedError      the reply reached the output limit
 │   ├── EmptyReplyError           the reply has no text
+│   ├── InvalidAnswerError        the answer does not fit the requested schema
 │   └── RunLimitError             a limit of the run was reached; `kind` is the limit's name
 ├── RunAbortedError               the run was aborted
 ├── InvalidMessageError           a message that cannot be sent to a model (also a ValueError)
@@ -50,6 +51,7 @@ __all__ = [
     "EmptyReplyError",
     "ErrorFields",
     "IncompleteAnswerError",
+    "InvalidAnswerError",
     "InvalidMessageError",
     "InvalidReplyError",
     "MissingKeyError",
@@ -247,6 +249,12 @@ class EmptyReplyError(IncompleteAnswerError):
     def __init__(self, message: str, *, content_types: Sequence[str] = (), hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.content_types: tuple[str, ...] = tuple(content_types)
+
+
+class InvalidAnswerError(IncompleteAnswerError):
+    """The answer does not fit the schema that was asked for. The message names the place and the fault."""
+
+    kind = "invalid_answer"
 
 
 class RunLimitError(IncompleteAnswerError):

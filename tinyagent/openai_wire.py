@@ -83,7 +83,6 @@ async def stream_openai_completions(
     model = as_model(model, HttpModel)
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
     headers, secrets = request_headers(model, options.get("api_key"))
-    body = encoded_request(model, context, options)
     open_reply = partial(
         open_stream,
         endpoint(base_url),
@@ -93,13 +92,16 @@ async def stream_openai_completions(
         secrets=secrets,
         decoder=partial(ChatDecoder, model),
     )
-    try:
-        return await open_reply(body)
-    except ProviderError as error:
-        if not refuses_stream_options(error, body, model, options):
-            raise
-    del body["stream_options"]
-    return await open_reply(body)
+    while True:  # Each refusal is remembered, so there are at most three requests.
+        body = encoded_request(model, context, options)
+        try:
+            return await open_reply(body)
+        except ProviderError as error:
+            from ._stream.response_schema import refuses_schema
+
+            refused = refuses_stream_options(error, body, model, options)
+            if not (refused or refuses_schema(error, body, model, context, options)):
+                raise
 
 
 def request_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:

@@ -226,6 +226,7 @@ def _body(model: HttpModel, context: Context, options: _RequestOptions) -> dict[
         # Not in the original protocol: our own server reads these fields, others ignore them.
         "sessionId": options.get("session_id"),
         "thinkingBudgets": options.get("thinking_budgets") or None,
+        "responseSchema": options.get("response_schema"),
     }
     return {
         "model": {

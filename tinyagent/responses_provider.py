@@ -26,6 +26,7 @@ from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import EncodedArray, endpoint, request_headers
 from ._stream.request_cache import RequestCache
+from ._stream.response_schema import instructed, is_refused, json_schema_format, refuses_schema
 from ._stream.responses_decoder import ResponsesDecoder
 from ._stream.responses_request import convert_messages
 from ._stream.servers import SERVERS, dialect_of, server_of
@@ -115,6 +116,14 @@ def _request(
 ) -> dict[str, object]:
     extra = dict(model.extra_body)
     body: dict[str, object] = {"model": model.id, "stream": True, "store": False, "input": items}
+    schema = options.get("response_schema")
+    if schema is not None and is_refused(model, context, schema):
+        context = instructed(context, schema)
+    elif schema is not None:
+        body["text"] = {
+            "format": {"type": "json_schema", **json_schema_format(schema)},
+            **as_dict(extra.pop("text", None)),
+        }
     if context.system_prompt:
         body["instructions"] = context.system_prompt
     tools: list[dict[str, object]] = [
@@ -185,7 +194,7 @@ async def stream_openai_responses(
     model = as_model(model, OpenAIResponsesModel)
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
     headers, secrets = _headers(model, options.get("api_key"))
-    url, body = endpoint(base_url, "/responses"), _encoded_request(model, context, options)
+    url = endpoint(base_url, "/responses")
     open_reply = partial(
         open_stream,
         url,
@@ -195,22 +204,26 @@ async def stream_openai_responses(
         secrets=secrets,
         decoder=partial(ResponsesDecoder, model),
     )
-    if url in _refuse_summaries:
-        as_dict(body.get("reasoning")).pop("summary", None)
-    summary = as_dict(body.get("reasoning")).get("summary")
-    try:
-        return await open_reply(body)
-    except ProviderError as error:
-        if not (summary and error.status == 400 and _NAMES_SUMMARY.search(str(error))):
-            if error.status in (404, 405) and server_of(base_url) != "openai":
-                error.hint = (
-                    "Without a Responses API, choose the server's protocol: -O api=openai-completions"
+    while True:  # Each refusal is remembered, so there are at most three requests.
+        body = _encoded_request(model, context, options)
+        reasoning = as_dict(body.get("reasoning"))
+        if url in _refuse_summaries:
+            reasoning.pop("summary", None)
+        try:
+            return await open_reply(body)
+        except ProviderError as error:
+            if reasoning.get("summary") and error.status == 400 and _NAMES_SUMMARY.search(str(error)):
+                _refuse_summaries.add(url)
+                note(
+                    options,
+                    f"{model.provider}: this key gets no reasoning summaries, so they are not requested.",
                 )
-            raise
-    _refuse_summaries.add(url)
-    note(options, f"{model.provider}: this key gets no reasoning summaries, so they are not requested.")
-    as_dict(body["reasoning"]).pop("summary")
-    return await open_reply(body)
+            elif not refuses_schema(error, body, model, context, options):
+                if error.status in (404, 405) and server_of(base_url) != "openai":
+                    error.hint = (
+                        "Without a Responses API, choose the server's protocol: -O api=openai-completions"
+                    )
+                raise
 
 
 _NAMES_SUMMARY = re.compile(r"(?i)reasoning[ ._]summar")

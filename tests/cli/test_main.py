@@ -151,6 +151,7 @@ EXIT_CODES = {
     errors.IncompleteAnswerError: 4,
     errors.OutputTruncatedError: 4,
     errors.EmptyReplyError: 4,
+    errors.InvalidAnswerError: 4,
     errors.RunLimitError: 4,
     errors.RunAbortedError: 1,
     errors.InvalidMessageError: 2,

@@ -45,8 +45,16 @@ VERSION = 1
 # The reader does not check the fields of these objects, so that it can also read what newer versions and
 # other programs write. For a type checker they are what this version writes.
 if TYPE_CHECKING:
-    from tinyagent.agent_types import AgentMessage, AssistantMessage, RunLimit, ToolResultMessage, Usage
+    from tinyagent.agent_types import (
+        AgentMessage,
+        AssistantMessage,
+        JsonValue,
+        RunLimit,
+        ToolResultMessage,
+        Usage,
+    )
 else:
+    JsonValue = bool | int | float | str | list | dict | None
     AgentMessage = AssistantMessage = ToolResultMessage = Usage = JsonDict
     RunLimit = str
 
@@ -94,7 +102,10 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
-    """The last line of a run, whether it succeeded or failed."""
+    """The last line of a run, whether it succeeded or failed.
+
+    `value` is the validated answer of a run with a schema.
+    """
 
     ok: bool
     exit_code: int
@@ -104,6 +115,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     turns: int
     duration_ms: int
     error: ErrorRecord | None
+    value: JsonValue | UnsetType = UNSET
     time: int | UnsetType = UNSET
 
 

@@ -69,6 +69,7 @@ _Option: TypeAlias = Literal[
     "on_retry",
     "on_note",
     "http_client",
+    "response_schema",
 ]
 _OPTIONS: tuple[_Option, ...] = get_args(_Option)
 
@@ -241,6 +242,7 @@ class ModelCall:
             "on_retry": config.on_retry,
             "on_note": config.on_note,
             "http_client": config.http_client,
+            "response_schema": config.response_schema,
         }
         for name in _OPTIONS:
             if options[name] is None:

@@ -185,6 +185,7 @@ class ChatDecoder(ReplyDecoder):
             else:
                 self._add_parts(content, out)
         if delta.refusal:
+            self._fields["refusal"] = True
             self._say(delta.refusal, out)
         if delta.tool_calls:
             for call in delta.tool_calls:

@@ -46,8 +46,9 @@ _refuse_stream_options: set[str] = set()
 def chat_request(model: ModelIdentity, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, before it is encoded."""
     model = as_model(model, HttpModel)
+    response_format, context = _response_format(model, context, options)
     messages = [*_system_message(context), *_messages(model, context, context.messages)]
-    return _request(model, context, options, messages)
+    return _request(model, context, options, messages, response_format)
 
 
 _requests: RequestCache[UsedIds] = RequestCache()
@@ -55,6 +56,7 @@ _requests: RequestCache[UsedIds] = RequestCache()
 
 def encoded_request(model: HttpModel, context: Context, options: SimpleStreamOptions) -> dict[str, object]:
     """Return the body of a request, with its messages already encoded."""
+    response_format, context = _response_format(model, context, options)
     tools = tuple(tool.name for tool in context.tools or ())
     history, _ = _requests.encode(
         context.messages,
@@ -63,7 +65,22 @@ def encoded_request(model: HttpModel, context: Context, options: SimpleStreamOpt
         {},
     )
     system = encode_items(_system_message(context))
-    return _request(model, context, options, EncodedArray(system, *history))
+    return _request(model, context, options, EncodedArray(system, *history), response_format)
+
+
+def _response_format(
+    model: HttpModel, context: Context, options: SimpleStreamOptions
+) -> tuple[dict[str, object] | None, Context]:
+    """Return the `response_format` of a request, and the context with the instructions that it needs."""
+    schema = options.get("response_schema")
+    if schema is None:
+        return None, context
+    from .response_schema import instructed, is_refused, json_schema_format  # plain requests do not need it
+
+    kind = "" if is_refused(model, context, schema) else _dialect(model).schemas
+    if kind == "json_schema":
+        return {"type": kind, "json_schema": json_schema_format(schema)}, context
+    return ({"type": kind} if kind else None), instructed(context, schema)
 
 
 def _request(
@@ -71,6 +88,7 @@ def _request(
     context: Context,
     options: SimpleStreamOptions,
     messages: Sequence[object] | EncodedArray,
+    response_format: dict[str, object] | None,
 ) -> dict[str, object]:
     dialect = _dialect(model)
     body: dict[str, object] = {"model": model.id, "messages": messages, "stream": True}
@@ -92,6 +110,8 @@ def _request(
             }
             for tool in context.tools
         ]
+    if response_format is not None:
+        body["response_format"] = response_format
     _set_reasoning(body, model, dialect, options)
     if dialect.session and options.get("session_id"):
         body[dialect.session] = options["session_id"]

@@ -37,7 +37,8 @@ class _Block:
 
     def __init__(self, kind: str, index: int = -1, whole: dict[str, object] | None = None) -> None:
         self.kind = kind
-        """`text`, `thinking`, `tool_call`, `raw` (stored unchanged) or `unknown` (left out)."""
+        """`text`, `thinking`, `tool_call`, `answer` (a call whose arguments are text), `raw` (stored
+        unchanged) or `unknown` (left out)."""
         self.index = index
         self.whole = whole or {}
         """The original block of a raw block; the input of a call."""
@@ -55,6 +56,7 @@ class AnthropicDecoder(ReplyDecoder):
         make_continuation: Returns the body of the request that continues a paused reply, if there is one.
         max_pauses: How often.
         thinking_level: What the reply was asked for; kept in the message for the rest of its turn.
+        answer_tool: The tool whose call is the answer: its arguments become text.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class AnthropicDecoder(ReplyDecoder):
         make_continuation: Callable[[AssistantMessage], bytes] | None = None,
         max_pauses: int = 0,
         thinking_level: str = "off",
+        answer_tool: str | None = None,
         **options: Unpack[DecoderOptions],
     ) -> None:
         super().__init__(model, **options)
@@ -71,6 +74,7 @@ class AnthropicDecoder(ReplyDecoder):
             self._fields["thinking_level"] = thinking_level
         self._make_continuation = make_continuation
         self._pauses_left = max_pauses
+        self._answer_tool = answer_tool
         self._open: dict[int | None, _Block] = {}
         self._raw_usage: dict[str, object] = {}
         self._before: list[Usage] = []
@@ -138,6 +142,10 @@ class AnthropicDecoder(ReplyDecoder):
             self._add(at, kind, block.get(kind), out)
             if kind == "thinking":
                 self._sign(at, block.get("signature"), out)
+        elif kind == "tool_use" and self._answer_tool is not None and block.get("name") == self._answer_tool:
+            index, event = self.builder.open_text()
+            self._open[at] = _Block("answer", index, as_dict(block.get("input")))
+            out.append(event)
         elif kind == "tool_use":
             index, event = self.builder.open_tool_call(as_str(block.get("id")), as_str(block.get("name")))
             self._open[at] = _Block("tool_call", index, as_dict(block.get("input")))
@@ -148,7 +156,7 @@ class AnthropicDecoder(ReplyDecoder):
             out.append(event)
         else:
             self._open[at] = _Block("unknown")
-        if kind in ("text", "tool_use"):
+        if kind in ("text", "tool_use") and self._open[at].kind != "answer":
             fields = {name: value for name, value in block.items() if name not in _OWN_FIELDS and value}
             self._open[at].fields = fields
 
@@ -158,6 +166,12 @@ class AnthropicDecoder(ReplyDecoder):
         wanted = _DELTAS.get(kind)
         if block is not None and block.kind == "raw":
             self._add_to_raw(block, kind, delta)
+        elif block is not None and block.kind == "answer":
+            piece = delta.get("partial_json")
+            if isinstance(piece, str) and piece:
+                out.append(self.builder.delta(block.index, piece))
+            elif isinstance(piece, dict):
+                block.whole = piece
         elif wanted is None:
             if kind == "signature_delta":
                 self._sign(at, delta.get("signature"), out)
@@ -215,6 +229,8 @@ class AnthropicDecoder(ReplyDecoder):
         block = self._open.pop(at, None)
         if block is None or block.kind == "unknown":
             return
+        if block.kind == "answer" and block.whole and not self.builder.text(block.index).strip():
+            out.append(self.builder.delta(block.index, _json.encode(block.whole).decode()))
         out.append(self._closed(block))
 
     def _closed(self, block: _Block) -> BuilderEvent:

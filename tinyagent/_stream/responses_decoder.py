@@ -254,7 +254,7 @@ class ResponsesDecoder(ReplyDecoder):
         if isinstance(item.phase, str):
             stored["phase"] = item.phase
         if part in item.refusals:
-            stored["refusal"] = True
+            stored["refusal"] = self._fields["refusal"] = True
         annotations = [value for value in item.annotations.get(part, ()) if isinstance(value, dict) and value]
         fields: dict[str, object] = {}
         if annotations:

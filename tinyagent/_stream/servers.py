@@ -42,6 +42,8 @@ class Dialect(NamedTuple):
         cache_control: Whether the request and content blocks may have `cache_control`.
         images: Whether assistant messages may contain images.
         key_header: The header of the API key, if it is not `Authorization: Bearer`.
+        schemas: The type of `response_format` for an answer with a schema: `json_schema`, or `json_object`
+            for any JSON, with the schema in the system prompt; "" without one.
     """
 
     max_tokens: str = "max_tokens"
@@ -54,6 +56,7 @@ class Dialect(NamedTuple):
     cache_control: bool = False
     images: bool = False
     key_header: str = ""
+    schemas: str = "json_schema"
 
 
 class Server(NamedTuple):
@@ -173,7 +176,7 @@ SERVERS: dict[str, Server] = {
         "DEEPSEEK_API_KEY",
         "deepseek-chat",
         # In thinking mode it refuses a history without reasoning_content, and accepts an empty one.
-        dialect=Dialect(thinking="thinking", null_content=True, reasoning=""),
+        dialect=Dialect(thinking="thinking", null_content=True, reasoning="", schemas="json_object"),
         prices="deepseek",
     ),
     "mistral": Server(
@@ -202,7 +205,7 @@ SERVERS: dict[str, Server] = {
         "MOONSHOT_API_KEY",
         "kimi-k2.5",
         # As DeepSeek, but Kimi treats an empty reasoning_content as missing.
-        dialect=Dialect(thinking="thinking", reasoning="."),
+        dialect=Dialect(thinking="thinking", reasoning=".", schemas="json_object"),
         hosts=("api.moonshot.cn", "api.kimi.com"),
         prices="moonshotai",
     ),
@@ -210,7 +213,7 @@ SERVERS: dict[str, Server] = {
         "https://api.z.ai/api/paas/v4",
         "ZAI_API_KEY",
         "glm-4.6",
-        dialect=Dialect(thinking="thinking"),
+        dialect=Dialect(thinking="thinking", schemas="json_object"),
         hosts=("open.bigmodel.cn",),
         prices="zai",
     ),
@@ -218,7 +221,7 @@ SERVERS: dict[str, Server] = {
         "https://api.minimax.io/v1",
         "MINIMAX_API_KEY",
         "MiniMax-M2",
-        dialect=Dialect(thinking=""),
+        dialect=Dialect(thinking="", schemas=""),
         hosts=("api.minimaxi.com",),
         prices="minimax",
     ),

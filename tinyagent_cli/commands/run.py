@@ -120,6 +120,19 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     type=click.Path(allow_dash=True),
     help="Continue the run of a JSONL record.",
 )
+@click.option(
+    "--schema",
+    metavar="SCHEMA",
+    type=TextArgument(),
+    help="Answer with JSON that fits a schema: a JSON Schema or its file, a list of fields such as "
+    "'name, age int, tags list', or MODULE:TYPE, which is imported. Only validated JSON is printed.",
+)
+@click.option(
+    "--schema-multi",
+    metavar="SCHEMA",
+    type=TextArgument(),
+    help="Like --schema, for a list of such values, printed as JSON lines.",
+)
 @click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
 @click.option(
     "--json",

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error, extract_text
 from tinyagent._net.errors import redact
-from tinyagent.errors import EmptyReplyError
+from tinyagent.errors import EmptyReplyError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
 from tinyagent_cli.exit_codes import NoCodeBlockError, describe, plugin_exit
@@ -75,6 +77,9 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
         yield f"-f {file}", str(Path(file).expanduser())
     if options.system is not None and options.system.startswith("@"):
         yield f"-s {options.system}", str(Path(options.system[1:]).expanduser())
+    for option, schema in (("--schema", options.schema), ("--schema-multi", options.schema_multi)):
+        if schema is not None:
+            yield option, schema
     for found in (*config_directory().glob("*.toml"), config_directory() / APPROVALS_FILE):
         yield f"the configuration {found.name}", str(found)
     yield "the configuration tinyagent.toml", "tinyagent.toml"
@@ -118,11 +123,14 @@ class _Run:
         self._lifetime = lifetime
         self._stdout = stdout
         self._outputs = {stdout, *(sink.output for sink in sinks)}
+        self._prints_value = as_text and plan.answer is not None
+        as_text = as_text and plan.answer is None
         self._text = TextRenderer(stdout) if as_text else None
         self._shows_summary = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
         self._activity = self._make_activity() if self._shows_summary else None
         self._shows_cost = bool(self._shows_summary or app.verbosity or sinks)
         self._cause: BaseException | None = None
+        self._failure: TinyAgentError | None = None
         self._notes: set[str] = set()
         self._guards = self._make_guards()
         self._agent = self._make_agent()
@@ -262,7 +270,7 @@ class _Run:
             output.on_error = self._stop
         try:
             with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
-                await self._agent.prompt(plan.message)
+                await self._ask()
         finally:
             if self._activity is not None:
                 self._activity.close()
@@ -275,19 +283,32 @@ class _Run:
         if self._cause is not None:
             raise self._cause
 
+    async def _ask(self) -> None:
+        plan = self._plan
+        if plan.answer is None:
+            await self._agent.prompt(plan.message)
+            return
+        try:
+            self._progress.value = await self._agent.prompt_as(plan.answer.form, plan.message)
+        except TinyAgentError as error:
+            self._failure = error
+
     def _stop(self, cause: BaseException) -> None:
         self._cause = self._cause or cause
         self._agent.abort()
 
     def conclude(self) -> None:
-        """Show a summary, on a terminal or with -v. Raise an error if the run ended without an answer."""
+        """Print the value and show a summary. Raise an error if the run ended without an answer."""
         app, plan, progress = self._app, self._plan, self._progress
+        if plan.answer is not None and self._prints_value and progress.value is not UNSET:
+            printed = plan.answer.printed(progress.value, terminal=self._stdout.is_terminal)
+            self._stdout.write_now(printed)
         if self._shows_summary:
             app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
         if plan.max_cost is not None and progress.replies and progress.usage is None:
             app.warn("The provider reported no usage, so --max-cost could not be enforced.")
-        error = answer_error(progress.messages, progress.limit)
-        if isinstance(error, EmptyReplyError) and error.content_types:
+        error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)
+        if plan.answer is None and isinstance(error, EmptyReplyError) and error.content_types:
             # The answer has no text; the record contains it.
             app.note(f"{error} {error.hint}")
         elif error is not None:

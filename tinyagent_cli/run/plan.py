@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,6 +30,9 @@ from .model import resolve_model
 from .prompt_input import StandardInput, build_prompt, read_file, read_files
 from .tool_limits import output_limits, with_timeouts
 
+if TYPE_CHECKING:
+    from .schema_argument import WantedAnswer
+
 __all__ = ["Plan", "RunOptions", "prepare"]
 
 T = TypeVar("T")
@@ -46,6 +49,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     mcp: tuple[str, ...]
     files: tuple[str, ...]
     history: str | None
+    schema: str | None
+    schema_multi: str | None
     jsonl: bool
     json: bool
     extract: int
@@ -76,6 +81,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
     history: list[AgentMessage]
     message: UserMessage
+    answer: WantedAnswer | None
     empty_stdin: bool
     thinking: ThinkingLevel
     temperature: float | None
@@ -130,6 +136,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         TinyAgentError: Something is missing, malformed or unknown.
     """
     piped = _stdin_is_prompt(options, stdin)
+    answer = _wanted_answer(options)
     found = _load_settings(app, options, lifetime)
     plugins, run = PluginLoader.from_settings(found), found.run
     provider, model, api_key = _choose_model(app, options, found, plugins)
@@ -151,6 +158,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         changed_tools=tools.changed,
         history=conversation.history,
         message=conversation.message,
+        answer=answer,
         empty_stdin=stdin.was_empty,
         thinking=ThinkingLevel(options.thinking or run.thinking or "off"),
         temperature=_first(options.temperature, run.temperature),
@@ -223,6 +231,21 @@ def _choose_model(
     if moved is not None:
         app.detail(moved)
     return provider, model, api_key
+
+
+def _wanted_answer(options: RunOptions) -> WantedAnswer | None:
+    """Return the answer that `--schema` or `--schema-multi` asks for."""
+    if options.schema is None and options.schema_multi is None:
+        return None
+    if options.schema is not None and options.schema_multi is not None:
+        raise InputError("--schema and --schema-multi cannot be used together. Choose one.")
+    if options.extract:
+        raise InputError("-x prints a code block and --schema prints JSON. Choose one.")
+    from .schema_argument import read_schema
+
+    if options.schema is not None:
+        return read_schema("--schema", options.schema)
+    return read_schema("--schema-multi", options.schema_multi or "", many=True)
 
 
 def _load_tools(app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader) -> _Tools:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET, UnsetType
+
 from tinyagent._stream.message_checks import is_assistant
-from tinyagent.agent_types import AgentEndEvent, AgentEvent, AgentMessage, AssistantMessage, RunLimit, Usage
+from tinyagent.agent_types import (
+    AgentEndEvent,
+    AgentEvent,
+    AgentMessage,
+    AssistantMessage,
+    JsonValue,
+    RunLimit,
+    Usage,
+)
 
 if TYPE_CHECKING:
     from .lifetime import Lifetime
@@ -23,12 +33,14 @@ class Progress:
         messages: The messages of the run, once it has ended.
         limit: The limit that ended the run, if one did.
         usage: The tokens and the cost of the run; None if the provider reports no usage.
+        value: The validated answer of a run with a schema.
     """
 
     def __init__(self, lifetime: Lifetime | None = None) -> None:
         self.messages: list[AgentMessage] = []
         self.limit: RunLimit | None = None
         self.usage: Usage | None = None
+        self.value: JsonValue | UnsetType = UNSET
         self._lifetime = lifetime
 
     def __call__(self, event: AgentEvent) -> None:

@@ -55,6 +55,7 @@ def result(progress: Progress, error: BaseException | None) -> ResultRecord:
         exit_code=0 if failure is None else failure.exit_code,
         stop_reason=last["stop_reason"] if last else None,
         text=extract_text(last),
+        value=progress.value,
         usage=None if progress.usage is None else {**progress.usage},
         turns=len(progress.replies),
         duration_ms=round(progress.seconds * 1000),

@@ -222,3 +222,15 @@ async def test_openai_models_use_their_protocol(model_id: str, api: Any, path: s
         async with serving(providers={"openai": table}) as served:
             message = await served.message(f"openai/{model_id}")
         assert (path, "ok") == (server.requests[0].path, message["content"][0]["text"])
+
+
+async def test_the_schema_of_the_answer_is_passed_on(serving: Serving) -> None:
+    """The provider behind the proxy enforces it."""
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    async with FakeServer(FakeReply.text('{"x": 1}')) as server:
+        table = ProviderTable(base_url=server.url, api_key_env="UP_KEY")
+        async with serving(providers={"openai": table}) as served:
+            message = await served.message("openai/gpt-4.1", response_schema=schema)
+        assert '{"x": 1}' == message["content"][0]["text"]
+        sent = server.requests[0].json["response_format"]["json_schema"]
+    assert (True, {**schema, "additionalProperties": False}) == (sent["strict"], sent["schema"])

@@ -68,6 +68,7 @@ class _Options(msgspec.Struct, rename="camel"):
     reasoning: str | None = None
     session_id: str | None = None
     thinking_budgets: dict[str, int] | None = None
+    response_schema: JsonDict | None = None
 
 
 class _Body(msgspec.Struct):
@@ -130,6 +131,7 @@ def read_request(body: bytes) -> StreamRequest:
         "session_id": request.options.session_id,
         "thinking_budgets": request.options.thinking_budgets,
         "thinking_level": None if level == "off" else ThinkingLevel(level),
+        "response_schema": request.options.response_schema,
     }
     return StreamRequest(
         provider=request.model.provider,
