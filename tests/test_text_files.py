@@ -246,16 +246,16 @@ def test_owners(
     owner: int, mode: int, user: int, directory: int | None, private: bool, allowed: bool
 ) -> None:
     """The file must belong to the user or root; for root also to the owner of its directory."""
-    refusal = text_files._refusal(result(owner, mode), user, directory, private=private)
+    refusal = text_files._reason_to_refuse(result(owner, mode), user, directory, private=private)
     assert allowed == (refusal is None), refusal
 
 
 def test_a_group_of_the_user_alone_may_write() -> None:
     """With umask 002, each user has a group with the same number and no other members."""
     own, shared = result(USER, 0o664, group=USER), result(USER, 0o664, group=OTHER)
-    assert text_files._refusal(own, USER, USER, private=False) is None
-    assert text_files._refusal(shared, USER, USER, private=False) is not None
-    assert text_files._refusal(own, USER, USER, private=True) is not None
+    assert text_files._reason_to_refuse(own, USER, USER, private=False) is None
+    assert text_files._reason_to_refuse(shared, USER, USER, private=False) is not None
+    assert text_files._reason_to_refuse(own, USER, USER, private=True) is not None
 
 
 def test_an_owner_is_enforced_on_the_opened_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def read_config(
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ConfigurationError(f"{name} is not a regular file, so it is not used.")
-        refusal = _refusal(found, os.geteuid(), _owner_of_directory(name), private=private)
+        refusal = _reason_to_refuse(found, os.geteuid(), _owner_of_directory(name), private=private)
         if refusal is not None:
             why, how = refusal
             raise ConfigurationError(
@@ -241,7 +241,7 @@ def write_private(path: str | os.PathLike[str], data: bytes) -> None:
         raise
 
 
-def _refusal(
+def _reason_to_refuse(
     found: os.stat_result, user: int, directory_owner: int | None, *, private: bool
 ) -> tuple[str, str] | None:
     """Why a file with this owner and mode must not be used, and the command that changes it."""

@@ -87,14 +87,7 @@ def adapt_history(
         if message["role"] == "assistant" and _has_only_texts(message):
             renamed = {}
         elif message["role"] == "assistant":
-            content: list[AssistantBlock] = [
-                block for block in message["content"] if block["type"] in _BLOCKS
-            ]
-            if not images:
-                content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
-            if not is_own(message, model):
-                content = [_without_signature(block) for block in content if block["type"] != "thinking"]
-                content = [block for block in content if block["type"] != "text" or block["text"].strip()]
+            content = _readable_blocks(message, model, images)
             if not content:
                 continue
             renamed = {}
@@ -113,6 +106,17 @@ def adapt_history(
             }
         taken.append(message)
     return taken
+
+
+def _readable_blocks(message: AssistantMessage, model: ModelIdentity, images: bool) -> list[AssistantBlock]:
+    """Return the blocks of a reply that `model` can read; see `adapt_history`."""
+    content: list[AssistantBlock] = [block for block in message["content"] if block["type"] in _BLOCKS]
+    if not images:
+        content = [IMAGE_NOTE if block["type"] == "image" else block for block in content]
+    if not is_own(message, model):
+        content = [_without_signature(block) for block in content if block["type"] != "thinking"]
+        content = [block for block in content if block["type"] != "text" or block["text"].strip()]
+    return content
 
 
 def repair_history(messages: Sequence[Message], *, first: int = 1) -> list[Message]:
