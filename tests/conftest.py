@@ -25,7 +25,7 @@ for _name in ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
 SLOW = (
     *("plugins", "tests/bindings", "tests/peers", "tests/plugins"),
     *(f"tests/cli/test_{name}" for name in ("approvals", "doctor", "new_plugin", "pipes", "plugins")),
-    *(f"tests/cli/test_{name}" for name in ("process", "secrets", "start")),
+    *(f"tests/cli/test_{name}" for name in ("process", "secrets", "session_crashes", "start")),
     *(f"tests/contract/test_{name}" for name in ("contract_itself", "secrets")),
     *(f"tests/test_{name}" for name in ("bench", "process", "pytest_plugin", "transports")),
 )

@@ -27,6 +27,7 @@ __all__ = [
     "decode_object",
     "dollars",
     "encode",
+    "encode_lossy",
     "without_surrogates",
 ]
 
@@ -74,6 +75,23 @@ def encode(value: object) -> bytes:
         return _encoder.encode(value)
     except UnicodeEncodeError:
         return _encoder.encode(without_surrogates(msgspec.to_builtins(value, enc_hook=_decode_raw)))
+
+
+def encode_lossy(value: object) -> bytes:
+    """Encode a value like `encode`. What JSON cannot represent is written as a string."""
+    try:
+        return encode(value)
+    except TypeError:
+        return encode(_json_safe(msgspec.to_builtins(value, enc_hook=str, str_keys=False)))
+
+
+def _json_safe(value: object) -> object:
+    """Return a value whose keys are strings, and whose sequences are lists."""
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else str(key): _json_safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json_safe(item) for item in value]
+    return value
 
 
 def _decode_raw(value: object) -> object:

@@ -5,6 +5,7 @@ Model ids come from the configuration, the defaults and the last `models list`.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from .plugins.discovery import find, installed
@@ -20,6 +21,7 @@ __all__ = [
     "complete_models",
     "complete_plugins",
     "complete_providers",
+    "complete_sessions",
     "complete_settings",
     "complete_stored_keys",
     "complete_tools",
@@ -27,6 +29,13 @@ __all__ = [
 
 COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
 """The environment variable with which a shell's completion script requests completions."""
+
+
+_SHOWN_ID = 8
+"""Digits of the id of a session."""
+
+_MOST_SESSIONS = 100
+"""The most sessions that are offered."""
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -96,6 +105,31 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
         for name in _providers(found)
         if name.startswith(incomplete)
     ]
+
+
+def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of sessions, then the ids of the others; the last used ones come first."""
+    from click.shell_completion import CompletionItem
+
+    from .config.environment import sessions_directory
+    from .sessions.files import NAMED, SUFFIX
+
+    found: list[tuple[bool, float, str]] = []
+    try:
+        for folder in sessions_directory().iterdir():
+            named = folder.name == NAMED
+            for file in folder.glob(f"*{SUFFIX}"):
+                status = file.lstat()
+                name = file.name.removesuffix(SUFFIX)
+                if status.st_size:
+                    found.append((not named, -status.st_mtime, name if named else name[:_SHOWN_ID]))
+    except OSError:
+        pass  # a completion cannot show errors
+    return [
+        CompletionItem(name, help=time.strftime("%Y-%m-%d %H:%M", time.localtime(-used)))
+        for _, used, name in sorted(found)
+        if name.startswith(incomplete)
+    ][:_MOST_SESSIONS]
 
 
 def _settings() -> Settings | None:

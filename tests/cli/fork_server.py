@@ -29,10 +29,14 @@ PRELOADED = [
     "tinyagent_cli.commands.plugins",
     "tinyagent_cli.commands.run",
     "tinyagent_cli.commands.schema",
+    "tinyagent_cli.commands.sessions",
     "tinyagent_cli.commands.tools",
     "tinyagent_cli.run.driver",
     "tinyagent_cli.sinks.jsonl",
+    "tinyagent_cli.run.session_choice",
     "tinyagent_cli.run.tool_call",
+    "tinyagent_cli.sessions.index",
+    "tinyagent_cli.sessions.writer",
 ]
 
 

@@ -70,6 +70,7 @@ def test_version_is_the_distributions(cli: Cli) -> None:
         [], *([name] for name in COMMANDS), ["models", "list"], ["tools", "list"], ["tools", "show"],
         ["tools", "call"], ["plugins", "list"], ["plugins", "install"], ["plugins", "uninstall"],
         ["plugins", "new"], ["approvals", "list"], ["approvals", "revoke"], ["schema", "events"],
+        *(["sessions", name] for name in ("list", "search", "show", "export", "rename", "remove", "fork")),
     ],
     ids="-".join,
 )  # fmt: skip

@@ -20,8 +20,8 @@ OUR_MODULES = {
     "plugins.builtin plugins.discovery plugins.failures plugins.loading plugins.log_warnings",
     "plugins.registry plugins.selection plugins.tool_sources run run.approvals run.driver run.garbage",
     "run.kernel_guards run.lifetime run.model run.outcome run.plan run.process_exit run.progress",
-    "run.prompt_input run.records run.text_argument run.tool_guards run.tool_limits shell_completion",
-    "sinks sinks.plugin terminal",
+    "run.prompt_input run.record_lines run.records run.text_argument run.tool_guards run.tool_limits",
+    "sessions sessions.files sessions.writer shell_completion sinks sinks.plugin terminal",
     "terminal.output terminal.sanitise terminal.signals terminal.standard_output terminal.text version",
 }
 """The modules of the command line in a run that prints text."""

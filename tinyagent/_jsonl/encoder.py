@@ -369,19 +369,7 @@ def _difference(old: Fields, new: object) -> Fields | None:
 
 
 def _encode_line(line: msgspec.Struct) -> bytes:
-    try:
-        return _json.encode(line) + b"\n"
-    except TypeError:
-        return _json.encode(_json_safe(msgspec.to_builtins(line, enc_hook=str, str_keys=False))) + b"\n"
-
-
-def _json_safe(value: object) -> object:
-    """Return a value whose keys are strings, and whose sequences are lists."""
-    if isinstance(value, dict):
-        return {key if isinstance(key, str) else str(key): _json_safe(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_json_safe(item) for item in value]
-    return value
+    return _json.encode_lossy(line) + b"\n"
 
 
 def write(

@@ -66,6 +66,9 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
 
     `empty_stdin` is present, and true, if standard input was an empty pipe or file. The command before it in
     a pipeline may have failed.
+
+    The header of a session file also has the working directory (`cwd`), and the id of the session that it is
+    a copy of (`parent`).
     """
 
     version: int
@@ -77,6 +80,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     tools: list[str]
     tinyagent: str
     empty_stdin: bool | UnsetType = UNSET
+    cwd: str | UnsetType = UNSET
+    parent: str | UnsetType = UNSET
     time: int | UnsetType = UNSET
 
 
@@ -104,7 +109,8 @@ class ErrorRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="result"):
     """The last line of a run, whether it succeeded or failed.
 
-    `value` is the validated answer of a run with a schema.
+    `value` is the validated answer of a run with a schema. `session` is present if the run is saved: the id
+    of its session, for `tinyagent run --session`.
     """
 
     ok: bool
@@ -116,6 +122,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     duration_ms: int
     error: ErrorRecord | None
     value: JsonValue | UnsetType = UNSET
+    session: str | UnsetType = UNSET
     time: int | UnsetType = UNSET
 
 

@@ -6,7 +6,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_models, complete_tools
+from tinyagent_cli.shell_completion import complete_models, complete_sessions, complete_tools
 
 from .options import CONTEXT, HintedUsageError, common_options
 
@@ -133,6 +133,15 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     type=TextArgument(),
     help="Like --schema, for a list of such values, printed as JSON lines.",
 )
+@click.option(
+    "--session",
+    metavar="NAME|ID",
+    type=TextArgument(),
+    shell_complete=complete_sessions,
+    help="Continue the session with this name or id; a new name starts one.",
+)
+@click.option("-c", "--continue", "continues", is_flag=True, help="Continue the last session of this folder.")
+@click.option("--no-session", is_flag=True, help="Do not save this run as a session.")
 @click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
 @click.option(
     "--json",

@@ -17,8 +17,11 @@ __all__ = [
     "allowed_plugins",
     "cache_directory",
     "config_directory",
+    "has_home",
     "missing_variable",
+    "sessions_directory",
     "set_variable",
+    "state_directory",
     "variable",
 ]
 
@@ -78,6 +81,29 @@ def cache_directory() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("tinyagent", appauthor=False)
+
+
+def state_directory() -> Path:
+    """Return the directory of what commands store by themselves, such as sessions."""
+    home = variable("TINYAGENT_HOME")
+    if home is not None:
+        return _expanded(home)
+    if sys.platform == "linux":
+        return _expanded(variable("XDG_STATE_HOME") or "~/.local/state") / "tinyagent"
+    from platformdirs import user_state_path
+
+    return user_state_path("tinyagent", appauthor=False)
+
+
+def sessions_directory() -> Path:
+    """Return the directory of the sessions."""
+    return state_directory() / "sessions"
+
+
+def has_home() -> bool:
+    """Return whether the user has a home directory, or a variable that names another place for files."""
+    named = variable("TINYAGENT_HOME") or variable("XDG_STATE_HOME")
+    return named is not None or os.path.isdir(os.path.expanduser("~"))  # noqa: PTH111, PTH112
 
 
 def _expanded(path: str) -> Path:

@@ -20,6 +20,7 @@ from tinyagent.text_files import read_config
 __all__ = [
     "ProviderTable",
     "RunTable",
+    "SessionsTable",
     "ToolTable",
     "UserFile",
     "decode_keys",
@@ -150,6 +151,20 @@ class KeysTable(_Table, frozen=True):
     store: Literal["file", "keyring"] = "file"
 
 
+class SessionsTable(_Table, frozen=True):
+    """`[sessions]`: whether runs are saved, and how long sessions without a name are.
+
+    Attributes:
+        keep: Whether a run is saved without `--session` and `--continue`.
+        max_days: The days since the last use after which a session without a name is removed; 0 for no limit.
+        max_count: The most sessions without a name; the least recently used ones are removed. 0 for no limit.
+    """
+
+    keep: bool = True
+    max_days: Annotated[int, msgspec.Meta(ge=0)] = 30
+    max_count: Annotated[int, msgspec.Meta(ge=0)] = 1000
+
+
 class UserFile(_Table, frozen=True):
     """The user's `config.toml`.
 
@@ -163,6 +178,7 @@ class UserFile(_Table, frozen=True):
     tools: dict[str, ToolTable] = {}
     keys: KeysTable = KeysTable()
     aliases: dict[str, str] = {}
+    sessions: SessionsTable = SessionsTable()
 
 
 class ProjectFile(_Table, frozen=True):

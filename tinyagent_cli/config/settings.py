@@ -19,6 +19,7 @@ from .files import (
     ProjectRunTable,
     ProviderTable,
     RunTable,
+    SessionsTable,
     ToolTable,
     UserFile,
     read_project_file,
@@ -64,6 +65,7 @@ class Settings(NamedTuple):
     tools: Mapping[str, ToolTable]
     keys: KeysTable
     aliases: Mapping[str, str]
+    sessions: SessionsTable
     hook_timeout: float
     directory: Path
     run_sources: Mapping[str, str]
@@ -121,6 +123,7 @@ def load_settings(directory: Path | None = None) -> Settings:
         tools=user.tools,
         keys=user.keys,
         aliases=user.aliases,
+        sessions=user.sessions,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
         run_sources=sources,

@@ -14,7 +14,7 @@ from tinyagent._answer import answer_error, extract_text
 from tinyagent._net.errors import redact
 from tinyagent.errors import EmptyReplyError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
+from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory, sessions_directory
 from tinyagent_cli.exit_codes import NoCodeBlockError, describe, plugin_exit
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
@@ -66,7 +66,27 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         stdout.flush()
         if stdout.error is not None:
             raise stdout.error
+    _prune_sessions(app, plan)
     return 0
+
+
+def _prune_sessions(app: AppContext, plan: Plan) -> None:
+    """Remove old sessions, once a day, when the output of the run is complete."""
+    if plan.session is None:
+        return
+    from tinyagent_cli.sessions.files import is_pruning_due
+
+    directory = sessions_directory()
+    if is_pruning_due(directory):
+        import time
+
+        from tinyagent_cli.sessions.store import SessionStore
+
+        limits = plan.sessions
+        try:
+            SessionStore(directory).prune(limits.max_days, limits.max_count, time.time())
+        except TinyAgentError as error:
+            app.warn(f"Old sessions are not removed: {error}")
 
 
 def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
@@ -205,6 +225,9 @@ class _Run:
 
     def _subscribe(self, sinks: list[JsonlSink]) -> None:
         """Subscribe what records and shows the events, in this order."""
+        if self._plan.session is not None:
+            # First: what a reader of the output has seen is saved, even if the process is killed now.
+            self._agent.subscribe(self._plan.session)
         for sink in sinks:
             self._agent.subscribe(sink)
         if self._text is not None:
@@ -305,6 +328,8 @@ class _Run:
             self._stdout.write_now(printed)
         if self._shows_summary:
             app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
+        if plan.session is not None and plan.session.started:
+            app.detail(f"Session {plan.session.id[:8]}, to continue: tinyagent run -c")
         if plan.max_cost is not None and progress.replies and progress.usage is None:
             app.warn("The provider reported no usage, so --max-cost could not be enforced.")
         error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)

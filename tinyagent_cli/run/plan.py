@@ -17,7 +17,8 @@ from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
 from tinyagent_cli.config.endpoints import endpoint_note
-from tinyagent_cli.config.environment import APPROVALS_FILE, set_variable
+from tinyagent_cli.config.environment import APPROVALS_FILE, has_home, sessions_directory, set_variable
+from tinyagent_cli.config.files import SessionsTable
 from tinyagent_cli.config.settings import DEFAULT_MAX_REPEATS, DEFAULT_MAX_TURNS, Settings, load_settings
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.discovery import find
@@ -31,7 +32,10 @@ from .prompt_input import StandardInput, build_prompt, read_file, read_files
 from .tool_limits import output_limits, with_timeouts
 
 if TYPE_CHECKING:
+    from tinyagent_cli.sessions.writer import SessionWriter
+
     from .schema_argument import WantedAnswer
+    from .session_choice import SessionChoice
 
 __all__ = ["Plan", "RunOptions", "prepare"]
 
@@ -68,6 +72,9 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     deny: tuple[str, ...]
     yes: bool
     no_stdin: bool
+    session: str | None
+    continues: bool
+    no_session: bool
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,6 +106,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, ToolSource]
     approvals_file: Path
     sinks: list[tuple[str, SinkFactory]]
+    session: SessionWriter | None
+    sessions: SessionsTable
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -106,15 +115,18 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         files = [(f"the tool {name}", source.name) for name, source in self.sources.items() if source.is_file]
         if self.provider.name == "replay":
             files.append(("the recorded run", self.model.id))
+        if self.session is not None and self.session.path is not None:
+            files.append(("the session", str(self.session.path)))
         return files
 
 
 class _Conversation(NamedTuple):
-    """The initial input of the model."""
+    """The initial input of the model, and the session that saves it."""
 
     history: list[AgentMessage]
     system: str
     message: UserMessage
+    session: SessionWriter | None
 
 
 class _Tools(NamedTuple):
@@ -139,12 +151,14 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     answer = _wanted_answer(options)
     found = _load_settings(app, options, lifetime)
     plugins, run = PluginLoader.from_settings(found), found.run
-    provider, model, api_key = _choose_model(app, options, found, plugins)
+    chosen = _choose_session(options)
+    provider, model, api_key = _choose_model(app, options, found, plugins, chosen)
     max_cost = _first(options.max_cost, run.max_cost)
     if max_cost is not None:
         _check_price(app, model)
     tools = _load_tools(app, options, found, plugins)
-    conversation = _read_conversation(app, options, run.system, stdin, piped)
+    sinks = tools.registry.sinks()
+    conversation = _read_conversation(app, options, found, chosen, stdin, piped)
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -175,7 +189,9 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         max_output=output_limits(found.tools),
         sources=tools.sources,
         approvals_file=found.directory / APPROVALS_FILE,
-        sinks=tools.registry.sinks(),
+        sinks=sinks,
+        session=conversation.session,
+        sessions=found.sessions,
     )
 
 
@@ -214,12 +230,23 @@ def _load_settings(app: AppContext, options: RunOptions, lifetime: Lifetime) -> 
 
 
 def _choose_model(
-    app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader
+    app: AppContext,
+    options: RunOptions,
+    found: Settings,
+    plugins: PluginLoader,
+    session: SessionChoice | None,
 ) -> tuple[Provider, Model, str | None]:
-    """Return the provider, the model and the key. Report a choice that the user has not made."""
+    """Return the provider, the model and the key. Report a choice that the user has not made.
+
+    A session goes on with the model of its last reply, unless `-m` names another.
+    """
     run = found.run
-    choice = model_choice.choose(options.model, found)
-    if choice.source not in ("-m", "TINYAGENT_MODEL") and not run.model:
+    if options.model is None and session is not None and session.model is not None:
+        choice = model_choice.choose(session.model, found)._replace(source="the session")
+        app.detail(f"Using {session.model}, the model of the session.")
+    else:
+        choice = model_choice.choose(options.model, found)
+    if choice.source not in ("-m", "TINYAGENT_MODEL", "the session") and not run.model:
         app.note(
             f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
             "Choose another model with -m."
@@ -271,17 +298,77 @@ def _load_tools(app: AppContext, options: RunOptions, found: Settings, plugins: 
     return _Tools(tools, sources, changed, registry)
 
 
+def _choose_session(options: RunOptions) -> SessionChoice | None:
+    """Return the session of `--session` or `--continue`, which is opened later; None without these options.
+
+    Raises:
+        InputError: Options contradict each other, or there is no such session.
+    """
+    given = [
+        flag
+        for flag, is_set in (
+            ("--continue", options.continues),
+            ("--session", options.session is not None),
+            ("--no-session", options.no_session),
+        )
+        if is_set
+    ]
+    if len(given) > 1:
+        raise InputError(f"{given[0]} and {given[1]} exclude each other.")
+    if options.continues and options.history is not None:
+        raise InputError("--continue and --history exclude each other: both are the conversation so far.")
+    if not given or options.no_session:
+        return None
+    from .session_choice import choose_session
+
+    return choose_session(sessions_directory(), options.session)
+
+
+def _new_session(app: AppContext, options: RunOptions, found: Settings) -> SessionWriter | None:
+    """Return a new session without a name; None if the run is not saved."""
+    if options.no_session or not found.sessions.keep:
+        return None
+    if not has_home():
+        app.detail("The run is not saved, because there is no home directory.")
+        return None
+    from tinyagent_cli.sessions.writer import new_session
+
+    directory = sessions_directory()
+
+    def warn(error: OSError) -> None:
+        app.warn(
+            f"This run is not saved in {directory}: {error.strerror or error}. "
+            "--no-session leaves out this warning."
+        )
+
+    return new_session(directory, warn)
+
+
 def _read_conversation(
-    app: AppContext, options: RunOptions, default_system: str | None, stdin: StandardInput, piped: bool
+    app: AppContext,
+    options: RunOptions,
+    found: Settings,
+    chosen: SessionChoice | None,
+    stdin: StandardInput,
+    piped: bool,
 ) -> _Conversation:
-    """Read the history, the system prompt, the files and standard input."""
+    """Read the history, the system prompt, the files and standard input. Open the session at last."""
     history = _history(app, options.history, stdin)
-    system = _system(options.system, stdin) if options.system is not None else default_system or ""
+    if options.system is not None:
+        system = _system(options.system, stdin)
+    else:
+        earlier = chosen.header.system_prompt if chosen is not None and chosen.header is not None else ""
+        system = earlier or found.run.system or ""
     files = read_files(options.files, stdin)
     message = build_prompt(_prompt(options), files, stdin.read() if piped else None)
     if stdin.was_empty:
         app.warn("Standard input is empty. Did the previous command fail?")
-    return _Conversation(history, system, message)
+    if chosen is None:
+        return _Conversation(history, system, message, _new_session(app, options, found))
+    from .session_choice import open_session
+
+    continued = open_session(app, chosen, history)
+    return _Conversation(history or continued.messages, system, message, continued.writer)
 
 
 def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """The records of a run. They are complete however the run ends.
 
-The encoder of JSON lines is imported on first use: its types are slow to create, and plain text does not need
-them.
+The encoder of JSON lines is imported on first use: its types are slow to create. Plain text and sessions do
+not need them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tinyagent_cli.terminal.output import Output, take_stdout
 from .progress import Progress
 
 if TYPE_CHECKING:
+    from tinyagent_cli.sessions.writer import SessionWriter
     from tinyagent_cli.sinks.jsonl import JsonlSink
     from tinyagent_cli.sinks.record_file import RecordFile
 
@@ -27,7 +28,7 @@ __all__ = ["Records", "record_failure"]
 
 
 class Records:
-    """The JSON lines of a run: on standard output, in the file of `-o`, or both.
+    """The JSON lines of a run: in its session, on standard output, and in the file of `-o`.
 
     `--json` writes only the result line to standard output.
 
@@ -53,6 +54,7 @@ class Records:
         self._progress = progress
         self._path = ""
         self._file: RecordFile | None = None
+        self._session: SessionWriter | None = None
         self._started = False
         self._ended = threading.Lock()
         if stdout is not None:
@@ -86,17 +88,23 @@ class Records:
 
     def begin(self, plan: Plan) -> None:
         """Write the header. From now on the file replaces an older record."""
+        self._session = plan.session
         if self._file is not None:
             from tinyagent_cli.sinks.record_file import refuse_inputs
 
             refuse_inputs(self._path, plan.inputs)
             self._file.start()
         self._started = True
-        if self.sinks:
+        if self._session is not None or self.sinks:
             from .record_lines import header
 
+            first = header(plan)
+            if self._session is not None:
+                from tinyagent_cli.sessions.files import working_folder
+
+                self._session.begin({**first, "cwd": working_folder()}, plan.history)
             for sink in self.sinks:
-                sink.begin(header(plan), plan.history)
+                sink.begin(first, plan.history)
 
     def end(self, error: BaseException | None) -> BaseException | None:
         """Write the result lines, once. Return `error`, or the error of writing."""
@@ -104,6 +112,9 @@ class Records:
             return error
         file = self._file
         keep = file is None or self._started or not file.has_older_record
+        self._end_session(
+            error or next((sink.output.error for sink in self.sinks if sink.output.error), None)
+        )
         for sink in self.sinks:
             if keep or file is None or sink.output is not file.output:
                 self._end(sink, error or sink.output.error)
@@ -120,7 +131,19 @@ class Records:
 
         if not sink.started:
             sink.begin(header(None))
-        sink.end(result(self._progress, error))
+        sink.end(result(self._progress, error, self._session_id))
+
+    def _end_session(self, error: BaseException | None) -> None:
+        session = self._session
+        if session is not None:
+            from .record_lines import result
+
+            session.end(result(self._progress, error, session.id) if session.started else None)
+
+    @property
+    def _session_id(self) -> str | None:
+        """The id of the session that has this run; None if the run is not saved."""
+        return self._session.id if self._session is not None and self._session.started else None
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from tinyagent.agent_types import AgentEvent, AgentMessage
 from tinyagent.jsonl import Encoder, HistoryRecord, ResultRecord, SessionRecord
@@ -23,10 +25,10 @@ class JsonlSink:
         self.started: bool = False
         self._encoder = Encoder()
 
-    def begin(self, header: SessionRecord, history: Sequence[AgentMessage] = ()) -> None:
+    def begin(self, header: Mapping[str, object], history: Sequence[AgentMessage] = ()) -> None:
         """Write the header and the messages that the run continues from."""
         self.started = True
-        self.output.write_now(self._encoder.encode(header))
+        self.output.write_now(self._encoder.encode(msgspec.convert(header, SessionRecord)))
         for message in history:
             self.output.write_now(self._encoder.encode(HistoryRecord(message=message)))
 
@@ -35,15 +37,15 @@ class JsonlSink:
         if line:
             self.output.write(line)
 
-    def end(self, result: ResultRecord) -> None:
+    def end(self, result: Mapping[str, object]) -> None:
         """Write the result line."""
-        self.output.write_now(self._encoder.encode(result))
+        self.output.write_now(self._encoder.encode(msgspec.convert(result, ResultRecord)))
 
 
 class ResultSink(JsonlSink):
     """Writes only the result line."""
 
-    def begin(self, header: SessionRecord, history: Sequence[AgentMessage] = ()) -> None:
+    def begin(self, header: Mapping[str, object], history: Sequence[AgentMessage] = ()) -> None:
         """Write nothing."""
         self.started = True
 

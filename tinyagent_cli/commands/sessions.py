@@ -1,0 +1,260 @@
+"""`tinyagent sessions`: saved conversations."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.run.text_argument import TextArgument
+from tinyagent_cli.shell_completion import complete_sessions
+from tinyagent_cli.terminal.tables import print_json, print_table
+
+from .options import CONTEXT, common_options, need_command
+
+if TYPE_CHECKING:
+    from tinyagent_cli.sessions.index import SessionIndex
+    from tinyagent_cli.sessions.store import Session, SessionStore
+
+__all__ = ["sessions"]
+
+_ID = 8
+"""Digits of an id that are shown. A user may type any unique prefix."""
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+_here_option = click.option("--here", is_flag=True, help="Only the sessions of the working directory.")
+
+
+_session_argument = click.argument(
+    "session", required=False, type=TextArgument(), shell_complete=complete_sessions
+)
+
+
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def sessions(ctx: click.Context) -> None:
+    """Show, search and manage saved conversations.
+
+    A SESSION is a name, or an id or the beginning of one. Where it may be left out, it is the last session of
+    the working directory.
+
+    \b
+      tinyagent run -c "And in French?"          continue the last one
+      tinyagent run --session trip "Where to?"   start or continue one with a name
+    """
+    need_command(ctx)
+
+
+def _store() -> SessionStore:
+    from tinyagent_cli.config.environment import sessions_directory
+    from tinyagent_cli.sessions.store import SessionStore
+
+    return SessionStore(sessions_directory())
+
+
+def _index() -> SessionIndex:
+    from tinyagent_cli.config.environment import cache_directory
+    from tinyagent_cli.sessions.index import SessionIndex
+
+    return SessionIndex(_store(), cache_directory() / "sessions.sqlite")
+
+
+def _folder(here: bool) -> str | None:
+    from tinyagent_cli.sessions.files import working_folder
+
+    return working_folder() if here else None
+
+
+def _session(store: SessionStore, text: str | None) -> Session:
+    from tinyagent_cli.sessions.files import working_folder
+
+    return store.last_of(working_folder()) if text is None else store.find(text)
+
+
+def _time(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
+
+
+@sessions.command("list")
+@_here_option
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N sessions.")
+@_json_option
+@common_options
+@click.pass_obj
+def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool) -> None:
+    """List the sessions, the last used one first."""
+    with _index() as index:
+        found = index.sessions(_folder(here))[:limit]
+    if as_json:
+        print_json(found)
+    elif not found:
+        app.note(f"There are no sessions in {_store().directory}.")
+    else:
+        print_table(
+            ("ID", "NAME", "USED", "MODEL", "MESSAGES", "TITLE"),
+            [
+                (
+                    session["id"][:_ID],
+                    session["name"] or "",
+                    _time(session["used"]),
+                    session["model"],
+                    str(session["messages"]),
+                    session["title"] + (" (damaged)" if session["problem"] else ""),
+                )
+                for session in found
+            ],
+        )
+
+
+@sessions.command()
+@click.argument("words", nargs=-1, required=True, type=TextArgument())
+@_here_option
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N messages.")
+@_json_option
+@common_options
+@click.pass_obj
+def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | None, as_json: bool) -> None:
+    """Find the messages that have all WORDS, or parts of words, in upper or lower case.
+
+    Prompts, replies, tool calls and their results are searched.
+    """
+    with _index() as index:
+        found = index.search([part for word in words for part in word.split()], _folder(here), limit or -1)
+    if as_json:
+        print_json(found)
+    elif not found:
+        app.note("No message has these words.")
+    else:
+        print_table(
+            ("SESSION", "USED", "ROLE", "TEXT"),
+            [
+                (match["name"] or match["id"][:_ID], _time(match["used"]), match["role"], match["text"])
+                for match in found
+            ],
+        )
+
+
+@sessions.command()
+@_session_argument
+@common_options
+@click.pass_obj
+def show(app: AppContext, session: str | None) -> None:
+    """Show a session as its runs showed it: prompts, replies and tool calls; thinking with -v."""
+    from tinyagent import jsonl
+    from tinyagent_cli.sessions.transcript import show as show_records
+    from tinyagent_cli.terminal.output import take_stdout
+
+    store = _store()
+    found = _session(store, session)
+    show_records(app, jsonl.read_records(store.read(found), on_warning=app.warn), take_stdout())
+
+
+@sessions.command()
+@_session_argument
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "markdown"]),
+    default="jsonl",
+    help="jsonl (default), for --history, replay: and programs; or markdown.",
+)
+@common_options
+def export(session: str | None, form: str) -> None:
+    """Print a session as JSON lines or as Markdown."""
+    from tinyagent_cli.sessions.transcript import markdown
+    from tinyagent_cli.terminal.output import take_stdout
+
+    store = _store()
+    found = _session(store, session)
+    if form == "jsonl":
+        data = store.read(found)
+        data = data[: data.rfind(b"\n") + 1]  # a run may write the next line now
+    else:
+        data = "".join(markdown(store.messages(found))).encode("utf-8", "replace")
+    output = take_stdout()
+    output.write_now(data)
+    if output.error is not None:
+        raise output.error
+
+
+@sessions.command()
+@click.argument("session", type=TextArgument(), shell_complete=complete_sessions)
+@click.argument("name", type=TextArgument())
+@common_options
+@click.pass_obj
+def rename(app: AppContext, session: str, name: str) -> None:
+    """Give SESSION a NAME. A session with a name is never removed by itself."""
+    store = _store()
+    found = store.find(session)
+    before = found.label
+    store.rename(found, name)
+    app.note(f"The session {before} has the name {name}.")
+
+
+@sessions.command()
+@click.argument(
+    "names", nargs=-1, metavar="SESSION...", type=TextArgument(), shell_complete=complete_sessions
+)
+@click.option("--all", "everything", is_flag=True, help="Remove all sessions.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common_options
+@click.pass_obj
+def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool) -> None:
+    """Remove sessions, after a question."""
+    from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.sessions.store import SessionBusyError
+
+    store = _store()
+    if bool(names) == everything:
+        raise InputError("Name the sessions to remove, or use --all.", hint="tinyagent sessions list")
+    found = list(store) if everything else list(dict.fromkeys(store.find(name) for name in names))
+    if not found:
+        app.note("There is no session to remove.")
+        return
+    what = f"the session {found[0].label}" if len(found) == 1 else f"{len(found)} sessions"
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise InputError(f"Removing {what} needs an answer on a terminal.", hint="Without a question: -y")
+        if not click.confirm(f"Remove {what}? This cannot be undone.", err=True):
+            app.note("Nothing was removed.")
+            return
+    busy: SessionBusyError | None = None
+    removed = 0
+    for session in found:
+        try:
+            store.remove(session)
+            removed += 1
+        except SessionBusyError as error:
+            busy = error
+    app.note(f"{removed} session{'' if removed == 1 else 's'} removed.")
+    if busy is not None:
+        raise busy
+
+
+@sessions.command()
+@click.argument("session", type=TextArgument(), shell_complete=complete_sessions)
+@click.argument("name", required=False, type=TextArgument())
+@common_options
+def fork(session: str, name: str | None) -> None:
+    """Copy SESSION, with a NAME if one is given, and print the id of the copy.
+
+    The copy belongs to the working directory, so `tinyagent run -c` continues it.
+    """
+    from tinyagent_cli.sessions.files import working_folder
+
+    store = _store()
+    new_id, _ = store.fork(store.find(session), name, working_folder())
+    click.echo(name or new_id)
+
+
+@sessions.command()
+@click.argument("session", required=False, type=TextArgument(), shell_complete=complete_sessions)
+@common_options
+def path(session: str | None) -> None:
+    """Print the file of SESSION, or the directory of all sessions."""
+    store = _store()
+    click.echo(str(store.directory if session is None else store.find(session).path))

@@ -1,0 +1,1 @@
+"""Sessions: saved conversations, one JSONL file each."""
