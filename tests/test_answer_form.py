@@ -414,6 +414,13 @@ def test_references_survive_the_wrapping() -> None:
     inner = form.schema["properties"]["items"]
     assert "#/properties/items" == inner["items"]["anyOf"][1]["$ref"]
     assert [1, [2, []]] == form.read(assistant('{"items": [1, [2, []]]}'))
+    itself = answer_form({"type": "object", "properties": {"next": {"$ref": "#"}}})
+    assert "#/$defs/the_whole_answer" == itself.schema["properties"]["next"]["$ref"]
+    assert (
+        "#/$defs/the_whole_answer" == itself.schema["$defs"]["the_whole_answer"]["properties"]["next"]["$ref"]
+    )
+    assert {"next": {"next": {}}} == itself.read(assistant('{"next": {"next": {}}}'))
+    assert strict_schema(itself.schema, ANTHROPIC) is None
     many = json_form({"type": "object", "properties": {"next": {"$ref": "#"}}}, many=True)
     assert (
         "#/properties/items/items"

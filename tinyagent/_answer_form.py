@@ -252,6 +252,8 @@ def _form_of_type(form: object) -> AnswerForm[object]:
 
 # ---- schemas ------------------------------------------------------------------------------------------
 
+_ITSELF = "the_whole_answer"
+"""The definition that stands for the schema itself."""
 _COMBINATORS = frozenset(("allOf", "anyOf", "oneOf", "not", "enum", "const", "if", "$ref"))
 
 
@@ -264,7 +266,7 @@ def _as_object(rules: JsonDict) -> tuple[JsonDict, str | None]:
         if isinstance(target, dict):
             top = {**target, **{key: part for key, part in rules.items() if key != "$ref"}}
     if top.get("type") == "object" and _COMBINATORS.isdisjoint(top):
-        return top, None
+        return _without_root_references(top), None
     name = "items" if top.get("type") == "array" else "value"
 
     def wrap(value: JsonDict) -> JsonDict:
@@ -272,6 +274,15 @@ def _as_object(rules: JsonDict) -> tuple[JsonDict, str | None]:
         return {"type": "object", "properties": {name: value}, **required}
 
     return _nested(rules, f"#/properties/{name}", wrap), name
+
+
+def _without_root_references(top: JsonDict) -> JsonDict:
+    """Return the schema with a definition of itself for its references to `#`, which llama.cpp refuses."""
+    moved = as_dict(_moved(top, f"#/$defs/{_ITSELF}"))
+    if moved == top:
+        return top
+    definitions = as_dict(moved.pop("$defs", {}))
+    return {**moved, "$defs": {**definitions, _ITSELF: moved}}
 
 
 def _nested(rules: JsonDict, place: str, nest: Callable[[JsonDict], JsonDict]) -> JsonDict:

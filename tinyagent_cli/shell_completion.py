@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPLETION_VARIABLE",
+    "complete_files",
     "complete_models",
     "complete_plugins",
     "complete_providers",
@@ -49,6 +50,13 @@ def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) 
         for entry in find("tools")
         if entry.name.startswith(incomplete)
     ]
+
+
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete paths, for an argument that may also be something else."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
 
 
 def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -45,6 +45,12 @@ def test_tools(cli: Cli, before: str) -> None:
     assert ["file,./my"] == complete(cli, f"tinyagent {before} ./my")
 
 
+def test_schemas(cli: Cli) -> None:
+    """A schema may be a file, so the shell completes paths."""
+    assert ["file,per"] == complete(cli, "tinyagent run --schema per")
+    assert ["file,per"] == complete(cli, "tinyagent run --schema-multi per")
+
+
 def test_plugins(cli: Cli) -> None:
     """Distributions and the names of their plugins are completed."""
     cli.install("zz-weather", BROKEN, entry="zz-sun")

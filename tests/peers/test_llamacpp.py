@@ -117,6 +117,18 @@ def test_tools() -> None:
     assert replies[2]["stop_reason"] in ("stop", "length", "tool_use")
 
 
+def test_an_answer_with_a_schema() -> None:
+    """The server enforces the schema, also a recursive one, so there is no repair."""
+    children = {"type": "array", "maxItems": 0, "items": {"$ref": "#"}}
+    tree = {"type": "object", "properties": {"name": {"enum": ["x"]}, "children": children}}
+    held = ("-m", "local/smol", "--temperature", "0", "--jsonl")
+    for form, values in ((tree, ({}, {"name": "x"}, {"name": "x", "children": []})), ({"enum": [7]}, (7,))):
+        done = run_tinyagent(*held, "--schema", json.dumps(form), "Give an example.")
+        result = json_lines(done.stdout)[-1]
+        assert (0, 1) == (done.returncode, result["turns"]), done.stderr
+        assert result["value"] in values
+
+
 def test_a_long_conversation_overflows() -> None:
     """A prompt that exceeds the context window is reported as an overflow."""
     done = run_tinyagent(*HELD, "--jsonl", "word " * 4000)

@@ -6,7 +6,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_models, complete_sessions, complete_tools
+from tinyagent_cli.shell_completion import complete_files, complete_models, complete_sessions, complete_tools
 
 from .options import CONTEXT, HintedUsageError, common_options
 
@@ -124,6 +124,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--schema",
     metavar="SCHEMA",
     type=TextArgument(),
+    shell_complete=complete_files,
     help="Answer with JSON that fits a schema: a JSON Schema or its file, a list of fields such as "
     "'name, age int, tags list', or MODULE:TYPE, which is imported. Only validated JSON is printed.",
 )
@@ -131,6 +132,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--schema-multi",
     metavar="SCHEMA",
     type=TextArgument(),
+    shell_complete=complete_files,
     help="Like --schema, for a list of such values, printed as JSON lines.",
 )
 @click.option(
