@@ -227,6 +227,17 @@ def test_a_session_goes_on_with_another_model(cli: Cli, serve: Serve) -> None:
     assert ["user", "assistant"] * 3 == [role for role, _ in texts(files(cli)[0])]
 
 
+def test_a_session_whose_provider_is_gone(cli: Cli, serve: Serve) -> None:
+    """The error says how to go on, and another model does."""
+    serve(FakeReply.text("One."))
+    assert 0 == cli("run", "-m", "local/m", "First").code
+    cli.config("")
+    done = cli("run", "-c", "Second")
+    assert 3 == done.code
+    assert "The last reply is from local/m. A session can go on with another: -m PROVIDER/ID" in done.err
+    demo(cli, "-c", "Second")
+
+
 def test_a_session_is_found_by_name_or_by_the_beginning_of_its_id(cli: Cli) -> None:
     """A new name starts a session, with a note; an id of 4 or more digits finds one."""
     done = cli("run", "-m", "demo", "--session", "Reise nach Köln", "Hi")
@@ -377,11 +388,24 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_session_and_not_the_run(cli:
     serve(FakeReply.text("x" * 5000), FakeReply.text("Back."))
     done = cli.shell("ulimit -f 2; $T run -m local/m Hi")
     assert (0, "x" * 5000 + "\n") == (done.code, done.out)
-    assert 1 == done.err.count("Warning: This run is not saved in")
+    assert 1 == done.err.count("Warning: The rest of this run is not saved in")
     [path] = files(cli)
     assert ("message_start", "assistant") == (lines(path)[-1]["type"], lines(path)[-1]["role"])
     assert path.read_bytes().endswith(b"\n")
     assert "Back.\n" == cli("run", "-c", "again").out
+
+
+def test_a_disk_that_is_full_at_once_adds_nothing(cli: Cli, serve: Serve) -> None:
+    """The session stays as it was, or is not there, and the result has no id."""
+    serve(FakeReply.text("One."), FakeReply.text("Two."), FakeReply.text("Three."))
+    assert 0 == cli("run", "-m", "local/m", "--session", "s", "Hi").code
+    [path] = files(cli)
+    before = path.read_bytes()
+    for args in ("--session s", ""):
+        done = cli.shell(f"ulimit -f 1; $T run -m local/m {args} --jsonl {'x' * 3000}")
+        assert (0, False) == (done.code, "session" in done.result)
+        assert "Warning: This run is not saved in" in done.err
+        assert ([path], before) == (files(cli), path.read_bytes())
 
 
 @pytest.mark.parametrize("place", ["/dev/null", "/proc/nothing", "file"])
@@ -438,6 +462,10 @@ def test_links_are_not_followed(cli: Cli) -> None:
     assert 2 == cli("run", "-m", "demo", "--session", "s", "Hi").code
     assert 2 == cli("sessions", "show", "s").code
     assert 1 == len(target.read_bytes().splitlines())
+    (named / "s.jsonl").unlink()
+    (named / "s.jsonl").symlink_to(cli.work / "nothing")
+    assert 2 == cli("run", "-m", "demo", "--session", "s", "Hi").code
+    assert not (cli.work / "nothing").exists()
 
 
 def test_the_directory_of_sessions_may_be_a_link(cli: Cli, tmp_path: Path) -> None:

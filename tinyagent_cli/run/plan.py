@@ -115,7 +115,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         files = [(f"the tool {name}", source.name) for name, source in self.sources.items() if source.is_file]
         if self.provider.name == "replay":
             files.append(("the recorded run", self.model.id))
-        if self.session is not None and self.session.path is not None:
+        if self.session is not None:
             files.append(("the session", str(self.session.path)))
         return files
 
@@ -241,9 +241,10 @@ def _choose_model(
     A session goes on with the model of its last reply, unless `-m` names another.
     """
     run = found.run
-    if options.model is None and session is not None and session.model is not None:
-        choice = model_choice.choose(session.model, found)._replace(source="the session")
-        app.detail(f"Using {session.model}, the model of the session.")
+    session_model = session.model if session is not None else None
+    if options.model is None and session_model is not None:
+        choice = model_choice.choose(session_model, found)._replace(source="the session")
+        app.detail(f"Using {session_model}, the model of the session.")
     else:
         choice = model_choice.choose(options.model, found)
     if choice.source not in ("-m", "TINYAGENT_MODEL", "the session") and not run.model:
@@ -252,7 +253,15 @@ def _choose_model(
             "Choose another model with -m."
         )
     model_options = {**run.options, **model_choice.parse_options(options.options)}
-    provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
+    try:
+        provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
+    except TinyAgentError as error:
+        if choice.source == "the session":
+            other = (
+                f"The last reply is from {session_model}. A session can go on with another: -m PROVIDER/ID"
+            )
+            error.hint = f"{error.hint}\n{other}" if error.hint else other
+        raise
     _set_transport(app, model, options.transport, run.transport)
     moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
     if moved is not None:
@@ -333,15 +342,7 @@ def _new_session(app: AppContext, options: RunOptions, found: Settings) -> Sessi
         return None
     from tinyagent_cli.sessions.writer import new_session
 
-    directory = sessions_directory()
-
-    def warn(error: OSError) -> None:
-        app.warn(
-            f"This run is not saved in {directory}: {error.strerror or error}. "
-            "--no-session leaves out this warning."
-        )
-
-    return new_session(directory, warn)
+    return new_session(sessions_directory(), app.warn)
 
 
 def _read_conversation(

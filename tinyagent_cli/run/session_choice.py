@@ -76,10 +76,10 @@ def open_session(app: AppContext, choice: SessionChoice, history: list[AgentMess
     writer = SessionWriter(
         os.urandom(16).hex() if opened.header is None else opened.header.id,
         lambda: opened.descriptor,
-        lambda error: app.warn(f"The rest of this run is not saved in its session: {error.strerror}."),
+        opened.path,
+        app.warn,
         continues=not is_new,
         opened=opened.descriptor,
-        path=opened.path,
     )
     if history and opened.messages:
         writer.end()

@@ -326,7 +326,7 @@ class SessionStore:
                 raise InputError(
                     f"The session {name!r} cannot be created in {self.directory}: {error.strerror}."
                 ) from None
-            if path.exists():
+            if os.path.lexists(path):
                 return self._open_path(path, name)
 
     def _open_path(self, path: Path, label: str) -> Opened:

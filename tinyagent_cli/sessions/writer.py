@@ -159,10 +159,10 @@ class SessionWriter:
     Args:
         session_id: The id of the session.
         open_file: Returns the open and locked file. It is called for the first user message.
-        warn: Called with the reason if the session cannot be written.
+        path: The path of the file.
+        warn: Called once if the file cannot be written.
         continues: Whether the session has a header and earlier runs.
         opened: The file, if it is open already; a file without a line is removed at the end.
-        path: The path of the file.
 
     Attributes:
         started: Whether a line of this run is in the file.
@@ -172,16 +172,16 @@ class SessionWriter:
         self,
         session_id: str,
         open_file: Callable[[], int],
-        warn: Callable[[OSError], None],
+        path: Path,
+        warn: Callable[[str], None],
         *,
         continues: bool = False,
         opened: int | None = None,
-        path: Path | None = None,
     ) -> None:
         self.id: str = session_id
         self.continues: bool = continues
         self.started: bool = False
-        self.path: Path | None = path
+        self.path: Path = path
         self._open_file = open_file
         self._warn = warn
         self._lines = SessionLines()
@@ -212,8 +212,7 @@ class SessionWriter:
             except OSError as error:
                 self._fail(error)
                 return
-            self.started = True
-            self._write(b"".join(self._waiting))
+            self.started = self._write(b"".join(self._waiting))
             self._waiting.clear()
 
     def end(self, result: Mapping[str, object] | None = None) -> None:
@@ -223,12 +222,16 @@ class SessionWriter:
         self._failed = True
         if self._fd is None:
             return
-        if self.path is not None and not self.continues and os.fstat(self._fd).st_size == 0:
-            self.path.unlink(missing_ok=True)
+        if not self.continues and os.fstat(self._fd).st_size == 0:
+            try:
+                self.path.unlink()
+            except OSError:
+                pass  # a file without a line is no session
         unlock(self._fd)
         self._fd = None
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes) -> bool:
+        """Write all of the data or nothing of it. Return whether it is written."""
         assert self._fd is not None
         rest = memoryview(data)
         try:
@@ -236,8 +239,9 @@ class SessionWriter:
                 rest = rest[os.write(self._fd, rest) :]
         except OSError as error:
             self._cut(len(data) - len(rest))
-            self.started = self.started and os.fstat(self._fd).st_size > 0
             self._fail(error)
+            return False
+        return True
 
     def _cut(self, count: int) -> None:
         """Take back the first bytes of a line that could not be written, as far as that is possible."""
@@ -251,11 +255,14 @@ class SessionWriter:
     def _fail(self, error: OSError) -> None:
         self._failed = True
         self._waiting.clear()
-        self._warn(error)
+        what = "The rest of this run" if self.started else "This run"
+        self._warn(
+            f"{what} is not saved in {self.path}: {error.strerror or error}. Without a session: --no-session"
+        )
 
 
-def new_session(directory: Path, warn: Callable[[OSError], None]) -> SessionWriter:
+def new_session(directory: Path, warn: Callable[[str], None]) -> SessionWriter:
     """Return a new session without a name; its file is created for the first user message."""
     session_id, folder = os.urandom(16).hex(), month()
     path = directory / folder / (session_id + SUFFIX)
-    return SessionWriter(session_id, lambda: create_file(directory, folder, session_id), warn, path=path)
+    return SessionWriter(session_id, lambda: create_file(directory, folder, session_id), path, warn)
