@@ -590,7 +590,11 @@ class Model:
 
 @dataclass
 class ModelInfo:
-    """A model in a provider's list. Prices are in US dollars per million tokens."""
+    """A model in a provider's list. Prices are in US dollars per million tokens.
+
+    `abilities` are those that the provider reports: `tools`, `images`, `files`, `audio`, `reasoning` and
+    `json_schema`.
+    """
 
     id: str
     name: str = ""
@@ -598,6 +602,7 @@ class ModelInfo:
     max_tokens: int | None = None
     input_price: float | None = None
     output_price: float | None = None
+    abilities: tuple[str, ...] = ()
 
 
 @dataclass

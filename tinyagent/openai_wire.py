@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from ._json import as_dict, as_int
+from ._json import as_dict, as_int, as_list
 from ._net.request import get_json
 from ._stream import request as _request_parts
 from ._stream.chat_decoder import ChatDecoder
@@ -18,7 +18,7 @@ from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import list_timeout
 from ._stream.servers import OPENROUTER_URL, SERVERS, KnownServer, dialect_of, known_servers, server_of
-from .agent_types import Context, ModelIdentity, ModelInfo, SimpleStreamOptions
+from .agent_types import Context, JsonObject, ModelIdentity, ModelInfo, SimpleStreamOptions
 from .errors import InvalidReplyError, ProviderError
 
 __all__ = [
@@ -137,14 +137,33 @@ async def list_openai_models(
         ModelInfo(
             id=str(item["id"]),
             name=str(item.get("name") or ""),
-            context_window=as_int(item.get("context_length") or item.get("context_window")),
+            context_window=as_int(
+                item.get("context_length") or item.get("context_window") or item.get("max_context_length")
+            ),
             max_tokens=as_int(item.get("max_completion_tokens")),
             input_price=_per_million(as_dict(item.get("pricing")).get("prompt")),
             output_price=_per_million(as_dict(item.get("pricing")).get("completion")),
+            abilities=_abilities(item),
         )
         for item in items
         if isinstance(item, dict) and item.get("id")
     ]
+
+
+def _abilities(item: JsonObject) -> tuple[str, ...]:
+    """Return the abilities of a model, as OpenRouter and Mistral report them."""
+    accepted = as_list(item.get("supported_parameters"))
+    inputs = as_list(as_dict(item.get("architecture")).get("input_modalities"))
+    capabilities = as_dict(item.get("capabilities"))
+    reported = {
+        "tools": "tools" in accepted or capabilities.get("function_calling") is True,
+        "images": "image" in inputs or capabilities.get("vision") is True,
+        "files": "file" in inputs,
+        "audio": "audio" in inputs or capabilities.get("audio") is True,
+        "reasoning": "reasoning" in accepted or capabilities.get("reasoning") is True,
+        "json_schema": "structured_outputs" in accepted,
+    }
+    return tuple(name for name, has in reported.items() if has)
 
 
 def _per_million(price: object) -> float | None:

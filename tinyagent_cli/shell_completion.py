@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COMPLETION_VARIABLE",
+    "complete_aliases",
     "complete_files",
     "complete_models",
     "complete_plugins",
@@ -108,11 +109,15 @@ def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str)
     provider, slash, _ = incomplete.partition("/")
     if slash:
         return [name for name in _known_models(found, provider) if name.startswith(incomplete)]
-    return [
-        {"demo": "demo", "replay": "replay:"}.get(name, f"{name}/")
-        for name in _providers(found)
-        if name.startswith(incomplete)
-    ]
+    names = [{"demo": "demo", "replay": "replay:"}.get(name, f"{name}/") for name in _providers(found)]
+    aliases = [] if found is None else sorted(found.aliases)
+    return [name for name in [*aliases, *names] if name.startswith(incomplete)]
+
+
+def complete_aliases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of aliases."""
+    found = _settings()
+    return [name for name in sorted(found.aliases if found else ()) if name.startswith(incomplete)]
 
 
 def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -160,7 +165,9 @@ def _known_models(found: Settings | None, provider: str) -> list[str]:
 
     from .config import catalogue
 
-    ids = set(catalogue.read(provider))
+    listing = catalogue.read(provider)
+    # An id with blanks would be several words for the shell.
+    ids = {info.id for info in listing.models if not set(info.id) & set(" \t\r\n")} if listing else set()
     if provider in SERVERS and SERVERS[provider].default_model:
         ids.add(str(SERVERS[provider].default_model))
     names = {f"{provider}/{model_id}" for model_id in ids}

@@ -76,6 +76,7 @@ def set_config(app: AppContext, key: str, value: str) -> None:
     from tinyagent_cli.config.environment import config_directory
     from tinyagent_cli.config.files import UserFile
     from tinyagent_cli.config.key_types import parse_value, type_at
+    from tinyagent_cli.config.toml_file import change_user_file
     from tinyagent_cli.exit_codes import InputError
 
     keys = _split(key)
@@ -98,6 +99,7 @@ def set_config(app: AppContext, key: str, value: str) -> None:
 def unset_config(app: AppContext, key: str) -> None:
     """Remove KEY from your config.toml, so that its default applies."""
     from tinyagent_cli.config.environment import config_directory
+    from tinyagent_cli.config.toml_file import change_user_file
     from tinyagent_cli.exit_codes import InputError
 
     path = config_directory() / "config.toml"
@@ -113,24 +115,6 @@ def show_path() -> None:
     from tinyagent_cli.config.environment import config_directory
 
     click.echo(config_directory() / "config.toml")
-
-
-def change_user_file(path: Path, keys: Sequence[str], value: JsonValue) -> bool:
-    """Set a key of the user's file, or remove it if `value` is None. Return whether it was there to remove.
-
-    Raises:
-        ConfigurationError: The file cannot be used or written, or would be invalid; it is unchanged.
-    """
-    from tinyagent_cli.config.files import decode_user_file
-    from tinyagent_cli.config.toml_file import remove_value, set_value
-
-    def check(text: str) -> object:
-        return decode_user_file(text, path)
-
-    if value is None:
-        return remove_value(path, keys, check)
-    set_value(path, keys, value, check)
-    return True
 
 
 def _split(key: str) -> list[str]:

@@ -14,10 +14,12 @@ from tinyagent.agent_types import JsonValue
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
 
+from .files import decode_user_file
+
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
-__all__ = ["locked", "remove_value", "set_value"]
+__all__ = ["change_user_file", "locked", "remove_value", "set_value"]
 
 _LOCK_SECONDS = 10.0
 
@@ -85,6 +87,25 @@ def remove_value(path: Path, keys: Sequence[str], check: Check, *, private: bool
         if keys[-1] not in table:
             return False
         del table[keys[-1]]
+    return True
+
+
+def change_user_file(path: Path, keys: Sequence[str], value: JsonValue) -> bool:
+    """Set a key of the user's `config.toml`, or remove it if `value` is None.
+
+    Returns:
+        Whether the key was there to remove; True if it was set.
+
+    Raises:
+        ConfigurationError: The file cannot be used or written, or would be invalid; it is unchanged.
+    """
+
+    def check(text: str) -> object:
+        return decode_user_file(text, path)
+
+    if value is None:
+        return remove_value(path, keys, check)
+    set_value(path, keys, value, check)
     return True
 
 

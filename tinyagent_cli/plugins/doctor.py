@@ -24,6 +24,7 @@ from tinyagent_cli.version import DISTRIBUTION
 from .builtin import key_state, provider_plugins
 from .check import check_all
 from .discovery import BUILT_IN, Plugin, find, normalised
+from .model_names import complete_choice
 from .registry import PluginLoader
 from .selection import BUILT_IN_NAMES
 
@@ -198,8 +199,11 @@ def _names(found: Settings) -> Iterator[Finding]:
 def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Finding]:
     """Check the providers that the user has set up: those in the configuration, and that of the model."""
     names = dict.fromkeys(found.providers)
+    loader = PluginLoader.from_settings(found)
     try:
         choice = model_choice.choose(None, found)
+        if choice.provider not in loader.provider_names():
+            choice = complete_choice(choice, found, loader.provider_names(), lambda note: None)
     except TinyAgentError as error:
         code = 0 if isinstance(error, NotConfiguredError) else 3
         yield Finding("configuration", "model", code, str(error), error.hint)
@@ -208,7 +212,6 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
         if choice.provider not in ("replay", "demo"):
             model = "/".join(filter(None, (choice.provider, choice.model_id)))
             yield Finding("configuration", "model", 0, f"{model}, from {choice.source}")
-    loader = PluginLoader.from_settings(found)
     for name in names:
         if name in ("replay", "demo"):
             continue

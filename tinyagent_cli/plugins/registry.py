@@ -135,6 +135,10 @@ class PluginLoader:
             {claim.tool.name: source_of(claim.plugin) for claim in chosen},
         )
 
+    def provider_names(self) -> set[str]:
+        """Return the names of all providers, without loading one."""
+        return {plugin.name for plugin in provider_plugins(self._providers)}
+
     def provider(self, name: str) -> Provider:
         """Return the provider of this name.
 

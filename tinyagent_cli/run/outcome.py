@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tinyagent.errors import EmptyReplyError, OutputTruncatedError, RunLimitError, TinyAgentError
+from tinyagent.errors import (
+    EmptyReplyError,
+    OutputTruncatedError,
+    ProviderError,
+    RunLimitError,
+    TinyAgentError,
+)
 from tinyagent_cli.exit_codes import ToolsRefusedError
 
 if TYPE_CHECKING:
@@ -55,6 +61,20 @@ def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
     return " · ".join(parts)
 
 
+def _similar_models(plan: Plan) -> str | None:
+    """Return a hint if the provider has listed no model with this id, but similar ones."""
+    from tinyagent_cli.config import catalogue
+    from tinyagent_cli.plugins.model_names import similar
+
+    name = plan.provider.name
+    listing = catalogue.read(name)
+    ids = [] if listing is None else [info.id for info in listing.models]
+    if plan.model.id in ids:
+        return None
+    near = similar(f"{name}/{plan.model.id}", [f"{name}/{model_id}" for model_id in ids])
+    return f"Did you mean {' or '.join(near)}?" if near else None
+
+
 def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: bool) -> TinyAgentError:
     """Return the error with the names of the options that the user can change.
 
@@ -80,6 +100,8 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
                 f"The run reached its budget of ${plan.max_cost:g} (--max-cost) without a final answer.",
                 limit="budget",
             )
+        case ProviderError(status=404):
+            error.hint = _similar_models(plan) or error.hint
         case OutputTruncatedError():
             error.hint = "Allow more with --max-tokens, or request a shorter answer."
         case EmptyReplyError() if tools_refused:

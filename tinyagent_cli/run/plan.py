@@ -247,6 +247,7 @@ def _choose_model(
         app.detail(f"Using {session_model}, the model of the session.")
     else:
         choice = model_choice.choose(options.model, found)
+    choice = _complete(choice, app, found, plugins)
     if choice.source not in ("-m", "TINYAGENT_MODEL", "the session") and not run.model:
         app.note(
             f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
@@ -282,6 +283,18 @@ def _wanted_answer(options: RunOptions) -> WantedAnswer | None:
     if options.schema is not None:
         return read_schema("--schema", options.schema)
     return read_schema("--schema-multi", options.schema_multi or "", many=True)
+
+
+def _complete(
+    choice: model_choice.Choice, app: AppContext, found: Settings, plugins: PluginLoader
+) -> model_choice.Choice:
+    """Return the model that a part of a name means, if it does not begin with a provider."""
+    providers = plugins.provider_names()
+    if choice.provider in providers:
+        return choice
+    from tinyagent_cli.plugins.model_names import complete_choice  # most runs name the provider
+
+    return complete_choice(choice, found, providers, app.note)
 
 
 def _load_tools(app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader) -> _Tools:
