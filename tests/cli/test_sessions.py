@@ -676,6 +676,17 @@ def test_remove_asks(cli: Cli) -> None:
     assert [] == files(cli)
 
 
+def test_remove_goes_on_after_a_session_in_use(cli: Cli, locked: Callable[[Path], None]) -> None:
+    """The others are removed, and the exit code shows the failure."""
+    for name in ("a", "b", "c"):
+        demo(cli, "--session", name, "Hi")
+    locked(files(cli)[1])
+    done = cli("sessions", "remove", "--all", "-y")
+    assert (1, ["b.jsonl"]) == (done.code, [path.name for path in files(cli)])
+    assert "2 sessions removed." in done.err
+    assert "The session 'b' is in use" in done.err
+
+
 def test_an_unknown_session_is_a_usage_error(cli: Cli) -> None:
     """The message suggests a similar name."""
     demo(cli, "--session", "holiday", "Hi")

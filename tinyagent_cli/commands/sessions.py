@@ -205,8 +205,8 @@ def rename(app: AppContext, session: str, name: str) -> None:
 @click.pass_obj
 def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool) -> None:
     """Remove sessions, after a question."""
+    from tinyagent.errors import TinyAgentError
     from tinyagent_cli.exit_codes import InputError
-    from tinyagent_cli.sessions.store import SessionBusyError
 
     store = _store()
     if bool(names) == everything:
@@ -222,17 +222,17 @@ def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool)
         if not click.confirm(f"Remove {what}? This cannot be undone.", err=True):
             app.note("Nothing was removed.")
             return
-    busy: SessionBusyError | None = None
+    failure: TinyAgentError | None = None
     removed = 0
     for session in found:
         try:
             store.remove(session)
             removed += 1
-        except SessionBusyError as error:
-            busy = error
+        except TinyAgentError as error:
+            failure = error
     app.note(f"{removed} session{'' if removed == 1 else 's'} removed.")
-    if busy is not None:
-        raise busy
+    if failure is not None:
+        raise failure
 
 
 @sessions.command()
