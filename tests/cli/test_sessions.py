@@ -228,10 +228,12 @@ def test_a_session_goes_on_with_another_model(cli: Cli, serve: Serve) -> None:
 
 
 def test_a_session_whose_provider_is_gone(cli: Cli, serve: Serve) -> None:
-    """The error says how to go on, and another model does."""
-    serve(FakeReply.text("One."))
+    """The error says how to go on, and another model does. A model of a similar name is not chosen."""
+    server = serve(FakeReply.text("One."), FakeReply.text("Two."))
     assert 0 == cli("run", "-m", "local/m", "First").code
-    cli.config("")
+    cli.server(server, "other")
+    (cli.home / "cache").mkdir()
+    (cli.home / "cache/models-other.json").write_text('["local/m-large"]')
     done = cli("run", "-c", "Second")
     assert 3 == done.code
     assert "The last reply is from local/m. A session can go on with another: -m PROVIDER/ID" in done.err

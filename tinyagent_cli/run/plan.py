@@ -18,7 +18,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
 from tinyagent_cli.config.endpoints import endpoint_note
 from tinyagent_cli.config.environment import APPROVALS_FILE, has_home, sessions_directory, set_variable
-from tinyagent_cli.config.files import SessionsTable
+from tinyagent_cli.config.files import SessionsTable, split_model
 from tinyagent_cli.config.settings import DEFAULT_MAX_REPEATS, DEFAULT_MAX_TURNS, Settings, load_settings
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.discovery import find
@@ -243,11 +243,12 @@ def _choose_model(
     run = found.run
     session_model = session.model if session is not None else None
     if options.model is None and session_model is not None:
-        choice = model_choice.choose(session_model, found)._replace(source="the session")
+        choice = model_choice.Choice(
+            *split_model(session_model), "the session"
+        )  # neither a part nor an alias
         app.detail(f"Using {session_model}, the model of the session.")
     else:
-        choice = model_choice.choose(options.model, found)
-    choice = _complete(choice, app, found, plugins)
+        choice = _complete(model_choice.choose(options.model, found), app, found, plugins)
     if choice.source not in ("-m", "TINYAGENT_MODEL", "the session") and not run.model:
         app.note(
             f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
