@@ -243,9 +243,7 @@ def _choose_model(
     run = found.run
     session_model = session.model if session is not None else None
     if options.model is None and session_model is not None:
-        choice = model_choice.Choice(
-            *split_model(session_model), "the session"
-        )  # neither a part nor an alias
+        choice = model_choice.Choice(*split_model(session_model), "the session")
         app.detail(f"Using {session_model}, the model of the session.")
     else:
         choice = _complete(model_choice.choose(options.model, found), app, found, plugins)
