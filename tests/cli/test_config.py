@@ -217,7 +217,7 @@ def test_parallel_changes_and_a_full_disk(cli: Cli) -> None:
     assert 0 == done.code
     options = {f"k{n}": n for n in range(1, 6)}
     assert {"run": {"options": options}} == tomllib.loads(user_file(cli).read_text())
-    done = cli.shell("ulimit -f 0; $T config set run.options.k6 6")
+    done = cli.shell("ulimit -f 0; export PYTHONDONTWRITEBYTECODE=1; $T config set run.options.k6 6")
     assert (3, True) == (done.code, f"{user_file(cli)} cannot be written" in done.err)
     assert {"run": {"options": options}} == tomllib.loads(user_file(cli).read_text())
 

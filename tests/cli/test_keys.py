@@ -208,7 +208,7 @@ def test_parallel_commands_lose_no_key(cli: Cli) -> None:
 def test_a_full_disk_keeps_the_old_file(cli: Cli) -> None:
     """A file that cannot be written is an error, the old one stays, and no temporary file is left."""
     assert 0 == cli("keys", "set", "openai", stdin=KEY.encode()).code
-    done = cli.shell("ulimit -f 0; echo sk-test-new | $T keys set groq")
+    done = cli.shell("ulimit -f 0; export PYTHONDONTWRITEBYTECODE=1; echo sk-test-new | $T keys set groq")
     assert 3 == done.code
     assert f"{cli.home / 'keys.toml'} cannot be written: File too large." in done.err
     assert {"openai": KEY} == stored(cli)
@@ -253,6 +253,10 @@ def test_a_keyring_that_cannot_be_used(cli: Cli) -> None:
     assert (3, True) == (done.code, "the keyring is locked" in done.err)
     assert "tinyagent config set keys.store file" in done.err
     assert 3 == cli("run", "-m", "openai/m", "Hi", **ring).code
+    nothing = {"PYTHON_KEYRING_BACKEND": "keyring.backends.fail.Keyring"}
+    for args in (["keys", "list"], ["keys", "set", "openai"], ["run", "-m", "openai/m", "Hi"]):
+        done = cli(*args, stdin=KEY.encode(), **nothing)
+        assert (3, True) == (done.code, "no keyring that can be used" in done.err)
     (cli.work.parent / "ring" / "keyring.py").write_text("raise ImportError")
     done = cli("keys", "set", "openai", stdin=KEY.encode(), **ring)
     assert (3, True) == (done.code, "pip install 'tinyagent-core[keyring]'" in done.err)

@@ -164,6 +164,7 @@ def test_show(cli: Cli, serve: Serve) -> None:
     assert 0 == done.code
     assert "$/M in          0.25" in done.out
     assert "efforts         minimal, low, medium, high" in done.out
+    assert "abilities       reasoning" in done.out
     assert "not by its provider" in done.out
     assert 3 == cli("models", "show", "nothing-like-it").code
 

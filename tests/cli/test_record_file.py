@@ -96,7 +96,7 @@ def test_a_full_disk_keeps_the_older_record(cli: Cli) -> None:
     """A write error gives exit code 1, and the hint names the partial record."""
     older = cli.file("older.jsonl", OLDER)
     # Python 3.11 does not notice that byte code, which it writes at an import, was cut.
-    line = "ulimit -f 1; $T run -m demo -o older.jsonl Hi > /dev/null"
+    line = "ulimit -f 1; export PYTHONDONTWRITEBYTECODE=1; $T run -m demo -o older.jsonl Hi > /dev/null"
     done = cli.shell(line, PYTHONDONTWRITEBYTECODE="1")
     assert (1, OLDER) == (done.code, older.read_bytes())
     assert "Error: Cannot write to older.jsonl: File too large." in done.err

@@ -388,7 +388,7 @@ def test_a_damaged_session_is_named(cli: Cli) -> None:
 def test_a_disk_that_is_full_in_the_middle_ends_the_session_and_not_the_run(cli: Cli, serve: Serve) -> None:
     """A warning says so, once; what is in the file ends with a whole line."""
     serve(FakeReply.text("x" * 5000), FakeReply.text("Back."))
-    done = cli.shell("ulimit -f 2; $T run -m local/m Hi")
+    done = cli.shell("ulimit -f 2; export PYTHONDONTWRITEBYTECODE=1; $T run -m local/m Hi")
     assert (0, "x" * 5000 + "\n") == (done.code, done.out)
     assert 1 == done.err.count("Warning: The rest of this run is not saved in")
     [path] = files(cli)
@@ -404,7 +404,9 @@ def test_a_disk_that_is_full_at_once_adds_nothing(cli: Cli, serve: Serve) -> Non
     [path] = files(cli)
     before = path.read_bytes()
     for args in ("--session s", ""):
-        done = cli.shell(f"ulimit -f 1; $T run -m local/m {args} --jsonl {'x' * 3000}")
+        done = cli.shell(
+            f"ulimit -f 1; export PYTHONDONTWRITEBYTECODE=1; $T run -m local/m {args} --jsonl {'x' * 3000}"
+        )
         assert (0, False) == (done.code, "session" in done.result)
         assert "Warning: This run is not saved in" in done.err
         assert ([path], before) == (files(cli), path.read_bytes())

@@ -80,7 +80,9 @@ def set_key(app: AppContext, name: str, extra: tuple[str, ...]) -> None:
 def list_keys(app: AppContext, as_json: bool) -> None:
     """List the providers that have a key, and where each key comes from."""
     from tinyagent_cli.config.settings import load_settings
+    from tinyagent_cli.run.kernel_guards import protect_memory
 
+    protect_memory()
     rows = _rows(load_settings())
     if as_json:
         print_json([{"name": row.name, "from": row.source, "note": row.note} for row in rows])
@@ -98,8 +100,10 @@ def remove_keys(app: AppContext, names: tuple[str, ...]) -> None:
     """Remove the stored keys of these providers. Environment variables stay as they are."""
     from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.run.kernel_guards import protect_memory
     from tinyagent_cli.terminal.sanitise import one_line
 
+    protect_memory()
     found = load_settings()
     missing = []
     for name in names:

@@ -350,9 +350,12 @@ def _price(dollars: float | None) -> str:
 
 
 def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
-    """Return the model with the context window and the prices that its provider does not list."""
+    """Return the model with what its provider does not list: context window, prices and reasoning."""
     from tinyagent._prices import model_facts
+    from tinyagent._stream.model_families import family_of
 
+    if family_of(info.id).reasons and "reasoning" not in info.abilities:
+        info = replace(info, abilities=(*info.abilities, "reasoning"))
     if None not in (info.context_window, info.input_price, info.output_price):
         return info
     facts = model_facts(provider, info.id)

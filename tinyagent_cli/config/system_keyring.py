@@ -51,6 +51,7 @@ def remove(name: str) -> bool:
 def _backend() -> Iterator[KeyringBackend]:
     try:
         import keyring
+        from keyring.errors import NoKeyringError
     except ImportError:
         raise NotConfiguredError(
             'keys.store is "keyring", but the package keyring is not installed.',
@@ -59,6 +60,11 @@ def _backend() -> Iterator[KeyringBackend]:
         ) from None
     try:
         yield keyring.get_keyring()
+    except NoKeyringError:
+        raise ConfigurationError(
+            'keys.store is "keyring", but this system has no keyring that can be used.',
+            hint="Start a keyring service, or store keys in keys.toml: tinyagent config set keys.store file",
+        ) from None
     except Exception as error:  # a backend may raise anything, such as an error of D-Bus
         raise ConfigurationError(
             f'keys.store is "keyring", but the keyring cannot be used: {error_text(error)}',
