@@ -64,9 +64,17 @@ class AppContext:
     @property
     def color(self) -> bool:
         """Whether standard error is a terminal that shows colours."""
-        if self.no_color or variable("NO_COLOR") or variable("TERM") == "dumb":
-            return False
-        return self.stderr_is_terminal
+        return self.allows_color and self.stderr_is_terminal
+
+    @property
+    def allows_color(self) -> bool:
+        """Whether a terminal may get colours."""
+        return not (self.no_color or variable("NO_COLOR") or variable("TERM") == "dumb")
+
+    @property
+    def can_move_cursor(self) -> bool:
+        """Whether a terminal understands more than lines of text."""
+        return variable("TERM") not in (None, "", "dumb")
 
     @property
     def stderr_is_terminal(self) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.activity import call_line
-from tinyagent_cli.terminal.live import fit
+from tinyagent_cli.terminal.live import LiveLines, fit
 
 from .conftest import Cli, FakeReply
 
@@ -68,13 +68,51 @@ def test_a_spinner_says_what_is_awaited(cli: Cli, serve: Serve) -> None:
     assert PROMPT_TO_END.match(shown[-1])
 
 
-@pytest.mark.usefixtures("tools")
-def test_a_short_wait_shows_nothing(cli: Cli, serve: Serve) -> None:
-    """Without a wait, nothing is drawn and erased again."""
-    serve(FakeReply.text("Hello"))
-    terminal = cli.on_terminal(*RUN, "Hi", environment={"NO_COLOR": "1"})
-    assert 0 == terminal.end()
-    assert re.fullmatch(rb"Hello\r\nlocal/m [^\x1b]* s\r\n", terminal.shown)
+class Timers:
+    """A clock that a test advances."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> Timers:
+        """Note what is to be called."""
+        self.waiting.append((seconds, function))
+        return self
+
+    def cancel(self) -> None:
+        """Forget it."""
+        self.waiting.clear()
+
+    def fire(self) -> float:
+        """Call the function. Return how many seconds it has waited."""
+        seconds, function = self.waiting.pop()
+        function()
+        return seconds
+
+
+def test_a_short_wait_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """Lines appear after 0.3 s, change every 0.1 s and disappear; a shorter wait draws nothing."""
+    timers = Timers()
+    live = LiveLines(lambda width: ["a", "b"], lambda: True, timers.call_later)
+    live.show()
+    live.hide()
+    assert ("", []) == (capfd.readouterr().err, timers.waiting)
+    live.show()
+    assert 0.3 == timers.fire()
+    assert "\r\x1b[Ja\r\nb\x1b[1A\r" == capfd.readouterr().err
+    assert 0.1 == timers.fire()
+    live.erase()
+    live.hide()
+    assert capfd.readouterr().err.endswith("\r\x1b[J")
+    assert [] == timers.waiting
+
+
+def test_nothing_is_drawn_in_an_unfinished_line(capfd: pytest.CaptureFixture[str]) -> None:
+    """Text that has no line break yet would be erased."""
+    timers = Timers()
+    LiveLines(lambda width: ["a"], lambda: False, timers.call_later).show()
+    timers.fire()
+    assert "" == capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("tools")
@@ -161,7 +199,7 @@ def test_a_dumb_terminal_gets_lines(cli: Cli, serve: Serve) -> None:
     serve(FakeReply.tool_calls(("fail", {"path": "a"})), FakeReply.text("Done."))
     terminal = cli.on_terminal(*RUN, "Hi", environment={"TERM": "dumb"})
     assert 0 == terminal.end()
-    assert terminal.shown.decode().startswith("→ fail a\r\n✗ fail a 0.")
+    assert re.match(r"→ fail a\r\n✗ fail a \d+\.\d s\r\n", terminal.shown.decode())
     assert b"\x1b" not in terminal.shown
 
 

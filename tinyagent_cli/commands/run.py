@@ -144,6 +144,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 )
 @click.option("-c", "--continue", "continues", is_flag=True, help="Continue the last session of this folder.")
 @click.option("--no-session", is_flag=True, help="Do not save this run as a session.")
+@click.option("--plain", is_flag=True, help="Print the text as it is, also on a terminal.")
 @click.option("--jsonl", is_flag=True, help="Print the run as JSON lines instead of text.")
 @click.option(
     "--json",

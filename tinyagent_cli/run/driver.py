@@ -56,7 +56,14 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
         run = _Run(
-            app, plan, progress, lifetime, stdout, records.sinks, as_text=not (as_json or options.extract)
+            app,
+            plan,
+            progress,
+            lifetime,
+            stdout,
+            records.sinks,
+            as_text=not (as_json or options.extract),
+            plain=options.plain,
         )
         collect_from_now_on()
         run.drive(runner)
@@ -123,6 +130,15 @@ def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bo
     stdout.write_now(text_bytes(clean(code) if stdout.is_terminal else code))
 
 
+def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
+    """Return what shows the reply: as Markdown on a terminal, and as it is elsewhere or if `plain` is set."""
+    if plain or not stdout.is_terminal or not app.can_move_cursor:
+        return TextRenderer(stdout)
+    from tinyagent_cli.terminal.reply import MarkdownRenderer
+
+    return MarkdownRenderer(stdout, color=app.allows_color)
+
+
 class _Run:
     """The agent with its listeners, and everything that can end the run early."""
 
@@ -136,6 +152,7 @@ class _Run:
         sinks: list[JsonlSink],
         *,
         as_text: bool,
+        plain: bool,
     ) -> None:
         self._app = app
         self._plan = plan
@@ -145,7 +162,7 @@ class _Run:
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._prints_value = as_text and plan.answer is not None
         as_text = as_text and plan.answer is None
-        self._text = TextRenderer(stdout) if as_text else None
+        self._text = _text_renderer(app, stdout, plain=plain) if as_text else None
         self._shows_summary = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
         self._activity = self._make_activity() if self._shows_summary else None
         self._shows_cost = bool(self._shows_summary or app.verbosity or sinks)
@@ -165,7 +182,8 @@ class _Run:
             model_name(self._plan),
             before=self._end_line,
             before_draw=self._is_at_line_start,
-            text_is_live=self._text is not None,
+            text_is_live=type(self._text) is TextRenderer,
+            pending=lambda: self._text.pending if self._text is not None else "",
         )
         if stdout.is_terminal:
             stdout.before_write = activity.erase

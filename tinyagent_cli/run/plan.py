@@ -55,6 +55,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     history: str | None
     schema: str | None
     schema_multi: str | None
+    plain: bool
     jsonl: bool
     json: bool
     extract: int

@@ -27,7 +27,7 @@ from tinyagent.agent_types import (
     TurnStartEvent,
 )
 
-from .live import LiveLines, can_redraw, columns, fit
+from .live import LiveLines, columns, fit
 from .sanitise import one_line
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class ActivityRenderer:
         before: Called before each line, to end an unfinished line of the reply.
         before_draw: Called before the spinner is drawn, to write the rest of the reply. Returns whether the
             cursor is at the start of a line.
+        pending: Returns the end of the reply that is not shown yet; its last lines are above the spinner.
         text_is_live: Whether text appears on the terminal as it arrives, so that a spinner would disturb it.
     """
 
@@ -82,12 +83,15 @@ class ActivityRenderer:
         before: Callable[[], None],
         before_draw: Callable[[], bool],
         text_is_live: bool,
+        pending: Callable[[], str] = lambda: "",
     ) -> None:
         self._app = app
         self._model = model
         self._before = before
         self._text_is_live = text_is_live
-        self._live = LiveLines(self._lines, before_draw) if can_redraw() else None
+        self._pending = pending
+        can_redraw = app.stderr_is_terminal and app.can_move_cursor
+        self._live = LiveLines(self._lines, before_draw) if can_redraw else None
         self._phase = ""
         self._since = 0.0
         self._paused_at = 0.0
@@ -181,7 +185,10 @@ class ActivityRenderer:
         now = time.monotonic()
         frame = FRAMES[int(now * 10) % len(FRAMES)]
         if not self._running:
-            return [self._spinner(frame, self._phase, now - self._since, width)] if self._phase else []
+            if not self._phase:
+                return []
+            pending = [self._app.paint("2", line) for line in _last_lines(self._pending(), TAIL, width)]
+            return [*pending, self._spinner(frame, self._phase, now - self._since, width)]
         lines: list[str] = []
         for running in list(self._running.values())[:MAX_RUNNING]:
             lines.append(self._spinner(frame, running.call, now - running.started, width))

@@ -79,16 +79,29 @@ class TextRenderer:
             lines.append(f"[{number}] {' - '.join(part for part in (title, url) if part)}")
         if len(sources) > MAX_SOURCES:
             lines.append(f"({len(sources) - MAX_SOURCES} more)")
-        self._write("\n".join(lines))
-        self.end_line()
+        self._write_lines("\n".join(lines))
 
     def _write(self, text: str) -> None:
         self._shown += len(text)
         if self._sanitizer is not None:
             text = self._sanitizer.feed(text)
         if text:
-            self._last = text[-1]
-            self._output.write(text_bytes(text))
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        """Write a piece of the reply, which is sanitised."""
+        self._last = text[-1]
+        self._output.write(text_bytes(text))
+
+    def _write_lines(self, text: str) -> None:
+        """Write lines of tinyagent below the reply."""
+        self._write(text)
+        self.end_line()
+
+    @property
+    def pending(self) -> str:
+        """The end of the text that is not shown yet."""
+        return ""
 
     @property
     def at_line_start(self) -> bool:
