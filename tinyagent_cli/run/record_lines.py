@@ -41,8 +41,10 @@ def header(plan: Plan | None) -> dict[str, object]:
     return fields
 
 
-def result(progress: Progress, error: BaseException | None, session_id: str | None) -> dict[str, object]:
-    """Return the last line of a record; `session_id` if the run is saved."""
+def result(
+    progress: Progress, error: BaseException | None, session_id: str | None, seconds: float
+) -> dict[str, object]:
+    """Return the last line of a record; `session_id` if the run is saved. The run took `seconds`."""
     last = progress.replies[-1] if progress.replies else None
     failure = None if error is None else describe(error)
     recorded: dict[str, object] | None = None
@@ -59,7 +61,7 @@ def result(progress: Progress, error: BaseException | None, session_id: str | No
         "text": extract_text(last),
         "usage": None if progress.usage is None else {**progress.usage},
         "turns": len(progress.replies),
-        "duration_ms": round(progress.seconds * 1000),
+        "duration_ms": round(seconds * 1000),
         "error": recorded,
     }
     if progress.value is not UNSET:

@@ -57,6 +57,7 @@ class Records:
         self._session: SessionWriter | None = None
         self._started = False
         self._ended = threading.Lock()
+        self._seconds = 0.0
         if stdout is not None:
             self._add(stdout, only_result=only_result)
         if lifetime is not None:
@@ -110,6 +111,7 @@ class Records:
         """Write the result lines, once. Return `error`, or the error of writing."""
         if not self._ended.acquire(blocking=False):
             return error
+        self._seconds = self._progress.seconds  # the same in all records
         file = self._file
         keep = file is None or self._started or not file.has_older_record
         self._end_session(
@@ -131,14 +133,15 @@ class Records:
 
         if not sink.started:
             sink.begin(header(None))
-        sink.end(result(self._progress, error, self._session_id))
+        sink.end(result(self._progress, error, self._session_id, self._seconds))
 
     def _end_session(self, error: BaseException | None) -> None:
         session = self._session
         if session is not None:
             from .record_lines import result
 
-            session.end(result(self._progress, error, session.id) if session.started else None)
+            line = result(self._progress, error, session.id, self._seconds) if session.started else None
+            session.end(line)
 
     @property
     def _session_id(self) -> str | None:
