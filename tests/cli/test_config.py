@@ -62,6 +62,12 @@ def test_one_setting_and_one_table(cli: Cli) -> None:
     assert f"run.model  a/b  {user_file(cli)}\n" == table
 
 
+def test_an_empty_value_is_a_value(cli: Cli) -> None:
+    """An empty list in a file is shown with its file, not as a default."""
+    assert 0 == cli("config", "set", "run.tools", "").code
+    assert {"run.tools": ([], "config.toml")} == shown(cli, "run.tools")
+
+
 def test_secrets_are_hidden(cli: Cli) -> None:
     """Headers, options with the name of a secret, and passwords in an address are not shown."""
     cli.config(

@@ -228,6 +228,15 @@ def test_a_missing_key_says_how_to_store_it(cli: Cli) -> None:
     assert place in cli("models", "list").out
 
 
+def test_a_refused_key_says_where_it_is_from(cli: Cli, serve: Serve) -> None:
+    """A stored key can be replaced by the command; a variable takes precedence."""
+    serve(FakeReply.error(401, "no"), FakeReply.error(401, "no"), more='api_key_env = "LOCAL_KEY"\n')
+    assert 0 == cli("keys", "set", "local", stdin=KEY.encode()).code
+    done = cli("run", "-m", "local/m", "Hi")
+    assert (3, True) == (done.code, "To store another one: tinyagent keys set local" in done.err)
+    assert "the value of LOCAL_KEY" in cli("run", "-m", "local/m", "Hi", LOCAL_KEY="sk-test-2").err
+
+
 def test_the_keyring_is_used_if_the_user_chooses_it(cli: Cli, serve: Serve) -> None:
     """A key moves from the file to the keyring when it is set again, is sent, listed and removed."""
     server = serve(FakeReply.text("ok"), more='api_key_env = "LOCAL_KEY"\n')

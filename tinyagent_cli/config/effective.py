@@ -70,7 +70,7 @@ def _of_files(found: Settings) -> Iterator[Value]:
     in_user_file = user.get("run", {})
     for name, merged in msgspec.to_builtins(found.run).items():
         source = found.run_sources.get(name)
-        if merged is None or merged in ({}, []) or (source is None and name not in in_user_file):
+        if merged is None or (source is None and name not in in_user_file):
             continue
         if name == "deny" and source is not None and in_user_file.get("deny"):
             source = f"{path}, {PROJECT_FILE}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinyagent.errors import (
+    AuthenticationError,
     EmptyReplyError,
     OutputTruncatedError,
     ProviderError,
     RunLimitError,
     TinyAgentError,
 )
+from tinyagent_cli.config.environment import variable
 from tinyagent_cli.exit_codes import ToolsRefusedError
 
 if TYPE_CHECKING:
@@ -61,6 +63,14 @@ def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
     return " · ".join(parts)
 
 
+def _source_of_key(plan: Plan) -> str:
+    """Return where the refused key comes from, and how to replace it."""
+    name, env_name = plan.provider.name, plan.provider.api_key_env
+    if env_name is not None and variable(env_name) is not None:
+        return f"It is the value of {env_name}, which takes precedence over a stored key."
+    return f"To store another one: tinyagent keys set {name}"
+
+
 def _similar_models(plan: Plan) -> str | None:
     """Return a hint if the provider has listed no model with this id, but similar ones."""
     from tinyagent_cli.config import catalogue
@@ -100,6 +110,8 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
                 f"The run reached its budget of ${plan.max_cost:g} (--max-cost) without a final answer.",
                 limit="budget",
             )
+        case AuthenticationError() if plan.api_key is not None:
+            error.hint = "\n".join(filter(None, (error.hint, _source_of_key(plan))))
         case ProviderError(status=404):
             error.hint = _similar_models(plan) or error.hint
         case OutputTruncatedError():
