@@ -26,7 +26,9 @@ __all__ = [
     "complete_sessions",
     "complete_settings",
     "complete_stored_keys",
+    "complete_templates",
     "complete_tools",
+    "complete_variables",
 ]
 
 COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
@@ -143,6 +145,38 @@ def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: st
         for _, used, name in sorted(found)
         if name.startswith(incomplete)
     ][:_MOST_SESSIONS]
+
+
+def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of templates, with their files. They are not read."""
+    from click.shell_completion import CompletionItem
+
+    from .config.templates import all_templates
+
+    try:
+        found = {
+            place.name: place for place in reversed(all_templates()) if place.name.startswith(incomplete)
+        }
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
+        return []
+    return [CompletionItem(name, help=str(found[name].path)) for name in sorted(found)]
+
+
+def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the variables of the template of `-p`, with their defaults."""
+    from click.shell_completion import CompletionItem
+
+    from .config.templates import PROMPT, STDIN, find_template, read_template
+
+    try:
+        content = read_template(find_template(str(ctx.params.get("template")))).content
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
+        return []
+    return [
+        CompletionItem(f"{name}=", help=str(content.defaults.get(name, "")))
+        for name in content.variables
+        if name not in (PROMPT, STDIN) and name.startswith(incomplete)
+    ]
 
 
 def _settings() -> Settings | None:

@@ -71,6 +71,7 @@ def test_version_is_the_distributions(cli: Cli) -> None:
         ["tools", "call"], ["plugins", "list"], ["plugins", "install"], ["plugins", "uninstall"],
         ["plugins", "new"], ["approvals", "list"], ["approvals", "revoke"], ["schema", "events"],
         *(["sessions", name] for name in ("list", "search", "show", "export", "rename", "remove", "fork")),
+        *(["templates", name] for name in ("list", "show", "edit", "path")),
     ],
     ids="-".join,
 )  # fmt: skip

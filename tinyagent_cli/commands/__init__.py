@@ -10,6 +10,7 @@ COMMANDS = {
     "tools": ("tinyagent_cli.commands.tools", "Show tools, or call one without a model."),
     "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
     "sessions": ("tinyagent_cli.commands.sessions", "Show, search and manage saved conversations."),
+    "templates": ("tinyagent_cli.commands.templates", "Show and write prompt templates."),
     "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),
     "doctor": ("tinyagent_cli.commands.doctor", "Find problems and show how to solve them."),
     "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of the output."),

@@ -6,7 +6,14 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_files, complete_models, complete_sessions, complete_tools
+from tinyagent_cli.shell_completion import (
+    complete_files,
+    complete_models,
+    complete_sessions,
+    complete_templates,
+    complete_tools,
+    complete_variables,
+)
 
 from .options import CONTEXT, HintedUsageError, common_options
 
@@ -89,6 +96,24 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     metavar="TEXT|@FILE",
     type=TextArgument(path_prefix="@"),
     help="The system prompt.",
+)
+@click.option(
+    "-p",
+    "--template",
+    metavar="NAME",
+    type=TextArgument(),
+    shell_complete=complete_templates,
+    help="Use a template: a stored prompt with variables, and what else it sets. See 'tinyagent templates'.",
+)
+@click.option(
+    "-P",
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    type=TextArgument(),
+    shell_complete=complete_variables,
+    help="The value of a variable of the template. Repeatable.",
 )
 @click.option(
     "-t",

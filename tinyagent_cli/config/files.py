@@ -21,9 +21,11 @@ __all__ = [
     "ProviderTable",
     "RunTable",
     "SessionsTable",
+    "Table",
     "ToolTable",
     "UserFile",
     "decode_keys",
+    "decode_toml",
     "decode_user_file",
     "names_a_file",
     "read_keys",
@@ -41,11 +43,11 @@ Dollars = Annotated[float, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
-class _Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class Table(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """A table without unknown keys."""
 
 
-class ProjectRunTable(_Table, frozen=True):
+class ProjectRunTable(Table, frozen=True):
     """`[run]` of a project file.
 
     Attributes:
@@ -89,7 +91,7 @@ class RunTable(ProjectRunTable, frozen=True):
     options: JsonDict = {}
 
 
-class ProviderTable(_Table, frozen=True):
+class ProviderTable(Table, frozen=True):
     """`[providers.NAME]`: an endpoint of the user, or changes to a built-in provider.
 
     Attributes:
@@ -114,7 +116,7 @@ class ProviderTable(_Table, frozen=True):
         return f"ProviderTable(base_url={self.base_url!r})"  # headers may contain secrets
 
 
-class PluginsTable(_Table, frozen=True):
+class PluginsTable(Table, frozen=True):
     """`[plugins]`: settings of installed plugins.
 
     Attributes:
@@ -128,7 +130,7 @@ class PluginsTable(_Table, frozen=True):
     hook_timeout: float = 30.0
 
 
-class ToolTable(_Table, frozen=True):
+class ToolTable(Table, frozen=True):
     """`[tools.NAME]`: the limits of a tool.
 
     Attributes:
@@ -141,7 +143,7 @@ class ToolTable(_Table, frozen=True):
     max_output: Count | None = None
 
 
-class KeysTable(_Table, frozen=True):
+class KeysTable(Table, frozen=True):
     """`[keys]`: where `tinyagent keys set` stores the keys of providers.
 
     Attributes:
@@ -151,7 +153,7 @@ class KeysTable(_Table, frozen=True):
     store: Literal["file", "keyring"] = "file"
 
 
-class SessionsTable(_Table, frozen=True):
+class SessionsTable(Table, frozen=True):
     """`[sessions]`: whether runs are saved, and how long sessions without a name are.
 
     Attributes:
@@ -165,7 +167,7 @@ class SessionsTable(_Table, frozen=True):
     max_count: Annotated[int, msgspec.Meta(ge=0)] = 1000
 
 
-class UserFile(_Table, frozen=True):
+class UserFile(Table, frozen=True):
     """The user's `config.toml`.
 
     Attributes:
@@ -181,7 +183,7 @@ class UserFile(_Table, frozen=True):
     sessions: SessionsTable = SessionsTable()
 
 
-class ProjectFile(_Table, frozen=True):
+class ProjectFile(Table, frozen=True):
     """A `tinyagent.toml` in the working directory."""
 
     run: ProjectRunTable = ProjectRunTable()
@@ -213,7 +215,7 @@ def decode_user_file(text: str, path: Path) -> UserFile:
     Raises:
         ConfigurationError: It is malformed.
     """
-    file = _decode(text, path, UserFile)
+    file = decode_toml(text, path, UserFile)
     for name, model in file.aliases.items():
         if "/" in name or not name.strip() or not all(split_model(model)):
             raise ConfigurationError(
@@ -237,7 +239,7 @@ def read_project_file(path: Path, user_path: Path) -> ProjectFile | None:
     if text is None:
         return None
     try:
-        file = _decode(text, path, ProjectFile)
+        file = decode_toml(text, path, ProjectFile)
     except ConfigurationError as error:
         if isinstance(error.__cause__, msgspec.ValidationError) and _decodes(text, UserFile):
             raise ConfigurationError(
@@ -278,7 +280,7 @@ def decode_keys(text: str, path: Path) -> dict[str, str]:
         ConfigurationError: It is malformed. The message does not quote it.
     """
     try:
-        return _decode(text, path, dict[str, str])
+        return decode_toml(text, path, dict[str, str])
     except ConfigurationError as error:
         # The decoder's message may quote the line, which contains a key.
         raise ConfigurationError(
@@ -291,7 +293,12 @@ def _position(text: str) -> str:
     return f" {match[0]}" if match else ""
 
 
-def _decode(text: str, path: Path, kind: type[T]) -> T:
+def decode_toml(text: str, path: Path, kind: type[T]) -> T:
+    """Decode the text of a TOML file.
+
+    Raises:
+        ConfigurationError: It is malformed. The message names the key.
+    """
     try:
         return msgspec.toml.decode(text, type=kind)
     except msgspec.ValidationError as error:

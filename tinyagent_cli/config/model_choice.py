@@ -28,18 +28,19 @@ class Choice(NamedTuple):
     source: str
 
 
-def choose(flag: str | None, settings: Settings) -> Choice:
+def choose(flag: str | None, settings: Settings, flag_source: str = "-m") -> Choice:
     """Choose the model of this run.
 
     Args:
         flag: The value of `-m`.
         settings: The environment and the configuration files.
+        flag_source: What has named `flag`, if it is not `-m`.
 
     Raises:
         NotConfiguredError: No model is chosen, and no provider has a key.
         ConfigurationError: The choice has no provider.
     """
-    text, source = (flag, "-m") if flag is not None else (settings.run.model, settings.model_source)
+    text, source = (flag, flag_source) if flag is not None else (settings.run.model, settings.model_source)
     if text is not None:
         choice = Choice(*split_model(settings.aliases.get(text.strip(), text)), source)
         if not choice.provider:

@@ -104,6 +104,12 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
         yield f"-f {file}", str(Path(file).expanduser())
     if options.system is not None and options.system.startswith("@"):
         yield f"-s {options.system}", str(Path(options.system[1:]).expanduser())
+    if options.template is not None:
+        from tinyagent_cli.config.templates import lookup_template
+
+        place = lookup_template(options.template)
+        if place is not None:
+            yield f"the template {place.name}", str(place.path)
     for option, schema in (("--schema", options.schema), ("--schema-multi", options.schema_multi)):
         if schema is not None:
             yield option, schema

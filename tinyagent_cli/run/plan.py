@@ -36,8 +36,12 @@ if TYPE_CHECKING:
 
     from .schema_argument import WantedAnswer
     from .session_choice import SessionChoice
+    from .template_choice import ChosenTemplate
 
 __all__ = ["Plan", "RunOptions", "prepare"]
+
+_CHOSEN = ("TINYAGENT_MODEL", "the session")
+"""The sources of a model that the user has chosen, besides options and files."""
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -47,6 +51,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tinyagent run`."""
 
     prompt: str | None
+    template: str | None
+    parameters: tuple[str, ...]
     model: str | None
     system: str | None
     tools: tuple[str, ...]
@@ -148,18 +154,19 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     Raises:
         TinyAgentError: Something is missing, malformed or unknown.
     """
-    piped = _stdin_is_prompt(options, stdin)
-    answer = _wanted_answer(options)
+    template = _choose_template(app, options)
+    piped = _stdin_is_prompt(options, stdin, template)
+    answer = _wanted_answer(options, template)
     found = _load_settings(app, options, lifetime)
     plugins, run = PluginLoader.from_settings(found), found.run
     chosen = _choose_session(options)
-    provider, model, api_key = _choose_model(app, options, found, plugins, chosen)
+    provider, model, api_key = _choose_model(app, options, found, plugins, chosen, template)
     max_cost = _first(options.max_cost, run.max_cost)
     if max_cost is not None:
         _check_price(app, model)
-    tools = _load_tools(app, options, found, plugins)
+    tools = _load_tools(app, options, found, plugins, template)
     sinks = tools.registry.sinks()
-    conversation = _read_conversation(app, options, found, chosen, stdin, piped)
+    conversation = _read_conversation(app, options, found, chosen, stdin, piped, template)
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -196,11 +203,25 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     )
 
 
-def _stdin_is_prompt(options: RunOptions, stdin: StandardInput) -> bool:
+def _choose_template(app: AppContext, options: RunOptions) -> ChosenTemplate | None:
+    """Return the template of `-p`; None without this option."""
+    if options.template is None:
+        if options.parameters:
+            raise InputError(
+                f"-P {options.parameters[0]} is for a variable of a template, and there is no -p.",
+                hint="All templates: tinyagent templates list",
+            )
+        return None
+    from .template_choice import choose_template
+
+    return choose_template(app, options.template, options.parameters)
+
+
+def _stdin_is_prompt(options: RunOptions, stdin: StandardInput, template: ChosenTemplate | None) -> bool:
     """Return whether piped standard input is part of the prompt.
 
     Raises:
-        InputError: Standard input is used twice, or there is no prompt.
+        InputError: Standard input is used twice, there is no prompt, or a variable has no value.
     """
     other_uses = [
         options.history == "-",
@@ -210,7 +231,10 @@ def _stdin_is_prompt(options: RunOptions, stdin: StandardInput) -> bool:
     if sum(other_uses) > 1:
         raise InputError("Standard input can be used once: by --history -, by -s @- or by one -f -.")
     piped = not any(other_uses) and not options.no_stdin and stdin.is_piped
-    if not (_prompt(options) or options.files or piped):
+    if template is not None:
+        template.check(_prompt(options), has_stdin=piped)
+    has_prompt = _prompt(options) or (template is not None and template.template.content.prompt)
+    if not (has_prompt or options.files or piped):
         build_prompt(None, (), None)  # raises
     return piped
 
@@ -236,19 +260,23 @@ def _choose_model(
     found: Settings,
     plugins: PluginLoader,
     session: SessionChoice | None,
+    template: ChosenTemplate | None,
 ) -> tuple[Provider, Model, str | None]:
     """Return the provider, the model and the key. Report a choice that the user has not made.
 
-    A session goes on with the model of its last reply, unless `-m` names another.
+    A session goes on with the model of its last reply, unless `-m` or a template names another.
     """
     run = found.run
     session_model = session.model if session is not None else None
-    if options.model is None and session_model is not None:
+    wanted, source = options.model, "-m"
+    if wanted is None and template is not None:
+        wanted, source = template.template.content.model, template.label
+    if wanted is None and session_model is not None:
         choice = model_choice.Choice(*split_model(session_model), "the session")
         app.detail(f"Using {session_model}, the model of the session.")
     else:
-        choice = _complete(model_choice.choose(options.model, found), app, found, plugins)
-    if choice.source not in ("-m", "TINYAGENT_MODEL", "the session") and not run.model:
+        choice = _complete(model_choice.choose(wanted, found, source), app, found, plugins)
+    if wanted is None and choice.source not in _CHOSEN and not run.model:
         app.note(
             f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
             "Choose another model with -m."
@@ -270,10 +298,10 @@ def _choose_model(
     return provider, model, api_key
 
 
-def _wanted_answer(options: RunOptions) -> WantedAnswer | None:
-    """Return the answer that `--schema` or `--schema-multi` asks for."""
+def _wanted_answer(options: RunOptions, template: ChosenTemplate | None) -> WantedAnswer | None:
+    """Return the answer that `--schema`, `--schema-multi` or the template asks for."""
     if options.schema is None and options.schema_multi is None:
-        return None
+        return None if template is None else _answer_of_template(options, template)
     if options.schema is not None and options.schema_multi is not None:
         raise InputError("--schema and --schema-multi cannot be used together. Choose one.")
     if options.extract:
@@ -297,10 +325,31 @@ def _complete(
     return complete_choice(choice, found, providers, app.note)
 
 
-def _load_tools(app: AppContext, options: RunOptions, found: Settings, plugins: PluginLoader) -> _Tools:
+def _answer_of_template(options: RunOptions, template: ChosenTemplate) -> WantedAnswer | None:
+    place, content = template.template.place, template.template.content
+    many = content.schema is None
+    schema = content.schema_multi if many else content.schema
+    if schema is None:
+        return None
+    if options.extract:
+        raise InputError(f"-x prints a code block, but {template.label} has a schema, which prints JSON.")
+    from .schema_argument import read_template_schema
+
+    where = f"{place.path}: {'schema_multi' if many else 'schema'}"
+    return read_template_schema(where, schema, many=many, only_data=place.is_project)
+
+
+def _load_tools(
+    app: AppContext,
+    options: RunOptions,
+    found: Settings,
+    plugins: PluginLoader,
+    template: ChosenTemplate | None,
+) -> _Tools:
     """Load the guards and the requested tools."""
     plugins.load_guards()
-    names = _tool_names(options, found.run.tools or ())
+    chosen = None if template is None else template.template.content.tools
+    names = _tool_names(options, _first(chosen, found.run.tools or ()))
     requested = plugins.tools(names)
     tools, sources = with_timeouts(requested.tools, found.tools), requested.sources
     _check_rules(options, tools)
@@ -365,16 +414,23 @@ def _read_conversation(
     chosen: SessionChoice | None,
     stdin: StandardInput,
     piped: bool,
+    template: ChosenTemplate | None,
 ) -> _Conversation:
     """Read the history, the system prompt, the files and standard input. Open the session at last."""
     history = _history(app, options.history, stdin)
-    if options.system is not None:
-        system = _system(options.system, stdin)
+    given = None if options.system is None else _system(options.system, stdin)
+    files = read_files(options.files, stdin)
+    prompt, piped_text = _prompt(options), stdin.read() if piped else None
+    if template is not None:
+        filled = template.fill_in(prompt, piped_text)
+        prompt, piped_text = filled.prompt, filled.stdin
+        given = _first(given, filled.system)
+    if given is not None:
+        system = given
     else:
         earlier = chosen.header.system_prompt if chosen is not None and chosen.header is not None else ""
         system = earlier or found.run.system or ""
-    files = read_files(options.files, stdin)
-    message = build_prompt(_prompt(options), files, stdin.read() if piped else None)
+    message = build_prompt(prompt, files, piped_text)
     if stdin.was_empty:
         app.warn("Standard input is empty. Did the previous command fail?")
     if chosen is None:

@@ -21,7 +21,7 @@ from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.plugins.tool_sources import import_file
 from tinyagent_cli.terminal.sanitise import Sanitizer
 
-__all__ = ["WantedAnswer", "read_schema"]
+__all__ = ["WantedAnswer", "read_schema", "read_template_schema"]
 
 MAX_SCHEMA_BYTES = 1 << 20
 """The size limit of a schema; providers accept less."""
@@ -70,6 +70,50 @@ def read_schema(option: str, text: str, *, many: bool = False) -> WantedAnswer:
         raise InputError(f"{option}: {error}", hint=_FORMS) from None
 
 
+def read_template_schema(
+    where: str, schema: str | JsonDict, *, many: bool = False, only_data: bool
+) -> WantedAnswer:
+    """Read the schema of a template: a table with a JSON Schema, or a text as for `--schema`.
+
+    Args:
+        where: The key and the template, for messages.
+        schema: The schema.
+        many: Whether the answer is a list of such values.
+        only_data: Whether the text can name neither a file nor a type.
+
+    Raises:
+        InputError: The schema cannot be used.
+    """
+    if isinstance(schema, str):
+        if not only_data:
+            return read_schema(where, schema, many=many)
+        text = schema.strip()
+        if _names_a_file_or_type(text):
+            raise InputError(
+                f"{where}: {text!r} names a file or a type. A template of a project can only have fields "
+                "or a JSON Schema, because otherwise its code could run without your request.",
+                hint=f"To use it: --schema {text}",
+            )
+        source: object = _json_schema(where, text) if text.startswith("{") else _fields(where, text)
+    else:
+        source = schema
+    try:
+        return WantedAnswer(json_form(source, many=many), many)
+    except (TypeError, ConfigurationError) as error:
+        raise InputError(f"{where}: {error}", hint=_FORMS) from None
+
+
+def _names_a_file_or_type(text: str) -> bool:
+    if text.startswith("{") or "\n" in text:
+        return False
+    is_type = any(re.fullmatch(pattern, text) for pattern in (_TYPE_IN_FILE, _TYPE_IN_MODULE))
+    return is_type or _looks_like_a_file(text)
+
+
+def _looks_like_a_file(text: str) -> bool:
+    return "\n" not in text and ("/" in text.split(":")[0] or text.endswith((".json", ".py")))
+
+
 def _read(option: str, text: str) -> object:
     if text.startswith("{"):
         return _json_schema(option, text)
@@ -80,7 +124,7 @@ def _read(option: str, text: str) -> object:
         return _type_in_file(option, match["file"], match["type"])
     if (match := re.fullmatch(_TYPE_IN_MODULE, text)) is not None:
         return _type_in_module(option, match["module"], match["type"])
-    if "\n" not in text and ("/" in text.split(":")[0] or text.endswith((".json", ".py"))):
+    if _looks_like_a_file(text):
         raise InputError(f"{option}: there is no file {text}.", hint=_FORMS)
     return _fields(option, text)
 

@@ -1,0 +1,86 @@
+"""The template of `-p`, and the prompt that is made of it. Only `-p` imports this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tinyagent.text_files import decode_text
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config.templates import PROMPT, STDIN, Template, find_template, read_template
+from tinyagent_cli.exit_codes import InputError
+
+__all__ = ["ChosenTemplate", "FilledTemplate", "choose_template"]
+
+
+class FilledTemplate(NamedTuple):
+    """The texts of a template with the values of its variables.
+
+    Attributes:
+        system: The system prompt; None if the template has none.
+        prompt: The prompt, with the prompt of the command line.
+        stdin: Standard input, if it comes before the prompt.
+    """
+
+    system: str | None
+    prompt: str | None
+    stdin: bytes | None
+
+
+class ChosenTemplate(NamedTuple):
+    """A template with the values of `-P`."""
+
+    template: Template
+    values: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        """The template in messages."""
+        return f"the template {self.template.name!r}"
+
+    def check(self, prompt: str | None, *, has_stdin: bool) -> None:
+        """Check the variables. The error is that of `Template.check_values`."""
+        self.template.check_values(self.values, prompt=bool(prompt), stdin=has_stdin)
+
+    def fill_in(self, prompt: str | None, stdin: bytes | None) -> FilledTemplate:
+        """Return the texts for the model.
+
+        A prompt and standard input for which the template has no variable come after and before its prompt.
+
+        Raises:
+            InputError: Standard input is not text.
+        """
+        content, values = self.template.content, dict(self.values)
+        uses = content.variables
+        if STDIN in uses and stdin is not None:
+            hint = f"For an image: tinyagent run -p {self.template.name} -f - < FILE"
+            values[STDIN] = decode_text(stdin, "standard input", error=InputError, hint=hint).strip("\n")
+            stdin = None
+        parts = [] if content.prompt is None else [content.prompt]
+        if prompt:
+            values[PROMPT] = prompt
+        filled = [self.template.fill_in(part, values) for part in parts]
+        if prompt and PROMPT not in uses:
+            filled.append(prompt)
+        system = None if content.system is None else self.template.fill_in(content.system, values).strip()
+        return FilledTemplate(system, "\n\n".join(filled) or None, stdin)
+
+
+def choose_template(app: AppContext, name: str, pairs: Sequence[str]) -> ChosenTemplate:
+    """Read a template, and the values of `-P NAME=VALUE`.
+
+    Raises:
+        TinyAgentError: There is no such template, it is malformed, or a value is not written NAME=VALUE.
+    """
+    values: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"-P {pair}: write it as NAME=VALUE.")
+        values[key.strip()] = value
+    template = read_template(find_template(name))
+    if template.place.is_project:
+        app.note(f"Using the template {name} of this project: {template.place.path}")
+    else:
+        app.detail(f"Using the template {template.place.path}.")
+    return ChosenTemplate(template, values)
