@@ -116,9 +116,11 @@ def test_the_user_may_allow_in_the_configuration_and_the_project_may_deny(
 def test_asked_on_the_terminal(cli: Cli, server: FakeServer) -> None:
     """`y` runs one call and the next one is asked again; `n` refuses it and tells the model."""
     terminal = cli.on_terminal(*RUN, "Write")
-    terminal.expect('"text": "one"\r\n  }\r\nRun write? [y] once')
+    terminal.expect(
+        "  text: one\r\nThere is no sandbox: the tool has all your permissions.\r\nRun write? [y] once"
+    )
     terminal.type("y\n")
-    terminal.expect('"text": "two"')
+    terminal.expect("text: two")
     terminal.type("n\n")
     assert 0 == terminal.end()
     assert "one" == written(cli)
@@ -174,7 +176,8 @@ def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) ->
     terminal.expect("Run write?")
     shown = terminal.shown.decode()
     question = shown[shown.index("The model wants") :]
-    assert "rm -rf ~ #\\u001b[2K\\u001b[1Gls\\b\\b \\u202e\\u200b\\U000e0041\\r\\nnext" in question
+    assert "│ rm -rf ~ #⟨\\x1b⟩[2K⟨\\x1b⟩[1Gls⟨\\x08\\x08⟩ ⟨\\u202e\\u200b\\U000e0041\\x0d⟩\r\n" in question
+    assert "│ next\r\n" in question
     assert [] == [c for c in question if not (c.isprintable() or c in "\r\n")]
     terminal.type("y\n")
     assert 0 == terminal.end()
@@ -203,14 +206,12 @@ def test_unseen_characters_are_written_out() -> None:
         ("\n" * 500, "⟨500 line breaks⟩"),
         (" \n\t" * 40, "⟨40 spaces, 40 line breaks, 40 tabs⟩"),
         (" " * 39, " " * 39),
-        ("\\n" * 50, "\\\\n" * 50),  # a backslash and a letter are no blank
+        ("\\n" * 50, "\\n" * 50),  # a backslash and a letter are no blank
     ],
 )
 def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
     """A long run of blanks is shown as its length, so it cannot hide the end of a command."""
-    assert (
-        f'"command": "ls #{shown}; rm -rf ~"' in question(a_call({"command": f"ls #{blanks}; rm -rf ~"})).text
-    )
+    assert f"  $ ls #{shown}; rm -rf ~\n" in question(a_call({"command": f"ls #{blanks}; rm -rf ~"})).text
 
 
 @pytest.mark.parametrize(
@@ -221,7 +222,7 @@ def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
 def test_a_long_call_is_shown_in_part(arguments: dict[str, Any]) -> None:
     """A question about a long call shows its beginning, its end, and the length of the gap."""
     asked = question(a_call(arguments))
-    assert (True, True) == ("begin" in asked.text, 'end"' in asked.text)
+    assert (True, True) == ("begin" in asked.text, "end\n" in asked.text)
     assert "characters are not shown here" in asked.text
     assert len(asked.text) < 9_000
     assert asked.text.count("\n") < 120
@@ -258,7 +259,7 @@ def test_keys_before_the_question_are_ignored(cli: Cli, server: FakeServer) -> N
     terminal.process.stdin.close()
     terminal.expect("Run write?")
     terminal.type("n\n")
-    terminal.expect('"text": "two"')
+    terminal.expect("text: two")
     terminal.type("n\n")
     assert 0 == terminal.end()
     assert "" == written(cli)
@@ -290,7 +291,7 @@ def test_this_exact_call_is_not_asked_again(cli: Cli, serve: Serve) -> None:
     terminal = cli.on_terminal(*RUN, "Write")
     terminal.expect("[e] always in this run")
     terminal.type("e\n")
-    terminal.expect('"text": "two"')
+    terminal.expect("text: two")
     terminal.type("n\n")
     assert 0 == terminal.end()
     assert "oneone" == written(cli)
@@ -305,7 +306,7 @@ def remember(cli: Cli, server: FakeServer) -> None:
     terminal = cli.on_terminal(*RUN, "Write")
     terminal.expect("[p] always in this project")
     terminal.type("p\n")
-    terminal.expect('"text": "two"')
+    terminal.expect("text: two")
     terminal.type("n\n")
     assert 0 == terminal.end()
     again = [FakeReply.tool_calls(("write", {"text": text})) for text in ("one", "two")]

@@ -114,7 +114,7 @@ def test_the_user_is_asked_about_the_arguments_that_will_be_used(cli: Cli, serve
     )
     terminal = cli.on_terminal(*RUN, "Write")
     terminal.expect("Run write?")
-    assert b'"text": "other"' in terminal.shown
+    assert b"  text: other\r\n" in terminal.shown
     terminal.type("y\n")
     assert 0 == terminal.end()
     assert "other" == (cli.work / "written").read_text()

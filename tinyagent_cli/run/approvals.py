@@ -12,7 +12,6 @@ An approval is not a sandbox: an approved tool can do anything.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import select
 import threading
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.agent_types import AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
-from tinyagent_cli.terminal.sanitise import visible, without_long_blanks
+from tinyagent_cli.terminal.sanitise import visible_line
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource
@@ -34,6 +33,8 @@ __all__ = ["Approvals", "Verdict", "ask_on_terminal"]
 MAX_SHOWN = 8_000
 MAX_SHOWN_LINES = 100
 """Limits of a question in characters and lines. Of a longer call it shows the beginning and the end."""
+
+SANDBOX = "There is no sandbox: the tool has all your permissions."
 
 
 class Verdict(NamedTuple):
@@ -53,6 +54,7 @@ class Approvals:
         note: Called to tell the user about a refusal without a terminal.
         before: Called before a question, to end an unfinished line of the reply.
         after: Called after a question.
+        paint: Returns a text in a colour of the terminal.
         open_store: Opens the stored approvals; called on first use.
         sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
             or content hash has no stored approvals.
@@ -67,6 +69,7 @@ class Approvals:
         note: Callable[[str], None] = lambda text: None,
         before: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
+        paint: Callable[[str, str], str] = lambda code, text: text,
         open_store: Callable[[], ApprovalStore] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
     ) -> None:
@@ -76,6 +79,7 @@ class Approvals:
         self._note = note
         self._before = before
         self._after = after
+        self._paint = paint
         self._open_store = open_store
         self._store: ApprovalStore | None = None
         self._sources = {} if sources is None else sources  # changes with the tools
@@ -115,7 +119,13 @@ class Approvals:
                 return Verdict(None, "the user, for this exact call in this project")
             self._before()
             try:
-                answer = await ask_on_terminal(question(call, project=store is not None))
+                asked = question(
+                    call,
+                    project=store is not None,
+                    source=source.name if source is not None else "",
+                    paint=self._paint,
+                )
+                answer = await ask_on_terminal(asked)
             finally:
                 self._after()
         match answer:
@@ -163,10 +173,25 @@ class Question(NamedTuple):
     choices: str
 
 
-def question(call: ToolCallInfo, *, project: bool = True) -> Question:
-    """Return the question for a call. `project` offers to approve it for the project."""
-    name = visible(call.tool.name)
-    text = visible(without_long_blanks(json.dumps(call.arguments, indent=2, ensure_ascii=False)))
+def question(
+    call: ToolCallInfo,
+    *,
+    project: bool = True,
+    source: str = "",
+    paint: Callable[[str, str], str] = lambda code, text: text,
+) -> Question:
+    """Return the question for a call.
+
+    Args:
+        call: The call.
+        project: Whether to offer an approval for the project.
+        source: Where the tool comes from.
+        paint: Colours the lines of a diff.
+    """
+    from .call_view import call_view, painted
+
+    name = visible_line(call.tool.name)
+    text = call_view(call.tool.name, call.arguments)
     begin, end = _hidden_part(text)
     choices = (
         f"Run {name}? [y] once  [a] always in this run  [n] no\n"
@@ -180,10 +205,11 @@ def question(call: ToolCallInfo, *, project: bool = True) -> Question:
         )
     else:
         shown, asked = text, choices
-    shown = shown.replace("\n", "\n  ")
+    shown = painted("  " + shown.replace("\n", "\n  "), paint)
+    origin = f" ({visible_line(source)})" if source else ""
     return Question(
-        f"The model wants to run a tool that can change something:\n  {name} {shown}\n{asked}",
-        f"{name} {text}" if begin < end else None,
+        f"The model wants to run {name}{origin}, which can change something:\n{shown}\n{SANDBOX}\n{asked}",
+        f"{name}\n{text}" if begin < end else None,
         choices,
     )
 

@@ -204,6 +204,7 @@ class _Run:
             note=app.note,
             before=self._before_question,
             after=self._after_question,
+            paint=app.paint,
             open_store=self._open_approvals,
             sources=plan.sources,
         )

@@ -9,8 +9,9 @@ line. `visible`, `visible_line` and `without_long_blanks` show them as escapes, 
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
-__all__ = ["Sanitizer", "clean", "one_line", "visible", "visible_line", "without_long_blanks"]
+__all__ = ["Sanitizer", "clean", "exact", "one_line", "visible", "visible_line", "without_long_blanks"]
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, except
 # joiners of letters and variation selectors of emoji: U+200C, U+200D, U+FE0E, U+FE0F.
@@ -170,8 +171,35 @@ def without_long_blanks(text: str) -> str:
     return re.sub(_LONG_BLANKS, _length_of, text)
 
 
+def exact(text: str) -> str:
+    """Return text as it is, with characters that cannot be seen as `⟨\\x1b⟩`, except newlines.
+
+    Tabs are shown as an arrow, and 40 or more blanks in a row, including line breaks, as their length.
+    """
+    text = re.sub(r"[ \t\n\r\f]{40,}", _length_of_blanks, text)
+    if text.replace("\n", "").isprintable() and not _has_unseen(text):
+        return text
+    shown: list[str] = []
+    for unseen, characters in groupby(text, _is_unseen):
+        run = "".join(characters)
+        shown.append(f"⟨{''.join(map(_escaped, run))}⟩" if unseen else run.replace("\t", "⇥   "))
+    return "".join(shown)
+
+
+def _is_unseen(character: str) -> bool:
+    return character not in "\n\t" and (not character.isprintable() or _has_unseen(character))
+
+
+def _length_of_blanks(run: re.Match[str]) -> str:
+    names = {" ": "space", "\n": "line break", "\r": "carriage return", "\t": "tab", "\f": "form feed"}
+    return _lengths({name: run[0].count(blank) for blank, name in names.items()})
+
+
 def _length_of(run: re.Match[str]) -> str:
-    counts = {name: run[0].count(blank) for blank, name in _BLANK_NAMES.items()}
+    return _lengths({name: run[0].count(blank) for blank, name in _BLANK_NAMES.items()})
+
+
+def _lengths(counts: dict[str, int]) -> str:
     parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
     return f"⟨{', '.join(parts)}⟩"
 
