@@ -35,7 +35,7 @@ CLI_FLOORS = [
     {"exit_codes", "app_context"},
     {"config", "terminal"},
     {"plugins"},
-    {"sinks", "sessions"},
+    {"sinks", "sessions", "events"},
     {"run"},
     {"shell_completion"},
     {"commands"},

@@ -23,6 +23,7 @@ __all__ = [
     "complete_models",
     "complete_plugins",
     "complete_providers",
+    "complete_records",
     "complete_sessions",
     "complete_settings",
     "complete_stored_keys",
@@ -177,6 +178,11 @@ def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: s
         for name in content.variables
         if name not in (PROMPT, STDIN) and name.startswith(incomplete)
     ]
+
+
+def complete_records(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names and ids of sessions; the shell completes paths."""
+    return complete_sessions(ctx, param, incomplete) or complete_files(ctx, param, incomplete)
 
 
 def _settings() -> Settings | None:

@@ -72,6 +72,7 @@ def test_version_is_the_distributions(cli: Cli) -> None:
         ["plugins", "new"], ["approvals", "list"], ["approvals", "revoke"], ["schema", "events"],
         *(["sessions", name] for name in ("list", "search", "show", "export", "rename", "remove", "fork")),
         *(["templates", name] for name in ("list", "show", "edit", "path")),
+        *(["events", name] for name in ("text", "stats", "tools", "validate")),
     ],
     ids="-".join,
 )  # fmt: skip

@@ -24,7 +24,7 @@ from tinyagent.agent_types import (
 
 from .messages import is_assistant, is_tool_result
 
-__all__ = ["check_grammar", "check_reply"]
+__all__ = ["GrammarError", "RunChecker", "check_grammar", "check_reply"]
 
 # ---- a run ----------------------------------------------------------------------------------------
 
@@ -53,6 +53,22 @@ _GRAMMAR: dict[str, dict[str, str]] = {
 }
 
 
+class GrammarError(AssertionError):
+    """An event that the grammar does not allow at its place.
+
+    Attributes:
+        index: Its position in the run, from 0.
+        name: Its type, and for messages the role.
+        expected: What the grammar allows there.
+    """
+
+    def __init__(self, index: int, name: str, expected: str, event: AgentEvent) -> None:
+        super().__init__(f"event {index} ({name}): {expected}; got {event!r}")
+        self.index = index
+        self.name = name
+        self.expected = expected
+
+
 def check_grammar(events: Iterable[AgentEvent]) -> None:
     """Check that these are the events of one complete run, in an order that the grammar allows.
 
@@ -62,13 +78,18 @@ def check_grammar(events: Iterable[AgentEvent]) -> None:
     Raises:
         AssertionError: The message names the event, its position and what was expected there.
     """
-    _RunChecker(list(events)).check()
+    checker = RunChecker()
+    for event in events:
+        checker.check(event)
+    checker.finish()
 
 
-class _RunChecker:
-    def __init__(self, events: list[AgentEvent]) -> None:
-        self._events = events
-        self._index = 0
+class RunChecker:
+    """Checks the events of one run one by one, as `check_grammar` does for all of them."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._event: AgentEvent | None = None
         self._state = "before"
         self._started: AgentMessage | None = None
         self._calls: list[ToolCallContent] = []
@@ -78,15 +99,32 @@ class _RunChecker:
         self._results: list[ToolResultMessage] = []
         self._new: list[AgentMessage] = []
 
-    def check(self) -> None:
-        for index, event in enumerate(self._events):
-            self._index = index
-            following = _GRAMMAR[self._state].get(self._name(event))
-            self._expect(following is not None, self._allowed())
-            self._check_fields(event)
-            self._state = following or self._state
-        if self._state != "after":
-            raise AssertionError(f"after the last event ({len(self._events)} in all): {self._allowed()}")
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run has ended."""
+        return self._state == "after"
+
+    def check(self, event: AgentEvent) -> None:
+        """Check the next event.
+
+        Raises:
+            GrammarError: The message names the event, its position and what was expected there.
+        """
+        self._index += 1
+        self._event = event
+        following = _GRAMMAR[self._state].get(self._name(event))
+        self._expect(following is not None, self._allowed())
+        self._check_fields(event)
+        self._state = following or self._state
+
+    def finish(self) -> None:
+        """Check that the run is complete.
+
+        Raises:
+            AssertionError: The message names what is missing.
+        """
+        if not self.is_complete:
+            raise AssertionError(f"after the last event ({self._index + 1} in all): {self._allowed()}")
 
     def _name(self, event: AgentEvent) -> str:
         if not isinstance(event, MessageStartEvent | MessageEndEvent):
@@ -100,8 +138,9 @@ class _RunChecker:
 
     def _expect(self, holds: bool, expected: str) -> None:
         if not holds:
-            event = self._events[self._index]
-            raise AssertionError(f"event {self._index} ({self._name(event)}): {expected}; got {event!r}")
+            event = self._event
+            assert event is not None
+            raise GrammarError(self._index, self._name(event), expected, event)
 
     # ---- the fields of an event -----------------------------------------------------------------------
 
@@ -137,7 +176,7 @@ class _RunChecker:
         if is_assistant(message):
             self._expect(message["content"] == [], "an assistant's message starts empty")
         elif is_tool_result(message):
-            call_id = message["tool_call_id"]
+            call_id = message.get("tool_call_id")  # missing in a line that was read out of order
             self._expect(call_id in self._executed, "a result comes after its tool_execution_end")
             due = self._calls[len(self._results)]["id"] if len(self._results) < len(self._calls) else None
             self._expect(call_id == due, f"results are in the order of the calls; the next is {due!r}")

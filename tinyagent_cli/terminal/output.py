@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from tinyagent_cli.exit_codes import InputError, OutputClosedError, WriteError
 
-__all__ = ["Output", "take_stdin", "take_stdout"]
+__all__ = ["BatchedOutput", "Output", "take_stdin", "take_stdout"]
 
 _MAX_PIECES = 512
 """The maximum number of pieces in the buffer; a replay never waits for the loop."""
@@ -105,6 +105,26 @@ def _explain(error: OSError, name: str) -> WriteError:
     if error.errno == errno.EPIPE:
         return OutputClosedError(f"{name} was closed by its reader.")
     return WriteError(f"Cannot write to {name}: {error.strerror}.")
+
+
+class BatchedOutput(Output):
+    """Bytes to a file descriptor without an event loop; `flush_or_raise` writes the buffer."""
+
+    def write(self, data: bytes) -> None:
+        """Add `data` to the buffer; a full buffer is written."""
+        self._pieces.append(data)
+        if len(self._pieces) >= _MAX_PIECES:
+            self._send()
+
+    def flush_or_raise(self) -> None:
+        """Write the buffer.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        self.flush()
+        if self.error is not None:
+            raise self.error
 
 
 def take_stdout() -> Output:

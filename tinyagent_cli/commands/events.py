@@ -1,0 +1,211 @@
+"""`tinyagent events`: filters over recorded runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.run.text_argument import TextArgument
+from tinyagent_cli.shell_completion import complete_records
+
+from .options import CONTEXT, common_options, need_command
+
+if TYPE_CHECKING:
+    from tinyagent_cli.events.calls import Call
+    from tinyagent_cli.events.source import Source
+    from tinyagent_cli.events.stats import Stats
+    from tinyagent_cli.terminal.output import BatchedOutput
+
+__all__ = ["events"]
+
+_WIDTH = 200
+"""The most characters of a line of a tool's result."""
+_RESULT_LINES = 5
+"""How many lines of a tool's result are shown."""
+
+_source_argument = click.argument(
+    "source", required=False, metavar="[FILE|SESSION|-]", type=TextArgument(), shell_complete=complete_records
+)
+
+
+@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@common_options
+@click.pass_context
+def events(ctx: click.Context) -> None:
+    """Read recorded runs: a file of --jsonl or -o, a session, or a pipe.
+
+    Standard input is read if no file or session is named. Lines are processed as they arrive.
+
+    \b
+      tinyagent run --jsonl "Hello" | tinyagent events text
+      tinyagent events stats run.jsonl
+    """
+    need_command(ctx)
+
+
+def _open(app: AppContext, source: str | None) -> tuple[Source, BatchedOutput]:
+    """Return the source and standard output, which is written before the source waits for more."""
+    from tinyagent_cli.events.source import open_source
+    from tinyagent_cli.terminal.output import BatchedOutput, take_stdout
+
+    opened = open_source(source, app.warn)
+    stdout = take_stdout()
+    output = BatchedOutput(stdout.fd, stdout.name)
+    opened.before_read(output.flush_or_raise)
+    return opened, output
+
+
+@events.command("text")
+@_source_argument
+@common_options
+@click.pass_obj
+def text(app: AppContext, source: str | None) -> None:
+    """Print the text of the replies, as `tinyagent run` prints it."""
+    from tinyagent.jsonl import HistoryRecord, ResultRecord, SessionRecord
+    from tinyagent_cli.terminal.text import TextRenderer
+
+    opened, output = _open(app, source)
+    renderer = TextRenderer(output)
+    for record in opened.records():
+        if isinstance(record, ResultRecord):
+            if record.error is not None:
+                renderer.end_line()
+                output.flush_or_raise()
+                app.warn(f"The run failed: {record.error.message}")
+        elif not isinstance(record, SessionRecord | HistoryRecord):
+            renderer(record)
+    renderer.end_line()
+    output.flush_or_raise()
+
+
+@events.command("stats")
+@_source_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one object.")
+@common_options
+@click.pass_obj
+def stats(app: AppContext, source: str | None, as_json: bool) -> None:
+    """Count runs, turns, tool calls, tokens, cost and time."""
+    from tinyagent_cli.events.stats import collect
+    from tinyagent_cli.terminal.tables import print_json
+
+    opened, output = _open(app, source)
+    found = collect(opened.entries(updates=False))
+    if as_json:
+        print_json(found, output)
+        return
+    rows = _rows(found)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        output.print(f"{name.ljust(width)}  {value}")
+
+
+def _rows(found: Stats) -> list[tuple[str, str]]:
+    from tinyagent_cli.terminal.sanitise import one_line
+
+    notes = [(found.failed_runs, "failed"), (found.unfinished_runs, "not finished")]
+    rows = [("Runs", _with_notes(found.runs, notes))]
+    if found.models:
+        rows.append(("Models", one_line(", ".join(found.models), _WIDTH)))
+    rows.append(("Turns", str(found.turns)))
+    rows.append(("Tool calls", _with_notes(found.tool_calls, [(found.failed_tool_calls, "failed")])))
+    for name, tool in sorted(found.tools.items()):
+        shown = _with_notes(tool.calls, [(tool.failed, "failed")])
+        rows.append((f"  {one_line(name, 40)}", f"{shown}, {_seconds(tool.duration_ms)}"))
+    usage = found.usage
+    if usage is not None:
+        rows.append(("Tokens", f"{usage.get('input', 0):,} in, {usage.get('output', 0):,} out"))
+        cost = usage.get("cost")
+        about = "about " if usage.get("cost_estimated") else ""
+        rows.append(("Cost", "unknown" if cost is None else f"{about}${cost:.6f}".rstrip("0").rstrip(".")))
+    if found.started is not None:
+        rows.append(("Started", _time(found.started)))
+    parts = f"the model {_seconds(found.model_ms)}, tools {_seconds(found.tools_ms)}"
+    rows.append(("Time", f"{_seconds(found.duration_ms)}: {parts}"))
+    rows += [("Error", one_line(error, _WIDTH)) for error in found.errors]
+    return rows
+
+
+def _time(milliseconds: int) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
+    except (OverflowError, ValueError, OSError):
+        return f"{milliseconds} ms"  # another program wrote it
+
+
+def _with_notes(count: int, notes: list[tuple[int, str]]) -> str:
+    shown = ", ".join(f"{number} {what}" for number, what in notes if number)
+    return f"{count} ({shown})" if shown else str(count)
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.1f} s"
+
+
+@events.command("tools")
+@_source_argument
+@click.option("--json", "as_json", is_flag=True, help="Print one object in each line.")
+@common_options
+@click.pass_obj
+def tools(app: AppContext, source: str | None, as_json: bool) -> None:
+    """List the tool calls, with arguments, result and duration, as they end."""
+    import msgspec
+
+    from tinyagent import _json
+    from tinyagent_cli.events.calls import tool_calls
+
+    opened, output = _open(app, source)
+    for call in tool_calls(opened.entries(updates=False)):
+        if as_json:
+            output.write(_json.encode_lossy(msgspec.to_builtins(call)) + b"\n")
+        else:
+            output.write("".join(f"{line}\n" for line in _shown(call)).encode("utf-8", "replace"))
+    output.flush_or_raise()
+
+
+def _shown(call: Call) -> list[str]:
+    from tinyagent_cli.terminal.activity import call_line
+    from tinyagent_cli.terminal.sanitise import one_line
+
+    mark = "?" if call.is_error is None else "✗" if call.is_error else "✓"
+    duration = "not ended" if call.is_error is None else ""
+    if call.duration_ms is not None:
+        duration = _seconds(call.duration_ms)
+    found = [one_line(line, _WIDTH) for line in call.text.splitlines() if line.strip()]
+    more = len(found) - _RESULT_LINES
+    lines = [f"{mark} {call_line(call.name, call.arguments)}  {duration}".rstrip()]
+    lines += [f"    {line}" for line in found[:_RESULT_LINES]]
+    return [*lines, f"    … {more} more lines"] if more > 0 else lines
+
+
+@events.command("validate")
+@_source_argument
+@common_options
+@click.pass_obj
+def validate(app: AppContext, source: str | None) -> int:
+    """Check each line against the format and the grammar of events.
+
+    Each problem is printed with the number of its line.
+
+    \b
+    Exit codes: 0 no problem, 1 problems.
+    """
+    from tinyagent_cli.events.checks import Checker
+
+    opened, output = _open(app, source)
+    checker = Checker()
+    count = 0
+    for problem in checker.problems(opened):
+        count += 1
+        output.write(f"line {problem.line}: {problem.text}\n".encode("utf-8", "replace"))
+    output.flush_or_raise()
+    for kind, line in checker.unknown.items():
+        app.warn(f"{opened.name}: line {line} has the unknown type {kind!r}, which readers ignore.")
+    if count:
+        app.error(f"{opened.name} has {count} problem{'s' if count > 1 else ''} in {checker.lines} lines.")
+        return 1
+    runs = f"{checker.runs} run{'s' if checker.runs != 1 else ''}"
+    app.note(f"{opened.name} is valid: {checker.lines} lines, {runs}.")
+    return 0

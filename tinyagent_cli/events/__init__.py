@@ -1,0 +1,1 @@
+"""Read recorded runs: from a file, a session or a pipe."""

@@ -1,0 +1,179 @@
+"""Count the turns, the tool calls, the tokens, the cost and the time of recorded runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from tinyagent._stream.message_checks import is_assistant
+from tinyagent._stream.usage import add_usages
+from tinyagent.agent_types import (
+    AgentEndEvent,
+    AgentStartEvent,
+    JsonDict,
+    MessageEndEvent,
+    MessageStartEvent,
+    TurnEndEvent,
+    TurnStartEvent,
+    Usage,
+)
+from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
+
+from .calls import Call, tool_calls
+from .source import Entry
+
+__all__ = ["Stats", "ToolStats", "collect"]
+
+
+class ToolStats(msgspec.Struct, kw_only=True):
+    """The calls of one tool."""
+
+    calls: int = 0
+    failed: int = 0
+    duration_ms: int = 0
+
+
+class Stats(msgspec.Struct, kw_only=True):
+    """The sums of all runs of a source. Times are Unix milliseconds, durations milliseconds.
+
+    Attributes:
+        failed_runs: The runs whose result line has an error.
+        unfinished_runs: The runs without a result line, for example after `kill -9`.
+        models: The models that replied, as PROVIDER/ID.
+        usage: The tokens and the cost; None if the provider reports no usage.
+        duration_ms: The time of the runs, from `agent_start` to their last event.
+        model_ms: The time until replies were complete.
+        tools_ms: The time of all tool calls; calls that ran at the same time count in full.
+    """
+
+    runs: int = 0
+    failed_runs: int = 0
+    unfinished_runs: int = 0
+    models: list[str] = []
+    turns: int = 0
+    tool_calls: int = 0
+    failed_tool_calls: int = 0
+    tools: dict[str, ToolStats] = {}
+    usage: Usage | None = None
+    started: int | None = None
+    ended: int | None = None
+    duration_ms: int = 0
+    model_ms: int = 0
+    tools_ms: int = 0
+    errors: list[str] = []
+
+
+class _Run:
+    """The current run: its times, and its usage from the best source."""
+
+    def __init__(self, started: int | None) -> None:
+        self.started = self.last = started
+        self.replies: list[Usage | None] = []
+        self.usage: Usage | None = None
+
+
+def collect(entries: Iterable[Entry]) -> Stats:
+    """Read all lines, and return the sums."""
+    collector = _Collector()
+    for call in tool_calls(collector.watched(entries)):
+        collector.add_call(call)
+    return collector.finished()
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self._stats = Stats()
+        self._run: _Run | None = None
+        self._usages: list[Usage | None] = []
+        self._since: int | None = None
+        """When the model was asked: the line before its message."""
+
+    def watched(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield the entries, and count what is no tool call."""
+        for entry in entries:
+            for record in entry.records:
+                self._add(record, entry.time)
+            if entry.time is not None and self._run is not None:
+                self._run.last = entry.time
+                self._stats.ended = entry.time
+            yield entry
+
+    def add_call(self, call: Call) -> None:
+        """Count a tool call."""
+        stats = self._stats
+        tool = stats.tools.setdefault(call.name, ToolStats())
+        tool.calls += 1
+        tool.failed += call.is_error is True
+        tool.duration_ms += call.duration_ms or 0
+        stats.tool_calls += 1
+        stats.failed_tool_calls += call.is_error is True
+        stats.tools_ms += call.duration_ms or 0
+
+    def _add(self, record: Record, time: int | None) -> None:
+        stats, run = self._stats, self._run
+        match record:
+            case AgentStartEvent():
+                self._end_run(is_finished=False)
+                stats.runs += 1
+                self._run = _Run(time)
+                stats.started = time if stats.started is None else stats.started
+            case SessionRecord():
+                self._end_run(is_finished=False)
+            case HistoryRecord():
+                pass
+            case ResultRecord():
+                if run is None:
+                    stats.runs += 1  # it failed before its first request
+                elif record.usage is not None:
+                    run.usage = _usage(record.usage) or run.usage
+                if record.error is not None:
+                    stats.failed_runs += 1
+                    stats.errors.append(record.error.message)
+                self._end_run(is_finished=True)
+            case TurnStartEvent():
+                stats.turns += 1
+                self._since = time
+            case MessageStartEvent(message=message) if is_assistant(message):
+                self._since = time if self._since is None else self._since
+            case MessageEndEvent(message=message) if is_assistant(message):
+                if time is not None and self._since is not None:
+                    stats.model_ms += max(time - self._since, 0)
+                name = "/".join(dict.fromkeys(filter(None, (message.get("provider"), message.get("model")))))
+                if name and name not in stats.models:
+                    stats.models.append(name)
+                if run is not None:
+                    run.replies.append(message.get("usage"))
+            case MessageEndEvent():
+                self._since = time
+            case TurnEndEvent():
+                self._since = None
+            case AgentEndEvent(usage=usage) if run is not None:
+                run.usage = usage
+            case _:
+                pass
+
+    def _end_run(self, *, is_finished: bool) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        self._stats.unfinished_runs += not is_finished
+        self._usages.append(run.usage or add_usages(run.replies))
+        if run.started is not None and run.last is not None:
+            self._stats.duration_ms += max(run.last - run.started, 0)
+
+    def finished(self) -> Stats:
+        """Return the sums at the end of the lines."""
+        self._end_run(is_finished=False)
+        self._stats.usage = add_usages(self._usages)
+        if self._stats.usage and any(usage and usage.get("cost_estimated") for usage in self._usages):
+            self._stats.usage["cost_estimated"] = True
+        return self._stats
+
+
+def _usage(fields: JsonDict) -> Usage | None:
+    """Return the usage of a result line; None if another program wrote other values."""
+    try:
+        return msgspec.convert(fields, Usage)
+    except msgspec.ValidationError:
+        return None
