@@ -161,6 +161,13 @@ INCOMPLETE: dict[str, tuple[list[Any], dict[str, Any], type[TinyAgentError], str
     "no end": ([Reply("Half", ends=False)], {}, StreamInterruptedError, "stream_interrupted", "Half"),
     "max_turns": (looping()[:2], {"max_turns": 2}, RunLimitError, "max_turns", "go on"),
     "budget": (looping(usage={"cost": 1.0})[:1], {"max_cost": 0.5}, RunLimitError, "budget", "go on"),
+    "max_total_tokens": (
+        looping(usage={"total": 9})[:2],
+        {"max_total_tokens": 18},
+        RunLimitError,
+        "max_total_tokens",
+        "go on",
+    ),
     "repeat": ([looping()[0]] * 3, {"max_repeats": 3}, RunLimitError, "repeat", "go on"),
     "empty": ([Reply()], {}, EmptyReplyError, "empty_reply", ""),
     "blank": ([Reply(" \n")], {}, EmptyReplyError, "empty_reply", ""),
@@ -1388,7 +1395,11 @@ def test_messages_are_completed() -> None:
 
 
 LIMITS: list[tuple[str, Any]] = [
-    *((name, value) for name in ("max_turns", "max_repeats") for value in (0, -1, True, 2.0, "3")),
+    *(
+        (name, value)
+        for name in ("max_turns", "max_repeats", "max_total_tokens")
+        for value in (0, -1, True, 2.0, "3")
+    ),
     *(("max_cost", value) for value in (-1, True, "1", float("nan"))),
 ]
 

@@ -829,6 +829,33 @@ async def test_the_budget_ends_the_run(cost: float) -> None:
     assert 2 == kinds(events).count("turn_end")
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [{"total": 50}, {"input": 30, "output": 20}, {"input": 50}, {"total": float("nan"), "output": 50}],
+)
+async def test_the_limit_of_tokens_ends_the_run(usage: Any) -> None:
+    """Input and output of all replies are summed; the run ends after the turn that reaches the limit."""
+    calls = [Reply(call("echo", n=n), usage=usage) for n in range(20)]
+    events = await run(ScriptedProvider(*calls), max_total_tokens=101)
+    assert ("max_total_tokens", 3) == (events[-1].limit, kinds(events).count("turn_end"))
+
+
+async def test_the_limit_of_tokens_does_not_end_a_complete_run() -> None:
+    """A final answer is an answer, whatever it has used."""
+    events = await run(ScriptedProvider(Reply("Done.", usage={"total": 500})), max_total_tokens=1)
+    assert events[-1].limit is None
+
+
+async def test_the_limit_of_tokens_without_usage_is_a_note() -> None:
+    """A reply without usage does not count; one note reports it."""
+    notes: list[str] = []
+    provider = ScriptedProvider(*(Reply(call("echo", n=n), usage=None) for n in range(2)), "Done.")
+    events = await run(provider, max_total_tokens=1, on_note=notes.append)
+    assert "stop" == last(events)["stop_reason"]
+    assert 1 == len(notes)
+    assert "max_total_tokens: no usage is reported by" in notes[0]
+
+
 USAGES: list[Any] = [
     *(None, {}, {"cost": None}, {"cost": "free"}, [1], "many"),
     *({"cost": cost} for cost in (float("nan"), -5, True, [])),
@@ -841,7 +868,9 @@ async def test_invalid_usage_is_tolerated(usage: Any) -> None:
     """A missing or invalid cost does not end the run."""
     calls = Reply(call("echo", n=1), usage=usage)
     provider = ScriptedProvider(calls, "done")
-    events = await run(provider, max_cost=1.0, model=Model("openai", "gpt-4o", "scripted"))
+    events = await run(
+        provider, max_cost=1.0, max_total_tokens=9, model=Model("openai", "gpt-4o", "scripted")
+    )
     assert "stop" == last(events)["stop_reason"]
 
 
@@ -1440,6 +1469,7 @@ ENDS: dict[str, dict[str, Any]] = {
     "should_stop": {"should_stop_after_turn": ending},
     "max_turns": {"max_turns": 1},
     "budget": {"max_cost": 0.5},
+    "max_total_tokens": {"max_total_tokens": 1},
     "repeat": {"max_repeats": 1},
     "error": {"should_stop_after_turn": lambda *_: 1 / 0},
 }
@@ -1451,7 +1481,7 @@ ENDS: dict[str, dict[str, Any]] = {
 async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, at: int) -> None:
     """After any poll, a message is in the history or still in the queue."""
     queue = DrainedQueue(user("steer"), at=at)
-    reply = Reply(*(call("echo", n=n) for n in range(calls)), usage={"cost": 1.0})
+    reply = Reply(*(call("echo", n=n) for n in range(calls)), usage={"cost": 1.0, "total": 1})
     provider = ScriptedProvider(*[reply] * 6)
     events = await run(provider, tools=[echo(read_only=False)], get_steering_messages=queue, **ENDS[name])
     recorded = sum(text_of(message) == "steer" for message in events[-1].messages)
@@ -1462,7 +1492,7 @@ async def test_steering_is_never_lost_when_the_run_ends(name: str, calls: int, a
 async def test_a_run_that_ends_does_not_poll(name: str) -> None:
     """Messages that no turn would deliver are not removed from the queue."""
     queue = DrainedQueue(user("follow"))
-    provider = ScriptedProvider(Reply(call("echo", n=1), usage={"cost": 1.0}), "x", "y")
+    provider = ScriptedProvider(Reply(call("echo", n=1), usage={"cost": 1.0, "total": 1}), "x", "y")
     await run(provider, get_follow_up_messages=queue, **ENDS[name])
     assert (0, 1) == (queue.polls, len(queue.messages))
 

@@ -20,6 +20,10 @@ __all__ = ["answer_error", "extract_text", "last_reply", "partial_text", "sum_us
 _LIMITS: dict[RunLimit, tuple[str, str]] = {
     "max_turns": ("The run reached its limit of model calls without a final answer.", "Raise max_turns."),
     "budget": ("The run reached its budget without a final answer.", "Raise max_cost."),
+    "max_total_tokens": (
+        "The run reached its limit of tokens without a final answer.",
+        "Raise max_total_tokens.",
+    ),
     "repeat": (
         "The run was ended because the model repeated the same tool call, or all its tool calls failed.",
         "Raise max_repeats, or set it to None for no limit.",

@@ -103,7 +103,7 @@ ToolCall = ToolCallContent
 StopReason: TypeAlias = Literal["stop", "length", "tool_use", "error", "aborted"]
 
 
-RunLimit: TypeAlias = Literal["max_turns", "budget", "repeat"]
+RunLimit: TypeAlias = Literal["max_turns", "budget", "max_total_tokens", "repeat"]
 """A limit that can end a run; see `AgentLoopConfig`."""
 
 
@@ -739,6 +739,9 @@ class RunSettings:
         max_cost: The budget of one run in US dollars; None for no limit. The run ends after the turn that
             reaches it. The provider's own figure counts, or else its list price. A model without a known
             price counts as free, and a note reports it.
+        max_total_tokens: The most tokens of one run, input and output of all its model calls together; None
+            for no limit. The run ends after the turn that reaches it. A reply without usage does not count,
+            and a note reports it.
         max_repeats: The run ends when the same tool call has had the same result this many times in a row, or
             when every tool call has failed in this many turns in a row; None for no limit.
         timeout: Seconds without an event, or a mapping with any of `connect`, `first_event`, `idle`.
@@ -761,6 +764,7 @@ class RunSettings:
     should_stop_after_turn: ShouldStop | None = None
     max_turns: int | None = None
     max_cost: float | None = None
+    max_total_tokens: int | None = None
     max_repeats: int | None = 10
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None

@@ -237,7 +237,8 @@ def test_an_alias_is_a_model(cli: Cli) -> None:
 
 def test_completion(cli: Cli) -> None:
     """Keys are completed, with the names of providers."""
-    assert ["run.max_tokens", "run.max_turns"] == offered(cli, "tinyagent config set run.max_t")
+    expected = ["run.max_tokens", "run.max_turns", "run.max_total_tokens"]
+    assert expected == offered(cli, "tinyagent config set run.max_t")
     cli.config('[providers.oak]\nbase_url = "http://127.0.0.1:1"\n')
     assert ["providers.oak.base_url"] == offered(cli, "tinyagent config show providers.oak.b")
 

@@ -340,6 +340,34 @@ def test_max_cost_is_a_limit(cli: Cli, priced: Priced) -> None:
     assert (2.5, True) == (done.result["usage"]["cost"], done.result["usage"]["cost_estimated"])
 
 
+def test_max_total_tokens_is_a_limit(cli: Cli, priced: Priced) -> None:
+    """The tokens of all replies count: exit code 4, kind `max_total_tokens`."""
+    server, environment = priced(CALL, CALL, CALL)
+    done = cli("run", "--jsonl", "-m", "openai/x", "--max-total-tokens", "1500000", "Hi", **environment)
+    assert (4, "max_total_tokens") == (done.code, done.result["error"]["kind"])
+    assert "limit of 1,500,000 tokens (--max-total-tokens)" in done.err
+    assert (2, 2_000_000) == (len(server.requests), done.result["usage"]["total"])
+    assert 2 == cli("run", "-m", "demo", "--max-total-tokens", "0", "Hi").code
+
+
+def test_a_project_can_lower_the_limit_of_tokens(cli: Cli, priced: Priced) -> None:
+    """The lower one of the files applies, and the option overrides both."""
+    server, environment = priced(CALL, {"content": "ok"})
+    cli.config("[run]\nmax_total_tokens = 5\n")
+    cli.file("tinyagent.toml", "[run]\nmax_total_tokens = 9\n")
+    assert "limit of 5 tokens" in cli("run", "-m", "openai/x", "Hi", **environment).err
+    cli.config("")
+    assert "ok\n" == cli("run", "-m", "openai/x", "--max-total-tokens", "99999999", "Hi", **environment).out
+    assert 2 == len(server.requests)
+
+
+def test_a_limit_of_tokens_without_usage(cli: Cli, serve: Serve) -> None:
+    """Without usage, a warning says that the limit had no effect."""
+    serve(FakeReply.chunks(chat_chunk("ok"), chat_chunk({}, "stop")))
+    done = cli("run", "-m", "local/m", "--max-total-tokens", "2", "Hi")
+    assert (0, 1) == (done.code, done.err.count("--max-total-tokens could not be enforced"))
+
+
 def test_a_project_can_lower_the_budget(cli: Cli, priced: Priced) -> None:
     """`max_cost` of tinyagent.toml is a limit."""
     _, environment = priced(CALL, CALL)

@@ -1,4 +1,4 @@
-"""The limits of a run: model calls, cost, and repetitions without progress."""
+"""The limits of a run: model calls, cost, tokens, and repetitions without progress."""
 
 from __future__ import annotations
 
@@ -23,15 +23,20 @@ class _LimitOptions(Protocol):
     max_turns: int | None
     max_repeats: int | None
     max_cost: float | None
+    max_total_tokens: int | None
 
 
 def check_limits(options: _LimitOptions) -> None:
-    """Check the values of `max_turns`, `max_repeats` and `max_cost`.
+    """Check the values of `max_turns`, `max_repeats`, `max_total_tokens` and `max_cost`.
 
     Raises:
         ValueError: One of them is not a valid number. The message names it.
     """
-    for name, value in (("max_turns", options.max_turns), ("max_repeats", options.max_repeats)):
+    for name, value in (
+        ("max_turns", options.max_turns),
+        ("max_repeats", options.max_repeats),
+        ("max_total_tokens", options.max_total_tokens),
+    ):
         if value is not None and (type(value) is not int or value < 1):
             raise ValueError(f"{name} is {value!r}; it must be a whole number from 1, or None for no limit.")
     cost: object = options.max_cost
@@ -46,7 +51,9 @@ class RunLimits:
         self._config = config
         self._turns = 0
         self._cost_usd = 0.0
+        self._tokens = 0.0
         self._has_noted_unknown_cost = False
+        self._has_noted_unknown_tokens = False
         self._last_call: bytes = b""
         self._repeats = 0
         """How many times in a row the last tool call has had the same result."""
@@ -56,8 +63,27 @@ class RunLimits:
         """Count a turn when it starts."""
         self._turns += 1
 
-    async def count_cost(self, message: AssistantMessage) -> None:
-        """Add the cost of a reply: the provider's own figure or, if there is a budget, the list price."""
+    async def count_usage(self, message: AssistantMessage) -> None:
+        """Add the tokens and the cost of a reply."""
+        self._count_tokens(message)
+        await self._count_cost(message)
+
+    def _count_tokens(self, message: AssistantMessage) -> None:
+        usage = message.get("usage") or {}
+        counts = [as_amount(usage.get(name)) for name in ("total", "input", "output")]
+        total, *parts = counts
+        if total is None and any(part is not None for part in parts):
+            total = sum(part or 0 for part in parts)
+        failed = message["stop_reason"] in ("error", "aborted")
+        is_limited = self._config.max_total_tokens is not None
+        if total is None and is_limited and not failed and not self._has_noted_unknown_tokens:
+            self._has_noted_unknown_tokens = True
+            model = message.get("model", "")
+            self._note(f"max_total_tokens: no usage is reported by {model!r}, so its replies do not count.")
+        self._tokens += total or 0
+
+    async def _count_cost(self, message: AssistantMessage) -> None:
+        """Add the provider's own figure or, if there is a budget, the list price."""
         usage = message.get("usage") or {}
         cost = as_amount(usage.get("cost"))
         if cost is None and self._config.max_cost is not None:
@@ -93,8 +119,8 @@ class RunLimits:
 
     @property
     def is_last_turn(self) -> bool:
-        """Whether the current turn is the last one because of a limit on calls or cost."""
-        return self._has_used_all_turns or self._has_spent_budget
+        """Whether the current turn is the last one because of a limit on calls, cost or tokens."""
+        return self._has_used_all_turns or self._has_spent_budget or self._has_used_all_tokens
 
     def reached(self) -> RunLimit | None:
         """Return the limit that the run has reached."""
@@ -102,7 +128,9 @@ class RunLimits:
             return "max_turns"
         if self._is_too_often(max(self._repeats, self._failing_turns)):
             return "repeat"
-        return "budget" if self._has_spent_budget else None
+        if self._has_spent_budget:
+            return "budget"
+        return "max_total_tokens" if self._has_used_all_tokens else None
 
     @property
     def _has_used_all_turns(self) -> bool:
@@ -111,6 +139,11 @@ class RunLimits:
     @property
     def _has_spent_budget(self) -> bool:
         return self._config.max_cost is not None and self._cost_usd >= self._config.max_cost
+
+    @property
+    def _has_used_all_tokens(self) -> bool:
+        limit = self._config.max_total_tokens
+        return limit is not None and self._tokens >= limit
 
     def _is_too_often(self, times: int) -> bool:
         return self._config.max_repeats is not None and times >= self._config.max_repeats

@@ -240,7 +240,7 @@ class _Turn:
         call = self._model_call = self._new_call()
         message = self._message = await (call.run() if failure is None else call.close(failure))
         self._run.record(message)
-        await self._run.limits.count_cost(message)
+        await self._run.limits.count_usage(message)
         return message
 
     async def run_tools(self, message: AssistantMessage) -> _ToolOutcome:

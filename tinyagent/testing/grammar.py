@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import get_args
 
 from tinyagent.agent_types import (
     AgentEndEvent,
@@ -13,6 +14,7 @@ from tinyagent.agent_types import (
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
+    RunLimit,
     ToolCallContent,
     ToolExecutionEndEvent,
     ToolExecutionStartEvent,
@@ -169,7 +171,7 @@ class RunChecker:
             case AgentEndEvent():
                 new = self._new
                 self._expect(event.messages == new, f"the {len(new)} message(s) that ended, in order")
-                self._expect(event.limit in (None, "max_turns", "budget", "repeat"), "a limit, or None")
+                self._expect(event.limit in (None, *get_args(RunLimit)), "a limit, or None")
 
     def _message_start(self, message: AgentMessage) -> None:
         self._started = message

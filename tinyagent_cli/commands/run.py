@@ -209,6 +209,12 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     help="End the run when its cost reaches this many US dollars, with exit code 4.",
 )
 @click.option(
+    "--max-total-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End the run when all its model calls together have used this many tokens, with exit code 4.",
+)
+@click.option(
     "--max-repeats",
     type=click.IntRange(min=1),
     metavar="N",

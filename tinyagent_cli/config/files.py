@@ -60,6 +60,7 @@ class ProjectRunTable(Table, frozen=True):
         max_turns: The most model calls of a run.
         max_repeats: The most equal tool calls, or turns whose tool calls all fail, in a row.
         max_cost: The budget of a run in US dollars.
+        max_total_tokens: The most tokens of a run, input and output of all its model calls together.
         timeout: The time limit of the whole command in seconds.
     """
 
@@ -72,6 +73,7 @@ class ProjectRunTable(Table, frozen=True):
     max_turns: Count | None = None
     max_repeats: Count | None = None
     max_cost: Dollars | None = None
+    max_total_tokens: Count | None = None
     timeout: Seconds | None = None
 
 

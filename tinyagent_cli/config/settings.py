@@ -40,6 +40,7 @@ _LIMITS: dict[str, float | None] = {
     "max_turns": DEFAULT_MAX_TURNS,
     "max_repeats": DEFAULT_MAX_REPEATS,
     "max_cost": None,
+    "max_total_tokens": None,
     "max_tokens": None,
     "timeout": None,
 }

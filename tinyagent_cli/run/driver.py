@@ -241,6 +241,7 @@ class _Run:
                 max_turns=plan.max_turns,
                 max_repeats=plan.max_repeats,
                 max_cost=plan.max_cost,
+                max_total_tokens=plan.max_total_tokens,
                 before_tool_call=self._guards.before_tool_call,
                 after_tool_call=self._guards.after_tool_call,
                 on_retry=self._app.note if self._activity is None else self._activity.retry,
@@ -355,8 +356,11 @@ class _Run:
             app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
         if plan.session is not None and plan.session.started:
             app.detail(f"Session {plan.session.id[:8]}, to continue: tinyagent run -c")
-        if plan.max_cost is not None and progress.replies and progress.usage is None:
-            app.warn("The provider reported no usage, so --max-cost could not be enforced.")
+        if progress.replies and progress.usage is None:
+            limits = (("--max-cost", plan.max_cost), ("--max-total-tokens", plan.max_total_tokens))
+            for option, limit in limits:
+                if limit is not None:
+                    app.warn(f"The provider reported no usage, so {option} could not be enforced.")
         error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)
         if plan.answer is None and isinstance(error, EmptyReplyError) and error.content_types:
             # The answer has no text; the record contains it.

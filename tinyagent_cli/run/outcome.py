@@ -114,6 +114,12 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
             error.hint = "\n".join(filter(None, (error.hint, _source_of_key(plan))))
         case ProviderError(status=404):
             error.hint = _similar_models(plan) or error.hint
+        case RunLimitError(limit="max_total_tokens"):
+            return RunLimitError(
+                f"The run reached its limit of {plan.max_total_tokens:,} tokens (--max-total-tokens) "
+                "without a final answer.",
+                limit="max_total_tokens",
+            )
         case OutputTruncatedError():
             error.hint = "Allow more with --max-tokens, or request a shorter answer."
         case EmptyReplyError() if tools_refused:

@@ -73,6 +73,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_turns: int | None
     max_repeats: int | None
     max_cost: float | None
+    max_total_tokens: int | None
     timeout: float | None
     transport: TransportChoice | None
     allow: tuple[str, ...]
@@ -103,6 +104,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_turns: int
     max_repeats: int
     max_cost: float | None
+    max_total_tokens: int | None
     allow: list[str]
     deny: list[str]
     yes: bool
@@ -188,6 +190,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         max_turns=_first(_first(options.max_turns, run.max_turns), DEFAULT_MAX_TURNS),
         max_repeats=_first(_first(options.max_repeats, run.max_repeats), DEFAULT_MAX_REPEATS),
         max_cost=max_cost,
+        max_total_tokens=_first(options.max_total_tokens, run.max_total_tokens),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
