@@ -157,7 +157,7 @@ def run(
         path = _record(folder)
         (folder / "config.toml").write_text(f'[providers.bench]\nbase_url = "{url}"\n')
         home = {"TINYAGENT_HOME": name}
-        command = [ours or "tinyagent", "run", "-m", "bench/text-1", "Go on."]
+        command = [ours or "tinyagent", "run", "--no-session", "-m", "bench/text-1", "Go on."]
         result["a history of 50 MB"] = rounds(
             count,
             {

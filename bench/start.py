@@ -41,10 +41,15 @@ def one_shots(peers: Peers, url: str, length: int) -> dict[str, list[str]]:
     model, ask = f"text-{length}", "Say something."
     commands: dict[str, list[str]] = {}
     if ours := peers.program("tinyagent"):
-        run = [ours, "run", "-m", f"bench/{model}", ask]
-        commands |= {"tinyagent run": run, "tinyagent run --jsonl": [*run, "--jsonl"]}
+        saved = [ours, "run", "-m", f"bench/{model}", ask]
+        run = [*saved, "--no-session"]
+        commands |= {
+            "tinyagent run": run,
+            "tinyagent run --jsonl": [*run, "--jsonl"],
+            "tinyagent run, saved as a session": saved,
+        }
     if llm := peers.program("llm"):
-        # Without its log, because the other programs write none.
+        # Without its log, as tinyagent runs without a session.
         commands["llm"] = [llm, "--no-log", "-m", f"bench-{length}", ask]
     scripts = {"httpx": ("httpx",), "openai": ("openai",), "tinyagent": ("httpx", "msgspec", "jiter")}
     for name, needs in scripts.items():
