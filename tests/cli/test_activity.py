@@ -123,7 +123,7 @@ def test_a_tool_shows_its_last_lines_and_then_one_line(cli: Cli, serve: Serve) -
     terminal.expect("step 8")
     shown = terminal.screen(40)
     assert ["  step 6 編譯", "  step 7 編譯", "  step 8 編譯"] == shown[-3:]
-    assert re.fullmatch(r"⠋?.* build 漢字 jobs=2( \d s)?", shown[-4])
+    assert re.fullmatch(r"⠋?.* build 漢字 jobs=2( \d+ s)?", shown[-4])
     cli.file("built", "")
     assert 0 == terminal.end()
     first, reply, *_ = terminal.screen(40)

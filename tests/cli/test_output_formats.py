@@ -80,6 +80,15 @@ def test_code_in_a_pipe_is_unchanged_and_on_a_terminal_harmless(cli: Cli, serve:
     assert b"red\r\n" == terminal.shown
 
 
+def test_the_closing_line_is_the_last_one(cli: Cli, serve: Serve) -> None:
+    """On a terminal, the code comes before the line with the tokens."""
+    serve(FakeReply.text("```\na\n```"))
+    terminal = cli.on_terminal(*RUN, "-x", "Hi")
+    assert 0 == terminal.end()
+    first, second = terminal.screen()
+    assert ("a", True) == (first, second.startswith("local/m · "))
+
+
 def test_a_truncated_reply_prints_no_code(cli: Cli, serve: Serve) -> None:
     """A part of a script is not printed."""
     serve(FakeReply.chunks(chat_chunk("```\nrm -rf ./build"), chat_chunk({}, "length")))

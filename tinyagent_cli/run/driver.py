@@ -67,9 +67,7 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         )
         collect_from_now_on()
         run.drive(runner)
-        run.conclude()
-        if options.extract:
-            _print_code(app, stdout, progress, last=options.extract > 1)
+        run.conclude(extract=options.extract)
         stdout.flush()
         if stdout.error is not None:
             raise stdout.error
@@ -118,11 +116,10 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
     yield "the configuration tinyagent.toml", "tinyagent.toml"
 
 
-def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bool) -> None:
+def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bool) -> TinyAgentError | None:
     """Print the first or the last fenced code block of the answer.
 
-    Raises:
-        NoCodeBlockError: There is none. The answer is shown on standard error.
+    Without one, show the answer on standard error, and return the error of the run.
     """
     from tinyagent_cli.terminal.code_blocks import extract_code
 
@@ -130,10 +127,11 @@ def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bo
     code = extract_code(text, last=last)
     if code is None:
         app.note(text)
-        raise NoCodeBlockError(
+        return NoCodeBlockError(
             "The reply has no fenced code block.", hint="Ask for one in the prompt, or run it without -x."
         )
     stdout.write_now(text_bytes(clean(code) if stdout.is_terminal else code))
+    return None
 
 
 def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
@@ -346,12 +344,19 @@ class _Run:
         self._cause = self._cause or cause
         self._agent.abort()
 
-    def conclude(self) -> None:
-        """Print the value and show a summary. Raise an error if the run ended without an answer."""
+    def conclude(self, *, extract: int) -> None:
+        """Print the value or the code, and show a summary. Raise an error if the run ended without an answer.
+
+        Args:
+            extract: 1 to print the first code block of the answer, 2 to print the last one.
+        """
         app, plan, progress = self._app, self._plan, self._progress
         if plan.answer is not None and self._prints_value and progress.value is not UNSET:
             printed = plan.answer.printed(progress.value, terminal=self._stdout.is_terminal)
             self._stdout.write_now(printed)
+        error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)
+        if extract and error is None:
+            error = _print_code(app, self._stdout, progress, last=extract > 1)
         if self._shows_summary:
             app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
         if plan.session is not None and plan.session.started:
@@ -361,8 +366,8 @@ class _Run:
             for option, limit in limits:
                 if limit is not None:
                     app.warn(f"The provider reported no usage, so {option} could not be enforced.")
-        error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)
-        if plan.answer is None and isinstance(error, EmptyReplyError) and error.content_types:
+        only_text = plan.answer is not None or bool(extract)
+        if not only_text and isinstance(error, EmptyReplyError) and error.content_types:
             # The answer has no text; the record contains it.
             app.note(f"{error} {error.hint}")
         elif error is not None:

@@ -1,7 +1,8 @@
 """A few lines at the end of the output that change in place: what a run waits for.
 
 The cursor rests at the start of these lines, so that erasing them needs no count of rows: the terminal clears
-everything after the cursor. This stays correct if the window is resized, and it can never erase the output.
+everything after the cursor. So the output is never erased, whatever a terminal does when its window is
+resized.
 """
 
 from __future__ import annotations
