@@ -37,6 +37,7 @@ CLI_FLOORS = [
     {"plugins"},
     {"sinks", "sessions", "events"},
     {"run"},
+    {"rpc"},
     {"shell_completion"},
     {"commands"},
     {"app"},

@@ -12,6 +12,7 @@ COMMANDS = {
     "sessions": ("tinyagent_cli.commands.sessions", "Show, search and manage saved conversations."),
     "templates": ("tinyagent_cli.commands.templates", "Show and write prompt templates."),
     "events": ("tinyagent_cli.commands.events", "Read recorded runs: text, tool calls, numbers, checks."),
+    "rpc": ("tinyagent_cli.commands.rpc", "Serve another program by JSON commands."),
     "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),
     "doctor": ("tinyagent_cli.commands.doctor", "Find problems and show how to solve them."),
     "schema": ("tinyagent_cli.commands.schema", "Print the JSON Schema of the output."),

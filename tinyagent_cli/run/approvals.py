@@ -15,9 +15,9 @@ import asyncio
 import os
 import select
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tinyagent.agent_types import AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .approval_store import ApprovalStore
 
-__all__ = ["Approvals", "Verdict", "ask_on_terminal"]
+__all__ = ["Approvals", "Asker", "Verdict", "ask_on_terminal"]
 
 MAX_SHOWN = 8_000
 MAX_SHOWN_LINES = 100
@@ -42,6 +42,10 @@ class Verdict(NamedTuple):
 
     refusal: str | None
     by: str = ""
+
+
+Asker: TypeAlias = Callable[[ToolCallInfo, bool], Awaitable[str | None]]
+"""Asks about a call, and whether to approve it for the project. Returns None if nothing can be asked."""
 
 
 class Approvals:
@@ -58,6 +62,7 @@ class Approvals:
         open_store: Opens the stored approvals; called on first use.
         sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
             or content hash has no stored approvals.
+        ask: Asks the user. Without it, the question is asked on the terminal.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Approvals:
         paint: Callable[[str, str], str] = lambda code, text: text,
         open_store: Callable[[], ApprovalStore] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
+        ask: Asker | None = None,
     ) -> None:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
@@ -82,6 +88,7 @@ class Approvals:
         self._paint = paint
         self._open_store = open_store
         self._store: ApprovalStore | None = None
+        self._asker = ask
         self._sources = {} if sources is None else sources  # changes with the tools
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
@@ -119,24 +126,20 @@ class Approvals:
                 return Verdict(None, "the user, for this exact call in this project")
             self._before()
             try:
-                asked = question(
-                    call,
-                    project=store is not None,
-                    source=source.name if source is not None else "",
-                    paint=self._paint,
-                )
-                answer = await ask_on_terminal(asked)
+                answer = await self._answer(call, source, project=store is not None)
             finally:
                 self._after()
         match answer:
             case None:
+                where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
                 self._note(
-                    f"Refused {tool.name!r}: it can change something, and there is no terminal to ask on. "
+                    f"Refused {tool.name!r}: it can change something, and {where}. "
                     f"Allow it with --allow {tool.name}, or all tools with -y."
                 )
                 return Verdict(
-                    f"Refused: {tool.name!r} can change something, and there is no terminal to ask the user "
-                    f"on. The user can allow it by running this again with --allow {tool.name} or --yes."
+                    f"Refused: {tool.name!r} can change something, and "
+                    f"{where.replace('ask', 'ask the user', 1)}. The user can allow it by running this again "
+                    f"with --allow {tool.name} or --yes."
                 )
             case "a" | "always":
                 self._allowed_tools[tool.name] = _identity(tool)
@@ -151,6 +154,12 @@ class Approvals:
             case "y" | "yes":
                 return Verdict(None, "the user, once")
         return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
+
+    async def _answer(self, call: ToolCallInfo, source: ToolSource | None, *, project: bool) -> str | None:
+        if self._asker is not None:
+            return await self._asker(call, project)
+        name = source.name if source is not None else ""
+        return await ask_on_terminal(question(call, project=project, source=name, paint=self._paint))
 
     def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:

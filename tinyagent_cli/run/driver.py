@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
 from tinyagent_cli.terminal.text import TextRenderer, text_bytes
 
-from .approvals import Approvals
+from .approvals import Approvals, Asker
 from .garbage import collect_from_now_on
 from .lifetime import Lifetime
 from .outcome import add_cost, in_terms_of_options, model_name, summary
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .approval_store import ApprovalStore
 
-__all__ = ["execute"]
+__all__ = ["drive", "execute", "make_agent", "make_guards", "prune_sessions"]
 
 
 def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
@@ -71,11 +71,11 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         stdout.flush()
         if stdout.error is not None:
             raise stdout.error
-    _prune_sessions(app, plan)
+    prune_sessions(app, plan)
     return 0
 
 
-def _prune_sessions(app: AppContext, plan: Plan) -> None:
+def prune_sessions(app: AppContext, plan: Plan) -> None:
     """Remove old sessions, once a day, when the output of the run is complete."""
     if plan.session is None:
         return
@@ -143,6 +143,115 @@ def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRende
     return MarkdownRenderer(stdout, color=app.allows_color)
 
 
+def make_guards(
+    app: AppContext,
+    plan: Plan,
+    *,
+    before: Callable[[], None] = lambda: None,
+    after: Callable[[], None] = lambda: None,
+    ask: Asker | None = None,
+) -> ToolGuards:
+    """Return the guards of tool calls: the plugins' hooks, the rules and the approvals.
+
+    Args:
+        app: Shows refusals and warnings.
+        plan: The plan of the run.
+        before: Called before a question to the user.
+        after: Called after a question.
+        ask: Asks the user; on the terminal if None.
+    """
+
+    def open_store() -> ApprovalStore:
+        from .approval_store import ApprovalStore
+
+        return ApprovalStore(plan.approvals_file, app.warn)
+
+    approvals = Approvals(
+        allow=plan.allow,
+        deny=plan.deny,
+        yes=plan.yes,
+        note=app.note,
+        before=before,
+        after=after,
+        paint=app.paint,
+        open_store=open_store,
+        sources=plan.sources,
+        ask=ask,
+    )
+    return ToolGuards(
+        approvals,
+        plan.before_hooks,
+        plan.after_hooks,
+        timeout=plan.hook_timeout,
+        log=app.detail,
+        max_output=plan.max_output,
+    )
+
+
+def make_agent(
+    plan: Plan,
+    guards: ToolGuards,
+    *,
+    on_retry: Callable[[str], None],
+    on_note: Callable[[str], None],
+) -> Agent:
+    """Return the agent of a plan.
+
+    Args:
+        plan: The model, the tools, the conversation and the limits.
+        guards: Decide about tool calls.
+        on_retry: Called with the reason of a retry.
+        on_note: Called when a part of a request is changed or left out.
+    """
+    return Agent(
+        AgentOptions(
+            initial_state={
+                "system_prompt": plan.system,
+                "model": plan.model,
+                "thinking_level": plan.thinking,
+                "tools": plan.tools,
+                "messages": plan.history,
+            },
+            stream_fn=plan.provider.stream_fn,
+            get_api_key=lambda _: plan.api_key,
+            get_tools=plan.changed_tools,
+            temperature=plan.temperature,
+            max_tokens=plan.max_tokens,
+            max_turns=plan.max_turns,
+            max_repeats=plan.max_repeats,
+            max_cost=plan.max_cost,
+            max_total_tokens=plan.max_total_tokens,
+            before_tool_call=guards.before_tool_call,
+            after_tool_call=guards.after_tool_call,
+            on_retry=on_retry,
+            on_note=on_note,
+        )
+    )
+
+
+def drive(
+    runner: asyncio.Runner, coroutine: Coroutine[object, object, None], stop: Callable[[BaseException], None]
+) -> None:
+    """Run `coroutine` in the loop of `runner`.
+
+    `SystemExit` and `KeyboardInterrupt` end an event loop. Here they come from a plugin only, since
+    signals call a function of ours. `stop` then has to end the coroutine in that loop, as a failure.
+
+    Raises:
+        PluginError: A plugin has tried to end the process, with any exit code.
+    """
+    loop = runner.get_loop()
+    task = loop.create_task(coroutine)
+    try:
+        loop.run_until_complete(task)
+    except (SystemExit, KeyboardInterrupt) as error:
+        cause = plugin_exit(error)
+        if not task.done():
+            stop(cause)
+            loop.run_until_complete(task)
+        raise cause from error
+
+
 class _Run:
     """The agent with its listeners, and everything that can end the run early."""
 
@@ -173,8 +282,13 @@ class _Run:
         self._cause: BaseException | None = None
         self._failure: TinyAgentError | None = None
         self._notes: set[str] = set()
-        self._guards = self._make_guards()
-        self._agent = self._make_agent()
+        self._guards = make_guards(app, plan, before=self._before_question, after=self._after_question)
+        self._agent = make_agent(
+            plan,
+            self._guards,
+            on_retry=app.note if self._activity is None else self._activity.retry,
+            on_note=self._note_once,
+        )
         self._subscribe(sinks)
 
     def _make_activity(self) -> ActivityRenderer:
@@ -192,60 +306,6 @@ class _Run:
         if stdout.is_terminal:
             stdout.before_write = activity.erase
         return activity
-
-    def _make_guards(self) -> ToolGuards:
-        app, plan = self._app, self._plan
-        approvals = Approvals(
-            allow=plan.allow,
-            deny=plan.deny,
-            yes=plan.yes,
-            note=app.note,
-            before=self._before_question,
-            after=self._after_question,
-            paint=app.paint,
-            open_store=self._open_approvals,
-            sources=plan.sources,
-        )
-        return ToolGuards(
-            approvals,
-            plan.before_hooks,
-            plan.after_hooks,
-            timeout=plan.hook_timeout,
-            log=app.detail,
-            max_output=plan.max_output,
-        )
-
-    def _open_approvals(self) -> ApprovalStore:
-        from .approval_store import ApprovalStore
-
-        return ApprovalStore(self._plan.approvals_file, self._app.warn)
-
-    def _make_agent(self) -> Agent:
-        plan = self._plan
-        return Agent(
-            AgentOptions(
-                initial_state={
-                    "system_prompt": plan.system,
-                    "model": plan.model,
-                    "thinking_level": plan.thinking,
-                    "tools": plan.tools,
-                    "messages": plan.history,
-                },
-                stream_fn=plan.provider.stream_fn,
-                get_api_key=lambda _: plan.api_key,
-                get_tools=plan.changed_tools,
-                temperature=plan.temperature,
-                max_tokens=plan.max_tokens,
-                max_turns=plan.max_turns,
-                max_repeats=plan.max_repeats,
-                max_cost=plan.max_cost,
-                max_total_tokens=plan.max_total_tokens,
-                before_tool_call=self._guards.before_tool_call,
-                after_tool_call=self._guards.after_tool_call,
-                on_retry=self._app.note if self._activity is None else self._activity.retry,
-                on_note=self._note_once,
-            )
-        )
 
     def _subscribe(self, sinks: list[JsonlSink]) -> None:
         """Subscribe what records and shows the events, in this order."""
@@ -288,24 +348,8 @@ class _Run:
             self._app.detail(text)
 
     def drive(self, runner: asyncio.Runner) -> None:
-        """Prompt the agent in the loop of `runner`.
-
-        `SystemExit` and `KeyboardInterrupt` end an event loop. Here they come from a plugin only, since
-        signals call a function of ours. The run is then ended in that loop like any other, as a failure.
-
-        Raises:
-            PluginError: A plugin has tried to end the process, with any exit code.
-        """
-        loop = runner.get_loop()
-        task = loop.create_task(self._prompt())
-        try:
-            loop.run_until_complete(task)
-        except (SystemExit, KeyboardInterrupt) as error:
-            cause = plugin_exit(error)
-            if not task.done():
-                self._stop(cause)
-                loop.run_until_complete(task)
-            raise cause from error
+        """Prompt the agent in the loop of `runner`. The errors are those of `drive`."""
+        drive(runner, self._prompt(), self._stop)
 
     async def _prompt(self) -> None:
         """Prompt the agent. A signal, the time limit or a failed output aborts it, and is then raised."""
@@ -332,6 +376,7 @@ class _Run:
 
     async def _ask(self) -> None:
         plan = self._plan
+        assert plan.message is not None
         if plan.answer is None:
             await self._agent.prompt(plan.message)
             return

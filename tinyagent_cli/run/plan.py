@@ -86,7 +86,14 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings and inputs of a run, from the options, the environment and the files."""
+    """The settings and inputs of a run, from the options, the environment and the files.
+
+    Attributes:
+        load_model: Returns the provider, the model and the key for a name as that of `-m`.
+        load_tools: Returns the tools for names as those of `-t`. `changed_tools` is then about these.
+        message: The prompt; None if the prompts come later.
+        timeout: The limit of a run in seconds, from the options or the configuration.
+    """
 
     provider: Provider
     model: Model
@@ -94,8 +101,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     system: str
     tools: list[AgentTool]
     changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
+    load_model: Callable[[str], tuple[Provider, Model, str | None]]
+    load_tools: Callable[[Sequence[str]], list[AgentTool]]
     history: list[AgentMessage]
-    message: UserMessage
+    message: UserMessage | None
     answer: WantedAnswer | None
     empty_stdin: bool
     thinking: ThinkingLevel
@@ -105,6 +114,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int
     max_cost: float | None
     max_total_tokens: int | None
+    timeout: float | None
     allow: list[str]
     deny: list[str]
     yes: bool
@@ -134,7 +144,7 @@ class _Conversation(NamedTuple):
 
     history: list[AgentMessage]
     system: str
-    message: UserMessage
+    message: UserMessage | None
     session: SessionWriter | None
 
 
@@ -144,22 +154,32 @@ class _Tools(NamedTuple):
     tools: list[AgentTool]
     sources: dict[str, ToolSource]
     changed: Callable[[], Awaitable[list[AgentTool] | None]]
+    load: Callable[[Sequence[str]], list[AgentTool]]
     registry: Registry
 
 
-def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime: Lifetime) -> Plan:
+def prepare(
+    app: AppContext,
+    options: RunOptions,
+    stdin: StandardInput,
+    lifetime: Lifetime,
+    *,
+    prompts_follow: bool = False,
+) -> Plan:
     """Read all inputs of the run.
 
     Standard input is read last, because it may take long. The time limit of the configuration applies as
     soon as the configuration is read.
 
+    If `prompts_follow`, there is no prompt yet, standard input is not read, and no time limit starts.
+
     Raises:
         TinyAgentError: Something is missing, malformed or unknown.
     """
     template = _choose_template(app, options)
-    piped = _stdin_is_prompt(options, stdin, template)
+    piped = not prompts_follow and _stdin_is_prompt(options, stdin, template)
     answer = _wanted_answer(options, template)
-    found = _load_settings(app, options, lifetime)
+    found = _load_settings(app, options, None if prompts_follow else lifetime)
     plugins, run = PluginLoader.from_settings(found), found.run
     chosen = _choose_session(options)
     provider, model, api_key = _choose_model(app, options, found, plugins, chosen, template)
@@ -167,8 +187,12 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
     if max_cost is not None:
         _check_price(app, model)
     tools = _load_tools(app, options, found, plugins, template)
+    if not prompts_follow:  # else other tools may follow, too
+        _check_rules(options, tools.tools)
     sinks = tools.registry.sinks()
-    conversation = _read_conversation(app, options, found, chosen, stdin, piped, template)
+    conversation = _read_conversation(
+        app, options, found, chosen, stdin, None if prompts_follow else piped, template
+    )
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
 
@@ -180,6 +204,10 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         system=conversation.system,
         tools=tools.tools,
         changed_tools=tools.changed,
+        load_model=lambda name: _load_model(
+            app, options, found, plugins, _complete(model_choice.choose(name, found), app, found, plugins)
+        ),
+        load_tools=tools.load,
         history=conversation.history,
         message=conversation.message,
         answer=answer,
@@ -191,6 +219,7 @@ def prepare(app: AppContext, options: RunOptions, stdin: StandardInput, lifetime
         max_repeats=_first(_first(options.max_repeats, run.max_repeats), DEFAULT_MAX_REPEATS),
         max_cost=max_cost,
         max_total_tokens=_first(options.max_total_tokens, run.max_total_tokens),
+        timeout=_first(options.timeout, run.timeout),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
         yes=options.yes,
@@ -247,12 +276,12 @@ def _prompt(options: RunOptions) -> str | None:
     return None if options.prompt == "-" else options.prompt
 
 
-def _load_settings(app: AppContext, options: RunOptions, lifetime: Lifetime) -> Settings:
-    """Read the configuration, and apply its time limit."""
+def _load_settings(app: AppContext, options: RunOptions, lifetime: Lifetime | None) -> Settings:
+    """Read the configuration, and apply its time limit to `lifetime`."""
     found = load_settings()
     for text in found.notes:
         app.detail(text)
-    if options.timeout is None and found.run.timeout is not None:
+    if lifetime is not None and options.timeout is None and found.run.timeout is not None:
         lifetime.limit(found.run.timeout, "timeout under [run] in the configuration")
     return found
 
@@ -284,9 +313,8 @@ def _choose_model(
             f"Using {choice.provider}/{choice.model_id}, because {choice.source} is set. "
             "Choose another model with -m."
         )
-    model_options = {**run.options, **model_choice.parse_options(options.options)}
     try:
-        provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
+        return _load_model(app, options, found, plugins, choice)
     except TinyAgentError as error:
         if choice.source == "the session":
             other = (
@@ -294,6 +322,19 @@ def _choose_model(
             )
             error.hint = f"{error.hint}\n{other}" if error.hint else other
         raise
+
+
+def _load_model(
+    app: AppContext,
+    options: RunOptions,
+    found: Settings,
+    plugins: PluginLoader,
+    choice: model_choice.Choice,
+) -> tuple[Provider, Model, str | None]:
+    """Return the provider, the model and the key of a choice."""
+    run = found.run
+    model_options = {**run.options, **model_choice.parse_options(options.options)}
+    provider, model, api_key = resolve_model(choice, found, plugins, model_options, app.warn)
     _set_transport(app, model, options.transport, run.transport)
     moved = endpoint_note(choice.provider, found.providers.get(choice.provider), model_options)
     if moved is not None:
@@ -355,8 +396,14 @@ def _load_tools(
     names = _tool_names(options, _first(chosen, found.run.tools or ()))
     requested = plugins.tools(names)
     tools, sources = with_timeouts(requested.tools, found.tools), requested.sources
-    _check_rules(options, tools)
     registry = plugins.registry()
+
+    def load(others: Sequence[str]) -> list[AgentTool]:
+        nonlocal names
+        requested = plugins.tools(others)
+        names = others
+        sources.update(requested.sources)
+        return with_timeouts(requested.tools, found.tools)
 
     async def changed() -> list[AgentTool] | None:
         try:
@@ -369,7 +416,7 @@ def _load_tools(
         sources.update(now.sources)
         return with_timeouts(now.tools, found.tools)
 
-    return _Tools(tools, sources, changed, registry)
+    return _Tools(tools, sources, changed, load, registry)
 
 
 def _choose_session(options: RunOptions) -> SessionChoice | None:
@@ -416,10 +463,13 @@ def _read_conversation(
     found: Settings,
     chosen: SessionChoice | None,
     stdin: StandardInput,
-    piped: bool,
+    piped: bool | None,
     template: ChosenTemplate | None,
 ) -> _Conversation:
-    """Read the history, the system prompt, the files and standard input. Open the session at last."""
+    """Read the history, the system prompt, the files and standard input. Open the session at last.
+
+    `piped` is whether standard input is part of the prompt; None if the prompts follow.
+    """
     history = _history(app, options.history, stdin)
     given = None if options.system is None else _system(options.system, stdin)
     files = read_files(options.files, stdin)
@@ -433,7 +483,7 @@ def _read_conversation(
     else:
         earlier = chosen.header.system_prompt if chosen is not None and chosen.header is not None else ""
         system = earlier or found.run.system or ""
-    message = build_prompt(prompt, files, piped_text)
+    message = None if piped is None else build_prompt(prompt, files, piped_text)
     if stdin.was_empty:
         app.warn("Standard input is empty. Did the previous command fail?")
     if chosen is None:

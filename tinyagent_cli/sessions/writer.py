@@ -215,6 +215,12 @@ class SessionWriter:
             self.started = self._write(b"".join(self._waiting))
             self._waiting.clear()
 
+    def end_run(self, result: Mapping[str, object]) -> None:
+        """Write the result of a run. The session stays open for the next one."""
+        if self.started and not self._failed:
+            self._write(self._lines.record(result))
+        self._lines = SessionLines()
+
     def end(self, result: Mapping[str, object] | None = None) -> None:
         """Write the result, and close the file. A file without a line is removed."""
         if result is not None and self.started and not self._failed:

@@ -1,0 +1,64 @@
+"""`tinyagent rpc`: serve another program by JSON lines."""
+
+from __future__ import annotations
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.shell_completion import complete_files
+
+from .options import CONTEXT
+from .run import run
+
+__all__ = ["rpc"]
+
+SHARED = {
+    *("model", "system", "tools", "mcp", "history", "session", "continues", "no_session", "options"),
+    *("temperature", "max_tokens", "thinking", "max_turns", "max_cost", "max_repeats"),
+    *("max_total_tokens", "timeout", "transport", "allow", "deny", "yes", "no_color", "quiet", "verbose"),
+}
+"""The parameters of `run` that are not about its one prompt or the form of its answer."""
+
+
+class RpcCommand(click.Command):
+    """Ends in order on a signal, like `run`."""
+
+    handles_signals = True
+
+
+@click.command(
+    "rpc",
+    cls=RpcCommand,
+    context_settings=CONTEXT,
+    params=[param for param in run.params if param.name in SHARED],
+)
+@click.option(
+    "--listen",
+    metavar="PATH",
+    type=click.Path(),
+    shell_complete=complete_files,
+    help="Serve clients of this Unix socket, one at a time, instead of standard input.",
+)
+@click.pass_obj
+def rpc(app: AppContext, /, listen: str | None, **options: object) -> int:
+    """Serve another program: JSON commands on standard input, replies and events on standard output.
+
+    \b
+      {"id": "1", "type": "prompt", "message": "What is 6 * 7?"}
+
+    Each command is one line. Its reply, and the events and the result of its run, have its id.
+    The types: prompt, steer, follow_up, abort, state, messages, set_model, set_tools, approve.
+    At the end of input the run under way is finished. Limits apply to each run. See docs/rpc.md.
+    """
+    from tinyagent_cli.run.kernel_guards import protect_memory
+    from tinyagent_cli.run.lifetime import Lifetime
+
+    protect_memory()
+    with Lifetime() as lifetime:
+        import msgspec
+
+        from tinyagent_cli.rpc.server import execute
+        from tinyagent_cli.run.plan import RunOptions
+
+        defaults = run.make_context("run", [], resilient_parsing=True).params
+        return execute(app, msgspec.convert({**defaults, **options}, RunOptions), lifetime, listen)

@@ -1,0 +1,1 @@
+"""The command `rpc`: a program talks to the agent by JSON lines."""

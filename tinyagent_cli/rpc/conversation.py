@@ -1,0 +1,327 @@
+"""One conversation that a client controls by commands.
+
+A run starts with a `prompt` and is a task of its own, so the commands that follow reach it. All lines of a
+run have the `id` of its prompt. Only a connected client can approve a tool call: if it has ended its input,
+or has left, open questions are refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from tinyagent import Agent, _json
+from tinyagent._answer import answer_error
+from tinyagent.agent_types import AgentEvent, MessageEndEvent, ToolCallInfo, UserMessage
+from tinyagent.errors import AgentStateError, EmptyReplyError
+from tinyagent.jsonl import Encoder, ResultRecord, SessionRecord
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.exit_codes import InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.run.driver import make_agent, make_guards
+from tinyagent_cli.run.lifetime import Lifetime
+from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, model_name
+from tinyagent_cli.run.plan import Plan
+from tinyagent_cli.run.progress import Progress
+from tinyagent_cli.run.prompt_input import build_prompt
+from tinyagent_cli.run.record_lines import header, result
+from tinyagent_cli.sessions.files import working_folder
+from tinyagent_cli.terminal.output import Output
+
+from .protocol import (
+    Abort,
+    Approve,
+    Command,
+    CommandError,
+    Follow,
+    Id,
+    Messages,
+    Prompt,
+    SetModel,
+    SetTools,
+    State,
+    Steer,
+    decode,
+    failure,
+    success,
+    with_id,
+)
+
+__all__ = ["Conversation"]
+
+
+class _Run(NamedTuple):
+    """The run under way."""
+
+    id: Id
+    task: asyncio.Task[None]
+
+
+class _Question(NamedTuple):
+    """A tool call that waits for an answer."""
+
+    line: dict[str, object]
+    answer: asyncio.Future[str | None]
+
+
+class Conversation:
+    """The agent, its session, and the client that controls them.
+
+    Args:
+        app: Shows notes and warnings on standard error.
+        plan: The plan, without a prompt.
+        lifetime: The clock of the command.
+
+    Attributes:
+        agent: The agent, for the listeners of plugins.
+    """
+
+    def __init__(self, app: AppContext, plan: Plan, lifetime: Lifetime) -> None:
+        self._app = app
+        self._plan = plan
+        self._lifetime = lifetime
+        self._header = header(plan)
+        self._output: Output | None = None
+        self._can_ask = False
+        self._questions: dict[str, _Question] = {}
+        self._asked = 0
+        self._run: _Run | None = None
+        self._encoder = Encoder()
+        self._progress = Progress()
+        self._queued: list[UserMessage] = []
+        self._cause: BaseException | None = None
+        self._notes: set[str] = set()
+        self._guards = make_guards(app, plan, ask=self._ask)
+        self.agent: Agent = make_agent(plan, self._guards, on_retry=app.note, on_note=self._note_once)
+        if plan.session is not None:
+            # First, as in `run`: what the client has seen is saved.
+            plan.session.begin({**self._header, "cwd": working_folder()}, plan.history)
+            self.agent.subscribe(plan.session)
+        self.agent.subscribe(self._on_event)
+
+    # ---- the client ----------------------------------------------------------------------------------------
+
+    def connect(self, output: Output) -> None:
+        """Send all lines to this client from now on, beginning with the header."""
+        self._output, self._can_ask = output, True
+        model = header(self._plan)["model"]
+        first = {**self._header, "model": model, "tools": self._tool_names()}
+        output.write(Encoder().encode(msgspec.convert(first, SessionRecord)))
+
+    async def end_of_input(self) -> None:
+        """Refuse what would need an answer, and wait for the run under way."""
+        self._can_ask = False
+        for question in self._questions.values():
+            if not question.answer.done():
+                question.answer.set_result(None)
+        if self._run is not None:
+            await self._run.task
+
+    def disconnect(self) -> None:
+        """Send nothing more."""
+        if self._output is not None:
+            self._output.flush()
+        self._output = None
+
+    def stop(self, cause: BaseException) -> None:
+        """End the run under way, which then has failed with `cause`."""
+        if self._run is not None:
+            self._cause = self._cause or cause
+            self.agent.abort()
+
+    def _send(self, line: dict[str, object]) -> None:
+        if self._output is not None:
+            self._output.write(_json.encode_lossy(line) + b"\n")
+
+    # ---- commands ------------------------------------------------------------------------------------------
+
+    async def handle(self, line: bytes) -> None:
+        """Carry out the command of a line, and reply to it."""
+        try:
+            command = decode(line)
+        except CommandError as error:
+            self._send(failure(error.id, error.command, describe(InputError(str(error)))))
+            return
+        try:
+            await self._carry_out(command)
+        except Exception as error:  # noqa: BLE001 - the client gets it as the reply
+            self._send(failure(command.id, command.type, describe(error)))
+
+    def reply_to_long_line(self, limit: int) -> None:
+        """Reply to a line that was not read, because it has more than `limit` bytes."""
+        error = InputError(f"A line has more than {limit >> 20} MiB, and was skipped.")
+        self._send(failure(None, "parse", describe(error)))
+
+    async def _carry_out(self, command: Command) -> None:
+        match command:
+            case Prompt(message=text):
+                await self._prompt(command, text)
+                return
+            case Steer(message=text):
+                self._queue(text, self.agent.steer)
+            case Follow(message=text):
+                self._queue(text, self.agent.follow_up)
+            case Abort():
+                self.agent.abort()
+            case SetModel(model=name):
+                self._set_model(name)
+                self._send(success(command, {"model": model_name(self._plan)}))
+                return
+            case SetTools(tools=names):
+                self.agent.set_tools(self._plan.load_tools(names))
+                self._send(success(command, {"tools": self._tool_names()}))
+                return
+            case Approve(request=name, answer=answer):
+                self._answer(name, answer)
+            case State():
+                self._send(success(command, self._state()))
+                return
+            case Messages():
+                self._send(success(command, {"messages": self.agent.state["messages"]}))
+                return
+        self._send(success(command))
+
+    async def _prompt(self, command: Prompt, text: str) -> None:
+        if self._run is not None:
+            raise AgentStateError(
+                "A run is under way.",
+                hint="Send a message to it with steer or follow_up, or wait for its result.",
+            )
+        message = build_prompt(text, (), None)
+        self._cause = None
+        self._send(success(command))
+        task = asyncio.get_running_loop().create_task(self._drive(command.id, message))
+        self._run = _Run(command.id, task)
+        await asyncio.sleep(0)  # the run has started when the next command is read
+
+    def _queue(self, text: str, add: Callable[[UserMessage], None]) -> None:
+        if self._run is None:
+            raise AgentStateError("No run is under way.", hint="Send the message as a prompt.")
+        message = build_prompt(text, (), None)
+        self._queued.append(message)
+        add(message)
+
+    def _set_model(self, name: str) -> None:
+        """Choose the model of the next runs. A run under way keeps its model, and so its key."""
+        provider, model, key = self._plan.load_model(name)
+        self._plan = msgspec.structs.replace(self._plan, provider=provider, model=model, api_key=key)
+        self.agent.set_model(model)
+        self.agent.options.stream_fn = provider.stream_fn
+        self.agent.options.get_api_key = lambda _: key
+
+    def _state(self) -> dict[str, object]:
+        state, session, run = self.agent.state, self._plan.session, self._run
+        return {
+            "model": model_name(self._plan),
+            "thinking_level": str(state["thinking_level"]),
+            "tools": self._tool_names(),
+            "messages": len(state["messages"]),
+            "is_streaming": run is not None,
+            "run": None if run is None else run.id,
+            "queued": len(self._queued),
+            "pending_tool_calls": sorted(state["pending_tool_calls"]),
+            "approval_requests": [question.line for question in self._questions.values()],
+            "session": session.id if session is not None and session.started else None,
+        }
+
+    def _tool_names(self) -> list[str]:
+        return [tool.name for tool in self.agent.state["tools"]]
+
+    # ---- approvals -----------------------------------------------------------------------------------------
+
+    async def _ask(self, call: ToolCallInfo, project: bool) -> str | None:
+        """Ask the client about a tool call. Return None if it cannot answer."""
+        if not self._can_ask:
+            return None
+        self._asked += 1
+        name = f"approval-{self._asked}"
+        line: dict[str, object] = {
+            "type": "approval_request",
+            "request": name,
+            "tool_call_id": call.tool_call_id,
+            "tool_name": call.tool.name,
+            "args": call.arguments,
+            "answers": ["yes", "always", "exact", *(["project"] if project else []), "no"],
+        }
+        if self._run is not None and self._run.id is not None:
+            line["id"] = self._run.id
+        question = _Question(line, asyncio.get_running_loop().create_future())
+        self._questions[name] = question
+        self._send(line)
+        try:
+            return await question.answer
+        finally:
+            del self._questions[name]
+
+    def _answer(self, name: str, answer: str) -> None:
+        question = self._questions.get(name)
+        if question is None or question.answer.done():
+            raise InputError(f"No approval request {name!r} is open.")
+        if answer == "project" and "project" not in _json.as_list(question.line["answers"]):
+            raise InputError("This call cannot be approved for the project, because its code is not known.")
+        question.answer.set_result(answer)
+
+    # ---- a run ---------------------------------------------------------------------------------------------
+
+    async def _drive(self, id: Id, message: UserMessage) -> None:
+        """Run the agent to its end, and send the result."""
+        plan, started = self._plan, self._lifetime.seconds
+        self._encoder = Encoder()
+        progress = self._progress = Progress()
+        self._guards.refused.clear()
+        timer = None
+        if plan.timeout is not None:
+            late = RunTimeoutError(f"The run took longer than {plan.timeout:g} s.")
+            timer = asyncio.get_running_loop().call_later(plan.timeout, self.stop, late)
+        failed: BaseException | None = None
+        try:
+            await self.agent.prompt(message)
+        except (SystemExit, KeyboardInterrupt) as error:
+            failed = plugin_exit(error)  # the loop ends, too; see `drive`
+        except Exception as error:  # noqa: BLE001 - the client gets it as the result
+            failed = error
+        finally:
+            if timer is not None:
+                timer.cancel()
+            add_cost(plan, progress)
+            reason = self._cause or failed or self._failure(plan, progress)
+            self._end(id, progress, reason, self._lifetime.seconds - started)
+            self._run = None
+
+    def _failure(self, plan: Plan, progress: Progress) -> BaseException | None:
+        if not progress.replies:
+            return None
+        error = answer_error(progress.messages, progress.limit)
+        if error is None or (isinstance(error, EmptyReplyError) and error.content_types):
+            return None  # the answer has no text; the lines contain it
+        return in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
+
+    def _end(self, id: Id, progress: Progress, error: BaseException | None, seconds: float) -> None:
+        session = self._plan.session
+        saved = session.id if session is not None and session.started else None
+        last = result(progress, error, saved, seconds)
+        if session is not None:
+            session.end_run(last)
+        if self._output is not None:
+            self._output.write(with_id(self._encoder.encode(msgspec.convert(last, ResultRecord)), id))
+
+    def _on_event(self, event: AgentEvent) -> None:
+        line = self._encoder.encode(event)
+        if line and self._output is not None:
+            self._output.write(with_id(line, None if self._run is None else self._run.id))
+        self._progress(event)
+        if type(event) is MessageEndEvent and event.message in self._queued:
+            self._queued = [message for message in self._queued if message != event.message]
+
+    def _note_once(self, text: str) -> None:
+        """Show a note with -v, once: each request of a run repeats it."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._app.detail(text)
+
+    def close(self) -> None:
+        """Close the session."""
+        if self._plan.session is not None:
+            self._plan.session.end()

@@ -1,0 +1,155 @@
+"""The commands of a client, and the replies to them."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from tinyagent import _json
+from tinyagent_cli.exit_codes import Failure
+
+__all__ = [
+    "Abort",
+    "Approve",
+    "Command",
+    "CommandError",
+    "Follow",
+    "Messages",
+    "Prompt",
+    "SetModel",
+    "SetTools",
+    "State",
+    "Steer",
+    "decode",
+    "failure",
+    "success",
+    "with_id",
+]
+
+Id: TypeAlias = str | int | None
+Answer: TypeAlias = Literal["yes", "always", "exact", "project", "no"]
+
+
+class _Command(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    id: Id = None
+
+    @property
+    def type(self) -> str:
+        """The name of the command."""
+        return str(self.__struct_config__.tag)
+
+
+class Prompt(_Command, frozen=True, tag="prompt"):
+    """Start a run."""
+
+    message: str
+
+
+class Steer(_Command, frozen=True, tag="steer"):
+    """Send a message to the run."""
+
+    message: str
+
+
+class Follow(_Command, frozen=True, tag="follow_up"):
+    """Send a message for the end of the run."""
+
+    message: str
+
+
+class Abort(_Command, frozen=True, tag="abort"):
+    """End the run."""
+
+
+class State(_Command, frozen=True, tag="state"):
+    """Return the settings, and what is under way."""
+
+
+class Messages(_Command, frozen=True, tag="messages"):
+    """Return the conversation."""
+
+
+class SetModel(_Command, frozen=True, tag="set_model"):
+    """Choose the model of the next runs."""
+
+    model: str
+
+
+class SetTools(_Command, frozen=True, tag="set_tools"):
+    """Choose the tools of the next requests."""
+
+    tools: tuple[str, ...]
+
+
+class Approve(_Command, frozen=True, tag="approve"):
+    """Answer an `approval_request`."""
+
+    request: str
+    answer: Answer
+
+
+Command: TypeAlias = Prompt | Steer | Follow | Abort | State | Messages | SetModel | SetTools | Approve
+
+_TYPES = ("prompt", "steer", "follow_up", "abort", "state", "messages", "set_model", "set_tools", "approve")
+_DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+
+
+class CommandError(Exception):
+    """A line is not a command.
+
+    Attributes:
+        id: The `id` of the line, if it has one.
+        command: The `type` of the line; `parse` if it has none.
+    """
+
+    def __init__(self, text: str, id: Id = None, command: str = "parse") -> None:
+        super().__init__(text)
+        self.id: Id = id
+        self.command: str = command
+
+
+def decode(line: bytes) -> Command:
+    """Return the command of a line.
+
+    Raises:
+        CommandError: The line is not JSON, or not a command.
+    """
+    try:
+        return _DECODER.decode(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        reason = str(error)
+    given = _json.decode_object(line.decode("utf-8", "replace"))
+    if given is None:
+        raise CommandError(f"This line is not a JSON object: {reason}")
+    id, command = given.get("id"), given.get("type")
+    known_id = id if isinstance(id, str | int) and not isinstance(id, bool) else None
+    if not isinstance(command, str):
+        raise CommandError(f'The command has no "type". It is one of: {", ".join(_TYPES)}.', known_id)
+    if command not in _TYPES:
+        reason = f"There is no command {command!r}. There are: {', '.join(_TYPES)}."
+    raise CommandError(reason, known_id, command)
+
+
+def success(command: Command, data: object = None) -> dict[str, object]:
+    """Return the reply to a command that was carried out."""
+    reply = _response(command.id, command.type, ok=True)
+    return reply if data is None else {**reply, "data": data}
+
+
+def failure(id: Id, command: str, error: Failure) -> dict[str, object]:
+    """Return the reply to a command that was not carried out."""
+    reply = {**_response(id, command, ok=False), "error": error.message, "kind": error.kind}
+    return reply if error.hint is None else {**reply, "hint": error.hint}
+
+
+def _response(id: Id, command: str, *, ok: bool) -> dict[str, object]:
+    named: dict[str, object] = {} if id is None else {"id": id}
+    return {"type": "response", **named, "command": command, "success": ok}
+
+
+def with_id(lines: bytes, id: Id) -> bytes:
+    """Add the `id` of a command to lines of `tinyagent.jsonl`. They have a line feed only at their ends."""
+    if id is None:
+        return lines
+    return lines.replace(b"}\n", b',"id":' + _json.encode(id) + b"}\n")
