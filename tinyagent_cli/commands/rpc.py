@@ -16,6 +16,7 @@ SHARED = {
     *("model", "system", "tools", "mcp", "history", "session", "continues", "no_session", "options"),
     *("temperature", "max_tokens", "thinking", "max_turns", "max_cost", "max_repeats"),
     *("max_total_tokens", "timeout", "transport", "allow", "deny", "yes", "no_color", "quiet", "verbose"),
+    "context",
 }
 """The parameters of `run` that are not about its one prompt or the form of its answer."""
 

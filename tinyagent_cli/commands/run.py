@@ -116,6 +116,12 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     help="The value of a variable of the template. Repeatable.",
 )
 @click.option(
+    "--context/--no-context",
+    default=None,
+    help="Add AGENTS.md of the working directory and its parents, up to the root of the repository, to the "
+    "system prompt.",
+)
+@click.option(
     "-t",
     "--tool",
     "tools",

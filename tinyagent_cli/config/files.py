@@ -82,12 +82,14 @@ class RunTable(ProjectRunTable, frozen=True):
 
     Attributes:
         system: The system prompt.
+        context: Whether `AGENTS.md` of the working directory and its parents is added to the system prompt.
         allow: Tools that run without a question.
         transport: The HTTP engine.
         options: Options for every provider, as with `-O`.
     """
 
     system: str | None = None
+    context: bool | None = None
     allow: list[str] | None = None
     transport: Literal["auto", "direct", "httpx"] | None = None
     options: JsonDict = {}

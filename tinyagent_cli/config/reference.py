@@ -29,6 +29,7 @@ _DEFAULTS: dict[str, object] = {
     "run.max_turns": DEFAULT_MAX_TURNS,
     "run.max_repeats": DEFAULT_MAX_REPEATS,
     "run.transport": "auto",
+    "run.context": False,
 }
 """The defaults of keys that the types leave unset, so that it is known which file sets a key."""
 

@@ -34,6 +34,7 @@ from .tool_limits import output_limits, with_timeouts
 if TYPE_CHECKING:
     from tinyagent_cli.sessions.writer import SessionWriter
 
+    from .project_context import ProjectContext
     from .schema_argument import WantedAnswer
     from .session_choice import SessionChoice
     from .template_choice import ChosenTemplate
@@ -83,6 +84,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     session: str | None
     continues: bool
     no_session: bool
+    context: bool | None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,6 +129,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sinks: list[tuple[str, SinkFactory]]
     session: SessionWriter | None
     sessions: SessionsTable
+    context: ProjectContext | None
 
     @property
     def inputs(self) -> list[tuple[str, str]]:
@@ -136,6 +139,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             files.append(("the recorded run", self.model.id))
         if self.session is not None:
             files.append(("the session", str(self.session.path)))
+        if self.context is not None:
+            files += [("the context", path) for path in self.context.files]
         return files
 
 
@@ -190,8 +195,9 @@ def prepare(
     if not prompts_follow:  # else other tools may follow, too
         _check_rules(options, tools.tools)
     sinks = tools.registry.sinks()
+    context = _read_context(app, options, found)
     conversation = _read_conversation(
-        app, options, found, chosen, stdin, None if prompts_follow else piped, template
+        app, options, found, chosen, stdin, None if prompts_follow else piped, template, context
     )
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
@@ -232,6 +238,7 @@ def prepare(
         sinks=sinks,
         session=conversation.session,
         sessions=found.sessions,
+        context=context,
     )
 
 
@@ -457,6 +464,15 @@ def _new_session(app: AppContext, options: RunOptions, found: Settings) -> Sessi
     return new_session(sessions_directory(), app.warn)
 
 
+def _read_context(app: AppContext, options: RunOptions, found: Settings) -> ProjectContext | None:
+    """Return the instructions of the project; None if the user does not want them."""
+    if not _first(options.context, found.run.context or False):
+        return None
+    from .project_context import read_context
+
+    return read_context(app, asked=options.context is True)
+
+
 def _read_conversation(
     app: AppContext,
     options: RunOptions,
@@ -465,6 +481,7 @@ def _read_conversation(
     stdin: StandardInput,
     piped: bool | None,
     template: ChosenTemplate | None,
+    context: ProjectContext | None,
 ) -> _Conversation:
     """Read the history, the system prompt, the files and standard input. Open the session at last.
 
@@ -483,6 +500,8 @@ def _read_conversation(
     else:
         earlier = chosen.header.system_prompt if chosen is not None and chosen.header is not None else ""
         system = earlier or found.run.system or ""
+    if context is not None:
+        system = context.added_to(system)
     message = None if piped is None else build_prompt(prompt, files, piped_text)
     if stdin.was_empty:
         app.warn("Standard input is empty. Did the previous command fail?")
