@@ -22,7 +22,8 @@ OUR_MODULES = {
     "run.kernel_guards run.lifetime run.model run.outcome run.plan run.process_exit run.progress",
     "run.prompt_input run.record_lines run.records run.text_argument run.tool_guards run.tool_limits",
     "sessions sessions.files sessions.writer shell_completion sinks sinks.plugin terminal",
-    "terminal.output terminal.sanitise terminal.signals terminal.standard_output terminal.text version",
+    "terminal.display terminal.output terminal.sanitise terminal.signals terminal.standard_output",
+    "terminal.text version",
 }
 """The modules of the command line in a run that prints text."""
 

@@ -11,6 +11,7 @@ COMMANDS = {
     "plugins": ("tinyagent_cli.commands.plugins", "Install, create and check plugins."),
     "sessions": ("tinyagent_cli.commands.sessions", "Show, search and manage saved conversations."),
     "templates": ("tinyagent_cli.commands.templates", "Show and write prompt templates."),
+    "replay": ("tinyagent_cli.commands.replay", "Show a recorded run as it was shown live."),
     "events": ("tinyagent_cli.commands.events", "Read recorded runs: text, tool calls, numbers, checks."),
     "rpc": ("tinyagent_cli.commands.rpc", "Serve another program by JSON commands."),
     "approvals": ("tinyagent_cli.commands.approvals", "Show and revoke stored approvals."),

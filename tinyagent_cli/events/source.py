@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Entry", "Source", "open_source"]
 
 
+_LATEST = 1 << 53
+"""Times in milliseconds from here on are left out; a float cannot have them."""
+
+
 class Entry(NamedTuple):
     """A line that was read.
 
@@ -162,7 +166,8 @@ class Source:
 
 def _time_of(line: bytes | str) -> int | None:
     try:
-        return msgspec.json.decode(line, type=_Timed).time
+        time = msgspec.json.decode(line, type=_Timed).time
+        return time if time is None or abs(time) < _LATEST else None
     except (msgspec.DecodeError, UnicodeError):
         return None
 

@@ -17,9 +17,10 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory, sessions_directory
 from tinyagent_cli.exit_codes import NoCodeBlockError, describe, plugin_exit
 from tinyagent_cli.sinks.plugin import PluginSinks
+from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
-from tinyagent_cli.terminal.text import TextRenderer, text_bytes
+from tinyagent_cli.terminal.text import text_bytes
 
 from .approvals import Approvals, Asker
 from .garbage import collect_from_now_on
@@ -34,7 +35,6 @@ from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
     from tinyagent_cli.sinks.jsonl import JsonlSink
-    from tinyagent_cli.terminal.activity import ActivityRenderer
 
     from .approval_store import ApprovalStore
 
@@ -132,15 +132,6 @@ def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bo
         )
     stdout.write_now(text_bytes(clean(code) if stdout.is_terminal else code))
     return None
-
-
-def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
-    """Return what shows the reply: as Markdown on a terminal, and as it is elsewhere or if `plain` is set."""
-    if plain or not stdout.is_terminal or not app.can_move_cursor:
-        return TextRenderer(stdout)
-    from tinyagent_cli.terminal.reply import MarkdownRenderer
-
-    return MarkdownRenderer(stdout, color=app.allows_color)
 
 
 def make_guards(
@@ -275,37 +266,19 @@ class _Run:
         self._outputs = {stdout, *(sink.output for sink in sinks)}
         self._prints_value = as_text and plan.answer is not None
         as_text = as_text and plan.answer is None
-        self._text = _text_renderer(app, stdout, plain=plain) if as_text else None
-        self._shows_summary = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
-        self._activity = self._make_activity() if self._shows_summary else None
-        self._shows_cost = bool(self._shows_summary or app.verbosity or sinks)
+        self._display = RunDisplay(app, stdout, model_name(plan), shows_text=as_text, plain=plain)
+        self._shows_cost = bool(self._display.shows_summary or app.verbosity or sinks)
         self._cause: BaseException | None = None
         self._failure: TinyAgentError | None = None
         self._notes: set[str] = set()
-        self._guards = make_guards(app, plan, before=self._before_question, after=self._after_question)
+        self._guards = make_guards(app, plan, before=self._display.pause, after=self._display.resume)
         self._agent = make_agent(
             plan,
             self._guards,
-            on_retry=app.note if self._activity is None else self._activity.retry,
+            on_retry=app.note if self._display.activity is None else self._display.activity.retry,
             on_note=self._note_once,
         )
         self._subscribe(sinks)
-
-    def _make_activity(self) -> ActivityRenderer:
-        from tinyagent_cli.terminal.activity import ActivityRenderer
-
-        stdout = self._stdout
-        activity = ActivityRenderer(
-            self._app,
-            model_name(self._plan),
-            before=self._end_line,
-            before_draw=self._is_at_line_start,
-            text_is_live=type(self._text) is TextRenderer,
-            pending=lambda: self._text.pending if self._text is not None else "",
-        )
-        if stdout.is_terminal:
-            stdout.before_write = activity.erase
-        return activity
 
     def _subscribe(self, sinks: list[JsonlSink]) -> None:
         """Subscribe what records and shows the events, in this order."""
@@ -314,32 +287,9 @@ class _Run:
             self._agent.subscribe(self._plan.session)
         for sink in sinks:
             self._agent.subscribe(sink)
-        if self._text is not None:
-            self._agent.subscribe(self._text)
-        if self._activity is not None:
-            self._agent.subscribe(self._activity)
+        for listener in self._display.listeners:
+            self._agent.subscribe(listener)
         self._agent.subscribe(self._progress)
-
-    def _end_line(self) -> None:
-        """End an unfinished line of the reply on a terminal."""
-        if self._text is not None and self._stdout.is_terminal:
-            self._text.end_line()
-
-    def _is_at_line_start(self) -> bool:
-        """Write the rest of the reply on a terminal. Return whether a new line starts after it."""
-        if not self._stdout.is_terminal:
-            return True
-        self._stdout.flush()
-        return self._text is None or self._text.at_line_start
-
-    def _before_question(self) -> None:
-        self._end_line()
-        if self._activity is not None:
-            self._activity.pause()
-
-    def _after_question(self) -> None:
-        if self._activity is not None:
-            self._activity.resume()
 
     def _note_once(self, text: str) -> None:
         """Show a note with -v, once: each request of a run repeats it."""
@@ -363,8 +313,7 @@ class _Run:
             with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
                 await self._ask()
         finally:
-            if self._activity is not None:
-                self._activity.close()
+            self._display.close()
             if self._shows_cost:
                 add_cost(plan, self._progress)
             self._lifetime.detach()
@@ -402,7 +351,7 @@ class _Run:
         error = self._failure if plan.answer is not None else answer_error(progress.messages, progress.limit)
         if extract and error is None:
             error = _print_code(app, self._stdout, progress, last=extract > 1)
-        if self._shows_summary:
+        if self._display.shows_summary:
             app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
         if plan.session is not None and plan.session.started:
             app.detail(f"Session {plan.session.id[:8]}, to continue: tinyagent run -c")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .progress import Progress
 
-__all__ = ["add_cost", "in_terms_of_options", "model_name", "summary"]
+__all__ = ["add_cost", "in_terms_of_options", "model_name", "summary", "summary_line"]
 
 
 def add_cost(plan: Plan, progress: Progress) -> None:
@@ -46,20 +46,33 @@ def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
 
     With `verbose` it also has an unknown cost, and the turns if there is only one.
     """
-    usage: Usage = progress.usage or {}
-    parts = [model_name(plan)]
+    has_cost = hasattr(plan.model, "base_url")
+    return summary_line(
+        model_name(plan),
+        progress.usage or {},
+        turns=len(progress.replies),
+        seconds=progress.seconds,
+        has_cost=has_cost,
+        verbose=verbose,
+    )
+
+
+def summary_line(
+    model: str, usage: Usage, *, turns: int, seconds: float, has_cost: bool, verbose: bool
+) -> str:
+    """Return the line of `summary` from its parts; `has_cost` says whether the model costs money."""
+    parts = [model]
     if usage:
         parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
     cost = usage.get("cost")
     if cost:
         about = "about " if usage.get("cost_estimated") else ""
         parts.append(f"{about}${cost:.6f}".rstrip("0"))
-    elif verbose and usage and cost is None and hasattr(plan.model, "base_url"):
+    elif verbose and usage and cost is None and has_cost:
         parts.append("cost unknown")
-    turns = len(progress.replies)
     if verbose or turns > 1:
         parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
-    parts.append(f"{progress.seconds:.1f} s")
+    parts.append(f"{seconds:.1f} s")
     return " · ".join(parts)
 
 

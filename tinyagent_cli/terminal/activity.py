@@ -56,9 +56,9 @@ FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 class _Running:
     """A tool call that has started."""
 
-    def __init__(self, name: str, args: JsonDict) -> None:
+    def __init__(self, name: str, args: JsonDict, now: float) -> None:
         self.call = call_line(name, args)
-        self.started = time.monotonic()
+        self.started = now
         self.output = ""
 
 
@@ -73,6 +73,7 @@ class ActivityRenderer:
             cursor is at the start of a line.
         pending: Returns the end of the reply that is not shown yet; its last lines are above the spinner.
         text_is_live: Whether text appears on the terminal as it arrives, so that a spinner would disturb it.
+        clock: Returns the time in seconds, for durations.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class ActivityRenderer:
         before_draw: Callable[[], bool],
         text_is_live: bool,
         pending: Callable[[], str] = lambda: "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._model = model
         self._before = before
         self._text_is_live = text_is_live
         self._pending = pending
+        self._clock = clock
         can_redraw = app.stderr_is_terminal and app.can_move_cursor
         self._live = LiveLines(self._lines, before_draw) if can_redraw else None
         self._phase = ""
@@ -114,7 +117,7 @@ class ActivityRenderer:
                         if block["type"] == "thinking" and block["thinking"].strip():
                             self._line(one_line(f"∴ {block['thinking']}", self._width()))
             case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
-                self._start(call_id, _Running(name, args))
+                self._start(call_id, _Running(name, args, self._clock()))
             case ToolExecutionUpdateEvent(tool_call_id=call_id, partial_result=result):
                 if call_id in self._running:
                     self._running[call_id].output = _text(result)
@@ -141,7 +144,7 @@ class ActivityRenderer:
         if phase == self._phase:
             return
         self._phase = phase
-        self._since = time.monotonic() if since is None else since
+        self._since = self._clock() if since is None else since
         self._update()
 
     def _update(self) -> None:
@@ -164,13 +167,13 @@ class ActivityRenderer:
 
     def pause(self) -> None:
         """Show nothing while the user is asked."""
-        self._paused_at = time.monotonic()
+        self._paused_at = self._clock()
         if self._live is not None:
             self._live.hide()
 
     def resume(self) -> None:
         """Continue after `pause`. The time of the question is not that of the tools."""
-        paused = time.monotonic() - self._paused_at
+        paused = self._clock() - self._paused_at
         for running in self._running.values():
             running.started += paused
         self._update()
@@ -182,7 +185,7 @@ class ActivityRenderer:
         self._update()
 
     def _lines(self, width: int) -> list[str]:
-        now = time.monotonic()
+        now = self._clock()
         frame = FRAMES[int(now * 10) % len(FRAMES)]
         if not self._running:
             if not self._phase:
@@ -215,7 +218,7 @@ class ActivityRenderer:
 
     def _end(self, running: _Running, text: str, *, is_error: bool) -> None:
         width = self._width()
-        time_shown = f" {_duration(time.monotonic() - running.started)}"
+        time_shown = f" {_duration(self._clock() - running.started)}"
         call = fit(running.call, width - 2 - len(time_shown))
         mark = self._app.paint("31", "✗") if is_error else self._app.paint("32", "✓")
         lines = [f"{mark} {call}{self._app.paint('2', time_shown)}"]

@@ -1,0 +1,153 @@
+"""`tinyagent replay`: a recorded run looks like the live run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import Cli
+
+HOUR = 3_600_000
+CLOSING = "demo · 11 tokens in, 17 out"
+
+
+@pytest.fixture
+def record(cli: Cli) -> Path:
+    """The record of a run with one tool call."""
+    path = cli.work / "run.jsonl"
+    done = cli("run", "-m", "demo", "-t", "calc", "-o", path, "What is 6 * 7?")
+    assert 0 == done.code, done.err
+    return path
+
+
+def set_times(record: Path, time_of: Callable[[int, dict[str, Any]], int]) -> None:
+    """Replace the times of the lines, by the number of the line and the line."""
+    lines = [json.loads(line) for line in record.read_bytes().splitlines()]
+    for number, line in enumerate(lines):
+        if "time" in line:
+            line["time"] = time_of(number, line)
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def after(kind: str, delay: int) -> Callable[[int, dict[str, Any]], int]:
+    """Times in which a delay (in ms) comes before the first line of a type, and nothing else takes time."""
+    seen = False
+
+    def time_of(number: int, line: dict[str, Any]) -> int:
+        nonlocal seen
+        seen = seen or line["type"] == kind
+        return 1_700_000_000_000 + (delay if seen else 0)
+
+    return time_of
+
+
+def without_durations(text: str) -> list[str]:
+    """The lines without their seconds, which may be rounded differently."""
+    return re.sub(r"\d+\.\d s", "", text).splitlines()
+
+
+def test_the_output_is_that_of_the_run(cli: Cli) -> None:
+    """Standard output has the same bytes, and -v shows the same events."""
+    live = cli("run", "-v", "-m", "demo", "-t", "calc", "-o", "run.jsonl", "What is 6 * 7?")
+    replayed = cli("replay", "-v", "run.jsonl")
+    assert (0, live.out) == (replayed.code, replayed.out)
+    shown = without_durations(replayed.err)
+    assert "> What is 6 * 7?" == shown.pop(0)
+    assert shown == [
+        line for line in without_durations(live.err) if not line.startswith(("demo: ", "Session "))
+    ]
+
+
+def test_without_a_terminal_all_is_shown_at_once(cli: Cli, record: Path) -> None:
+    """A replay in a pipe does not wait, and shows the recorded durations."""
+    set_times(record, after("tool_execution_end", 90_000))
+    done = cli("replay", "-v", record)
+    assert (0, "6 * 7 = 42\n") == (done.code, done.out)
+    assert "✓ calc 6 * 7 1 min 30 s" in done.err
+    assert "> What is 6 * 7?" in done.err
+    assert (0, "6 * 7 = 42\n", "") == cli("replay", "-q", record)
+
+
+@pytest.mark.parametrize("args", [(), ("--speed", "2"), ("--speed", "0.5")])
+def test_a_terminal_waits_as_long_as_the_run(cli: Cli, record: Path, args: tuple[str, ...]) -> None:
+    """Nothing after a long pause is shown before it has passed. Ctrl-C ends the replay."""
+    set_times(record, after("tool_execution_end", HOUR))
+    terminal = cli.on_terminal("replay", *args, record)
+    terminal.expect("calc 6 * 7")
+    assert terminal.process.poll() is None
+    terminal.type("\x03")
+    assert 130 == terminal.end()
+    assert "42" not in "\n".join(terminal.screen())
+
+
+def test_speed_0_does_not_wait_on_a_terminal(cli: Cli, record: Path) -> None:
+    """The screen looks as after the run."""
+    set_times(record, after("tool_execution_end", HOUR))
+    terminal = cli.on_terminal("replay", "--speed", "0", record)
+    assert 0 == terminal.end()
+    shown = terminal.screen()
+    assert ["> What is 6 * 7?", "✓ calc 6 * 7 60 min 0 s", "6 * 7 = 42"] == shown[:3]
+    assert shown[3].startswith(CLOSING)
+
+
+def test_the_time_between_two_runs_is_left_out(cli: Cli) -> None:
+    """A session is continued days later. Its replay shows one run after the other."""
+    for question in ("6 * 7", "6 * 8"):
+        cli("run", "-m", "demo", "--session", "trip", "-t", "calc", f"What is {question}?")
+    path = cli.home / "sessions/named/trip.jsonl"
+    second = [n for n, line in enumerate(path.read_bytes().splitlines()) if b"agent_start" in line][1]
+    set_times(path, lambda number, line: 1_700_000_000_000 + (24 * HOUR if number >= second else 0))
+    done = cli("replay", "--speed", "1", "trip")
+    assert (0, "6 * 7 = 42\n6 * 8 = 48\n") == (done.code, done.out)
+
+
+def test_times_that_go_back_or_are_huge_do_not_matter(cli: Cli, record: Path) -> None:
+    """Clocks are corrected, and other programs write records."""
+    for time_of in (
+        lambda number, line: 1_700_000_000_000 - number * HOUR,
+        lambda number, line: 10**30 if number % 2 else -(10**30),
+    ):
+        set_times(record, time_of)
+        done = cli("replay", "-v", "--speed", "1", record)
+        assert (0, "6 * 7 = 42\n") == (done.code, done.out)
+
+
+def test_the_error_of_the_run_is_shown(cli: Cli) -> None:
+    """It is that of the live run, but the replay succeeds."""
+    live = cli("run", "-m", "replay:missing", "-o", "run.jsonl", "Hello")
+    assert 0 != live.code
+    replayed = cli("replay", "run.jsonl")
+    assert (0, "") == (replayed.code, replayed.out)
+    assert live.err == replayed.err
+
+
+def test_a_torn_record_is_shown_to_its_end(cli: Cli, record: Path) -> None:
+    """The warning names the incomplete line, and nothing that moves stays on the screen."""
+    data = record.read_bytes()
+    record.write_bytes(data[: data.index(b'"tool_execution_end"') + 30])
+    terminal = cli.on_terminal("replay", "--speed", "0", record)
+    assert 0 == terminal.end()
+    shown = "\n".join(terminal.screen())
+    assert re.search(r"line \d+ is incomplete", shown.replace("\n", " "))
+    assert "⠋" not in shown
+
+
+@pytest.mark.parametrize("speed", ["nan", "inf", "-1", "fast"])
+def test_a_speed_that_is_no_amount_is_refused(cli: Cli, record: Path, speed: str) -> None:
+    """The error names the option."""
+    done = cli("replay", "--speed", speed, record)
+    assert (2, "") == (done.code, done.out)
+    assert "--speed" in done.err
+
+
+def test_a_full_disk_and_a_closed_pipe_end_the_replay(cli: Cli, record: Path) -> None:
+    """A full disk is an error; a reader that left is not reported."""
+    full = cli.shell("$T replay run.jsonl > /dev/full")
+    assert (1, True) == (full.code, "No space left on device" in full.err)
+    left = cli.shell("$T replay run.jsonl | true; exit ${PIPESTATUS[0]}")
+    assert (141, "") == (left.code, left.err)

@@ -1,0 +1,179 @@
+"""Show a recorded run at its pace, with the code that shows live runs.
+
+Deltas have no time in a record. They are spread evenly between the lines before and after them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from tinyagent import extract_text
+from tinyagent._net.errors import redact
+from tinyagent.agent_types import AgentStartEvent, MessageStartEvent, Usage
+from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.events.source import Entry, Source
+from tinyagent_cli.terminal.display import RunDisplay
+from tinyagent_cli.terminal.output import Output
+
+from .outcome import summary_line
+
+__all__ = ["show_replay"]
+
+
+class _Clock:
+    """The time of the record, in seconds, which passes `speed` times as fast as real time.
+
+    Args:
+        speed: 0 shows all at once.
+    """
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+        self._line = 0.0
+        self._started: tuple[float, float] | None = None
+        self._is_waiting = False
+
+    def __call__(self) -> float:
+        """Return the time of the current line, or a later one while the next line is awaited."""
+        if not self._is_waiting or self._started is None:
+            return self._line
+        recorded, real = self._started
+        return max(self._line, recorded + (time.monotonic() - real) * self._speed)
+
+    def restart(self) -> None:
+        """Leave out the time until the next line, such as the one between two runs."""
+        self._started = None
+
+    async def wait_until(self, recorded: float) -> None:
+        """Wait until this time of the record."""
+        if self._started is None or not self._speed:
+            self._started = recorded, time.monotonic()
+            self._line = recorded
+            return
+        start, real = self._started
+        seconds = (recorded - start) / self._speed - (time.monotonic() - real)
+        self._is_waiting = True
+        await asyncio.sleep(max(seconds, 0))
+        self._is_waiting = False
+        self._line = max(self._line, recorded)
+
+
+def _with_times(entries: Iterator[Entry]) -> Iterator[tuple[float | None, list[Record]]]:
+    """Yield the records with their times in seconds; None if there is no time at all."""
+    last: float | None = None
+    waiting: list[Entry] = []
+    for entry in entries:
+        if entry.time is None:
+            waiting.append(entry)
+            continue
+        now = entry.time / 1000
+        begin = now if last is None else last
+        for place, delta in enumerate(waiting, 1):
+            yield begin + (now - begin) * place / (len(waiting) + 1), delta.records
+        waiting.clear()
+        last = now
+        yield now, entry.records
+    for entry in waiting:
+        yield last, entry.records
+
+
+async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed: float, plain: bool) -> None:
+    """Show all runs of a source.
+
+    Args:
+        app: Shows on standard error what a live run shows there.
+        source: The record.
+        stdout: Standard output, for the replies.
+        speed: How many times as fast as recorded; 0 shows all at once.
+        plain: Whether replies are shown as they are, also on a terminal.
+
+    Raises:
+        TinyAgentError: The record cannot be read, or standard output cannot be written.
+    """
+    clock = _Clock(speed)
+    replay: _Replay | None = None
+    source.before_read(stdout.flush)
+    try:
+        for moment, records in _with_times(source.entries()):
+            for record in records:
+                if isinstance(record, SessionRecord):
+                    if replay is not None:
+                        replay.display.close()
+                    replay = _Replay(app, stdout, _model_of(record), clock, plain=plain)
+                    clock.restart()
+                    continue
+                if isinstance(record, AgentStartEvent):
+                    clock.restart()
+                if moment is not None:
+                    await clock.wait_until(moment)
+                replay = replay or _Replay(app, stdout, "the model", clock, plain=plain)
+                replay.show(record)
+                if stdout.error is not None:
+                    raise stdout.error
+    finally:
+        if replay is not None:
+            replay.display.end_line()
+            replay.display.close()
+        stdout.flush()
+    if stdout.error is not None:
+        raise stdout.error
+
+
+class _Replay:
+    """Shows the runs of one stream of lines."""
+
+    def __init__(self, app: AppContext, stdout: Output, model: str, clock: _Clock, *, plain: bool) -> None:
+        self._app = app
+        self._stdout = stdout
+        self._model = model
+        self.display = RunDisplay(app, stdout, model, shows_text=True, plain=plain, clock=clock)
+
+    def show(self, record: Record) -> None:
+        """Show a record."""
+        if isinstance(record, ResultRecord):
+            self._end(record)
+        elif not isinstance(record, SessionRecord | HistoryRecord):
+            if isinstance(record, MessageStartEvent) and record.message.get("role") == "user":
+                self._show_prompt(extract_text(record.message))
+            for listener in self.display.listeners:
+                listener(record)
+
+    def _show_prompt(self, text: str) -> None:
+        """Show a prompt, which is on the command line of a live run."""
+        if self.display.shows_summary:
+            self.display.end_line()
+            self._app.dim("\n".join(f"> {line}" for line in text.splitlines()))
+
+    def _end(self, result: ResultRecord) -> None:
+        self.display.close()
+        self._stdout.flush()
+        if self.display.shows_summary:
+            line = summary_line(
+                self._model,
+                _usage(result),
+                turns=result.turns,
+                seconds=result.duration_ms / 1000,
+                has_cost=False,
+                verbose=bool(self._app.verbosity),
+            )
+            self._app.dim(redact(line))
+        if result.error is not None:
+            self._app.error(result.error.message, result.error.hint)
+
+
+def _usage(result: ResultRecord) -> Usage:
+    try:
+        return msgspec.convert(result.usage or {}, Usage)
+    except msgspec.ValidationError:
+        return {}  # another program wrote it
+
+
+def _model_of(header: SessionRecord) -> str:
+    model = header.model or {}
+    parts = dict.fromkeys((model.get("provider"), model.get("id")))
+    return "/".join(str(part) for part in parts if part) or "the model"

@@ -1,0 +1,116 @@
+"""What a person sees of a run: the reply on standard output, and what happens on standard error.
+
+Runs and replays use it, so that a replay looks like the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tinyagent.agent_types import AgentEvent
+
+from .text import TextRenderer
+
+if TYPE_CHECKING:
+    from tinyagent_cli.app_context import AppContext
+
+    from .activity import ActivityRenderer
+    from .output import Output
+
+__all__ = ["RunDisplay"]
+
+
+class RunDisplay:
+    """Shows the events of a run.
+
+    Args:
+        app: Writes on standard error.
+        stdout: Standard output.
+        model: The model, for the text of the spinner.
+        shows_text: Whether the reply is shown.
+        plain: Whether it is shown as it is, also on a terminal.
+        clock: Returns the time in seconds, for durations.
+
+    Attributes:
+        text: Shows the reply; None if it is not shown.
+        activity: Shows what happens; None with -q, and without a terminal unless -v is set.
+        shows_summary: Whether a line at the end sums up the run.
+    """
+
+    def __init__(
+        self,
+        app: AppContext,
+        stdout: Output,
+        model: str,
+        *,
+        shows_text: bool,
+        plain: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._stdout = stdout
+        self.text: TextRenderer | None = _text_renderer(app, stdout, plain=plain) if shows_text else None
+        self.shows_summary: bool = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
+        self.activity: ActivityRenderer | None = self._make_activity(model, clock)
+
+    def _make_activity(self, model: str, clock: Callable[[], float]) -> ActivityRenderer | None:
+        if not self.shows_summary:
+            return None
+        from .activity import ActivityRenderer
+
+        activity = ActivityRenderer(
+            self._app,
+            model,
+            before=self.end_line,
+            before_draw=self._is_at_line_start,
+            text_is_live=type(self.text) is TextRenderer,
+            pending=lambda: self.text.pending if self.text is not None else "",
+            clock=clock,
+        )
+        if self._stdout.is_terminal:
+            self._stdout.before_write = activity.erase
+        return activity
+
+    @property
+    def listeners(self) -> list[Callable[[AgentEvent], None]]:
+        """What gets the events, in this order."""
+        return [listener for listener in (self.text, self.activity) if listener is not None]
+
+    def end_line(self) -> None:
+        """End an unfinished line of the reply on a terminal."""
+        if self.text is not None and self._stdout.is_terminal:
+            self.text.end_line()
+
+    def _is_at_line_start(self) -> bool:
+        """Write the rest of the reply on a terminal. Return whether a new line starts after it."""
+        if not self._stdout.is_terminal:
+            return True
+        self._stdout.flush()
+        return self.text is None or self.text.at_line_start
+
+    def pause(self) -> None:
+        """Show nothing that changes while the user is asked."""
+        self.end_line()
+        if self.activity is not None:
+            self.activity.pause()
+
+    def resume(self) -> None:
+        """Continue after `pause`."""
+        if self.activity is not None:
+            self.activity.resume()
+
+    def close(self) -> None:
+        """Show nothing more that changes."""
+        if self.activity is not None:
+            self.activity.close()
+
+
+def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
+    """Return what shows the reply: as Markdown on a terminal, and as it is elsewhere or if `plain` is set."""
+    if plain or not stdout.is_terminal or not app.can_move_cursor:
+        return TextRenderer(stdout)
+    from .reply import MarkdownRenderer
+
+    return MarkdownRenderer(stdout, color=app.allows_color)
