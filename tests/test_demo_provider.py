@@ -135,7 +135,7 @@ async def test_without_a_tool_it_explains_the_demo() -> None:
     answer = await ask().prompt_text("Tell me a story")
     for part in ("Tell me a story", "a script, not a model", "OPENROUTER_API_KEY", "-m demo -t calc"):
         assert part in answer
-    assert "add -t calc" in await ask().prompt_text("What is 6 * 7?")
+    assert "add `-t calc`" in await ask().prompt_text("What is 6 * 7?")
     assert "weather" in await ask(tool("weather", str, city="string")).prompt_text("Hello")
     assert "not a model" in NOTICE
 

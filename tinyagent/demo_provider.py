@@ -43,10 +43,12 @@ NOTICE = "demo: a script answers here, not a model; tools are real. Choose a mod
 """The notice that a program shows on standard error when it uses the demo."""
 
 _SET_UP = """\
-For real answers choose a model:
-  export OPENROUTER_API_KEY=…    then: tinyagent run -m openrouter/MODEL "…"
-  or a server of your own, such as ollama: tinyagent run -m ollama/MODEL "…"
-To see a tool at work: tinyagent run -m demo -t calc "What is 6 * 7?\""""
+What you can do next:
+
+- use a hosted model: `export OPENROUTER_API_KEY=…`, then `tinyagent run -m openrouter/MODEL "…"`
+- use a model of your own server, such as Ollama: `tinyagent run -m ollama/MODEL "…"`
+- see a tool at work: `tinyagent run -m demo -t calc "What is 6 * 7?"`"""
+"""Markdown, because a terminal renders it."""
 
 
 @dataclass
@@ -201,16 +203,16 @@ def _explain(
         last = next((text for text in reversed(answers) if text), "")
         count = f"{len(before)} earlier message{'s' if len(before) != 1 else ''}"
         parts.append(f"I see {count}" + (f"; the last answer was: {_shorten(last)}" if last else "."))
-    parts.append("I am the demo: a script, not a model, and I can do no more with it than that.")
+    parts.append("I am the demo: a script, not a model. I can only repeat this, and call tools.")
     if expressions:
-        parts.append(f"To work out {expressions[0]} I would need a tool: add -t calc")
+        parts.append(f"To work out {expressions[0]} I would need a tool: add `-t calc`.")
     elif tools:
         names = ", ".join(tool.name for tool in tools)
         parts.append(
             f"I can call a tool that you name, with key=value for its arguments. There are: {names}."
         )
     parts.append(_SET_UP)
-    return "\n".join(parts)
+    return "\n\n".join(parts)
 
 
 def _shorten(text: str, limit: int = 200) -> str:
