@@ -63,8 +63,9 @@ class BlockSplitter:
         self._until = ""
         self._closing = ""
         self._indent = 0
-        self._after_blank = False
+        self._no_lazy_line = False
         self._empty = False
+        self._after_fence = False
         self._table = False
         self._number: int | None = None
         self._last_number = 0
@@ -119,7 +120,10 @@ class BlockSplitter:
             self._table = self._table or _columns(header) == _columns(line)
         if self._ends_after(line, blank):
             self._close()
-        self._after_blank = blank or self._empty or (self._kind == "quote" and not line.strip(" \t>"))
+        # Only a paragraph goes on in a line without the indentation or the mark.
+        self._no_lazy_line = (
+            blank or self._empty or self._after_fence or (self._kind == "quote" and not line.strip(" \t>"))
+        )
 
     def _ends_before(self, line: str, blank: bool) -> bool:
         """Return whether the line does not belong to the block."""
@@ -129,7 +133,7 @@ class BlockSplitter:
             case "paragraph":
                 return _ends_lazy_lines(line) if self._table else _interrupts(line)
             case "quote":
-                return not re.match(_QUOTE, line) and (self._after_blank or _ends_lazy_lines(line))
+                return not re.match(_QUOTE, line) and (self._no_lazy_line or _ends_lazy_lines(line))
             case "code":
                 return not line.startswith(("    ", "\t"))
             case "item":
@@ -139,7 +143,7 @@ class BlockSplitter:
     def _ends_item(self, line: str) -> bool:
         if _indentation(line) >= self._indent:
             return False
-        if self._closing or self._after_blank:
+        if self._closing or self._no_lazy_line:
             return True
         return re.match(_ITEM, line) is not None or _ends_lazy_lines(line)
 
@@ -208,9 +212,11 @@ class BlockSplitter:
             return
         text = line.lstrip()
         if self._closing:
-            if _closes(text, self._closing):
+            self._after_fence = _closes(text, self._closing)
+            if self._after_fence:
                 self._closing = ""
             return
+        self._after_fence = False
         while found := re.match(_ITEM, text):  # items in this item
             text = text[found.end() :]
             if not text:
@@ -225,7 +231,7 @@ class BlockSplitter:
         self._lines = []
         self._kind = "blank"
         self._closing = self._until = ""
-        self._after_blank = self._empty = self._table = False
+        self._no_lazy_line = self._empty = self._after_fence = self._table = False
 
 
 def _indentation(line: str) -> int:
