@@ -251,6 +251,16 @@ def test_an_open_question_is_refused_at_the_end_of_input(
     assert not (cli.work / "written").exists()
 
 
+def test_standard_input_may_be_a_socket(cli: Cli) -> None:
+    """Node gives its child processes sockets. That it is closed is the end of input only."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        process = cli.start("rpc", "-m", "demo", "-O", "delay=0.01", stdin=theirs)
+        ours.sendall(b'{"type": "prompt", "message": "Hi"}\n')
+    result = json.loads(process.stdout.readlines()[-1])
+    assert (0, "result", True) == (process.wait(SECONDS), result["type"], result["ok"])
+
+
 def test_denied_tools_are_not_asked_about(cli: Cli) -> None:
     """--deny and --allow hold as in a run; a name without a tool is permitted, because tools may change."""
     tools = cli.file("tools.py", TOOLS)
@@ -508,6 +518,36 @@ def test_a_client_that_leaves(cli: Cli, listen: Callable[..., Any], connect: Con
     process.send_signal(signal.SIGINT)
     assert 130 == process.wait(SECONDS)
     assert not (cli.work / "written").exists()
+
+
+WAITING = """
+import asyncio
+from tinyagent import tool
+
+@tool(read_only=True)
+async def wait() -> str:
+    "Wait."
+    await asyncio.sleep(600)
+    return "done"
+"""
+
+
+def test_a_client_that_leaves_a_silent_run(cli: Cli, listen: Callable[..., Any], connect: Connect) -> None:
+    """Its run is aborted although it writes nothing. A client that still reads gets the rest."""
+    process = listen("-t", cli.file("waiting.py", WAITING))
+    connection, client = connect()
+    client.send("prompt", message="wait")
+    client.until("tool_execution_start")
+    connection.shutdown(socket.SHUT_RDWR)
+    while True:
+        connection, client = connect()
+        if client.read()["type"] == "session":
+            break
+    assert not client.reply("state")["data"]["is_streaming"]
+    last = client.reply("messages")["data"]["messages"][-1]
+    assert "aborted" == last["stop_reason"]
+    process.send_signal(signal.SIGTERM)
+    assert 143 == process.wait(SECONDS)
 
 
 def test_a_path_that_is_in_use(cli: Cli, listen: Callable[..., Any], connect: Connect) -> None:

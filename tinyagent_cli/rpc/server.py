@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import errno
 import os
+import select
 import socket
 import stat
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from tinyagent import _json
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.exit_codes import InputError, describe
+from tinyagent_cli.exit_codes import InputError, OutputClosedError, describe
 from tinyagent_cli.run.driver import drive, prune_sessions
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.lifetime import Lifetime
@@ -160,9 +161,12 @@ class _Server:
         """Serve one client to the end of its input, and then to the end of the run under way."""
         conversation = self._conversation
 
+        serving = True
+
         def lose_client(error: BaseException) -> None:
-            conversation.stop(error)
-            self._stop_reading()
+            if serving:
+                conversation.stop(error)
+                self._stop_reading()
 
         output.on_error = lose_client
         conversation.connect(output)
@@ -172,8 +176,11 @@ class _Server:
                 await asyncio.wait({self._reading})
                 if not self._reading.cancelled():
                     self._reading.result()
+            if fd == output.fd:  # standard input may be a socket, too, which says nothing about the output
+                _call_on_hangup(fd, lose_client)
             await conversation.end_of_input()
         finally:
+            serving = False
             self._reading = None
             conversation.disconnect()
             output.on_error = None
@@ -225,6 +232,24 @@ def _copy(source: int, target: int) -> None:
     finally:
         os.close(source)
         os.close(target)
+
+
+def _call_on_hangup(fd: int, call: Callable[[BaseException], None]) -> None:
+    """Call a function in this loop when the peer of a socket has closed it, not only its sending side.
+
+    A run that waits for a model or a tool writes nothing, so no write shows that the client has left.
+    """
+    loop, own = asyncio.get_running_loop(), os.dup(fd)
+
+    def wait() -> None:
+        poll = select.poll()
+        poll.register(own, 0)  # reports only that both sides are closed
+        poll.poll()
+        os.close(own)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(call, OutputClosedError("the client has left."))
+
+    threading.Thread(target=wait, name="tinyagent-rpc-hangup", daemon=True).start()
 
 
 async def _refuse(client: socket.socket) -> None:
