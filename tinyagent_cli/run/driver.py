@@ -25,7 +25,7 @@ from tinyagent_cli.terminal.text import text_bytes
 from .approvals import Approvals, Asker
 from .garbage import collect_from_now_on
 from .lifetime import Lifetime
-from .outcome import add_cost, in_terms_of_options, model_name, summary
+from .outcome import PriceLoader, add_cost, in_terms_of_options, model_name, summary
 from .plan import Plan, RunOptions, prepare
 from .process_exit import runner_closed_at_exit
 from .progress import Progress
@@ -290,6 +290,8 @@ class _Run:
         for listener in self._display.listeners:
             self._agent.subscribe(listener)
         self._agent.subscribe(self._progress)
+        if self._shows_cost:
+            self._agent.subscribe(PriceLoader(self._plan.model))
 
     def _note_once(self, text: str) -> None:
         """Show a note with -v, once: each request of a run repeats it."""

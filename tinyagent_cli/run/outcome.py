@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
+from tinyagent.agent_types import AgentEvent, MessageUpdateEvent, ModelIdentity
 from tinyagent.errors import (
     AuthenticationError,
     EmptyReplyError,
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .progress import Progress
 
-__all__ = ["add_cost", "in_terms_of_options", "model_name", "summary", "summary_line"]
+__all__ = ["PriceLoader", "add_cost", "in_terms_of_options", "model_name", "summary", "summary_line"]
 
 
 def add_cost(plan: Plan, progress: Progress) -> None:
@@ -34,6 +36,21 @@ def add_cost(plan: Plan, progress: Progress) -> None:
     cost = estimate_cost(plan.model, usage)
     if cost is not None:
         progress.usage = {**usage, "cost": cost, "cost_estimated": True}
+
+
+class PriceLoader:
+    """A listener that loads the list prices while the model answers, because this takes 0.3 s."""
+
+    def __init__(self, model: ModelIdentity) -> None:
+        self._model = model
+        self._is_started = False
+
+    def __call__(self, event: AgentEvent) -> None:
+        if not self._is_started and type(event) is MessageUpdateEvent:
+            self._is_started = True
+            from tinyagent._prices import has_price
+
+            threading.Thread(target=has_price, args=(self._model,), name="prices", daemon=True).start()
 
 
 def model_name(plan: Plan) -> str:
