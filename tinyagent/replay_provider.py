@@ -1,26 +1,38 @@
 """The provider `replay:FILE`, which answers with a recorded run.
 
 The n-th model call gets the n-th reply of the file, with its recorded deltas and its end, which may be an
-error or an abort. A session file has no deltas; then each block is sent as one delta. The request is ignored.
+error or an abort. A session file has no deltas; then each block is sent as one delta.
+
+The request is ignored, unless the header has `fingerprints` (`tinyagent run --record`). Then each model call
+must have the recorded system prompt, prompts, tool results, tools and schema. The fingerprints are those of
+the definitions of the tools and of the schema, which a record does not contain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import AsyncGenerator, Callable, Mapping
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+from msgspec import UNSET
+
 from . import _json, jsonl
+from ._answer import extract_text
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, now_ms
 from ._stream.generator_reply import GeneratorReply
-from ._stream.message_checks import is_assistant
+from ._stream.history import repair_history
+from ._stream.message_checks import is_assistant, is_tool_result
 from .agent_types import (
+    AgentMessage,
     AssistantBlock,
     AssistantMessage,
     AssistantMessageEvent,
     Context,
+    JsonDict,
     JsonValue,
     MessageEndEvent,
     MessageStartEvent,
@@ -30,11 +42,33 @@ from .agent_types import (
     Provider,
     SimpleStreamOptions,
     StreamResponse,
+    Tool,
 )
 from .errors import ConfigurationError, ProviderError, RecordError
+from .jsonl import HistoryRecord, SessionRecord
 from .text_files import MAX_RECORD_BYTES, read_bytes
 
-__all__ = ["replay_provider"]
+__all__ = ["replay_provider", "request_fingerprints"]
+
+_SCHEMA = "schema"
+_SHOWN = 200
+"""How many characters of a text an error shows."""
+
+
+def request_fingerprints(tools: Iterable[Tool], schema: JsonDict | None) -> dict[str, str]:
+    """Return the fingerprints of a request: a hash for each `tool NAME`, and one for the `schema`.
+
+    Args:
+        tools: The tools of the request.
+        schema: The JSON Schema of the answer.
+    """
+    parts: dict[str, object] = {f"tool {tool.name}": [tool.description, tool.parameters] for tool in tools}
+    if schema is not None:
+        parts[_SCHEMA] = schema
+    return {
+        name: hashlib.sha256(msgspec.json.encode(part, order="sorted")).hexdigest()[:16]
+        for name, part in parts.items()
+    }
 
 
 def replay_provider(path: str | Path, *, on_warning: Callable[[str], None] | None = None) -> Provider:
@@ -57,6 +91,53 @@ class _RecordedReply:
 
     steps: list[AssistantMessageEvent] = field(default_factory=list)
     message: AssistantMessage | None = None
+    request: _RecordedRequest | None = None
+
+
+@dataclass(frozen=True)
+class _RecordedRequest:
+    """The request of a recorded reply: the first `count` messages of a conversation, which may grow."""
+
+    system_prompt: str
+    fingerprints: Mapping[str, str]
+    conversation: list[AgentMessage]
+    count: int
+
+    def differences(self, context: Context, schema: JsonDict | None) -> Iterator[str]:
+        """Yield how a request differs from this one."""
+        if context.system_prompt != self.system_prompt:
+            yield _difference("the system prompt", context.system_prompt, self.system_prompt)
+        present = request_fingerprints(context.tools or (), schema)
+        for name in dict.fromkeys((*self.fingerprints, *present)):
+            if name not in present:
+                yield f"the {name} is missing"
+            elif name not in self.fingerprints:
+                yield f"the {name} is new"
+            elif present[name] != self.fingerprints[name]:
+                yield f"the {name} has changed"
+        recorded = _inputs(repair_history(self.conversation[: self.count]))
+        sent = _inputs(context.messages)
+        for ours, theirs in zip(sent, recorded, strict=False):
+            if (ours["role"], ours["content"]) != (theirs["role"], theirs["content"]):
+                yield _difference(_name_of(theirs), extract_text(ours), extract_text(theirs))
+                return
+        if len(sent) != len(recorded):
+            yield f"it has {len(sent)} prompts and tool results, and {len(recorded)} are recorded"
+
+
+def _inputs(messages: Sequence[AgentMessage]) -> list[AgentMessage]:
+    """Return the messages that no model wrote."""
+    return [message for message in messages if not is_assistant(message)]
+
+
+def _name_of(message: AgentMessage) -> str:
+    return f"the result of {message['tool_name']}" if is_tool_result(message) else "the prompt"
+
+
+def _difference(what: str, ours: str, recorded: str) -> str:
+    if ours == recorded:
+        return f"{what} differs"
+    return f"{what} is {ours[:_SHOWN]!r}, and {recorded[:_SHOWN]!r} is recorded"
 
 
 class _Replay:
@@ -84,7 +165,16 @@ class _Replay:
                 provider="replay",
                 hint="Replay it with the prompt and the tools of the recorded run, or record it again.",
             )
-        return GeneratorReply(_play(replies[self._count - 1]))
+        reply = replies[self._count - 1]
+        if reply.request is not None:
+            difference = next(reply.request.differences(context, options.get("response_schema")), None)
+            if difference is not None:
+                raise ProviderError(
+                    f"Model call {self._count} is not the one recorded in {self._path}: {difference}.",
+                    provider="replay",
+                    hint="Record the run again with --record. A record of -o is not compared.",
+                )
+        return GeneratorReply(_play(reply))
 
     def _read(self) -> list[_RecordedReply]:
         if self._replies is None:
@@ -104,16 +194,32 @@ class _Replay:
 def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_RecordedReply]:
     replies: list[_RecordedReply] = []
     reply = _RecordedReply()
-    for event in jsonl.read(lines, on_warning=on_warning):
-        if isinstance(event, MessageStartEvent):
+    header: SessionRecord | None = None
+    conversation: list[AgentMessage] = []
+    for event in jsonl.read_records(lines, on_warning=on_warning):
+        if isinstance(event, SessionRecord):
+            header, conversation = event, []
+        elif isinstance(event, HistoryRecord):
+            conversation.append(event.message)
+        elif isinstance(event, MessageStartEvent):
             reply = _RecordedReply()
         elif isinstance(event, MessageUpdateEvent):
             reply.steps.append(event.assistant_message_event)
-        elif isinstance(event, MessageEndEvent) and is_assistant(event.message):
-            reply.message = event.message
-            replies.append(reply)
-            reply = _RecordedReply()
+        elif isinstance(event, MessageEndEvent):
+            if is_assistant(event.message):
+                reply.message = event.message
+                reply.request = _request(header, conversation)
+                replies.append(reply)
+                reply = _RecordedReply()
+            conversation.append(event.message)
     return replies
+
+
+def _request(header: SessionRecord | None, conversation: list[AgentMessage]) -> _RecordedRequest | None:
+    """Return the request of the next reply; None if the record is not to be compared."""
+    if header is None or header.fingerprints is UNSET:
+        return None
+    return _RecordedRequest(header.system_prompt, header.fingerprints, conversation, len(conversation))
 
 
 async def _play(reply: _RecordedReply) -> AsyncGenerator[StreamEvent, None]:

@@ -151,3 +151,101 @@ def test_a_full_disk_and_a_closed_pipe_end_the_replay(cli: Cli, record: Path) ->
     assert (1, True) == (full.code, "No space left on device" in full.err)
     left = cli.shell("$T replay run.jsonl | true; exit ${PIPESTATUS[0]}")
     assert (141, "") == (left.code, left.err)
+
+
+# ---- run --record ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tested(cli: Cli) -> Path:
+    """A record for tests, of a run with one tool call."""
+    path = cli.work / "tested.jsonl"
+    done = cli("run", "-m", "demo", "-t", "calc", "-s", "Be brief.", "--record", path, "What is 6 * 7?")
+    assert (0, "6 * 7 = 42\n") == (done.code, done.out), done.err
+    return path
+
+
+def test_the_recorded_request_is_answered(cli: Cli, tested: Path) -> None:
+    """The same prompt and tools give the same output. The record is valid."""
+    done = cli("run", "-m", f"replay:{tested}", "-t", "calc", "-s", "Be brief.", "What is 6 * 7?")
+    assert (0, "6 * 7 = 42\n", "") == done
+    assert 0 == cli("events", "validate", tested).code
+
+
+CHANGED_CALC = '''
+from tinyagent import tool
+
+@tool(read_only=True)
+def calc(expression: str) -> str:
+    """Evaluate something else."""
+    return "42"
+'''
+
+
+@pytest.mark.parametrize(
+    ("args", "difference"),
+    [
+        (
+            ("-t", "calc", "What is 6 * 8?"),
+            "the prompt is 'What is 6 * 8?', and 'What is 6 * 7?' is recorded",
+        ),
+        (
+            ("-t", "calc", "-s", "Hi", "What is 6 * 7?"),
+            "the system prompt is 'Hi', and 'Be brief.' is recorded",
+        ),
+        (("What is 6 * 7?",), "the tool calc is missing"),
+        (("-t", "calc", "-t", "changed.py", "What is 6 * 7?"), "the tool other is new"),
+        (("-t", "calc.py", "What is 6 * 7?"), "the tool calc has changed"),
+        (("-t", "calc", "--schema", "a int", "What is 6 * 7?"), "the schema is new"),
+    ],
+)
+def test_another_request_fails_with_the_difference(
+    cli: Cli, tested: Path, args: tuple[str, ...], difference: str
+) -> None:
+    """The exit code is 1, nothing is printed, and the error says what differs."""
+    cli.file("calc.py", CHANGED_CALC)
+    cli.file("changed.py", CHANGED_CALC.replace("def calc", "def other"))
+    done = cli("run", "-m", f"replay:{tested}", "-s", "Be brief.", *args)
+    assert (1, "") == (done.code, done.out)
+    assert f"Model call 1 is not the one recorded in {tested}: {difference}." in done.err
+    assert "Record the run again with --record." in done.err
+
+
+def test_another_tool_result_fails(cli: Cli) -> None:
+    """The second model call has the result of the tool, which is compared, too."""
+    (cli.work / "value").write_text("one")
+    cli.file("look.py", CHANGED_CALC.replace('return "42"', 'return open("value").read()'))
+    args = ("-t", "look.py", "What is 6 * 7?")
+    assert 0 == cli("run", "-m", "demo", "--record", "run.jsonl", *args).code
+    assert 0 == cli("run", "-m", "replay:run.jsonl", *args).code
+    (cli.work / "value").write_text("two")
+    done = cli("run", "-m", "replay:run.jsonl", *args)
+    assert 1 == done.code
+    assert "Model call 2 is not the one recorded in run.jsonl: the result of calc is 'two'" in done.err
+
+
+def test_a_history_and_a_schema_are_compared(cli: Cli, tested: Path) -> None:
+    """A run that continues another one, and a run with a schema, can be tests."""
+    cases: tuple[tuple[str, ...], ...] = (
+        ("--history", str(tested), "Hello"),
+        ("--schema", "name, age int", "name=Ada age=36"),
+    )
+    for args in cases:
+        recorded = cli("run", "-m", "demo", "--record", "run.jsonl", *args)
+        replayed = cli("run", "-m", "replay:run.jsonl", *args)
+        assert (0, recorded.out) == (replayed.code, replayed.out), replayed.err
+        assert 1 == cli("run", "-m", "replay:run.jsonl", args[-1]).code
+
+
+def test_a_record_of_output_is_not_compared(cli: Cli, record: Path) -> None:
+    """Only --record asks for a comparison."""
+    done = cli("run", "-m", f"replay:{record}", "-t", "calc", "Another prompt")
+    assert (0, "6 * 7 = 42\n") == (done.code, done.out)
+
+
+def test_record_and_output_exclude_each_other(cli: Cli, tested: Path) -> None:
+    """Both write the record. Errors about the file name the option."""
+    both = cli("run", "-m", "demo", "-o", "a", "--record", "b", "Hello")
+    assert (2, True) == (both.code, "Choose one of -o and --record" in both.err)
+    same = cli("run", "-m", f"replay:{tested}", "--record", tested, "-t", "calc", "Hello")
+    assert (2, True) == (same.code, f"--record {tested} would replace the file" in same.err)

@@ -82,6 +82,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     empty_stdin: bool | UnsetType = UNSET
     cwd: str | UnsetType = UNSET
     parent: str | UnsetType = UNSET
+    fingerprints: dict[str, str] | UnsetType = UNSET
     time: int | UnsetType = UNSET
 
 

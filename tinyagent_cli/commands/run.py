@@ -55,10 +55,11 @@ class RunCommand(click.Command):
         formats = [
             name for name in ("jsonl", "json") if lenient.params.get(name) or f"--{name}" in before_dashes
         ]
-        if formats or lenient.params.get("output"):
+        file = lenient.params.get("output") or lenient.params.get("record")
+        if formats or file:
             from tinyagent_cli.run.records import record_failure
 
-            record_failure(formats, lenient.params.get("output"), error)
+            record_failure(formats, file, error)
 
 
 def _check_formats(ctx: click.Context) -> None:
@@ -66,6 +67,8 @@ def _check_formats(ctx: click.Context) -> None:
     chosen = [flag for flag, name in FORMATS.items() if ctx.params[name]]
     if len(chosen) > 1:
         raise click.UsageError(f"Choose one of {' and '.join(chosen)}: each determines standard output.", ctx)
+    if ctx.params["output"] is not None and ctx.params["record"] is not None:
+        raise click.UsageError("Choose one of -o and --record: both write the record of the run.", ctx)
 
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
@@ -190,6 +193,12 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 )
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(), help="Write the run as JSON lines to a file."
+)
+@click.option(
+    "--record",
+    metavar="FILE",
+    type=click.Path(),
+    help="Like -o, for tests: -m replay:FILE then fails if the prompt, the tools or their results differ.",
 )
 @click.option(
     "-O",

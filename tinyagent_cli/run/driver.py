@@ -51,8 +51,10 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
     with Records(stdout if as_json else None, progress, lifetime, only_result=options.json) as records:
         lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
         lifetime.release()
-        if options.output is not None:
-            records.open_file(options.output, [*_inputs(options), ("standard input", stdin)], stdout)
+        path = options.output if options.record is None else options.record
+        if path is not None:
+            inputs = [*_inputs(options), ("standard input", stdin)]
+            records.open_file(path, inputs, stdout, for_tests=options.record is not None)
         plan = prepare(app, options, StandardInput(stdin, app.note), lifetime)
         records.begin(plan)
         run = _Run(

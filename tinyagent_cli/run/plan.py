@@ -67,6 +67,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     json: bool
     extract: int
     output: str | None
+    record: str | None = None
     options: tuple[str, ...]
     temperature: float | None
     max_tokens: int | None

@@ -53,6 +53,8 @@ class Records:
         self.sinks: list[JsonlSink] = []
         self._progress = progress
         self._path = ""
+        self._option = "-o"
+        self._for_tests = False
         self._file: RecordFile | None = None
         self._session: SessionWriter | None = None
         self._started = False
@@ -75,15 +77,18 @@ class Records:
         stdout: Output | None = None,
         *,
         wait: bool = True,
+        for_tests: bool = False,
     ) -> None:
         """Also write to this file. It must not be one of `inputs` or standard output.
 
-        A FIFO is opened when it has a reader. Without `wait`, a FIFO without a reader is refused.
+        A FIFO is opened when it has a reader. Without `wait`, a FIFO without a reader is refused. `for_tests`
+        adds what a replay compares with its requests, as for `--record`.
         """
         from tinyagent_cli.sinks.record_file import RecordFile, refuse_inputs, refuse_standard_output
 
-        refuse_standard_output(path, stdout.fd if stdout is not None else None)
-        refuse_inputs(path, inputs)
+        self._for_tests, self._option = for_tests, "--record" if for_tests else "-o"
+        refuse_standard_output(path, stdout.fd if stdout is not None else None, self._option)
+        refuse_inputs(path, inputs, self._option)
         self._path, self._file = path, RecordFile(path, wait=wait)
         self._add(self._file.output)
 
@@ -93,7 +98,7 @@ class Records:
         if self._file is not None:
             from tinyagent_cli.sinks.record_file import refuse_inputs
 
-            refuse_inputs(self._path, plan.inputs)
+            refuse_inputs(self._path, plan.inputs, self._option)
             self._file.start()
         self._started = True
         if self._session is not None or self.sinks:
@@ -104,6 +109,11 @@ class Records:
                 from tinyagent_cli.sessions.files import working_folder
 
                 self._session.begin({**first, "cwd": working_folder()}, plan.history)
+            if self._for_tests:
+                from tinyagent.replay_provider import request_fingerprints
+
+                schema = None if plan.answer is None else plan.answer.form.schema
+                first = {**first, "fingerprints": request_fingerprints(plan.tools, schema)}
             for sink in self.sinks:
                 sink.begin(first, plan.history)
 

@@ -123,12 +123,13 @@ class RecordFile:
                 ) from None
 
 
-def refuse_standard_output(path: str, descriptor: int | None = None) -> None:
+def refuse_standard_output(path: str, descriptor: int | None = None, option: str = "-o") -> None:
     """Refuse a record on standard output, which has the reply; /dev/null is allowed for both.
 
     Args:
         path: The file of `-o`.
         descriptor: Standard output, if the command has taken it.
+        option: The option that names the file.
 
     Raises:
         InputError: The file is standard output.
@@ -139,7 +140,7 @@ def refuse_standard_output(path: str, descriptor: int | None = None) -> None:
         same = os.path.samestat(target, os.fstat(descriptor))
     if same:
         raise InputError(
-            f"-o {path} is standard output, which has the reply.",
+            f"{option} {path} is standard output, which has the reply.",
             hint="For JSON lines on standard output: --jsonl",
         )
 
@@ -157,12 +158,13 @@ def _status(path: str) -> os.stat_result | None:
         raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
 
 
-def refuse_inputs(path: str, inputs: Iterable[tuple[str, str | int | None]]) -> None:
+def refuse_inputs(path: str, inputs: Iterable[tuple[str, str | int | None]], option: str = "-o") -> None:
     """Refuse a record that would replace a file that the run reads, also under another name.
 
     Args:
         path: The file of `-o`.
         inputs: The name of each input for messages, with its path or descriptor; None if it is closed.
+        option: The option that names the file.
 
     Raises:
         InputError: An input is the same regular file, by device and inode.
@@ -179,5 +181,5 @@ def refuse_inputs(path: str, inputs: Iterable[tuple[str, str | int | None]]) -> 
             continue  # reading it reports the error
         if same:
             raise InputError(
-                f"-o {path} would replace the file that {name} uses.", hint="Choose another file."
+                f"{option} {path} would replace the file that {name} uses.", hint="Choose another file."
             )
