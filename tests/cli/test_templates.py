@@ -476,4 +476,4 @@ def test_the_commands_of_the_documentation(cli: Cli) -> None:
             done = cli.shell(command if command.startswith("cat ") else command.replace("tinyagent", "$T"))
             assert expected == done.out, f"{command}: {done.err}"
             ran += 1
-    assert 9 == ran
+    assert 12 == ran

@@ -144,9 +144,10 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--file",
     "files",
     multiple=True,
-    metavar="PATH",
+    metavar="PATH|URL",
     type=click.Path(allow_dash=True),
-    help="A text file or an image for the prompt; '-' is standard input. Repeatable.",
+    help="A text file, an image or a web page (needs tinyagent-tools-web) for the prompt; '-' is standard "
+    "input. Repeatable.",
 )
 @click.option(
     "--history",
@@ -258,7 +259,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @common_options
 @click.pass_obj
 def run(app: AppContext, /, **options: object) -> int:
-    """Answer PROMPT. Piped standard input comes before it.
+    """Answer PROMPT. Piped standard input comes before it. A word @FILE in it adds the file, like -f.
 
     The reply is streamed to standard output; messages go to standard error.
     Tools that can change something need approval, on the terminal.

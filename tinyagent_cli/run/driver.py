@@ -29,7 +29,7 @@ from .outcome import PriceLoader, add_cost, in_terms_of_options, model_name, sum
 from .plan import Plan, RunOptions, prepare
 from .process_exit import runner_closed_at_exit
 from .progress import Progress
-from .prompt_input import StandardInput
+from .prompt_input import StandardInput, find_mentions
 from .records import Records
 from .tool_guards import ToolGuards
 
@@ -102,6 +102,8 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
         yield "--history", options.history
     for file in options.files:
         yield f"-f {file}", str(Path(file).expanduser())
+    for file in find_mentions(options.prompt or "")[1]:
+        yield f"the prompt by @{file}", str(Path(file).expanduser())
     if options.system is not None and options.system.startswith("@"):
         yield f"-s {options.system}", str(Path(options.system[1:]).expanduser())
     if options.template is not None:

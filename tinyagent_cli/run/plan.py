@@ -28,7 +28,7 @@ from tinyagent_cli.plugins.tool_sources import ToolSource
 
 from .lifetime import Lifetime
 from .model import resolve_model
-from .prompt_input import StandardInput, build_prompt, read_file, read_files
+from .prompt_input import StandardInput, build_prompt, find_mentions, read_file, read_files
 from .tool_limits import output_limits, with_timeouts
 
 if TYPE_CHECKING:
@@ -197,8 +197,14 @@ def prepare(
         _check_rules(options, tools.tools)
     sinks = tools.registry.sinks()
     context = _read_context(app, options, found)
+
+    def read_url(url: str) -> bytes:
+        from .web_page import read_page
+
+        return read_page(app, plugins, lifetime, url)
+
     conversation = _read_conversation(
-        app, options, found, chosen, stdin, None if prompts_follow else piped, template, context
+        app, options, found, chosen, stdin, None if prompts_follow else piped, template, context, read_url
     )
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
@@ -483,6 +489,7 @@ def _read_conversation(
     piped: bool | None,
     template: ChosenTemplate | None,
     context: ProjectContext | None,
+    read_url: Callable[[str], bytes],
 ) -> _Conversation:
     """Read the history, the system prompt, the files and standard input. Open the session at last.
 
@@ -490,11 +497,14 @@ def _read_conversation(
     """
     history = _history(app, options.history, stdin)
     given = None if options.system is None else _system(options.system, stdin)
-    files = read_files(options.files, stdin)
-    prompt, piped_text = _prompt(options), stdin.read() if piped else None
+    prompt, mentioned = find_mentions(_prompt(options) or "")
+    for name in mentioned:
+        app.note(f"Added the file {name} to the prompt, which has @{name}. For the text alone: @@{name}")
+    files = read_files((*options.files, *mentioned), stdin, read_url)
+    piped_text = stdin.read() if piped else None
     if template is not None:
         filled = template.fill_in(prompt, piped_text)
-        prompt, piped_text = filled.prompt, filled.stdin
+        prompt, piped_text = filled.prompt or "", filled.stdin
         given = _first(given, filled.system)
     if given is not None:
         system = given

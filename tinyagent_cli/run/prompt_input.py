@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import select
 import stat
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from tinyagent.agent_types import ImageContent, TextContent, UserMessage
 from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 from tinyagent_cli.exit_codes import InputError
 
-__all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "read_file", "read_files"]
+__all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "find_mentions", "is_url", "read_file", "read_files"]
 
 MAX_INPUT = 64 * 1024 * 1024
 """The limit in bytes of standard input, and of all files together; no context window is larger."""
@@ -79,8 +80,45 @@ def read_file(path: str, stdin: StandardInput, limit: int = MAX_INPUT) -> bytes:
     return stdin.read(limit) if path == "-" else read_bytes(path, limit=limit, error=InputError)
 
 
-def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, bytes]]:
+def is_url(path: str) -> bool:
+    """Return whether the argument of `-f` is a web page."""
+    return path.startswith(("http://", "https://"))
+
+
+def find_mentions(prompt: str) -> tuple[str, list[str]]:
+    """Find the words `@FILE` of a prompt that name a regular file; a punctuation mark may follow.
+
+    `@@FILE` stands for the text `@FILE`. All other words stay as they are, such as names of people and the
+    `@@` of a diff.
+
+    Returns:
+        The prompt, and the files.
+    """
+    files: list[str] = []
+
+    def replaced(match: re.Match[str]) -> str:
+        word = match[1].removeprefix("@")
+        names = (word, word.rstrip(".,;:!?)]}'\""))
+        found = next((name for name in names if name and os.path.isfile(os.path.expanduser(name))), None)  # noqa: PTH111, PTH113
+        if found is None:
+            return match[0]
+        if match[1].startswith("@"):
+            return match[1]
+        files.append(found)
+        return match[0]
+
+    return re.sub(r"(?<!\S)@(\S+)", replaced, prompt), list(dict.fromkeys(files))
+
+
+def read_files(
+    paths: Sequence[str], stdin: StandardInput, read_url: Callable[[str], bytes]
+) -> list[tuple[str, bytes]]:
     """Read the files of a prompt. Return the path and the bytes of each.
+
+    Args:
+        paths: Files; `-` is standard input. Web pages are read by `read_url`.
+        stdin: Standard input.
+        read_url: Returns the text of a web page.
 
     Raises:
         InputError: A file cannot be read, or together they have more than `MAX_INPUT` bytes.
@@ -88,7 +126,7 @@ def read_files(paths: Sequence[str], stdin: StandardInput) -> list[tuple[str, by
     files: list[tuple[str, bytes]] = []
     total = 0
     for path in paths:
-        data = read_file(path, stdin)
+        data = read_url(path) if is_url(path) else read_file(path, stdin)
         total += len(data)
         if total > MAX_INPUT:
             raise InputError(f"The files of -f together exceed the limit of {MAX_INPUT >> 20} MiB.")
@@ -109,7 +147,8 @@ def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: 
         mime = _image_type(data)
         if mime is None:
             text = _text(data, name, "-f takes text and images (PNG, JPEG, GIF, WebP).")
-            texts.append(f"<file name={Path(name).name!r}>\n{text.rstrip()}\n</file>")
+            shown = name if is_url(name) else Path(name).name
+            texts.append(f"<file name={shown!r}>\n{text.rstrip()}\n</file>")
         elif len(data) > MAX_IMAGE:
             raise InputError(f"{name} is an image of more than {MAX_IMAGE >> 20} MiB.")
         else:
