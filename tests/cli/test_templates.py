@@ -438,7 +438,7 @@ def test_the_new_template_is_valid(cli: Cli) -> None:
         done = cli("templates", "edit", name, EDITOR=str(path))
         assert 0 == done.code, done.err
         done = cli("run", "-m", "demo", "-p", name[0], stdin=b"A text.")
-        assert done.out.startswith("You said: Summarise this text: A text.\n")
+        assert done.out.startswith("You said: Summarise this text in English: A text.\n")
 
 
 def test_completion(cli: Cli, user: Write, project: Write) -> None:

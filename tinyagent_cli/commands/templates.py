@@ -30,10 +30,10 @@ description = ""
 # tools = ["calc"]
 # schema = "name, age int, tags list"
 
-# [defaults]
-# language = "English"
+[defaults]
+language = "English"
 +++
-Summarise this text: {{ stdin }}
+Summarise this text in {{ language }}: {{ stdin }}
 """
 
 _NEW_TOML = '''\
@@ -43,11 +43,11 @@ description = ""
 # tools = ["calc"]
 # schema = "name, age int, tags list"
 prompt = """
-Summarise this text: {{ stdin }}
+Summarise this text in {{ language }}: {{ stdin }}
 """
 
-# [defaults]
-# language = "English"
+[defaults]
+language = "English"
 '''
 
 
