@@ -142,7 +142,7 @@ def show(app: AppContext, name: str) -> None:
 @common_options
 @click.pass_obj
 def edit(app: AppContext, name: str, project: bool) -> None:
-    """Open a template in $VISUAL or $EDITOR. If there is none with this NAME, write a new one.
+    """Open a template in $VISUAL or $EDITOR. If NAME does not exist, write a new one.
 
     A new template is Markdown, or TOML for NAME.toml.
     """

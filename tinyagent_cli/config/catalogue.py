@@ -47,7 +47,7 @@ def _file(provider: str) -> Path:
 
 
 def read(provider: str) -> Listing | None:
-    """Return the stored list of a provider; None if there is none."""
+    """Return the stored list of a provider; None without a stored list."""
     found = _read(_file(provider))
     return found if found is not None and found.provider == provider else None
 

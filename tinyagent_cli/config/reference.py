@@ -40,7 +40,7 @@ class Setting(NamedTuple):
     Attributes:
         key: The dotted key, with `NAME` for a name that the user chooses.
         type: The type of the value, in words.
-        default: The default as JSON; empty if there is none.
+        default: The default as JSON; empty without a default.
         description: What it is for.
         project: Whether a project file can set it, too.
     """

@@ -23,7 +23,7 @@ _SERVICE = "tinyagent"
 
 
 def read(name: str) -> str | None:
-    """Return the key of a provider; None if there is none.
+    """Return the key of a provider; None without a key.
 
     Raises:
         ConfigurationError: The keyring cannot be used.

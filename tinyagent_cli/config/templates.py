@@ -190,7 +190,7 @@ def _in(directory: Path, *, is_project: bool) -> Iterator[TemplatePath]:
 
 
 def lookup_template(name: str) -> TemplatePath | None:
-    """Return the template with this name; one of the user takes precedence. None if there is none.
+    """Return the template with this name; one of the user takes precedence. None if it does not exist.
 
     Raises:
         ConfigurationError: A directory has two files for this name, or cannot be read.
@@ -209,7 +209,7 @@ def find_template(name: str) -> TemplatePath:
     """Return the template with this name, as `lookup_template` does.
 
     Raises:
-        InputError: There is none.
+        InputError: It does not exist.
     """
     found = lookup_template(name)
     if found is not None:

@@ -49,7 +49,7 @@ def resolve_model(
     key = settings.api_key(provider.name, provider.api_key_env)
     if key is None and provider.api_key_env is not None:
         raise MissingKeyError(
-            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set, and none is stored.",
+            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set and no key is stored.",
             hint=f"Store it: tinyagent keys set {provider.name}\n"
             f"Or set it: export {provider.api_key_env}=…   Or try without a key: -m demo",
         )

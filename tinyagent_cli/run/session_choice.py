@@ -43,7 +43,7 @@ def choose_session(directory: Path, name: str | None) -> SessionChoice:
     """Find the session with this name or id, or else the last one of the working folder.
 
     Raises:
-        InputError: There is none, or the name is ambiguous or invalid.
+        InputError: There is no such session, or the name is ambiguous or invalid.
     """
     store = SessionStore(directory)
     if name is None:
