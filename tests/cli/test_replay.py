@@ -137,6 +137,32 @@ def test_a_torn_record_is_shown_to_its_end(cli: Cli, record: Path) -> None:
     assert "⠋" not in shown
 
 
+def test_control_characters_of_a_record_do_not_reach_the_terminal(cli: Cli, record: Path) -> None:
+    """A record may be from anywhere: the model, the prompt, tools, the reply and the error are sanitised."""
+    attack = "\\u001b]0;pwned\\u0007"
+    text = record.read_text()
+    for part in (
+        '"id":"demo"',
+        '"text":"What is',
+        '"tool_name":"calc',
+        '"expression":"6',
+        '"delta":"6',
+        '"text":"42',
+    ):
+        assert part in text
+        text = text.replace(part, part.rstrip('"') + attack + ('"' if part.endswith('demo"') else ""))
+    failed = json.dumps({"kind": "x", "message": "\x1b]0;pwned\x07", "hint": "\x1b]0;pwned\x07"})
+    record.write_text(text.replace('"error":null', f'"error":{failed}'))
+    at_once = cli.on_terminal("replay", "-v", "--speed", "0", record)
+    assert 0 == at_once.end()
+    set_times(record, lambda number, line: 1_700_000_000_000 + (HOUR if number > 4 else 0))
+    waiting = cli.on_terminal("replay", record)
+    waiting.expect("connecting to demo")
+    waiting.type("\x03")
+    assert 130 == waiting.end()
+    assert b"\x1b]0;pwned" not in at_once.shown + waiting.shown
+
+
 @pytest.mark.parametrize("speed", ["nan", "inf", "-1", "fast"])
 def test_a_speed_that_is_no_amount_is_refused(cli: Cli, record: Path, speed: str) -> None:
     """The error names the option."""

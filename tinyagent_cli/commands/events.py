@@ -63,7 +63,7 @@ def _open(app: AppContext, source: str | None) -> tuple[Source, BatchedOutput]:
 @common_options
 @click.pass_obj
 def text(app: AppContext, source: str | None) -> None:
-    """Print the text of the replies, as `tinyagent run` prints it."""
+    """Print the text of the replies."""
     from tinyagent.jsonl import HistoryRecord, ResultRecord, SessionRecord
     from tinyagent_cli.terminal.text import TextRenderer
 
@@ -150,7 +150,7 @@ def _seconds(milliseconds: int) -> str:
 @common_options
 @click.pass_obj
 def tools(app: AppContext, source: str | None, as_json: bool) -> None:
-    """List the tool calls, with arguments, result and duration, as they end."""
+    """List the tool calls with arguments, result and duration."""
     import msgspec
 
     from tinyagent import _json

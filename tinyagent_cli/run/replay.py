@@ -19,10 +19,14 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry, Source
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output
+from tinyagent_cli.terminal.sanitise import one_line
 
 from .outcome import summary_line
 
 __all__ = ["show_replay"]
+
+_MODEL_WIDTH = 100
+"""The most characters of the name of a model."""
 
 
 class _Clock:
@@ -176,4 +180,5 @@ def _usage(result: ResultRecord) -> Usage:
 def _model_of(header: SessionRecord) -> str:
     model = header.model or {}
     parts = dict.fromkeys((model.get("provider"), model.get("id")))
-    return "/".join(str(part) for part in parts if part) or "the model"
+    # A record may be from anywhere, and the spinner shows this name as it is.
+    return one_line("/".join(str(part) for part in parts if part), _MODEL_WIDTH) or "the model"
