@@ -37,7 +37,7 @@ CLI_FLOORS = [
     {"plugins"},
     {"sinks", "sessions", "events"},
     {"run"},
-    {"rpc"},
+    {"rpc", "chat"},
     {"shell_completion"},
     {"commands"},
     {"app"},
@@ -53,6 +53,9 @@ ONLY_USERS = {
     "jsonschema_rs": {"tinyagent._tool_schemas"},
     "keyring": {"tinyagent_cli.config.system_keyring"},
     "tomlkit": {"tinyagent_cli.config.toml_file"},
+    "prompt_toolkit": {
+        f"tinyagent_cli.chat.{name}" for name in ("chat", "model_setup", "output", "prompt", "start")
+    },
     "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.loading"},
 }
 NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .app_context import AppContext
 from .commands import COMMANDS
 from .commands.options import (
     CONTEXT,
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 __all__ = ["RootGroup", "root"]
+
+
+HOW_TO_BEGIN = """\
+tinyagent is an agent for the terminal. To begin:
+
+  tinyagent chat                  talk with a model; if you have not chosen one, it helps to choose
+  tinyagent chat -m demo          the same without a key: a script answers
+  tinyagent run "What is …?"      one prompt, one answer, also in a pipe
+  tinyagent --help                all commands"""
+"""What a terminal shows for `tinyagent` alone. A script gets the help, as for other missing arguments."""
 
 
 class RootGroup(click.Group):
@@ -145,8 +156,13 @@ def root(ctx: click.Context) -> None:
     """A small agent: it streams replies, calls tools and writes JSON lines.
 
     \b
+      tinyagent chat                                       talk with a model
       tinyagent run -m demo -t calc "What is 6 * 7?"       no key needed
       cat notes.txt | tinyagent run "Summarise this."
       tinyagent run --jsonl "Hello" | tinyagent run --history - "Now in French."
     """
+    app = ctx.find_object(AppContext)
+    if ctx.invoked_subcommand is None and app is not None and app.stderr_is_terminal:
+        app.show(HOW_TO_BEGIN)
+        ctx.exit(2)
     need_command(ctx)

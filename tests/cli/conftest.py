@@ -70,6 +70,14 @@ class Terminal:
             assert time.monotonic() < deadline, f"{text!r} was not shown, but: {self.shown!r}"
             assert self._read(0.1) is not False, f"{text!r} was not shown, but: {self.shown!r}"
 
+    def expect_prompt(self, prompt: str = "> ") -> None:
+        """Wait until the last prompt on the screen is this one; below it may be a menu."""
+        deadline = time.monotonic() + SECONDS
+        start = prompt.split(" ")[0]
+        while [line for line in self.screen(rows=200) if line.startswith(start)][-1:] != [prompt.rstrip()]:
+            assert time.monotonic() < deadline, self.screen(rows=200)
+            assert self._read(0.1) is not False, self.screen(rows=200)
+
     def resize(self, columns: int, rows: int = 24) -> None:
         """Change the size of the window."""
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

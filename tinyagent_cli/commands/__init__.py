@@ -4,6 +4,7 @@ __all__ = ["COMMANDS"]
 
 COMMANDS = {
     "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
+    "chat": ("tinyagent_cli.commands.chat", "Talk with a model."),
     "models": ("tinyagent_cli.commands.models", "Show providers and the models they offer."),
     "keys": ("tinyagent_cli.commands.keys", "Store, list and remove the keys of providers."),
     "config": ("tinyagent_cli.commands.config", "Show and change settings."),

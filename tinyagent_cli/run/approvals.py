@@ -16,6 +16,7 @@ import os
 import select
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -63,6 +64,7 @@ class Approvals:
         sources: The source of each tool, by name. Stored approvals are bound to it. A tool without a source
             or content hash has no stored approvals.
         ask: Asks the user. Without it, the question is asked on the terminal.
+        terminal: Returns a context in which the terminal is free for the question.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Approvals:
         open_store: Callable[[], ApprovalStore] | None = None,
         sources: Mapping[str, ToolSource] | None = None,
         ask: Asker | None = None,
+        terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
@@ -89,6 +92,7 @@ class Approvals:
         self._open_store = open_store
         self._store: ApprovalStore | None = None
         self._asker = ask
+        self._terminal = terminal
         self._sources = {} if sources is None else sources  # changes with the tools
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
@@ -159,7 +163,8 @@ class Approvals:
         if self._asker is not None:
             return await self._asker(call, project)
         name = source.name if source is not None else ""
-        return await ask_on_terminal(question(call, project=project, source=name, paint=self._paint))
+        async with self._terminal():
+            return await ask_on_terminal(question(call, project=project, source=name, paint=self._paint))
 
     def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ def make_guards(
     before: Callable[[], None] = lambda: None,
     after: Callable[[], None] = lambda: None,
     ask: Asker | None = None,
+    terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> ToolGuards:
     """Return the guards of tool calls: the plugins' hooks, the rules and the approvals.
 
@@ -154,6 +156,7 @@ def make_guards(
         before: Called before a question to the user.
         after: Called after a question.
         ask: Asks the user; on the terminal if None.
+        terminal: Returns a context in which the terminal is free for the question.
     """
 
     def open_store() -> ApprovalStore:
@@ -172,6 +175,7 @@ def make_guards(
         open_store=open_store,
         sources=plan.sources,
         ask=ask,
+        terminal=terminal,
     )
     return ToolGuards(
         approvals,

@@ -191,7 +191,7 @@ class SessionWriter:
 
     def begin(self, header: Mapping[str, object], history: Sequence[AgentMessage]) -> None:
         """Begin the run. A new session gets the header and the history."""
-        if self.continues:
+        if self.continues or self._waiting:
             return
         self._waiting.append(self._lines.record(header))
         for message in history:
@@ -215,11 +215,27 @@ class SessionWriter:
             self.started = self._write(b"".join(self._waiting))
             self._waiting.clear()
 
+    @property
+    def size(self) -> int:
+        """The bytes of the file so far; 0 before there is one."""
+        return 0 if self._fd is None else os.fstat(self._fd).st_size
+
     def end_run(self, result: Mapping[str, object]) -> None:
-        """Write the result of a run. The session stays open for the next one."""
+        """Write the result of a run. The next run follows in the same file."""
         if self.started and not self._failed:
             self._write(self._lines.record(result))
+        self.continues = self.continues or self.started
         self._lines = SessionLines()
+
+    def undo(self, size: int) -> None:
+        """Remove the runs after the first `size` bytes of the file.
+
+        Raises:
+            OSError: The file cannot be changed.
+        """
+        if self._fd is not None:
+            os.ftruncate(self._fd, size)
+            self.continues = self.started = size > 0
 
     def end(self, result: Mapping[str, object] | None = None) -> None:
         """Write the result, and close the file. A file without a line is removed."""

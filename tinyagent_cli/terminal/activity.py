@@ -74,6 +74,7 @@ class ActivityRenderer:
         pending: Returns the end of the reply that is not shown yet; its last lines are above the spinner.
         text_is_live: Whether text appears on the terminal as it arrives, so that a spinner would disturb it.
         clock: Returns the time in seconds, for durations.
+        make_live: Makes the lines that change in place.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class ActivityRenderer:
         text_is_live: bool,
         pending: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
+        make_live: Callable[[Callable[[int], list[str]], Callable[[], bool]], LiveLines] = LiveLines,
     ) -> None:
         self._app = app
         self._model = model
@@ -94,7 +96,7 @@ class ActivityRenderer:
         self._pending = pending
         self._clock = clock
         can_redraw = app.stderr_is_terminal and app.can_move_cursor
-        self._live = LiveLines(self._lines, before_draw) if can_redraw else None
+        self._live = make_live(self._lines, before_draw) if can_redraw else None
         self._phase = ""
         self._since = 0.0
         self._paused_at = 0.0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .activity import ActivityRenderer
     from .output import Output
 
-__all__ = ["RunDisplay"]
+__all__ = ["RunDisplay", "text_renderer"]
 
 
 class RunDisplay:
@@ -51,7 +51,7 @@ class RunDisplay:
     ) -> None:
         self._app = app
         self._stdout = stdout
-        self.text: TextRenderer | None = _text_renderer(app, stdout, plain=plain) if shows_text else None
+        self.text: TextRenderer | None = text_renderer(app, stdout, plain=plain) if shows_text else None
         self.shows_summary: bool = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
         self.activity: ActivityRenderer | None = self._make_activity(model, clock)
 
@@ -107,7 +107,7 @@ class RunDisplay:
             self.activity.close()
 
 
-def _text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
+def text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
     """Return what shows the reply: as Markdown on a terminal, and as it is elsewhere or if `plain` is set."""
     if plain or not stdout.is_terminal or not app.can_move_cursor:
         return TextRenderer(stdout)

@@ -82,8 +82,10 @@ class LiveLines:
 
     def _tick(self) -> None:
         self._timer = self._call_later(INTERVAL_S, self._tick)
-        if not self._before_draw():
-            return
+        if self._before_draw():
+            self._draw()
+
+    def _draw(self) -> None:
         width, rows = _size()
         lines = self._lines(width - 1)[: max(rows - 2, 1)] if width >= NARROWEST and _in_foreground() else []
         if lines:

@@ -1,0 +1,421 @@
+"""`tinyagent chat` on a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyagent.testing import FakeServer, Wait
+from tinyagent.testing.server import chat_chunk
+
+from .conftest import TOOLS, Cli, FakeReply, Terminal
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+Serve = Callable[..., FakeServer]
+
+ENTER, ALT_ENTER, UP, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\x1b[A", "\x03", "\x04", "\t"
+
+SLOW = """
+import asyncio
+from pathlib import Path
+from tinyagent import tool
+
+@tool(read_only=True)
+async def build():
+    '''Build until the file `built` exists.'''
+    while not Path("built").exists():
+        await asyncio.sleep(0.01)
+    return "built"
+"""
+
+
+def _chat(cli: Cli, *args: str, model: str = "local/m", **given: Any) -> Terminal:
+    environment = {"PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
+    chosen = ("-m", model) if model else ()
+    terminal = cli.on_terminal("chat", *chosen, *args, environment=environment, **given)
+    if model:
+        terminal.expect("/help shows the commands")
+    return terminal
+
+
+def _ask(terminal: Terminal, text: str, answer: str) -> None:
+    terminal.type(text + ENTER)
+    terminal.expect(answer)
+    terminal.expect_prompt()
+
+
+def _sent(server: FakeServer, number: int) -> list[tuple[str, str]]:
+    """Return the role and the text of each message of a request."""
+    return [(message["role"], _text(message)) for message in server.requests[number].json["messages"]]
+
+
+def _text(message: dict[str, Any]) -> str:
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+
+
+def _session(cli: Cli) -> list[dict[str, Any]]:
+    [path] = (cli.home / "sessions").rglob("*.jsonl")
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_chat_is_one_conversation_and_one_session(cli: Cli, serve: Serve) -> None:
+    """Each prompt has the earlier ones before it; the session has a result for each, and can be continued."""
+    server = serve(FakeReply.text("**Paris**"), FakeReply.text("Rome"), FakeReply.text("Bern"))
+    terminal = _chat(cli)
+    _ask(terminal, "France?", "Paris")
+    _ask(terminal, "Italy?", "Rome")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "France?"), ("assistant", "**Paris**"), ("user", "Italy?")] == _sent(server, 1)
+    assert b"**" not in terminal.shown
+    types = [line["type"] for line in _session(cli)]
+    assert ("session", 2, "result") == (types[0], types.count("result"), types[-1])
+    assert "session" not in types[1:]
+    assert 0 == cli("run", "-c", "Switzerland?").code
+    assert 5 == len(_sent(server, 2))
+    assert 0 == cli("sessions", "show").code
+
+
+def test_a_session_is_continued(cli: Cli, serve: Serve) -> None:
+    """`-c` and `--session` take the conversation and the model of the session."""
+    server = serve(FakeReply.text("Paris"), FakeReply.text("Rome"))
+    assert 0 == cli("run", "-m", "local/m", "--session", "trip", "France?").code
+    terminal = _chat(cli, "-c", model="")
+    terminal.expect("with 2 messages")
+    _ask(terminal, "Italy?", "Rome")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert 3 == len(_sent(server, 1))
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_chat(cli: Cli, serve: Serve) -> None:
+    """The text so far stays in the conversation, and the next prompt is answered."""
+    reply = FakeReply.chunks(chat_chunk("Once upon"), Wait())
+    server = serve(reply, FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    terminal.type("A story" + ENTER)
+    terminal.expect("Once upon")
+    terminal.type(CTRL_C)
+    terminal.expect("aborted")
+    _ask(terminal, "Thanks", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert ("user", "Thanks") == _sent(server, 1)[-1]
+    assert [False, True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
+
+
+def test_ctrl_c_removes_the_text(cli: Cli, serve: Serve) -> None:
+    """Without a reply, Ctrl-C removes what was typed; without text it says how to leave."""
+    server = serve(FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    terminal.type("wrong" + CTRL_C)
+    _ask(terminal, "right", "Fine.")
+    terminal.type(CTRL_C)
+    terminal.expect("Ctrl-D leaves the chat.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "right")] == _sent(server, 0)
+
+
+def test_what_is_typed_while_it_works_steers_or_follows(cli: Cli, serve: Serve) -> None:
+    """Enter reaches the next request of the run, and Alt-Enter the one after its answer."""
+    server = serve(
+        FakeReply.tool_calls(("build", {})), FakeReply.text("Steered."), FakeReply.text("Followed.")
+    )
+    cli.file("slow.py", SLOW)
+    terminal = _chat(cli, "-t", "slow.py")
+    terminal.type("Build" + ENTER)
+    terminal.expect("build")
+    terminal.type("then pack" + ALT_ENTER)
+    terminal.expect("Sent after the reply.")
+    terminal.type("faster" + ENTER)
+    terminal.expect("Sent to the running reply.")
+    cli.file("built", "")
+    terminal.expect("Followed.")
+    terminal.expect_prompt()
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert ("user", "faster") == _sent(server, 1)[-1]
+    assert ("user", "then pack") == _sent(server, 2)[-1]
+
+
+def test_a_tool_is_approved_in_the_chat(cli: Cli, serve: Serve) -> None:
+    """The question is that of `run`; after it the prompt comes back."""
+    serve(FakeReply.tool_calls(("write", {"text": "it"})), FakeReply.text("Done."), FakeReply.text("Bye."))
+    cli.file("mytools.py", TOOLS)
+    terminal = _chat(cli, "-t", "mytools.py")
+    terminal.type("Write" + ENTER)
+    terminal.expect("always in this project: ")
+    terminal.type("y\n")
+    terminal.expect("Done.")
+    _ask(terminal, "Thanks", "Bye.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert "it" == (cli.work / "written").read_text()
+
+
+def test_ctrl_c_at_a_question_stops_the_reply(cli: Cli, serve: Serve) -> None:
+    """The tool does not run, and the chat goes on."""
+    serve(FakeReply.tool_calls(("write", {"text": "it"})), FakeReply.text("Bye."))
+    cli.file("mytools.py", TOOLS)
+    terminal = _chat(cli, "-t", "mytools.py")
+    terminal.type("Write" + ENTER)
+    terminal.expect("always in this project: ")
+    terminal.type(CTRL_C)
+    terminal.expect("aborted")
+    _ask(terminal, "Thanks", "Bye.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert not (cli.work / "written").exists()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["one\ntwo", f"one{ALT_ENTER}two", f"one\\{ENTER}two", "\x1b[200~one\r\ntwo\x1b[201~"],
+    ids=["ctrl-j", "alt-enter", "backslash", "paste"],
+)
+def test_a_prompt_has_several_lines(cli: Cli, serve: Serve, keys: str) -> None:
+    """Ctrl-J, Alt-Enter and a backslash make a new line; pasted lines are one prompt."""
+    server = serve(FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    _ask(terminal, keys, "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "one\ntwo")] == _sent(server, 0)
+
+
+def test_an_error_of_the_provider_does_not_end_the_chat(cli: Cli, serve: Serve) -> None:
+    """It is shown, and /retry asks again, without the failed run."""
+    server = serve(FakeReply.error(400, "bad luck"), FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    _ask(terminal, "Hi", "bad luck")
+    _ask(terminal, "/retry", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "Hi")] == _sent(server, 1)
+    assert [True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
+
+
+def test_undo_removes_the_last_prompt_from_the_session(cli: Cli, serve: Serve) -> None:
+    """Neither the next request nor the file has it."""
+    server = serve(FakeReply.text("A."), FakeReply.text("B."), FakeReply.text("C."))
+    terminal = _chat(cli)
+    _ask(terminal, "one", "A.")
+    _ask(terminal, "two", "B.")
+    _ask(terminal, "/undo", "are removed")
+    _ask(terminal, "three", "C.")
+    _ask(terminal, "/cost", "3 prompts · 3 turns")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "one"), ("assistant", "A."), ("user", "three")] == _sent(server, 2)
+    prompts = [line["message"] for line in _session(cli) if line["type"] == "message_end"]
+    assert ["one", "A.", "three", "C."] == [_text(message) for message in prompts]
+
+
+def test_settings_change_in_the_chat(cli: Cli, serve: Serve) -> None:
+    """/model, /tools, /system and /thinking hold for the next prompt."""
+    server = serve(FakeReply.text("A."))
+    cli.file("mytools.py", TOOLS)
+    terminal = _chat(cli, model="demo")
+    _ask(terminal, "/model local/gpt-5", "Model: local/gpt-5")
+    _ask(terminal, "/model nosuch/m", "Error:")
+    _ask(terminal, "/tools mytools.py", "write (asks)")
+    _ask(terminal, "/system Be brief.", "System prompt: Be brief.")
+    _ask(terminal, "/thinking high", "Thinking: high")
+    _ask(terminal, "/thinking hard", "One of: off, minimal")
+    _ask(terminal, "one", "A.")
+    terminal.type("/quit" + ENTER)
+    assert 0 == terminal.end()
+    body = server.requests[0].json
+    assert ("gpt-5", "high") == (body["model"], body["reasoning_effort"])
+    assert ["look", "write"] == [tool["function"]["name"] for tool in body["tools"]]
+    assert "Be brief." == _text(body["messages"][0])
+
+
+def test_sessions_are_named_forked_and_exported(cli: Cli, serve: Serve) -> None:
+    """/save, /fork and /export work on the session of the chat."""
+    serve(FakeReply.text("A."), FakeReply.text("B."))
+    terminal = _chat(cli)
+    _ask(terminal, "/save trip", "nothing to save yet")
+    _ask(terminal, "one", "A.")
+    _ask(terminal, "/save trip", "saved as trip")
+    _ask(terminal, "/fork other", "goes on in the copy other")
+    _ask(terminal, "two", "B.")
+    _ask(terminal, "/export out.md", "The chat is in out.md")
+    _ask(terminal, "/export out.md", "out.md exists")
+    _ask(terminal, "/export out.jsonl", "The chat is in out.jsonl")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert "two" not in cli("sessions", "show", "trip").out
+    assert "two" in cli("sessions", "show", "other").out
+    assert "## Assistant\n\nB." in (cli.work / "out.md").read_text()
+    assert 0o600 == stat.S_IMODE((cli.work / "out.md").stat().st_mode)
+    assert 2 == (cli.work / "out.jsonl").read_text().count('"type":"result"')
+
+
+def test_unknown_commands_suggest(cli: Cli) -> None:
+    """A typo names the nearest command, and a missing argument the form of the command."""
+    terminal = _chat(cli, "--no-session", model="demo")
+    _ask(terminal, "/exprt", "Did you mean /export?")
+    _ask(terminal, "/export", "Write it as /export FILE")
+    _ask(terminal, "/undo 2", "/undo has no argument")
+    _ask(terminal, "/undo", "no prompt of this chat")
+    _ask(terminal, "/save x", "not saved as a session")
+    _ask(terminal, "/help", "Alt-Enter")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert not list(cli.home.rglob("*")), "nothing is written"
+
+
+def test_commands_and_files_are_completed(cli: Cli, serve: Serve) -> None:
+    """Tab completes a command, and a file after @, whose content is then in the prompt."""
+    server = serve(FakeReply.text("Fine."))
+    cli.file("notes.txt", "Buy milk")
+    terminal = _chat(cli)
+    terminal.type("/thin")
+    terminal.expect("Show how much")
+    terminal.type(TAB)
+    terminal.expect_prompt("> /thinking")
+    _ask(terminal, " low", "Thinking: low")
+    terminal.type("Read @not")
+    terminal.expect("notes.txt")
+    terminal.type(TAB)
+    terminal.expect_prompt("> Read @notes.txt")
+    _ask(terminal, "", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert b"Added notes.txt (8 bytes)." in terminal.shown
+    assert "<file name='notes.txt'>\nBuy milk\n</file>\n\nRead @notes.txt" == _sent(server, 0)[0][1]
+
+
+def test_the_history_of_prompts_is_private_and_lasts(cli: Cli, serve: Serve) -> None:
+    """Up shows the prompts of earlier chats."""
+    server = serve(FakeReply.text("Fine."), FakeReply.text("Again."))
+    (cli.home / "chat-history").touch(mode=0o644)
+    for answer, keys in (("Fine.", "A prompt"), ("Again.", UP)):
+        terminal = _chat(cli)
+        _ask(terminal, keys, answer)
+        terminal.type(CTRL_D)
+        assert 0 == terminal.end()
+    assert [("user", "A prompt")] == _sent(server, 1)
+    assert 0o600 == stat.S_IMODE((cli.home / "chat-history").stat().st_mode)
+
+
+def test_a_history_that_cannot_be_written_is_a_warning(cli: Cli, serve: Serve) -> None:
+    """The chat goes on without it."""
+    serve(FakeReply.text("Fine."))
+    (cli.home / "chat-history").mkdir()
+    terminal = _chat(cli)
+    _ask(terminal, "Hi", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert b"Warning: The history of prompts is not saved" in terminal.shown
+
+
+def test_a_signal_ends_the_chat_and_its_session(cli: Cli, serve: Serve) -> None:
+    """SIGTERM ends a running reply; the session has its result."""
+    serve(FakeReply.chunks(chat_chunk("Once upon"), Wait()))
+    terminal = _chat(cli)
+    terminal.type("A story" + ENTER)
+    terminal.expect("Once upon")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert 143 == terminal.end()
+    assert "result" == _session(cli)[-1]["type"]
+
+
+def test_ctrl_d_leaves_while_it_works(cli: Cli, serve: Serve) -> None:
+    """The reply is stopped and saved."""
+    serve(FakeReply.chunks(chat_chunk("Once upon"), Wait()))
+    terminal = _chat(cli)
+    terminal.type("A story" + ENTER)
+    terminal.expect("Once upon")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert ["message_end", "result"] == [
+        line["type"] for line in _session(cli) if line["type"] in ("message_end", "result")
+    ][-2:]
+
+
+def test_a_time_limit_is_one_of_each_reply(cli: Cli, serve: Serve) -> None:
+    """--timeout ends the reply, and not the chat."""
+    serve(FakeReply.chunks(chat_chunk("Once upon"), Wait()), FakeReply.text("Fine."))
+    terminal = _chat(cli, "--timeout", "1")
+    _ask(terminal, "A story", "longer than 1 s (--timeout)")
+    _ask(terminal, "Hi", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+
+
+def test_a_chat_needs_a_terminal(cli: Cli) -> None:
+    """In a pipe it is an error that names `run`."""
+    done = cli("chat", "-m", "demo", stdin=b"Hi")
+    assert 2 == done.code
+    assert "needs a terminal" in done.err
+    assert "tinyagent run" in done.err
+
+
+def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
+    """It asks for provider, key and model, stores them, and does not show the key."""
+    terminal = _chat(cli, model="")
+    terminal.expect("Provider (number or name)")
+    terminal.type("nosuch" + ENTER)
+    terminal.expect("Type a number from 1 to")
+    terminal.expect_prompt("Provider (number or name): ")
+    terminal.type("openai" + ENTER)
+    terminal.expect("Key of openai")
+    terminal.type("sk-CANARY-12345" + ENTER)
+    terminal.expect("Model:")
+    terminal.type(ENTER)
+    terminal.expect("from now on? [Y/n]")
+    terminal.type(ENTER)
+    terminal.expect("/help shows the commands")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert b"CANARY" not in terminal.shown
+    assert 0o600 == stat.S_IMODE((cli.home / "keys.toml").stat().st_mode)
+    assert "openai/gpt-4.1-mini\n" == cli("models", "default").out
+
+
+def test_leaving_the_choice_of_a_model_is_an_error(cli: Cli) -> None:
+    """The message shows the other ways."""
+    terminal = _chat(cli, model="")
+    terminal.expect("Provider (number or name)")
+    terminal.type(CTRL_D)
+    assert 3 == terminal.end()
+    assert b"No model was chosen" in terminal.shown
+
+
+def test_the_command_alone_says_how_to_begin(cli: Cli) -> None:
+    """On a terminal, `tinyagent` names `chat` and `run`."""
+    terminal = cli.on_terminal()
+    assert 2 == terminal.end()
+    assert "tinyagent chat -m demo" in "\n".join(terminal.screen())
+
+
+def test_the_commands_of_the_documentation_exist(cli: Cli) -> None:
+    """Each line of the blocks of docs/chat.md starts a chat, and its table has all commands."""
+    from tinyagent_cli.chat.commands import COMMANDS
+
+    text = (ROOT / "docs/chat.md").read_text(encoding="utf-8")
+    lines = [
+        line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
+    ]
+    cli.config('[run]\nmodel = "demo"\n')
+    for line in lines:
+        args = line.partition("#")[0].split()
+        assert ["tinyagent", "chat"] == args[:2]
+        terminal = _chat(cli, *args[2:], model="")
+        terminal.expect("/help shows the commands")
+        _ask(terminal, "Hello", "You said: Hello")
+        terminal.type(CTRL_D)
+        assert 0 == terminal.end()
+    assert list(COMMANDS) == re.findall(r"^\| `/(\w+)", text, re.MULTILINE)

@@ -1,0 +1,1 @@
+"""`tinyagent chat`: a conversation on the terminal. Only this command imports prompt_toolkit."""

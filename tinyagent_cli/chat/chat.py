@@ -1,0 +1,281 @@
+"""The loop of a chat: it reads lines, and sends each to the model, to the running reply or to a command."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prompt_toolkit.application import in_terminal
+from prompt_toolkit.input import Input
+from prompt_toolkit.output import Output as TerminalOutput
+
+from tinyagent._net.errors import redact
+from tinyagent.agent_types import ThinkingLevel, UserMessage
+from tinyagent.errors import TinyAgentError
+from tinyagent_cli.config.environment import has_home, state_directory
+from tinyagent_cli.exit_codes import describe
+from tinyagent_cli.plugins.discovery import find
+from tinyagent_cli.run.driver import make_guards
+from tinyagent_cli.run.outcome import model_name, summary
+from tinyagent_cli.run.plan import Plan
+from tinyagent_cli.run.prompt_input import StandardInput, build_prompt, find_mentions, read_files
+from tinyagent_cli.sinks.plugin import PluginSinks
+from tinyagent_cli.terminal.activity import ActivityRenderer
+from tinyagent_cli.terminal.display import text_renderer
+from tinyagent_cli.terminal.live import LiveLines
+from tinyagent_cli.terminal.sanitise import one_line
+from tinyagent_cli.terminal.signals import Interrupted
+from tinyagent_cli.terminal.text import TextRenderer
+
+from .commands import COMMANDS, Commands
+from .conversation import Conversation
+from .output import ChatContext, ChatOutput
+from .prompt import ChatCompleter, FollowUp, Status, make_prompt, open_history
+
+if TYPE_CHECKING:
+    from tinyagent_cli.config.settings import Settings
+
+__all__ = ["Chat"]
+
+HISTORY_FILE = "chat-history"
+
+
+class Chat:
+    """A chat.
+
+    Args:
+        app: Shows messages.
+        plan: The plan of the runs.
+        settings: The configuration, for completion.
+        terminal: The terminal of the prompt.
+        output: The terminal above the prompt.
+        plain: Whether to show replies as they are.
+    """
+
+    def __init__(
+        self,
+        app: ChatContext,
+        plan: Plan,
+        settings: Settings,
+        terminal: tuple[Input, TerminalOutput],
+        output: ChatOutput,
+        *,
+        plain: bool,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._output = output
+        # Between two prompts, too: in the other mode of a terminal, Enter becomes Ctrl-J.
+        self._raw_mode = terminal[0].raw_mode
+        self._plain = plain
+        self._reply: asyncio.Task[None] | None = None
+        self._activity: ActivityRenderer | None = None
+        self._status: Status | None = None
+        self._leaves = False
+        self._cause: BaseException | None = None
+        guards = make_guards(
+            app, plan, before=self._before_question, after=self._after_question, terminal=self._free_terminal
+        )
+        self._chat = Conversation(app, plan, guards, self._retries)
+        self._commands = Commands(app, self._chat, self._works, self._ask_again, self._leave)
+        history = state_directory() / HISTORY_FILE if plan.session is not None and has_home() else None
+        self._prompt = make_prompt(
+            terminal,
+            open_history(history, app.warn),
+            ChatCompleter({name: command.about for name, command in COMMANDS.items()}, self._arguments),
+            status=lambda: [] if self._status is None else self._status.lines(),
+            works=self._works,
+            interrupt=self._interrupt,
+        )
+
+    # ---- the loop -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Chat until the user leaves.
+
+        Raises:
+            Interrupted: A signal has ended the chat.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupt)  # only while the user is asked
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(signum, self.stop, Interrupted(signum))
+        try:
+            sinks = PluginSinks(self._chat.plan.sinks, self._chat.agent.subscribe, self._app.warn)
+            with self._raw_mode(), sinks:
+                self._greet()
+                while not self._leaves:
+                    try:
+                        await self._take(await self._prompt.prompt_async(handle_sigint=False))
+                    except EOFError:
+                        self._leaves = True
+                await self._end_reply()
+        finally:
+            session = self._chat.plan.session
+            if session is not None and session.size:
+                self._app.note(f"Session {session.id[:8]}, to continue: tinyagent chat -c")
+            self._chat.close()
+            self._output.flush()
+        if self._cause is not None:
+            raise self._cause
+
+    def _greet(self) -> None:
+        plan = self._chat.plan
+        parts = [model_name(plan)]
+        if plan.session is not None and plan.session.continues:
+            parts.append(f"session {plan.session.id[:8]} with {len(plan.history)} messages")
+        self._app.note(" · ".join(parts))
+        self._app.note("/help shows the commands and the keys. Ctrl-D leaves.")
+
+    async def _take(self, line: str) -> None:
+        """Take a line that was typed."""
+        if not line.strip():
+            return
+        if line.startswith("/") and "\n" not in line:
+            self._commands.run(line)
+            return
+        try:
+            message = self._message(line)
+        except TinyAgentError as error:
+            self._app.error(str(error), error.hint)
+            return
+        if not self._works():
+            self._start(message)
+        elif isinstance(line, FollowUp):
+            self._chat.agent.follow_up(message)
+            self._app.dim("Sent after the reply.")
+        else:
+            self._chat.agent.steer(message)
+            self._app.dim("Sent to the running reply.")
+
+    def _message(self, line: str) -> UserMessage:
+        """Return the message of a line, with the files that it names."""
+        text, names = find_mentions(line.strip())
+        paths = [str(Path(name).expanduser()) for name in names]
+        files = read_files(paths, StandardInput(None, self._app.note), lambda url: b"")  # a path is no URL
+        for path, data in files:
+            self._app.dim(f"Added {one_line(path)} ({len(data):,} bytes).")
+        return build_prompt(text, files, None)
+
+    # ---- the reply ----------------------------------------------------------------------------------
+
+    def _works(self) -> bool:
+        return self._reply is not None and not self._reply.done()
+
+    def _start(self, message: UserMessage) -> None:
+        self._reply = asyncio.get_running_loop().create_task(self._answer(message))
+
+    def _ask_again(self) -> None:
+        message = self._chat.undo()
+        if message is None:
+            self._app.error("There is no prompt of this chat to repeat.")
+        else:
+            self._start(message)
+
+    async def _answer(self, message: UserMessage) -> None:
+        """Show the reply to a message."""
+        app, agent, plan = self._app, self._chat.agent, self._chat.plan
+        text = text_renderer(app, self._output, plain=self._plain)
+        self._activity = activity = ActivityRenderer(
+            app,
+            model_name(plan),
+            before=text.end_line,
+            before_draw=lambda: True,
+            text_is_live=False,
+            pending=lambda: self._pending(text),
+            make_live=self._make_status,
+        )
+        unsubscribe = [agent.subscribe(text), agent.subscribe(activity)]
+        try:
+            outcome = await self._chat.ask(message)
+            text.end_line()
+            if outcome.error is not None and not self._leaves:
+                failure = describe(outcome.error)
+                app.error(failure.message, failure.hint)
+            if not app.quiet:
+                app.dim(redact(summary(plan, outcome.progress, verbose=bool(app.verbosity))))
+            self._output.flush()
+        except (SystemExit, KeyboardInterrupt):
+            raise  # a plugin tries to end the process
+        except Exception as error:  # noqa: BLE001 - a defect ends the reply, not the chat
+            failure = describe(error)
+            app.error(failure.message, failure.hint)
+            if app.verbosity > 1:
+                app.traceback(error)
+        finally:
+            activity.close()
+            self._activity = self._status = None
+            for remove in unsubscribe:
+                remove()
+            # What came too late for this run was not answered, so it is not sent with another prompt.
+            agent.clear_steering_queue()
+            agent.clear_follow_up_queue()
+
+    def _make_status(self, lines: Callable[[int], list[str]], before_draw: Callable[[], bool]) -> LiveLines:
+        self._status = Status(lines, before_draw)
+        return self._status
+
+    def _pending(self, text: TextRenderer) -> str:
+        return text.pending or self._output.unfinished
+
+    def _retries(self, text: str) -> None:
+        if self._activity is not None:
+            self._activity.retry(text)
+
+    @asynccontextmanager
+    async def _free_terminal(self) -> AsyncIterator[None]:
+        with self._output.held():
+            async with in_terminal():
+                yield
+
+    def _before_question(self) -> None:
+        if self._activity is not None:
+            self._activity.pause()
+
+    def _after_question(self) -> None:
+        if self._activity is not None:
+            self._activity.resume()
+
+    # ---- ending -------------------------------------------------------------------------------------
+
+    def _interrupt(self) -> None:
+        if self._works():
+            self._chat.agent.abort()
+        else:
+            self._app.note("Ctrl-D leaves the chat.")
+
+    def _leave(self) -> None:
+        self._leaves = True
+
+    def stop(self, cause: BaseException) -> None:
+        """End the chat from outside, by a signal or because a plugin tries to end the process."""
+        self._cause = self._cause or cause
+        self._leaves = True
+        self._chat.agent.abort()
+        if self._prompt.app.is_running:
+            self._prompt.app.exit(exception=EOFError)
+
+    async def _end_reply(self) -> None:
+        if self._reply is not None and self._works():
+            self._chat.agent.abort()
+            await self._reply
+
+    # ---- completion ---------------------------------------------------------------------------------
+
+    def _arguments(self, command: str) -> Iterable[str]:
+        match command:
+            case "model":
+                from tinyagent_cli.plugins.model_names import known_models
+
+                return sorted({"demo", *self._settings.aliases, *known_models(self._settings)})
+            case "tools":
+                return sorted({"none", *(plugin.name for plugin in find("tools"))})
+            case "thinking":
+                return [str(level) for level in ThinkingLevel]
+            case "system":
+                return ["none"]
+        return []

@@ -1,0 +1,217 @@
+"""The commands of a chat: lines that begin with a slash."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tinyagent.agent_types import ThinkingLevel
+from tinyagent.errors import TinyAgentError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.run.outcome import model_name
+from tinyagent_cli.terminal.sanitise import one_line
+
+from .conversation import Conversation
+
+__all__ = ["COMMANDS", "Command", "Commands"]
+
+
+class Command(NamedTuple):
+    """A command.
+
+    Attributes:
+        argument: Its argument, for the help.
+        about: What it does.
+        idle: Whether it has to wait for the end of the reply.
+    """
+
+    argument: str
+    about: str
+    idle: bool = True
+
+
+COMMANDS = {
+    "help": Command("", "Show the commands and the keys.", idle=False),
+    "model": Command("[MODEL]", "Show the model, or go on with another one."),
+    "tools": Command("[NAME...|none]", "Show the tools, or use others."),
+    "system": Command("[TEXT|none]", "Show the system prompt, or set it."),
+    "thinking": Command("[LEVEL]", "Show how much the model should reason, or set it."),
+    "undo": Command("", "Remove the last prompt and its reply."),
+    "retry": Command("", "Remove the last reply, and ask again."),
+    "cost": Command("", "Show the tokens and the cost of this chat.", idle=False),
+    "save": Command("NAME", "Give the session a name."),
+    "fork": Command("[NAME]", "Go on in a copy of the session."),
+    "export": Command("FILE", "Write the chat as Markdown, or as JSON lines to FILE.jsonl."),
+    "quit": Command("", "Leave the chat.", idle=False),
+}
+
+KEYS = (
+    ("Enter", "send; while the model works: tell it now (steer)"),
+    ("Alt-Enter", "new line; while the model works: send after the reply. Same as Esc, Enter"),
+    ("Ctrl-J, or \\ Enter", "new line"),
+    ("@FILE", "add a file to the prompt; Tab completes"),
+    ("Ctrl-C", "stop the reply; else remove the text"),
+    ("Ctrl-D", "leave"),
+)
+
+
+class Commands:
+    """Runs the commands.
+
+    Args:
+        app: Shows their output.
+        conversation: The chat.
+        works: Whether the model answers.
+        ask_again: Asks the last prompt again.
+        leave: Ends the chat.
+    """
+
+    def __init__(
+        self,
+        app: AppContext,
+        conversation: Conversation,
+        works: Callable[[], bool],
+        ask_again: Callable[[], None],
+        leave: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._chat = conversation
+        self._works = works
+        self._ask_again = ask_again
+        self._leave = leave
+        self._functions: dict[str, Callable[[str], None]] = {
+            "help": self._help,
+            "model": self._model,
+            "tools": self._tools,
+            "system": self._system,
+            "thinking": self._thinking,
+            "undo": self._undo,
+            "retry": self._retry,
+            "cost": self._cost,
+            "save": self._save,
+            "fork": self._fork,
+            "export": self._export,
+            "quit": self._quit,
+        }
+
+    def run(self, line: str) -> None:
+        """Run a command. Its errors are shown."""
+        name, _, rest = line[1:].partition(" ")
+        try:
+            self._run(name.strip(), rest.strip())
+        except TinyAgentError as error:
+            self._app.error(str(error), error.hint)
+
+    def _run(self, name: str, argument: str) -> None:
+        command = COMMANDS.get(name)
+        if command is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, COMMANDS, 1)
+            meant = f" Did you mean /{near[0]}?" if near else ""
+            raise InputError(
+                f"There is no command /{one_line(name, 40)}.{meant}",
+                hint="All commands: /help   A prompt that begins with a slash needs a space before it.",
+            )
+        if command.idle and self._works():
+            raise InputError(f"/{name} has to wait for the end of the reply. Ctrl-C stops it.")
+        if argument and not command.argument:
+            raise InputError(f"/{name} has no argument.")
+        if not argument and command.argument[:1] not in ("", "["):
+            raise InputError(f"Write it as /{name} {command.argument}")
+        self._functions[name](argument)
+
+    def _help(self, argument: str) -> None:
+        for name, command in COMMANDS.items():
+            usage = f"/{name} {command.argument}".strip()
+            self._app.show(f"  {usage:<23} {command.about}")
+        for key, about in KEYS:
+            self._app.show(f"  {key:<23} {about}")
+
+    def _model(self, argument: str) -> None:
+        if argument:
+            self._chat.set_model(argument)
+        self._app.show(f"Model: {one_line(model_name(self._chat.plan), 500)}")
+
+    def _tools(self, argument: str) -> None:
+        if argument:
+            self._chat.set_tools([] if argument == "none" else argument.split())
+        tools = self._chat.agent.state["tools"]
+        if not tools:
+            self._app.show("Tools: none. Those of a plugin: /tools NAME   All plugins: tinyagent tools list")
+        for tool in tools:
+            asks = "" if tool.read_only else " (asks)"
+            self._app.show(f"  {one_line(tool.name)}{asks}: {one_line(tool.description, 100)}")
+
+    def _system(self, argument: str) -> None:
+        if argument:
+            self._chat.set_system("" if argument == "none" else argument)
+        self._app.note(f"System prompt: {self._chat.plan.system or 'none'}")
+
+    def _thinking(self, argument: str) -> None:
+        if argument:
+            levels = [str(level) for level in ThinkingLevel]
+            if argument not in levels:
+                raise InputError(f"There is no level {one_line(argument, 40)!r}. One of: {', '.join(levels)}")
+            self._chat.set_thinking(ThinkingLevel(argument))
+        self._app.show(f"Thinking: {self._chat.plan.thinking}")
+
+    def _undo(self, argument: str) -> None:
+        if self._chat.undo() is None:
+            raise InputError("There is no prompt of this chat to remove.")
+        self._app.show("The last prompt and its reply are removed.")
+
+    def _retry(self, argument: str) -> None:
+        self._ask_again()
+
+    def _cost(self, argument: str) -> None:
+        usages = [progress.usage for progress in self._chat.spent if progress.usage is not None]
+        sent = sum(usage.get("input") or 0 for usage in usages)
+        received = sum(usage.get("output") or 0 for usage in usages)
+        costs = [usage.get("cost") for usage in usages]
+        known = sum(cost for cost in costs if cost is not None)
+        about = "about " if any(usage.get("cost_estimated") for usage in usages) else ""
+        shown = f"{about}${known:.6f}".rstrip("0").rstrip(".")
+        if None in costs:
+            shown = "cost unknown" if not known else f"{shown} and an unknown cost"
+        turns = sum(len(progress.replies) for progress in self._chat.spent)
+        counts = f"{_count(len(self._chat.spent), 'prompt')} · {_count(turns, 'turn')}"
+        self._app.show(f"{counts} · {sent:,} tokens in, {received:,} out · {shown}")
+
+    def _save(self, argument: str) -> None:
+        self._chat.save(argument)
+        self._app.show(
+            f"The session is saved as {argument}. Continue it: tinyagent chat --session {argument}"
+        )
+
+    def _fork(self, argument: str) -> None:
+        new_id = self._chat.fork(argument or None)
+        self._app.show(f"This chat goes on in the copy {argument or new_id[:8]}.")
+
+    def _export(self, argument: str) -> None:
+        path = Path(argument).expanduser()
+        if path.suffix == ".jsonl":
+            store, _, session = self._chat.saved()
+            data = store.read(session)
+        else:
+            from tinyagent_cli.sessions.transcript import markdown
+
+            data = "".join(markdown(self._chat.agent.state["messages"])).encode("utf-8", "replace")
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+        except FileExistsError:
+            raise InputError(f"{path} exists. Choose another name.") from None
+        except OSError as error:
+            raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
+        self._app.show(f"The chat is in {path}.")
+
+    def _quit(self, argument: str) -> None:
+        self._leave()
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"

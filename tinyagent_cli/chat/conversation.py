@@ -1,0 +1,203 @@
+"""The agent of a chat, its session, and what has been used so far."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from tinyagent import Agent
+from tinyagent._answer import answer_error
+from tinyagent.agent_types import AgentTool, ThinkingLevel, UserMessage
+from tinyagent.errors import TinyAgentError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config.environment import sessions_directory
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.run.driver import make_agent
+from tinyagent_cli.run.lifetime import Lifetime
+from tinyagent_cli.run.outcome import add_cost, in_terms_of_options
+from tinyagent_cli.run.plan import Plan
+from tinyagent_cli.run.progress import Progress
+from tinyagent_cli.run.record_lines import header, result
+from tinyagent_cli.run.session_choice import choose_session, open_session
+from tinyagent_cli.run.tool_guards import ToolGuards
+from tinyagent_cli.sessions.files import working_folder
+from tinyagent_cli.sessions.store import Session, SessionStore
+from tinyagent_cli.sessions.writer import SessionWriter
+
+__all__ = ["Conversation", "Outcome"]
+
+
+class _Mark(NamedTuple):
+    """The state before a run: the number of messages, the bytes of the session, and the prompt."""
+
+    messages: int
+    size: int
+    prompt: UserMessage
+
+
+class Outcome(NamedTuple):
+    """The end of a run: its progress, and the error if it has no answer."""
+
+    progress: Progress
+    error: TinyAgentError | None
+
+
+class Conversation:
+    """The runs of a chat.
+
+    Args:
+        app: Shows warnings.
+        plan: The model, the tools, the conversation so far and the limits.
+        guards: Decide about tool calls.
+        on_retry: Called with the reason of a retry.
+    """
+
+    def __init__(
+        self,
+        app: AppContext,
+        plan: Plan,
+        guards: ToolGuards,
+        on_retry: Callable[[str], None],
+    ) -> None:
+        self.plan: Plan = plan
+        self.spent: list[Progress] = []
+        self._app = app
+        self._guards = guards
+        self._notes: set[str] = set()
+        self._marks: list[_Mark] = []
+        self.agent: Agent = make_agent(plan, guards, on_retry=on_retry, on_note=self._note_once)
+        self.agent.options.get_api_key = lambda _: self.plan.api_key
+        self._unsubscribe = self._subscribe(plan.session)
+
+    def _note_once(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.add(text)
+            self._app.detail(text)
+
+    @staticmethod
+    def _nothing() -> None:
+        pass
+
+    def _subscribe(self, session: SessionWriter | None) -> Callable[[], None]:
+        return self._nothing if session is None else self.agent.subscribe(session)
+
+    # ---- runs ---------------------------------------------------------------------------------------
+
+    async def ask(self, message: UserMessage) -> Outcome:
+        """Prompt the agent, and save the run. An error of the run is part of the outcome."""
+        plan, session = self.plan, self.plan.session
+        before = len(self.agent.state["messages"])
+        self._marks.append(_Mark(before, 0 if session is None else session.size, message))
+        progress = Progress(Lifetime())  # only its clock
+        self._guards.refused.clear()
+        if session is not None:
+            session.begin({**header(plan), "cwd": working_folder()}, self.agent.state["messages"])
+        unsubscribe = self.agent.subscribe(progress)
+        timed_out = False
+
+        def time_out() -> None:
+            nonlocal timed_out
+            timed_out = True
+            self.agent.abort()
+
+        timer = (
+            None if plan.timeout is None else asyncio.get_running_loop().call_later(plan.timeout, time_out)
+        )
+        error: TinyAgentError | None = None
+        try:
+            await self.agent.prompt(message)
+            error = answer_error(progress.messages, progress.limit)
+        except TinyAgentError as failed:
+            error = failed
+        finally:
+            if timer is not None:
+                timer.cancel()
+            unsubscribe()
+            add_cost(plan, progress)
+            if timed_out:
+                error = InputError(f"The reply took longer than {plan.timeout:g} s (--timeout).")
+            elif error is not None:
+                error = in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
+            if session is not None:
+                session.end_run(result(progress, error, session.id, progress.seconds))
+        self.spent.append(progress)
+        return Outcome(progress, error)
+
+    def undo(self) -> UserMessage | None:
+        """Remove the last run of this chat from the conversation and the session. Return its prompt."""
+        if not self._marks:
+            return None
+        mark = self._marks[-1]
+        if self.plan.session is not None:
+            try:
+                self.plan.session.undo(mark.size)
+            except OSError as error:
+                raise InputError(f"The session cannot be changed: {error.strerror}.") from None
+        self._marks.pop()
+        self.agent.replace_messages(self.agent.state["messages"][: mark.messages])
+        return mark.prompt
+
+    # ---- settings -----------------------------------------------------------------------------------
+
+    def set_model(self, name: str) -> None:
+        """Go on with another model. The errors are those of `-m`."""
+        provider, model, api_key = self.plan.load_model(name)
+        self.plan = replace(self.plan, provider=provider, model=model, api_key=api_key)
+        self.agent.options.stream_fn = provider.stream_fn
+        self.agent.set_model(model)
+
+    def set_tools(self, names: Sequence[str]) -> list[AgentTool]:
+        """Use other tools from the next request on. The errors are those of `-t`."""
+        tools = self.plan.load_tools(names)
+        self.agent.set_tools(tools)
+        self.plan = replace(self.plan, tools=tools)
+        return tools
+
+    def set_system(self, text: str) -> None:
+        """Set the system prompt."""
+        self.plan = replace(self.plan, system=text)
+        self.agent.set_system_prompt(text)
+
+    def set_thinking(self, level: ThinkingLevel) -> None:
+        """Set the thinking level."""
+        self.plan = replace(self.plan, thinking=level)
+        self.agent.set_thinking_level(level)
+
+    # ---- the session --------------------------------------------------------------------------------
+
+    def saved(self) -> tuple[SessionStore, SessionWriter, Session]:
+        """Return the session of this chat.
+
+        Raises:
+            InputError: The chat is not saved, or has no prompt yet.
+        """
+        writer, store = self.plan.session, SessionStore(sessions_directory())
+        if writer is None:
+            raise InputError("This chat is not saved as a session.")
+        if not writer.size:
+            raise InputError("There is nothing to save yet: the session starts with the first prompt.")
+        return store, writer, store.find(writer.id)
+
+    def save(self, name: str) -> None:
+        """Give the session a name. The errors are those of `saved` and of a rename."""
+        store, writer, session = self.saved()
+        writer.path = store.rename(session, name)
+
+    def fork(self, name: str | None) -> str:
+        """Go on in a copy of the session. Return its id. The errors are those of `saved` and of a copy."""
+        store, writer, session = self.saved()
+        new_id, _ = store.fork(session, name, working_folder())
+        opened = open_session(self._app, choose_session(sessions_directory(), new_id), [])
+        self._unsubscribe()
+        writer.end()
+        self.plan = replace(self.plan, session=opened.writer)
+        self._unsubscribe = self._subscribe(opened.writer)
+        return new_id
+
+    def close(self) -> None:
+        """End the session."""
+        if self.plan.session is not None:
+            self.plan.session.end()

@@ -1,0 +1,51 @@
+"""`tinyagent chat`: talk with a model."""
+
+from __future__ import annotations
+
+import click
+
+from tinyagent_cli.app_context import AppContext
+
+from .options import CONTEXT
+from .rpc import SHARED
+from .run import run
+
+__all__ = ["chat"]
+
+
+class ChatCommand(click.Command):
+    """Handles signals itself."""
+
+    handles_signals = True
+
+
+def _chat(**options: object) -> int:
+    """Talk with a model. It takes the same options as `run`, for all replies of the chat.
+
+    While it works, Enter tells it something now, and Alt-Enter after the reply. Ctrl-C stops the reply, and
+    Ctrl-D leaves. /help shows all commands and keys. Without a model, it asks for one.
+
+    \b
+    Exit codes: 0 left, 2 usage, 3 not configured, 143 ended by a signal.
+    """
+    from tinyagent_cli.run.kernel_guards import protect_memory
+
+    protect_memory()
+    import msgspec
+
+    from tinyagent_cli.chat.start import chat as start
+    from tinyagent_cli.run.plan import RunOptions
+
+    app = click.get_current_context().find_object(AppContext)
+    assert app is not None
+    defaults = run.make_context("run", [], resilient_parsing=True).params
+    return start(app, msgspec.convert({**defaults, **options}, RunOptions))
+
+
+chat: click.Command = ChatCommand(
+    "chat",
+    callback=_chat,
+    params=[param for param in run.params if param.name in (*SHARED, "plain")],
+    help=_chat.__doc__,
+    context_settings=CONTEXT,
+)
