@@ -113,6 +113,22 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(cli: Cli, serve: Serve) -> None
     assert [False, True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
 
 
+def test_a_message_to_a_stopped_reply_is_not_lost(cli: Cli, serve: Serve) -> None:
+    """The chat says that it was not sent, and Up brings it back."""
+    server = serve(FakeReply.chunks(chat_chunk("Once upon"), Wait()), FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    terminal.type("A story" + ENTER)
+    terminal.expect("Once upon")
+    terminal.type("with a cat" + ENTER)
+    terminal.expect("Sent to the running reply.")
+    terminal.type(CTRL_C)
+    terminal.expect("1 message was not sent")
+    _ask(terminal, UP, "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert ("user", "with a cat") == _sent(server, 1)[-1]
+
+
 def test_ctrl_c_removes_the_text(cli: Cli, serve: Serve) -> None:
     """Without a reply, Ctrl-C removes what was typed; without text it says how to leave."""
     server = serve(FakeReply.text("Fine."))

@@ -14,7 +14,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
 from tinyagent._net.errors import redact
-from tinyagent.agent_types import ThinkingLevel, UserMessage
+from tinyagent.agent_types import AgentEvent, MessageEndEvent, ThinkingLevel, UserMessage
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
 from tinyagent_cli.exit_codes import describe
@@ -77,6 +77,8 @@ class Chat:
         self._status: Status | None = None
         self._leaves = False
         self._cause: BaseException | None = None
+        self._unread: list[UserMessage] = []
+        """Messages to the running reply that are not in a request yet."""
         guards = make_guards(
             app, plan, before=self._before_question, after=self._after_question, terminal=self._free_terminal
         )
@@ -145,7 +147,9 @@ class Chat:
             return
         if not self._works():
             self._start(message)
-        elif isinstance(line, FollowUp):
+            return
+        self._unread.append(message)
+        if isinstance(line, FollowUp):
             self._chat.agent.follow_up(message)
             self._app.dim("Sent after the reply.")
         else:
@@ -189,9 +193,11 @@ class Chat:
             pending=lambda: self._pending(text),
             make_live=self._make_status,
         )
-        unsubscribe = [agent.subscribe(text), agent.subscribe(activity)]
+        unsubscribe = [agent.subscribe(text), agent.subscribe(activity), agent.subscribe(self._note_read)]
+        answered = False
         try:
             outcome = await self._chat.ask(message)
+            answered = outcome.error is None
             text.end_line()
             if outcome.error is not None and not self._leaves:
                 failure = describe(outcome.error)
@@ -211,9 +217,27 @@ class Chat:
             self._activity = self._status = None
             for remove in unsubscribe:
                 remove()
-            # What came too late for this run was not answered, so it is not sent with another prompt.
             agent.clear_steering_queue()
             agent.clear_follow_up_queue()
+            self._resend(answered)
+
+    def _note_read(self, event: AgentEvent) -> None:
+        if self._unread and type(event) is MessageEndEvent:
+            self._unread = [message for message in self._unread if message != event.message]
+
+    def _resend(self, answered: bool) -> None:
+        """Send the messages that came too late for a reply as a new prompt; not if the reply has failed."""
+        unread, self._unread = self._unread, []
+        if not unread or self._leaves:
+            return
+        if not answered:
+            what = "1 message was" if len(unread) == 1 else f"{len(unread)} messages were"
+            self._app.note(f"{what} not sent, because the reply has ended. Up brings back what you typed.")
+            return
+        self._start(unread[0])
+        for message in unread[1:]:
+            self._unread.append(message)
+            self._chat.agent.follow_up(message)
 
     def _make_status(self, lines: Callable[[int], list[str]], before_draw: Callable[[], bool]) -> LiveLines:
         self._status = Status(lines, before_draw)
