@@ -335,8 +335,15 @@ def test_worker_processes_do_not_outlive_the_run(cli: Cli) -> None:
     assert (0, "work: started\n") == cli.shell("$T run -m demo -t ./child.py work")[:2]
     child = int((cli.work / "child").read_text())
     state = Path(f"/proc/{child}/stat")
+
+    def runs() -> bool:
+        try:
+            return ") Z " not in state.read_text()
+        except (FileNotFoundError, ProcessLookupError):  # The second if it ends while it is read.
+            return False
+
     deadline = time.monotonic() + SECONDS
-    while state.exists() and ") Z " not in state.read_text():  # Init may take a moment to collect it.
+    while runs():  # Init may take a moment to collect it.
         assert time.monotonic() < deadline, "the worker process is still there"
         time.sleep(0.01)
 

@@ -192,5 +192,5 @@ def test_commands_end_with_the_run(how: str, code: int, repository: Path, isolat
 def _alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The second if it ends while it is read.
         return False

@@ -73,7 +73,7 @@ def state_of(pid: int) -> str:
     """Return the letter of a process's state, or nothing if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The second if it ends while it is read.
         return ""
 
 
