@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from .app_context import AppContext
-from .commands import COMMANDS
+from .commands import COMMAND_GROUPS, COMMANDS
 from .commands.options import (
     CONTEXT,
     HintedUsageError,
@@ -15,6 +15,7 @@ from .commands.options import (
     import_command,
     nearest,
     need_command,
+    write_sections,
 )
 from .plugins.discovery import Plugin, find
 from .terminal.sanitise import one_line
@@ -103,12 +104,15 @@ class RootGroup(click.Group):
         raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        sections = {
+            heading: [(name, text) for name, (_, text) in group.items()]
+            for heading, group in COMMAND_GROUPS.items()
+        }
         plugins = self._plugin_commands()
-        if plugins:
-            with formatter.section("Commands of plugins"):
-                formatter.write_dl([(name, one_line(from_whom(plugins[name]))) for name in sorted(plugins)])
+        sections["Commands of plugins"] = [
+            (name, one_line(from_whom(plugins[name]))) for name in sorted(plugins)
+        ]
+        write_sections(formatter, sections)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem

@@ -6,7 +6,6 @@ import inspect
 import sys
 
 import pytest
-from syrupy.assertion import SnapshotAssertion
 
 from tinyagent import errors
 from tinyagent_cli import exit_codes as failures
@@ -62,31 +61,6 @@ def test_version_is_the_distributions(cli: Cli) -> None:
     expected = f"tinyagent {tinyagent.__version__}\n"
     assert (0, expected, "") == cli("--version")
     assert (0, expected, "") == cli("-v", "--version")
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        [], *([name] for name in COMMANDS), ["models", "list"], ["tools", "list"], ["tools", "show"],
-        ["tools", "call"], ["plugins", "list"], ["plugins", "install"], ["plugins", "uninstall"],
-        ["plugins", "new"], ["approvals", "list"], ["approvals", "revoke"], ["schema", "events"],
-        *(["sessions", name] for name in ("list", "search", "show", "export", "rename", "remove", "fork")),
-        *(["templates", name] for name in ("list", "show", "edit", "path")),
-        *(["events", name] for name in ("text", "stats", "tools", "validate")),
-    ],
-    ids="-".join,
-)  # fmt: skip
-def test_help(
-    args: list[str],
-    snapshot: SnapshotAssertion,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The help texts change only on purpose."""
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setenv("TINYAGENT_PLUGINS", "")
-    assert 0 == main([*args, "--help"])
-    assert snapshot == capsys.readouterr().out
 
 
 def test_no_command_shows_the_help_as_an_error(cli: Cli) -> None:

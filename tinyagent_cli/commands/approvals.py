@@ -37,7 +37,7 @@ def _store(app: AppContext) -> ApprovalStore:
     return ApprovalStore(config_directory() / APPROVALS_FILE, app.warn)
 
 
-@approvals.command("list")
+@approvals.command("list", short_help="List the calls that run without a question.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
 @click.pass_obj

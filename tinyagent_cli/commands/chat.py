@@ -6,17 +6,18 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 
-from .options import CONTEXT
+from .options import CONTEXT, GroupedCommand, OptionGroups
 from .rpc import SHARED
-from .run import run
+from .run import OPTION_GROUPS, run
 
 __all__ = ["chat"]
 
 
-class ChatCommand(click.Command):
+class ChatCommand(GroupedCommand):
     """Handles signals itself."""
 
     handles_signals = True
+    option_groups: OptionGroups = OPTION_GROUPS
 
 
 def _chat(**options: object) -> int:

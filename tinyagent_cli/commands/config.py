@@ -30,7 +30,7 @@ def config(ctx: click.Context) -> None:
     need_command(ctx)
 
 
-@config.command("show")
+@config.command("show", short_help="Show the settings that hold, and where each comes from.")
 @click.argument("key", required=False, shell_complete=complete_settings)
 @click.option("-a", "--all", "everything", is_flag=True, help="Show settings that are not set, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")

@@ -85,7 +85,7 @@ def list_models(app: AppContext, provider: str | None, cached: bool, as_json: bo
         _print_models([(provider, info) for info in infos], output)
 
 
-@models.command("search")
+@models.command("search", short_help="Search the models of all providers that you can use.")
 @click.argument("words", nargs=-1, metavar="WORD...")
 @click.option("--refresh", is_flag=True, help="Ask the providers, even if their stored lists are new.")
 @click.option("--cached", is_flag=True, help="Search the stored lists only, without a request.")
@@ -143,7 +143,7 @@ def search_models(
         )
 
 
-@models.command("show")
+@models.command("show", short_help="Show what is known of a model.")
 @click.argument("model", shell_complete=complete_models)
 @click.option("--json", "as_json", is_flag=True, help="Print an object.")
 @common_options
@@ -196,7 +196,7 @@ def show_model(app: AppContext, model: str, as_json: bool) -> None:
     print_table(("FACT", "VALUE"), rows)
 
 
-@models.command("default")
+@models.command("default", short_help="Print or set the model of a run without -m.")
 @click.argument("model", required=False, shell_complete=complete_models)
 @common_options
 @click.pass_obj

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import click
 
@@ -13,12 +13,15 @@ from tinyagent_cli.terminal.sanitise import one_line
 
 __all__ = [
     "CONTEXT",
+    "GroupedCommand",
     "HintedUsageError",
     "LazyGroup",
+    "OptionGroups",
     "common_options",
     "import_command",
     "nearest",
     "need_command",
+    "write_sections",
 ]
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -59,6 +62,41 @@ class HintedUsageError(click.UsageError):
     def __init__(self, error: click.UsageError, hint: str) -> None:
         super().__init__(error.format_message(), ctx=error.ctx)
         self.hint = hint
+
+
+Rows: TypeAlias = Sequence[tuple[str, str]]
+
+OptionGroups: TypeAlias = Mapping[str, Sequence[str]]
+"""Heading in the help -> names of parameters."""
+
+_WIDEST_NAME = 30
+"""Columns of the longest name that has its text in the same line, as in click."""
+
+
+def write_sections(formatter: click.HelpFormatter, sections: Mapping[str, Rows]) -> None:
+    """Write sections of names and texts; empty ones are left out. All texts begin in the same column."""
+    names = [name for rows in sections.values() for name, _ in rows]
+    width = min(_WIDEST_NAME, max(map(len, names), default=0))
+    for heading, rows in sections.items():
+        if rows:
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text in rows])
+
+
+class GroupedCommand(click.Command):
+    """Shows its options in groups."""
+
+    option_groups: Mapping[str, Sequence[str]] = {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        headings = {name: heading for heading, names in self.option_groups.items() for name in names}
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.option_groups}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                heading = headings.get(param.name or "", "Other options")
+                sections.setdefault(heading, []).append(record)
+        write_sections(formatter, sections)
 
 
 def nearest(name: str, known: list[str]) -> str | None:

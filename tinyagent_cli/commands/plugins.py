@@ -154,7 +154,7 @@ def _cells(plugin: Plugin) -> tuple[str, str, str]:
     return (plugin.name, f"tinyagent.{plugin.group}", f"{plugin.distribution} {plugin.version}")
 
 
-@plugins.command()
+@plugins.command(short_help="Uninstall a plugin.")
 @click.argument("name", shell_complete=complete_plugins)
 @click.option("--dry-run", is_flag=True, help="Only show the command.")
 @common_options

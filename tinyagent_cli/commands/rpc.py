@@ -7,8 +7,8 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_files
 
-from .options import CONTEXT
-from .run import run
+from .options import CONTEXT, GroupedCommand, OptionGroups
+from .run import OPTION_GROUPS, run
 
 __all__ = ["rpc"]
 
@@ -21,10 +21,14 @@ SHARED = {
 """The parameters of `run` that are not about its one prompt or the form of its answer."""
 
 
-class RpcCommand(click.Command):
+RPC_OPTION_GROUPS: OptionGroups = {**OPTION_GROUPS, "Clients": ("listen",)}
+
+
+class RpcCommand(GroupedCommand):
     """Ends in order on a signal, like `run`."""
 
     handles_signals = True
+    option_groups: OptionGroups = RPC_OPTION_GROUPS
 
 
 @click.command(

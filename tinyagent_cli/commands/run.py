@@ -15,19 +15,29 @@ from tinyagent_cli.shell_completion import (
     complete_variables,
 )
 
-from .options import CONTEXT, HintedUsageError, common_options
+from .options import CONTEXT, GroupedCommand, HintedUsageError, OptionGroups, common_options
 
-__all__ = ["run"]
+__all__ = ["OPTION_GROUPS", "run"]
 
 TRANSPORTS = ("auto", "direct", "httpx")
 FORMATS = {"--jsonl": "jsonl", "--json": "json", "-x": "extract"}
+OPTION_GROUPS: OptionGroups = {
+    "Model": ("model", "options", "temperature", "max_tokens", "thinking", "transport"),
+    "Prompt": ("system", "template", "parameters", "files", "context", "no_stdin"),
+    "Tools": ("tools", "mcp", "allow", "deny", "yes"),
+    "Conversation": ("history", "session", "continues", "no_session"),
+    "Output": ("schema", "schema_multi", "plain", "jsonl", "json", "extract", "output", "record"),
+    "Limits": ("max_turns", "max_cost", "max_total_tokens", "max_repeats", "timeout"),
+}
+"""Heading in the help -> parameters, for this command, `chat` and `rpc`."""
 LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
-class RunCommand(click.Command):
+class RunCommand(GroupedCommand):
     """Writes a result line to the records of `--jsonl` and `-o` even if the options are invalid."""
 
     handles_signals = True
+    option_groups: OptionGroups = OPTION_GROUPS
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object

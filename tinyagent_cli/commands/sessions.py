@@ -110,7 +110,7 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool)
         )
 
 
-@sessions.command()
+@sessions.command(short_help="Find messages by their words.")
 @click.argument("words", nargs=-1, required=True, type=TextArgument())
 @_here_option
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N messages.")
@@ -138,7 +138,7 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
         )
 
 
-@sessions.command()
+@sessions.command(short_help="Show a session as its runs showed it.")
 @_session_argument
 @common_options
 @click.pass_obj
@@ -235,7 +235,7 @@ def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool)
         raise failure
 
 
-@sessions.command()
+@sessions.command(short_help="Copy a session.")
 @click.argument("session", type=TextArgument(), shell_complete=complete_sessions)
 @click.argument("name", required=False, type=TextArgument())
 @common_options

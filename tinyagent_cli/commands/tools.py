@@ -81,7 +81,7 @@ def _load(name: str) -> list[AgentTool]:
     return PluginLoader.from_settings(load_settings()).tools([name]).tools
 
 
-@tools.command("call")
+@tools.command("call", short_help="Call a tool without a model.")
 @click.argument("name", shell_complete=complete_tools)
 @click.argument("arguments", nargs=-1, type=TextArgument())
 @click.option(
