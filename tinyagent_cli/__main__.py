@@ -18,7 +18,7 @@ def _drop_working_directory() -> None:
 if __name__ == "__main__":
     try:
         _drop_working_directory()
-        from tinyagent_cli.main import main
+        from tinyagent_cli.main import main  # noqa: TID251 - this is the process
     except KeyboardInterrupt:  # after the import, `main` handles it
         os._exit(130)
     sys.exit(main())

@@ -14,7 +14,7 @@ import sys
 import traceback
 from importlib import import_module
 
-from tinyagent_cli.main import main
+from tinyagent_cli.main import main  # noqa: TID251 - the process is made for it
 
 PRELOADED = [
     "jsonschema_rs",

@@ -12,7 +12,7 @@ from tinyagent_cli.commands import COMMAND_GROUPS, COMMANDS
 from tinyagent_cli.commands.chat import chat
 from tinyagent_cli.commands.rpc import rpc
 from tinyagent_cli.commands.run import OPTION_GROUPS, run
-from tinyagent_cli.main import main
+from tinyagent_cli.dispatch import dispatch
 
 from .conftest import ROOT, Cli
 
@@ -28,7 +28,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def help_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Return what --help prints."""
-    assert 0 == main([*args, "--help"])
+    assert 0 == dispatch([*args, "--help"])
     return capsys.readouterr().out
 
 

@@ -10,7 +10,6 @@ import pytest
 from tinyagent import errors
 from tinyagent_cli import exit_codes as failures
 from tinyagent_cli.commands import COMMANDS
-from tinyagent_cli.main import main
 from tinyagent_cli.terminal.signals import Interrupted
 
 from .conftest import Cli
@@ -216,10 +215,11 @@ def test_commands_of_plugins_are_listed_by_their_metadata(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_prints_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_completion_prints_a_script(cli: Cli, shell: str) -> None:
     """`completion SHELL` prints the script for the shell."""
-    assert 0 == main(["completion", shell])
-    assert "_TINYAGENT_COMPLETE" in capsys.readouterr().out
+    done = cli("completion", shell)
+    assert 0 == done.code
+    assert "_TINYAGENT_COMPLETE" in done.out
 
 
 def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
