@@ -19,7 +19,7 @@ Our own server (`plugins/tinyagent-proxy-server`) adds these fields, which are o
     done, error    finishReason, of the provider; normalUsage, a `Usage`; images, the URLs of generated images
     done           signatures, {contentIndex: signature}, of blocks that were signed after their end;
                    citations, {contentIndex: [Citation]}, of texts; thinkingLevel, the level of the request,
-                   if the rest of the turn needs it
+                   if the rest of the turn needs it; refusal, true if the text is the model's refusal
     error          errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter: the attributes of
                    the error in `tinyagent.errors`
 """
@@ -62,6 +62,7 @@ class _ProxyEvent(msgspec.Struct, gc=False, rename="camel"):
     signatures: object = None
     citations: object = None
     thinking_level: object = None
+    refusal: object = None
     error_kind: str | None = None
     error_category: str | None = None
     error_status: int | None = None
@@ -163,6 +164,8 @@ class ProxyDecoder(ReplyDecoder):
                 self._cite(event.citations)
                 if isinstance(event.thinking_level, str):
                     self._fields["thinking_level"] = event.thinking_level
+                if event.refusal is True:
+                    self._fields["refusal"] = True
                 self._finish(out)
 
     def _index(self, kind: str, event: _ProxyEvent, out: list[BuilderEvent]) -> int:

@@ -82,6 +82,16 @@ def test_a_repaired_answer_is_printed(cli: Cli, serve: Callable[..., FakeServer]
     assert "asked to repair it" in done.err
 
 
+def test_a_repair_whose_request_fails_is_a_failed_run(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """The exit code is 1, as for any failed request, and the error is that of the provider."""
+    serve(FakeReply.text("I think one."), FakeReply.error(400, "out of order"))
+    done = cli("run", "-m", "local/m", "--schema", POINT, "--json", "Hi")
+    result = json.loads(done.out)
+    assert (1, "provider", 2) == (done.code, result["error"]["kind"], result["turns"])
+    assert "value" not in result
+    assert "out of order" in done.err
+
+
 @pytest.mark.parametrize(
     ("reply", "text"),
     [

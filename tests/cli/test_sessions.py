@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from rich.cells import cell_len
 
 from tests.test_jsonl import ANY_EVENT, PROPERTY, runs
 from tinyagent import jsonl
@@ -24,7 +25,7 @@ from tinyagent.testing.server import Hold, chat_chunk, sse
 from tinyagent_cli.sessions.files import try_lock, unlock
 from tinyagent_cli.sessions.writer import SessionLines
 
-from .conftest import ROOT, TOOLS, Cli, FakeReply
+from .conftest import ROOT, TOOLS, Cli, FakeReply, Terminal
 
 Serve = Callable[..., FakeServer]
 
@@ -605,10 +606,82 @@ def test_show_renders_a_session_like_its_runs(cli: Cli, serve: Serve) -> None:
     cli("run", "-c", "Again")
     shown = cli("sessions", "show")
     assert 0 == shown.code
-    text = shown.out.partition("\n")[2]
-    assert text.startswith("\n> Look\n> at me\n\nI look.\n✓ look me\nSeen.\n\n> Again\n\nError: "), text
+    text = re.sub(r"\d\.\d s", "", shown.out.partition("\n")[2])
+    assert text.startswith("\n> Look\n> at me\n\nI look.\n✓ look me \nSeen.\n\n> Again\n\nError: "), text
     assert "too bad" in text
-    assert shown == cli("sessions", "show", files(cli)[0].stem[:8])
+    again = cli("sessions", "show", files(cli)[0].stem[:8])
+    assert (shown.out, "", "") == (again.out, again.err, shown.err)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_show_looks_like_the_live_run_on_a_terminal(cli: Cli, serve: Serve, plain: bool) -> None:
+    """Rendered Markdown, the tool calls with their times, and the closing line."""
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("look", {"at": "me"}), text="I **look**."), FakeReply.text("- *Seen*"))
+    args = ("--plain",) if plain else ()
+    live = cli.on_terminal("run", "-m", "local/m", "-t", "./mytools.py", *args, "Look")
+    assert 0 == live.end()
+    shown = cli.on_terminal("sessions", "show", *args)
+    assert 0 == shown.end()
+
+    def lines(terminal: Terminal) -> list[str]:
+        return [re.sub(r"\d\.\d s", "", line) for line in terminal.screen()]
+
+    heading, prompt, *rest = lines(shown)
+    assert heading.endswith("local/m")
+    assert "> Look" == prompt
+    assert lines(live) == rest
+    assert plain == any("**look**" in line for line in rest)
+
+
+def test_show_has_the_conversation_that_a_session_continues(cli: Cli, serve: Serve) -> None:
+    """Messages that were taken from a record are shown like those of runs."""
+    cli.file("mytools.py", TOOLS)
+    serve(FakeReply.tool_calls(("look", {"at": "me"})), FakeReply.text("Seen."), FakeReply.text("Gone."))
+    cli("run", "-m", "local/m", "-t", "./mytools.py", "--no-session", "-o", "run.jsonl", "Look")
+    cli("run", "-m", "local/m", "--history", "run.jsonl", "--session", "s", "Again")
+    assert (
+        "\n> Look\n\n✓ look me\nSeen.\n\n> Again\n\nGone.\n"
+        == cli("sessions", "show", "s").out.partition("\n")[2]
+    )
+
+
+def test_show_prints_one_object(cli: Cli) -> None:
+    """It is that of `list`, with the messages instead of their number."""
+    demo(cli, "--session", "s", "apple")
+    [listed] = json.loads(cli("sessions", "list", "--json").out)
+    shown = json.loads(cli("sessions", "show", "s", "--json").out)
+    messages = shown.pop("messages")
+    assert ["user", "assistant"] == [message["role"] for message in messages]
+    assert listed.pop("messages") == len(messages)
+    assert listed == shown
+
+
+@pytest.mark.parametrize("args", [("show", "s"), ("show", "s", "--json"), ("list",), ("export", "s")])
+def test_a_full_disk_and_a_closed_pipe_end_a_list(cli: Cli, args: tuple[str, ...]) -> None:
+    """The first is an error, the second ends the command silently."""
+    demo(cli, "--session", "s", "apple")
+    done = cli.shell(f"$T sessions {' '.join(args)} > /dev/full")
+    assert (1, "Error: Cannot write to standard output: No space left on device.\n") == (done.code, done.err)
+    done = cli.shell(f"$T sessions {' '.join(args)} | true")
+    assert "" == done.err
+
+
+def test_a_list_fits_into_a_terminal(cli: Cli) -> None:
+    """A long title is cut, the text of a match is wrapped, and wide characters are aligned."""
+    demo(cli, "--session", "s", "apple 漢字 " * 20)
+    demo(cli, "--session", "漢字", "apple pie")
+    terminal = cli.on_terminal("sessions", "list", columns=56)
+    assert 0 == terminal.end()
+    shown = terminal.shown.decode().splitlines()
+    assert "  apple pie" in shown
+    assert all(cell_len(line) <= 56 for line in shown), shown
+    terminal = cli.on_terminal("sessions", "list", columns=100)
+    assert 0 == terminal.end()
+    header, *rows = terminal.screen(columns=100)
+    assert 2 == len(rows)
+    assert rows[1].endswith("…")
+    assert header.index("MODEL") == rows[1].index("demo")
 
 
 def test_show_is_safe_on_a_terminal(cli: Cli, serve: Serve) -> None:

@@ -159,6 +159,16 @@ def test_a_real_protocol_comes_through_with_usage_and_reason(start: Start) -> No
     assert "42" == sent[1].json["messages"][-1]["content"]
 
 
+def test_a_refusal_of_the_model_is_reported_as_one(start: Start) -> None:
+    """An answer with a schema is not repaired, as without the proxy."""
+    refusal = FakeReply.chunks(chat_chunk({"refusal": "I will not."}), chat_chunk({}, "stop"))
+    with FakeServer(refusal) as server:
+        done = start(server).run("-m", "proxy/up/some-model", "--schema", "age int", "How old is she?")
+        assert 1 == len(server.requests)
+    assert (4, "") == (done.code, done.out)
+    assert "The model refused to answer: I will not." in done.err
+
+
 # ---- what is refused ----------------------------------------------------------------------------------
 
 

@@ -107,6 +107,7 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool)
                 )
                 for session in found
             ],
+            cut=True,
         )
 
 
@@ -140,17 +141,32 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
 
 @sessions.command(short_help="Show a session as its runs showed it.")
 @_session_argument
+@click.option("--plain", is_flag=True, help="Show the replies as they are, also on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object: that of `list`, with all messages.")
 @common_options
 @click.pass_obj
-def show(app: AppContext, session: str | None) -> None:
+def show(app: AppContext, session: str | None, plain: bool, as_json: bool) -> None:
     """Show a session as its runs showed it: prompts, replies and tool calls; thinking with -v."""
-    from tinyagent import jsonl
-    from tinyagent_cli.sessions.transcript import show as show_records
-    from tinyagent_cli.terminal.output import take_stdout
-
     store = _store()
     found = _session(store, session)
-    show_records(app, jsonl.read_records(store.read(found), on_warning=app.warn), take_stdout())
+    if as_json:
+        messages = store.messages(found)
+        with _index() as index:
+            facts = [each for each in index.sessions() if each["path"] == str(found.path)]
+        print_json({**facts[0], "messages": messages} if facts else {"messages": messages})
+        return
+    import asyncio
+
+    from tinyagent_cli.events.source import open_session_source
+    from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.run.transcript import show_transcript
+    from tinyagent_cli.terminal.output import take_stdout
+
+    try:
+        source = open_session_source(found, app.warn)
+    except OSError as error:
+        raise InputError(f"Cannot read {found.path}: {error.strerror}.") from None
+    asyncio.run(show_transcript(app, source.entries(), take_stdout(), plain=plain))
 
 
 @sessions.command()

@@ -22,13 +22,13 @@ from tinyagent.text_files import MAX_RECORD_BYTES
 from tinyagent_cli.config.environment import sessions_directory
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.sessions.files import SUFFIX
-from tinyagent_cli.sessions.store import SessionStore, open_to_read
+from tinyagent_cli.sessions.store import Session, SessionStore, open_to_read
 from tinyagent_cli.terminal.sanitise import one_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ["Entry", "Source", "open_source"]
+__all__ = ["Entry", "Source", "open_session_source", "open_source"]
 
 
 _LATEST = 1 << 53
@@ -188,7 +188,7 @@ def open_source(text: str | None, on_warning: Callable[[str], None]) -> Source:
             return Source(text, os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY), on_warning)
         session = SessionStore(sessions_directory()).lookup(text)
         if session is not None:
-            return Source(f"the session {session.label}", _session_descriptor(session.path), on_warning)
+            return open_session_source(session, on_warning)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"Cannot read {one_line(text)}: {reason}.") from None
@@ -200,9 +200,14 @@ def open_source(text: str | None, on_warning: Callable[[str], None]) -> Source:
     )
 
 
-def _session_descriptor(path: Path) -> int:
-    with open_to_read(path) as file:
-        return os.dup(file.fileno())
+def open_session_source(session: Session, on_warning: Callable[[str], None]) -> Source:
+    """Open a session.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    with open_to_read(session.path) as file:
+        return Source(f"the session {session.label}", os.dup(file.fileno()), on_warning)
 
 
 def _standard_input(text: str | None) -> int:

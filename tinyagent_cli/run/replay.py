@@ -13,7 +13,15 @@ import msgspec
 
 from tinyagent import extract_text
 from tinyagent._net.errors import redact
-from tinyagent.agent_types import AgentStartEvent, MessageStartEvent, Usage
+from tinyagent._stream.message_checks import is_assistant
+from tinyagent.agent_types import (
+    AgentEvent,
+    AgentMessage,
+    AgentStartEvent,
+    MessageEndEvent,
+    MessageStartEvent,
+    Usage,
+)
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry, Source
@@ -23,13 +31,13 @@ from tinyagent_cli.terminal.sanitise import one_line
 
 from .outcome import summary_line
 
-__all__ = ["show_replay"]
+__all__ = ["Clock", "Replay", "model_of", "quoted", "show_replay", "with_times"]
 
 _MODEL_WIDTH = 100
 """The most characters of the name of a model."""
 
 
-class _Clock:
+class Clock:
     """The time of the record, in seconds, which passes `speed` times as fast as real time.
 
     Args:
@@ -67,7 +75,7 @@ class _Clock:
         self._line = max(self._line, recorded)
 
 
-def _with_times(entries: Iterator[Entry]) -> Iterator[tuple[float | None, list[Record]]]:
+def with_times(entries: Iterator[Entry]) -> Iterator[tuple[float | None, list[Record]]]:
     """Yield the records with their times in seconds; None if there is no time at all."""
     last: float | None = None
     waiting: list[Entry] = []
@@ -99,23 +107,23 @@ async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed:
     Raises:
         TinyAgentError: The record cannot be read, or standard output cannot be written.
     """
-    clock = _Clock(speed)
-    replay: _Replay | None = None
+    clock = Clock(speed)
+    replay: Replay | None = None
     source.before_read(stdout.flush)
     try:
-        for moment, records in _with_times(source.entries()):
+        for moment, records in with_times(source.entries()):
             for record in records:
                 if isinstance(record, SessionRecord):
                     if replay is not None:
                         replay.display.close()
-                    replay = _Replay(app, stdout, _model_of(record), clock, plain=plain)
+                    replay = Replay(app, stdout, model_of(record), clock, plain=plain)
                     clock.restart()
                     continue
                 if isinstance(record, AgentStartEvent):
                     clock.restart()
                 if moment is not None:
                     await clock.wait_until(moment)
-                replay = replay or _Replay(app, stdout, "the model", clock, plain=plain)
+                replay = replay or Replay(app, stdout, "the model", clock, plain=plain)
                 replay.show(record)
                 if stdout.error is not None:
                     raise stdout.error
@@ -128,14 +136,34 @@ async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed:
         raise stdout.error
 
 
-class _Replay:
-    """Shows the runs of one stream of lines."""
+class Replay:
+    """Shows the runs of one stream of lines.
 
-    def __init__(self, app: AppContext, stdout: Output, model: str, clock: _Clock, *, plain: bool) -> None:
+    Args:
+        app: Shows what happens.
+        stdout: Gets the replies.
+        model: The model, until a reply names its own.
+        clock: The time of the record.
+        plain: Whether replies are shown as they are, also on a terminal.
+        ended_only: Whether to show only what has ended.
+    """
+
+    def __init__(
+        self,
+        app: AppContext,
+        stdout: Output,
+        model: str,
+        clock: Clock,
+        *,
+        plain: bool,
+        ended_only: bool = False,
+    ) -> None:
         self._app = app
         self._stdout = stdout
         self._model = model
-        self.display = RunDisplay(app, stdout, model, shows_text=True, plain=plain, clock=clock)
+        self.display = RunDisplay(
+            app, stdout, model, shows_text=True, plain=plain, clock=clock, ended_only=ended_only
+        )
 
     def show(self, record: Record) -> None:
         """Show a record."""
@@ -143,15 +171,26 @@ class _Replay:
             self._end(record)
         elif not isinstance(record, SessionRecord | HistoryRecord):
             if isinstance(record, MessageStartEvent) and record.message.get("role") == "user":
-                self._show_prompt(extract_text(record.message))
-            for listener in self.display.listeners:
-                listener(record)
+                self.show_prompt(record.message)
+            elif isinstance(record, MessageEndEvent):
+                self.note_model(record.message)
+            self.show_event(record)
 
-    def _show_prompt(self, text: str) -> None:
+    def show_event(self, record: AgentEvent) -> None:
+        """Show an event of a run."""
+        for listener in self.display.listeners:
+            listener(record)
+
+    def note_model(self, message: AgentMessage) -> None:
+        """Take the model of a reply: a session may go on with another one."""
+        if is_assistant(message):
+            self._model = model_name(message.get("provider"), message.get("model")) or self._model
+
+    def show_prompt(self, message: AgentMessage) -> None:
         """Show a prompt, which is on the command line of a live run."""
         if self.display.shows_summary:
             self.display.end_line()
-            self._app.dim("\n".join(f"> {line}" for line in text.splitlines()))
+            self._app.dim(quoted(extract_text(message)))
 
     def _end(self, result: ResultRecord) -> None:
         self.display.close()
@@ -170,6 +209,11 @@ class _Replay:
             self._app.error(result.error.message, result.error.hint)
 
 
+def quoted(text: str) -> str:
+    """Return a prompt with a mark in front of each line."""
+    return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
+
+
 def _usage(result: ResultRecord) -> Usage:
     try:
         return msgspec.convert(result.usage or {}, Usage)
@@ -177,8 +221,12 @@ def _usage(result: ResultRecord) -> Usage:
         return {}  # another program wrote it
 
 
-def _model_of(header: SessionRecord) -> str:
+def model_of(header: SessionRecord) -> str:
+    """Return the model of a header on one line."""
     model = header.model or {}
-    parts = dict.fromkeys((model.get("provider"), model.get("id")))
+    return model_name(model.get("provider"), model.get("id")) or "the model"
+
+
+def model_name(*parts: object) -> str:
     # A record may be from anywhere, and the spinner shows this name as it is.
-    return one_line("/".join(str(part) for part in parts if part), _MODEL_WIDTH) or "the model"
+    return one_line("/".join(str(part) for part in dict.fromkeys(parts) if part), _MODEL_WIDTH)

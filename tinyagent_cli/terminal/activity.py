@@ -3,6 +3,7 @@
 on a terminal   a spinner with the seconds, and the last lines of a tool's output, which disappear;
                 one line for each tool call that has ended
 elsewhere       with -v one line when a tool call starts, and one when it ends
+of a record     one line for each tool call that has ended
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class ActivityRenderer:
         pending: Returns the end of the reply that is not shown yet; its last lines are above the spinner.
         text_is_live: Whether text appears on the terminal as it arrives, so that a spinner would disturb it.
         clock: Returns the time in seconds, for durations.
+        ended_only: Whether nothing is shown before it has ended, as for a record that is shown at once.
         make_live: Makes the lines that change in place.
     """
 
@@ -87,6 +89,7 @@ class ActivityRenderer:
         text_is_live: bool,
         pending: Callable[[], str] = lambda: "",
         clock: Callable[[], float] = time.monotonic,
+        ended_only: bool = False,
         make_live: Callable[[Callable[[int], list[str]], Callable[[], bool]], LiveLines] = LiveLines,
     ) -> None:
         self._app = app
@@ -95,7 +98,8 @@ class ActivityRenderer:
         self._text_is_live = text_is_live
         self._pending = pending
         self._clock = clock
-        can_redraw = app.stderr_is_terminal and app.can_move_cursor
+        self._shows_starts = not ended_only
+        can_redraw = app.stderr_is_terminal and app.can_move_cursor and not ended_only
         self._live = make_live(self._lines, before_draw) if can_redraw else None
         self._phase = ""
         self._since = 0.0
@@ -122,10 +126,13 @@ class ActivityRenderer:
                 self._start(call_id, _Running(name, args, self._clock()))
             case ToolExecutionUpdateEvent(tool_call_id=call_id, partial_result=result):
                 if call_id in self._running:
-                    self._running[call_id].output = _text(result)
+                    running = self._running[call_id]
+                    running.output = _with_update(running.output, _text(result))
             case ToolExecutionEndEvent(tool_call_id=call_id, result=result, is_error=is_error):
                 if call_id in self._running:
-                    self._end(self._running.pop(call_id), _text(result), is_error=is_error)
+                    running = self._running.pop(call_id)
+                    seconds = self._clock() - running.started
+                    self._end(running.call, _text(result), is_error=is_error, seconds=seconds)
             case AgentEndEvent():
                 self.close()
 
@@ -212,16 +219,20 @@ class ActivityRenderer:
     def _start(self, call_id: str, running: _Running) -> None:
         self._phase = ""
         self._running[call_id] = running
-        if self._live is None:
+        if self._live is None and self._shows_starts:
             self._line(f"→ {fit(running.call, self._width() - 2)}")
         else:
             self._before()
             self._update()
 
-    def _end(self, running: _Running, text: str, *, is_error: bool) -> None:
+    def show_ended(self, name: str, args: JsonDict, result: AgentToolResult, *, is_error: bool) -> None:
+        """Show a tool call of which there are no events, such as one of an earlier run."""
+        self._end(call_line(name, args), _text(result), is_error=is_error, seconds=None)
+
+    def _end(self, call: str, text: str, *, is_error: bool, seconds: float | None) -> None:
         width = self._width()
-        time_shown = f" {_duration(self._clock() - running.started)}"
-        call = fit(running.call, width - 2 - len(time_shown))
+        time_shown = f" {_duration(seconds)}" if seconds is not None else ""
+        call = fit(call, width - 2 - len(time_shown))
         mark = self._app.paint("31", "✗") if is_error else self._app.paint("32", "✓")
         lines = [f"{mark} {call}{self._app.paint('2', time_shown)}"]
         if is_error or self._app.verbosity:
@@ -259,6 +270,14 @@ def _last_lines(text: str, count: int, width: int) -> list[str]:
 
 def _text(result: AgentToolResult) -> str:
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
+
+
+def _with_update(output: str, update: str) -> str:
+    """Return the end of a running tool's output. An update has all of it so far, or only what is new."""
+    if not update.startswith(output):
+        separator = "" if output.endswith("\n") else "\n"
+        update = f"{output}{separator}{update}"
+    return update[-MAX_TAIL:]
 
 
 def _duration(seconds: float) -> str:

@@ -32,10 +32,12 @@ class RunDisplay:
         shows_text: Whether the reply is shown.
         plain: Whether it is shown as it is, also on a terminal.
         clock: Returns the time in seconds, for durations.
+        ended_only: Whether to show only what has ended, as for a record that is shown at once; then also
+            without a terminal.
 
     Attributes:
         text: Shows the reply; None if it is not shown.
-        activity: Shows what happens; None with -q, and without a terminal unless -v is set.
+        activity: Shows what happens; None with -q, and without a terminal unless -v or `ended_only` is set.
         shows_summary: Whether a line at the end sums up the run.
     """
 
@@ -48,15 +50,17 @@ class RunDisplay:
         shows_text: bool,
         plain: bool,
         clock: Callable[[], float] = time.monotonic,
+        ended_only: bool = False,
     ) -> None:
         self._app = app
         self._stdout = stdout
+        self._ended_only = ended_only
         self.text: TextRenderer | None = text_renderer(app, stdout, plain=plain) if shows_text else None
         self.shows_summary: bool = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
         self.activity: ActivityRenderer | None = self._make_activity(model, clock)
 
     def _make_activity(self, model: str, clock: Callable[[], float]) -> ActivityRenderer | None:
-        if not self.shows_summary:
+        if not self.shows_summary and (not self._ended_only or self._app.quiet):
             return None
         from .activity import ActivityRenderer
 
@@ -68,6 +72,7 @@ class RunDisplay:
             text_is_live=type(self.text) is TextRenderer,
             pending=lambda: self.text.pending if self.text is not None else "",
             clock=clock,
+            ended_only=self._ended_only,
         )
         if self._stdout.is_terminal:
             self._stdout.before_write = activity.erase
@@ -79,8 +84,8 @@ class RunDisplay:
         return [listener for listener in (self.text, self.activity) if listener is not None]
 
     def end_line(self) -> None:
-        """End an unfinished line of the reply on a terminal."""
-        if self.text is not None and self._stdout.is_terminal:
+        """End an unfinished line of the reply, if something else may come below it."""
+        if self.text is not None and (self._stdout.is_terminal or self._ended_only):
             self.text.end_line()
 
     def _is_at_line_start(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,22 +17,76 @@ if TYPE_CHECKING:
 __all__ = ["print_json", "print_table"]
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], output: Output | None = None) -> None:
-    """Print aligned columns. The header is printed only on a terminal.
+_NARROWEST = 10
+"""If the last column has less room than this, its cells are on lines of their own."""
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    output: Output | None = None,
+    *,
+    cut: bool = False,
+) -> None:
+    """Print aligned columns; on a terminal with a header, and in its width.
 
     Args:
         header: The names of the columns.
         rows: The cells of each row.
         output: Standard output, if the command has taken it.
+        cut: Whether a long last cell is cut on a terminal, instead of wrapped.
     """
     is_terminal = output.is_terminal if output is not None else sys.stdout.isatty()
     echo = output.print if output is not None else click.echo
     lines = [[one_line(cell, 500) for cell in row] for row in rows]
     if is_terminal:
         lines.insert(0, list(header))
-    widths = [max(len(line[n]) for line in lines) for n in range(len(header))] if lines else []
-    for line in lines:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    widths = [max(_width(line[n]) for line in lines) for n in range(len(header))] if lines else []
+    before = sum(widths[:-1]) + 2 * len(widths[:-1])
+    room = _columns(output) - before if is_terminal else sys.maxsize
+    for *cells, last in lines:
+        start = "".join(_padded(cell, width) for cell, width in zip(cells, widths, strict=False))
+        if room < _NARROWEST and _width(last) > room:
+            echo(start.rstrip())
+            parts = [f"  {part}" for part in _fitted(last, max(room + before, _NARROWEST) - 2, cut=cut)]
+        else:
+            first, *others = _fitted(last, room, cut=cut)
+            parts = [start + first, *(" " * before + other for other in others)]
+        for part in parts:
+            echo(part.rstrip())
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _padded(cell: str, width: int) -> str:
+    return cell + " " * (width - _width(cell) + 2)
+
+
+def _fitted(text: str, width: int, *, cut: bool) -> list[str]:
+    """Return lines of at most this number of columns."""
+    if _width(text) <= width:
+        return [text]
+    if cut:
+        from .live import fit  # with asyncio
+
+        return [fit(text, width)]
+    from rich.console import Console
+    from rich.text import Text
+
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
+
+
+def _columns(output: Output | None) -> int:
+    try:
+        return os.get_terminal_size(output.fd if output is not None else sys.stdout.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def print_json(value: object, output: Output | None = None) -> None:

@@ -110,6 +110,15 @@ async def test_the_thinking_level_arrives() -> None:
     assert "thinking_level" not in decoded(written)[1]
 
 
+async def test_a_refusal_arrives() -> None:
+    """A caller learns that the text is a refusal, so that an answer with a schema is not repaired."""
+    _, written = await encoded(Reply("I will not.", refusal=True))
+    assert decoded(written)[1]["refusal"] is True
+    _, written = await encoded(Reply("Hi"))
+    assert b"refusal" not in written
+    assert "refusal" not in decoded(written)[1]
+
+
 async def test_half_a_surrogate_pair_does_not_stop_a_reply() -> None:
     """A delta with half of a surrogate pair is sent as escapes."""
     _, written = await encoded(Reply(text("a\ud83d", "\ude00b")))

@@ -5,7 +5,7 @@ Events have extension fields, which other clients ignore:
     done, error     finishReason, of the provider; normalUsage, tinyagent's usage
     done            signatures, {contentIndex: signature} of blocks that were signed after their end;
                     citations, {contentIndex: [Citation]} of texts; thinkingLevel, the level of the request,
-                    if later requests of the turn need it
+                    if later requests of the turn need it; refusal, true if the text is the model's refusal
     toolcall_end    the final id and toolName; contentSignature; arguments, the JSON text, if the deltas do
                     not add up to it
     error           errorKind, errorCategory, errorHint, errorStatus, retryable, retryAfter, as in
@@ -322,6 +322,7 @@ class EventWriter:
                 cited[str(index)] = citations
         fields = {"signatures": late or None, "citations": cited or None, **self._ending(message)}
         fields["thinkingLevel"] = message.get("thinking_level")
+        fields["refusal"] = message.get("refusal")
         return _line({"type": "done", "reason": self.finish, **fields})
 
     def _ending(self, message: AssistantMessage | None) -> dict[str, object]:

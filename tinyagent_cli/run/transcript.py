@@ -1,0 +1,111 @@
+"""Show a session as one text, with the code that shows live runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tinyagent._stream.message_checks import is_assistant, is_tool_result
+from tinyagent.agent_types import (
+    AgentMessage,
+    AgentToolResult,
+    JsonDict,
+    MessageEndEvent,
+    MessageStartEvent,
+)
+from tinyagent.jsonl import HistoryRecord, Record, SessionRecord
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.events.source import Entry
+from tinyagent_cli.sessions.transcript import prompt_text
+from tinyagent_cli.terminal.output import Output
+from tinyagent_cli.terminal.sanitise import clean
+
+from .replay import Clock, Replay, model_of, quoted, with_times
+
+__all__ = ["show_transcript"]
+
+
+class _OnOutput(AppContext):
+    """Messages on standard output, among the replies that they belong to."""
+
+    def __init__(self, app: AppContext, output: Output) -> None:
+        super().__init__(app.args)
+        self.verbosity, self.quiet, self.no_color = app.verbosity, app.quiet, app.no_color
+        self._output = output
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        """Whether the messages are shown on a terminal."""
+        return self._output.is_terminal
+
+    def _write(self, text: str) -> None:
+        self._output.write_now(f"{text}\n".encode("utf-8", "replace"))
+
+
+class _Transcript(Replay):
+    """Shows a session on standard output, with its prompts and with the conversation that it continues."""
+
+    def __init__(self, app: AppContext, stdout: Output, clock: Clock, *, plain: bool) -> None:
+        super().__init__(_OnOutput(app, stdout), stdout, "the model", clock, plain=plain, ended_only=True)
+        self._calls: dict[str, JsonDict] = {}
+
+    def show(self, record: Record) -> None:
+        """Show a record."""
+        if isinstance(record, SessionRecord):
+            self._model = model_of(record)
+            parts = record.id[:8], record.created[:16].replace("T", " "), self._model
+            self._app.dim(" · ".join(filter(None, parts)))
+        elif isinstance(record, HistoryRecord):
+            self._show_earlier(record.message)
+        else:
+            super().show(record)
+
+    def show_prompt(self, message: AgentMessage) -> None:
+        self.display.end_line()
+        text = prompt_text(message)
+        shown = quoted(clean(text) if self._stdout.is_terminal else text)
+        self._stdout.write_now(f"\n{shown}\n\n".encode("utf-8", "replace"))
+
+    def _show_earlier(self, message: AgentMessage) -> None:
+        """Show a message that is not part of a run, as if it were."""
+        self.note_model(message)
+        if message.get("role") == "user":
+            self.show_prompt(message)
+        elif is_assistant(message):
+            self.show_event(MessageStartEvent(message=message))
+            self.show_event(MessageEndEvent(message=message))
+            for block in message["content"]:
+                if block["type"] == "tool_call":
+                    self._calls[block["id"]] = block["arguments"]
+        elif is_tool_result(message) and self.display.activity is not None:
+            args = self._calls.pop(message["tool_call_id"], {})
+            result = AgentToolResult(message["content"])
+            self.display.activity.show_ended(message["tool_name"], args, result, is_error=message["is_error"])
+
+
+async def show_transcript(app: AppContext, entries: Iterator[Entry], stdout: Output, *, plain: bool) -> None:
+    """Show a session at once on standard output: prompts, replies, tool calls and errors.
+
+    Args:
+        app: Has the verbosity and the colours.
+        entries: The lines of the session.
+        stdout: Standard output.
+        plain: Whether replies are shown as they are, also on a terminal.
+
+    Raises:
+        TinyAgentError: The session cannot be read, or standard output cannot be written.
+    """
+    clock = Clock(0)
+    shown = _Transcript(app, stdout, clock, plain=plain)
+    try:
+        for moment, found in with_times(entries):
+            for record in found:
+                if moment is not None:
+                    await clock.wait_until(moment)
+                shown.show(record)
+                if stdout.error is not None:
+                    raise stdout.error
+    finally:
+        shown.display.end_line()
+        stdout.flush()
+    if stdout.error is not None:
+        raise stdout.error
