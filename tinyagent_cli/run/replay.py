@@ -160,7 +160,7 @@ class Replay:
     ) -> None:
         self._app = app
         self._stdout = stdout
-        self._model = model
+        self._model: str = model
         self.display = RunDisplay(
             app, stdout, model, shows_text=True, plain=plain, clock=clock, ended_only=ended_only
         )
