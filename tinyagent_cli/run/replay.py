@@ -161,7 +161,7 @@ class Replay:
         self._app = app
         self._stdout = stdout
         self._model: str = model
-        self.display = RunDisplay(
+        self.display: RunDisplay = RunDisplay(
             app, stdout, model, shows_text=True, plain=plain, clock=clock, ended_only=ended_only
         )
 
