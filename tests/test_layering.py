@@ -38,7 +38,7 @@ CLI_FLOORS = [
     {"sinks", "sessions", "events"},
     {"run"},
     {"rpc", "chat"},
-    {"shell_completion"},
+    {"shell_completion", "completion_scripts"},
     {"commands"},
     {"app"},
     {"dispatch"},

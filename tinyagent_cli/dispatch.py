@@ -37,6 +37,9 @@ def _run(app: AppContext) -> int:
     if completion:
         from click.shell_completion import shell_complete
 
+        from .completion_scripts import register
+
+        register()
         return shell_complete(root, {"obj": app}, "tinyagent", COMPLETION_VARIABLE, completion)
     if sys.stdout is None:
         from .exit_codes import InputError

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPLETION_VARIABLE",
     "complete_aliases",
+    "complete_approvals",
+    "complete_at_files",
     "complete_files",
     "complete_models",
     "complete_plugins",
     "complete_providers",
     "complete_records",
     "complete_sessions",
+    "complete_setting_values",
     "complete_settings",
     "complete_stored_keys",
     "complete_templates",
@@ -39,21 +42,26 @@ COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
 _SHOWN_ID = 8
 """Digits of the id of a session."""
 
+_SHOWN_APPROVAL = 12
+"""Digits of the id of an approval."""
+
 _MOST_SESSIONS = 100
 """The most sessions that are offered."""
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete installed tool plugins; the shell completes paths."""
+    """Complete installed tool plugins and Python files of this folder; the shell completes paths."""
     from click.shell_completion import CompletionItem
 
     if "/" in incomplete or incomplete.startswith((".", "~")):
         return [CompletionItem(incomplete, type="file")]
-    return [
+    installed_tools = [
         CompletionItem(entry.name, help=f"{entry.distribution} {entry.version}")
         for entry in find("tools")
         if entry.name.startswith(incomplete)
     ]
+    files = _paths("", incomplete) if incomplete else []
+    return installed_tools + [item for item in files if item.value.endswith(".py")]
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -61,6 +69,30 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]
+
+
+def complete_at_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the path in `@FILE`, for a prompt that begins with it."""
+    return _paths("@", incomplete[1:]) if incomplete.startswith("@") else []
+
+
+def _paths(prefix: str, start: str) -> list[CompletionItem]:
+    """Return the paths that begin with `start`, after a prefix that the shell does not know."""
+    import os
+
+    from click.shell_completion import CompletionItem
+
+    folder, slash, name = start.rpartition("/")
+    try:
+        with os.scandir((folder or slash) or ".") as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    except OSError:
+        return []
+    return [
+        CompletionItem(f"{prefix}{folder}{slash}{entry}{'/' if is_folder else ''}")
+        for entry, is_folder in found
+        if entry.startswith(name) and entry.startswith(".") <= name.startswith(".")
+    ]
 
 
 def complete_plugins(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -106,8 +138,51 @@ def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: st
     return items
 
 
+def complete_setting_values(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete the value of the setting that the argument before names."""
+    from click.shell_completion import CompletionItem
+
+    from .config.reference import NAME, all_settings
+
+    key = str(ctx.params.get("key"))
+    if key == "run.model" or key.startswith("aliases."):
+        return [CompletionItem(name) for name in complete_models(ctx, param, incomplete)]
+    if key == "run.tools":
+        before, comma, last = incomplete.rpartition(",")
+        names = complete_tools(ctx, param, last)
+        return [CompletionItem(before + comma + item.value, item.type, item.help) for item in names]
+    parts = key.split(".")
+    for setting in all_settings():
+        pattern = setting.key.split(".")
+        if len(parts) == len(pattern) and all(a in (b, NAME) for a, b in zip(pattern, parts, strict=True)):
+            return [CompletionItem(value) for value in setting.values if value.startswith(incomplete)]
+    return []
+
+
+def complete_approvals(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the ids of stored approvals, with their tools and arguments."""
+    from click.shell_completion import CompletionItem
+
+    from .config.environment import APPROVALS_FILE, config_directory
+    from .run.approval_store import ApprovalStore
+
+    try:
+        found = sorted(ApprovalStore(config_directory() / APPROVALS_FILE), key=lambda a: a.created)
+    except Exception:  # noqa: BLE001 - a completion cannot show errors
+        return []
+    return [
+        CompletionItem(approval.id[:_SHOWN_APPROVAL], help=f"{approval.tool} {approval.arguments}")
+        for approval in found
+        if approval.id.startswith(incomplete)
+    ]
+
+
 def complete_models(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete providers with a slash, then known model ids."""
+    """Complete providers with a slash, then known model ids; after `replay:` a file."""
+    if incomplete.startswith("replay:"):
+        return [item.value for item in _paths("replay:", incomplete.removeprefix("replay:"))]
     found = _settings()
     provider, slash, _ = incomplete.partition("/")
     if slash:
@@ -181,8 +256,9 @@ def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: s
 
 
 def complete_records(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the names and ids of sessions; the shell completes paths."""
-    return complete_sessions(ctx, param, incomplete) or complete_files(ctx, param, incomplete)
+    """Complete the names and ids of sessions, and files; the shell completes other paths."""
+    found = complete_sessions(ctx, param, incomplete)
+    return [*found, *_paths("", incomplete)] if found else complete_files(ctx, param, incomplete)
 
 
 def _settings() -> Settings | None:

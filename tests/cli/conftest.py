@@ -78,6 +78,13 @@ class Terminal:
             assert time.monotonic() < deadline, self.screen(rows=200)
             assert self._read(0.1) is not False, self.screen(rows=200)
 
+    def expect_line(self, line: str, columns: int = 120) -> None:
+        """Wait until the last line on the screen is this one."""
+        deadline = time.monotonic() + SECONDS
+        while self.screen(columns, rows=200)[-1:] != [line]:
+            assert time.monotonic() < deadline, self.screen(columns, rows=200)
+            assert self._read(0.1) is not False, self.screen(columns, rows=200)
+
     def resize(self, columns: int, rows: int = 24) -> None:
         """Change the size of the window."""
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -179,10 +186,13 @@ class Cli:
         return result
 
     def start(self, *args: str | Path, environment: dict[str, str] | None = None, **given: Any) -> Any:
-        """Start a command with pipes."""
+        """Start a command with pipes; with `program`, that one instead."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = subprocess.Popen(
-            self.command(*args), env=self.environment(environment or {}), cwd=self.work, **{**pipes, **given}
+            given.pop("program", None) or self.command(*args),
+            env=self.environment(environment or {}),
+            cwd=self.work,
+            **{**pipes, **given},
         )
         self._open.append(process)
         return process

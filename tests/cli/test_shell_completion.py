@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tinyagent.testing import FakeServer
 
-from .conftest import Cli, FakeReply
+from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply
 
 BROKEN = "raise RuntimeError('imported')"
 
@@ -96,3 +102,134 @@ def test_every_shell(cli: Cli, shell: str, expected: list[str]) -> None:
     """Each shell gets the format of its script; zsh and fish also show the source of a tool."""
     cli.install("zz-weather", BROKEN)
     assert expected == complete(cli, "tinyagent run -t zz", shell)
+
+
+def test_files_after_a_prefix(cli: Cli) -> None:
+    """The shell does not know that the rest is a path. Folders end with a slash."""
+    cli.file("run.jsonl", "")
+    cli.file("tools.py", "")
+    cli.file("text.txt", "")
+    cli.file(".hidden", "")
+    (cli.work / "sub").mkdir()
+    cli.file("sub/notes.md", "")
+    assert ["replay:run.jsonl"] == offered(cli, "tinyagent run -m replay:r")
+    assert ["@sub/notes.md"] == offered(cli, "tinyagent run @sub/")
+    assert ["@run.jsonl", "@sub/", "@text.txt", "@tools.py"] == offered(cli, "tinyagent chat -s @")
+    assert ["@.hidden"] == offered(cli, "tinyagent run -s @.")
+    assert [] == offered(cli, "tinyagent run @nix/")
+    assert [] == offered(cli, "tinyagent run sub")
+    assert ["tools.py"] == offered(cli, "tinyagent run -t too")
+
+
+def test_sessions_and_records(cli: Cli) -> None:
+    """A name of a session, or a file."""
+    assert 0 == cli("run", "-m", "demo", "--session", "trip", "Hi").code
+    cli.file("trip.jsonl", "")
+    cli.file("other.jsonl", "")
+    for before in ("run --session", "chat --session", "sessions show", "sessions export"):
+        assert ["trip"] == offered(cli, f"tinyagent {before} t")
+    for before in ("replay", "events text", "events validate"):
+        assert ["trip", "trip.jsonl"] == offered(cli, f"tinyagent {before} t")
+        assert ["file,o"] == complete(cli, f"tinyagent {before} o")
+
+
+def test_values_of_settings(cli: Cli) -> None:
+    """They depend on the key: models, tools, choices, true and false."""
+    cli.install("zz-weather", BROKEN)
+    cli.config('[aliases]\nquick = "openai/gpt-5"\n')
+    assert ["quick"] == offered(cli, "tinyagent config set run.model qui")
+    assert ["quick"] == offered(cli, "tinyagent config set aliases.new qui")
+    assert ["calc,zz-weather"] == offered(cli, "tinyagent config set run.tools calc,zz")
+    assert ["minimal", "medium"] == offered(cli, "tinyagent config set run.thinking m")
+    assert ["true", "false"] == offered(cli, "tinyagent config set sessions.keep ")
+    assert ["openai-completions", "openai-responses"] == offered(
+        cli, "tinyagent config set providers.local.api openai"
+    )
+    assert [] == offered(cli, "tinyagent config set run.max_turns ")
+    assert [] == offered(cli, "tinyagent config set nix.nix ")
+
+
+def test_approvals(cli: Cli) -> None:
+    """The ids of stored approvals, with what they approve."""
+    assert [] == offered(cli, "tinyagent approvals revoke ")
+    cli.file("tools.py", TOOLS)
+    prompt = b'{"type": "prompt", "message": "write text=x"}\n'
+    process = cli.start("rpc", "-m", "demo", "-t", "tools.py", stdin=subprocess.PIPE)
+    process.stdin.write(prompt)
+    process.stdin.flush()
+    while b"approval_request" not in process.stdout.readline():
+        pass
+    process.communicate(b'{"type": "approve", "request": "approval-1", "answer": "project"}\n', SECONDS)
+    [shown] = complete(cli, "tinyagent approvals revoke ", "fish")
+    value, _, text = shown.partition("\t")
+    assert 'write {"text": "x"}' == text
+    assert 0 == cli("approvals", "revoke", value.removeprefix("plain,")).code
+
+
+def test_hostile_names_reach_no_terminal(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """A model with control characters in its name is not offered."""
+    serve(FakeReply.json({"data": [{"id": "a\x1b[31m"}, {"id": "b"}]}))
+    assert 0 == cli("models", "list", "local").code
+    assert ["local/b"] == offered(cli, "tinyagent run -m local/")
+
+
+SHELLS = {
+    "bash --norc --noprofile -i": "PS1='$ '; HISTFILE=; . <(tinyagent completion bash)",
+    "zsh -f -i": "PS1='$ '; autoload -U compinit; compinit -u -D; . <(tinyagent completion zsh)",
+    "fish --no-config --private -i": (
+        "function fish_prompt; echo -n '$ '; end; tinyagent completion fish | source"
+    ),
+}
+"""Shell -> the commands that set it up."""
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=["bash", "zsh", "fish"])
+def test_a_real_shell(cli: Cli, serve: Callable[..., FakeServer], shell: str) -> None:
+    """Words with colons, `=` and blanks are completed, and a space follows only a complete word."""
+    program = shell.split()
+    if shutil.which(program[0]) is None:
+        pytest.skip(f"{program[0]} is not installed")
+    serve(FakeReply.json({"data": [{"id": "big:free"}, {"id": "big:paid"}]}))
+    assert 0 == cli("models", "list", "local").code
+    assert 0 == cli("run", "-m", "demo", "--session", "my trip", "Hi").code
+    cli.file("run.jsonl", "")
+    (cli.home / "templates").mkdir()
+    (cli.home / "templates" / "review.md").write_text(
+        '+++\n[defaults]\nlanguage = "French, or so"\n+++\n{{ language }}'
+    )
+    terminal = cli.on_terminal(
+        program=program, columns=120,
+        environment={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(cli.work)},
+    )  # fmt: skip
+    terminal.type(f"{SHELLS[shell]}; echo rea\\dy\n")
+    terminal.expect("ready\r\n")
+    terminal.expect_line("$")
+    for typed, shown in (
+        ("compl", "completion X"),
+        ("run -m local/big:f", "run -m local/big:free X"),
+        ("run --model=local/big:p", "run --model=local/big:paid X"),
+        ("run -m replay:ru", "run -m replay:run.jsonl X"),
+        ("run -p review -P la", "run -p review -P language=X"),
+        ("run --schema ru", "run --schema run.jsonl X"),
+        ("sessions show my", "sessions show my\\ trip X"),
+    ):
+        terminal.type(f"tinyagent {typed}\tX")
+        terminal.expect_line(f"$ tinyagent {shown}")
+        terminal.type("\x15")
+        terminal.expect_line("$")
+    terminal.type("exit\n")
+    terminal.end()
+
+
+def test_the_commands_of_the_documentation(cli: Cli) -> None:
+    """The commands in docs/completion.md write the scripts to the places where the shells look for them."""
+    text = (ROOT / "docs" / "completion.md").read_text(encoding="utf-8")
+    for script in re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        done = cli.shell('set -e; tinyagent() { $T "$@"; }\n' + script, HOME=str(cli.work))
+        assert (0, "") == (done.code, done.err)
+    written = {str(path.relative_to(cli.work)) for path in cli.work.rglob("*") if path.is_file()}
+    assert {
+        ".local/share/bash-completion/completions/tinyagent",
+        ".zfunc/_tinyagent",
+        ".config/fish/completions/tinyagent.fish",
+    } == written

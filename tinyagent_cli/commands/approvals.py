@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.shell_completion import complete_approvals
 from tinyagent_cli.terminal.sanitise import visible_line
 from tinyagent_cli.terminal.tables import print_json, print_table
 
@@ -67,7 +68,7 @@ def _day(milliseconds: int) -> str:
 
 
 @approvals.command()
-@click.argument("ids", nargs=-1, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="ID...", shell_complete=complete_approvals)
 @click.option("--all", "everything", is_flag=True, help="Revoke all approvals.")
 @click.option("--project", is_flag=True, help="Revoke the approvals of the working directory.")
 @common_options

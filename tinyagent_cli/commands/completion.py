@@ -20,11 +20,11 @@ def completion(ctx: click.Context, shell: str) -> None:
       bash   tinyagent completion bash > ~/.local/share/bash-completion/completions/tinyagent
       zsh    tinyagent completion zsh > ~/.zfunc/_tinyagent
       fish   tinyagent completion fish > ~/.config/fish/completions/tinyagent.fish
-    """
-    from click.shell_completion import get_completion_class
 
+    What it completes: docs/completion.md.
+    """
+    from tinyagent_cli.completion_scripts import SHELLS
     from tinyagent_cli.shell_completion import COMPLETION_VARIABLE
 
-    kind = get_completion_class(shell)
-    assert kind is not None
-    click.echo(kind(ctx.find_root().command, {}, "tinyagent", COMPLETION_VARIABLE).source())
+    script = SHELLS[shell](ctx.find_root().command, {}, "tinyagent", COMPLETION_VARIABLE).source()
+    click.echo(script, nl=False)

@@ -10,7 +10,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_settings
+from tinyagent_cli.shell_completion import complete_setting_values, complete_settings
 from tinyagent_cli.terminal.tables import print_json, print_table
 
 from .options import CONTEXT, common_options, nearest, need_command
@@ -59,7 +59,7 @@ def show_config(app: AppContext, key: str | None, everything: bool, as_json: boo
 
 @config.command("set")
 @click.argument("key", shell_complete=complete_settings)
-@click.argument("value", type=TextArgument())
+@click.argument("value", type=TextArgument(), shell_complete=complete_setting_values)
 @common_options
 @click.pass_obj
 def set_config(app: AppContext, key: str, value: str) -> None:

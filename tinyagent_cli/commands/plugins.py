@@ -9,7 +9,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.plugins.discovery import CheckResult, Plugin, find
-from tinyagent_cli.shell_completion import complete_plugins
+from tinyagent_cli.shell_completion import complete_files, complete_plugins
 from tinyagent_cli.terminal.tables import print_json, print_table
 
 from .options import CONTEXT, LazyGroup, common_options, need_command
@@ -82,7 +82,7 @@ def _status(result: CheckResult) -> str:
 
 
 @plugins.command()
-@click.argument("what", nargs=-1, required=True)
+@click.argument("what", nargs=-1, required=True, shell_complete=complete_files)
 @click.option("-e", "--editable", is_flag=True, help="WHAT is a folder; later changes in it take effect.")
 @click.option("-U", "--upgrade", is_flag=True, help="Install the newest version, even if one is installed.")
 @click.option("--dry-run", is_flag=True, help="Only show the command.")

@@ -7,6 +7,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import (
+    complete_at_files,
     complete_files,
     complete_models,
     complete_sessions,
@@ -94,7 +95,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 
 
 @click.command("run", cls=RunCommand, context_settings=CONTEXT)
-@click.argument("prompt", required=False, type=TextArgument())
+@click.argument("prompt", required=False, type=TextArgument(), shell_complete=complete_at_files)
 @click.option(
     "-m",
     "--model",
@@ -108,6 +109,7 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     "--system",
     metavar="TEXT|@FILE",
     type=TextArgument(path_prefix="@"),
+    shell_complete=complete_at_files,
     help="The system prompt.",
 )
 @click.option(

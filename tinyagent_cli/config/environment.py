@@ -17,6 +17,7 @@ __all__ = [
     "allowed_plugins",
     "cache_directory",
     "config_directory",
+    "exact_variable",
     "has_home",
     "missing_variable",
     "sessions_directory",
@@ -33,6 +34,11 @@ def variable(name: str) -> str | None:
     """Return an environment variable without surrounding white space; None if it is unset or blank."""
     value = os.environ.get(name, "").strip()
     return value or None
+
+
+def exact_variable(name: str) -> str:
+    """Return an environment variable as it is; an empty text if it is unset."""
+    return os.environ.get(name, "")
 
 
 def set_variable(name: str, value: str) -> None:

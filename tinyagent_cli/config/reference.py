@@ -43,6 +43,7 @@ class Setting(NamedTuple):
         default: The default as JSON; empty without a default.
         description: What it is for.
         project: Whether a project file can set it, too.
+        values: All values of a setting with few.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Setting(NamedTuple):
     default: str
     description: str
     project: bool
+    values: Sequence[str] = ()
 
 
 def all_settings(kind: type[msgspec.Struct] = UserFile) -> list[Setting]:
@@ -69,13 +71,14 @@ def _settings(table: types.Type, keys: tuple[str, ...], project: set[str]) -> It
         elif isinstance(kind, types.DictType) and isinstance(kind.value_type, types.StructType):
             yield from _settings(kind.value_type, (*path, NAME), project)
         else:
-            key = ".".join(path)
+            key, literals = ".".join(path), _literals(hints[field.name])
             yield Setting(
                 key,
-                _in_words(kind, _literals(hints[field.name])),
+                _in_words(kind, literals),
                 _default(_DEFAULTS.get(key, field.default)),
                 descriptions.get(field.name, ""),
                 key in project,
+                ("true", "false") if isinstance(kind, types.BoolType) else literals,
             )
 
 
