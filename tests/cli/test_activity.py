@@ -10,7 +10,7 @@ import pytest
 
 from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
-from tinyagent_cli.terminal.activity import call_line
+from tinyagent_cli.terminal.activity import call_line, with_update
 from tinyagent_cli.terminal.live import LiveLines, fit
 
 from .conftest import Cli, FakeReply
@@ -181,6 +181,34 @@ def test_lines_follow_the_width(cli: Cli, serve: Serve) -> None:
     terminal.expect("x" * 20 + "…")
     cli.file("built", "")
     assert 0 == terminal.end()
+
+
+@pytest.mark.parametrize("columns", [40, 60])
+def test_the_closing_line_fits_into_a_narrow_terminal(cli: Cli, serve: Serve, columns: int) -> None:
+    """It is broken between its parts."""
+    serve(FakeReply.text("Done."))
+    terminal = cli.on_terminal("run", "-m", f"local/{'m' * 20}", "Hi", columns=columns)
+    assert 0 == terminal.end()
+    reply, model, *rest = terminal.screen(columns=columns)
+    assert ("Done.", f"local/{'m' * 20}") == (reply, model.partition(" · ")[0])
+    assert all(line == line.strip(" ·") for line in (model, *rest))
+
+
+@pytest.mark.parametrize(
+    ("updates", "shown"),
+    [
+        (["a\n", "b\n", "c\nd\n"], "a\nb\nc\nd\n"),
+        (["a\n", "a\nb\n", "a\nb\nc\n"], "a\nb\nc\n"),
+        (["10 %", "20 %"], "10 %\n20 %"),
+        (["x" * 5_000], "x" * 4_000),
+    ],
+)
+def test_updates_with_new_or_with_all_output_are_shown(updates: list[str], shown: str) -> None:
+    """A tool may report what is new, or everything so far."""
+    output = ""
+    for update in updates:
+        output = with_update(output, update)
+    assert shown == output
 
 
 @pytest.mark.usefixtures("tools")

@@ -229,6 +229,16 @@ def test_a_long_call_is_shown_in_part(arguments: dict[str, Any]) -> None:
     assert "[a]" not in asked.text
 
 
+def test_a_question_is_wrapped_by_words_but_not_the_call() -> None:
+    """The text around the call fits into a narrow terminal; the call stays as it is."""
+    command = "echo " + "word " * 30
+    text = question(a_call({"command": command}), source="tinyagent-tools-shell", width=40).text
+    around = [line for line in text.split("\n") if not line.startswith("  ")]
+    assert all(len(line) < 40 for line in around), around
+    assert f"  $ {command}" in text
+    assert text.endswith("project: ")
+
+
 def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve) -> None:
     """A long call needs a full `yes`, or a view of all pages, after which the usual answers work."""
     cli.file("mytools.py", TOOLS)

@@ -37,7 +37,7 @@ async def build():
 
 
 def _chat(cli: Cli, *args: str, model: str = "local/m", **given: Any) -> Terminal:
-    environment = {"PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1"}
+    environment = {"PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1", **given.pop("environment", {})}
     chosen = ("-m", model) if model else ()
     terminal = cli.on_terminal("chat", *chosen, *args, environment=environment, **given)
     if model:
@@ -379,26 +379,59 @@ def test_a_chat_needs_a_terminal(cli: Cli) -> None:
     assert "tinyagent run" in done.err
 
 
+def _models(*names: str) -> FakeReply:
+    return FakeReply.json({"object": "list", "data": [{"id": name} for name in names]})
+
+
 def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
-    """It asks for provider, key and model, stores them, and does not show the key."""
+    """It asks for provider, key and model, and stores them. A refused key is replaced, and none is shown."""
+    with FakeServer(FakeReply.error(401, "bad key"), _models("gpt-a", "gpt-b-mini", "gpt-b")) as server:
+        terminal = _chat(cli, model="", environment={"OPENAI_BASE_URL": server.url})
+        terminal.expect("Provider (number or name)")
+        terminal.type("nosuch" + ENTER)
+        terminal.expect("Type a number from 1 to")
+        terminal.expect_prompt("Provider (number or name): ")
+        terminal.type("openai" + ENTER)
+        terminal.expect("Key of openai")
+        terminal.type("sk-CANARY-00000" + ENTER)
+        terminal.expect("bad key")
+        terminal.expect_prompt("Key of openai (it is not shown): ")
+        terminal.type("sk-CANARY-12345" + ENTER)
+        terminal.expect("  3  gpt-b-mini")
+        terminal.type("gpt-b-" + ENTER)
+        terminal.expect("from now on? [Y/n]")
+        terminal.type(ENTER)
+        terminal.expect("/help shows the commands")
+        terminal.type(CTRL_D)
+        assert 0 == terminal.end()
+        assert ["Bearer sk-CANARY-00000", "Bearer sk-CANARY-12345"] == [
+            request.headers["authorization"] for request in server.requests
+        ]
+    assert b"CANARY" not in terminal.shown
+    assert 0o600 == stat.S_IMODE((cli.home / "keys.toml").stat().st_mode)
+    assert "openai/gpt-b-mini\n" == cli("models", "default").out
+
+
+def test_ctrl_c_skips_the_list_of_models(cli: Cli, serve: Serve) -> None:
+    """A provider that does not answer does not hold up the choice; any id can be typed."""
+    serve(FakeReply((Wait(),)))
     terminal = _chat(cli, model="")
     terminal.expect("Provider (number or name)")
-    terminal.type("nosuch" + ENTER)
-    terminal.expect("Type a number from 1 to")
-    terminal.expect_prompt("Provider (number or name): ")
-    terminal.type("openai" + ENTER)
-    terminal.expect("Key of openai")
-    terminal.type("sk-CANARY-12345" + ENTER)
-    terminal.expect("Model:")
-    terminal.type(ENTER)
-    terminal.expect("from now on? [Y/n]")
-    terminal.type(ENTER)
+    terminal.type("local" + ENTER)
+    terminal.expect("Ctrl-C skips this")
+    terminal.type(CTRL_C)
+    terminal.expect("Skipped.")
+    terminal.expect_prompt("Model: ")
+    terminal.type("two words" + ENTER)
+    terminal.expect("has no blanks")
+    terminal.expect_prompt("Model: ")
+    terminal.type("own" + ENTER)
+    terminal.expect("Use local/own from now on")
+    terminal.type("n" + ENTER)
     terminal.expect("/help shows the commands")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert b"CANARY" not in terminal.shown
-    assert 0o600 == stat.S_IMODE((cli.home / "keys.toml").stat().st_mode)
-    assert "openai/gpt-4.1-mini\n" == cli("models", "default").out
+    assert 3 == cli("models", "default").code
 
 
 def test_leaving_the_choice_of_a_model_is_an_error(cli: Cli) -> None:

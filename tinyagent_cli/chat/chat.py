@@ -13,7 +13,6 @@ from prompt_toolkit.application import in_terminal
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
-from tinyagent._net.errors import redact
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, ThinkingLevel, UserMessage
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
@@ -23,10 +22,11 @@ from tinyagent_cli.run.driver import make_guards
 from tinyagent_cli.run.outcome import model_name, summary
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.prompt_input import StandardInput, build_prompt, find_mentions, read_files
+from tinyagent_cli.sessions.transcript import prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
 from tinyagent_cli.terminal.display import text_renderer
-from tinyagent_cli.terminal.live import LiveLines
+from tinyagent_cli.terminal.live import LiveLines, columns, fit
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.signals import Interrupted
 from tinyagent_cli.terminal.text import TextRenderer
@@ -178,6 +178,7 @@ class Chat:
         if message is None:
             self._app.error("There is no prompt of this chat to repeat.")
         else:
+            self._app.dim(fit(f"Asking again: {one_line(prompt_text(message), 500)}", columns() - 1))
             self._start(message)
 
     async def _answer(self, message: UserMessage) -> None:
@@ -203,7 +204,7 @@ class Chat:
                 failure = describe(outcome.error)
                 app.error(failure.message, failure.hint)
             if not app.quiet:
-                app.dim(redact(summary(plan, outcome.progress, verbose=bool(app.verbosity))))
+                app.dim(summary(plan, outcome.progress, app))
             self._output.flush()
         except (SystemExit, KeyboardInterrupt):
             raise  # a plugin tries to end the process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,9 @@ from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.outcome import model_name
+from tinyagent_cli.terminal.live import columns, fit
 from tinyagent_cli.terminal.sanitise import one_line
+from tinyagent_cli.terminal.tables import table_lines
 
 from .conversation import Conversation
 
@@ -125,11 +128,9 @@ class Commands:
         self._functions[name](argument)
 
     def _help(self, argument: str) -> None:
-        for name, command in COMMANDS.items():
-            usage = f"/{name} {command.argument}".strip()
-            self._app.show(f"  {usage:<23} {command.about}")
-        for key, about in KEYS:
-            self._app.show(f"  {key:<23} {about}")
+        commands = [(f"/{name} {command.argument}", command.about) for name, command in COMMANDS.items()]
+        for line in table_lines([*commands, ("", ""), *KEYS], columns() - 1):
+            self._app.show(line)
 
     def _model(self, argument: str) -> None:
         if argument:
@@ -144,7 +145,8 @@ class Commands:
             self._app.show("Tools: none. Those of a plugin: /tools NAME   All plugins: tinyagent tools list")
         for tool in tools:
             asks = "" if tool.read_only else " (asks)"
-            self._app.show(f"  {one_line(tool.name)}{asks}: {one_line(tool.description, 100)}")
+            about = f"  {one_line(tool.name)}{asks}: {one_line(tool.description, 200)}"
+            self._app.show(fit(about, columns() - 1))
 
     def _system(self, argument: str) -> None:
         if argument:
@@ -183,9 +185,8 @@ class Commands:
 
     def _save(self, argument: str) -> None:
         self._chat.save(argument)
-        self._app.show(
-            f"The session is saved as {argument}. Continue it: tinyagent chat --session {argument}"
-        )
+        name = shlex.quote(argument)
+        self._app.show(f"The session is saved as {argument}. Continue it: tinyagent chat --session {name}")
 
     def _fork(self, argument: str) -> None:
         new_id = self._chat.fork(argument or None)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import textwrap
 from collections.abc import Sequence
 
 from prompt_toolkit import PromptSession
@@ -10,17 +13,29 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
 from tinyagent._stream.servers import SERVERS
-from tinyagent.errors import TinyAgentError
+from tinyagent.agent_types import ModelInfo
+from tinyagent.errors import AuthenticationError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import catalogue
 from tinyagent_cli.config.keys import check_key
-from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.config.toml_file import change_user_file
+from tinyagent_cli.plugins.model_lists import ask_provider
+from tinyagent_cli.plugins.registry import PluginLoader
+from tinyagent_cli.terminal.live import columns
+from tinyagent_cli.terminal.sanitise import one_line
+from tinyagent_cli.terminal.signals import raise_on_sigint
 
 __all__ = ["choose_model"]
 
 OFFERED = ("openrouter", "openai", "anthropic", "gemini", "groq", "mistral", "ollama", "llamacpp")
 """The providers in the list; the others can be typed."""
+
+ANSWER_S = 10.0
+"""The time that a provider has to list its models, in seconds."""
+
+MOST_SHOWN = 12
+"""How many of its models are shown."""
 
 
 def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, TerminalOutput]) -> str | None:
@@ -33,22 +48,33 @@ def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, Ter
     app.show("  1  demo: offline and scripted, to try the program without a key")
     offered = [name for name in OFFERED if name in SERVERS]
     for number, name in enumerate(offered, 2):
-        needs = "a server on this machine" if SERVERS[name].api_key_env is None else "needs a key"
-        app.show(f"  {number}  {name}: {needs}")
+        app.show(f"  {number}  {name}: {_needs(settings, name)}")
     names = ["demo", *offered]
     others = {*SERVERS, *settings.providers}.difference(names)
     if others:
-        app.show(f"  or a name: {', '.join(sorted(others))}")
+        text = f"or a name: {', '.join(sorted(others))}"
+        app.show(textwrap.fill(text, columns() - 1, initial_indent="  ", subsequent_indent="     "))
     try:
         provider = _provider(app, ask, names, others)
         if provider == "demo":
             return "demo"
-        _key(app, ask, settings, provider)
-        name = f"{provider}/{_model_id(app, ask, provider)}"
+        name = f"{provider}/{_model_id(app, ask, provider, _known(app, ask, settings, provider))}"
         _default(app, ask, settings, name)
     except EOFError:
         return None
     return name
+
+
+def _needs(settings: Settings, provider: str) -> str:
+    """Return what the user needs for a provider."""
+    variable = SERVERS[provider].api_key_env
+    if variable is None:
+        return "a server on this machine"
+    try:
+        has_key = settings.find_key(provider, variable) is not None
+    except TinyAgentError:
+        has_key = False
+    return "has a key" if has_key else "needs a key"
 
 
 class _Asker:
@@ -80,13 +106,63 @@ def _provider(app: AppContext, ask: _Asker, names: list[str], others: set[str]) 
             app.error(f"Type a number from 1 to {len(names)}, or a name of the list.")
 
 
-def _key(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> None:
-    """Ask for the key of a provider, if it needs one and has none, and store it."""
+def _known(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> list[str]:
+    """Ask for the key, if it is missing or refused, and then the provider. Return the ids of its models."""
+    is_new = _key(app, ask, settings, provider)
+    while True:
+        try:
+            return _ask_provider(app, provider)
+        except AuthenticationError as error:
+            app.error(str(error), None if is_new else error.hint)
+            if not is_new:
+                return []
+            _store_key(app, ask, settings, provider)
+
+
+def _ask_provider(app: AppContext, provider: str) -> list[str]:
+    """Return the ids of the provider's models; the stored ones if it does not answer.
+
+    Raises:
+        AuthenticationError: The key is refused.
+    """
+    listing = catalogue.read(provider)
+    known = [] if listing is None else [info.id for info in listing.models]
+    before = signal.getsignal(signal.SIGINT)
+    raise_on_sigint()
+    try:
+        app.show(f"Asking {provider} for its models. Ctrl-C skips this.")
+        return [info.id for info in asyncio.run(_listed(provider))]
+    except AuthenticationError:
+        raise
+    except KeyboardInterrupt:
+        app.show("Skipped.")
+    except TimeoutError:
+        app.warn(f"{provider} did not answer within {ANSWER_S:g} s.")
+    except TinyAgentError as error:
+        app.warn(f"{provider} does not list its models: {error}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return known
+
+
+async def _listed(provider: str) -> list[ModelInfo]:
+    loader = PluginLoader.from_settings(load_settings())  # with the key that was stored now
+    async with asyncio.timeout(ANSWER_S):
+        return await ask_provider(loader, provider)
+
+
+def _key(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> bool:
+    """Ask for the key of a provider, if it needs one and has none, and store it. Return whether it did."""
     server = SERVERS.get(provider)
     if server is None or server.api_key_env is None or provider in settings.providers:
-        return
+        return False
     if settings.find_key(provider, server.api_key_env) is not None:
-        return
+        return False
+    _store_key(app, ask, settings, provider)
+    return True
+
+
+def _store_key(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> None:
     while True:
         key = ask(f"Key of {provider} (it is not shown)", hidden=True)
         if not key:
@@ -101,15 +177,35 @@ def _key(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> Non
             return
 
 
-def _model_id(app: AppContext, ask: _Asker, provider: str) -> str:
-    server, listing = SERVERS.get(provider), catalogue.read(provider)
+def _model_id(app: AppContext, ask: _Asker, provider: str, known: list[str]) -> str:
+    """Ask for a model: its number or name in the list, a part of a name that fits one, or any other id."""
+    server = SERVERS.get(provider)
     default = server.default_model or "" if server is not None else ""
-    known = [] if listing is None else [info.id for info in listing.models]
-    app.show(f"Which model? All of them: tinyagent models list {provider}")
+    if default not in known:
+        default = default if not known else known[0] if len(known) == 1 else ""
+    offered = known[:MOST_SHOWN]
+    for number, name in enumerate(offered, 1):
+        app.show(f"  {number}  {one_line(name, 100)}")
+    if len(known) > len(offered):
+        app.show(f"  … {len(known):,} models in all. A part of a name finds one; Tab shows the names.")
+    elif not known:
+        app.show("Type the id of a model, from the documentation of the provider.")
     while True:
-        answer = ask("Model", words=known, default=default).removeprefix(f"{provider}/")
-        if answer:
+        answer = ask("Model (number or name)" if known else "Model", words=known, default=default)
+        answer = answer.removeprefix(f"{provider}/")
+        if answer.isdigit() and 1 <= int(answer) <= len(offered) and answer not in known:
+            return offered[int(answer) - 1]
+        fitting = [name for name in known if answer.lower() in name.lower()]
+        if answer in known or (answer and not fitting and len(answer.split()) == 1):
             return answer
+        if answer and len(fitting) == 1:
+            return fitting[0]
+        if answer and not fitting:
+            app.error("The id of a model has no blanks.")
+        elif answer:
+            more = f" and {len(fitting) - MOST_SHOWN} more" if len(fitting) > MOST_SHOWN else ""
+            names = ", ".join(one_line(name, 100) for name in fitting[:MOST_SHOWN])
+            app.show(f"Several models fit: {names}{more}.")
 
 
 def _default(app: AppContext, ask: _Asker, settings: Settings, name: str) -> None:

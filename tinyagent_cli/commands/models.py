@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -50,6 +49,7 @@ def list_models(app: AppContext, provider: str | None, cached: bool, as_json: bo
     from tinyagent_cli.config import catalogue
     from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.plugins.model_lists import ask_provider
     from tinyagent_cli.plugins.registry import PluginLoader
     from tinyagent_cli.run.kernel_guards import protect_memory
 
@@ -76,9 +76,7 @@ def list_models(app: AppContext, provider: str | None, cached: bool, as_json: bo
         app.note(f"{provider} returned this list {_ago(listing)}.")
         infos = listing.models
     else:
-        infos = sorted(asyncio.run(_ask(found, loader, provider)), key=lambda info: info.id)
-        infos = [_with_facts(provider, info) for info in infos]
-        catalogue.write(provider, infos)
+        infos = asyncio.run(ask_provider(loader, provider))
     if as_json:
         print_json(infos, output)
     else:
@@ -118,7 +116,7 @@ def search_models(
     if not cached:
         listings = {listing.provider: listing for listing in catalogue.read_all()}
         old = [n for n in usable if refresh or n not in listings or listings[n].age_s > _FRESH_S]
-        asyncio.run(_refresh(app, found, PluginLoader.from_settings(found), old))
+        asyncio.run(_refresh(app, PluginLoader.from_settings(found), old))
     listings = {listing.provider: listing for listing in catalogue.read_all()}
     rows = [
         (listing.provider, info)
@@ -157,6 +155,7 @@ def show_model(app: AppContext, model: str, as_json: bool) -> None:
     from tinyagent.agent_types import ModelInfo
     from tinyagent_cli.config import catalogue
     from tinyagent_cli.config.settings import load_settings
+    from tinyagent_cli.plugins.model_lists import with_facts
     from tinyagent_cli.plugins.model_names import full_name
 
     found = load_settings()
@@ -164,7 +163,7 @@ def show_model(app: AppContext, model: str, as_json: bool) -> None:
     provider, _, model_id = name.partition("/")
     listing = catalogue.read(provider)
     listed = [] if listing is None else [info for info in listing.models if info.id == model_id]
-    info = _with_facts(provider, listed[0] if listed else ModelInfo(model_id))
+    info = with_facts(provider, listed[0] if listed else ModelInfo(model_id))
     family = family_of(model_id)
     facts: dict[str, object] = {
         "model": name,
@@ -307,22 +306,20 @@ def _ago(listing: Listing) -> str:
     return f"{minutes // 60} h ago" if minutes < 2880 else f"{minutes // 1440} days ago"
 
 
-async def _refresh(app: AppContext, found: Settings, loader: PluginLoader, names: list[str]) -> None:
+async def _refresh(app: AppContext, loader: PluginLoader, names: list[str]) -> None:
     """Ask these providers for their models at the same time, and store the lists. Failures are warnings."""
     from tinyagent.errors import TinyAgentError
-    from tinyagent_cli.config import catalogue
+    from tinyagent_cli.plugins.model_lists import ask_provider
 
     async def ask(name: str) -> None:
         try:
             async with asyncio.timeout(_ANSWER_S):
-                infos = await _ask(found, loader, name)
+                await ask_provider(loader, name)
         except TimeoutError:
             app.warn(f"{name} did not answer within {_ANSWER_S:g} s.")
         except TinyAgentError as error:
             if name in loader.provider_names() and "cannot list its models" not in str(error):
                 app.warn(f"{name} could not be asked: {error}")
-        else:
-            catalogue.write(name, [_with_facts(name, info) for info in sorted(infos, key=lambda i: i.id)])
 
     await asyncio.gather(*map(ask, names))
 
@@ -349,26 +346,6 @@ def _price(dollars: float | None) -> str:
     return "" if dollars is None else f"{dollars:.4f}".rstrip("0").rstrip(".")
 
 
-def _with_facts(provider: str, info: ModelInfo) -> ModelInfo:
-    """Return the model with what its provider does not list: context window, prices and reasoning."""
-    from tinyagent._prices import model_facts
-    from tinyagent._stream.model_families import family_of
-
-    if family_of(info.id).reasons and "reasoning" not in info.abilities:
-        info = replace(info, abilities=(*info.abilities, "reasoning"))
-    if None not in (info.context_window, info.input_price, info.output_price):
-        return info
-    facts = model_facts(provider, info.id)
-    if facts is None:
-        return info
-    window = info.context_window if info.context_window is not None else facts.context_window
-    if info.input_price is not None:
-        return replace(info, context_window=window)
-    return replace(
-        info, context_window=window, input_price=facts.input_price, output_price=facts.output_price
-    )
-
-
 def _providers(found: Settings) -> list[dict[str, str]]:
     from tinyagent.errors import ConfigurationError
     from tinyagent_cli.plugins.builtin import key_state, key_variable, provider_plugins
@@ -390,22 +367,3 @@ def _providers(found: Settings) -> list[dict[str, str]]:
                 key = str(error)
         rows.append({"name": entry.name, "from": origin, "key": key})
     return rows
-
-
-async def _ask(found: Settings, loader: PluginLoader, name: str) -> list[ModelInfo]:
-    from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
-
-    provider = loader.provider(name)
-    if provider.list_models is None:
-        raise ConfigurationError(
-            f"The provider {name!r} cannot list its models.",
-            hint=f"Use the id of a model from its documentation: -m {name}/MODEL-ID",
-        )
-    try:
-        return await provider.list_models()
-    except TinyAgentError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"The models of {name!r} could not be listed: {type(error).__name__}: {error}"
-        ) from error

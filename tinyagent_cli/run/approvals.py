@@ -164,7 +164,8 @@ class Approvals:
             return await self._asker(call, project)
         name = source.name if source is not None else ""
         async with self._terminal():
-            return await ask_on_terminal(question(call, project=project, source=name, paint=self._paint))
+            asked = question(call, project=project, source=name, paint=self._paint, width=_terminal_width())
+            return await ask_on_terminal(asked)
 
     def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
@@ -193,6 +194,7 @@ def question(
     project: bool = True,
     source: str = "",
     paint: Callable[[str, str], str] = lambda code, text: text,
+    width: int | None = None,
 ) -> Question:
     """Return the question for a call.
 
@@ -201,6 +203,7 @@ def question(
         project: Whether to offer an approval for the project.
         source: Where the tool comes from.
         paint: Colours the lines of a diff.
+        width: The columns of the terminal, for the text around the call; None for no limit.
     """
     from .call_view import call_view, painted
 
@@ -221,11 +224,30 @@ def question(
         shown, asked = text, choices
     shown = painted("  " + shown.replace("\n", "\n  "), paint)
     origin = f" ({visible_line(source)})" if source else ""
+    start = _wrapped(f"The model wants to run {name}{origin}, which can change something:", width)
     return Question(
-        f"The model wants to run {name}{origin}, which can change something:\n{shown}\n{SANDBOX}\n{asked}",
+        f"{start}\n{shown}\n{_wrapped(SANDBOX, width)}\n{_wrapped(asked, width)}",
         f"{name}\n{text}" if begin < end else None,
-        choices,
+        _wrapped(choices, width),
     )
+
+
+def _wrapped(text: str, width: int | None) -> str:
+    """Wrap the lines of a text by words; blanks at its end remain."""
+    if width is None or max(map(len, text.split("\n"))) < width:
+        return text
+    import textwrap
+
+    end = text[len(text.rstrip()) :]
+    lines = (textwrap.wrap(line, max(width - 1, 20), break_long_words=False) for line in text.split("\n"))
+    return "\n".join("\n".join(line) for line in lines) + end
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(2).columns or 80
+    except OSError:
+        return 80
 
 
 def _hidden_part(text: str) -> tuple[int, int]:

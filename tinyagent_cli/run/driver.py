@@ -12,7 +12,6 @@ from msgspec import UNSET
 
 from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error, extract_text
-from tinyagent._net.errors import redact
 from tinyagent.errors import EmptyReplyError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory, sessions_directory
@@ -362,7 +361,7 @@ class _Run:
         if extract and error is None:
             error = _print_code(app, self._stdout, progress, last=extract > 1)
         if self._display.shows_summary:
-            app.dim(redact(summary(plan, progress, verbose=bool(app.verbosity))))
+            app.dim(summary(plan, progress, app))
         if plan.session is not None and plan.session.started:
             app.detail(f"Session {plan.session.id[:8]}, to continue: tinyagent run -c")
         if progress.replies and progress.usage is None:

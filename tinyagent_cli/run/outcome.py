@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from tinyagent._net.errors import redact
 from tinyagent.agent_types import AgentEvent, MessageUpdateEvent, ModelIdentity
 from tinyagent.errors import (
     AuthenticationError,
@@ -19,6 +20,7 @@ from tinyagent_cli.exit_codes import ToolsRefusedError
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import Usage
+    from tinyagent_cli.app_context import AppContext
 
     from .plan import Plan
     from .progress import Progress
@@ -58,10 +60,10 @@ def model_name(plan: Plan) -> str:
     return "/".join(filter(None, dict.fromkeys((plan.model.provider, plan.model.id))))
 
 
-def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
+def summary(plan: Plan, progress: Progress, app: AppContext) -> str:
     """Return one line with the model, the tokens, the cost and the seconds of a run.
 
-    With `verbose` it also has an unknown cost, and the turns if there is only one.
+    With -v it also has an unknown cost, and the turns of one turn. A narrow terminal gets more lines.
     """
     has_cost = hasattr(plan.model, "base_url")
     return summary_line(
@@ -70,14 +72,15 @@ def summary(plan: Plan, progress: Progress, *, verbose: bool) -> str:
         turns=len(progress.replies),
         seconds=progress.seconds,
         has_cost=has_cost,
-        verbose=verbose,
+        app=app,
     )
 
 
 def summary_line(
-    model: str, usage: Usage, *, turns: int, seconds: float, has_cost: bool, verbose: bool
+    model: str, usage: Usage, *, turns: int, seconds: float, has_cost: bool, app: AppContext
 ) -> str:
     """Return the line of `summary` from its parts; `has_cost` says whether the model costs money."""
+    verbose = bool(app.verbosity)
     parts = [model]
     if usage:
         parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
@@ -90,7 +93,12 @@ def summary_line(
     if verbose or turns > 1:
         parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
     parts.append(f"{seconds:.1f} s")
-    return " · ".join(parts)
+    line = redact(" · ".join(parts))
+    if not app.stderr_is_terminal:
+        return line
+    from tinyagent_cli.terminal.live import columns, wrap_parts
+
+    return wrap_parts(line, " · ", columns())
 
 
 def _source_of_key(plan: Plan) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import msgspec
 
 from tinyagent import extract_text
-from tinyagent._net.errors import redact
 from tinyagent._stream.message_checks import is_assistant
 from tinyagent.agent_types import (
     AgentEvent,
@@ -202,9 +201,9 @@ class Replay:
                 turns=result.turns,
                 seconds=result.duration_ms / 1000,
                 has_cost=False,
-                verbose=bool(self._app.verbosity),
+                app=self._app,
             )
-            self._app.dim(redact(line))
+            self._app.dim(line)
         if result.error is not None:
             self._app.error(result.error.message, result.error.hint)
 

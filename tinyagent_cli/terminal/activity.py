@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from tinyagent.agent_types import JsonDict
     from tinyagent_cli.app_context import AppContext
 
-__all__ = ["ActivityRenderer", "call_line"]
+__all__ = ["ActivityRenderer", "call_line", "with_update"]
 
 WIDTH = 200
 """The maximum width of a line that is not on a terminal."""
@@ -127,7 +127,7 @@ class ActivityRenderer:
             case ToolExecutionUpdateEvent(tool_call_id=call_id, partial_result=result):
                 if call_id in self._running:
                     running = self._running[call_id]
-                    running.output = _with_update(running.output, _text(result))
+                    running.output = with_update(running.output, _text(result))
             case ToolExecutionEndEvent(tool_call_id=call_id, result=result, is_error=is_error):
                 if call_id in self._running:
                     running = self._running.pop(call_id)
@@ -272,7 +272,7 @@ def _text(result: AgentToolResult) -> str:
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
 
 
-def _with_update(output: str, update: str) -> str:
+def with_update(output: str, update: str) -> str:
     """Return the end of a running tool's output. An update has all of it so far, or only what is new."""
     if not update.startswith(output):
         separator = "" if output.endswith("\n") else "\n"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-__all__ = ["LiveLines", "columns", "fit"]
+__all__ = ["LiveLines", "columns", "fit", "wrap_parts"]
 
 START_S = 0.3
 """Seconds until the lines appear; shorter waits show nothing."""
@@ -132,3 +132,15 @@ def fit(text: str, width: int) -> str:
     from rich.cells import cell_len, set_cell_size
 
     return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
+
+
+def wrap_parts(text: str, separator: str, width: int) -> str:
+    """Return a text with line breaks instead of some separators, if it is wider than the terminal."""
+    first, *others = text.split(separator)
+    lines = [first]
+    for part in others:
+        if len(lines[-1]) + len(separator) + len(part) < width:
+            lines[-1] += separator + part
+        else:
+            lines.append(part)
+    return "\n".join(lines)

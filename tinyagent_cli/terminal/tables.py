@@ -14,7 +14,7 @@ from .sanitise import one_line
 if TYPE_CHECKING:
     from .output import Output
 
-__all__ = ["print_json", "print_table"]
+__all__ = ["print_json", "print_table", "table_lines"]
 
 
 _NARROWEST = 10
@@ -41,19 +41,33 @@ def print_table(
     lines = [[one_line(cell, 500) for cell in row] for row in rows]
     if is_terminal:
         lines.insert(0, list(header))
-    widths = [max(_width(line[n]) for line in lines) for n in range(len(header))] if lines else []
+    for line in table_lines(lines, _columns(output) if is_terminal else None, cut=cut):
+        echo(line)
+
+
+def table_lines(rows: Sequence[Sequence[str]], width: int | None, *, cut: bool = False) -> list[str]:
+    """Return the lines of aligned columns.
+
+    Args:
+        rows: The cells of each row, which are single lines.
+        width: The columns of the terminal; None for no limit.
+        cut: Whether a long last cell is cut, instead of wrapped.
+    """
+    if not rows:
+        return []
+    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
-    room = _columns(output) - before if is_terminal else sys.maxsize
-    for *cells, last in lines:
+    room = sys.maxsize if width is None else width - before
+    found: list[str] = []
+    for *cells, last in rows:
         start = "".join(_padded(cell, width) for cell, width in zip(cells, widths, strict=False))
         if room < _NARROWEST and _width(last) > room:
-            echo(start.rstrip())
-            parts = [f"  {part}" for part in _fitted(last, max(room + before, _NARROWEST) - 2, cut=cut)]
+            found.append(start)
+            found += [f"  {part}" for part in _fitted(last, max(room + before, _NARROWEST) - 2, cut=cut)]
         else:
             first, *others = _fitted(last, room, cut=cut)
-            parts = [start + first, *(" " * before + other for other in others)]
-        for part in parts:
-            echo(part.rstrip())
+            found += [start + first, *(" " * before + other for other in others)]
+    return [line.rstrip() for line in found]
 
 
 def _width(text: str) -> int:
