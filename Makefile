@@ -4,6 +4,8 @@ VENV   := .venv
 PEERS  := .venv-peers
 MCP_PEERS := .venv-peers-mcp
 LLAMACPP_PEER := .venv-peers-llamacpp
+GENERATORS := .venv-peers-generators
+GENERATOR_PINS := $(addprefix tests/peers/generators/,constraints.txt package.json package-lock.json)
 MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
@@ -27,7 +29,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in less than a minute
@@ -61,7 +63,7 @@ bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are
 conformance: $(VENV)/.ready-dev ## test clients with real replies, and write docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready ## install the servers of other projects for tests
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready ## install the programs of other projects for tests
 
 wheels: $(VENV)/.ready-dev ## build and test wheels of tinyagent, its plugins and the Rust provider in dist/
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
@@ -73,7 +75,7 @@ leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -123,3 +125,14 @@ $(LLAMACPP_PEER)/.ready: tests/peers/llamacpp-constraints.txt
 	$(LLAMACPP_PEER)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--no-deps --requirement tests/peers/llamacpp-constraints.txt \
 		&& touch $@ || { echo "llama.cpp's server cannot be installed: its tests will be skipped" >&2; test "$(CI)" != true; }
+
+# What generates types from our JSON Schema. Without npm only the TypeScript test is skipped; CI requires npm.
+$(GENERATORS)/.ready: $(GENERATOR_PINS)
+	@test -x $(GENERATORS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(GENERATORS); }
+	$(GENERATORS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --requirement tests/peers/generators/constraints.txt
+	@cp $(filter %.json,$(GENERATOR_PINS)) $(GENERATORS)
+	@if command -v npm >/dev/null; then \
+		npm ci --prefix $(GENERATORS) --silent --no-audit --no-fund --ignore-scripts && touch $@; \
+	elif [ "$(CI)" = true ]; then echo "npm is missing: CI tests the types for TypeScript" >&2; exit 1; \
+	else echo "npm is missing: the types for TypeScript will not be tested"; fi

@@ -525,7 +525,7 @@ async def test_a_provider_with_an_envelope_of_its_own_stays_linear(started: bool
 
 @pytest.fixture(scope="module")
 def validator() -> Any:
-    return jsonschema_rs.validator_for(jsonl.schema())
+    return jsonschema_rs.validator_for(jsonl.schema(custom_roles=True))
 
 
 def records() -> list[Any]:

@@ -1,15 +1,21 @@
-"""The JSON Schema of the lines."""
+"""The JSON Schema of the lines.
+
+Lines can be validated by it, and types can be generated from it. Code generators know only simple keywords:
+each choice has a `discriminator` (of OpenAPI), each type a `const`, and each kind of block a name. A rule
+that generators would turn into further types is written as `if` and `then`, which they ignore.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from typing import TypedDict, get_args, get_type_hints
 
 import msgspec
 
 from tinyagent.agent_types import (
-    STREAM_UPDATE_EVENTS,
+    AssistantBlock,
     AssistantMessage,
     ImageContent,
     TextContent,
@@ -21,15 +27,19 @@ from tinyagent.agent_types import (
 )
 
 from .records import EVENT_LINES, LINES, VERSION, ErrorRecord, JsonDict, MessageUpdateLine
-from .state import DELTA_TYPES
 
 __all__ = ["schema"]
 
 _DICT_LIST = list[JsonDict]
 
 
-def schema() -> JsonDict:
-    """Return the JSON Schema of a line. `$defs` has one component for each type."""
+def schema(*, custom_roles: bool = False) -> JsonDict:
+    """Return the JSON Schema of a line. `$defs` has one component for each type.
+
+    Args:
+        custom_roles: Also allow messages of other roles, which an agent of your own may add
+            (`CustomAgentMessage`). Types that are generated from this schema cannot be narrowed by `role`.
+    """
     lines = list(LINES.values())
     parts = [ErrorRecord, Usage, TextContent, ImageContent, ThinkingContent, ToolCallContent]
     roles = [UserMessage, AssistantMessage, ToolResultMessage]
@@ -39,26 +49,32 @@ def schema() -> JsonDict:
         if "description" in component:  # a docstring, which Python 3.13 indents less
             component["description"] = inspect.cleandoc(component["description"])
     for line in EVENT_LINES:
-        components[_component_name(line)] = components.pop(line.__name__)
-        components[_component_name(line)]["title"] = f"_{_component_name(line)}"  # published like this
+        name = _component_name(line)
+        components[name] = {"title": name, "description": _EVENTS[name], **components.pop(line.__name__)}
+        components[name]["title"] = name
     for kind in roles:
-        hint = get_type_hints(kind)["content"]
-        components[kind.__name__]["properties"]["content"]["items"] = _one_of(
-            option.__name__ for option in get_args(get_args(hint)[0])
-        )
-    components.update(_OTHER_COMPONENTS)
+        block = "AssistantBlock" if kind is AssistantMessage else "TextOrImage"
+        components[kind.__name__]["properties"]["content"]["items"] = _ref(block)
+    components.update(deepcopy(_STEPS | _OTHER_COMPONENTS))
+    if custom_roles:
+        components["CustomAgentMessage"] = deepcopy(_CUSTOM_MESSAGE)
+        components["Message"] = {"anyOf": [components["Message"], _ref("CustomAgentMessage")]}
     for (name, field), part in _REFERENCES.items():
-        components[name]["properties"][field] = part
+        components[name]["properties"][field] = deepcopy(part)
     for line in EVENT_LINES:
         component = components[_component_name(line)]
         always = ["type", "seq"] if line is MessageUpdateLine else ["type", "seq", "time"]
         component["required"] = [*always, *(key for key in component["required"] if key not in always)]
-    components["MessageEnd"]["required"].append("role")
-    components["MessageEnd"]["anyOf"] = [{"required": ["message"]}, {"required": ["tool_call_id"]}]
+    end = components["MessageEnd"]
+    end["required"].append("role")
+    end |= {"if": {"not": {"required": ["message"]}}, "then": {"required": ["tool_call_id"]}}
+    for component in components.values():
+        _simplify(component)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"A line of a tinyagent stream, version {VERSION}",
-        **_one_of(_component_name(line) for line in lines),
+        "title": "Line",
+        "description": f"A line of a tinyagent stream, version {VERSION}.",
+        **_choice("type", {tag: _component_name(line) for tag, line in LINES.items()}),
         "$defs": components,
     }
 
@@ -71,28 +87,142 @@ def _ref(name: str) -> JsonDict:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _one_of(names: Iterable[str]) -> JsonDict:
-    return {"oneOf": [_ref(name) for name in names]}
+def _choice(tag: str, options: Mapping[str, str]) -> JsonDict:
+    """Return a choice among components. `options` maps the values of the field `tag` to their names."""
+    mapping = {value: f"#/$defs/{name}" for value, name in options.items()}
+    return {
+        "oneOf": [_ref(name) for name in options.values()],
+        "discriminator": {"propertyName": tag, "mapping": mapping},
+    }
 
+
+def _tagged(kinds: Iterable[object], tag: str = "type") -> JsonDict:
+    """Return a choice among typed dictionaries."""
+    return _choice(tag, {get_args(get_type_hints(kind)[tag])[0]: _name(kind) for kind in kinds})
+
+
+def _name(kind: object) -> str:
+    return str(getattr(kind, "__name__", kind))
+
+
+def _simplify(component: JsonDict) -> None:
+    """Write an enumeration of one value as a constant, describe fields, and mark objects of any content."""
+    for name, field in component.get("properties", {}).items():
+        if len(field.get("enum", ())) == 1:
+            [value] = field.pop("enum")
+            field |= {"type": "string", "const": value}
+        if name in component["required"]:
+            field.pop("default", None)
+        text = _FIELDS.get(name)
+        if text is not None and "$ref" not in field:
+            field.setdefault("description", text)
+    _open(component)
+
+
+def _open(part: object) -> None:
+    """Mark each object without `properties` as one of any content."""
+    if isinstance(part, list):
+        for item in part:
+            _open(item)
+    elif isinstance(part, dict):
+        if part.get("type") == "object" and "properties" not in part:
+            part.setdefault("additionalProperties", True)
+        for item in part.values():
+            _open(item)
+
+
+_EVENTS = {
+    "AgentStart": "A run starts.",
+    "TurnStart": "A turn starts: at most one model call, with its tool calls.",
+    "MessageStart": "A message starts. Its body follows in `message_end`; a reply is still empty.",
+    "MessageUpdate": "The reply of the model has grown. Only `message_end` has the whole message.",
+    "MessageEnd": "A message is complete. The body of a tool result is in its `tool_execution_end`.",
+    "ToolStart": "A tool call starts.",
+    "ToolUpdate": "A running tool reports a partial result.",
+    "ToolEnd": "A tool call has ended.",
+    "TurnEnd": "A turn has ended. Without bodies, they are those of the lines before.",
+    "AgentEnd": "A run has ended. `usage` is the sum over its replies.",
+}
+"""The descriptions of the lines of events."""
+
+_FIELDS = {
+    "seq": "The number of the line in its run.",
+    "time": "Unix milliseconds.",
+    "timestamp": "Unix milliseconds.",
+    "content_index": "The position of the block in the content of the message.",
+    "delta": "The text by which the block has grown; of a tool call, JSON of its arguments.",
+    "blocks": "Fields of blocks that the events do not contain, by their `content_index`.",
+    "envelope": "Fields of the message other than its content, if they have changed.",
+    "snapshot": "As `envelope`, for a message that a custom provider has sent itself; true without changes.",
+    "limit": "The limit that ended the run: max_turns, budget, max_total_tokens or repeat.",
+    "exit_code": "The exit code of `tinyagent run`.",
+    "details": "What the tool reports to programs. `approval` is who approved the call.",
+}
+"""The descriptions of fields."""
+
+_BLOCK: JsonDict = {"content_index": {"type": "integer", "minimum": 0}}
+_DELTA: JsonDict = {**_BLOCK, "delta": {"type": "string"}}
+_CALL: JsonDict = {**_BLOCK, "tool_call": _ref("ToolCallContent")}
+_REASON: JsonDict = {"reason": {"type": "string"}}
+
+_STEPS: dict[str, JsonDict] = {
+    name: {
+        "title": name,
+        "description": text,
+        "type": "object",
+        "properties": {"type": {"type": "string", "const": tag}, **fields},
+        "required": ["type", *(field for field in fields if field in ("content_index", "delta"))],
+    }
+    for name, tag, text, fields in (
+        ("ReplyStart", "start", "The reply starts.", {}),
+        ("TextStart", "text_start", "A block of text starts.", _BLOCK),
+        ("TextDelta", "text_delta", "A block of text has grown.", _DELTA),
+        ("TextEnd", "text_end", "A block of text is complete.", _BLOCK),
+        ("ThinkingStart", "thinking_start", "A block of reasoning starts.", _BLOCK),
+        ("ThinkingDelta", "thinking_delta", "A block of reasoning has grown.", _DELTA),
+        ("ThinkingEnd", "thinking_end", "A block of reasoning is complete.", _BLOCK),
+        ("ToolCallStart", "tool_call_start", "A tool call starts, without its arguments.", _CALL),
+        ("ToolCallDelta", "tool_call_delta", "The arguments of a tool call have grown.", _DELTA),
+        ("ToolCallEnd", "tool_call_end", "A tool call is complete.", _CALL),
+        ("ReplyDone", "done", "The reply has ended; `reason` is its stop reason.", _REASON),
+        ("ReplyError", "error", "The reply has failed; `reason` is its stop reason.", _REASON),
+    )
+}
+"""The steps of a reply, without `partial` and without the bodies that can be restored."""
+
+_CUSTOM_MESSAGE: JsonDict = {
+    "title": "CustomAgentMessage",
+    "description": "Any other role: kept in the history, not sent to a model.",
+    "type": "object",
+    "properties": {
+        "role": {"type": "string", "not": {"enum": ["user", "assistant", "tool_result"]}},
+        "timestamp": {"type": "integer"},
+    },
+    "required": ["role"],
+}
 
 _OTHER_COMPONENTS: dict[str, JsonDict] = {
-    "CustomAgentMessage": {
-        "title": "CustomAgentMessage",
-        "description": "Any other role: kept in the history, not sent to a model.",
-        "type": "object",
-        "properties": {
-            "role": {"type": "string", "not": {"enum": ["user", "assistant", "tool_result"]}},
-            "timestamp": {"type": "integer"},
-        },
-        "required": ["role"],
+    "TextOrImage": {
+        "title": "TextOrImage",
+        "description": "A block of a message of the user or of a tool result.",
+        **_tagged([TextContent, ImageContent]),
     },
-    "Message": _one_of(["UserMessage", "AssistantMessage", "ToolResultMessage", "CustomAgentMessage"]),
+    "AssistantBlock": {
+        "title": "AssistantBlock",
+        "description": "A block of a reply.",
+        **_tagged(get_args(AssistantBlock)),
+    },
+    "Message": {
+        "title": "Message",
+        "description": "A message of the conversation.",
+        **_tagged([UserMessage, AssistantMessage, ToolResultMessage], "role"),
+    },
     "AgentToolResult": {
         "title": "AgentToolResult",
         "description": "What a tool gives back: `content` for the model, `details` for programs and people.",
         "type": "object",
         "properties": {
-            "content": {"type": "array", "items": _one_of(["TextContent", "ImageContent"])},
+            "content": {"type": "array", "items": _ref("TextOrImage")},
             "details": {"type": "object"},
             "terminate": {"type": "boolean"},
         },
@@ -100,18 +230,8 @@ _OTHER_COMPONENTS: dict[str, JsonDict] = {
     },
     "AssistantMessageEvent": {
         "title": "AssistantMessageEvent",
-        "description": "One step of an assistant message, without `partial` and without bodies.",
-        "type": "object",
-        "properties": {
-            "type": {"enum": [*sorted(STREAM_UPDATE_EVENTS), "done", "error", "start"]},
-            "content_index": {"type": "integer", "minimum": 0},
-            "delta": {"type": "string"},
-        },
-        "required": ["type"],
-        "allOf": [
-            {"if": {"properties": {"type": {"enum": sorted(names)}}}, "then": {"required": [required]}}
-            for names, required in ((DELTA_TYPES, "delta"), (STREAM_UPDATE_EVENTS, "content_index"))
-        ],
+        "description": "One step of a reply.",
+        **_choice("type", {step["properties"]["type"]["const"]: name for name, step in _STEPS.items()}),
     },
 }
 """The components that no type of the library describes."""

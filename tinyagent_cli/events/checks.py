@@ -127,16 +127,13 @@ class _Schema:
     """
 
     def __init__(self) -> None:
-        schema = jsonl.schema()
+        schema = jsonl.schema(custom_roles=True)
         self._definitions = _json.as_dict(schema["$defs"])
-        lines = {_json.as_str(_json.as_dict(line)["$ref"]).rpartition("/")[2] for line in schema["oneOf"]}
         self._validators: dict[str, Validator] = {}
-        self.types: dict[str, str] = {}
-        for name, component in self._definitions.items():
-            properties = _json.as_dict(_json.as_dict(component).get("properties"))
-            values = _json.as_dict(properties.get("type")).get("enum")
-            if isinstance(values, list) and name in lines:
-                self.types.setdefault(str(values[0]), name)
+        self.types = {
+            kind: _json.as_str(reference)
+            for kind, reference in _json.as_dict(schema["discriminator"]["mapping"]).items()
+        }
 
     def fault(self, kind: str, value: object) -> str | None:
         """Return how the line differs from its schema; None if it does not."""
@@ -149,7 +146,7 @@ class _Schema:
         return one_line(f"{place}: {error.message}" if place else error.message, 300)
 
     def _validator(self, kind: str) -> Validator:
-        rules = {"$ref": f"#/$defs/{self.types[kind]}", "$defs": self._definitions}
+        rules = {"$ref": self.types[kind], "$defs": self._definitions}
         return validator(_json.encode(rules))
 
 

@@ -1,0 +1,100 @@
+"""Types that other programs generate from our JSON Schema: pydantic, msgspec and TypeScript.
+
+Each generator runs once, with the commands of docs/schema.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinyagent import jsonl
+
+from .conftest import ROOT, require_peer
+
+pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("generators")]
+
+GENERATORS = ROOT / ".venv-peers-generators"
+FILES = Path(__file__).with_name("generators")
+GUIDE = ROOT / "docs" / "schema.md"
+RUNS = """
+tinyagent run -m demo -t calc --jsonl "What is 6 * 7?" > run.jsonl
+tinyagent run -m demo --session trip Hi > /dev/null
+tinyagent sessions export trip > session.jsonl
+tinyagent run -m demo --history run.jsonl --schema 'name, age int' --jsonl "name=Ada age=36" > history.jsonl
+tinyagent run -m demo --jsonl --no-such-option > failure.jsonl 2> /dev/null || true
+"""
+"""Runs of which each line is decoded."""
+
+
+def run(folder: Path, script: str) -> str:
+    """Run a script of bash with all programs on its path. Return its output."""
+    path = os.pathsep.join(
+        [
+            str(GENERATORS / "bin"),
+            str(GENERATORS / "node_modules" / ".bin"),
+            str(Path(sys.executable).parent),
+            os.environ["PATH"],
+        ]
+    )
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=150, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+    return done.stdout
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of the guide in a language."""
+    text = GUIDE.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Files with lines: the snapshots of the repository, and real runs."""
+    folder = tmp_path_factory.mktemp("recorded")
+    files = [path for tests in ("tests", "plugins") for path in (ROOT / tests).rglob("*.jsonl")]
+    assert 2 <= len(files)
+    run(folder, RUNS)
+    return [*files, *folder.glob("*.jsonl")]
+
+
+def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) -> None:
+    """Pydantic models and Structs have the names of the schema, narrow each line, and lose nothing."""
+    python = require_peer(GENERATORS / "bin" / "python")
+    generate, _ = blocks("bash")
+    run(tmp_path, generate)
+    decode = FILES / "decode.py"
+    counts = json.loads(run(tmp_path, f"{python} {decode} events {' '.join(map(str, recorded))}"))
+    assert jsonl.schema()["discriminator"]["mapping"].keys() == counts.keys()
+    [example] = blocks("python")
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    [record] = [path for path in recorded if path.name == "run.jsonl"]
+    assert "6 * 7 = 42Usage(" in run(tmp_path, f"{python} example.py < {record}")
+
+
+def test_typescript_types_narrow_every_line(tmp_path: Path, recorded: list[Path]) -> None:
+    """The interfaces are told apart by `type` and `role`, and each line is a literal of its type."""
+    require_peer(GENERATORS / "node_modules" / ".bin" / "tsc")
+    _, generate = blocks("bash")
+    run(tmp_path, generate)
+    lines = [line for file in recorded for line in file.read_text(encoding="utf-8").splitlines()]
+    [example] = blocks("ts")
+    sources = {
+        "lines.ts": 'import type { Line } from "./events.js";\nexport const lines: Line[] = [\n'
+        + ",\n".join(lines)
+        + "\n];\n",
+        "consumer.ts": (FILES / "consumer.ts").read_text(encoding="utf-8"),
+        "example.ts": example,
+    }
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    run(tmp_path, f"tsc --noEmit --strict --module nodenext --target es2022 {' '.join(sources)}")
