@@ -69,8 +69,13 @@ class RootGroup(click.Group):
         except click.NoSuchOption as error:
             if error.possibilities:
                 raise
-            from .terminal.command_line import run_command
+            from .terminal.command_line import command_line, run_command
 
+            place = next((place for place, word in enumerate(typed) if word in COMMANDS), 0)
+            only_options = place > 0 and all(word.startswith("-") for word in typed[:place])
+            if only_options or typed[place] in ("run", "chat"):
+                moved = command_line(typed[place], *typed[:place], *typed[place + 1 :])
+                raise HintedUsageError(error, f"Options of a command come after it: {moved}") from None
             is_prompt = " " in typed[0] or not typed[0].startswith(error.option_name)
             command = run_command("--", typed[0]) if is_prompt else run_command(*typed)
             raise HintedUsageError(error, f"To ask a model: {command}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 
@@ -40,6 +41,16 @@ def test_the_help_of_every_command(snapshot: SnapshotAssertion, capsys: pytest.C
         text = help_of(capsys, *path)
         assert snapshot(name=" ".join(("tinyagent", *path))) == text
         assert [] == re.findall(r"^  \w.*\.\.\.$", text, re.MULTILINE), "give the command a short_help"
+
+
+def test_every_list_and_search_prints_json(cli: Cli) -> None:
+    """`--json` prints an array, also an empty one, without a home directory full of data."""
+    paths = [path for path in runpy.run_path(str(LIST_COMMANDS))["all_commands"]() if path]
+    lists = [path for path in paths if path[-1] in ("list", "search")]
+    assert {("sessions", "list"), ("sessions", "search"), ("models", "alias", "list")} < set(lists)
+    for path in lists:
+        done = cli(*path, *(["word"] if path[-1] == "search" else []), "--json")
+        assert (0, list) == (done.code, type(json.loads(done.out))), (path, done)
 
 
 def test_the_document_has_the_help_of_every_command() -> None:

@@ -99,6 +99,9 @@ def test_options_of_a_run_without_run(cli: Cli) -> None:
     """`tinyagent -m demo "Hi"` gets the command with `run`."""
     assert 'To ask a model: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "Hi").err
     assert 'To ask a model: tinyagent run -- "- item"' in cli("- item").err
+    for args in (("-x", "run", "Hi"), ("-x", "-c", "chat", "Hi"), ("-m", "demo", "run", "Hi")):
+        assert "Options of a command come after it: tinyagent " in cli(*args).err
+    assert 'come after it: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "run", "Hi").err
     misspelt = cli("--verison").err
     assert ("--version" in misspelt, "To ask a model" in misspelt) == (True, False)
 

@@ -549,6 +549,7 @@ def test_search(cli: Cli, serve: Serve) -> None:
     assert [] == found(cli, "NEAR(")
     assert "…" not in cli("sessions", "search", "東京").out
     assert "No message has these words." in cli("sessions", "search", "nothing").err
+    assert (2, "") == cli("sessions", "search", " ")[:2]
 
 
 def test_the_index_follows_the_files(cli: Cli) -> None:

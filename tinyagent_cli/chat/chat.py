@@ -14,7 +14,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, ThinkingLevel, UserMessage
-from tinyagent.errors import TinyAgentError
+from tinyagent.errors import RunAbortedError, TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
 from tinyagent_cli.exit_codes import describe
 from tinyagent_cli.plugins.discovery import find
@@ -76,6 +76,8 @@ class Chat:
         self._activity: ActivityRenderer | None = None
         self._status: Status | None = None
         self._leaves = False
+        self._stopped = False
+        """Whether the user has stopped the running reply."""
         self._cause: BaseException | None = None
         self._unread: list[UserMessage] = []
         """Messages to the running reply that are not in a request yet."""
@@ -195,12 +197,14 @@ class Chat:
             make_live=self._make_status,
         )
         unsubscribe = [agent.subscribe(text), agent.subscribe(activity), agent.subscribe(self._note_read)]
-        answered = False
+        answered = self._stopped = False
         try:
             outcome = await self._chat.ask(message)
             answered = outcome.error is None
             text.end_line()
-            if outcome.error is not None and not self._leaves:
+            if self._stopped and isinstance(outcome.error, RunAbortedError):
+                app.note("Stopped.")
+            elif outcome.error is not None and not self._leaves:
                 failure = describe(outcome.error)
                 app.error(failure.message, failure.hint)
             if not app.quiet:
@@ -269,6 +273,7 @@ class Chat:
 
     def _interrupt(self) -> None:
         if self._works():
+            self._stopped = True
             self._chat.agent.abort()
         else:
             self._app.note("Ctrl-D leaves the chat.")

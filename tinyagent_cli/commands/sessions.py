@@ -123,8 +123,13 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
 
     Prompts, replies, tool calls and their results are searched.
     """
+    from tinyagent_cli.exit_codes import InputError
+
+    parts = [part for word in words for part in word.split()]
+    if not parts:
+        raise InputError("There is no word to search for.", hint="All sessions: tinyagent sessions list")
     with _index() as index:
-        found = index.search([part for word in words for part in word.split()], _folder(here), limit or -1)
+        found = index.search(parts, _folder(here), limit or -1)
     if as_json:
         print_json(found)
     elif not found:

@@ -6,7 +6,7 @@ import re
 
 from .sanitise import one_line
 
-__all__ = ["run_command"]
+__all__ = ["command_line", "run_command"]
 
 _NEEDS_NO_QUOTES = r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*"
 """Options, placeholders, paths and models."""
@@ -14,10 +14,14 @@ _NEEDS_NO_QUOTES = r"--|-{1,2}[a-zA-Z][a-z-]*|[A-Z]+|[\w./:-]*[./:][\w./:-]*"
 
 def run_command(*args: str) -> str:
     """Return `tinyagent run` with these arguments for a message, shortened to one line."""
+    return command_line("run", *args)
+
+
+def command_line(command: str, *args: str) -> str:
+    """Return a command of tinyagent with these arguments for a message, shortened to one line."""
     shown = (one_line(arg, 60) for arg in args)
-    return " ".join(
-        ("tinyagent run", *(arg if re.fullmatch(_NEEDS_NO_QUOTES, arg) else _quoted(arg) for arg in shown))
-    )
+    quoted = (arg if re.fullmatch(_NEEDS_NO_QUOTES, arg) else _quoted(arg) for arg in shown)
+    return " ".join(("tinyagent", command, *quoted))
 
 
 def _quoted(text: str) -> str:
