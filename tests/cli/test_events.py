@@ -204,6 +204,21 @@ def test_stats_add_up_the_runs_of_a_session(cli: Cli) -> None:
     assert re.search(r"^ +calc +2, ", shown, re.MULTILINE)
 
 
+def test_stats_name_an_unknown_cost(cli: Cli, record: Path) -> None:
+    """The sum of the known costs is not shown as the cost of all runs."""
+
+    def edit(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if line.get("usage"):
+                line["usage"]["cost"] = None
+
+    data = record.read_bytes() + edited(record, edit)
+    found = json.loads(cli("events", "stats", "--json", stdin=data).out)
+    assert (2, 1, 0) == (found["runs"], found["runs_without_cost"], found["usage"]["cost"])
+    shown = cli("events", "stats", stdin=data).out
+    assert re.search(r"^Cost +\$0, and the unknown cost of 1 of the runs$", shown, re.MULTILINE)
+
+
 def test_stats_of_an_interrupted_run_sum_its_replies(cli: Cli, record: Path) -> None:
     """Without agent_end and result, the usage is that of the replies so far."""
     lines = record.read_bytes().splitlines(keepends=True)

@@ -119,7 +119,10 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
         rows.append(("Tokens", f"{usage.get('input', 0):,} in, {usage.get('output', 0):,} out"))
         cost = usage.get("cost")
         about = "about " if usage.get("cost_estimated") else ""
-        rows.append(("Cost", "unknown" if cost is None else f"{about}${cost:.6f}".rstrip("0").rstrip(".")))
+        shown = "unknown" if cost is None else f"{about}${cost:.6f}".rstrip("0").rstrip(".")
+        if cost is not None and found.runs_without_cost:
+            shown += f", and the unknown cost of {found.runs_without_cost} of the runs"
+        rows.append(("Cost", shown))
     if found.started is not None:
         rows.append(("Started", _time(found.started)))
     parts = f"the model {_seconds(found.model_ms)}, tools {_seconds(found.tools_ms)}"

@@ -42,6 +42,7 @@ class Stats(msgspec.Struct, kw_only=True):
         unfinished_runs: The runs without a result line, for example after `kill -9`.
         models: The models that replied, as PROVIDER/ID.
         usage: The tokens and the cost; None if the provider reports no usage.
+        runs_without_cost: The runs with tokens but without a cost, which is then not in the sum.
         duration_ms: The time of the runs, from `agent_start` to their last event.
         model_ms: The time until replies were complete.
         tools_ms: The time of all tool calls; calls that ran at the same time count in full.
@@ -56,6 +57,7 @@ class Stats(msgspec.Struct, kw_only=True):
     failed_tool_calls: int = 0
     tools: dict[str, ToolStats] = {}
     usage: Usage | None = None
+    runs_without_cost: int = 0
     started: int | None = None
     ended: int | None = None
     duration_ms: int = 0
@@ -168,6 +170,7 @@ class _Collector:
         self._stats.usage = add_usages(self._usages)
         if self._stats.usage and any(usage and usage.get("cost_estimated") for usage in self._usages):
             self._stats.usage["cost_estimated"] = True
+        self._stats.runs_without_cost = sum(each.get("cost") is None for each in self._usages if each)
         return self._stats
 
 
