@@ -30,7 +30,7 @@ __all__ = ["RootGroup", "root"]
 HOW_TO_BEGIN = """\
 tinyagent is an agent for the terminal. To begin:
 
-  tinyagent chat                  talk with a model; if you have not chosen one, it helps to choose
+  tinyagent chat                  talk with a model, and choose one first
   tinyagent chat -m demo          the same without a key: a script answers
   tinyagent run "What is …?"      one prompt, one answer, also in a pipe
   tinyagent --help                all commands"""

@@ -162,6 +162,10 @@ def test_what_is_typed_while_it_works_steers_or_follows(cli: Cli, serve: Serve) 
     assert 0 == terminal.end()
     assert ("user", "faster") == _sent(server, 1)[-1]
     assert ("user", "then pack") == _sent(server, 2)[-1]
+    screen = terminal.screen(rows=200)
+    answers = ["> faster", "Steered.", "> then pack", "Followed."]
+    place = screen.index("Steered.") - 1
+    assert answers == screen[place : place + 4], "each prompt is above its answer"
 
 
 def test_a_tool_is_approved_in_the_chat(cli: Cli, serve: Serve) -> None:
@@ -271,6 +275,7 @@ def test_sessions_are_named_forked_and_exported(cli: Cli, serve: Serve) -> None:
     _ask(terminal, "/export out.jsonl", "The chat is in out.jsonl")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
+    assert b"Session other, to continue" in terminal.shown
     assert "two" not in cli("sessions", "show", "trip").out
     assert "two" in cli("sessions", "show", "other").out
     assert "## Assistant\n\nB." in (cli.work / "out.md").read_text()

@@ -13,7 +13,7 @@ from prompt_toolkit.application import in_terminal
 from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
-from tinyagent.agent_types import AgentEvent, MessageEndEvent, ThinkingLevel, UserMessage
+from tinyagent.agent_types import AgentEvent, AgentMessage, MessageEndEvent, ThinkingLevel, UserMessage
 from tinyagent.errors import RunAbortedError, TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
 from tinyagent_cli.exit_codes import describe
@@ -22,6 +22,7 @@ from tinyagent_cli.run.driver import make_guards
 from tinyagent_cli.run.outcome import model_name, summary
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.prompt_input import StandardInput, build_prompt, find_mentions, read_files
+from tinyagent_cli.sessions.files import NAMED
 from tinyagent_cli.sessions.transcript import prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
@@ -121,7 +122,9 @@ class Chat:
         finally:
             session = self._chat.plan.session
             if session is not None and session.size:
-                self._app.note(f"Session {session.id[:8]}, to continue: tinyagent chat -c")
+                is_named = session.path.parent.name == NAMED
+                label = session.path.stem if is_named else session.id[:8]
+                self._app.note(f"Session {label}, to continue: tinyagent chat -c")
             self._chat.close()
             self._output.flush()
         if self._cause is not None:
@@ -227,8 +230,13 @@ class Chat:
             self._resend(answered)
 
     def _note_read(self, event: AgentEvent) -> None:
-        if self._unread and type(event) is MessageEndEvent:
-            self._unread = [message for message in self._unread if message != event.message]
+        """Show a message to the running reply again when the model gets it, above the answer to it."""
+        if type(event) is MessageEndEvent and event.message in self._unread:
+            self._unread.remove(event.message)
+            self._show_prompt(event.message)
+
+    def _show_prompt(self, message: AgentMessage) -> None:
+        self._app.dim(fit(f"> {one_line(prompt_text(message), 500)}", columns() - 1))
 
     def _resend(self, answered: bool) -> None:
         """Send the messages that came too late for a reply as a new prompt; not if the reply has failed."""
@@ -239,6 +247,7 @@ class Chat:
             what = "1 message was" if len(unread) == 1 else f"{len(unread)} messages were"
             self._app.note(f"{what} not sent, because the reply has ended. Up brings back what you typed.")
             return
+        self._show_prompt(unread[0])
         self._start(unread[0])
         for message in unread[1:]:
             self._unread.append(message)
