@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -13,18 +14,32 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import jsonschema_rs
 import pytest
 
 from tinyagent import jsonl
 from tinyagent.agent_types import AgentEndEvent, AgentStartEvent
+from tinyagent_cli.rpc.schema import schema
 
 from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, FakeServer
 
 Line = dict[str, Any]
 Connect = Callable[[], tuple[socket.socket, "Client"]]
+
+
+@cache
+def validator(name: str) -> Any:
+    """Return a validator for a component of `tinyagent schema rpc`."""
+    return jsonschema_rs.validator_for({"$ref": f"#/$defs/{name}", "$defs": schema()["$defs"]})
+
+
+def fits(name: str, line: Line) -> None:
+    """Check that a line fits its component of the schema."""
+    validator(name).validate(line)
 
 
 class Client:
@@ -39,7 +54,9 @@ class Client:
         """Send a command. Return its id."""
         self._count += 1
         id = f"{type}-{self._count}"
-        self.raw(json.dumps({"id": id, "type": type, **fields}).encode() + b"\n")
+        command = {"id": id, "type": type, **fields}
+        fits("Command", command)
+        self.raw(json.dumps(command).encode() + b"\n")
         return id
 
     def raw(self, data: bytes) -> None:
@@ -50,6 +67,7 @@ class Client:
     def read(self) -> Line:
         """Return the next line."""
         line: Line = json.loads(self._lines.readline())
+        fits("Output", line)
         return line
 
     def until(self, type: str) -> Line:
@@ -106,6 +124,8 @@ def test_the_lines_of_a_run_are_its_events(cli: Cli) -> None:
     done = cli("rpc", "-m", "demo", stdin=command.encode())
     header, reply, *events, result = done.lines
     assert (0, "session") == (done.code, header["type"])
+    for line in done.lines:
+        fits("Output", line)
     assert {"type": "response", "id": "a", "command": "prompt", "success": True} == reply
     assert {"a"} == {line["id"] for line in (*events, result)}
     assert (True, 0, "stop") == (result["ok"], result["exit_code"], result["stop_reason"])
@@ -134,7 +154,7 @@ def test_lines_without_an_id_get_none(cli: Cli) -> None:
         (b'{"id": "x"}', "x", "parse", 'no "type"'),
         (b'{"id": "x", "type": 3}', "x", "parse", 'no "type"'),
         (b'{"id": "x", "type": "promt"}', "x", "promt", "There is no command 'promt'"),
-        (b'{"id": "x", "type": "prompt"}', "x", "prompt", "missing required field `message`"),
+        (b'{"id": "x", "type": "prompt"}', "x", "prompt", "There is no prompt"),
         (b'{"id": "x", "type": "prompt", "message": 3}', "x", "prompt", "Expected `str`"),
         (b'{"id": "x", "type": "prompt", "message": " "}', "x", "prompt", "There is no prompt"),
         (b'{"id": "x", "type": "state", "more": 1}', "x", "state", "unknown field `more`"),
@@ -151,6 +171,7 @@ def test_a_wrong_line_gets_an_error(cli: Cli, line: bytes, id: str | None, comma
     """The reply names the fault, and the next command is carried out."""
     done = cli("rpc", "-m", "demo", stdin=line + b'\n{"id": "next", "type": "state"}\n')
     _, reply, state = done.lines
+    fits("Output", reply)
     assert (0, "response", False) == (done.code, reply["type"], reply["success"])
     assert (id, command) == (reply.get("id"), reply["command"])
     assert error in reply["error"]
@@ -249,6 +270,169 @@ def test_an_open_question_is_refused_at_the_end_of_input(
     result = finish(client, process)[-1]
     assert ("result", True) == (result["type"], result["ok"])
     assert not (cli.work / "written").exists()
+
+
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
+
+
+def test_images(start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]) -> None:
+    """They come before the text, as data in base64, as pi's clients send it, or as a URL."""
+    server = serve(*[FakeReply.text("A cat.")] * 2)
+    client, process = start(model="local/m")
+    images: list[Line] = [
+        {"type": "image", "data": PNG, "mimeType": "image/png"},
+        {"type": "image", "url": f"data:image/jpeg;base64,{PNG}"},
+        {"type": "image", "url": "https://example.org/cat.png"},
+    ]
+    assert client.reply("prompt", message="What is it?", images=images)["success"]
+    assert "A cat." == client.until("result")["text"]
+    assert client.reply("prompt", images=images[:1])["success"]
+    assert client.until("result")["ok"]
+    first, _, second = (message["content"] for message in server.requests[1].json["messages"])
+    url = f"data:image/png;base64,{PNG}"
+    assert [url, url, "https://example.org/cat.png"] == [block["image_url"]["url"] for block in first[:3]]
+    assert ("What is it?", [url]) == (first[3]["text"], [block["image_url"]["url"] for block in second])
+    assert [] == finish(client, process)
+
+
+def test_an_image_for_a_run(cli: Cli, start: Callable[..., tuple[Client, Any]]) -> None:
+    """Steering messages and follow-ups can have images, too."""
+    client, process = start("-t", cli.file("tools.py", TOOLS))
+    client.send("prompt", message="write text=x")
+    request = client.until("approval_request")
+    image = {"type": "image", "data": PNG}
+    assert client.reply("steer", message="Like this.", images=[image])["success"]
+    client.send("approve", request=request["request"], answer="no")
+    while (line := client.until("message_end"))["role"] != "user":
+        pass
+    assert ["image", "text"] == [block["type"] for block in line["message"]["content"]]
+    assert client.until("result")["ok"]
+    assert [] == finish(client, process)
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        ({"type": "image"}, 'images[0] needs either "data" with "mimeType", or "url".'),
+        ({"type": "image", "data": PNG, "url": "https://h/a.png"}, "images[0] needs either"),
+        ({"type": "image", "data": "?"}, "images[0] is not base64"),
+        ({"type": "image", "data": "aGk="}, "images[0] is not a PNG, JPEG, GIF or WebP image"),
+        ({"type": "image", "url": "file:///etc/passwd"}, "images[0].url is neither"),
+        ({"type": "image", "url": "data:image/png,x"}, "images[0].url is neither"),
+        ({"type": "image", "path": "a.png"}, "unknown field `path`"),
+        ({"type": "text", "text": "x"}, "Invalid value 'text'"),
+    ],
+)
+def test_a_wrong_image(cli: Cli, image: Line, error: str) -> None:
+    """The reply names it, and no run starts."""
+    command = {"id": 1, "type": "prompt", "message": "Hi", "images": [image]}
+    _, reply = cli("rpc", "-m", "demo", stdin=json.dumps(command).encode()).lines
+    fits("Output", reply)
+    assert (1, False) == (reply["id"], reply["success"])
+    assert error in reply["error"]
+
+
+REVIEW = """+++
+model = "local/other"
+tools = ["./tools.py"]
+system = "You answer in {{ language }}."
+[defaults]
+language = "English"
++++
+Review {{ stdin }} for {{ count }}: {{ prompt }}"""
+
+
+def template(cli: Cli, name: str, text: str) -> None:
+    """Write a template of the user."""
+    path = cli.home / "templates" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_a_template(
+    cli: Cli, start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]
+) -> None:
+    """Its text, model, tools and system prompt are those of one run."""
+    server = serve(*[FakeReply.text("Done.")] * 2)
+    cli.file("tools.py", TOOLS)
+    template(cli, "review.md", REVIEW)
+    client, process = start("-s", "Be brief.", model="local/m")
+    before = client.reply("state")["data"]
+    values = {"language": "French", "stdin": "main.py", "count": 3}
+    done = client.reply("prompt", template="review", parameters=values, message="all of it")
+    assert done["success"], done
+    assert "Done." == client.until("result")["text"]
+    after = client.reply("state")["data"]
+    assert {**before, "messages": 2, "session": after["session"]} == after
+    assert client.ask("Hi")["ok"]
+    first, second = (request.json for request in server.requests)
+    assert ("other", ["look", "write"]) == (
+        first["model"], [tool["function"]["name"] for tool in first["tools"]],
+    )  # fmt: skip
+    assert ["You answer in French.", "Review main.py for 3: all of it"] == [
+        message["content"] for message in first["messages"]
+    ]
+    assert ("m", "Be brief.", False) == (second["model"], second["messages"][0]["content"], "tools" in second)
+    assert [] == finish(client, process)
+
+
+def test_a_model_that_is_set_during_the_run_of_a_template_stays(
+    cli: Cli, start: Callable[..., tuple[Client, Any]]
+) -> None:
+    """The settings from before are restored only if the client has not changed them."""
+    template(cli, "go.toml", 'model = "demo"\ntools = ["./tools.py"]\nprompt = "write text=x"\n')
+    cli.file("tools.py", TOOLS)
+    cli.config('[providers.local]\nbase_url = "http://127.0.0.1:1"\n')
+    client, process = start(model="local/m")
+    client.send("prompt", template="go")
+    request = client.until("approval_request")
+    assert "demo" == client.reply("state")["data"]["model"]
+    assert client.reply("set_model", model="local/new")["success"]
+    client.send("approve", request=request["request"], answer="no")
+    assert client.until("result")["ok"]
+    state = client.reply("state")["data"]
+    assert ("local/new", []) == (state["model"], state["tools"])
+    assert [] == finish(client, process)
+
+
+def test_a_template_with_a_schema(cli: Cli, start: Callable[..., tuple[Client, Any]]) -> None:
+    """The result has the validated value; a run without an answer fails as on the command line."""
+    template(cli, "person.toml", 'schema = "name, age int"\nprompt = "{{ prompt }}"\n')
+    client, process = start()
+    assert client.reply("prompt", template="person", message="name=Ada age=36")["success"]
+    assert {"name": "Ada", "age": 36} == client.until("result")["value"]
+    assert "value" not in client.ask("Hi")
+    assert [] == finish(client, process)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"template": "nix"}, "There is no template 'nix'"),
+        ({"template": "broken"}, "broken.toml"),
+        ({"template": "wrong", "message": "Hi"}, "nix"),
+        ({"template": "review"}, "needs a prompt"),
+        ({"template": "review", "message": "a"}, "needs a text"),
+        ({"template": "review", "message": "a", "parameters": {"stdin": "b"}}, "parameters.count=…"),
+        ({"template": "review", "parameters": {"nix": "b"}}, "parameters.nix: the template 'review' has no"),
+        ({"template": "review", "parameters": {"prompt": "b"}}, "parameters.prompt"),
+        ({"message": "Hi", "parameters": {"a": "b"}}, "there is no template"),
+        ({"template": "empty"}, "There is no prompt"),
+    ],
+)
+def test_a_wrong_template(cli: Cli, fields: Line, error: str) -> None:
+    """The reply names the fault; model, tools and system prompt stay."""
+    template(cli, "review.md", REVIEW)
+    template(cli, "broken.toml", "prompt")
+    template(cli, "wrong.toml", 'model = "nix/x"\ntools = ["./tools.py"]\nprompt = "Hi"\n')
+    template(cli, "empty.toml", 'model = "local/other"\n')
+    cli.file("tools.py", TOOLS)
+    lines = [json.dumps({"id": 1, "type": "prompt", **fields}), '{"type": "state"}']
+    _, reply, state = cli("rpc", "-m", "demo", stdin="\n".join(lines).encode()).lines
+    fits("Output", reply)
+    assert (1, False) == (reply["id"], reply["success"])
+    assert error in reply["error"]
+    assert ("demo", []) == (state["data"]["model"], state["data"]["tools"])
 
 
 def test_standard_input_may_be_a_socket(cli: Cli) -> None:
@@ -592,15 +776,21 @@ def test_the_blocks_of_the_documentation(cli: Cli) -> None:
     text = (ROOT / "docs/rpc.md").read_text(encoding="utf-8")
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     ran = 0
-    for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+    for name, block in re.findall(
+        r"^```console(?: file=\S+/(\S+))?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    ):
         for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, expected = part.partition("\n")
+            if name and command.startswith("cat "):
+                template(cli, name, expected)
+                continue
             done = cli.shell(command.replace("tinyagent", "$T"), **environment)
             assert (0, expected) == (done.code, done.out), f"{command}: {done.err}"
             ran += 1
-    assert 3 == ran
+    assert 4 == ran
     for block in re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        json.loads(block)
+        line = json.loads(block)
+        fits("Output" if line["type"] == "approval_request" else "Command", line)
     [script] = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     done = cli.shell(
         'set -e; tinyagent() { exec $T "$@"; }\n' + script + "wait %1 || echo $?\n", **environment

@@ -23,6 +23,19 @@ pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("generators")]
 GENERATORS = ROOT / ".venv-peers-generators"
 FILES = Path(__file__).with_name("generators")
 GUIDE = ROOT / "docs" / "schema.md"
+COMMANDS = """
+{"type": "set_tools", "tools": ["calc"]}
+{"id": "a", "type": "prompt", "message": "6 * 7?", "images": [{"type": "image", "data": "iVBORw0KGgo="}]}
+{"id": 1, "type": "state"}
+{"type": "messages"}
+{"type": "set_model", "model": "demo"}
+{"type": "steer", "message": "x"}
+{"type": "follow_up", "message": "x"}
+{"type": "approve", "request": "x", "answer": "yes"}
+{"id": null, "type": "abort"}
+"""
+"""One of each command of `tinyagent rpc`."""
+
 RUNS = """
 tinyagent run -m demo -t calc --jsonl "What is 6 * 7?" > run.jsonl
 tinyagent run -m demo --session trip Hi > /dev/null
@@ -57,6 +70,12 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+def literals(kind: str, module: str, lines: list[str]) -> str:
+    """Return a module of TypeScript with the lines as literals of a type."""
+    values = ",\n".join(lines)
+    return f'import type {{ {kind} }} from "./{module}.js";\nexport const lines: {kind}[] = [\n{values}\n];\n'
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Files with lines: the snapshots of the repository, and real runs."""
@@ -77,6 +96,14 @@ def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) ->
     assert jsonl.schema()["discriminator"]["mapping"].keys() == counts.keys()
     [example] = blocks("python")
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    commands = tmp_path / "commands.jsonl"
+    commands.write_text(COMMANDS.lstrip(), encoding="utf-8")
+    run(tmp_path, generate.replace("events", "rpc"))
+    run(tmp_path, f"tinyagent rpc -m demo < {commands} > output.jsonl")
+    counts = json.loads(run(tmp_path, f"{python} {decode} rpc {commands} output.jsonl"))
+    assert {"response": 9, "result": 1, "session": 1, "prompt": 1} == {
+        kind: counts[kind] for kind in ("response", "result", "session", "prompt")
+    }
     [record] = [path for path in recorded if path.name == "run.jsonl"]
     assert "6 * 7 = 42Usage(" in run(tmp_path, f"{python} example.py < {record}")
 
@@ -89,12 +116,13 @@ def test_typescript_types_narrow_every_line(tmp_path: Path, recorded: list[Path]
     lines = [line for file in recorded for line in file.read_text(encoding="utf-8").splitlines()]
     [example] = blocks("ts")
     sources = {
-        "lines.ts": 'import type { Line } from "./events.js";\nexport const lines: Line[] = [\n'
-        + ",\n".join(lines)
-        + "\n];\n",
+        "lines.ts": literals("Line", "events", lines),
         "consumer.ts": (FILES / "consumer.ts").read_text(encoding="utf-8"),
         "example.ts": example,
     }
     for name, text in sources.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
+    run(tmp_path, generate.replace("events", "rpc"))
+    sources["commands.ts"] = literals("Command", "rpc", COMMANDS.strip().splitlines())
+    (tmp_path / "commands.ts").write_text(sources["commands.ts"], encoding="utf-8")
     run(tmp_path, f"tsc --noEmit --strict --module nodenext --target es2022 {' '.join(sources)}")

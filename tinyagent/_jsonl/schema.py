@@ -28,7 +28,7 @@ from tinyagent.agent_types import (
 
 from .records import EVENT_LINES, LINES, VERSION, ErrorRecord, JsonDict, MessageUpdateLine
 
-__all__ = ["schema"]
+__all__ = ["choice", "reference", "schema", "simplify"]
 
 _DICT_LIST = list[JsonDict]
 
@@ -45,20 +45,17 @@ def schema(*, custom_roles: bool = False) -> JsonDict:
     roles = [UserMessage, AssistantMessage, ToolResultMessage]
     plain = [_with_plain_content(kind) for kind in roles]
     _, components = msgspec.json.schema_components([*lines, *parts, *plain], ref_template="#/$defs/{name}")
-    for component in components.values():
-        if "description" in component:  # a docstring, which Python 3.13 indents less
-            component["description"] = inspect.cleandoc(component["description"])
     for line in EVENT_LINES:
         name = _component_name(line)
         components[name] = {"title": name, "description": _EVENTS[name], **components.pop(line.__name__)}
         components[name]["title"] = name
     for kind in roles:
         block = "AssistantBlock" if kind is AssistantMessage else "TextOrImage"
-        components[kind.__name__]["properties"]["content"]["items"] = _ref(block)
+        components[kind.__name__]["properties"]["content"]["items"] = reference(block)
     components.update(deepcopy(_STEPS | _OTHER_COMPONENTS))
     if custom_roles:
         components["CustomAgentMessage"] = deepcopy(_CUSTOM_MESSAGE)
-        components["Message"] = {"anyOf": [components["Message"], _ref("CustomAgentMessage")]}
+        components["Message"] = {"anyOf": [components["Message"], reference("CustomAgentMessage")]}
     for (name, field), part in _REFERENCES.items():
         components[name]["properties"][field] = deepcopy(part)
     for line in EVENT_LINES:
@@ -69,12 +66,12 @@ def schema(*, custom_roles: bool = False) -> JsonDict:
     end["required"].append("role")
     end |= {"if": {"not": {"required": ["message"]}}, "then": {"required": ["tool_call_id"]}}
     for component in components.values():
-        _simplify(component)
+        simplify(component)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Line",
         "description": f"A line of a tinyagent stream, version {VERSION}.",
-        **_choice("type", {tag: _component_name(line) for tag, line in LINES.items()}),
+        **choice("type", {tag: _component_name(line) for tag, line in LINES.items()}),
         "$defs": components,
     }
 
@@ -83,35 +80,38 @@ def _component_name(line: type[msgspec.Struct]) -> str:
     return line.__name__.removesuffix("Line")
 
 
-def _ref(name: str) -> JsonDict:
+def reference(name: str) -> JsonDict:
+    """Return a reference to a component."""
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _choice(tag: str, options: Mapping[str, str]) -> JsonDict:
+def choice(tag: str, options: Mapping[str, str]) -> JsonDict:
     """Return a choice among components. `options` maps the values of the field `tag` to their names."""
     mapping = {value: f"#/$defs/{name}" for value, name in options.items()}
     return {
-        "oneOf": [_ref(name) for name in options.values()],
+        "oneOf": [reference(name) for name in options.values()],
         "discriminator": {"propertyName": tag, "mapping": mapping},
     }
 
 
 def _tagged(kinds: Iterable[object], tag: str = "type") -> JsonDict:
     """Return a choice among typed dictionaries."""
-    return _choice(tag, {get_args(get_type_hints(kind)[tag])[0]: _name(kind) for kind in kinds})
+    return choice(tag, {get_args(get_type_hints(kind)[tag])[0]: _name(kind) for kind in kinds})
 
 
 def _name(kind: object) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def _simplify(component: JsonDict) -> None:
+def simplify(component: JsonDict) -> None:
     """Write an enumeration of one value as a constant, describe fields, and mark objects of any content."""
+    if "description" in component:  # a docstring, which Python 3.13 indents less
+        component["description"] = inspect.cleandoc(component["description"])
     for name, field in component.get("properties", {}).items():
         if len(field.get("enum", ())) == 1:
             [value] = field.pop("enum")
             field |= {"type": "string", "const": value}
-        if name in component["required"]:
+        if name in component.get("required", ()):
             field.pop("default", None)
         text = _FIELDS.get(name)
         if text is not None and "$ref" not in field:
@@ -162,7 +162,7 @@ _FIELDS = {
 
 _BLOCK: JsonDict = {"content_index": {"type": "integer", "minimum": 0}}
 _DELTA: JsonDict = {**_BLOCK, "delta": {"type": "string"}}
-_CALL: JsonDict = {**_BLOCK, "tool_call": _ref("ToolCallContent")}
+_CALL: JsonDict = {**_BLOCK, "tool_call": reference("ToolCallContent")}
 _REASON: JsonDict = {"reason": {"type": "string"}}
 
 _STEPS: dict[str, JsonDict] = {
@@ -222,7 +222,7 @@ _OTHER_COMPONENTS: dict[str, JsonDict] = {
         "description": "What a tool gives back: `content` for the model, `details` for programs and people.",
         "type": "object",
         "properties": {
-            "content": {"type": "array", "items": _ref("TextOrImage")},
+            "content": {"type": "array", "items": reference("TextOrImage")},
             "details": {"type": "object"},
             "terminate": {"type": "boolean"},
         },
@@ -231,7 +231,7 @@ _OTHER_COMPONENTS: dict[str, JsonDict] = {
     "AssistantMessageEvent": {
         "title": "AssistantMessageEvent",
         "description": "One step of a reply.",
-        **_choice("type", {step["properties"]["type"]["const"]: name for name, step in _STEPS.items()}),
+        **choice("type", {step["properties"]["type"]["const"]: name for name, step in _STEPS.items()}),
     },
 }
 """The components that no type of the library describes."""
@@ -242,18 +242,18 @@ _REFERENCES: dict[tuple[str, str], JsonDict] = {
         "type": "string",
         "description": "stop, length, tool_use, error or aborted",
     },
-    ("HistoryRecord", "message"): _ref("Message"),
-    ("MessageStart", "message"): _ref("Message"),
-    ("MessageEnd", "message"): _ref("Message"),
-    ("MessageUpdate", "assistant_message_event"): _ref("AssistantMessageEvent"),
-    ("MessageUpdate", "message"): {"anyOf": [_ref("AssistantMessage"), {"type": "null"}]},
-    ("ToolUpdate", "partial_result"): _ref("AgentToolResult"),
-    ("ToolEnd", "result"): _ref("AgentToolResult"),
-    ("TurnEnd", "message"): _ref("AssistantMessage"),
-    ("TurnEnd", "tool_results"): {"type": "array", "items": _ref("ToolResultMessage")},
-    ("AgentEnd", "messages"): {"type": "array", "items": _ref("Message")},
-    ("AgentEnd", "usage"): _ref("Usage"),
-    ("ResultRecord", "usage"): {"anyOf": [_ref("Usage"), {"type": "null"}]},
+    ("HistoryRecord", "message"): reference("Message"),
+    ("MessageStart", "message"): reference("Message"),
+    ("MessageEnd", "message"): reference("Message"),
+    ("MessageUpdate", "assistant_message_event"): reference("AssistantMessageEvent"),
+    ("MessageUpdate", "message"): {"anyOf": [reference("AssistantMessage"), {"type": "null"}]},
+    ("ToolUpdate", "partial_result"): reference("AgentToolResult"),
+    ("ToolEnd", "result"): reference("AgentToolResult"),
+    ("TurnEnd", "message"): reference("AssistantMessage"),
+    ("TurnEnd", "tool_results"): {"type": "array", "items": reference("ToolResultMessage")},
+    ("AgentEnd", "messages"): {"type": "array", "items": reference("Message")},
+    ("AgentEnd", "usage"): reference("Usage"),
+    ("ResultRecord", "usage"): {"anyOf": [reference("Usage"), {"type": "null"}]},
 }
 
 

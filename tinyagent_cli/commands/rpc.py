@@ -53,7 +53,8 @@ def rpc(app: AppContext, /, listen: str | None, **options: object) -> int:
 
     Each command is one line. Its reply, and the events and the result of its run, have its id.
     The types: prompt, steer, follow_up, abort, state, messages, set_model, set_tools, approve.
-    At the end of input the run under way is finished. Limits apply to each run. See docs/rpc.md.
+    At the end of input the run under way is finished. Limits apply to each run. See docs/rpc.md, and
+    'tinyagent schema rpc' for all fields.
     """
     from tinyagent_cli.run.kernel_guards import protect_memory
     from tinyagent_cli.run.lifetime import Lifetime

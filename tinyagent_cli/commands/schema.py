@@ -21,8 +21,21 @@ def schema(ctx: click.Context) -> None:
 @common_options
 def events() -> None:
     """Print the schema of the lines of --jsonl, -o and --history."""
-    import msgspec
-
     from tinyagent import jsonl
 
-    click.echo(msgspec.json.format(msgspec.json.encode(jsonl.schema()), indent=2))
+    _print(jsonl.schema())
+
+
+@schema.command()
+@common_options
+def rpc() -> None:
+    """Print the schema of the lines of rpc, in both directions."""
+    from tinyagent_cli.rpc.schema import schema
+
+    _print(schema())
+
+
+def _print(schema: dict[str, object]) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(schema), indent=2))

@@ -108,13 +108,16 @@ class Template(NamedTuple):
         """The name."""
         return self.place.name
 
-    def check_values(self, values: Mapping[str, str], *, prompt: bool, stdin: bool) -> None:
+    def check_values(
+        self, values: Mapping[str, str], *, prompt: bool, stdin: bool, option: str = "-P "
+    ) -> None:
         """Check that each value belongs to a variable, and that no variable is without a value.
 
         Args:
             values: The values of `-P`.
             prompt: Whether the command line has a prompt.
             stdin: Whether standard input has a text.
+            option: What comes before the name of a variable in an error.
 
         Raises:
             InputError: A variable is unknown, or has no value.
@@ -123,10 +126,11 @@ class Template(NamedTuple):
         for name in values:
             if name in (PROMPT, STDIN):
                 source = "the argument PROMPT" if name == PROMPT else "standard input"
-                raise InputError(f"-P {name}: the value of this variable is {source}.")
+                raise InputError(f"{option}{name}: the value of this variable is {source}.")
             if name not in variables:
                 raise InputError(
-                    f"-P {name}: the template {self.name!r} has no variable of that name.", hint=self._known
+                    f"{option}{name}: the template {self.name!r} has no variable of that name.",
+                    hint=self._known,
                 )
         have = {*values, *defaults, *([PROMPT] if prompt else []), *([STDIN] if stdin else [])}
         missing = [name for name in variables if name not in have]
@@ -138,7 +142,7 @@ class Template(NamedTuple):
                 hint=f"For example: tinyagent run -p {self.name} < FILE",
             )
         if missing:
-            how = " ".join(f"-P {name}=…" for name in missing)
+            how = " ".join(f"{option}{name}=…" for name in missing)
             raise InputError(
                 f"The template {self.name!r} needs a value for {', '.join(missing)}: {how}", hint=self._known
             )

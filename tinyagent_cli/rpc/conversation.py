@@ -8,15 +8,16 @@ or has left, open questions are refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from tinyagent import Agent, _json
 from tinyagent._answer import answer_error
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, ToolCallInfo, UserMessage
-from tinyagent.errors import AgentStateError, EmptyReplyError
+from tinyagent.errors import AgentStateError, EmptyReplyError, TinyAgentError
 from tinyagent.jsonl import Encoder, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, RunTimeoutError, describe, plugin_exit
@@ -25,11 +26,11 @@ from tinyagent_cli.run.lifetime import Lifetime
 from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, model_name
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.progress import Progress
-from tinyagent_cli.run.prompt_input import build_prompt
 from tinyagent_cli.run.record_lines import header, result
 from tinyagent_cli.sessions.files import working_folder
 from tinyagent_cli.terminal.output import Output
 
+from .prompts import TemplatePrompt, message_of, read_template
 from .protocol import (
     Abort,
     Approve,
@@ -49,6 +50,9 @@ from .protocol import (
     with_id,
 )
 
+if TYPE_CHECKING:
+    from tinyagent_cli.run.schema_argument import WantedAnswer
+
 __all__ = ["Conversation"]
 
 
@@ -64,6 +68,10 @@ class _Question(NamedTuple):
 
     line: dict[str, object]
     answer: asyncio.Future[str | None]
+
+
+def _nothing() -> None:
+    """Restore nothing."""
 
 
 class Conversation:
@@ -93,6 +101,7 @@ class Conversation:
         self._queued: list[UserMessage] = []
         self._cause: BaseException | None = None
         self._notes: set[str] = set()
+        self._names = plan.tool_names
         self._guards = make_guards(app, plan, ask=self._ask)
         self.agent: Agent = make_agent(plan, self._guards, on_retry=app.note, on_note=self._note_once)
         if plan.session is not None:
@@ -156,13 +165,13 @@ class Conversation:
 
     async def _carry_out(self, command: Command) -> None:
         match command:
-            case Prompt(message=text):
-                await self._prompt(command, text)
+            case Prompt():
+                await self._prompt(command)
                 return
-            case Steer(message=text):
-                self._queue(text, self.agent.steer)
-            case Follow(message=text):
-                self._queue(text, self.agent.follow_up)
+            case Steer():
+                self._queue(command, self.agent.steer)
+            case Follow():
+                self._queue(command, self.agent.follow_up)
             case Abort():
                 self.agent.abort()
             case SetModel(model=name):
@@ -170,7 +179,7 @@ class Conversation:
                 self._send(success(command, {"model": model_name(self._plan)}))
                 return
             case SetTools(tools=names):
-                self.agent.set_tools(self._plan.load_tools(names))
+                self._use_tools(names)
                 self._send(success(command, {"tools": self._tool_names()}))
                 return
             case Approve(request=name, answer=answer):
@@ -183,33 +192,71 @@ class Conversation:
                 return
         self._send(success(command))
 
-    async def _prompt(self, command: Prompt, text: str) -> None:
+    async def _prompt(self, command: Prompt) -> None:
         if self._run is not None:
             raise AgentStateError(
                 "A run is under way.",
                 hint="Send a message to it with steer or follow_up, or wait for its result.",
             )
-        message = build_prompt(text, (), None)
+        if command.template is not UNSET:
+            template = read_template(self._app, command.template, command.parameters, command.message)
+            message = message_of(template.text, command.images)
+            restore, answer = self._use_template(template), template.answer
+        elif command.parameters:
+            raise InputError("The parameters are for a template, and there is no template.")
+        else:
+            message, restore, answer = message_of(command.message, command.images), _nothing, None
         self._cause = None
         self._send(success(command))
-        task = asyncio.get_running_loop().create_task(self._drive(command.id, message))
+        task = asyncio.get_running_loop().create_task(self._drive(command.id, message, answer, restore))
         self._run = _Run(command.id, task)
         await asyncio.sleep(0)  # the run has started when the next command is read
 
-    def _queue(self, text: str, add: Callable[[UserMessage], None]) -> None:
+    def _queue(self, command: Steer | Follow, add: Callable[[UserMessage], None]) -> None:
         if self._run is None:
             raise AgentStateError("No run is under way.", hint="Send the message as a prompt.")
-        message = build_prompt(text, (), None)
+        message = message_of(command.message, command.images)
         self._queued.append(message)
         add(message)
 
     def _set_model(self, name: str) -> None:
         """Choose the model of the next runs. A run under way keeps its model, and so its key."""
         provider, model, key = self._plan.load_model(name)
-        self._plan = msgspec.structs.replace(self._plan, provider=provider, model=model, api_key=key)
-        self.agent.set_model(model)
-        self.agent.options.stream_fn = provider.stream_fn
-        self.agent.options.get_api_key = lambda _: key
+        self._use_plan(msgspec.structs.replace(self._plan, provider=provider, model=model, api_key=key))
+
+    def _use_plan(self, plan: Plan) -> None:
+        self._plan = plan
+        self.agent.set_model(plan.model)
+        self.agent.options.stream_fn = plan.provider.stream_fn
+        self.agent.options.get_api_key = lambda _: plan.api_key
+
+    def _use_tools(self, names: Sequence[str]) -> None:
+        self.agent.set_tools(self._plan.load_tools(names))
+        self._names = names
+
+    def _use_template(self, template: TemplatePrompt) -> Callable[[], None]:
+        """Apply the settings of a template. Return a function that restores those that are still its own."""
+        plan, names, system = self._plan, self._names, self.agent.state["system_prompt"]
+        if template.tools is not None:
+            self._use_tools(template.tools)
+        if template.model is not None:
+            try:
+                self._set_model(template.model)
+            except Exception:
+                self._use_tools(names)
+                raise
+        if template.system is not None:
+            self.agent.set_system_prompt(template.system)
+        used_plan, used_names = self._plan, self._names
+
+        def restore() -> None:
+            if self._plan is used_plan is not plan:
+                self._use_plan(plan)
+            if self._names is used_names is not names:
+                self._use_tools(names)
+            self.agent.set_system_prompt(system)
+
+        return restore
 
     def _state(self) -> dict[str, object]:
         state, session, run = self.agent.state, self._plan.session, self._run
@@ -265,8 +312,10 @@ class Conversation:
 
     # ---- a run ---------------------------------------------------------------------------------------------
 
-    async def _drive(self, id: Id, message: UserMessage) -> None:
-        """Run the agent to its end, and send the result."""
+    async def _drive(
+        self, id: Id, message: UserMessage, answer: WantedAnswer | None, restore: Callable[[], None]
+    ) -> None:
+        """Run the agent to its end, restore the settings, and send the result."""
         plan, started = self._plan, self._lifetime.seconds
         self._encoder = Encoder()
         progress = self._progress = Progress()
@@ -277,18 +326,31 @@ class Conversation:
             timer = asyncio.get_running_loop().call_later(plan.timeout, self.stop, late)
         failed: BaseException | None = None
         try:
-            await self.agent.prompt(message)
+            if answer is None:
+                await self.agent.prompt(message)
+            else:
+                progress.value = await self.agent.prompt_as(answer.form, message)
         except (SystemExit, KeyboardInterrupt) as error:
             failed = plugin_exit(error)  # the loop ends, too; see `drive`
         except Exception as error:  # noqa: BLE001 - the client gets it as the result
             failed = error
+            if answer is not None and isinstance(error, TinyAgentError):
+                failed = in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
         finally:
             if timer is not None:
                 timer.cancel()
+            self._restore(restore)
             add_cost(plan, progress)
             reason = self._cause or failed or self._failure(plan, progress)
             self._end(id, progress, reason, self._lifetime.seconds - started)
             self._run = None
+
+    def _restore(self, restore: Callable[[], None]) -> None:
+        """Restore the settings from before a template."""
+        try:
+            restore()
+        except TinyAgentError as error:
+            self._app.warn(f"The tools from before the template cannot be loaded again: {error}")
 
     def _failure(self, plan: Plan, progress: Progress) -> BaseException | None:
         if not progress.replies:

@@ -5,22 +5,31 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from tinyagent import _json
+from tinyagent.agent_types import JsonDict
 from tinyagent_cli.exit_codes import Failure
 
 __all__ = [
     "Abort",
+    "Answer",
+    "ApprovalRequest",
     "Approve",
     "Command",
     "CommandError",
     "Follow",
+    "Image",
     "Messages",
+    "ModelData",
     "Prompt",
+    "Response",
     "SetModel",
     "SetTools",
     "State",
+    "StateData",
     "Steer",
+    "ToolsData",
     "decode",
     "failure",
     "success",
@@ -40,26 +49,44 @@ class _Command(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fie
         return str(self.__struct_config__.tag)
 
 
-class Prompt(_Command, frozen=True, tag="prompt"):
-    """Start a run."""
+class Image(
+    msgspec.Struct, frozen=True, tag_field="type", tag="image", forbid_unknown_fields=True, kw_only=True
+):
+    """An image: either `data` in base64, or a `url` (https, http or data). Its type is that of its bytes."""
 
-    message: str
+    data: str | UnsetType = UNSET
+    mime_type: str | UnsetType = msgspec.field(default=UNSET, name="mimeType")
+    url: str | UnsetType = UNSET
+
+
+class Prompt(_Command, frozen=True, tag="prompt"):
+    """Start a run with a message and images, or with a template and the values of its variables.
+
+    The template's model, tools, system prompt and schema apply to this run.
+    """
+
+    message: str = ""
+    images: tuple[Image, ...] = ()
+    template: str | UnsetType = UNSET
+    parameters: dict[str, str | int | float] = {}
 
 
 class Steer(_Command, frozen=True, tag="steer"):
-    """Send a message to the run."""
+    """Send a message to the run. Tool calls that have not started are skipped."""
 
-    message: str
+    message: str = ""
+    images: tuple[Image, ...] = ()
 
 
 class Follow(_Command, frozen=True, tag="follow_up"):
     """Send a message for the end of the run."""
 
-    message: str
+    message: str = ""
+    images: tuple[Image, ...] = ()
 
 
 class Abort(_Command, frozen=True, tag="abort"):
-    """End the run."""
+    """End the run. Its result follows."""
 
 
 class State(_Command, frozen=True, tag="state"):
@@ -90,6 +117,62 @@ class Approve(_Command, frozen=True, tag="approve"):
 
 
 Command: TypeAlias = Prompt | Steer | Follow | Abort | State | Messages | SetModel | SetTools | Approve
+
+
+class Response(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="response"):
+    """The reply to a command.
+
+    `command` is its type, or `parse` for a line that is not a command, and `id` is its id. A reply with
+    `success` has the `data` that the command returns, if it returns any. Otherwise `error` is what went
+    wrong, `kind` its class, and `hint` what to do next.
+    """
+
+    id: str | int | UnsetType = UNSET
+    command: str
+    success: bool
+    data: JsonDict | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    kind: str | UnsetType = UNSET
+    hint: str | UnsetType = UNSET
+
+
+class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="approval_request"):
+    """A tool call of the run waits for an `approve` command, with one of `answers`."""
+
+    id: str | int | UnsetType = UNSET
+    request: str
+    tool_call_id: str
+    tool_name: str
+    args: JsonDict
+    answers: list[Answer]
+
+
+class StateData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of `state`. `run` is the id of the prompt of the run under way, if it has one."""
+
+    model: str
+    thinking_level: str
+    tools: list[str]
+    messages: int
+    is_streaming: bool
+    run: Id
+    queued: int
+    pending_tool_calls: list[str]
+    approval_requests: list[ApprovalRequest]
+    session: str | None
+
+
+class ModelData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of `set_model`."""
+
+    model: str
+
+
+class ToolsData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of `set_tools`: the names of the single tools."""
+
+    tools: list[str]
+
 
 _TYPES = ("prompt", "steer", "follow_up", "abort", "state", "messages", "set_model", "set_tools", "approve")
 _DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -94,6 +94,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         load_model: Returns the provider, the model and the key for a name as that of `-m`.
         load_tools: Returns the tools for names as those of `-t`. `changed_tools` is then about these.
+        tool_names: The names of the tools as those of `-t`.
         message: The prompt; None if the prompts come later.
         timeout: The limit of a run in seconds, from the options or the configuration.
     """
@@ -106,6 +107,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     changed_tools: Callable[[], Awaitable[list[AgentTool] | None]]
     load_model: Callable[[str], tuple[Provider, Model, str | None]]
     load_tools: Callable[[Sequence[str]], list[AgentTool]]
+    tool_names: Sequence[str]
     history: list[AgentMessage]
     message: UserMessage | None
     answer: WantedAnswer | None
@@ -158,6 +160,7 @@ class _Tools(NamedTuple):
     """The tools of the run, and the guards of their calls."""
 
     tools: list[AgentTool]
+    names: Sequence[str]
     sources: dict[str, ToolSource]
     changed: Callable[[], Awaitable[list[AgentTool] | None]]
     load: Callable[[Sequence[str]], list[AgentTool]]
@@ -221,6 +224,7 @@ def prepare(
             app, options, found, plugins, _complete(model_choice.choose(name, found), app, found, plugins)
         ),
         load_tools=tools.load,
+        tool_names=tools.names,
         history=conversation.history,
         message=conversation.message,
         answer=answer,
@@ -258,9 +262,9 @@ def _choose_template(app: AppContext, options: RunOptions) -> ChosenTemplate | N
                 hint="All templates: tinyagent templates list",
             )
         return None
-    from .template_choice import choose_template
+    from .template_choice import choose_template, parse_values
 
-    return choose_template(app, options.template, options.parameters)
+    return choose_template(app, options.template, parse_values(options.parameters))
 
 
 def _stdin_is_prompt(options: RunOptions, stdin: StandardInput, template: ChosenTemplate | None) -> bool:
@@ -359,7 +363,10 @@ def _load_model(
 def _wanted_answer(options: RunOptions, template: ChosenTemplate | None) -> WantedAnswer | None:
     """Return the answer that `--schema`, `--schema-multi` or the template asks for."""
     if options.schema is None and options.schema_multi is None:
-        return None if template is None else _answer_of_template(options, template)
+        answer = None if template is None else template.answer()
+        if answer is not None and options.extract and template is not None:
+            raise InputError(f"-x prints a code block, but {template.label} has a schema, which prints JSON.")
+        return answer
     if options.schema is not None and options.schema_multi is not None:
         raise InputError("--schema and --schema-multi cannot be used together. Choose one.")
     if options.extract:
@@ -381,20 +388,6 @@ def _complete(
     from tinyagent_cli.plugins.model_names import complete_choice  # most runs name the provider
 
     return complete_choice(choice, found, providers, app.note)
-
-
-def _answer_of_template(options: RunOptions, template: ChosenTemplate) -> WantedAnswer | None:
-    place, content = template.template.place, template.template.content
-    many = content.schema is None
-    schema = content.schema_multi if many else content.schema
-    if schema is None:
-        return None
-    if options.extract:
-        raise InputError(f"-x prints a code block, but {template.label} has a schema, which prints JSON.")
-    from .schema_argument import read_template_schema
-
-    where = f"{place.path}: {'schema_multi' if many else 'schema'}"
-    return read_template_schema(where, schema, many=many, only_data=place.is_project)
 
 
 def _load_tools(
@@ -430,7 +423,7 @@ def _load_tools(
         sources.update(now.sources)
         return with_timeouts(now.tools, found.tools)
 
-    return _Tools(tools, sources, changed, load, registry)
+    return _Tools(tools, names, sources, changed, load, registry)
 
 
 def _choose_session(options: RunOptions) -> SessionChoice | None:

@@ -18,7 +18,16 @@ from tinyagent.agent_types import ImageContent, TextContent, UserMessage
 from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 from tinyagent_cli.exit_codes import InputError
 
-__all__ = ["MAX_INPUT", "StandardInput", "build_prompt", "find_mentions", "is_url", "read_file", "read_files"]
+__all__ = [
+    "MAX_INPUT",
+    "StandardInput",
+    "build_prompt",
+    "find_mentions",
+    "image_type",
+    "is_url",
+    "read_file",
+    "read_files",
+]
 
 MAX_INPUT = 64 * 1024 * 1024
 """The limit in bytes of standard input, and of all files together; no context window is larger."""
@@ -144,7 +153,7 @@ def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: 
     texts: list[str] = []
     for path, data in files:
         name = "standard input" if path == "-" else path
-        mime = _image_type(data)
+        mime = image_type(data)
         if mime is None:
             text = _text(data, name, "-f takes text and images (PNG, JPEG, GIF, WebP).")
             shown = name if is_url(name) else Path(name).name
@@ -173,7 +182,8 @@ def _text(data: bytes, name: str, hint: str) -> str:
     return decode_text(data, name, error=InputError, hint=hint)
 
 
-def _image_type(data: bytes) -> str | None:
+def image_type(data: bytes) -> str | None:
+    """Return the MIME type of an image that models accept; None for other data."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if data.startswith(b"\xff\xd8\xff"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.text_files import decode_text
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.templates import PROMPT, STDIN, Template, find_template, read_template
 from tinyagent_cli.exit_codes import InputError
 
-__all__ = ["ChosenTemplate", "FilledTemplate", "choose_template"]
+if TYPE_CHECKING:
+    from .schema_argument import WantedAnswer
+
+__all__ = ["ChosenTemplate", "FilledTemplate", "choose_template", "parse_values"]
 
 
 class FilledTemplate(NamedTuple):
@@ -42,6 +45,22 @@ class ChosenTemplate(NamedTuple):
         """Check the variables. The error is that of `Template.check_values`."""
         self.template.check_values(self.values, prompt=bool(prompt), stdin=has_stdin)
 
+    def answer(self) -> WantedAnswer | None:
+        """Return the answer that the template asks for; None if it is text.
+
+        Raises:
+            TinyAgentError: The schema cannot be used.
+        """
+        place, content = self.template.place, self.template.content
+        many = content.schema is None
+        schema = content.schema_multi if many else content.schema
+        if schema is None:
+            return None
+        from .schema_argument import read_template_schema
+
+        where = f"{place.path}: {'schema_multi' if many else 'schema'}"
+        return read_template_schema(where, schema, many=many, only_data=place.is_project)
+
     def fill_in(self, prompt: str | None, stdin: bytes | None) -> FilledTemplate:
         """Return the texts for the model.
 
@@ -66,11 +85,11 @@ class ChosenTemplate(NamedTuple):
         return FilledTemplate(system, "\n\n".join(filled) or None, stdin)
 
 
-def choose_template(app: AppContext, name: str, pairs: Sequence[str]) -> ChosenTemplate:
-    """Read a template, and the values of `-P NAME=VALUE`.
+def parse_values(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the values of `-P NAME=VALUE`.
 
     Raises:
-        TinyAgentError: There is no such template, it is malformed, or a value is not written NAME=VALUE.
+        InputError: A value is not written NAME=VALUE.
     """
     values: dict[str, str] = {}
     for pair in pairs:
@@ -78,9 +97,18 @@ def choose_template(app: AppContext, name: str, pairs: Sequence[str]) -> ChosenT
         if not equals or not key.strip():
             raise InputError(f"-P {pair}: write it as NAME=VALUE.")
         values[key.strip()] = value
+    return values
+
+
+def choose_template(app: AppContext, name: str, values: Mapping[str, str]) -> ChosenTemplate:
+    """Read a template, for these values of its variables.
+
+    Raises:
+        TinyAgentError: There is no such template, or it is malformed.
+    """
     template = read_template(find_template(name))
     if template.place.is_project:
         app.note(f"Using the template {name} of this project: {template.place.path}")
     else:
         app.detail(f"Using the template {template.place.path}.")
-    return ChosenTemplate(template, values)
+    return ChosenTemplate(template, dict(values))
