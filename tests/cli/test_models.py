@@ -115,6 +115,10 @@ def test_search_asks_once_a_day(cli: Cli, serve: Serve) -> None:
     assert 3 == len(found(cli))
     assert 3 == len(server.requests)
     assert "No model fits" in cli("models", "search", "zzz").err
+    unknown = cli("run", "-m", "zzz", "Hi")
+    assert 3 == unknown.code
+    assert "no listed model has this name" in unknown.err
+    assert "tinyagent models search" in unknown.err
 
 
 def test_search_with_a_provider_that_fails(cli: Cli, serve: Serve) -> None:

@@ -15,6 +15,7 @@ from tinyagent.errors import ConfigurationError
 from tinyagent_cli.config import catalogue
 from tinyagent_cli.config.files import split_model
 from tinyagent_cli.config.model_choice import Choice
+from tinyagent_cli.terminal.sanitise import one_line
 
 from .builtin import key_variable, provider_plugins
 from .discovery import BUILT_IN, CONFIGURED
@@ -98,7 +99,7 @@ def complete_choice(
     """Return the model that a choice without a known provider means. `note` gets a sentence that names it.
 
     Raises:
-        ConfigurationError: No model fits, and some are similar; or several models fit.
+        ConfigurationError: Several models fit; or none, and some are similar or the text has no slash.
     """
     typed = "/".join(filter(None, (choice.provider, choice.model_id)))
     names = known_models(settings)
@@ -114,10 +115,16 @@ def complete_choice(
             + (more if len(found) > _MOST_SHOWN else ""),
         )
     near = similar(typed, [*names, *settings.aliases])
-    if near and not get_close_matches(choice.provider, list(providers), 1):
+    is_typo = bool(get_close_matches(choice.provider, list(providers), 1))
+    if near and not is_typo:
         raise ConfigurationError(
             f"There is no model {typed!r} ({choice.source}).",
             hint=f"Did you mean {' or '.join(near)}?   All models: tinyagent models search",
+        )
+    if not choice.model_id and not is_typo:
+        raise ConfigurationError(
+            f"{one_line(typed, 60)!r} ({choice.source}) is no provider, and no listed model has this name.",
+            hint="A model is PROVIDER/ID. To find one: tinyagent models list, tinyagent models search",
         )
     return choice  # the provider is unknown, and the error of its look-up says so
 
