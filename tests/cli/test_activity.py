@@ -183,6 +183,21 @@ def test_lines_follow_the_width(cli: Cli, serve: Serve) -> None:
     assert 0 == terminal.end()
 
 
+@pytest.mark.parametrize("plain", [(), ("--plain",)])
+def test_reasoning_is_above_the_text_that_comes_after_it(
+    cli: Cli, serve: Serve, plain: tuple[str, ...]
+) -> None:
+    """-v shows it in a live run and in `sessions show`, which has no deltas."""
+    serve(
+        FakeReply.chunks(chat_chunk({"reasoning_content": "Hm."}), chat_chunk("Yes"), chat_chunk({}, "stop"))
+    )
+    for args in (("run", "-m", "local/m", "Hi"), ("sessions", "show")):
+        terminal = cli.on_terminal(*args, "-v", *plain)
+        assert 0 == terminal.end()
+        screen = terminal.screen()
+        assert 1 == screen.index("Yes") - screen.index("∴ Hm.")
+
+
 @pytest.mark.parametrize("columns", [40, 60])
 def test_the_closing_line_fits_into_a_narrow_terminal(cli: Cli, serve: Serve, columns: int) -> None:
     """It is broken between its parts."""

@@ -199,7 +199,7 @@ class Chat:
             pending=lambda: self._pending(text),
             make_live=self._make_status,
         )
-        unsubscribe = [agent.subscribe(text), agent.subscribe(activity), agent.subscribe(self._note_read)]
+        unsubscribe = [agent.subscribe(each) for each in (activity, text, self._note_read)]
         answered = self._stopped = False
         try:
             outcome = await self._chat.ask(message)

@@ -18,6 +18,7 @@ from tinyagent._stream.message_checks import is_assistant
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentEvent,
+    AgentMessage,
     AgentToolResult,
     MessageEndEvent,
     MessageStartEvent,
@@ -104,6 +105,10 @@ class ActivityRenderer:
         self._phase = ""
         self._since = 0.0
         self._paused_at = 0.0
+        self._thinks = False
+        """Whether the reply has reasoning that is not shown yet."""
+        self._thoughts = 0
+        """How many blocks of reasoning of the reply were shown."""
         self._running: dict[str, _Running] = {}
         if self._live is not None:
             app.before_message = self.erase
@@ -111,17 +116,17 @@ class ActivityRenderer:
     def __call__(self, event: AgentEvent) -> None:
         match event:
             case MessageUpdateEvent(assistant_message_event=step):
+                if self._thinks and not step["type"].startswith("thinking") and event.message is not None:
+                    self._show_thinking(event.message)
                 self._streams(step["type"])
             case TurnStartEvent():
                 self._wait(f"connecting to {self._model}")
             case MessageStartEvent(message={"role": "assistant"}):
+                self._thoughts = 0
                 self._wait("waiting for the first token", since=self._since)
             case MessageEndEvent(message=message) if is_assistant(message):
                 self._wait("")
-                if self._app.verbosity:
-                    for block in message["content"]:
-                        if block["type"] == "thinking" and block["thinking"].strip():
-                            self._line(one_line(f"∴ {block['thinking']}", self._width()))
+                self._show_thinking(message)
             case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
                 self._start(call_id, _Running(name, args, self._clock()))
             case ToolExecutionUpdateEvent(tool_call_id=call_id, partial_result=result):
@@ -136,10 +141,22 @@ class ActivityRenderer:
             case AgentEndEvent():
                 self.close()
 
+    def _show_thinking(self, message: AgentMessage) -> None:
+        """Show the reasoning that was not shown yet, with -v: above the text that comes after it."""
+        self._thinks = False
+        if not self._app.verbosity or not is_assistant(message):
+            return
+        thoughts = [block["thinking"] for block in message["content"] if block["type"] == "thinking"]
+        for thought in thoughts[self._thoughts :]:
+            if thought.strip():
+                self._line(one_line(f"∴ {thought}", self._width()))
+        self._thoughts = len(thoughts)
+
     # ---- what is awaited --------------------------------------------------------------------------
 
     def _streams(self, step: str) -> None:
         if step.startswith("thinking"):
+            self._thinks = True
             self._wait("thinking", since=self._since)
         elif step.startswith("tool_call"):
             self._wait("receiving a tool call", since=self._since)

@@ -80,8 +80,8 @@ class RunDisplay:
 
     @property
     def listeners(self) -> list[Callable[[AgentEvent], None]]:
-        """What gets the events, in this order."""
-        return [listener for listener in (self.text, self.activity) if listener is not None]
+        """What gets the events, in this order: reasoning is shown above the text that comes after it."""
+        return [listener for listener in (self.activity, self.text) if listener is not None]
 
     def end_line(self) -> None:
         """End an unfinished line of the reply, if something else may come below it."""
