@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tinyagent.testing import FakeServer
+from tinyagent_cli.commands import COMMANDS
 
 from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply
+from .test_main import MODULES
 
 BROKEN = "raise RuntimeError('imported')"
 
@@ -164,6 +166,18 @@ def test_approvals(cli: Cli) -> None:
     value, _, text = shown.partition("\t")
     assert 'write {"text": "x"}' == text
     assert 0 == cli("approvals", "revoke", value.removeprefix("plain,")).code
+
+
+@pytest.mark.parametrize("line", ["tinyagent pl", "tinyagent run -t c", "tinyagent sessions show x"])
+def test_a_completion_imports_little(cli: Cli, line: str) -> None:
+    """Commands, tools and sessions are completed without the library and without other commands."""
+    script = cli.file("modules.py", MODULES.format(args=[]))
+    shell = {"COMP_LINE": line, "COMP_WORDBREAKS": ":=", "_TINYAGENT_COMPLETE": "bash_complete"}
+    done = cli.shell(f"{sys.executable} -P {script}", **shell)
+    modules = set(done.err.split(" "))
+    assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
+    commands = {name for name in modules if name in {module for module, _ in COMMANDS.values()}}
+    assert len(commands) <= 1
 
 
 def test_hostile_names_reach_no_terminal(cli: Cli, serve: Callable[..., FakeServer]) -> None:
