@@ -18,9 +18,10 @@ from tinyagent import jsonl
 
 from .conftest import ROOT, require_peer
 
-pytestmark = [pytest.mark.peers, pytest.mark.xdist_group("generators")]
+pytestmark = [pytest.mark.peers, pytest.mark.slow]
 
 GENERATORS = ROOT / ".venv-peers-generators"
+PYTHON = GENERATORS / "bin" / "python"
 FILES = Path(__file__).with_name("generators")
 GUIDE = ROOT / "docs" / "schema.md"
 COMMANDS = """
@@ -79,6 +80,7 @@ def literals(kind: str, module: str, lines: list[str]) -> str:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Files with lines: the snapshots of the repository, and real runs."""
+    require_peer(PYTHON)  # before the runs, which take time
     folder = tmp_path_factory.mktemp("recorded")
     files = [path for tests in ("tests", "plugins") for path in (ROOT / tests).rglob("*.jsonl")]
     assert 2 <= len(files)
@@ -88,11 +90,10 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) -> None:
     """Pydantic models and Structs have the names of the schema, narrow each line, and lose nothing."""
-    python = require_peer(GENERATORS / "bin" / "python")
     generate, _ = blocks("bash")
     run(tmp_path, generate)
     decode = FILES / "decode.py"
-    counts = json.loads(run(tmp_path, f"{python} {decode} events {' '.join(map(str, recorded))}"))
+    counts = json.loads(run(tmp_path, f"{PYTHON} {decode} events {' '.join(map(str, recorded))}"))
     assert jsonl.schema()["discriminator"]["mapping"].keys() == counts.keys()
     [example] = blocks("python")
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
@@ -100,12 +101,12 @@ def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) ->
     commands.write_text(COMMANDS.lstrip(), encoding="utf-8")
     run(tmp_path, generate.replace("events", "rpc"))
     run(tmp_path, f"tinyagent rpc -m demo < {commands} > output.jsonl")
-    counts = json.loads(run(tmp_path, f"{python} {decode} rpc {commands} output.jsonl"))
+    counts = json.loads(run(tmp_path, f"{PYTHON} {decode} rpc {commands} output.jsonl"))
     assert {"response": 9, "result": 1, "session": 1, "prompt": 1} == {
         kind: counts[kind] for kind in ("response", "result", "session", "prompt")
     }
     [record] = [path for path in recorded if path.name == "run.jsonl"]
-    assert "6 * 7 = 42Usage(" in run(tmp_path, f"{python} example.py < {record}")
+    assert "6 * 7 = 42Usage(" in run(tmp_path, f"{PYTHON} example.py < {record}")
 
 
 def test_typescript_types_narrow_every_line(tmp_path: Path, recorded: list[Path]) -> None:
