@@ -318,6 +318,16 @@ def test_commands_and_files_are_completed(cli: Cli, serve: Serve) -> None:
     assert "<file name='notes.txt'>\nBuy milk\n</file>\n\nRead @notes.txt" == _sent(server, 0)[0][1]
 
 
+def test_a_small_window_shows_the_completion(cli: Cli) -> None:
+    """The menu takes the lines that there are."""
+    terminal = _chat(cli, model="demo", rows=7)
+    terminal.type("/")
+    terminal.expect("go on with another one")
+    terminal.type(CTRL_C + CTRL_D)
+    assert 0 == terminal.end()
+    assert b"too small" not in terminal.shown
+
+
 def test_the_history_of_prompts_is_private_and_lasts(cli: Cli, serve: Serve) -> None:
     """Up shows the prompts of earlier chats."""
     server = serve(FakeReply.text("Fine."), FakeReply.text("Again."))

@@ -199,6 +199,8 @@ def make_prompt(
         key_bindings=keys,
         multiline=True,
         prompt_continuation="  ",
+        # prompt_toolkit shows nothing but "Window too small" if this does not fit.
+        reserve_space_for_menu=max(min(8, terminal[1].get_size().rows - 4), 0),
         enable_suspend=True,
     )
     return session
