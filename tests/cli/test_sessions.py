@@ -517,6 +517,7 @@ def test_list_without_sessions(cli: Cli) -> None:
     assert "There are no sessions" in done.err
     assert [] == listed(cli)
     assert not cli.home.joinpath("sessions").exists()
+    assert "no sessions of this folder" in cli("sessions", "list", "--here").err
 
 
 def found(cli: Cli, *words: str) -> list[str]:

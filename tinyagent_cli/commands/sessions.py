@@ -91,6 +91,8 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool)
         found = index.sessions(_folder(here))[:limit]
     if as_json:
         print_json(found)
+    elif not found and here:
+        app.note("There are no sessions of this folder. All sessions: tinyagent sessions list")
     elif not found:
         app.note(f"There are no sessions in {_store().directory}.")
     else:
