@@ -282,6 +282,7 @@ def test_interrupting_the_question_ends_the_run(cli: Cli, server: FakeServer) ->
     terminal.type("\x03")
     assert 130 == terminal.end()
     assert "" == written(cli)
+    assert any(line.startswith("✗ write") for line in terminal.screen()), "not behind the question"
     assert 130 == json.loads((cli.work / "run.jsonl").read_text().splitlines()[-1])["exit_code"]
 
 

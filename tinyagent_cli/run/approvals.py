@@ -291,7 +291,13 @@ async def ask_on_terminal(asked: Question) -> str | None:
 async def _answer(fd: int, text: str) -> str:
     _discard_typed_ahead(fd)
     _write(fd, text)
-    return (await _read_line(fd)).strip().lower()
+    line = ""
+    try:
+        line = await _read_line(fd)
+    finally:
+        if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: what comes next starts a line
+            _write(fd, "\n")
+    return line.strip().lower()
 
 
 async def _show_all(fd: int, text: str) -> bool:
