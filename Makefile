@@ -14,7 +14,8 @@ PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
 INSTALLED := $(filter-out plugins/tinyagent-audit,$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
-WORKERS ?= auto
+# One more than there are processors: the tests often wait for a process or a time limit.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) + 1)
 BINDING := bindings/alchemy_llm_py
 BINDING_FILES := $(shell find $(BINDING) -name target -prune -o -name __pycache__ -prune -o -type f -print)
 RUST   := build/alchemy
