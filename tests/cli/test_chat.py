@@ -408,10 +408,10 @@ def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
         terminal.expect_prompt("Provider (number or name): ")
         terminal.type("openai" + ENTER)
         terminal.expect("Key of openai")
-        terminal.type("sk-CANARY-00000" + ENTER)
+        terminal.type("sk-test-CANARY-00000" + ENTER)
         terminal.expect("bad key")
         terminal.expect_prompt("Key of openai (it is not shown): ")
-        terminal.type("sk-CANARY-12345" + ENTER)
+        terminal.type("sk-test-CANARY-12345" + ENTER)
         terminal.expect("  3  gpt-b-mini")
         terminal.type("gpt-b-" + ENTER)
         terminal.expect("from now on? [Y/n]")
@@ -419,7 +419,7 @@ def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
         terminal.expect("/help shows the commands")
         terminal.type(CTRL_D)
         assert 0 == terminal.end()
-        assert ["Bearer sk-CANARY-00000", "Bearer sk-CANARY-12345"] == [
+        assert ["Bearer sk-test-CANARY-00000", "Bearer sk-test-CANARY-12345"] == [
             request.headers["authorization"] for request in server.requests
         ]
     assert b"CANARY" not in terminal.shown
