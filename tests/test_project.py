@@ -36,7 +36,12 @@ def test_everything_of_ours_depends_on_our_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["constraints.txt", "tests/peers/constraints.txt", "tests/peers/generators/constraints.txt"]
+    "name",
+    [
+        "constraints.txt",
+        *("tests/browser-constraints.txt", "tests/peers/constraints.txt"),
+        "tests/peers/generators/constraints.txt",
+    ],
 )
 def test_constraints_hold_names_and_versions_only(name: str) -> None:
     """Constraint files have no index URLs and no paths."""

@@ -9,7 +9,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_records
+from tinyagent_cli.shell_completion import complete_files, complete_records
 
 from .options import CONTEXT, common_options, need_command
 
@@ -103,6 +103,7 @@ def stats(app: AppContext, source: str | None, as_json: bool) -> None:
 
 
 def _rows(found: Stats) -> list[tuple[str, str]]:
+    from tinyagent_cli.events.stats import cost_text
     from tinyagent_cli.terminal.sanitise import one_line
 
     notes = [(found.failed_runs, "failed"), (found.unfinished_runs, "not finished")]
@@ -117,12 +118,7 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
     usage = found.usage
     if usage is not None:
         rows.append(("Tokens", f"{usage.get('input', 0):,} in, {usage.get('output', 0):,} out"))
-        cost = usage.get("cost")
-        about = "about " if usage.get("cost_estimated") else ""
-        shown = "unknown" if cost is None else f"{about}${cost:.6f}".rstrip("0").rstrip(".")
-        if cost is not None and found.runs_without_cost:
-            shown += f", and the unknown cost of {found.runs_without_cost} of the runs"
-        rows.append(("Cost", shown))
+        rows.append(("Cost", cost_text(usage, found.runs_without_cost)))
     if found.started is not None:
         rows.append(("Started", _time(found.started)))
     parts = f"the model {_seconds(found.model_ms)}, tools {_seconds(found.tools_ms)}"
@@ -212,3 +208,85 @@ def validate(app: AppContext, source: str | None) -> int:
     runs = f"{checker.runs} run{'s' if checker.runs != 1 else ''}"
     app.note(f"{opened.name} is valid: {checker.lines} lines, {runs}.")
     return 0
+
+
+@events.command("html")
+@_source_argument
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    metavar="PAGE",
+    type=click.Path(),
+    shell_complete=complete_files,
+    help="Write the page to this file instead of standard output.",
+)
+@click.option(
+    "--serve", is_flag=True, help="Serve the page on this computer and follow the run, until Ctrl-C."
+)
+@common_options
+@click.pass_obj
+def html(app: AppContext, source: str | None, path: str | None, serve: bool) -> int:
+    """Make a page for a browser, also while the run goes on.
+
+    The page has the conversation, the tool calls, a time line, tokens and cost. It is one file that loads
+    nothing from anywhere.
+
+    \b
+      tinyagent events html run.jsonl -o run.html
+      tinyagent run --jsonl "Hello" | tinyagent events html --serve
+
+    \b
+    Exit codes: 0 the page is complete, 1 it leaves out lines that cannot be read.
+    """
+    if serve:
+        if path is not None:
+            raise click.UsageError("--serve and -o cannot be used together.")
+        return _serve(app, source)
+    return _write_page(app, source, None if path == "-" else path)
+
+
+def _write_page(app: AppContext, source: str | None, path: str | None) -> int:
+    from tinyagent_cli.events.page import write_page
+    from tinyagent_cli.events.source import open_source
+    from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.sinks.record_file import RecordFile, refuse_inputs
+    from tinyagent_cli.terminal.output import take_stdout
+    from tinyagent_cli.terminal.signals import raise_on_sigint
+
+    opened = open_source(source, app.warn)
+    if path is None:
+        output = take_stdout()
+        if output.is_terminal:
+            raise InputError("A page is for a browser, not for a terminal.", hint="Name a file: -o run.html")
+        problems = write_page(opened, output.write_or_raise, app.warn)
+    else:
+        refuse_inputs(path, [(opened.name, opened.descriptor)])
+        raise_on_sigint()  # removes the incomplete file
+        file = RecordFile(path)
+        is_complete = False
+        try:
+            problems = write_page(opened, file.output.write_or_raise, app.warn, on_start=file.start)
+            is_complete = True
+        finally:
+            file.finish(is_complete)
+    if problems:
+        what = "1 line" if problems == 1 else f"{problems} lines"
+        app.error(f"The page leaves out {what} of {opened.name}, which cannot be read.")
+    return 1 if problems else 0
+
+
+def _serve(app: AppContext, source: str | None) -> int:
+    import asyncio
+    import signal
+
+    from tinyagent_cli.events.serve import serve_page
+
+    opened, output = _open(app, source)
+
+    def on_ready(address: str) -> None:
+        output.print(address)
+        app.note(f"Following {opened.name}. Ctrl-C ends.")
+
+    signum = asyncio.run(serve_page(opened, on_ready, app.warn))
+    return 0 if signum == signal.SIGINT else 128 + signum

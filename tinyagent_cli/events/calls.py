@@ -19,7 +19,7 @@ from tinyagent.jsonl import SessionRecord
 
 from .source import Entry
 
-__all__ = ["Call", "tool_calls"]
+__all__ = ["Call", "CallReader", "tool_calls"]
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -56,30 +56,46 @@ class Call(msgspec.Struct, kw_only=True):
 
 def tool_calls(entries: Iterable[Entry]) -> Iterator[Call]:
     """Yield each call when it ends. Calls that have not ended come at the end of their run."""
-    run = turn = 0
-    running: dict[str, Call] = {}
-    for _, time, records in entries:
-        for record in records:
+    reader = CallReader()
+    for entry in entries:
+        yield from reader.read(entry)
+    yield from reader.close()
+
+
+class CallReader:
+    """Finds the tool calls in lines that arrive one by one."""
+
+    def __init__(self) -> None:
+        self._run = self._turn = 0
+        self._running: dict[str, Call] = {}
+
+    def read(self, entry: Entry) -> Iterator[Call]:
+        """Yield the calls that end with this line."""
+        time = entry.time
+        for record in entry.records:
             match record:
                 case SessionRecord() | AgentStartEvent():
-                    yield from running.values()
-                    running.clear()
+                    yield from self.close()
                     if isinstance(record, AgentStartEvent):
-                        run, turn = run + 1, 0
+                        self._run, self._turn = self._run + 1, 0
                 case TurnStartEvent():
-                    turn += 1
+                    self._turn += 1
                 case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
-                    running[call_id] = Call(
-                        run=run, turn=turn, id=call_id, name=name, arguments=args, started=time
-                    )
+                    self._running[call_id] = self._call(call_id, name, args, time)
                 case ToolExecutionEndEvent(tool_call_id=call_id, tool_name=name):
-                    call = running.pop(call_id, None)
-                    call = call or Call(run=run, turn=turn, id=call_id, name=name, arguments={})
+                    call = self._running.pop(call_id, None) or self._call(call_id, name, {}, None)
                     call.result, call.is_error = _fields(record.result), record.is_error
                     if time is not None and call.started is not None:
                         call.duration_ms = max(time - call.started, 0)
                     yield call
-    yield from running.values()
+
+    def close(self) -> Iterator[Call]:
+        """Yield the calls that have not ended."""
+        yield from self._running.values()
+        self._running.clear()
+
+    def _call(self, call_id: str, name: str, args: JsonDict, started: int | None) -> Call:
+        return Call(run=self._run, turn=self._turn, id=call_id, name=name, arguments=args, started=started)
 
 
 def _fields(result: AgentToolResult) -> dict[str, JsonValue]:

@@ -60,6 +60,7 @@ class _Watched(io.RawIOBase):
         super().__init__()
         self.name = name
         self.before_read: Callable[[], None] = lambda: None
+        self.at_end: Callable[[], bool] = lambda: False
         self._descriptor = descriptor
         self._line_bytes = 0
 
@@ -71,6 +72,8 @@ class _Watched(io.RawIOBase):
         view = memoryview(buffer)
         try:
             part = os.read(self._descriptor, len(view))
+            while not part and self.at_end():
+                part = os.read(self._descriptor, len(view))
         except OSError as error:
             raise InputError(f"Cannot read {self.name}: {error.strerror}.") from None
         end = part.rfind(b"\n") + 1
@@ -92,13 +95,25 @@ class Source:
 
     def __init__(self, name: str, descriptor: int, on_warning: Callable[[str], None]) -> None:
         self.name = name
+        self.descriptor = descriptor
         self._watched = _Watched(name, descriptor)
         self._file = io.BufferedReader(self._watched, CHUNK_BYTES)
-        self._warn = on_warning
+        self.on_warning = on_warning
+
+    def reset(self) -> None:
+        """Forget what was read, after the file was set to its start."""
+        functions = self._watched.before_read, self._watched.at_end
+        self._watched = _Watched(self.name, self.descriptor)
+        self._watched.before_read, self._watched.at_end = functions
+        self._file = io.BufferedReader(self._watched, CHUNK_BYTES)
 
     def before_read(self, function: Callable[[], None]) -> None:
         """Call a function before each read, which may wait, to write what is known so far."""
         self._watched.before_read = function
+
+    def at_end(self, function: Callable[[], bool]) -> None:
+        """Call a function at the end of the file. It may wait, and returns whether to read again."""
+        self._watched.at_end = function
 
     def lines(self) -> Iterator[bytes | str]:
         """Yield each line. Only the last one may have no LF.
@@ -127,38 +142,49 @@ class Source:
         except RecordError as error:
             raise self._named(error) from None
         if is_empty:
-            raise self._nothing()
+            raise self.nothing()
 
-    def entries(self, *, updates: bool = True) -> Iterator[Entry]:
-        """Yield the lines with their times; without `updates`, those of `message_update` have no records.
+    def entries(
+        self, *, updates: bool = True, on_problem: Callable[[int, RecordError], None] | None = None
+    ) -> Iterator[Entry]:
+        """Yield the lines with their times.
+
+        Args:
+            updates: Whether lines of `message_update` have records.
+            on_problem: Called with the number of a line that is not in the format, and the error; the line is
+                then left out.
 
         Raises:
-            RecordError: A line is not in the format.
+            RecordError: A line is not in the format, and there is no `on_problem`.
         """
         decoder = jsonl.Decoder(updates=updates)
         for line in self.lines():
             try:
                 records = decoder.decode(line)
             except RecordError as error:
-                if not is_torn(line):
+                if is_torn(line):
+                    self._warn_torn(
+                        f"line {decoder.line_number} is incomplete and was left out; "
+                        "all lines before it were read"
+                    )
+                    break
+                if on_problem is None:
                     raise self._named(error) from None
-                self._warn_torn(
-                    f"line {decoder.line_number} is incomplete and was left out; "
-                    "all lines before it were read"
-                )
-                break
+                on_problem(decoder.line_number, self._named(error))
+                continue
             yield Entry(decoder.line_number, _time_of(line), records)
         if not decoder.line_number:
-            raise self._nothing()
+            raise self.nothing()
         yield Entry(decoder.line_number, None, decoder.close())
 
-    def _nothing(self) -> InputError:
+    def nothing(self) -> InputError:
+        """Return the error for a source without lines."""
         return InputError(
             f"{self.name} has no recorded run.", hint="Record one: tinyagent run --jsonl PROMPT > FILE"
         )
 
     def _warn_torn(self, text: str) -> None:
-        self._warn(f"{self.name}: {text}")
+        self.on_warning(f"{self.name}: {text}")
 
     def _named(self, error: RecordError) -> RecordError:
         return RecordError(f"{self.name}: {error}", hint=error.hint)

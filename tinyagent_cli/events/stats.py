@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import msgspec
 
+from tinyagent._json import as_str
 from tinyagent._stream.message_checks import is_assistant
 from tinyagent._stream.usage import add_usages
 from tinyagent.agent_types import (
@@ -20,10 +21,10 @@ from tinyagent.agent_types import (
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 
-from .calls import Call, tool_calls
+from .calls import Call, CallReader
 from .source import Entry
 
-__all__ = ["Stats", "ToolStats", "collect"]
+__all__ = ["Collector", "Stats", "ToolStats", "collect", "cost_text", "usage_of"]
 
 
 class ToolStats(msgspec.Struct, kw_only=True):
@@ -77,32 +78,34 @@ class _Run:
 
 def collect(entries: Iterable[Entry]) -> Stats:
     """Read all lines, and return the sums."""
-    collector = _Collector()
-    for call in tool_calls(collector.watched(entries)):
-        collector.add_call(call)
+    collector = Collector()
+    for entry in entries:
+        collector.add(entry)
     return collector.finished()
 
 
-class _Collector:
+class Collector:
+    """Adds up lines that arrive one by one."""
+
     def __init__(self) -> None:
         self._stats = Stats()
+        self._calls = CallReader()
         self._run: _Run | None = None
         self._usages: list[Usage | None] = []
         self._since: int | None = None
         """When the model was asked: the line before its message."""
 
-    def watched(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield the entries, and count what is no tool call."""
-        for entry in entries:
-            for record in entry.records:
-                self._add(record, entry.time)
-            if entry.time is not None and self._run is not None:
-                self._run.last = entry.time
-                self._stats.ended = entry.time
-            yield entry
+    def add(self, entry: Entry) -> None:
+        """Count a line."""
+        for record in entry.records:
+            self._add(record, entry.time)
+        if entry.time is not None and self._run is not None:
+            self._run.last = entry.time
+            self._stats.ended = entry.time
+        for call in self._calls.read(entry):
+            self._add_call(call)
 
-    def add_call(self, call: Call) -> None:
-        """Count a tool call."""
+    def _add_call(self, call: Call) -> None:
         stats = self._stats
         tool = stats.tools.setdefault(call.name, ToolStats())
         tool.calls += 1
@@ -128,7 +131,7 @@ class _Collector:
                 if run is None:
                     stats.runs += 1  # it failed before its first request
                 elif record.usage is not None:
-                    run.usage = _usage(record.usage) or run.usage
+                    run.usage = usage_of(record.usage) or run.usage
                 if record.error is not None:
                     stats.failed_runs += 1
                     stats.errors.append(record.error.message)
@@ -141,7 +144,8 @@ class _Collector:
             case MessageEndEvent(message=message) if is_assistant(message):
                 if time is not None and self._since is not None:
                     stats.model_ms += max(time - self._since, 0)
-                name = "/".join(dict.fromkeys(filter(None, (message.get("provider"), message.get("model")))))
+                parts = (as_str(message.get("provider")), as_str(message.get("model")))
+                name = "/".join(dict.fromkeys(filter(None, parts)))
                 if name and name not in stats.models:
                     stats.models.append(name)
                 if run is not None:
@@ -165,7 +169,9 @@ class _Collector:
             self._stats.duration_ms += max(run.last - run.started, 0)
 
     def finished(self) -> Stats:
-        """Return the sums at the end of the lines."""
+        """Return the sums at the end of the lines. Call this last."""
+        for call in self._calls.close():
+            self._add_call(call)
         self._end_run(is_finished=False)
         self._stats.usage = add_usages(self._usages)
         if self._stats.usage and any(usage and usage.get("cost_estimated") for usage in self._usages):
@@ -174,9 +180,19 @@ class _Collector:
         return self._stats
 
 
-def _usage(fields: JsonDict) -> Usage | None:
+def usage_of(fields: JsonDict) -> Usage | None:
     """Return the usage of a result line; None if another program wrote other values."""
     try:
         return msgspec.convert(fields, Usage)
     except msgspec.ValidationError:
         return None
+
+
+def cost_text(usage: Usage, runs_without_cost: int = 0) -> str:
+    """Return the cost for people: `$0.0123`, `about $0.0123`, or `unknown`."""
+    cost = usage.get("cost")
+    if cost is None:
+        return "unknown"
+    about = "about " if usage.get("cost_estimated") else ""
+    shown = f"{about}${cost:.6f}".rstrip("0").rstrip(".")
+    return f"{shown}, and the unknown cost of {runs_without_cost} of the runs" if runs_without_cost else shown

@@ -63,15 +63,23 @@ class Output:
         self._pieces.append(data)
         self.flush()
 
+    def write_or_raise(self, data: bytes) -> None:
+        """Write the buffer and `data`. Works without a loop.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        self.write_now(data)
+        if self.error is not None:
+            raise self.error
+
     def print(self, text: str = "") -> None:
         """Write a line of text.
 
         Raises:
             WriteError: Standard output cannot be written.
         """
-        self.write_now(f"{text}\n".encode("utf-8", "replace"))
-        if self.error is not None:
-            raise self.error
+        self.write_or_raise(f"{text}\n".encode("utf-8", "replace"))
 
     def _send(self) -> None:
         data = memoryview(b"".join(self._pieces))
