@@ -24,6 +24,8 @@ from tinyagent.agent_types import (
     AgentStartEvent,
     AgentTool,
     AgentToolResult,
+    CompactionEndEvent,
+    CompactionStartEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -193,6 +195,22 @@ def foreign_replies(draw: st.DrawFn) -> list[Any]:
     return events
 
 
+COMPACTION_START = st.builds(
+    CompactionStartEvent,
+    reason=st.sampled_from(["limit", "overflow", "request"]),
+    tokens=st.integers(0, 1000),
+    context_window=st.none() | st.integers(1, 1000),
+)
+COMPACTION_END = st.builds(
+    CompactionEndEvent,
+    summary=st.builds(user, TEXT),
+    kept=st.sets(st.integers(-9, -1)).map(sorted),
+    replaced=st.integers(0, 9),
+    tokens=st.integers(0, 1000),
+    usage=st.none() | st.just({"input": 1, "cost": None}),
+) | st.builds(CompactionEndEvent, error_message=TEXT.filter(bool))
+
+
 @st.composite
 def turns(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
     """The events of a complete turn, and the messages that ended in it."""
@@ -203,6 +221,7 @@ def turns(draw: st.DrawFn) -> tuple[list[Any], list[Any]]:
         message = {"role": role, "content": [{"type": "text", "text": draw(TEXT)}], "timestamp": number}
         events += [MessageStartEvent(message=message), MessageEndEvent(message=message)]
         new.append(message)
+    events += draw(st.just([]) | st.tuples(COMPACTION_START, COMPACTION_END))
     reply, message = draw(replies())
     events += reply
     new.append(message)
@@ -277,6 +296,8 @@ ANY_EVENT = st.one_of(
         AgentEndEvent, messages=st.lists(MESSAGES, max_size=2), limit=st.sampled_from([None, "budget"])
     ),
     st.builds(TurnEndEvent, message=MESSAGES, tool_results=st.lists(MESSAGES, max_size=2)),
+    COMPACTION_START,
+    COMPACTION_END,
     st.builds(MessageStartEvent, message=MESSAGES),
     st.builds(MessageEndEvent, message=MESSAGES),
     st.builds(MessageUpdateEvent, assistant_message_event=STEPS, message=st.none() | MESSAGES),
@@ -811,9 +832,21 @@ def test_lines_in_chunks_are_read_like_single_lines(events: list[Any], odd: list
 @PROPERTY
 @given(runs())
 def test_a_conversation_has_all_messages_that_ended(events: list[Any]) -> None:
-    """`messages` leaves out `message_update` lines, and returns the messages of the `message_end` events."""
-    expected = [event.message for event in events if isinstance(event, MessageEndEvent)]
-    assert expected == jsonl.messages(b"".join(written(events)))
+    """`messages` leaves out `message_update` lines, and returns the messages of the `message_end` events.
+
+    Without `whole`, these are the summary and the messages that stay.
+    """
+    expected: list[Any] = [event.message for event in events if isinstance(event, MessageEndEvent)]
+    lines = b"".join(written(events))
+    assert expected == jsonl.messages(lines, whole=True)
+    expected = []
+    for event in events:
+        if isinstance(event, MessageEndEvent):
+            expected.append(event.message)
+        elif isinstance(event, CompactionEndEvent) and event.summary is not None:
+            left = [expected[place] for place in event.kept if -place <= len(expected)]
+            expected = [event.summary, *left]
+    assert expected == jsonl.messages(lines)
 
 
 def test_a_pipe_is_read_as_it_is_written() -> None:

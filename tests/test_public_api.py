@@ -79,8 +79,9 @@ CONTRACT = [
 ]
 
 MORE = ["Citation", "ModelInfo", "Usage", "extract_citations"]
+MORE += ["Compaction", "CompactionEndEvent", "CompactionStartEvent"]
 MORE += ["AnthropicModel", "OpenAIResponsesModel", "stream_anthropic", "stream_openai_responses"]
-"""What is exported beyond the contract: types that public signatures name, and two more providers."""
+"""What is exported beyond the contract: types of public signatures, compaction, and two more providers."""
 
 MODULES = [
     "agent",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ._stream.message_checks import is_assistant
-from ._stream.usage import add_usages
-from .agent_types import AgentMessage, AssistantMessage, RunLimit, Usage
+from .agent_types import AgentMessage, AssistantMessage, RunLimit
 from .errors import (
     EmptyReplyError,
     OutputTruncatedError,
@@ -15,7 +14,7 @@ from .errors import (
     error_from_message,
 )
 
-__all__ = ["answer_error", "extract_text", "last_reply", "partial_text", "sum_usage"]
+__all__ = ["answer_error", "extract_text", "last_reply", "partial_text"]
 
 _LIMITS: dict[RunLimit, tuple[str, str]] = {
     "max_turns": ("The run reached its limit of model calls without a final answer.", "Raise max_turns."),
@@ -83,11 +82,6 @@ def partial_text(messages: Sequence[AgentMessage]) -> str:
     """Return the text of the last reply that has text, for a run without a complete answer."""
     texts = (extract_text(message) for message in reversed(messages) if is_assistant(message))
     return next((text for text in texts if text.strip()), "")
-
-
-def sum_usage(messages: Iterable[AgentMessage]) -> Usage | None:
-    """Add up the tokens and the cost (US dollars) of all replies; None if no reply reports usage."""
-    return add_usages(message.get("usage") for message in messages if is_assistant(message))
 
 
 def last_reply(messages: Sequence[AgentMessage]) -> AssistantMessage:

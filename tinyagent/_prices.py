@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .agent_types import Usage
 
-__all__ = ["ModelFacts", "estimate_cost", "has_price", "model_facts"]
+__all__ = ["ModelFacts", "estimate_cost", "has_price", "known_window", "model_facts"]
 
 
 class ModelFacts(NamedTuple):
@@ -80,6 +80,12 @@ def model_facts(server: str, model_id: str) -> ModelFacts | None:
     return ModelFacts(
         price.model.context_window, float(price.input_price) * 1e3, float(price.output_price) * 1e3
     )
+
+
+def known_window(model: ModelIdentity) -> int | None:
+    """Return the context window of a model in tokens; None if it is not in the table."""
+    facts = model_facts(_name(model), model.id)
+    return None if facts is None else facts.context_window
 
 
 def _name(model: ModelIdentity) -> str:

@@ -35,6 +35,7 @@ from .agent_types import (
     AgentTool,
     AnyAgentMessage,
     AssistantMessage,
+    CompactionEndEvent,
     ConvertToLlm,
     ImageContent,
     InitialState,
@@ -283,6 +284,11 @@ class Agent:
                 state["error"] = state["limit"] = None
             case AgentEndEvent(limit=limit):
                 state["limit"] = limit
+            case CompactionEndEvent(summary=summary) if summary is not None:
+                from ._stream.compaction import compacted
+
+                state["messages"] = compacted(state["messages"], event)
+                state["error"] = None  # The request that was too long is sent again.
             case _:
                 pass
 
@@ -382,6 +388,34 @@ class Agent:
                     else "There is nothing to continue: the last message is the assistant's. Use prompt()."
                 )
         return last_reply(await self._start(prompts))
+
+    async def compact(self, instructions: str = "") -> CompactionEndEvent:
+        """Ask the model for a summary of the older messages, and put it in their place.
+
+        The latest messages and the user's last prompt stay. `AgentOptions.compaction` does the same when it
+        is necessary; its settings apply here, too. Listeners get `compaction_start` and `compaction_end`.
+
+        Args:
+            instructions: What the summary should pay attention to.
+
+        Raises:
+            RuntimeError: The conversation is too short to compact; see also `prompt`.
+            TinyAgentError: The model has given no complete summary. The conversation is as it was.
+        """
+        require_asyncio()
+        self._check_ready()
+        from ._loop.compaction import compact_context
+
+        stream_fn = self.options.stream_fn
+        assert stream_fn is not None
+        active = self._active = ActiveRun(None)
+        self._state["is_streaming"] = True
+        try:
+            return await compact_context(
+                self._context(), self._config(None), self._emit, active.signal, stream_fn, instructions
+            )
+        finally:
+            self._end_run(active)
 
     def stream(
         self, input: Input, images: Sequence[str | ImageContent] | None = None

@@ -106,6 +106,9 @@ StopReason: TypeAlias = Literal["stop", "length", "tool_use", "error", "aborted"
 RunLimit: TypeAlias = Literal["max_turns", "budget", "max_total_tokens", "repeat"]
 """A limit that can end a run; see `AgentLoopConfig`."""
 
+CompactionReason: TypeAlias = Literal["limit", "overflow", "request"]
+"""Why a conversation is compacted: it is near the limit, it was too long, or the user asks for it."""
+
 
 class Usage(TypedDict, total=False):
     """Tokens and US dollars, normalised. `total` is input + output, and `input` includes cached tokens.
@@ -128,11 +131,16 @@ AssistantBlock: TypeAlias = TextContent | ThinkingContent | ToolCallContent | Im
 
 
 class UserMessage(TypedDict):
-    """A message of the user. `timestamp` is in Unix milliseconds."""
+    """A message of the user. `timestamp` is in Unix milliseconds.
+
+    `summary` is true if the message is the summary of older messages that it replaces; see
+    `CompactionEndEvent`.
+    """
 
     role: Literal["user"]
     content: list[TextContent | ImageContent]
     timestamp: NotRequired[int]
+    summary: NotRequired[bool]
 
 
 class AssistantMessage(TypedDict):
@@ -339,7 +347,7 @@ class AgentEndEvent(_Event, frozen=True, kw_only=True, tag="agent_end"):
     """A run has ended.
 
     `messages` are the new messages, in order. `limit` is the limit that ended the run. `usage` is the sum
-    over all replies of the run; None if no reply reports usage.
+    over all replies and summaries of the run; None if none of them reports usage.
     """
 
     type: ClassVar[Literal["agent_end"]] = "agent_end"
@@ -421,6 +429,36 @@ class ToolExecutionEndEvent(_Event, frozen=True, kw_only=True, tag="tool_executi
     is_error: bool
 
 
+class CompactionStartEvent(_Event, frozen=True, kw_only=True, tag="compaction_start"):
+    """The model is asked for a summary of the older messages. In a run this is before the reply of a turn.
+
+    `tokens` is the size of the conversation, as far as it is known, and `context_window` that of the model.
+    """
+
+    type: ClassVar[Literal["compaction_start"]] = "compaction_start"
+    reason: CompactionReason
+    tokens: int
+    context_window: int | None = None
+
+
+class CompactionEndEvent(_Event, frozen=True, kw_only=True, tag="compaction_end"):
+    """The conversation now consists of `summary` and of the messages at the positions `kept`.
+
+    The positions are counted from the end of the conversation so far: -1 is its last message. `replaced` is
+    the number of the other messages, and `tokens` the estimated size of the new conversation. `usage` is that
+    of the request for the summary. If it has failed, `error_message` has the reason, `summary` is None, and
+    the conversation has not changed.
+    """
+
+    type: ClassVar[Literal["compaction_end"]] = "compaction_end"
+    summary: UserMessage | None = None
+    kept: list[int] = msgspec.field(default_factory=list)
+    replaced: int = 0
+    tokens: int = 0
+    usage: Usage | None = None
+    error_message: str | None = None
+
+
 AgentEvent: TypeAlias = (
     AgentStartEvent
     | AgentEndEvent
@@ -432,6 +470,8 @@ AgentEvent: TypeAlias = (
     | ToolExecutionStartEvent
     | ToolExecutionUpdateEvent
     | ToolExecutionEndEvent
+    | CompactionStartEvent
+    | CompactionEndEvent
 )
 
 # A snapshot for each delta would make a run quadratic in its length. Therefore `message` reads the `partial`
@@ -718,6 +758,28 @@ ShouldStop: TypeAlias = Callable[
 ]
 
 
+ContextWindow: TypeAlias = int | Callable[[ModelIdentity, int], int | None] | None
+
+
+@dataclass(kw_only=True)
+class Compaction:
+    """When and how a conversation is compacted: a summary by the model replaces its older messages.
+
+    Attributes:
+        context_window: Tokens of the context window. Or a function `(model, tokens) -> int | None`, which is
+            called in a thread before a request; `tokens` is the size of the conversation. None for the
+            model's own `context_window`. If it is not known, only a refused request starts a compaction.
+        limit: The share of the context window at which the conversation is compacted.
+        keep: The share of the conversation that stays as it is: the latest messages.
+        instructions: What the summary should pay attention to; added to the request for it.
+    """
+
+    context_window: ContextWindow = None
+    limit: float = 0.8
+    keep: float = 0.2
+    instructions: str = ""
+
+
 @dataclass(kw_only=True)
 class RunSettings:
     """The settings that `AgentOptions` and `AgentLoopConfig` share. Callbacks may be sync or async.
@@ -742,6 +804,9 @@ class RunSettings:
         max_total_tokens: The most tokens of one run, input and output of all its model calls together; None
             for no limit. The run ends after the turn that reaches it. A reply without usage does not count,
             and a note reports it.
+        compaction: Compact the conversation before a request that is near the limit of the model, and after a
+            refused request that was too long, which is then repeated once; None to send it as it is. The
+            request for the summary is no turn; its tokens and its cost count.
         max_repeats: The run ends when the same tool call has had the same result this many times in a row, or
             when every tool call has failed in this many turns in a row; None for no limit.
         timeout: Seconds without an event, or a mapping with any of `connect`, `first_event`, `idle`.
@@ -766,6 +831,7 @@ class RunSettings:
     max_cost: float | None = None
     max_total_tokens: int | None = None
     max_repeats: int | None = 10
+    compaction: Compaction | None = None
     timeout: float | Mapping[str, float] | None = None
     on_retry: Callable[[str], None] | None = None
     on_note: Callable[[str], None] | None = None

@@ -19,6 +19,7 @@ from ._cancel import Aborted, CancelScope
 from ._json import as_dict, as_int, as_list, as_str
 from ._schema_repair import resolve
 from ._stream.builder import MessageBuilder, StreamEvent
+from ._stream.compaction import SYSTEM_PROMPT
 from ._stream.generator_reply import GeneratorReply
 from ._tool_schemas import tool_schema
 from .agent_types import (
@@ -156,6 +157,8 @@ def _reply(context: Context, schema: JsonDict | None) -> list[_Block]:
     messages = list(context.messages)
     asked = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=-1)
     prompt = _text(messages[asked]) if asked >= 0 else ""
+    if context.system_prompt == SYSTEM_PROMPT:
+        return [_summary(prompt)]
     results = [message for message in messages[asked + 1 :] if message["role"] == "tool_result"]
     if results:
         report = _report(messages, results)
@@ -169,6 +172,15 @@ def _reply(context: Context, schema: JsonDict | None) -> list[_Block]:
     if schema is not None:
         return [_Example(schema, prompt, prompt).text()]
     return [_explain(prompt, messages[: max(asked, 0)], tools, expressions)]
+
+
+def _summary(prompt: str) -> str:
+    """Return the summary of a conversation that the prompt contains: the earlier one, and the prompts."""
+    earlier = re.findall(r"(?m)^Summary of the part before: (.*(?:\n- .*)*)", prompt)
+    asked = [f"- {text[:80]}" for text in re.findall(r"(?m)^User: (.+)", prompt)]
+    return "\n".join(
+        [*(earlier or ["This is a script, not a model. The user has sent these prompts:"]), *asked]
+    )
 
 
 def _report(messages: Sequence[Message], results: Sequence[ToolResultMessage]) -> str:

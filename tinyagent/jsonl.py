@@ -11,12 +11,16 @@ A stream is a `session` line, `history` lines for the messages before the run, t
     message_end           message; of a tool result only tool_call_id and timestamp, since its body is in
     tool_execution_end    result
     turn_end, agent_end   nothing
+    compaction_end        summary, and the positions of the messages that stay
 
 The writer and the reader have the same state, so the writer knows which bodies the reader can restore. Other
 bodies, for example of events that are not a well-formed run, are written on the line itself: `message`,
 `messages`, `tool_results`, and `envelope` with the fields of `partial` other than its content. If the event
 itself has a `partial`, these fields are in `snapshot`. So `read(write(events))` returns equal events for any
 input, and the size of a run is linear in its text.
+
+A compaction replaces no line: a record has every message, and `messages` returns the conversation that is
+left. A reader that ignores `compaction_end` gets the whole conversation.
 
 A user's `message_start` is restored from its `message_end`, which is the next line. If another line follows,
 the `message_start` is written again, with its `message` and the same `seq`.

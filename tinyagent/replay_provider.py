@@ -3,6 +3,8 @@
 The n-th model call gets the n-th reply of the file, with its recorded deltas and its end, which may be an
 error or an abort. A session file has no deltas; then each block is sent as one delta.
 
+A request for a summary (`Agent.compact`) gets the next recorded summary.
+
 The request is ignored, unless the header has `fingerprints` (`tinyagent run --record`). Then each model call
 must have the recorded system prompt, prompts, tool results, tools and schema. The fingerprints are those of
 the definitions of the tools and of the schema, which a record does not contain.
@@ -23,6 +25,7 @@ from msgspec import UNSET
 from . import _json, jsonl
 from ._answer import extract_text
 from ._stream.builder import BuilderEvent, MessageBuilder, StreamEvent, now_ms
+from ._stream.compaction import SYSTEM_PROMPT, compacted, summary_text
 from ._stream.generator_reply import GeneratorReply
 from ._stream.history import repair_history
 from ._stream.message_checks import is_assistant, is_tool_result
@@ -31,6 +34,8 @@ from .agent_types import (
     AssistantBlock,
     AssistantMessage,
     AssistantMessageEvent,
+    CompactionEndEvent,
+    CompactionStartEvent,
     Context,
     JsonDict,
     JsonValue,
@@ -140,23 +145,34 @@ def _difference(what: str, ours: str, recorded: str) -> str:
     return f"{what} is {ours[:_SHOWN]!r}, and {recorded[:_SHOWN]!r} is recorded"
 
 
+@dataclass
+class _ReplayModel(Model):
+    context_window: int | None = None
+
+
 class _Replay:
     def __init__(self, path: Path, on_warning: Callable[[str], None] | None) -> None:
         self._path = path
         self._on_warning = on_warning
         self._replies: list[_RecordedReply] | None = None
+        self._summaries: list[CompactionEndEvent] = []
         self._count = 0
+        self._asked = 0
+        self._window: int | None = None
 
     def model(self, model_id: str, options: Mapping[str, JsonValue]) -> Model:
         if "base_url" in options:
             raise ConfigurationError("A replay has no base_url: it sends no requests.")
         self._read()
-        return Model(provider="replay", id=str(self._path), api="replay")
+        # With the recorded context window, the conversation is compacted where it was.
+        return _ReplayModel("replay", str(self._path), "replay", context_window=self._window)
 
     async def stream(
         self, model: ModelIdentity, context: Context, options: SimpleStreamOptions
     ) -> StreamResponse:
         replies = self._read()
+        if context.system_prompt == SYSTEM_PROMPT:
+            return GeneratorReply(_play(self._next_summary(model)))
         self._count += 1
         if self._count > len(replies):
             raise ProviderError(
@@ -176,11 +192,32 @@ class _Replay:
                 )
         return GeneratorReply(_play(reply))
 
+    def _next_summary(self, model: ModelIdentity) -> _RecordedReply:
+        self._asked += 1
+        if self._asked > len(self._summaries):
+            raise ProviderError(
+                f"{self._path} has no recorded summary for compaction {self._asked}.",
+                provider="replay",
+                hint="Record the run again, or replay it without compaction.",
+            )
+        end = self._summaries[self._asked - 1]
+        message: AssistantMessage = {
+            "role": "assistant",
+            "content": [{"type": "text", "text": summary_text(end.summary)}],
+            "stop_reason": "stop",
+            "timestamp": 0,
+            "api": model.api,
+            "provider": model.provider,
+            "model": model.id,
+            "usage": end.usage,
+        }
+        return _RecordedReply(message=message)
+
     def _read(self) -> list[_RecordedReply]:
         if self._replies is None:
             data = read_bytes(self._path, limit=MAX_RECORD_BYTES, name=f"the replay {self._path}")
             try:
-                self._replies = _replies(data, self._on_warning)
+                self._replies, self._summaries, self._window = _replies(data, self._on_warning)
             except RecordError as error:
                 raise RecordError(f"the replay {self._path}: {error}", hint=error.hint) from None
             if not self._replies:
@@ -191,8 +228,13 @@ class _Replay:
         return self._replies
 
 
-def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_RecordedReply]:
+def _replies(
+    lines: bytes, on_warning: Callable[[str], None] | None
+) -> tuple[list[_RecordedReply], list[CompactionEndEvent], int | None]:
+    """Return the replies, the compactions, and the context window if it was the reason of one."""
     replies: list[_RecordedReply] = []
+    summaries: list[CompactionEndEvent] = []
+    window: int | None = None
     reply = _RecordedReply()
     header: SessionRecord | None = None
     conversation: list[AgentMessage] = []
@@ -212,7 +254,12 @@ def _replies(lines: bytes, on_warning: Callable[[str], None] | None) -> list[_Re
                 replies.append(reply)
                 reply = _RecordedReply()
             conversation.append(event.message)
-    return replies
+        elif isinstance(event, CompactionEndEvent) and event.summary is not None:
+            conversation = compacted(conversation, event)
+            summaries.append(event)
+        elif isinstance(event, CompactionStartEvent) and event.reason == "limit":
+            window = window or event.context_window
+    return replies, summaries, window
 
 
 def _request(header: SessionRecord | None, conversation: list[AgentMessage]) -> _RecordedRequest | None:

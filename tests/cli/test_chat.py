@@ -289,7 +289,7 @@ def test_unknown_commands_suggest(cli: Cli) -> None:
     _ask(terminal, "/exprt", "Did you mean /export?")
     _ask(terminal, "/export", "Write it as /export FILE")
     _ask(terminal, "/undo 2", "/undo has no argument")
-    _ask(terminal, "/undo", "no prompt of this chat")
+    _ask(terminal, "/undo", "There is no prompt to remove.")
     _ask(terminal, "/save x", "not saved as a session")
     _ask(terminal, "/help", "Alt-Enter")
     terminal.type(CTRL_D)

@@ -23,6 +23,8 @@ import pytest
 
 from tinyagent import jsonl
 from tinyagent.agent_types import AgentEndEvent, AgentStartEvent
+from tinyagent.testing import Wait
+from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.rpc.schema import schema
 
 from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, FakeServer
@@ -507,6 +509,40 @@ def test_a_failed_run_is_a_result(
     result = client.ask("Hi")
     assert (False, 3, 401) == (result["ok"], result["exit_code"], result["error"]["status"])
     assert "Hello." == client.ask("Again")["text"]
+    assert [] == finish(client, process)
+
+
+def test_compact(start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]) -> None:
+    """The events come before the reply, all with its id; `abort` ends it, and steering is refused."""
+    server = serve(
+        *(FakeReply.text(text) for text in ("One. " + "x" * 3000, "Two.")),
+        FakeReply.chunks(chat_chunk("Done."), Wait(), chat_chunk({}, "stop")),
+        FakeReply.text("Done."),
+        FakeReply.text("Done."),
+    )
+    client, process = start(model="local/m")
+    assert "too short to compact" in client.reply("compact")["error"]
+    client.ask("1")
+    client.ask("2")
+    first = client.send("compact")
+    assert "compaction_start" == client.until("compaction_start")["type"]
+    for command in ("prompt", "steer"):
+        assert "agent_state" == client.reply(command, message="Hi")["kind"]
+    client.send("abort")
+    assert "It was aborted." == client.until("compaction_end")["error_message"]
+    while (reply := client.until("response")).get("id") != first:
+        pass
+    assert (False, "aborted") == (reply["success"], reply["kind"])
+    server.release()  # the request may not have been sent yet
+    second = client.send("compact", instructions="Keep the numbers.")
+    events = [client.read() for _ in range(3)]
+    assert ["compaction_start", "compaction_end", "response"] == [line["type"] for line in events]
+    assert {second} == {line["id"] for line in events}
+    assert 2 == events[2]["data"]["replaced"]
+    assert "Keep the numbers." in server.requests[-1].body.decode()
+    assert "Done." == client.ask("3")["text"]
+    texts = [message["content"][0]["text"] for message in client.reply("messages")["data"]["messages"]]
+    assert ["2", "Two.", "3", "Done."] == texts[1:]
     assert [] == finish(client, process)
 
 

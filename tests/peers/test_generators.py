@@ -31,6 +31,7 @@ COMMANDS = """
 {"type": "messages"}
 {"type": "set_model", "model": "demo"}
 {"type": "steer", "message": "x"}
+{"type": "compact", "instructions": "x"}
 {"type": "follow_up", "message": "x"}
 {"type": "approve", "request": "x", "answer": "yes"}
 {"id": null, "type": "abort"}
@@ -42,6 +43,7 @@ tinyagent run -m demo -t calc --jsonl "What is 6 * 7?" > run.jsonl
 tinyagent run -m demo --session trip Hi > /dev/null
 tinyagent sessions export trip > session.jsonl
 tinyagent run -m demo --history run.jsonl --schema 'name, age int' --jsonl "name=Ada age=36" > history.jsonl
+tinyagent run -m demo --history session.jsonl --context-window 400 --jsonl "$(seq 400)" > compact.jsonl
 tinyagent run -m demo --jsonl --no-such-option > failure.jsonl 2> /dev/null || true
 """
 """Runs of which each line is decoded."""
@@ -102,7 +104,7 @@ def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) ->
     run(tmp_path, generate.replace("events", "rpc"))
     run(tmp_path, f"tinyagent rpc -m demo < {commands} > output.jsonl")
     counts = json.loads(run(tmp_path, f"{PYTHON} {decode} rpc {commands} output.jsonl"))
-    assert {"response": 9, "result": 1, "session": 1, "prompt": 1} == {
+    assert {"response": 10, "result": 1, "session": 1, "prompt": 1} == {
         kind: counts[kind] for kind in ("response", "result", "session", "prompt")
     }
     [record] = [path for path in recorded if path.name == "run.jsonl"]

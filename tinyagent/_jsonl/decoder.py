@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from tinyagent import _json
 from tinyagent._stream.builder import BuilderEvent
+from tinyagent._stream.compaction import compacted
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentEvent,
@@ -19,6 +20,8 @@ from tinyagent.agent_types import (
     AgentStartEvent,
     AgentToolResult,
     AssistantMessage,
+    CompactionEndEvent,
+    CompactionStartEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -36,6 +39,8 @@ from .records import (
     VERSION,
     AgentEndLine,
     AgentStartLine,
+    CompactionEndLine,
+    CompactionStartLine,
     HistoryRecord,
     JsonDict,
     LineStruct,
@@ -75,6 +80,8 @@ _LineWithoutUpdate: TypeAlias = (
     | ToolEndLine
     | TurnEndLine
     | AgentEndLine
+    | CompactionStartLine
+    | CompactionEndLine
     | ResultRecord
 )
 _ParsedLine: TypeAlias = LineStruct | SkippedUpdateLine
@@ -331,6 +338,21 @@ class Decoder:
         self._state.end_tool(event)
         return event
 
+    def _compaction_start(self, line: CompactionStartLine) -> CompactionStartEvent:
+        return CompactionStartEvent(
+            reason=line.reason, tokens=line.tokens, context_window=line.context_window
+        )
+
+    def _compaction_end(self, line: CompactionEndLine) -> CompactionEndEvent:
+        return CompactionEndEvent(
+            summary=line.summary,
+            kept=line.kept,
+            replaced=line.replaced,
+            tokens=line.tokens,
+            usage=line.usage,
+            error_message=line.error_message,
+        )
+
     def _update_event(self, line: MessageUpdateLine) -> MessageUpdateEvent:
         state, own = self._state, line.assistant_message_event
         if line.message is not UNSET:
@@ -371,6 +393,8 @@ _HANDLERS: Mapping[type[object], Callable[..., Record | None]] = {
     ToolStartLine: Decoder._tool_start,
     ToolUpdateLine: Decoder._tool_update,
     ToolEndLine: Decoder._tool_end,
+    CompactionStartLine: Decoder._compaction_start,
+    CompactionEndLine: Decoder._compaction_end,
 }
 
 
@@ -413,11 +437,16 @@ def read(lines: Lines, *, on_warning: Warn | None = None) -> Iterator[AgentEvent
             yield record
 
 
-def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessage]:
-    """Read the conversation: the history and every complete message.
+def messages(lines: Lines, *, whole: bool = False, on_warning: Warn | None = None) -> list[AgentMessage]:
+    """Read the conversation: the history and every complete message, as the next request would have them.
 
     Several streams in sequence are one conversation. If the history of a stream starts with the conversation
     so far, those messages are not repeated.
+
+    Args:
+        lines: A binary file, or whole lines with or without their LF.
+        whole: Whether the messages that a summary has replaced are returned, and not the summary.
+        on_warning: See `read_records`.
     """
     conversation: list[AgentMessage] = []
     history: list[AgentMessage] = []
@@ -436,6 +465,9 @@ def messages(lines: Lines, *, on_warning: Warn | None = None) -> list[AgentMessa
             history.append(record.message)
         elif isinstance(record, MessageEndEvent):
             new.append(record.message)
+        elif isinstance(record, CompactionEndEvent) and not whole:
+            add()
+            conversation[:] = compacted(conversation, record)
     add()
     return conversation
 

@@ -18,6 +18,8 @@ from tinyagent.agent_types import (
     AgentEvent,
     AgentMessage,
     AgentStartEvent,
+    CompactionEndEvent,
+    CompactionStartEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -32,6 +34,8 @@ from tinyagent.agent_types import (
 from .records import (
     AgentEndLine,
     AgentStartLine,
+    CompactionEndLine,
+    CompactionStartLine,
     DeltaLine,
     HistoryRecord,
     JsonDict,
@@ -161,6 +165,10 @@ class Encoder:
                 return AgentStartLine(**head)
             case TurnStartEvent():
                 return TurnStartLine(**head)
+            case CompactionStartEvent():
+                return CompactionStartLine(**head, **msgspec.structs.asdict(event))
+            case CompactionEndEvent():
+                return CompactionEndLine(**head, **msgspec.structs.asdict(event))
         raise TypeError(f"not an event or a record: {event!r}")
 
     def _start_line(self, message: AgentMessage, head: _Head) -> MessageStartLine:

@@ -19,6 +19,8 @@ __all__ = [
     "VERSION",
     "AgentEndLine",
     "AgentStartLine",
+    "CompactionEndLine",
+    "CompactionStartLine",
     "DeltaLine",
     "ErrorRecord",
     "EventLine",
@@ -48,15 +50,17 @@ if TYPE_CHECKING:
     from tinyagent.agent_types import (
         AgentMessage,
         AssistantMessage,
+        CompactionReason,
         JsonValue,
         RunLimit,
         ToolResultMessage,
         Usage,
+        UserMessage,
     )
 else:
     JsonValue = bool | int | float | str | list | dict | None
-    AgentMessage = AssistantMessage = ToolResultMessage = Usage = JsonDict
-    RunLimit = str
+    AgentMessage = AssistantMessage = ToolResultMessage = Usage = UserMessage = JsonDict
+    CompactionReason = RunLimit = str
 
 # ---- records ------------------------------------------------------------------------------------
 
@@ -212,6 +216,21 @@ class ToolEndLine(Line, frozen=True, kw_only=True, tag="tool_execution_end"):
     is_error: bool
 
 
+class CompactionStartLine(Line, frozen=True, kw_only=True, tag="compaction_start"):
+    reason: CompactionReason
+    tokens: int
+    context_window: int | None = None
+
+
+class CompactionEndLine(Line, frozen=True, kw_only=True, tag="compaction_end"):
+    summary: UserMessage | None = None
+    kept: list[int] = []
+    replaced: int = 0
+    tokens: int = 0
+    usage: Usage | None = None
+    error_message: str | None = None
+
+
 class SkippedUpdateLine(msgspec.Struct, frozen=True, tag_field="type", tag="message_update", gc=False):
     """A `message_update` line for a reader that does not need it: only its JSON syntax is checked."""
 
@@ -229,6 +248,8 @@ EventLine: TypeAlias = (
     | ToolEndLine
     | TurnEndLine
     | AgentEndLine
+    | CompactionStartLine
+    | CompactionEndLine
 )
 LineStruct: TypeAlias = SessionRecord | HistoryRecord | EventLine | ResultRecord
 

@@ -141,7 +141,10 @@ _EVENTS = {
     "ToolUpdate": "A running tool reports a partial result.",
     "ToolEnd": "A tool call has ended.",
     "TurnEnd": "A turn has ended. Without bodies, they are those of the lines before.",
-    "AgentEnd": "A run has ended. `usage` is the sum over its replies.",
+    "AgentEnd": "A run has ended. `usage` is the sum over its replies and summaries.",
+    "CompactionStart": "The model is asked for a summary of the older messages.",
+    "CompactionEnd": "The conversation is now `summary` and the messages at the positions `kept`. Without a "
+    "summary the compaction has failed, and changes nothing.",
 }
 """The descriptions of the lines of events."""
 
@@ -156,6 +159,9 @@ _FIELDS = {
     "snapshot": "As `envelope`, for a message that a custom provider has sent itself; true without changes.",
     "limit": "The limit that ended the run: max_turns, budget, max_total_tokens or repeat.",
     "exit_code": "The exit code of `tinyagent run`.",
+    "tokens": "The size of the conversation, as far as it is known.",
+    "kept": "Positions from the end of the conversation: -1 is its last message.",
+    "replaced": "The number of messages that the summary replaces.",
     "details": "What the tool reports to programs. `approval` is who approved the call.",
 }
 """The descriptions of fields."""
@@ -253,6 +259,9 @@ _REFERENCES: dict[tuple[str, str], JsonDict] = {
     ("TurnEnd", "tool_results"): {"type": "array", "items": reference("ToolResultMessage")},
     ("AgentEnd", "messages"): {"type": "array", "items": reference("Message")},
     ("AgentEnd", "usage"): reference("Usage"),
+    ("CompactionStart", "reason"): {"type": "string", "description": "limit, overflow or request"},
+    ("CompactionEnd", "summary"): {"anyOf": [reference("UserMessage"), {"type": "null"}]},
+    ("CompactionEnd", "usage"): {"anyOf": [reference("Usage"), {"type": "null"}]},
     ("ResultRecord", "usage"): {"anyOf": [reference("Usage"), {"type": "null"}]},
 }
 

@@ -63,6 +63,10 @@ class RunLimits:
         """Count a turn when it starts."""
         self._turns += 1
 
+    def repeat_turn(self) -> None:
+        """Do not count the last turn, because the next one repeats it."""
+        self._turns -= 1
+
     async def count_usage(self, message: AssistantMessage) -> None:
         """Add the tokens and the cost of a reply."""
         self._count_tokens(message)

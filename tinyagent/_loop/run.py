@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
-from tinyagent._answer import sum_usage
 from tinyagent._cancel import Aborted, call_abandonable, run_to_completion
-from tinyagent._stream.message_checks import checked_message
+from tinyagent._stream.message_checks import checked_message, is_assistant
+from tinyagent._stream.usage import add_usages
 from tinyagent.agent_tool_execution import Emit, ToolBatch
 from tinyagent.agent_types import (
     AgentContext,
@@ -27,10 +27,13 @@ from tinyagent.agent_types import (
     TurnEndEvent,
     TurnStartEvent,
 )
-from tinyagent.errors import InvalidMessageError
+from tinyagent.errors import ContextOverflowError, InvalidMessageError, error_fields, error_from_message
 
 from .limits import RunLimits
 from .model_call import Failure, ModelCall, send
+
+if TYPE_CHECKING:
+    from .compaction import Compactor, Plan
 
 __all__ = ["Run"]
 
@@ -41,10 +44,15 @@ OUTPUT_LIMIT = (
 
 
 class _NextTurn(NamedTuple):
-    """The start of a turn: its first messages, or the failure of a callback that it reports."""
+    """The start of a turn: its first messages, or the failure of a callback that it reports.
+
+    If it repeats a request that was too long, `overflow` is that error and `plan` the compaction before it.
+    """
 
     messages: list[AgentMessage]
     failure: Failure | None = None
+    overflow: ContextOverflowError | None = None
+    plan: Plan | None = None
 
 
 class _ToolOutcome(NamedTuple):
@@ -82,6 +90,9 @@ class Run:
         """Messages from callbacks that are not in the history yet. They must not get lost, because the
         callback may have removed them from its queue."""
         self._limit: RunLimit | None = None
+        self._compactor: Compactor | None = None
+        self._repeated = False
+        """Whether the last turn has repeated a request that was too long."""
 
     async def run_turns(self, prompts: list[AgentMessage]) -> None:
         """Run turns until the model is done, a limit is reached, or the run fails."""
@@ -89,8 +100,10 @@ class Run:
         while start is not None:
             async with _Turn(self) as turn:
                 await turn.add_messages(start.messages)
-                message = await turn.call_model(start.failure)
+                failure = start.failure or await self._compact(start)
+                message = await turn.call_model(failure)
                 tools = await turn.run_tools(message)
+            self._repeated = start.overflow is not None
             start = await self._next_messages(message, tools)
 
     async def emit_aborted_turn(self) -> None:
@@ -99,7 +112,10 @@ class Run:
 
     async def end(self) -> None:
         """Close the run."""
-        usage = sum_usage(self.new)
+        usages = [message.get("usage") for message in self.new if is_assistant(message)]
+        if self._compactor is not None:
+            usages.append(self._compactor.usage)
+        usage = add_usages(usages)
         await send(self.emit, AgentEndEvent(messages=list(self.new), limit=self._limit, usage=usage))
 
     def take(self, messages: object) -> list[AgentMessage]:
@@ -147,7 +163,7 @@ class Run:
         If a callback fails, an extra turn reports this, without a call of the model.
         """
         if message["stop_reason"] in ("error", "aborted"):
-            return None
+            return await self._repetition(message)
         failure = tools.failure
         if failure is None:
             try:
@@ -156,6 +172,58 @@ class Run:
             except Exception as error:  # noqa: BLE001 - any error of a callback becomes a message
                 failure = Failure.of(error)
         return _NextTurn(list(self.taken), failure)
+
+    # ---- compaction -------------------------------------------------------------------------------------
+
+    async def _compact(self, start: _NextTurn) -> Failure | None:
+        """Compact the conversation if that is necessary. Return a failure instead of a request."""
+        if self._is_aborted or (start.overflow is None and not self._may_compact()):
+            return None
+        compactor, plan = self._get_compactor(), start.plan
+        try:
+            if plan is None:
+                plan = None if compactor.gave_up else await compactor.plan(self.context, near_limit=True)
+            if plan is None:
+                return None
+            reason = await compactor.run(
+                self.context, plan, "limit" if start.overflow is None else "overflow"
+            )
+        except Aborted:
+            return None  # the call of the model reports it
+        except Exception as error:  # noqa: BLE001 - a function of the user for the context window has failed
+            return Failure.of(error)
+        if reason is None or start.overflow is None:
+            return None
+        too_long = error_fields(start.overflow)
+        too_long["error_message"] += f" The conversation could not be compacted: {reason}"
+        return Failure("error", too_long)
+
+    async def _repetition(self, message: AssistantMessage) -> _NextTurn | None:
+        """Return a turn that compacts the conversation and repeats the request, if that was too long."""
+        if self.config.compaction is None or self._repeated or self._is_aborted or message["content"]:
+            return None
+        error = error_from_message(message)
+        if not isinstance(error, ContextOverflowError):
+            return None
+        try:
+            plan = await self._get_compactor().plan(self.context, near_limit=False)
+        except Exception:  # noqa: BLE001 - the run ends with the error of the request
+            return None
+        if plan is None:
+            return None
+        self.limits.repeat_turn()
+        return _NextTurn([], None, error, plan)
+
+    def _may_compact(self) -> bool:
+        """Whether there is anything to compact. A conversation without a reply needs no further check."""
+        return self.config.compaction is not None and any(map(is_assistant, self.context.messages))
+
+    def _get_compactor(self) -> Compactor:
+        if self._compactor is None:
+            from .compaction import Compactor  # a run with one turn does not need it
+
+            self._compactor = Compactor(self.config, self.emit, self.signal, self.stream_fn, self.limits)
+        return self._compactor
 
     async def _continues(self, message: AssistantMessage, tools: _ToolOutcome) -> bool:
         """Return whether there is another turn. Its first messages are then in `taken`.

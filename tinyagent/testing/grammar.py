@@ -11,6 +11,7 @@ from tinyagent.agent_types import (
     AgentMessage,
     AgentToolResult,
     AssistantMessage,
+    CompactionEndEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -34,7 +35,12 @@ __all__ = ["GrammarError", "RunChecker", "check_grammar", "check_reply"]
 _GRAMMAR: dict[str, dict[str, str]] = {
     "before": {"agent_start": "run"},
     "run": {"turn_start": "turn"},
-    "turn": {"message_start:user": "in user", "message_start:assistant": "in assistant"},
+    "turn": {
+        "message_start:user": "in user",
+        "compaction_start": "in compaction",
+        "message_start:assistant": "in assistant",
+    },
+    "in compaction": {"compaction_end": "turn"},
     "in user": {"message_end:user": "turn"},
     "in assistant": {"message_update": "in assistant", "message_end:assistant": "tools"},
     "tools": {
@@ -168,6 +174,10 @@ class RunChecker:
                 self._execution_end(event)
             case TurnEndEvent():
                 self._turn_end(event)
+            case CompactionEndEvent(summary=summary, error_message=reason):
+                self._expect((summary is None) == bool(reason), "a summary, or else the reason")
+                in_order = event.kept == sorted(set(event.kept)) and all(place < 0 for place in event.kept)
+                self._expect(in_order, "positions from the end, in order")
             case AgentEndEvent():
                 new = self._new
                 self._expect(event.messages == new, f"the {len(new)} message(s) that ended, in order")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from tinyagent_cli.sessions.files import NAMED
 from tinyagent_cli.sessions.transcript import prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
-from tinyagent_cli.terminal.display import text_renderer
+from tinyagent_cli.terminal.display import CompactionNotes, text_renderer
 from tinyagent_cli.terminal.live import LiveLines, columns, fit
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.signals import Interrupted
@@ -78,15 +78,16 @@ class Chat:
         self._status: Status | None = None
         self._leaves = False
         self._stopped = False
-        """Whether the user has stopped the running reply."""
+        """Whether the user has stopped the running reply or compaction."""
         self._cause: BaseException | None = None
+        self._compacts = False
         self._unread: list[UserMessage] = []
         """Messages to the running reply that are not in a request yet."""
         guards = make_guards(
             app, plan, before=self._before_question, after=self._after_question, terminal=self._free_terminal
         )
         self._chat = Conversation(app, plan, guards, self._retries)
-        self._commands = Commands(app, self._chat, self._works, self._ask_again, self._leave)
+        self._commands = Commands(app, self._chat, self._works, self._ask_again, self._compact, self._leave)
         history = state_directory() / HISTORY_FILE if plan.session is not None and has_home() else None
         self._prompt = make_prompt(
             terminal,
@@ -156,9 +157,13 @@ class Chat:
         self._unread.append(message)
         if isinstance(line, FollowUp):
             self._chat.agent.follow_up(message)
-            self._app.dim("Sent after the reply.")
         else:
             self._chat.agent.steer(message)
+        if self._compacts:
+            self._app.dim("Sent after the compaction.")
+        elif isinstance(line, FollowUp):
+            self._app.dim("Sent after the reply.")
+        else:
             self._app.dim("Sent to the running reply.")
 
     def _message(self, line: str) -> UserMessage:
@@ -179,39 +184,69 @@ class Chat:
         self._reply = asyncio.get_running_loop().create_task(self._answer(message))
 
     def _ask_again(self) -> None:
-        message = self._chat.undo()
-        if message is None:
-            self._app.error("There is no prompt of this chat to repeat.")
+        undone = self._chat.undo()
+        while undone is not None and undone.prompt is None:
+            undone = self._chat.undo()
+        if undone is None or undone.prompt is None:
+            self._app.error("There is no prompt to repeat.")
         else:
-            self._app.dim(fit(f"Asking again: {one_line(prompt_text(message), 500)}", columns() - 1))
-            self._start(message)
+            self._app.dim(fit(f"Asking again: {one_line(prompt_text(undone.prompt), 500)}", columns() - 1))
+            self._start(undone.prompt)
 
     async def _answer(self, message: UserMessage) -> None:
         """Show the reply to a message."""
-        app, agent, plan = self._app, self._chat.agent, self._chat.plan
+        app, answered = self._app, False
         text = text_renderer(app, self._output, plain=self._plain)
+        try:
+            with self._watched(text):
+                outcome = await self._chat.ask(message)
+                answered = outcome.error is None
+                text.end_line()
+                self._show_failure(outcome.error)
+                if not app.quiet:
+                    app.dim(summary(self._chat.plan, outcome.progress, app))
+        finally:
+            self._resend(answered)
+
+    def _show_failure(self, error: TinyAgentError | None) -> None:
+        """Show why there is no answer or no summary; None if there is one."""
+        if self._stopped and isinstance(error, RunAbortedError):
+            self._app.note("Stopped. The conversation is as it was." if self._compacts else "Stopped.")
+        elif error is not None and not self._leaves:
+            failure = describe(error)
+            self._app.error(failure.message, failure.hint)
+
+    def _compact(self, instructions: str) -> None:
+        self._reply = asyncio.get_running_loop().create_task(self._summarise(instructions))
+
+    async def _summarise(self, instructions: str) -> None:
+        """Compact the conversation. What is typed meanwhile is sent after it in any case."""
+        self._compacts = True
+        try:
+            with self._watched(text_renderer(self._app, self._output, plain=self._plain)):
+                self._show_failure(await self._chat.compact(instructions))
+        finally:
+            self._compacts = False
+            self._resend(answered=True)
+
+    @contextmanager
+    def _watched(self, text: TextRenderer) -> Iterator[None]:
+        """Show the events of the agent. An error is shown, and does not end the chat."""
+        app, agent = self._app, self._chat.agent
         self._activity = activity = ActivityRenderer(
             app,
-            model_name(plan),
+            model_name(self._chat.plan),
             before=text.end_line,
             before_draw=lambda: True,
             text_is_live=False,
             pending=lambda: self._pending(text),
             make_live=self._make_status,
         )
-        unsubscribe = [agent.subscribe(each) for each in (activity, text, self._note_read)]
-        answered = self._stopped = False
+        listeners = (activity, text, CompactionNotes(app, text.end_line), self._note_read)
+        unsubscribe = [agent.subscribe(listener) for listener in listeners]
+        self._stopped = False
         try:
-            outcome = await self._chat.ask(message)
-            answered = outcome.error is None
-            text.end_line()
-            if self._stopped and isinstance(outcome.error, RunAbortedError):
-                app.note("Stopped.")
-            elif outcome.error is not None and not self._leaves:
-                failure = describe(outcome.error)
-                app.error(failure.message, failure.hint)
-            if not app.quiet:
-                app.dim(summary(plan, outcome.progress, app))
+            yield
             self._output.flush()
         except (SystemExit, KeyboardInterrupt):
             raise  # a plugin tries to end the process
@@ -227,7 +262,6 @@ class Chat:
                 remove()
             agent.clear_steering_queue()
             agent.clear_follow_up_queue()
-            self._resend(answered)
 
     def _note_read(self, event: AgentEvent) -> None:
         """Show a message to the running reply again when the model gets it, above the answer to it."""

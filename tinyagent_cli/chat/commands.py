@@ -44,6 +44,7 @@ COMMANDS = {
     "thinking": Command("[LEVEL]", "Show how much the model should reason, or set it."),
     "undo": Command("", "Remove the last prompt and its reply."),
     "retry": Command("", "Remove the last reply, and ask again."),
+    "compact": Command("[WHAT TO KEEP]", "Replace the older messages by a summary."),
     "cost": Command("", "Show the tokens and the cost of this chat.", idle=False),
     "save": Command("NAME", "Give the session a name."),
     "fork": Command("[NAME]", "Go on in a copy of the session."),
@@ -69,6 +70,7 @@ class Commands:
         conversation: The chat.
         works: Whether the model answers.
         ask_again: Asks the last prompt again.
+        compact: Compacts the conversation.
         leave: Ends the chat.
     """
 
@@ -78,12 +80,14 @@ class Commands:
         conversation: Conversation,
         works: Callable[[], bool],
         ask_again: Callable[[], None],
+        compact: Callable[[str], None],
         leave: Callable[[], None],
     ) -> None:
         self._app = app
         self._chat = conversation
         self._works = works
         self._ask_again = ask_again
+        self._start_compaction = compact
         self._leave = leave
         self._functions: dict[str, Callable[[str], None]] = {
             "help": self._help,
@@ -93,6 +97,7 @@ class Commands:
             "thinking": self._thinking,
             "undo": self._undo,
             "retry": self._retry,
+            "compact": self._compact,
             "cost": self._cost,
             "save": self._save,
             "fork": self._fork,
@@ -162,15 +167,23 @@ class Commands:
         self._app.show(f"Thinking: {self._chat.plan.thinking}")
 
     def _undo(self, argument: str) -> None:
-        if self._chat.undo() is None:
-            raise InputError("There is no prompt of this chat to remove.")
-        self._app.show("The last prompt and its reply are removed.")
+        undone = self._chat.undo()
+        if undone is None:
+            raise InputError("There is no prompt to remove.")
+        if undone.prompt is None:
+            self._app.show("The compaction is undone. The conversation has its older messages again.")
+        else:
+            self._app.show("The last prompt and its reply are removed.")
 
     def _retry(self, argument: str) -> None:
         self._ask_again()
 
+    def _compact(self, argument: str) -> None:
+        self._start_compaction(argument)
+
     def _cost(self, argument: str) -> None:
-        usages = [progress.usage for progress in self._chat.spent if progress.usage is not None]
+        spent = [*self._chat.spent, *self._chat.compactions]
+        usages = [progress.usage for progress in spent if progress.usage is not None]
         sent = sum(usage.get("input") or 0 for usage in usages)
         received = sum(usage.get("output") or 0 for usage in usages)
         costs = [usage.get("cost") for usage in usages]
@@ -181,6 +194,8 @@ class Commands:
             shown = "cost unknown" if not known else f"{shown} and an unknown cost"
         turns = sum(len(progress.replies) for progress in self._chat.spent)
         counts = f"{_count(len(self._chat.spent), 'prompt')} · {_count(turns, 'turn')}"
+        if self._chat.compactions:
+            counts += f" · {_count(len(self._chat.compactions), 'compaction')}"
         self._app.show(f"{counts} · {sent:,} tokens in, {received:,} out · {shown}")
 
     def _save(self, argument: str) -> None:
@@ -200,7 +215,7 @@ class Commands:
         else:
             from tinyagent_cli.sessions.transcript import markdown
 
-            data = "".join(markdown(self._chat.agent.state["messages"])).encode("utf-8", "replace")
+            data = "".join(markdown(self._chat.all_messages())).encode("utf-8", "replace")
         try:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)

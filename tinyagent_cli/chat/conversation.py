@@ -10,7 +10,14 @@ from msgspec.structs import replace
 
 from tinyagent import Agent
 from tinyagent._answer import answer_error
-from tinyagent.agent_types import AgentTool, ThinkingLevel, UserMessage
+from tinyagent.agent_types import (
+    AgentEvent,
+    AgentMessage,
+    AgentTool,
+    CompactionEndEvent,
+    ThinkingLevel,
+    UserMessage,
+)
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import sessions_directory
@@ -24,18 +31,11 @@ from tinyagent_cli.run.record_lines import header, result
 from tinyagent_cli.run.session_choice import choose_session, open_session
 from tinyagent_cli.run.tool_guards import ToolGuards
 from tinyagent_cli.sessions.files import working_folder
+from tinyagent_cli.sessions.marks import Mark, read_marks
 from tinyagent_cli.sessions.store import Session, SessionStore
 from tinyagent_cli.sessions.writer import SessionWriter
 
 __all__ = ["Conversation", "Outcome"]
-
-
-class _Mark(NamedTuple):
-    """The state before a run: the number of messages, the bytes of the session, and the prompt."""
-
-    messages: int
-    size: int
-    prompt: UserMessage
 
 
 class Outcome(NamedTuple):
@@ -43,6 +43,24 @@ class Outcome(NamedTuple):
 
     progress: Progress
     error: TinyAgentError | None
+
+
+class _Timer:
+    """Calls a function after some seconds, if they are a number. `has_ended` is whether it was called."""
+
+    def __init__(self, seconds: float | None, stop: Callable[[], None]) -> None:
+        self.has_ended: bool = False
+        self._stop = stop
+        self._handle = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._end)
+
+    def _end(self) -> None:
+        self.has_ended = True
+        self._stop()
+
+    def cancel(self) -> None:
+        """Do not call it any more."""
+        if self._handle is not None:
+            self._handle.cancel()
 
 
 class Conversation:
@@ -64,10 +82,12 @@ class Conversation:
     ) -> None:
         self.plan: Plan = plan
         self.spent: list[Progress] = []
+        self.compactions: list[Progress] = []
         self._app = app
         self._guards = guards
         self._notes: set[str] = set()
-        self._marks: list[_Mark] = []
+        self._marks: list[Mark] = []
+        """What can be undone. The session has the runs before those of this chat."""
         self.agent: Agent = make_agent(plan, guards, on_retry=on_retry, on_note=self._note_once)
         self.agent.options.get_api_key = lambda _: self.plan.api_key
         self._unsubscribe = self._subscribe(plan.session)
@@ -89,23 +109,12 @@ class Conversation:
     async def ask(self, message: UserMessage) -> Outcome:
         """Prompt the agent, and save the run. An error of the run is part of the outcome."""
         plan, session = self.plan, self.plan.session
-        before = len(self.agent.state["messages"])
-        self._marks.append(_Mark(before, 0 if session is None else session.size, message))
+        self._marks.append(self._mark(message))
         progress = Progress(Lifetime())  # only its clock
         self._guards.refused.clear()
-        if session is not None:
-            session.begin({**header(plan), "cwd": working_folder()}, self.agent.state["messages"])
+        self._begin()
         unsubscribe = self.agent.subscribe(progress)
-        timed_out = False
-
-        def time_out() -> None:
-            nonlocal timed_out
-            timed_out = True
-            self.agent.abort()
-
-        timer = (
-            None if plan.timeout is None else asyncio.get_running_loop().call_later(plan.timeout, time_out)
-        )
+        timer = _Timer(plan.timeout, self.agent.abort)
         error: TinyAgentError | None = None
         try:
             await self.agent.prompt(message)
@@ -113,11 +122,10 @@ class Conversation:
         except TinyAgentError as failed:
             error = failed
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
             unsubscribe()
             add_cost(plan, progress)
-            if timed_out:
+            if timer.has_ended:
                 error = InputError(f"The reply took longer than {plan.timeout:g} s (--timeout).")
             elif error is not None:
                 error = in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
@@ -126,8 +134,51 @@ class Conversation:
         self.spent.append(progress)
         return Outcome(progress, error)
 
-    def undo(self) -> UserMessage | None:
-        """Remove the last run of this chat from the conversation and the session. Return its prompt."""
+    async def compact(self, instructions: str) -> TinyAgentError | None:
+        """Compact the conversation. Return why that has failed; the conversation is then as it was."""
+        plan = self.plan
+        mark, progress = self._mark(None), Progress()
+
+        def add(event: AgentEvent) -> None:
+            if type(event) is CompactionEndEvent:
+                progress.usage = event.usage
+                self.compactions.append(progress)
+
+        self._begin()
+        unsubscribe = self.agent.subscribe(add)
+        timer = _Timer(plan.timeout, self.agent.abort)
+        try:
+            await self.agent.compact(instructions)
+            self._marks.append(mark)
+        except TinyAgentError as error:
+            if timer.has_ended:
+                return InputError(f"The summary took longer than {plan.timeout:g} s (--timeout).")
+            return error
+        finally:
+            timer.cancel()
+            unsubscribe()
+            add_cost(plan, progress)
+        return None
+
+    def _mark(self, prompt: UserMessage | None) -> Mark:
+        session = self.plan.session
+        return Mark(list(self.agent.state["messages"]), 0 if session is None else session.size, prompt)
+
+    def _begin(self) -> None:
+        session = self.plan.session
+        if session is not None:
+            session.begin({**header(self.plan), "cwd": working_folder()}, self.agent.state["messages"])
+
+    def undo(self) -> Mark | None:
+        """Remove the last run or compaction, also from the session. Return the state before it.
+
+        Raises:
+            TinyAgentError: The session cannot be read or changed.
+        """
+        session = self.plan.session
+        if not self._marks and session is not None and session.size:
+            store, _, saved = self.saved()
+            self._marks = read_marks(store.read(saved))
         if not self._marks:
             return None
         mark = self._marks[-1]
@@ -137,8 +188,8 @@ class Conversation:
             except OSError as error:
                 raise InputError(f"The session cannot be changed: {error.strerror}.") from None
         self._marks.pop()
-        self.agent.replace_messages(self.agent.state["messages"][: mark.messages])
-        return mark.prompt
+        self.agent.replace_messages(mark.messages)
+        return mark
 
     # ---- settings -----------------------------------------------------------------------------------
 
@@ -181,6 +232,13 @@ class Conversation:
             raise InputError("There is nothing to save yet: the session starts with the first prompt.")
         return store, writer, store.find(writer.id)
 
+    def all_messages(self) -> list[AgentMessage]:
+        """Return the conversation, as far as possible with the messages that a summary has replaced."""
+        if self.plan.session is None or not self.plan.session.size:
+            return self.agent.state["messages"]
+        store, _, session = self.saved()
+        return store.messages(session, whole=True)
+
     def save(self, name: str) -> None:
         """Give the session a name. The errors are those of `saved` and of a rename."""
         store, writer, session = self.saved()
@@ -195,6 +253,7 @@ class Conversation:
         writer.end()
         self.plan = replace(self.plan, session=opened.writer)
         self._unsubscribe = self._subscribe(opened.writer)
+        self._marks = []  # the places in the copy are others
         return new_id
 
     def close(self) -> None:

@@ -111,6 +111,8 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
     if found.models:
         rows.append(("Models", one_line(", ".join(found.models), _WIDTH)))
     rows.append(("Turns", str(found.turns)))
+    if found.compactions:
+        rows.append(("Compactions", str(found.compactions)))
     rows.append(("Tool calls", _with_notes(found.tool_calls, [(found.failed_tool_calls, "failed")])))
     for name, tool in sorted(found.tools.items()):
         shown = _with_notes(tool.calls, [(tool.failed, "failed")])

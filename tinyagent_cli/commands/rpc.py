@@ -16,7 +16,7 @@ SHARED = {
     *("model", "system", "tools", "mcp", "history", "session", "continues", "no_session", "options"),
     *("temperature", "max_tokens", "thinking", "max_turns", "max_cost", "max_repeats"),
     *("max_total_tokens", "timeout", "transport", "allow", "deny", "yes", "no_color", "quiet", "verbose"),
-    "context",
+    *("context", "compact", "context_window"),
 }
 """The parameters of `run` that are not about its one prompt or the form of its answer."""
 
@@ -52,7 +52,8 @@ def rpc(app: AppContext, /, listen: str | None, **options: object) -> int:
       {"id": "1", "type": "prompt", "message": "What is 6 * 7?"}
 
     Each command is one line. Its reply, and the events and the result of its run, have its id.
-    The types: prompt, steer, follow_up, abort, state, messages, set_model, set_tools, approve.
+    The types: prompt, steer, follow_up, abort, state, messages, compact, set_model,
+    set_tools, approve.
     At the end of input the run under way is finished. Limits apply to each run. See docs/rpc.md, and
     'tinyagent schema rpc' for all fields.
     """

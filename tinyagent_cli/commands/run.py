@@ -26,7 +26,7 @@ OPTION_GROUPS: OptionGroups = {
     "Model": ("model", "options", "temperature", "max_tokens", "thinking", "transport"),
     "Prompt": ("system", "template", "parameters", "files", "context", "no_stdin"),
     "Tools": ("tools", "mcp", "allow", "deny", "yes"),
-    "Conversation": ("history", "session", "continues", "no_session"),
+    "Conversation": ("history", "session", "continues", "no_session", "compact", "context_window"),
     "Output": ("schema", "schema_multi", "plain", "jsonl", "json", "extract", "output", "record"),
     "Limits": ("max_turns", "max_cost", "max_total_tokens", "max_repeats", "timeout"),
 }
@@ -247,6 +247,18 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     type=click.IntRange(min=1),
     metavar="N",
     help="End the run when a tool call repeats, or all tool calls fail, N times in a row (10).",
+)
+@click.option(
+    "--compact/--no-compact",
+    default=None,
+    help="Whether a summary by the model replaces the older messages of a conversation that is too long for "
+    "it (yes).",
+)
+@click.option(
+    "--context-window",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The tokens of the model's context window, if the one that is known is wrong.",
 )
 @click.option(
     "--timeout",

@@ -197,7 +197,7 @@ def export(session: str | None, form: str) -> None:
         data = store.read(found)
         data = data[: data.rfind(b"\n") + 1]  # a run may write the next line now
     else:
-        data = "".join(markdown(store.messages(found))).encode("utf-8", "replace")
+        data = "".join(markdown(store.messages(found, whole=True))).encode("utf-8", "replace")
     output = take_stdout()
     output.write_now(data)
     if output.error is not None:

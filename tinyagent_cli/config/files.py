@@ -61,6 +61,8 @@ class ProjectRunTable(Table, frozen=True):
         max_repeats: The most equal tool calls, or turns whose tool calls all fail, in a row.
         max_cost: The budget of a run in US dollars.
         max_total_tokens: The most tokens of a run, input and output of all its model calls together.
+        compact: Whether a summary replaces the older messages of a conversation that is too long. Unset, it
+            does.
         timeout: The time limit of the whole command in seconds.
     """
 
@@ -74,6 +76,7 @@ class ProjectRunTable(Table, frozen=True):
     max_repeats: Count | None = None
     max_cost: Dollars | None = None
     max_total_tokens: Count | None = None
+    compact: bool | None = None
     timeout: Seconds | None = None
 
 
@@ -105,6 +108,8 @@ class ProviderTable(Table, frozen=True):
         headers: Further headers of each request.
         allow_http: Whether a key may be sent to another machine without TLS.
         ca_file: A file with further CA certificates.
+        context_window: The tokens of the context window of its models. Unset, it is that of the provider's
+            stored list of models, or of the list of prices.
         options: Fields that are merged into the body of each request.
     """
 
@@ -114,6 +119,7 @@ class ProviderTable(Table, frozen=True):
     headers: dict[str, str] = {}
     allow_http: bool = False
     ca_file: str | None = None
+    context_window: Count | None = None
     options: JsonDict = {}
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tinyagent import _json, jsonl
 from tinyagent._jsonl.lines import is_torn
 from tinyagent._tool_schemas import validator
-from tinyagent.agent_types import AgentStartEvent
+from tinyagent.agent_types import AgentStartEvent, CompactionEndEvent, CompactionStartEvent
 from tinyagent.errors import RecordError
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent.testing.grammar import GrammarError, RunChecker
@@ -161,6 +161,8 @@ class _Order:
         self._skips = False
         self._is_open = False
         """Whether a run has started, and has no result line yet."""
+        self._compacts = False
+        """Whether a compaction between two runs has started."""
         self.number = 0
         """The `seq` of the current line."""
         self._last_number = 0
@@ -196,15 +198,26 @@ class _Order:
                     yield "the run before this line has not ended"
                 self._run, self._skips, self._is_open = RunChecker(), False, True
                 self._last_number = 0
-            if self.number < self._last_number:
+            if self.number < self._last_number and not isinstance(record, CompactionStartEvent):
                 yield f"{record.type}: seq is {self.number}, after {self._last_number}"
             self._last_number = self.number
-            if self._run is not None:
+            if isinstance(record, CompactionStartEvent | CompactionEndEvent) and not self._is_open:
+                yield from self._compaction(record)
+            elif self._run is not None:
                 checker, event = self._run, record
                 yield from self._grammar(lambda: checker.check(event))
             elif not self._skips:
                 self._skips = True
                 yield f"{record.type} comes before agent_start"
+
+    def _compaction(self, record: CompactionStartEvent | CompactionEndEvent) -> Iterator[str]:
+        """Check a compaction between two runs, as the user starts it."""
+        starts = isinstance(record, CompactionStartEvent)
+        if starts:
+            self._last_number = self.number
+        if starts == self._compacts:
+            yield f"{record.type} comes {'before the end of another' if starts else 'without its start'}"
+        self._compacts = starts
 
     def _grammar(self, check: Callable[[], None]) -> Iterator[str]:
         try:
@@ -224,5 +237,7 @@ class _Order:
             yield from self._end_stream()
 
     def _end_stream(self) -> Iterator[str]:
+        if self._compacts:
+            yield "the compaction has no end: it was interrupted, or it is still running"
         if self._is_open or not self._has_result:
             yield "the run has no `result` line: it was interrupted, or it is still running"

@@ -12,6 +12,7 @@ from tinyagent._stream.usage import add_usages
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentStartEvent,
+    CompactionEndEvent,
     JsonDict,
     MessageEndEvent,
     MessageStartEvent,
@@ -41,6 +42,7 @@ class Stats(msgspec.Struct, kw_only=True):
     Attributes:
         failed_runs: The runs whose result line has an error.
         unfinished_runs: The runs without a result line, for example after `kill -9`.
+        compactions: How often a summary has replaced the older messages.
         models: The models that replied, as PROVIDER/ID.
         usage: The tokens and the cost; None if the provider reports no usage.
         runs_without_cost: The runs with tokens but without a cost, which is then not in the sum.
@@ -57,6 +59,7 @@ class Stats(msgspec.Struct, kw_only=True):
     tool_calls: int = 0
     failed_tool_calls: int = 0
     tools: dict[str, ToolStats] = {}
+    compactions: int = 0
     usage: Usage | None = None
     runs_without_cost: int = 0
     started: int | None = None
@@ -154,6 +157,13 @@ class Collector:
                 self._since = time
             case TurnEndEvent():
                 self._since = None
+            case CompactionEndEvent():
+                self._since = time if run is not None else None
+                stats.compactions += record.summary is not None
+                if run is None:
+                    self._usages.append(record.usage)
+                else:
+                    run.replies.append(record.usage)
             case AgentEndEvent(usage=usage) if run is not None:
                 run.usage = usage
             case _:

@@ -36,6 +36,7 @@ from .protocol import (
     Approve,
     Command,
     CommandError,
+    Compact,
     Follow,
     Id,
     Messages,
@@ -57,10 +58,11 @@ __all__ = ["Conversation"]
 
 
 class _Run(NamedTuple):
-    """The run under way."""
+    """The run or the compaction under way."""
 
     id: Id
     task: asyncio.Task[None]
+    compacts: bool = False
 
 
 class _Question(NamedTuple):
@@ -174,6 +176,9 @@ class Conversation:
                 self._queue(command, self.agent.follow_up)
             case Abort():
                 self.agent.abort()
+            case Compact(instructions=text):
+                await self._compact(command, text)
+                return
             case SetModel(model=name):
                 self._set_model(name)
                 self._send(success(command, {"model": model_name(self._plan)}))
@@ -193,11 +198,7 @@ class Conversation:
         self._send(success(command))
 
     async def _prompt(self, command: Prompt) -> None:
-        if self._run is not None:
-            raise AgentStateError(
-                "A run is under way.",
-                hint="Send a message to it with steer or follow_up, or wait for its result.",
-            )
+        self._check_idle()
         if command.template is not UNSET:
             template = read_template(self._app, command.template, command.parameters, command.message)
             message = message_of(template.text, command.images)
@@ -212,8 +213,47 @@ class Conversation:
         self._run = _Run(command.id, task)
         await asyncio.sleep(0)  # the run has started when the next command is read
 
+    async def _compact(self, command: Compact, instructions: str) -> None:
+        self._check_idle()
+        self._cause = None
+        task = asyncio.get_running_loop().create_task(self._summarise(command, instructions))
+        self._run = _Run(command.id, task, compacts=True)
+        await asyncio.sleep(0)
+
+    async def _summarise(self, command: Compact, instructions: str) -> None:
+        """Compact the conversation, and reply to the command."""
+        self._encoder = Encoder()
+        timer = self._time_limit()
+        try:
+            end = await self.agent.compact(instructions)
+            data = {"replaced": end.replaced, "tokens": end.tokens, "usage": end.usage}
+            reply = success(command, data)
+        except Exception as error:  # noqa: BLE001 - the client gets it as the reply
+            reply = failure(command.id, command.type, describe(self._cause or error))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self._run = None
+        self._send(reply)
+
+    def _check_idle(self) -> None:
+        if self._run is not None and self._run.compacts:
+            raise AgentStateError("The conversation is being compacted.", hint="Wait for the response.")
+        if self._run is not None:
+            raise AgentStateError(
+                "A run is under way.",
+                hint="Send a message to it with steer or follow_up, or wait for its result.",
+            )
+
+    def _time_limit(self) -> asyncio.TimerHandle | None:
+        seconds = self._plan.timeout
+        if seconds is None:
+            return None
+        late = RunTimeoutError(f"The run took longer than {seconds:g} s.")
+        return asyncio.get_running_loop().call_later(seconds, self.stop, late)
+
     def _queue(self, command: Steer | Follow, add: Callable[[UserMessage], None]) -> None:
-        if self._run is None:
+        if self._run is None or self._run.compacts:
             raise AgentStateError("No run is under way.", hint="Send the message as a prompt.")
         message = message_of(command.message, command.images)
         self._queued.append(message)
@@ -320,10 +360,7 @@ class Conversation:
         self._encoder = Encoder()
         progress = self._progress = Progress()
         self._guards.refused.clear()
-        timer = None
-        if plan.timeout is not None:
-            late = RunTimeoutError(f"The run took longer than {plan.timeout:g} s.")
-            timer = asyncio.get_running_loop().call_later(plan.timeout, self.stop, late)
+        timer = self._time_limit()
         failed: BaseException | None = None
         try:
             if answer is None:

@@ -18,6 +18,8 @@ __all__ = [
     "Approve",
     "Command",
     "CommandError",
+    "Compact",
+    "CompactData",
     "Follow",
     "Image",
     "Messages",
@@ -86,7 +88,7 @@ class Follow(_Command, frozen=True, tag="follow_up"):
 
 
 class Abort(_Command, frozen=True, tag="abort"):
-    """End the run. Its result follows."""
+    """End the run, whose result follows, or the compaction."""
 
 
 class State(_Command, frozen=True, tag="state"):
@@ -95,6 +97,12 @@ class State(_Command, frozen=True, tag="state"):
 
 class Messages(_Command, frozen=True, tag="messages"):
     """Return the conversation."""
+
+
+class Compact(_Command, frozen=True, tag="compact"):
+    """Replace the older messages by a summary."""
+
+    instructions: str = ""
 
 
 class SetModel(_Command, frozen=True, tag="set_model"):
@@ -116,7 +124,9 @@ class Approve(_Command, frozen=True, tag="approve"):
     answer: Answer
 
 
-Command: TypeAlias = Prompt | Steer | Follow | Abort | State | Messages | SetModel | SetTools | Approve
+Command: TypeAlias = (
+    Prompt | Steer | Follow | Abort | State | Messages | Compact | SetModel | SetTools | Approve
+)
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="response"):
@@ -168,13 +178,27 @@ class ModelData(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class CompactData(msgspec.Struct, frozen=True, kw_only=True):
+    """The `data` of `compact`: how many messages are replaced, and the size of the new conversation.
+
+    `usage` is that of the request for the summary, if the provider reports it.
+    """
+
+    replaced: int
+    tokens: int
+    usage: JsonDict | None
+
+
 class ToolsData(msgspec.Struct, frozen=True, kw_only=True):
     """The `data` of `set_tools`: the names of the single tools."""
 
     tools: list[str]
 
 
-_TYPES = ("prompt", "steer", "follow_up", "abort", "state", "messages", "set_model", "set_tools", "approve")
+_TYPES = (
+    *("prompt", "steer", "follow_up", "abort", "state", "messages", "compact"),
+    *("set_model", "set_tools", "approve"),
+)
 _DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
 

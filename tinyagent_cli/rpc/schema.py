@@ -14,7 +14,7 @@ from tinyagent import jsonl
 from tinyagent._jsonl.schema import choice, reference, simplify
 from tinyagent.agent_types import JsonDict
 
-from .protocol import Answer, ApprovalRequest, Command, ModelData, Response, StateData, ToolsData
+from .protocol import Answer, ApprovalRequest, Command, CompactData, ModelData, Response, StateData, ToolsData
 
 __all__ = ["schema"]
 
@@ -28,7 +28,7 @@ def schema() -> JsonDict:
     """Return the JSON Schema of a line: a `Command` of the client, or an `Output` of `tinyagent rpc`."""
     kinds: list[type[msgspec.Struct]] = list(get_args(Command))
     outputs: list[type[msgspec.Struct]] = [Response, ApprovalRequest]
-    data = [StateData, ModelData, ToolsData]
+    data = [StateData, ModelData, ToolsData, CompactData]
     _, ours = msgspec.json.schema_components([*kinds, *outputs, *data], ref_template="#/$defs/{name}")
     commands: dict[str, str] = {}
     for kind in kinds:
@@ -37,6 +37,7 @@ def schema() -> JsonDict:
     ours["Answer"] = {"title": "Answer", "type": "string", "enum": list(get_args(Answer))}
     ours["ApproveCommand"]["properties"]["answer"] = reference("Answer")
     ours["ApprovalRequest"]["properties"]["answers"]["items"] = reference("Answer")
+    ours["CompactData"]["properties"]["usage"] = {"anyOf": [reference("Usage"), {"type": "null"}]}
     for component in ours.values():
         simplify(component)
     events = jsonl.schema()
@@ -57,7 +58,7 @@ def schema() -> JsonDict:
         "required": ["messages"],
     }
     rules: JsonDict = {}
-    for command in ("state", "messages", "set_model", "set_tools"):
+    for command in ("state", "messages", "set_model", "set_tools", "compact"):
         name = f"{command.removeprefix('set_').capitalize()}Data"
         has_data = {"command": {"const": command}, "success": {"const": True}}
         rules = {

@@ -219,6 +219,7 @@ def make_agent(
             max_repeats=plan.max_repeats,
             max_cost=plan.max_cost,
             max_total_tokens=plan.max_total_tokens,
+            compaction=plan.compaction,
             before_tool_call=guards.before_tool_call,
             after_tool_call=guards.after_tool_call,
             on_retry=on_retry,

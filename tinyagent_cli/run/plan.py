@@ -11,7 +11,16 @@ import msgspec
 from tinyagent import _json
 from tinyagent._net.transport import TransportChoice
 from tinyagent._stream.message_checks import checked_messages
-from tinyagent.agent_types import AgentMessage, AgentTool, Model, Provider, ThinkingLevel, UserMessage
+from tinyagent.agent_types import (
+    AgentMessage,
+    AgentTool,
+    Compaction,
+    Model,
+    ModelIdentity,
+    Provider,
+    ThinkingLevel,
+    UserMessage,
+)
 from tinyagent.errors import ConfigurationError, RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, decode_text, detect_encoding
 from tinyagent_cli.app_context import AppContext
@@ -76,6 +85,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int | None
     max_cost: float | None
     max_total_tokens: int | None
+    compact: bool | None
+    context_window: int | None
     timeout: float | None
     transport: TransportChoice | None
     allow: tuple[str, ...]
@@ -119,6 +130,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_repeats: int
     max_cost: float | None
     max_total_tokens: int | None
+    compaction: Compaction | None
     timeout: float | None
     allow: list[str]
     deny: list[str]
@@ -236,6 +248,7 @@ def prepare(
         max_repeats=_first(_first(options.max_repeats, run.max_repeats), DEFAULT_MAX_REPEATS),
         max_cost=max_cost,
         max_total_tokens=_first(options.max_total_tokens, run.max_total_tokens),
+        compaction=_compaction(options, found),
         timeout=_first(options.timeout, run.timeout),
         allow=[*options.allow, *(run.allow or ())],
         deny=[*options.deny, *(run.deny or ())],
@@ -251,6 +264,19 @@ def prepare(
         sessions=found.sessions,
         context=context,
     )
+
+
+def _compaction(options: RunOptions, found: Settings) -> Compaction | None:
+    """Return how the conversation is compacted; None if it is not."""
+    if not _first(_first(options.compact, found.run.compact), True):
+        return None
+
+    def window(model: ModelIdentity, tokens: int) -> int | None:
+        from .context_window import find_context_window
+
+        return find_context_window(model, tokens, found.providers)
+
+    return Compaction(context_window=options.context_window or window)
 
 
 def _choose_template(app: AppContext, options: RunOptions) -> ChosenTemplate | None:

@@ -55,7 +55,8 @@ def choose_session(directory: Path, name: str | None) -> SessionChoice:
     if session is None:
         return SessionChoice(store, None, name or "", None, None)
     header = read_header(session.path)
-    return SessionChoice(store, session, name or "", header, last_model(store.messages(session), header))
+    model = last_model(store.messages(session, whole=True), header)
+    return SessionChoice(store, session, name or "", header, model)
 
 
 def open_session(app: AppContext, choice: SessionChoice, history: list[AgentMessage]) -> ContinuedSession:

@@ -295,13 +295,17 @@ class SessionStore:
         except OSError as error:
             raise InputError(f"Cannot read {session.path}: {error.strerror}.") from None
 
-    def messages(self, session: Session) -> list[AgentMessage]:
+    def messages(self, session: Session, *, whole: bool = False) -> list[AgentMessage]:
         """Return the conversation of a session; a last line that is being written is left out.
+
+        Args:
+            session: The session.
+            whole: Whether the messages that a summary has replaced are returned, and not the summary.
 
         Raises:
             TinyAgentError: It cannot be read, or is no record.
         """
-        return _messages_of(self.read(session), session.label)
+        return _messages_of(self.read(session), session.label, whole=whole)
 
     # ---- writing ------------------------------------------------------------------------------------
 
@@ -539,9 +543,9 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _messages_of(data: bytes, label: str) -> list[AgentMessage]:
+def _messages_of(data: bytes, label: str, *, whole: bool = False) -> list[AgentMessage]:
     try:
-        found = jsonl.messages(data, on_warning=lambda text: None)
+        found = jsonl.messages(data, whole=whole, on_warning=lambda text: None)
     except RecordError as error:
         raise RecordError(f"The session {label!r} is damaged: {error}", hint=error.hint) from None
     return checked_messages(found, f"the session {label!r}: ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from tinyagent import _json, extract_text
+from tinyagent._stream.compaction import is_summary, summary_text
 from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent.agent_types import AgentMessage
 
@@ -21,7 +22,9 @@ def prompt_text(message: AgentMessage) -> str:
 def markdown(messages: Iterable[AgentMessage]) -> Iterator[str]:
     """Yield a conversation as Markdown, one message at a time."""
     for message in messages:
-        if message["role"] == "user":
+        if is_summary(message):
+            yield f"## Summary of the earlier messages\n\n{summary_text(message)}\n\n"
+        elif message["role"] == "user":
             yield f"## User\n\n{prompt_text(message)}\n\n"
         elif is_assistant(message):
             text = extract_text(message)

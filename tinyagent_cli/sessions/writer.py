@@ -18,6 +18,8 @@ from tinyagent.agent_types import (
     AgentEvent,
     AgentMessage,
     AgentStartEvent,
+    CompactionEndEvent,
+    CompactionStartEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -101,6 +103,9 @@ class SessionLines:
                 if new != self._run:
                     fields["messages"] = new
                 return "agent_end", fields
+            case CompactionStartEvent() | CompactionEndEvent():
+                fields = {name: getattr(event, name) for name in event.__struct_fields__}
+                return event.type, fields
         raise TypeError(f"not an event: {event!r}")
 
     def _message_start(self, message: AgentMessage) -> dict[str, object]:
@@ -205,7 +210,8 @@ class SessionWriter:
             self._write(line)
             return
         self._waiting.append(line)
-        if type(event) is MessageEndEvent and event.message.get("role") == "user":
+        is_prompt = type(event) is MessageEndEvent and event.message.get("role") == "user"
+        if is_prompt or (self.continues and type(event) is CompactionEndEvent):
             try:
                 if self._fd is None:
                     self._fd = self._open_file()

@@ -20,6 +20,8 @@ from tinyagent.agent_types import (
     AgentEvent,
     AgentMessage,
     AgentToolResult,
+    CompactionEndEvent,
+    CompactionStartEvent,
     MessageEndEvent,
     MessageStartEvent,
     MessageUpdateEvent,
@@ -127,6 +129,10 @@ class ActivityRenderer:
             case MessageEndEvent(message=message) if is_assistant(message):
                 self._wait("")
                 self._show_thinking(message)
+            case CompactionStartEvent():
+                self._wait("compacting the conversation")
+            case CompactionEndEvent():
+                self._wait(f"connecting to {self._model}")
             case ToolExecutionStartEvent(tool_call_id=call_id, tool_name=name, args=args):
                 self._start(call_id, _Running(name, args, self._clock()))
             case ToolExecutionUpdateEvent(tool_call_id=call_id, partial_result=result):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tinyagent.agent_types import AgentEvent
+from tinyagent.agent_types import AgentEvent, CompactionEndEvent, CompactionStartEvent
 
 from .text import TextRenderer
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .activity import ActivityRenderer
     from .output import Output
 
-__all__ = ["RunDisplay", "text_renderer"]
+__all__ = ["CompactionNotes", "RunDisplay", "text_renderer"]
 
 
 class RunDisplay:
@@ -81,7 +81,8 @@ class RunDisplay:
     @property
     def listeners(self) -> list[Callable[[AgentEvent], None]]:
         """What gets the events, in this order: reasoning is shown above the text that comes after it."""
-        return [listener for listener in (self.activity, self.text) if listener is not None]
+        notes = CompactionNotes(self._app, self.end_line)
+        return [listener for listener in (self.activity, self.text, notes) if listener is not None]
 
     def end_line(self) -> None:
         """End an unfinished line of the reply, if something else may come below it."""
@@ -110,6 +111,42 @@ class RunDisplay:
         """Show nothing more that changes."""
         if self.activity is not None:
             self.activity.close()
+
+
+_WHY = {
+    "limit": "The conversation is near the limit of the model and was compacted",
+    "overflow": "The conversation is too long for the model and was compacted",
+}
+
+
+class CompactionNotes:
+    """Shows a line for each compaction.
+
+    Args:
+        app: Writes the line.
+        before: Called before it, to end an unfinished line of the reply.
+    """
+
+    def __init__(self, app: AppContext, before: Callable[[], None]) -> None:
+        self._app = app
+        self._before = before
+        self._start: CompactionStartEvent | None = None
+
+    def __call__(self, event: AgentEvent) -> None:
+        if type(event) is CompactionStartEvent:
+            self._start = event
+        elif type(event) is CompactionEndEvent:
+            self._before()
+            if event.summary is None:
+                if self._start is not None and self._start.reason == "request":
+                    return  # the command reports the error
+                self._app.warn(f"The conversation could not be compacted: {event.error_message}")
+                return
+            start = self._start
+            why = _WHY.get(start.reason if start is not None else "", "The conversation was compacted")
+            size = f"about {event.tokens:,} tokens"
+            size += f" instead of {start.tokens:,}" if start is not None else ""
+            self._app.note(f"{why}: a summary replaces {event.replaced} older messages ({size}).")
 
 
 def text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:

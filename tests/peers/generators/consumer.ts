@@ -79,6 +79,10 @@ export function describe(line: Line): string {
     case "turn_start":
     case "turn_end":
       return `${line.seq} ${line.time}`;
+    case "compaction_start":
+      return `${line.reason}: ${line.tokens} of ${line.context_window ?? "?"}`;
+    case "compaction_end":
+      return line.summary ? messageText(line.summary) + line.kept?.join() : (line.error_message ?? "");
     case "agent_end":
       return `${line.usage?.total ?? 0} ${line.limit}`;
     case "result":
