@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPLETION_VARIABLE",
     "complete_aliases",
+    "complete_allowed",
     "complete_approvals",
     "complete_at_files",
     "complete_files",
@@ -50,7 +51,7 @@ _MOST_SESSIONS = 100
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete installed tool plugins and Python files of this folder; the shell completes paths."""
+    """Complete tool plugins, their tools after a dot, and files of this folder; the shell completes paths."""
     from click.shell_completion import CompletionItem
 
     if "/" in incomplete or incomplete.startswith((".", "~")):
@@ -60,8 +61,29 @@ def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) 
         for entry in find("tools")
         if entry.name.startswith(incomplete)
     ]
+    plugin, dot, tool = incomplete.partition(".")
+    if dot:
+        from .plugins.tool_names import declared_tools
+
+        single = [name for name in declared_tools(plugin) if name.startswith(tool)]
+        installed_tools += [CompletionItem(f"{plugin}.{name}") for name in single]
     files = _paths("", incomplete) if incomplete else []
     return installed_tools + [item for item in files if item.value.endswith(".py")]
+
+
+def complete_allowed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete the names of single tools: of those that -t or the configuration chooses, or else of all."""
+    from click.shell_completion import CompletionItem
+
+    from .plugins.tool_names import declared_tools
+
+    requests = ctx.params.get("tools")
+    if not requests:
+        found = _settings()
+        requests = (found.run.tools if found else None) or [entry.name for entry in find("tools")]
+    tools = {name: request for request in reversed(requests) for name in declared_tools(request)}
+    names = [name for name in sorted(tools) if name.startswith(incomplete)]
+    return [CompletionItem(name, help=f"from {tools[name]}") for name in names]
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -149,9 +171,9 @@ def complete_setting_values(
     key = str(ctx.params.get("key"))
     if key == "run.model" or key.startswith("aliases."):
         return [CompletionItem(name) for name in complete_models(ctx, param, incomplete)]
-    if key == "run.tools":
+    if key in ("run.tools", "run.allow", "run.deny"):
         before, comma, last = incomplete.rpartition(",")
-        names = complete_tools(ctx, param, last)
+        names = (complete_tools if key == "run.tools" else complete_allowed)(ctx, param, last)
         return [CompletionItem(before + comma + item.value, item.type, item.help) for item in names]
     parts = key.split(".")
     for setting in all_settings():

@@ -53,6 +53,24 @@ def test_tools(cli: Cli, before: str) -> None:
     assert ["file,./my"] == complete(cli, f"tinyagent {before} ./my")
 
 
+def test_single_tools(cli: Cli) -> None:
+    """`--allow` and `--deny` offer the tools of `-t`, or of all plugins; their source is read, not run."""
+    source = (
+        f"{BROKEN}\nimport tinyagent as t\nbad = t.AgentTool('zz_fog')\nx = t.AgentTool(name=f'zz_{{1}}')\n"
+    )
+    cli.install("zz-sky", source + "@t.tool(name='zz_rain')\ndef rain(): pass\n@other\ndef zz_no(): pass\n")
+    cli.install("zz-odd", "def tool(:")
+    cli.file("zz.py", f"{BROKEN}\n{TOOLS}")
+    assert ["zz_fog", "zz_rain"] == offered(cli, "tinyagent run --allow zz_")
+    assert ["zz_rain"] == offered(cli, "tinyagent chat -t zz-sky.zz_rain --deny zz")
+    assert ["look", "write"] == offered(cli, "tinyagent rpc -t ./zz.py --allow ")
+    assert ["look"] == offered(cli, "tinyagent run -t zz.py:look -t zz-odd -t zz-none --allow ")
+    assert ["zz-sky.zz_fog"] == offered(cli, "tinyagent run -t zz-sky.zz_f")
+    cli.config('[run]\ntools = ["zz-sky"]\n')
+    assert ["zz_fog", "zz_rain"] == offered(cli, "tinyagent run --deny ")
+    assert ["bash,zz_fog"] == offered(cli, "tinyagent config set run.allow bash,zz_f")
+
+
 def test_schemas(cli: Cli) -> None:
     """A schema may be a file, so the shell completes paths."""
     assert ["file,per"] == complete(cli, "tinyagent run --schema per")

@@ -7,6 +7,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import (
+    complete_allowed,
     complete_at_files,
     complete_files,
     complete_models,
@@ -271,11 +272,18 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
     type=click.Choice(TRANSPORTS),
     help="The HTTP engine: 'direct', 'httpx' (for SOCKS and HTTP/2), or 'auto' (depends on the proxy).",
 )
-@click.option("--allow", multiple=True, metavar="NAME", help="Run this tool without asking. Repeatable.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_allowed,
+    help="Run this tool without asking. Repeatable.",
+)
 @click.option(
     "--deny",
     multiple=True,
     metavar="NAME",
+    shell_complete=complete_allowed,
     help="Never run this tool. Takes precedence over --allow. Repeatable.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Run every tool without asking.")
