@@ -39,7 +39,7 @@ CLI_FLOORS = [
     {"run"},
     {"rpc", "chat"},
     {"shell_completion", "completion_scripts"},
-    {"commands"},
+    {"commands", "how_to_begin"},
     {"app"},
     {"dispatch"},
     {"main"},

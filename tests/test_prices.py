@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tinyagent._prices import estimate_cost, has_price, model_facts
+from tinyagent._prices import estimate_cost, has_price, is_local, model_facts
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Model
 from tinyagent.openai_wire import OpenAICompatModel
@@ -37,6 +37,7 @@ def test_unknown_prices_are_not_guessed(provider: str, model_id: str) -> None:
 def test_a_server_of_this_machine_costs_nothing() -> None:
     """A built-in server that takes no key charges nothing."""
     assert 0.0 == estimate_cost(model("ollama", "qwen3"), USAGE)
+    assert [True, False] == [is_local(model("ollama", "qwen3")), is_local(model("openai", "gpt-4o"))]
 
 
 def test_counts_that_contradict_each_other() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .agent_types import Usage
 
-__all__ = ["ModelFacts", "estimate_cost", "has_price", "known_window", "model_facts"]
+__all__ = ["ModelFacts", "estimate_cost", "has_price", "is_local", "known_window", "model_facts"]
 
 
 class ModelFacts(NamedTuple):
@@ -45,8 +45,7 @@ def estimate_cost(model: ModelIdentity, usage: Usage) -> float | None:
         model: The model that was used.
         usage: Token counts; `input` includes `cache_read` and `cache_write`.
     """
-    name = _name(model)
-    if name in SERVERS and SERVERS[name].api_key_env is None:
+    if is_local(model):
         return 0.0
     read, written, total = _count(usage, "input"), _count(usage, "output"), _count(usage, "total")
     counts = {
@@ -55,7 +54,7 @@ def estimate_cost(model: ModelIdentity, usage: Usage) -> float | None:
         "cache_read_tokens": _count(usage, "cache_read"),
         "cache_write_tokens": _count(usage, "cache_write"),
     }
-    price = _price(name, model.id, counts)
+    price = _price(_name(model), model.id, counts)
     return None if price is None else float(price.total_price)
 
 
@@ -63,6 +62,12 @@ def _count(usage: Usage, name: str) -> int:
     """Return a count; 0 if a custom provider reports what is no count."""
     amount = as_amount(usage.get(name))
     return 0 if amount is None else int(amount)
+
+
+def is_local(model: ModelIdentity) -> bool:
+    """Whether a model runs on a server of the user, which takes no key, such as Ollama."""
+    server = SERVERS.get(_name(model))
+    return server is not None and server.api_key_env is None
 
 
 def has_price(model: ModelIdentity) -> bool:

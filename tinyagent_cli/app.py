@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["RootGroup", "root"]
 
 
-HOW_TO_BEGIN = """\
-tinyagent is an agent for the terminal. To begin:
-
-  tinyagent chat                  talk with a model, and choose one first
-  tinyagent chat -m demo          the same without a key: a script answers
-  tinyagent run "What is …?"      one prompt, one answer, also in a pipe
-  tinyagent --help                all commands"""
-"""What a terminal shows for `tinyagent` alone. A script gets the help, as for other missing arguments."""
-
-
 class RootGroup(click.Group):
     """The group of all commands. Commands of plugins are found by their metadata."""
 
@@ -172,6 +162,8 @@ def root(ctx: click.Context) -> None:
     """
     app = ctx.find_object(AppContext)
     if ctx.invoked_subcommand is None and app is not None and app.stderr_is_terminal:
-        app.show(HOW_TO_BEGIN)
+        from .how_to_begin import how_to_begin  # a script gets the help, as for other missing arguments
+
+        app.show(how_to_begin())
         ctx.exit(2)
     need_command(ctx)

@@ -169,12 +169,13 @@ def test_what_is_typed_while_it_works_steers_or_follows(cli: Cli, serve: Serve) 
 
 
 def test_a_tool_is_approved_in_the_chat(cli: Cli, serve: Serve) -> None:
-    """The question is that of `run`; after it the prompt comes back."""
+    """The question is that of `run`, but for this chat; after it the prompt comes back."""
     serve(FakeReply.tool_calls(("write", {"text": "it"})), FakeReply.text("Done."), FakeReply.text("Bye."))
     cli.file("mytools.py", TOOLS)
     terminal = _chat(cli, "-t", "mytools.py")
     terminal.type("Write" + ENTER)
-    terminal.expect("always in this project: ")
+    terminal.expect("[a] always in this chat")
+    terminal.expect("[e] always in this chat  [p] always in this project: ")
     terminal.type("y\n")
     terminal.expect("Done.")
     _ask(terminal, "Thanks", "Bye.")
@@ -233,7 +234,8 @@ def test_undo_removes_the_last_prompt_from_the_session(cli: Cli, serve: Serve) -
     _ask(terminal, "two", "B.")
     _ask(terminal, "/undo", "are removed")
     _ask(terminal, "three", "C.")
-    _ask(terminal, "/cost", "3 prompts · 3 turns")
+    _ask(terminal, "/cost", "cost unknown: there is no known price of local/m")
+    terminal.expect("3 prompts · 3 turns · 9 tokens in, 6 out")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
     assert [("user", "one"), ("assistant", "A."), ("user", "three")] == _sent(server, 2)
@@ -459,10 +461,16 @@ def test_leaving_the_choice_of_a_model_is_an_error(cli: Cli) -> None:
 
 
 def test_the_command_alone_says_how_to_begin(cli: Cli) -> None:
-    """On a terminal, `tinyagent` names `chat` and `run`."""
+    """On a terminal, `tinyagent` names `chat` and `run`, and that a chat without a model chooses one."""
+    terminal = cli.on_terminal(columns=60)
+    assert 2 == terminal.end()
+    shown = terminal.screen(60)
+    assert "  tinyagent chat              talk with a model; the first" == shown[1]
+    assert "tinyagent chat -m demo" in "\n".join(shown)
+    cli.config('[run]\nmodel = "local/m"\n')
     terminal = cli.on_terminal()
     assert 2 == terminal.end()
-    assert "tinyagent chat -m demo" in "\n".join(terminal.screen())
+    assert "  tinyagent chat              talk with a model" == terminal.screen()[1]
 
 
 def test_the_commands_of_the_documentation_exist(cli: Cli) -> None:

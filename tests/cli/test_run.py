@@ -14,6 +14,7 @@ import pytest
 from tinyagent import jsonl
 from tinyagent.testing import FakeServer
 from tinyagent.testing.server import chat_chunk, sse
+from tinyagent_cli.terminal.amounts import dollars
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -394,7 +395,18 @@ def test_a_budget_without_usage(cli: Cli, serve: Serve) -> None:
 def test_the_estimated_cost_is_shown(cli: Cli, priced: Priced) -> None:
     """-v shows the estimated cost."""
     _, environment = priced({"content": "ok"})
-    assert "about $2.5 " in cli("run", "-v", "-m", "openai/gpt-4o", "Hi", **environment).err
+    assert "about $2.50 " in cli("run", "-v", "-m", "openai/gpt-4o", "Hi", **environment).err
+
+
+def test_an_amount_has_cents() -> None:
+    """A cost has at least two decimals, and no cost is never an estimate."""
+    costs = {
+        "$3.00": (3.0, False),
+        "about $0.10": (0.1, True),
+        "$0.00025": (0.00025, False),
+        "$0": (0.0, True),
+    }
+    assert list(costs) == [dollars(cost, estimated=estimated) for cost, estimated in costs.values()]
 
 
 def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:

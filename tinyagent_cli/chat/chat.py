@@ -84,7 +84,12 @@ class Chat:
         self._unread: list[UserMessage] = []
         """Messages to the running reply that are not in a request yet."""
         guards = make_guards(
-            app, plan, before=self._before_question, after=self._after_question, terminal=self._free_terminal
+            app,
+            plan,
+            before=self._before_question,
+            after=self._after_question,
+            terminal=self._free_terminal,
+            scope="chat",
         )
         self._chat = Conversation(app, plan, guards, self._retries)
         self._commands = Commands(app, self._chat, self._works, self._ask_again, self._compact, self._leave)

@@ -6,18 +6,22 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.agent_types import ThinkingLevel
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.outcome import model_name
-from tinyagent_cli.terminal.live import columns, fit
+from tinyagent_cli.terminal.amounts import dollars
+from tinyagent_cli.terminal.live import columns, fit, wrap_parts
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
 
 from .conversation import Conversation
+
+if TYPE_CHECKING:
+    from tinyagent.agent_types import Usage
 
 __all__ = ["COMMANDS", "Command", "Commands"]
 
@@ -186,17 +190,27 @@ class Commands:
         usages = [progress.usage for progress in spent if progress.usage is not None]
         sent = sum(usage.get("input") or 0 for usage in usages)
         received = sum(usage.get("output") or 0 for usage in usages)
+        turns = sum(len(progress.replies) for progress in self._chat.spent)
+        parts = [_count(len(self._chat.spent), "prompt"), _count(turns, "turn")]
+        if self._chat.compactions:
+            parts.append(_count(len(self._chat.compactions), "compaction"))
+        if usages:
+            parts += [f"{sent:,} tokens in, {received:,} out", self._cost_of(usages)]
+        self._app.show(wrap_parts(" · ".join(parts), " · ", columns()))
+
+    def _cost_of(self, usages: list[Usage]) -> str:
+        from tinyagent._prices import is_local
+
         costs = [usage.get("cost") for usage in usages]
         known = sum(cost for cost in costs if cost is not None)
-        about = "about " if any(usage.get("cost_estimated") for usage in usages) else ""
-        shown = f"{about}${known:.6f}".rstrip("0").rstrip(".")
+        model = one_line(model_name(self._chat.plan), 500)
+        if known:
+            estimated = any(usage.get("cost_estimated", False) for usage in usages)
+            shown = dollars(known, estimated=estimated)
+            return f"{shown} and an unknown cost" if None in costs else shown
         if None in costs:
-            shown = "cost unknown" if not known else f"{shown} and an unknown cost"
-        turns = sum(len(progress.replies) for progress in self._chat.spent)
-        counts = f"{_count(len(self._chat.spent), 'prompt')} · {_count(turns, 'turn')}"
-        if self._chat.compactions:
-            counts += f" · {_count(len(self._chat.compactions), 'compaction')}"
-        self._app.show(f"{counts} · {sent:,} tokens in, {received:,} out · {shown}")
+            return f"cost unknown: there is no known price of {model}"
+        return f"no cost: {model} is local" if is_local(self._chat.plan.model) else "no cost"
 
     def _save(self, argument: str) -> None:
         self._chat.save(argument)

@@ -213,6 +213,15 @@ def split_model(text: str) -> tuple[str, str]:
     return provider, model_id
 
 
+def model_label(provider: str, model_id: str) -> str:
+    """Return the shortest name of a model that `-m` accepts."""
+    if provider == "replay":
+        return f"replay:{model_id}"
+    if (provider, model_id) == ("demo", "demo"):
+        return "demo"
+    return "/".join(filter(None, (provider, model_id)))
+
+
 def read_user_file(path: Path) -> UserFile | None:
     """Return the user's file; None if it does not exist."""
     text = read_config(path)

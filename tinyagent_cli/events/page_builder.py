@@ -28,6 +28,7 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import InvalidMessageError
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
+from tinyagent_cli.config.files import model_label
 from tinyagent_cli.terminal.activity import call_line
 from tinyagent_cli.terminal.sanitise import one_line
 
@@ -523,4 +524,4 @@ def _image_block(url: str) -> Block:
 
 
 def _model_name(provider: object, model: object) -> str:
-    return one_line("/".join(dict.fromkeys(part for part in (as_str(provider), as_str(model)) if part)), 100)
+    return one_line(model_label(as_str(provider) or "", as_str(model) or ""), 100)

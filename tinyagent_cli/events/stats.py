@@ -21,6 +21,8 @@ from tinyagent.agent_types import (
     Usage,
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
+from tinyagent_cli.config.files import model_label
+from tinyagent_cli.terminal.amounts import dollars
 
 from .calls import Call, CallReader
 from .source import Entry
@@ -147,8 +149,7 @@ class Collector:
             case MessageEndEvent(message=message) if is_assistant(message):
                 if time is not None and self._since is not None:
                     stats.model_ms += max(time - self._since, 0)
-                parts = (as_str(message.get("provider")), as_str(message.get("model")))
-                name = "/".join(dict.fromkeys(filter(None, parts)))
+                name = model_label(as_str(message.get("provider")), as_str(message.get("model")))
                 if name and name not in stats.models:
                     stats.models.append(name)
                 if run is not None:
@@ -203,6 +204,5 @@ def cost_text(usage: Usage, runs_without_cost: int = 0) -> str:
     cost = usage.get("cost")
     if cost is None:
         return "unknown"
-    about = "about " if usage.get("cost_estimated") else ""
-    shown = f"{about}${cost:.6f}".rstrip("0").rstrip(".")
+    shown = dollars(cost, estimated=usage.get("cost_estimated", False))
     return f"{shown}, and the unknown cost of {runs_without_cost} of the runs" if runs_without_cost else shown

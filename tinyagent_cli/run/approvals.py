@@ -18,7 +18,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from tinyagent.agent_types import AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from .approval_store import ApprovalStore
 
-__all__ = ["Approvals", "Asker", "Verdict", "ask_on_terminal"]
+__all__ = ["Approvals", "Asker", "Scope", "Verdict", "ask_on_terminal"]
 
 MAX_SHOWN = 8_000
 MAX_SHOWN_LINES = 100
@@ -45,12 +45,14 @@ class Verdict(NamedTuple):
     by: str = ""
 
 
+Scope: TypeAlias = Literal["run", "chat"]
+
 Asker: TypeAlias = Callable[[ToolCallInfo, bool], Awaitable[str | None]]
 """Asks about a call, and whether to approve it for the project. Returns None if nothing can be asked."""
 
 
 class Approvals:
-    """The rules of one run, and the answers so far.
+    """The rules of one run or chat, and the answers so far.
 
     Args:
         allow: Names of tools (`*` and `?` match) that may run without a question; `deny` takes precedence.
@@ -65,6 +67,7 @@ class Approvals:
             or content hash has no stored approvals.
         ask: Asks the user. Without it, the question is asked on the terminal.
         terminal: Returns a context in which the terminal is free for the question.
+        scope: What the rules and answers are for: a run or a chat.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Approvals:
         sources: Mapping[str, ToolSource] | None = None,
         ask: Asker | None = None,
         terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        scope: Scope = "run",
     ) -> None:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
@@ -93,6 +97,7 @@ class Approvals:
         self._store: ApprovalStore | None = None
         self._asker = ask
         self._terminal = terminal
+        self._scope: Scope = scope
         self._sources = {} if sources is None else sources  # changes with the tools
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
@@ -101,7 +106,7 @@ class Approvals:
     def denied(self, tool: AgentTool) -> str | None:
         """Return the reason if a rule denies the tool; None otherwise."""
         if _matches(tool.name, self._deny):
-            return f"Refused: the user does not allow the tool {tool.name!r} in this run."
+            return f"Refused: the user does not allow the tool {tool.name!r} in this {self._scope}."
         return None
 
     async def ask(self, call: ToolCallInfo) -> Verdict:
@@ -120,9 +125,9 @@ class Approvals:
         can_be_stored = source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
             if self._allowed_tools.get(tool.name) == _identity(tool):
-                return Verdict(None, "the user, for this tool in this run")
+                return Verdict(None, f"the user, for this tool in this {self._scope}")
             if key in self._allowed_calls:
-                return Verdict(None, "the user, for this exact call in this run")
+                return Verdict(None, f"the user, for this exact call in this {self._scope}")
             if can_be_stored and self._store is None and self._open_store is not None:
                 self._store = self._open_store()
             store = self._store if can_be_stored else None
@@ -147,10 +152,10 @@ class Approvals:
                 )
             case "a" | "always":
                 self._allowed_tools[tool.name] = _identity(tool)
-                return Verdict(None, "the user, for this tool in this run")
+                return Verdict(None, f"the user, for this tool in this {self._scope}")
             case "e" | "exact":
                 self._allowed_calls.add(key)
-                return Verdict(None, "the user, for this exact call in this run")
+                return Verdict(None, f"the user, for this exact call in this {self._scope}")
             case "p" | "project" if store is not None and source is not None:
                 self._allowed_calls.add(key)
                 self._add_to_store(store, key, call, source)
@@ -164,14 +169,21 @@ class Approvals:
             return await self._asker(call, project)
         name = source.name if source is not None else ""
         async with self._terminal():
-            asked = question(call, project=project, source=name, paint=self._paint, width=_terminal_width())
+            asked = question(
+                call,
+                project=project,
+                source=name,
+                paint=self._paint,
+                width=_terminal_width(),
+                scope=self._scope,
+            )
             return await ask_on_terminal(asked)
 
     def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
             store.add(key, call.tool, source, call.arguments)
         except ConfigurationError as error:
-            self._note(f"The approval is valid for this run only. {error}")
+            self._note(f"The approval is valid for this {self._scope} only. {error}")
 
 
 class Question(NamedTuple):
@@ -195,6 +207,7 @@ def question(
     source: str = "",
     paint: Callable[[str, str], str] = lambda code, text: text,
     width: int | None = None,
+    scope: Scope = "run",
 ) -> Question:
     """Return the question for a call.
 
@@ -204,6 +217,7 @@ def question(
         source: Where the tool comes from.
         paint: Colours the lines of a diff.
         width: The columns of the terminal, for the text around the call; None for no limit.
+        scope: What an answer with `always` is for.
     """
     from .call_view import call_view, painted
 
@@ -211,8 +225,8 @@ def question(
     text = call_view(call.tool.name, call.arguments)
     begin, end = _hidden_part(text)
     choices = (
-        f"Run {name}? [y] once  [a] always in this run  [n] no\n"
-        f"This exact call: [e] always in this run{'  [p] always in this project' if project else ''}: "
+        f"Run {name}? [y] once  [a] always in this {scope}  [n] no\n"
+        f"This exact call: [e] always in this {scope}{'  [p] always in this project' if project else ''}: "
     )
     if begin < end:
         gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"

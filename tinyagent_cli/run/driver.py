@@ -22,7 +22,7 @@ from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
 from tinyagent_cli.terminal.text import text_bytes
 
-from .approvals import Approvals, Asker
+from .approvals import Approvals, Asker, Scope
 from .garbage import collect_from_now_on
 from .lifetime import Lifetime
 from .outcome import PriceLoader, add_cost, in_terms_of_options, model_name, summary
@@ -146,6 +146,7 @@ def make_guards(
     after: Callable[[], None] = lambda: None,
     ask: Asker | None = None,
     terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    scope: Scope = "run",
 ) -> ToolGuards:
     """Return the guards of tool calls: the plugins' hooks, the rules and the approvals.
 
@@ -156,6 +157,7 @@ def make_guards(
         after: Called after a question.
         ask: Asks the user; on the terminal if None.
         terminal: Returns a context in which the terminal is free for the question.
+        scope: What the rules and answers are for.
     """
 
     def open_store() -> ApprovalStore:
@@ -175,6 +177,7 @@ def make_guards(
         sources=plan.sources,
         ask=ask,
         terminal=terminal,
+        scope=scope,
     )
     return ToolGuards(
         approvals,

@@ -16,6 +16,7 @@ from tinyagent.errors import (
     TinyAgentError,
 )
 from tinyagent_cli.config.environment import variable
+from tinyagent_cli.config.files import model_label
 from tinyagent_cli.exit_codes import ToolsRefusedError
 
 if TYPE_CHECKING:
@@ -25,7 +26,14 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .progress import Progress
 
-__all__ = ["PriceLoader", "add_cost", "in_terms_of_options", "model_name", "summary", "summary_line"]
+__all__ = [
+    "PriceLoader",
+    "add_cost",
+    "in_terms_of_options",
+    "model_name",
+    "summary",
+    "summary_line",
+]
 
 
 def add_cost(plan: Plan, progress: Progress) -> None:
@@ -56,8 +64,8 @@ class PriceLoader:
 
 
 def model_name(plan: Plan) -> str:
-    """Return the model as `provider/id`, and `demo` for a provider without ids."""
-    return "/".join(filter(None, dict.fromkeys((plan.model.provider, plan.model.id))))
+    """Return the shortest name of the model that `-m` accepts."""
+    return model_label(plan.model.provider, plan.model.id)
 
 
 def summary(plan: Plan, progress: Progress, app: AppContext) -> str:
@@ -86,8 +94,9 @@ def summary_line(
         parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
     cost = usage.get("cost")
     if cost:
-        about = "about " if usage.get("cost_estimated") else ""
-        parts.append(f"{about}${cost:.6f}".rstrip("0"))
+        from tinyagent_cli.terminal.amounts import dollars
+
+        parts.append(dollars(cost, estimated=usage.get("cost_estimated", False)))
     elif verbose and usage and cost is None and has_cost:
         parts.append("cost unknown")
     if verbose or turns > 1:

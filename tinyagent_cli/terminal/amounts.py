@@ -1,0 +1,13 @@
+"""Amounts as people write them."""
+
+from __future__ import annotations
+
+__all__ = ["dollars"]
+
+
+def dollars(cost: float, *, estimated: bool) -> str:
+    """Return a cost in US dollars with at least two decimals, such as `about $0.10`; `$0` for no cost."""
+    if not cost:
+        return "$0"
+    whole, _, part = f"{cost:.6f}".rstrip("0").partition(".")
+    return f"{'about ' if estimated else ''}${whole}.{part:0<2}"
