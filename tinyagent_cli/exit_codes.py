@@ -14,6 +14,7 @@ from .terminal.standard_output import StandardOutputError
 
 __all__ = [
     "EXIT_CODES",
+    "STOPPED",
     "Failure",
     "InputError",
     "NoCodeBlockError",
@@ -22,6 +23,7 @@ __all__ = [
     "ToolsRefusedError",
     "WriteError",
     "describe",
+    "how_it_ended",
     "plugin_exit",
 ]
 
@@ -76,6 +78,10 @@ EXIT_CODES: dict[type[BaseException], int] = {
 """The most specific class applies. Signals are 128 plus their number, as in a shell."""
 
 
+STOPPED = (errors.RunAbortedError.kind, "interrupted")
+"""The kinds of error of a run that the user has stopped, by Ctrl-C, by a signal or through rpc."""
+
+
 class Failure(NamedTuple):
     """How a command failed.
 
@@ -111,6 +117,11 @@ def describe(error: BaseException) -> Failure:
     failure = _describe(error)
     hint = redact(failure.hint) if failure.hint is not None else None
     return failure._replace(message=redact(failure.message), hint=hint)
+
+
+def how_it_ended(kind: str, message: str) -> str:
+    """Return how a recorded run without an answer ended, as the end of a sentence."""
+    return "was interrupted." if kind in STOPPED else f"failed: {message}"
 
 
 def _describe(error: BaseException) -> Failure:

@@ -14,7 +14,7 @@ import pytest
 from tinyagent import jsonl
 from tinyagent.testing import FakeServer
 from tinyagent.testing.server import chat_chunk, sse
-from tinyagent_cli.terminal.amounts import dollars
+from tinyagent_cli.terminal.amounts import dollar_text
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -406,7 +406,7 @@ def test_an_amount_has_cents() -> None:
         "$0.00025": (0.00025, False),
         "$0": (0.0, True),
     }
-    assert list(costs) == [dollars(cost, estimated=estimated) for cost, estimated in costs.values()]
+    assert list(costs) == [dollar_text(cost, estimated=estimated) for cost, estimated in costs.values()]
 
 
 def test_max_repeats_is_a_limit(cli: Cli, serve: Serve) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import stat
 import sys
 import time
@@ -20,12 +21,12 @@ from rich.cells import cell_len
 from tests.test_jsonl import ANY_EVENT, PROPERTY, runs
 from tinyagent import jsonl
 from tinyagent.agent_types import MessageEndEvent, MessageStartEvent, MessageUpdateEvent
-from tinyagent.testing import FakeServer
+from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import Hold, chat_chunk, sse
 from tinyagent_cli.sessions.files import try_lock, unlock
 from tinyagent_cli.sessions.writer import SessionLines
 
-from .conftest import ROOT, TOOLS, Cli, FakeReply, Terminal
+from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Terminal
 
 Serve = Callable[..., FakeServer]
 
@@ -178,6 +179,20 @@ def test_a_failed_run_is_saved_and_continued(cli: Cli, serve: Serve) -> None:
     assert "First" in str(sent)
     assert "Second" in str(sent)
     assert 2 == [line["type"] for line in lines(files(cli)[0])].count("result")
+
+
+def test_an_interrupted_run_is_not_called_failed(cli: Cli, serve: Serve) -> None:
+    """Neither by the next run of the session, nor by `--history`, nor by `sessions show`."""
+    serve(FakeReply.chunks(chat_chunk("Once"), Wait()), FakeReply.text("A."), FakeReply.text("B."))
+    run = cli.start("run", "-m", "local/m", "--session", "s", "Hi")
+    assert b"Once" == run.stdout.read(4)
+    run.send_signal(signal.SIGINT)
+    assert 130 == run.wait(SECONDS)
+    history = cli("run", "-m", "local/m", "--no-session", "--history", files(cli)[0], "Go on")
+    assert f"The run in --history {files(cli)[0]} was interrupted." in history.err
+    shown = cli("sessions", "show", "s").out
+    assert shown.endswith("\nInterrupted.\n"), shown
+    assert "The last run of the session s was interrupted.\n" in cli("run", "-c", "Go on").err
 
 
 def test_an_aborted_run_is_saved(cli: Cli, serve: Serve) -> None:
@@ -503,7 +518,7 @@ def test_list(cli: Cli) -> None:
     assert ["Last", "Elsewhere", "A question of two lines"] == [session["title"] for session in listed(cli)]
     assert ["Last", "A question of two lines"] == [session["title"] for session in listed(cli, "--here")]
     [session] = listed(cli, "-n", "1")
-    assert ("demo/demo", 2, None) == (session["model"], session["messages"], session["name"])
+    assert ("demo", 2, None) == (session["model"], session["messages"], session["name"])
     assert Path(session["path"]).is_file()
     rows = cli("sessions", "list").out.splitlines()
     assert (3, True) == (len(rows), rows[0].startswith(session["id"][:8]))

@@ -13,7 +13,7 @@ from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.outcome import model_name
-from tinyagent_cli.terminal.amounts import dollars
+from tinyagent_cli.terminal.amounts import dollar_text
 from tinyagent_cli.terminal.live import columns, fit, wrap_parts
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
@@ -206,7 +206,7 @@ class Commands:
         model = one_line(model_name(self._chat.plan), 500)
         if known:
             estimated = any(usage.get("cost_estimated", False) for usage in usages)
-            shown = dollars(known, estimated=estimated)
+            shown = dollar_text(known, estimated=estimated)
             return f"{shown} and an unknown cost" if None in costs else shown
         if None in costs:
             return f"cost unknown: there is no known price of {model}"

@@ -524,4 +524,4 @@ def _image_block(url: str) -> Block:
 
 
 def _model_name(provider: object, model: object) -> str:
-    return one_line(model_label(as_str(provider) or "", as_str(model) or ""), 100)
+    return one_line(model_label(as_str(provider), as_str(model)), 100)

@@ -22,7 +22,7 @@ from tinyagent.agent_types import (
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.config.files import model_label
-from tinyagent_cli.terminal.amounts import dollars
+from tinyagent_cli.terminal.amounts import dollar_text
 
 from .calls import Call, CallReader
 from .source import Entry
@@ -204,5 +204,5 @@ def cost_text(usage: Usage, runs_without_cost: int = 0) -> str:
     cost = usage.get("cost")
     if cost is None:
         return "unknown"
-    shown = dollars(cost, estimated=usage.get("cost_estimated", False))
+    shown = dollar_text(cost, estimated=usage.get("cost_estimated", False))
     return f"{shown}, and the unknown cost of {runs_without_cost} of the runs" if runs_without_cost else shown

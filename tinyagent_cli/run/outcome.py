@@ -94,9 +94,9 @@ def summary_line(
         parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
     cost = usage.get("cost")
     if cost:
-        from tinyagent_cli.terminal.amounts import dollars
+        from tinyagent_cli.terminal.amounts import dollar_text
 
-        parts.append(dollars(cost, estimated=usage.get("cost_estimated", False)))
+        parts.append(dollar_text(cost, estimated=usage.get("cost_estimated", False)))
     elif verbose and usage and cost is None and has_cost:
         parts.append("cost unknown")
     if verbose or turns > 1:

@@ -29,7 +29,7 @@ from tinyagent_cli.config.endpoints import endpoint_note
 from tinyagent_cli.config.environment import APPROVALS_FILE, has_home, sessions_directory, set_variable
 from tinyagent_cli.config.files import SessionsTable, split_model
 from tinyagent_cli.config.settings import DEFAULT_MAX_REPEATS, DEFAULT_MAX_TURNS, Settings, load_settings
-from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.exit_codes import InputError, how_it_ended
 from tinyagent_cli.plugins.discovery import find
 from tinyagent_cli.plugins.loading import Hook, SinkFactory
 from tinyagent_cli.plugins.registry import PluginLoader, Registry
@@ -620,7 +620,8 @@ def _history(app: AppContext, path: str | None, stdin: StandardInput) -> list[Ag
     last = _json.decode_object(_last_line(data).decode("utf-8", "replace")) or {}
     if last.get("type") == "result" and last.get("ok") is False:
         failure = _json.as_dict(last.get("error"))
-        app.warn(f"The run in --history {path} failed: {failure.get('message', '')}")
+        end = how_it_ended(str(failure.get("kind")), str(failure.get("message", "")))
+        app.warn(f"The run in --history {path} {end}")
     return checked_messages(messages, f"--history {path}: ")
 
 

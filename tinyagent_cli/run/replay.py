@@ -23,7 +23,9 @@ from tinyagent.agent_types import (
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config.files import model_label
 from tinyagent_cli.events.source import Entry, Source
+from tinyagent_cli.exit_codes import STOPPED
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.sanitise import one_line
@@ -204,7 +206,11 @@ class Replay:
                 app=self._app,
             )
             self._app.dim(line)
-        if result.error is not None:
+        if result.error is None:
+            return
+        if result.error.kind in STOPPED:
+            self._app.note("Interrupted.")
+        else:
             self._app.error(result.error.message, result.error.hint)
 
 
@@ -226,6 +232,6 @@ def model_of(header: SessionRecord) -> str:
     return model_name(model.get("provider"), model.get("id")) or "the model"
 
 
-def model_name(*parts: object) -> str:
+def model_name(provider: object, model_id: object) -> str:
     # A record may be from anywhere, and the spinner shows this name as it is.
-    return one_line("/".join(str(part) for part in dict.fromkeys(parts) if part), _MODEL_WIDTH)
+    return one_line(model_label(str(provider or ""), str(model_id or "")), _MODEL_WIDTH)

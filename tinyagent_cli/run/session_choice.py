@@ -91,7 +91,7 @@ def open_session(app: AppContext, choice: SessionChoice, history: list[AgentMess
     if is_new:
         app.note(f"This is a new session: {label}")
     else:
-        if opened.failure is not None:
-            app.note(f"The last run of the session {label} failed: {opened.failure}")
+        if opened.end is not None:
+            app.note(f"The last run of the session {label} {opened.end}")
         app.detail(f"Continuing the session {label} with {len(opened.messages)} messages.")
     return ContinuedSession(writer, opened.messages)

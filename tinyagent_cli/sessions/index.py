@@ -19,12 +19,13 @@ from tinyagent._stream.message_checks import is_assistant
 from tinyagent.agent_types import AgentMessage, MessageEndEvent
 from tinyagent.errors import ConfigurationError, RecordError
 from tinyagent.jsonl import HistoryRecord
+from tinyagent_cli.config.files import model_label
 
 from .store import Session, SessionStore, open_to_read, read_header
 
 __all__ = ["Match", "SessionIndex", "SessionInfo"]
 
-_VERSION = 1
+_VERSION = 2
 _SHORTEST_TOKEN = 3
 _MOST_TEXT = 200_000
 """The most characters of one message that are searched."""
@@ -238,7 +239,7 @@ class SessionIndex:
         content = _content(session)
         if not content.model and header.model is not None:
             names = (header.model.get("provider"), header.model.get("id"))
-            content = content._replace(model="/".join(str(name) for name in names if name))
+            content = content._replace(model=model_label(*(str(name or "") for name in names)))
         title = next((text for role, text in content.texts if role == "user"), "")
         added = database.execute(
             "insert into sessions (path, mtime, size, id, name, cwd, parent, created, model, messages, "
@@ -310,7 +311,7 @@ def _content(session: Session) -> _Content:
                     message = record.message
                     texts.append(_Text(str(message.get("role", "")), _text_of(message)))
                     if is_assistant(message):
-                        model = f"{message.get('provider', '')}/{message.get('model', '')}"
+                        model = model_label(message.get("provider", ""), message.get("model", ""))
     except (OSError, RecordError) as error:
         problem = str(error)
     return _Content(texts, model, problem)

@@ -22,7 +22,8 @@ from tinyagent._stream.message_checks import checked_messages, is_assistant
 from tinyagent.agent_types import AgentMessage
 from tinyagent.errors import RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, read_descriptor
-from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.config.files import model_label
+from tinyagent_cli.exit_codes import InputError, how_it_ended
 from tinyagent_cli.terminal.sanitise import one_line
 
 from .files import NAMED, SUFFIX, create_file, created_now, is_current, month, open_folder, try_lock, unlock
@@ -106,13 +107,14 @@ class Opened(NamedTuple):
 
     Attributes:
         header: None for a new session, whose file is empty.
+        end: How the last run ended, if it has no answer.
     """
 
     descriptor: int
     path: Path
     header: Header | None
     messages: list[AgentMessage]
-    failure: str | None
+    end: str | None
 
 
 def check_name(name: str) -> str:
@@ -165,7 +167,7 @@ def open_to_read(path: Path) -> IO[bytes]:
 
 
 def last_model(messages: list[AgentMessage], header: Header | None) -> str | None:
-    """Return the model of the last reply as PROVIDER/ID, or else that of the header; None if unknown.
+    """Return the model of the last reply as a name for `-m`, or else that of the header; None if unknown.
 
     A recorded run answers only once, so it is not the model of what follows.
     """
@@ -178,7 +180,7 @@ def last_model(messages: list[AgentMessage], header: Header | None) -> str | Non
         if isinstance(provider, str) and isinstance(model_id, str) and provider:
             if provider == "replay":
                 return None
-            return f"{provider}/{model_id}"
+            return model_label(provider, model_id)
     return None
 
 
@@ -344,7 +346,7 @@ class SessionStore:
             header = read_header(path)
             if header is None:
                 raise RecordError(f"{path} is not a session: its first line is no header.")
-            return Opened(descriptor, path, header, _messages_of(data, label), _failure_of(data))
+            return Opened(descriptor, path, header, _messages_of(data, label), _end_of(data))
         except OSError as error:
             unlock(descriptor)
             raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
@@ -551,11 +553,11 @@ def _messages_of(data: bytes, label: str, *, whole: bool = False) -> list[AgentM
     return checked_messages(found, f"the session {label!r}: ")
 
 
-def _failure_of(data: bytes) -> str | None:
-    """Return how the last run failed; None if it did not."""
+def _end_of(data: bytes) -> str | None:
+    """Return how the last run ended, if it has no answer; None if it has one."""
     start = data.rfind(b"\n", 0, len(data) - 1) + 1
     try:
         last = msgspec.json.decode(data[start:], type=jsonl.ResultRecord)
     except (msgspec.DecodeError, UnicodeError):
         return None
-    return None if last.error is None else last.error.message
+    return None if last.error is None else how_it_ended(last.error.kind, last.error.message)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["dollars"]
+__all__ = ["dollar_text"]
 
 
-def dollars(cost: float, *, estimated: bool) -> str:
+def dollar_text(cost: float, *, estimated: bool) -> str:
     """Return a cost in US dollars with at least two decimals, such as `about $0.10`; `$0` for no cost."""
     if not cost:
         return "$0"
