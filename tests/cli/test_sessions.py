@@ -651,6 +651,19 @@ def test_show_looks_like_the_live_run_on_a_terminal(cli: Cli, serve: Serve, plai
     assert plain == any("**look**" in line for line in rest)
 
 
+@pytest.mark.parametrize("command", [("sessions", "show"), ("replay", "--speed", "0")])
+def test_ctrl_c_stops_a_long_session(cli: Cli, command: tuple[str, ...]) -> None:
+    """It is shown from the start while it is read, so Ctrl-C ends it before its end."""
+    demo(cli, "--session", "s", "Hi")
+    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
+    files(cli)[0].write_bytes(first + b"".join(others) * 1000)
+    terminal = cli.on_terminal(*command, "s")
+    terminal.expect("tinyagent")
+    terminal.type("\x03")
+    assert 130 == terminal.end()
+    assert 0 < terminal.shown.count(b"> Hi") < 1000
+
+
 def test_show_has_the_conversation_that_a_session_continues(cli: Cli, serve: Serve) -> None:
     """Messages that were taken from a record are shown like those of runs."""
     cli.file("mytools.py", TOOLS)

@@ -67,6 +67,7 @@ class Clock:
         if self._started is None or not self._speed:
             self._started = recorded, time.monotonic()
             self._line = recorded
+            await asyncio.sleep(0)  # so that Ctrl-C, which cancels the task, stops a long record
             return
         start, real = self._started
         seconds = (recorded - start) / self._speed - (time.monotonic() - real)

@@ -12,11 +12,13 @@ import io
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from typing import Literal
 
 from markdown_it import MarkdownIt
 from markdown_it.tree import SyntaxTreeNode
 from rich import box
+from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
@@ -83,6 +85,12 @@ def _code_style(kind: object) -> Style:
     return Style.parse(_COLOURS.get(name, ""))
 
 
+@cache
+def _parser() -> MarkdownIt:
+    """Return the parser of all replies: making one takes as long as parsing a short reply."""
+    return MarkdownIt("commonmark", {"maxNesting": 2 * DEEPEST}).enable(["table", "strikethrough"])
+
+
 class MarkdownPrinter:
     """Renders the blocks of one reply.
 
@@ -91,9 +99,7 @@ class MarkdownPrinter:
     """
 
     def __init__(self, *, color: bool) -> None:
-        self._parser = MarkdownIt("commonmark", {"maxNesting": 2 * DEEPEST}).enable(
-            ["table", "strikethrough"]
-        )
+        self._parser = _parser()
         self._references: dict[str, object] = {}
         self._color = color
         self._last: Block | None = None
@@ -128,18 +134,20 @@ class MarkdownPrinter:
             return None
 
     def _ansi(self, lines: Sequence[Text], width: int) -> str:
+        """Return the lines as text with ANSI codes. `Console.print` takes twice as long."""
         console = _console(width, color=self._color)
-        for line in lines:
-            console.print(line, soft_wrap=True)
-        file = console.file
-        assert isinstance(file, io.StringIO)
-        return file.getvalue()
+        parts = []
+        for text, style, _ in Text("\n").join(lines).render(console, end="\n"):
+            shown = style.without_color if style is not None and not self._color else style
+            parts.append(shown.render(text, color_system=ColorSystem.STANDARD) if shown else text)
+        return "".join(parts)
 
 
 class _TooLargeError(Exception):
     """The table is too large or too wide."""
 
 
+@lru_cache(maxsize=4)
 def _console(width: int, *, color: bool) -> Console:
     return Console(
         file=io.StringIO(),
