@@ -226,6 +226,34 @@ def test_updates_with_new_or_with_all_output_are_shown(updates: list[str], shown
     assert shown == output
 
 
+COMMANDS = """
+from tinyagent import tool
+from tinyagent.agent_types import AgentToolResult
+
+@tool(read_only=True)
+async def sh(code: int, ended_by: str):
+    '''Run a command.'''
+    text = [{"type": "text", "text": f"it ended by {ended_by}"}]
+    return AgentToolResult(text, {"exit_code": code, "ended_by": ended_by})
+"""
+
+
+def test_a_command_that_failed_or_was_stopped_is_marked(cli: Cli, serve: Serve) -> None:
+    """For the model the call is no error, but the user sees a cross and the end of the output."""
+    cli.file("commands.py", COMMANDS)
+    ends = [(0, "exit"), (1, "exit"), (0, "aborted")]
+    calls = [("sh", {"code": code, "ended_by": end}) for code, end in ends]
+    serve(FakeReply.tool_calls(*calls), FakeReply.text("Done."))
+    terminal = cli.on_terminal("run", "-m", "local/m", "-t", "commands.py", "Hi")
+    assert 0 == terminal.end()
+    shown = terminal.screen()
+    marks = ["✓ sh code=0", "✗ sh code=1", "✗ sh code=0"]
+    assert marks == [line[:11] for line in shown if " sh " in line]
+    assert "  it ended by aborted" in shown
+    [session] = (cli.home / "sessions").glob("*/*.jsonl")
+    assert marks == [line[:11] for line in cli("events", "tools", session).out.splitlines()[::2]]
+
+
 @pytest.mark.usefixtures("tools")
 @pytest.mark.parametrize("flags", [("-q",), ("-q", "-v")])
 def test_quiet_shows_only_the_reply(cli: Cli, serve: Serve, flags: tuple[str, ...]) -> None:

@@ -314,7 +314,7 @@ def test_problems_are_reported_with_their_line(
         (lambda data: data + b"{]\n", "line 42: this is not JSON"),
         (lambda data: data[:-1], "line 41: the line is incomplete: it has no LF"),
         (lambda data: data.decode().encode("utf-16"), "line 1: the encoding is not UTF-8"),
-        (lambda data: b"", "line 0: there are no lines"),
+        (lambda data: b"", "line 0: there is no line of a run"),
         (lambda data: b"[" * 100_000 + b"\n", "line 1: this is not JSON"),
     ],
 )

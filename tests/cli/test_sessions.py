@@ -182,7 +182,7 @@ def test_a_failed_run_is_saved_and_continued(cli: Cli, serve: Serve) -> None:
 
 
 def test_an_interrupted_run_is_not_called_failed(cli: Cli, serve: Serve) -> None:
-    """Neither by the next run of the session, nor by `--history`, nor by `sessions show`."""
+    """Neither by the next run of the session nor by `--history`, `sessions show` and `events stats`."""
     serve(FakeReply.chunks(chat_chunk("Once"), Wait()), FakeReply.text("A."), FakeReply.text("B."))
     run = cli.start("run", "-m", "local/m", "--session", "s", "Hi")
     assert b"Once" == run.stdout.read(4)
@@ -192,6 +192,7 @@ def test_an_interrupted_run_is_not_called_failed(cli: Cli, serve: Serve) -> None
     assert f"The run in --history {files(cli)[0]} was interrupted." in history.err
     shown = cli("sessions", "show", "s").out
     assert shown.endswith("\nInterrupted.\n"), shown
+    assert cli("events", "stats", "s").out.startswith("Runs        1 (1 interrupted)\n")
     assert "The last run of the session s was interrupted.\n" in cli("run", "-c", "Go on").err
 
 

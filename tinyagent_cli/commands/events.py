@@ -11,7 +11,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_files, complete_records
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.events.calls import Call
@@ -31,7 +31,7 @@ _source_argument = click.argument(
 )
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def events(ctx: click.Context) -> None:
@@ -106,7 +106,11 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
     from tinyagent_cli.events.stats import cost_text
     from tinyagent_cli.terminal.sanitise import one_line
 
-    notes = [(found.failed_runs, "failed"), (found.unfinished_runs, "not finished")]
+    notes = [
+        (found.failed_runs, "failed"),
+        (found.interrupted_runs, "interrupted"),
+        (found.unfinished_runs, "not finished"),
+    ]
     rows = [("Runs", _with_notes(found.runs, notes))]
     if found.models:
         rows.append(("Models", one_line(", ".join(found.models), _WIDTH)))
@@ -167,10 +171,12 @@ def tools(app: AppContext, source: str | None, as_json: bool) -> None:
 
 
 def _shown(call: Call) -> list[str]:
-    from tinyagent_cli.terminal.activity import call_line
+    from tinyagent._json import as_dict
+    from tinyagent_cli.terminal.activity import call_line, command_failed
     from tinyagent_cli.terminal.sanitise import one_line
 
-    mark = "?" if call.is_error is None else "✗" if call.is_error else "✓"
+    details = as_dict(call.result.get("details")) if call.result is not None else {}
+    mark = "?" if call.is_error is None else "✗" if call.is_error or command_failed(details) else "✓"
     duration = "not ended" if call.is_error is None else ""
     if call.duration_ms is not None:
         duration = _seconds(call.duration_ms)

@@ -232,7 +232,7 @@ class _Order:
     def at_end(self) -> Iterator[str]:
         """Check that the last run is complete."""
         if not self._has_header:
-            yield "there are no lines"
+            yield "there is no line of a run"
         else:
             yield from self._end_stream()
 

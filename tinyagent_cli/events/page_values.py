@@ -161,7 +161,12 @@ def known_cost(usage: JsonDict) -> str:
 
 def summary(stats: Stats, *, is_live: bool) -> list[tuple[str, str]]:
     unfinished = stats.unfinished_runs - is_live
-    notes = [(stats.failed_runs, "failed"), (unfinished, "not finished"), (int(is_live), "running")]
+    notes = [
+        (stats.failed_runs, "failed"),
+        (stats.interrupted_runs, "interrupted"),
+        (unfinished, "not finished"),
+        (int(is_live), "running"),
+    ]
     rows = [("Runs", _with_notes(stats.runs, notes))]
     if stats.models:
         rows.append(("Model" if len(stats.models) == 1 else "Models", one_line(", ".join(stats.models), 300)))

@@ -22,6 +22,7 @@ from tinyagent.agent_types import (
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.config.files import model_label
+from tinyagent_cli.exit_codes import STOPPED
 from tinyagent_cli.terminal.amounts import dollar_text
 
 from .calls import Call, CallReader
@@ -42,7 +43,7 @@ class Stats(msgspec.Struct, kw_only=True):
     """The sums of all runs of a source. Times are Unix milliseconds, durations milliseconds.
 
     Attributes:
-        failed_runs: The runs whose result line has an error.
+        failed_runs: The runs whose result line has an error, but not those that were interrupted.
         unfinished_runs: The runs without a result line, for example after `kill -9`.
         compactions: How often a summary has replaced the older messages.
         models: The models that replied, as PROVIDER/ID.
@@ -55,6 +56,7 @@ class Stats(msgspec.Struct, kw_only=True):
 
     runs: int = 0
     failed_runs: int = 0
+    interrupted_runs: int = 0
     unfinished_runs: int = 0
     models: list[str] = []
     turns: int = 0
@@ -137,7 +139,9 @@ class Collector:
                     stats.runs += 1  # it failed before its first request
                 elif record.usage is not None:
                     run.usage = usage_of(record.usage) or run.usage
-                if record.error is not None:
+                if record.error is not None and record.error.kind in STOPPED:
+                    stats.interrupted_runs += 1
+                elif record.error is not None:
                     stats.failed_runs += 1
                     stats.errors.append(record.error.message)
                 self._end_run(is_finished=True)

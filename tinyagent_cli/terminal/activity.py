@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tinyagent.agent_types import JsonDict
     from tinyagent_cli.app_context import AppContext
 
-__all__ = ["ActivityRenderer", "call_line", "with_update"]
+__all__ = ["ActivityRenderer", "call_line", "command_failed", "with_update"]
 
 WIDTH = 200
 """The maximum width of a line that is not on a terminal."""
@@ -143,7 +143,7 @@ class ActivityRenderer:
                 if call_id in self._running:
                     running = self._running.pop(call_id)
                     seconds = self._clock() - running.started
-                    self._end(running.call, _text(result), is_error=is_error, seconds=seconds)
+                    self._end(running.call, result, is_error=is_error, seconds=seconds)
             case AgentEndEvent():
                 self.close()
 
@@ -250,17 +250,18 @@ class ActivityRenderer:
 
     def show_ended(self, name: str, args: JsonDict, result: AgentToolResult, *, is_error: bool) -> None:
         """Show a tool call of which there are no events, such as one of an earlier run."""
-        self._end(call_line(name, args), _text(result), is_error=is_error, seconds=None)
+        self._end(call_line(name, args), result, is_error=is_error, seconds=None)
 
-    def _end(self, call: str, text: str, *, is_error: bool, seconds: float | None) -> None:
+    def _end(self, call: str, result: AgentToolResult, *, is_error: bool, seconds: float | None) -> None:
+        has_failed = is_error or command_failed(result.details)
         width = self._width()
         time_shown = f" {_duration(seconds)}" if seconds is not None else ""
         call = fit(call, width - 2 - len(time_shown))
-        mark = self._app.paint("31", "✗") if is_error else self._app.paint("32", "✓")
+        mark = self._app.paint("31", "✗") if has_failed else self._app.paint("32", "✓")
         lines = [f"{mark} {call}{self._app.paint('2', time_shown)}"]
-        if is_error or self._app.verbosity:
-            count = ERROR_LINES if is_error else 1
-            lines += self._dim(_last_lines(text, count, width - 2))
+        if has_failed or self._app.verbosity:
+            count = ERROR_LINES if has_failed else 1
+            lines += self._dim(_last_lines(_text(result), count, width - 2))
         self._before()
         self._app.show("\n".join(lines))
         self._update()
@@ -293,6 +294,11 @@ def _last_lines(text: str, count: int, width: int) -> list[str]:
 
 def _text(result: AgentToolResult) -> str:
     return "\n".join(part["text"] for part in result.content if part["type"] == "text")
+
+
+def command_failed(details: JsonDict) -> bool:
+    """Return whether a command failed or was stopped, which is no error of its tool call."""
+    return details.get("exit_code") not in (None, 0) or details.get("ended_by") not in (None, "exit")
 
 
 def with_update(output: str, update: str) -> str:
