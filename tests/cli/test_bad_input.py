@@ -150,7 +150,7 @@ CONFIGS = {
     "an unknown table": ("[runs]\n", "unknown key 'runs'"),
     "an unknown key": ('[run]\nmodle = "x"\n', "unknown key 'run.modle'"),
     "a wrong type": ('[run]\nmax_turns = "many"\n', "run.max_turns: expected `int"),
-    "a wrong level": ('[run]\nthinking = "hard"\n', "run.thinking: invalid enum value 'hard'"),
+    "a wrong level": ('[run]\nthinking = "hard"\n', "run.thinking: unknown value 'hard'"),
     "an unknown protocol": ('[providers.x]\nbase_url = "https://x"\napi = "soap"\n', "providers"),
     "a bad provider name": ('[providers."a/b"]\nbase_url = "https://x"\n', "a/b"),
     "not UTF-8": ("\udcff", "not UTF-8"),

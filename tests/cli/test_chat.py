@@ -432,9 +432,12 @@ def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
 def test_ctrl_c_skips_the_list_of_models(cli: Cli, serve: Serve) -> None:
     """A provider that does not answer does not hold up the choice; any id can be typed."""
     serve(FakeReply((Wait(),)))
-    terminal = _chat(cli, model="")
+    terminal = _chat(cli, model="", columns=60)
     terminal.expect("Provider (number or name)")
-    terminal.type("local" + ENTER)
+    shown = terminal.screen(60)
+    assert "  2  local: from your configuration" in shown
+    assert ["Ctrl-D leaves.", "  1  demo: offline and scripted, to try the program without"] == shown[1:3]
+    terminal.type("2" + ENTER)
     terminal.expect("Ctrl-C skips this")
     terminal.type(CTRL_C)
     terminal.expect("Skipped.")

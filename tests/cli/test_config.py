@@ -161,7 +161,7 @@ def test_values_are_read_by_the_type_of_the_setting(cli: Cli, key: str, text: st
 REFUSED = {
     ("run.max_turns", "many"): (3, "run.max_turns: expected `int`, got `str`"),
     ("run.max_turns", "0"): (3, "run.max_turns: expected `int` >= 1"),
-    ("run.thinking", "hard"): (3, "run.thinking: invalid enum value 'hard'"),
+    ("run.thinking", "hard"): (3, "run.thinking: unknown value 'hard'.\nOne of: "),
     ("run.options.x", "null"): (2, "tinyagent config unset run.options.x"),
     ("run.modle", "x"): (2, "Did you mean 'run.model'?"),
     ("run", "x"): (2, "run is a table"),

@@ -53,6 +53,13 @@ def test_every_list_and_search_prints_json(cli: Cli) -> None:
         assert (0, list) == (done.code, type(json.loads(done.out))), (path, done)
 
 
+def test_the_texts_of_commands_are_wrapped_in_a_narrow_terminal(cli: Cli) -> None:
+    """No sentence is cut."""
+    shown = cli("keys", "--help", COLUMNS="50").out.partition("Commands:\n")[2]
+    text = "  list    List the providers that have a key, and\n          where each key comes from.\n"
+    assert text in shown
+
+
 def test_the_document_has_the_help_of_every_command() -> None:
     """docs/cli.md has what scripts/list-commands writes."""
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -425,6 +425,8 @@ def test_what_cannot_be_edited(cli: Cli) -> None:
     done = cli("templates", "edit", "x.toml", EDITOR=editor(cli, "prompt = 1"))
     assert 3 == done.code
     assert "prompt: expected `str`" in done.err
+    done = cli("templates", "edit", "z", EDITOR="no-such-editor")
+    assert (2, True) == (done.code, "cannot be used: no-such-editor: No such file" in done.err), done.err
     done = cli("templates", "edit", "y", EDITOR="", VISUAL="")
     assert 2 == done.code
     assert f"Write the file yourself: {cli.home}/templates/y.md" in done.err

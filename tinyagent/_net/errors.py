@@ -221,7 +221,7 @@ def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
 def format_duration(seconds: float) -> str:
     """Format seconds for people: `1.5 s`, `1:00:00`."""
     if seconds < 120:
-        return f"{seconds:.3g} s"
+        return f"{round(seconds, 1):g} s"
     return str(datetime.timedelta(seconds=round(seconds)))
 
 

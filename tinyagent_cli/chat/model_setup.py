@@ -44,16 +44,14 @@ def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, Ter
     The key is stored like that of `tinyagent keys set`, and the model becomes the default if the user agrees.
     """
     ask = _Asker(terminal)
-    app.show("No model is chosen yet. Which provider do you want to use? Ctrl-D leaves.")
-    app.show("  1  demo: offline and scripted, to try the program without a key")
-    offered = [name for name in OFFERED if name in SERVERS]
-    for number, name in enumerate(offered, 2):
-        app.show(f"  {number}  {name}: {_needs(settings, name)}")
-    names = ["demo", *offered]
+    app.show(_wrapped("No model is chosen yet. Which provider do you want to use? Ctrl-D leaves."))
+    names = ["demo", *settings.providers]
+    names += [name for name in OFFERED if name in SERVERS and name not in names]
+    for number, name in enumerate(names, 1):
+        app.show(_wrapped(f"{number:>3}  {one_line(name, 100)}: {_needs(settings, name)}", "     "))
     others = {*SERVERS, *settings.providers}.difference(names)
     if others:
-        text = f"or a name: {', '.join(sorted(others))}"
-        app.show(textwrap.fill(text, columns() - 1, initial_indent="  ", subsequent_indent="     "))
+        app.show(_wrapped(f"  or a name: {', '.join(sorted(others))}", "     "))
     try:
         provider = _provider(app, ask, names, others)
         if provider == "demo":
@@ -67,6 +65,10 @@ def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, Ter
 
 def _needs(settings: Settings, provider: str) -> str:
     """Return what the user needs for a provider."""
+    if provider == "demo":
+        return "offline and scripted, to try the program without a key"
+    if provider in settings.providers:
+        return "from your configuration"
     variable = SERVERS[provider].api_key_env
     if variable is None:
         return "a server on this machine"
@@ -75,6 +77,10 @@ def _needs(settings: Settings, provider: str) -> str:
     except TinyAgentError:
         has_key = False
     return "has a key" if has_key else "needs a key"
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, columns() - 1, subsequent_indent=indent, break_on_hyphens=False)
 
 
 class _Asker:

@@ -12,7 +12,7 @@ from tinyagent_cli.shell_completion import complete_approvals
 from tinyagent_cli.terminal.sanitise import visible_line
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.approval_store import Approval, ApprovalStore
@@ -23,7 +23,7 @@ _DIGITS = 12
 """Digits of an id that are shown. A user may type any unique prefix."""
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def approvals(ctx: click.Context) -> None:

@@ -13,7 +13,7 @@ from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_setting_values, complete_settings
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, nearest, need_command
+from .options import CONTEXT, CommandGroup, common_options, nearest, need_command
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import JsonValue
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["config"]
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def config(ctx: click.Context) -> None:

@@ -11,7 +11,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_providers, complete_stored_keys
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, nearest, need_command
+from .options import CONTEXT, CommandGroup, common_options, nearest, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.config.settings import Settings
@@ -22,7 +22,7 @@ _LONGEST_KEY = 1 << 16
 """The size limit of a key on standard input, in bytes. Some keys are long tokens."""
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def keys(ctx: click.Context) -> None:

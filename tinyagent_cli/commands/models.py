@@ -12,7 +12,7 @@ from tinyagent_cli.shell_completion import complete_aliases, complete_models, co
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
@@ -30,7 +30,7 @@ _ANSWER_S = 15.0
 """The time that a provider has to answer `models search`."""
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def models(ctx: click.Context) -> None:

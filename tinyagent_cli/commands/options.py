@@ -13,6 +13,7 @@ from tinyagent_cli.terminal.sanitise import one_line
 
 __all__ = [
     "CONTEXT",
+    "CommandGroup",
     "GroupedCommand",
     "HintedUsageError",
     "LazyGroup",
@@ -73,6 +74,10 @@ _WIDEST_NAME = 30
 """Columns of the longest name that has its text in the same line, as in click."""
 
 
+_LONGEST_TEXT = 500
+"""Characters of the first sentence of a command's help."""
+
+
 def write_sections(formatter: click.HelpFormatter, sections: Mapping[str, Rows]) -> None:
     """Write sections of names and texts; empty ones are left out. All texts begin in the same column."""
     names = [name for rows in sections.values() for name, _ in rows]
@@ -113,7 +118,16 @@ def import_command(module: str, name: str) -> click.Command:
     return command
 
 
-class LazyGroup(click.Group):
+class CommandGroup(click.Group):
+    """A group of commands. Its help wraps the texts of the commands, where click would cut them."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(_LONGEST_TEXT)) for name, command in commands if command]
+        write_sections(formatter, {"Commands": rows})
+
+
+class LazyGroup(CommandGroup):
     """A group that imports some commands on first use. `late` maps names to modules with a `command`."""
 
     late: Mapping[str, str] = {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 __all__ = ["schema"]
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def schema(ctx: click.Context) -> None:

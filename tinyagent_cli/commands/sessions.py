@@ -13,7 +13,7 @@ from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_sessions
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent_cli.sessions.index import SessionIndex
@@ -33,7 +33,7 @@ _session_argument = click.argument(
 )
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def sessions(ctx: click.Context) -> None:

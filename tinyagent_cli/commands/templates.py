@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +14,7 @@ from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_templates
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +53,7 @@ language = "English"
 '''
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def templates(ctx: click.Context) -> None:
@@ -155,13 +157,14 @@ def edit(app: AppContext, name: str, project: bool) -> None:
         place = found
     _need_editor(place.path)
     if place.path.exists():
-        click.edit(filename=str(place.path))
+        with _editor_errors():
+            click.edit(filename=str(place.path))
     else:
         from tinyagent.text_files import write_private
 
-        text = click.edit(
-            _NEW_TOML if place.path.suffix == ".toml" else _NEW_MARKDOWN, extension=place.path.suffix
-        )
+        new = _NEW_TOML if place.path.suffix == ".toml" else _NEW_MARKDOWN
+        with _editor_errors():
+            text = click.edit(new, extension=place.path.suffix)
         if text is None:
             app.note("The text was not saved, so there is no new template.")
             return
@@ -210,6 +213,22 @@ def _need_editor(path: Path) -> None:
             "There is no terminal, and neither VISUAL nor EDITOR is set.",
             hint=f"Write the file yourself: {path}",
         )
+
+
+@contextmanager
+def _editor_errors() -> Iterator[None]:
+    """Explain why an editor cannot be used."""
+    from tinyagent_cli.exit_codes import InputError
+
+    try:
+        yield
+    except click.ClickException as error:
+        cause = error.__cause__
+        reason = f"{cause.filename}: {cause.strerror}" if isinstance(cause, OSError) else None
+        raise InputError(
+            f"The editor cannot be used: {reason or error.format_message()}.",
+            hint="Choose another one, for example: EDITOR=nano",
+        ) from None
 
 
 def _unwritable(path: Path, error: OSError) -> Exception:

@@ -11,7 +11,7 @@ from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, common_options, need_command
+from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentTool
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["tools"]
 
 
-@click.group(invoke_without_command=True, context_settings=CONTEXT)
+@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
 @common_options
 @click.pass_context
 def tools(ctx: click.Context) -> None:

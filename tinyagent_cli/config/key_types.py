@@ -12,7 +12,7 @@ from msgspec import inspect as types
 from tinyagent._json import decode
 from tinyagent.agent_types import JsonValue
 
-__all__ = ["children", "dotted", "parse_value", "split_key", "type_at", "without_null"]
+__all__ = ["children", "dotted", "parse_value", "split_key", "type_at", "values_of", "without_null"]
 
 
 def without_null(kind: types.Type) -> types.Type:
@@ -66,6 +66,12 @@ def children(keys: Sequence[str], kind: type[object]) -> list[str]:
     """Return the names of the keys in a table; empty if the user chooses them, or if it is a value."""
     found = type_at(keys, kind)
     return [field.encode_name for field in found.fields] if isinstance(found, types.StructType) else []
+
+
+def values_of(keys: Sequence[str], kind: type[object]) -> list[str]:
+    """Return all values of a setting with few; empty for other settings."""
+    found = type_at(keys, kind)
+    return [str(value) for value in found.values] if isinstance(found, types.LiteralType) else []
 
 
 def parse_value(text: str, kind: types.Type) -> JsonValue:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from .key_types import children, dotted
+from .key_types import children, dotted, values_of
 
 __all__ = ["explain"]
 
@@ -25,6 +25,10 @@ def explain(message: str, text: str, kind: type[object]) -> tuple[str, str | Non
     keys = _keys(place.removesuffix("`").removeprefix("."), text, kind)
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", problem)
     if unknown is None:
+        values = values_of(keys, kind)
+        if values:
+            problem = problem.replace("Invalid enum value", "unknown value", 1)
+            return f"{dotted(keys)}: {problem}", f"One of: {', '.join(values)}."
         problem = problem[:1].lower() + problem[1:].replace(" | null`", "`")
         return (f"{dotted(keys)}: {problem}" if keys else problem), None
     name = dotted([*keys, unknown[1]])
