@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
+import time
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,8 +20,15 @@ from hypothesis import strategies as st
 from tinyagent_cli.events.page import write_page
 from tinyagent_cli.events.source import open_source
 
-from .conftest import SECONDS, Cli
+from .conftest import ROOT, SECONDS, Cli
 from .page_records import ATTACKS, RecordWriter, hostile_record, rich_record, text
+
+TAGS = """
+html head meta title style script body header main aside section article div p span strong h1 h2 h3 a time
+details summary dl dt dd ol li table thead tbody tr th td pre code svg rect input output button dialog form
+kbd
+"""
+"""The elements of the page of `hostile_record`."""
 
 
 class Tags(HTMLParser):
@@ -79,38 +88,7 @@ def test_nothing_of_a_hostile_record_is_markup(cli: Cli) -> None:
     tags = Tags(page_of(cli, hostile_record())).tags
     assert 1 == sum(tag == "script" for tag, _ in tags)
     assert 1 == sum(tag == "style" for tag, _ in tags)
-    allowed = {"html", "head", "meta", "title", "body", "a", "header", "h1", "div", "span", "input", "output"}
-    allowed |= {
-        "button",
-        "main",
-        "p",
-        "section",
-        "dl",
-        "dt",
-        "dd",
-        "details",
-        "summary",
-        "article",
-        "h2",
-        "h3",
-    }
-    allowed |= {
-        "pre",
-        "code",
-        "table",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "aside",
-        "ol",
-        "li",
-        "svg",
-        "rect",
-    }
-    allowed |= {"time", "dialog", "kbd", "form", "script", "style", "strong"}
-    assert set() == {tag for tag, _ in tags} - allowed
+    assert set() == {tag for tag, _ in tags} - set(TAGS.split())
     for tag, attributes in tags:
         assert not [name for name in attributes if name.startswith("on") or name in ("style", "srcdoc")], tag
         href = attributes.get("href")
@@ -279,6 +257,25 @@ def test_any_value_in_a_record_makes_a_page(tmp_path_factory: pytest.TempPathFac
 # ---- the server -------------------------------------------------------------------------------------------
 
 
+class Stream:
+    """The changes of a served page."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str) -> None:
+        connection.request("GET", f"{path}events?from=0-0")
+        self._connection = connection
+        self._response = connection.getresponse()
+        self._seen = ""
+
+    def expect(self, text: str) -> None:
+        """Wait until this text has arrived."""
+        deadline = time.monotonic() + SECONDS
+        while text not in self._seen:
+            line = self._response.readline().decode()
+            assert line, f"{text!r} did not arrive, but: {self._seen}"
+            assert time.monotonic() < deadline, f"{text!r} did not arrive, but: {self._seen}"
+            self._seen += line
+
+
 class Server:
     """A running `events html --serve`."""
 
@@ -301,6 +298,10 @@ class Server:
         found = {name.lower(): value for name, value in response.getheaders()}
         connection.close()
         return response.status, body, found
+
+    def stream(self) -> Stream:
+        """Return all changes."""
+        return Stream(http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS), self.path)
 
 
 def test_the_server_answers_only_its_page(cli: Cli) -> None:
@@ -340,23 +341,34 @@ def test_the_server_follows_a_pipe(cli: Cli) -> None:
     process = cli.start("events", "html", "--serve", stdin=subprocess.PIPE)
     lines = rich_record().splitlines(keepends=True)
     server = Server(process)
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
-    connection.request("GET", f"{server.path}events?from=0-0")
-    stream = connection.getresponse()
-    seen = ""
+    stream = server.stream()
     for count, expected in ((8, "Why does the test fail?"), (len(lines), "The server is overloaded.")):
         process.stdin.write(b"".join(lines[:count]))
         process.stdin.flush()
         del lines[:count]
-        while expected not in seen:
-            seen += stream.readline().decode()
+        stream.expect(expected)
     process.stdin.close()
-    while "event: end" not in seen:
-        seen += stream.readline().decode()
+    stream.expect("event: end")
     assert "Try again later." in server.get(server.path)[1]
-    connection.close()
     process.send_signal(signal.SIGTERM)
     assert 143 == process.wait(SECONDS)
+
+
+def test_the_served_pages_of_the_guide(cli: Cli) -> None:
+    """The commands with --serve in docs/events.md show the reply, and Ctrl-C ends them."""
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert 0 == cli("run", "-m", "demo", "--session", "trip", "Hello").code
+    commands = block.splitlines()
+    assert 2 == len(commands)
+    for command in commands:
+        process = cli.start(
+            program=["bash", "-o", "pipefail", "-c", f'tinyagent() {{ $T "$@"; }}\n{command}'],
+            environment={"T": " ".join(cli.command())}, start_new_session=True,
+        )  # fmt: skip
+        Server(process).stream().expect("You said: Hello")
+        os.killpg(process.pid, signal.SIGINT)
+        assert 0 == process.wait(SECONDS), process.stderr.read()
 
 
 def test_the_server_ends_with_an_empty_pipe(cli: Cli) -> None:
