@@ -36,6 +36,10 @@ MARKDOWN = """\
 ![h](https://evil.example/b.png) ![i](data:image/svg+xml,<svg/onload=alert(24)>) <javascript:alert(25)>
 <b onclick="alert(26)">x</b> <https://auto.example> [j]: javascript:alert(27)
 
+```html
+<script>alert(32)</script><!-- --></code></pre><img src=x onerror="alert(33)">
+```
+
 ```"><script>alert(28)</script>
 </code></pre><script>alert(29)</script>
 ```
@@ -113,6 +117,14 @@ class RecordWriter:
             },
         )  # fmt: skip
 
+    def compaction(self, text: str, *, reason: str = "limit", **fields: Any) -> None:
+        """Add a compaction with this summary."""
+        self.event("compaction_start", reason=reason, tokens=9000, context_window=8192)
+        summary = {"role": "user", "content": [{"type": "text", "text": text}], "summary": True}
+        usage = {"input": 900, "output": 20, "total": 920, "cost": 0.0005}
+        end = {"summary": summary, "kept": [-1], "replaced": 4, "tokens": 1234, "usage": usage}
+        self.event("compaction_end", **{**end, "error_message": None, **fields})
+
     @property
     def data(self) -> bytes:
         """The lines as JSON."""
@@ -135,8 +147,9 @@ def rich_record() -> bytes:
     reply = (
         "## The cause\n\nIt is **one** character in `parser.py`.\n\n"
         + "```python\n"
+        + "@cache\ndef answer(x: int) -> str:\n\t# a comment\n\treturn f'{x + 1.5}' if x else None\n"
         + "x = 1 " * 60
-        + "\n```\n"
+        + "\n```\n\n```diff\n-  a = 1\n+  a = 2\n```\n"
     )
     citation = {"url": "https://spec.example/", "title": "The specification"}
     record.message(
@@ -152,6 +165,7 @@ def rich_record() -> bytes:
     record.event("agent_start")
     record.event("turn_start")
     record.message("user", [text("And now?")])
+    record.compaction("Introduction:\n\n<summary>\nThe test fails in `parser.py`.\n</summary>")
     record.message("assistant", [], stop_reason="error", error_message="The server is overloaded.")
     record.event("agent_end")
     error = {"kind": "provider", "message": "The server is overloaded.", "hint": "Try again later."}
@@ -193,6 +207,8 @@ def hostile_record() -> bytes:
         )  # fmt: skip
         record.call(attack, {attack: attack, "list": [attack]}, attack, details={attack: attack})
         record.call(attack, {}, [text(attack), image], is_error=True)
+        record.compaction(attack, reason=attack)
+        record.compaction("", summary=None, error_message=attack)
         record.message(attack, attack)
         record.event("agent_end", limit=attack)
         error = {"kind": attack, "message": attack, "hint": attack}

@@ -6,6 +6,7 @@ import re
 import subprocess
 import unicodedata
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from rich.cells import cell_len
 from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.blocks import BlockSplitter
+from tinyagent_cli.terminal.highlighting import highlighted
 from tinyagent_cli.terminal.markdown import MarkdownPrinter
 
 from .conftest import Cli, FakeReply
@@ -96,6 +98,17 @@ def test_code_is_coloured_unless_colours_are_off() -> None:
     assert "\x1b[35mdef\x1b[0m" in rendered("```python\ndef f(): pass\n```")
     plain = rendered("```python\ndef f(): pass\n```\n**b** `c`", color=False)
     assert [] == re.findall(r"\x1b\[(?:\d+;)*[349][0-7]m", plain)
+
+
+@given(
+    st.text() | st.text("x='\"#+-<>&/* \t\n"),
+    st.sampled_from(["", "bash", "diff", "html", "json", "python", "x"]),
+)
+def test_the_pieces_of_code_are_the_code(code: str, language: str) -> None:
+    """Nothing is lost or added, and neighbours differ in their kind."""
+    pieces = highlighted(code, language)
+    assert code == "".join(piece.text for piece in pieces)
+    assert all(before.kind != after.kind for before, after in pairwise(pieces))
 
 
 HOSTILE: dict[str, str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import json
 import os
@@ -34,11 +35,11 @@ kbd
 class Tags(HTMLParser):
     """The tags and the texts of a page."""
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.texts: list[str] = []
-        self.feed(html)
+        self.feed(page)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -94,6 +95,49 @@ def test_nothing_of_a_hostile_record_is_markup(cli: Cli) -> None:
         href = attributes.get("href")
         assert href is None or re.match(r"(#|https?://|mailto:)", href), href
         assert tag != "a" or (href or "").startswith("#") or "noopener" in str(attributes["rel"])
+
+
+def test_code_is_divided_for_colours(cli: Cli) -> None:
+    """Keywords and other parts have classes, and the text stays as it is."""
+    source = "\n\ndef f(a):\n\treturn 'x' # <b>&amp;\n\n"
+    record = RecordWriter()
+    record.header()
+    record.message("assistant", [text(f"```python\n{source}```\n\n```nothing\n{source}```\n\n    def g")])
+    page = page_of(cli, record.data)
+    blocks = re.findall(r'<pre class="code".*?><code>(.*?)</code></pre>', page, re.DOTALL)
+    assert [source, source, "def g\n"] == [html.unescape(re.sub(r"<.*?>", "", block)) for block in blocks]
+    assert [True, False, False] == ["<span" in block for block in blocks]
+    for expected in (
+        '<span class="code-keyword">def</span> <span class="code-definition">f</span>',
+        '<span class="code-string">&#39;x&#39;</span>',
+        '<span class="code-comment"># &lt;b&gt;&amp;amp;</span>',
+    ):
+        assert expected in blocks[0]
+
+
+def test_a_compaction_divides_the_conversation(cli: Cli) -> None:
+    """The summary, the sizes and the reason are shown, in the history, too; a failed one has its error."""
+    record = RecordWriter()
+    record.header()
+    summary = {"role": "user", "content": [text("<summary>\nIn *short*.\n</summary>")], "summary": True}
+    record.line("history", message=summary)
+    record.event("agent_start")
+    record.compaction("Introduction\n\n<summary>\nA **summary**.\n</summary>", reason="overflow")
+    record.compaction("", summary=None, error_message="It is empty.")
+    record.event("compaction_start", reason="limit", tokens=1)
+    page = page_of(cli, record.data)
+    shown = " ".join(" ".join(Tags(page).texts).split())
+    for expected in (
+        "Summary of the earlier messages",
+        "The conversation was too long for the model. A summary replaces 4 older messages: "
+        "about 1,234 tokens instead of 9,000; $0.0005.",
+        "The conversation could not be compacted: It is empty.",
+        "The conversation could not be compacted: It was interrupted.",
+        "Compactions 1",
+    ):
+        assert expected in shown, expected
+    assert "<em>short</em>" in page
+    assert "<p>A <strong>summary</strong>.</p>" in page
 
 
 def test_hidden_characters_are_not_on_the_page(cli: Cli) -> None:

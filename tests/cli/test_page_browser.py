@@ -128,6 +128,16 @@ def test_a_page_fits_and_can_be_used_with_the_keyboard(cli: Cli, tabs: Any, widt
     page.keyboard.press("o")
     assert call.get_attribute("open") is None
 
+    page.keyboard.press("/")
+    page.keyboard.type("ANSWER(x: int)")  # in code, whose words are elements of their own
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.getElementById('found').textContent === '1 of 1'")
+    assert "answer(x: int)" == page.evaluate("[...CSS.highlights.get('current')].join('')")
+    page.keyboard.press("Escape")
+    summary = page.locator("details.compaction")
+    summary.locator("summary").press("Enter")
+    assert summary.get_by_text("The test fails in").is_visible()
+
     page.keyboard.press("e")
     assert page.get_by_text("First I run the tests.").is_visible()
     assert page.locator("details:not([open])").count() == (width < 1000)  # the time line, in a small window

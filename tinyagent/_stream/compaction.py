@@ -36,6 +36,7 @@ __all__ = [
     "summary_message",
     "summary_prompt",
     "summary_text",
+    "without_introduction",
 ]
 
 SYSTEM_PROMPT = (
@@ -249,7 +250,11 @@ def _clipped(text: str, limit: int) -> str:
 def summary_text(message: UserMessage | None) -> str:
     """Return the text of a summary without its introduction."""
     blocks = [] if message is None else message["content"]
-    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    return without_introduction("".join(block["text"] for block in blocks if block["type"] == "text"))
+
+
+def without_introduction(text: str) -> str:
+    """Return the summary in the text of its message."""
     return text.partition("<summary>\n")[2].removesuffix("\n</summary>") or text
 
 

@@ -21,8 +21,9 @@ from tinyagent import _json
 from tinyagent.errors import RecordError
 
 from .page import WARNINGS
-from .page_builder import PageBuilder, Part
+from .page_builder import PageBuilder
 from .page_template import Template
+from .page_values import Part
 from .source import Entry, Source
 
 __all__ = ["LivePage", "follow"]

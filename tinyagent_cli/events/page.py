@@ -3,6 +3,8 @@
     page_text      untrusted text as safe HTML
     page_values    what the templates show
     page_template  the templates
+    page_blocks, page_compactions
+                   parts of messages and of the conversation
     page_builder   lines to parts of the page, in its order
     page           a complete page, which is written while the record is read
     live_page      a page that follows a run
@@ -18,8 +20,9 @@ from collections.abc import Callable
 
 from tinyagent.errors import RecordError
 
-from .page_builder import PageBuilder, Part
+from .page_builder import PageBuilder
 from .page_template import Template
+from .page_values import Part
 from .source import Source
 
 __all__ = ["write_page"]

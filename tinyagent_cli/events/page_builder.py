@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from msgspec import UNSET
 
 from tinyagent._json import as_dict, as_list, as_str
-from tinyagent._stream.citations import read_citations
 from tinyagent._stream.message_checks import checked_message
 from tinyagent.agent_types import (
     AgentEndEvent,
     AgentMessage,
     AgentStartEvent,
     AgentToolResult,
+    CompactionEndEvent,
+    CompactionStartEvent,
     JsonDict,
     MessageEndEvent,
     MessageStartEvent,
@@ -32,11 +31,14 @@ from tinyagent_cli.config.files import model_label
 from tinyagent_cli.terminal.activity import call_line
 from tinyagent_cli.terminal.sanitise import one_line
 
+from .page_blocks import BlockReader
+from .page_compactions import Compactions
 from .page_template import Template
-from .page_text import Markdown, Shown, argument_text, json_text, link_url, shown
+from .page_text import argument_text, json_text, shown, value_text
 from .page_values import (
     Argument,
     Block,
+    Part,
     Row,
     RunRows,
     State,
@@ -50,30 +52,12 @@ from .page_values import (
 from .source import Entry
 from .stats import Collector
 
-__all__ = ["PageBuilder", "Part"]
+__all__ = ["PageBuilder"]
 
 MAX_PROBLEMS = 50
 """The most lines with a problem that are shown one by one."""
 MAX_ARGUMENTS = 100
-"""The most arguments of a call, and the most sources of a text, that are shown."""
-MAX_IMAGE = 20 << 20
-"""The longest data of an image, in characters."""
-
-_IMAGE = r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}"
-
-
-class Part(NamedTuple):
-    """A part of the page.
-
-    Attributes:
-        id: Its id; a later part with the same id replaces it.
-        html: Empty for a part that is not shown (any more).
-        is_final: Whether no later part replaces it.
-    """
-
-    id: str
-    html: str
-    is_final: bool = True
+"""The most arguments of a call that are shown."""
 
 
 class _Call:
@@ -102,7 +86,8 @@ class PageBuilder:
     def __init__(self, template: Template, *, live: bool = False) -> None:
         self._render = template.render
         self._live = live
-        self._markdown = Markdown()
+        self._read = BlockReader()
+        self._compactions = Compactions(template, self._read)
         self._collector = Collector()
         self._count = 0
         self._problems = 0
@@ -187,6 +172,7 @@ class PageBuilder:
                     yield self._note("earlier", "Earlier messages")
                 yield from self._message(message, None)
             case ResultRecord():
+                yield from self._compactions.leave()
                 yield from self._end_calls("open")
                 yield self._result(record)
                 self._run_is_open = False
@@ -217,6 +203,11 @@ class PageBuilder:
                 content, details = as_list(result.content), result.details
                 state: State = "failed" if record.is_error else "ok"
                 yield self._end_call(call, state, content, details, moment)
+            case CompactionStartEvent():
+                yield from self._compactions.leave()
+                yield self._compactions.start(record, self._next("compaction-"), moment)
+            case CompactionEndEvent():
+                yield self._end_compaction(record, moment)
             case AgentEndEvent(limit=limit):
                 yield from self._end_calls("skipped")
                 if limit is not None:
@@ -259,6 +250,7 @@ class PageBuilder:
         elif self._reply is not None:
             yield Part(self._reply, "")
         self._update = self._reply = None
+        yield from self._compactions.leave()
         yield from self._end_calls("open")
         if self._run_is_open:
             self._run_is_open = False
@@ -287,6 +279,16 @@ class PageBuilder:
         )
         return Part(part, html)
 
+    def _end_compaction(self, end: CompactionEndEvent, moment: int | None) -> Part:
+        started = self._compactions.started
+        part = self._compactions.end(end, lambda: self._next("compaction-"))
+        if self._run_is_open:
+            state: State = "failed" if end.summary is None else "ok"
+            row = Row("Compaction", "model", part.id, state, tokens(as_dict(end.usage)), started, moment)
+            self._runs[-1].add(row)
+            self._asked = moment
+        return part
+
     # ---- messages ---------------------------------------------------------------------------------
 
     def _message(self, raw: AgentMessage, moment: int | None) -> Iterator[Part]:
@@ -304,9 +306,13 @@ class PageBuilder:
         role = as_str(fields.get("role"))
         if role == "tool_result":
             yield from self._result_message(fields)
+        elif role == "user" and fields.get("summary") is True:
+            blocks = self._read.summary(fields)
+            title = "Summary of the earlier messages"
+            yield self._article(self._next("message-"), "other", title, blocks, time_of(fields, moment))
         elif role == "user":
             yield self._article(
-                self._next("message-"), "user", "User", self._blocks(fields), time_of(fields, moment)
+                self._next("message-"), "user", "User", self._read.blocks(fields), time_of(fields, moment)
             )
         elif role == "assistant":
             yield from self._reply_message(part or self._next("message-"), fields, moment)
@@ -319,7 +325,7 @@ class PageBuilder:
         name = _model_name(fields.get("provider"), fields.get("model"))
         usage = as_dict(fields.get("usage"))
         reason = as_str(fields.get("stop_reason"))
-        blocks = self._blocks(fields)
+        blocks = self._read.blocks(fields)
         self._error = as_str(fields.get("error_message"))
         facts = [
             tokens(usage),
@@ -395,7 +401,7 @@ class PageBuilder:
     def _partial(self, part: str, update: MessageUpdateEvent, *, is_final: bool) -> Part:
         """Return the reply so far."""
         fields = as_dict(update.message)
-        blocks = self._blocks(fields)
+        blocks = self._read.blocks(fields, is_final=is_final)
         for block in as_list(fields.get("content")):
             call = as_dict(block)
             if call.get("type") == "tool_call":
@@ -406,49 +412,6 @@ class PageBuilder:
         name = _model_name(fields.get("provider"), fields.get("model")) or "Assistant"
         facts = ("not complete",) if is_final else ()
         return self._article(part, "assistant", name, blocks, None, facts, is_final=is_final)
-
-    def _blocks(self, fields: dict[str, object]) -> list[Block]:
-        """Return the blocks of a message or a result, except tool calls."""
-        is_reply = fields.get("role") == "assistant"
-        blocks = [
-            made
-            for block in as_list(fields.get("content"))
-            for made in self._block(as_dict(block), is_markdown=is_reply)
-        ]
-        error = as_str(fields.get("error_message"))
-        if error:
-            hint = as_str(fields.get("error_hint"))
-            blocks.append(Block("error", shown(f"{error}\n{hint}" if hint else error)))
-        return blocks
-
-    def _block(self, block: dict[str, object], *, is_markdown: bool) -> Iterator[Block]:
-        match block.get("type"):
-            case "text":
-                text = as_str(block.get("text"))
-                html = self._markdown.render(text) if is_markdown else None
-                if html is not None:
-                    yield Block("markdown", shown(text, 2000), html=html)
-                elif text:
-                    yield Block("text", shown(text))
-                sources = [
-                    (
-                        one_line(source.get("title") or source.get("url") or "source"),
-                        link_url(source.get("url", "")),
-                    )
-                    for source in read_citations(block.get("citations"))
-                ]
-                if sources:
-                    yield Block("sources", sources=tuple(dict.fromkeys(sources))[:MAX_ARGUMENTS])
-            case "thinking":
-                text = as_str(block.get("thinking"))
-                if text.strip():
-                    yield Block("thinking", shown(text))
-            case "image":
-                yield _image_block(as_str(block.get("url")))
-            case "tool_call":
-                pass
-            case kind:
-                yield Block("json", json_text(block), title=one_line(str(kind), 60))
 
     # ---- tool calls -------------------------------------------------------------------------------
 
@@ -490,7 +453,7 @@ class PageBuilder:
 
     def _call_html(self, call: _Call, state: State, content: list[object], details: object, took: str) -> str:
         names = list(call.arguments)[:MAX_ARGUMENTS]
-        arguments = [Argument(one_line(name), _value_text(call.arguments[name])) for name in names]
+        arguments = [Argument(one_line(name), value_text(call.arguments[name])) for name in names]
         if call.raw:
             arguments.append(Argument("(not a JSON object)", argument_text(call.raw)))
         line = call_line("", {name: call.arguments[name] for name in names})
@@ -503,24 +466,10 @@ class PageBuilder:
             took=took,
             arguments=arguments,
             omitted=len(call.arguments) - len(names),
-            content=self._blocks({"content": content}),
+            content=self._read.blocks({"content": content}),
             details=json_text(details) if details else None,
             earlier=call.earlier,
         )
-
-
-def _value_text(value: object) -> Shown:
-    return argument_text(value) if isinstance(value, str) else json_text(value)
-
-
-def _image_block(url: str) -> Block:
-    if len(url) <= MAX_IMAGE and re.fullmatch(_IMAGE, url):
-        return Block("image", url=url)
-    link = link_url(url)
-    if link is not None:
-        return Block("link", shown(link, 2000), url=link)
-    kind = one_line(url[:100].partition(",")[0].partition(";")[0])
-    return Block("text", Shown(f"[image that is not shown: {kind}, {len(url):,} characters]"))
 
 
 def _model_name(provider: object, model: object) -> str:

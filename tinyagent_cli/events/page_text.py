@@ -20,9 +20,10 @@ from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup, escape
 
 from tinyagent import _json
+from tinyagent_cli.terminal.highlighting import highlighted
 from tinyagent_cli.terminal.sanitise import clean, visible
 
-__all__ = ["Markdown", "Shown", "argument_text", "json_text", "link_url", "shown"]
+__all__ = ["Markdown", "Shown", "argument_text", "json_text", "link_url", "shown", "value_text"]
 
 MAX_SHOWN = 200_000
 """The most characters of a text that are shown."""
@@ -32,6 +33,8 @@ MAX_PARAGRAPH = 16_000
 """The longest paragraph that is parsed: the time may grow with the square of its length."""
 MARKDOWN_S = 20.0
 """Seconds for the Markdown of a page; later texts are shown as they are."""
+COLOURS_S = 10.0
+"""Seconds for the colours of the code of a page; later code is shown without them."""
 DEEPEST = 32
 """The deepest nesting of Markdown; each list counts two."""
 HEADINGS = 3
@@ -67,6 +70,11 @@ def json_text(value: object) -> Shown:
         return Shown("(nested too deeply)")
 
 
+def value_text(value: object) -> Shown:
+    """Return the value of an argument: a text as it is, anything else as JSON."""
+    return argument_text(value) if isinstance(value, str) else json_text(value)
+
+
 def link_url(url: str) -> str | None:
     """Return the URL if it may be a link; otherwise None."""
     return url if re.fullmatch(_LINK, url, re.IGNORECASE) and clean(url) == url else None
@@ -76,30 +84,56 @@ class Markdown:
     """Renders the Markdown of a page."""
 
     def __init__(self) -> None:
-        self._parser = MarkdownIt("commonmark", {"html": False, "maxNesting": DEEPEST}).enable(
-            ["table", "strikethrough"]
-        )
+        self._parser = MarkdownIt(
+            "commonmark", {"html": False, "maxNesting": DEEPEST, "highlight": self._code}
+        ).enable(["table", "strikethrough"])
         self._parser.validateLink = _is_link  # type: ignore[method-assign]
-        for name, rule in (("image", _image), ("fence", _code), ("code_block", _code)):
+        for name, rule in (("image", _image), ("code_block", _plain_code)):
             self._parser.add_render_rule(name, rule)
         self._parser.add_render_rule("table_open", _table_open)
         self._parser.add_render_rule("table_close", _table_close)
-        self._seconds = 0.0
+        self._seconds = self._code_seconds = 0.0
 
-    def render(self, text: str) -> Markup | None:
-        """Return the HTML; None if the text is too long, or would take too long."""
+    def render(self, text: str, *, is_final: bool = True) -> Markup | None:
+        """Return the HTML; None if the text is too long, or would take too long.
+
+        The time for a text that is not final does not count, because it is rendered again and again.
+        """
         if len(text) > MAX_MARKDOWN or self._seconds > MARKDOWN_S:
             return None
         source = clean(text)
         if any(len(paragraph) > MAX_PARAGRAPH for paragraph in re.split(r"\n[ \t]*\n", source)):
             return None
+        before = self._code_seconds
         started = time.monotonic()
         environment: dict[str, object] = {}
         tokens = self._parser.parse(source, environment)
         _make_safe(tokens)
         html = self._parser.renderer.render(tokens, self._parser.options, environment)
-        self._seconds += time.monotonic() - started
+        if is_final:
+            self._seconds += time.monotonic() - started
+        else:
+            self._code_seconds = before
         return Markup(html)
+
+    def _code(self, code: str, language: str, _: str) -> str:
+        """Return a block of code with the classes of its pieces."""
+        if self._code_seconds > COLOURS_S:
+            return _code_block(language, escape(code))
+        started = time.monotonic()
+        pieces = highlighted(code, clean(language)[:30])
+        html = "".join(
+            f'<span class="code-{kind}">{escape(text)}</span>' if kind else escape(text)
+            for text, kind in pieces
+        )
+        self._code_seconds += time.monotonic() - started
+        return _code_block(language, Markup(html))
+
+
+def _code_block(language: str, html: Markup) -> str:
+    name = clean(language)[:30]
+    label = Markup(' data-language="{}"').format(name) if name else ""
+    return f'<pre class="code" tabindex="0"{label}><code>{html}</code></pre>'
 
 
 def _is_link(url: str) -> bool:
@@ -139,11 +173,10 @@ def _image(
     return f'<span class="picture">[image: {escape(alt)} {escape(token.attrs.get("src", ""))}]</span>'
 
 
-def _code(self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
-    token = tokens[index]
-    language = (token.info.split() or [""])[0][:30]
-    label = Markup(' data-language="{}"').format(language) if language else ""
-    return f'<pre class="code" tabindex="0"{label}><code>{escape(token.content)}</code></pre>\n'
+def _plain_code(
+    self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    return _code_block("", escape(tokens[index].content)) + "\n"
 
 
 def _table_open(

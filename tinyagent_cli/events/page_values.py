@@ -20,6 +20,7 @@ __all__ = [
     "Argument",
     "Block",
     "Moment",
+    "Part",
     "Row",
     "RunRows",
     "State",
@@ -38,6 +39,20 @@ _NARROWEST = 0.6
 
 State: TypeAlias = Literal["running", "ok", "failed", "open", "skipped"]
 """The state of a tool call. `open` has started and has no result, `skipped` has not started."""
+
+
+class Part(NamedTuple):
+    """A part of the page.
+
+    Attributes:
+        id: Its id; a later part with the same id replaces it.
+        html: Empty for a part that is not shown (any more).
+        is_final: Whether no later part replaces it.
+    """
+
+    id: str
+    html: str
+    is_final: bool = True
 
 
 class Block(NamedTuple):
@@ -171,6 +186,7 @@ def summary(stats: Stats, *, is_live: bool) -> list[tuple[str, str]]:
     if stats.models:
         rows.append(("Model" if len(stats.models) == 1 else "Models", one_line(", ".join(stats.models), 300)))
     rows.append(("Turns", f"{stats.turns:,}"))
+    rows += _if_any("Compactions", stats.compactions)
     rows.append(("Tool calls", _with_notes(stats.tool_calls, [(stats.failed_tool_calls, "failed")])))
     if stats.started is not None:
         rows.append(("Started", Moment(stats.started).text))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import re
-import time
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Literal
@@ -22,11 +21,11 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
-from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from .blocks import Block
+from .highlighting import Kind, highlighted
 from .sanitise import clean
 
 __all__ = ["MarkdownPrinter"]
@@ -35,12 +34,6 @@ MAX_PARSED = 16_000
 """The longest block that is parsed; code blocks may be longer. Characters."""
 MAX_CODE = 100_000
 """The longest code block that is parsed."""
-MAX_HIGHLIGHTED = 20_000
-"""The longest code block with colours."""
-LEXING_S = 0.5
-"""Seconds after which code is shown without colours: some lexers are slow on hostile code."""
-MAX_LINE = 2_000
-"""The longest line of code with colours."""
 DEEPEST = 16
 """The deepest nesting that is rendered; each list counts two."""
 MAX_CELLS = 2_000
@@ -57,32 +50,18 @@ _HEADINGS = {"h1": "bold underline", "h2": "bold", "h3": "bold italic"}
 _CODE = "cyan"
 _MARK = "dim"
 
-_COLOURS = {
-    "Token.Comment": "dim italic",
-    "Token.Keyword": "magenta",
-    "Token.Operator.Word": "magenta",
-    "Token.Name.Function": "bold",
-    "Token.Name.Class": "bold",
-    "Token.Name.Builtin": "cyan",
-    "Token.Name.Decorator": "cyan",
-    "Token.Name.Tag": "magenta",
-    "Token.Name.Attribute": "cyan",
-    "Token.Literal.String": "green",
-    "Token.Literal.Number": "cyan",
-    "Token.Generic.Deleted": "red",
-    "Token.Generic.Inserted": "green",
-    "Token.Generic.Heading": "bold",
-    "Token.Generic.Subheading": "cyan",
-    "Token.Generic.Error": "red",
+_COLOURS: dict[Kind, str] = {
+    "comment": "dim italic",
+    "keyword": "magenta",
+    "definition": "bold",
+    "name": "cyan",
+    "string": "green",
+    "number": "cyan",
+    "deleted": "red",
+    "inserted": "green",
+    "heading": "bold",
+    "subheading": "cyan",
 }
-"""The styles of pygments' tokens; a token without one has the style of its parent."""
-
-
-def _code_style(kind: object) -> Style:
-    name = str(kind)
-    while name and name not in _COLOURS:
-        name = name.rpartition(".")[0]
-    return Style.parse(_COLOURS.get(name, ""))
 
 
 @cache
@@ -237,26 +216,13 @@ class _Layout:
         """Return code between two rules. Its lines are not wrapped, so that they can be copied."""
         code = clean(content).rstrip("\n").expandtabs(TAB)
         name = clean(info).split(maxsplit=1)[0][:30] if clean(info).split() else ""
-        lines = self._highlighted(code, name) if name else [Text(line) for line in code.split("\n")]
+        pieces = ((piece.text, _COLOURS.get(piece.kind, "")) for piece in highlighted(code, name))
+        lines = list(Text.assemble(*pieces).split("\n", allow_blank=True))
         longest = min(max((line.cell_len for line in lines), default=0), self._columns, 80)
         end = max(longest, len(name) + 6, 8)
         end = min(end, self._columns)
         top = f"── {name} ".ljust(end, "─") if name else "─" * end
         return [Text(top, _MARK), *lines, Text("─" * end, _MARK)]
-
-    def _highlighted(self, code: str, name: str) -> list[Text]:
-        lines = code.split("\n")
-        if len(code) > MAX_HIGHLIGHTED or max(map(len, lines)) > MAX_LINE:
-            return [Text(line) for line in lines]
-        lexer = Syntax("", name).lexer
-        text = Text()
-        started = time.monotonic()
-        for kind, piece in lexer.get_tokens(code) if lexer is not None else (("", code),):
-            text.append(piece, _code_style(kind))
-            if time.monotonic() - started > LEXING_S:
-                return [Text(line) for line in lines]
-        text.rstrip()
-        return list(text.split("\n", allow_blank=True))
 
     def _table(self, node: SyntaxTreeNode) -> list[Text]:
         rows = [row.children for part in node.children for row in part.children]

@@ -76,6 +76,25 @@
     $("found").textContent = query.value.trim() ? (place < 0 ? count : `${place + 1} of ${count}`) : "";
     $("next").disabled = $("previous").disabled = !matches.length;
   };
+  // Code has many elements in a line, so the text of a block is searched as a whole.
+  const BLOCKS = "pre, p, li, td, th, dt, dd, h1, h2, h3, h4, h5, h6, div, span.fact, span.line, summary, main";
+  const search = (nodes, pattern) => {
+    const ends = [];
+    let text = "";
+    for (const node of nodes) { text += node.data; ends.push(text.length); }
+    let at = 0;
+    for (const hit of text.matchAll(pattern)) {
+      if (matches.length >= MOST) return;
+      const end = hit.index + hit[0].length;
+      const range = new Range();
+      while (ends[at] <= hit.index) at += 1;
+      range.setStart(nodes[at], hit.index - ends[at] + nodes[at].length);
+      let last = at;
+      while (ends[last] < end) last += 1;
+      range.setEnd(nodes[last], end - ends[last] + nodes[last].length);
+      matches.push(range);
+    }
+  };
   const find = () => {
     const text = query.value.trim();
     matches = [];
@@ -83,16 +102,19 @@
     if (text) {
       const pattern = new RegExp(text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "giu");
       const walker = document.createTreeWalker(main, NodeFilter.SHOW_TEXT);
+      let nodes = [];
+      let owner = null;
       while (matches.length < MOST && walker.nextNode()) {
         const node = walker.currentNode;
-        for (const hit of node.data.matchAll(pattern)) {
-          const range = new Range();
-          range.setStart(node, hit.index);
-          range.setEnd(node, hit.index + hit[0].length);
-          matches.push(range);
-          if (matches.length >= MOST) break;
+        const block = node.parentElement.closest(BLOCKS);
+        if (block !== owner) {
+          search(nodes, pattern);
+          nodes = [];
+          owner = block;
         }
+        nodes.push(node);
       }
+      search(nodes, pattern);
     }
     paint();
   };
