@@ -149,7 +149,7 @@ CONFIGS = {
     "not TOML": ("[run\n", "config.toml is not TOML"),
     "an unknown table": ("[runs]\n", "unknown key 'runs'"),
     "an unknown key": ('[run]\nmodle = "x"\n', "unknown key 'run.modle'"),
-    "a wrong type": ('[run]\nmax_turns = "many"\n', "run.max_turns: expected `int"),
+    "a wrong type": ('[run]\nmax_turns = "many"\n', "run.max_turns: expected an integer, got text"),
     "a wrong level": ('[run]\nthinking = "hard"\n', "run.thinking: unknown value 'hard'"),
     "an unknown protocol": ('[providers.x]\nbase_url = "https://x"\napi = "soap"\n', "providers"),
     "a bad provider name": ('[providers."a/b"]\nbase_url = "https://x"\n', "a/b"),

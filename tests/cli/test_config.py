@@ -87,10 +87,14 @@ def test_secrets_are_hidden(cli: Cli) -> None:
 
 MALFORMED = {
     "an unknown key": ('[run]\nmodle = "x"\n', "unknown key 'run.modle'", "Did you mean 'run.model'?"),
-    "a wrong type": ("[providers.a]\nbase_url = 1\n", "providers.a.base_url: expected `str`, got `int`", ""),
+    "a wrong type": (
+        "[providers.a]\nbase_url = 1\n",
+        "providers.a.base_url: expected text, got an integer",
+        "",
+    ),
     "a wrong header": (
         '[providers.a.headers]\nA = "1"\nB = 2\n',
-        "providers.a.headers.B: expected `str`, got `int`",
+        "providers.a.headers.B: expected text, got an integer",
         "",
     ),
     "a wrong item": ('[run]\ntools = ["a", 1]\n', "run.tools", ""),
@@ -159,8 +163,8 @@ def test_values_are_read_by_the_type_of_the_setting(cli: Cli, key: str, text: st
 
 
 REFUSED = {
-    ("run.max_turns", "many"): (3, "run.max_turns: expected `int`, got `str`"),
-    ("run.max_turns", "0"): (3, "run.max_turns: expected `int` >= 1"),
+    ("run.max_turns", "many"): (3, "run.max_turns: expected an integer, got text"),
+    ("run.max_turns", "0"): (3, "run.max_turns: expected an integer >= 1"),
     ("run.thinking", "hard"): (3, "run.thinking: unknown value 'hard'.\nOne of: "),
     ("run.options.x", "null"): (2, "tinyagent config unset run.options.x"),
     ("run.modle", "x"): (2, "Did you mean 'run.model'?"),

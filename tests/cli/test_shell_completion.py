@@ -66,6 +66,8 @@ def test_single_tools(cli: Cli) -> None:
     assert ["look", "write"] == offered(cli, "tinyagent rpc -t ./zz.py --allow ")
     assert ["look"] == offered(cli, "tinyagent run -t zz.py:look -t zz-odd -t zz-none --allow ")
     assert ["zz-sky.zz_fog"] == offered(cli, "tinyagent run -t zz-sky.zz_f")
+    done = cli("run", "-m", "demo", "-t", "zz_fog", "Hi")
+    assert "a tool of the plugin 'zz-sky'.\nWrite zz-sky.zz_fog, or zz-sky for all" in done.err
     cli.config('[run]\ntools = ["zz-sky"]\n')
     assert ["zz_fog", "zz_rain"] == offered(cli, "tinyagent run --deny ")
     assert ["bash,zz_fog"] == offered(cli, "tinyagent config set run.allow bash,zz_f")

@@ -227,7 +227,7 @@ def test_the_record_does_not_replace_the_template(cli: Cli, user: Write) -> None
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.toml", "prompt = 1", "prompt: expected `str`, got `int`"),
+        ("t.toml", "prompt = 1", "prompt: expected text, got an integer"),
         ("t.toml", "promt = 'x'", "unknown key 'promt'.\nDid you mean 'prompt'?"),
         ("t.toml", "yes = true\nprompt = 'x'", "unknown key 'yes'"),
         ("t.toml", "prompt = ", "is not TOML"),
@@ -424,7 +424,7 @@ def test_what_cannot_be_edited(cli: Cli) -> None:
     assert 2 == cli("templates", "edit", "../x", EDITOR="true").code
     done = cli("templates", "edit", "x.toml", EDITOR=editor(cli, "prompt = 1"))
     assert 3 == done.code
-    assert "prompt: expected `str`" in done.err
+    assert "prompt: expected text" in done.err
     done = cli("templates", "edit", "z", EDITOR="no-such-editor")
     assert (2, True) == (done.code, "cannot be used: no-such-editor: No such file" in done.err), done.err
     done = cli("templates", "edit", "y", EDITOR="", VISUAL="")

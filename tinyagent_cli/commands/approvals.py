@@ -88,9 +88,9 @@ def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: boo
     for prefix in ids:
         matching = [a.id for a in found if a.id.startswith(prefix)]
         if len(matching) != 1:
+            count = f"There are {len(matching)} approvals" if matching else "There is no approval"
             raise InputError(
-                f"{len(matching)} approvals have an ID that starts with {prefix!r}; exactly one must.",
-                hint="All IDs: tinyagent approvals list",
+                f"{count} with an ID that starts with {prefix!r}.", hint="All IDs: tinyagent approvals list"
             )
         gone |= set(matching)
     store.remove(gone)

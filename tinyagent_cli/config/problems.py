@@ -13,6 +13,17 @@ from .key_types import children, dotted, values_of
 __all__ = ["explain"]
 
 
+_WORDS = {
+    "str": "text",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+}
+"""The types of msgspec, as the user of a TOML file knows them."""
+
+
 def explain(message: str, text: str, kind: type[object]) -> tuple[str, str | None]:
     """Return a message that begins with the key, and a hint.
 
@@ -29,7 +40,7 @@ def explain(message: str, text: str, kind: type[object]) -> tuple[str, str | Non
         if values:
             problem = problem.replace("Invalid enum value", "unknown value", 1)
             return f"{dotted(keys)}: {problem}", f"One of: {', '.join(values)}."
-        problem = problem[:1].lower() + problem[1:].replace(" | null`", "`")
+        problem = problem[:1].lower() + re.sub(r"`(\w+)( \| null)?`", _in_words, problem[1:])
         return (f"{dotted(keys)}: {problem}" if keys else problem), None
     name = dotted([*keys, unknown[1]])
     known = children(keys, kind)
@@ -39,6 +50,10 @@ def explain(message: str, text: str, kind: type[object]) -> tuple[str, str | Non
     if near:
         return f"unknown key {name!r}", f"Did you mean {dotted([*keys, near[0]])!r}?"
     return f"unknown key {name!r}", f"Known keys: {', '.join(known)}." if known else None
+
+
+def _in_words(found: re.Match[str]) -> str:
+    return _WORDS.get(found[1], found[0])
 
 
 def _keys(place: str, text: str, kind: type[object]) -> list[str]:

@@ -118,11 +118,23 @@ def plugin_of_tool(request: str, preferences: Preferences) -> tuple[Plugin | Too
     if name not in known:
         name, _, tool_name = request.rpartition(".")
     if name not in known:
-        raise ConfigurationError(
-            f"Unknown tool {request!r}.{suggestion(request, known)} Installed: {list_names(known)}.",
-            hint=f"A file works too: -t ./{request}.py. Installed plugins: tinyagent plugins list",
-        )
+        raise _unknown_tool(request, known)
     return preferences.choose(name, [plugin for plugin in plugins if plugin.name == name]), tool_name
+
+
+def _unknown_tool(request: str, known: set[str]) -> ConfigurationError:
+    from .tool_names import declared_tools
+
+    owners = [plugin for plugin in sorted(known) if request in declared_tools(plugin)]
+    if owners:
+        return ConfigurationError(
+            f"{request!r} is a tool of the plugin {owners[0]!r}.",
+            hint=f"Write {owners[0]}.{request}, or {owners[0]} for all its tools.",
+        )
+    return ConfigurationError(
+        f"Unknown tool {request!r}.{suggestion(request, known)} Installed: {list_names(known)}.",
+        hint=f"A file works too: -t ./{request}.py. Installed plugins: tinyagent plugins list",
+    )
 
 
 def _tool_file(argument: str) -> ToolFile:
