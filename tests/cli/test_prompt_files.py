@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -73,8 +74,12 @@ def test_files_in_the_prompt(cli: Cli, text: str, expected: str) -> None:
 
 
 def test_the_message_about_a_file(cli: Cli) -> None:
-    """It names the file, and how to avoid it."""
+    """It names the file, and how to avoid it; a word that looks like a file that is missing is named, too."""
     cli.file("notes.txt", "N\n")
+    missing = cli("run", "-m", "demo", "@no.md, @~/x @alice @types/node me@no.md @@no.md @1.2").err
+    assert ["no.md", "~/x"] == re.findall(
+        "^There is no file (.*), so @.* is only text.$", missing, re.MULTILINE
+    )
     done = cli("run", "-m", "demo", "@notes.txt")
     assert (
         "Added the file notes.txt to the prompt, which has @notes.txt. For the text alone: @@notes.txt\n"

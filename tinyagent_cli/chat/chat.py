@@ -21,7 +21,13 @@ from tinyagent_cli.plugins.discovery import find
 from tinyagent_cli.run.driver import make_guards
 from tinyagent_cli.run.outcome import model_name, summary
 from tinyagent_cli.run.plan import Plan
-from tinyagent_cli.run.prompt_input import StandardInput, build_prompt, find_mentions, read_files
+from tinyagent_cli.run.prompt_input import (
+    StandardInput,
+    build_prompt,
+    find_mentions,
+    note_missing_files,
+    read_files,
+)
 from tinyagent_cli.sessions.files import NAMED
 from tinyagent_cli.sessions.transcript import prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
@@ -174,6 +180,7 @@ class Chat:
     def _message(self, line: str) -> UserMessage:
         """Return the message of a line, with the files that it names."""
         text, names = find_mentions(line.strip())
+        note_missing_files(line, self._app.note)
         paths = [str(Path(name).expanduser()) for name in names]
         files = read_files(paths, StandardInput(None, self._app.note), lambda url: b"")  # a path is no URL
         for path, data in files:

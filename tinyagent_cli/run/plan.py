@@ -37,7 +37,14 @@ from tinyagent_cli.plugins.tool_sources import ToolSource
 
 from .lifetime import Lifetime
 from .model import resolve_model
-from .prompt_input import StandardInput, build_prompt, find_mentions, read_file, read_files
+from .prompt_input import (
+    StandardInput,
+    build_prompt,
+    find_mentions,
+    note_missing_files,
+    read_file,
+    read_files,
+)
 from .tool_limits import output_limits, with_timeouts
 
 if TYPE_CHECKING:
@@ -517,6 +524,8 @@ def _read_conversation(
     history = _history(app, options.history, stdin)
     given = None if options.system is None else _system(options.system, stdin)
     prompt, mentioned = find_mentions(_prompt(options) or "")
+    if "@" in prompt:
+        note_missing_files(prompt, app.note)
     for name in mentioned:
         app.note(f"Added the file {name} to the prompt, which has @{name}. For the text alone: @@{name}")
     files = read_files((*options.files, *mentioned), stdin, read_url)

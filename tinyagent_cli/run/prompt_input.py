@@ -17,6 +17,7 @@ from tinyagent._stream.builder import now_ms
 from tinyagent.agent_types import ImageContent, TextContent, UserMessage
 from tinyagent.text_files import decode_text, read_bytes, read_descriptor
 from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.terminal.sanitise import one_line
 
 __all__ = [
     "MAX_INPUT",
@@ -25,6 +26,7 @@ __all__ = [
     "find_mentions",
     "image_type",
     "is_url",
+    "note_missing_files",
     "read_file",
     "read_files",
 ]
@@ -117,6 +119,17 @@ def find_mentions(prompt: str) -> tuple[str, list[str]]:
         return match[0]
 
     return re.sub(r"(?<!\S)@(\S+)", replaced, prompt), list(dict.fromkeys(files))
+
+
+def note_missing_files(prompt: str, note: Callable[[str], None]) -> None:
+    """Tell the user about words that look like `@FILE`, but name no file: they stay text."""
+    for word in re.findall(r"(?<!\S)@([^\s@]\S*)", prompt):
+        name = word.rstrip(".,;:!?)]}'\"")
+        looks_like_a_file = name.startswith(("./", "../", "~/", "/")) or re.search(
+            r"\.[A-Za-z]\w{0,4}$", name
+        )
+        if looks_like_a_file and not os.path.isfile(os.path.expanduser(name)):  # noqa: PTH111, PTH113
+            note(f"There is no file {one_line(name, 200)}, so @{one_line(name, 200)} is only text.")
 
 
 def read_files(
