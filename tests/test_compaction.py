@@ -184,11 +184,29 @@ async def test_a_failed_summary_before_the_limit_changes_nothing(bad: Any) -> No
     assert 12 == len(talker.state["messages"])
 
 
-async def test_a_failed_summary_after_an_overflow_is_the_error_of_the_run() -> None:
+async def test_a_request_for_a_summary_that_is_too_long_is_repeated_with_less() -> None:
+    """Nothing else is known about the context window. The usage is that of all attempts."""
+    used = {"input": 10, "output": 1, "total": 11}
+    failed = Reply(error="too long", error_kind="context_overflow", usage=used)
+    with ScriptedProvider(failed, failed, failed, Reply("A summary.", usage=used), "Fine.") as provider:
+        talker, events = agent(provider, *talk(20), compaction=Compaction())
+        assert "Fine." == await talker.prompt_text("and now?")
+    check_grammar(events)
+    sizes = [context_tokens("", provider.calls[number].context.messages, None) for number in (1, 2, 3)]
+    assert sizes[0] > 3 * sizes[1] > 3 * sizes[2]
+    assert 33 == ends(events)[0].usage["total"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [([""], "compacted: .*empty"), ([overflow()] * 3, "compacted: a summary, too, would be too long")],
+    ids=["empty", "too long"],
+)
+async def test_a_failed_summary_after_an_overflow_is_the_error_of_the_run(bad: list[Any], why: str) -> None:
     """The history is as it was."""
-    with ScriptedProvider(overflow(), "") as provider:
+    with ScriptedProvider(overflow(), *bad) as provider:
         talker, events = agent(provider, *talk(4), compaction=Compaction())
-        with pytest.raises(ContextOverflowError, match=r"could not be compacted: .*empty"):
+        with pytest.raises(ContextOverflowError, match=why):
             await talker.prompt_text("and now?")
     check_grammar(events)
     assert texts([*talk(4), user("and now?")]) == texts(repair_history(talker.state["messages"]))
@@ -245,13 +263,14 @@ async def test_the_user_compacts() -> None:
     [
         ("", EmptyReplyError),
         (Reply("Half", stop_reason="length"), OutputTruncatedError),
-        (overflow(), ContextOverflowError),
+        ([overflow()] * 3, ContextOverflowError),
         (Reply(call("look")), Exception),
     ],
 )
 async def test_a_summary_that_fails_is_raised(reply: Any, error: type[Exception]) -> None:
     """The conversation is as it was."""
-    talker, events = agent(ScriptedProvider(reply), *talk(4))
+    replies = reply if isinstance(reply, list) else [reply]
+    talker, events = agent(ScriptedProvider(*replies), *talk(4))
     with pytest.raises(error):
         await talker.compact()
     assert talk(4) == talker.state["messages"]

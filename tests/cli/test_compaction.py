@@ -18,7 +18,7 @@ from tinyagent.testing.grammar import check_grammar
 from tinyagent.testing.server import chat_chunk
 from tinyagent.testing.wires import AnthropicWire, ChatWire, ResponsesWire, Script, Wire
 
-from .conftest import ROOT, Cli, FakeReply, Terminal
+from .conftest import ROOT, SECONDS, Cli, FakeReply, Terminal
 
 Serve = Callable[..., FakeServer]
 
@@ -75,7 +75,7 @@ def test_a_session_is_compacted_and_keeps_everything(cli: Cli, serve: Serve) -> 
         assert 0 == cli("run", "-m", "local/m", *(["-c"] if number == "2" else []), number).code
     done = cli("run", "-c", "3")
     assert (0, "Three.\n") == (done.code, done.out)
-    assert "near the limit of the model and was compacted: a summary replaces 2 older messages" in done.err
+    assert "Compacted near the limit: a summary replaces 2 messages (~1,7" in done.err
     assert ["system", "user"] == [role for role, _ in sent(server, 2)]
     assert "tools" not in server.requests[2].json
     expected = [("user", "The earlier part of "), ("user", "2"), ("assistant", "Two."), ("user", "3")]
@@ -87,7 +87,7 @@ def test_a_session_is_compacted_and_keeps_everything(cli: Cli, serve: Serve) -> 
     assert ["1", ONE, "2", "Two.", "3", "Three.", "4", "Four."] == [_text(dict(one)) for one in whole]
     assert 0 == cli("events", "validate", path).code
     shown = cli("sessions", "show").out
-    assert shown.index("> 3") < shown.index("was compacted: a summary replaces 2") < shown.index("Three.")
+    assert shown.index("> 3") < shown.index("Compacted near the limit: ") < shown.index("Three.")
     exported = cli("sessions", "export", "--format", "markdown").out
     assert "## User\n\n1\n" in exported
     assert "They counted." not in exported
@@ -119,7 +119,7 @@ def test_a_request_that_was_too_long_is_sent_again(cli: Cli, serve: Serve) -> No
     cli.file("look.py", LOOK)
     done = cli("run", "-m", "local/m", "-t", "look.py", "--record", "run.jsonl", "Look around")
     assert (0, "Done.\n") == (done.code, done.out)
-    assert "is too long for the model and was compacted" in done.err
+    assert "Too long, so compacted: a summary" in done.err
     roles = [role for role, _ in sent(server, 5)]
     assert ["user", "user", "assistant", "tool"] == roles
     assert ("user", "Look around") == sent(server, 5)[1]
@@ -273,12 +273,29 @@ def test_an_interrupted_summary_leaves_a_valid_session(cli: Cli, serve: Serve) -
     process = cli.start("run", "-c", "--jsonl", "3")
     assert any(b'"compaction_start"' in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    process.communicate()
-    assert 130 == process.returncode
+    _, shown = process.communicate()
+    assert (130, False) == (process.returncode, b"compacted" in shown)
     assert 0 == cli("events", "validate", session_of(cli)).code
     server = serve(answer("Three."))
     assert 0 == cli("run", "-c", "again").code
     assert ["1", ONE[:20], "2", "Two.", "3", "again"] == [text for _, text in sent(server, 0)]
+
+
+def test_a_closed_pipe_during_the_summary_ends_the_run(cli: Cli, serve: Serve) -> None:
+    """The session is valid, and the next run sends the summary and the prompt that has no answer."""
+    slow = FakeReply.chunks(chat_chunk("A summary."), Wait(), chat_chunk({}, "stop"))
+    server = serve(answer(ONE), answer("Two.", 1700), slow, answer("Three."), more=WINDOW)
+    assert 0 == cli("run", "-m", "local/m", "1").code
+    assert 0 == cli("run", "-c", "2").code
+    process = cli.start("run", "-c", "--jsonl", "3")
+    assert any(b'"compaction_start"' in line for line in process.stdout)
+    process.stdout.close()
+    server.release()
+    assert 141 == process.wait(SECONDS)
+    assert 0 == cli("events", "validate", session_of(cli)).code
+    assert 0 == cli("run", "-c", "again").code
+    expected = ["The earlier part of ", "2", "Two.", "3", "again"]
+    assert expected == [text for _, text in sent(server, 3)]
 
 
 # ---- a chat --------------------------------------------------------------------------------------------
@@ -309,7 +326,7 @@ def test_a_chat_is_compacted_by_a_command(cli: Cli, serve: Serve) -> None:
     _ask(terminal, "/compact", "too short to compact")
     _ask(terminal, "1", "One.")
     _ask(terminal, "2", "Two.")
-    _ask(terminal, "/compact Keep the numbers", "was compacted: a summary replaces 2 older messages")
+    _ask(terminal, "/compact Keep the numbers", "Compacted: a summary replaces 2 messages")
     _ask(terminal, "/cost", "2 prompts · 2 turns · 1 compaction · 42 tokens in")
     _ask(terminal, "3", "Three.")
     assert [("user", "The earlier part of "), ("user", "2"), ("assistant", "Two."), ("user", "3")] == sent(
@@ -332,7 +349,7 @@ def test_a_continued_chat_is_compacted_and_undone(cli: Cli, serve: Serve) -> Non
     assert 0 == cli("run", "-m", "local/m", "1").code
     assert 0 == cli("run", "-c", "2").code
     terminal = _chat(cli, "-c")
-    _ask(terminal, "/compact", "was compacted")
+    _ask(terminal, "/compact", "Compacted: a summary")
     _leave(terminal)
     assert 0 == cli("events", "validate", session_of(cli)).code
     terminal = _chat(cli, "-c")
@@ -409,7 +426,7 @@ def test_the_blocks_of_the_documentation_are_true(cli: Cli) -> None:
         for kind in ("bash", "toml", "json", "python")
     }
     done = cli.shell('tinyagent() { $T "$@"; }\nset -e\n' + "\n".join(blocks["bash"]))
-    [shown] = re.findall(r"^    (The conversation .*)$", text, re.MULTILINE)
+    [shown] = re.findall(r"^    (Compacted .*)$", text, re.MULTILINE)
     assert (0, True) == (done.code, shown in done.err), done.err
     for line in blocks["json"][0].splitlines():
         assert list(jsonl.read([line]))

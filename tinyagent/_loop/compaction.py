@@ -16,6 +16,8 @@ from tinyagent._answer import answer_error, extract_text
 from tinyagent._cancel import Aborted, call_abandonable, run_in_thread, run_to_completion
 from tinyagent._stream.builder import now_ms
 from tinyagent._stream.compaction import (
+    ABORTED,
+    CANCELLED,
     SYSTEM_PROMPT,
     Cut,
     compacted,
@@ -42,6 +44,7 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import (
     AgentStateError,
+    ContextOverflowError,
     InvalidReplyError,
     RunAbortedError,
     TinyAgentError,
@@ -61,6 +64,14 @@ MAX_INPUT = 0.6
 
 MIN_INPUT_TOKENS = 2000
 """They may have this many tokens in any case."""
+
+MAX_ATTEMPTS = 3
+"""So often a summary is asked for, while the request for it is too long for the model."""
+
+SHRINK = 4
+"""Each further request is shorter by this factor."""
+
+CHARACTERS_PER_TOKEN = 4
 
 MIN_SHARE = 0.1
 """The share of the context window that they need to have. Else each turn would compact the one before it."""
@@ -99,7 +110,7 @@ class Compactor:
         self._stream_fn = stream_fn
         self._limits = limits
         self._asked: Usage | None = None
-        """The usage of the last request for a summary."""
+        """The usage of the requests for the last summary."""
 
     async def plan(self, context: AgentContext, *, near_limit: bool) -> Plan | None:
         """Return what a compaction would do now; None if it could replace nothing.
@@ -151,9 +162,9 @@ class Compactor:
         except GeneratorExit:  # The event loop was closed, so nothing can be awaited.
             raise
         except BaseException as error:
-            text = error_text(error) if isinstance(error, Exception) else "It was cancelled."
+            text = error_text(error) if isinstance(error, Exception) else CANCELLED
             if isinstance(error, Aborted):
-                text = "It was aborted."
+                text = ABORTED
             failed = CompactionEndEvent(tokens=plan.tokens, usage=self._asked, error_message=text)
             await run_to_completion(send(self._emit, failed))
             if isinstance(error, Aborted) or not isinstance(error, Exception):
@@ -173,17 +184,7 @@ class Compactor:
         """
         sent = repair_history(await self._converted(context, plan))
         asked = "\n".join(filter(None, (self._settings.instructions, instructions)))
-        # After an overflow without a known window, the conversation itself is the measure.
-        room = MAX_INPUT * min(plan.tokens, plan.window or plan.tokens)
-        reply = await self._ask(summary_prompt(sent, asked, max(room, MIN_INPUT_TOKENS)))
-        if reply["stop_reason"] == "aborted":
-            raise Aborted
-        error = answer_error([reply], None)
-        if error is not None:
-            raise error
-        text = extract_text(reply)
-        if reply.get("refusal") or not text.strip():
-            raise InvalidReplyError("The model gave no summary of the conversation.")
+        text = await self._ask_until_short(sent, asked, plan)
         summary = summary_message(text, now_ms())
         kept = plan.cut.kept
         made = CompactionEndEvent(summary=summary, kept=kept)
@@ -193,8 +194,33 @@ class Compactor:
             kept=kept,
             replaced=len(plan.cut.older),
             tokens=tokens,
-            usage=reply.get("usage"),
+            usage=self._asked,
         )
+
+    async def _ask_until_short(self, sent: list[Message], asked: str, plan: Plan) -> str:
+        """Return the summary. A request that is too long is sent again with shorter texts.
+
+        Raises:
+            Aborted: The signal was set.
+            Exception: The request has failed, or the summary is empty or not complete.
+        """
+        # After an overflow without a known window, the conversation itself is the measure.
+        room = max(MAX_INPUT * min(plan.tokens, plan.window or plan.tokens), MIN_INPUT_TOKENS)
+        for _ in range(MAX_ATTEMPTS):
+            prompt = summary_prompt(sent, asked, room)
+            reply = await self._ask(prompt)
+            error = answer_error([reply], None)
+            if not isinstance(error, ContextOverflowError):
+                break
+            room = min(room, len(prompt) / CHARACTERS_PER_TOKEN) / SHRINK
+        if reply["stop_reason"] == "aborted":
+            raise Aborted
+        if error is not None:
+            raise error
+        text = extract_text(reply)
+        if reply.get("refusal") or not text.strip():
+            raise InvalidReplyError("The model gave no summary of the conversation.")
+        return text
 
     async def _converted(self, context: AgentContext, plan: Plan) -> list[Message]:
         """Return the older messages as the model would get them."""
@@ -222,8 +248,9 @@ class Compactor:
         )
         call = ModelCall(context, request, lambda event: None, self._signal, self._stream_fn)
         reply = await call.run()
-        self._asked = reply.get("usage")
-        self.usage = add_usages([self.usage, self._asked])
+        usage = reply.get("usage")
+        self._asked = add_usages([self._asked, usage])
+        self.usage = add_usages([self.usage, usage])
         if self._limits is not None:
             await self._limits.count_usage(reply)
         return reply

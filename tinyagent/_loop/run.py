@@ -195,7 +195,8 @@ class Run:
         if reason is None or start.overflow is None:
             return None
         too_long = error_fields(start.overflow)
-        too_long["error_message"] += f" The conversation could not be compacted: {reason}"
+        why = "a summary, too, would be too long" if isinstance(reason, ContextOverflowError) else reason
+        too_long["error_message"] += f" The conversation could not be compacted: {why}"
         return Failure("error", too_long)
 
     async def _repetition(self, message: AssistantMessage) -> _NextTurn | None:

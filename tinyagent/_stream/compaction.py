@@ -27,6 +27,8 @@ from tinyagent.errors import as_amount
 from .message_checks import is_assistant, is_tool_result
 
 __all__ = [
+    "ABORTED",
+    "CANCELLED",
     "SYSTEM_PROMPT",
     "Cut",
     "compacted",
@@ -51,6 +53,10 @@ _REQUEST = (
     "what is open, and the next steps. Repeat names, file paths, commands, numbers, identifiers and links "
     "exactly. Use the language of the user, and short sections."
 )
+
+ABORTED = "It was aborted."
+CANCELLED = "It was cancelled."
+"""The `error_message` of a compaction that was stopped."""
 
 _INTRODUCTION = "The earlier part of this conversation was replaced by this summary:"
 

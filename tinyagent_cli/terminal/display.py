@@ -58,6 +58,7 @@ class RunDisplay:
         self.text: TextRenderer | None = text_renderer(app, stdout, plain=plain) if shows_text else None
         self.shows_summary: bool = bool(app.verbosity or app.stderr_is_terminal) and not app.quiet
         self.activity: ActivityRenderer | None = self._make_activity(model, clock)
+        self._notes = CompactionNotes(app, self.end_line)
 
     def _make_activity(self, model: str, clock: Callable[[], float]) -> ActivityRenderer | None:
         if not self.shows_summary and (not self._ended_only or self._app.quiet):
@@ -81,8 +82,7 @@ class RunDisplay:
     @property
     def listeners(self) -> list[Callable[[AgentEvent], None]]:
         """What gets the events, in this order: reasoning is shown above the text that comes after it."""
-        notes = CompactionNotes(self._app, self.end_line)
-        return [listener for listener in (self.activity, self.text, notes) if listener is not None]
+        return [listener for listener in (self.activity, self.text, self._notes) if listener is not None]
 
     def end_line(self) -> None:
         """End an unfinished line of the reply, if something else may come below it."""
@@ -113,9 +113,9 @@ class RunDisplay:
             self.activity.close()
 
 
-_WHY = {
-    "limit": "The conversation is near the limit of the model and was compacted",
-    "overflow": "The conversation is too long for the model and was compacted",
+_COMPACTED = {
+    "limit": "Compacted near the limit",
+    "overflow": "Too long, so compacted",
 }
 
 
@@ -138,15 +138,23 @@ class CompactionNotes:
         elif type(event) is CompactionEndEvent:
             self._before()
             if event.summary is None:
-                if self._start is not None and self._start.reason == "request":
-                    return  # the command reports the error
+                from tinyagent._stream.compaction import ABORTED, CANCELLED
+
+                is_request = self._start is not None and self._start.reason == "request"
+                if is_request or event.error_message in (ABORTED, CANCELLED):
+                    return  # the end of the command or of the run says so
                 self._app.warn(f"The conversation could not be compacted: {event.error_message}")
                 return
-            start = self._start
-            why = _WHY.get(start.reason if start is not None else "", "The conversation was compacted")
-            size = f"about {event.tokens:,} tokens"
-            size += f" instead of {start.tokens:,}" if start is not None else ""
-            self._app.note(f"{why}: a summary replaces {event.replaced} older messages ({size}).")
+            start, count = self._start, event.replaced
+            what, size = "Compacted", _rounded(event.tokens)
+            if start is not None:
+                what, size = _COMPACTED.get(start.reason, what), f"{_rounded(start.tokens)} → {size}"
+            messages = "1 message" if count == 1 else f"{count} messages"
+            self._app.note(f"{what}: a summary replaces {messages} (~{size} tokens).")
+
+
+def _rounded(tokens: int) -> str:
+    return f"{tokens:,}" if tokens < 10_000 else f"{round(tokens / 1000):,}k"
 
 
 def text_renderer(app: AppContext, stdout: Output, *, plain: bool) -> TextRenderer:
