@@ -1156,6 +1156,19 @@ async def test_a_continuation_that_fails() -> None:
     assert message["usage"]["input"] == 3
 
 
+async def test_only_a_continuation_is_repeated_without_retries(waits: list[float]) -> None:
+    """With `max_retries` 0, the caller repeats the first request; it cannot repeat a continuation."""
+    busy = http_error(529, "overloaded_error", "busy")
+    paused = reply(text_block(0, "Half"), stop="pause_turn")
+    async with FakeServer(paused, busy, reply(text_block(0, "."))) as server:
+        message = final(await ask(server, model=searching(server), max_retries=0))
+    assert ("stop", 1) == (message["stop_reason"], len(waits))
+    async with FakeServer(busy) as server:
+        with pytest.raises(ProviderError, match="busy"):
+            await ask(server, max_retries=0)
+        assert 1 == len(server.requests)
+
+
 # ---- with the agent ---------------------------------------------------------------------------------
 
 

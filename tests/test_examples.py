@@ -74,6 +74,15 @@ def test_steering() -> None:
     ] == printed
 
 
+def test_shared_limits() -> None:
+    """Three agents get their answers. A refused request is repeated."""
+    refused = FakeReply.error(429, "slow down", retry_after_ms="1")
+    with FakeServer(refused, FakeReply.text("Somewhere"), repeat=True) as server:
+        printed = run_example("shared_limits.py", server)
+    assert "Paris: Somewhere\nRome: Somewhere\nLima: Somewhere\n" == printed
+    assert 4 == len(server.requests)
+
+
 def test_custom_provider() -> None:
     """The custom provider needs no network and no key."""
     assert "IS THIS THING ON?\n" == run_example("custom_provider.py")

@@ -23,7 +23,8 @@ FLOORS = [
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
-    | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "replay_provider"},
+    | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "replay_provider"}
+    | {"request_limits", "_limits"},
     {"_tool_call", "agent_tool_execution", "_loop", "agent_loop"},
     {"_agent", "agent", "tools"},
     {"testing"},

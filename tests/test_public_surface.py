@@ -10,7 +10,16 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 
 import tinyagent
-from tinyagent import child_environment, hookspecs, jsonl, supervisor, testing, text_files, tools
+from tinyagent import (
+    child_environment,
+    hookspecs,
+    jsonl,
+    request_limits,
+    supervisor,
+    testing,
+    text_files,
+    tools,
+)
 from tinyagent.testing import pytest_plugin
 
 
@@ -22,7 +31,16 @@ def stored(snapshot: SnapshotAssertion) -> Any:
 
 def test_names(stored: Any) -> None:
     """The names of `tinyagent`, of its public modules for plugins, and of the fixtures."""
-    modules = (tinyagent, testing, text_files, child_environment, supervisor, tools, pytest_plugin)
+    modules = (
+        tinyagent,
+        testing,
+        text_files,
+        child_environment,
+        supervisor,
+        tools,
+        pytest_plugin,
+        request_limits,
+    )
     assert stored == {module.__name__: sorted(module.__all__) for module in modules}
 
 

@@ -667,11 +667,12 @@ class SimpleStreamOptions(TypedDict, total=False):
     """The options of one model call.
 
     `timeout` is in seconds, or a mapping with any of `connect`, `first_event`, `idle`. Setting `signal` ends
-    the call at once. `on_retry` is called with the reason when a request is sent again. `on_note` is called
-    with a text when a setting is changed or left out because the model does not accept it. `http_client`
-    sends the request, in place of the engine that the model chooses; it is never closed. `response_schema` is
-    a JSON Schema (draft 2020-12) for an object: the text of the final answer should be such an object. A
-    provider enforces it as far as its server can, and the caller validates the answer.
+    the call at once. `max_retries` is how often a request is sent again before its reply starts; without it,
+    the provider decides. `on_retry` is called with the reason when that happens. `on_note` is called with
+    a text when a setting is changed or left out because the model does not accept it. `http_client` sends the
+    request, in place of the engine that the model chooses; it is never closed. `response_schema` is a JSON
+    Schema (draft 2020-12) for an object: the text of the final answer should be such an object. A provider
+    enforces it as far as its server can, and the caller validates the answer.
     """
 
     api_key: str | None
@@ -682,6 +683,7 @@ class SimpleStreamOptions(TypedDict, total=False):
     thinking_level: ThinkingLevel | None
     thinking_budgets: ThinkingBudgets | None
     timeout: float | Mapping[str, float] | None
+    max_retries: int | None
     on_retry: Callable[[str], None] | None
     on_note: Callable[[str], None] | None
     http_client: httpx.AsyncClient | httpx.AsyncBaseTransport | None

@@ -102,6 +102,7 @@ class AlchemyRequest(HttpRequest):
             headers=headers,
             timeout=options.get("timeout"),
             signal=options.get("signal"),
+            max_retries=options.get("max_retries"),
             on_retry=options.get("on_retry"),
             secrets=secrets,
             **connection,

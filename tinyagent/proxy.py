@@ -210,6 +210,7 @@ def _request(identity: ModelIdentity, context: Context, options: _RequestOptions
         body=encode_body(_body(model, context, options)),
         timeout=options.get("timeout"),
         signal=options.get("signal"),
+        max_retries=options.get("max_retries"),
         on_retry=options.get("on_retry"),
         secrets=[token],
         **connection_options(replace(model, provider=name), options),

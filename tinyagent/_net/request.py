@@ -94,6 +94,7 @@ class HttpRequest:
         provider: The name of the provider, for messages.
         timeout: See `Timeouts.of`.
         signal: When it is set, the request ends with `Aborted`.
+        max_retries: How often the request is sent again; None for that of `RETRY`.
         on_retry: Called with a sentence before each retry.
         secrets: Texts that no message may contain.
         ca_file: A file of CA certificates; None for those of the system.
@@ -115,6 +116,7 @@ class HttpRequest:
         provider: str = "",
         timeout: float | Mapping[str, float] | Timeouts | None = None,
         signal: asyncio.Event | None = None,
+        max_retries: int | None = None,
         on_retry: Callable[[str], object] | None = None,
         secrets: Iterable[str] = (),
         ca_file: str | None = None,
@@ -142,7 +144,7 @@ class HttpRequest:
         self._allow_http = allow_http
         self._on_retry = on_retry
         self._ca_file = ca_file
-        self._policy = RETRY
+        self._policy = RETRY if max_retries is None else RETRY._replace(retries=max_retries)
         self._retries = 0
         self._response: HttpResponse | None = None
 
@@ -167,6 +169,10 @@ class HttpRequest:
         """
         await self._wait_to_retry(error)
         return await self.open()
+
+    def restore_retries(self) -> None:
+        """Ignore `max_retries` from now on."""
+        self._policy = RETRY
 
     async def _wait_to_retry(self, error: TinyAgentError) -> None:
         policy = self._policy

@@ -172,6 +172,7 @@ class ReplyStream:
         await response.finish()
         self._request.body = decoder.continuation
         decoder.start_continuation()
+        self._request.restore_retries()  # Only this stream can repeat the request.
         self._response = await self._request.open()
         return self._response
 
@@ -202,6 +203,7 @@ async def open_stream(
         body=encode_body(body),
         timeout=options.get("timeout"),
         signal=options.get("signal"),
+        max_retries=options.get("max_retries"),
         on_retry=options.get("on_retry"),
         secrets=secrets,
         **connection_options(model, options),

@@ -1,0 +1,1 @@
+"""What limits the requests to one provider: its gate, and the rates of requests and tokens."""
