@@ -244,6 +244,20 @@ async def test_retry_after_pauses_all_requests() -> None:
     assert ["fine"] * 4 == await asyncio.gather(*runs)
 
 
+async def test_a_pause_that_is_too_long() -> None:
+    """The request fails at once, and the others do not wait for hours."""
+    limits, provider = with_clock(2)
+    runs = limited(limits, provider, *"abc")
+    await settle()
+    await provider.end(1, too_many(3600))
+    with pytest.raises(RateLimitError):
+        await runs[0]
+    assert 0 == limits.state("scripted").paused_s
+    await provider.end()
+    await provider.end()
+    assert ["fine"] * 2 == await asyncio.gather(*runs[1:])
+
+
 async def test_retry_after_is_for_one_provider() -> None:
     """The requests to another provider continue."""
     limits, provider = with_clock(2)

@@ -216,7 +216,7 @@ class _LimitedRequest:
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """Yield the events of the reply. A failed attempt without output is not seen."""
         while True:
-            attempt = _Attempt(self._gate, await self._enter())
+            attempt = _Attempt(self._gate, await self._enter(), self._policy.longest_asked)
             events = attempt.events(self._stream_fn, self._model, self._context, self._options)
             try:
                 async for event in events:
@@ -277,6 +277,11 @@ class _LimitedRequest:
 class _Attempt:
     """One attempt of a request.
 
+    Args:
+        gate: The gate of its provider.
+        permit: Its permit.
+        longest_asked: If the provider asks for a longer wait, the others do not wait for that.
+
     Attributes:
         failure: Why it failed without output, so that the request may be repeated; None if it did not.
         refusal: What the failure means, if it is a refusal because of a limit or the load.
@@ -284,9 +289,10 @@ class _Attempt:
         withheld: The events of the failure, if it was in the reply.
     """
 
-    def __init__(self, gate: _ProviderGate, permit: Permit) -> None:
+    def __init__(self, gate: _ProviderGate, permit: Permit, longest_asked: float) -> None:
         self._gate = gate
         self._permit = permit
+        self._longest_asked = longest_asked
         self.failure: TinyAgentError | None = None
         self.refusal: Refusal | None = None
         self.cause: Exception | None = None
@@ -336,7 +342,10 @@ class _Attempt:
     def _report(self, error: TinyAgentError) -> TinyAgentError:
         """Report a failure to the gate."""
         if _is_congestion(error):
-            self.refusal = self._gate.refused(self._permit, error.retry_after or None)  # 0 s asks for nothing
+            asked = error.retry_after or None  # 0 s asks for nothing
+            if asked is not None and asked > self._longest_asked:
+                asked = None
+            self.refusal = self._gate.refused(self._permit, asked)
         self._gate.leave(self._permit)
         return error
 
