@@ -38,7 +38,7 @@ CLI_FLOORS = [
     {"plugins"},
     {"sinks", "sessions", "events"},
     {"run"},
-    {"rpc", "chat"},
+    {"rpc", "chat", "batch"},
     {"shell_completion", "completion_scripts"},
     {"commands", "how_to_begin"},
     {"app"},

@@ -6,6 +6,7 @@ COMMAND_GROUPS = {
     "Ask a model": {
         "run": ("tinyagent_cli.commands.run", "Answer a prompt, with tools; as text or as JSONL."),
         "chat": ("tinyagent_cli.commands.chat", "Talk with a model."),
+        "batch": ("tinyagent_cli.commands.batch", "Answer a file of prompts, and go on where it stopped."),
         "templates": ("tinyagent_cli.commands.templates", "Show and write prompt templates."),
     },
     "Saved and recorded runs": {

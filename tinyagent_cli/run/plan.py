@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from .session_choice import SessionChoice
     from .template_choice import ChosenTemplate
 
-__all__ = ["Plan", "RunOptions", "prepare"]
+__all__ = ["Plan", "RunOptions", "prepare", "read_system"]
 
 _CHOSEN = ("TINYAGENT_MODEL", "the session")
 """The sources of a model that the user has chosen, besides options and files."""
@@ -522,7 +522,7 @@ def _read_conversation(
     `piped` is whether standard input is part of the prompt; None if the prompts follow.
     """
     history = _history(app, options.history, stdin)
-    given = None if options.system is None else _system(options.system, stdin)
+    given = None if options.system is None else read_system(options.system, stdin)
     prompt, mentioned = find_mentions(_prompt(options) or "")
     if "@" in prompt:
         note_missing_files(prompt, app.note)
@@ -642,7 +642,12 @@ def _last_line(data: bytes) -> bytes:
     return data[data.rfind(b"\n", 0, end) + 1 : end]
 
 
-def _system(text: str, stdin: StandardInput) -> str:
+def read_system(text: str, stdin: StandardInput) -> str:
+    """Return the system prompt of `-s`: the text, or that of `@FILE`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
     if not text.startswith("@"):
         return text
     path = text[1:]

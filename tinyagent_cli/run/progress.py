@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from msgspec import UNSET, UnsetType
 
@@ -17,17 +17,23 @@ from tinyagent.agent_types import (
     Usage,
 )
 
-if TYPE_CHECKING:
-    from .lifetime import Lifetime
+__all__ = ["Clock", "Progress"]
 
-__all__ = ["Progress"]
+
+class Clock(Protocol):
+    """Measures the time of a run."""
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the start."""
+        ...
 
 
 class Progress:
     """A listener that collects the data for the result line and the summary.
 
     Args:
-        lifetime: The clock of the command; without it, `seconds` is 0.
+        clock: The clock of the command; without it, `seconds` is 0.
 
     Attributes:
         messages: The messages of the run, once it has ended.
@@ -36,12 +42,12 @@ class Progress:
         value: The validated answer of a run with a schema.
     """
 
-    def __init__(self, lifetime: Lifetime | None = None) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self.messages: list[AgentMessage] = []
         self.limit: RunLimit | None = None
         self.usage: Usage | None = None
         self.value: JsonValue | UnsetType = UNSET
-        self._lifetime = lifetime
+        self._clock = clock
 
     def __call__(self, event: AgentEvent) -> None:
         if type(event) is AgentEndEvent:
@@ -55,4 +61,4 @@ class Progress:
     @property
     def seconds(self) -> float:
         """The seconds since the command started."""
-        return self._lifetime.seconds if self._lifetime is not None else 0.0
+        return self._clock.seconds if self._clock is not None else 0.0

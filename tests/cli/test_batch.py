@@ -1,0 +1,182 @@
+"""`tinyagent batch`: items in, results out, and going on after any end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shlex
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from tinyagent.testing import FakeServer, chat_chunk
+from tinyagent.testing.server import FakeReply
+
+from .conftest import ROOT, SECONDS, Cli
+
+DEMO = ("-m", "demo")
+
+
+def results(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the lines of a file by id. Each id has one."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = {line["id"]: line for line in lines}
+    assert len(lines) == len(found)
+    return found
+
+
+def write_items(path: Path, number: int) -> set[str]:
+    """Write items, and return their ids."""
+    lines = [json.dumps({"id": f"i{n}", "prompt": f"Say {n}."}) for n in range(number)]
+    path.write_text("\n".join(lines) + "\n")
+    return {f"i{n}" for n in range(number)}
+
+
+def test_items_have_results_and_bad_lines_are_skipped(cli: Cli) -> None:
+    """Each item has one result line, and a bad line is reported with its number."""
+    (cli.work / "in.jsonl").write_text(
+        '{"id": "a", "prompt": "one", "color": "red"}\n'
+        "no JSON\n\n"
+        '{"prompt": "two"}\n'
+        '{"id": "a", "prompt": "again"}\n'
+        '{"id": "b", "prompt": 3}\n'
+        '{"id": "secret", "prompt": "x", "files": ["../secret"]}\n'
+    )
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--keep", "color", "--records", "records")
+    found = results(cli.work / "out.jsonl")
+    assert 1 == done.code
+    assert {"a", "line-4", "secret"} == set(found)
+    assert ("result", True, {"color": "red"}) == tuple(found["a"][key] for key in ("type", "ok", "variables"))
+    assert found["a"]["text"].startswith("You said: one")
+    assert "outside the working directory" in found["secret"]["error"]["message"]
+    assert ["Line 2", "Line 5", "Line 6"] == re.findall(r"Line \d+", done.err)
+    assert {"a.jsonl", "line-4.jsonl"} == {path.name for path in (cli.work / "records").iterdir()}
+    record = [json.loads(line) for line in (cli.work / "records/a.jsonl").read_text().splitlines()]
+    assert ("session", "result") == (record[0]["type"], record[-1]["type"])
+
+
+def test_formats(cli: Cli) -> None:
+    """Tables and plain lines are inputs, too; a template gets the columns."""
+    (cli.work / "t.csv").write_bytes('\ufeffname;note\nAda;"a\nb"\nBob\nMax;ü\n'.encode())
+    table = cli(
+        "batch",
+        "t.csv",
+        *DEMO,
+        "-o",
+        "t.jsonl",
+        "--id",
+        "name",
+        "--keep",
+        "note",
+        "--prompt",
+        "{{ note }} for {{ name }}",
+    )
+    lines = cli("batch", "-", "--lines", *DEMO, "-o", "l.jsonl", stdin=b"one\n\ntwo\n")
+    assert (1, 0) == (table.code, lines.code)
+    assert "Line 4 is skipped: it has 1 cells, and the header has 2." in table.err
+    found = results(cli.work / "t.jsonl")
+    # The demo writes each blank as a space.
+    assert {"Ada": "a b for Ada", "Max": "ü for Max"} == {
+        name: line["text"].split("\n\n")[0].removeprefix("You said: ") for name, line in found.items()
+    }
+    assert {"note": "a\nb"} == found["Ada"]["variables"]
+    assert {"line-1", "line-3"} == set(results(cli.work / "l.jsonl"))
+
+
+def test_schema(cli: Cli) -> None:
+    """With a schema each result has the validated value."""
+    write_items(cli.work / "in.jsonl", 2)
+    assert 0 == cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--schema", "name, age int").code
+    assert [{"age", "name"}] * 2 == [set(line["value"]) for line in results(cli.work / "out.jsonl").values()]
+
+
+def test_killed_many_times(cli: Cli) -> None:
+    """After kills at any point nothing is lost, done again or torn."""
+    ids, out = write_items(cli.work / "in.jsonl", 60), cli.work / "out.jsonl"
+    out.touch()
+    command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "4", "-O", "delay=0.002")
+    for number in range(1, 7):
+        before = out.read_bytes()
+        process = cli.start(*command)
+        deadline = time.monotonic() + SECONDS
+        while out.read_bytes().count(b"\n") < 8 * number:
+            assert time.monotonic() < deadline
+        process.kill()
+        process.wait(SECONDS)
+        assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
+        finished = re.findall(rb'"id":"(i\d+)"', out.read_bytes())
+        assert len(finished) == len(set(finished))  # no answer is done again
+        with out.open("ab") as file:
+            file.write(b'{"type": "result", "id": "i5')  # what a torn write leaves
+    assert 0 == cli(*command).code
+    assert ids == set(results(out))
+
+
+def test_one_command_at_a_time(cli: Cli) -> None:
+    """A file that another process writes is refused, and so is one with other lines."""
+    write_items(cli.work / "in.jsonl", 1)
+    with (cli.work / "out.jsonl").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        locked = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl")
+    assert (2, True) == (locked.code, "Another process writes to out.jsonl" in locked.err)
+    (cli.work / "notes.txt").write_text("mine\n")
+    foreign = cli("batch", "in.jsonl", *DEMO, "-o", "notes.txt")
+    assert (2, "mine\n") == (foreign.code, (cli.work / "notes.txt").read_text())
+    assert 2 == cli("batch", "in.jsonl", *DEMO, "-o", "in.jsonl").code
+
+
+def test_failures_are_done_again(cli: Cli) -> None:
+    """A failure is replaced by the answer of a later command. --retry-failed does nothing else."""
+    (cli.work / "in.jsonl").write_text('{"id": "a", "files": ["f"], "prompt": "x"}\n')
+    assert 1 == cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl").code
+    (cli.work / "f").write_text("text")
+    with (cli.work / "in.jsonl").open("a") as file:
+        file.write('{"id": "b", "prompt": "y"}\n')
+    assert 0 == cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--retry-failed").code
+    assert {"a": True} == {key: line["ok"] for key, line in results(cli.work / "out.jsonl").items()}
+
+
+def test_interrupted(cli: Cli) -> None:
+    """Ctrl-C finishes what is in flight; a second one ends it. Both leave a file to go on with."""
+    ids, out = write_items(cli.work / "in.jsonl", 40), cli.work / "out.jsonl"
+    command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "2", "-O", "delay=0.01")
+    for again in (False, True):
+        process = cli.start(*command)
+        deadline, size = time.monotonic() + SECONDS, out.stat().st_size if out.exists() else 0
+        while not out.exists() or out.stat().st_size == size:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        while b"Ctrl-C again" not in process.stderr.readline():
+            assert time.monotonic() < deadline
+        if again:
+            process.send_signal(signal.SIGINT)
+        assert 130 == process.wait(SECONDS)
+    assert 0 == cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl").code
+    assert ids == set(results(out))
+
+
+def test_the_budget_of_the_batch(cli: Cli) -> None:
+    """--max-cost starts no more items; the same command goes on with the rest."""
+    ids, out = write_items(cli.work / "in.jsonl", 3), cli.work / "out.jsonl"
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.6}
+    reply = FakeReply.chunks(chat_chunk({"content": "Yes."}), chat_chunk({}, "stop", usage=usage))
+    with FakeServer(*[reply] * 3) as server:
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        command = ("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", "-j", "1", "--max-cost", "1")
+        stopped = cli(*command, **environment)
+        assert (4, 2) == (stopped.code, len(results(out)))
+        assert "The batch reached its budget of $1 (--max-cost)." in stopped.err
+        assert (0, ids) == (cli(*command, **environment).code, set(results(out)))
+        assert 3 == len(server.requests)
+
+
+def test_documented_commands(cli: Cli) -> None:
+    """The commands of docs/batch.md work."""
+    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)
+    assert block is not None
+    first, second = block[1].splitlines()
+    (cli.work / "countries.csv").write_text(shlex.split(first)[1].replace("\\n", "\n"))
+    assert 0 == cli(*shlex.split(second)[1:]).code
+    assert {"a", "b"} == set(results(cli.work / "out.jsonl"))

@@ -1,0 +1,1 @@
+"""A file of prompts through agents: `tinyagent batch`. See docs/batch.md."""

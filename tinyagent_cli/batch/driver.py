@@ -1,0 +1,261 @@
+"""One batch: open the files, give the items to an executor, write the results, conclude."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from tinyagent.errors import ConfigurationError, RunLimitError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.exit_codes import InputError, WriteError
+from tinyagent_cli.run.garbage import collect_from_now_on
+from tinyagent_cli.run.plan import RunOptions, read_system
+from tinyagent_cli.run.process_exit import runner_closed_at_exit
+from tinyagent_cli.run.prompt_input import StandardInput
+from tinyagent_cli.sinks.record_file import refuse_inputs
+from tinyagent_cli.terminal.output import take_stdin, take_stdout
+from tinyagent_cli.terminal.signals import Interrupted
+
+from .executors import LocalExecutor
+from .interface import BatchItem, ItemResult, WorkerSpec
+from .items import BadLine, Form, read_items
+from .output import Before, ResultFile
+from .progress import Counts, show_summary
+from .prompts import ItemTemplate, inline_template
+from .source import entries
+from .worker import FACTORY, BatchWorker, Recipe
+
+__all__ = ["BatchOptions", "execute"]
+
+FILES_FOR_EACH = 4
+"""Open files of an item in flight: its connection, its record, and what a tool opens."""
+
+MAX_SHOWN = 20
+"""The most bad lines that are shown one by one."""
+
+
+class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tinyagent batch`; `run` has those of each run."""
+
+    input: str
+    output: str
+    jobs: int
+    form: Form | None
+    lines: bool
+    item_prompt: str | None
+    id_column: str
+    keep: tuple[str, ...]
+    max_cost: float | None
+    retry_failed: bool
+    records: str | None
+    run: RunOptions
+
+    @property
+    def input_form(self) -> Form:
+        """The format of the input, by an option or by the name of the file."""
+        if self.lines:
+            return "lines"
+        if self.form is not None:
+            return self.form
+        suffix = os.path.splitext(self.input)[1].lower()  # noqa: PTH122
+        tables: dict[str, Form] = {".csv": "csv", ".tsv": "tsv"}
+        return tables.get(suffix, "jsonl")
+
+
+def execute(app: AppContext, options: BatchOptions) -> int:
+    """Run the batch. Return the exit code.
+
+    Raises:
+        TinyAgentError: The options or the settings cannot be used, or the batch was ended early.
+    """
+    stdin = take_stdin()
+    take_stdout()
+    recipe = _recipe(app, options)
+    file = _open_input(options.input, stdin)
+    refuse_inputs(options.output, [("the batch", file.fileno())])
+    BatchWorker(app, recipe)  # reports what is missing, before OUT is created
+    spec = WorkerSpec(
+        factory=FACTORY,
+        recipe=msgspec.to_builtins(recipe),
+        concurrency=options.jobs,
+    )
+    if options.records is not None:
+        _make_folder(options.records)
+    _allow_files(options.jobs * FILES_FOR_EACH)
+    results = ResultFile(options.output)
+    try:
+        batch = _Batch(app, options, recipe.template, file, results)
+        collect_from_now_on()
+        runner_closed_at_exit().run(batch.drive(LocalExecutor().run(spec, batch.items(), batch)))
+        results.remove_replaced()
+    finally:
+        results.close()
+    return batch.conclude()
+
+
+def _recipe(app: AppContext, options: BatchOptions) -> Recipe:
+    run = options.run
+    template: ItemTemplate | None = None
+    if options.item_prompt is not None:
+        template = inline_template(options.item_prompt, run.parameters)
+        run = msgspec.structs.replace(run, parameters=())
+    elif run.parameters:
+        raise InputError(f"-P {run.parameters[0]} is for a variable of --prompt, which is missing.")
+    system = None if run.system is None else read_system(run.system, StandardInput(None, app.note))
+    return Recipe(
+        options=msgspec.structs.replace(run, system=None),
+        template=template,
+        system=system,
+        keep=options.keep,
+        records=options.records,
+    )
+
+
+def _open_input(path: str, stdin: int | None) -> BinaryIO:
+    if path != "-":
+        try:
+            return Path(path).open("rb")
+        except OSError as error:
+            raise InputError(f"Cannot read {path}: {error.strerror}.") from None
+    if stdin is None:
+        raise InputError("Cannot read standard input: it is closed.")
+    return os.fdopen(stdin, "rb")
+
+
+def _make_folder(path: str) -> None:
+    try:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--records: cannot create the folder {path}: {error.strerror}.") from None
+
+
+def _allow_files(number: int) -> None:
+    """Raise the limit of open files, if the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + 256
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Batch:
+    """The items and their results. It is the `Job` of the executor."""
+
+    def __init__(
+        self,
+        app: AppContext,
+        options: BatchOptions,
+        template: ItemTemplate | None,
+        file: BinaryIO,
+        results: ResultFile,
+    ) -> None:
+        self.draining: asyncio.Event = asyncio.Event()
+        self.aborted: asyncio.Event = asyncio.Event()
+        self._app = app
+        self._options = options
+        self._template = template
+        self._file = file
+        self._results = results
+        self._counts = Counts()
+        self._cause: BaseException | None = None
+
+    # ---- the job of the executor ---------------------------------------------------------------------------
+
+    async def done(self, result: ItemResult) -> None:
+        """Write a result, and end the batch if nothing more can be done."""
+        try:
+            self._results.write(result.id, result.line, ok=result.ok)
+        except WriteError as error:
+            self._stop(error, abort=True)
+            return
+        counts, limit = self._counts, self._options.max_cost
+        counts.add(result)
+        if result.stops:
+            self._stop(ConfigurationError(result.message))
+        elif limit is not None and (counts.cost or 0.0) >= limit:
+            self._stop(
+                RunLimitError(
+                    f"The batch reached its budget of ${limit:g} (--max-cost).",
+                    limit="budget",
+                    hint="Run the same command again to go on; the budget counts from zero then.",
+                )
+            )
+
+    def note(self, text: str) -> None:
+        """Show a message."""
+        self._app.note(text)
+
+    # ---- items ---------------------------------------------------------------------------------------------
+
+    async def items(self) -> AsyncIterator[BatchItem]:
+        """Yield the items that have no answer yet."""
+        reader = read_items(self._file, self._options.input_form, self._options.id_column)
+        async for entry in entries(self._file, reader, self.draining):
+            if isinstance(entry, BadLine):
+                self._bad(entry)
+            elif self._is_wanted(entry):
+                yield entry
+
+    def _is_wanted(self, item: BatchItem) -> bool:
+        match self._results.before(item.id):
+            case Before.REPEATED:
+                self._bad(BadLine(item.line, f"an earlier line has the id {item.id!r}"))
+                return False
+            case Before.DONE:
+                self._counts.skipped += 1
+                return False
+            case Before.NEW if self._options.retry_failed:
+                return False
+        if self._template is not None:
+            missing = self._template.missing({**item.variables, **({"prompt": 1} if item.prompt else {})})
+            if missing:
+                self._bad(BadLine(item.line, f"there is no value for {', '.join(missing)}"))
+                return False
+        return True
+
+    def _bad(self, line: BadLine) -> None:
+        self._counts.failures["bad_line"] += 1
+        shown = self._counts.failures["bad_line"]
+        if shown <= MAX_SHOWN:
+            self._app.warn(f"Line {line.line} is skipped: {line.reason}.")
+        elif shown == MAX_SHOWN + 1:
+            self._app.warn("More lines are skipped; the summary has their number.")
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    async def drive(self, execution: Awaitable[None]) -> None:
+        """Wait for the executor. A signal ends the batch."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) != signal.SIG_IGN:
+                loop.add_signal_handler(signum, self._signalled, signum)
+        await execution
+
+    def _signalled(self, signum: int) -> None:
+        if signum != signal.SIGINT or self.draining.is_set():
+            signal.signal(signum, signal.SIG_DFL)
+            self._stop(Interrupted(signum), abort=True)
+        else:
+            self._app.note("Finishing what is in flight. Ctrl-C again ends it now.")
+            self._stop(Interrupted(signum))
+
+    def _stop(self, cause: BaseException, *, abort: bool = False) -> None:
+        self._cause = self._cause or cause
+        self.draining.set()
+        if abort:
+            self.aborted.set()
+
+    def conclude(self) -> int:
+        """Show the summary. Return the exit code, or raise what ended the batch early."""
+        show_summary(self._app, self._counts)
+        if self._cause is not None:
+            raise self._cause
+        return 1 if self._counts.failed else 0

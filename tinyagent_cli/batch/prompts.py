@@ -1,0 +1,133 @@
+"""The prompt of each item: its own, or a template with its variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from tinyagent import _json
+from tinyagent.agent_types import JsonValue
+from tinyagent.text_files import read_bytes
+from tinyagent_cli.batch.interface import BatchItem
+from tinyagent_cli.config.templates import (
+    PROMPT,
+    STDIN,
+    Template,
+    TemplateFile,
+    TemplatePath,
+    decode_template,
+)
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.run.prompt_input import MAX_INPUT
+from tinyagent_cli.run.template_choice import parse_values
+
+__all__ = ["FilledPrompt", "ItemTemplate", "checked", "inline_template", "read_item_files"]
+
+
+class FilledPrompt(NamedTuple):
+    """The texts of an item. None if there is none."""
+
+    prompt: str | None
+    system: str | None
+
+
+class ItemTemplate(msgspec.Struct, frozen=True):
+    """A template for all items. It is complete: a worker needs no file.
+
+    Attributes:
+        name: Its name, for messages.
+        content: Its texts and the values of variables that have a default.
+        values: The values of `-P`.
+    """
+
+    name: str
+    content: TemplateFile
+    values: dict[str, str]
+
+    def missing(self, names: Mapping[str, object]) -> list[str]:
+        """Return the variables without a value if an item has variables of these names."""
+        have = {*names, *self.values, *self.content.defaults, "id"}
+        return [name for name in self.content.variables if name not in have]
+
+    def fill_in(self, item: BatchItem) -> FilledPrompt:
+        """Return the texts for an item. Its prompt comes last, unless the template has the variable.
+
+        Raises:
+            InputError: A variable has no value.
+        """
+        values = _texts(item)
+        missing = self.missing(values)
+        if missing:
+            raise InputError(f"There is no value for {', '.join(missing)}, which {self.name} needs.")
+        template = Template(TemplatePath(self.name, Path(self.name), False), "", self.content)
+        known = {**self.values, **values}
+        texts = [] if self.content.prompt is None else [template.fill_in(self.content.prompt, known)]
+        if item.prompt and PROMPT not in self.content.variables:
+            texts.append(item.prompt)
+        system = None if self.content.system is None else template.fill_in(self.content.system, known).strip()
+        return FilledPrompt("\n\n".join(texts) or None, system)
+
+
+def _texts(item: BatchItem) -> dict[str, str]:
+    """Return the values of an item's variables. Values that are not texts are inserted as JSON."""
+    values = {name: _as_text(value) for name, value in item.variables.items()}
+    values["id"] = item.id
+    if item.prompt:
+        values[PROMPT] = item.prompt
+    return values
+
+
+def _as_text(value: JsonValue) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else _json.encode(value).decode()
+
+
+def inline_template(text: str, parameters: tuple[str, ...]) -> ItemTemplate:
+    """Return the template of `--prompt`.
+
+    Raises:
+        TinyAgentError: It is malformed.
+    """
+    content = decode_template(text, TemplatePath("--prompt", Path("--prompt"), False))
+    return checked(ItemTemplate("--prompt", content, parse_values(parameters)))
+
+
+def checked(template: ItemTemplate) -> ItemTemplate:
+    """Return a template whose `-P` all have a variable.
+
+    Raises:
+        InputError: A variable is unknown, or its value is standard input.
+    """
+    variables = template.content.variables
+    for name in template.values:
+        if name not in variables:
+            raise InputError(f"-P {name}: {template.name} has no variable of that name.")
+    if STDIN in variables:
+        raise InputError(f"{template.name} needs a text on standard input, which a batch does not have.")
+    return template
+
+
+def read_item_files(paths: Sequence[str]) -> list[tuple[str, bytes]]:
+    """Read the files of an item.
+
+    They are inside the working directory: the input may come from elsewhere, and must not choose any file of
+    the user, whose text is sent to the model.
+
+    Raises:
+        InputError: A file is elsewhere, or cannot be read.
+    """
+    root = Path.cwd().resolve()
+    files = []
+    for path in paths:
+        target = Path(path).resolve()
+        if not target.is_relative_to(root):
+            raise InputError(
+                f"The file {path} is outside the working directory.",
+                hint="Run the command in a folder that has all files of the input.",
+            )
+        files.append((path, read_bytes(target, limit=MAX_INPUT, name=path, error=InputError)))
+    return files

@@ -1,0 +1,254 @@
+"""Run items with one warm set-up: settings, plugins and tools are loaded once. Every executor uses this."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+import time
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from tinyagent import _json
+from tinyagent._answer import answer_error
+from tinyagent._stream.message_checks import checked_messages
+from tinyagent._stream.model import HttpModel
+from tinyagent.agent_types import JsonDict, Model, Provider, ToolCallInfo
+from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.batch.interface import BatchItem, ItemResult, WorkerSpec
+from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.run.driver import make_agent, make_guards
+from tinyagent_cli.run.lifetime import Lifetime
+from tinyagent_cli.run.outcome import add_cost, in_terms_of_options
+from tinyagent_cli.run.plan import Plan, RunOptions, prepare
+from tinyagent_cli.run.progress import Progress
+from tinyagent_cli.run.prompt_input import StandardInput, build_prompt
+from tinyagent_cli.run.record_lines import result
+from tinyagent_cli.run.records import Records
+from tinyagent_cli.sinks.plugin import PluginSinks
+from tinyagent_cli.terminal.signals import Interrupted
+
+from .prompts import ItemTemplate, read_item_files
+
+if TYPE_CHECKING:
+    from tinyagent_cli.sinks.jsonl import JsonlSink
+
+__all__ = ["FACTORY", "BatchWorker", "Recipe", "make_worker"]
+
+FACTORY = f"{__name__}:make_worker"
+"""The factory of all specs of this command."""
+
+NOT_SET_UP = EXIT_CODES[ConfigurationError]
+LONGEST_NAME = 150
+"""The longest name of a record, without the digest that a longer id gets; file systems allow 255 bytes."""
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs to know.
+
+    Attributes:
+        options: The options of the runs.
+        template: The template of the prompts.
+        system: The system prompt of `-s`, which is read.
+        keep: The variables that the result line repeats.
+        records: The folder for the records of all runs; None for no records.
+    """
+
+    options: RunOptions
+    template: ItemTemplate | None = None
+    system: str | None = None
+    keep: tuple[str, ...] = ()
+    records: str | None = None
+
+
+class _Clock:
+    """The seconds since an item has started."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds."""
+        return time.monotonic() - self._started
+
+
+def make_worker(spec: WorkerSpec) -> BatchWorker:
+    """Return the worker of a spec. The errors are those of `prepare`."""
+    app = AppContext(())
+    app.quiet = True  # the command itself has shown the notes
+    return BatchWorker(app, msgspec.convert(spec.recipe, Recipe))
+
+
+class BatchWorker:
+    """Runs items, any number at a time.
+
+    Args:
+        app: Shows notes and warnings.
+        recipe: What to run.
+
+    Attributes:
+        plan: The plan, without a prompt.
+    """
+
+    def __init__(self, app: AppContext, recipe: Recipe) -> None:
+        self._app = app
+        self._recipe = recipe
+        stdin = StandardInput(None, app.note)
+        self.plan: Plan = prepare(app, recipe.options, stdin, Lifetime(), prompts_follow=True)
+        self._models: dict[str, tuple[Provider, Model, str | None]] = {}
+
+    async def aclose(self) -> None:
+        """Do nothing: the event loop closes the connections."""
+
+    async def run(self, item: BatchItem) -> ItemResult:
+        """Run an item. A failure is a result, too."""
+        clock = _Clock()
+        progress = Progress(clock)
+        error: BaseException | None
+        try:
+            plan = self._plan_of(item)
+            error = await self._record(item, plan, progress)
+        except (SystemExit, KeyboardInterrupt) as exited:
+            error = plugin_exit(exited)
+        except Exception as failed:  # noqa: BLE001 - it is the result of this item
+            error = failed
+        return self._result(item, progress, error, clock.seconds)
+
+    def _plan_of(self, item: BatchItem) -> Plan:
+        """Return the plan of an item.
+
+        Raises:
+            TinyAgentError: The item is invalid.
+        """
+        plan, template = self.plan, self._recipe.template
+        prompt, system = item.prompt, None
+        if template is not None:
+            prompt, system = template.fill_in(item)
+        given = next((text for text in (item.system, self._recipe.system, system) if text is not None), None)
+        if given is not None:
+            given = given if plan.context is None else plan.context.added_to(given)
+        provider, model, key = plan.provider, plan.model, plan.api_key
+        if item.model is not None:
+            provider, model, key = self._load_model(item.model)
+        return msgspec.structs.replace(
+            plan,
+            provider=provider,
+            model=_with_fields(model, _json.as_dict(item.settings.get("extra_body"))),
+            api_key=key,
+            system=plan.system if given is None else given,
+            history=checked_messages(list(item.history), "history: ") if item.history else plan.history,
+            message=build_prompt(prompt, read_item_files(item.files), None),
+            temperature=item.settings.get("temperature", plan.temperature),
+            max_tokens=item.settings.get("max_tokens", plan.max_tokens),
+        )
+
+    def _load_model(self, name: str) -> tuple[Provider, Model, str | None]:
+        if name not in self._models:
+            self._models[name] = self.plan.load_model(name)
+        return self._models[name]
+
+    async def _record(self, item: BatchItem, plan: Plan, progress: Progress) -> BaseException | None:
+        """Run the agent with the record of the item. Return the error of the run."""
+        if self._recipe.records is None:
+            return await self._drive(plan, progress, ())
+        records = Records(None, progress)
+        records.open_file(record_path(self._recipe.records, item.id), wait=False)
+        try:
+            records.begin(plan)
+            error = await self._drive(plan, progress, records.sinks)
+        except BaseException as failed:
+            cancelled = isinstance(failed, asyncio.CancelledError)
+            records.end(Interrupted(signal.SIGINT) if cancelled else failed)
+            raise
+        return records.end(error)
+
+    async def _drive(
+        self, plan: Plan, progress: Progress, sinks: Sequence[JsonlSink]
+    ) -> BaseException | None:
+        """Run the agent of an item. Return the error of the run."""
+        assert plan.message is not None
+        guards = make_guards(self._app, plan, ask=_refuse)
+        agent = make_agent(plan, guards, on_retry=self._app.detail, on_note=self._app.detail)
+        late: list[BaseException] = []
+
+        def time_out() -> None:
+            late.append(RunTimeoutError(f"The run took longer than {plan.timeout:g} s."))
+            agent.abort()
+
+        timer = None
+        if plan.timeout is not None:
+            timer = asyncio.get_running_loop().call_later(plan.timeout, time_out)
+        error: BaseException | None = None
+        try:
+            with PluginSinks(plan.sinks, agent.subscribe, self._app.warn):
+                for sink in sinks:
+                    agent.subscribe(sink)
+                agent.subscribe(progress)
+                if plan.answer is None:
+                    await agent.prompt(plan.message)
+                else:
+                    progress.value = await agent.prompt_as(plan.answer.form, plan.message)
+        except TinyAgentError as failed:
+            error = failed
+        finally:
+            if timer is not None:
+                timer.cancel()
+        add_cost(plan, progress)
+        if error is None and progress.replies:
+            error = answer_error(progress.messages, progress.limit)
+            if isinstance(error, EmptyReplyError) and error.content_types:
+                error = None  # the answer has no text; the record contains it
+        if isinstance(error, TinyAgentError):
+            error = in_terms_of_options(error, plan, tools_refused=bool(guards.refused))
+        return late[0] if late else error
+
+    def _result(
+        self, item: BatchItem, progress: Progress, error: BaseException | None, seconds: float
+    ) -> ItemResult:
+        fields = result(progress, error, None, seconds)
+        own: dict[str, object] = {"type": "result", "id": item.id}
+        if self._recipe.keep:
+            own["variables"] = {name: item.variables.get(name) for name in self._recipe.keep}
+        usage = progress.usage or {}
+        failure = None if error is None else describe(error)
+        return ItemResult(
+            id=item.id,
+            line=_json.encode_lossy({**own, **fields}) + b"\n",
+            ok=failure is None,
+            kind=None if failure is None else failure.kind,
+            message="" if failure is None else failure.message,
+            stops=failure is not None and failure.exit_code == NOT_SET_UP and item.model is None,
+            input_tokens=usage.get("input", 0),
+            output_tokens=usage.get("output", 0),
+            cost=usage.get("cost"),
+            seconds=seconds,
+        )
+
+
+async def _refuse(call: ToolCallInfo, project: bool) -> str | None:
+    """Answer no question about a tool: nothing shows which of many items asks."""
+    return None
+
+
+def _with_fields(model: Model, body: JsonDict) -> Model:
+    """Return a model that adds these fields to the body of each request."""
+    if not body:
+        return model
+    if not isinstance(model, HttpModel):
+        raise InputError(f"{model.provider} has no parameters {', '.join(body)}.")
+    return dataclasses.replace(model, extra_body={**model.extra_body, **body})
+
+
+def record_path(folder: str, item_id: str) -> str:
+    """Return the file for the record of an item. Two ids never have the same file."""
+    name = quote(item_id, safe=" +=@,")
+    if len(name) > LONGEST_NAME or name != name.strip(" "):
+        name = f"{name[:LONGEST_NAME].strip(' ')}%{sha256(item_id.encode()).hexdigest()}"
+    return str(Path(folder, f"{name}.jsonl"))
