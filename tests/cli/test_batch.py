@@ -172,6 +172,19 @@ def test_the_budget_of_the_batch(cli: Cli) -> None:
         assert 3 == len(server.requests)
 
 
+def test_refused_requests_are_repeated(cli: Cli) -> None:
+    """Requests that the provider refuses are repeated later, so all items have an answer."""
+    ids = write_items(cli.work / "in.jsonl", 8)
+    refusals = [FakeReply.error(429, "Too many requests.", **{"retry-after": "0"})] * 4
+    with FakeServer(*refusals, *[FakeReply.text("Yes.")] * 8) as server:
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        limits = ("--rpm", "60000", "--tpm", "1e9", "-j", "4")
+        done = cli("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", *limits, **environment)
+        assert 12 == len(server.requests)
+    found = results(cli.work / "out.jsonl")
+    assert (0, ids, {True}) == (done.code, set(found), {line["ok"] for line in found.values()})
+
+
 def test_documented_commands(cli: Cli) -> None:
     """The commands of docs/batch.md work."""
     block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)

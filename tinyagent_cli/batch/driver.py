@@ -13,6 +13,7 @@ from typing import BinaryIO
 import msgspec
 
 from tinyagent.errors import ConfigurationError, RunLimitError
+from tinyagent.request_limits import ProviderLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, WriteError
 from tinyagent_cli.run.garbage import collect_from_now_on
@@ -52,6 +53,8 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     item_prompt: str | None
     id_column: str
     keep: tuple[str, ...]
+    rpm: float | None
+    tpm: float | None
     max_cost: float | None
     retry_failed: bool
     records: str | None
@@ -80,11 +83,13 @@ def execute(app: AppContext, options: BatchOptions) -> int:
     recipe = _recipe(app, options)
     file = _open_input(options.input, stdin)
     refuse_inputs(options.output, [("the batch", file.fileno())])
-    BatchWorker(app, recipe)  # reports what is missing, before OUT is created
+    BatchWorker(app, recipe, ProviderLimits())  # reports what is missing, before OUT is created
     spec = WorkerSpec(
         factory=FACTORY,
         recipe=msgspec.to_builtins(recipe),
         concurrency=options.jobs,
+        rpm=options.rpm,
+        tpm=options.tpm,
     )
     if options.records is not None:
         _make_folder(options.records)

@@ -92,12 +92,16 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         factory: `MODULE:FUNCTION`. The function returns the worker of a spec.
         recipe: What the function reads.
-        concurrency: The most items at a time.
+        concurrency: The most items at a time, and the most requests in flight to each provider.
+        rpm: The most requests in a minute to each provider; None for no limit.
+        tpm: The most tokens in a minute of each provider; None for no limit.
     """
 
     factory: str
     recipe: JsonDict
     concurrency: int
+    rpm: float | None = None
+    tpm: float | None = None
 
     def make_worker(self) -> Worker:
         """Return a new worker for the event loop of this thread.

@@ -20,6 +20,7 @@ from tinyagent._stream.message_checks import checked_messages
 from tinyagent._stream.model import HttpModel
 from tinyagent.agent_types import JsonDict, Model, Provider, ToolCallInfo
 from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
+from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import BatchItem, ItemResult, WorkerSpec
 from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
@@ -83,7 +84,8 @@ def make_worker(spec: WorkerSpec) -> BatchWorker:
     """Return the worker of a spec. The errors are those of `prepare`."""
     app = AppContext(())
     app.quiet = True  # the command itself has shown the notes
-    return BatchWorker(app, msgspec.convert(spec.recipe, Recipe))
+    limits = ProviderLimits(spec.concurrency, spec.rpm, spec.tpm)
+    return BatchWorker(app, msgspec.convert(spec.recipe, Recipe), limits)
 
 
 class BatchWorker:
@@ -92,16 +94,19 @@ class BatchWorker:
     Args:
         app: Shows notes and warnings.
         recipe: What to run.
+        limits: The limits of the requests to each provider, which all items share.
 
     Attributes:
         plan: The plan, without a prompt.
     """
 
-    def __init__(self, app: AppContext, recipe: Recipe) -> None:
+    def __init__(self, app: AppContext, recipe: Recipe, limits: ProviderLimits) -> None:
         self._app = app
         self._recipe = recipe
         stdin = StandardInput(None, app.note)
         self.plan: Plan = prepare(app, recipe.options, stdin, Lifetime(), prompts_follow=True)
+        self._limits = RequestLimits(limits)
+        self._provider = self._limited(self.plan.provider)
         self._models: dict[str, tuple[Provider, Model, str | None]] = {}
 
     async def aclose(self) -> None:
@@ -134,7 +139,7 @@ class BatchWorker:
         given = next((text for text in (item.system, self._recipe.system, system) if text is not None), None)
         if given is not None:
             given = given if plan.context is None else plan.context.added_to(given)
-        provider, model, key = plan.provider, plan.model, plan.api_key
+        provider, model, key = self._provider, plan.model, plan.api_key
         if item.model is not None:
             provider, model, key = self._load_model(item.model)
         return msgspec.structs.replace(
@@ -151,8 +156,12 @@ class BatchWorker:
 
     def _load_model(self, name: str) -> tuple[Provider, Model, str | None]:
         if name not in self._models:
-            self._models[name] = self.plan.load_model(name)
+            provider, model, key = self.plan.load_model(name)
+            self._models[name] = self._limited(provider), model, key
         return self._models[name]
+
+    def _limited(self, provider: Provider) -> Provider:
+        return dataclasses.replace(provider, stream_fn=self._limits.wrap(provider.stream_fn))
 
     async def _record(self, item: BatchItem, plan: Plan, progress: Progress) -> BaseException | None:
         """Run the agent with the record of the item. Return the error of the run."""
