@@ -185,6 +185,21 @@ def test_refused_requests_are_repeated(cli: Cli) -> None:
     assert (0, ids, {True}) == (done.code, set(found), {line["ok"] for line in found.values()})
 
 
+def test_progress_on_a_terminal(cli: Cli) -> None:
+    """A terminal shows a bar, which the summary replaces; bad lines are shown above it."""
+    write_items(cli.work / "in.jsonl", 20)
+    with (cli.work / "in.jsonl").open("a") as file:
+        file.write("bad\n")
+    terminal = cli.on_terminal("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "1", "-O", "delay=0.0005")
+    terminal.expect(" left · ")
+    assert 1 == terminal.end()
+    shown = terminal.screen(120)
+    assert [] == [line for line in shown if "left" in line]
+    assert "Warning: Line 21 is skipped: it is not JSON" in shown[-3]
+    assert shown[-2].startswith("20 answered · 1 failed · ")
+    assert "bad_line: 1" == shown[-1].strip()
+
+
 def test_documented_commands(cli: Cli) -> None:
     """The commands of docs/batch.md work."""
     block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)

@@ -26,9 +26,9 @@ from tinyagent_cli.terminal.signals import Interrupted
 
 from .executors import LocalExecutor
 from .interface import BatchItem, ItemResult, WorkerSpec
-from .items import BadLine, Form, read_items
+from .items import BadLine, Form, count_items, read_items
 from .output import Before, ResultFile
-from .progress import Counts, show_summary
+from .progress import Counts, ProgressDisplay, show_summary
 from .prompts import ItemTemplate, inline_template
 from .source import entries
 from .worker import FACTORY, BatchWorker, Recipe
@@ -170,6 +170,7 @@ class _Batch:
         self._file = file
         self._results = results
         self._counts = Counts()
+        self._display = ProgressDisplay(app, self._counts)
         self._cause: BaseException | None = None
 
     # ---- the job of the executor ---------------------------------------------------------------------------
@@ -218,6 +219,7 @@ class _Batch:
                 self._counts.skipped += 1
                 return False
             case Before.NEW if self._options.retry_failed:
+                self._counts.ignored += 1
                 return False
         if self._template is not None:
             missing = self._template.missing({**item.variables, **({"prompt": 1} if item.prompt else {})})
@@ -242,7 +244,13 @@ class _Batch:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(signum) != signal.SIG_IGN:
                 loop.add_signal_handler(signum, self._signalled, signum)
-        await execution
+        if not self._app.quiet:
+            self._counts.total = count_items(self._file, self._options.input_form)
+        self._display.start()
+        try:
+            await execution
+        finally:
+            self._display.stop()
 
     def _signalled(self, signum: int) -> None:
         if signum != signal.SIGINT or self.draining.is_set():

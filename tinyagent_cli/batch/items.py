@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
+import stat
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
@@ -18,7 +20,7 @@ from tinyagent.text_files import detect_encoding
 from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.exit_codes import InputError
 
-__all__ = ["BadLine", "Form", "columns_of", "read_items"]
+__all__ = ["BadLine", "Form", "columns_of", "count_items", "read_items"]
 
 Form: TypeAlias = Literal["jsonl", "lines", "csv", "tsv"]
 
@@ -57,6 +59,28 @@ def read_items(file: BinaryIO, form: Form, id_column: str = "id") -> Iterator[Ba
             yield from _read_lines(file, form, id_column)
     except OSError as error:
         raise InputError(f"Cannot read the input: {error.strerror}.") from None
+
+
+def count_items(file: BinaryIO, form: Form) -> int | None:
+    """Return the number of lines with items, and go back to the start; None for a pipe."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return None
+    start = file.tell()
+    lines = _lines(file)
+    number: int | None
+    if form in ("csv", "tsv"):
+        header = next(lines, b"").decode("utf-8", "replace")
+        texts = (line.decode("utf-8", "replace") for line in lines)
+        csv.field_size_limit(MAX_LINE)
+        rows = csv.reader(texts, delimiter=columns_of(header, form)[0])
+        try:
+            number = sum(1 for row in rows if row)
+        except csv.Error:
+            number = None
+    else:
+        number = sum(1 for line in lines if not line.isspace())
+    file.seek(start)
+    return number
 
 
 def _read_lines(file: BinaryIO, form: Form, id_column: str) -> Iterator[BatchItem | BadLine]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 
+from tinyagent._net.errors import format_duration
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import ItemResult
+from tinyagent_cli.terminal.live import LiveLines, fit
 
-__all__ = ["Counts", "summary"]
+__all__ = ["Counts", "ProgressDisplay", "show_summary", "status", "summary"]
+
+LINE_S = 10.0
+"""Seconds between two lines where there is no terminal."""
+BAR = 20
+"""Columns of the bar."""
 
 
 class Counts:
@@ -17,6 +25,8 @@ class Counts:
     Attributes:
         answered: Items with an answer.
         skipped: Items that had an answer before.
+        ignored: Items without a failure, with --retry-failed.
+        total: The number of lines with items; None if it is unknown.
         failures: Failures by kind; lines without an item have the kind `bad_line`.
         tokens_in: Input tokens.
         tokens_out: Output tokens.
@@ -26,6 +36,8 @@ class Counts:
     def __init__(self) -> None:
         self.answered: int = 0
         self.skipped: int = 0
+        self.ignored: int = 0
+        self.total: int | None = None
         self.failures: Counter[str] = Counter()
         self.tokens_in: int = 0
         self.tokens_out: int = 0
@@ -36,6 +48,13 @@ class Counts:
     def failed(self) -> int:
         """Items without an answer, and lines without an item."""
         return self.failures.total()
+
+    @property
+    def left(self) -> int | None:
+        """Items that are not done; None if it is unknown."""
+        if self.total is None:
+            return None
+        return max(self.total - self.answered - self.failed - self.skipped - self.ignored, 0)
 
     @property
     def seconds(self) -> float:
@@ -54,6 +73,75 @@ class Counts:
             self.cost = (self.cost or 0.0) + result.cost
 
 
+class ProgressDisplay:
+    """Shows the progress on standard error: a bar on a terminal, and a line every 10 s elsewhere.
+
+    Args:
+        app: Shows the lines.
+        counts: What to show.
+    """
+
+    def __init__(self, app: AppContext, counts: Counts) -> None:
+        self._app = app
+        self._counts = counts
+        self._timer: asyncio.TimerHandle | None = None
+        self._live: LiveLines | None = None
+
+    def start(self) -> None:
+        """Show the progress from now on, in the running event loop."""
+        if self._app.quiet:
+            return
+        if self._app.stderr_is_terminal and self._app.can_move_cursor:
+            self._live = LiveLines(self._bar, lambda: True)
+            self._app.before_message = self._live.erase
+            self._live.show()
+        else:
+            self._later()
+
+    def stop(self) -> None:
+        """Show nothing more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._live is not None:
+            self._live.hide()
+            self._app.before_message = None
+
+    def _later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LINE_S, self._line)
+
+    def _line(self) -> None:
+        self._app.note(status(self._counts))
+        self._later()
+
+    def _bar(self, width: int) -> list[str]:
+        counts, text = self._counts, status(self._counts)
+        if counts.total:
+            full = round(BAR * (counts.total - (counts.left or 0)) / counts.total)
+            text = f"{'█' * full}{'░' * (BAR - full)} {text}"
+        return [fit(text, width)]
+
+
+def status(counts: Counts) -> str:
+    """Return the progress in one line."""
+    parts = [f"{counts.answered:,} answered"]
+    if counts.failed:
+        parts.append(f"{counts.failed:,} failed")
+    left, seconds = counts.left, counts.seconds
+    if left is not None:
+        parts.append(f"{left:,} left")
+    parts.append(f"{round(counts.tokens_out / max(seconds, 0.001)):,} tokens/s")
+    if counts.cost:
+        parts.append(_dollars(counts.cost))
+    done = counts.answered + counts.failed
+    if left and done:
+        parts.append(f"about {format_duration(left * seconds / done)} to go")
+    return " · ".join(parts)
+
+
+def _dollars(cost: float) -> str:
+    return f"${cost:.6f}".rstrip("0")
+
+
 def summary(counts: Counts) -> str:
     """Return a line with the numbers, and one for each kind of failure."""
     parts = [f"{counts.answered:,} answered"]
@@ -63,7 +151,7 @@ def summary(counts: Counts) -> str:
         parts.append(f"{counts.skipped:,} had an answer before")
     parts.append(f"{counts.tokens_in:,} tokens in, {counts.tokens_out:,} out")
     if counts.cost:
-        parts.append(f"${counts.cost:.6f}".rstrip("0"))
+        parts.append(_dollars(counts.cost))
     parts.append(f"{counts.seconds:.1f} s")
     lines = [" · ".join(parts)]
     lines += [f"  {kind}: {number:,}" for kind, number in counts.failures.most_common()]
