@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import histories, report, start, streams, tokens, turns
+from bench import batch, histories, report, start, streams, tokens, turns
 from bench.measure import Figure, Peers, server
 
-PARTS = ("start", "tokens", "streams", "turns", "histories")
+PARTS = ("start", "tokens", "streams", "turns", "histories", "batch")
 
 
 def options() -> argparse.Namespace:
@@ -94,6 +94,9 @@ def main() -> None:
         if "histories" in wanted:
             messages = 200 if given.quick else histories.MESSAGES
             results["histories"] = histories.run(url, peers, few, messages, say)
+        if "batch" in wanted:
+            prompts = 1_000 if given.quick else batch.PROMPTS
+            results["batch"] = batch.run(url, peers, few, prompts, say)
     say("")
     if given.write is not None:
         report.write(given.write, results)

@@ -74,6 +74,21 @@ def _ratios(results: Results) -> Iterator[tuple[str, float | None, float, str]]:
         growth = turns["agent"]["last tenth"].median / turns["agent"]["first tenth"].median
         yield "tool turns, Agent: last tenth / first tenth", growth, 1.3, "×"
     yield from _history_goals(results.get("histories", {}))
+    yield from _batch_goals(results.get("batch", {}))
+
+
+def _batch_goals(rows: dict[str, Row]) -> Iterator[tuple[str, float | None, float, str]]:
+    named = {title.partition(" (")[0]: row for title, row in rows.items()}
+    many, few = "tinyagent batch -j 500", "tinyagent batch -j 16"
+    if many in named:
+        yield f"`{many}`: wall / pace of the replies", named[many]["wall / pace"].median, 1.3, "×"
+    script, xargs, loop = "script on openai, semaphore of 500", "xargs -P 16 tinyagent run", "llm in a loop"
+    for key, limit in (("s for 10,000", 1.0), ("CPU ms a prompt", 1.0)):
+        name = "wall" if key == "s for 10,000" else "CPU"
+        yield f"`{many}` / {script}, {name}", _ratio(named, many, script, key), limit, "×"
+    yield f"`{few}` / `{xargs}`, wall", _ratio(named, few, xargs, "s for 10,000"), 1.0, "×"
+    yield f"`{few}` / `{xargs}`, CPU", _ratio(named, few, xargs, "CPU ms a prompt"), 0.1, "×"
+    yield f"`{many}` / {loop}, wall", _ratio(named, many, loop, "s for 10,000"), 0.01, "×"
 
 
 def _history_goals(groups: dict[str, dict[str, Row]]) -> Iterator[tuple[str, float | None, float, str]]:
@@ -176,6 +191,8 @@ def text(results: Results) -> str:
     for title, rows in results.get("histories", {}).items():
         keys = list(next(iter(rows.values())))
         parts.append(_table(title, rows, keys, 1))
+    if batch := results.get("batch"):
+        parts.append(_table("10,000 prompts", batch, list(next(iter(batch.values()))), 2))
     verdicts = [str(goal) for goal in goals(results)]
     if verdicts:
         parts.append("\n".join(["| goal | measured | wanted | |", "|---|---:|---:|---|", *verdicts]))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import math
 import re
 import sys
 from typing import Any
@@ -107,6 +108,17 @@ def reply_bytes(model: str, results: int) -> bytes:
     return HEAD + b"".join(reply(model, results))
 
 
+def _step(frames: list[bytes]) -> int:
+    """Return the frames of a paced reply that are sent at a time."""
+    return max(int(len(frames) * TICK), 1)
+
+
+def pace_s(model: str) -> float:
+    """Return the seconds that the server takes for a paced reply."""
+    frames = reply(model, 0)
+    return (math.ceil(len(frames) / _step(frames)) - 1) * TICK
+
+
 class Connection(asyncio.Protocol):
     """Answer the requests of one connection, one after the other."""
 
@@ -134,7 +146,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(HEAD)
             frames = reply(model, 0)
             begin = asyncio.get_running_loop().time()
-            self.pace(frames, 0, max(int(len(frames) * TICK), 1), begin)
+            self.pace(frames, 0, _step(frames), begin)
         else:
             results = body.count(b'"tool_call_id"') if model.startswith("turns") else 0
             self.transport.write(reply_bytes(model, results))

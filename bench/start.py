@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,20 @@ LENGTHS = (1, 1000)
 
 
 @contextmanager
-def homes(url: str) -> Iterator[dict[str, str]]:
-    """Write our configuration and that of llm, with the loopback server as a provider."""
+def homes(url: str, models: Mapping[str, str] | None = None) -> Iterator[dict[str, str]]:
+    """Write our configuration and that of llm, with the loopback server as a provider.
+
+    `models` are llm's names of models and their ids; by default those of `LENGTHS`.
+    """
+    models = models or {f"bench-{n}": f"text-{n}" for n in LENGTHS}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         home = Path(name)
         (home / "config.toml").write_text(f'[providers.bench]\nbase_url = "{url}"\n')
         (home / "extra-openai-models.yaml").write_text(
-            "".join(f"- model_id: bench-{n}\n  model_name: text-{n}\n  api_base: {url}\n" for n in LENGTHS)
+            "".join(
+                f"- model_id: {name}\n  model_name: {model}\n  api_base: {url}\n"
+                for name, model in models.items()
+            )
         )
         yield {"TINYAGENT_HOME": name, "LLM_USER_PATH": name, "OPENAI_API_KEY": "none"}
 

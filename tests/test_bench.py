@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import histories, report, streams, tokens, turns
+from bench import batch, histories, report, streams, tokens, turns
 from bench.clients import CLIENTS, question
 from bench.measure import Figure, server
+from bench.server import pace_s
 
 INSTALLED = [name for name, entry in CLIENTS.items() if "openai" not in entry.needs]
 
@@ -48,6 +50,33 @@ def test_a_paced_stream_takes_its_second(url: str) -> None:
     """The server spreads the tokens over a second."""
     figures = asyncio.run(streams.measure("agent", url, 3))
     assert figures["wall s"] > 0.9
+
+
+def test_a_batch_is_compared_with_the_pace(tmp_path: Path) -> None:
+    """A way gets its prompts in a file, and answers that are missing are an error."""
+    answer = batch.Way(["sh", "-c", "cp {input} {output}"], prompts=30, jobs=10)
+    figures = batch.measure(answer, tmp_path, {})
+    assert {"s for 10,000", "wall / pace", "CPU ms a prompt", "MiB"} == set(figures)
+    assert 0 < figures["wall / pace"] < figures["s for 10,000"]
+    with pytest.raises(RuntimeError, match="1 of 30 answers"):
+        batch.measure(replace(answer, command=["sh", "-c", "head -1 {input} > {output}"]), tmp_path, {})
+    assert 1.06 == pytest.approx(pace_s("paced-50"))
+
+
+def test_the_goals_of_a_batch() -> None:
+    """Rows are found by their names, also if they are extrapolated."""
+    row = {"s for 10,000": 20.0, "wall / pace": 1.2, "CPU ms a prompt": 2.0}
+    ours = {key: Figure(value, value, value) for key, value in row.items()}
+    theirs = {key: Figure(10 * value, value, value) for key, value in row.items()}
+    rows = {
+        "tinyagent batch -j 500": ours,
+        "tinyagent batch -j 16 (extrapolated from 320)": ours,
+        "xargs -P 16 tinyagent run (extrapolated from 320)": theirs,
+        "script on openai, semaphore of 500": theirs,
+        "llm in a loop (extrapolated from 5)": theirs,
+    }
+    values = [goal.value for goal in report.goals({"batch": rows})]
+    assert [1.2, 0.1, 0.1, 0.1, 0.1, 0.1] == pytest.approx(values)
 
 
 @pytest.mark.parametrize("client", ["httpx", "agent"])
