@@ -157,6 +157,19 @@ def test_interrupted(cli: Cli) -> None:
     assert ids == set(results(out))
 
 
+def test_requests_per_minute(cli: Cli) -> None:
+    """With one request in a minute, the second item waits until the batch is ended."""
+    write_items(cli.work / "in.jsonl", 20)
+    out = cli.work / "out.jsonl"
+    process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--rpm", "1")
+    deadline = time.monotonic() + SECONDS
+    while not out.exists() or not out.read_bytes().count(b"\n"):
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGTERM)
+    process.wait(SECONDS)
+    assert 1 == len(results(out))
+
+
 def test_the_budget_of_the_batch(cli: Cli) -> None:
     """--max-cost starts no more items; the same command goes on with the rest."""
     ids, out = write_items(cli.work / "in.jsonl", 3), cli.work / "out.jsonl"
