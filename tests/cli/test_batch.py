@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,11 @@ from tinyagent.testing.server import FakeReply
 
 from .conftest import ROOT, SECONDS, Cli
 
+MEASURE = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 DEMO = ("-m", "demo")
 
 
@@ -211,6 +217,39 @@ def test_progress_on_a_terminal(cli: Cli) -> None:
     assert "Warning: Line 21 is skipped: it is not JSON" in shown[-3]
     assert shown[-2].startswith("20 answered · 1 failed · ")
     assert "bad_line: 1" == shown[-1].strip()
+
+
+def test_stored_template(cli: Cli) -> None:
+    """A template is the prompt of all items, with its schema. An item without a value is a bad line."""
+    template = cli.work / ".tinyagent/templates/person.md"
+    template.parent.mkdir(parents=True)
+    head = '+++\nschema = "name, age int"\nsystem = "For {{ name }}"\n+++\n'
+    template.write_text(head + "name={{ name }} age={{ age }}")
+    (cli.work / "in.jsonl").write_text('{"id": "a", "name": "Ada", "age": 36}\n{"id": "b", "name": "Bob"}\n')
+    options = ("-p", "person", "--records", "records")
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    assert (1, True) == (done.code, "Line 2 is skipped: there is no value for age." in done.err)
+    assert {"a": {"name": "Ada", "age": 36}} == {
+        name: line["value"] for name, line in results(cli.work / "out.jsonl").items()
+    }
+    header = json.loads((cli.work / "records/a.jsonl").read_text().splitlines()[0])
+    assert "For Ada" == header["system_prompt"]
+    assert 2 == cli("batch", "in.jsonl", *DEMO, "-o", "x.jsonl", "-p", "person", "--prompt", "x").code
+
+
+def test_memory_does_not_grow_with_the_file(cli: Cli) -> None:
+    """A line of the input or of the results takes less memory than it has bytes."""
+    answer = '{{"type":"result","id":"i{}","ok":true,"text":"{}"}}\n'
+    most: list[int] = []
+    for number in (1_000, 40_000):
+        write_items(cli.work / "in.jsonl", number)
+        (cli.work / "out.jsonl").write_text("".join(answer.format(n, "x" * 400) for n in range(number)))
+        command = cli.command("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-q")
+        # The kernel counts the memory of the process that forks, too, so a small one does that.
+        process = cli.start(program=[sys.executable, "-c", MEASURE, *command])
+        most.append(int(process.communicate(timeout=SECONDS)[0]))
+        assert 0 == process.returncode
+    assert (most[1] - most[0]) * 1024 < 39_000 * 300
 
 
 def test_documented_commands(cli: Cli) -> None:

@@ -29,7 +29,7 @@ from .interface import BatchItem, ItemResult, WorkerSpec
 from .items import BadLine, Form, count_items, read_items
 from .output import Before, ResultFile
 from .progress import Counts, ProgressDisplay, show_summary
-from .prompts import ItemTemplate, inline_template
+from .prompts import ItemTemplate, inline_template, stored_template
 from .source import entries
 from .worker import FACTORY, BatchWorker, Recipe
 
@@ -108,14 +108,17 @@ def execute(app: AppContext, options: BatchOptions) -> int:
 def _recipe(app: AppContext, options: BatchOptions) -> Recipe:
     run = options.run
     template: ItemTemplate | None = None
+    if options.item_prompt is not None and run.template is not None:
+        raise InputError("--prompt and -p exclude each other: both are the prompt of all items.")
     if options.item_prompt is not None:
         template = inline_template(options.item_prompt, run.parameters)
-        run = msgspec.structs.replace(run, parameters=())
+    elif run.template is not None:
+        template = stored_template(app, run.template, run.parameters)
     elif run.parameters:
-        raise InputError(f"-P {run.parameters[0]} is for a variable of --prompt, which is missing.")
+        raise InputError(f"-P {run.parameters[0]} is for a variable of --prompt or -p, which is missing.")
     system = None if run.system is None else read_system(run.system, StandardInput(None, app.note))
     return Recipe(
-        options=msgspec.structs.replace(run, system=None),
+        options=msgspec.structs.replace(run, system=None, parameters=()),
         template=template,
         system=system,
         keep=options.keep,

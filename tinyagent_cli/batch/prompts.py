@@ -11,6 +11,7 @@ import msgspec
 from tinyagent import _json
 from tinyagent.agent_types import JsonValue
 from tinyagent.text_files import read_bytes
+from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.config.templates import (
     PROMPT,
@@ -22,9 +23,9 @@ from tinyagent_cli.config.templates import (
 )
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.prompt_input import MAX_INPUT
-from tinyagent_cli.run.template_choice import parse_values
+from tinyagent_cli.run.template_choice import choose_template, parse_values
 
-__all__ = ["FilledPrompt", "ItemTemplate", "checked", "inline_template", "read_item_files"]
+__all__ = ["FilledPrompt", "ItemTemplate", "checked", "inline_template", "read_item_files", "stored_template"]
 
 
 class FilledPrompt(NamedTuple):
@@ -94,6 +95,16 @@ def inline_template(text: str, parameters: tuple[str, ...]) -> ItemTemplate:
     """
     content = decode_template(text, TemplatePath("--prompt", Path("--prompt"), False))
     return checked(ItemTemplate("--prompt", content, parse_values(parameters)))
+
+
+def stored_template(app: AppContext, name: str, parameters: tuple[str, ...]) -> ItemTemplate:
+    """Return the template of `-p`.
+
+    Raises:
+        TinyAgentError: There is no such template, or it is malformed.
+    """
+    chosen = choose_template(app, name, parse_values(parameters))
+    return checked(ItemTemplate(chosen.label, chosen.template.content, chosen.values))
 
 
 def checked(template: ItemTemplate) -> ItemTemplate:

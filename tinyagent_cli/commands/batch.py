@@ -14,14 +14,14 @@ from .run import OPTION_GROUPS, run
 __all__ = ["batch"]
 
 SHARED = {
-    *("model", "system", "parameters", "context", "tools", "mcp", "schema", "schema_multi"),
+    *("model", "system", "template", "parameters", "context", "tools", "mcp", "schema", "schema_multi"),
     *("options", "temperature", "max_tokens", "thinking", "max_turns", "max_repeats", "max_total_tokens"),
     *("timeout", "transport", "allow", "deny", "yes", "no_color", "quiet", "verbose"),
 }
 """The parameters of `run` that hold for each item."""
 
 BATCH_OPTION_GROUPS: OptionGroups = {
-    "Input": ("form", "lines", "id_column", "item_prompt", "parameters"),
+    "Input": ("form", "lines", "id_column", "item_prompt", "template", "parameters"),
     "Results": ("output", "keep", "records", "retry_failed"),
     "Limits of the batch": ("jobs", "rpm", "tpm", "max_cost"),
     **{name: names for name, names in OPTION_GROUPS.items() if name in ("Model", "Tools")},
