@@ -27,7 +27,17 @@ from tinyagent.agent_types import (
     ToolExecutionUpdateEvent,
     TurnEndEvent,
 )
-from tinyagent.testing import Reply, ScriptedProvider, assistant, call, check_grammar, collect, text, thinking
+from tinyagent.testing import (
+    Reply,
+    ScriptedProvider,
+    assistant,
+    call,
+    check_grammar,
+    collect,
+    text,
+    thinking,
+    user,
+)
 
 EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
     "agent_start": (agent_types.AgentStartEvent, {}),
@@ -51,6 +61,21 @@ EVENTS: dict[str, tuple[type, dict[str, Any]]] = {
     "tool_execution_end": (
         ToolExecutionEndEvent,
         {"tool_call_id": "1", "tool_name": "t", "result": AgentToolResult(), "is_error": False},
+    ),
+    "compaction_start": (
+        agent_types.CompactionStartEvent,
+        {"reason": "limit", "tokens": 9, "context_window": 10},
+    ),
+    "compaction_end": (
+        agent_types.CompactionEndEvent,
+        {
+            "summary": user("x"),
+            "kept": [-1],
+            "replaced": 2,
+            "tokens": 3,
+            "usage": None,
+            "error_message": None,
+        },
     ),
 }
 
@@ -178,6 +203,9 @@ async def test_a_copied_event_equals_the_original(how: str) -> None:
     )
     events = await collect(Agent(options).stream("Hi"))
     check_grammar(events)
+    for name in ("compaction_start", "compaction_end"):  # a short conversation has none
+        cls, fields = EVENTS[name]
+        events.append(cls(**fields))
     assert set(EVENTS) == {event.type for event in events}
     copies = [COPIES[how](event) for event in events]
     assert events == copies

@@ -38,7 +38,7 @@ READ_SIZE = 64 << 10
 """The most bytes of one read from a socket."""
 WRITE_SIZE = 256 << 10
 """Bytes of a request that are passed to asyncio at once. It copies what the socket does not take."""
-HIGH_WATER = 256 << 10
+HIGH_WATER = 16 << 10
 """Bytes of an unread body above which the socket is not read. The kernel then slows the server down."""
 HAPPY_EYEBALLS_DELAY_S = 0.25
 """How long a connection attempt has for itself before the next address is tried beside it (RFC 8305)."""
