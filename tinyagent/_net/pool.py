@@ -20,8 +20,8 @@ from .transport import Route, Transport, TransportChoice
 
 __all__ = ["Pool", "current_pool", "make_transport"]
 
-MAX_IDLE = 32
-"""The most idle connections to one server."""
+MAX_IDLE = 512
+"""The most idle connections to one server. A batch of 500 prompts at a time returns as many at once."""
 KEEP_ALIVE_S = 60.0
 """How long an idle connection stays open."""
 YIELD_AFTER_S = 0.01
@@ -73,7 +73,7 @@ class Pool:
         self.closed: bool = False
         self._yielded_at = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._idle: dict[tuple[Route, TransportChoice], list[_Idle]] = {}
+        self._idle: dict[tuple[Route, TransportChoice], deque[_Idle]] = {}  # the oldest first
         self._shutdown_hook = self._close_at_shutdown()
 
     async def open(self) -> None:
@@ -133,7 +133,7 @@ class Pool:
         A connection that was idle for too long is not used: a router may have dropped it without notice, and
         a request on it would then wait for the time-out.
         """
-        idle = self._idle.get((route, choice), [])
+        idle = self._idle.get((route, choice), deque())
         while idle:
             transport, since = idle.pop()
             if transport.is_reusable and time.monotonic() - since <= KEEP_ALIVE_S:
@@ -144,17 +144,19 @@ class Pool:
     async def give_back(self, route: Route, choice: TransportChoice, transport: Transport) -> None:
         """Take a transport whose response is complete, and close those that have been idle for too long."""
         now = time.monotonic()
-        surplus = [] if transport.is_reusable and not self.closed else [transport]
+        surplus: list[Transport] = []
         for key, idle in list(self._idle.items()):
-            surplus += [item.transport for item in idle if now - item.since > KEEP_ALIVE_S]
-            idle[:] = [item for item in idle if now - item.since <= KEEP_ALIVE_S]
+            while idle and now - idle[0].since > KEEP_ALIVE_S:
+                surplus.append(idle.popleft().transport)
             if not idle:
                 del self._idle[key]
-        if not surplus or surplus[0] is not transport:
-            idle = self._idle.setdefault((route, choice), [])
+        if self.closed or not transport.is_reusable:
+            surplus.append(transport)
+        else:
+            idle = self._idle.setdefault((route, choice), deque())
             idle.append(_Idle(transport, now))
             if len(idle) > MAX_IDLE:
-                surplus.append(idle.pop(0).transport)
+                surplus.append(idle.popleft().transport)
         for other in surplus:
             await other.aclose()
 
