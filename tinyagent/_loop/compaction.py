@@ -119,8 +119,9 @@ class Compactor:
             context: The conversation.
             near_limit: Whether a conversation below the limit of the settings is left as it is.
         """
-        if find_cut(context.messages, 0) is None:
+        if not near_limit and find_cut(context.messages, 0) is None:
             return None
+        # Each turn of a long conversation comes here, so the search for the cut is the last step.
         tokens = context_tokens(context.system_prompt, context.messages, context.tools)
         window = await self._window(tokens)
         if near_limit and (window is None or tokens <= self._limit(window)):

@@ -89,14 +89,17 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
     The last reply knows how many tokens its request had; what came after it is estimated. A reply from before
     the last compaction does not count, because its request was a longer one.
     """
-    since = max((message.get("timestamp", 0) for message in messages if is_summary(message)), default=-1)
+    summaries = [message for message in messages if "summary" in message and is_summary(message)]
+    since = max((message.get("timestamp", 0) for message in summaries), default=-1)
     after = 0
     for message in reversed(messages):
-        if is_assistant(message) and not _has_failed(message) and message.get("timestamp", 0) > since:
-            used = _used_tokens(message.get("usage") or {})
-            if used:
+        if is_assistant(message):
+            if _has_failed(message):
+                continue
+            usage = message.get("usage")
+            if usage and message.get("timestamp", 0) > since and (used := _used_tokens(usage)):
                 return used + after
-        after += _message_tokens(message)
+        after += _content_tokens(message)
     described = sum(
         _size(tool.description) + len(_json.encode_lossy(tool.parameters)) for tool in tools or ()
     )
@@ -115,16 +118,20 @@ def _size(text: str) -> int:
 
 def _message_tokens(message: AgentMessage) -> int:
     """Estimate the tokens of a message. A failed reply is not sent."""
-    if is_assistant(message) and _has_failed(message):
-        return 0
+    return 0 if is_assistant(message) and _has_failed(message) else _content_tokens(message)
+
+
+def _content_tokens(message: AgentMessage) -> int:
     size = images = 0
     for block in message.get("content") or ():
-        match block:
-            case {"type": "text", "text": str(text)} | {"type": "thinking", "thinking": str(text)}:
-                size += _size(text)
-            case {"type": "tool_call"}:
+        match block["type"]:
+            case "text":
+                size += _size(block["text"])
+            case "thinking":
+                size += _size(block["thinking"])
+            case "tool_call":
                 size += len(_json.encode_lossy(block))
-            case {"type": "image"}:
+            case "image":
                 images += 1
     return size // _BYTES_PER_TOKEN + images * _IMAGE_TOKENS + _MESSAGE_TOKENS
 
