@@ -52,6 +52,28 @@ PRINTED = [
         "it needs tinyagent-core>=5",
     ),
     ("/usr/bin/python3: No module named pip", "this Python has no pip"),
+    # Words of pip 23.2, where those of the pip in tests/plugins/test_installers.py differ.
+    (
+        "ERROR: Could not find a version that satisfies the requirement nowhere>=1 (from sunny) (from "
+        "versions: none)\nERROR: No matching distribution found for nowhere>=1",
+        "no distribution nowhere",
+    ),
+    (
+        "ERROR: Cannot install sunny==1.0 and tinyagent-core==0.1.0 because these package versions have "
+        "conflicting dependencies.\n\nThe conflict is caused by:\n    The user requested "
+        "tinyagent-core==0.1.0\n    sunny 1.0 depends on tinyagent-core>=5\n",
+        "it needs tinyagent-core",
+    ),
+    (
+        "ERROR: Invalid requirement: './sunny'\nHint: It looks like a path. File './sunny' does not exist.",
+        "no such file or folder",
+    ),
+    (
+        "ERROR: Exception:\nTraceback (most recent call last):\n"
+        "pip._vendor.pyproject_hooks._impl.BackendUnavailable: Traceback (most recent call last):\n"
+        "ModuleNotFoundError: No module named 'no_such_backend'",
+        "its build failed",
+    ),
 ]  # fmt: skip
 
 
