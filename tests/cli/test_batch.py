@@ -254,9 +254,10 @@ def test_memory_does_not_grow_with_the_file(cli: Cli) -> None:
 
 def test_documented_commands(cli: Cli) -> None:
     """The commands of docs/batch.md work."""
-    block = re.search(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)
-    assert block is not None
-    first, second = block[1].splitlines()
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)
+    first, second = blocks[0].splitlines()
     (cli.work / "countries.csv").write_text(shlex.split(first)[1].replace("\\n", "\n"))
     assert 0 == cli(*shlex.split(second)[1:]).code
     assert {"a", "b"} == set(results(cli.work / "out.jsonl"))
+    made = cli.shell(blocks[1])
+    assert {"a", "b"} == {json.loads(line)["custom_id"] for line in made.out.splitlines()}

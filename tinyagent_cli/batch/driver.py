@@ -206,7 +206,10 @@ class _Batch:
 
     async def items(self) -> AsyncIterator[BatchItem]:
         """Yield the items that have no answer yet."""
-        reader = read_items(self._file, self._options.input_form, self._options.id_column)
+        options = self._options
+        reader = read_items(
+            self._file, options.input_form, options.id_column, body_models=options.run.model is None
+        )
         async for entry in entries(self._file, reader, self.draining):
             if isinstance(entry, BadLine):
                 self._bad(entry)

@@ -14,11 +14,15 @@ import stat
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from tinyagent import _json
 from tinyagent.agent_types import JsonDict, JsonValue
 from tinyagent.text_files import detect_encoding
 from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.exit_codes import InputError
+
+from .openai_format import is_openai_request, openai_item
 
 __all__ = ["BadLine", "Form", "columns_of", "count_items", "read_items"]
 
@@ -41,13 +45,16 @@ class _Invalid(Exception):
     """The reason why a line has no item."""
 
 
-def read_items(file: BinaryIO, form: Form, id_column: str = "id") -> Iterator[BatchItem | BadLine]:
+def read_items(
+    file: BinaryIO, form: Form, id_column: str = "id", *, body_models: bool = True
+) -> Iterator[BatchItem | BadLine]:
     """Yield the items of an open file as they arrive. Blank lines are skipped.
 
     Args:
         file: The input. It is read line by line.
         form: The format.
         id_column: The field or column with the id.
+        body_models: Whether the requests of OpenAI's batch format choose the model.
 
     Raises:
         InputError: A table has no header or no such column, or the input cannot be read.
@@ -56,7 +63,7 @@ def read_items(file: BinaryIO, form: Form, id_column: str = "id") -> Iterator[Ba
         if form in ("csv", "tsv"):
             yield from _read_table(file, form, id_column)
         else:
-            yield from _read_lines(file, form, id_column)
+            yield from _read_lines(file, form, id_column, body_models=body_models)
     except OSError as error:
         raise InputError(f"Cannot read the input: {error.strerror}.") from None
 
@@ -83,14 +90,19 @@ def count_items(file: BinaryIO, form: Form) -> int | None:
     return number
 
 
-def _read_lines(file: BinaryIO, form: Form, id_column: str) -> Iterator[BatchItem | BadLine]:
+def _read_lines(
+    file: BinaryIO, form: Form, id_column: str, *, body_models: bool
+) -> Iterator[BatchItem | BadLine]:
     for number, line in enumerate(_lines(file), 1):
         try:
             if len(line) > MAX_LINE:
                 raise _Invalid(f"it has more than {MAX_LINE >> 20} MiB")
             if line.isspace() or not line:
                 continue
-            yield _plain(line, number) if form == "lines" else _from_json(line, number, id_column)
+            if form == "lines":
+                yield _plain(line, number)
+            else:
+                yield _from_json(line, number, id_column, body_models=body_models)
         except _Invalid as error:
             yield BadLine(number, str(error))
 
@@ -144,14 +156,20 @@ def _line_id(number: int) -> str:
 # ---- JSON -----------------------------------------------------------------------------------------------
 
 
-def _from_json(line: bytes, number: int, id_column: str) -> BatchItem:
+def _from_json(line: bytes, number: int, id_column: str, *, body_models: bool) -> BatchItem:
     try:
         value = _json.decode(line)
     except (ValueError, RecursionError) as error:
         raise _Invalid(f"it is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise _Invalid("it is not a JSON object")
-    return _item(value, number, id_column)
+    if not is_openai_request(value):
+        return _item(value, number, id_column)
+    try:
+        item = openai_item(value, number)
+    except ValueError as error:
+        raise _Invalid(str(error)) from None
+    return item if body_models else replace(item, model=None)
 
 
 def _item(fields: JsonDict, number: int, id_column: str) -> BatchItem:
@@ -252,8 +270,6 @@ def _row(columns: list[str], row: list[str], number: int, id_column: str) -> Bat
     own = {name: cells[name] or None for name in _TEXTS if name in cells}
     # A table has no lists, so `files` and `history` are columns like any other.
     item = _item({id_column: cells.get(id_column), **own}, number, id_column)
-    from msgspec.structs import replace
-
     return replace(
         item, variables={name: cell for name, cell in cells.items() if name not in (*_TEXTS, "id")}
     )

@@ -7,18 +7,20 @@ import dataclasses
 import signal
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import quote
 
 import msgspec
 
 from tinyagent import _json
 from tinyagent._answer import answer_error
-from tinyagent._stream.message_checks import checked_messages
+from tinyagent._answer_form import json_form
+from tinyagent._stream.message_checks import checked_messages, is_sent
 from tinyagent._stream.model import HttpModel
-from tinyagent.agent_types import JsonDict, Model, Provider, ToolCallInfo
+from tinyagent.agent_types import AgentMessage, JsonDict, Model, Provider, ToolCallInfo, UserMessage
 from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
 from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
@@ -32,6 +34,7 @@ from tinyagent_cli.run.progress import Progress
 from tinyagent_cli.run.prompt_input import StandardInput, build_prompt
 from tinyagent_cli.run.record_lines import result
 from tinyagent_cli.run.records import Records
+from tinyagent_cli.run.schema_argument import WantedAnswer
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.signals import Interrupted
 
@@ -45,6 +48,8 @@ __all__ = ["FACTORY", "BatchWorker", "Recipe", "make_worker"]
 FACTORY = f"{__name__}:make_worker"
 """The factory of all specs of this command."""
 
+CHAT_APIS = ("openai-completions", "openrouter")
+"""The APIs whose requests have the fields of chat/completions."""
 NOT_SET_UP = EXIT_CODES[ConfigurationError]
 LONGEST_NAME = 150
 """The longest name of a record, without the digest that a longer id gets; file systems allow 255 bytes."""
@@ -66,6 +71,13 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     keep: tuple[str, ...] = ()
     records: str | None = None
+
+
+class _Conversation(TypedDict):
+    """The fields of a plan with what is said."""
+
+    history: list[AgentMessage]
+    message: UserMessage
 
 
 class _Clock:
@@ -136,6 +148,7 @@ class BatchWorker:
         prompt, system = item.prompt, None
         if template is not None:
             prompt, system = template.fill_in(item)
+        history = checked_messages(list(item.history), "history: ") if item.history else plan.history
         given = next((text for text in (item.system, self._recipe.system, system) if text is not None), None)
         if given is not None:
             given = given if plan.context is None else plan.context.added_to(given)
@@ -148,8 +161,8 @@ class BatchWorker:
             model=_with_fields(model, _json.as_dict(item.settings.get("extra_body"))),
             api_key=key,
             system=plan.system if given is None else given,
-            history=checked_messages(list(item.history), "history: ") if item.history else plan.history,
-            message=build_prompt(prompt, read_item_files(item.files), None),
+            **_conversation(history, prompt, item),
+            answer=_answer(_json.as_dict(item.settings.get("schema"))) or plan.answer,
             temperature=item.settings.get("temperature", plan.temperature),
             max_tokens=item.settings.get("max_tokens", plan.max_tokens),
         )
@@ -222,7 +235,7 @@ class BatchWorker:
         self, item: BatchItem, progress: Progress, error: BaseException | None, seconds: float
     ) -> ItemResult:
         fields = result(progress, error, None, seconds)
-        own: dict[str, object] = {"type": "result", "id": item.id}
+        own: dict[str, object] = {"type": "result", "id": item.id, "line": item.line}
         if self._recipe.keep:
             own["variables"] = {name: item.variables.get(name) for name in self._recipe.keep}
         usage = progress.usage or {}
@@ -241,6 +254,30 @@ class BatchWorker:
         )
 
 
+def _conversation(history: list[AgentMessage], prompt: str | None, item: BatchItem) -> _Conversation:
+    """Return the history and the prompt. Without a prompt of its own, the last message is the prompt."""
+    last = history[-1] if history else None
+    if prompt is None and not item.files and is_sent(last) and last["role"] == "user":
+        return {"history": history[:-1], "message": last}
+    return {"history": history, "message": build_prompt(prompt, read_item_files(item.files), None)}
+
+
+def _answer(schema: JsonDict) -> WantedAnswer | None:
+    """Return the answer that an item asks for; None if it asks for none."""
+    if not schema:
+        return None
+    try:
+        return _answer_of(_json.encode(schema))
+    except (TypeError, ConfigurationError) as error:
+        raise InputError(f"The schema of the item cannot be used: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _answer_of(schema: bytes) -> WantedAnswer:
+    """Items usually have the same schema."""
+    return WantedAnswer(json_form(_json.decode(schema)), many=False)
+
+
 async def _refuse(call: ToolCallInfo, project: bool) -> str | None:
     """Answer no question about a tool: nothing shows which of many items asks."""
     return None
@@ -250,8 +287,11 @@ def _with_fields(model: Model, body: JsonDict) -> Model:
     """Return a model that adds these fields to the body of each request."""
     if not body:
         return model
-    if not isinstance(model, HttpModel):
-        raise InputError(f"{model.provider} has no parameters {', '.join(body)}.")
+    if not isinstance(model, HttpModel) or model.api not in CHAT_APIS:
+        raise InputError(
+            f"{model.provider}/{model.id} accepts no fields of chat/completions: {', '.join(body)}.",
+            hint="Remove them, or choose a model with this API.",
+        )
     return dataclasses.replace(model, extra_body={**model.extra_body, **body})
 
 

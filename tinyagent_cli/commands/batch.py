@@ -112,7 +112,8 @@ def batch(app: AppContext, /, **options: object) -> int:
       {"id": "a", "prompt": "Who wrote Faust?"}
 
     INPUT has JSON lines like this one (also: system, model, files, history; other fields are variables),
-    plain lines, or a table. See docs/batch.md.
+    requests of OpenAI's batch API (-m takes precedence over body.model), plain lines, or a table.
+    See docs/batch.md.
 
     \b
     Exit codes: 0 all answered, 1 some failed, 2 usage, 3 not configured, 4 budget,
