@@ -32,7 +32,8 @@ FLOORS = [
 
 # The floors of the command line. A package stands for its modules, unless a module is listed itself.
 CLI_FLOORS = [
-    {"version", "config.environment", "terminal.sanitise", "terminal.signals", "terminal.standard_output"},
+    {"version", "config.environment", "terminal.sanitise", "terminal.signals", "terminal.standard_output"}
+    | {"terminal.wrapping"},
     {"exit_codes", "app_context"},
     {"config", "terminal"},
     {"plugins"},

@@ -10,6 +10,9 @@ from .terminal.sanitise import clean
 
 __all__ = ["AppContext"]
 
+_SHORT = 20
+"""Text that is shorter fits on a line of each terminal."""
+
 
 class AppContext:
     """The verbosity and the colours of a command, and all its messages on standard error.
@@ -33,7 +36,7 @@ class AppContext:
     def note(self, text: str) -> None:
         """Show a note, unless -q is set."""
         if not self.quiet:
-            self._write(_shown(text))
+            self._write(self._wrapped(_shown(text)))
 
     def detail(self, text: str) -> None:
         """Show a detail if -v is set."""
@@ -47,13 +50,13 @@ class AppContext:
     def warn(self, text: str) -> None:
         """Show a warning, unless -q is set."""
         if not self.quiet:
-            self._write(f"{self.paint('33', 'Warning:')} {_shown(text)}")
+            self._write_labelled("33", "Warning:", text)
 
     def error(self, text: str, hint: str | None = None) -> None:
         """Show an error, even with -q."""
-        self._write(f"{self.paint('31', 'Error:')} {_shown(text)}")
+        self._write_labelled("31", "Error:", text)
         if hint:
-            self._write(_shown(hint))
+            self._write(self._wrapped(_shown(hint)))
 
     def traceback(self, error: BaseException) -> None:
         """Show the traceback of an error."""
@@ -84,9 +87,29 @@ class AppContext:
         except ValueError:
             return False
 
+    @property
+    def columns(self) -> int | None:
+        """The width to which messages are wrapped; None for no limit."""
+        from .terminal.wrapping import terminal_width
+
+        return terminal_width(2)
+
     def paint(self, code: str, text: str) -> str:
         """Return text in a colour of standard error; unchanged without colours."""
         return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+
+    def _write_labelled(self, code: str, label: str, text: str) -> None:
+        wrapped = self._wrapped(f"{label} {_shown(text)}")
+        self._write(self.paint(code, label) + wrapped[len(label) :])
+
+    def _wrapped(self, text: str) -> str:
+        """Return text for people with its lines broken at words; unchanged in a pipe or a file."""
+        if len(text) < _SHORT or not self.stderr_is_terminal:
+            return text
+        from .terminal.wrapping import wrap_words
+
+        width = self.columns
+        return text if width is None else wrap_words(text, width)
 
     def _write(self, text: str) -> None:
         if sys.stderr is None:

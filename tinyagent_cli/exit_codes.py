@@ -172,7 +172,7 @@ def _stopped(error: StopRun) -> Failure:
     if not isinstance(error, Interrupted):
         return Failure("run_timeout", str(error), None, EXIT_CODES[RunTimeoutError])
     how = "Interrupted." if error.signum == signal.SIGINT else f"Ended by {error}."
-    return Failure("interrupted", how, None, 128 + error.signum)
+    return Failure("interrupted", how, error.hint, 128 + error.signum)
 
 
 def _exit(code: object) -> Failure:

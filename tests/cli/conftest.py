@@ -204,7 +204,8 @@ class Cli:
         fcntl.ioctl(inner, termios.TIOCSWINSZ, size)
         process = self.start(
             *args, stdin=given.pop("stdin", inner), stdout=given.pop("stdout", inner), stderr=inner,
-            environment={"TERM": "xterm", **given.pop("environment", {})}, start_new_session=True,
+            environment={"TERM": "xterm", "PAGER": "cat", **given.pop("environment", {})},
+            start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(inner, termios.TIOCSCTTY, 0), **given,
         )  # fmt: skip
         os.close(inner)

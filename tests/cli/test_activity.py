@@ -297,14 +297,15 @@ def test_a_pipe_gets_the_bytes_while_standard_error_is_a_terminal(cli: Cli, serv
 
 @pytest.mark.usefixtures("tools")
 def test_interrupting_a_wait_leaves_no_spinner(cli: Cli, serve: Serve) -> None:
-    """Ctrl-C erases the spinner before the error."""
+    """Ctrl-C erases the spinner, is no error, and the session can be continued."""
     serve(FakeReply([Wait()], head=b""))
     terminal = cli.on_terminal(*RUN, "Hi")
     terminal.expect("connecting")
     terminal.type("\x03")
     assert 130 == terminal.end()
     assert "connecting" not in "\n".join(terminal.screen())
-    assert "Interrupted." in terminal.screen()[-1]
+    assert ["Interrupted.", "To continue: tinyagent run -c"] == terminal.screen()[-2:]
+    assert "Error" not in "\n".join(terminal.screen())
 
 
 CALLS: dict[str, tuple[dict[str, object], str]] = {

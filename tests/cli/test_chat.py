@@ -129,6 +129,25 @@ def test_a_message_to_a_stopped_reply_is_not_lost(cli: Cli, serve: Serve) -> Non
     assert ("user", "with a cat") == _sent(server, 1)[-1]
 
 
+def test_an_error_is_wrapped_at_words(cli: Cli, serve: Serve) -> None:
+    """In a chat and in a run, a long message is broken between its words; in a pipe it is one line."""
+    message = "unbreakable " * 20
+    reply = FakeReply.error(400, message)
+    serve(reply, reply, reply)
+    terminal = _chat(cli, columns=50)
+    terminal.type("Hi" + ENTER)
+    terminal.expect("Error:")
+    terminal.expect_prompt()
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    run = cli.on_terminal("run", "-m", "local/m", "Hi", columns=50)
+    assert 1 == run.end()
+    for shown in (terminal, run):
+        words = "\n".join(shown.screen(50, rows=200)).split()
+        assert 20 == words.count("unbreakable"), words
+    assert message.strip() in cli("run", "-m", "local/m", "Hi").err
+
+
 def test_ctrl_c_removes_the_text(cli: Cli, serve: Serve) -> None:
     """Without a reply, Ctrl-C removes what was typed; without text it says how to leave."""
     server = serve(FakeReply.text("Fine."))

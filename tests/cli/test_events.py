@@ -14,6 +14,7 @@ import pytest
 from tinyagent.testing import FakeServer
 
 from .conftest import ROOT, SECONDS, Cli, FakeReply
+from .page_records import RecordWriter
 
 GUIDE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 FILTERS = ("text", "stats", "tools")
@@ -225,6 +226,23 @@ def test_stats_of_an_interrupted_run_sum_its_replies(cli: Cli, record: Path) -> 
     found = json.loads(cli("events", "stats", "--json", stdin=b"".join(lines[:-2])).out)
     assert (1, 1) == (found["runs"], found["unfinished_runs"])
     assert json.loads(lines[-1])["usage"] == found["usage"]
+
+
+def test_stats_have_the_time_of_compactions(cli: Cli) -> None:
+    """A request for a summary is time of the model, in a run and between two runs."""
+    record = RecordWriter()  # one event each second
+    record.header()
+    record.event("agent_start")
+    record.event("turn_start")
+    record.compaction("In short.")
+    record.message("assistant", [])
+    record.event("agent_end")
+    record.result()
+    record.compaction("Shorter.")
+    found = json.loads(cli("events", "stats", "--json", stdin=record.data).out)
+    assert (2, 6000 + 1000, 1000 + 2000 + 1000) == (
+        found["compactions"], found["duration_ms"], found["model_ms"]
+    )  # fmt: skip
 
 
 # ---- tools ------------------------------------------------------------------------------------------------

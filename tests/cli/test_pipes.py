@@ -214,7 +214,7 @@ def test_a_signal_while_waiting_for_input(cli: Cli) -> None:
     assert b"--no-stdin" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=SECONDS)
-    assert (130, 130, b"Error: Interrupted.\n") == (process.returncode, last_line(out)["exit_code"], err)
+    assert (130, 130, b"Interrupted.\n") == (process.returncode, last_line(out)["exit_code"], err)
 
 
 STUBBORN = """

@@ -223,7 +223,7 @@ def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
     done = cli.shell(f"{cli.command()[0]} -P {script}")
     assert 130 == done.code
     if name in ("tinyagent_cli.run.driver", "msgspec"):
-        assert ("interrupted", "Error: Interrupted.\n") == (done.result["error"]["kind"], done.err)
+        assert ("interrupted", "Interrupted.\n") == (done.result["error"]["kind"], done.err)
     else:
         assert ("", "") == (done.out, done.err)
 

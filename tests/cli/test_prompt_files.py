@@ -159,4 +159,4 @@ def test_a_signal_while_a_page_is_read(cli: Cli) -> None:
         with connection:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate()
-    assert (130, b"", b"Error: Interrupted.\n") == (process.returncode, out, err)
+    assert (130, b"", b"Interrupted.\n") == (process.returncode, out, err)

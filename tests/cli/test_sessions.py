@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
@@ -652,7 +653,7 @@ def test_show_looks_like_the_live_run_on_a_terminal(cli: Cli, serve: Serve, plai
     assert plain == any("**look**" in line for line in rest)
 
 
-@pytest.mark.parametrize("command", [("sessions", "show"), ("replay", "--speed", "0")])
+@pytest.mark.parametrize("command", [("sessions", "show", "--no-pager"), ("replay", "--speed", "0")])
 def test_ctrl_c_stops_a_long_session(cli: Cli, command: tuple[str, ...]) -> None:
     """It is shown from the start while it is read, so Ctrl-C ends it before its end."""
     demo(cli, "--session", "s", "Hi")
@@ -675,6 +676,64 @@ def test_show_has_the_conversation_that_a_session_continues(cli: Cli, serve: Ser
         "\n> Look\n\n✓ look me\nSeen.\n\n> Again\n\nGone.\n"
         == cli("sessions", "show", "s").out.partition("\n")[2]
     )
+
+
+def test_show_has_the_last_prompts_only(cli: Cli, serve: Serve) -> None:
+    """-n counts prompts, those of an earlier record, too, and says how many are left out."""
+    serve(FakeReply.text("One."), FakeReply.text("Two."), FakeReply.text("Three."))
+    cli("run", "-m", "local/m", "--no-session", "-o", "run.jsonl", "1?")
+    cli("run", "-m", "local/m", "--history", "run.jsonl", "--session", "s", "2?")
+    cli("run", "--session", "s", "3?")
+    parts = ["\n> 1?\n\nOne.\n", "\n> 2?\n\nTwo.\n", "\n> 3?\n\nThree.\n"]
+    for count, left_out in ((1, "(2 earlier prompts)\n"), (2, "(1 earlier prompt)\n"), (3, ""), (9, "")):
+        shown = cli("sessions", "show", "s", "-n", str(count))
+        assert left_out + "".join(parts[-count:]) == shown.out.partition("\n")[2]
+    found = json.loads(cli("sessions", "show", "s", "-n", "1", "--json").out)
+    assert ["user", "assistant"] == [message["role"] for message in found["messages"]]
+
+
+def test_show_uses_the_pager_of_the_user_on_a_terminal(cli: Cli) -> None:
+    """It gets the rendered text in colours, leaving it early is no error, and --no-pager does without it."""
+    demo(cli, "--session", "s", "Hi")
+    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
+    files(cli)[0].write_bytes(first + b"".join(others) * 1000)
+    pager = cli.file("pager", '#!/bin/sh\necho "PAGER $*"; exec head -n 3\n')
+    pager.chmod(0o700)
+    environment = {"PAGER": f"'{pager}' -x"}
+    terminal = cli.on_terminal("sessions", "show", "s", environment=environment)
+    assert 0 == terminal.end()
+    heading, session, prompt = terminal.screen()
+    assert ("PAGER -x", "> Hi") == (heading, prompt)
+    assert session.endswith("demo")
+    without: list[tuple[list[str], dict[str, str]]] = [
+        (["--no-pager"], {}),
+        (["-n", "1"], {"TERM": "dumb"}),
+        ([], {"PAGER": "no-such-pager"}),
+    ]
+    for args, more in without:
+        terminal = cli.on_terminal("sessions", "show", "s", *args, environment={**environment, **more})
+        terminal.expect("demo")
+        terminal.process.kill()
+        terminal.end()
+        assert b"PAGER" not in terminal.shown, (args, more)
+    assert "PAGER" not in cli("sessions", "show", "s", "-n", "1", **environment).out
+
+
+@pytest.mark.skipif(shutil.which("less") is None, reason="less is not installed")
+def test_show_uses_less(cli: Cli) -> None:
+    """It ends at once if everything fits on the screen, shows colours, and Ctrl-C is for it."""
+    demo(cli, "--session", "s", "Hi")
+    terminal = cli.on_terminal("sessions", "show", "s", environment={"PAGER": ""})
+    assert 0 == terminal.end()
+    assert b"\x1b[2m" in terminal.shown
+    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
+    files(cli)[0].write_bytes(first + b"".join(others) * 100)
+    terminal = cli.on_terminal("sessions", "show", "s", environment={"PAGER": ""})
+    terminal.expect("demo")
+    terminal.type("\x03")
+    terminal.type("q")
+    assert 0 == terminal.end()
+    assert 0 < terminal.shown.count(b"> Hi") < 100
 
 
 def test_show_prints_one_object(cli: Cli) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent_cli.terminal.sanitise import Sanitizer, clean, one_line, visible
+from tinyagent_cli.terminal.wrapping import wrap_words
 
 HOSTILE = [
     ("colour \x1b[31mred\x1b[0m", "colour red"),
@@ -78,3 +79,20 @@ def test_visible_removes_nothing() -> None:
     assert "rm -rf /\\x1b[2K\\x08 \\u202e \\U000e0041 ok\n" == visible(
         "rm -rf /\x1b[2K\x08 \u202e \U000e0041 ok\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Error: this has exactly", "Error: this has exactly"),
+        ("Error: this is too long for it", "Error: this is too long\nfor it"),
+        ("Try it:\n  tinyagent run a-long-command", "Try it:\n  tinyagent run a-long-command"),
+        ("See /a/very/long/path/of/a/file there", "See\n/a/very/long/path/of/a/file\nthere"),
+        ("文字 文字 文字 文字 文字 文字", "文字 文字 文字 文字\n文字 文字"),
+        ("two  blanks stay  as they are", "two  blanks stay  as\nthey are"),
+        ("", ""),
+    ],
+)
+def test_messages_are_wrapped_at_words(text: str, expected: str) -> None:
+    """No word is broken, and indented lines, which are commands, stay as they are."""
+    assert expected == wrap_words(text, 23)

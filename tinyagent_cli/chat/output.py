@@ -10,6 +10,7 @@ from prompt_toolkit.application import get_app_or_none
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.terminal.output import Output
+from tinyagent_cli.terminal.wrapping import terminal_width
 
 __all__ = ["ChatContext", "ChatOutput"]
 
@@ -84,6 +85,11 @@ class ChatContext(AppContext):
     def stderr_is_terminal(self) -> bool:
         """Whether messages are shown on a terminal: always."""
         return True
+
+    @property
+    def columns(self) -> int | None:
+        """The width of the terminal."""
+        return terminal_width(self._output.fd)
 
     def _write(self, text: str) -> None:
         self._output.show(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,9 @@ from tinyagent_cli.terminal.tables import print_json, print_table
 from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tinyagent.agent_types import AgentMessage
     from tinyagent_cli.sessions.index import SessionIndex
     from tinyagent_cli.sessions.store import Session, SessionStore
 
@@ -57,6 +61,7 @@ def _store() -> SessionStore:
 
 
 def _index() -> SessionIndex:
+
     from tinyagent_cli.config.environment import cache_directory
     from tinyagent_cli.sessions.index import SessionIndex
 
@@ -148,19 +153,29 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
 
 @sessions.command(short_help="Show a session as its runs showed it.")
 @_session_argument
+@click.option(
+    "-n",
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Only the last N prompts, with what came after them.",
+)
 @click.option("--plain", is_flag=True, help="Show the replies as they are, also on a terminal.")
-@click.option("--json", "as_json", is_flag=True, help="Print one object: that of `list`, with all messages.")
+@click.option("--no-pager", is_flag=True, help="Do not use $PAGER or less on a terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object: that of `list`, with the messages.")
 @common_options
 @click.pass_obj
-def show(app: AppContext, session: str | None, plain: bool, as_json: bool) -> None:
-    """Show a session as its runs showed it: prompts, replies and tool calls; thinking with -v."""
+def show(
+    app: AppContext, session: str | None, limit: int | None, plain: bool, no_pager: bool, as_json: bool
+) -> None:
+    """Show a session as its runs showed it: prompts, replies and tool calls; thinking with -v.
+
+    On a terminal, a session that does not fit on the screen is shown in $PAGER, or in less.
+    """
     store = _store()
     found = _session(store, session)
     if as_json:
-        messages = store.messages(found)
-        with _index() as index:
-            facts = [each for each in index.sessions() if each["path"] == str(found.path)]
-        print_json({**facts[0], "messages": messages} if facts else {"messages": messages})
+        _print_session(store, found, limit)
         return
     import asyncio
 
@@ -168,12 +183,25 @@ def show(app: AppContext, session: str | None, plain: bool, as_json: bool) -> No
     from tinyagent_cli.exit_codes import InputError
     from tinyagent_cli.run.transcript import show_transcript
     from tinyagent_cli.terminal.output import take_stdout
+    from tinyagent_cli.terminal.pager import has_pager, open_pager
 
     try:
-        source = open_session_source(found, app.warn)
+        entries = open_session_source(found, app.warn).entries()
     except OSError as error:
         raise InputError(f"Cannot read {found.path}: {error.strerror}.") from None
-    asyncio.run(show_transcript(app, source.entries(), take_stdout(), plain=plain))
+    paged = not no_pager and has_pager()
+    with open_pager(color=app.allows_color) if paged else nullcontext(take_stdout()) as output:
+        asyncio.run(show_transcript(app, entries, output, plain=plain, limit=limit))
+
+
+def _print_session(store: SessionStore, session: Session, limit: int | None) -> None:
+    from tinyagent_cli.sessions.transcript import last_messages
+
+    messages: Sequence[AgentMessage] = store.messages(session)
+    with _index() as index:
+        facts = [each for each in index.sessions() if each["path"] == str(session.path)]
+    messages = messages if limit is None else last_messages(messages, limit)
+    print_json({**facts[0], "messages": messages} if facts else {"messages": messages})
 
 
 @sessions.command()

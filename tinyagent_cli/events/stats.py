@@ -13,6 +13,7 @@ from tinyagent.agent_types import (
     AgentEndEvent,
     AgentStartEvent,
     CompactionEndEvent,
+    CompactionStartEvent,
     JsonDict,
     MessageEndEvent,
     MessageStartEvent,
@@ -49,8 +50,9 @@ class Stats(msgspec.Struct, kw_only=True):
         models: The models that replied, as PROVIDER/ID.
         usage: The tokens and the cost; None if the provider reports no usage.
         runs_without_cost: The runs with tokens but without a cost, which is then not in the sum.
-        duration_ms: The time of the runs, from `agent_start` to their last event.
-        model_ms: The time until replies were complete.
+        duration_ms: The time of the runs, from `agent_start` to their last event, and of compactions between
+            them.
+        model_ms: The time until replies and the summaries of compactions were complete.
         tools_ms: The time of all tool calls; calls that ran at the same time count in full.
     """
 
@@ -101,6 +103,7 @@ class Collector:
         self._usages: list[Usage | None] = []
         self._since: int | None = None
         """When the model was asked: the line before its message."""
+        self._compacts_since: int | None = None
 
     def add(self, entry: Entry) -> None:
         """Count a line."""
@@ -162,20 +165,32 @@ class Collector:
                 self._since = time
             case TurnEndEvent():
                 self._since = None
+            case CompactionStartEvent():
+                self._compacts_since = time
             case CompactionEndEvent():
-                self._since = time if run is not None else None
-                stats.compactions += record.summary is not None
-                if run is None:
-                    self._usages.append(record.usage)
-                else:
-                    run.replies.append(record.usage)
+                self._end_compaction(record, time)
             case AgentEndEvent(usage=usage) if run is not None:
                 run.usage = usage
             case _:
                 pass
 
+    def _end_compaction(self, end: CompactionEndEvent, time: int | None) -> None:
+        """Count the request for a summary, in a run or between two runs."""
+        stats, run, since = self._stats, self._run, self._compacts_since
+        taken = max(time - since, 0) if time is not None and since is not None else 0
+        stats.compactions += end.summary is not None
+        stats.model_ms += taken
+        self._compacts_since = None
+        if run is None:
+            stats.duration_ms += taken
+            self._usages.append(end.usage)
+        else:
+            self._since = time
+            run.replies.append(end.usage)
+
     def _end_run(self, *, is_finished: bool) -> None:
         run, self._run = self._run, None
+        self._compacts_since = None
         if run is None:
             return
         self._stats.unfinished_runs += not is_finished

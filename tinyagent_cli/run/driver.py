@@ -20,6 +20,7 @@ from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
+from tinyagent_cli.terminal.signals import Interrupted
 from tinyagent_cli.terminal.text import text_bytes
 
 from .approvals import Approvals, Asker, Scope
@@ -333,6 +334,9 @@ class _Run:
             for output in self._outputs:
                 output.flush()
                 output.on_error = None
+        is_saved = plan.session is not None and plan.session.started
+        if isinstance(self._cause, Interrupted) and is_saved and self._display.shows_summary:
+            self._cause.hint = "To continue: tinyagent run -c"
         if self._cause is not None:
             raise self._cause
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import chain
+from typing import NamedTuple
 
 from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent.agent_types import (
     AgentMessage,
+    AgentStartEvent,
     AgentToolResult,
     JsonDict,
     MessageEndEvent,
@@ -15,9 +19,10 @@ from tinyagent.agent_types import (
 from tinyagent.jsonl import HistoryRecord, Record, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry
-from tinyagent_cli.sessions.transcript import prompt_text
+from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
 from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.sanitise import clean
+from tinyagent_cli.terminal.wrapping import terminal_width
 
 from .replay import Clock, Replay, model_of, quoted, with_times
 
@@ -37,6 +42,11 @@ class _OnOutput(AppContext):
         """Whether the messages are shown on a terminal."""
         return self._output.is_terminal
 
+    @property
+    def columns(self) -> int | None:
+        """The width of standard output, if it is a terminal."""
+        return terminal_width(self._output.fd)
+
     def _write(self, text: str) -> None:
         self._output.write_now(f"{text}\n".encode("utf-8", "replace"))
 
@@ -44,9 +54,10 @@ class _OnOutput(AppContext):
 class _Transcript(Replay):
     """Shows a session on standard output, with its prompts and with the conversation that it continues."""
 
-    def __init__(self, app: AppContext, stdout: Output, clock: Clock, *, plain: bool) -> None:
+    def __init__(self, app: AppContext, stdout: Output, clock: Clock, *, plain: bool, left_out: int) -> None:
         super().__init__(_OnOutput(app, stdout), stdout, "the model", clock, plain=plain, ended_only=True)
         self._calls: dict[str, JsonDict] = {}
+        self._left_out = left_out
 
     def show(self, record: Record) -> None:
         """Show a record."""
@@ -54,6 +65,9 @@ class _Transcript(Replay):
             self._model = model_of(record)
             parts = record.id[:8], record.created[:16].replace("T", " "), self._model
             self._app.dim(" · ".join(filter(None, parts)))
+            if self._left_out:
+                count = "1 earlier prompt" if self._left_out == 1 else f"{self._left_out:,} earlier prompts"
+                self._app.dim(f"({count})")
         elif isinstance(record, HistoryRecord):
             self._show_earlier(record.message)
         else:
@@ -82,7 +96,37 @@ class _Transcript(Replay):
             self.display.activity.show_ended(message["tool_name"], args, result, is_error=message["is_error"])
 
 
-async def show_transcript(app: AppContext, entries: Iterator[Entry], stdout: Output, *, plain: bool) -> None:
+class _Selection(NamedTuple):
+    entries: Iterator[Entry]
+    left_out: int = 0
+    """How many prompts before these lines are not shown."""
+
+
+def _last_prompts(entries: Iterator[Entry], count: int) -> _Selection:
+    """Return the header, and the lines from the last prompts on."""
+    header: list[Entry] = []
+    parts: deque[list[Entry]] = deque(maxlen=count)
+    found = 0
+    for entry in entries:
+        if any(map(_is_prompt, entry.records)):
+            found += 1
+            parts.append([])
+        (parts[-1] if parts else header).append(entry)
+    if found <= count:
+        return _Selection(chain(header, *parts))
+    header = [each for each in header if any(isinstance(record, SessionRecord) for record in each.records)]
+    return _Selection(chain(header, *parts), found - count)
+
+
+def _is_prompt(record: Record) -> bool:
+    if isinstance(record, HistoryRecord):
+        return is_prompt(record.message)
+    return isinstance(record, AgentStartEvent)
+
+
+async def show_transcript(
+    app: AppContext, entries: Iterator[Entry], stdout: Output, *, plain: bool, limit: int | None = None
+) -> None:
     """Show a session at once on standard output: prompts, replies, tool calls and errors.
 
     Args:
@@ -90,14 +134,16 @@ async def show_transcript(app: AppContext, entries: Iterator[Entry], stdout: Out
         entries: The lines of the session.
         stdout: Standard output.
         plain: Whether replies are shown as they are, also on a terminal.
+        limit: How many of the last prompts are shown; None for all.
 
     Raises:
         TinyAgentError: The session cannot be read, or standard output cannot be written.
     """
     clock = Clock(0)
-    shown = _Transcript(app, stdout, clock, plain=plain)
+    selected = _Selection(entries) if limit is None else _last_prompts(entries, limit)
+    shown = _Transcript(app, stdout, clock, plain=plain, left_out=selected.left_out)
     try:
-        for moment, found in with_times(entries):
+        for moment, found in with_times(selected.entries):
             for record in found:
                 if moment is not None:
                     await clock.wait_until(moment)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tinyagent import _json, extract_text
 from tinyagent._stream.compaction import is_summary, summary_text
 from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent.agent_types import AgentMessage
 
-__all__ = ["markdown", "prompt_text"]
+__all__ = ["is_prompt", "last_messages", "markdown", "prompt_text"]
 
 
 def prompt_text(message: AgentMessage) -> str:
@@ -17,6 +17,17 @@ def prompt_text(message: AgentMessage) -> str:
     images = sum(1 for block in message["content"] if block["type"] == "image")
     shown = [extract_text(message), f"[{images} image{'s' if images > 1 else ''}]" if images else ""]
     return "\n".join(part for part in shown if part)
+
+
+def is_prompt(message: AgentMessage) -> bool:
+    """Return whether the user wrote the message, and not a compaction."""
+    return message["role"] == "user" and not is_summary(message)
+
+
+def last_messages(messages: Sequence[AgentMessage], count: int) -> Sequence[AgentMessage]:
+    """Return the last prompts, with the messages after each of them."""
+    places = [place for place, message in enumerate(messages) if is_prompt(message)]
+    return messages[places[-count] :] if len(places) > count else messages
 
 
 def markdown(messages: Iterable[AgentMessage]) -> Iterator[str]:

@@ -13,11 +13,16 @@ class StopRun(BaseException):
 
 
 class Interrupted(StopRun):
-    """A signal asked the run to end."""
+    """A signal asked the run to end.
+
+    Attributes:
+        hint: What the user can do next; None if there is nothing to continue.
+    """
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        self.hint: str | None = None
 
 
 class RunTimeoutError(StopRun):
