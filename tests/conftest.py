@@ -31,7 +31,7 @@ SLOW = (
         for name in ("new_plugin", "page_browser", "pipes", "plugins", "process", "record_file")
     ),
     *(f"tests/cli/test_{name}" for name in ("replay", "rpc", "secrets", "session", "shell_completion")),
-    *(f"tests/cli/test_{name}" for name in ("start", "templates")),
+    *(f"tests/cli/test_{name}" for name in ("standard_streams", "start", "templates")),
     *(f"tests/contract/test_{name}" for name in ("contract_itself", "secrets")),
     *(f"tests/test_{name}" for name in ("bench", "process", "pytest_plugin", "transports")),
 )

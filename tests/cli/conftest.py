@@ -8,13 +8,13 @@ import os
 import pty
 import select
 import signal
-import socket
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any, NamedTuple
@@ -25,7 +25,10 @@ import pytest
 from tinyagent.testing import FakeServer
 from tinyagent.testing.server import FakeReply
 
+from .forks import Fork, ForkServer
+
 ROOT = Path(__file__).resolve().parent.parent.parent
+CLIENT = Path(__file__).with_name("fork_client.py")
 SECONDS = 60
 """How long anything may take; nothing waits this long unless it hangs."""
 
@@ -58,7 +61,7 @@ class Done(NamedTuple):
 class Terminal:
     """A terminal on which a process runs: its output, and keys that are typed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], fd: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Fork, fd: int) -> None:
         self.process = process
         self.shown = b""
         self._fd = fd
@@ -117,50 +120,26 @@ class Terminal:
         return bool(data)
 
 
-class ForkServer:
-    """The process that forks, see `fork_server.py`."""
-
-    def __init__(self) -> None:
-        self._channel, theirs = socket.socketpair()
-        self._channel.settimeout(SECONDS)
-        self._process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("fork_server.py"), str(theirs.fileno())],
-            pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
-        theirs.close()
-        self._answers = self._channel.makefile()
-
-    def run(self, request: dict[str, Any], fds: list[int]) -> int:
-        """Run one command. Return its exit code, negative for a signal."""
-        socket.send_fds(self._channel, [json.dumps(request).encode()], fds)
-        child = int(self._answers.readline())
-        try:
-            return int(self._answers.readline())
-        except TimeoutError:
-            os.kill(child, signal.SIGKILL)
-            raise
-
-    def close(self) -> None:
-        """End the process."""
-        self._answers.close()
-        self._channel.close()
-        self._process.wait(SECONDS)
-
-
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode()
 
 
 class Cli:
-    """Runs `tinyagent` in the directory `work`."""
+    """Runs `tinyagent` in the directory `work`.
+
+    Attributes:
+        new_processes: Whether `start`, `on_terminal` and `shell` start Python. By default they fork.
+    """
+
+    new_processes = False
 
     def __init__(self, work: Path, home: Path, fork_server: ForkServer) -> None:
         self.work = work
         self.home = home
         self._fork_server = fork_server
         self.path = [str(ROOT)]
-        self._open: list[subprocess.Popen[bytes]] = []
+        self._open: list[subprocess.Popen[bytes] | Fork] = []
 
     def __call__(self, *args: str | Path, stdin: bytes | None = None, **environment: str) -> Done:
         """Run a command to its end, in a fork. Standard input is empty by default."""
@@ -173,28 +152,63 @@ class Cli:
             given.write(stdin or b"")
             given.seek(0)
             source = nothing if stdin is None else given
-            request = {
-                "args": [str(arg) for arg in args],
-                "cwd": str(self.work),
-                "env": self.environment(environment),
-                "path": self.path[1:],
-            }
-            code = self._fork_server.run(request, [source.fileno(), out.fileno(), err.fileno()])
-            result = Done(code, *(_text(file) for file in (out, err)))
+            process = self._fork(args, environment, [source.fileno(), out.fileno(), err.fileno()])
+            result = Done(process.wait(SECONDS), *(_text(file) for file in (out, err)))
         if "-vv" not in args:
             assert "Traceback" not in result.err, result.err
         return result
 
-    def start(self, *args: str | Path, environment: dict[str, str] | None = None, **given: Any) -> Any:
+    def _fork(
+        self, args: Iterable[str | Path], environment: dict[str, str], streams: list[int], **given: Any
+    ) -> Fork:
+        process = self._fork_server.start(
+            list(map(str, args)), self.work, self.environment(environment), streams, **given
+        )
+        self._open.append(process)
+        return process
+
+    def start(
+        self,
+        *args: str | Path,
+        environment: dict[str, str] | None = None,
+        stdin: Any = subprocess.DEVNULL,
+        stdout: int = subprocess.PIPE,
+        **given: Any,
+    ) -> Any:
         """Start a command with pipes; with `program`, that one instead."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": given.pop("stderr", subprocess.PIPE)}
+        if not self.new_processes and "program" not in given:
+            return self._start_fork(args, environment or {}, streams, **given)
         process = subprocess.Popen(
             given.pop("program", None) or self.command(*args),
             env=self.environment(environment or {}),
             cwd=self.work,
-            **{**pipes, **given},
+            **streams,
+            **given,
         )
         self._open.append(process)
+        return process
+
+    def _start_fork(
+        self, args: Iterable[str | Path], environment: dict[str, str], streams: dict[str, Any], **given: Any
+    ) -> Fork:
+        theirs, ours = [], {}
+        with ExitStack() as stack:
+            for name, stream in streams.items():
+                if stream == subprocess.DEVNULL:
+                    fd = os.open(os.devnull, os.O_RDWR)
+                    stack.callback(os.close, fd)
+                elif stream == subprocess.PIPE:
+                    reads, writes = os.pipe()
+                    fd, mine = (reads, writes) if name == "stdin" else (writes, reads)
+                    stack.callback(os.close, fd)
+                    ours[name] = os.fdopen(mine, "wb" if name == "stdin" else "rb")
+                else:
+                    fd = stream if isinstance(stream, int) else stream.fileno()
+                theirs.append(fd)
+            process = self._fork(args, environment, theirs, **given)
+        for name, file in ours.items():
+            setattr(process, name, file)
         return process
 
     def on_terminal(self, *args: str | Path, **given: Any) -> Terminal:
@@ -202,20 +216,28 @@ class Cli:
         outer, inner = pty.openpty()
         size = struct.pack("HHHH", given.pop("rows", 24), given.pop("columns", 80), 0, 0)
         fcntl.ioctl(inner, termios.TIOCSWINSZ, size)
+        if self.new_processes or "program" in given:
+            own = {
+                "start_new_session": True,
+                "preexec_fn": lambda: fcntl.ioctl(inner, termios.TIOCSCTTY, 0),
+            }
+        else:
+            own = {"terminal": True}
         process = self.start(
             *args, stdin=given.pop("stdin", inner), stdout=given.pop("stdout", inner), stderr=inner,
-            environment={"TERM": "xterm", "PAGER": "cat", **given.pop("environment", {})},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(inner, termios.TIOCSCTTY, 0), **given,
+            environment={"TERM": "xterm", "PAGER": "cat", **given.pop("environment", {})}, **own, **given,
         )  # fmt: skip
         os.close(inner)
         return Terminal(process, outer)
 
     def shell(self, line: str, **environment: str) -> Done:
         """Run a line of shell in which $T is the command."""
+        command = self.command()
+        if not self.new_processes:
+            command = [sys.executable, "-I", "-S", str(CLIENT), self._fork_server.address]
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=SECONDS, check=False,
-            env=self.environment({"T": " ".join(self.command()), **environment}), cwd=self.work,
+            env=self.environment({"T": " ".join(command), **environment}), cwd=self.work,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -279,6 +301,14 @@ def fork_server() -> Iterator[ForkServer]:
 
 
 @pytest.fixture
+def new_processes(cli: Cli) -> None:
+    """Let each command of a test start Python. Forks end without `atexit` functions, and do not inherit
+    limits, ignored signals, sessions, descriptors above 2 and `PYTHONIOENCODING`.
+    """
+    cli.new_processes = True
+
+
+@pytest.fixture
 def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     """The command line in an empty directory."""
     work = tmp_path / "work"
@@ -286,6 +316,20 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
     made = Cli(work, tmp_path / "home", fork_server)
     yield made
     made.close()
+
+
+@pytest.fixture
+def pip(cli: Cli) -> Callable[[str, int], None]:
+    """A pip that finds no conflict, or the one of the test; for `doctor`; the real one is slow."""
+    site = cli.work.parent / "site-of-pip"
+    site.mkdir()
+    cli.path.append(str(site))
+
+    def says(text: str, code: int) -> None:
+        (site / "pip.py").write_text(f"print({text!r})\nraise SystemExit({code})\n")
+
+    says("No broken requirements found.", 0)
+    return says
 
 
 @pytest.fixture

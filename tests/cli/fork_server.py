@@ -1,20 +1,34 @@
 """Run the command line in forks of one process that has imported all modules.
 
-Otherwise a test would spend most of its time on the start of Python. Tests of imports, signals, pipes and
-terminals use new processes instead.
+Otherwise a test would spend most of its time on the start of Python. `forks.ForkServer` starts this process.
+
+A client connects to the socket, and sends one message: its length, and its fields with a zero byte between
+them: the standard streams that are open, such as `012`, whether the process gets a terminal of its own (`1`),
+the number of arguments, the arguments, and the environment. With the first byte come the descriptors of the
+working directory and of the streams. It receives two numbers, the id of the process and later its exit code,
+which is negative for a signal.
 """
 
 from __future__ import annotations
 
-import json
+import array
+import fcntl
+import io
 import os
-import signal
+import pkgutil
+import select
 import socket
+import struct
 import sys
+import termios
 import traceback
+from collections.abc import Iterable
 from importlib import import_module
 
+import tinyagent_cli
 from tinyagent_cli.main import main  # noqa: TID251 - the process is made for it
+
+NUMBER = struct.Struct("i")
 
 PRELOADED = [
     "jsonschema_rs",
@@ -23,62 +37,115 @@ PRELOADED = [
     "tinyagent.jsonl",
     "tinyagent.replay_provider",
     "tinyagent.responses_provider",
-    "tinyagent_cli.commands.approvals",
-    "tinyagent_cli.commands.completion",
-    "tinyagent_cli.commands.models",
-    "tinyagent_cli.commands.plugins",
-    "tinyagent_cli.commands.run",
-    "tinyagent_cli.commands.schema",
-    "tinyagent_cli.commands.sessions",
-    "tinyagent_cli.commands.tools",
-    "tinyagent_cli.run.driver",
-    "tinyagent_cli.sinks.jsonl",
-    "tinyagent_cli.run.session_choice",
-    "tinyagent_cli.run.tool_call",
-    "tinyagent_cli.sessions.index",
-    "tinyagent_cli.sessions.writer",
 ]
+"""Modules that many commands import, in addition to all of the command line."""
 
 
-def serve(channel: socket.socket) -> None:
-    """Serve requests: one line of JSON with three descriptors. The answer is the exit code."""
+def serve(listener: socket.socket, lifeline: int) -> None:
+    """Serve requests until the other end of `lifeline` is closed."""
+    running: dict[int, tuple[int, socket.socket]] = {}
     while True:
-        data, fds, _, _ = socket.recv_fds(channel, 1 << 20, 3)
-        if not data:
+        ready, _, _ = select.select([listener, lifeline, *running], [], [])
+        if lifeline in ready:
             return
-        child = os.fork()
-        if child == 0:
-            channel.close()
-            work(json.loads(data), fds)
-        for fd in fds:
-            os.close(fd)
-        channel.sendall(f"{child}\n".encode())
-        _, status = os.waitpid(child, 0)
-        channel.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        if listener in ready:
+            connection, _ = listener.accept()
+            child = start(connection)
+            running[os.pidfd_open(child)] = child, connection
+            tell(connection, child)
+        for process in running.keys() & ready:
+            child, connection = running.pop(process)
+            os.close(process)
+            _, status = os.waitpid(child, 0)
+            with connection:
+                tell(connection, os.waitstatus_to_exitcode(status))
 
 
-def work(request: dict[str, object], fds: list[int]) -> None:
+def tell(connection: socket.socket, number: int) -> None:
+    """Send a number to a client, which may have been killed."""
+    try:
+        connection.sendall(NUMBER.pack(number))
+    except BrokenPipeError:
+        pass
+
+
+def start(connection: socket.socket) -> int:
+    """Receive a request, and start its process. Return the id of the process."""
+    fds = array.array("i")
+    head, given, _, _ = connection.recvmsg(NUMBER.size, socket.CMSG_SPACE(4 * fds.itemsize))
+    for _, _, data in given:
+        fds.frombytes(data)
+    [length] = NUMBER.unpack(head)
+    fields = connection.recv(length, socket.MSG_WAITALL).split(b"\0")
+    child = os.fork()
+    if child == 0:
+        work(fields, fds.tolist())
+    for fd in fds:
+        os.close(fd)
+    return child
+
+
+def work(fields: list[bytes], fds: list[int]) -> None:
     """Run the requested command in this process."""
     code = 70
     try:
-        for number, fd in enumerate(fds):
-            os.dup2(fd, number)
-            os.close(fd)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-        os.chdir(str(request["cwd"]))
-        os.environ.clear()
-        os.environ.update(request["env"])  # type: ignore[call-overload]
-        sys.path[:0] = request["path"]  # type: ignore[misc]
-        code = main(request["args"])  # type: ignore[arg-type]
+        streams = dict(zip(map(int, fields[0].decode()), fds[1:], strict=True))
+        count = int(fields[2])
+        os.fchdir(fds[0])
+        place(streams)
+        if fields[1] == b"1":
+            os.setsid()
+            fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+        args = [os.fsdecode(field) for field in fields[3 : 3 + count]]
+        os.environb.clear()
+        os.environb.update(field.split(b"=", 1) for field in fields[3 + count :])
+        open_streams(streams)
+        sys.argv[1:] = args
+        sys.path[:0] = [
+            path for path in os.environ.get("PYTHONPATH", "").split(":") if path and path not in sys.path
+        ]
+        code = main(args)
     except BaseException:  # noqa: BLE001
-        traceback.print_exc(file=sys.__stderr__)
+        traceback.print_exc()
     os._exit(code)
 
 
-if __name__ == "__main__":
+def place(streams: dict[int, int]) -> None:
+    """Give the descriptors of the standard streams their numbers, and close all others."""
+    for number in range(3):
+        if number in streams:
+            os.dup2(streams[number], number)
+        else:
+            os.close(number)
+    os.closerange(3, 1024)
+
+
+def open_streams(given: Iterable[int]) -> None:
+    """Make `sys.stdin`, `sys.stdout` and `sys.stderr` as Python does at its start."""
+    unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = None
+        if number in given:
+            file = open(  # noqa: SIM115
+                number, "wb" if number else "rb", buffering=0 if number and unbuffered else -1, closefd=False
+            )
+            stream = io.TextIOWrapper(
+                file, "utf-8", "backslashreplace" if name == "stderr" else "strict",
+                line_buffering=name == "stderr" or file.isatty(), write_through=unbuffered,
+            )  # fmt: skip
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+
+
+def preload() -> None:
+    """Import what the commands import, except the programs, which act when they are imported."""
+    for module in pkgutil.walk_packages(tinyagent_cli.__path__, "tinyagent_cli."):
+        if not module.name.endswith(("__main__", ".main")):
+            import_module(module.name)
     for name in PRELOADED:
         import_module(name)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    preload()
+    serve(socket.socket(fileno=int(sys.argv[1])), 0)

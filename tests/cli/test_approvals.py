@@ -53,6 +53,7 @@ def tool_result(server: FakeServer, number: int) -> str:
 # ---- without a terminal -------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_without_a_terminal_it_is_refused(cli: Cli, server: FakeServer) -> None:
     """A call is refused without a terminal, and the model and the user read how to allow it."""
     process = cli.start(*RUN, "Write", start_new_session=True)

@@ -16,21 +16,9 @@ from tinyagent_cli.plugins.discovery import Plugin
 from .conftest import Cli, FakeReply
 
 Serve = Callable[..., FakeServer]
+pytestmark = pytest.mark.usefixtures("pip")
+
 MODELS = FakeReply.json({"data": [{"id": "m"}]})
-
-
-@pytest.fixture(autouse=True)
-def pip(cli: Cli) -> Callable[[str, int], None]:
-    """A pip that finds no conflict, or the one of the test; the real one is slow."""
-    site = cli.work.parent / "site-of-pip"
-    site.mkdir()
-    cli.path.append(str(site))
-
-    def says(text: str, code: int) -> None:
-        (site / "pip.py").write_text(f"print({text!r})\nraise SystemExit({code})\n")
-
-    says("No broken requirements found.", 0)
-    return says
 
 
 def examine(cli: Cli, *args: str, **environment: str) -> tuple[int, dict[str, dict[str, Any]]]:

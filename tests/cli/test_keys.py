@@ -205,6 +205,7 @@ def test_parallel_commands_lose_no_key(cli: Cli) -> None:
     assert dict.fromkeys(names, KEY) == stored(cli)
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_full_disk_keeps_the_old_file(cli: Cli) -> None:
     """A file that cannot be written is an error, the old one stays, and no temporary file is left."""
     assert 0 == cli("keys", "set", "openai", stdin=KEY.encode()).code
@@ -215,6 +216,7 @@ def test_a_full_disk_keeps_the_old_file(cli: Cli) -> None:
     assert {"keys.toml", "keys.lock"} == {path.name for path in cli.home.iterdir()}
 
 
+@pytest.mark.usefixtures("pip")
 def test_a_missing_key_says_how_to_store_it(cli: Cli) -> None:
     """`run` and `doctor` name the command, and use the key that it stores."""
     assert "tinyagent keys set openai" in cli("run", "-m", "openai/m", "Hi").err

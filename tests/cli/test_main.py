@@ -232,6 +232,7 @@ def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
     assert "No space left on device" in done.err
 
 
+@pytest.mark.usefixtures("new_processes")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:
     """Characters that standard output cannot encode are written as escapes."""

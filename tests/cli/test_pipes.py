@@ -1,4 +1,4 @@
-"""Pipes, terminals and signals, with real processes."""
+"""Pipes, terminals and signals."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def test_a_full_disk_under_the_output_file(cli: Cli, serve: Serve) -> None:
     assert "Cannot write to /dev/full: No space left on device" in done.err
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_closed_standard_streams(cli: Cli, serve: Serve) -> None:
     """Closed standard output is an error before any request; closed standard error has no effect."""
     server = serve(FakeReply.text("Hello"))
@@ -172,6 +173,7 @@ def test_no_stdin_does_not_wait(cli: Cli, serve: Serve) -> None:
 # ---- signals ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_processes")
 @pytest.mark.parametrize(
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
@@ -195,6 +197,7 @@ def test_a_signal_ends_the_run_cleanly(cli: Cli, serve: Serve, signum: int, code
     assert b"Traceback" not in err
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_an_ignored_hangup_stays_ignored(cli: Cli, serve: Serve) -> None:
     """`nohup tinyagent run` continues when the terminal closes."""
     serve(slow("one ", "two"))
@@ -230,6 +233,7 @@ async def stubborn() -> str:
 """
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_the_second_signal_kills(cli: Cli, serve: Serve) -> None:
     """A second signal kills the process, even if a tool blocks everything."""
     cli.file("stubborn.py", STUBBORN)

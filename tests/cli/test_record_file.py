@@ -92,6 +92,7 @@ def test_a_killed_run_leaves_a_partial_record(cli: Cli, serve: Serve) -> None:
     assert "session" == json.loads(partial.read_bytes().splitlines()[0])["type"]
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_full_disk_keeps_the_older_record(cli: Cli) -> None:
     """A write error gives exit code 1, and the hint names the partial record."""
     older = cli.file("older.jsonl", OLDER)
@@ -163,6 +164,7 @@ def test_a_symbolic_link_stays(cli: Cli) -> None:
         assert (True, True) == (link.is_symlink(), result(target)["ok"])
 
 
+@pytest.mark.usefixtures("new_processes")
 @pytest.mark.parametrize("target", ["/dev/stderr", ">(cat >&2)", "/dev/fd/3 3>&2"])
 def test_descriptors_are_written_as_they_are(cli: Cli, target: str) -> None:
     """/dev/stderr, /dev/fd/N and process substitution are written directly."""

@@ -608,6 +608,7 @@ def test_a_plugin_that_an_option_needs_is_named(cli: Cli) -> None:
 # ---- arguments as bytes -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_processes")
 @pytest.mark.parametrize("locale", ["LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0", "LC_ALL=C.UTF-8"])
 def test_text_arguments_are_utf8_whatever_the_locale(cli: Cli, serve: Serve, locale: str) -> None:
     """Text arguments are UTF-8 in every locale."""

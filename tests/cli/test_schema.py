@@ -186,6 +186,7 @@ def test_a_full_disk_and_a_closed_pipe(cli: Cli, serve: Callable[..., FakeServer
 # ---- how a schema is written ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_schema_in_a_file_or_a_pipe(cli: Cli, serve: Callable[..., FakeServer]) -> None:
     """A file may have any name, also one that reads like a field."""
     server = serve(*[FakeReply.text('{"x": 1}')] * 3)

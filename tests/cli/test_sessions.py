@@ -403,6 +403,7 @@ def test_a_damaged_session_is_named(cli: Cli) -> None:
     assert "(damaged)" in cli("sessions", "list").out
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_disk_that_is_full_in_the_middle_ends_the_session_and_not_the_run(cli: Cli, serve: Serve) -> None:
     """A warning says so, once; what is in the file ends with a whole line."""
     serve(FakeReply.text("x" * 5000), FakeReply.text("Back."))
@@ -415,6 +416,7 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_session_and_not_the_run(cli:
     assert "Back.\n" == cli("run", "-c", "again").out
 
 
+@pytest.mark.usefixtures("new_processes")
 def test_a_disk_that_is_full_at_once_adds_nothing(cli: Cli, serve: Serve) -> None:
     """The session stays as it was, or is not there, and the result has no id."""
     serve(FakeReply.text("One."), FakeReply.text("Two."), FakeReply.text("Three."))
