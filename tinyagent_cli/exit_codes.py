@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "how_it_ended",
     "plugin_exit",
+    "usage_text",
 ]
 
 
@@ -119,6 +120,16 @@ def describe(error: BaseException) -> Failure:
     return failure._replace(message=redact(failure.message), hint=hint)
 
 
+def usage_text(error: click.ClickException) -> str:
+    """Return the message of a usage error; click suggests any option that is similar, and this only one."""
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        from difflib import get_close_matches
+
+        near = get_close_matches(error.option_name, error.possibilities, 1, 0)
+        error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+    return error.format_message()
+
+
 def how_it_ended(kind: str, message: str) -> str:
     """Return how a recorded run without an answer ended, as the end of a sentence."""
     return "was interrupted." if kind in STOPPED else f"failed: {message}"
@@ -143,7 +154,7 @@ def _describe(error: BaseException) -> Failure:
             error.retry_after,
         )
     if isinstance(error, click.ClickException):
-        return Failure("usage", error.format_message(), _click_hint(error), code)
+        return Failure("usage", usage_text(error), _click_hint(error), code)
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return Failure("interrupted", "Interrupted.", None, code)
     if isinstance(error, StandardOutputError):

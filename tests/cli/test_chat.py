@@ -91,6 +91,7 @@ def test_a_session_is_continued(cli: Cli, serve: Serve) -> None:
     assert 0 == cli("run", "-m", "local/m", "--session", "trip", "France?").code
     terminal = _chat(cli, "-c", model="")
     terminal.expect("with 2 messages")
+    terminal.expect("Last prompt: France?")
     _ask(terminal, "Italy?", "Rome")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
@@ -424,8 +425,8 @@ def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
     with FakeServer(FakeReply.error(401, "bad key"), _models("gpt-a", "gpt-b-mini", "gpt-b")) as server:
         terminal = _chat(cli, model="", environment={"OPENAI_BASE_URL": server.url})
         terminal.expect("Provider (number or name)")
-        terminal.type("nosuch" + ENTER)
-        terminal.expect("Type a number from 1 to")
+        terminal.type("opnai" + ENTER)
+        terminal.expect("Did you mean 'openai'?")
         terminal.expect_prompt("Provider (number or name): ")
         terminal.type("openai" + ENTER)
         terminal.expect("Key of openai")

@@ -220,6 +220,21 @@ def test_stats_name_an_unknown_cost(cli: Cli, record: Path) -> None:
     assert re.search(r"^Cost +\$0, and the unknown cost of 1 of the runs$", shown, re.MULTILINE)
 
 
+def test_local_models_cost_nothing_in_the_stats(cli: Cli) -> None:
+    """Also if the run was in a pipe and did not look for a price; compactions between runs, too."""
+    record = RecordWriter()
+    record.header()
+    usage = {"input": 1, "output": 1, "total": 2, "cost": None}
+    for provider in ("ollama", "acme"):
+        record.event("agent_start")
+        record.message("assistant", [], provider=provider, usage=usage)
+        record.event("agent_end", usage=usage)
+        record.result(usage=usage)
+        record.compaction("In short.", usage=usage)
+    found = json.loads(cli("events", "stats", "--json", stdin=record.data).out)
+    assert (8, 0, 2) == (found["usage"]["total"], found["usage"]["cost"], found["runs_without_cost"])
+
+
 def test_stats_of_an_interrupted_run_sum_its_replies(cli: Cli, record: Path) -> None:
     """Without agent_end and result, the usage is that of the replies so far."""
     lines = record.read_bytes().splitlines(keepends=True)

@@ -82,6 +82,9 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
 def test_a_misspelt_command_of_a_group_names_the_nearest(cli: Cli) -> None:
     """A misspelt command of a group gets a suggestion, also for one that is not imported yet."""
     assert "Did you mean 'list'?" in cli("tools", "lst").err
+    assert cli("run", "--modle", "demo", "Hi").err.startswith(
+        "Error: No such option '--modle'. Did you mean '--model'?\n"
+    )
     assert "Did you mean 'doctor'?" in cli("plugins", "docter").err
 
 

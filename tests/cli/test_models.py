@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tinyagent.testing import FakeServer
+from tinyagent_cli.plugins.model_names import similar
 
 from .conftest import Cli, FakeReply
 from .test_shell_completion import offered
@@ -68,6 +69,8 @@ def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> No
     none = cli("models", "list", "proxy")
     assert 3 == none.code
     assert "-m proxy/MODEL-ID" in none.err
+    without_key = cli("models", "list", "openai")
+    assert (3, True) == (without_key.code, "Store it: tinyagent keys set openai" in without_key.err)
     serve(FakeReply.error(404, "no such page"))
     failed = cli("models", "list", "local")
     assert (1, "") == failed[:2]
@@ -205,6 +208,12 @@ def test_a_typo_gets_a_suggestion(cli: Cli, serve: Serve) -> None:
     assert (1, True) == (done.code, "Did you mean local/small-coder?" in done.err)
     assert "smal-coder" == server.requests[-1].json["model"]
     assert "Unknown provider 'opnai'. Did you mean 'openai'?" in cli("run", "-m", "opnai/gpt-5", "Hi").err
+
+
+@pytest.mark.parametrize("text", ["qwn", "qwen3:4c", "olama/qwen3:4b", "QWEN4"])
+def test_a_typo_of_a_tagged_model_gets_a_suggestion(text: str) -> None:
+    """The tag, which is long in comparison with the name, need not be typed."""
+    assert ["ollama/qwen3:4b"] == similar(text, ["ollama/gemma3:1b", "ollama/qwen3:4b"])
 
 
 def test_only_models_that_can_be_used_fit(cli: Cli) -> None:

@@ -29,7 +29,7 @@ from tinyagent_cli.run.prompt_input import (
     read_files,
 )
 from tinyagent_cli.sessions.files import NAMED
-from tinyagent_cli.sessions.transcript import prompt_text
+from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
 from tinyagent_cli.terminal.display import CompactionNotes, text_renderer
@@ -148,6 +148,10 @@ class Chat:
         if plan.session is not None and plan.session.continues:
             parts.append(f"session {plan.session.id[:8]} with {len(plan.history)} messages")
         self._app.note(" · ".join(parts))
+        prompts = [message for message in plan.history if is_prompt(message)]
+        if prompts:
+            text = f"Last prompt: {one_line(prompt_text(prompts[-1]), 500)}"
+            self._app.dim(fit(text, columns() - 1))
         self._app.note("/help shows the commands and the keys. Ctrl-D leaves.")
 
     async def _take(self, line: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import textwrap
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -109,7 +110,9 @@ def _provider(app: AppContext, ask: _Asker, names: list[str], others: set[str]) 
         if answer in (*names, *others):
             return answer
         if answer:
-            app.error(f"Type a number from 1 to {len(names)}, or a name of the list.")
+            near = get_close_matches(answer, [*names, *sorted(others)], 1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            app.error(f"Type a number from 1 to {len(names)}, or a name of the list.{meant}")
 
 
 def _known(app: AppContext, ask: _Asker, settings: Settings, provider: str) -> list[str]:

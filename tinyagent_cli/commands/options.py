@@ -61,7 +61,9 @@ class HintedUsageError(click.UsageError):
     """A usage error with a hint before that of click."""
 
     def __init__(self, error: click.UsageError, hint: str) -> None:
-        super().__init__(error.format_message(), ctx=error.ctx)
+        from tinyagent_cli.exit_codes import usage_text
+
+        super().__init__(usage_text(error), ctx=error.ctx)
         self.hint = hint
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from tinyagent._json import as_str
 from tinyagent._stream.message_checks import is_assistant
+from tinyagent._stream.servers import SERVERS
 from tinyagent._stream.usage import add_usages
 from tinyagent.agent_types import (
     AgentEndEvent,
@@ -83,6 +84,13 @@ class _Run:
         self.started = self.last = started
         self.replies: list[Usage | None] = []
         self.usage: Usage | None = None
+        self.is_local = True
+        """Whether all replies are from servers on the user's machine, which cost nothing."""
+
+    def sum(self) -> Usage | None:
+        """Return the tokens and the cost of the run."""
+        usage = self.usage or add_usages(self.replies)
+        return free_of_charge(usage) if self.is_local and self.replies else usage
 
 
 def collect(entries: Iterable[Entry]) -> Stats:
@@ -104,6 +112,8 @@ class Collector:
         self._since: int | None = None
         """When the model was asked: the line before its message."""
         self._compacts_since: int | None = None
+        self._is_local = False
+        """Whether the last reply is from a server on the user's machine."""
 
     def add(self, entry: Entry) -> None:
         """Count a line."""
@@ -159,8 +169,10 @@ class Collector:
                 name = model_label(as_str(message.get("provider")), as_str(message.get("model")))
                 if name and name not in stats.models:
                     stats.models.append(name)
+                self._is_local = _is_local(as_str(message.get("provider")))
                 if run is not None:
                     run.replies.append(message.get("usage"))
+                    run.is_local = run.is_local and self._is_local
             case MessageEndEvent():
                 self._since = time
             case TurnEndEvent():
@@ -183,7 +195,7 @@ class Collector:
         self._compacts_since = None
         if run is None:
             stats.duration_ms += taken
-            self._usages.append(end.usage)
+            self._usages.append(free_of_charge(end.usage) if self._is_local else end.usage)
         else:
             self._since = time
             run.replies.append(end.usage)
@@ -194,7 +206,7 @@ class Collector:
         if run is None:
             return
         self._stats.unfinished_runs += not is_finished
-        self._usages.append(run.usage or add_usages(run.replies))
+        self._usages.append(run.sum())
         if run.started is not None and run.last is not None:
             self._stats.duration_ms += max(run.last - run.started, 0)
 
@@ -208,6 +220,16 @@ class Collector:
             self._stats.usage["cost_estimated"] = True
         self._stats.runs_without_cost = sum(each.get("cost") is None for each in self._usages if each)
         return self._stats
+
+
+def _is_local(provider: str) -> bool:
+    server = SERVERS.get(provider)
+    return server is not None and server.api_key_env is None
+
+
+def free_of_charge(usage: Usage | None) -> Usage | None:
+    """Return the usage with a cost of 0, if it has no other cost: short runs in pipes do not look it up."""
+    return {**usage, "cost": 0.0} if usage and usage.get("cost") is None else usage
 
 
 def usage_of(fields: JsonDict) -> Usage | None:

@@ -20,7 +20,7 @@ from tinyagent_cli.config.environment import missing_variable
 from .discovery import Plugin
 from .tool_sources import ToolFile
 
-__all__ = ["failure", "remedy", "status"]
+__all__ = ["failure", "missing_key", "remedy", "status"]
 
 
 def failure(
@@ -104,3 +104,11 @@ def remedy(plugin: Plugin | ToolFile) -> str | None:
 def _sentence(text: str) -> str:
     text = text.rstrip()
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def missing_key(provider: str, variable: str) -> MissingKeyError:
+    """Return the error for a provider without a key, which would be in an environment variable."""
+    return MissingKeyError(
+        f"There is no key for {provider!r}: {variable} is not set and no key is stored.",
+        hint=f"Store it: tinyagent keys set {provider}\nOr set it: export {variable}=…",
+    )

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from tinyagent._stream.model_families import family_of
 from tinyagent.agent_types import ModelInfo
-from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+from tinyagent.errors import ConfigurationError, MissingKeyError, PluginError, TinyAgentError
 from tinyagent_cli.config import catalogue
 
+from .failures import missing_key
 from .registry import PluginLoader
 
 __all__ = ["ask_provider", "with_facts"]
@@ -29,6 +30,8 @@ async def ask_provider(loader: PluginLoader, name: str) -> list[ModelInfo]:
         )
     try:
         found = await provider.list_models()
+    except MissingKeyError as error:
+        raise error if provider.api_key_env is None else missing_key(name, provider.api_key_env) from None
     except TinyAgentError:
         raise
     except Exception as error:

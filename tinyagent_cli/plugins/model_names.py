@@ -6,7 +6,7 @@ always taken as it is, because a list may be old or incomplete.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -88,9 +88,18 @@ def matching(text: str, names: Iterable[str]) -> list[str]:
 def similar(text: str, names: Sequence[str]) -> list[str]:
     """Return the names that a text with a typo may mean, the most similar one first."""
     wanted = text.lower()
-    by_text = {part: name for name in names for part in (name.lower(), name.lower().partition("/")[2])}
+    by_text = {part: name for name in names for part in _parts(name.lower())}
     near = get_close_matches(wanted, list(by_text), 3, 0.75)
     return list(dict.fromkeys(by_text[part] for part in near))
+
+
+def _parts(name: str) -> Iterator[str]:
+    """Yield what a user may type of a name: also without the provider, the author and the tag."""
+    last = name.rpartition("/")[2]
+    yield last.partition(":")[0]
+    yield last
+    yield name.partition("/")[2]
+    yield name
 
 
 def complete_choice(

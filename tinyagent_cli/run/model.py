@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tinyagent.agent_types import JsonValue, Model, Provider
-from tinyagent.errors import MissingKeyError, PluginError, TinyAgentError
+from tinyagent.errors import PluginError, TinyAgentError
 from tinyagent_cli.config.model_choice import Choice
 from tinyagent_cli.config.settings import Settings
 from tinyagent_cli.plugins import builtin as builtin_plugins
+from tinyagent_cli.plugins.failures import missing_key
 from tinyagent_cli.plugins.registry import PluginLoader
 
 __all__ = ["resolve_model"]
@@ -48,9 +49,7 @@ def resolve_model(
         ) from error
     key = settings.api_key(provider.name, provider.api_key_env)
     if key is None and provider.api_key_env is not None:
-        raise MissingKeyError(
-            f"There is no key for {provider.name!r}: {provider.api_key_env} is not set and no key is stored.",
-            hint=f"Store it: tinyagent keys set {provider.name}\n"
-            f"Or set it: export {provider.api_key_env}=…   Or try without a key: -m demo",
-        )
+        missing = missing_key(provider.name, provider.api_key_env)
+        missing.hint = f"{missing.hint}   Or try without a key: -m demo"
+        raise missing
     return provider, model, key

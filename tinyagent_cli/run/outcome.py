@@ -142,8 +142,9 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
     """
     match error:
         case RunLimitError(limit="max_turns"):
+            turns = "1 turn" if plan.max_turns == 1 else f"{plan.max_turns} turns"
             return RunLimitError(
-                f"The run was ended after {plan.max_turns} turns (--max-turns) without a final answer.",
+                f"The run was ended after {turns} (--max-turns) without a final answer.",
                 limit="max_turns",
             )
         case RunLimitError(limit="repeat"):
