@@ -22,6 +22,9 @@ BINDING_FILES := $(shell find $(BINDING) -name target -prune -o -name __pycache_
 RUST   := build/alchemy
 MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
 
+# With it, pytest would compile its modules again in each worker.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast coverage matrix check format bench conformance peers browser wheels leaks clean
 
