@@ -510,7 +510,7 @@ async def test_a_request_that_is_stopped(engine: TransportChoice, part: str, way
 @each
 async def test_a_reader_that_is_slow(engine: TransportChoice) -> None:
     """The buffer has a limit, so the server has to wait."""
-    piece, count, sent = bytes(HIGH_WATER), 128, 0
+    piece, count, sent = bytes(16 * HIGH_WATER), 128, 0  # more than the kernel's buffers
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal sent

@@ -36,7 +36,7 @@ from tinyagent.testing import (
 )
 from tinyagent.testing.server import FakeReply, FakeServer, sse
 
-from .test_wire_cases import CASES, SHORT, steps_of, waits  # noqa: F401
+from .test_wire_cases import CASES, LIMITS, NO_LIMIT, steps_of, waits  # noqa: F401
 
 KEY = "sk-test-CANARY-0123456789abcdefghijkl"
 OPAQUE = "CANARYq7w8e9r0t1y2u3i4o5p6a7s8d9f0"
@@ -106,7 +106,7 @@ async def test_no_failing_case_shows_the_key(case: dict[str, Any], waits: list[f
         reply = FakeReply(steps, status=case["status"], headers=headers, framing=case["framing"])
         async with FakeServer(reply, repeat=True) as server:
             model = OpenAICompatModel(provider="acme", id="m", base_url=server.url)
-            events, agent = await _run(model, stream_openai_completions, key, shown)
+            events, agent = await _run(model, stream_openai_completions, key, shown, case["id"])
             sent = server.requests[0].headers["authorization"]
         assert f"Bearer {key}" == sent
         assert agent.state["error"], "it fails"
@@ -115,12 +115,12 @@ async def test_no_failing_case_shows_the_key(case: dict[str, Any], waits: list[f
         shown.check(key)
 
 
-async def _run(model: Any, stream_fn: Any, key: str, shown: Shown) -> tuple[list[Any], Agent]:
+async def _run(model: Any, stream_fn: Any, key: str, shown: Shown, case: str) -> tuple[list[Any], Agent]:
     options = AgentOptions(
         initial_state={"model": model},
         stream_fn=stream_fn,
         get_api_key=lambda provider: key,
-        timeout=SHORT,
+        timeout=NO_LIMIT | LIMITS.get(case, {}),
         on_retry=shown.add,
     )
     agent = Agent(options)
