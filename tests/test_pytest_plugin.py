@@ -38,11 +38,15 @@ def test_it_imports_nothing_but_the_library() -> None:
     assert "tinyagent.testing tinyagent.testing.pytest_plugin" == done.stdout.strip(), done.stderr
 
 
+WITHOUT = [f"-pno:{name}" for name in ("asyncio", "cacheprovider", "hypothesispytest", "respx", "xdist")]
+"""Plugins that a test does not need, because their imports are slow."""
+
+
 def run_pytest(folder: Path, test: str) -> str:
     """Return the output of pytest in a child process."""
     (folder / "test_it.py").write_text(test)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", folder],
+        [sys.executable, "-m", "pytest", "-q", *WITHOUT, folder],
         capture_output=True,
         text=True,
         check=False,
@@ -119,7 +123,7 @@ def test_snapshots_are_lines(tmp_path: Path) -> None:
     )
     assert "1 snapshot failed" in run_pytest(tmp_path, test)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:asyncio", "--snapshot-update"],
+        [sys.executable, "-m", "pytest", *WITHOUT, "--snapshot-update"],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout

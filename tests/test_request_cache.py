@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyagent import anthropic_provider, responses_provider
@@ -470,6 +470,7 @@ def check_messages(body: dict[str, Any]) -> None:
 
 
 @each_protocol
+@settings(max_examples=40)  # of a conversation each
 @given(changes=st.lists(steps(), min_size=3, max_size=12))
 def test_any_growing_and_edited_conversation(protocol: Protocol, changes: list[tuple[str, Any, Any]]) -> None:
     """Each request of a conversation has the bytes and headers of one that is built without the cache."""

@@ -109,6 +109,7 @@ def test_killed_many_times(cli: Cli) -> None:
         deadline = time.monotonic() + SECONDS
         while out.read_bytes().count(b"\n") < 8 * number:
             assert time.monotonic() < deadline
+            time.sleep(0.005)
         process.kill()
         process.wait(SECONDS)
         assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
@@ -153,6 +154,7 @@ def test_interrupted(cli: Cli) -> None:
         deadline, size = time.monotonic() + SECONDS, out.stat().st_size if out.exists() else 0
         while not out.exists() or out.stat().st_size == size:
             assert time.monotonic() < deadline
+            time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         while b"Ctrl-C again" not in process.stderr.readline():
             assert time.monotonic() < deadline
@@ -171,6 +173,7 @@ def test_requests_per_minute(cli: Cli) -> None:
     deadline = time.monotonic() + SECONDS
     while not out.exists() or not out.read_bytes().count(b"\n"):
         assert time.monotonic() < deadline
+        time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
     process.wait(SECONDS)
     assert 1 == len(results(out))

@@ -59,14 +59,16 @@ async def block() -> str:
             pass
 """
 KEEPS_THE_LOCK = """
-import re
+import ctypes
 from tinyagent import tool
 
 @tool(read_only=True)
-def match() -> str:
-    "Match a pattern that takes for ever, without letting another thread run."
+def lock() -> str:
+    "Lock a mutex of C for the second time, without letting another thread run."
+    wait = ctypes.PyDLL(None).pthread_mutex_lock
+    mutex = ctypes.create_string_buffer(256)
     open("started", "w").close()
-    return str(re.match(r"(a+)+$", "a" * 64 + "b"))
+    return str(wait(mutex) + wait(mutex))
 """
 
 
@@ -137,8 +139,8 @@ def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
 
 def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli) -> None:
     """The exit code is right, and -o leaves a partial file, because no Python code can run."""
-    cli.file("match.py", KEEPS_THE_LOCK)
-    done, _ = run_limited_in_tool(cli, "./match.py", "match")
+    cli.file("locks.py", KEEPS_THE_LOCK)
+    done, _ = run_limited_in_tool(cli, "./locks.py", "lock")
     assert 124 == done.code
     assert "tool_execution_start" == done.lines[-1]["type"]
     partial = next(cli.work.glob("run.jsonl.*.partial"))
@@ -186,8 +188,8 @@ def test_a_signal_while_a_tool_file_is_imported(cli: Cli, signum: int, code: int
 
 def test_two_signals_kill_while_c_code_keeps_the_interpreter_lock(cli: Cli) -> None:
     """A second signal kills the process, even if no Python code can run."""
-    cli.file("match.py", KEEPS_THE_LOCK)
-    process = cli.start("run", "-m", "demo", "-t", "./match.py", "match")
+    cli.file("locks.py", KEEPS_THE_LOCK)
+    process = cli.start("run", "-m", "demo", "-t", "./locks.py", "lock")
     while not (cli.work / "started").exists():
         time.sleep(0.01)
     while process.poll() is None:
