@@ -217,7 +217,7 @@ def test_progress_on_a_terminal(cli: Cli) -> None:
     assert 1 == terminal.end()
     shown = terminal.screen(120)
     assert [] == [line for line in shown if "left" in line]
-    assert "Warning: Line 21 is skipped: it is not JSON" in shown[-3]
+    assert "Warning: Line 21 is skipped: it is not JSON" in " ".join(shown[-4:-1])
     assert shown[-2].startswith("20 answered · 1 failed · ")
     assert "bad_line: 1" == shown[-1].strip()
 

@@ -360,6 +360,12 @@ def test_damaged_bytes_are_reported(
     assert problem in done.out
 
 
+def test_a_line_that_is_no_json_is_a_problem(cli: Cli) -> None:
+    """The summary has the numbers of problems and lines."""
+    done = cli("events", "validate", stdin=b"nonsense\n")
+    assert (1, "Error: standard input has 2 problems in 1 line.\n") == (done.code, done.err)
+
+
 def test_the_next_run_is_checked_after_a_problem(cli: Cli, record: Path) -> None:
     """A problem in the order of a run does not hide those of later runs, and is reported once."""
     broken = edited(record, lambda lines: lines.pop(2))

@@ -224,6 +224,14 @@ def test_only_models_that_can_be_used_fit(cli: Cli) -> None:
     assert "Using openai/gpt-4.1-mini for 'gpt-4.1'." in done.err
 
 
+def test_a_search_without_a_result_says_what_was_searched(cli: Cli, serve: Serve) -> None:
+    """It names the providers that are listed, and how to search others."""
+    serve(MODELS)
+    assert 0 == cli("models", "list", "local").code
+    done = cli("models", "search", "nothing")
+    assert "These providers are listed: local.\nOthers are searched when their key is stored" in done.err
+
+
 def test_aliases(cli: Cli) -> None:
     """An alias is set, listed, completed, used and removed; comments of the file stay."""
     cli.config("# mine\n")

@@ -707,6 +707,13 @@ def test_show_uses_the_pager_of_the_user_on_a_terminal(cli: Cli) -> None:
     heading, session, prompt = terminal.screen()
     assert ("PAGER -x", "> Hi") == (heading, prompt)
     assert session.endswith("demo")
+    for number in range(4):
+        demo(cli, "--session", f"s{number}", "Ho")
+    for args in (["list"], ["search", "Ho"]):
+        terminal = cli.on_terminal("sessions", *args, environment=environment)
+        assert 0 == terminal.end()
+        assert "PAGER -x" == terminal.screen()[0]
+        assert 4 == len(terminal.screen())
     without: list[tuple[list[str], dict[str, str]]] = [
         (["--no-pager"], {}),
         (["-n", "1"], {"TERM": "dumb"}),

@@ -146,7 +146,9 @@ class Chat:
         plan = self._chat.plan
         parts = [model_name(plan)]
         if plan.session is not None and plan.session.continues:
-            parts.append(f"session {plan.session.id[:8]} with {len(plan.history)} messages")
+            count = len(plan.history)
+            messages = "1 message" if count == 1 else f"{count} messages"
+            parts.append(f"session {plan.session.id[:8]} with {messages}")
         self._app.note(" · ".join(parts))
         prompts = [message for message in plan.history if is_prompt(message)]
         if prompts:

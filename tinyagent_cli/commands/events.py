@@ -211,7 +211,9 @@ def validate(app: AppContext, source: str | None) -> int:
     for kind, line in checker.unknown.items():
         app.warn(f"{opened.name}: line {line} has the unknown type {kind!r}, which readers ignore.")
     if count:
-        app.error(f"{opened.name} has {count} problem{'s' if count > 1 else ''} in {checker.lines} lines.")
+        problems = f"{count} problem{'s' if count > 1 else ''}"
+        lines = f"{checker.lines} line{'' if checker.lines == 1 else 's'}"
+        app.error(f"{opened.name} has {problems} in {lines}.")
         return 1
     runs = f"{checker.runs} run{'s' if checker.runs != 1 else ''}"
     app.note(f"{opened.name} is valid: {checker.lines} lines, {runs}.")

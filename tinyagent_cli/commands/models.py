@@ -133,7 +133,11 @@ def search_models(
             "No lists are stored. Store a key (tinyagent keys set NAME), or ask: tinyagent models list NAME"
         )
     elif not rows:
-        app.note(f"No model fits. These providers are listed: {', '.join(listings)}.")
+        app.note(
+            f"No model fits. These providers are listed: {', '.join(listings)}.\n"
+            "Others are searched when their key is stored (tinyagent keys set NAME), or after: "
+            "tinyagent models list NAME"
+        )
     oldest = max(listings.values(), key=lambda listing: listing.age_s, default=None)
     if rows and oldest is not None and oldest.age_s > _FRESH_S:
         app.note(

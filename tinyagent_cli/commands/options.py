@@ -100,7 +100,7 @@ class GroupedCommand(click.Command):
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in self.option_groups}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and record[1]:  # arguments have their texts in the description
                 heading = headings.get(param.name or "", "Other options")
                 sections.setdefault(heading, []).append(record)
         write_sections(formatter, sections)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -17,11 +17,12 @@ from tinyagent_cli.terminal.tables import print_json, print_table
 from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tinyagent.agent_types import AgentMessage
     from tinyagent_cli.sessions.index import SessionIndex
     from tinyagent_cli.sessions.store import Session, SessionStore
+    from tinyagent_cli.terminal.output import Output
 
 __all__ = ["sessions"]
 
@@ -32,6 +33,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print an ar
 _here_option = click.option("--here", is_flag=True, help="Only the sessions of the working directory.")
 
 
+_no_pager_option = click.option("--no-pager", is_flag=True, help="Do not use $PAGER or less on a terminal.")
 _session_argument = click.argument(
     "session", required=False, type=TextArgument(), shell_complete=complete_sessions
 )
@@ -80,6 +82,18 @@ def _session(store: SessionStore, text: str | None) -> Session:
     return store.last_of(working_folder()) if text is None else store.find(text)
 
 
+@contextmanager
+def _pager(app: AppContext, no_pager: bool) -> Iterator[Output | None]:
+    """Return the output to a pager; None if it is not used."""
+    if no_pager or not sys.stdout.isatty():
+        yield None
+        return
+    from tinyagent_cli.terminal.pager import has_pager, open_pager
+
+    with open_pager(color=app.allows_color) if has_pager() else nullcontext() as pager:
+        yield pager
+
+
 def _time(milliseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
 
@@ -87,11 +101,12 @@ def _time(milliseconds: int) -> str:
 @sessions.command("list")
 @_here_option
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N sessions.")
+@_no_pager_option
 @_json_option
 @common_options
 @click.pass_obj
-def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool) -> None:
-    """List the sessions, the last used one first."""
+def list_sessions(app: AppContext, here: bool, limit: int | None, no_pager: bool, as_json: bool) -> None:
+    """List the sessions, the last used one first. A long list is shown in $PAGER, or in less."""
     with _index() as index:
         found = index.sessions(_folder(here))[:limit]
     if as_json:
@@ -101,31 +116,32 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, as_json: bool)
     elif not found:
         app.note(f"There are no sessions in {_store().directory}.")
     else:
-        print_table(
-            ("ID", "NAME", "USED", "MODEL", "MESSAGES", "TITLE"),
-            [
-                (
-                    session["id"][:_ID],
-                    session["name"] or "",
-                    _time(session["used"]),
-                    session["model"],
-                    str(session["messages"]),
-                    session["title"] + (" (damaged)" if session["problem"] else ""),
-                )
-                for session in found
-            ],
-            cut=True,
-        )
+        rows = [
+            (
+                session["id"][:_ID],
+                session["name"] or "",
+                _time(session["used"]),
+                session["model"],
+                str(session["messages"]),
+                session["title"] + (" (damaged)" if session["problem"] else ""),
+            )
+            for session in found
+        ]
+        with _pager(app, no_pager) as pager:
+            print_table(("ID", "NAME", "USED", "MODEL", "MESSAGES", "TITLE"), rows, pager, cut=True)
 
 
 @sessions.command(short_help="Find messages by their words.")
 @click.argument("words", nargs=-1, required=True, type=TextArgument())
 @_here_option
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N messages.")
+@_no_pager_option
 @_json_option
 @common_options
 @click.pass_obj
-def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | None, as_json: bool) -> None:
+def search(
+    app: AppContext, words: tuple[str, ...], here: bool, limit: int | None, no_pager: bool, as_json: bool
+) -> None:
     """Find the messages that have all WORDS, or parts of words, in upper or lower case.
 
     Prompts, replies, tool calls and their results are searched.
@@ -142,13 +158,12 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
     elif not found:
         app.note("No message has these words.")
     else:
-        print_table(
-            ("SESSION", "USED", "ROLE", "TEXT"),
-            [
-                (match["name"] or match["id"][:_ID], _time(match["used"]), match["role"], match["text"])
-                for match in found
-            ],
-        )
+        rows = [
+            (match["name"] or match["id"][:_ID], _time(match["used"]), match["role"], match["text"])
+            for match in found
+        ]
+        with _pager(app, no_pager) as pager:
+            print_table(("SESSION", "USED", "ROLE", "TEXT"), rows, pager)
 
 
 @sessions.command(short_help="Show a session as its runs showed it.")
@@ -161,7 +176,7 @@ def search(app: AppContext, words: tuple[str, ...], here: bool, limit: int | Non
     help="Only the last N prompts, with what came after them.",
 )
 @click.option("--plain", is_flag=True, help="Show the replies as they are, also on a terminal.")
-@click.option("--no-pager", is_flag=True, help="Do not use $PAGER or less on a terminal.")
+@_no_pager_option
 @click.option("--json", "as_json", is_flag=True, help="Print one object: that of `list`, with the messages.")
 @common_options
 @click.pass_obj
@@ -183,15 +198,13 @@ def show(
     from tinyagent_cli.exit_codes import InputError
     from tinyagent_cli.run.transcript import show_transcript
     from tinyagent_cli.terminal.output import take_stdout
-    from tinyagent_cli.terminal.pager import has_pager, open_pager
 
     try:
         entries = open_session_source(found, app.warn).entries()
     except OSError as error:
         raise InputError(f"Cannot read {found.path}: {error.strerror}.") from None
-    paged = not no_pager and has_pager()
-    with open_pager(color=app.allows_color) if paged else nullcontext(take_stdout()) as output:
-        asyncio.run(show_transcript(app, entries, output, plain=plain, limit=limit))
+    with _pager(app, no_pager) as pager:
+        asyncio.run(show_transcript(app, entries, pager or take_stdout(), plain=plain, limit=limit))
 
 
 def _print_session(store: SessionStore, session: Session, limit: int | None) -> None:
