@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import json
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 
 from tinyagent.testing import FakeServer, chat_chunk
 from tinyagent.testing.server import FakeReply
+from tinyagent_cli.batch.interface import BatchItem
+from tinyagent_cli.batch.items import read_items
 
 from .conftest import ROOT, SECONDS, Cli
 
@@ -21,6 +26,64 @@ MEASURE = """
 import resource, subprocess, sys
 subprocess.run(sys.argv[1:], check=True)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+KILLS = """
+import os, shutil, signal, sys
+from pathlib import Path
+from tinyagent_cli.batch.output import Before, ResultFile
+
+folder = Path(sys.argv[1])
+start, out, answers = folder / "start", folder / "out.jsonl", folder / "answers"
+line = '{"type":"result","id":"%s","ok":%s}\\n'
+start.write_text(line % ("a", "false") + line % ("b", "true") + line % ("c", "false") + '{"type":"res')
+
+def run(at):
+    count = 0
+    def patch(name):
+        real = getattr(os, name)
+        def call(*args):
+            nonlocal count
+            count += 1
+            if count == at:
+                if name == "write":
+                    real(args[0], args[1][:9])
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = real(*args)
+            if count == at - 1 and name == "replace":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        setattr(os, name, call)
+    for name in ("open", "write", "ftruncate", "fchmod", "fsync", "replace"):
+        patch(name)
+    results = ResultFile(str(out))
+    for item in "abcd":
+        if results.before(item) is not Before.DONE:
+            results.write(item, (line % (item, "true")).encode(), ok=True)
+    results.remove_replaced()
+    results.close()
+
+def child(at):
+    process = os.fork()
+    if not process:
+        run(at)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+at = 0
+while True:
+    at += 1
+    assert at < 100
+    shutil.copy(start, out)
+    code = child(at)
+    answered = [text for text in out.read_text().splitlines() if text.endswith('"ok":true}')]
+    assert 0 == child(0)
+    text = out.read_text()
+    assert sorted(text.splitlines()) == sorted((line % (item, "true")).strip() for item in "abcd"), (at, text)
+    assert set(answered) <= set(text.splitlines()) and len(answered) == len(set(answered))
+    if code == 0:
+        break
+    assert code == -signal.SIGKILL
+print(at)
 """
 DEMO = ("-m", "demo")
 
@@ -89,6 +152,97 @@ def test_formats(cli: Cli) -> None:
     }
     assert {"note": "a\nb"} == found["Ada"]["variables"]
     assert {"line-1", "line-3"} == set(results(cli.work / "l.jsonl"))
+
+
+def test_encodings_of_tables() -> None:
+    """A table may be UTF-8 with or without a BOM, or UTF-16, with any line ends."""
+    text = 'id,note\r\na,"ä\nb"\r\nb,c\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        items = list(read_items(io.BytesIO(text.encode(encoding)), "csv"))
+        notes = [(item.id, item.line, item.variables) for item in items if isinstance(item, BatchItem)]
+        assert [("a", 2, {"note": "ä\nb"}), ("b", 4, {"note": "c"})] == notes
+
+
+def test_input_without_items(cli: Cli) -> None:
+    """What would fail for each row of a table is one error, and binary data are bad lines."""
+    cli.file("t.csv", "id,note\na,b\n")
+    cli.file("empty.csv", "")
+    cli.file("empty.jsonl", "")
+    cli.file("binary.jsonl", b"\0\xff\x80\n{\x80}\n\n" + b'{"id": "a"}\n')
+    for arguments, code, message in (
+        (("t.csv",), 2, "The table has no column 'prompt', and there is no --prompt."),
+        (
+            ("t.csv", "--prompt", "{{ name }}"),
+            2,
+            "--prompt has the variable 'name', and the table has no such",
+        ),
+        (("empty.csv", "--prompt", "x"), 2, "The table has no header."),
+        (("empty.jsonl",), 0, "The input has no items."),
+        (("binary.jsonl",), 1, "Line 4 is skipped: it has no prompt."),
+    ):
+        done = cli("batch", *arguments, *DEMO, "-o", "out.jsonl")
+        assert (code, True) == (done.code, message in done.err), done.err
+        assert b"" == (cli.work / "out.jsonl").read_bytes()
+
+
+def test_an_input_without_end(cli: Cli) -> None:
+    """An item on standard input is done before the next one arrives."""
+    out = cli.work / "out.jsonl"
+    process = cli.start("batch", "-", *DEMO, "-o", "out.jsonl", stdin=subprocess.PIPE)
+    deadline = time.monotonic() + SECONDS
+    for number in (1, 2):
+        process.stdin.write(b'{"prompt": "x"}\n')
+        process.stdin.flush()
+        while not out.exists() or out.read_bytes().count(b"\n") < number:
+            assert time.monotonic() < deadline
+    process.send_signal(signal.SIGHUP)
+    assert 129 == process.wait(SECONDS)
+    process.stdin.close()
+
+
+def test_a_full_disk(cli: Cli) -> None:
+    """If OUT cannot grow, the batch ends with whole lines in it, and goes on later."""
+    ids = write_items(cli.work / "in.jsonl", 60)
+    command = cli.command("batch", "in.jsonl", *DEMO, "-o", "out.jsonl")
+    # A fork of the server would not have this limit. Byte code must not be cut by it.
+    limited = f"ulimit -f 8; PYTHONDONTWRITEBYTECODE=1 exec {shlex.join(command)}"
+    process = cli.start(program=["bash", "-c", limited])
+    shown = process.communicate(timeout=SECONDS)[1]
+    assert (1, True) == (process.returncode, b"Cannot write to out.jsonl: File too large." in shown)
+    done = results(cli.work / "out.jsonl")
+    assert 0 < len(done) < 60
+    assert 0 == cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl").code
+    assert ids == set(results(cli.work / "out.jsonl"))
+
+
+def test_killed_at_each_system_call(tmp_path: Path) -> None:
+    """After a kill at any change of OUT, the next command leaves what an uninterrupted one does."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLS, str(tmp_path)],
+        cwd=ROOT,
+        timeout=SECONDS,
+        capture_output=True,
+        text=True,
+    )
+    assert ("", 0) == (done.stderr, done.returncode)
+    assert int(done.stdout) > 10
+
+
+def test_all_items_fail(cli: Cli) -> None:
+    """A refused key ends the batch at once, and any other failure if the first 50 items have it."""
+    write_items(cli.work / "in.jsonl", 60)
+    command = ("batch", "in.jsonl", "-m", "openai/m", "-j", "1", "-o")
+    replies = [FakeReply.error(401, "No such key."), *[FakeReply.error(404, "No such model.")] * 110]
+    with FakeServer(*replies) as server:
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        refused = cli(*command, "refused.jsonl", **environment)
+        assert (3, 1) == (refused.code, len(server.requests))
+        assert "Error: openai: HTTP 401: No such key.\nCorrect the cause" in refused.err
+        stopped = cli(*command, "out.jsonl", **environment)
+        assert (1, 51, 50) == (stopped.code, len(server.requests), len(results(cli.work / "out.jsonl")))
+        assert "The first 50 items failed in the same way: openai: HTTP 404: No such model." in stopped.err
+        assert 1 == cli(*command, "out.jsonl", "--keep-going", **environment).code
+    assert 60 == len(results(cli.work / "out.jsonl"))
 
 
 def test_schema(cli: Cli) -> None:
@@ -175,7 +329,7 @@ def test_requests_per_minute(cli: Cli) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    process.wait(SECONDS)
+    assert 143 == process.wait(SECONDS)
     assert 1 == len(results(out))
 
 
@@ -212,7 +366,9 @@ def test_progress_on_a_terminal(cli: Cli) -> None:
     write_items(cli.work / "in.jsonl", 20)
     with (cli.work / "in.jsonl").open("a") as file:
         file.write("bad\n")
-    terminal = cli.on_terminal("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "1", "-O", "delay=0.0005")
+    terminal = cli.on_terminal(
+        "batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "1", "-O", "delay=0.0005", columns=120
+    )
     terminal.expect(" left · ")
     assert 1 == terminal.end()
     shown = terminal.screen(120)
@@ -256,11 +412,18 @@ def test_memory_does_not_grow_with_the_file(cli: Cli) -> None:
 
 
 def test_documented_commands(cli: Cli) -> None:
-    """The commands of docs/batch.md work."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/batch.md").read_text(), re.S)
-    first, second = blocks[0].splitlines()
-    (cli.work / "countries.csv").write_text(shlex.split(first)[1].replace("\\n", "\n"))
-    assert 0 == cli(*shlex.split(second)[1:]).code
-    assert {"a", "b"} == set(results(cli.work / "out.jsonl"))
-    made = cli.shell(blocks[1])
-    assert {"a", "b"} == {json.loads(line)["custom_id"] for line in made.out.splitlines()}
+    """The commands of docs/batch.md make the table that it shows, and the lines of OpenAI's batch API."""
+    text = (ROOT / "docs/batch.md").read_text()
+    commands, conversion = re.findall(r"```sh\n(.*?)```", text, re.S)
+    assert 5 == len(commands.splitlines())
+    for command in commands.splitlines():
+        done = cli.shell(command.replace("tinyagent", "$T"))
+        assert 0 == done.code, done.err
+    shown = re.findall(r"^\| (\S+) \| (.+?) \| (\S+) \| (\S+) \|$", text, re.M)
+    with (cli.work / "people.csv").open(newline="") as file:
+        assert [list(row) for row in shown if row[0] != "---"] == list(csv.reader(file))
+    converted = [json.loads(line) for line in cli.shell(conversion).out.splitlines()]
+    assert {"7", "8", "9"} == {line["custom_id"] for line in converted}
+    assert {"name": "Ada", "age": 36} in [
+        json.loads(line["response"]["body"]["choices"][0]["message"]["content"]) for line in converted
+    ]

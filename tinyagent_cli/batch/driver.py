@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from tinyagent.errors import ConfigurationError, RunLimitError
+from tinyagent.errors import ConfigurationError, RunLimitError, TinyAgentError
 from tinyagent.request_limits import ProviderLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, WriteError
@@ -38,6 +38,11 @@ __all__ = ["BatchOptions", "execute"]
 FILES_FOR_EACH = 4
 """Open files of an item in flight: its connection, its record, and what a tool opens."""
 
+SAME_FAILURES = 50
+"""How many items fail in the same way, without one answer, before the batch ends."""
+
+_AGAIN = "Correct the cause, and run the same command again."
+
 MAX_SHOWN = 20
 """The most bad lines that are shown one by one."""
 
@@ -57,6 +62,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     tpm: float | None
     max_cost: float | None
     retry_failed: bool
+    keep_going: bool
     records: str | None
     run: RunOptions
 
@@ -188,7 +194,14 @@ class _Batch:
         counts, limit = self._counts, self._options.max_cost
         counts.add(result)
         if result.stops:
-            self._stop(ConfigurationError(result.message))
+            self._stop(ConfigurationError(result.message, hint=_AGAIN))
+        elif counts.same_failures >= SAME_FAILURES and not self._options.keep_going:
+            self._stop(
+                TinyAgentError(
+                    f"The first {counts.same_failures} items failed in the same way: {result.message}",
+                    hint=f"{_AGAIN} --keep-going does all items in any case.",
+                )
+            )
         elif limit is not None and (counts.cost or 0.0) >= limit:
             self._stop(
                 RunLimitError(
@@ -208,13 +221,39 @@ class _Batch:
         """Yield the items that have no answer yet."""
         options = self._options
         reader = read_items(
-            self._file, options.input_form, options.id_column, body_models=options.run.model is None
+            self._file,
+            options.input_form,
+            options.id_column,
+            body_models=options.run.model is None,
+            check_columns=self._check_columns,
         )
-        async for entry in entries(self._file, reader, self.draining):
-            if isinstance(entry, BadLine):
-                self._bad(entry)
-            elif self._is_wanted(entry):
-                yield entry
+        try:
+            async for entry in entries(self._file, reader, self.draining):
+                if isinstance(entry, BadLine):
+                    self._bad(entry)
+                elif self._is_wanted(entry):
+                    yield entry
+        except InputError as error:
+            self._stop(error)  # what is in flight is finished, whichever executor has it
+
+    def _check_columns(self, columns: list[str]) -> None:
+        """Check that a table has what the prompt needs, because otherwise each of its rows is a bad line."""
+        template, known = self._template, ", ".join(columns)
+        if self._needs_prompt and "prompt" not in columns:
+            raise InputError(
+                "The table has no column 'prompt', and there is no --prompt.",
+                hint=f"Its columns are {known}. Write a prompt: --prompt '… {{{{ {columns[-1]} }}}} …'",
+            )
+        missing = [] if template is None else template.missing(dict.fromkeys(columns))
+        if missing and template is not None:
+            raise InputError(
+                f"{template.name} has the variable {missing[0]!r}, and the table has no such column.",
+                hint=f"Its columns are {known}. -P {missing[0]}=… is a value for all rows.",
+            )
+
+    @property
+    def _needs_prompt(self) -> bool:
+        return self._template is None or self._template.content.prompt is None
 
     def _is_wanted(self, item: BatchItem) -> bool:
         match self._results.before(item.id):
@@ -232,6 +271,9 @@ class _Batch:
             if missing:
                 self._bad(BadLine(item.line, f"there is no value for {', '.join(missing)}"))
                 return False
+        if self._needs_prompt and not (item.prompt or item.files or item.history):
+            self._bad(BadLine(item.line, "it has no prompt"))
+            return False
         return True
 
     def _bad(self, line: BadLine) -> None:
@@ -274,6 +316,8 @@ class _Batch:
 
     def conclude(self) -> int:
         """Show the summary. Return the exit code, or raise what ended the batch early."""
+        if self._counts.is_empty and self._cause is None:
+            self._app.note("The input has no items.")
         show_summary(self._app, self._counts)
         if self._cause is not None:
             raise self._cause

@@ -11,7 +11,7 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO, Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -46,7 +46,12 @@ class _Invalid(Exception):
 
 
 def read_items(
-    file: BinaryIO, form: Form, id_column: str = "id", *, body_models: bool = True
+    file: BinaryIO,
+    form: Form,
+    id_column: str = "id",
+    *,
+    body_models: bool = True,
+    check_columns: Callable[[list[str]], None] | None = None,
 ) -> Iterator[BatchItem | BadLine]:
     """Yield the items of an open file as they arrive. Blank lines are skipped.
 
@@ -55,13 +60,14 @@ def read_items(
         form: The format.
         id_column: The field or column with the id.
         body_models: Whether the requests of OpenAI's batch format choose the model.
+        check_columns: Gets the columns of a table. It raises if they cannot be used.
 
     Raises:
-        InputError: A table has no header or no such column, or the input cannot be read.
+        InputError: The columns of a table cannot be used, or the input cannot be read.
     """
     try:
         if form in ("csv", "tsv"):
-            yield from _read_table(file, form, id_column)
+            yield from _read_table(file, form, id_column, check_columns)
         else:
             yield from _read_lines(file, form, id_column, body_models=body_models)
     except OSError as error:
@@ -128,7 +134,7 @@ def _decoded_lines(file: BinaryIO, first: bytes, codec: str) -> Iterator[bytes]:
     rest, chunk = "", first
     while chunk:
         *lines, rest = (rest + decoder.decode(chunk)).split("\n")
-        yield from (line.removeprefix("\ufeff").encode() for line in lines)
+        yield from (f"{line}\n".removeprefix("\ufeff").encode() for line in lines)
         chunk = file.read(1 << 16)
     if rest:
         yield rest.encode()
@@ -226,13 +232,17 @@ def columns_of(header: str, form: Form) -> tuple[str, list[str]]:
     return delimiter, [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
 
 
-def _read_table(file: BinaryIO, form: Form, id_column: str) -> Iterator[BatchItem | BadLine]:
+def _read_table(
+    file: BinaryIO, form: Form, id_column: str, check_columns: Callable[[list[str]], None] | None
+) -> Iterator[BatchItem | BadLine]:
     """Yield the rows of a table with a header. A cell in quotes may have line breaks."""
     csv.field_size_limit(MAX_LINE)
     lines = (line.decode("utf-8", "surrogateescape") for line in _lines(file))
     header = next(lines, "")
     delimiter, columns = columns_of(header, form)
-    _check_columns(columns, id_column)
+    _check_header(columns, id_column)
+    if check_columns is not None:
+        check_columns(columns)
     rows = csv.reader(lines, delimiter=delimiter)
     while True:
         number = rows.line_num + 2
@@ -250,7 +260,7 @@ def _read_table(file: BinaryIO, form: Form, id_column: str) -> Iterator[BatchIte
                 yield BadLine(number, str(error))
 
 
-def _check_columns(columns: list[str], id_column: str) -> None:
+def _check_header(columns: list[str], id_column: str) -> None:
     if not any(columns):
         raise InputError("The table has no header.", hint="Its first line has the names of the columns.")
     twice = sorted({name for name in columns if columns.count(name) > 1 and name})

@@ -42,12 +42,24 @@ class Counts:
         self.tokens_in: int = 0
         self.tokens_out: int = 0
         self.cost: float | None = None
+        self._last_failure: tuple[str | None, str] | None = None
+        self._same_failures: int = 0
         self._started = time.monotonic()
 
     @property
     def failed(self) -> int:
         """Items without an answer, and lines without an item."""
         return self.failures.total()
+
+    @property
+    def same_failures(self) -> int:
+        """How many results in a row are the same failure; 0 if any item has an answer."""
+        return 0 if self.answered or self.skipped else self._same_failures
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the input had no line at all."""
+        return not (self.answered or self.failed or self.skipped or self.ignored)
 
     @property
     def left(self) -> int | None:
@@ -67,6 +79,9 @@ class Counts:
             self.answered += 1
         else:
             self.failures[result.kind or "error"] += 1
+            failure = (result.kind, result.message)
+            self._same_failures = 1 + (self._same_failures if failure == self._last_failure else 0)
+            self._last_failure = failure
         self.tokens_in += result.input_tokens
         self.tokens_out += result.output_tokens
         if result.cost is not None:

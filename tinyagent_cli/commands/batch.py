@@ -23,7 +23,7 @@ SHARED = {
 BATCH_OPTION_GROUPS: OptionGroups = {
     "Input": ("form", "lines", "id_column", "item_prompt", "template", "parameters"),
     "Results": ("output", "keep", "records", "retry_failed"),
-    "Limits of the batch": ("jobs", "rpm", "tpm", "max_cost"),
+    "Limits of the batch": ("jobs", "rpm", "tpm", "max_cost", "keep_going"),
     **{name: names for name, names in OPTION_GROUPS.items() if name in ("Model", "Tools")},
     "Each run": ("system", "context", "schema", "schema_multi", *OPTION_GROUPS["Limits"]),
 }
@@ -86,6 +86,7 @@ class BatchCommand(GroupedCommand):
     help="Write the JSON lines of each run to a file in this folder.",
 )
 @click.option("--retry-failed", is_flag=True, help="Do only the items whose result in OUT is a failure.")
+@click.option("--keep-going", is_flag=True, help="Go on even if the first 50 items all fail in the same way.")
 @click.option(
     "--rpm",
     type=click.FloatRange(min=0, min_open=True),
