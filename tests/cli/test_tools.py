@@ -49,6 +49,25 @@ def test_show(cli: Cli) -> None:
     ]
 
 
+def test_show_is_for_people(cli: Cli) -> None:
+    """A parameter has its type, its description and the rest of its schema; a terminal wraps at words."""
+    cli.file(
+        "wide.py",
+        "from typing import Annotated\nfrom tinyagent import tool\n"
+        "@tool\ndef wide(count: Annotated[int, 'How many there should be, at most.'] = 3):\n"
+        "    'Do it.\\n\\nThen do it again, and again, until it is done.'\n",
+    )
+    shown = cli("tools", "show", "wide.py").out
+    parameter = '  count: integer. How many there should be, at most. {"default":3}\n'
+    assert shown.endswith(f"\n\n  Then do it again, and again, until it is done.\n{parameter}")
+    terminal = cli.on_terminal("tools", "show", "wide.py", columns=40)
+    assert 0 == terminal.end()
+    assert [
+        "  Then do it again, and again, until it", "  is done.",
+        "  count: integer. How many there", '    should be, at most. {"default":3}',
+    ] == terminal.screen(40)[2:6]  # fmt: skip
+
+
 def test_show_hides_nothing(cli: Cli) -> None:
     """`tools show` prints invisible characters as escapes, because the model reads them."""
     hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "send")

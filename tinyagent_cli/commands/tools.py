@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tinyagent import _json
+from tinyagent._json import as_dict
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
+from tinyagent_cli.terminal.wrapping import terminal_width, wrap_words
 
 from .options import CONTEXT, CommandGroup, common_options, need_command
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentTool
+    from tinyagent_cli.terminal.output import Output
 
 __all__ = ["tools"]
 
@@ -53,7 +57,6 @@ def show_tools(name: str, as_json: bool) -> None:
 
     Invisible characters are shown as escapes, because the model reads them, too.
     """
-    from tinyagent import _json
     from tinyagent_cli.terminal.output import take_stdin, take_stdout
     from tinyagent_cli.terminal.sanitise import visible, visible_line
 
@@ -67,11 +70,30 @@ def show_tools(name: str, as_json: bool) -> None:
     for number, tool in enumerate(found):
         asks = "" if tool.read_only else "  (needs approval)"
         output.print(("\n" if number else "") + visible_line(tool.name) + asks)
-        for line in visible(tool.description).split("\n"):
-            output.print(f"  {line}")
+        _print_wrapped(output, visible(tool.description))
         for key, schema in tool.parameters.get("properties", {}).items():
             must = " (required)" if key in tool.parameters.get("required", ()) else ""
-            output.print(visible_line(f"  {key}{must}: {_json.encode(schema).decode()}"))
+            _print_wrapped(output, visible_line(f"{key}{must}: {_described(schema)}"), "    ")
+
+
+def _described(schema: object) -> str:
+    """Return the schema of a parameter for people: its type, its description, and then the rest as JSON."""
+    rest = as_dict(schema).copy()
+    if rest != schema:
+        return _json.encode(schema).decode()
+    kind, description = (rest.pop(name, "") for name in ("type", "description"))
+    if not isinstance(kind, str) or not isinstance(description, str):
+        return _json.encode(schema).decode()
+    more = " ".join(filter(None, (description, _json.encode(rest).decode() if rest else "")))
+    return ". ".join(filter(None, (kind, more)))
+
+
+def _print_wrapped(output: Output, text: str, indent: str = "  ") -> None:
+    """Print text with an indentation, on a terminal wrapped at words; `indent` is that of further lines."""
+    width = terminal_width(output.fd)
+    lines = (text if width is None else wrap_words(text, width - len(indent))).split("\n")
+    for number, line in enumerate(lines):
+        output.print(f"{indent if number else '  '}{line}".rstrip())
 
 
 def _load(name: str) -> list[AgentTool]:
