@@ -25,20 +25,31 @@ import traceback
 from collections.abc import Iterable
 from importlib import import_module
 
+import tinyagent
 import tinyagent_cli
 from tinyagent_cli.main import main  # noqa: TID251 - the process is made for it
 
 NUMBER = struct.Struct("i")
 
-PRELOADED = [
+PACKAGES = (tinyagent, tinyagent_cli)
+"""All their modules are imported, except programs, which act when they are imported, and the HTTP engine that
+a run must not import without need.
+"""
+
+OTHERS = [
+    "email.parser",
+    "genai_prices.data",
+    "httpx",
+    "idna",
+    "jiter",
     "jsonschema_rs",
-    "tinyagent.anthropic_provider",
-    "tinyagent.demo_provider",
-    "tinyagent.jsonl",
-    "tinyagent.replay_provider",
-    "tinyagent.responses_provider",
+    "pydantic.plugin._loader",
+    "pygments.lexers.python",
+    "pygments.styles.monokai",
+    "rich.syntax",
+    "tomlkit",
 ]
-"""Modules that many commands import, in addition to all of the command line."""
+"""What many commands import late."""
 
 
 def serve(listener: socket.socket, lifeline: int) -> None:
@@ -138,11 +149,12 @@ def open_streams(given: Iterable[int]) -> None:
 
 
 def preload() -> None:
-    """Import what the commands import, except the programs, which act when they are imported."""
-    for module in pkgutil.walk_packages(tinyagent_cli.__path__, "tinyagent_cli."):
-        if not module.name.endswith(("__main__", ".main")):
-            import_module(module.name)
-    for name in PRELOADED:
+    """Import what the commands import."""
+    for package in PACKAGES:
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.endswith(("__main__", ".main", ".httpx_engine", ".pytest_plugin")):
+                import_module(module.name)
+    for name in OTHERS:
         import_module(name)
 
 

@@ -119,7 +119,7 @@ from tinyagent import tool
 @tool(read_only=True)
 def engine() -> str:
     "Name the HTTP engine that sent the request."
-    return "httpx" if "httpx" in sys.modules else "direct"
+    return "httpx" if "tinyagent._net.httpx_engine" in sys.modules else "direct"
 """
 
 
