@@ -31,7 +31,7 @@ class AppContext:
 
     def show(self, text: str) -> None:
         """Show text of tinyagent itself, such as help, even with -q."""
-        self._write(text)
+        self._write(self._wrapped(text))
 
     def note(self, text: str) -> None:
         """Show a note, unless -q is set."""

@@ -437,6 +437,8 @@ def test_a_chat_without_a_model_helps_to_choose_one(cli: Cli) -> None:
         terminal.expect("  3  gpt-b-mini")
         terminal.type("gpt-b-" + ENTER)
         terminal.expect("from now on? [Y/n]")
+        terminal.type("maybe" + ENTER)
+        terminal.expect_prompt("Use openai/gpt-b-mini from now on? [Y/n]: ")
         terminal.type(ENTER)
         terminal.expect("/help shows the commands")
         terminal.type(CTRL_D)
@@ -475,10 +477,10 @@ def test_ctrl_c_skips_the_list_of_models(cli: Cli, serve: Serve) -> None:
 
 
 def test_leaving_the_choice_of_a_model_is_an_error(cli: Cli) -> None:
-    """The message shows the other ways."""
+    """Also beside an answer that is proposed or half typed. The message shows the other ways."""
     terminal = _chat(cli, model="")
     terminal.expect("Provider (number or name)")
-    terminal.type(CTRL_D)
+    terminal.type("oll" + CTRL_D)
     assert 3 == terminal.end()
     assert b"No model was chosen" in terminal.shown
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.input import Input
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output as TerminalOutput
 
 from tinyagent._stream.servers import SERVERS
@@ -98,8 +99,20 @@ class _Asker:
             output=self._output,
             completer=WordCompleter(list(words), sentence=True) if words else None,
             is_password=hidden,
+            key_bindings=_leaving_keys(),
         )
         return session.prompt(f"{text}: ", default=default).strip()
+
+
+def _leaving_keys() -> KeyBindings:
+    """Return keys with which Ctrl-D leaves, also while there is a proposed answer."""
+    keys = KeyBindings()
+
+    @keys.add("c-d")
+    def _(event: KeyPressEvent) -> None:
+        event.app.exit(exception=EOFError)
+
+    return keys
 
 
 def _provider(app: AppContext, ask: _Asker, names: list[str], others: set[str]) -> str:
@@ -144,7 +157,7 @@ def _ask_provider(app: AppContext, provider: str) -> list[str]:
     except AuthenticationError:
         raise
     except KeyboardInterrupt:
-        app.show("Skipped.")
+        app.show("\rSkipped.")  # over the ^C of the terminal
     except TimeoutError:
         app.warn(f"{provider} did not answer within {ANSWER_S:g} s.")
     except TinyAgentError as error:
@@ -219,7 +232,10 @@ def _model_id(app: AppContext, ask: _Asker, provider: str, known: list[str]) -> 
 
 def _default(app: AppContext, ask: _Asker, settings: Settings, name: str) -> None:
     """Store the model as the default, if the user agrees."""
-    if ask(f"Use {name} from now on? [Y/n]").lower() not in ("", "y", "yes"):
+    answer = ""
+    while answer not in ("y", "yes", "n", "no"):
+        answer = ask(f"Use {name} from now on? [Y/n]").lower() or "y"
+    if answer in ("n", "no"):
         return
     path = settings.directory / "config.toml"
     try:
