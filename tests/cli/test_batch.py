@@ -15,10 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tinyagent.request_limits import ProviderLimits
 from tinyagent.testing import FakeServer, chat_chunk
 from tinyagent.testing.server import FakeReply
 from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.batch.items import read_items
+from tinyagent_cli.batch.worker import provider_limits
+from tinyagent_cli.config.files import LimitsTable
 
 from .conftest import ROOT, SECONDS, Cli
 
@@ -319,11 +324,14 @@ def test_interrupted(cli: Cli) -> None:
     assert ids == set(results(out))
 
 
-def test_requests_per_minute(cli: Cli) -> None:
+@pytest.mark.parametrize("options", [("--rpm", "1"), ()], ids=["option", "configuration"])
+def test_requests_per_minute(cli: Cli, options: tuple[str, ...]) -> None:
     """With one request in a minute, the second item waits until the batch is ended."""
     write_items(cli.work / "in.jsonl", 20)
+    if not options:
+        assert 0 == cli("config", "set", "batch.limits.demo.rpm", "1").code
     out = cli.work / "out.jsonl"
-    process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--rpm", "1")
+    process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
     deadline = time.monotonic() + SECONDS
     while not out.exists() or not out.read_bytes().count(b"\n"):
         assert time.monotonic() < deadline
@@ -331,6 +339,17 @@ def test_requests_per_minute(cli: Cli) -> None:
     process.send_signal(signal.SIGTERM)
     assert 143 == process.wait(SECONDS)
     assert 1 == len(results(out))
+
+
+def test_limits_of_one_provider() -> None:
+    """The lower limit of the options and the configuration applies; each worker has its part of both."""
+    tables = {"a": LimitsTable(rpm=60, concurrency=4), "b": LimitsTable(rpm=900, tpm=80), "c": LimitsTable()}
+    found = provider_limits(tables, 16, ProviderLimits(8, requests_per_minute=100))
+    assert {
+        "a": ProviderLimits(2, 30),
+        "b": ProviderLimits(8, 100, 40),
+        "c": ProviderLimits(8, 100),
+    } == found
 
 
 def test_the_budget_of_the_batch(cli: Cli) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from tinyagent.errors import ConfigurationError, RunLimitError, TinyAgentError
 from tinyagent.request_limits import ProviderLimits
 from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config.settings import load_settings
 from tinyagent_cli.exit_codes import InputError, WriteError
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.plan import RunOptions, read_system
@@ -89,7 +90,7 @@ def execute(app: AppContext, options: BatchOptions) -> int:
     recipe = _recipe(app, options)
     file = _open_input(options.input, stdin)
     refuse_inputs(options.output, [("the batch", file.fileno())])
-    BatchWorker(app, recipe, ProviderLimits())  # reports what is missing, before OUT is created
+    BatchWorker(app, recipe, ProviderLimits(options.jobs))  # reports what is missing, before OUT is created
     spec = WorkerSpec(
         factory=FACTORY,
         recipe=msgspec.to_builtins(recipe),
@@ -129,6 +130,8 @@ def _recipe(app: AppContext, options: BatchOptions) -> Recipe:
         system=system,
         keep=options.keep,
         records=options.records,
+        limits=dict(load_settings().batch.limits),
+        jobs=options.jobs,
     )
 
 

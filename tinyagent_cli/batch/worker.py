@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,7 @@ from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
 from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import BatchItem, ItemResult, WorkerSpec
+from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
 from tinyagent_cli.run.driver import make_agent, make_guards
 from tinyagent_cli.run.lifetime import Lifetime
@@ -43,7 +44,7 @@ from .prompts import ItemTemplate, read_item_files
 if TYPE_CHECKING:
     from tinyagent_cli.sinks.jsonl import JsonlSink
 
-__all__ = ["FACTORY", "BatchWorker", "Recipe", "make_worker"]
+__all__ = ["FACTORY", "BatchWorker", "Recipe", "make_worker", "provider_limits"]
 
 FACTORY = f"{__name__}:make_worker"
 """The factory of all specs of this command."""
@@ -64,6 +65,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         system: The system prompt of `-s`, which is read.
         keep: The variables that the result line repeats.
         records: The folder for the records of all runs; None for no records.
+        limits: The limits of single providers, from the configuration.
+        jobs: The concurrency of the whole batch, of which a worker has a part.
     """
 
     options: RunOptions
@@ -71,6 +74,36 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     system: str | None = None
     keep: tuple[str, ...] = ()
     records: str | None = None
+    limits: dict[str, LimitsTable] = {}
+    jobs: int = 1
+
+
+def provider_limits(
+    limits: Mapping[str, LimitsTable], jobs: int, share: ProviderLimits
+) -> dict[str, ProviderLimits]:
+    """Return the limits of single providers for a worker. Of two limits the lower one applies.
+
+    Args:
+        limits: The limits of the configuration, for all workers together.
+        jobs: The concurrency of the whole batch.
+        share: The part of the concurrency and of the other options that this worker has.
+    """
+    part = share.max_concurrency / jobs
+    return {
+        name: ProviderLimits(
+            min(share.max_concurrency, max(1, int((table.concurrency or jobs) * part))),
+            _lower(share.requests_per_minute, table.rpm, part),
+            _lower(share.tokens_per_minute, table.tpm, part),
+        )
+        for name, table in limits.items()
+    }
+
+
+def _lower(share: float | None, limit: float | None, part: float) -> float | None:
+    """Return the lower limit of a worker: its share of the options', or its part of a provider's."""
+    if limit is None:
+        return share
+    return limit * part if share is None else min(share, limit * part)
 
 
 class _Conversation(TypedDict):
@@ -117,7 +150,7 @@ class BatchWorker:
         self._recipe = recipe
         stdin = StandardInput(None, app.note)
         self.plan: Plan = prepare(app, recipe.options, stdin, Lifetime(), prompts_follow=True)
-        self._limits = RequestLimits(limits)
+        self._limits = RequestLimits(limits, providers=provider_limits(recipe.limits, recipe.jobs, limits))
         self._provider = self._limited(self.plan.provider)
         self._models: dict[str, tuple[Provider, Model, str | None]] = {}
 

@@ -91,7 +91,7 @@ class BatchCommand(GroupedCommand):
     "--rpm",
     type=click.FloatRange(min=0, min_open=True),
     metavar="N",
-    help="The most requests in a minute to each provider.",
+    help="The most requests in a minute to each provider; for one, set batch.limits.NAME.rpm.",
 )
 @click.option(
     "--tpm",

@@ -40,6 +40,7 @@ _PROVIDER_NAME = set(string.ascii_letters + string.digits + "_.-")
 Level = Literal["off", "minimal", "low", "medium", "high", "xhigh"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Dollars = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -177,6 +178,26 @@ class SessionsTable(Table, frozen=True):
     max_count: Annotated[int, msgspec.Meta(ge=0)] = 1000
 
 
+class LimitsTable(Table, frozen=True):
+    """`[batch.limits.NAME]`: the limits of a provider for `batch`. Those of its options hold, too.
+
+    Attributes:
+        rpm: The most requests of a batch to this provider in a minute.
+        tpm: The most input and output tokens in a minute.
+        concurrency: The most requests in flight.
+    """
+
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    concurrency: Count | None = None
+
+
+class BatchTable(Table, frozen=True):
+    """`[batch]`: settings of `tinyagent batch`."""
+
+    limits: dict[str, LimitsTable] = {}
+
+
 class UserFile(Table, frozen=True):
     """The user's `config.toml`.
 
@@ -191,6 +212,7 @@ class UserFile(Table, frozen=True):
     keys: KeysTable = KeysTable()
     aliases: dict[str, str] = {}
     sessions: SessionsTable = SessionsTable()
+    batch: BatchTable = BatchTable()
 
 
 class ProjectFile(Table, frozen=True):

@@ -15,6 +15,7 @@ from tinyagent._net.errors import check_key_variable
 
 from .environment import config_directory, variable
 from .files import (
+    BatchTable,
     KeysTable,
     ProjectRunTable,
     ProviderTable,
@@ -67,6 +68,7 @@ class Settings(NamedTuple):
     keys: KeysTable
     aliases: Mapping[str, str]
     sessions: SessionsTable
+    batch: BatchTable
     hook_timeout: float
     directory: Path
     run_sources: Mapping[str, str]
@@ -125,6 +127,7 @@ def load_settings(directory: Path | None = None) -> Settings:
         keys=user.keys,
         aliases=user.aliases,
         sessions=user.sessions,
+        batch=user.batch,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
         run_sources=sources,
