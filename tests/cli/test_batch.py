@@ -20,8 +20,10 @@ import pytest
 from tinyagent.request_limits import ProviderLimits
 from tinyagent.testing import FakeServer, chat_chunk
 from tinyagent.testing.server import FakeReply
-from tinyagent_cli.batch.interface import BatchItem
+from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.batch.interface import BatchItem, ItemResult
 from tinyagent_cli.batch.items import read_items
+from tinyagent_cli.batch.progress import Counts, ProgressDisplay
 from tinyagent_cli.batch.worker import provider_limits
 from tinyagent_cli.config.files import LimitsTable
 
@@ -395,6 +397,20 @@ def test_progress_on_a_terminal(cli: Cli) -> None:
     assert "Warning: Line 21 is skipped: it is not JSON" in " ".join(shown[-4:-1])
     assert shown[-2].startswith("20 answered · 1 failed · ")
     assert "bad_line: 1" == shown[-1].strip()
+
+
+def test_progress_of_any_width() -> None:
+    """On a narrow terminal the bar and the speed make room for what is left."""
+    counts = Counts()
+    counts.total = 2_000
+    for number in range(100):
+        counts.add(ItemResult(id=str(number), line=b"", ok=number > 2, kind="timeout", output_tokens=9))
+    display = ProgressDisplay(AppContext(()), counts)
+    shown = {width: display.line(width) for width in (200, 70, 55, 20)}
+    assert ["█", "█", "9", "9"] == [line[0] for line in shown.values()]
+    assert [True, False, False, False] == [" tokens/s · about " in line for line in shown.values()]
+    assert all("97 answered · 3 failed · 1,900 left · " in line for line in list(shown.values())[:3])
+    assert (20, "…") == (len(shown[20]), shown[20][-1])
 
 
 def test_stored_template(cli: Cli) -> None:

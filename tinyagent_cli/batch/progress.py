@@ -107,7 +107,7 @@ class ProgressDisplay:
         if self._app.quiet:
             return
         if self._app.stderr_is_terminal and self._app.can_move_cursor:
-            self._live = LiveLines(self._bar, lambda: True)
+            self._live = LiveLines(lambda width: [self.line(width)], lambda: True)
             self._app.before_message = self._live.erase
             self._live.show()
         else:
@@ -128,28 +128,33 @@ class ProgressDisplay:
         self._app.note(status(self._counts))
         self._later()
 
-    def _bar(self, width: int) -> list[str]:
-        counts, text = self._counts, status(self._counts)
+    def line(self, width: int) -> str:
+        """Return the line for a terminal of this width."""
+        counts = self._counts
+        texts = [status(counts), status(counts, short=True)]
         if counts.total:
             full = round(BAR * (counts.total - (counts.left or 0)) / counts.total)
-            text = f"{'█' * full}{'░' * (BAR - full)} {text}"
-        return [fit(text, width)]
+            texts = [f"{'█' * full}{'░' * (BAR - full)} {text}" for text in texts] + texts[1:]
+        # What is left matters more than the speed and the bar, which go first on a narrow terminal.
+        return next((text for text in texts if len(text) <= width), fit(texts[-1], width))
 
 
-def status(counts: Counts) -> str:
-    """Return the progress in one line."""
+def status(counts: Counts, *, short: bool = False) -> str:
+    """Return the progress in one line; if `short`, without the speed and the cost."""
     parts = [f"{counts.answered:,} answered"]
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
     left, seconds = counts.left, counts.seconds
     if left is not None:
         parts.append(f"{left:,} left")
-    parts.append(f"{round(counts.tokens_out / max(seconds, 0.001)):,} tokens/s")
-    if counts.cost:
-        parts.append(_dollars(counts.cost))
+    if not short:
+        parts.append(f"{round(counts.tokens_out / max(seconds, 0.001)):,} tokens/s")
+        if counts.cost:
+            parts.append(_dollars(counts.cost))
     done = counts.answered + counts.failed
     if left and done:
-        parts.append(f"about {format_duration(left * seconds / done)} to go")
+        rest = format_duration(round(left * seconds / done))
+        parts.append(f"{rest} to go" if short else f"about {rest} to go")
     return " · ".join(parts)
 
 
