@@ -25,14 +25,11 @@ for _name in ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
 # These start many processes, or wait for the real end of one. `make test-fast` leaves them out.
 SLOW = (
     *("plugins", "tests/bindings", "tests/peers", "tests/plugins"),
-    *(f"tests/cli/test_{name}" for name in ("activity", "approvals", "bad_input", "batch", "chat")),
-    *(f"tests/cli/test_{name}" for name in ("compact", "config", "doctor", "events", "keys", "markdown")),
-    *(
-        f"tests/cli/test_{name}"
-        for name in ("new_plugin", "page_browser", "pipes", "plugins", "process", "record_file")
-    ),
-    *(f"tests/cli/test_{name}" for name in ("replay", "rpc", "secrets", "session", "shell_completion")),
-    *(f"tests/cli/test_{name}" for name in ("standard_streams", "start", "templates")),
+    *(f"tests/cli/test_{name}" for name in ("approvals", "bad_input", "batch", "compact", "doctor")),
+    *(f"tests/cli/test_{name}" for name in ("events", "keys", "record_file")),
+    *(f"tests/cli/test_{name}" for name in ("new_plugin", "page_browser", "pipes", "plugins", "process")),
+    *(f"tests/cli/test_{name}" for name in ("rpc", "secrets", "session", "shell_completion")),
+    *(f"tests/cli/test_{name}" for name in ("standard_streams", "start")),
     *(f"tests/contract/test_{name}" for name in ("contract_itself", "secrets")),
     *(f"tests/test_{name}" for name in ("bench", "process", "pytest_plugin", "transports")),
 )
