@@ -36,7 +36,7 @@ def test_all_is_well(cli: Cli, serve: Serve) -> None:
     done = cli("doctor", TINYAGENT_MODEL="local/m", TINYAGENT_PLUGINS="")
     lines = done.out.splitlines()
     assert (0, "No problems.") == (done.code, lines[-1])
-    assert "ok  endpoint       local: answers, with 1 models" in lines
+    assert "ok  endpoint       local: answers, with 1 model" in lines
     assert "ok  configuration  model: local/m, from TINYAGENT_MODEL" in lines
 
 
@@ -282,3 +282,15 @@ def test_a_silent_server(cli: Cli, serve: Serve) -> None:
     serve(FakeReply([Hold()]))
     code, found = examine(cli, "--timeout", "0.3", TINYAGENT_MODEL="local/m")
     assert (1, "no answer within 0.3 s") == (code, found["endpoint local"]["message"])
+
+
+def test_a_narrow_terminal(cli: Cli) -> None:
+    """Findings and hints are wrapped at words, below their texts; commands and paths stay whole."""
+    terminal = cli.on_terminal("doctor", "--offline", columns=50, environment={"TINYAGENT_PLUGINS": ""})
+    assert 0 == terminal.end()
+    lines = terminal.shown.decode().splitlines()
+    assert lines[0].startswith("ok  installation   tinyagent")
+    assert lines[1].startswith(" " * 19)
+    commands = [line for line in lines if line.startswith(" " * 8 + "tinyagent")]
+    assert commands
+    assert all(len(line) <= 50 or "/" in line for line in lines if line not in commands), lines

@@ -34,16 +34,23 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
     from tinyagent_cli.plugins.doctor import examine
     from tinyagent_cli.terminal.sanitise import clean, one_line
     from tinyagent_cli.terminal.tables import print_json
+    from tinyagent_cli.terminal.wrapping import indented, terminal_width
 
+    width = terminal_width(1)
     findings = []
     for finding in examine(app, seconds=timeout, offline=offline):
         findings.append(finding)
         if as_json or (app.quiet and not finding.code):
             continue
         mark = "!!" if finding.code else "--" if finding.hint else "ok"
-        click.echo(f"{mark}  {finding.check:13}  {one_line(f'{finding.subject}: {finding.message}', 1000)}")
-        for line in clean(finding.hint or "").splitlines():
-            click.echo(f"      {line}")
+        start = f"{mark}  {finding.check:13}  "
+        lines = indented(
+            one_line(f"{finding.subject}: {finding.message}", 1000), width, start, " " * len(start)
+        )
+        if finding.hint:
+            lines += indented(clean(finding.hint), width, " " * 6, " " * 6)
+        for line in lines:
+            click.echo(line)
     code = max((finding.code for finding in findings), default=0)
     if as_json:
         rows = [{**finding._asdict(), "ok": not finding.code} for finding in findings]

@@ -12,7 +12,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
-from tinyagent_cli.terminal.wrapping import terminal_width, wrap_words
+from tinyagent_cli.terminal.wrapping import indented, terminal_width
 
 from .options import CONTEXT, CommandGroup, common_options, need_command
 
@@ -90,10 +90,8 @@ def _described(schema: object) -> str:
 
 def _print_wrapped(output: Output, text: str, indent: str = "  ") -> None:
     """Print text with an indentation, on a terminal wrapped at words; `indent` is that of further lines."""
-    width = terminal_width(output.fd)
-    lines = (text if width is None else wrap_words(text, width - len(indent))).split("\n")
-    for number, line in enumerate(lines):
-        output.print(f"{indent if number else '  '}{line}".rstrip())
+    for line in indented(text, terminal_width(output.fd), "  ", indent):
+        output.print(line)
 
 
 def _load(name: str) -> list[AgentTool]:

@@ -256,7 +256,8 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
         return Finding("endpoint", provider.name, 3, str(error), error.hint)
     except Exception as error:  # noqa: BLE001 - a provider may do anything
         return Finding("endpoint", provider.name, 1, f"{type(error).__name__}: {error}")
-    return Finding("endpoint", provider.name, 0, f"answers, with {count} models")
+    models = "1 model" if count == 1 else f"{count} models"
+    return Finding("endpoint", provider.name, 0, f"answers, with {models}")
 
 
 def _subject(entry: Plugin) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["terminal_width", "wrap_words"]
+__all__ = ["indented", "terminal_width", "wrap_words"]
 
 _NARROWEST = 20
 """In fewer columns, a terminal breaks the lines by itself."""
@@ -29,6 +29,19 @@ def wrap_words(text: str, width: int) -> str:
         width: The columns of the terminal.
     """
     return "\n".join(_wrapped(line, width) for line in text.split("\n"))
+
+
+def indented(text: str, width: int | None, first: str, rest: str) -> list[str]:
+    """Return the lines of a text behind an indentation, wrapped at words.
+
+    Args:
+        text: Text without control characters, except line breaks.
+        width: The columns of the terminal; None if the text is not for one, and is not wrapped.
+        first: What comes before the first line.
+        rest: What comes before the others. It is not narrower than `first`.
+    """
+    lines = (text if width is None else wrap_words(text, max(width - len(rest), 1))).split("\n")
+    return [f"{rest if number else first}{line}".rstrip() for number, line in enumerate(lines)]
 
 
 def _wrapped(line: str, width: int) -> str:
