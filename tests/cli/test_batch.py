@@ -19,7 +19,7 @@ import pytest
 
 from tinyagent.request_limits import ProviderLimits
 from tinyagent.testing import FakeServer, chat_chunk
-from tinyagent.testing.server import FakeReply
+from tinyagent.testing.server import FakeReply, Wait
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import BatchItem, ItemResult
 from tinyagent_cli.batch.items import read_items
@@ -233,6 +233,46 @@ def test_killed_at_each_system_call(tmp_path: Path) -> None:
     )
     assert ("", 0) == (done.stderr, done.returncode)
     assert int(done.stdout) > 10
+
+
+def test_failures_that_cannot_be_removed(cli: Cli) -> None:
+    """If the folder refuses a new file, the results are in OUT, after the failures that they replace."""
+    cli.file("in.jsonl", '{"id": "a", "prompt": "x"}\n')
+    out = cli.file("out.jsonl", '{"type": "result", "id": "a", "ok": false}\n')
+    (cli.work / "out.jsonl.partial").mkdir()
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl")
+    assert (1, True) == (done.code, "1 answered" in done.err)
+    assert "out.jsonl.partial: Is a directory.\nAll results are in the file." in done.err
+    assert [False, True] == [json.loads(line)["ok"] for line in out.read_text().splitlines()]
+
+
+def test_own_fields_and_a_slow_item(cli: Cli) -> None:
+    """An item has its own system prompt, model, history and files. An item that waits delays no other."""
+    cli.file("notes.txt", "Bring milk.")
+    items = [
+        {"id": "slow", "prompt": "x"},
+        {"id": "own", "prompt": "What?", "system": "Be brief.", "model": "openai/big", "files": ["notes.txt"],
+         "history": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]},
+        *[{"id": f"i{number}", "prompt": "x"} for number in range(4)],
+    ]  # fmt: skip
+    cli.file("in.jsonl", "".join(json.dumps(item) + "\n" for item in items))
+    slow = FakeReply.chunks(Wait(), chat_chunk("Late."), chat_chunk({}, "stop"))
+    with FakeServer(slow, *[FakeReply.text("Yes.")] * 4, FakeReply.error(400, "Too\nbad.")) as server:
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        options = ("-m", "openai/m", "-s", "Be kind.", "-j", "2")
+        process = cli.start("batch", "in.jsonl", "-o", "out.jsonl", *options, environment=environment)
+        deadline, out = time.monotonic() + SECONDS, cli.work / "out.jsonl"
+        while not out.exists() or out.read_bytes().count(b"\n") < 5:
+            assert time.monotonic() < deadline
+        assert "slow" not in results(out)
+        server.release()
+        assert 1 == process.wait(SECONDS)
+        sent = {request.json["model"]: request.json["messages"] for request in server.requests[:2]}
+    assert "Late." == results(out)["slow"]["text"]
+    assert "  provider: 1, such as i3: openai: HTTP 400: Too bad." in process.stderr.read().decode()
+    assert ["system", "user", "assistant", "user"] == [message["role"] for message in sent["big"]]
+    assert ["Be kind.", "Be brief."] == [sent[model][0]["content"] for model in ("m", "big")]
+    assert "Bring milk." in sent["big"][-1]["content"]
 
 
 def test_all_items_fail(cli: Cli) -> None:

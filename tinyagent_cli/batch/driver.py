@@ -106,7 +106,10 @@ def execute(app: AppContext, options: BatchOptions) -> int:
         batch = _Batch(app, options, recipe.template, file, results)
         collect_from_now_on()
         runner_closed_at_exit().run(batch.drive(LocalExecutor().run(spec, batch.items(), batch)))
-        results.remove_replaced()
+        try:
+            results.remove_replaced()
+        except WriteError as error:
+            batch.stop(error)
     finally:
         results.close()
     return batch.conclude()
@@ -192,21 +195,21 @@ class _Batch:
         try:
             self._results.write(result.id, result.line, ok=result.ok)
         except WriteError as error:
-            self._stop(error, abort=True)
+            self.stop(error, abort=True)
             return
         counts, limit = self._counts, self._options.max_cost
         counts.add(result)
         if result.stops:
-            self._stop(ConfigurationError(result.message, hint=_AGAIN))
+            self.stop(ConfigurationError(result.message, hint=_AGAIN))
         elif counts.same_failures >= SAME_FAILURES and not self._options.keep_going:
-            self._stop(
+            self.stop(
                 TinyAgentError(
                     f"The first {counts.same_failures} items failed in the same way: {result.message}",
                     hint=f"{_AGAIN} --keep-going does all items in any case.",
                 )
             )
         elif limit is not None and (counts.cost or 0.0) >= limit:
-            self._stop(
+            self.stop(
                 RunLimitError(
                     f"The batch reached its budget of ${limit:g} (--max-cost).",
                     limit="budget",
@@ -237,7 +240,7 @@ class _Batch:
                 elif self._is_wanted(entry):
                     yield entry
         except InputError as error:
-            self._stop(error)  # what is in flight is finished, whichever executor has it
+            self.stop(error)  # what is in flight is finished, whichever executor has it
 
     def _check_columns(self, columns: list[str]) -> None:
         """Check that a table has what the prompt needs, because otherwise each of its rows is a bad line."""
@@ -306,12 +309,13 @@ class _Batch:
     def _signalled(self, signum: int) -> None:
         if signum != signal.SIGINT or self.draining.is_set():
             signal.signal(signum, signal.SIG_DFL)
-            self._stop(Interrupted(signum), abort=True)
+            self.stop(Interrupted(signum), abort=True)
         else:
             self._app.note("Finishing what is in flight. Ctrl-C again ends it now.")
-            self._stop(Interrupted(signum))
+            self.stop(Interrupted(signum))
 
-    def _stop(self, cause: BaseException, *, abort: bool = False) -> None:
+    def stop(self, cause: BaseException, *, abort: bool = False) -> None:
+        """End the batch because of an error, which `conclude` raises. The first one counts."""
         self._cause = self._cause or cause
         self.draining.set()
         if abort:

@@ -152,13 +152,18 @@ class ResultFile:
         partial = os.path.realpath(self.path) + _PARTIAL
         try:
             new = os.open(partial, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _not_tidied(partial, error) from None
+        try:
             try_lock(new)
             os.fchmod(new, stat.S_IMODE(os.fstat(self._fd).st_mode))
             self._copy_last(new)
             os.fsync(new)
             os.replace(partial, os.path.realpath(self.path))  # noqa: PTH105
         except OSError as error:
-            raise WriteError(f"Cannot write to {partial}: {error.strerror}.") from None
+            os.close(new)
+            os.unlink(partial)  # noqa: PTH108
+            raise _not_tidied(partial, error) from None
         unlock(self._fd)
         self._fd, self._has_replaced = new, False
 
@@ -183,6 +188,13 @@ class ResultFile:
         """Release the lock and close the file."""
         self._ids.close()
         unlock(self._fd)
+
+
+def _not_tidied(partial: str, error: OSError) -> WriteError:
+    return WriteError(
+        f"Cannot write to {partial}: {error.strerror}.",
+        hint="All results are in the file. It also has replaced failures: the last line of an id counts.",
+    )
 
 
 def _decode(line: bytes) -> _Result | None:

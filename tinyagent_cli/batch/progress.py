@@ -10,6 +10,7 @@ from tinyagent._net.errors import format_duration
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.batch.interface import ItemResult
 from tinyagent_cli.terminal.live import LiveLines, fit
+from tinyagent_cli.terminal.sanitise import one_line
 
 __all__ = ["Counts", "ProgressDisplay", "show_summary", "status", "summary"]
 
@@ -28,6 +29,7 @@ class Counts:
         ignored: Items without a failure, with --retry-failed.
         total: The number of lines with items; None if it is unknown.
         failures: Failures by kind; lines without an item have the kind `bad_line`.
+        examples: The first failure of each kind; bad lines have been shown.
         tokens_in: Input tokens.
         tokens_out: Output tokens.
         cost: US dollars; None while no cost is known.
@@ -39,6 +41,7 @@ class Counts:
         self.ignored: int = 0
         self.total: int | None = None
         self.failures: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
         self.tokens_in: int = 0
         self.tokens_out: int = 0
         self.cost: float | None = None
@@ -78,7 +81,9 @@ class Counts:
         if result.ok:
             self.answered += 1
         else:
-            self.failures[result.kind or "error"] += 1
+            kind = result.kind or "error"
+            self.failures[kind] += 1
+            self.examples.setdefault(kind, f"{result.id}: {result.message}")
             failure = (result.kind, result.message)
             self._same_failures = 1 + (self._same_failures if failure == self._last_failure else 0)
             self._last_failure = failure
@@ -174,7 +179,9 @@ def summary(counts: Counts) -> str:
         parts.append(_dollars(counts.cost))
     parts.append(f"{counts.seconds:.1f} s")
     lines = [" · ".join(parts)]
-    lines += [f"  {kind}: {number:,}" for kind, number in counts.failures.most_common()]
+    for kind, number in counts.failures.most_common():
+        example = counts.examples.get(kind)
+        lines.append(f"  {kind}: {number:,}" + (f", such as {one_line(example, 200)}" if example else ""))
     return "\n".join(lines)
 
 
