@@ -225,4 +225,5 @@ def test_an_interrupted_reply_shows_what_has_arrived(cli: Cli, serve: Serve) -> 
     terminal.type("\x03")
     assert 130 == terminal.end()
     assert ["One.", "The *second"] == terminal.screen()[:2]
-    assert "Interrupted." in terminal.screen()
+    assert terminal.screen()[2].startswith("local/m · ")
+    assert "Interrupted." == terminal.screen()[3]

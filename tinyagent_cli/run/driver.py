@@ -20,7 +20,7 @@ from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 from tinyagent_cli.terminal.sanitise import clean
-from tinyagent_cli.terminal.signals import Interrupted
+from tinyagent_cli.terminal.signals import Interrupted, StopRun
 from tinyagent_cli.terminal.text import text_bytes
 
 from .approvals import Approvals, Asker, Scope
@@ -334,11 +334,17 @@ class _Run:
             for output in self._outputs:
                 output.flush()
                 output.on_error = None
-        is_saved = plan.session is not None and plan.session.started
-        if isinstance(self._cause, Interrupted) and is_saved and self._display.shows_summary:
-            self._cause.hint = "To continue: tinyagent run -c"
         if self._cause is not None:
+            self._show_stop(self._cause)
             raise self._cause
+
+    def _show_stop(self, cause: BaseException) -> None:
+        """Show the summary of a run that was stopped, and say how to continue it."""
+        session = self._plan.session
+        if isinstance(cause, StopRun) and self._display.shows_summary:
+            self._app.dim(summary(self._plan, self._progress, self._app))
+            if isinstance(cause, Interrupted) and session is not None and session.started:
+                cause.hint = "To continue: tinyagent run -c"
 
     async def _ask(self) -> None:
         plan = self._plan
