@@ -21,7 +21,7 @@ Serve = Callable[..., FakeServer]
 pytestmark = pytest.mark.timeout(300)
 
 KILLS = 12
-PARALLEL = 60
+PARALLEL = 200
 TURNS = 8
 
 
@@ -119,7 +119,7 @@ def prompts(path: Path) -> list[str]:
 
 
 def test_parallel_runs_lose_nothing(cli: Cli) -> None:
-    """Each of 60 runs has its own complete session, and the list has all of them."""
+    """Each of 200 runs has its own complete session, and the list has all of them."""
     assert [0] * PARALLEL == run_many(cli, PARALLEL)
     files = list((cli.home / "sessions").glob("*/*.jsonl"))
     assert sorted(f"This is {n}." for n in range(PARALLEL)) == sorted(
