@@ -251,24 +251,37 @@ NAMES = {
 }
 
 
+def inside(shown: str) -> str:
+    """Return how a name is shown with its folder `sub`."""
+    return f'"sub/{shown[1:]}' if shown.startswith('"') else f"sub/{shown}"
+
+
+async def test_unusual_names_are_quoted(here: Path, text: Text) -> None:
+    """Every tool shows each name on one line."""
+    (here / "sub").mkdir()
+    for name in NAMES:
+        with open(bytes(here) + b"/sub/" + name, "wb") as file:  # noqa: PTH123 - a name in bytes
+            file.write(b"needle\n")
+    shown = {inside(name) for name in NAMES.values()}
+    assert sorted(NAMES.values()) == sorted((await text("list", path="sub")).splitlines())
+    assert sorted(shown) == sorted((await text("glob", pattern="*.txt")).splitlines())
+    assert {f"{name}:1:needle" for name in shown} == set((await text("grep", pattern="needle")).splitlines())
+
+
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-async def test_unusual_names_are_quoted(name: bytes, here: Path, call: Call, text: Text) -> None:
-    """Every tool shows a name on one line, and accepts the quoted form."""
+async def test_quoted_names_are_accepted(name: bytes, here: Path, call: Call, text: Text) -> None:
+    """Every tool accepts the form in which a name is shown."""
     (here / "sub").mkdir()
     with open(bytes(here) + b"/sub/" + name, "wb") as file:  # noqa: PTH123 - a name in bytes
         file.write(b"needle\n")
-    shown = NAMES[name]
-    inside = f'"sub/{shown[1:]}' if shown.startswith('"') else f"sub/{shown}"
-    assert shown == await text("list", path="sub")
-    assert inside == await text("glob", pattern="*.txt")
-    assert f"{inside}:1:needle" == await text("grep", pattern="needle")
-    assert "needle" == await text("read", path=inside)
-    assert f"{inside}:1:needle" == await text("grep", pattern="needle", path=inside)
-    assert f"Edited {inside} in 1 place" in await text("edit", path=inside, old_text="needle", new_text="pin")
-    assert f"Replaced {inside}:" in await text("write", path=inside, content="x")
+    path = inside(NAMES[name])
+    assert "needle" == await text("read", path=path)
+    assert f"{path}:1:needle" == await text("grep", pattern="needle", path=path)
+    assert f"Edited {path} in 1 place" in await text("edit", path=path, old_text="needle", new_text="pin")
+    assert f"Replaced {path}:" in await text("write", path=path, content="x")
     assert [name] == os.listdir(bytes(here / "sub"))  # noqa: PTH208 - names in bytes
     with pytest.raises(ToolError) as missing:
-        await call("read", path=f"{inside[:-1]}X" + inside[-1])
+        await call("read", path=f"{path[:-1]}X" + path[-1])
     assert "\n" not in str(missing.value)
 
 

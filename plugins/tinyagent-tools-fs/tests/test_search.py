@@ -436,13 +436,22 @@ def ripgrep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 async def test_old_ripgrep_is_not_used(
     version: str, engine: str, ripgrep: Callable[[str], Path], project: Path, call: Call
 ) -> None:
+    """The version decides whether ripgrep or Python searches."""
+    ripgrep(version)
+    result = await call("grep", pattern="needle one")
+    assert ("a.py:2:needle one", engine) == (result.content[0]["text"], result.details["engine"])
+
+
+@pytest.mark.parametrize("version", ["ripgrep 15.0.0", "ripgrep 14.1.1"])
+async def test_the_version_is_checked_once(
+    version: str, ripgrep: Callable[[str], Path], project: Path, call: Call
+) -> None:
     """The version is checked once, and again after an update."""
     calls = ripgrep(version)
     for searches in (1, 2):
-        result = await call("grep", pattern="needle one")
-        assert ("a.py:2:needle one", engine) == (result.content[0]["text"], result.details["engine"])
-        assert (searches + 1 if engine == "ripgrep" else 1) == calls.read_text().count("call")
-    calls = ripgrep("ripgrep 15.2.0 of another size")
+        await call("grep", pattern="needle one")
+        assert (searches + 1 if version == "ripgrep 15.0.0" else 1) == calls.read_text().count("call")
+    ripgrep("ripgrep 15.2.0 of another size")
     assert "ripgrep" == (await call("grep", pattern="needle one")).details["engine"]
 
 

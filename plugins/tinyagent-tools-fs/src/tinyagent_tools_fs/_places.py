@@ -12,10 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-
-import platformdirs
 
 __all__ = ["Places", "known_places"]
 
@@ -42,6 +39,8 @@ def known_places(root: str) -> Places:
 
 
 def _own_files() -> Iterator[str]:
+    import platformdirs  # late, because the process of a search does not call this
+
     home = os.environ.get("TINYAGENT_HOME", "").strip()
     if home:
         yield str(Path(home).expanduser())
@@ -69,6 +68,8 @@ def _code(root: str) -> Iterator[str]:
 @functools.cache
 def _installed() -> tuple[str, ...]:
     """Return the paths of tinyagent and its plugins, including editable installations."""
+    from importlib import metadata  # late, as above
+
     modules = {"tinyagent", "tinyagent_cli"}
     for distribution in metadata.distributions():
         for point in distribution.entry_points:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from pathspec import GitIgnoreSpec
-
 from tinyagent import ToolError
 
 from ._root import Parts, Root, read_up_to
@@ -114,6 +112,8 @@ def _exists(name: str, folder: int) -> bool:
 
 def _rule(line: str) -> _Rule | None:
     """Return whether to ignore, and the pattern; None for a comment or an invalid pattern."""
+    from pathspec import GitIgnoreSpec  # late, because most folders have no `.gitignore`
+
     try:
         [pattern] = GitIgnoreSpec.from_lines([line]).patterns
     except ValueError:
