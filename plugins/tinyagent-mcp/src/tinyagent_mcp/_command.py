@@ -94,7 +94,7 @@ def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
     There is no user to ask, so tools that are not read-only are offered only with --allow.
     Deny rules and policies of plugins apply as in any run.
     """
-    from ._serve import offer, run
+    from ._offer import offer
 
     tools, left_out = offer(names, allow)
     if left_out:
@@ -105,5 +105,7 @@ def serve(names: tuple[str, ...], allow: tuple[str, ...]) -> None:
         )
     if not tools:
         raise ConfigurationError("There is no tool to offer.")
+    from ._serve import run  # late, because it imports the SDK
+
     click.echo(f"Offering over MCP: {', '.join(tool.name for tool in tools)}", err=True)
     asyncio.run(run(tools))

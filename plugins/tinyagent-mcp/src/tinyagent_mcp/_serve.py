@@ -12,12 +12,9 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -35,68 +32,18 @@ from mcp_types import (
 )
 
 import tinyagent
-from tinyagent import ConfigurationError
-from tinyagent.agent_types import JsonDict, JsonObject
+from tinyagent.agent_types import JsonObject
 from tinyagent.supervisor import supervised_command
 from tinyagent.tools import tool_schema
 
-__all__ = ["Offered", "offer", "run"]
+from ._offer import TINYAGENT, Offered
+
+__all__ = ["run"]
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_PARALLEL = 4
-TINYAGENT = [sys.executable, "-P", "-m", "tinyagent_cli"]
 
 Report = Callable[[float, float | None, str | None], Awaitable[None]]
-
-
-class Offered(msgspec.Struct, kw_only=True):
-    """An offered tool.
-
-    Attributes:
-        source: The value of `-t` that selects only this tool.
-        allowed: Whether `--allow` names it.
-    """
-
-    name: str
-    description: str = ""
-    parameters: JsonDict
-    read_only: bool = False
-    source: str = ""
-    allowed: bool = False
-
-
-def offer(names: Sequence[str], allow: Sequence[str]) -> tuple[list[Offered], list[str]]:
-    """Return the tools with these names, and the names of the tools that are not allowed.
-
-    Raises:
-        ConfigurationError: A name is unknown, its plugin is broken, or two tools have the same name.
-    """
-    tools: dict[str, Offered] = {}
-    left_out: list[str] = []
-    for name in dict.fromkeys(names):
-        found = _shown(name)
-        for tool in found:
-            separator = ":" if name.endswith(".py") else "."
-            tool.source = name if len(found) == 1 else f"{name}{separator}{tool.name}"
-            tool.allowed = any(fnmatchcase(tool.name, pattern) for pattern in allow)
-            if not (tool.read_only or tool.allowed):
-                left_out.append(tool.name)
-            elif tools.setdefault(tool.name, tool) is not tool:
-                raise ConfigurationError(f"Two tools are named {tool.name!r}; offer one of them.")
-    return list(tools.values()), left_out
-
-
-def _shown(name: str) -> list[Offered]:
-    done = subprocess.run(
-        [*TINYAGENT, "tools", "show", "--json", "--", name],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise ConfigurationError(done.stderr.strip().removeprefix("Error: ") or f"{name} cannot be loaded.")
-    return msgspec.json.decode(done.stdout, type=list[Offered])
 
 
 async def run(tools: Sequence[Offered]) -> None:
@@ -152,8 +99,8 @@ async def _call(tool: Offered, arguments: JsonObject, report: Report) -> CallToo
             command += ["--allow", tool.name]
         process = await asyncio.create_subprocess_exec(
             *supervised_command([*command, "--", "A call over MCP."]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
             limit=MAX_LINE_BYTES,
         )
