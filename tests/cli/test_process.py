@@ -8,10 +8,13 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tinyagent.testing import FakeServer
+from tinyagent.testing.server import FakeReply, Hold
 from tinyagent_cli.run.lifetime import ENDING_S
 from tinyagent_cli.run.process_exit import ATEXIT_S, THREADS_S
 
@@ -161,12 +164,13 @@ def test_a_limit_that_is_never_reached(cli: Cli, seconds: str) -> None:
     assert 0 == cli("run", "-m", "demo", "--timeout", seconds, "Hi").code
 
 
-def test_limits_that_make_no_sense(cli: Cli) -> None:
-    """NaN, zero and negative limits are usage errors; a millisecond ends the run before it starts."""
+def test_limits_that_make_no_sense(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """NaN, zero and negative limits are usage errors; a millisecond is a limit."""
     assert [2, 2, 2] == [
         cli("run", "-m", "demo", "--timeout", text, "Hi").code for text in ("nan", "0", "-1")
     ]
-    assert 124 == cli("run", "-m", "demo", "--timeout", "0.001", "Hi").code
+    serve(FakeReply([Hold()]))
+    assert 124 == cli("run", "-m", "local/m", "--timeout", "0.001", "Hi").code
 
 
 # ---- signals -----------------------------------------------------------------------------------------
