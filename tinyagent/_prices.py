@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ._stream.model import HttpModel, as_model
-from ._stream.servers import SERVERS, server_of
+from ._stream.servers import SERVERS, is_local_server, server_of
 from .agent_types import ModelIdentity
 from .errors import as_amount
 
@@ -66,8 +66,7 @@ def _count(usage: Usage, name: str) -> int:
 
 def is_local(model: ModelIdentity) -> bool:
     """Whether a model runs on a server of the user, which takes no key, such as Ollama."""
-    server = SERVERS.get(_name(model))
-    return server is not None and server.api_key_env is None
+    return is_local_server(_name(model))
 
 
 def has_price(model: ModelIdentity) -> bool:

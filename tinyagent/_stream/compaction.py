@@ -25,6 +25,7 @@ from tinyagent.agent_types import (
 from tinyagent.errors import as_amount
 
 from .message_checks import is_assistant, is_tool_result
+from .token_estimate import BYTES_PER_TOKEN, fixed_tokens, message_tokens, text_size
 
 __all__ = [
     "ABORTED",
@@ -60,16 +61,13 @@ CANCELLED = "It was cancelled."
 
 _INTRODUCTION = "The earlier part of this conversation was replaced by this summary:"
 
-_BYTES_PER_TOKEN = 4
-_IMAGE_TOKENS = 1500
-_MESSAGE_TOKENS = 4
 _CLIPS = (20_000, 5_000, 1_500, 400, 100)
 """The most characters of each text of the conversation in the request, if longer ones would not fit."""
 
 
 def is_summary(message: AgentMessage) -> TypeGuard[UserMessage]:
     """Whether a message is the summary of older messages."""
-    return message.get("role") == "user" and message.get("summary") is True
+    return message.get("summary") is True and message.get("role") == "user"  # few messages have the first
 
 
 def compacted(messages: Sequence[AgentMessage], end: CompactionEndEvent) -> list[AgentMessage]:
@@ -89,8 +87,7 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
     The last reply knows how many tokens its request had; what came after it is estimated. A reply from before
     the last compaction does not count, because its request was a longer one.
     """
-    summaries = [message for message in messages if "summary" in message and is_summary(message)]
-    since = max((message.get("timestamp", 0) for message in summaries), default=-1)
+    since = max((message.get("timestamp", 0) for message in messages if is_summary(message)), default=-1)
     after = 0
     for message in reversed(messages):
         if is_assistant(message):
@@ -99,11 +96,8 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
             usage = message.get("usage")
             if usage and message.get("timestamp", 0) > since and (used := _used_tokens(usage)):
                 return used + after
-        after += _content_tokens(message)
-    described = sum(
-        _size(tool.description) + len(_json.encode_lossy(tool.parameters)) for tool in tools or ()
-    )
-    return after + (_size(system_prompt) + described) // _BYTES_PER_TOKEN
+        after += message_tokens(message)
+    return after + fixed_tokens(system_prompt, tools)
 
 
 def _used_tokens(usage: object) -> int:
@@ -112,28 +106,9 @@ def _used_tokens(usage: object) -> int:
     return int(total or sum(part or 0 for part in parts))
 
 
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
 def _message_tokens(message: AgentMessage) -> int:
     """Estimate the tokens of a message. A failed reply is not sent."""
-    return 0 if is_assistant(message) and _has_failed(message) else _content_tokens(message)
-
-
-def _content_tokens(message: AgentMessage) -> int:
-    size = images = 0
-    for block in message.get("content") or ():
-        match block["type"]:
-            case "text":
-                size += _size(block["text"])
-            case "thinking":
-                size += _size(block["thinking"])
-            case "tool_call":
-                size += len(_json.encode_lossy(block))
-            case "image":
-                images += 1
-    return size // _BYTES_PER_TOKEN + images * _IMAGE_TOKENS + _MESSAGE_TOKENS
+    return 0 if is_assistant(message) and _has_failed(message) else message_tokens(message)
 
 
 def _has_failed(message: AgentMessage) -> bool:
@@ -213,14 +188,14 @@ def summary_prompt(messages: Sequence[Message], instructions: str, max_tokens: f
         instructions: What the summary should pay attention to.
         max_tokens: The most tokens of the prompt; None for any number.
     """
-    limit = None if max_tokens is None else int(max_tokens) * _BYTES_PER_TOKEN
+    limit = None if max_tokens is None else int(max_tokens) * BYTES_PER_TOKEN
     text = ""
     for clip in _CLIPS:
         text = "\n\n".join(part for message in messages for part in _parts(message, clip))
-        if limit is None or _size(text) <= limit:
+        if limit is None or text_size(text) <= limit:
             break
     else:
-        text = _clipped(text, max(int((limit or 0) * len(text) / _size(text)), _CLIPS[-1]))
+        text = _clipped(text, max(int((limit or 0) * len(text) / text_size(text)), _CLIPS[-1]))
     text = text.replace("</conversation", "<\\/conversation")
     more = f"\n\nThe user asks about the summary: {instructions.strip()}" if instructions.strip() else ""
     return f"<conversation>\n{text}\n</conversation>\n\n{_REQUEST}{more}"

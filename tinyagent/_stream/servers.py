@@ -19,6 +19,7 @@ __all__ = [
     "KnownServer",
     "Server",
     "dialect_of",
+    "is_local_server",
     "known_servers",
     "server_of",
 ]
@@ -276,6 +277,12 @@ def server_of(base_url: str | None, provider: str = "") -> str:
     if name is None:
         name = next((_NAME_OF_HOST[domain] for domain in _DOMAINS if host.endswith(domain)), None)
     return name or provider.lower()
+
+
+def is_local_server(name: str) -> bool:
+    """Whether a server runs on the user's machine, such as Ollama. It takes no key and costs nothing."""
+    server = SERVERS.get(name)
+    return server is not None and server.api_key_env is None
 
 
 def dialect_of(name: str) -> Dialect:

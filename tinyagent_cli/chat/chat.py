@@ -32,6 +32,7 @@ from tinyagent_cli.sessions.files import NAMED
 from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
+from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.display import CompactionNotes, text_renderer
 from tinyagent_cli.terminal.live import LiveLines, columns, fit
 from tinyagent_cli.terminal.sanitise import one_line
@@ -146,9 +147,7 @@ class Chat:
         plan = self._chat.plan
         parts = [model_name(plan)]
         if plan.session is not None and plan.session.continues:
-            count = len(plan.history)
-            messages = "1 message" if count == 1 else f"{count} messages"
-            parts.append(f"session {plan.session.id[:8]} with {messages}")
+            parts.append(f"session {plan.session.id[:8]} with {counted(len(plan.history), 'message')}")
         self._app.note(" · ".join(parts))
         prompts = [message for message in plan.history if is_prompt(message)]
         if prompts:

@@ -13,7 +13,7 @@ from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.outcome import model_name
-from tinyagent_cli.terminal.amounts import dollar_text
+from tinyagent_cli.terminal.amounts import counted, dollar_text
 from tinyagent_cli.terminal.live import columns, fit, wrap_parts
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
@@ -191,9 +191,9 @@ class Commands:
         sent = sum(usage.get("input") or 0 for usage in usages)
         received = sum(usage.get("output") or 0 for usage in usages)
         turns = sum(len(progress.replies) for progress in self._chat.spent)
-        parts = [_count(len(self._chat.spent), "prompt"), _count(turns, "turn")]
+        parts = [counted(len(self._chat.spent), "prompt"), counted(turns, "turn")]
         if self._chat.compactions:
-            parts.append(_count(len(self._chat.compactions), "compaction"))
+            parts.append(counted(len(self._chat.compactions), "compaction"))
         if usages:
             parts += [f"{sent:,} tokens in, {received:,} out", self._cost_of(usages)]
         self._app.show(wrap_parts(" · ".join(parts), " · ", columns()))
@@ -241,7 +241,3 @@ class Commands:
 
     def _quit(self, argument: str) -> None:
         self._leave()
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import textwrap
 from collections.abc import Sequence
 from difflib import get_close_matches
 
@@ -24,9 +23,9 @@ from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.config.toml_file import change_user_file
 from tinyagent_cli.plugins.model_lists import ask_provider
 from tinyagent_cli.plugins.registry import PluginLoader
-from tinyagent_cli.terminal.live import columns
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.signals import raise_on_sigint
+from tinyagent_cli.terminal.wrapping import indented
 
 __all__ = ["choose_model"]
 
@@ -46,14 +45,14 @@ def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, Ter
     The key is stored like that of `tinyagent keys set`, and the model becomes the default if the user agrees.
     """
     ask = _Asker(terminal)
-    app.show(_wrapped("No model is chosen yet. Which provider do you want to use? Ctrl-D leaves."))
+    app.show("No model is chosen yet. Which provider do you want to use? Ctrl-D leaves.")
     names = ["demo", *settings.providers]
     names += [name for name in OFFERED if name in SERVERS and name not in names]
     for number, name in enumerate(names, 1):
-        app.show(_wrapped(f"{number:>3}  {one_line(name, 100)}: {_needs(settings, name)}", "     "))
+        _show_indented(app, f"{number:>3}  ", f"{one_line(name, 100)}: {_needs(settings, name)}")
     others = {*SERVERS, *settings.providers}.difference(names)
     if others:
-        app.show(_wrapped(f"  or a name: {', '.join(sorted(others))}", "     "))
+        _show_indented(app, "  ", f"or a name: {', '.join(sorted(others))}")
     try:
         provider = _provider(app, ask, names, others)
         if provider == "demo":
@@ -81,8 +80,8 @@ def _needs(settings: Settings, provider: str) -> str:
     return "has a key" if has_key else "needs a key"
 
 
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, columns() - 1, subsequent_indent=indent, break_on_hyphens=False)
+def _show_indented(app: AppContext, first: str, text: str) -> None:
+    app.show("\n".join(indented(text, app.columns, first, " " * 5)))
 
 
 class _Asker:

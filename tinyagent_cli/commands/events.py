@@ -10,6 +10,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_files, complete_records
+from tinyagent_cli.terminal.amounts import counted
 
 from .options import CONTEXT, CommandGroup, common_options, need_command
 
@@ -211,11 +212,10 @@ def validate(app: AppContext, source: str | None) -> int:
     for kind, line in checker.unknown.items():
         app.warn(f"{opened.name}: line {line} has the unknown type {kind!r}, which readers ignore.")
     if count:
-        problems = f"{count} problem{'s' if count > 1 else ''}"
-        lines = f"{checker.lines} line{'' if checker.lines == 1 else 's'}"
-        app.error(f"{opened.name} has {problems} in {lines}.")
+        problems = counted(count, "problem")
+        app.error(f"{opened.name} has {problems} in {counted(checker.lines, 'line')}.")
         return 1
-    runs = f"{checker.runs} run{'s' if checker.runs != 1 else ''}"
+    runs = counted(checker.runs, "run")
     app.note(f"{opened.name} is valid: {checker.lines} lines, {runs}.")
     return 0
 
@@ -281,7 +281,7 @@ def _write_page(app: AppContext, source: str | None, path: str | None) -> int:
         finally:
             file.finish(is_complete)
     if problems:
-        what = "1 line" if problems == 1 else f"{problems} lines"
+        what = counted(problems, "line")
         app.error(f"The page leaves out {what} of {opened.name}, which cannot be read.")
     return 1 if problems else 0
 

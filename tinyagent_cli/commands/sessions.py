@@ -12,6 +12,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_sessions
+from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.tables import print_json, print_table
 
 from .options import CONTEXT, CommandGroup, common_options, need_command
@@ -31,8 +32,6 @@ _ID = 8
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 _here_option = click.option("--here", is_flag=True, help="Only the sessions of the working directory.")
-
-
 _no_pager_option = click.option("--no-pager", is_flag=True, help="Do not use $PAGER or less on a terminal.")
 _session_argument = click.argument(
     "session", required=False, type=TextArgument(), shell_complete=complete_sessions
@@ -63,7 +62,6 @@ def _store() -> SessionStore:
 
 
 def _index() -> SessionIndex:
-
     from tinyagent_cli.config.environment import cache_directory
     from tinyagent_cli.sessions.index import SessionIndex
 
@@ -294,7 +292,7 @@ def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool)
             removed += 1
         except TinyAgentError as error:
             failure = error
-    app.note(f"{removed} session{'' if removed == 1 else 's'} removed.")
+    app.note(f"{counted(removed, 'session')} removed.")
     if failure is not None:
         raise failure
 

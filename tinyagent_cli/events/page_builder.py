@@ -29,6 +29,7 @@ from tinyagent.errors import InvalidMessageError
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.config.files import model_label
 from tinyagent_cli.terminal.activity import call_line
+from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.sanitise import one_line
 
 from .page_blocks import BlockReader
@@ -261,7 +262,7 @@ class PageBuilder:
         error = record.error
         is_new = error is not None and error.message != self._error
         facts = [
-            f"{record.turns} turn{'' if record.turns == 1 else 's'}",
+            counted(record.turns, "turn"),
             tokens(record.usage or {}),
             known_cost(record.usage or {}),
             duration(record.duration_ms),

@@ -8,7 +8,7 @@ import msgspec
 
 from tinyagent._json import as_str
 from tinyagent._stream.message_checks import is_assistant
-from tinyagent._stream.servers import SERVERS
+from tinyagent._stream.servers import is_local_server
 from tinyagent._stream.usage import add_usages
 from tinyagent.agent_types import (
     AgentEndEvent,
@@ -90,7 +90,7 @@ class _Run:
     def sum(self) -> Usage | None:
         """Return the tokens and the cost of the run."""
         usage = self.usage or add_usages(self.replies)
-        return free_of_charge(usage) if self.is_local and self.replies else usage
+        return _free_of_charge(usage) if self.is_local and self.replies else usage
 
 
 def collect(entries: Iterable[Entry]) -> Stats:
@@ -169,7 +169,7 @@ class Collector:
                 name = model_label(as_str(message.get("provider")), as_str(message.get("model")))
                 if name and name not in stats.models:
                     stats.models.append(name)
-                self._is_local = _is_local(as_str(message.get("provider")))
+                self._is_local = is_local_server(as_str(message.get("provider")))
                 if run is not None:
                     run.replies.append(message.get("usage"))
                     run.is_local = run.is_local and self._is_local
@@ -195,7 +195,7 @@ class Collector:
         self._compacts_since = None
         if run is None:
             stats.duration_ms += taken
-            self._usages.append(free_of_charge(end.usage) if self._is_local else end.usage)
+            self._usages.append(_free_of_charge(end.usage) if self._is_local else end.usage)
         else:
             self._since = time
             run.replies.append(end.usage)
@@ -222,12 +222,7 @@ class Collector:
         return self._stats
 
 
-def _is_local(provider: str) -> bool:
-    server = SERVERS.get(provider)
-    return server is not None and server.api_key_env is None
-
-
-def free_of_charge(usage: Usage | None) -> Usage | None:
+def _free_of_charge(usage: Usage | None) -> Usage | None:
     """Return the usage with a cost of 0, if it has no other cost: short runs in pipes do not look it up."""
     return {**usage, "cost": 0.0} if usage and usage.get("cost") is None else usage
 

@@ -19,6 +19,7 @@ from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderEr
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
 from tinyagent_cli.config.settings import Settings, load_settings
+from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.version import DISTRIBUTION
 
 from .builtin import key_state, provider_plugins
@@ -256,8 +257,7 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
         return Finding("endpoint", provider.name, 3, str(error), error.hint)
     except Exception as error:  # noqa: BLE001 - a provider may do anything
         return Finding("endpoint", provider.name, 1, f"{type(error).__name__}: {error}")
-    models = "1 model" if count == 1 else f"{count} models"
-    return Finding("endpoint", provider.name, 0, f"answers, with {models}")
+    return Finding("endpoint", provider.name, 0, f"answers, with {counted(count, 'model')}")
 
 
 def _subject(entry: Plugin) -> str:

@@ -88,19 +88,19 @@ def summary_line(
     model: str, usage: Usage, *, turns: int, seconds: float, has_cost: bool, app: AppContext
 ) -> str:
     """Return the line of `summary` from its parts; `has_cost` says whether the model costs money."""
+    from tinyagent_cli.terminal.amounts import counted, dollar_text
+
     verbose = bool(app.verbosity)
     parts = [model]
     if usage:
         parts.append(f"{usage.get('input', 0):,} tokens in, {usage.get('output', 0):,} out")
     cost = usage.get("cost")
     if cost:
-        from tinyagent_cli.terminal.amounts import dollar_text
-
         parts.append(dollar_text(cost, estimated=usage.get("cost_estimated", False)))
     elif verbose and usage and cost is None and has_cost:
         parts.append("cost unknown")
     if verbose or turns > 1:
-        parts.append(f"{turns} turn{'s' if turns != 1 else ''}")
+        parts.append(counted(turns, "turn"))
     parts.append(f"{seconds:.1f} s")
     line = redact(" · ".join(parts))
     if not app.stderr_is_terminal:
@@ -141,8 +141,10 @@ def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: boo
         tools_refused: Whether a tool call was refused in the run.
     """
     match error:
-        case RunLimitError(limit="max_turns"):
-            turns = "1 turn" if plan.max_turns == 1 else f"{plan.max_turns} turns"
+        case RunLimitError(limit="max_turns") if plan.max_turns is not None:
+            from tinyagent_cli.terminal.amounts import counted
+
+            turns = counted(plan.max_turns, "turn")
             return RunLimitError(
                 f"The run was ended after {turns} (--max-turns) without a final answer.",
                 limit="max_turns",

@@ -20,6 +20,7 @@ from tinyagent.jsonl import HistoryRecord, Record, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry
 from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
+from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.sanitise import clean
 from tinyagent_cli.terminal.wrapping import terminal_width
@@ -66,8 +67,7 @@ class _Transcript(Replay):
             parts = record.id[:8], record.created[:16].replace("T", " "), self._model
             self._app.dim(" · ".join(filter(None, parts)))
             if self._left_out:
-                count = "1 earlier prompt" if self._left_out == 1 else f"{self._left_out:,} earlier prompts"
-                self._app.dim(f"({count})")
+                self._app.dim(f"({counted(self._left_out, 'earlier prompt')})")
         elif isinstance(record, HistoryRecord):
             self._show_earlier(record.message)
         else:

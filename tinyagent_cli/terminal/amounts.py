@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["dollar_text"]
+__all__ = ["counted", "dollar_text"]
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 turn` or `1,200 turns`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def dollar_text(cost: float, *, estimated: bool) -> str:

@@ -149,7 +149,9 @@ class CompactionNotes:
             what, size = "Compacted", _rounded(event.tokens)
             if start is not None:
                 what, size = _COMPACTED.get(start.reason, what), f"{_rounded(start.tokens)} → {size}"
-            messages = "1 message" if count == 1 else f"{count} messages"
+            from .amounts import counted
+
+            messages = counted(count, "message")
             self._app.note(f"{what}: a summary replaces {messages} (~{size} tokens).")
 
 
