@@ -240,7 +240,7 @@ class _Batch:
                 elif self._is_wanted(entry):
                     yield entry
         except InputError as error:
-            self.stop(error)  # what is in flight is finished, whichever executor has it
+            self.stop(error)  # every executor finishes what is in flight
 
     def _check_columns(self, columns: list[str]) -> None:
         """Check that a table has what the prompt needs, because otherwise each of its rows is a bad line."""

@@ -107,7 +107,7 @@ def _lower(share: float | None, limit: float | None, part: float) -> float | Non
 
 
 class _Conversation(TypedDict):
-    """The fields of a plan with what is said."""
+    """The history and the prompt, as fields of a plan."""
 
     history: list[AgentMessage]
     message: UserMessage
