@@ -8,6 +8,7 @@ GENERATORS := .venv-peers-generators
 RIPGREP := .venv-peers-ripgrep
 GENERATOR_PINS := $(addprefix tests/peers/generators/,constraints.txt package.json package-lock.json)
 BROWSER := .venv-browser
+RELEASE := .venv-release
 RIPGREP_PINS := $(addprefix plugins/tinyagent-tools-fs/tests/ripgrep/,package.json package-lock.json)
 MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
@@ -28,7 +29,7 @@ MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage matrix check format bench conformance peers browser wheels leaks clean
+.PHONY: help demo test test-fast coverage matrix check format bench conformance peers browser release-check leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,17 +75,14 @@ peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)
 
 browser: $(BROWSER)/.ready ## install the driver of the browser for tests/cli/test_page_browser.py
 
-wheels: $(VENV)/.ready-dev ## build and test wheels of tinyagent, its plugins and the Rust provider in dist/
-	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . $(addprefix ./,$(PLUGINS))
-	$(MATURIN) --release --out dist
-	TINYAGENT_WHEELS=dist $(BIN)/python -m pytest -q tests/bindings/test_wheel.py
-	@ls dist/*.whl
+release-check: $(VENV)/.ready-dev $(RELEASE)/.ready ## build all that is released, use it in a new environment, audit it, write an SBOM
+	$(BIN)/python scripts/release-check
 
 leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(BROWSER) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -161,3 +159,9 @@ $(RIPGREP)/.ready: $(RIPGREP_PINS)
 		npm ci --prefix $(RIPGREP) --silent --no-audit --no-fund --ignore-scripts && touch $@; \
 	elif [ "$(CI)" = true ]; then echo "npm is missing: CI tests the tool grep with ripgrep" >&2; exit 1; \
 	else echo "npm is missing: the tool grep will not be tested with ripgrep"; fi
+
+$(RELEASE)/.ready: scripts/release-constraints.txt
+	@test -x $(RELEASE)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(RELEASE); }
+	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --requirement scripts/release-constraints.txt
+	@touch $@

@@ -10,7 +10,9 @@ from pathlib import Path
 from tinyagent.testing import FakeReply, FakeServer
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-TINYAGENT = Path(sys.executable).with_name("tinyagent")
+PYTHON = Path(os.environ.get("TINYAGENT_PYTHON", sys.executable))
+"""`make release-check` runs the examples with the released distributions."""
+TINYAGENT = PYTHON.with_name("tinyagent")
 
 
 def run_example(name: str, server: FakeServer | None = None) -> str:
@@ -19,7 +21,7 @@ def run_example(name: str, server: FakeServer | None = None) -> str:
     if server is not None:
         environment |= {"BASE_URL": f"{server.url}/chat/completions", "OPENROUTER_API_KEY": "sk-test"}
     done = subprocess.run(
-        [sys.executable, EXAMPLES / name],
+        [PYTHON, EXAMPLES / name],
         env=environment,
         capture_output=True,
         text=True,
