@@ -6,6 +6,8 @@ MCP_PEERS := .venv-peers-mcp
 LLAMACPP_PEER := .venv-peers-llamacpp
 GENERATORS := .venv-peers-generators
 RIPGREP := .venv-peers-ripgrep
+PUBLISHING := .venv-peers-publishing
+PUBLISHING_PINS := tests/peers/publishing-constraints.txt
 GENERATOR_PINS := $(addprefix tests/peers/generators/,constraints.txt package.json package-lock.json)
 BROWSER := .venv-browser
 RELEASE := .venv-release
@@ -37,7 +39,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in less than a minute
@@ -71,7 +73,7 @@ bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are
 conformance: $(VENV)/.ready-dev ## test clients with real replies, and write docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready ## install the programs of other projects for tests
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready ## install the programs of other projects for tests
 
 browser: $(BROWSER)/.ready ## install the driver of the browser for tests/cli/test_page_browser.py
 
@@ -82,7 +84,7 @@ leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -150,6 +152,13 @@ $(GENERATORS)/.ready: $(GENERATOR_PINS)
 		npm ci --prefix $(GENERATORS) --silent --no-audit --no-fund --ignore-scripts && touch $@; \
 	elif [ "$(CI)" = true ]; then echo "npm is missing: CI tests the types for TypeScript" >&2; exit 1; \
 	else echo "npm is missing: the types for TypeScript will not be tested"; fi
+
+# What authors of plugins publish with: a package index, twine, and a checker of workflows.
+$(PUBLISHING)/.ready: $(PUBLISHING_PINS)
+	@test -x $(PUBLISHING)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(PUBLISHING); }
+	$(PUBLISHING)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--constraint $(PUBLISHING_PINS) pypiserver twine check-jsonschema
+	@touch $@
 
 # A ripgrep that is new enough for the tool `grep`; those of distributions are often older. Without npm only its
 # tests are skipped; CI requires npm.

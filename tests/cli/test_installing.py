@@ -72,7 +72,8 @@ def test_a_plugin_is_named_by_its_distribution_or_by_what_it_offers(cli: Cli) ->
     ("name", "kind"),
     [
         ("Weather", "tool"), ("weather_map", "tool"), ("9lives", "tool"), ("a--b", "tool"), ("-a", "tool"),
-        ("../x", "tool"), ("class", "tool"), ("tool", "tool"), ("", "tool"), ("x" * 51, "tool"),
+        ("../x", "tool"), ("class", "tool"), ("tool", "tool"), ("", "tool"), ("x" * 41, "tool"),
+        ("int", "tool"),
         ("openai", "provider"), ("demo", "provider"), ("run", "command"), ("plugins", "command"),
     ],
 )  # fmt: skip

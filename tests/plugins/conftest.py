@@ -20,7 +20,7 @@ from filelock import FileLock
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tinyagent_cli.plugins import scaffold as plugin_templates
+from tinyagent_cli.plugins import scaffold
 
 from ._wheels import repack, write_wheel
 
@@ -179,7 +179,7 @@ def _fill_index(folder: Path, wheels: Path, tmp_path_factory: pytest.TempPathFac
     for wheel in wheels.glob("*.whl"):
         shutil.copy(wheel, folder)
     project = tmp_path_factory.mktemp("weather") / "tinyagent-weather"
-    plugin_templates.write(project, "weather", "tool")
+    scaffold.write(project, scaffold.Project("weather", "tool"))
     _build_wheels(folder, project)
     for name in _with_dependencies(["tinyagent-core"]) - {"tinyagent-core"}:
         repack(folder, name)
