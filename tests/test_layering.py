@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # The floors of the library, from the lowest to the highest. A module imports from its own floor and from
 # lower ones. Packages stand for all of their modules.
 FLOORS = [
-    {"agent_types", "errors", "hookspecs", "text_files", "child_environment", "supervisor", "_supervisor"}
-    | {"_json", "_docstrings", "_version"},
+    {"agent_types", "errors", "hookspecs", "text_files", "toml_files", "child_environment", "supervisor"}
+    | {"_supervisor", "_json", "_docstrings", "_version"},
     {"_cancel", "_process", "_process_child"},
     {"_net"},
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
@@ -55,7 +55,7 @@ ONLY_USERS = {
     "jinja2": {"tinyagent_cli.events.page_template"},
     "jsonschema_rs": {"tinyagent._tool_schemas"},
     "keyring": {"tinyagent_cli.config.system_keyring"},
-    "tomlkit": {"tinyagent_cli.config.toml_file"},
+    "tomlkit": {"tinyagent.toml_files"},
     "prompt_toolkit": {
         f"tinyagent_cli.chat.{name}" for name in ("chat", "model_setup", "output", "prompt", "start")
     },

@@ -18,6 +18,7 @@ from tinyagent import (
     supervisor,
     testing,
     text_files,
+    toml_files,
     tools,
 )
 from tinyagent.testing import pytest_plugin
@@ -35,6 +36,7 @@ def test_names(stored: Any) -> None:
         tinyagent,
         testing,
         text_files,
+        toml_files,
         child_environment,
         supervisor,
         tools,

@@ -25,7 +25,7 @@ Hooks register things at start or guard tool calls; they do not carry events.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -53,8 +53,12 @@ hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(NAME)
 
 
 @hookspec
-def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Call `register(tool)` for each tool. Called when the plugin's name is requested."""
+def tinyagent_register_tools(register: Callable[[AgentTool], None], requested: Sequence[str] | None) -> None:
+    """Call `register(tool)` for each tool. Called when the plugin's name is requested.
+
+    `requested` has the names of single tools if only these are requested; None means all. A plugin whose
+    tools are slow to find may then register fewer.
+    """
 
 
 @hookspec

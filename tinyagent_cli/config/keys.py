@@ -61,7 +61,7 @@ class KeyStore(NamedTuple):
             ConfigurationError: The file or the keyring cannot be used.
         """
         if not self.uses_keyring:
-            from .toml_file import set_value
+            from tinyagent.toml_files import set_value
 
             set_value(self.path, [name], key, self._check, private=True)
             return str(self.path)
@@ -83,7 +83,7 @@ class KeyStore(NamedTuple):
         return places
 
     def _remove_from_file(self, name: str) -> bool:
-        from .toml_file import remove_value
+        from tinyagent.toml_files import remove_value
 
         return name in read_keys(self.path) and remove_value(self.path, [name], self._check, private=True)
 

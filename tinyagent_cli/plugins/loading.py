@@ -7,7 +7,7 @@ check them against the specifications. The hooks are called here and in the run,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -160,8 +160,10 @@ def _check_hook(caller: pluggy.HookCaller, found: pluggy.HookImpl) -> None:
 # ---- registrations ----------------------------------------------------------------------------------------
 
 
-def tools_of(loaded: LoadedPlugin) -> dict[str, AgentTool]:
+def tools_of(loaded: LoadedPlugin, requested: Sequence[str] | None = None) -> dict[str, AgentTool]:
     """Return the tools that a plugin registers, by name.
+
+    If only single tools are requested, the plugin may register fewer than all.
 
     A module without hooks offers all tools at its top level.
 
@@ -185,7 +187,7 @@ def tools_of(loaded: LoadedPlugin) -> dict[str, AgentTool]:
 
     hooks = loaded.hooks.get("tinyagent_register_tools", ())
     for hook in hooks:
-        _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register, requested=requested)
     if not hooks:
         for thing in list(vars(loaded.implementation).values()):
             if isinstance(thing, AgentTool):

@@ -120,9 +120,11 @@ class PluginLoader:
             TinyAgentError: There is no such tool, two have the same name, or a plugin cannot be used.
         """
         claims: dict[str, list[ToolClaim]] = {}
-        for request in requests:
-            plugin, wanted = plugin_of_tool(request, self._preferences)
-            offered = tools_of(self.load(plugin))
+        found = [plugin_of_tool(request, self._preferences) for request in requests]
+        for plugin, wanted in found:
+            names = [name for other, name in found if other == plugin]
+            single = [name for name in names if name is not None]
+            offered = tools_of(self.load(plugin), single if len(single) == len(names) else None)
             if wanted is not None and wanted not in offered:
                 raise ConfigurationError(
                     f"The plugin {plugin} has no tool {wanted!r}; it has: {list_names(offered)}."

@@ -23,7 +23,7 @@ import msgspec
 from tinyagent.agent_types import AgentTool, JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
-from tinyagent_cli.config.toml_file import locked
+from tinyagent.toml_files import locked
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource

@@ -149,7 +149,7 @@ def test_no_server_is_an_error_with_a_hint() -> None:
     """Without servers, `-t mcp` fails, and the hint shows what to add to which file."""
     registered: list[AgentTool] = []
     with pytest.raises(NotConfiguredError, match="No MCP server is configured") as raised:
-        tinyagent_mcp.tinyagent_register_tools(registered.append)
+        tinyagent_mcp.tinyagent_register_tools(registered.append, None)
     assert "[mcp.servers.NAME]" in (raised.value.hint or "")
     assert str(config_file()) in (raised.value.hint or "")
     assert [] == registered

@@ -84,7 +84,7 @@ def test_servers_without_tools_are_reported(monkeypatch: pytest.MonkeyPatch) -> 
     """`-t mcp` without any tool is an error with a hint."""
     monkeypatch.setenv("TINYAGENT_MCP", f"empty={shlex.join(TINY)} no-tools")
     with pytest.raises(ConfigurationError, match="offer no tools: empty") as caught:
-        tinyagent_mcp.tinyagent_register_tools(register=lambda tool: None)
+        tinyagent_mcp.tinyagent_register_tools(register=lambda tool: None, requested=None)
     assert "tinyagent mcp list" in (caught.value.hint or "")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import tinyagent_mcp
 from tinyagent import ToolError
 from tinyagent_mcp import McpServers, ServerConfig
 from tinyagent_mcp._config import cache_directory
 
 from .conftest import TINY, Tools, tiny
+from .test_config import write
 
 
 @pytest.fixture
@@ -129,3 +132,55 @@ print([name for name in ("mcp", "mcp_types", "pydantic", "httpx2", "anyio") if n
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert ("[]\n", "") == (done.stdout, done.stderr)
     assert 1 == starts(log)
+
+
+async def test_only_the_servers_of_the_requested_tools_are_started(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`-t mcp.t__pid` does not start the other servers; an unknown name starts all of them."""
+    write(
+        f"[mcp.servers.t]\ncommand = {json.dumps(TINY)}\n"
+        f"[mcp.servers.other]\ncommand = {json.dumps(TINY)}\nenv = {{TEST_LOG = {json.dumps(str(log))}}}\n"
+    )
+    names: list[str] = []
+    tinyagent_mcp.tinyagent_register_tools(lambda tool: names.append(tool.name), ["t__pid", "t__read"])
+    assert (["t__pid", "t__daemon", "t__read"], 0) == (names, starts(log))
+    names.clear()
+    tinyagent_mcp.tinyagent_register_tools(lambda tool: names.append(tool.name), ["nope"])
+    assert (6, 1) == (len(names), starts(log))
+
+
+MEETING = """
+import os, pathlib, runpy, sys, time
+place = pathlib.Path(os.environ["PLACE"])
+(place / os.environ["ME"]).touch()
+while len(list(place.iterdir())) < 3:
+    time.sleep(0.01)
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_servers_start_together(tmp_path: Path) -> None:
+    """Three servers that wait for each other all start; a fourth that never answers delays none of them."""
+    place = tmp_path / "place"
+    place.mkdir()
+    command = [sys.executable, "-I", "-S", "-c", MEETING, TINY[-1]]
+    meeting = [
+        ServerConfig(name=me, command=command, env={"PLACE": str(place), "ME": me}, remember=False)
+        for me in ("a", "b", "c")
+    ]
+    silent = ServerConfig(
+        name="silent",
+        command=[sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"],
+        start_timeout=0.1,
+        remember=False,
+    )
+    with McpServers([silent, *meeting]) as servers:
+        assert 9 == len(servers.tools())
+        assert "did not answer within 0.1 s" in str(servers.failures["silent"])
+
+
+def test_excluded_tools_are_not_offered() -> None:
+    """`exclude` takes tools away from those that `tools` selects."""
+    with McpServers([tiny(tools=["[dp]*"], exclude=["daemon"])]) as servers:
+        assert ["t__pid"] == [tool.name for tool in servers.tools()]

@@ -5,7 +5,7 @@ The `mcp` SDK is imported when the first connection opens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tinyagent import AgentTool, ConfigurationError, NotConfiguredError, hookimpl
@@ -30,19 +30,22 @@ _servers: McpServers | None = None
 
 
 @hookimpl
-def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
-    """Register the tools of every configured server. A server with a cached list is not started."""
+def tinyagent_register_tools(register: Callable[[AgentTool], None], requested: Sequence[str] | None) -> None:
+    """Register the tools of the configured servers. A server with a cached list is not started.
+
+    If only single tools are requested, only their servers are asked.
+    """
     global _servers
     configs = configured()
     if not configs:
         raise NotConfiguredError(
             "No MCP server is configured.",
-            hint=f"Add [mcp.servers.NAME] with a command or url to {config_file()}, "
-            "or name a server for one run: tinyagent run --mcp COMMAND",
+            hint="Add one: tinyagent mcp add NAME COMMAND, or tinyagent mcp add NAME URL. It becomes "
+            f"[mcp.servers.NAME] in {config_file()}. For one run: tinyagent run --mcp COMMAND",
         )
     if _servers is None or _servers.configs != configs or _servers.closed:
         _servers = McpServers(configs)
-    tools = _servers.tools()
+    tools = _servers.tools(None if requested is None else _servers.owners(requested))
     if not tools:
         names = ", ".join(config.name for config in configs)
         raise ConfigurationError(

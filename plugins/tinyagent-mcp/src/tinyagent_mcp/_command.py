@@ -1,25 +1,33 @@
-"""`tinyagent mcp`: list the configured servers, and serve tools."""
+"""`tinyagent mcp`: list and test the configured servers, and serve tools."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
+from collections.abc import Sequence
 
 import click
 
 from tinyagent import ConfigurationError
 
 from ._config import ServerConfig, config_file, configured
+from ._edit_commands import add, complete_servers, import_servers, plain, remove
 from ._listing import Listing
 from ._servers import McpServers
 
 __all__ = ["mcp"]
 
 
+_ADD = "To add one: tinyagent mcp add NAME COMMAND, or tinyagent mcp add NAME URL"
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def mcp() -> None:
     """Use MCP servers' tools (-t mcp), and offer tools as an MCP server."""
+
+
+for _command in (add, remove, import_servers):
+    mcp.add_command(_command)
 
 
 @mcp.command("list")
@@ -29,28 +37,56 @@ def list_servers(refresh: bool, as_json: bool) -> None:
     """List the configured servers and their tools."""
     configs = configured()
     if not configs:
-        click.echo(
-            f"No MCP server is configured. Add [mcp.servers.NAME] to {config_file()},\n"
-            "or set TINYAGENT_MCP to a command.",
-            err=True,
-        )
-    found: list[dict[str, object]] = []
+        click.echo(f"No MCP server is configured in {config_file()}.\n{_ADD}", err=True)
+    _show(configs, fresh=refresh, as_json=as_json)
+
+
+@mcp.command("test")
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_servers)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+def test_servers(names: tuple[str, ...], as_json: bool) -> None:
+    """Start servers, and show what they offer. Without a name, all of them.
+
+    The exit code is 3 if a server cannot be used.
+    """
+    configs = configured()
+    known = {config.name: config for config in configs}
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(
+                f"There is no server {name!r}, or it is not enabled.",
+                hint=f"Servers: {', '.join(known)}." if known else _ADD,
+            )
+    if not configs:
+        raise ConfigurationError("No MCP server is configured.", hint=_ADD)
+    _show([known[name] for name in names] or configs, fresh=True, as_json=as_json)
+
+
+def _show(configs: Sequence[ServerConfig], *, fresh: bool, as_json: bool) -> None:
+    """Show the servers that work, and raise the errors of the others."""
     with McpServers(configs) as servers:
-        listings = servers.listings(fresh=refresh)
+        listings = servers.listings(fresh=fresh)
         found = [_described(config, listings[config.name]) for config in configs if config.name in listings]
-        failed = [str(error) for error in servers.failures.values()]
-    for name, listing in listings.items():
-        for problem in listing.problems:
-            click.echo(_plain(f"Warning: {name}: {problem}"), err=True)
+        failures = list(servers.failures.values())
+    for config in configs:
+        if (listing := listings.get(config.name)) is not None:
+            for problem in listing.problems:
+                click.echo(plain(f"Warning: {config.name}: {problem}"), err=True)
+            for pattern in config.unused_patterns(tool.name for tool in listing.tools):
+                click.echo(plain(f"Warning: {config.name}: no tool is named {pattern!r}"), err=True)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
         for server in found:
-            click.echo(f"{server['name']}  {_plain(str(server['reached_by']))}")
+            click.echo(f"{server['name']}  {plain(str(server['reached_by']))}")
             for tool in server["tools"]:  # type: ignore[attr-defined]
-                click.echo(f"  {_plain(tool['name'])}{'' if tool['read_only'] else '  (needs approval)'}")
-    if failed:
-        raise ConfigurationError("\n".join(failed))
+                note = "" if tool["read_only"] else "  (needs approval)"
+                click.echo(f"  {plain(tool['name'])}{note if tool['used'] else '  (not used)'}")
+            if server["resources"]:
+                click.echo("  and resources")
+    if failures:
+        hints = dict.fromkeys(hint for error in failures if (hint := getattr(error, "hint", None)))
+        raise ConfigurationError("\n".join(map(str, failures)), hint="\n".join(hints) or None)
 
 
 def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
@@ -69,11 +105,6 @@ def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
             for tool in listing.tools
         ],
     }
-
-
-def _plain(text: str) -> str:
-    """Replace characters that a terminal might interpret."""
-    return re.sub(r"[^\x20-\x7e]", "?", text)
 
 
 @mcp.command()

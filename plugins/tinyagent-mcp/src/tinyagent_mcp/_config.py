@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,13 +22,27 @@ from tinyagent import ConfigurationError
 from tinyagent.child_environment import child_environment
 from tinyagent.text_files import read_config
 
-__all__ = ["ServerConfig", "cache_directory", "config_file", "configured"]
+__all__ = [
+    "ServerConfig",
+    "absolute",
+    "cache_directory",
+    "config_file",
+    "configured",
+    "decode_servers",
+    "is_secret_name",
+    "servers_of_file",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-]){0,31}")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 _LOOKS_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 _SHORTEST_SECRET = 6
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a variable or header of this name probably has a secret."""
+    return _LOOKS_SECRET.search(name) is not None
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,6 +59,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         headers: Headers of each HTTP request; `${NAME}` as in `env`.
         allow_http: Whether `url` may be plain http:// to another machine.
         tools: Patterns of the tools to use, matched with the server's own names.
+        exclude: Patterns of tools not to use, of those that `tools` selects.
         trust_read_only: Whether to trust read-only annotations; otherwise each call needs approval.
         required: Whether a server that cannot be used is an error; otherwise a warning is logged.
         timeout: The limit of one call, in seconds.
@@ -62,6 +77,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     headers: dict[str, str] = {}
     allow_http: bool = False
     tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
+    exclude: list[str] = []
     trust_read_only: bool = False
     required: bool = False
     timeout: float = 120.0
@@ -76,7 +92,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         if (self.command is None) == (self.url is None):
             raise ValueError("set either `command` or `url`")
-        if self.command is not None and not self.argv():
+        if self.command is not None and not any(self.argv()[:1]):
             raise ValueError("`command` is empty")
         if self.url is not None:
             self._check_url(self.url)
@@ -132,7 +148,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def redacted(self, text: str) -> str:
         """Remove the secrets of the configuration from a text of the server."""
         variables = {**self.env, **{name: os.environ.get(name, "") for name in self.pass_env}}
-        secrets = [variables[name] for name in variables if _LOOKS_SECRET.search(name)]
+        secrets = [variables[name] for name in variables if is_secret_name(name)]
         secrets += [*self.headers.values(), (self.url or "").partition("?")[2]]
         for secret in secrets:
             try:
@@ -180,7 +196,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def uses(self, tool: str) -> bool:
         """Return whether the configuration selects this tool."""
-        return any(fnmatchcase(tool, pattern) for pattern in self.tools)
+        selected = any(fnmatchcase(tool, pattern) for pattern in self.tools)
+        return selected and not any(fnmatchcase(tool, pattern) for pattern in self.exclude)
+
+    def unused_patterns(self, tools: Iterable[str]) -> list[str]:
+        """Return the patterns of `tools` and `exclude` that match none of these names."""
+        names = list(tools)
+        patterns = [*(pattern for pattern in self.tools if pattern != "*"), *self.exclude]
+        return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
 
     def fingerprint(self) -> str:
         """Return a hash of what may change the list of tools: the configuration, and the program file."""
@@ -211,14 +234,30 @@ def configured() -> list[ServerConfig]:
     Raises:
         ConfigurationError: The file or the variable is invalid.
     """
-    found = _from_variable(os.environ.get("TINYAGENT_MCP", "")) or _from_file(config_file())
+    found = _from_variable(os.environ.get("TINYAGENT_MCP", "")) or servers_of_file()
     return [server for server in found if server.enabled]
 
 
-def _from_file(path: Path) -> list[ServerConfig]:
-    text = read_config(path)
-    if text is None:
-        return []
+def servers_of_file() -> list[ServerConfig]:
+    """Return all servers of the file, including those that are not enabled.
+
+    Raises:
+        ConfigurationError: The file is invalid.
+    """
+    path = config_file()
+    return decode_servers(read_config(path) or "", path)
+
+
+def decode_servers(text: str, path: Path) -> list[ServerConfig]:
+    """Return the servers of the text of `mcp.toml`.
+
+    Args:
+        text: The text.
+        path: The file, for errors.
+
+    Raises:
+        ConfigurationError: The text is invalid.
+    """
     try:
         tables = msgspec.toml.decode(text, type=_File).mcp
         if unknown := tables.keys() - {"servers"}:
@@ -248,7 +287,7 @@ def _from_variable(text: str) -> list[ServerConfig]:
             raise ConfigurationError(f"TINYAGENT_MCP has two servers named {name!r}; write NAME=COMMAND")
         try:
             is_url = what.startswith(("http://", "https://"))
-            target = {"url": what} if is_url else {"command": [_absolute(word) for word in shlex.split(what)]}
+            target = {"url": what} if is_url else {"command": [absolute(word) for word in shlex.split(what)]}
             fields = {"name": name, "remember": False, "required": True, **target}
             servers.append(msgspec.convert(fields, ServerConfig))
         except ValueError as error:  # from ServerConfig, shlex or msgspec
@@ -260,8 +299,8 @@ def _from_variable(text: str) -> list[ServerConfig]:
     return servers
 
 
-def _absolute(word: str) -> str:
-    """Make a path absolute, because the server starts in another directory."""
+def absolute(word: str) -> str:
+    """Make an existing path absolute, because the server starts in another directory."""
     is_path = word in (".", "..") or os.sep in word or Path(word).suffix in _SCRIPTS
     return os.path.abspath(word) if is_path and Path(word).exists() else word  # noqa: PTH100 - keeps links
 

@@ -17,7 +17,7 @@ from tinyagent.text_files import read_config, write_private
 
 from ._config import ServerConfig, cache_directory
 
-__all__ = ["ListedTool", "Listing", "recall", "remember"]
+__all__ = ["ListedTool", "Listing", "forget", "recall", "remember"]
 
 MAX_AGE_S = 86_400.0
 
@@ -59,7 +59,7 @@ def recall(config: ServerConfig) -> Listing | None:
     """Return the cached list of this server if it is still valid."""
     if not config.remember:
         return None
-    path = _file(config)
+    path = _file(config.name)
     try:
         if not 0 <= time.time() - path.stat().st_mtime < MAX_AGE_S:
             return None
@@ -75,10 +75,18 @@ def remember(config: ServerConfig, listing: Listing) -> None:
     if not config.remember:
         return
     try:
-        write_private(_file(config), msgspec.json.encode(listing))
+        write_private(_file(config.name), msgspec.json.encode(listing))
     except OSError:
         pass
 
 
-def _file(config: ServerConfig) -> Path:
-    return cache_directory() / f"{config.name}.json"
+def forget(name: str) -> None:
+    """Remove the cached list of a server."""
+    try:
+        _file(name).unlink(missing_ok=True)
+    except OSError:
+        pass  # it is not used, because it belongs to another configuration
+
+
+def _file(name: str) -> Path:
+    return cache_directory() / f"{name}.json"

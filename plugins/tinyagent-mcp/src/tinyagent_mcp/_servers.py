@@ -67,21 +67,37 @@ class McpServers:
         """The configurations of the servers."""
         return list(self._configs.values())
 
-    def listings(self, *, fresh: bool = False) -> dict[str, Listing]:
+    def owners(self, tools: Iterable[str]) -> list[str]:
+        """Return the names of the servers of these tools; of all servers if one of them has no server."""
+        found: set[str] = set()
+        for tool in tools:
+            owner = next((name for name in self._configs if tool.startswith(f"{name}{SEPARATOR}")), None)
+            if owner is None:
+                return list(self._configs)
+            found.add(owner)
+        return [name for name in self._configs if name in found]
+
+    def listings(self, names: Iterable[str] | None = None, *, fresh: bool = False) -> dict[str, Listing]:
         """Return the tool list of each server, from the cache or the server. Servers are asked in parallel.
 
         A server that cannot be used is in `failures` instead, and is tried again only with `fresh`.
+
+        Args:
+            names: The servers; None for all.
+            fresh: Whether to ask servers whose list is known, too.
         """
+        wanted = list(self._configs if names is None else names)
         if fresh:
             self.failures.clear()
         known: dict[str, Listing] = {}
-        for name, config in self._configs.items():
+        for name in wanted:
+            config = self._configs[name]
             connection = self._connections.get(name)
             live = connection.listing if connection is not None else None
             listing = live or recall(config)
             if listing is not None and not fresh:
                 known[name] = listing
-        missing = [name for name in self._configs if name not in known and name not in self.failures]
+        missing = [name for name in wanted if name not in known and name not in self.failures]
         if missing:
             for name, answer in zip(missing, self._host.run(self._discover(missing)), strict=True):
                 if isinstance(answer, Listing):
@@ -90,38 +106,45 @@ class McpServers:
                     self.failures[name] = answer
                 else:
                     raise answer
-        return {name: known[name] for name in self._configs if name in known}
+        return {name: known[name] for name in wanted if name in known}
 
     async def _discover(self, names: list[str]) -> list[Listing | BaseException]:
         return await asyncio.gather(
             *(self._connection(name).discover() for name in names), return_exceptions=True
         )
 
-    def tools(self) -> list[AgentTool]:
+    def tools(self, names: Iterable[str] | None = None) -> list[AgentTool]:
         """Return the tools of all servers. A server with resources has two more tools, to list and read them.
 
         The logger `tinyagent.mcp` warns once about each server that cannot be used and each omitted tool.
 
+        Args:
+            names: The servers; None for all. Others are not started.
+
         Raises:
             ConfigurationError: A required server, or every server, cannot be used.
         """
-        listings = self.listings()
-        required = [name for name in self.failures if self._configs[name].required]
-        if required or (self.failures and not listings):
-            wrong = {name: self.failures[name] for name in required or self.failures}
+        wanted = list(self._configs if names is None else names)
+        listings = self.listings(wanted)
+        failures = {name: self.failures[name] for name in wanted if name in self.failures}
+        required = [name for name in failures if self._configs[name].required]
+        if required or (failures and not listings):
+            wrong = {name: failures[name] for name in required or failures}
             self.close()
             hints = dict.fromkeys(
                 getattr(error, "hint", None) or _setup_hint(self._configs[name])
                 for name, error in wrong.items()
             )
             raise ConfigurationError("\n".join(map(str, wrong.values())), hint="\n".join(hints))
-        for error in self.failures.values():
+        for error in failures.values():
             self._report(f"{str(error).rstrip()} Its tools are missing in this run.")
         made: dict[str, AgentTool] = {}
         for name, listing in listings.items():
             config = self._configs[name]
             for problem in listing.problems:
                 self._report(f"MCP server {name!r}: {problem}")
+            for pattern in config.unused_patterns(tool.name for tool in listing.tools):
+                self._report(f"MCP server {name!r}: no tool is named {pattern!r}.")
             for listed in listing.tools:
                 if config.uses(listed.name):
                     tool = self._tool(config, listed, made)
@@ -145,7 +168,7 @@ class McpServers:
         if any(connection.changed for connection in list(self._connections.values())):
             await self._host.call(self._refresh())
         return any(
-            connection.listing is not None and connection.listing != self._used.get(name)
+            name in self._used and connection.listing is not None and connection.listing != self._used[name]
             for name, connection in list(self._connections.items())
         )
 
