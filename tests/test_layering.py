@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # lower ones. Packages stand for all of their modules.
 FLOORS = [
     {"agent_types", "errors", "hookspecs", "text_files", "toml_files", "child_environment", "supervisor"}
-    | {"_supervisor", "_json", "_docstrings", "_version"},
-    {"_cancel", "_process", "_process_child"},
+    | {"_supervisor", "_json", "_docstrings", "_version", "_executors.interface"},
+    {"_cancel", "_process", "_process_child", "executors", "_executors"},
     {"_net"},
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}
@@ -67,6 +67,7 @@ NOT_IN_THE_LIBRARY = {"click", "jinja2", "platformdirs", "prompt_toolkit", "rich
 # the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
     "testing.pytest_plugin",  # takes keys out of it
+    "testing.executors",  # checks that it reaches workers
     "_process",  # passes a small part of it on
     *(
         "_net.connection",

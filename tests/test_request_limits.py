@@ -9,10 +9,12 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tinyagent import Agent, AgentOptions, Context, OpenAICompatModel, stream_openai_completions
+from tinyagent._limits.backoff import Backoff
 from tinyagent.agent_types import SimpleStreamOptions, StreamResponse
 from tinyagent.errors import AgentStateError, ProviderError, RateLimitError
 from tinyagent.request_limits import ProviderLimits, RequestLimits, Timer
@@ -474,3 +476,15 @@ async def test_retry_after_of_a_server() -> None:
         asked = [request.json["messages"][-1]["content"] for request in server.requests]
     assert ["first", "first", "second"] == asked
     assert [True] == [note.endswith("s: fake: HTTP 429") for note in notes]
+
+
+def test_repeated_requests_wait_for_different_times() -> None:
+    """The wait doubles up to its limit, and a random part of it, up to a half, is left out."""
+    for chance, expected in {
+        0.0: [1, 2, 4, 5, 5],
+        0.5: [0.75, 1.5, 3, 3.75, 3.75],
+        1.0: [0.5, 1, 2, 2.5, 2.5],
+    }.items():
+        backoff = Backoff(first=1.0, longest=5.0, random=partial(float, chance))
+        assert expected == [backoff.wait(earlier) for earlier in range(5)]
+    assert 5.0 == Backoff(first=1.0, longest=5.0, random=lambda: 0.0).wait(10_000)

@@ -26,6 +26,7 @@ TinyAgentError
 │   ├── ToolArgumentsError        the tool's schema does not allow the arguments (also a ValueError)
 │   └── ToolRefusedError          a hook, a rule or the user refused the call
 ├── PluginError                   a plugin cannot be loaded, or violates its contract
+├── WorkerLostError               a worker of an executor ended while it ran items
 └── RecordError                   a JSONL stream cannot be read (also a ValueError)
 
 Each class has a stable `kind`. The command line maps classes to exit codes in one table.
@@ -70,6 +71,7 @@ __all__ = [
     "ToolError",
     "ToolRefusedError",
     "ToolSchemaError",
+    "WorkerLostError",
     "error_fields",
     "error_from_message",
 ]
@@ -308,6 +310,12 @@ class PluginError(TinyAgentError):
     """A plugin cannot be loaded, or violates its contract. The message names plugin and distribution."""
 
     kind = "plugin"
+
+
+class WorkerLostError(TinyAgentError):
+    """A worker of an executor ended while it ran items, or could not be started."""
+
+    kind = "worker_lost"
 
 
 class RecordError(TinyAgentError, ValueError):

@@ -1,7 +1,7 @@
 """The hooks of plugins, and the marker for their implementations.
 
 A plugin is any distribution with an entry point in one of the groups `tinyagent.tools`,
-`tinyagent.providers`, `tinyagent.commands` (loaded when its name is requested) or
+`tinyagent.providers`, `tinyagent.commands`, `tinyagent.executors` (loaded when its name is requested) or
 `tinyagent.hooks` (loaded for every run):
 
     [project.entry-points."tinyagent.tools"]
@@ -33,6 +33,7 @@ import pluggy
 if TYPE_CHECKING:
     import click
 
+    from ._executors.interface import ExecutorFactory
     from .agent_types import (
         AgentEvent,
         AgentTool,
@@ -79,6 +80,14 @@ def tinyagent_register_providers(register: Callable[[Provider], None]) -> None:
 @hookspec
 def tinyagent_register_commands(group: click.Group) -> None:
     """Add sub-commands to `group`; called when the entry point's name is the sub-command."""
+
+
+@hookspec
+def tinyagent_register_executors(register: Callable[[str, ExecutorFactory], None]) -> None:
+    """Call `register(name, factory)`; called when the entry point's name is the `--executor` of a batch.
+
+    The factory gets the options of the executor and returns it; see `tinyagent.executors`.
+    """
 
 
 @hookspec

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from .plugins.discovery import find, installed
+from .plugins.discovery import EXECUTORS, find, installed
 
 if TYPE_CHECKING:
     import click
@@ -22,6 +22,7 @@ __all__ = [
     "complete_allowed",
     "complete_approvals",
     "complete_at_files",
+    "complete_executors",
     "complete_files",
     "complete_models",
     "complete_plugins",
@@ -91,6 +92,12 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type="file")]
+
+
+def complete_executors(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Complete the names of executors."""
+    names = [*EXECUTORS, *(plugin.name for plugin in find("executors"))]
+    return [name for name in names if name.startswith(incomplete)]
 
 
 def complete_at_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import fcntl
 import io
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tinyagent.agent_types import Model, Provider
+from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent.request_limits import ProviderLimits
-from tinyagent.testing import FakeServer, chat_chunk
+from tinyagent.testing import FakeServer, ScriptedProvider, chat_chunk
 from tinyagent.testing.server import FakeReply, Wait
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.batch.interface import BatchItem, ItemResult
+from tinyagent_cli.batch import progress
+from tinyagent_cli.batch.environment import worker_environment
 from tinyagent_cli.batch.items import read_items
 from tinyagent_cli.batch.progress import Counts, ProgressDisplay
 from tinyagent_cli.batch.worker import provider_limits
 from tinyagent_cli.config.files import LimitsTable
+from tinyagent_cli.config.settings import load_settings
 
 from .conftest import ROOT, SECONDS, Cli
 
@@ -346,10 +353,12 @@ def test_failures_are_done_again(cli: Cli) -> None:
     assert {"a": True} == {key: line["ok"] for key, line in results(cli.work / "out.jsonl").items()}
 
 
-def test_interrupted(cli: Cli) -> None:
+@pytest.mark.parametrize("executor", ["local", "processes"])
+def test_interrupted(cli: Cli, executor: str) -> None:
     """Ctrl-C finishes what is in flight; a second one ends it. Both leave a file to go on with."""
     ids, out = write_items(cli.work / "in.jsonl", 40), cli.work / "out.jsonl"
     command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "-j", "2", "-O", "delay=0.01")
+    command = (*command, "--executor", executor)
     for again in (False, True):
         process = cli.start(*command)
         deadline, size = time.monotonic() + SECONDS, out.stat().st_size if out.exists() else 0
@@ -366,12 +375,14 @@ def test_interrupted(cli: Cli) -> None:
     assert ids == set(results(out))
 
 
-@pytest.mark.parametrize("options", [("--rpm", "1"), ()], ids=["option", "configuration"])
-def test_requests_per_minute(cli: Cli, options: tuple[str, ...]) -> None:
-    """With one request in a minute, the second item waits until the batch is ended."""
+@pytest.mark.parametrize("limit", ["rpm", "tpm"])
+@pytest.mark.parametrize("place", ["option", "configuration"])
+def test_limits_of_a_minute(cli: Cli, limit: str, place: str) -> None:
+    """With one request or one token in a minute, the second item waits until the batch is ended."""
     write_items(cli.work / "in.jsonl", 20)
+    options = (f"--{limit}", "1") if place == "option" else ()
     if not options:
-        assert 0 == cli("config", "set", "batch.limits.demo.rpm", "1").code
+        assert 0 == cli("config", "set", f"batch.limits.demo.{limit}", "1").code
     out = cli.work / "out.jsonl"
     process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
     deadline = time.monotonic() + SECONDS
@@ -386,12 +397,147 @@ def test_requests_per_minute(cli: Cli, options: tuple[str, ...]) -> None:
 def test_limits_of_one_provider() -> None:
     """The lower limit of the options and the configuration applies; each worker has its part of both."""
     tables = {"a": LimitsTable(rpm=60, concurrency=4), "b": LimitsTable(rpm=900, tpm=80), "c": LimitsTable()}
-    found = provider_limits(tables, 16, ProviderLimits(8, requests_per_minute=100))
-    assert {
+    spec = WorkerSpec(factory="m:f", recipe={}, concurrency=16, rpm=200, most_workers=4)
+    found = [provider_limits(part, tables) for part in spec.divide(2)]
+    of_providers = {
         "a": ProviderLimits(2, 30),
         "b": ProviderLimits(8, 100, 40),
         "c": ProviderLimits(8, 100),
-    } == found
+    }
+    assert [(ProviderLimits(8, 100), of_providers)] * 2 == found
+
+
+def _worker_processes(pid: int) -> list[int]:
+    """Return the worker processes of a batch."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [
+        int(child) for child in children if b"process_worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def _wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_processes_have_the_same_results(cli: Cli) -> None:
+    """Whatever executor runs the items, the answers, the failures and the records are the same."""
+    write_items(cli.work / "in.jsonl", 20)
+    with (cli.work / "in.jsonl").open("a") as file:
+        file.write('{"id": "bad", "prompt": "x", "files": ["missing"]}\n')
+    found = {}
+    for executor in ("local", "processes"):
+        command = ("batch", "in.jsonl", *DEMO, "-o", f"{executor}.jsonl", "--records", executor)
+        done = cli(*command, "--executor", executor)
+        assert (1, True) == (done.code, "20 answered · 1 failed" in done.err)
+        lines = results(cli.work / f"{executor}.jsonl")
+        found[executor] = {name: {**line, "duration_ms": 0} for name, line in lines.items()}
+        assert 20 == len(list((cli.work / executor).iterdir()))  # the last one has no run
+    assert found["local"] == found["processes"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_worker_process(cli: Cli) -> None:
+    """If a worker process is killed, its items are run again by a new one."""
+    ids, out = write_items(cli.work / "in.jsonl", 60), cli.work / "out.jsonl"
+    options = ("--executor", "processes", "--executor-option", "workers=2", "-O", "delay=0.01", "-j", "4")
+    process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    _wait_for(lambda: out.exists() and out.stat().st_size)
+    os.kill(_worker_processes(process.pid)[0], signal.SIGKILL)
+    assert 0 == process.wait(SECONDS)
+    assert b"was ended by SIGKILL. Its items are run again." in process.stderr.read()
+    assert ids == set(results(out))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_killed_command_leaves_no_process(cli: Cli) -> None:
+    """If the command is killed, its worker processes end, and the same command goes on."""
+    ids, out = write_items(cli.work / "in.jsonl", 40), cli.work / "out.jsonl"
+    command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--executor", "processes", "-O", "delay=0.01")
+    process = cli.start(*command)
+    _wait_for(lambda: out.exists() and out.stat().st_size)
+    workers = _worker_processes(process.pid)
+    process.kill()
+    process.wait(SECONDS)
+    assert [] != workers
+    _wait_for(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
+    assert 0 == cli(*command).code
+    assert ids == set(results(out))
+
+
+def test_worker_processes_share_the_limits(cli: Cli) -> None:
+    """A provider that allows one request at a time gets no second one from another process."""
+    write_items(cli.work / "in.jsonl", 6)
+    assert 0 == cli("config", "set", "batch.limits.openai.concurrency", "1").code
+    with FakeServer(*[FakeReply.text("Yes.")] * 6) as server:
+        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        command = ("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", "--executor", "processes")
+        assert 0 == cli(*command, **environment).code
+        assert 1 == len({request.connection for request in server.requests})
+
+
+def test_an_unknown_executor(cli: Cli) -> None:
+    """The error names the executors and how to get others; OUT is not created."""
+    write_items(cli.work / "in.jsonl", 1)
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--executor", "proceses")
+    assert 3 == done.code
+    assert "Unknown executor 'proceses'. Did you mean 'processes'? Installed: local, processes." in done.err
+    assert "tinyagent plugins install tinyagent-ray" in done.err
+    assert not (cli.work / "out.jsonl").exists()
+
+
+def test_options_of_an_executor(cli: Cli) -> None:
+    """An option of the command line takes precedence over the configuration; a wrong one is an error."""
+    write_items(cli.work / "in.jsonl", 1)
+    assert 0 == cli("config", "set", "executors.processes.workers", "0").code
+    command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--executor", "processes")
+    assert (3, True) == ((done := cli(*command)).code, "Expected `int` >= 1" in done.err)
+    assert 0 == cli(*command, "--executor-option", "workers=1").code
+    wrong = cli(*command, "--executor-option", "workers")
+    assert (2, True) == (wrong.code, "--executor-option workers: write it as KEY=VALUE." in wrong.err)
+
+
+def test_workers_elsewhere_need_no_files(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment for workers has the settings and the key of the batch's provider, and shows neither."""
+    monkeypatch.setenv("TINYAGENT_HOME", str(cli.work))
+    (cli.work / "config.toml").write_text(
+        '[run]\nmax_turns = 7\n[providers.mine]\nbase_url = "http://127.0.0.1:1/v1"\n'
+        '[aliases]\nfast = "mine/m"\n[plugins]\ndisable = ["audit"]\n'
+    )
+    settings = load_settings()
+    keyless = Provider("mine", ScriptedProvider(), lambda model_id, options: Model(id=model_id))
+    found = worker_environment(settings, keyless, "sk-test-CANARY")
+    assert "sk-test-CANARY" not in repr(found)
+    monkeypatch.setenv("TINYAGENT_HOME", str(cli.work / "nothing"))
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    there = load_settings()
+    assert (7, {"fast": "mine/m"}) == (there.run.max_turns, there.aliases)
+    assert settings.disabled_plugins == there.disabled_plugins
+    assert "sk-test-CANARY" == there.api_key("mine", there.providers["mine"].api_key_env)
+
+
+async def test_a_line_every_ten_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal the progress is a line every 10 s, until the end."""
+    assert 10.0 == progress.LINE_S
+    monkeypatch.setattr(progress, "LINE_S", 0.001)
+    counts = Counts()
+    counts.total = 3
+    counts.add(ItemResult(id="a", line=b"", ok=True))
+    display = ProgressDisplay(AppContext(()), counts)
+    display.start()
+    shown = ""
+    while shown.count("1 answered · 2 left") < 3:
+        await asyncio.sleep(0.001)
+        shown += capsys.readouterr().err
+    display.stop()
+    capsys.readouterr()
+    await asyncio.sleep(0.01)
+    assert "" == capsys.readouterr().err
 
 
 def test_the_budget_of_the_batch(cli: Cli) -> None:
@@ -409,10 +555,11 @@ def test_the_budget_of_the_batch(cli: Cli) -> None:
         assert 3 == len(server.requests)
 
 
-def test_refused_requests_are_repeated(cli: Cli) -> None:
+@pytest.mark.parametrize("status", [429, 503, 529])
+def test_refused_requests_are_repeated(cli: Cli, status: int) -> None:
     """Requests that the provider refuses are repeated later, so all items have an answer."""
     ids = write_items(cli.work / "in.jsonl", 8)
-    refusals = [FakeReply.error(429, "Too many requests.", **{"retry-after": "0"})] * 4
+    refusals = [FakeReply.error(status, "Too many requests.", **{"retry-after": "0"})] * 4
     with FakeServer(*refusals, *[FakeReply.text("Yes.")] * 8) as server:
         environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
         limits = ("--rpm", "60000", "--tpm", "1e9", "-j", "4")

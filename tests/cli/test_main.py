@@ -142,6 +142,7 @@ EXIT_CODES = {
     errors.ToolRefusedError: 1,
     errors.ToolSchemaError: 3,
     errors.PluginError: 3,
+    errors.WorkerLostError: 1,
     errors.RecordError: 2,
 }
 

@@ -17,6 +17,8 @@ A provider's author inherits the tests that every provider must pass:
         def make_model(self, base_url):
             return AcmeModel(id="m", base_url=base_url)
 
+The author of an executor for `tinyagent batch` inherits from `ExecutorContract` in the same way.
+
 `pytest_plugin` has fixtures, which pytest finds by itself.
 """
 
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .contract import ProviderContract
+    from .executors import ExecutorContract
     from .grammar import check_grammar, check_reply
     from .messages import assistant, tool_result, user
     from .scripted import ProviderCall, Reply, ScriptedProvider, call, collect, text, thinking
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnthropicWire",
     "ChatWire",
+    "ExecutorContract",
     "FakeReply",
     "FakeServer",
     "Hangup",
@@ -79,6 +83,7 @@ __all__ = [
 # that do not use them.
 _MODULES = {
     "ProviderContract": "contract",
+    "ExecutorContract": "executors",
     "check_grammar": "grammar",
     "check_reply": "grammar",
     "assistant": "messages",

@@ -6,16 +6,17 @@ import asyncio
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
 from tinyagent.errors import ConfigurationError, RunLimitError, TinyAgentError
-from tinyagent.request_limits import ProviderLimits
+from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.settings import load_settings
+from tinyagent_cli.config.model_choice import parse_options
+from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.exit_codes import InputError, WriteError
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.plan import RunOptions, read_system
@@ -25,14 +26,14 @@ from tinyagent_cli.sinks.record_file import refuse_inputs
 from tinyagent_cli.terminal.output import take_stdin, take_stdout
 from tinyagent_cli.terminal.signals import Interrupted
 
-from .executors import LocalExecutor
-from .interface import BatchItem, ItemResult, WorkerSpec
+from .environment import worker_environment
+from .executors import choose_executor
 from .items import BadLine, Form, count_items, read_items
 from .output import Before, ResultFile
 from .progress import Counts, ProgressDisplay, show_summary
 from .prompts import ItemTemplate, inline_template, stored_template
 from .source import entries
-from .worker import FACTORY, BatchWorker, Recipe
+from .worker import FACTORY, BatchWorker, Recipe, failure_of
 
 __all__ = ["BatchOptions", "execute"]
 
@@ -65,6 +66,8 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     retry_failed: bool
     keep_going: bool
     records: str | None
+    executor: str
+    executor_options: tuple[str, ...]
     run: RunOptions
 
     @property
@@ -87,25 +90,33 @@ def execute(app: AppContext, options: BatchOptions) -> int:
     """
     stdin = take_stdin()
     take_stdout()
-    recipe = _recipe(app, options)
+    settings = load_settings()
+    executor = choose_executor(
+        options.executor, parse_options(options.executor_options, "--executor-option"), settings
+    )
+    recipe = _recipe(app, options, settings)
     file = _open_input(options.input, stdin)
     refuse_inputs(options.output, [("the batch", file.fileno())])
-    BatchWorker(app, recipe, ProviderLimits(options.jobs))  # reports what is missing, before OUT is created
     spec = WorkerSpec(
         factory=FACTORY,
         recipe=msgspec.to_builtins(recipe),
         concurrency=options.jobs,
         rpm=options.rpm,
         tpm=options.tpm,
+        most_workers=min(
+            [options.jobs, *(table.concurrency or options.jobs for table in recipe.limits.values())]
+        ),
     )
+    plan = BatchWorker(app, recipe, spec).plan  # reports what is missing, before OUT is created
     if options.records is not None:
         _make_folder(options.records)
     _allow_files(options.jobs * FILES_FOR_EACH)
     results = ResultFile(options.output)
     try:
-        batch = _Batch(app, options, recipe.template, file, results)
+        environment = worker_environment(settings, plan.provider, plan.api_key)
+        batch = _Batch(app, options, recipe.template, file, results, environment)
         collect_from_now_on()
-        runner_closed_at_exit().run(batch.drive(LocalExecutor().run(spec, batch.items(), batch)))
+        runner_closed_at_exit().run(batch.drive(executor.run(spec, batch.items(), batch)))
         try:
             results.remove_replaced()
         except WriteError as error:
@@ -115,7 +126,7 @@ def execute(app: AppContext, options: BatchOptions) -> int:
     return batch.conclude()
 
 
-def _recipe(app: AppContext, options: BatchOptions) -> Recipe:
+def _recipe(app: AppContext, options: BatchOptions, settings: Settings) -> Recipe:
     run = options.run
     template: ItemTemplate | None = None
     if options.item_prompt is not None and run.template is not None:
@@ -133,8 +144,7 @@ def _recipe(app: AppContext, options: BatchOptions) -> Recipe:
         system=system,
         keep=options.keep,
         records=options.records,
-        limits=dict(load_settings().batch.limits),
-        jobs=options.jobs,
+        limits=dict(settings.batch.limits),
     )
 
 
@@ -176,9 +186,11 @@ class _Batch:
         template: ItemTemplate | None,
         file: BinaryIO,
         results: ResultFile,
+        environment: Mapping[str, str],
     ) -> None:
         self.draining: asyncio.Event = asyncio.Event()
         self.aborted: asyncio.Event = asyncio.Event()
+        self.environment = environment
         self._app = app
         self._options = options
         self._template = template
@@ -216,6 +228,10 @@ class _Batch:
                     hint="Run the same command again to go on; the budget counts from zero then.",
                 )
             )
+
+    async def failed(self, item: BatchItem, error: Exception) -> None:
+        """Write the result of an item that no worker can run."""
+        await self.done(failure_of(item, self._options.keep, error))
 
     def note(self, text: str) -> None:
         """Show a message."""

@@ -1,22 +1,30 @@
-"""Run the items of a batch in this process."""
+"""The executors of tinyagent itself, and the choice of one."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
-from .interface import BatchItem, Job, Worker, WorkerSpec
+import msgspec
 
-__all__ = ["LocalExecutor"]
+from tinyagent.agent_types import JsonValue
+from tinyagent.executors import BatchItem, Executor, ExecutorFactory, Job, WorkerSpec, read_options, run_items
+from tinyagent_cli.config.settings import Settings
+from tinyagent_cli.plugins.registry import PluginLoader
+
+from .processes import ProcessesExecutor, ProcessOptions
+
+__all__ = ["BUILT_IN", "LocalExecutor", "choose_executor"]
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of an executor without options."""
 
 
 class LocalExecutor:
     """Runs all items in the event loop of this process."""
 
-    name = "local"
-
     async def run(self, spec: WorkerSpec, items: AsyncIterator[BatchItem], job: Job) -> None:
-        """Run all items. See `interface.Executor`."""
+        """Run all items. See `tinyagent.executors.Executor`."""
         worker = spec.make_worker()
         try:
             await run_items(worker, spec.concurrency, items, job)
@@ -24,36 +32,24 @@ class LocalExecutor:
             await worker.aclose()
 
 
-async def run_items(worker: Worker, concurrency: int, items: AsyncIterator[BatchItem], job: Job) -> None:
-    """Run items with one worker, some at a time, until they end or the job is aborted."""
-    running = asyncio.create_task(_run_all(worker, concurrency, items, job))
-    aborted = asyncio.create_task(job.aborted.wait())
-    try:
-        await asyncio.wait((running, aborted), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        aborted.cancel()
-        if not running.done():
-            running.cancel()
-    try:
-        await running
-    except asyncio.CancelledError:
-        if not job.aborted.is_set():
-            raise
+def _local(options: Mapping[str, JsonValue]) -> Executor:
+    read_options("local", options, NoOptions)
+    return LocalExecutor()
 
 
-async def _run_all(worker: Worker, concurrency: int, items: AsyncIterator[BatchItem], job: Job) -> None:
-    room = asyncio.Semaphore(concurrency)
+def _processes(options: Mapping[str, JsonValue]) -> Executor:
+    return ProcessesExecutor(read_options("processes", options, ProcessOptions))
 
-    async def run(item: BatchItem) -> None:
-        try:
-            await job.done(await worker.run(item))
-        finally:
-            room.release()
 
-    async with asyncio.TaskGroup() as group:
-        while True:
-            await room.acquire()  # before the item is taken
-            item = await anext(items, None)
-            if item is None:
-                return
-            group.create_task(run(item))
+BUILT_IN: dict[str, ExecutorFactory] = {"local": _local, "processes": _processes}
+"""The factories of the executors that are not plugins."""
+
+
+def choose_executor(name: str, options: Mapping[str, JsonValue], settings: Settings) -> Executor:
+    """Return an executor with its options, which take precedence over those of the configuration.
+
+    Raises:
+        TinyAgentError: There is no such executor, its plugin cannot be used, or an option is wrong.
+    """
+    factory = BUILT_IN.get(name) or PluginLoader.from_settings(settings).executor(name)
+    return factory({**settings.executors.get(name, {}), **options})

@@ -18,8 +18,8 @@ from msgspec.structs import replace
 
 from tinyagent import _json
 from tinyagent.agent_types import JsonDict, JsonValue
+from tinyagent.executors import BatchItem
 from tinyagent.text_files import detect_encoding
-from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.exit_codes import InputError
 
 from .openai_format import is_openai_request, openai_item

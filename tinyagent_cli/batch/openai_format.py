@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tinyagent import _json
 from tinyagent.agent_types import JsonDict, JsonValue
-from tinyagent_cli.batch.interface import BatchItem
+from tinyagent.executors import BatchItem
 
 __all__ = ["is_openai_request", "openai_item"]
 

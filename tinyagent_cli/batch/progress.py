@@ -7,8 +7,8 @@ import time
 from collections import Counter
 
 from tinyagent._net.errors import format_duration
+from tinyagent.executors import ItemResult
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.batch.interface import ItemResult
 from tinyagent_cli.terminal.live import LiveLines, fit
 from tinyagent_cli.terminal.sanitise import one_line
 

@@ -10,9 +10,9 @@ import msgspec
 
 from tinyagent import _json
 from tinyagent.agent_types import JsonValue
+from tinyagent.executors import BatchItem
 from tinyagent.text_files import read_bytes
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.batch.interface import BatchItem
 from tinyagent_cli.config.templates import (
     PROMPT,
     STDIN,

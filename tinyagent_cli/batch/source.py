@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import BinaryIO, TypeAlias
 
-from tinyagent_cli.batch.interface import BatchItem
+from tinyagent.executors import BatchItem
 
 from .items import BadLine
 

@@ -22,9 +22,9 @@ from tinyagent._stream.message_checks import checked_messages, is_sent
 from tinyagent._stream.model import HttpModel
 from tinyagent.agent_types import AgentMessage, JsonDict, Model, Provider, ToolCallInfo, UserMessage
 from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
+from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.batch.interface import BatchItem, ItemResult, WorkerSpec
 from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
 from tinyagent_cli.run.driver import make_agent, make_guards
@@ -44,7 +44,7 @@ from .prompts import ItemTemplate, read_item_files
 if TYPE_CHECKING:
     from tinyagent_cli.sinks.jsonl import JsonlSink
 
-__all__ = ["FACTORY", "BatchWorker", "Recipe", "make_worker", "provider_limits"]
+__all__ = ["FACTORY", "BatchWorker", "Recipe", "failure_of", "make_worker", "provider_limits"]
 
 FACTORY = f"{__name__}:make_worker"
 """The factory of all specs of this command."""
@@ -66,7 +66,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         keep: The variables that the result line repeats.
         records: The folder for the records of all runs; None for no records.
         limits: The limits of single providers, from the configuration.
-        jobs: The concurrency of the whole batch, of which a worker has a part.
     """
 
     options: RunOptions
@@ -75,35 +74,37 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     keep: tuple[str, ...] = ()
     records: str | None = None
     limits: dict[str, LimitsTable] = {}
-    jobs: int = 1
 
 
 def provider_limits(
-    limits: Mapping[str, LimitsTable], jobs: int, share: ProviderLimits
-) -> dict[str, ProviderLimits]:
-    """Return the limits of single providers for a worker. Of two limits the lower one applies.
+    spec: WorkerSpec, limits: Mapping[str, LimitsTable]
+) -> tuple[ProviderLimits, dict[str, ProviderLimits]]:
+    """Return the limits of a worker: of each provider, and of single providers by name.
+
+    Of two limits the lower one applies. The sum of all workers' limits is the limit of the batch.
 
     Args:
-        limits: The limits of the configuration, for all workers together.
-        jobs: The concurrency of the whole batch.
-        share: The part of the concurrency and of the other options that this worker has.
+        spec: The spec of the worker, which has the limits of the options.
+        limits: The limits of the configuration.
     """
-    part = share.max_concurrency / jobs
-    return {
-        name: ProviderLimits(
-            min(share.max_concurrency, max(1, int((table.concurrency or jobs) * part))),
-            _lower(share.requests_per_minute, table.rpm, part),
-            _lower(share.tokens_per_minute, table.tpm, part),
+
+    def part(whole: ProviderLimits) -> ProviderLimits:
+        return whole.divide(spec.parts)[spec.part]
+
+    return part(ProviderLimits(spec.concurrency, spec.rpm, spec.tpm)), {
+        name: part(
+            ProviderLimits(
+                min(spec.concurrency, table.concurrency or spec.concurrency),
+                _lower(spec.rpm, table.rpm),
+                _lower(spec.tpm, table.tpm),
+            )
         )
         for name, table in limits.items()
     }
 
 
-def _lower(share: float | None, limit: float | None, part: float) -> float | None:
-    """Return the lower limit of a worker: its share of the options', or its part of a provider's."""
-    if limit is None:
-        return share
-    return limit * part if share is None else min(share, limit * part)
+def _lower(option: float | None, limit: float | None) -> float | None:
+    return min((value for value in (option, limit) if value is not None), default=None)
 
 
 class _Conversation(TypedDict):
@@ -129,8 +130,7 @@ def make_worker(spec: WorkerSpec) -> BatchWorker:
     """Return the worker of a spec. The errors are those of `prepare`."""
     app = AppContext(())
     app.quiet = True  # the command itself has shown the notes
-    limits = ProviderLimits(spec.concurrency, spec.rpm, spec.tpm)
-    return BatchWorker(app, msgspec.convert(spec.recipe, Recipe), limits)
+    return BatchWorker(app, msgspec.convert(spec.recipe, Recipe), spec)
 
 
 class BatchWorker:
@@ -139,18 +139,19 @@ class BatchWorker:
     Args:
         app: Shows notes and warnings.
         recipe: What to run.
-        limits: The limits of the requests to each provider, which all items share.
+        spec: The spec, with the limits of the requests to each provider, which all items share.
 
     Attributes:
         plan: The plan, without a prompt.
     """
 
-    def __init__(self, app: AppContext, recipe: Recipe, limits: ProviderLimits) -> None:
+    def __init__(self, app: AppContext, recipe: Recipe, spec: WorkerSpec) -> None:
         self._app = app
         self._recipe = recipe
         stdin = StandardInput(None, app.note)
         self.plan: Plan = prepare(app, recipe.options, stdin, Lifetime(), prompts_follow=True)
-        self._limits = RequestLimits(limits, providers=provider_limits(recipe.limits, recipe.jobs, limits))
+        limits, of_providers = provider_limits(spec, recipe.limits)
+        self._limits = RequestLimits(limits, providers=of_providers)
         self._provider = self._limited(self.plan.provider)
         self._models: dict[str, tuple[Provider, Model, str | None]] = {}
 
@@ -169,7 +170,7 @@ class BatchWorker:
             error = plugin_exit(exited)
         except Exception as failed:  # noqa: BLE001 - it is the result of this item
             error = failed
-        return self._result(item, progress, error, clock.seconds)
+        return _result(item, self._recipe.keep, progress, error, clock.seconds)
 
     def _plan_of(self, item: BatchItem) -> Plan:
         """Return the plan of an item.
@@ -264,27 +265,40 @@ class BatchWorker:
             error = in_terms_of_options(error, plan, tools_refused=bool(guards.refused))
         return late[0] if late else error
 
-    def _result(
-        self, item: BatchItem, progress: Progress, error: BaseException | None, seconds: float
-    ) -> ItemResult:
-        fields = result(progress, error, None, seconds)
-        own: dict[str, object] = {"type": "result", "id": item.id, "line": item.line}
-        if self._recipe.keep:
-            own["variables"] = {name: item.variables.get(name) for name in self._recipe.keep}
-        usage = progress.usage or {}
-        failure = None if error is None else describe(error)
-        return ItemResult(
-            id=item.id,
-            line=_json.encode_lossy({**own, **fields}) + b"\n",
-            ok=failure is None,
-            kind=None if failure is None else failure.kind,
-            message="" if failure is None else failure.message,
-            stops=failure is not None and failure.exit_code == NOT_SET_UP and item.model is None,
-            input_tokens=usage.get("input", 0),
-            output_tokens=usage.get("output", 0),
-            cost=usage.get("cost"),
-            seconds=seconds,
-        )
+
+def failure_of(item: BatchItem, keep: Sequence[str], error: Exception) -> ItemResult:
+    """Return the result of an item that did not run.
+
+    Args:
+        item: The item.
+        keep: The variables that the result line repeats.
+        error: Why it did not run.
+    """
+    clock = _Clock()
+    return _result(item, keep, Progress(clock), error, clock.seconds)
+
+
+def _result(
+    item: BatchItem, keep: Sequence[str], progress: Progress, error: BaseException | None, seconds: float
+) -> ItemResult:
+    fields = result(progress, error, None, seconds)
+    own: dict[str, object] = {"type": "result", "id": item.id, "line": item.line}
+    if keep:
+        own["variables"] = {name: item.variables.get(name) for name in keep}
+    usage = progress.usage or {}
+    failure = None if error is None else describe(error)
+    return ItemResult(
+        id=item.id,
+        line=_json.encode_lossy({**own, **fields}) + b"\n",
+        ok=failure is None,
+        kind=None if failure is None else failure.kind,
+        message="" if failure is None else failure.message,
+        stops=failure is not None and failure.exit_code == NOT_SET_UP and item.model is None,
+        input_tokens=usage.get("input", 0),
+        output_tokens=usage.get("output", 0),
+        cost=usage.get("cost"),
+        seconds=seconds,
+    )
 
 
 def _conversation(history: list[AgentMessage], prompt: str | None, item: BatchItem) -> _Conversation:

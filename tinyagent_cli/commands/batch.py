@@ -6,7 +6,7 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.run.text_argument import TextArgument
-from tinyagent_cli.shell_completion import complete_files
+from tinyagent_cli.shell_completion import complete_executors, complete_files
 
 from .options import CONTEXT, GroupedCommand, OptionGroups
 from .run import OPTION_GROUPS, run
@@ -24,6 +24,7 @@ BATCH_OPTION_GROUPS: OptionGroups = {
     "Input": ("form", "lines", "id_column", "item_prompt", "template", "parameters"),
     "Results": ("output", "keep", "records", "retry_failed"),
     "Limits of the batch": ("jobs", "rpm", "tpm", "max_cost", "keep_going"),
+    "Executor": ("executor", "executor_options"),
     **{name: names for name, names in OPTION_GROUPS.items() if name in ("Model", "Tools")},
     "Each run": ("system", "context", "schema", "schema_multi", *OPTION_GROUPS["Limits"]),
 }
@@ -104,6 +105,20 @@ class BatchCommand(GroupedCommand):
     type=click.FloatRange(min=0, min_open=True),
     metavar="USD",
     help="Start no more items when all together have cost this many US dollars, with exit code 4.",
+)
+@click.option(
+    "--executor",
+    default="local",
+    metavar="NAME",
+    shell_complete=complete_executors,
+    help="Where the items run: 'local' (this process), 'processes', or that of a plugin, such as 'ray'.",
+)
+@click.option(
+    "--executor-option",
+    "executor_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the executor, such as workers=4. Repeatable.",
 )
 @click.pass_obj
 def batch(app: AppContext, /, **options: object) -> int:

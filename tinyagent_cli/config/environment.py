@@ -10,6 +10,7 @@ import sys
 
 TYPE_CHECKING = False  # every command imports this module first, and typing is slow to import
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "allowed_plugins",
     "cache_directory",
     "config_directory",
+    "environment_with",
     "exact_variable",
     "has_home",
     "missing_variable",
@@ -44,6 +46,11 @@ def exact_variable(name: str) -> str:
 def set_variable(name: str, value: str) -> None:
     """Set a variable of this process. Some options reach a plugin through its environment."""
     os.environ[name] = value
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with further variables, for a child process."""
+    return {**os.environ, **variables}
 
 
 def missing_variable(error: KeyError) -> str | None:

@@ -203,6 +203,7 @@ class UserFile(Table, frozen=True):
 
     Attributes:
         aliases: Names for models, which `-m` accepts. Each value is `PROVIDER/ID`.
+        executors: The options of each executor of `batch`, by its name.
     """
 
     run: RunTable = RunTable()
@@ -213,6 +214,7 @@ class UserFile(Table, frozen=True):
     aliases: dict[str, str] = {}
     sessions: SessionsTable = SessionsTable()
     batch: BatchTable = BatchTable()
+    executors: dict[str, JsonDict] = {}
 
 
 class ProjectFile(Table, frozen=True):

@@ -66,13 +66,13 @@ def choose(flag: str | None, settings: Settings, flag_source: str = "-m") -> Cho
     )
 
 
-def parse_options(pairs: Iterable[str]) -> JsonObject:
-    """Parse `-O KEY=VALUE`. A value that is JSON is decoded; other values are strings."""
+def parse_options(pairs: Iterable[str], option: str = "-O") -> JsonObject:
+    """Parse `KEY=VALUE`, as in `-O KEY=VALUE`. A value that is JSON is decoded; other values are strings."""
     options: JsonObject = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise InputError(f"-O {pair}: write it as KEY=VALUE.")
+            raise InputError(f"{option} {pair}: write it as KEY=VALUE.")
         try:
             options[name.strip()] = _json.decode(value)
         except (ValueError, RecursionError):

@@ -117,6 +117,8 @@ def _in_words(kind: types.Type, literals: Sequence[str] = ()) -> str:
         case types.ListType(item_type=item):
             return f"list of {_in_words(item, literals)}"
         case types.DictType(value_type=value):
+            if isinstance(value, types.DictType):
+                return "table of tables"
             return "table" if isinstance(value, types.AnyType) else f"table of {_in_words(value, literals)}"
         case types.UnionType():
             return " or ".join(_in_words(each, literals) for each in kind.types)

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from msgspec import structs
 
 from tinyagent._net.errors import check_key_variable
+from tinyagent.agent_types import JsonDict
+from tinyagent.errors import ConfigurationError
 
 from .environment import config_directory, variable
 from .files import (
     BatchTable,
     KeysTable,
+    PluginsTable,
     ProjectRunTable,
     ProviderTable,
     RunTable,
@@ -28,7 +32,16 @@ from .files import (
 )
 from .keys import Key, KeyStore, check_key
 
-__all__ = ["DEFAULT", "DEFAULT_MAX_REPEATS", "DEFAULT_MAX_TURNS", "PROJECT_FILE", "Settings", "load_settings"]
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_MAX_REPEATS",
+    "DEFAULT_MAX_TURNS",
+    "PROJECT_FILE",
+    "SETTINGS_VARIABLE",
+    "Settings",
+    "encode_settings",
+    "load_settings",
+]
 
 PROJECT_FILE = "tinyagent.toml"
 DEFAULT = "default"
@@ -36,6 +49,9 @@ DEFAULT = "default"
 DEFAULT_MAX_TURNS = 50
 
 DEFAULT_MAX_REPEATS = 10
+
+SETTINGS_VARIABLE = "TINYAGENT_SETTINGS"
+"""Has the settings of a batch for its workers, which may be on other machines with other files."""
 
 _LIMITS: dict[str, float | None] = {
     "max_turns": DEFAULT_MAX_TURNS,
@@ -69,6 +85,7 @@ class Settings(NamedTuple):
     aliases: Mapping[str, str]
     sessions: SessionsTable
     batch: BatchTable
+    executors: Mapping[str, JsonDict]
     hook_timeout: float
     directory: Path
     run_sources: Mapping[str, str]
@@ -102,6 +119,9 @@ class Settings(NamedTuple):
 def load_settings(directory: Path | None = None) -> Settings:
     """Read the environment, the project file in `directory` (the working directory) and the user file."""
     home = config_directory()
+    encoded = variable(SETTINGS_VARIABLE)
+    if encoded is not None:
+        return _decoded(encoded, home)
     user_file, project_file = home / "config.toml", (directory or Path()) / PROJECT_FILE
     user = read_user_file(user_file) or UserFile()
     project = read_project_file(project_file, user_file)
@@ -117,6 +137,44 @@ def load_settings(directory: Path | None = None) -> Settings:
         source = "TINYAGENT_MODEL"
         run = structs.replace(run, model=model)
         sources["model"] = source
+    return _settings(user, run, home, source, sources, notes)
+
+
+def encode_settings(settings: Settings) -> str:
+    """Return the settings as JSON, for `TINYAGENT_SETTINGS`. They may contain secrets."""
+    user = UserFile(
+        run=settings.run,
+        providers=dict(settings.providers),
+        plugins=PluginsTable(
+            disable=sorted(settings.disabled_plugins),
+            prefer=dict(settings.preferred_plugins),
+            hook_timeout=settings.hook_timeout,
+        ),
+        tools=dict(settings.tools),
+        aliases=dict(settings.aliases),
+        batch=settings.batch,
+    )
+    return msgspec.json.encode(user).decode()
+
+
+def _decoded(encoded: str, home: Path) -> Settings:
+    """Return the settings of `TINYAGENT_SETTINGS`.
+
+    Raises:
+        ConfigurationError: The variable has something else.
+    """
+    try:
+        user = msgspec.json.decode(encoded, type=UserFile)
+    except msgspec.DecodeError:
+        raise ConfigurationError(
+            f"{SETTINGS_VARIABLE} is malformed.", hint="A batch sets it for its workers. Unset it."
+        ) from None
+    return _settings(user, user.run, home, SETTINGS_VARIABLE, {}, [])
+
+
+def _settings(
+    user: UserFile, run: RunTable, home: Path, source: str, sources: dict[str, str], notes: list[str]
+) -> Settings:
     return Settings(
         run=run,
         model_source=source,
@@ -128,6 +186,7 @@ def load_settings(directory: Path | None = None) -> Settings:
         aliases=user.aliases,
         sessions=user.sessions,
         batch=user.batch,
+        executors=user.executors,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
         run_sources=sources,

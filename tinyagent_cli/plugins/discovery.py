@@ -18,6 +18,7 @@ from tinyagent_cli.config.environment import allowed_plugins
 __all__ = [
     "BUILT_IN",
     "CONFIGURED",
+    "EXECUTORS",
     "GROUPS",
     "CheckResult",
     "Plugin",
@@ -27,8 +28,11 @@ __all__ = [
     "scan",
 ]
 
-GROUPS = ("tools", "providers", "commands", "hooks")
+GROUPS = ("tools", "providers", "commands", "executors", "hooks")
 """The groups of entry points, without `tinyagent.`."""
+
+EXECUTORS = ("local", "processes")
+"""The executors of tinyagent itself; others are plugins."""
 
 BUILT_IN, CONFIGURED = "built in", "config.toml"
 """Values of `Plugin.distribution` for the providers of tinyagent itself and of the configuration."""

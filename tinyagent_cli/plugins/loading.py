@@ -28,6 +28,7 @@ from .tool_sources import ToolFile, import_file
 if TYPE_CHECKING:
     import click
 
+    from tinyagent.executors import ExecutorFactory
     from tinyagent_cli.config.files import ProviderTable
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "LoadedPlugin",
     "SinkFactory",
     "command_of",
+    "executor_of",
     "load",
     "provider_of",
     "require_guard",
@@ -241,6 +243,26 @@ def command_of(loaded: LoadedPlugin, name: str) -> click.Command:
         only = ", ".join(sorted(group.commands)) or "none"
         raise failure(loaded.plugin, f"adds no command {name!r}, only: {only}", None, None)
     return command
+
+
+def executor_of(loaded: LoadedPlugin, name: str) -> ExecutorFactory:
+    """Return the factory of the executor that a plugin registers under this name.
+
+    Raises:
+        TinyAgentError: The plugin registers no such executor.
+    """
+    offered: dict[str, ExecutorFactory] = {}
+
+    def register(name: str, factory: ExecutorFactory) -> None:
+        if offered.setdefault(name, factory) is not factory:
+            raise ValueError(f"it registers two executors named {name!r}")
+
+    for hook in _required(loaded, "tinyagent_register_executors"):
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+    if name not in offered:
+        only = ", ".join(sorted(offered)) or "none"
+        raise failure(loaded.plugin, f"registers no executor named {name!r}, only: {only}", None, None)
+    return offered[name]
 
 
 def sinks_of(loaded: LoadedPlugin) -> list[tuple[str, SinkFactory]]:

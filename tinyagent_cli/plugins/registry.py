@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from .builtin import provider_plugins
-from .discovery import BUILT_IN, Plugin, find
+from .discovery import BUILT_IN, EXECUTORS, Plugin, find
 from .loading import (
     Hook,
     LoadedPlugin,
     SinkFactory,
     command_of,
+    executor_of,
     load,
     provider_of,
     require_guard,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import click
 
     from tinyagent.agent_types import AgentTool, Provider
+    from tinyagent.executors import ExecutorFactory
     from tinyagent_cli.config.files import ProviderTable
     from tinyagent_cli.config.settings import Settings
 
@@ -171,6 +173,22 @@ class PluginLoader:
         claims = [plugin for plugin in find("commands") if plugin.name == name]
         return command_of(self.load(self._preferences.choose(name, claims)), name)
 
+    def executor(self, name: str) -> ExecutorFactory:
+        """Return the factory of an executor of a plugin.
+
+        Raises:
+            TinyAgentError: There is no such executor, or its plugin cannot be used.
+        """
+        plugins = find("executors")
+        claims = [plugin for plugin in plugins if plugin.name == name]
+        if not claims:
+            known = {*EXECUTORS, *(plugin.name for plugin in plugins)}
+            raise ConfigurationError(
+                f"Unknown executor {name!r}.{suggestion(name, known)} Installed: {list_names(known)}.",
+                hint="Other executors are plugins. That of Ray: tinyagent plugins install tinyagent-ray",
+            )
+        return executor_of(self.load(self._preferences.choose(name, claims)), name)
+
     def load_guards(self) -> None:
         """Load the plugins of the group `tinyagent.hooks`, which must be loaded before a tool may run.
 
@@ -209,6 +227,8 @@ class PluginLoader:
                     provider_of(loaded, plugin.name)
                 case "commands":
                     command_of(loaded, plugin.name)
+                case "executors":
+                    executor_of(loaded, plugin.name)
                 case _:
                     require_guard(loaded)
         except TinyAgentError as error:

@@ -1,22 +1,29 @@
-"""Between the command and an executor, which decides where the items of a batch run.
-
-`BatchItem`, `ItemResult` and `WorkerSpec` can be sent to other processes and machines: `msgspec.json` encodes
-and decodes them, and pickle does, too. None of them contains a key.
-"""
+"""The types between `tinyagent batch` and its executors. `tinyagent.executors` is their public module."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
 
 from tinyagent.agent_types import JsonDict, JsonValue
 from tinyagent.errors import ConfigurationError
 
-__all__ = ["BatchItem", "Executor", "ItemResult", "Job", "Worker", "WorkerSpec"]
+__all__ = [
+    "BatchItem",
+    "Executor",
+    "ExecutorFactory",
+    "ItemResult",
+    "Job",
+    "Worker",
+    "WorkerSpec",
+    "read_options",
+]
+
+T = TypeVar("T")
 
 
 class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,7 +49,7 @@ class BatchItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     model: str | None = None
     files: tuple[str, ...] = ()
     history: tuple[JsonDict, ...] = ()
-    variables: dict[str, JsonValue] = {}
+    variables: JsonDict = {}
     settings: JsonDict = {}
 
 
@@ -78,7 +85,10 @@ class Worker(Protocol):
     """A warm agent set-up, which runs any number of items at a time in its event loop."""
 
     async def run(self, item: BatchItem) -> ItemResult:
-        """Run an item. A failure is a result, too; only a cancellation raises."""
+        """Run an item. A failure is a result, too; only a cancellation raises.
+
+        A handle of a worker in another process or on another machine may raise `WorkerLostError`.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -92,9 +102,13 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         factory: `MODULE:FUNCTION`. The function returns the worker of a spec.
         recipe: What the function reads.
-        concurrency: The most items at a time, and the most requests in flight to each provider.
+        concurrency: The most items at a time, and the most requests in flight to each provider. This and the
+            other limits hold for all workers together.
         rpm: The most requests in a minute to each provider; None for no limit.
         tpm: The most tokens in a minute of each provider; None for no limit.
+        most_workers: The most workers; more of them would exceed a limit of a provider.
+        part: Which of the parts this worker has, from 0.
+        parts: The number of workers among which the limits are divided.
     """
 
     factory: str
@@ -102,6 +116,29 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     concurrency: int
     rpm: float | None = None
     tpm: float | None = None
+    most_workers: int = 1
+    part: int = 0
+    parts: int = 1
+
+    def divide(self, workers: int) -> list[WorkerSpec]:
+        """Return the specs of several workers, each with its part of the limits.
+
+        Args:
+            workers: The number that is wanted; it becomes lower if there is not enough to divide.
+
+        Raises:
+            ValueError: The number is less than 1.
+        """
+        if workers < 1:
+            raise ValueError(f"There must be at least one worker, not {workers}.")
+        parts = min(workers, self.most_workers, self.concurrency)
+        return [msgspec.structs.replace(self, part=part, parts=parts) for part in range(parts)]
+
+    @property
+    def share(self) -> int:
+        """How many items this worker runs at a time."""
+        each, more = divmod(self.concurrency, self.parts)
+        return each + (self.part < more)
 
     def make_worker(self) -> Worker:
         """Return a new worker for the event loop of this thread.
@@ -124,13 +161,22 @@ class Job(Protocol):
         draining: Set when no more items are wanted. The items end by themselves then, and what is in
             flight is finished. An executor that waits for anything else must wait for this event, too.
         aborted: Set when the items in flight are to be cancelled. They have no result then.
+        environment: Environment variables for workers in other processes: the key of the batch's model, and
+            the user's settings. They are secret: they must not be shown, logged or stored.
     """
 
     draining: asyncio.Event
     aborted: asyncio.Event
 
+    @property
+    def environment(self) -> Mapping[str, str]: ...
+
     async def done(self, result: ItemResult) -> None:
         """Write a result. An item may have only one."""
+        ...
+
+    async def failed(self, item: BatchItem, error: Exception) -> None:
+        """Write the result of an item that no worker can run."""
         ...
 
     def note(self, text: str) -> None:
@@ -139,13 +185,7 @@ class Job(Protocol):
 
 
 class Executor(Protocol):
-    """Runs items.
-
-    Attributes:
-        name: The name for `--executor`.
-    """
-
-    name: str
+    """Runs items."""
 
     async def run(self, spec: WorkerSpec, items: AsyncIterator[BatchItem], job: Job) -> None:
         """Run all items, and return when each has its result or was cancelled.
@@ -155,10 +195,36 @@ class Executor(Protocol):
 
         Args:
             spec: The recipe for workers; `spec.concurrency` items may be in flight.
-            items: The items. They are taken by one task.
+            items: The items. They are taken by one task at a time.
             job: Where results go.
 
         Raises:
             TinyAgentError: No worker can run.
         """
         ...
+
+
+ExecutorFactory: TypeAlias = Callable[[Mapping[str, JsonValue]], Executor]
+"""Makes an executor from its options: those of the table `[executors.NAME]` and of `--executor-option`."""
+
+
+def read_options(name: str, options: Mapping[str, JsonValue], kind: type[T]) -> T:
+    """Return the options of an executor as a value of a type.
+
+    Args:
+        name: The name of the executor, for messages.
+        options: The options, as the factory gets them.
+        kind: The type, such as a `msgspec.Struct` with `forbid_unknown_fields`. Text is converted to numbers
+            and truth values.
+
+    Raises:
+        ConfigurationError: An option is unknown or has a wrong value.
+    """
+    try:
+        return msgspec.convert(dict(options), kind, strict=False)
+    except msgspec.ValidationError as error:
+        known = ", ".join(getattr(kind, "__struct_fields__", ()))
+        raise ConfigurationError(
+            f"The options of the executor {name!r} are wrong: {error}.",
+            hint=f"Its options are: {known}." if known else "It has no options.",
+        ) from None

@@ -1,0 +1,1 @@
+"""What `tinyagent.executors` consists of."""
