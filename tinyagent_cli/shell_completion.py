@@ -64,7 +64,7 @@ def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) 
     ]
     plugin, dot, tool = incomplete.partition(".")
     if dot:
-        from .plugins.tool_names import declared_tools
+        from .plugins.declarations import declared_tools
 
         single = [name for name in declared_tools(plugin) if name.startswith(tool)]
         installed_tools += [CompletionItem(f"{plugin}.{name}") for name in single]
@@ -76,7 +76,7 @@ def complete_allowed(ctx: click.Context, param: click.Parameter, incomplete: str
     """Complete the names of single tools: of those that -t or the configuration chooses, or else of all."""
     from click.shell_completion import CompletionItem
 
-    from .plugins.tool_names import declared_tools
+    from .plugins.declarations import declared_tools
 
     requests = ctx.params.get("tools")
     if not requests:

@@ -269,14 +269,23 @@ class Cli:
         return path
 
     def install(
-        self, name: str, source: str, group: str = "tools", *, entry: str | None = None, version: str = "1.0"
+        self,
+        name: str,
+        source: str,
+        group: str = "tools",
+        *,
+        entry: str | None = None,
+        version: str = "1.0",
+        needs: str = "tinyagent-core",
     ) -> None:
         """Put a distribution with one module and one entry point on the path."""
         site = self.work.parent / f"site-{name}-{group}"
         module = f"plugin_{name.replace('-', '_')}"
         metadata = site / f"{name.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir(parents=True)
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (metadata / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Dist: {needs}\n"
+        )
         (metadata / "entry_points.txt").write_text(f"[tinyagent.{group}]\n{entry or name} = {module}\n")
         (site / f"{module}.py").write_text(source)
         self.path.append(str(site))

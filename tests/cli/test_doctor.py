@@ -141,8 +141,8 @@ LACKING = {
         "it needs the module 'not_there_at_all'",
     ),
     "a part of itself": ("import plugin_zz_one.gone", "its own module 'plugin_zz_one.gone' is missing"),
-    "a module of tinyagent": ("import tinyagent.gone", "it does not fit this version of tinyagent"),
-    "a name of tinyagent": ("from tinyagent import Gone", "it does not fit this version of tinyagent"),
+    "a module of tinyagent": ("import tinyagent.gone", "it does not fit tinyagent 0."),
+    "a name of tinyagent": ("from tinyagent import Gone", "it does not fit tinyagent 0."),
 }
 
 
@@ -154,7 +154,7 @@ def test_a_plugin_that_lacks_something(cli: Cli, case: str) -> None:
     code, found = examine(cli, TINYAGENT_MODEL="demo")
     finding = found["plugin tools: zz-one (zz-one 1.0)"]
     assert (3, True) == (code, words in finding["message"])
-    assert finding["hint"].endswith(": tinyagent plugins install --upgrade zz-one")
+    assert ": tinyagent plugins install --upgrade zz-one" in finding["hint"]
 
 
 def test_a_guard_that_is_not_set_up_can_be_switched_off(cli: Cli) -> None:
@@ -196,7 +196,9 @@ def test_names_in_conflict(cli: Cli) -> None:
     for name in ("zz-one", "zz-two"):
         cli.install(name, "from tinyagent import tool\n@tool\ndef two():\n    'Two.'", entry="zz")
     code, found = examine(cli, TINYAGENT_MODEL="demo")
-    assert (3, "is claimed by zz-one and zz-two") == (code, found["names tool zz"]["message"])
+    conflict = found["names tool zz"]
+    assert (3, "The name 'zz' is claimed by zz-one 1.0 and by zz-two 1.0.") == (code, conflict["message"])
+    assert 'Choose one: [plugins] prefer = {zz = "DISTRIBUTION"}' in conflict["hint"]
     cli.config('[plugins]\nprefer = {zz = "zz-two"}\n')
     code, found = examine(cli, TINYAGENT_MODEL="demo")
     assert (0, False) == (code, "names tool zz" in found)

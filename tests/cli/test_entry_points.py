@@ -7,6 +7,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tinyagent_cli.config.files import names_a_file
 from tinyagent_cli.plugins import discovery as entry_points
@@ -31,12 +33,35 @@ def test_it_finds_what_the_standard_library_finds() -> None:
         Plugin(
             point.group.removeprefix("tinyagent."), point.name, point.value,
             distribution.metadata["Name"], distribution.version,
+            next(str(r.specifier) for r in map(Requirement, distribution.requires or ())
+                 if canonicalize_name(r.name) == "tinyagent-core"),
         )
         for distribution in metadata.distributions()
         for point in distribution.entry_points
         if point.group.startswith("tinyagent.")
     )  # fmt: skip
     assert expected == list(scan(tuple(path for path in sys.path if path)))
+
+
+@pytest.mark.parametrize(
+    ("lines", "needs"),
+    [
+        ("Requires-Dist: tinyagent-core>=0.1\n", ">=0.1"),
+        ("Requires-Dist: tinyagent_core[uvloop] (>= 0.1, <2)\nRequires-Dist: click>=8\n", ">=0.1,<2"),
+        ("Requires-Dist: Tinyagent.Core~=1.0; python_version >= '3.11'\n", "~=1.0"),
+        ("Requires-Dist: tinyagent-core\n", ""),
+        ("Requires-Dist: tinyagent-core-more>=3\nRequires-Dist: click\n", ""),
+        ("Requires-Dist: tinyagent-core>=0.1\nRequires-Dist: tinyagent-core>=9 ; extra == 'new'\n", ">=0.1"),
+        ("\nRequires-Dist: tinyagent-core>=9\n", ""),
+    ],
+)
+def test_the_versions_of_tinyagent_that_a_plugin_requires(tmp_path: Path, lines: str, needs: str) -> None:
+    """They are read from the headers of the metadata; extras and other distributions do not count."""
+    site = install(tmp_path, "one", "[tinyagent.tools]\na = mod_a\n", "1.0")
+    [metadata_file] = site.glob("*/METADATA")
+    metadata_file.write_text(f"Metadata-Version: 2.1\nName: one\nVersion: 1.0\n{lines}")
+    [found] = scan((str(tmp_path), str(site)))
+    assert needs == found.needs
 
 
 def test_groups_comments_spaces_and_extras(tmp_path: Path) -> None:

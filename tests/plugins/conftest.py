@@ -206,12 +206,20 @@ def new_environment(wheels: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 def build_plugin(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Build the wheel of a one-module plugin from its source text."""
 
-    def build(name: str, source: str, *, group: str = "tinyagent.tools", version: str = "0.3.1") -> Path:
+    def build(
+        name: str,
+        source: str,
+        *,
+        group: str = "tinyagent.tools",
+        version: str = "0.3.1",
+        needs: str = "tinyagent-core>=0.1",
+        entry: str | None = None,
+    ) -> Path:
         module = f"tinyagent_{name}"
         return write_wheel(
             tmp_path_factory.mktemp(name), f"tinyagent-{name}", version,
-            headers="Requires-Dist: tinyagent-core>=0.1\n",
-            files={"entry_points.txt": f"[{group}]\n{name} = {module}\n", f"{module}.py": source},
+            headers=f"Requires-Dist: {needs}\n",
+            files={"entry_points.txt": f"[{group}]\n{entry or name} = {module}\n", f"{module}.py": source},
         )  # fmt: skip
 
     return build

@@ -358,8 +358,6 @@ def _providers(found: Settings) -> list[dict[str, str]]:
     rows = []
     for entry in provider_plugins(found.providers):
         table = found.providers.get(entry.name)
-        if table is not None and entry.distribution == BUILT_IN:
-            continue  # the configured provider replaces it
         origin = f"{entry.distribution} {entry.version}".strip()
         variable = key_variable(entry.name, table)
         if entry.distribution not in (BUILT_IN, CONFIGURED):

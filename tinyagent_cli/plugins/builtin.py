@@ -5,7 +5,7 @@ A provider's module is imported only when its first request is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -117,10 +117,13 @@ class ConfiguredProvider:
         )
 
 
-def provider_plugins(configured: Iterable[str]) -> list[Plugin]:
-    """Return all providers as plugins, built-in, configured and installed, without importing them."""
+def provider_plugins(configured: Collection[str]) -> list[Plugin]:
+    """Return all providers as plugins, built-in, configured and installed, without importing them.
+
+    A configured provider replaces the built-in one of the same name.
+    """
     return [
-        *(Plugin("providers", name, "", BUILT_IN, "") for name in NAMES),
+        *(Plugin("providers", name, "", BUILT_IN, "") for name in NAMES if name not in configured),
         *(Plugin("providers", name, "", CONFIGURED, "") for name in configured),
         *find("providers"),
     ]

@@ -5,18 +5,39 @@ There a plugin may exit, hang or write to standard output, which becomes a findi
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
-from .discovery import CheckResult, Plugin
+import msgspec
+
+from .additions import Addition
+from .discovery import Plugin
 from .failures import remedy
 
-__all__ = ["check", "check_all"]
+__all__ = ["CheckResult", "check", "check_all"]
 
 LOAD_SECONDS = 20.0
+
+
+class CheckResult(NamedTuple):
+    """The result of loading a plugin for a check.
+
+    Attributes:
+        status: `ok`, `not set up` or `broken`.
+        code: The exit code of a command that requests the plugin.
+        message: Why it cannot be used; None if it can.
+        hint: How to solve the problem.
+        additions: What it adds, if it can be used.
+    """
+
+    status: str
+    code: int = 0
+    message: str | None = None
+    hint: str | None = None
+    additions: tuple[Addition, ...] = ()
 
 
 def check_all(plugins: Sequence[Plugin]) -> Iterator[tuple[Plugin, CheckResult]]:
@@ -59,8 +80,8 @@ _SLOW = (
 
 def _answer(output: bytes) -> CheckResult | None:
     try:
-        return CheckResult(**json.loads(output))
-    except (ValueError, TypeError):
+        return msgspec.json.decode(output, type=CheckResult)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

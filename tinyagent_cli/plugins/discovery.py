@@ -14,13 +14,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tinyagent_cli.config.environment import allowed_plugins
+from tinyagent_cli.version import DISTRIBUTION
 
 __all__ = [
     "BUILT_IN",
     "CONFIGURED",
     "EXECUTORS",
     "GROUPS",
-    "CheckResult",
     "Plugin",
     "find",
     "installed",
@@ -49,6 +49,7 @@ class Plugin(NamedTuple):
         value: `module` or `module:attribute`.
         distribution: The name of the distribution, or `BUILT_IN` or `CONFIGURED`.
         version: The version of the distribution.
+        needs: Which versions of tinyagent-core it requires, such as `>=0.1`; empty if any.
     """
 
     group: str
@@ -56,6 +57,7 @@ class Plugin(NamedTuple):
     value: str
     distribution: str
     version: str
+    needs: str = ""
 
     def __str__(self) -> str:
         return f"{self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
@@ -64,22 +66,6 @@ class Plugin(NamedTuple):
     def is_part_of_tinyagent(self) -> bool:
         """Whether the code is tinyagent's own: a provider that is built in or configured."""
         return self.distribution in (BUILT_IN, CONFIGURED)
-
-
-class CheckResult(NamedTuple):
-    """The result of loading a plugin for a check.
-
-    Attributes:
-        status: `ok`, `not set up`, `broken` or `not loaded`.
-        code: The exit code of a command that requests the plugin.
-        message: Why it cannot be used; None if it can.
-        hint: How to solve the problem.
-    """
-
-    status: str
-    code: int = 0
-    message: str | None = None
-    hint: str | None = None
 
 
 def find(group: str | None = None) -> list[Plugin]:
@@ -137,9 +123,9 @@ def _entry_points(directory: str) -> Iterator[Plugin]:
         return
     if _MARK not in data:
         return
-    distribution, version = _name_and_version(directory)
+    distribution, version, needs = _metadata(directory)
     for group, name, value in _parse(data.decode("utf-8", "replace").splitlines()):
-        yield Plugin(group, name, value, distribution, version)
+        yield Plugin(group, name, value, distribution, version, needs)
 
 
 def _parse(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
@@ -155,10 +141,14 @@ def _parse(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
             yield group, name.strip(), value.partition("[")[0].strip()
 
 
-def _name_and_version(directory: str) -> tuple[str, str]:
-    """Return the name and version of a distribution from its metadata, or else from its directory's name."""
+def _metadata(directory: str) -> tuple[str, str, str]:
+    """Return the name and version of a distribution, and which versions of tinyagent-core it requires.
+
+    Without metadata, the name and version are those of its directory.
+    """
     stem = directory.rpartition("/")[2].rpartition(".")[0]
     name, _, version = stem.partition("-")
+    needs = ""
     for file_name in ("METADATA", "PKG-INFO"):
         try:
             with open(f"{directory}/{file_name}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
@@ -167,12 +157,25 @@ def _name_and_version(directory: str) -> tuple[str, str]:
                         name = line[5:].strip()
                     elif line.startswith("Version:"):
                         version = line[8:].strip()
+                    elif line.startswith("Requires-Dist:") and "extra ==" not in line:
+                        needs = _versions_of_core(line[14:]) or needs
                     elif not line.strip():
                         break
             break
         except OSError:
             continue
-    return name, version
+    return name, version, needs
+
+
+def _versions_of_core(requirement: str) -> str:
+    """Return the versions in a requirement of tinyagent-core; empty if it is one of another distribution."""
+    wanted = requirement.partition(";")[0].strip()
+    end = next(
+        (at for at, letter in enumerate(wanted) if not (letter.isalnum() or letter in "-_.")), len(wanted)
+    )
+    if normalised(wanted[:end]) != DISTRIBUTION:
+        return ""
+    return wanted[end:].rpartition("]")[2].strip(" ()").replace(" ", "")
 
 
 def normalised(name: str) -> str:

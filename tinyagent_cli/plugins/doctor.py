@@ -24,10 +24,11 @@ from tinyagent_cli.version import DISTRIBUTION
 
 from .builtin import key_state, provider_plugins
 from .check import check_all
-from .discovery import BUILT_IN, Plugin, find, normalised
+from .compatibility import version_misfit
+from .discovery import Plugin, find, normalised
 from .model_names import complete_choice
 from .registry import PluginLoader
-from .selection import BUILT_IN_NAMES
+from .selection import BUILT_IN_NAMES, Preferences
 
 __all__ = ["Finding", "examine"]
 
@@ -103,6 +104,9 @@ def _installation() -> Iterator[Finding]:
 def _plugins() -> Iterator[Finding]:
     for entry, loaded in check_all(find()):
         message, hint = loaded.message or "loads", loaded.hint
+        if loaded.status == "ok" and (misfit := version_misfit(entry)) is not None:
+            yield Finding("plugin", _subject(entry), 1, f"{misfit.why}; it loads, but may fail", misfit.hint)
+            continue
         if loaded.code and entry.group == "hooks":
             off = f'Or disable it: [plugins] disable = ["{entry.name}"] in config.toml'
             hint = f"{hint}\n{off}" if hint else off
@@ -119,11 +123,14 @@ def _versions(app: AppContext, answer: Future[tuple[bool, str]]) -> Iterator[Fin
     from .namesake import installed_from
 
     ours = {DISTRIBUTION, *(normalised(entry.distribution) for entry in find())}
+    misfits = {normalised(entry.distribution) for entry in find() if version_misfit(entry) is not None}
     conflicts = [" ".join(line.split()) for line in report.splitlines() if line.strip() and not agrees]
     has_conflict = False
     for conflict in conflicts:
         name = normalised(conflict.partition(" ")[0])
-        if name in ours:
+        if name in misfits and DISTRIBUTION in conflict:
+            has_conflict = True  # reported with the plugin
+        elif name in ours:
             has_conflict = True
             hint = (
                 f"Upgrade it, or its dependency: tinyagent plugins install --upgrade {installed_from(name)}"
@@ -175,26 +182,12 @@ def _configuration(found: Settings) -> Iterator[Finding]:
 
 
 def _names(found: Settings) -> Iterator[Finding]:
-    groups = {
-        "tools": find("tools"),
-        "commands": find("commands"),
-        "providers": [
-            entry
-            for entry in provider_plugins(found.providers)
-            if entry.distribution != BUILT_IN or entry.name not in found.providers
-        ],
-    }
-    for group, entries in groups.items():
-        for name in sorted({entry.name for entry in entries}):
-            claims = [entry for entry in entries if entry.name == name]
-            wanted = normalised(found.preferred_plugins.get(name, ""))
-            settled = (
-                wanted in {normalised(entry.distribution) for entry in claims} or wanted in BUILT_IN_NAMES
-            )
-            if len(claims) > 1 and not settled:
-                who = " and ".join(entry.distribution for entry in claims)
-                hint = f'Choose one: [plugins] prefer = {{{name} = "DISTRIBUTION"}} in config.toml'
-                yield Finding("names", f"{group[:-1]} {name}", 3, f"is claimed by {who}", hint)
+    plugins = [plugin for plugin in find() if plugin.group != "providers"]
+    for conflict in Preferences.from_settings(found).conflicts(
+        [*plugins, *provider_plugins(found.providers)]
+    ):
+        subject = f"{conflict.group.removesuffix('s')} {conflict.name}"
+        yield Finding("names", subject, 3, str(conflict.error), conflict.error.hint)
 
 
 def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ of the plugin or of its installation.
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 from tinyagent.errors import (
     ConfigurationError,
@@ -16,6 +17,7 @@ from tinyagent.errors import (
     TinyAgentError,
 )
 from tinyagent_cli.config.environment import missing_variable
+from tinyagent_cli.version import version
 
 from .discovery import Plugin
 from .tool_sources import ToolFile
@@ -40,23 +42,38 @@ def failure(
     if isinstance(error, ConfigurationError):
         message = _sentence(f"{subject} is not set up correctly: {error}")
         return ConfigurationError(message, hint=hint or error.hint)
-    if isinstance(error, TinyAgentError):
-        return PluginError(_sentence(f"{subject} {what}: {error}"), hint=hint or error.hint or remedy(plugin))
-    if isinstance(error, ImportError) and error.name:
-        why, advice = _missing_import(plugin, error)
-        return PluginError(_sentence(f"{subject} {what}: {why}"), hint=hint or advice)
     variable = missing_variable(error) if isinstance(error, KeyError) else None
     if variable is not None:
         message = f"{subject} is not set up: the environment variable {variable} is not set."
         return NotConfiguredError(message, hint=hint or f"Set it: export {variable}=…")
-    why = "" if error is None else f": {type(error).__name__}: {error}"
-    return PluginError(_sentence(f"{subject} {what}{why}"), hint=hint or remedy(plugin))
+    why, advice = _cause(plugin, error)
+    message = _sentence(f"{subject} {what}{why and f': {why}'}")
+    from .compatibility import version_misfit
+
+    misfit = version_misfit(plugin) if isinstance(plugin, Plugin) else None
+    if misfit is not None:
+        package = advice if isinstance(error, ModuleNotFoundError) and not _names_tinyagent(error) else None
+        return PluginError(
+            f"{message} It {misfit.why}.", hint="\n".join(filter(None, (package, misfit.hint)))
+        )
+    return PluginError(message, hint=hint or advice)
 
 
-def status(error: TinyAgentError | None) -> str:
-    """Return the status for `plugins list --check`: `ok`, `not set up` or `broken`."""
+def _cause(plugin: Plugin | ToolFile, error: BaseException | None) -> tuple[str, str | None]:
+    """Return the reason of a failure, and a hint."""
     if error is None:
-        return "ok"
+        return "", remedy(plugin)
+    if isinstance(error, TinyAgentError):
+        return str(error), error.hint or remedy(plugin)
+    if isinstance(error, ImportError) and error.name:
+        return _missing_import(plugin, error)
+    if isinstance(error, AttributeError) and _names_tinyagent(error):
+        return _other_version(plugin, error)
+    return f"{type(error).__name__}: {error}", remedy(plugin)
+
+
+def status(error: TinyAgentError) -> str:
+    """Return the status for `plugins list --check`: `not set up` or `broken`."""
     return "not set up" if isinstance(error, ConfigurationError) else "broken"
 
 
@@ -64,15 +81,30 @@ def _missing_import(plugin: Plugin | ToolFile, error: ImportError) -> tuple[str,
     """Return the reason of a failed import, and a hint."""
     name = error.name or ""
     top = name.partition(".")[0]
-    if top in ("tinyagent", "tinyagent_cli"):
-        # A name or module that another version of tinyagent has.
-        return f"it does not fit this version of tinyagent: {error}", _reinstall(plugin)
+    if _names_tinyagent(error):
+        return _other_version(plugin, error)
     if not isinstance(error, ModuleNotFoundError):
         return f"{type(error).__name__}: {error}", _reinstall(plugin)
     if isinstance(plugin, Plugin) and top == plugin.value.partition(":")[0].strip().partition(".")[0]:
         return f"its own module {name!r} is missing", _reinstall(plugin)
     more = "" if str(error).startswith("No module named") else f": {error}"
     return f"it needs the module {name!r}, which is not installed{more}", _reinstall(plugin)
+
+
+def _names_tinyagent(error: ImportError | AttributeError) -> bool:
+    """Return whether a module of tinyagent is missing, or a name in one."""
+    if isinstance(error, ImportError):
+        module = error.name or ""
+    else:
+        module = error.obj.__name__ if isinstance(error.obj, ModuleType) else ""
+    return module.partition(".")[0] in ("tinyagent", "tinyagent_cli")
+
+
+def _other_version(plugin: Plugin | ToolFile, error: Exception) -> tuple[str, str | None]:
+    """Return the reason and the hint if a plugin uses what only another version of tinyagent has."""
+    from .compatibility import other_version
+
+    return f"it does not fit tinyagent {version()}: {error}", other_version(plugin)
 
 
 def _reinstall(plugin: Plugin | ToolFile) -> str | None:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
 import pluggy
@@ -19,6 +20,7 @@ from tinyagent._tool_schemas import tool_schema
 from tinyagent.agent_types import AgentEvent, AgentTool, Provider
 from tinyagent.errors import PluginError, TinyAgentError
 from tinyagent_cli.terminal.signals import StopRun
+from tinyagent_cli.version import version
 
 from . import builtin
 from .discovery import BUILT_IN, CONFIGURED, Plugin
@@ -93,7 +95,9 @@ def load(plugin: Plugin | ToolFile, providers: Mapping[str, ProviderTable]) -> L
         TinyAgentError: The plugin cannot be used; the message names it.
     """
     implementation = _guarded(plugin, "cannot be loaded", _import, plugin, providers)
-    hooks = _guarded(plugin, "does not fit the hooks", _read_hooks, implementation, str(plugin))
+    hooks = _guarded(
+        plugin, f"does not fit the hooks of tinyagent {version()}", _read_hooks, implementation, str(plugin)
+    )
     return LoadedPlugin(plugin, implementation, hooks)
 
 
@@ -132,7 +136,8 @@ def _read_hooks(implementation: object, label: str) -> dict[str, tuple[Hook, ...
     try:
         manager.register(implementation)
     except pluggy.PluginValidationError as error:
-        raise _HookError(" ".join(str(error).split())) from None
+        unknown = _unknown_arguments(manager, implementation)
+        raise _HookError(unknown or " ".join(str(error).split())) from None
     try:
         hooks: dict[str, tuple[Hook, ...]] = {}
         for caller in manager.get_hookcallers(implementation) or ():
@@ -144,6 +149,23 @@ def _read_hooks(implementation: object, label: str) -> dict[str, tuple[Hook, ...
         return hooks
     finally:
         manager.unregister(implementation)
+
+
+def _unknown_arguments(manager: pluggy.PluginManager, implementation: object) -> str:
+    """Return which hook has arguments that its specification does not have; empty if there is none."""
+    for attribute in dir(implementation):
+        options = manager.parse_hookimpl_opts(implementation, attribute)
+        name = (options["specname"] or attribute) if options is not None else ""
+        specification = getattr(hookspecs, name, None)
+        if callable(specification):
+            known = list(signature(specification).parameters)
+            unknown = [
+                each for each in signature(getattr(implementation, attribute)).parameters if each not in known
+            ]
+            if unknown:
+                has = f"it has: {', '.join(known)}" if known else "it has none"
+                return f"{name} has no argument {', '.join(map(repr, unknown))}; {has}"
+    return ""
 
 
 def _check_hook(caller: pluggy.HookCaller, found: pluggy.HookImpl) -> None:
@@ -318,7 +340,9 @@ def _guarded(
     except (KeyboardInterrupt, PluginError, StopRun):
         raise
     except _HookError as error:
-        raise failure(plugin, f"{what}: {error}", None, error.hint) from None
+        from .compatibility import other_version
+
+        raise failure(plugin, f"{what}: {error}", None, error.hint or other_version(plugin)) from None
     except BaseException as error:
         if isinstance(error, TinyAgentError) and isinstance(plugin, Plugin) and plugin.is_part_of_tinyagent:
             raise

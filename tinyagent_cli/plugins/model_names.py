@@ -36,7 +36,7 @@ def usable_providers(settings: Settings) -> list[str]:
         variable = key_variable(plugin.name, table)
         if plugin.distribution == BUILT_IN:
             # A server on this machine that the user has not configured may not run.
-            is_usable = table is None and variable is not None and _has_key(settings, plugin.name, variable)
+            is_usable = variable is not None and _has_key(settings, plugin.name, variable)
         elif plugin.distribution == CONFIGURED:
             is_usable = variable is None or _has_key(settings, plugin.name, variable)
         else:

@@ -1,22 +1,25 @@
 """Load one plugin in a separate process; run as `python -m tinyagent_cli.plugins.probe`.
 
-Arguments: GROUP NAME VALUE DISTRIBUTION VERSION.
+Arguments: GROUP NAME VALUE DISTRIBUTION VERSION NEEDS.
 
-Prints the fields of `CheckResult` as a JSON object.
+Prints a `CheckResult` as JSON.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
-from tinyagent.errors import MissingKeyError, NotConfiguredError
+import msgspec
+
+from tinyagent.errors import MissingKeyError, NotConfiguredError, TinyAgentError
 from tinyagent_cli.terminal.output import take_stdin, take_stdout
 
+from .additions import loaded_additions
+from .check import CheckResult
 from .discovery import Plugin
 from .failures import status
-from .registry import PluginLoader
+from .loading import load
 
 __all__ = ["main"]
 
@@ -26,14 +29,15 @@ def main(arguments: Sequence[str]) -> None:
     plugin = Plugin(*arguments)
     take_stdin()
     stdout = take_stdout()  # a plugin may print while it is loaded
-    error = PluginLoader().check(plugin)
-    found = {
-        "status": status(error),
-        "code": 0 if error is None or isinstance(error, NotConfiguredError | MissingKeyError) else 3,
-        "message": None if error is None else str(error),
-        "hint": None if error is None else error.hint,
-    }
-    stdout.print(json.dumps(found))
+    stdout.print(msgspec.json.encode(_load(plugin)).decode())
+
+
+def _load(plugin: Plugin) -> CheckResult:
+    try:
+        return CheckResult("ok", additions=tuple(loaded_additions(load(plugin, {}), plugin)))
+    except TinyAgentError as error:
+        code = 0 if isinstance(error, NotConfiguredError | MissingKeyError) else 3
+        return CheckResult(status(error), code, str(error), error.hint)
 
 
 if __name__ == "__main__":

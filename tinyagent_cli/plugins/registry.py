@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
 
 from .builtin import provider_plugins
-from .discovery import BUILT_IN, EXECUTORS, Plugin, find
+from .discovery import EXECUTORS, Plugin, find
 from .loading import (
     Hook,
     LoadedPlugin,
@@ -98,8 +98,7 @@ class PluginLoader:
         from .log_warnings import show_warnings
 
         show_warnings()
-        preferences = Preferences(found.preferred_plugins, found.directory / "config.toml")
-        return cls(found.providers, found.disabled_plugins, preferences)
+        return cls(found.providers, found.disabled_plugins, Preferences.from_settings(found))
 
     def registry(self) -> Registry:
         """Return the plugins that are loaded so far."""
@@ -110,7 +109,18 @@ class PluginLoader:
         """Load a plugin, unless it is loaded."""
         if plugin not in self._loaded:
             self._loaded[plugin] = load(plugin, self._providers)
+            if isinstance(plugin, Plugin) and plugin.needs:
+                self._warn_of_misfit(plugin)
         return self._loaded[plugin]
+
+    def _warn_of_misfit(self, plugin: Plugin) -> None:
+        from .compatibility import version_misfit
+
+        misfit = version_misfit(plugin)
+        if misfit is not None:
+            from logging import getLogger
+
+            getLogger(__name__).warning("The plugin %s %s. %s", plugin, *misfit)
 
     def tools(self, requests: Iterable[str]) -> ToolSet:
         """Return the tools that `-t` names.
@@ -151,9 +161,6 @@ class PluginLoader:
         """
         plugins = provider_plugins(self._providers)
         claims = [plugin for plugin in plugins if plugin.name == name]
-        if name in self._providers:
-            # A configured provider replaces the built-in one of the same name.
-            claims = [plugin for plugin in claims if plugin.distribution != BUILT_IN]
         if not claims:
             known = {plugin.name for plugin in plugins}
             file = self._preferences.config_file
@@ -215,22 +222,3 @@ class PluginLoader:
         only_setup = all(isinstance(error, ConfigurationError) for error in problems)
         raised = ConfigurationError if only_setup else PluginError
         raise raised("\n".join(map(str, problems)), hint="\n".join(hints))
-
-    def check(self, plugin: Plugin) -> TinyAgentError | None:
-        """Load a plugin as its group does. Return the error; None if it works."""
-        try:
-            loaded = self.load(plugin)
-            match plugin.group:
-                case "tools":
-                    tools_of(loaded)
-                case "providers":
-                    provider_of(loaded, plugin.name)
-                case "commands":
-                    command_of(loaded, plugin.name)
-                case "executors":
-                    executor_of(loaded, plugin.name)
-                case _:
-                    require_guard(loaded)
-        except TinyAgentError as error:
-            return error
-        return None

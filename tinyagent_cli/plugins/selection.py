@@ -6,7 +6,7 @@ unless the configuration chooses one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,8 +20,9 @@ from .tool_sources import ToolFile
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentTool
+    from tinyagent_cli.config.settings import Settings
 
-__all__ = ["BUILT_IN_NAMES", "Preferences", "ToolClaim", "list_names", "plugin_of_tool"]
+__all__ = ["BUILT_IN_NAMES", "NameConflict", "Preferences", "ToolClaim", "list_names", "plugin_of_tool"]
 
 BUILT_IN_NAMES = frozenset({BUILT_IN, "tinyagent", DISTRIBUTION})
 """Names of tinyagent's own plugins in `[plugins] prefer`."""
@@ -35,6 +36,15 @@ class ToolClaim(NamedTuple):
     by_name: bool
 
 
+class NameConflict(NamedTuple):
+    """A name of one group that several distributions claim, and the error of a command that uses it."""
+
+    group: str
+    name: str
+    plugins: Sequence[Plugin]
+    error: PluginError
+
+
 class Preferences(NamedTuple):
     """Which distribution to use for a name that several claim.
 
@@ -45,6 +55,11 @@ class Preferences(NamedTuple):
 
     distributions: Mapping[str, str] = {}
     config_file: Path | None = None
+
+    @classmethod
+    def from_settings(cls, found: Settings) -> Preferences:
+        """Return the preferences of the configuration files."""
+        return cls(found.preferred_plugins, found.directory / "config.toml")
 
     def choose(self, name: str, plugins: Sequence[Plugin]) -> Plugin:
         """Return the one plugin of `plugins` that `name` means.
@@ -57,8 +72,24 @@ class Preferences(NamedTuple):
         preferred = self._preferred(name, plugins)
         if preferred is not None:
             return preferred
+        raise self._conflict(name, plugins)
+
+    def conflicts(self, plugins: Iterable[Plugin]) -> Iterator[NameConflict]:
+        """Yield the names that several plugins of a group claim, if the configuration chooses none of them.
+
+        Plugins of the group `hooks` are loaded together, whatever their names.
+        """
+        claims: dict[tuple[str, str], list[Plugin]] = {}
+        for plugin in plugins:
+            if plugin.group != "hooks":
+                claims.setdefault((plugin.group, plugin.name), []).append(plugin)
+        for (group, name), claimants in sorted(claims.items()):
+            if len(claimants) > 1 and self._preferred(name, claimants) is None:
+                yield NameConflict(group, name, claimants, self._conflict(name, claimants))
+
+    def _conflict(self, name: str, plugins: Sequence[Plugin]) -> PluginError:
         claims = " and by ".join(f"{plugin.distribution} {plugin.version}".strip() for plugin in plugins)
-        raise PluginError(
+        return PluginError(
             f"The name {name!r} is claimed by {claims}.",
             hint=f"Choose one: {self._how_to_prefer(name)} Or uninstall one, or allow only the other one: "
             "TINYAGENT_PLUGINS=DISTRIBUTION.",
@@ -123,7 +154,7 @@ def plugin_of_tool(request: str, preferences: Preferences) -> tuple[Plugin | Too
 
 
 def _unknown_tool(request: str, known: set[str]) -> ConfigurationError:
-    from .tool_names import declared_tools
+    from .declarations import declared_tools
 
     owners = [plugin for plugin in sorted(known) if request in declared_tools(plugin)]
     if owners:
