@@ -23,6 +23,24 @@ USES = {
     "provider": (["run", "-m", "a-provider/any", "hello"], "You wrote: hello\n", 0),
     "command": (["a-command", "Ada"], "Hello, Ada!\n", 0),
     "hook": (["tools", "call", "./opener.py", "path=app/.env"], "", 1),
+    "executor": (
+        [
+            "batch",
+            "--lines",
+            "prompts.txt",
+            "-o",
+            "answers.jsonl",
+            "-q",
+            "-m",
+            "demo",
+            "--executor",
+            "a-executor",
+            "--executor-option",
+            "pause=0.01",
+        ],
+        None,
+        0,
+    ),
     "sink": (["run", "-q", "-m", "demo", "-t", "./opener.py", "opener path='x'"], None, 0),
 }
 OPENER = """
@@ -58,18 +76,21 @@ def test_every_kind_does_what_it_says(cli: Cli, kind: str) -> None:
                   and re.search(r"@[A-Z]+@", (cli.work / path).read_text())]  # fmt: skip
     installed(cli, project)
     cli.file("opener.py", OPENER)
+    cli.file("prompts.txt", "Hello\nHow are you?\n")
     command, output, code = USES[kind]
     used = cli(*command, TINYAGENT_A_SINK_FILE="runs.jsonl")
     assert code == used.code, used.err
     assert output in (used.out, None)
     assert "  ok\n" in cli("plugins", "list", "--check", TINYAGENT_PLUGINS=f"a-{kind}").out
+    if kind == "executor":
+        assert 2 == len((cli.work / "answers.jsonl").read_text().splitlines())
     if kind == "sink":
         assert 1 == json.loads((cli.work / "runs.jsonl").read_text())["tool_calls"]
 
 
 def test_every_group_and_every_choice_is_there() -> None:
     """There is a kind for each group of entry points, and the command offers all kinds and licenses."""
-    assert set(GROUPS) - {"executors"} == {kind.group for kind in KINDS.values()}
+    assert set(GROUPS) == {kind.group for kind in KINDS.values()}
     choices = {option.name: option.type for option in new_command.params}
     for name, expected in (("kind", KINDS), ("license_name", LICENSES)):
         offered = choices[name]
@@ -135,7 +156,7 @@ def test_the_tests_pass(projects: Path) -> None:
         capture_output=True, text=True, check=False, cwd=projects / "short",
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "18 passed" in done.stdout
+    assert "33 passed" in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.command("new")
 @click.argument("name")
 @click.option(
-    "--kind", type=click.Choice(["tool", "provider", "command", "hook", "sink"]), default="tool",
+    "--kind", type=click.Choice(["tool", "provider", "command", "hook", "sink", "executor"]), default="tool",
     help="The kind of plugin (tool).",
 )  # fmt: skip
 @click.option(
@@ -43,6 +43,7 @@ def command(
       command   a command of tinyagent
       hook      refuses, changes or observes tool calls of every run
       sink      gets the events of every run, to log or count them
+      executor  decides where and when the items of a batch run
     """
     from tinyagent_cli.plugins import scaffold
 

@@ -66,6 +66,12 @@ KINDS = {
         "export TINYAGENT_@CONSTANT@_FILE=runs.jsonl      # without it, nothing is written\n"
         'tinyagent run "Hello there" && cat runs.jsonl',
     ),
+    "executor": Kind(
+        "executors",
+        "An executor for tinyagent: it runs the items of a batch with a pause between their starts.",
+        "tinyagent batch --lines prompts.txt -o answers.jsonl --executor @NAME@ --executor-option pause=2",
+        ("msgspec>=0.19",),
+    ),
 }
 """The kinds, by the value of `--kind`."""
 
