@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import tinyagent
+from tinyagent_cli.plugins.own_plugins import own_plugins
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,6 +82,17 @@ def test_versions_agree() -> None:
         for path in ROOT.glob("plugins/*/pyproject.toml")
     }
     assert dict.fromkeys(versions, tinyagent.__version__) == versions
+
+
+def test_plugins_can_be_found() -> None:
+    """`plugins search` names each plugin, with its description, and each has the keyword of plugins."""
+    projects = [
+        tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        for path in (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("bindings/*/pyproject.toml"))
+    ]
+    listed = {project["name"]: project["description"] for project in projects}
+    assert listed == own_plugins(), "copy the descriptions into tinyagent_cli/plugins/own_plugins.txt"
+    assert [] == [each["name"] for each in projects if "tinyagent-plugin" not in each.get("keywords", ())]
 
 
 def test_no_machine_path_is_committed() -> None:

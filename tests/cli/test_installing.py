@@ -1,12 +1,15 @@
-"""What `plugins install`, `uninstall` and `new` refuse before they change anything."""
+"""What `plugins install`, `uninstall` and `new` refuse before they change anything, and `plugins search`."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 
 import tinyagent
 
 from .conftest import Cli
+from .test_main import imported_by
 
 
 @pytest.mark.parametrize(
@@ -97,3 +100,38 @@ def test_only_an_empty_folder_is_used(cli: Cli) -> None:
     assert before == sorted(path.read_text() for path in cli.work.rglob("*.py"))
     assert 0 == cli("plugins", "new", "tinyagent-weather", "--folder", "deep/down").code
     assert (cli.work / "deep" / "down" / "src" / "tinyagent_weather" / "__init__.py").is_file()
+
+
+# ---- search ---------------------------------------------------------------------------------------
+
+
+def test_search_lists_our_plugins_and_says_where_others_are(cli: Cli) -> None:
+    """All words must fit. The address has the keyword and the words, and the installed version is shown."""
+    done = cli("plugins", "search", "FILES", "tinyagent")
+    first, *rest = done.out.splitlines()
+    assert (0, "") == (done.code, done.err)
+    assert ["tinyagent-tools-fs", "0.1.0"] == first.split()[:2]
+    assert "  https://pypi.org/search/?q=tinyagent-plugin+FILES+tinyagent" in rest
+    assert [] == [line for line in rest if line.startswith("tinyagent-")]
+
+
+def test_search_without_words_lists_all_of_them(cli: Cli) -> None:
+    """A plugin that is not installed has no version."""
+    rows = json.loads(cli("plugins", "search", "--json", TINYAGENT_PLUGINS="").out)
+    assert {None} == {row["installed"] for row in rows}
+    assert {"tinyagent-mcp", "tinyagent-audit", "tinyagent-alchemy"} < {row["name"] for row in rows}
+    assert len(rows) == len(cli("plugins", "search").out.partition("\n\n")[0].splitlines())
+
+
+def test_search_for_something_unknown(cli: Cli) -> None:
+    """The words become part of the address, whatever they contain."""
+    done = cli("plugins", "search", "a&b", "é#\x1b[31m")
+    assert (0, "No plugin of the tinyagent project has these words.\n") == (done.code, done.err)
+    assert "?q=tinyagent-plugin+a%26b+%C3%A9%23%1B%5B31m\n" in done.out
+
+
+def test_search_needs_no_network(cli: Cli) -> None:
+    """It imports nothing that could send a request."""
+    loaded = imported_by(cli, "plugins", "search", "web")
+    assert "tinyagent_cli.commands.search_plugins" in loaded
+    assert set() == loaded & {"socket", "httpx", "asyncio", "urllib.request", "http.client", "tinyagent"}

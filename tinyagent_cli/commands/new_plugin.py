@@ -15,7 +15,7 @@ from .options import common_options
 __all__ = ["command"]
 
 
-@click.command("new")
+@click.command("new", short_help="Create the project of a plugin, with tests that pass.")
 @click.argument("name")
 @click.option(
     "--kind", type=click.Choice(["tool", "provider", "command", "hook", "sink", "executor"]), default="tool",

@@ -1,4 +1,4 @@
-"""`tinyagent plugins`: install, create and check plugins."""
+"""`tinyagent plugins`: install, list, show and uninstall plugins."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class PluginsGroup(LazyGroup):
     """The group `plugins`."""
 
     late: Mapping[str, str] = {
+        "search": "tinyagent_cli.commands.search_plugins",
         "new": "tinyagent_cli.commands.new_plugin",
         "doctor": "tinyagent_cli.commands.doctor",
     }
@@ -39,11 +40,11 @@ class PluginsGroup(LazyGroup):
 @common_options
 @click.pass_context
 def plugins(ctx: click.Context) -> None:
-    """Install, create and check plugins."""
+    """Find, install, create and check plugins."""
     need_command(ctx)
 
 
-@plugins.command("list")
+@plugins.command("list", short_help="List the installed plugins, with what each adds.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @click.option("--check", is_flag=True, help="Load each plugin to see whether it works.")
 @common_options
@@ -130,7 +131,7 @@ def _status(result: CheckResult) -> str:
     return f"{result.status}: {result.message} {result.hint or ''}"
 
 
-@plugins.command("show")
+@plugins.command("show", short_help="Show what a plugin adds and may do.")
 @click.argument("name", shell_complete=complete_plugins)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 @common_options
