@@ -730,6 +730,32 @@ class Provider:
     list_models: Callable[[], Awaitable[list[ModelInfo]]] | None = None
 
 
+@dataclass(frozen=True)
+class PromptVariable:
+    """A variable of a prompt template, which the user sets with `-P NAME=VALUE`."""
+
+    name: str
+    description: str = ""
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A prompt template that a plugin registers.
+
+    Attributes:
+        name: `SOURCE/NAME`, as in `-p SOURCE/NAME`. The slash tells it from the templates in files.
+        fill_in: Returns the prompt for the values of the variables. The command line has checked their names.
+        description: What it is for, in a line.
+        variables: The variables.
+    """
+
+    name: str
+    fill_in: Callable[[Mapping[str, str]], str]
+    description: str = ""
+    variables: tuple[PromptVariable, ...] = ()
+
+
 # ---- the loop -----------------------------------------------------------------------------------
 
 ToolExecutionMode: TypeAlias = Literal["auto", "parallel", "sequential"]

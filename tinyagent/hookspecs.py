@@ -1,8 +1,8 @@
 """The hooks of plugins, and the marker for their implementations.
 
 A plugin is any distribution with an entry point in one of the groups `tinyagent.tools`,
-`tinyagent.providers`, `tinyagent.commands`, `tinyagent.executors` (loaded when its name is requested) or
-`tinyagent.hooks` (loaded for every run):
+`tinyagent.providers`, `tinyagent.commands`, `tinyagent.executors`, `tinyagent.inputs` (loaded when its
+name is requested) or `tinyagent.hooks` (loaded for every run):
 
     [project.entry-points."tinyagent.tools"]
     weather = "tinyagent_weather"
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         AgentEvent,
         AgentTool,
         AgentToolResult,
+        PromptTemplate,
         Provider,
         ToolCallDecision,
         ToolCallInfo,
@@ -88,6 +89,21 @@ def tinyagent_register_executors(register: Callable[[str, ExecutorFactory], None
 
     The factory gets the options of the executor and returns it; see `tinyagent.executors`.
     """
+
+
+@hookspec
+def tinyagent_register_templates(register: Callable[[PromptTemplate], None], requested: str | None) -> None:
+    """Call `register(template)` for each prompt template.
+
+    `requested` is the name of the template that is looked for; None means all. A plugin whose templates are
+    slow to find may then register fewer.
+    """
+
+
+@hookspec
+def tinyagent_read_input(argument: str) -> Sequence[bytes]:
+    """Return the texts and images that `-f NAME:ARGUMENT` means, where NAME is that of the entry point."""
+    return []
 
 
 @hookspec

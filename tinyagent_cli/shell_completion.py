@@ -253,28 +253,37 @@ def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Complete the names of templates, with their files. They are not read."""
+    """Complete the names of templates, with their files. They are not read, and no plugin is loaded."""
     from click.shell_completion import CompletionItem
 
+    from .config.known_templates import read_known
     from .config.templates import all_templates
 
     try:
-        found = {
-            place.name: place for place in reversed(all_templates()) if place.name.startswith(incomplete)
-        }
+        found = {place.name: str(place.path) for place in reversed(all_templates())}
+        found |= {template.name: template.description for template in read_known()}
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
-    return [CompletionItem(name, help=str(found[name].path)) for name in sorted(found)]
+    return [CompletionItem(name, help=found[name]) for name in sorted(found) if name.startswith(incomplete)]
 
 
 def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the variables of the template of `-p`, with their defaults."""
     from click.shell_completion import CompletionItem
 
+    from .config.known_templates import read_known
     from .config.templates import PROMPT, STDIN, find_template, read_template
 
+    name = str(ctx.params.get("template"))
+    known = next((template for template in read_known() if template.name == name), None)
+    if known is not None:
+        return [
+            CompletionItem(f"{variable}=", help=about)
+            for variable, about in known.variables.items()
+            if variable.startswith(incomplete)
+        ]
     try:
-        content = read_template(find_template(str(ctx.params.get("template")))).content
+        content = read_template(find_template(name)).content
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
     return [

@@ -22,6 +22,7 @@ USES = {
     "tool": (["tools", "call", "a-tool", "text=one two"], "2\n", 0),
     "provider": (["run", "-m", "a-provider/any", "hello"], "You wrote: hello\n", 0),
     "command": (["a-command", "Ada"], "Hello, Ada!\n", 0),
+    "input": (["run", "-q", "-m", "demo", "-p", "a-input/explain", "-P", "topic=tea"], None, 0),
     "hook": (["tools", "call", "./opener.py", "path=app/.env"], "", 1),
     "executor": (
         [
@@ -156,7 +157,7 @@ def test_the_tests_pass(projects: Path) -> None:
         capture_output=True, text=True, check=False, cwd=projects / "short",
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "33 passed" in done.stdout
+    assert "37 passed" in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,8 @@ __all__ = ["command"]
 @click.command("new", short_help="Create the project of a plugin, with tests that pass.")
 @click.argument("name")
 @click.option(
-    "--kind", type=click.Choice(["tool", "provider", "command", "hook", "sink", "executor"]), default="tool",
+    "--kind",
+    type=click.Choice(["tool", "provider", "command", "input", "hook", "sink", "executor"]), default="tool",
     help="The kind of plugin (tool).",
 )  # fmt: skip
 @click.option(
@@ -41,6 +42,7 @@ def command(
       tool      a function that the model can call
       provider  models
       command   a command of tinyagent
+      input     prompt templates, and what -f NAME:ARGUMENT reads
       hook      refuses, changes or observes tool calls of every run
       sink      gets the events of every run, to log or count them
       executor  decides where and when the items of a batch run

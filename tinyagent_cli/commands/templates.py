@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tinyagent.agent_types import JsonDict
     from tinyagent_cli.config.templates import TemplatePath
+    from tinyagent_cli.plugins.registry import TemplateClaim
 
 __all__ = ["templates"]
 
@@ -70,12 +71,13 @@ def templates(ctx: click.Context) -> None:
 @common_options
 @click.pass_obj
 def list_templates(app: AppContext, as_json: bool) -> None:
-    """List the templates, yours first."""
+    """List the templates: yours first, then those of the project and of plugins."""
     from tinyagent_cli.config.templates import PROJECT_TEMPLATES, all_templates, user_templates
 
     places = all_templates()
     own = {place.name for place in places if not place.is_project}
     rows = [_described(place, hidden=place.is_project and place.name in own) for place in places]
+    rows += [_of_plugin(claim) for _, claim in sorted(_claims(app).items())]
     if as_json:
         print_json(rows)
     elif not rows:
@@ -95,6 +97,40 @@ def list_templates(app: AppContext, as_json: bool) -> None:
                 for row in rows
             ],
         )
+
+
+def _claims(app: AppContext) -> dict[str, TemplateClaim]:
+    """Return the templates of plugins, and store their names for completion."""
+    from tinyagent.errors import TinyAgentError
+    from tinyagent_cli.config.known_templates import write_known
+    from tinyagent_cli.config.settings import load_settings
+    from tinyagent_cli.plugins.discovery import find
+    from tinyagent_cli.plugins.registry import PluginLoader
+
+    if not find("inputs"):
+        return {}
+    try:
+        claims = PluginLoader.from_settings(load_settings()).templates()
+    except TinyAgentError as error:
+        app.warn(f"The templates of plugins are missing: {error}")
+        return {}
+    write_known(claim.template for claim in claims.values())
+    return claims
+
+
+def _of_plugin(claim: TemplateClaim) -> JsonDict:
+    template = claim.template
+    return {
+        "name": template.name,
+        "path": None,
+        "source": claim.plugin.name,
+        "hidden": False,
+        "problem": None,
+        "model": None,
+        "tools": None,
+        "description": template.description,
+        "variables": [variable.name for variable in template.variables],
+    }
 
 
 def _described(place: TemplatePath, *, hidden: bool) -> JsonDict:
@@ -125,17 +161,28 @@ def _described(place: TemplatePath, *, hidden: bool) -> JsonDict:
 @common_options
 @click.pass_obj
 def show(app: AppContext, name: str) -> None:
-    """Print the file of a template."""
+    """Print the file of a template, or the variables of a plugin's template."""
     from tinyagent_cli.config.templates import find_template, read_template
     from tinyagent_cli.terminal.output import take_stdout
     from tinyagent_cli.terminal.sanitise import clean
 
-    template = read_template(find_template(name))
+    claim = _claims(app).get(name) if "/" in name else None
+    text = _facts(claim) if claim is not None else read_template(find_template(name)).text
     output = take_stdout()
-    text = template.text if template.text.endswith("\n") else f"{template.text}\n"
+    text = text if text.endswith("\n") else f"{text}\n"
     output.write_now((clean(text) if output.is_terminal else text).encode())
     if output.error is not None:
         raise output.error
+
+
+def _facts(claim: TemplateClaim) -> str:
+    """Return what is known about a plugin's template. Its text depends on the variables."""
+    template = claim.template
+    lines = [f"A template of the plugin {claim.plugin}.", template.description]
+    for variable in template.variables:
+        about = f"  -P {variable.name}=…  {'' if variable.required else '(optional) '}{variable.description}"
+        lines.append(about.rstrip())
+    return "\n".join(line for line in lines if line)
 
 
 @templates.command()

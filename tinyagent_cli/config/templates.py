@@ -21,6 +21,7 @@ from tinyagent_cli.exit_codes import InputError
 
 from .environment import config_directory
 from .files import Table, decode_toml, names_a_file, split_model
+from .known_templates import read_known
 
 __all__ = [
     "PROJECT_TEMPLATES",
@@ -34,6 +35,7 @@ __all__ = [
     "check_name",
     "decode_template",
     "find_template",
+    "literal",
     "lookup_template",
     "read_template",
     "user_templates",
@@ -164,6 +166,11 @@ class Template(NamedTuple):
         return f"Its variables: {', '.join(names)}."
 
 
+def literal(text: str) -> str:
+    """Return a text of a template in which no part is a variable."""
+    return text.replace("{{", '{{ "{{" }}')
+
+
 # ---- find -----------------------------------------------------------------------------------------------
 
 
@@ -220,6 +227,8 @@ def find_template(name: str) -> TemplatePath:
         return found
     known = list(dict.fromkeys(place.name for place in all_templates()))
     hint: str | None
+    if "/" in name:
+        known += [template.name for template in read_known()]
     if re.search(r"\s", name):
         hint = "-p takes the name of a template. A prompt is an argument without -p."
     elif known:

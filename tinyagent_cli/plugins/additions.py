@@ -25,7 +25,7 @@ class Addition(NamedTuple):
     """One thing that a plugin adds.
 
     Attributes:
-        kind: `tool`, `provider`, `command`, `executor` or `hook`.
+        kind: `tool`, `provider`, `command`, `executor`, `input` or `hook`.
         name: Its name.
         read_only: Of a tool: whether it says that it changes nothing, so that it runs without asking; None if
             that is not known before it is loaded.
@@ -55,7 +55,7 @@ def loaded_additions(loaded: LoadedPlugin, plugin: Plugin) -> Iterator[Addition]
     Raises:
         TinyAgentError: The plugin cannot be used.
     """
-    from .loading import command_of, executor_of, provider_of, require_guard, tools_of
+    from .loading import command_of, executor_of, provider_of, require_guard, require_inputs, tools_of
 
     match plugin.group:
         case "tools":
@@ -70,6 +70,9 @@ def loaded_additions(loaded: LoadedPlugin, plugin: Plugin) -> Iterator[Addition]
         case "executors":
             executor_of(loaded, plugin.name)
             yield Addition("executor", plugin.name)
+        case "inputs":
+            require_inputs(loaded)
+            yield Addition("input", plugin.name)
         case _:
             require_guard(loaded)
             for name in HOOKS:
@@ -92,6 +95,8 @@ def what_it_may(addition: Addition) -> str:
             return f"tinyagent {addition.name}"
         case "executor":
             return f"tinyagent batch --executor {addition.name}"
+        case "input":
+            return f"prompts of -p, and -f {addition.name}:…"
         case _:
             return HOOKS[addition.name]
 
@@ -115,4 +120,5 @@ def when_loaded(plugin: Plugin) -> str:
         "providers": f"-m {plugin.name}/…",
         "commands": f"tinyagent {plugin.name}",
         "executors": f"tinyagent batch --executor {plugin.name}",
+        "inputs": f"-p SOURCE/NAME, -f {plugin.name}:… and tinyagent templates",
     }.get(plugin.group, "every run, and every `tools call`")

@@ -28,7 +28,7 @@ __all__ = [
     "scan",
 ]
 
-GROUPS = ("tools", "providers", "commands", "executors", "hooks")
+GROUPS = ("tools", "providers", "commands", "executors", "inputs", "hooks")
 """The groups of entry points, without `tinyagent.`."""
 
 EXECUTORS = ("local", "processes")

@@ -17,7 +17,7 @@ import pluggy
 
 from tinyagent import hookspecs
 from tinyagent._tool_schemas import tool_schema
-from tinyagent.agent_types import AgentEvent, AgentTool, Provider
+from tinyagent.agent_types import AgentEvent, AgentTool, PromptTemplate, Provider
 from tinyagent.errors import PluginError, TinyAgentError
 from tinyagent_cli.terminal.signals import StopRun
 from tinyagent_cli.version import version
@@ -39,11 +39,15 @@ __all__ = [
     "SinkFactory",
     "command_of",
     "executor_of",
+    "filled_in",
+    "input_of",
     "load",
     "provider_of",
     "require_guard",
+    "require_inputs",
     "sinks_of",
     "suggestion",
+    "templates_of",
     "tools_of",
 ]
 
@@ -55,6 +59,7 @@ SinkFactory: TypeAlias = Callable[[], Callable[[AgentEvent], None]]
 
 _TOOL_NAME = r"[A-Za-z0-9_-]{1,64}"
 _GUARD_HOOKS = ("tinyagent_before_tool_call", "tinyagent_after_tool_call", "tinyagent_register_sinks")
+_INPUT_HOOKS = ("tinyagent_register_templates", "tinyagent_read_input")
 _ORDER_MARKS = ("tryfirst", "trylast", "wrapper", "hookwrapper")
 """Options of `hookimpl` that would change the order of hooks, which is that of the plugins' names."""
 
@@ -285,6 +290,62 @@ def executor_of(loaded: LoadedPlugin, name: str) -> ExecutorFactory:
         only = ", ".join(sorted(offered)) or "none"
         raise failure(loaded.plugin, f"registers no executor named {name!r}, only: {only}", None, None)
     return offered[name]
+
+
+def templates_of(loaded: LoadedPlugin, requested: str | None = None) -> dict[str, PromptTemplate]:
+    """Return the prompt templates that a plugin registers, by name.
+
+    Raises:
+        TinyAgentError: The plugin cannot be used.
+    """
+    offered: dict[str, PromptTemplate] = {}
+
+    def register(template: object) -> None:
+        if not isinstance(template, PromptTemplate):
+            raise TypeError(f"register() got {_kind(template)}, not a PromptTemplate")
+        if "/" not in template.name:
+            raise ValueError(f"the name of a template is SOURCE/NAME; this one is {template.name!r}")
+        if offered.setdefault(template.name, template) is not template:
+            raise ValueError(f"it registers two templates named {template.name!r}")
+
+    for hook in loaded.hooks.get("tinyagent_register_templates", ()):
+        _guarded(loaded.plugin, "cannot be used", hook.call, register=register, requested=requested)
+    return offered
+
+
+def filled_in(template: PromptTemplate, plugin: Plugin | ToolFile, values: Mapping[str, str]) -> str:
+    """Return the prompt of a plugin's template.
+
+    Raises:
+        TinyAgentError: The plugin failed.
+    """
+    text: object = _guarded(plugin, f"cannot fill in {template.name!r}", template.fill_in, values)
+    if not isinstance(text, str):
+        raise failure(plugin, f"returned {_kind(text)} for {template.name!r}, not a text", None, None)
+    return text
+
+
+def input_of(loaded: LoadedPlugin, argument: str) -> list[bytes]:
+    """Return what a plugin reads for `-f NAME:ARGUMENT`.
+
+    Raises:
+        TinyAgentError: The plugin cannot read it.
+    """
+    (hook, *_) = _required(loaded, "tinyagent_read_input")
+    parts = _guarded(loaded.plugin, f"cannot read {argument!r}", hook.call, argument=argument)
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, bytes) for part in parts):
+        raise failure(loaded.plugin, f"returned no bytes for {argument!r}", None, None)
+    return list(parts)
+
+
+def require_inputs(loaded: LoadedPlugin) -> None:
+    """Refuse a plugin of the group `tinyagent.inputs` that has no hook for it.
+
+    Raises:
+        PluginError: It has none.
+    """
+    if not any(name in loaded.hooks for name in _INPUT_HOOKS):
+        raise _without_hook(loaded, " or ".join(_INPUT_HOOKS))
 
 
 def sinks_of(loaded: LoadedPlugin) -> list[tuple[str, SinkFactory]]:

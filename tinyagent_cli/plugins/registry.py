@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from tinyagent.errors import ConfigurationError, PluginError, TinyAgentError
+from tinyagent.errors import ConfigurationError, NotConfiguredError, PluginError, TinyAgentError
 
 from .builtin import provider_plugins
 from .discovery import EXECUTORS, Plugin, find
@@ -21,11 +21,13 @@ from .loading import (
     SinkFactory,
     command_of,
     executor_of,
+    input_of,
     load,
     provider_of,
     require_guard,
     sinks_of,
     suggestion,
+    templates_of,
     tools_of,
 )
 from .selection import Preferences, ToolClaim, list_names, plugin_of_tool
@@ -34,12 +36,12 @@ from .tool_sources import ToolFile, ToolSource, source_of
 if TYPE_CHECKING:
     import click
 
-    from tinyagent.agent_types import AgentTool, Provider
+    from tinyagent.agent_types import AgentTool, PromptTemplate, Provider
     from tinyagent.executors import ExecutorFactory
     from tinyagent_cli.config.files import ProviderTable
     from tinyagent_cli.config.settings import Settings
 
-__all__ = ["PluginLoader", "Registry", "ToolSet"]
+__all__ = ["PluginLoader", "Registry", "TemplateClaim", "ToolSet"]
 
 
 class Registry(NamedTuple):
@@ -70,6 +72,13 @@ class ToolSet(NamedTuple):
 
     tools: list[AgentTool]
     sources: dict[str, ToolSource]
+
+
+class TemplateClaim(NamedTuple):
+    """A prompt template, and the plugin that offers it."""
+
+    template: PromptTemplate
+    plugin: Plugin
 
 
 class PluginLoader:
@@ -195,6 +204,41 @@ class PluginLoader:
                 hint="Other executors are plugins. That of Ray: tinyagent plugins install tinyagent-ray",
             )
         return executor_of(self.load(self._preferences.choose(name, claims)), name)
+
+    def templates(self, requested: str | None = None) -> dict[str, TemplateClaim]:
+        """Return the prompt templates of plugins, by name. One that is not configured has none.
+
+        Args:
+            requested: The name of the one that is looked for; None for all.
+
+        Raises:
+            TinyAgentError: A plugin cannot be used, or two have a template of the same name.
+        """
+        found: dict[str, TemplateClaim] = {}
+        for plugin in find("inputs"):
+            try:
+                offered = templates_of(self.load(plugin), requested)
+            except NotConfiguredError:
+                continue
+            for name, template in offered.items():
+                if found.setdefault(name, TemplateClaim(template, plugin)).template is not template:
+                    raise PluginError(
+                        f"The template {name!r} is offered by {found[name].plugin} and by {plugin}."
+                    )
+        return found
+
+    def input_names(self) -> set[str]:
+        """Return the names that can begin an argument of `-f`, without loading a plugin."""
+        return {plugin.name for plugin in find("inputs")}
+
+    def read_input(self, name: str, argument: str) -> list[bytes]:
+        """Return the texts and images of `-f NAME:ARGUMENT`.
+
+        Raises:
+            TinyAgentError: The plugin cannot read it.
+        """
+        claims = [plugin for plugin in find("inputs") if plugin.name == name]
+        return input_of(self.load(self._preferences.choose(name, claims)), argument)
 
     def load_guards(self) -> None:
         """Load the plugins of the group `tinyagent.hooks`, which must be loaded before a tool may run.

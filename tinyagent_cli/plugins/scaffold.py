@@ -55,6 +55,12 @@ KINDS = {
     "command": Kind(
         "commands", "A command for tinyagent: it greets.", "tinyagent @NAME@ Ada", ("click>=8.1",)
     ),
+    "input": Kind(
+        "inputs",
+        "Prompts and inputs for tinyagent: a template, and the names of the files in a folder.",
+        "tinyagent run -p @NAME@/explain -P topic=tea\n"
+        'tinyagent run -f @NAME@:. "Which of these files are tests?"',
+    ),
     "hook": Kind(
         "hooks",
         "A policy for tinyagent: it refuses tool calls that name .env files.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import UNSET
 
 from tinyagent import Agent, _json
 from tinyagent._answer import answer_error
+from tinyagent._cancel import run_in_thread
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, ToolCallInfo, UserMessage
 from tinyagent.errors import AgentStateError, EmptyReplyError, TinyAgentError
 from tinyagent.jsonl import Encoder, ResultRecord, SessionRecord
@@ -200,7 +202,8 @@ class Conversation:
     async def _prompt(self, command: Prompt) -> None:
         self._check_idle()
         if command.template is not UNSET:
-            template = read_template(self._app, command.template, command.parameters, command.message)
+            read = partial(read_template, self._app, command.template, command.parameters, command.message)
+            template = await run_in_thread(read, "tinyagent template")  # a plugin may have to start a server
             message = message_of(template.text, command.images)
             restore, answer = self._use_template(template), template.answer
         elif command.parameters:

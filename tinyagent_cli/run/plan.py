@@ -204,6 +204,8 @@ def prepare(
     Raises:
         TinyAgentError: Something is missing, malformed or unknown.
     """
+    if options.mcp:
+        _use_servers(options.mcp)
     template = _choose_template(app, options)
     piped = not prompts_follow and _stdin_is_prompt(options, stdin, template)
     answer = _wanted_answer(options, template)
@@ -225,8 +227,23 @@ def prepare(
 
         return read_page(app, plugins, lifetime, url)
 
+    def read_input(path: str) -> list[bytes] | None:
+        name, colon, argument = path.partition(":")
+        if not colon or name not in plugins.input_names() or Path(path).exists():
+            return None
+        app.detail(f"Reading {path}")
+        return plugins.read_input(name, argument)
+
     conversation = _read_conversation(
-        app, options, found, chosen, stdin, None if prompts_follow else piped, template, context, read_url
+        app,
+        options,
+        found,
+        chosen,
+        stdin,
+        None if prompts_follow else piped,
+        template,
+        context,
+        lambda paths: read_files(paths, stdin, read_url, read_input),
     )
     if provider.name == "demo":
         from tinyagent.demo_provider import NOTICE
@@ -515,11 +532,11 @@ def _read_conversation(
     piped: bool | None,
     template: ChosenTemplate | None,
     context: ProjectContext | None,
-    read_url: Callable[[str], bytes],
+    read: Callable[[Sequence[str]], list[tuple[str, bytes]]],
 ) -> _Conversation:
     """Read the history, the system prompt, the files and standard input. Open the session at last.
 
-    `piped` is whether standard input is part of the prompt; None if the prompts follow.
+    `piped` is whether standard input is part of the prompt; None if the prompts follow. `read` reads files.
     """
     history = _history(app, options.history, stdin)
     given = None if options.system is None else read_system(options.system, stdin)
@@ -528,7 +545,7 @@ def _read_conversation(
         note_missing_files(prompt, app.note)
     for name in mentioned:
         app.note(f"Added the file {name} to the prompt, which has @{name}. For the text alone: @@{name}")
-    files = read_files((*options.files, *mentioned), stdin, read_url)
+    files = read((*options.files, *mentioned))
     piped_text = stdin.read() if piped else None
     if template is not None:
         filled = template.fill_in(prompt, piped_text)
@@ -555,15 +572,23 @@ def _read_conversation(
 def _tool_names(options: RunOptions, configured: Sequence[str]) -> Sequence[str]:
     """Return the names of the requested tools; `--mcp` adds the tools of its servers."""
     names = options.tools or tuple(configured)
-    if not options.mcp:
+    if not options.mcp or any(name.split(".")[0] == "mcp" for name in names):
         return names
+    return (*names, "mcp")
+
+
+def _use_servers(commands: Sequence[str]) -> None:
+    """Use the servers of `--mcp` in place of the configured ones.
+
+    Raises:
+        ConfigurationError: The plugin is not installed.
+    """
     if "mcp" not in (entry.name for entry in find("tools")):
         raise ConfigurationError(
             "--mcp needs the plugin tinyagent-mcp, which is not installed.",
             hint="Install it: tinyagent plugins install tinyagent-mcp",
         )
-    set_variable("TINYAGENT_MCP", "\n".join(options.mcp))
-    return names if any(name.split(".")[0] == "mcp" for name in names) else (*names, "mcp")
+    set_variable("TINYAGENT_MCP", "\n".join(commands))
 
 
 def _first(value: T | None, default: D) -> T | D:

@@ -133,7 +133,10 @@ def note_missing_files(prompt: str, note: Callable[[str], None]) -> None:
 
 
 def read_files(
-    paths: Sequence[str], stdin: StandardInput, read_url: Callable[[str], bytes]
+    paths: Sequence[str],
+    stdin: StandardInput,
+    read_url: Callable[[str], bytes],
+    read_input: Callable[[str], list[bytes] | None] = lambda path: None,
 ) -> list[tuple[str, bytes]]:
     """Read the files of a prompt. Return the path and the bytes of each.
 
@@ -141,6 +144,7 @@ def read_files(
         paths: Files; `-` is standard input. Web pages are read by `read_url`.
         stdin: Standard input.
         read_url: Returns the text of a web page.
+        read_input: Returns the parts of an input of a plugin; None if the path is none.
 
     Raises:
         InputError: A file cannot be read, or together they have more than `MAX_INPUT` bytes.
@@ -148,11 +152,13 @@ def read_files(
     files: list[tuple[str, bytes]] = []
     total = 0
     for path in paths:
-        data = read_url(path) if is_url(path) else read_file(path, stdin)
-        total += len(data)
+        parts = read_input(path)
+        if parts is None:
+            parts = [read_url(path) if is_url(path) else read_file(path, stdin)]
+        total += sum(map(len, parts))
         if total > MAX_INPUT:
             raise InputError(f"The files of -f together exceed the limit of {MAX_INPUT >> 20} MiB.")
-        files.append((path, data))
+        files += [(path, part) for part in parts]
     return files
 
 
@@ -169,7 +175,7 @@ def build_prompt(prompt: str | None, files: Sequence[tuple[str, bytes]], stdin: 
         mime = image_type(data)
         if mime is None:
             text = _text(data, name, "-f takes text and images (PNG, JPEG, GIF, WebP).")
-            shown = name if is_url(name) else Path(name).name
+            shown = name if "://" in name else Path(name).name
             texts.append(f"<file name={shown!r}>\n{text.rstrip()}\n</file>")
         elif len(data) > MAX_IMAGE:
             raise InputError(f"{name} is an image of more than {MAX_IMAGE >> 20} MiB.")

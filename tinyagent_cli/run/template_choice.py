@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.text_files import decode_text
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.templates import PROMPT, STDIN, Template, find_template, read_template
+from tinyagent_cli.config.templates import (
+    PROMPT,
+    STDIN,
+    Template,
+    TemplateFile,
+    TemplatePath,
+    find_template,
+    literal,
+    read_template,
+)
 from tinyagent_cli.exit_codes import InputError
 
 if TYPE_CHECKING:
+    from tinyagent_cli.plugins.registry import TemplateClaim
+
     from .schema_argument import WantedAnswer
 
 __all__ = ["ChosenTemplate", "FilledTemplate", "choose_template", "parse_values"]
@@ -100,12 +112,54 @@ def parse_values(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def _claim(name: str) -> TemplateClaim | None:
+    """Return the template of this name that a plugin offers."""
+    from tinyagent_cli.config.settings import load_settings
+    from tinyagent_cli.plugins.registry import PluginLoader
+
+    return PluginLoader.from_settings(load_settings()).templates(name).get(name)
+
+
+def _filled_in(claim: TemplateClaim, values: Mapping[str, str]) -> ChosenTemplate:
+    """Return a plugin's template, whose prompt has the values already.
+
+    Raises:
+        InputError: A variable is unknown, or has no value.
+        TinyAgentError: The plugin failed.
+    """
+    from tinyagent_cli.plugins.loading import filled_in
+
+    template = claim.template
+    names = [variable.name for variable in template.variables]
+    hint = f"Its variables: {', '.join(names)}." if names else "It has no variables."
+    for name in values:
+        if name not in names:
+            raise InputError(
+                f"-P {name}: the template {template.name!r} has no variable of that name.", hint=hint
+            )
+    missing = [each.name for each in template.variables if each.required and each.name not in values]
+    if missing:
+        how = " ".join(f"-P {name}=…" for name in missing)
+        raise InputError(
+            f"The template {template.name!r} needs a value for {', '.join(missing)}: {how}", hint=hint
+        )
+    text = literal(filled_in(template, claim.plugin, values))
+    content = TemplateFile(description=template.description, prompt=text)
+    place = TemplatePath(template.name, Path(template.name), is_project=False)
+    return ChosenTemplate(Template(place, text, content), {})
+
+
 def choose_template(app: AppContext, name: str, values: Mapping[str, str]) -> ChosenTemplate:
     """Read a template, for these values of its variables.
 
     Raises:
         TinyAgentError: There is no such template, or it is malformed.
     """
+    if "/" in name:
+        claim = _claim(name)
+        if claim is not None:
+            app.detail(f"Using the template {name} of the plugin {claim.plugin}.")
+            return _filled_in(claim, values)
     template = read_template(find_template(name))
     if template.place.is_project:
         app.note(f"Using the template {name} of this project: {template.place.path}")

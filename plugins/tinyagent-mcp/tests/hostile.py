@@ -246,7 +246,7 @@ def requests() -> None:
         ask("roots/list"),
         ask("no/such/method"),
     ]
-    codes = [str(one["error"]["code"]) for one in asked]
+    codes = [str(one["error"]["code"]) if "error" in one else "answered" for one in asked]
     codes.append("pong" if ask("ping")["result"] == {} else "?")
     answer(text(" ".join(codes)))
 
@@ -354,12 +354,20 @@ def initialize() -> Any:
         case "careless":
             del result["serverInfo"]
             result |= {"capabilities": {"tools": {}, "logging": None, "prompts": True}, "instructions": 5}
+        case "prompts":
+            result["capabilities"]["prompts"] = {}
         case "refuses":
             return None
     return result
 
 
-FAULTS = {name: value for name, value in FAULTS.items() if name not in ("tools", "initialize")}
+def prompts() -> Any:
+    """Return the result of prompts/list."""
+    good = {"name": "good", "arguments": [{"name": "a"}, {"name": 5}, "b"], "title": 7}
+    return {"prompts": [good, {"name": ""}, {"description": "no name"}, "text"], "nextCursor": 5}
+
+
+FAULTS = {name: value for name, value in FAULTS.items() if name not in ("tools", "initialize", "prompts")}
 for line in sys.stdin:
     REQUEST: dict[str, Any] = json.loads(line)
     if "id" not in REQUEST or "method" not in REQUEST:
@@ -371,6 +379,12 @@ for line in sys.stdin:
             fail({"code": -32000, "message": "The licence has expired"})
         case "tools/list":
             answer(tools())
+        case "prompts/list" if START == "prompts":
+            answer(prompts())
+        case "prompts/get" if START == "prompts":
+            image = {"type": "image", "data": PIXEL, "mimeType": "image/png"}
+            messages = [{"role": "user", "content": image}, {"role": "system", "content": "x" * 200_000}, 5]
+            answer({"messages": messages})
         case "tools/call":
             name = REQUEST["params"]["name"]
             {**FAULTS, "late": late, "removed": removed_tool, "good": late, "old": late, "odd": late}[name]()

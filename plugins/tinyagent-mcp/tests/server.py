@@ -10,17 +10,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mcp import MCPError
 from mcp.server import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import (
     BlobResourceContents,
     CallToolResult,
+    GetPromptResult,
     ImageContent,
+    InputRequiredResult,
+    ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
+    ListRootsRequest,
     ListToolsResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
     ReadResourceResult,
     Resource,
+    ResourceLink,
     ResourceTemplate,
     TextContent,
     TextResourceContents,
@@ -65,10 +74,11 @@ async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
             next_cursor="2",
         )
     names = ["hangs", "dies", "environment", "structured", "bad.name!", "daemon", "long", "pid"]
+    names += ["link", "roots"]
     return ListToolsResult(tools=[Tool(name=name, input_schema=SCHEMA) for name in names])
 
 
-async def call_tool(ctx: Any, params: Any) -> CallToolResult:
+async def call_tool(ctx: Any, params: Any) -> CallToolResult | InputRequiredResult:
     """Do what the tool's name describes."""
     match params.name:
         case "double":
@@ -83,6 +93,13 @@ async def call_tool(ctx: Any, params: Any) -> CallToolResult:
             for step in (1, 2, 3):
                 await ctx.session.report_progress(step, 3, f"step {step}")
             return text("done")
+        case "link":
+            link = ResourceLink(uri="memo://hidden", name="hidden", mime_type="text/plain")
+            return CallToolResult(content=[link])
+        case "roots":
+            if params.input_responses is None:
+                return InputRequiredResult(input_requests={"roots": ListRootsRequest()})
+            return text("\n".join(str(root.uri) for root in params.input_responses["roots"].roots))
         case "hangs":
             with Path(os.environ["TEST_LOG"]).open("a") as log:
                 try:
@@ -117,7 +134,9 @@ async def call_tool(ctx: Any, params: Any) -> CallToolResult:
 
 
 async def list_resources(ctx: Any, params: Any) -> ListResourcesResult:
-    """Return one text and one picture."""
+    """Return one text and one picture; nothing if the test wants it so."""
+    if "TEST_NO_RESOURCES" in os.environ:
+        return ListResourcesResult(resources=[])
     return ListResourcesResult(
         resources=[
             Resource(uri="memo://one", name="one", mime_type="text/plain"),
@@ -127,7 +146,9 @@ async def list_resources(ctx: Any, params: Any) -> ListResourcesResult:
 
 
 async def list_templates(ctx: Any, params: Any) -> ListResourceTemplatesResult:
-    """Return one template."""
+    """Return one template; nothing if the test wants it so."""
+    if "TEST_NO_RESOURCES" in os.environ:
+        return ListResourceTemplatesResult(resource_templates=[])
     return ListResourceTemplatesResult(
         resource_templates=[ResourceTemplate(uri_template="memo://{n}", name="n")]
     )
@@ -138,7 +159,40 @@ async def read_resource(ctx: Any, params: Any) -> ReadResourceResult:
     uri = str(params.uri)
     if uri == "memo://pixel":
         return ReadResourceResult(contents=[BlobResourceContents(uri=uri, blob=PIXEL, mime_type="image/png")])
+    if uri == "memo://broken":
+        raise MCPError(code=-32000, message="the resource is broken")
     return ReadResourceResult(contents=[TextResourceContents(uri=uri, text=f"This is {uri}")])
+
+
+async def list_prompts(ctx: Any, params: Any) -> ListPromptsResult:
+    """Return a prompt with arguments, and one that is a conversation."""
+    return ListPromptsResult(
+        prompts=[
+            Prompt(
+                name="ask",
+                description="Ask about a topic.",
+                arguments=[
+                    PromptArgument(name="topic", description="What to ask about", required=True),
+                    PromptArgument(name="style"),
+                ],
+            ),
+            Prompt(name="talk"),
+            Prompt(name="broken"),
+        ]
+    )
+
+
+async def get_prompt(ctx: Any, params: Any) -> GetPromptResult:
+    """Return the messages of a prompt."""
+    if params.name == "broken":
+        raise MCPError(code=-32000, message="the prompt is broken")
+    if params.name == "talk":
+        said: list[tuple[Any, str]] = [("user", "Who are you?"), ("assistant", "A test."), ("user", "Go on.")]
+        return GetPromptResult(
+            messages=[PromptMessage(role=role, content=TextContent(text=words)) for role, words in said]
+        )
+    words = f"Tell me about {params.arguments['topic']} {params.arguments.get('style', '')}{{{{ x }}}}"
+    return GetPromptResult(messages=[PromptMessage(role="user", content=TextContent(text=words))])
 
 
 server: Server[Any] = Server(
@@ -149,6 +203,8 @@ server: Server[Any] = Server(
     on_list_resources=list_resources,
     on_list_resource_templates=list_templates,
     on_read_resource=read_resource,
+    on_list_prompts=list_prompts,
+    on_get_prompt=get_prompt,
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tinyagent import ConfigurationError, ToolError
-from tinyagent_mcp import McpServers, ServerConfig, _inbound, _stdio
+from tinyagent_mcp import McpServers, ServerConfig, _repair, _stdio
 
 from .conftest import Tools, config, text_of
 
@@ -91,7 +91,7 @@ async def test_only_malformed_items_are_omitted(tools: Tools) -> None:
         "[An image of the type '', 9 bytes: cannot be shown]",
         "[Content of the type 'video' cannot be shown]",
         "[a resource was malformed and is omitted]",
-        "[Resource: memo://x]",
+        "[Resource, to read with read_resource: memo://x]",
         "[Audio, audio/wav, 9 bytes: cannot be shown]",
         "[An item without a type was malformed and is omitted]",
         "[An item without a type was malformed and is omitted]",
@@ -103,7 +103,7 @@ async def test_only_malformed_items_are_omitted(tools: Tools) -> None:
 async def test_results_have_limits(tools: Tools) -> None:
     """Items, images and structured content beyond the limits are omitted with a note."""
     many = await tools.result("many_items")
-    assert _inbound.MAX_ITEMS + 1 == len(many.content)
+    assert _repair.MAX_ITEMS + 1 == len(many.content)
     assert "4000 more items were omitted" in text_of(many)
     images = await tools.result("many_images")
     assert 5 == sum(part["type"] == "image" for part in images.content)
@@ -119,7 +119,7 @@ async def test_a_message_that_is_too_large_is_truncated(tools: Tools, fault: str
     result = await tools.result(fault)
     assert text_of(result).startswith("[The server's answer was too large, 50,000,")
     assert ["text"] * len(result.content) == [part["type"] for part in result.content]
-    assert _inbound.MAX_TEXT + 200 > len(text_of(result))
+    assert _repair.MAX_TEXT + 200 > len(text_of(result))
     assert {"huge": "xxx", "huge_then_image": "before", "huge_id_last": "yyy"}[fault] in text_of(result)
 
 
@@ -142,7 +142,7 @@ async def test_progress_has_a_rate_limit(tools: Tools) -> None:
 
 async def test_requests_of_the_server_are_refused(tools: Tools) -> None:
     """Sampling, elicitation and roots are refused as unknown methods; a ping is answered."""
-    assert "-32601 -32601 -32601 -32601 pong" == await tools.text("requests")
+    assert "-32601 -32601 answered -32601 pong" == await tools.text("requests")
 
 
 @pytest.mark.parametrize("fault", ["dies", "closes_output"])

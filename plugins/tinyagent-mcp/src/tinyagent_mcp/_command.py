@@ -82,6 +82,8 @@ def _show(configs: Sequence[ServerConfig], *, fresh: bool, as_json: bool) -> Non
             for tool in server["tools"]:  # type: ignore[attr-defined]
                 note = "" if tool["read_only"] else "  (needs approval)"
                 click.echo(f"  {plain(tool['name'])}{note if tool['used'] else '  (not used)'}")
+            for prompt in server["prompts"]:  # type: ignore[attr-defined]
+                click.echo(f"  {server['name']}/{plain(prompt['name'])}  (prompt)")
             if server["resources"]:
                 click.echo("  and resources")
     if failures:
@@ -95,6 +97,14 @@ def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:
         "reached_by": config.reached_by(),
         "server": listing.server,
         "resources": listing.resources,
+        "prompts": [
+            {
+                "name": prompt.name,
+                "description": prompt.description,
+                "arguments": [argument.name for argument in prompt.arguments],
+            }
+            for prompt in listing.prompts
+        ],
         "tools": [
             {
                 "name": tool.name,

@@ -56,6 +56,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         pass_env: Names of variables of this process to pass on.
         cwd: Its working directory. None means a private one in the cache, so that the server cannot take a
             file of a project for its own module or configuration. `.` is the present one.
+        roots: Directories that the server may ask for, as those of the user's work. None means the working
+            directory for a command, and none for a URL.
         headers: Headers of each HTTP request; `${NAME}` as in `env`.
         allow_http: Whether `url` may be plain http:// to another machine.
         tools: Patterns of the tools to use, matched with the server's own names.
@@ -74,6 +76,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     env: dict[str, str] = {}
     pass_env: list[str] = []
     cwd: str | None = None
+    roots: list[str] | None = None
     headers: dict[str, str] = {}
     allow_http: bool = False
     tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
@@ -129,6 +132,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         except OSError:
             return Path(own.anchor)  # not writable, so no other user can put files there
         return own.absolute()
+
+    def root_directories(self) -> list[Path]:
+        """Return the directories for a server that asks for roots."""
+        if self.roots is None:
+            try:
+                return [] if self.command is None else [Path.cwd()]
+            except FileNotFoundError:  # it was removed
+                return []
+        return [Path(root).expanduser().absolute() for root in self.roots]
 
     def environment(self) -> dict[str, str]:
         """Return the environment of the server: a filtered copy of ours, and the configured variables."""

@@ -10,27 +10,36 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Protocol, TypeVar
 
 import httpx2
+import msgspec
 from mcp import Client, MCPError
-from mcp.client import Transport
+from mcp.client import ClientRequestContext, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
-from mcp_types import CONNECTION_CLOSED, Implementation, Resource, ResourceTemplate
+from mcp_types import (
+    CONNECTION_CLOSED,
+    Implementation,
+    ListRootsResult,
+    Prompt,
+    Resource,
+    ResourceTemplate,
+    Root,
+)
 from mcp_types import Tool as McpTool
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
+from pydantic import FileUrl, ValidationError
 
 from tinyagent import AgentToolResult, ToolError
 from tinyagent.agent_types import ImageContent, JsonObject, TextContent
 
 from ._config import ServerConfig
-from ._content import as_result, resource_parts, text_of
+from ._content import as_result, prompt_text, resource_parts, text_of
 from ._inbound import Inbound
-from ._listing import ListedTool, Listing, remember
+from ._listing import ListedArgument, ListedPrompt, ListedTool, Listing, remember
 from ._stdio import MAX_LINE, stdio_transport
 from ._streams import BoundedStream, repaired
 
@@ -77,7 +86,7 @@ class _Live:
         status: The HTTP status of the last answer if it is an error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, answered: frozenset[str]) -> None:
         self.client: Client | None = None
         self.task: asyncio.Task[None] | None = None
         self.leave = asyncio.Event()
@@ -85,7 +94,7 @@ class _Live:
         self.changed = False
         self.status: int | None = None
         self.stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        self.inbound = Inbound(self._announced)
+        self.inbound = Inbound(self._announced, answered)
 
     def end(self) -> None:
         """Record that the server ended the connection."""
@@ -109,6 +118,8 @@ class Connection:
         self.listing: Listing | None = None
         self._live: _Live | None = None
         self._lock = asyncio.Lock()
+        self._roots = config.root_directories()
+        self._answered = frozenset(["roots/list"] if self._roots else [])
 
     @property
     def changed(self) -> bool:
@@ -154,9 +165,26 @@ class Connection:
             f"{tool.name!r}",
         )
         result = as_result(answer)
+        self._note_links()
         if answer.is_error:
             raise ToolError(text_of(result) or f"{tool.name!r} failed without an error message.")
         return result
+
+    def _note_links(self) -> None:
+        """Offer to read resources after the first link to one: a server need not list what it links to."""
+        live, listing = self._live, self.listing
+        if live is None or listing is None or listing.resources or not live.inbound.has_links:
+            return
+        if live.client is not None and live.client.server_capabilities.resources is not None:
+            self.listing = msgspec.structs.replace(listing, resources=True)
+            remember(self.config, self.listing)
+
+    async def get_prompt(self, name: str, arguments: Mapping[str, str]) -> str:
+        """Return the text of a prompt. A conversation becomes one text with the speaker of each message."""
+        answer = await self._ask(
+            lambda client: client.get_prompt(name, dict(arguments)), f"the prompt {name!r}"
+        )
+        return prompt_text(answer)
 
     async def list_resources(self) -> list[JsonObject]:
         """Return resources and resource templates as plain data."""
@@ -257,7 +285,7 @@ class Connection:
                     raise ToolError(f"The MCP server {self.config.name!r} failed to start.{died}") from None
 
     async def _connect(self, mode: str) -> _Live:
-        live = _Live()
+        live = _Live(self._answered)
         ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
         live.task = asyncio.create_task(self._hold(live, mode, ready))
         live.task.add_done_callback(live.over)
@@ -316,6 +344,7 @@ class Connection:
                     client_info=Implementation(name="tinyagent", version="0.1"),
                     cache=None,
                     raise_exceptions=False,
+                    list_roots_callback=self._list_roots if self._roots else None,
                 )
             )
             listening = asyncio.create_task(_listen(client))
@@ -325,6 +354,11 @@ class Connection:
             finally:
                 listening.cancel()
                 await asyncio.wait({listening}, timeout=1)
+
+    async def _list_roots(self, context: ClientRequestContext) -> ListRootsResult:
+        return ListRootsResult(
+            roots=[Root(uri=FileUrl(path.as_uri()), name=path.name or str(path)) for path in self._roots]
+        )
 
     async def _transport(self, live: _Live, stack: AsyncExitStack) -> Transport:
         config = self.config
@@ -360,15 +394,35 @@ class Connection:
                 if len(tools) >= MAX_LISTED:
                     live.inbound.problems.append(f"only the first {MAX_LISTED} tools are used")
                     break
+        prompts = await self._prompts(live, client)
         resources = await self._has_resources(client)
         info = client.server_info
         return Listing(
             fingerprint=self.config.fingerprint(),
             server=f"{info.name} {info.version}" if info is not None else "",
             tools=list(tools.values())[:MAX_LISTED],
+            prompts=prompts,
             resources=resources,
-            problems=[problem for problem in live.inbound.problems[:MAX_PAGES] if " tool" in problem],
+            problems=[problem for problem in live.inbound.problems if " resource" not in problem][:MAX_PAGES],
         )
+
+    @staticmethod
+    async def _prompts(live: _Live, client: Client) -> list[ListedPrompt]:
+        """Return the prompts of the server. If it cannot list them, its tools still work."""
+        if client.server_capabilities.prompts is None:
+            return []
+        found: dict[str, ListedPrompt] = {}
+        try:
+            async for page in _pages(lambda cursor: client.list_prompts(cursor=cursor, cache_mode="bypass")):
+                for prompt in page.prompts:
+                    found.setdefault(prompt.name, _listed_prompt(prompt))
+                if len(found) >= MAX_LISTED:
+                    break
+        except MCPError as error:
+            if error.code == CONNECTION_CLOSED:
+                raise
+            live.inbound.problems.append(f"its prompts cannot be listed: {error}")
+        return list(found.values())[:MAX_LISTED]
 
     @staticmethod
     async def _has_resources(client: Client) -> bool:
@@ -427,6 +481,19 @@ def _listed(tool: McpTool) -> ListedTool:
         input_schema=tool.input_schema,
         # A request to the outside world can carry data away, so the user must approve it.
         read_only=notes is not None and notes.read_only_hint is True and notes.open_world_hint is not True,
+    )
+
+
+def _listed_prompt(prompt: Prompt) -> ListedPrompt:
+    return ListedPrompt(
+        name=prompt.name,
+        description=prompt.description or prompt.title or "",
+        arguments=[
+            ListedArgument(
+                name=argument.name, description=argument.description or "", required=argument.required is True
+            )
+            for argument in prompt.arguments or ()
+        ],
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mcp_types import BlobResourceContents, CallToolResult, TextResourceContents
+from mcp_types import BlobResourceContents, CallToolResult, GetPromptResult, TextResourceContents
 
 from tinyagent import AgentToolResult
 from tinyagent.agent_types import ImageContent, TextContent
 
-__all__ = ["as_result", "resource_parts", "text_of"]
+__all__ = ["as_result", "prompt_text", "resource_parts", "text_of"]
 
 
 def as_result(answer: CallToolResult) -> AgentToolResult:
@@ -37,6 +37,18 @@ def resource_parts(
         else:
             parts.append(_image(content.blob, content.mime_type or ""))
     return parts
+
+
+def prompt_text(answer: GetPromptResult) -> str:
+    """Return the messages of `prompts/get` as one text."""
+    said = [
+        (message.role, message.content.text)
+        for message in answer.messages
+        if message.content.type == "text" and message.content.text.strip()
+    ]
+    if all(role == "user" for role, _ in said):
+        return "\n\n".join(text for _, text in said)
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
 
 
 def text_of(result: AgentToolResult) -> str:

@@ -1,4 +1,4 @@
-"""Cache the tool lists of servers between runs.
+"""Cache the lists of what servers offer between runs.
 
 A list is valid for a day, or until the configuration or the program of the server changes. Each start of the
 server renews it. It contains no secrets. A file that is unreadable, or writable by other users, is ignored.
@@ -17,7 +17,18 @@ from tinyagent.text_files import read_config, write_private
 
 from ._config import ServerConfig, cache_directory
 
-__all__ = ["ListedTool", "Listing", "forget", "recall", "remember"]
+__all__ = [
+    "ListedArgument",
+    "ListedPrompt",
+    "ListedTool",
+    "Listing",
+    "forget",
+    "recall",
+    "remember",
+]
+
+VERSION = 3
+"""The version of the file."""
 
 MAX_AGE_S = 86_400.0
 
@@ -35,18 +46,35 @@ class ListedTool(msgspec.Struct, frozen=True, kw_only=True):
     read_only: bool = False
 
 
+class ListedArgument(msgspec.Struct, frozen=True, kw_only=True):
+    """An argument of a prompt."""
+
+    name: str
+    description: str = ""
+    required: bool = False
+
+
+class ListedPrompt(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt, as described by the server."""
+
+    name: str
+    description: str = ""
+    arguments: list[ListedArgument] = []
+
+
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """The tools of a server.
+    """What a server offers.
 
     Attributes:
         resources: Whether the server has resources.
         problems: Descriptions of the tools that were omitted.
     """
 
-    version: int = 2
+    version: int = VERSION
     fingerprint: str
     server: str = ""
     tools: list[ListedTool]
+    prompts: list[ListedPrompt] = []
     resources: bool = False
     problems: list[str] = []
 
@@ -66,7 +94,7 @@ def recall(config: ServerConfig) -> Listing | None:
         listing = msgspec.json.decode(read_config(path, limit=MAX_BYTES) or "", type=Listing)
     except (OSError, ValueError, ConfigurationError):
         return None
-    good = listing.version == 2 and listing.fingerprint == config.fingerprint()
+    good = listing.version == VERSION and listing.fingerprint == config.fingerprint()
     return listing if good else None
 
 

@@ -8,19 +8,26 @@ import hashlib
 import logging
 import re
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import msgspec
 
-from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ConfigurationError, ToolError
-from tinyagent.agent_types import ImageContent, JsonObject, TextContent
+from tinyagent import (
+    AgentTool,
+    AgentToolResult,
+    AgentToolUpdateCallback,
+    ConfigurationError,
+    PluginError,
+    ToolError,
+)
+from tinyagent.agent_types import ImageContent, JsonObject, PromptTemplate, PromptVariable, TextContent
 from tinyagent.tools import run_until_aborted
 
 from ._config import ServerConfig
 from ._host import Host
-from ._listing import ListedTool, Listing, recall
+from ._listing import ListedPrompt, ListedTool, Listing, recall
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -160,6 +167,75 @@ class McpServers:
             self._reported.add(text)
             logger.warning("%s", text)
 
+    def templates(self, requested: str | None = None) -> list[PromptTemplate]:
+        """Return the prompts of all servers as templates named `server/prompt`.
+
+        The logger `tinyagent.mcp` warns about servers that cannot be used.
+
+        Args:
+            requested: The name of the only template that is needed; its server alone is asked.
+
+        Raises:
+            ConfigurationError: The server of the requested template cannot be used.
+        """
+        server, _, prompt = (requested or "").partition("/")
+        if requested is not None and server not in self._configs:
+            return []
+        listings = self.listings(None if requested is None else [server])
+        if requested is not None and server in self.failures:
+            raise _as_configuration_error(self.failures[server], self._configs[server])
+        for name, error in self.failures.items():
+            self._report(f"{str(error).rstrip()} The prompts of {name!r} are missing.")
+        return [
+            self._template(name, listed)
+            for name, listing in listings.items()
+            for listed in listing.prompts
+            if requested is None or listed.name == prompt
+        ]
+
+    def _template(self, server: str, listed: ListedPrompt) -> PromptTemplate:
+        def fill_in(values: Mapping[str, str]) -> str:
+            return self._host.run(self._with_limit(server, self._get_prompt(server, listed.name, values)))
+
+        return PromptTemplate(
+            name=f"{server}/{listed.name}",
+            fill_in=fill_in,
+            description=listed.description,
+            variables=tuple(
+                PromptVariable(argument.name, argument.description, argument.required)
+                for argument in listed.arguments
+            ),
+        )
+
+    async def _get_prompt(self, server: str, name: str, values: Mapping[str, str]) -> str:
+        return await self._connection(server).get_prompt(name, values)
+
+    def read_resource(self, server: str, uri: str) -> list[TextContent | ImageContent]:
+        """Return the content of a resource.
+
+        Raises:
+            ConfigurationError: There is no such server.
+            PluginError: The resource cannot be read.
+        """
+        if server not in self._configs:
+            known = ", ".join(self._configs)
+            raise ConfigurationError(f"There is no MCP server {server!r}.", hint=f"Servers: {known}.")
+        return self._host.run(self._with_limit(server, self._read_resource(server, uri)))
+
+    async def _read_resource(self, server: str, uri: str) -> list[TextContent | ImageContent]:
+        return await self._connection(server).read_resource(uri)
+
+    async def _with_limit(self, server: str, work: Coroutine[object, object, T]) -> T:
+        """Await an answer for at most the time of a call and of the start of the server."""
+        config = self._configs[server]
+        try:
+            async with asyncio.timeout(config.start_timeout + config.timeout):
+                return await work
+        except TimeoutError:
+            raise PluginError(f"The MCP server {server!r} did not answer in time.") from None
+        except ToolError as error:
+            raise PluginError(str(error), hint=f"To try the server: tinyagent mcp test {server}") from None
+
     async def refresh(self) -> bool:
         """Read the lists of servers that announced a change. Return whether `tools()` has changed.
 
@@ -288,6 +364,10 @@ class McpServers:
         if self._closed:
             raise ToolError("The MCP servers are closed.")
         return await run_until_aborted(self._host.call(work()), signal)
+
+
+def _as_configuration_error(error: Exception, config: ServerConfig) -> ConfigurationError:
+    return ConfigurationError(str(error), hint=getattr(error, "hint", None) or _setup_hint(config))
 
 
 def _setup_hint(config: ServerConfig) -> str:
