@@ -72,7 +72,7 @@ def _build_wheels(folder: Path, *sources: Path) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
-def _with_dependencies(names: Iterable[str]) -> set[str]:
+def with_dependencies(names: Iterable[str]) -> set[str]:
     """Return these distributions and all their dependencies."""
     found: set[str] = set()
     pending = [canonicalize_name(name) for name in names]
@@ -118,7 +118,7 @@ class Environment:
     def link(self, names: Iterable[str]) -> None:
         """Link installed distributions and their dependencies into the environment."""
         [site] = self.folder.glob("lib/python*/site-packages")
-        for name in _with_dependencies(names):
+        for name in with_dependencies(names):
             distribution = metadata.distribution(name)
             tops = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
             for top in tops:
@@ -181,7 +181,7 @@ def _fill_index(folder: Path, wheels: Path, tmp_path_factory: pytest.TempPathFac
     project = tmp_path_factory.mktemp("weather") / "tinyagent-weather"
     scaffold.write(project, scaffold.Project("weather", "tool"))
     _build_wheels(folder, project)
-    for name in _with_dependencies(["tinyagent-core"]) - {"tinyagent-core"}:
+    for name in with_dependencies(["tinyagent-core"]) - {"tinyagent-core"}:
         repack(folder, name)
 
 
