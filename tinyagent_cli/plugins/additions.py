@@ -16,7 +16,7 @@ __all__ = ["Addition", "declared_additions", "in_one_line", "loaded_additions", 
 HOOKS = {
     "tinyagent_before_tool_call": "sees every tool call, and may refuse or change it",
     "tinyagent_after_tool_call": "sees every result of a tool, and may change or withhold it",
-    "tinyagent_register_sinks": "gets all events of every run",
+    "tinyagent_register_sinks": "gets all events",
 }
 """The hooks of every run, with what they may do."""
 
@@ -104,7 +104,8 @@ def what_it_may(addition: Addition) -> str:
 def in_one_line(plugin: Plugin, additions: Sequence[Addition]) -> str:
     """Return the additions of a plugin for a table."""
     if plugin.group != "tools":
-        return "; ".join(map(what_it_may, additions)) or "shown when it is loaded"
+        where = "in every run: " if plugin.group == "hooks" else ""
+        return where + ("; ".join(map(what_it_may, additions)) or "hooks that are known when it is loaded")
     parts = []
     for read_only, label in ((True, "read-only: "), (False, "asks: "), (None, "")):
         names = [addition.name for addition in additions if addition.read_only is read_only]

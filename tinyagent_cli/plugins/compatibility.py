@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import NamedTuple
 
+from tinyagent import hookspecs
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.version import DISTRIBUTION, version
 
+from .declarations import declared_hooks
 from .discovery import Plugin
 from .tool_sources import ToolFile
 
-__all__ = ["Misfit", "other_version", "upgrade_plugin", "upgrade_tinyagent", "version_misfit"]
+__all__ = ["Misfit", "hooks_misfit", "other_version", "upgrade_plugin", "upgrade_tinyagent", "version_misfit"]
 
 
 class Misfit(NamedTuple):
@@ -52,24 +55,43 @@ def _is_at_least(needs: str) -> bool:
     return [int(part) for part in wanted] <= [int(part) for part in ours]
 
 
+def hooks_misfit(plugin: Plugin) -> Misfit | None:
+    """Return which hook in the source of a plugin does not fit this version; None if all do."""
+    for name, arguments in declared_hooks(plugin).items():
+        specification = getattr(hookspecs, name, None) if name.startswith("tinyagent_") else None
+        if specification is None:
+            return Misfit(
+                f"has the hook {name!r}, which tinyagent {version()} does not have", other_version(plugin)
+            )
+        known = signature(specification).parameters
+        unknown = [argument for argument in arguments if argument not in known]
+        if unknown:
+            why = f"expects {', '.join(map(repr, unknown))} in its hook {name}"
+            return Misfit(f"{why}, which tinyagent {version()} does not pass", other_version(plugin))
+    return None
+
+
 def other_version(plugin: Plugin | ToolFile) -> str:
     """Return the hint for a plugin that was written for another version of tinyagent."""
     if isinstance(plugin, ToolFile):
-        return f"Adapt the file to this version. Or: {upgrade_tinyagent()}"
+        return f"Adapt the file to this version, or upgrade tinyagent: {_upgrade_command()}"
     if plugin.is_part_of_tinyagent:
         return upgrade_tinyagent()
-    return f"{upgrade_plugin(plugin)}\nIf that does not help: {upgrade_tinyagent()}"
+    return f"{upgrade_plugin(plugin)}\nIf that does not help, upgrade tinyagent: {_upgrade_command()}"
 
 
 def upgrade_tinyagent() -> str:
     """Return the hint that upgrades tinyagent."""
+    return f"Upgrade tinyagent: {_upgrade_command()}"
+
+
+def _upgrade_command() -> str:
     from .installer import Installer
 
     try:
-        command = Installer.of_this_environment().upgrade_command()
+        return Installer.of_this_environment().upgrade_command()
     except TinyAgentError:
-        command = f"pip install --upgrade {DISTRIBUTION}"
-    return f"Upgrade tinyagent: {command}"
+        return f"pip install --upgrade {DISTRIBUTION}"
 
 
 def upgrade_plugin(plugin: Plugin) -> str:

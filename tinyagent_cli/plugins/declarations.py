@@ -53,9 +53,9 @@ def tools_in_source(plugin: Plugin) -> list[DeclaredTool]:
     return [DeclaredTool(*item) for item in sorted(found.items(), key=lambda item: item[0])]
 
 
-def declared_hooks(plugin: Plugin) -> list[str]:
-    """Return the hooks that a plugin implements, sorted."""
-    return sorted({name for path in _files_of(plugin) for name in _hooks_in(_parsed(path, b"hookimpl"))})
+def declared_hooks(plugin: Plugin) -> dict[str, list[str]]:
+    """Return the hooks that a plugin implements, sorted, with their arguments."""
+    return dict(sorted(hook for path in _files_of(plugin) for hook in _hooks_in(_parsed(path, b"hookimpl"))))
 
 
 def _files_of(plugin: Plugin) -> Iterator[Path]:
@@ -100,13 +100,16 @@ def _tools_in(nodes: Iterator[ast.AST]) -> Iterator[DeclaredTool]:
                 yield DeclaredTool(name, _read_only(node))
 
 
-def _hooks_in(nodes: Iterator[ast.AST]) -> Iterator[str]:
+def _hooks_in(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, list[str]]]:
     for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for decorator in node.decorator_list:
                 call = decorator if isinstance(decorator, ast.Call) else None
-                if _last_name(call.func if call else decorator) == "hookimpl":
-                    yield _argument(call, "specname") or node.name
+                is_hook = _last_name(call.func if call else decorator) == "hookimpl"
+                if is_hook and _argument(call, "optionalhook") != "True":
+                    names = [argument.arg for argument in (*node.args.posonlyargs, *node.args.args)]
+                    hook = _argument(call, "specname") or node.name
+                    yield hook, names[1:] if names[:1] == ["self"] else names
 
 
 def _last_name(node: ast.expr) -> str:

@@ -129,7 +129,7 @@ class PluginLoader:
         if misfit is not None:
             from logging import getLogger
 
-            getLogger(__name__).warning("The plugin %s %s. %s", plugin, *misfit)
+            getLogger("tinyagent.plugins").warning("The plugin %s %s. %s", plugin, *misfit)
 
     def tools(self, requests: Iterable[str]) -> ToolSet:
         """Return the tools that `-t` names.
