@@ -24,7 +24,7 @@ for _name in ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
 
 # These start many processes, or wait for the real end of one. `make test-fast` leaves them out.
 SLOW = (
-    *("plugins", "tests/bindings", "tests/peers", "tests/plugins"),
+    *("plugins", "tests/bindings", "tests/peers", "tests/plugins", "tests/sandbox"),
     *(f"tests/cli/test_{name}" for name in ("approvals", "bad_input", "batch", "compact", "doctor")),
     *(f"tests/cli/test_{name}" for name in ("events", "keys", "record_file")),
     *(f"tests/cli/test_{name}" for name in ("new_plugin", "page_browser", "pipes", "plugins", "process")),

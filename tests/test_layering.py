@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # lower ones. Packages stand for all of their modules.
 FLOORS = [
     {"agent_types", "errors", "hookspecs", "text_files", "toml_files", "child_environment", "supervisor"}
+    | {"sandbox", "_sandbox"}
     | {"_supervisor", "_json", "_docstrings", "_version", "_executors.interface"},
     {"_cancel", "_process", "_process_child", "executors", "_executors"},
     {"_net"},
@@ -69,6 +70,8 @@ ENVIRONMENT_READERS = {
     "testing.pytest_plugin",  # takes keys out of it
     "testing.executors",  # checks that it reaches workers
     "_process",  # passes a small part of it on
+    "sandbox",  # passes a part of it on
+    "_sandbox.places",  # finds our own folders, to hide them
     *(
         "_net.connection",
         "_stream.request",
