@@ -19,7 +19,7 @@ FLOORS = [
     {"agent_types", "errors", "hookspecs", "text_files", "toml_files", "child_environment", "supervisor"}
     | {"sandbox", "_sandbox"}
     | {"_supervisor", "_json", "_docstrings", "_version", "_executors.interface"},
-    {"_cancel", "_process", "_process_child", "executors", "_executors"},
+    {"_cancel", "_process", "_process_child", "interaction", "executors", "_executors"},
     {"_net"},
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}

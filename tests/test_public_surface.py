@@ -13,6 +13,7 @@ import tinyagent
 from tinyagent import (
     child_environment,
     hookspecs,
+    interaction,
     jsonl,
     request_limits,
     sandbox,
@@ -39,6 +40,7 @@ def test_names(stored: Any) -> None:
         text_files,
         toml_files,
         child_environment,
+        interaction,
         supervisor,
         sandbox,
         tools,

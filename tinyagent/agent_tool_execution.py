@@ -44,6 +44,7 @@ from .agent_types import (
     AssistantMessage,
     BeforeToolCall,
     GetMessages,
+    Interaction,
     MessageEndEvent,
     MessageStartEvent,
     ToolCallContent,
@@ -56,6 +57,7 @@ from .agent_types import (
     ToolResultMessage,
 )
 from .errors import ToolArgumentsError, error_text
+from .interaction import ToolInteraction
 
 __all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
 
@@ -97,6 +99,7 @@ class ToolBatch:
         mode: ToolExecutionMode = "auto",
         before: BeforeToolCall | None = None,
         after: AfterToolCall | None = None,
+        interaction: Interaction | None = None,
         get_steering: GetMessages | None = None,
         context: AgentContext | None = None,
         take: Callable[[Sequence[AnyAgentMessage]], list[AgentMessage]] = checked_messages,
@@ -108,6 +111,7 @@ class ToolBatch:
         self._signal = signal
         self._before = before
         self._after = after
+        self._interaction = interaction
         self._get_steering = get_steering
         self._context = context
         self._take = take
@@ -242,7 +246,9 @@ class ToolBatch:
             RUNNING_TOOLS.set(RUNNING_TOOLS.get() | {self._signal})
         limit = asyncio.timeout(tool.timeout)
         try:
-            async with limit:
+            async with limit, contextlib.AsyncExitStack() as stack:
+                if self._interaction is not None:
+                    stack.enter_context(ToolInteraction(self._interaction, limit))
                 returned: object = await invoke(
                     tool.execute, info.tool_call_id, info.arguments, self._signal, update
                 )

@@ -756,6 +756,103 @@ class PromptTemplate:
     variables: tuple[PromptVariable, ...] = ()
 
 
+# ---- questions of tools -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """A question for values.
+
+    Attributes:
+        source: Who asks, as a name for the user. Only it gets the values.
+        message: What it asks for. It may come from elsewhere, so it must be sanitised.
+        schema: A JSON Schema of an object. Each property is a text, a number, a boolean, one of some choices
+            (`enum`), or a list of choices.
+    """
+
+    source: str
+    message: str
+    schema: JsonDict
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormAnswer:
+    """The answer to a `Form` or a `Link`.
+
+    Attributes:
+        accepted: Whether the user agreed.
+        values: The values, which fit the schema of the form.
+        reason: Why the user was not asked; empty if the user declined.
+    """
+
+    accepted: bool
+    values: JsonDict = field(default_factory=dict)
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A question to open an address in a browser, for example to sign in."""
+
+    source: str
+    message: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionRequest:
+    """A question to the model of the run. It is no part of the conversation of the run.
+
+    Attributes:
+        source: Who asks, as a name for the user.
+        messages: The messages; the last one is the user's.
+        system_prompt: The system prompt.
+        max_tokens: The most tokens of the reply.
+        temperature: The sampling temperature; None for the default of the model.
+        wants_context: Whether it also asked for the conversation of the run, which it does not get.
+    """
+
+    source: str
+    messages: list[Message]
+    system_prompt: str = ""
+    max_tokens: int
+    temperature: float | None = None
+    wants_context: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """The reply to a `CompletionRequest`.
+
+    Attributes:
+        text: The reply; None if it was not asked for, or the user did not pass it on.
+        model: The id of the model.
+        is_complete: Whether the model finished, and did not reach `max_tokens`.
+        reason: Why there is no reply.
+    """
+
+    text: str | None
+    model: str = ""
+    is_complete: bool = True
+    reason: str = ""
+
+
+class Interaction(Protocol):
+    """How tools can ask the user of an application. Its methods must not raise, except for a cancellation."""
+
+    async def fill_in(self, form: Form) -> FormAnswer:
+        """Ask the user for values. A cancellation withdraws the question."""
+        ...
+
+    async def open_link(self, link: Link) -> FormAnswer:
+        """Ask the user to open an address. It must not be opened without consent."""
+        ...
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        """Show the question to the user and, with consent, ask the model; then show the reply."""
+        ...
+
+
 # ---- the loop -----------------------------------------------------------------------------------
 
 ToolExecutionMode: TypeAlias = Literal["auto", "parallel", "sequential"]
@@ -824,6 +921,7 @@ class RunSettings:
         tool_execution: Whether tool calls of one reply run in parallel. `auto` does so if all are read-only.
         before_tool_call: Called before each tool call; may refuse it or change its arguments.
         after_tool_call: Called after each tool call; may change its result.
+        interaction: How tools can ask the user; see `tinyagent.interaction`. None if they cannot.
         should_stop_after_turn: Called after each turn. The run ends if it returns true.
         max_turns: The most model calls in one run; None for no limit.
         max_cost: The budget of one run in US dollars; None for no limit. The run ends after the turn that
@@ -854,6 +952,7 @@ class RunSettings:
     tool_execution: ToolExecutionMode = "auto"
     before_tool_call: BeforeToolCall | None = None
     after_tool_call: AfterToolCall | None = None
+    interaction: Interaction | None = None
     should_stop_after_turn: ShouldStop | None = None
     max_turns: int | None = None
     max_cost: float | None = None

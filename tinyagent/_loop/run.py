@@ -354,6 +354,7 @@ class _Turn:
             mode=config.tool_execution,
             before=config.before_tool_call,
             after=config.after_tool_call,
+            interaction=config.interaction,
             # Messages that are taken in the last turn would have no turn after it.
             get_steering=None if run.limits.is_last_turn else config.get_steering_messages,
             context=run.context,

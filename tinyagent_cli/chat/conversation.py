@@ -30,6 +30,7 @@ from tinyagent_cli.run.progress import Progress
 from tinyagent_cli.run.record_lines import header, result
 from tinyagent_cli.run.session_choice import choose_session, open_session
 from tinyagent_cli.run.tool_guards import ToolGuards
+from tinyagent_cli.run.user_questions import UserQuestions
 from tinyagent_cli.sessions.files import working_folder
 from tinyagent_cli.sessions.marks import Mark, read_marks
 from tinyagent_cli.sessions.store import Session, SessionStore
@@ -88,7 +89,10 @@ class Conversation:
         self._notes: set[str] = set()
         self._marks: list[Mark] = []
         """What can be undone. The session has the runs before those of this chat."""
-        self.agent: Agent = make_agent(plan, guards, on_retry=on_retry, on_note=self._note_once)
+        questions = UserQuestions(guards.approvals, app.note, lambda: self.plan, "chat")
+        self.agent: Agent = make_agent(
+            plan, guards, on_retry=on_retry, on_note=self._note_once, interaction=questions
+        )
         self.agent.options.get_api_key = lambda _: self.plan.api_key
         self._unsubscribe = self._subscribe(plan.session)
 

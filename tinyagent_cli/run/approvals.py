@@ -12,11 +12,8 @@ An approval is not a sandbox: an approved tool can do anything.
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -24,16 +21,14 @@ from tinyagent.agent_types import AgentTool, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent_cli.terminal.sanitise import visible_line
 
+from .terminal_questions import Question, ask_on_terminal, hidden_part, terminal_width, wrapped
+
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource
 
     from .approval_store import ApprovalStore
 
-__all__ = ["Approvals", "Asker", "Scope", "Verdict", "ask_on_terminal"]
-
-MAX_SHOWN = 8_000
-MAX_SHOWN_LINES = 100
-"""Limits of a question in characters and lines. Of a longer call it shows the beginning and the end."""
+__all__ = ["Approvals", "Asker", "Scope", "Verdict"]
 
 SANDBOX = "There is no sandbox: the tool has all your permissions."
 
@@ -102,6 +97,17 @@ class Approvals:
         self._allowed_tools: dict[str, tuple[object, ...]] = {}
         self._allowed_calls: set[str] = set()
         self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def surface(self) -> AsyncIterator[None]:
+        """Wait until the terminal is free for a question that is not about a tool call."""
+        async with self._lock:
+            self._before()
+            try:
+                async with self._terminal():
+                    yield
+            finally:
+                self._after()
 
     def denied(self, tool: AgentTool) -> str | None:
         """Return the reason if a rule denies the tool; None otherwise."""
@@ -174,7 +180,7 @@ class Approvals:
                 project=project,
                 source=name,
                 paint=self._paint,
-                width=_terminal_width(),
+                width=terminal_width(),
                 scope=self._scope,
             )
             return await ask_on_terminal(asked)
@@ -184,20 +190,6 @@ class Approvals:
             store.add(key, call.tool, source, call.arguments)
         except ConfigurationError as error:
             self._note(f"The approval is valid for this {self._scope} only. {error}")
-
-
-class Question(NamedTuple):
-    """A question to the user.
-
-    Attributes:
-        text: The call and the choices, with invisible characters as escapes.
-        whole: The whole call if `text` shows only its beginning and its end; None otherwise.
-        choices: The choices to show after the whole call was viewed.
-    """
-
-    text: str
-    whole: str | None
-    choices: str
 
 
 def question(
@@ -223,7 +215,7 @@ def question(
 
     name = visible_line(call.tool.name)
     text = call_view(call.tool.name, call.arguments)
-    begin, end = _hidden_part(text)
+    begin, end = hidden_part(text)
     choices = (
         f"Run {name}? [y] once  [a] always in this {scope}  [n] no\n"
         f"This exact call: [e] always in this {scope}{'  [p] always in this project' if project else ''}: "
@@ -238,155 +230,12 @@ def question(
         shown, asked = text, choices
     shown = painted("  " + shown.replace("\n", "\n  "), paint)
     origin = f" ({visible_line(source)})" if source else ""
-    start = _wrapped(f"The model wants to run {name}{origin}, which can change something:", width)
+    start = wrapped(f"The model wants to run {name}{origin}, which can change something:", width)
     return Question(
-        f"{start}\n{shown}\n{_wrapped(SANDBOX, width)}\n{_wrapped(asked, width)}",
+        f"{start}\n{shown}\n{wrapped(SANDBOX, width)}\n{wrapped(asked, width)}",
         f"{name}\n{text}" if begin < end else None,
-        _wrapped(choices, width),
+        wrapped(choices, width),
     )
-
-
-def _wrapped(text: str, width: int | None) -> str:
-    """Wrap the lines of a text by words; blanks at its end remain."""
-    if width is None or max(map(len, text.split("\n"))) < width:
-        return text
-    import textwrap
-
-    end = text[len(text.rstrip()) :]
-    lines = (textwrap.wrap(line, max(width - 1, 20), break_long_words=False) for line in text.split("\n"))
-    return "\n".join("\n".join(line) for line in lines) + end
-
-
-def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size(2).columns or 80
-    except OSError:
-        return 80
-
-
-def _hidden_part(text: str) -> tuple[int, int]:
-    """Return the start and the end of the part of a long text that is not shown."""
-    half, lines = MAX_SHOWN // 2, MAX_SHOWN_LINES // 2
-    begin, end = min(half, len(text)), max(len(text) - half, 0)
-    if text.count("\n") > MAX_SHOWN_LINES:
-        begin = min(begin, len("\n".join(text.split("\n", lines)[:lines])))
-        end = max(end, len(text) - len("\n".join(text.rsplit("\n", lines)[-lines:])))
-    return begin, end
-
-
-async def ask_on_terminal(asked: Question) -> str | None:
-    """Ask on the controlling terminal. A cancellation withdraws the question.
-
-    Returns:
-        The answer in lower case; None without a terminal. If the question does not show the whole call, only
-        a full `yes` approves it, until all of it was viewed.
-    """
-    try:
-        fd = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        if os.tcgetpgrp(fd) != os.getpgrp():
-            return None  # a background job would be stopped, not answered
-        answer = await _answer(fd, asked.text)
-        if asked.whole is None:
-            return answer
-        while answer in ("v", "view", "y"):
-            if answer != "y" and await _show_all(fd, asked.whole):
-                return await _answer(fd, asked.choices)
-            answer = await _answer(fd, "Not all of it was shown. [v] view it all  [yes] run it  [n] no: ")
-        return answer if answer == "yes" else "no"
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-async def _answer(fd: int, text: str) -> str:
-    _discard_typed_ahead(fd)
-    _write(fd, text)
-    line = ""
-    try:
-        line = await _read_line(fd)
-    finally:
-        if not line.endswith("\n"):  # Ctrl-C or Ctrl-D: what comes next starts a line
-            _write(fd, "\n")
-    return line.strip().lower()
-
-
-async def _show_all(fd: int, text: str) -> bool:
-    """Show a text page by page. Return whether its end was reached."""
-    columns, rows = os.get_terminal_size(fd)
-    width, page = columns or 80, max((rows or 24) - 1, 1)
-    lines = [
-        line[start : start + width]
-        for line in text.split("\n")
-        for start in range(0, max(len(line), 1), width)
-    ]
-    shown = 0
-    while True:
-        _write(fd, "\n".join(lines[shown : shown + page]) + "\n")
-        shown += page
-        if shown >= len(lines):
-            return True
-        answer = await _answer(fd, f"-- {shown:,} of {len(lines):,} lines: [Enter] more  [a] all  [q] stop: ")
-        if answer == "q":
-            return False
-        if answer == "a":
-            page = len(lines)
-
-
-def _write(fd: int, text: str) -> None:
-    data = memoryview(text.encode("utf-8", "replace"))
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _discard_typed_ahead(fd: int) -> None:
-    """Discard keys that were pressed before the question."""
-    import termios
-
-    termios.tcflush(fd, termios.TCIFLUSH)
-
-
-async def _read_line(fd: int) -> str:
-    """Read one line in a thread, because not every system supports terminals in an event loop."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[bytes] = loop.create_future()
-    stop_read, stop_write = os.pipe()
-
-    def settle(data: bytes | OSError) -> None:
-        if answer.done():
-            return
-        if isinstance(data, OSError):
-            answer.set_exception(data)
-        else:
-            answer.set_result(data)
-
-    def wait() -> None:
-        data = b""
-        try:
-            while not data.endswith(b"\n"):
-                ready, _, _ = select.select([fd, stop_read], [], [])
-                if stop_read in ready:
-                    return
-                if not (more := os.read(fd, 1024)):
-                    break
-                data += more
-        except OSError as error:
-            loop.call_soon_threadsafe(settle, error)
-        else:
-            loop.call_soon_threadsafe(settle, data)
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    try:
-        return (await answer).decode("utf-8", "replace")
-    finally:
-        os.write(stop_write, b"x")
-        thread.join()
-        os.close(stop_read)
-        os.close(stop_write)
 
 
 def _identity(tool: AgentTool) -> tuple[object, ...]:

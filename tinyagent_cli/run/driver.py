@@ -35,6 +35,7 @@ from .records import Records
 from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
+    from tinyagent.agent_types import Completion, CompletionRequest, Form, FormAnswer, Interaction, Link
     from tinyagent_cli.sinks.jsonl import JsonlSink
 
     from .approval_store import ApprovalStore
@@ -196,6 +197,7 @@ def make_agent(
     *,
     on_retry: Callable[[str], None],
     on_note: Callable[[str], None],
+    interaction: Interaction | None = None,
 ) -> Agent:
     """Return the agent of a plan.
 
@@ -204,6 +206,7 @@ def make_agent(
         guards: Decide about tool calls.
         on_retry: Called with the reason of a retry.
         on_note: Called when a part of a request is changed or left out.
+        interaction: How tools can ask the user.
     """
     return Agent(
         AgentOptions(
@@ -226,6 +229,7 @@ def make_agent(
             compaction=plan.compaction,
             before_tool_call=guards.before_tool_call,
             after_tool_call=guards.after_tool_call,
+            interaction=interaction,
             on_retry=on_retry,
             on_note=on_note,
         )
@@ -253,6 +257,27 @@ def drive(
             stop(cause)
             loop.run_until_complete(task)
         raise cause from error
+
+
+class _LateQuestions:
+    """An interaction that is made when a tool asks for the first time, which most runs never do."""
+
+    def __init__(self, make: Callable[[], Interaction]) -> None:
+        self._make = make
+        self._made: Interaction | None = None
+
+    def _questions(self) -> Interaction:
+        self._made = self._made or self._make()
+        return self._made
+
+    async def fill_in(self, form: Form) -> FormAnswer:
+        return await self._questions().fill_in(form)
+
+    async def open_link(self, link: Link) -> FormAnswer:
+        return await self._questions().open_link(link)
+
+    async def complete(self, request: CompletionRequest) -> Completion:
+        return await self._questions().complete(request)
 
 
 class _Run:
@@ -289,8 +314,14 @@ class _Run:
             self._guards,
             on_retry=app.note if self._display.activity is None else self._display.activity.retry,
             on_note=self._note_once,
+            interaction=_LateQuestions(self._make_questions),
         )
         self._subscribe(sinks)
+
+    def _make_questions(self) -> Interaction:
+        from .user_questions import UserQuestions
+
+        return UserQuestions(self._guards.approvals, self._app.note, lambda: self._plan)
 
     def _subscribe(self, sinks: list[JsonlSink]) -> None:
         """Subscribe what records and shows the events, in this order."""

@@ -29,6 +29,7 @@ from .lifetime import Lifetime
 from .process_exit import runner_closed_at_exit
 from .tool_guards import ToolGuards
 from .tool_limits import with_timeouts
+from .user_questions import UserQuestions
 
 __all__ = ["call"]
 
@@ -54,7 +55,8 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
             registry.hooks("tinyagent_after_tool_call"),
             timeout=found.hook_timeout,
         )
-        message = runner.run(_run(tool, parsed, guards, lifetime))
+        questions = UserQuestions(guards.approvals, app.note, None)
+        message = runner.run(_run(tool, parsed, guards, questions, lifetime))
         if as_json:
             shown = {
                 "content": message["content"],
@@ -104,7 +106,11 @@ def _arguments(tool: AgentTool, arguments: Sequence[str]) -> dict[str, object]:
 
 
 async def _run(
-    tool: AgentTool, arguments: dict[str, object], guards: ToolGuards, lifetime: Lifetime
+    tool: AgentTool,
+    arguments: dict[str, object],
+    guards: ToolGuards,
+    questions: UserQuestions,
+    lifetime: Lifetime,
 ) -> ToolResultMessage:
     signal = asyncio.Event()
     lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
@@ -123,6 +129,7 @@ async def _run(
         signal=signal,
         before=guards.before_tool_call,
         after=guards.after_tool_call,
+        interaction=questions,
     )
     try:
         await batch.run()

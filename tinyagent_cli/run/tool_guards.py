@@ -44,6 +44,7 @@ class ToolGuards:
 
     Attributes:
         refused: The ids of the refused calls.
+        approvals: The rules and the terminal.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class ToolGuards:
         self._approved: dict[str, str] = {}
         self._log = log
         self._max_output = max_output
-        self._approvals = approvals
+        self.approvals: Approvals = approvals
         self._before = before
         self._after = after
         self._timeout = timeout
@@ -74,7 +75,7 @@ class ToolGuards:
         return decision
 
     async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
-        reason = self._approvals.denied(call.tool)
+        reason = self.approvals.denied(call.tool)
         changed: JsonObject | None = None
         for hook in self._before if reason is None else ():
             try:
@@ -97,7 +98,7 @@ class ToolGuards:
                 changed = decision.arguments
                 call = replace(call, arguments=changed)
         if reason is None:
-            verdict = await self._approvals.ask(call)
+            verdict = await self.approvals.ask(call)
             reason = verdict.refusal
             if verdict.by:
                 self._approved[call.tool_call_id] = verdict.by

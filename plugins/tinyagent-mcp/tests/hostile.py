@@ -251,6 +251,67 @@ def requests() -> None:
     answer(text(" ".join(codes)))
 
 
+FORM = {"type": "object", "properties": {"seat": {"type": "string"}}, "required": ["seat"]}
+
+
+def ask_form() -> None:
+    asked = ask("elicitation/create", {"message": "Choose\u001b[2J a seat", "requestedSchema": FORM})
+    answer(text(json.dumps(asked["result"])))
+
+
+def ask_nested() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "object", "properties": {}}}}
+    answer(
+        text(json.dumps(ask("elicitation/create", {"message": "Nested", "requestedSchema": schema})["error"]))
+    )
+
+
+def ask_link() -> None:
+    link = {"mode": "url", "message": "Sign in", "url": "https://example.org/in", "elicitationId": "1"}
+    answer(text(json.dumps(ask("elicitation/create", link)["result"])))
+
+
+def ask_file_link() -> None:
+    link = {"mode": "url", "message": "Sign in", "url": "file:///etc/passwd", "elicitationId": "1"}
+    answer(text(json.dumps(ask("elicitation/create", link)["result"])))
+
+
+def ask_model() -> None:
+    messages = [{"role": "user", "content": {"type": "text", "text": "2 + 2?"}}]
+    asked = ask(
+        "sampling/createMessage",
+        {
+            "messages": messages,
+            "maxTokens": 100_000,
+            "includeContext": "allServers",
+            "systemPrompt": "Be brief",
+        },
+    )
+    answer(text(json.dumps(asked.get("result", asked.get("error")))))
+
+
+def ask_loop() -> None:
+    messages = [{"role": "user", "content": {"type": "text", "text": "again"}}]
+    got = [
+        "result" in ask("sampling/createMessage", {"messages": messages, "maxTokens": 1}) for _ in range(50)
+    ]
+    answer(text(str(sum(got))))
+
+
+def ask_and_die() -> None:
+    params = {"message": "Choose a seat", "requestedSchema": FORM}
+    send({"jsonrpc": "2.0", "id": "ours", "method": "elicitation/create", "params": params})
+    while not Path(os.environ["TEST_GO"]).exists():
+        time.sleep(0.01)
+    os._exit(3)
+
+
+def ask_and_go_on() -> None:
+    params = {"message": "Choose a seat", "requestedSchema": FORM}
+    send({"jsonrpc": "2.0", "id": "ours", "method": "elicitation/create", "params": params})
+    answer(text("did not wait"))
+
+
 def dies() -> None:
     sys.stderr.write(f"token {os.environ.get('MY_TOKEN')} has expired\n")
     sys.stderr.flush()

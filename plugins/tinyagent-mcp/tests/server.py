@@ -16,6 +16,10 @@ from mcp.server.stdio import stdio_server
 from mcp_types import (
     BlobResourceContents,
     CallToolResult,
+    CreateMessageRequest,
+    CreateMessageRequestParams,
+    ElicitRequest,
+    ElicitRequestFormParams,
     GetPromptResult,
     ImageContent,
     InputRequiredResult,
@@ -31,6 +35,7 @@ from mcp_types import (
     Resource,
     ResourceLink,
     ResourceTemplate,
+    SamplingMessage,
     TextContent,
     TextResourceContents,
     Tool,
@@ -74,7 +79,7 @@ async def list_tools(ctx: Any, params: Any) -> ListToolsResult:
             next_cursor="2",
         )
     names = ["hangs", "dies", "environment", "structured", "bad.name!", "daemon", "long", "pid"]
-    names += ["link", "roots"]
+    names += ["link", "roots", "seat", "sum", "endless"]
     return ListToolsResult(tools=[Tool(name=name, input_schema=SCHEMA) for name in names])
 
 
@@ -100,6 +105,19 @@ async def call_tool(ctx: Any, params: Any) -> CallToolResult | InputRequiredResu
             if params.input_responses is None:
                 return InputRequiredResult(input_requests={"roots": ListRootsRequest()})
             return text("\n".join(str(root.uri) for root in params.input_responses["roots"].roots))
+        case "seat":
+            if params.input_responses is None:
+                form = {"type": "object", "properties": {"seat": {"type": "string"}}, "required": ["seat"]}
+                asked = ElicitRequestFormParams(message="Choose a seat", requested_schema=form)
+                return InputRequiredResult(input_requests={"seat": ElicitRequest(params=asked)})
+            chosen = params.input_responses["seat"]
+            return text(f"{chosen.action} {chosen.content['seat']}")
+        case "sum" | "endless":
+            if params.input_responses is None or params.name == "endless":
+                question = SamplingMessage(role="user", content=TextContent(text="2 + 2?"))
+                wanted = CreateMessageRequestParams(messages=[question], max_tokens=10)
+                return InputRequiredResult(input_requests={"sum": CreateMessageRequest(params=wanted)})
+            return text(params.input_responses["sum"].content.text)
         case "hangs":
             with Path(os.environ["TEST_LOG"]).open("a") as log:
                 try:

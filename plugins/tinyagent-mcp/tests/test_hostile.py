@@ -141,8 +141,10 @@ async def test_progress_has_a_rate_limit(tools: Tools) -> None:
 
 
 async def test_requests_of_the_server_are_refused(tools: Tools) -> None:
-    """Sampling, elicitation and roots are refused as unknown methods; a ping is answered."""
-    assert "-32601 -32601 answered -32601 pong" == await tools.text("requests")
+    """Without a user, sampling and elicitation are declined. An unknown method is refused."""
+    answer, *reasons = (await tools.text("requests")).splitlines()
+    assert "-1 answered answered -32601 pong" == answer
+    assert 2 == sum("was declined: this run cannot ask the user" in reason for reason in reasons)
 
 
 @pytest.mark.parametrize("fault", ["dies", "closes_output"])

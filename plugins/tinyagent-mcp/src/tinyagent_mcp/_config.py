@@ -30,6 +30,7 @@ __all__ = [
     "configured",
     "decode_servers",
     "is_secret_name",
+    "is_this_machine",
     "servers_of_file",
 ]
 
@@ -62,6 +63,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         allow_http: Whether `url` may be plain http:// to another machine.
         tools: Patterns of the tools to use, matched with the server's own names.
         exclude: Patterns of tools not to use, of those that `tools` selects.
+        elicitation: Whether its tools may ask the user for values, or to open an address.
+        sampling: Whether its tools may ask the model of the run, if the user agrees.
         trust_read_only: Whether to trust read-only annotations; otherwise each call needs approval.
         required: Whether a server that cannot be used is an error; otherwise a warning is logged.
         timeout: The limit of one call, in seconds.
@@ -81,6 +84,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     allow_http: bool = False
     tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
     exclude: list[str] = []
+    elicitation: bool = True
+    sampling: bool = True
     trust_read_only: bool = False
     required: bool = False
     timeout: float = 120.0
@@ -113,7 +118,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"`url` is not an http(s) URL: {url!r}")
         if "@" in parts.netloc:
             raise ValueError("`url` contains credentials; move them to `headers`")
-        if parts.scheme == "http" and not self.allow_http and not _is_this_machine(parts.hostname):
+        if parts.scheme == "http" and not self.allow_http and not is_this_machine(parts.hostname):
             raise ValueError(f"{url!r} is not encrypted; use https://, or set allow_http = true")
 
     def argv(self) -> list[str]:
@@ -332,7 +337,8 @@ def _name_for(line: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", word).strip("-")[:32] or "server"
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Return whether the host of a URL is this machine."""
     if host == "localhost":
         return True
     try:

@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 import httpx2
 import msgspec
-from mcp import Client, MCPError
+from mcp import Client, InputRequiredRoundsExceededError, MCPError
 from mcp.client import ClientRequestContext, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
@@ -35,11 +35,13 @@ from pydantic import FileUrl, ValidationError
 
 from tinyagent import AgentToolResult, ToolError
 from tinyagent.agent_types import ImageContent, JsonObject, TextContent
+from tinyagent.interaction import Interaction
 
 from ._config import ServerConfig
 from ._content import as_result, prompt_text, resource_parts, text_of
 from ._inbound import Inbound
 from ._listing import ListedArgument, ListedPrompt, ListedTool, Listing, remember
+from ._questions import CallQuestions, Questions
 from ._stdio import MAX_LINE, stdio_transport
 from ._streams import BoundedStream, repaired
 
@@ -119,7 +121,8 @@ class Connection:
         self._live: _Live | None = None
         self._lock = asyncio.Lock()
         self._roots = config.root_directories()
-        self._answered = frozenset(["roots/list"] if self._roots else [])
+        self._questions = Questions(config.name, elicitation=config.elicitation, sampling=config.sampling)
+        self._answered = self._questions.methods | ({"roots/list"} if self._roots else frozenset())
 
     @property
     def changed(self) -> bool:
@@ -146,9 +149,20 @@ class Connection:
         remember(self.config, self.listing)
 
     async def call_tool(
-        self, tool: ListedTool, arguments: JsonObject, on_progress: ProgressFnT
+        self,
+        tool: ListedTool,
+        arguments: JsonObject,
+        on_progress: ProgressFnT,
+        interaction: Interaction | None = None,
     ) -> AgentToolResult:
-        """Call a tool that was listed."""
+        """Call a tool that was listed.
+
+        Args:
+            tool: The tool.
+            arguments: Its arguments.
+            on_progress: Called for each progress notification.
+            interaction: How the server can ask the user and the model.
+        """
         await self._connected()
         assert self.listing is not None
         now = self.listing.tool(tool.name)
@@ -160,14 +174,24 @@ class Connection:
                 f"The MCP server {self.config.name!r} no longer marks {tool.name!r} as read-only, so it "
                 "was not run. In the next run it needs approval."
             )
-        answer = await self._ask(
-            lambda client: client.call_tool(tool.name, arguments, progress_callback=on_progress),
-            f"{tool.name!r}",
-        )
+        questions = CallQuestions(interaction)
+        try:
+            with self._questions.during(questions):
+                answer = await self._ask(
+                    lambda client: client.call_tool(tool.name, arguments, progress_callback=on_progress),
+                    f"{tool.name!r}",
+                )
+        except ToolError as error:
+            raise ToolError("\n".join([str(error), *questions.notes])) from error.__cause__
         result = as_result(answer)
         self._note_links()
         if answer.is_error:
-            raise ToolError(text_of(result) or f"{tool.name!r} failed without an error message.")
+            text = text_of(result) or f"{tool.name!r} failed without an error message."
+            raise ToolError("\n".join([text, *questions.notes]))
+        for note in questions.notes:
+            result.content.append({"type": "text", "text": f"[{note}]"})
+        if questions.asked:
+            result.details["questions"] = questions.asked
         return result
 
     def _note_links(self) -> None:
@@ -249,6 +273,8 @@ class Connection:
             raise ToolError(f"{name}: {self._text(error, live) or error.code}") from None
         except ValidationError as error:
             raise ToolError(f"The MCP server {name!r} answered {what} with an invalid message.") from error
+        except InputRequiredRoundsExceededError:
+            raise ToolError(f"The MCP server {name!r} asks again and again, and never answers.") from None
         except (OSError, httpx2.HTTPError) as error:
             live.lost = True
             raise ToolError(f"The MCP server {name!r} cannot be reached: {self._text(error, live)}") from None
@@ -344,6 +370,8 @@ class Connection:
                     client_info=Implementation(name="tinyagent", version="0.1"),
                     cache=None,
                     raise_exceptions=False,
+                    elicitation_callback=self._questions.elicit if self.config.elicitation else None,
+                    sampling_callback=self._questions.sample if self.config.sampling else None,
                     list_roots_callback=self._list_roots if self._roots else None,
                 )
             )
@@ -376,7 +404,7 @@ class Connection:
 
         client = httpx2.AsyncClient(
             headers=config.expanded(config.headers, "headers"),
-            timeout=httpx2.Timeout(30, read=config.timeout),
+            timeout=httpx2.Timeout(30, read=None),  # each request has its own limit
             event_hooks={"response": [on_answer]},
         )
         await stack.enter_async_context(client)

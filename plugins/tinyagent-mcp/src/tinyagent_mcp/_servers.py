@@ -23,6 +23,7 @@ from tinyagent import (
     ToolError,
 )
 from tinyagent.agent_types import ImageContent, JsonObject, PromptTemplate, PromptVariable, TextContent
+from tinyagent.interaction import current_interaction
 from tinyagent.tools import run_until_aborted
 
 from ._config import ServerConfig
@@ -292,8 +293,10 @@ class McpServers:
             async def report(progress: float, total: float | None, message: str | None) -> None:
                 on_update(_progress(progress, total, message))
 
+            interaction = current_interaction()
+
             async def work() -> AgentToolResult:
-                return await self._connection(config.name).call_tool(listed, args, report)
+                return await self._connection(config.name).call_tool(listed, args, report, interaction)
 
             return await self._call(signal, work)
 
