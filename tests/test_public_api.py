@@ -80,8 +80,9 @@ CONTRACT = [
 
 MORE = ["Citation", "ModelInfo", "Usage", "extract_citations"]
 MORE += ["Compaction", "CompactionEndEvent", "CompactionStartEvent"]
+MORE += ["PromptTemplate", "PromptVariable"]
 MORE += ["AnthropicModel", "OpenAIResponsesModel", "stream_anthropic", "stream_openai_responses"]
-"""What is exported beyond the contract: types of public signatures, compaction, and two more providers."""
+"""What is exported beyond the contract: types of public signatures, compaction and two more providers."""
 
 MODULES = [
     "agent",

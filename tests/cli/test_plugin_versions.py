@@ -9,7 +9,7 @@ import pytest
 
 from tinyagent_cli.plugins import compatibility
 from tinyagent_cli.plugins.compatibility import version_misfit
-from tinyagent_cli.plugins.discovery import Plugin
+from tinyagent_cli.plugins.discovery import GROUPS, Plugin
 
 from .conftest import Cli
 
@@ -241,6 +241,12 @@ import click
 def tinyagent_register_commands(group):
     group.add_command(click.Command("zz", help="Do zz."))
 """,
+    "inputs": HEAD
+    + """
+@hookimpl
+def tinyagent_read_input(argument):
+    return []
+""",
     "executors": HEAD
     + """
 @hookimpl
@@ -267,6 +273,7 @@ LISTED = {
     "providers": "models of -m zz/…",
     "commands": "tinyagent zz",
     "executors": "tinyagent batch --executor zz",
+    "inputs": "prompts of -p, and -f zz:…",
     "hooks": "in every run: sees every tool call, and may refuse or change it; gets all events",
 }
 SHOWN = {
@@ -277,6 +284,7 @@ SHOWN = {
     "providers": ["Loaded for -m zz/…", "zz models of -m zz/… needs the key ZZ_KEY"],
     "commands": ["Loaded for tinyagent zz", "zz tinyagent zz Do zz."],
     "executors": ["Loaded for tinyagent batch --executor zz", "zz tinyagent batch --executor zz"],
+    "inputs": ["Loaded for -p SOURCE/NAME, -f zz:… and tinyagent templates", "zz prompts of -p, and -f zz:…"],
     "hooks": [
         "Loaded for every run, and every `tools call`",
         "tinyagent_before_tool_call sees every tool call, and may refuse or change it",
@@ -302,6 +310,11 @@ def test_what_a_plugin_adds(cli: Cli, group: str) -> None:
     assert ["All of zz.", *SHOWN[group]] == lines
     [row] = json.loads(cli("plugins", "show", "zz", "--json", **only).out)
     assert ("ok", len(SHOWN[group]) - 1) == (row["status"], len(row["adds"]))
+
+
+def test_every_group_is_shown() -> None:
+    """A new group needs a text for the list, and for what loads its plugins."""
+    assert set(GROUPS) == EVERYTHING.keys() == LISTED.keys() == SHOWN.keys()
 
 
 def test_tools_that_are_named_at_run_time(cli: Cli) -> None:

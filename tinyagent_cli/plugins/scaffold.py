@@ -81,7 +81,7 @@ KINDS = {
 }
 """The kinds, by the value of `--kind`."""
 
-LICENSES = {
+LICENSES: dict[str, str | None] = {
     "MIT": "MIT.txt",
     "Apache-2.0": "Apache-2.0.txt",
     "BSD-3-Clause": "BSD-3-Clause.txt",
