@@ -31,7 +31,7 @@ MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage matrix check format bench conformance peers browser release-check leaks clean
+.PHONY: help demo test test-fast coverage matrix check format docs bench conformance peers browser release-check leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answe
 test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in less than a minute
+test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a minute or two
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
 
 coverage: $(VENV)/.ready-dev ## measure the coverage of the fast tests, which has a floor
@@ -66,6 +66,11 @@ check: $(VENV)/.ready-dev ## run ruff, mypy and pyright
 format: $(VENV)/.ready-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.ready-dev ## write what is generated: docs/cli.md, the list in docs/configuration.md, the snapshots of --help
+	$(BIN)/python scripts/list-commands --write
+	$(BIN)/python scripts/list-settings --write
+	$(BIN)/python -m pytest -q tests/cli/test_help.py --snapshot-update
 
 bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are installed
 	$(BIN)/python -m bench
