@@ -164,7 +164,10 @@ def origin() -> Iterator[str]:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/unauthorized", r"HTTP 401, so it needs credentials; add them to `headers`"),
+        (
+            "/unauthorized",
+            r"HTTP 401, so it needs credentials\. Sign in: tinyagent mcp login t\. Or add them to `headers`",
+        ),
         ("/elsewhere", r"Redirect to http://localhost:9/mcp not followed"),
     ],
 )

@@ -13,6 +13,7 @@ from tinyagent import ConfigurationError
 from ._config import ServerConfig, config_file, configured
 from ._edit_commands import add, complete_servers, import_servers, plain, remove
 from ._listing import Listing
+from ._login_commands import login, logout
 from ._servers import McpServers
 
 __all__ = ["mcp"]
@@ -26,7 +27,7 @@ def mcp() -> None:
     """Use MCP servers' tools (-t mcp), and offer tools as an MCP server."""
 
 
-for _command in (add, remove, import_servers):
+for _command in (add, remove, import_servers, login, logout):
     mcp.add_command(_command)
 
 

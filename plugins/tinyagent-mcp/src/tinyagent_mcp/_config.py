@@ -60,6 +60,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         roots: Directories that the server may ask for, as those of the user's work. None means the working
             directory for a command, and none for a URL.
         headers: Headers of each HTTP request; `${NAME}` as in `env`.
+        client_id: The client for OAuth that you have registered at the server. None registers one.
+        client_secret: Its secret, as a reference to a variable.
+        redirect_port: The port on 127.0.0.1 of its redirect. None means any.
         allow_http: Whether `url` may be plain http:// to another machine.
         tools: Patterns of the tools to use, matched with the server's own names.
         exclude: Patterns of tools not to use, of those that `tools` selects.
@@ -81,6 +84,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cwd: str | None = None
     roots: list[str] | None = None
     headers: dict[str, str] = {}
+    client_id: str | None = None
+    client_secret: str | None = None
+    redirect_port: int | None = None
     allow_http: bool = False
     tools: list[str] = msgspec.field(default_factory=lambda: ["*"])
     exclude: list[str] = []
@@ -166,7 +172,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """Remove the secrets of the configuration from a text of the server."""
         variables = {**self.env, **{name: os.environ.get(name, "") for name in self.pass_env}}
         secrets = [variables[name] for name in variables if is_secret_name(name)]
-        secrets += [*self.headers.values(), (self.url or "").partition("?")[2]]
+        secrets += [*self.headers.values(), self.client_secret or "", (self.url or "").partition("?")[2]]
         for secret in secrets:
             try:
                 words = self.expanded({"": secret}, "env")[""].split()

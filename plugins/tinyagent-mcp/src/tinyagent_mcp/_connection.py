@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -37,11 +36,14 @@ from tinyagent import AgentToolResult, ToolError
 from tinyagent.agent_types import ImageContent, JsonObject, TextContent
 from tinyagent.interaction import Interaction
 
+from . import _quiet_sdk
 from ._config import ServerConfig
 from ._content import as_result, prompt_text, resource_parts, text_of
 from ._inbound import Inbound
 from ._listing import ListedArgument, ListedPrompt, ListedTool, Listing, remember
+from ._oauth import TokenAuth
 from ._questions import CallQuestions, Questions
+from ._sign_in import load
 from ._stdio import MAX_LINE, stdio_transport
 from ._streams import BoundedStream, repaired
 
@@ -58,10 +60,7 @@ REFRESH_SECONDS = 10.0
 
 T = TypeVar("T")
 
-# The SDK's log messages about a server are in our errors, or not useful to the user.
-for _logger in ("mcp", "client"):
-    logging.getLogger(_logger).addHandler(logging.NullHandler())
-    logging.getLogger(_logger).propagate = False
+_quiet_sdk.apply()
 
 
 class _Died(Exception):
@@ -86,6 +85,7 @@ class _Live:
         lost: Whether the server ended the connection.
         changed: Whether the server announced a change of its tools or resources that was not yet read.
         status: The HTTP status of the last answer if it is an error.
+        auth: Adds the tokens of a sign-in to requests.
     """
 
     def __init__(self, answered: frozenset[str]) -> None:
@@ -95,6 +95,7 @@ class _Live:
         self.lost = False
         self.changed = False
         self.status: int | None = None
+        self.auth: TokenAuth | None = None
         self.stderr: deque[str] = deque(maxlen=STDERR_LINES)
         self.inbound = Inbound(self._announced, answered)
 
@@ -284,9 +285,14 @@ class Connection:
         text = str(error) or type(error).__name__
         if live.status is not None and text in _STATUS_ONLY:
             text = f"HTTP {live.status}"
-            if live.status in (401, 403):
-                text += ", so it needs credentials; add them to `headers` of the server in mcp.toml"
-        return self.config.redacted(text)
+            if live.auth is not None and live.auth.problem:
+                text += f". {live.auth.problem}"
+            elif live.status in (401, 403):
+                text += (
+                    f", so it needs credentials. Sign in: tinyagent mcp login {self.config.name}. "
+                    "Or add them to `headers` of the server in mcp.toml"
+                )
+        return self.config.redacted(text if live.auth is None else live.auth.redacted(text))
 
     def _last_output(self, live: _Live) -> str:
         """Return the last lines of standard error. The command line makes them safe for a terminal."""
@@ -402,7 +408,11 @@ class Connection:
             if isinstance(response.stream, httpx2.AsyncByteStream) and not is_events:
                 response.stream = BoundedStream(response.stream)
 
+        sign_in = load(config)
+        if sign_in is not None:
+            live.auth = TokenAuth(config, sign_in)
         client = httpx2.AsyncClient(
+            auth=live.auth,
             headers=config.expanded(config.headers, "headers"),
             timeout=httpx2.Timeout(30, read=None),  # each request has its own limit
             event_hooks={"response": [on_answer]},

@@ -10,6 +10,7 @@ from tinyagent.toml_files import remove_value, set_value
 
 from ._config import ServerConfig, config_file, decode_servers, servers_of_file
 from ._listing import forget
+from ._sign_in import remove as sign_out
 
 __all__ = ["add_server", "remove_server", "stored_names"]
 
@@ -49,7 +50,7 @@ def add_server(name: str, table: JsonObject, *, replace: bool = False) -> Server
 
 
 def remove_server(name: str) -> None:
-    """Remove a server from the file, and its cached list.
+    """Remove a server from the file, its cached list, and the sign-in there.
 
     Raises:
         ConfigurationError: There is no such server, or the file cannot be changed.
@@ -61,3 +62,4 @@ def remove_server(name: str) -> None:
             f"There is no server {name!r} in {path}.", hint=f"It has: {known}." if known else None
         )
     forget(name)
+    sign_out(name)

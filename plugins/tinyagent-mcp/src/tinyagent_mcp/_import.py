@@ -26,6 +26,8 @@ _IGNORED = {
     "alwaysAllow": "approvals are not imported",
     "autoApprove": "approvals are not imported",
     "trust": "approvals are not imported",
+    "oauth": "to sign in: tinyagent mcp login NAME",
+    "auth": "to sign in: tinyagent mcp login NAME",
     "envFile": "variables of a file are not read; set them in the environment",
 }
 """Keys of other programs that are left out, each with the reason."""
