@@ -16,8 +16,8 @@ MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-# All but tinyagent-audit, which would be loaded for every run; its tests find it in its folder.
-INSTALLED := $(filter-out plugins/tinyagent-audit,$(PLUGINS))
+# All but those that would be loaded for every run; their tests find them in their folders.
+INSTALLED := $(filter-out plugins/tinyagent-audit plugins/tinyagent-otel,$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
 # One more than there are processors: the tests often wait for a process or a time limit.

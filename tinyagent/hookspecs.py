@@ -112,8 +112,10 @@ def tinyagent_register_sinks(
 ) -> None:
     """Call `register(name, factory)`; each run calls the factory once and the sink for every event.
 
-    A sink may have a `close()` method, which is called when the run is over. A sink that raises is
-    reported once and then removed; the run continues.
+    A sink may have an `attach(agent, session_id)` method, which is called before the first event, with a
+    function that returns the id of the session that saves the run, or None. A sink may have a `close()`
+    method, which is called when the run is over. A sink that raises is reported once and then removed; the
+    run continues.
     """
 
 

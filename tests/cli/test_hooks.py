@@ -198,6 +198,46 @@ def test_a_sink_that_fails_is_removed(cli: Cli, serve: Serve) -> None:
     assert "agent_start\n" == (cli.work / "heard").read_text()
 
 
+ATTACHED = """
+import json
+from tinyagent import hookimpl
+
+class Sink:
+    def attach(self, agent, session_id):
+        {body}
+        self.agent, self.session_id = agent, session_id
+    def __call__(self, event):
+        if event.type == "agent_start":
+            with open("attached", "a") as file:
+                file.write(f"{{self.agent.state['model'].id}} {{self.session_id()}}\\n")
+
+@hookimpl
+def tinyagent_register_sinks(register):
+    register("log", Sink)
+"""
+
+
+def test_a_sink_gets_the_agent_and_the_session(cli: Cli, serve: Serve) -> None:
+    """Before the first event; the id is that of the session in the record, and None without a session."""
+    serve(FakeReply.text("Hello"), FakeReply.text("Hello"))
+    cli.install("log", ATTACHED.format(body="pass"), "hooks")
+    cli("run", "-m", "local/m", "Hi")
+    cli("run", "-m", "local/m", "--no-session", "Hi")
+    [session] = (cli.home / "sessions").rglob("*.jsonl")
+    saved = json.loads(session.read_text().splitlines()[0])["id"]
+    assert [f"m {saved}", "m None"] == (cli.work / "attached").read_text().splitlines()
+
+
+def test_a_sink_that_cannot_attach_is_removed(cli: Cli, serve: Serve) -> None:
+    """It is reported, and gets no events."""
+    serve(FakeReply.text("Hello"))
+    cli.install("log", ATTACHED.format(body="raise ValueError('no place')"), "hooks")
+    done = cli("run", "-m", "local/m", "Hi")
+    assert (0, "Hello\n") == done[:2]
+    assert 1 == done.err.count("no place")
+    assert not (cli.work / "attached").exists()
+
+
 def test_output_of_sinks_is_not_in_the_record(cli: Cli, serve: Serve) -> None:
     """The output of a sink is not part of standard output."""
     serve(FakeReply.text("Hello"))

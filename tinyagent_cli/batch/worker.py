@@ -243,7 +243,7 @@ class BatchWorker:
             timer = asyncio.get_running_loop().call_later(plan.timeout, time_out)
         error: BaseException | None = None
         try:
-            with PluginSinks(plan.sinks, agent.subscribe, self._app.warn):
+            with PluginSinks(plan.sinks, agent, self._app.warn):
                 for sink in sinks:
                     agent.subscribe(sink)
                 agent.subscribe(progress)

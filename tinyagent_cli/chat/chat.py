@@ -123,7 +123,12 @@ class Chat:
         for signum in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self.stop, Interrupted(signum))
         try:
-            sinks = PluginSinks(self._chat.plan.sinks, self._chat.agent.subscribe, self._app.warn)
+            sinks = PluginSinks(
+                self._chat.plan.sinks,
+                self._chat.agent,
+                self._app.warn,
+                lambda: self._chat.plan.session_id(),  # `/fork` changes the plan
+            )
             with self._raw_mode(), sinks:
                 self._greet()
                 while not self._leaves:

@@ -101,6 +101,10 @@ class _Server:
         if self._reading is not None:
             self._reading.cancel()
 
+    def _sinks(self) -> PluginSinks:
+        plan = self._plan
+        return PluginSinks(plan.sinks, self._conversation.agent, self._app.warn, plan.session_id)
+
     def close(self) -> None:
         """Close the session."""
         self._conversation.close()
@@ -109,7 +113,7 @@ class _Server:
         """Serve the client on standard input and output."""
         self._lifetime.attach(asyncio.get_running_loop(), self.stop)
         try:
-            with PluginSinks(self._plan.sinks, self._conversation.agent.subscribe, self._app.warn):
+            with self._sinks():
                 await self._serve(stdin, stdout)
         finally:
             self._lifetime.detach()
@@ -121,7 +125,7 @@ class _Server:
         """Serve the clients of a socket, one at a time, until `stop` is called."""
         self._lifetime.attach(asyncio.get_running_loop(), self.stop)
         try:
-            with PluginSinks(self._plan.sinks, self._conversation.agent.subscribe, self._app.warn):
+            with self._sinks():
                 async with asyncio.TaskGroup() as group:
                     accepting = group.create_task(self._accept(listener, group))
                     await self._stopped.wait()

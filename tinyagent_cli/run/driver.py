@@ -355,7 +355,7 @@ class _Run:
                 raise output.error
             output.on_error = self._stop
         try:
-            with PluginSinks(plan.sinks, self._agent.subscribe, self._app.warn):
+            with PluginSinks(plan.sinks, self._agent, self._app.warn, plan.session_id):
                 await self._ask()
         finally:
             self._display.close()

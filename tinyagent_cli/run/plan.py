@@ -153,6 +153,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sessions: SessionsTable
     context: ProjectContext | None
 
+    def session_id(self) -> str | None:
+        """Return the id of the session that saves the conversation; None if it is not saved."""
+        return None if self.session is None else self.session.id
+
     @property
     def inputs(self) -> list[tuple[str, str]]:
         """Return the files that `-o` must not replace, each with a description."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 from tinyagent.agent_types import AgentEvent
 
 if TYPE_CHECKING:
+    from tinyagent.agent import Agent
     from tinyagent_cli.plugins.loading import SinkFactory
 
 __all__ = ["PluginSinks"]
@@ -22,27 +23,37 @@ class PluginSinks:
 
     Args:
         factories: The name of each sink, for messages, and its factory.
-        subscribe: Subscribes a listener to the events of the run.
+        agent: The agent of the run.
         warn: Called once for each sink that failed.
+        session_id: Returns the id of the session that saves the run; None if it is not saved.
     """
 
     def __init__(
         self,
         factories: Sequence[tuple[str, SinkFactory]],
-        subscribe: Callable[[Callable[[AgentEvent], None]], Callable[[], None]],
+        agent: Agent,
         warn: Callable[[str], None],
+        session_id: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._factories = factories
-        self._subscribe = subscribe
+        self._agent = agent
         self._warn = warn
+        self._session_id = session_id
         self._open: dict[str, tuple[Callable[[AgentEvent], None], Callable[[], None]]] = {}
 
     def __enter__(self) -> Self:
         for name, factory in self._factories:
-            sink = self._guarded(name, factory)
+            sink = self._guarded(name, self._made, factory)
             if sink is not None:
-                self._open[name] = (sink, self._subscribe(self._listener(name, sink)))
+                self._open[name] = (sink, self._agent.subscribe(self._listener(name, sink)))
         return self
+
+    def _made(self, factory: SinkFactory) -> Callable[[AgentEvent], None]:
+        sink = factory()
+        attach = getattr(sink, "attach", None)
+        if callable(attach):
+            attach(self._agent, self._session_id)
+        return sink
 
     def _listener(self, name: str, sink: Callable[[AgentEvent], None]) -> Callable[[AgentEvent], None]:
         def listen(event: AgentEvent) -> None:

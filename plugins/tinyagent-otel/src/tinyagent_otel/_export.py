@@ -1,0 +1,284 @@
+"""The SDK of the process, configured by the `OTEL_*` variables, and its end.
+
+Spans are sent by the SDK's batch processor, in its own thread. The exporter is imported there, too. A run
+never waits for a receiver. At the exit, a receiver has `DRAIN_S` for the last spans; then retries are ended,
+and after `END_S` the process exits. A receiver that has failed gets no more time. Failures are one warning.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points, version
+from urllib.parse import urlsplit
+
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from tinyagent import Agent
+
+from ._content import captures_content
+from ._tracer import AgentTracer
+
+__all__ = ["Export"]
+
+DRAIN_S = 1.5
+"""Seconds at the exit for sending the last spans."""
+
+END_S = 0.5
+"""Seconds after that for a request under way. The command line gives the `atexit` functions 4 s in all."""
+
+SCHEDULE_DELAY_MS = 500
+"""Milliseconds between batches. With the SDK's 5 s, most runs would send everything at the exit."""
+
+AGENT_NAME = "tinyagent"
+
+MAX_REASON = 300
+"""Characters of a reason in the warning."""
+
+log = logging.getLogger("tinyagent.otel")
+
+
+class Export:
+    """Makes the tracers of all runs of the process.
+
+    A tracer provider that exists already, for example by `opentelemetry-instrument`, is used as it is.
+
+    Args:
+        environment: The variables.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._capture = captures_content(environment)
+        self._parent = _parent(environment)
+        present = trace.get_tracer_provider()
+        self._provider = (
+            present if not isinstance(present, trace.ProxyTracerProvider) else _provider(environment)
+        )
+
+    def tracer(self, agent: Agent, session_id: Callable[[], str | None]) -> AgentTracer:
+        """Return the tracer of a run."""
+        return AgentTracer(
+            agent,
+            tracer_provider=self._provider,
+            name=AGENT_NAME,
+            conversation_id=session_id,
+            capture_content=self._capture,
+            parent=self._parent,
+        )
+
+
+def _parent(environment: Mapping[str, str]) -> Context | None:
+    """Return the context in the environment (`TRACEPARENT`), which a caller sets for its child processes."""
+    carrier = {
+        name: environment[name.upper()]
+        for name in ("traceparent", "tracestate", "baggage")
+        if environment.get(name.upper())
+    }
+    return propagate.extract(carrier, Context()) if carrier else None
+
+
+def _provider(environment: Mapping[str, str]) -> TracerProvider:
+    """Make the global provider, so that other instrumentations take part."""
+    reports = _Reports()
+    provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
+    exporters = [_LateExporter(name, environment, reports) for name in _exporters(environment)]
+    delay = None if environment.get("OTEL_BSP_SCHEDULE_DELAY") else SCHEDULE_DELAY_MS
+    for exporter in exporters:
+        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
+    trace.set_tracer_provider(provider)
+    atexit.register(_End(provider, exporters, reports))
+    return provider
+
+
+def _resource() -> Resource:
+    resource = Resource.create()
+    if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
+        ours = {"service.name": AGENT_NAME, "service.version": version("tinyagent-core")}
+        resource = resource.merge(Resource(ours))
+    return resource
+
+
+def _exporters(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of the exporters, with the protocol in that of OTLP."""
+    protocol = (
+        environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
+        or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+        or "http/protobuf"
+    ).strip()
+    by_protocol = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+    wanted = (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")
+    names = [name.strip() for name in wanted if name.strip().lower() not in ("", "none")]
+    return [by_protocol.get(protocol, f"otlp with {protocol}") if name == "otlp" else name for name in names]
+
+
+class _LateExporter(SpanExporter):
+    """An exporter that is imported for its first batch, in the thread of the batches.
+
+    Attributes:
+        lost: How many spans were not sent.
+    """
+
+    def __init__(self, name: str, environment: Mapping[str, str], reports: _Reports) -> None:
+        self.name = name
+        self.lost = 0
+        self._environment = environment
+        self._reports = reports
+        self._exporter: SpanExporter | None = None
+        self._ended = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send a batch."""
+        if self._ended:
+            self.lost += len(spans)
+            return SpanExportResult.FAILURE
+        try:
+            if self._exporter is None:
+                self._exporter = _make_exporter(self.name)
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001 - reported at the exit
+            self._reports.add_failure(str(error) or type(error).__name__)
+            result = SpanExportResult.FAILURE
+        if result is SpanExportResult.SUCCESS:
+            self._reports.failing = False
+        else:
+            self.lost += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        """End retries, and send nothing more."""
+        if not self._ended:
+            self._ended = True
+            if self._exporter is not None:
+                self._exporter.shutdown()
+
+
+def _make_exporter(name: str) -> SpanExporter:
+    """Return the exporter of this name.
+
+    Raises:
+        LookupError: It is not installed.
+        TypeError: It is not an exporter of spans.
+    """
+    if name == "otlp_proto_http":
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        return OTLPSpanExporter()
+    found = next(iter(entry_points(group="opentelemetry_traces_exporter", name=name)), None)
+    if found is None:
+        hint = ""
+        if name == "otlp_proto_grpc":
+            hint = ". To install it: tinyagent plugins install 'tinyagent-otel[grpc]'"
+        raise LookupError(f"the exporter {name} is not installed{hint}")
+    exporter: object = found.load()()
+    if not isinstance(exporter, SpanExporter):
+        raise TypeError(f"{name} is not an exporter of spans")
+    return exporter
+
+
+class _Reports(logging.Handler):
+    """Collects what OpenTelemetry logs, so that it is not shown between the output of a run.
+
+    Attributes:
+        failing: Whether the last attempt to send a batch has failed.
+        failure: Why.
+        note: The first other warning, for example about the value of a variable.
+        on_failure: Called after a failed attempt; nothing is collected after it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.failing = False
+        self.failure = ""
+        self.note = ""
+        self.on_failure: Callable[[], None] | None = None
+        self._closed = False
+        logger = logging.getLogger("opentelemetry")
+        logger.addHandler(self)
+        logger.propagate = False
+
+    def add_failure(self, text: str) -> None:
+        """Take the reason of a failed attempt."""
+        if self._closed:
+            return
+        self.failing, self.failure = True, _sentence(text)
+        if self.on_failure is not None:
+            self._closed = True
+            self.on_failure()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a message without its traceback."""
+        if record.name.startswith("opentelemetry.exporter"):
+            self.add_failure(record.getMessage())
+        else:
+            self.note = self.note or _sentence(record.getMessage())
+
+
+def _sentence(text: str) -> str:
+    """Return a message without a full stop. Of a failed connection, the system's error is enough."""
+    system = re.search(r"\[Errno [^]]*\] ([^\"')]+)", text)
+    return " ".join((text if system is None else system[1]).split()).rstrip(".")[:MAX_REASON]
+
+
+class _End:
+    """Ends the provider at the exit. Its thread starts now, because none can start at the exit."""
+
+    def __init__(
+        self, provider: TracerProvider, exporters: Sequence[_LateExporter], reports: _Reports
+    ) -> None:
+        self._provider = provider
+        self._exporters = exporters
+        self._reports = reports
+        self._pid = os.getpid()
+        self._begin, self._ended = threading.Event(), threading.Event()
+        threading.Thread(target=self._shut_down, name="tinyagent-otel", daemon=True).start()
+
+    def _shut_down(self) -> None:
+        self._begin.wait()
+        self._provider.shutdown()
+        self._ended.set()
+
+    def __call__(self) -> None:
+        if os.getpid() != self._pid:
+            return  # a fork, which has no thread of ours
+        # A receiver that has just failed gets no more time.
+        self._reports.on_failure = self._give_up
+        self._begin.set()
+        if self._reports.failing or not self._ended.wait(DRAIN_S):
+            self._give_up()
+            self._ended.wait(END_S)
+        self._warn()
+
+    def _give_up(self) -> None:
+        for exporter in self._exporters:
+            exporter.shutdown()
+
+    def _warn(self) -> None:
+        lost = sum(exporter.lost for exporter in self._exporters)
+        where = ", ".join(_receiver(exporter.name, os.environ) for exporter in self._exporters)
+        if not self._ended.is_set():
+            log.warning("The last traces were not sent: no answer from %s in time.", where)
+        elif lost:
+            log.warning(
+                "Traces were not sent to %s: %s.", where, self._reports.failure or "no reason is known"
+            )
+        elif self._reports.note:
+            log.warning("OpenTelemetry: %s.", self._reports.note)
+
+
+def _receiver(name: str, environment: Mapping[str, str]) -> str:
+    """Return the address of a receiver, without a user and a query, which may be secret."""
+    if not name.startswith("otlp"):
+        return name
+    url = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environment.get(
+        "OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    parts = urlsplit(url or "http://localhost:4318")
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
