@@ -32,7 +32,7 @@ def has_secret(name: str, value: str) -> bool:
 
 def secret_argument(words: list[str]) -> str | None:
     """Return the first part of a command or URL that names a secret, without the secret; None without one."""
-    for before, word in zip(["", *words], words, strict=False):
+    for number, (before, word) in enumerate(zip(["", *words], words, strict=False)):
         option, equals, value = word.partition("=")
         if word.startswith("-") and equals and has_secret(option, value):
             return option
@@ -40,7 +40,7 @@ def secret_argument(words: list[str]) -> str | None:
         if is_value and has_secret(before, word):
             return before
         if _looks_secret(word):
-            return before if before.startswith("-") else "a word of it"
+            return before if before.startswith("-") else f"argument {number}" if number else "in the address"
         for found in _SECRET_QUERY.finditer(word if "://" in word else ""):
             if is_secret_name(found[1]):
                 return f"?{found[1]}="

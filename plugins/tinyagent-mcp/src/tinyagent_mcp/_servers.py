@@ -376,13 +376,13 @@ def _as_configuration_error(error: Exception, config: ServerConfig) -> Configura
 def _setup_hint(config: ServerConfig) -> str:
     """Return advice for a server that cannot be used."""
     if config.url is not None:
-        what = "Check that the server is running. If it needs credentials, add them to headers"
+        what = "Check its address, and that it is running."
     else:
         what = (
-            "A server gets a filtered environment: add variables that it needs, such as tokens, to "
-            "pass_env or env"
+            "A server gets a filtered environment: add variables that it needs, such as tokens, to pass_env "
+            f"or env of [mcp.servers.{config.name}] in mcp.toml."
         )
-    return f"{what} of its [mcp.servers.NAME] in mcp.toml. `tinyagent mcp list` tries all servers."
+    return f"{what} To try it: tinyagent mcp test {config.name}"
 
 
 def _progress(done: float, total: float | None, message: str | None) -> AgentToolResult:
