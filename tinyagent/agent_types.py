@@ -522,6 +522,24 @@ class Tool:
     parameters: JsonDict = field(default_factory=lambda: {"type": "object", "properties": {}})
 
 
+@dataclass(frozen=True)
+class CallSandbox:
+    """What confines a call of a tool. Approvals show it, and decide by it.
+
+    Attributes:
+        text: What holds for the call, for the user, in one or two sentences.
+        active: Whether the call runs in a sandbox.
+        leaves: Whether the call asks to run outside the sandbox in which other calls of the tool run. The
+            user then has to approve it in any case.
+        outside: The arguments of the same call outside the sandbox; None if it cannot run there.
+    """
+
+    text: str
+    active: bool
+    leaves: bool = False
+    outside: JsonDict | None = None
+
+
 @dataclass
 class AgentTool(Tool):
     """A tool that can be run.
@@ -533,6 +551,7 @@ class AgentTool(Tool):
         timeout: Seconds until the call ends with an error result; None for no limit.
         origin: Identifies the program that runs the call, if it is not the plugin's own code; for example a
             hash of the configuration of an MCP server. When it changes, remembered approvals become invalid.
+        sandbox: Returns what confines a call with these arguments; None if the tool has no sandbox.
     """
 
     label: str = ""
@@ -540,6 +559,7 @@ class AgentTool(Tool):
     read_only: bool = False
     timeout: float | None = None
     origin: str = ""
+    sandbox: Callable[[JsonDict], CallSandbox] | None = None
 
 
 @dataclass

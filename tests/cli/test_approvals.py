@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 import tinyagent_cli.run.approvals as approvals_module
-from tinyagent.agent_types import AgentContext, AgentTool, ToolCallInfo
+from tinyagent.agent_types import AgentContext, AgentTool, CallSandbox, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import FakeServer, assistant
 from tinyagent_cli.plugins.tool_sources import ToolSource
 from tinyagent_cli.run.approval_store import ApprovalStore, current_project, fingerprint
-from tinyagent_cli.run.approvals import Approvals, Question, question
+from tinyagent_cli.run.approvals import Approvals, Asked, Question, question
 
 from .conftest import TOOLS, Cli, FakeReply
 
@@ -168,6 +168,11 @@ def a_call(arguments: dict[str, Any]) -> ToolCallInfo:
     return ToolCallInfo(tool, "call_1", arguments, assistant("…"), AgentContext(messages=[]))
 
 
+def asked(arguments: dict[str, Any]) -> Asked:
+    """Return a question about such a call."""
+    return Asked(a_call(arguments), ["yes", "always", "exact", "project"], "There is no sandbox.")
+
+
 def test_the_question_shows_exactly_what_would_be_run(cli: Cli, serve: Serve) -> None:
     """Escapes, backspaces, bidi controls and invisible characters in arguments are shown as escapes."""
     cli.file("mytools.py", TOOLS)
@@ -193,7 +198,7 @@ UNSEEN = (
 
 def test_unseen_characters_are_written_out() -> None:
     """Ignorable characters, fillers, variation selectors, tags and unusual blanks are shown as escapes."""
-    text = question(a_call({"command": f"ls{UNSEEN}"})).text
+    text = question(asked({"command": f"ls{UNSEEN}"})).text
     for character in UNSEEN:
         code = ord(character)
         assert character not in text
@@ -212,7 +217,7 @@ def test_unseen_characters_are_written_out() -> None:
 )
 def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
     """A long run of blanks is shown as its length, so it cannot hide the end of a command."""
-    assert f"  $ ls #{shown}; rm -rf ~\n" in question(a_call({"command": f"ls #{blanks}; rm -rf ~"})).text
+    assert f"  $ ls #{shown}; rm -rf ~\n" in question(asked({"command": f"ls #{blanks}; rm -rf ~"})).text
 
 
 @pytest.mark.parametrize(
@@ -222,18 +227,18 @@ def test_long_blanks_are_counted(blanks: str, shown: str) -> None:
 )
 def test_a_long_call_is_shown_in_part(arguments: dict[str, Any]) -> None:
     """A question about a long call shows its beginning, its end, and the length of the gap."""
-    asked = question(a_call(arguments))
-    assert (True, True) == ("begin" in asked.text, "end\n" in asked.text)
-    assert "characters are not shown here" in asked.text
-    assert len(asked.text) < 9_000
-    assert asked.text.count("\n") < 120
-    assert "[a]" not in asked.text
+    shown = question(asked(arguments))
+    assert (True, True) == ("begin" in shown.text, "end\n" in shown.text)
+    assert "characters are not shown here" in shown.text
+    assert len(shown.text) < 9_000
+    assert shown.text.count("\n") < 120
+    assert "[a]" not in shown.text
 
 
 def test_a_question_is_wrapped_by_words_but_not_the_call() -> None:
     """The text around the call fits into a narrow terminal; the call stays as it is."""
     command = "echo " + "word " * 30
-    text = question(a_call({"command": command}), source="tinyagent-tools-shell", width=40).text
+    text = question(asked({"command": command}), source="tinyagent-tools-shell", width=40).text
     around = [line for line in text.split("\n") if not line.startswith("  ")]
     assert all(len(line) < 40 for line in around), around
     assert f"  $ {command}" in text
@@ -591,3 +596,127 @@ async def test_an_approval_of_a_tool_ends_when_the_tool_changes(monkeypatch: pyt
     for fields in ({}, {}, {"description": "Other words."}, {"origin": "another server"}):
         await ask(**fields)
     assert 3 == len(asked)
+
+
+# ---- the sandbox ----------------------------------------------------------------------------------------
+
+SANDBOXED = """
+from tinyagent import AgentToolResult, tool
+from tinyagent.agent_types import CallSandbox
+
+@tool
+def build(target: str, without_sandbox: bool = False) -> str:
+    "Build."
+    with open("built", "a") as file:
+        file.write(f"{target} {without_sandbox}\\n")
+    return "built"
+
+def confined(arguments):
+    if arguments.get("without_sandbox"):
+        return CallSandbox("Outside the sandbox: all your permissions.", False, leaves=True)
+    outside = {**arguments, "without_sandbox": True}
+    return CallSandbox("In a sandbox (test): no network.", True, outside=outside)
+
+build.sandbox = confined
+"""
+
+
+def built(cli: Cli) -> list[str]:
+    """Return what the tool has built."""
+    path = cli.work / "built"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def builds(cli: Cli, serve: Serve) -> FakeServer:
+    """A model that builds in the sandbox, then twice outside of it, and then answers."""
+    cli.file("mytools.py", SANDBOXED)
+    outside = {"target": "b", "without_sandbox": True}
+    return serve(
+        FakeReply.tool_calls(("build", {"target": "a"})),
+        FakeReply.tool_calls(("build", outside)),
+        FakeReply.tool_calls(("build", outside)),
+        FakeReply.text("Done."),
+    )
+
+
+def test_the_question_says_what_holds(cli: Cli, builds: FakeServer) -> None:
+    """A call can be approved once outside the sandbox; a call that leaves it has no other answers."""
+    terminal = cli.on_terminal(*RUN, "Build")
+    terminal.expect(
+        "In a sandbox (test): no network.\r\n"
+        "Run build? [y] once  [a] always in this run  [n] no\r\nOutside the sandbox: [o] once\r\n"
+    )
+    terminal.type("o\n")
+    terminal.expect("Outside the sandbox: all your permissions.\r\n")
+    terminal.expect("Run build outside the sandbox? [y] once  [n] no: ")
+    terminal.shown = b""
+    terminal.type("a\n")  # no answer to this question
+    terminal.expect("Run build outside the sandbox?")
+    terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert ["a True", "b True"] == built(cli)
+    assert "the user declined" in tool_result(builds, 2)
+
+
+@pytest.mark.parametrize("rule", [("-y",), ("--allow", "build")])
+def test_no_rule_lets_a_call_leave_the_sandbox(cli: Cli, builds: FakeServer, rule: tuple[str, ...]) -> None:
+    """`-y` and `--allow` are for calls in the sandbox. Without a terminal, other calls are refused."""
+    done = cli(*RUN, *rule, "Build")
+    assert 0 == done.code
+    assert ["a False"] == built(cli)
+    assert "only the user can allow a call outside the sandbox" in tool_result(builds, 2)
+    assert "-y and --allow do not include this" in " ".join(done.err.split())
+
+
+def test_an_answer_for_the_run_does_not_let_a_call_leave_the_sandbox(cli: Cli, builds: FakeServer) -> None:
+    """`always` is for calls in the sandbox."""
+    terminal = cli.on_terminal(*RUN, "Build")
+    terminal.expect("Run build?")
+    terminal.type("a\n")
+    for _ in range(2):
+        terminal.expect("Run build outside the sandbox?")
+        terminal.shown = b""
+        terminal.type("n\n")
+    assert 0 == terminal.end()
+    assert ["a False"] == built(cli)
+
+
+def test_the_record_says_that_a_call_was_outside(cli: Cli, builds: FakeServer) -> None:
+    """In the details of its result."""
+    terminal = cli.on_terminal(*RUN, "-o", "run.jsonl", "Build")
+    for answer in "onn":
+        terminal.expect("Run build")
+        terminal.shown = b""
+        terminal.type(f"{answer}\n")
+    assert 0 == terminal.end()
+    lines = [json.loads(line) for line in (cli.work / "run.jsonl").read_text().splitlines()]
+    first = next(line for line in lines if line["type"] == "tool_execution_end")
+    assert "the user, once, outside the sandbox" == first["result"]["details"]["approval"]
+
+
+def test_a_call_that_the_user_types_may_leave_the_sandbox(cli: Cli) -> None:
+    """`tools call` runs exactly what is on the command line."""
+    cli.file("mytools.py", SANDBOXED)
+    done = cli("tools", "call", "mytools.py:build", "target=c", "without_sandbox=true")
+    assert 0 == done.code, done.err
+    assert ["c True"] == built(cli)
+
+
+async def test_a_sandbox_that_cannot_be_described_runs_nothing() -> None:
+    """The function of the tool may raise, for example because a sandbox is required."""
+
+    def confined(arguments: dict[str, Any]) -> CallSandbox:
+        raise ConfigurationError("A sandbox is required, and there is none.")
+
+    tool = AgentTool(name="shell", description="", parameters={}, sandbox=confined)
+    call = ToolCallInfo(tool, "call_1", {}, assistant("…"), AgentContext(messages=[]))
+    verdict = await Approvals(yes=True).ask(call)
+    assert "A sandbox is required" in str(verdict.refusal)
+
+
+def test_stored_approvals_are_bound_to_the_sandbox() -> None:
+    """A call that was approved for the sandbox is asked again if there is none."""
+    tool = AgentTool(name="shell", description="", parameters={})
+    states = [None, CallSandbox("In.", True), CallSandbox("None.", False)]
+    assert 3 == len({fingerprint(current_project(), tool, None, {}, state) for state in states})

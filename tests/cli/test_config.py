@@ -51,6 +51,46 @@ def test_each_setting_has_its_source(cli: Cli) -> None:
     assert ("auto", "default") == everything["run.transport"]
 
 
+def test_a_project_can_only_make_the_sandbox_stricter(cli: Cli) -> None:
+    """It may require it and forbid the network, but not the opposite; variables take precedence."""
+    cli.config('[sandbox]\nmode = "off"\nnetwork = true\nwritable = ["/srv"]\n')
+    cli.file("tinyagent.toml", '[sandbox]\nmode = "required"\nnetwork = false\n')
+    assert {
+        "sandbox.mode": ("required", "tinyagent.toml"),
+        "sandbox.network": (False, "tinyagent.toml"),
+        "sandbox.writable": (["/srv"], "config.toml"),
+    } == shown(cli, "sandbox")
+    found = shown(
+        cli,
+        "sandbox",
+        TINYAGENT_SANDBOX="auto",
+        TINYAGENT_SANDBOX_NETWORK="1",
+        TINYAGENT_SANDBOX_WRITABLE="/a:/b",
+    )
+    assert {
+        "sandbox.mode": ("auto", "TINYAGENT_SANDBOX"),
+        "sandbox.network": (True, "TINYAGENT_SANDBOX_NETWORK"),
+        "sandbox.writable": (["/a", "/b"], "TINYAGENT_SANDBOX_WRITABLE"),
+    } == found
+    cli.config("")
+    cli.file("tinyagent.toml", "[sandbox]\nnetwork = true\n")
+    assert (False, "default") == shown(cli, "sandbox.network")["sandbox.network"]
+    for line in ('mode = "off"', 'writable = ["/"]'):
+        cli.file("tinyagent.toml", f"[sandbox]\n{line}\n")
+        done = cli("config", "show")
+        assert 3 == done.code
+        assert "A project file can only choose" in " ".join(done.err.split())
+
+
+def test_wrong_settings_of_the_sandbox(cli: Cli) -> None:
+    """A folder is absolute, and a misspelt variable never means `off`."""
+    cli.config('[sandbox]\nwritable = ["build"]\n')
+    assert (3, True) == ((done := cli("config", "show")).code, "is not an absolute path" in done.err)
+    cli.config("")
+    done = cli("config", "show", TINYAGENT_SANDBOX="no")
+    assert (3, True) == (done.code, "can be auto, required or off" in " ".join(done.err.split()))
+
+
 def test_one_setting_and_one_table(cli: Cli) -> None:
     """A key shows one row, a table its rows; an unknown key is a usage error with a suggestion."""
     cli.config('[run]\nmodel = "a/b"\n[run.options]\nseed = 1\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,3 +297,24 @@ def test_a_narrow_terminal(cli: Cli) -> None:
     commands = [line for line in lines if line.startswith(" " * 8 + "tinyagent")]
     assert commands
     assert all(len(line) <= 50 or "/" in line for line in lines if line not in commands), lines
+
+
+def test_the_sandbox(cli: Cli) -> None:
+    """What holds is shown; without a sandbox there is advice, or a problem if one is required."""
+    cli.config('[sandbox]\nmode = "off"\n')
+    off = cli("doctor", "--offline")
+    assert re.search(
+        r"ok  sandbox +programs of tools: The sandbox is turned off by \S+config.toml", joined(off.out)
+    )
+    cli.config("")
+    on = joined(cli("doctor", "--offline").out)
+    assert re.search(r"(ok|--)  sandbox +programs of tools: (In a sandbox|There is no sandbox)", on)
+    required = cli("doctor", "--offline", TINYAGENT_SANDBOX="required", PATH="/nowhere")
+    if "In a sandbox" not in joined(required.out):
+        assert 3 == required.code
+        assert "A sandbox is required, and there is none" in joined(required.out)
+
+
+def joined(text: str) -> str:
+    """Return a text without the breaks of its lines."""
+    return re.sub(r"\n {2,}", " ", text)

@@ -20,13 +20,14 @@ from tinyagent._answer import answer_error
 from tinyagent._answer_form import json_form
 from tinyagent._stream.message_checks import checked_messages, is_sent
 from tinyagent._stream.model import HttpModel
-from tinyagent.agent_types import AgentMessage, JsonDict, Model, Provider, ToolCallInfo, UserMessage
+from tinyagent.agent_types import AgentMessage, JsonDict, Model, Provider, UserMessage
 from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
 from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.run.approvals import Asked
 from tinyagent_cli.run.driver import make_agent, make_guards
 from tinyagent_cli.run.lifetime import Lifetime
 from tinyagent_cli.run.outcome import add_cost, in_terms_of_options
@@ -325,7 +326,7 @@ def _answer_of(schema: bytes) -> WantedAnswer:
     return WantedAnswer(json_form(_json.decode(schema)), many=False)
 
 
-async def _refuse(call: ToolCallInfo, project: bool) -> str | None:
+async def _refuse(asked: Asked) -> str | None:
     """Answer no question about a tool: nothing shows which of many items asks."""
     return None
 

@@ -65,7 +65,7 @@ def _of_files(found: Settings) -> Iterator[Value]:
     path = found.directory / "config.toml"
     user = msgspec.toml.decode(read_config(path) or "")
     for keys, value in _leaves(user):
-        if keys[0] != "run":
+        if keys[0] not in ("run", "sandbox"):
             yield _row(keys, value, str(path))
     in_user_file = user.get("run", {})
     for name, merged in msgspec.to_builtins(found.run).items():
@@ -76,6 +76,10 @@ def _of_files(found: Settings) -> Iterator[Value]:
             source = f"{path}, {PROJECT_FILE}"
         for keys, value in _leaves({"run": {name: merged}}):
             yield _row(keys, value, source or str(path))
+
+    for name, merged in msgspec.to_builtins(found.sandbox).items():
+        if name in found.sandbox_sources or name in user.get("sandbox", {}):
+            yield _row(("sandbox", name), merged, found.sandbox_sources.get(name, str(path)))
 
 
 def _of_environment(found: Settings) -> Iterator[Value]:

@@ -6,6 +6,7 @@ select from the user's configuration and set limits, but not add anything.
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from pathlib import Path
@@ -20,6 +21,7 @@ from tinyagent.text_files import read_config
 __all__ = [
     "ProviderTable",
     "RunTable",
+    "SandboxTable",
     "SessionsTable",
     "Table",
     "ToolTable",
@@ -198,6 +200,28 @@ class BatchTable(Table, frozen=True):
     limits: dict[str, LimitsTable] = {}
 
 
+class SandboxTable(Table, frozen=True):
+    """`[sandbox]`: the sandbox of tools that run programs, such as `bash`.
+
+    Attributes:
+        mode: Whether a sandbox is used if this machine has one (`auto`), is required, or is not used (`off`).
+            A project file can only require it.
+        network: Whether programs in the sandbox may use the network. A project file can only forbid it.
+        writable: Folders that programs in the sandbox may change, besides the working directory.
+    """
+
+    mode: Literal["auto", "required", "off"] = "auto"
+    network: bool = False
+    writable: list[str] = []
+
+
+class ProjectSandboxTable(Table, frozen=True):
+    """`[sandbox]` of a project file, which can only make the sandbox stricter."""
+
+    mode: Literal["required"] | None = None
+    network: bool | None = None
+
+
 class UserFile(Table, frozen=True):
     """The user's `config.toml`.
 
@@ -215,12 +239,14 @@ class UserFile(Table, frozen=True):
     sessions: SessionsTable = SessionsTable()
     batch: BatchTable = BatchTable()
     executors: dict[str, JsonDict] = {}
+    sandbox: SandboxTable = SandboxTable()
 
 
 class ProjectFile(Table, frozen=True):
     """A `tinyagent.toml` in the working directory."""
 
     run: ProjectRunTable = ProjectRunTable()
+    sandbox: ProjectSandboxTable = ProjectSandboxTable()
 
 
 def names_a_file(name: str) -> bool:
@@ -263,6 +289,11 @@ def decode_user_file(text: str, path: Path) -> UserFile:
         if "/" in name or not name.strip() or not all(split_model(model)):
             raise ConfigurationError(
                 f"{path}: aliases.{name}: an alias is a name without '/', for a model written PROVIDER/ID."
+            )
+    for folder in file.sandbox.writable:
+        if not folder.startswith(("/", "~")) or os.pathsep in folder:
+            raise ConfigurationError(
+                f"{path}: sandbox.writable: {folder!r} is not an absolute path, or has {os.pathsep!r} in it."
             )
     for name in file.providers:
         if not (name[:1].isalnum() and name.isascii() and set(name) <= _PROVIDER_NAME):

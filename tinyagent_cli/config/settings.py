@@ -5,6 +5,7 @@ For limits, the lower one of the project file and the user file applies.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +23,10 @@ from .files import (
     KeysTable,
     PluginsTable,
     ProjectRunTable,
+    ProjectSandboxTable,
     ProviderTable,
     RunTable,
+    SandboxTable,
     SessionsTable,
     ToolTable,
     UserFile,
@@ -71,6 +74,7 @@ class Settings(NamedTuple):
         run: The run table, merged from the user file, the project file and TINYAGENT_MODEL.
         model_source: The file or variable that sets the model, for messages.
         directory: The directory of the user's files.
+        sandbox_sources: The file or variable that sets a key of `sandbox`, if it is not the user file.
         run_sources: The file, or `default`, that sets a key of `run`, if it is not the user file.
         notes: Messages about limits of the project file that do not apply, because the user's are lower.
     """
@@ -85,10 +89,12 @@ class Settings(NamedTuple):
     aliases: Mapping[str, str]
     sessions: SessionsTable
     batch: BatchTable
+    sandbox: SandboxTable
     executors: Mapping[str, JsonDict]
     hook_timeout: float
     directory: Path
     run_sources: Mapping[str, str]
+    sandbox_sources: Mapping[str, str]
     notes: tuple[str, ...]
 
     @property
@@ -137,7 +143,9 @@ def load_settings(directory: Path | None = None) -> Settings:
         source = "TINYAGENT_MODEL"
         run = structs.replace(run, model=model)
         sources["model"] = source
-    return _settings(user, run, home, source, sources, notes)
+    sandbox, sandbox_sources = _sandbox(user.sandbox, project.sandbox if project else None, str(project_file))
+    found = _settings(structs.replace(user, sandbox=sandbox), run, home, source, sources, notes)
+    return found._replace(sandbox_sources=sandbox_sources)
 
 
 def encode_settings(settings: Settings) -> str:
@@ -153,6 +161,7 @@ def encode_settings(settings: Settings) -> str:
         tools=dict(settings.tools),
         aliases=dict(settings.aliases),
         batch=settings.batch,
+        sandbox=settings.sandbox,
     )
     return msgspec.json.encode(user).decode()
 
@@ -186,12 +195,45 @@ def _settings(
         aliases=user.aliases,
         sessions=user.sessions,
         batch=user.batch,
+        sandbox=user.sandbox,
         executors=user.executors,
         hook_timeout=user.plugins.hook_timeout,
         directory=home,
         run_sources=sources,
+        sandbox_sources={},
         notes=tuple(notes),
     )
+
+
+def _sandbox(
+    user: SandboxTable, project: ProjectSandboxTable | None, file: str
+) -> tuple[SandboxTable, dict[str, str]]:
+    """Merge the tables and the variables. Return the result, and its sources. The project can only forbid.
+
+    Raises:
+        ConfigurationError: A variable has a value that is not one of its values.
+    """
+    chosen: dict[str, str | bool | list[str]] = {}
+    sources: dict[str, str] = {}
+    if project is not None and project.mode is not None:
+        chosen["mode"], sources["mode"] = project.mode, file
+    if project is not None and project.network is False:
+        chosen["network"], sources["network"] = False, file
+    if (mode := variable("TINYAGENT_SANDBOX")) is not None:
+        chosen["mode"], sources["mode"] = mode, "TINYAGENT_SANDBOX"
+    if (network := variable("TINYAGENT_SANDBOX_NETWORK")) is not None:
+        chosen["network"] = {"0": False, "1": True}.get(network, network)
+        sources["network"] = "TINYAGENT_SANDBOX_NETWORK"
+    if (writable := variable("TINYAGENT_SANDBOX_WRITABLE")) is not None:
+        chosen["writable"] = [folder for folder in writable.split(os.pathsep) if folder]
+        sources["writable"] = "TINYAGENT_SANDBOX_WRITABLE"
+    try:
+        return msgspec.convert(structs.asdict(user) | chosen, SandboxTable), sources
+    except msgspec.ValidationError:
+        names = " and ".join(name for name in sources.values() if name != file)
+        raise ConfigurationError(
+            f"{names}: TINYAGENT_SANDBOX can be auto, required or off, and TINYAGENT_SANDBOX_NETWORK 0 or 1."
+        ) from None
 
 
 def _with_project(

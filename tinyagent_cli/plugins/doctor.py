@@ -37,7 +37,8 @@ class Finding(NamedTuple):
     """The result of one check.
 
     Attributes:
-        check: `installation`, `configuration`, `plugin`, `names`, `versions`, `keys` or `endpoint`.
+        check: `installation`, `configuration`, `sandbox`, `plugin`, `names`, `versions`, `keys` or
+            `endpoint`.
         subject: The thing that was checked.
         code: The exit code of a run that has this problem; 0 for a harmless problem, or without one.
         message: The state of the subject.
@@ -75,6 +76,7 @@ def _examine(app: AppContext, seconds: float, offline: bool) -> Iterator[Finding
         yield Finding("configuration", "files", 3, str(error), error.hint)
         return
     yield from _configuration(found)
+    yield _sandbox(found)
     yield from _names(found)
     yield from _keys_and_endpoints(found, None if offline else seconds)
 
@@ -179,6 +181,32 @@ def _configuration(found: Settings) -> Iterator[Finding]:
             hint = f"Correct or remove [plugins] prefer.{name} in {file}"
             yield Finding("configuration", f"prefer {name}", 0, f"{preferred} is not installed", hint)
     yield Finding("configuration", "files", 0, f"in {found.directory}")
+
+
+def _sandbox(found: Settings) -> Finding:
+    """Try the sandbox of tools that run programs."""
+    from pathlib import Path
+
+    from tinyagent.sandbox import Policy, find_sandbox
+
+    table, subject = found.sandbox, "programs of tools"
+    if table.mode == "off":
+        source = found.sandbox_sources.get("mode", str(found.directory / "config.toml"))
+        return Finding("sandbox", subject, 0, f"The sandbox is turned off by {source}.")
+    try:
+        box = find_sandbox(table.mode)
+    except TinyAgentError as error:
+        return Finding("sandbox", subject, 3, str(error), error.hint)
+    policy = Policy(writable=[Path.cwd(), *table.writable], network=table.network)
+    text = box.describe(policy)
+    if box.mechanism == "landlock":
+        text += f" bubblewrap holds more, but: {box.problem}."
+    hint = None
+    if box.problem:
+        hint = "docs/sandbox.md compares the mechanisms."
+        if "not installed" in box.problem:
+            hint = f"Install bubblewrap, for example: apt install bubblewrap. {hint}"
+    return Finding("sandbox", subject, 0, text, hint)
 
 
 def _names(found: Settings) -> Iterator[Finding]:

@@ -8,10 +8,12 @@ plugin, its distribution and its version, and fails only the command that reques
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.errors import ConfigurationError, NotConfiguredError, PluginError, TinyAgentError
+from tinyagent_cli.config.environment import set_variable
 
 from .builtin import provider_plugins
 from .discovery import EXECUTORS, Plugin, find
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from tinyagent.agent_types import AgentTool, PromptTemplate, Provider
     from tinyagent.executors import ExecutorFactory
-    from tinyagent_cli.config.files import ProviderTable
+    from tinyagent_cli.config.files import ProviderTable, SandboxTable
     from tinyagent_cli.config.settings import Settings
 
 __all__ = ["PluginLoader", "Registry", "TemplateClaim", "ToolSet"]
@@ -107,6 +109,7 @@ class PluginLoader:
         from .log_warnings import show_warnings
 
         show_warnings()
+        _publish(found.sandbox)
         return cls(found.providers, found.disabled_plugins, Preferences.from_settings(found))
 
     def registry(self) -> Registry:
@@ -266,3 +269,13 @@ class PluginLoader:
         only_setup = all(isinstance(error, ConfigurationError) for error in problems)
         raised = ConfigurationError if only_setup else PluginError
         raise raised("\n".join(map(str, problems)), hint="\n".join(hints))
+
+
+def _publish(sandbox: SandboxTable) -> None:
+    """Set the variables from which plugins read the settings of the sandbox."""
+    if sandbox.mode != "auto":
+        set_variable("TINYAGENT_SANDBOX", sandbox.mode)
+    if sandbox.network:
+        set_variable("TINYAGENT_SANDBOX_NETWORK", "1")
+    if sandbox.writable:
+        set_variable("TINYAGENT_SANDBOX_WRITABLE", os.pathsep.join(sandbox.writable))

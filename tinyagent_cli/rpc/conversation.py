@@ -18,11 +18,12 @@ from msgspec import UNSET
 from tinyagent import Agent, _json
 from tinyagent._answer import answer_error
 from tinyagent._cancel import run_in_thread
-from tinyagent.agent_types import AgentEvent, MessageEndEvent, ToolCallInfo, UserMessage
+from tinyagent.agent_types import AgentEvent, MessageEndEvent, UserMessage
 from tinyagent.errors import AgentStateError, EmptyReplyError, TinyAgentError
 from tinyagent.jsonl import Encoder, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.run.approvals import Asked
 from tinyagent_cli.run.driver import make_agent, make_guards
 from tinyagent_cli.run.lifetime import Lifetime
 from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, model_name
@@ -321,8 +322,9 @@ class Conversation:
 
     # ---- approvals -----------------------------------------------------------------------------------------
 
-    async def _ask(self, call: ToolCallInfo, project: bool) -> str | None:
+    async def _ask(self, asked: Asked) -> str | None:
         """Ask the client about a tool call. Return None if it cannot answer."""
+        call = asked.call
         if not self._can_ask:
             return None
         self._asked += 1
@@ -333,7 +335,8 @@ class Conversation:
             "tool_call_id": call.tool_call_id,
             "tool_name": call.tool.name,
             "args": call.arguments,
-            "answers": ["yes", "always", "exact", *(["project"] if project else []), "no"],
+            "answers": [*asked.answers, "no"],
+            "sandbox": asked.sandbox,
         }
         if self._run is not None and self._run.id is not None:
             line["id"] = self._run.id
@@ -349,8 +352,13 @@ class Conversation:
         question = self._questions.get(name)
         if question is None or question.answer.done():
             raise InputError(f"No approval request {name!r} is open.")
-        if answer == "project" and "project" not in _json.as_list(question.line["answers"]):
+        answers = _json.as_list(question.line["answers"])
+        if answer == "project" and answer not in answers and "always" in answers:
             raise InputError("This call cannot be approved for the project, because its code is not known.")
+        if answer not in answers:
+            raise InputError(
+                f"{answer!r} is not an answer to {name}. Its answers: {', '.join(map(str, answers))}."
+            )
         question.answer.set_result(answer)
 
     # ---- a run ---------------------------------------------------------------------------------------------

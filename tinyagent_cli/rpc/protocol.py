@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from tinyagent import _json
 from tinyagent.agent_types import JsonDict
 from tinyagent_cli.exit_codes import Failure
+from tinyagent_cli.run.approvals import Answer
 
 __all__ = [
     "Abort",
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 Id: TypeAlias = str | int | None
-Answer: TypeAlias = Literal["yes", "always", "exact", "project", "no"]
 
 
 class _Command(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
@@ -147,7 +147,10 @@ class Response(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="approval_request"):
-    """A tool call of the run waits for an `approve` command, with one of `answers`."""
+    """A tool call of the run waits for an `approve` command, with one of `answers`.
+
+    `sandbox` says what confines the call.
+    """
 
     id: str | int | UnsetType = UNSET
     request: str
@@ -155,6 +158,7 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     tool_name: str
     args: JsonDict
     answers: list[Answer]
+    sandbox: str
 
 
 class StateData(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from tinyagent.agent_types import AgentTool, JsonObject
+from tinyagent.agent_types import AgentTool, CallSandbox, JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.text_files import read_config, write_private
 from tinyagent.toml_files import locked
@@ -71,11 +71,19 @@ def current_project() -> Project:
     return Project(path, found.st_dev, found.st_ino)
 
 
-def fingerprint(project: Project, tool: AgentTool, source: ToolSource | None, arguments: JsonObject) -> str:
+def fingerprint(
+    project: Project,
+    tool: AgentTool,
+    source: ToolSource | None,
+    arguments: JsonObject,
+    sandbox: CallSandbox | None = None,
+) -> str:
     """Return the hash of everything that an approval is bound to."""
     code = None if source is None else (source.name, source.content())
     shown = (tool.name, tool.description, tool.parameters)
     bound = [VERSION, project, code, tool.origin, shown, arguments]
+    if sandbox is not None:
+        bound.append(sandbox.active)  # a call that was approved for the sandbox does not run without it
     text = json.dumps(bound, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

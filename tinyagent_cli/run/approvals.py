@@ -2,22 +2,24 @@
 
     denied by name        refused, whatever the other rules are
     read-only             runs
+    leaves the sandbox    the user is asked, whatever the following rules are
     allowed by name, -y   runs
     stored approval       runs: this exact call was approved for this project, see `approval_store`
     otherwise             the user is asked on /dev/tty, never on standard input; refused without a terminal
 
-An approval is not a sandbox: an approved tool can do anything.
+An approval is not a sandbox: a tool without one can do anything once it is approved. With one, its question
+says what holds, and can approve the call once outside the sandbox.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from tinyagent.agent_types import AgentTool, ToolCallInfo
+from tinyagent.agent_types import AgentTool, CallSandbox, JsonDict, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent_cli.terminal.sanitise import visible_line
 
@@ -28,22 +30,50 @@ if TYPE_CHECKING:
 
     from .approval_store import ApprovalStore
 
-__all__ = ["Approvals", "Asker", "Scope", "Verdict"]
+__all__ = ["Answer", "Approvals", "Asked", "Asker", "Scope", "Verdict"]
 
-SANDBOX = "There is no sandbox: the tool has all your permissions."
+_SHORT = {"y": "yes", "a": "always", "e": "exact", "p": "project", "o": "outside"}
+
+NO_SANDBOX = "There is no sandbox: the tool has all your permissions."
 
 
 class Verdict(NamedTuple):
-    """Whether a call may run: the reason if not, and who approved it (empty if no approval is needed)."""
+    """Whether a call may run.
+
+    Attributes:
+        refusal: The reason if not.
+        by: Who approved it; empty if no approval is needed.
+        arguments: Other arguments with which the user has approved it; None for its own.
+    """
 
     refusal: str | None
     by: str = ""
+    arguments: JsonDict | None = None
+
+
+class Asked(NamedTuple):
+    """A question about a call.
+
+    Attributes:
+        call: The call.
+        answers: The answers that it can have, besides `no`.
+        sandbox: What confines the call, in a sentence.
+        leaves: Whether the call leaves a sandbox.
+    """
+
+    call: ToolCallInfo
+    answers: Sequence[Answer]
+    sandbox: str
+    leaves: bool = False
 
 
 Scope: TypeAlias = Literal["run", "chat"]
 
-Asker: TypeAlias = Callable[[ToolCallInfo, bool], Awaitable[str | None]]
-"""Asks about a call, and whether to approve it for the project. Returns None if nothing can be asked."""
+Answer: TypeAlias = Literal["yes", "always", "exact", "project", "outside", "no"]
+"""An answer. `outside` approves the call once, outside the sandbox."""
+
+Asker: TypeAlias = Callable[["Asked"], Awaitable[str | None]]
+"""Asks about a call. Returns None if nothing can be asked."""
 
 
 class Approvals:
@@ -53,6 +83,7 @@ class Approvals:
         allow: Names of tools (`*` and `?` match) that may run without a question; `deny` takes precedence.
         deny: Names of tools that must not run.
         yes: Whether every tool may run without a question.
+        outside: Whether `yes` includes calls that leave a sandbox: the user has typed the call.
         note: Called to tell the user about a refusal without a terminal.
         before: Called before a question, to end an unfinished line of the reply.
         after: Called after a question.
@@ -71,6 +102,7 @@ class Approvals:
         allow: Iterable[str] = (),
         deny: Iterable[str] = (),
         yes: bool = False,
+        outside: bool = False,
         note: Callable[[str], None] = lambda text: None,
         before: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
@@ -84,6 +116,7 @@ class Approvals:
         self._allow = tuple(allow)
         self._deny = tuple(deny)
         self._yes = yes
+        self._outside = outside
         self._note = note
         self._before = before
         self._after = after
@@ -120,31 +153,58 @@ class Approvals:
         tool = call.tool
         if tool.read_only:
             return Verdict(None)
-        if self._yes:
+        try:
+            sandbox = None if tool.sandbox is None else tool.sandbox(call.arguments)
+        except Exception as error:  # noqa: BLE001 - a plugin's function; without its answer nothing runs
+            return Verdict(f"Refused: what confines {tool.name!r} is not known: {error}")
+        leaves = sandbox is not None and sandbox.leaves
+        if self._yes and (not leaves or self._outside):
             return Verdict(None, "--yes")
-        if _matches(tool.name, self._allow):
+        if not leaves and _matches(tool.name, self._allow):
             return Verdict(None, "--allow")
         from .approval_store import current_project, fingerprint
 
         source = self._sources.get(tool.name)
-        key = fingerprint(current_project(), tool, source, call.arguments)
-        can_be_stored = source is not None and source.content() is not None
+        key = fingerprint(current_project(), tool, source, call.arguments, sandbox)
+        identity = _identity(tool, sandbox)
+        can_be_stored = not leaves and source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
-            if self._allowed_tools.get(tool.name) == _identity(tool):
+            if not leaves and self._allowed_tools.get(tool.name) == identity:
                 return Verdict(None, f"the user, for this tool in this {self._scope}")
-            if key in self._allowed_calls:
+            if not leaves and key in self._allowed_calls:
                 return Verdict(None, f"the user, for this exact call in this {self._scope}")
             if can_be_stored and self._store is None and self._open_store is not None:
                 self._store = self._open_store()
             store = self._store if can_be_stored else None
             if store is not None and key in store:
                 return Verdict(None, "the user, for this exact call in this project")
+            answers: list[Answer] = ["yes"]
+            if not leaves:
+                answers += ["always", "exact"]
+                if store is not None:
+                    answers.append("project")
+            if sandbox is not None and sandbox.outside is not None:
+                answers.append("outside")
+            text = NO_SANDBOX if sandbox is None else sandbox.text
             self._before()
             try:
-                answer = await self._answer(call, source, project=store is not None)
+                answer = await self._answer(Asked(call, answers, text, leaves), source)
             finally:
                 self._after()
+        answer = _SHORT.get(answer, answer) if answer else answer
+        if answer is not None and answer not in answers:
+            return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
         match answer:
+            case None if leaves:
+                where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
+                self._note(
+                    f"Refused {tool.name!r} outside the sandbox: {where}. -y and --allow do not include "
+                    "this. To use no sandbox: TINYAGENT_SANDBOX=off"
+                )
+                return Verdict(
+                    f"Refused: only the user can allow a call outside the sandbox, and {where}. "
+                    "Use the sandbox."
+                )
             case None:
                 where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
                 self._note(
@@ -156,34 +216,35 @@ class Approvals:
                     f"{where.replace('ask', 'ask the user', 1)}. The user can allow it by running this again "
                     f"with --allow {tool.name} or --yes."
                 )
-            case "a" | "always":
-                self._allowed_tools[tool.name] = _identity(tool)
+            case "always":
+                self._allowed_tools[tool.name] = identity
                 return Verdict(None, f"the user, for this tool in this {self._scope}")
-            case "e" | "exact":
+            case "exact":
                 self._allowed_calls.add(key)
                 return Verdict(None, f"the user, for this exact call in this {self._scope}")
-            case "p" | "project" if store is not None and source is not None:
+            case "project" if store is not None and source is not None:
                 self._allowed_calls.add(key)
                 self._add_to_store(store, key, call, source)
                 return Verdict(None, "the user, for this exact call in this project")
-            case "y" | "yes":
-                return Verdict(None, "the user, once")
+            case "outside" if sandbox is not None:
+                return Verdict(None, "the user, once, outside the sandbox", sandbox.outside)
+            case "yes":
+                return Verdict(None, f"the user, once{', outside the sandbox' if leaves else ''}")
         return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
 
-    async def _answer(self, call: ToolCallInfo, source: ToolSource | None, *, project: bool) -> str | None:
+    async def _answer(self, asked: Asked, source: ToolSource | None) -> str | None:
         if self._asker is not None:
-            return await self._asker(call, project)
+            return await self._asker(asked)
         name = source.name if source is not None else ""
         async with self._terminal():
-            asked = question(
-                call,
-                project=project,
+            shown = question(
+                asked,
                 source=name,
                 paint=self._paint,
                 width=terminal_width(),
                 scope=self._scope,
             )
-            return await ask_on_terminal(asked)
+            return await ask_on_terminal(shown)
 
     def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
         try:
@@ -193,9 +254,8 @@ class Approvals:
 
 
 def question(
-    call: ToolCallInfo,
+    asked: Asked,
     *,
-    project: bool = True,
     source: str = "",
     paint: Callable[[str, str], str] = lambda code, text: text,
     width: int | None = None,
@@ -204,8 +264,7 @@ def question(
     """Return the question for a call.
 
     Args:
-        call: The call.
-        project: Whether to offer an approval for the project.
+        asked: The call, and the answers to offer.
         source: Where the tool comes from.
         paint: Colours the lines of a diff.
         width: The columns of the terminal, for the text around the call; None for no limit.
@@ -213,34 +272,43 @@ def question(
     """
     from .call_view import call_view, painted
 
-    name = visible_line(call.tool.name)
+    call, leaves = asked.call, asked.leaves
+    name = visible_line(call.tool.name) + (" outside the sandbox" if leaves else "")
     text = call_view(call.tool.name, call.arguments)
     begin, end = hidden_part(text)
-    choices = (
-        f"Run {name}? [y] once  [a] always in this {scope}  [n] no\n"
-        f"This exact call: [e] always in this {scope}{'  [p] always in this project' if project else ''}: "
-    )
+    choices = _choices(name, asked.answers, scope)
     if begin < end:
         gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
         shown = f"{text[:begin]}\n{gap}\n{text[end:]}"
-        asked = (
-            f"The call is not shown completely. [v] view all of it  [yes] run {name} once anyway  [n] no: "
-        )
+        asks = f"The call is not shown completely. [v] view all of it  [yes] run {name} once anyway  [n] no: "
     else:
-        shown, asked = text, choices
+        shown, asks = text, choices
     shown = painted("  " + shown.replace("\n", "\n  "), paint)
     origin = f" ({visible_line(source)})" if source else ""
     start = wrapped(f"The model wants to run {name}{origin}, which can change something:", width)
     return Question(
-        f"{start}\n{shown}\n{wrapped(SANDBOX, width)}\n{wrapped(asked, width)}",
+        f"{start}\n{shown}\n{wrapped(asked.sandbox, width)}\n{wrapped(asks, width)}",
         f"{name}\n{text}" if begin < end else None,
         wrapped(choices, width),
     )
 
 
-def _identity(tool: AgentTool) -> tuple[object, ...]:
+def _choices(name: str, answers: Sequence[Answer], scope: Scope) -> str:
+    """Return the answers to choose from, with their keys."""
+    always = f"  [a] always in this {scope}" if "always" in answers else ""
+    choices = f"Run {name}? [y] once{always}  [n] no"
+    if "outside" in answers:
+        choices += "\nOutside the sandbox: [o] once"
+    if "exact" in answers:
+        project = "  [p] always in this project" if "project" in answers else ""
+        choices += f"\nThis exact call: [e] always in this {scope}{project}"
+    return f"{choices}: "
+
+
+def _identity(tool: AgentTool, sandbox: CallSandbox | None) -> tuple[object, ...]:
     """Return what identifies an approved tool in this run. If it changes, the user is asked again."""
-    return tool.description, tool.parameters, tool.origin
+    confined = sandbox is not None and sandbox.active
+    return tool.description, tool.parameters, tool.origin, confined
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -50,7 +50,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         registry = plugins.registry()
         parsed = _arguments(tool, arguments)
         guards = ToolGuards(
-            Approvals(deny=found.run.deny or (), yes=True),
+            Approvals(deny=found.run.deny or (), yes=True, outside=True),
             registry.hooks("tinyagent_before_tool_call"),
             registry.hooks("tinyagent_after_tool_call"),
             timeout=found.hook_timeout,

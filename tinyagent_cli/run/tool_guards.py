@@ -100,6 +100,7 @@ class ToolGuards:
         if reason is None:
             verdict = await self.approvals.ask(call)
             reason = verdict.refusal
+            changed = changed if verdict.arguments is None else verdict.arguments
             if verdict.by:
                 self._approved[call.tool_call_id] = verdict.by
                 self._log(f"{call.tool.name}: allowed by {verdict.by}")

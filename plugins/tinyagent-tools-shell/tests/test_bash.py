@@ -16,6 +16,7 @@ import pytest
 
 import tinyagent_tools_shell
 from tinyagent import AgentTool, AgentToolResult, ToolError
+from tinyagent.sandbox import SandboxSettings
 from tinyagent.testing.contract import advance_clock
 from tinyagent_tools_shell import _output, _run, _saving, shell_tool
 from tinyagent_tools_shell._environment import MARK, command_environment
@@ -40,7 +41,7 @@ def here(tmp_path: Path) -> Path:
 @pytest.fixture
 def bash(here: Path) -> Bash:
     """Return a function that runs a command, with a time limit of `LIMIT_S` seconds by default."""
-    execute = shell_tool(here).execute
+    execute = shell_tool(here, sandbox=SandboxSettings("off")).execute
     assert execute is not None
 
     async def run(
@@ -295,10 +296,12 @@ async def test_a_full_disk_loses_no_result(here: Path) -> None:
     script = here / "script.py"
     script.write_text(
         "import asyncio, resource, sys, tempfile\nfrom tinyagent_tools_shell import shell_tool\n"
+        "from tinyagent.sandbox import SandboxSettings\n"
         "tempfile.tempdir = sys.argv[1]\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "arguments = {'command': 'seq 1 100000', 'save_output': True}\n"
-        "result = asyncio.run(shell_tool().execute('c', arguments, None, lambda partial: None))\n"
+        "tool = shell_tool(sandbox=SandboxSettings('off'))\n"
+        "result = asyncio.run(tool.execute('c', arguments, None, lambda partial: None))\n"
         "print(result.content[0]['text'][-200:], result.details)\n"
     )
     (here / "tmp").mkdir()
@@ -538,13 +541,15 @@ async def test_commands_do_not_outlive_an_agent_that_is_killed(here: Path) -> No
     """After SIGKILL of the agent, all processes of its command end."""
     program = """
 import asyncio
+from tinyagent.sandbox import SandboxSettings
 from tinyagent_tools_shell import shell_tool
 
 command = (
     "echo $$ > pid1; sleep 600 & echo $! > pid2; (setsid sh -c 'echo $$ > pid3; exec sleep 600' &);"
     " until [ -s pid3 ]; do sleep 0.01; done; touch ready; wait"
 )
-asyncio.run(shell_tool().execute("call", {"command": command}, None, lambda partial: None))
+tool = shell_tool(sandbox=SandboxSettings("off"))
+asyncio.run(tool.execute("call", {"command": command}, None, lambda partial: None))
 """
     agent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=here)
     try:

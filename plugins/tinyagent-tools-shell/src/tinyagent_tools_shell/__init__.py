@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal as signals
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +13,13 @@ from msgspec import Meta
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl, tool
 from tinyagent.agent_types import JsonObject
+from tinyagent.errors import ConfigurationError
+from tinyagent.sandbox import SandboxSettings, find_sandbox, sandbox_settings
 
 from ._output import LIMIT
 from ._processes import ProcessInfo
 from ._run import CommandResult, run
+from ._sandbox import OUTSIDE, CommandSandbox
 
 __all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "shell_tool", "tinyagent_register_tools"]
 
@@ -27,17 +30,32 @@ _Command = Annotated[str, Meta(min_length=1, max_length=100_000)]
 _Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)]
 
 
-def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] = ()) -> AgentTool:
+def shell_tool(
+    folder: str | Path | None = None,
+    *,
+    environment: Iterable[str] = (),
+    sandbox: SandboxSettings | None = None,
+    can_leave_sandbox: bool = False,
+) -> AgentTool:
     """Return the tool `bash`.
 
     Args:
-        folder: Where commands start; the current working directory if None. Commands can change to other
-            folders: this is not a sandbox.
+        folder: Where commands start, and what they may change; the current working directory if None.
         environment: Names of further variables that commands get. A variable with a name like that of
             a secret is never passed on.
+        sandbox: The settings of the sandbox; if None, a sandbox is used if this machine has one.
+        can_leave_sandbox: Whether the model may ask to run a command without the sandbox. Use it only if such
+            calls are approved one by one: see `AgentTool.sandbox`.
+
+    Raises:
+        ConfigurationError: A sandbox is required, and there is none.
     """
     root = Path(folder if folder is not None else Path.cwd()).resolve(strict=True)
     more = frozenset(environment)
+    settings = SandboxSettings() if sandbox is None else sandbox
+    box = CommandSandbox(root, settings, can_leave=can_leave_sandbox)
+    if settings.mode == "required":
+        find_sandbox("required")
 
     @tool(label="Run a shell command")
     async def bash(
@@ -45,6 +63,7 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
         timeout: _Seconds = DEFAULT_TIMEOUT,
         cwd: str = ".",
         save_output: bool = False,
+        without_sandbox: bool = False,
         *,
         signal: asyncio.Event | None = None,
         on_update: AgentToolUpdateCallback | None = None,
@@ -59,6 +78,8 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
             timeout: Seconds after which the command is ended.
             cwd: The folder to start in, relative to the working directory.
             save_output: Save the complete output in a temporary file and return its path.
+            without_sandbox: Run the command without the sandbox, after asking the user. Use it only if the
+                command has failed because of the sandbox, and the task needs it.
         """
         if "\0" in command:
             raise ToolError("A command cannot contain a NUL character.")
@@ -68,20 +89,49 @@ def shell_tool(folder: str | Path | None = None, *, environment: Iterable[str] =
                 on_update(AgentToolResult([{"type": "text", "text": text}], {"bytes": count}))
 
         try:
+            start = _folder(root, cwd)
+            # The first use tries the mechanisms, which takes 50 ms or, on a busy machine, longer.
+            active = await asyncio.to_thread(lambda: box.active) and not (without_sandbox and box.can_leave)
+            before = box.repositories() if active else set()
             ended = await run(
                 command,
-                cwd=_folder(root, cwd),
+                cwd=start,
                 timeout=timeout,
                 stop=signal,
                 on_output=report,
                 more_environment=more,
                 save=save_output,
+                sandbox=box if active else None,
             )
         except (OSError, ValueError) as error:
             raise ToolError(f"The shell could not be started: {error}.") from None
-        return _result(ended, timeout)
+        except ConfigurationError as error:
+            raise ToolError(str(error)) from None
+        result = _result(ended, timeout)
+        if ended.saved is not None and ended.saved.path is not None:
+            box.add_saved(ended.saved.path)
+        notes = []
+        if active:
+            failed = bool(ended.code) and ended.why == "exit"
+            notes = box.notes(failed, ended.output.text(), box.repositories() - before)
+        elif (note := box.first_note()) is not None:
+            notes = [note]
+        _add_notes(result, notes)
+        result.details["sandbox"] = box.details(outside=box.active and not active)
+        return result
 
+    if not box.can_leave:
+        del bash.parameters["properties"][OUTSIDE]
+    if settings.mode != "off":
+        bash.sandbox = box.call
     return bash
+
+
+def _add_notes(result: AgentToolResult, notes: Sequence[str]) -> None:
+    [part] = result.content
+    if notes and part["type"] == "text":
+        text = part["text"]
+        part["text"] = text + ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in notes)
 
 
 def _folder(root: Path, path: str) -> str:
@@ -156,7 +206,14 @@ def _names(members: list[ProcessInfo]) -> str:
 def tinyagent_register_tools(register: Callable[[AgentTool], None]) -> None:
     """Register `bash` for the current working directory.
 
-    `TINYAGENT_SHELL_ENV=NAME,NAME` names further variables that commands get.
+    `TINYAGENT_SHELL_ENV=NAME,NAME` names further variables that commands get. `tinyagent.sandbox` describes
+    the variables for the sandbox.
     """
     names = os.environ.get("TINYAGENT_SHELL_ENV", "").split(",")
-    register(shell_tool(environment=filter(None, map(str.strip, names))))
+    register(
+        shell_tool(
+            environment=filter(None, map(str.strip, names)),
+            sandbox=sandbox_settings(os.environ),
+            can_leave_sandbox=True,
+        )
+    )

@@ -14,11 +14,13 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from tinyagent.sandbox import Launch
 from tinyagent.supervisor import supervised_command
 
 from ._environment import MARK, command_environment
 from ._output import LIMIT, Output
 from ._processes import ProcessInfo, ProcessTree
+from ._sandbox import CommandSandbox
 from ._saving import SavedOutput
 
 __all__ = ["CommandResult", "run"]
@@ -69,6 +71,7 @@ async def run(
     on_output: Callable[[str, int], None],
     more_environment: frozenset[str] = frozenset(),
     save: bool = False,
+    sandbox: CommandSandbox | None = None,
 ) -> CommandResult:
     """Run a command until it ends, times out, is aborted or exceeds the output limit.
 
@@ -77,7 +80,7 @@ async def run(
     """
     saved = SavedOutput() if save else None
     try:
-        return await _Command(command, cwd, more_environment, saved).run(timeout, stop, on_output)
+        return await _Command(command, cwd, more_environment, saved, sandbox).run(timeout, stop, on_output)
     finally:
         if saved is not None:
             saved.close()
@@ -85,7 +88,12 @@ async def run(
 
 class _Command:
     def __init__(
-        self, command: str, cwd: str, more_environment: frozenset[str], saved: SavedOutput | None
+        self,
+        command: str,
+        cwd: str,
+        more_environment: frozenset[str],
+        saved: SavedOutput | None,
+        sandbox: CommandSandbox | None,
     ) -> None:
         self._output = Output()
         self._saved = saved
@@ -97,6 +105,11 @@ class _Command:
         environment = command_environment(os.environ, more_environment)
         environment[MARK] = ",".join(filter(None, [environment.get(MARK), mark]))
         environment["PWD"] = cwd
+        if sandbox is None:
+            launch = Launch(_shell(command), environment, (), "none", "")
+        else:
+            launch = sandbox.launch(_shell(command), environment, cwd)
+        self._wrapper = "bwrap" if launch.mechanism == "bubblewrap" else None
         self._reading, writing = os.pipe()
         self._status, status = os.pipe()
         lifeline, self._lifeline = os.pipe()
@@ -105,13 +118,13 @@ class _Command:
         try:
             # Not awaited, because a cancellation in between would lose the process.
             self._process = subprocess.Popen(
-                supervised_command(_shell(command), lifeline=lifeline, status=status),
+                supervised_command(launch.command, lifeline=lifeline, status=status),
                 cwd=cwd,
-                env=environment,
+                env=launch.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=writing,
                 stderr=writing,
-                pass_fds=(lifeline, status),
+                pass_fds=(lifeline, status, *launch.descriptors),
                 start_new_session=True,
             )
         except BaseException:
@@ -121,6 +134,7 @@ class _Command:
         finally:
             for descriptor in (writing, status, lifeline):
                 os.close(descriptor)
+            launch.close()
         self._processes = ProcessTree(self._process.pid, mark)
 
     async def run(
@@ -245,7 +259,7 @@ class _Command:
         deadline = loop.time() + EXIT_GRACE_S
         while left := self._processes.members():
             if loop.time() > deadline:
-                return left
+                return [process for process in left if process.name != self._wrapper]
             await asyncio.sleep(_POLL_S)
         return []
 
