@@ -119,17 +119,26 @@ class _Slot:
 
     Attributes:
         spec: The recipe.
-        worker: The worker; None if it has to be started.
-        starting: Held while it is started.
-        failures: How many starts have failed in a row.
+        worker: The worker; None while it is started.
+        free: How many items it can take at once when it gets items again.
+        running: How many items it runs.
+        suspect: Whether it gets no other items, because an item has to run alone.
+        changed: Set when an item ends.
         ended: Whether it is given up.
     """
 
     spec: WorkerSpec
-    starting: asyncio.Lock
+    free: int
+    changed: asyncio.Event
     worker: Worker | None = None
-    failures: int = 0
+    running: int = 0
+    suspect: bool = False
     ended: bool = False
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether it can run further items now."""
+        return self.worker is not None and not self.suspect
 
 
 class _Dispatcher:
@@ -143,13 +152,9 @@ class _Dispatcher:
         self._start = start
         self._items = items
         self._job = job
-        self._slots = [_Slot(spec, asyncio.Lock()) for spec in specs]
-        # The places for items, of all workers in turn, so that each gets as many items as the others.
+        self._slots = [_Slot(spec, spec.share, asyncio.Event()) for spec in specs]
+        # The slots of workers that can take an item, each as often as it can take one.
         self._room: asyncio.Queue[_Slot] = asyncio.Queue()
-        for number in range(max(spec.share for spec in specs)):
-            for slot in self._slots:
-                if number < slot.spec.share:
-                    self._room.put_nowait(slot)
         self._again: deque[BatchItem] = deque()
         self._losses: Counter[str] = Counter()
         self._losses_in_a_row = 0
@@ -157,22 +162,17 @@ class _Dispatcher:
         self._changed = asyncio.Event()
         self._next: asyncio.Task[BatchItem | None] | None = None
         self._exhausted = False
+        self._restarts: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         """Run all items."""
         try:
             async with asyncio.TaskGroup() as group:
-                for slot in self._slots:
-                    group.create_task(self._worker(slot))  # warm before there are items
-                while True:
-                    slot = await self._room.get()
-                    if slot.ended:
-                        continue
-                    item = await self._take()
-                    if item is None:
-                        return
-                    self._in_flight += 1
-                    group.create_task(self._run(slot, item))
+                self._group = group
+                starts = [group.create_task(self._fill(slot)) for slot in self._slots]
+                await self._dispatch()
+                for start in [*starts, *self._restarts]:
+                    start.cancel()
         finally:
             if self._next is not None:
                 self._next.cancel()
@@ -181,6 +181,23 @@ class _Dispatcher:
         """End all workers."""
         workers = [slot.worker for slot in self._slots if slot.worker is not None]
         await asyncio.gather(*(worker.aclose() for worker in workers), return_exceptions=True)
+
+    async def _dispatch(self) -> None:
+        """Give all items to workers."""
+        while True:
+            slot = await self._room.get()
+            item = await self._take() if slot.takes_items else None
+            if slot.worker is None or slot.suspect:  # perhaps only now, while there was no item
+                slot.free += 1
+                if item is not None:
+                    self._again.appendleft(item)
+            elif item is None:
+                return
+            else:
+                self._in_flight += 1
+                slot.running += 1
+                slot.suspect = self._losses[item.id] == MOST_LOSSES - 1
+                self._group.create_task(self._run(slot, slot.worker, item))
 
     async def _take(self) -> BatchItem | None:
         """Return the next item, an item of a lost worker first; None if all are done."""
@@ -204,58 +221,57 @@ class _Dispatcher:
                     return item
                 self._exhausted = True
 
-    async def _run(self, slot: _Slot, item: BatchItem) -> None:
-        worker: Worker | None = None
+    async def _run(self, slot: _Slot, worker: Worker, item: BatchItem) -> None:
+        is_suspect = slot.suspect
         try:
-            worker = await self._worker(slot)
-            if worker is None:
-                self._again.append(item)
+            while is_suspect and slot.running > 1 and slot.worker is worker:
+                slot.changed.clear()
+                await slot.changed.wait()
+            if is_suspect and slot.worker is not worker:
+                self._again.append(item)  # it was lost by another item
             else:
                 await _run(worker, item, self._job)
                 self._losses_in_a_row = 0
         except WorkerLostError as error:
-            await self._lost(slot, worker, item, error)
+            self._replace(slot, worker, error)
+            await self._repeat(item)
         finally:
             self._in_flight -= 1
             self._changed.set()
-            self._room.put_nowait(slot)
+            slot.running -= 1
+            slot.changed.set()
+            slot.free += 1
+            if is_suspect:
+                slot.suspect = False
+            self._offer(slot)
 
-    async def _worker(self, slot: _Slot) -> Worker | None:
-        """Return the worker of a place, started if necessary; None if the place was given up.
+    def _offer(self, slot: _Slot) -> None:
+        """Offer the room of a slot for items, if it takes some."""
+        if slot.takes_items:
+            for _ in range(slot.free):
+                self._room.put_nowait(slot)
+            slot.free = 0
+
+    def _replace(self, slot: _Slot, worker: Worker, error: WorkerLostError) -> None:
+        """Start another worker in place of a lost one. The others go on meanwhile.
 
         Raises:
-            TinyAgentError: It cannot be started, and neither can the others.
+            WorkerLostError: All workers end.
         """
-        async with slot.starting:
-            while slot.worker is None and not slot.ended:
-                try:
-                    slot.worker = await self._start(slot.spec)
-                    slot.failures = 0
-                except WorkerLostError as error:
-                    slot.failures += 1
-                    if slot.failures < MOST_STARTS:
-                        continue
-                    slot.ended = True
-                    if all(other.ended for other in self._slots):
-                        raise
-                    self._job.note(f"{error} The other workers go on.")
-            return slot.worker
+        if slot.worker is not worker:
+            return  # another of its items has noticed
+        slot.worker = None
+        self._losses_in_a_row += 1
+        if self._losses_in_a_row > MOST_LOSSES * len(self._slots):
+            raise WorkerLostError(
+                f"The workers end again and again. The last one: {error}",
+                hint="Run an item alone to see why: tinyagent run",
+            ) from error
+        self._job.note(f"{error} Its items are run again.")
+        self._restarts.append(self._group.create_task(self._fill(slot, worker)))
 
-    async def _lost(
-        self, slot: _Slot, worker: Worker | None, item: BatchItem, error: WorkerLostError
-    ) -> None:
-        if worker is None:
-            raise error  # none can be started
-        if slot.worker is worker:  # the first of its items that notices
-            slot.worker = None
-            self._losses_in_a_row += 1
-            if self._losses_in_a_row > MOST_LOSSES * len(self._slots):
-                raise WorkerLostError(
-                    f"The workers end again and again. The last one: {error}",
-                    hint="Run an item alone to see why: tinyagent run",
-                ) from error
-            self._job.note(f"{error} Its items are run again.")
-            await worker.aclose()
+    async def _repeat(self, item: BatchItem) -> None:
+        """Run an item of a lost worker again: the last time alone, so that no other item can be the cause."""
         self._losses[item.id] += 1
         if self._losses[item.id] < MOST_LOSSES:
             self._again.append(item)
@@ -267,6 +283,28 @@ class _Dispatcher:
                 hint="The item may need too much memory. Run it alone: tinyagent run",
             ),
         )
+
+    async def _fill(self, slot: _Slot, lost: Worker | None = None) -> None:
+        """Start a worker, and offer its room for items.
+
+        Raises:
+            TinyAgentError: It cannot be started, and there is no other.
+        """
+        if lost is not None:
+            await lost.aclose()
+        for attempt in range(1, MOST_STARTS + 1):
+            try:
+                slot.worker = await self._start(slot.spec)
+                break
+            except WorkerLostError as error:
+                if attempt < MOST_STARTS:
+                    continue
+                slot.ended = True
+                if all(other.ended for other in self._slots):
+                    raise
+                self._job.note(f"{error} The other workers go on.")
+                return
+        self._offer(slot)
 
 
 async def _next(items: AsyncIterator[BatchItem]) -> BatchItem | None:

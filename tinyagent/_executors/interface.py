@@ -107,6 +107,10 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         rpm: The most requests in a minute to each provider; None for no limit.
         tpm: The most tokens in a minute of each provider; None for no limit.
         most_workers: The most workers; more of them would exceed a limit of a provider.
+        directory: The working directory of the command. Paths of the recipe and of items are relative to it.
+        shared: Absolute paths of folders to which workers write, and which all of them must share.
+        requirements: The distributions that workers need, each with its version on this machine: that of
+            tinyagent, and those of the plugins that the batch uses.
         part: Which of the parts this worker has, from 0.
         parts: The number of workers among which the limits are divided.
     """
@@ -117,6 +121,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rpm: float | None = None
     tpm: float | None = None
     most_workers: int = 1
+    directory: str = ""
+    shared: tuple[str, ...] = ()
+    requirements: dict[str, str] = {}
     part: int = 0
     parts: int = 1
 

@@ -18,6 +18,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.model_choice import parse_options
 from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.exit_codes import InputError, WriteError
+from tinyagent_cli.plugins.discovery import used_distributions
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.plan import RunOptions, read_system
 from tinyagent_cli.run.process_exit import runner_closed_at_exit
@@ -106,8 +107,11 @@ def execute(app: AppContext, options: BatchOptions) -> int:
         most_workers=min(
             [options.jobs, *(table.concurrency or options.jobs for table in recipe.limits.values())]
         ),
+        directory=str(Path.cwd()),
+        shared=() if options.records is None else (str(Path(options.records).absolute()),),
     )
     plan = BatchWorker(app, recipe, spec).plan  # reports what is missing, before OUT is created
+    spec = msgspec.structs.replace(spec, requirements=used_distributions())
     if options.records is not None:
         _make_folder(options.records)
     _allow_files(options.jobs * FILES_FOR_EACH)

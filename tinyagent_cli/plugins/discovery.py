@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tinyagent_cli.config.environment import allowed_plugins
-from tinyagent_cli.version import DISTRIBUTION
+from tinyagent_cli.version import DISTRIBUTION, version
 
 __all__ = [
     "BUILT_IN",
@@ -26,6 +26,7 @@ __all__ = [
     "installed",
     "normalised",
     "scan",
+    "used_distributions",
 ]
 
 GROUPS = ("tools", "providers", "commands", "executors", "inputs", "hooks")
@@ -77,6 +78,16 @@ def find(group: str | None = None) -> list[Plugin]:
         if (group is None or entry.group == group)
         and (allowed is None or entry.name in allowed or normalised(entry.distribution) in allowed)
     ]
+
+
+def used_distributions() -> dict[str, str]:
+    """Return the versions of tinyagent and of the distributions with imported plugins, by their names."""
+    used = {
+        plugin.distribution: plugin.version
+        for plugin in find()
+        if plugin.value.partition(":")[0].strip() in sys.modules
+    }
+    return {DISTRIBUTION: version(), **used}
 
 
 def installed() -> list[Plugin]:

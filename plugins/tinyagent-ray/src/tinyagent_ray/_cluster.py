@@ -1,0 +1,301 @@
+"""All calls of Ray. It has few types that a checker can use, so they end in this module."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from tinyagent.errors import ConfigurationError, TinyAgentError, WorkerLostError
+from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
+
+from . import _node
+from ._actor import WorkerActor
+
+__all__ = ["Cluster", "Node", "RayWorker"]
+
+START_S = 120.0
+"""Seconds for a worker to get its processors and to be set up."""
+CONNECT_S = 60.0
+"""Seconds for a cluster to answer, or for Ray to start on this machine."""
+PORT_S = 5.0
+"""Seconds for the port of a cluster to accept a connection."""
+SHUTDOWN_S = 10.0
+"""Seconds to disconnect from Ray, and to end it if it was started for the batch."""
+CHECK_S = 60.0
+"""Seconds for a node to answer the check."""
+CLOSE_S = 3.0
+"""Seconds for a worker to end the records of what was in flight."""
+SPARE_CALLS = 8
+"""Calls of an actor beside its items."""
+
+_HINT = "Show the cluster: ray status. Start one: ray start --head"
+
+T = TypeVar("T")
+
+
+class Node(NamedTuple):
+    """A node of the cluster.
+
+    Attributes:
+        id: Ray's id.
+        name: The host name and a part of the id, for messages.
+    """
+
+    id: str
+    name: str
+
+
+class Cluster:
+    """The connection of this process to Ray. Use `connect`.
+
+    Args:
+        ray: The module.
+        is_ours: Whether this process has connected, and has to disconnect.
+    """
+
+    def __init__(self, ray: ModuleType, is_ours: bool) -> None:
+        self.ray = ray
+        self._is_ours = is_ours
+
+    @classmethod
+    async def connect(cls, address: str | None, working_dir: str | None) -> Cluster:
+        """Connect to a cluster, or start Ray on this machine.
+
+        Args:
+            address: The address; None for RAY_ADDRESS, or for a new cluster on this machine.
+            working_dir: A folder to copy to the nodes.
+
+        Raises:
+            ConfigurationError: Ray is not installed, or there is no cluster at the address.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        if address == "local":
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # it listens on loopback only
+        try:
+            import ray  # pyright: ignore[reportMissingImports] - it is not in .venv
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Ray cannot be imported: {error}.", hint="Install it: pip install tinyagent-ray"
+            ) from error
+        if ray.is_initialized():
+            return cls(ray, is_ours=False)
+        arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if working_dir is not None:
+            arguments["runtime_env"] = {"working_dir": working_dir}
+        arguments |= {"address": address} | ({"include_dashboard": False} if address == "local" else {})
+        try:
+            await _check_port(address)
+            # In a thread, Ray leaves the signals to the command.
+            await asyncio.wait_for(_in_thread(lambda: ray.init(**arguments)), CONNECT_S)
+        except TimeoutError:
+            raise ConfigurationError(
+                f"Ray at {address} did not answer within {CONNECT_S:g} s.", hint=_HINT
+            ) from None
+        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+            raise ConfigurationError(
+                f"There is no Ray cluster at {address}: {_first_line(error)}"
+                if address != "local"
+                else f"Ray cannot be started: {_first_line(error)}",
+                hint=_HINT,
+            ) from error
+        ray.cloudpickle.register_pickle_by_value(_node)
+        return cls(ray, is_ours=True)
+
+    async def close(self) -> None:
+        """Disconnect. A cluster that was started for the batch is ended."""
+        if self._is_ours:
+            try:
+                await asyncio.wait_for(_in_thread(self.ray.shutdown), SHUTDOWN_S)
+            except TimeoutError:
+                pass  # the exit of the process disconnects it
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that are alive."""
+        return [
+            Node(node["NodeID"], f"Node {node['NodeManagerHostname']} ({node['NodeID'][:8]})")
+            for node in self.ray.nodes()
+            if node["Alive"]
+        ]
+
+    def room_for(self, cpus: float) -> int:
+        """Return how many workers the processors of the cluster allow, at least one."""
+        return max(1, int(float(self.ray.cluster_resources().get("CPU", 1)) // cpus))
+
+    async def find_problems(
+        self, node: Node, requirements: Mapping[str, str], directory: str | None, markers: list[str]
+    ) -> list[str]:
+        """Return what a node lacks. See `_node.find_problems`.
+
+        Raises:
+            TinyAgentError: The check fails.
+        """
+        from ray.util.scheduling_strategies import (  # pyright: ignore[reportMissingImports]
+            NodeAffinitySchedulingStrategy,
+        )
+
+        check = self.ray.remote(_node.find_problems).options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        reference = check.remote(node.name, sys.version_info[:2], dict(requirements), directory, markers)
+        try:
+            return msgspec.convert(await asyncio.wait_for(_result(reference), CHECK_S), list[str])
+        except TimeoutError:
+            raise TinyAgentError(f"it did not answer within {CHECK_S:g} s") from None
+        except self.ray.exceptions.RayError as error:
+            raise TinyAgentError(_first_line(error)) from error
+
+
+class RayWorker:
+    """A worker in an actor. Use `start`."""
+
+    def __init__(self, cluster: Cluster, actor: object) -> None:
+        self._ray = cluster.ray
+        self._actor = actor
+
+    @classmethod
+    async def start(
+        cls,
+        cluster: Cluster,
+        spec: WorkerSpec,
+        environment: Mapping[str, str],
+        directory: str | None,
+        cpus: float,
+    ) -> RayWorker:
+        """Start an actor, and wait until its worker is set up.
+
+        Args:
+            cluster: Where to start it.
+            spec: The recipe.
+            environment: Secret variables for the process.
+            directory: Its working directory; None for that of Ray.
+            cpus: The processors that Ray reserves.
+
+        Raises:
+            TinyAgentError: The worker cannot be set up.
+            WorkerLostError: The actor cannot be started.
+        """
+        ray = cluster.ray
+        actor = (
+            ray.remote(WorkerActor)
+            .options(
+                num_cpus=cpus,
+                scheduling_strategy="SPREAD",
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=spec.share + SPARE_CALLS,
+            )
+            .remote()
+        )
+        worker = cls(cluster, actor)
+        try:
+            reference = actor.set_up.remote(msgspec.msgpack.encode(spec), dict(environment), directory)
+            problem = await asyncio.wait_for(_result(reference), START_S)
+        except TimeoutError:
+            ray.kill(actor)
+            raise WorkerLostError(
+                f"A worker did not start within {START_S:g} s. Ray has no {cpus:g} free processors for it, "
+                "or the node hangs.",
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            ray.kill(actor)
+            raise TinyAgentError(f"A worker cannot be set up: {_first_line(error.cause)}") from error
+        except ray.exceptions.RayError as error:
+            raise WorkerLostError(f"A worker cannot be started: {_first_line(error)}") from error
+        except BaseException:
+            ray.kill(actor)
+            raise
+        if problem is not None:
+            ray.kill(actor)
+            message, hint = msgspec.convert(problem, tuple[str, str | None])
+            raise ConfigurationError(message, hint=hint)
+        return worker
+
+    async def run(self, item: BatchItem) -> ItemResult:
+        """Run an item in the actor.
+
+        Raises:
+            TinyAgentError: The worker could not run the item.
+            WorkerLostError: The actor, its process or its node has ended.
+        """
+        reference = self._actor.run.remote(msgspec.msgpack.encode(item))  # type: ignore[attr-defined]
+        try:
+            answer = await _result(reference)
+            assert isinstance(answer, bytes)
+            return msgspec.msgpack.decode(answer, type=ItemResult)
+        except asyncio.CancelledError:
+            self._ray.cancel(reference)
+            raise
+        except self._ray.exceptions.RayTaskError as error:
+            raise TinyAgentError(_first_line(error.cause)) from error
+        except self._ray.exceptions.RayError as error:
+            raise WorkerLostError(f"A worker was lost: {_first_line(error)}") from error
+
+    async def aclose(self) -> None:
+        """End the actor, after the records of what was in flight."""
+        try:
+            await asyncio.wait_for(_result(self._actor.close.remote()), CLOSE_S)  # type: ignore[attr-defined]
+        except (TimeoutError, self._ray.exceptions.RayError):
+            pass  # it is lost, or it hangs
+        self._ray.kill(self._actor)
+
+
+async def _check_port(address: str) -> None:
+    """Connect to the port of an address, because Ray itself waits for minutes if there is none.
+
+    Raises:
+        OSError: It cannot be connected.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto` and `local`
+    _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), PORT_S)
+    writer.close()
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Call a function in a thread that does not delay the exit of the process."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: Exception | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def call() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except Exception as failed:  # noqa: BLE001 - it is raised in the event loop
+            error = failed
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            pass  # the event loop is closed
+
+    threading.Thread(target=call, daemon=True, name="ray").start()
+    return await future
+
+
+async def _result(reference: object) -> object:
+    """Wait for a reference of Ray."""
+    return await asyncio.wrap_future(reference.future())  # type: ignore[attr-defined]
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
