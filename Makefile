@@ -9,6 +9,9 @@ RIPGREP := .venv-peers-ripgrep
 PUBLISHING := .venv-peers-publishing
 PUBLISHING_PINS := tests/peers/publishing-constraints.txt
 GENERATOR_PINS := $(addprefix tests/peers/generators/,constraints.txt package.json package-lock.json)
+# Plugins that bring too much for .venv: their tests run in environments of their own.
+HEAVY := ray llm
+HEAVY_PEERS := $(HEAVY:%=.venv-peers-%)
 BROWSER := .venv-browser
 RELEASE := .venv-release
 RIPGREP_PINS := $(addprefix plugins/tinyagent-tools-fs/tests/ripgrep/,package.json package-lock.json)
@@ -16,8 +19,8 @@ MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
 PIP     = $(BIN)/python -m pip --disable-pip-version-check
 PLUGINS := $(patsubst %/pyproject.toml,%,$(wildcard plugins/*/pyproject.toml))
-# All but those that would be loaded for every run; their tests find them in their folders.
-INSTALLED := $(filter-out plugins/tinyagent-audit plugins/tinyagent-otel,$(PLUGINS))
+# All but those that would be loaded for every run, whose tests find them in their folders, and those that are heavy.
+INSTALLED := $(filter-out $(addprefix plugins/tinyagent-,audit otel $(HEAVY)),$(PLUGINS))
 METADATA := pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 PYTEST_ARGS ?=
 # One more than there are processors: the tests often wait for a process or a time limit.
@@ -39,7 +42,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a minute or two
@@ -78,7 +81,7 @@ bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are
 conformance: $(VENV)/.ready-dev ## test clients with real replies, and write docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready ## install the programs of other projects for tests
+peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) ## install the programs of other projects for tests
 
 browser: $(BROWSER)/.ready ## install the driver of the browser for tests/cli/test_page_browser.py
 
@@ -89,7 +92,7 @@ leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) $(HEAVY_PEERS) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -179,3 +182,11 @@ $(RELEASE)/.ready: scripts/release-constraints.txt
 	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--no-deps --requirement scripts/release-constraints.txt
 	@touch $@
+
+# Ray has no packages for some platforms and for the newest Python; there its tests are skipped.
+$(HEAVY_PEERS:=/.ready): .venv-peers-%/.ready: plugins/tinyagent-%/tests/constraints.txt plugins/tinyagent-%/pyproject.toml pyproject.toml
+	@test -x $(@D)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(@D); }
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --requirement $< \
+		&& $(@D)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --no-build-isolation --editable . --editable ./plugins/tinyagent-$* \
+		&& touch $@ || { echo "tinyagent-$* cannot be installed: its tests will be skipped" >&2; test "$(CI)" != true; }

@@ -36,7 +36,10 @@ CLOSE_S = 3.0
 SPARE_CALLS = 8
 """Calls of an actor beside its items."""
 
-_HINT = "Show the cluster: ray status. Start one: ray start --head"
+_HINT = (
+    "Show the cluster: ray status. Start one: ray start --head. If the path of a socket is too long, set "
+    "RAY_TMPDIR to a shorter one."
+)
 
 T = TypeVar("T")
 

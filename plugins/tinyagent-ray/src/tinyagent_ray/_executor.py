@@ -59,7 +59,7 @@ class RayExecutor:
                 return
             try:
                 specs = spec.divide(options.workers or cluster.room_for(options.cpus))
-                directory = None if options.working_dir is not None else spec.directory
+                directory = self._directory(spec)
 
                 async def start(part: WorkerSpec) -> Worker:
                     return await RayWorker.start(cluster, part, job.environment, directory, options.cpus)
@@ -67,6 +67,10 @@ class RayExecutor:
                 await run_on_workers(specs, start, items, job)
             finally:
                 await cluster.close()
+
+    def _directory(self, spec: WorkerSpec) -> str | None:
+        """Return the working directory that each node must have; None if Ray copies one."""
+        return None if self._options.working_dir is not None else spec.directory or None
 
     async def _connect(self, spec: WorkerSpec) -> Cluster:
         """Connect, and check the nodes.
@@ -106,7 +110,7 @@ class RayExecutor:
     async def _problems(
         self, cluster: Cluster, node: Node, spec: WorkerSpec, markers: Sequence[str]
     ) -> list[str]:
-        directory = None if self._options.working_dir is not None else spec.directory
+        directory = self._directory(spec)
         try:
             return await cluster.find_problems(node, spec.requirements, directory, list(markers))
         except TinyAgentError as error:
