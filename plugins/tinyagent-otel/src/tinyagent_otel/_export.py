@@ -40,6 +40,9 @@ SCHEDULE_DELAY_MS = 500
 
 AGENT_NAME = "tinyagent"
 
+OTLP_HTTP = "otlp_proto_http"
+"""The name of the default exporter, as in the entry points of OpenTelemetry."""
+
 MAX_REASON = 300
 """Characters of a reason in the warning."""
 
@@ -86,10 +89,15 @@ def _parent(environment: Mapping[str, str]) -> Context | None:
 
 
 def _provider(environment: Mapping[str, str]) -> TracerProvider:
-    """Make the global provider, so that other instrumentations take part."""
+    """Make the global provider, so that other instrumentations take part.
+
+    Raises:
+        LookupError: An exporter is not installed.
+        TypeError: It is not an exporter of spans.
+    """
     reports = _Reports()
+    exporters = [_LateExporter(name, reports) for name in _exporters(environment)]
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    exporters = [_LateExporter(name, environment, reports) for name in _exporters(environment)]
     delay = None if environment.get("OTEL_BSP_SCHEDULE_DELAY") else SCHEDULE_DELAY_MS
     for exporter in exporters:
         provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=delay))
@@ -113,25 +121,26 @@ def _exporters(environment: Mapping[str, str]) -> list[str]:
         or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
         or "http/protobuf"
     ).strip()
-    by_protocol = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+    by_protocol = {"http/protobuf": OTLP_HTTP, "grpc": "otlp_proto_grpc"}
     wanted = (environment.get("OTEL_TRACES_EXPORTER") or "otlp").split(",")
     names = [name.strip() for name in wanted if name.strip().lower() not in ("", "none")]
     return [by_protocol.get(protocol, f"otlp with {protocol}") if name == "otlp" else name for name in names]
 
 
 class _LateExporter(SpanExporter):
-    """An exporter that is imported for its first batch, in the thread of the batches.
+    """An exporter. That of OTLP over HTTP is imported for its first batch, in the thread of the batches.
+
+    Others are made at once, because they may be unable to start at the exit, as that of gRPC.
 
     Attributes:
         lost: How many spans were not sent.
     """
 
-    def __init__(self, name: str, environment: Mapping[str, str], reports: _Reports) -> None:
+    def __init__(self, name: str, reports: _Reports) -> None:
         self.name = name
         self.lost = 0
-        self._environment = environment
         self._reports = reports
-        self._exporter: SpanExporter | None = None
+        self._exporter = None if name == OTLP_HTTP else _make_exporter(name)
         self._ended = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -141,7 +150,9 @@ class _LateExporter(SpanExporter):
             return SpanExportResult.FAILURE
         try:
             if self._exporter is None:
-                self._exporter = _make_exporter(self.name)
+                from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+                self._exporter = OTLPSpanExporter()
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001 - reported at the exit
             self._reports.add_failure(str(error) or type(error).__name__)
@@ -161,16 +172,12 @@ class _LateExporter(SpanExporter):
 
 
 def _make_exporter(name: str) -> SpanExporter:
-    """Return the exporter of this name.
+    """Return a new exporter of this name.
 
     Raises:
         LookupError: It is not installed.
         TypeError: It is not an exporter of spans.
     """
-    if name == "otlp_proto_http":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
     found = next(iter(entry_points(group="opentelemetry_traces_exporter", name=name)), None)
     if found is None:
         hint = ""
