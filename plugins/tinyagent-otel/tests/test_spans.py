@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
@@ -45,6 +47,25 @@ async def look(at: str = "") -> str:
         raise ValueError(f"There is nothing. {CANARY}")
     return f"I see {at}. {CANARY}"
 
+
+LONG_TALK: list[Any] = [
+    {"role": role, "content": [{"type": "text", "text": "word " * 2000}], **fields}
+    for _ in range(4)
+    for role, fields in (
+        ("user", {}),
+        (
+            "assistant",
+            {
+                "stop_reason": "stop",
+                "timestamp": 1,
+                "api": "",
+                "provider": "",
+                "model": "m",
+                "usage": None,
+            },
+        ),
+    )
+]
 
 USAGE = {
     "input": 12,
@@ -389,27 +410,9 @@ async def test_an_agent_as_a_tool_is_below_its_call(spans: Spans) -> None:
 
 async def test_a_compaction_is_a_request_of_its_own(spans: Spans) -> None:
     """It comes before the request of the turn, and names its reason."""
-    history = [
-        {"role": role, "content": [{"type": "text", "text": "word " * 2000}], **fields}
-        for _ in range(4)
-        for role, fields in (
-            ("user", {}),
-            (
-                "assistant",
-                {
-                    "stop_reason": "stop",
-                    "timestamp": 1,
-                    "api": "",
-                    "provider": "",
-                    "model": "m",
-                    "usage": None,
-                },
-            ),
-        )
-    ]
     with ScriptedProvider("A summary.", "Fine.") as provider:
         viewer, events = agent(provider, compaction=Compaction(context_window=4000))
-        viewer.replace_messages(history)
+        viewer.replace_messages(LONG_TALK)
         instrument(viewer, tracer_provider=spans.provider)
         assert "Fine." == await viewer.prompt_text("And now?")
     check_runs(events)
@@ -493,3 +496,56 @@ async def test_the_server_of_a_request(spans: Spans) -> None:
         found = spans.named("chat m")[-1].attributes or {}
         assert server == (found.get("server.address"), found.get("server.port"))
         assert "secret" not in "".join(span.to_json() for span in spans.all)
+
+
+async def test_a_compaction_outside_of_a_run(spans: Spans) -> None:
+    """It is a trace of its own, and has no text of the conversation."""
+    with ScriptedProvider(f"A summary. {CANARY}") as provider:
+        viewer, events = agent(provider)
+        viewer.replace_messages(LONG_TALK)
+        instrument(viewer, tracer_provider=spans.provider)
+        await viewer.compact()
+    assert ["compaction_start", "compaction_end"] == [event.type for event in events]
+    [span] = spans.all
+    assert ("request", f"chat {provider.model.id}") == (
+        (span.attributes or {})["tinyagent.compaction.reason"],
+        span.name,
+    )
+    assert CANARY not in span.to_json()
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
+async def test_metrics_of_requests() -> None:
+    """Durations and tokens are histograms of the conventions, with few attributes."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    with ScriptedProvider(Reply("Hello.", usage=USAGE), RateLimitError("Slow down.", status=429)) as scripted:
+        viewer, events = agent(scripted)
+        instrument(viewer, meter_provider=provider, conversation_id="conv-1")
+        await viewer.prompt("Hi")
+        await viewer.prompt("Hi again")
+    check_runs(events)
+    data = reader.get_metrics_data()
+    assert data is not None
+    [resource] = data.resource_metrics
+    [scope] = resource.scope_metrics
+    found = {
+        (metric.name, metric.unit, *sorted((point.attributes or {}).items())): (point.count, point.sum)  # type: ignore[union-attr]
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+    about = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": scripted.model.provider,
+        "gen_ai.request.model": scripted.model.id,
+    }
+    duration, tokens = ("gen_ai.client.operation.duration", "s"), ("gen_ai.client.token.usage", "{token}")
+    expected = {
+        (*duration, *sorted(about.items())),
+        (*duration, *sorted({**about, "error.type": "rate_limit"}.items())),
+        (*tokens, *sorted({**about, "gen_ai.token.type": "input"}.items())),
+        (*tokens, *sorted({**about, "gen_ai.token.type": "output"}.items())),
+    }
+    assert expected == set(found)
+    assert [1, 1] == [count for key, (count, _) in found.items() if key[0] == duration[0]]
+    assert {12, 3} == {total for key, (_, total) in found.items() if key[0] == tokens[0]}

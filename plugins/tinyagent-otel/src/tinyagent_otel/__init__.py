@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from tinyagent import Agent
@@ -24,17 +25,19 @@ def instrument(
     agent: Agent,
     *,
     tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
     name: str | None = None,
     conversation_id: str | None = None,
     capture_content: bool | None = None,
 ) -> Callable[[], None]:
-    """Make spans of all following runs of an agent.
+    """Make spans of all following runs of an agent, and metrics of its requests.
 
     A run is a child of the span that is current when it starts.
 
     Args:
         agent: The agent.
         tracer_provider: Makes the spans; the global one if None.
+        meter_provider: Makes the metrics; the global one if None.
         name: The name of the agent (`gen_ai.agent.name`).
         conversation_id: The id of the conversation (`gen_ai.conversation.id`); the agent's `session_id` if
             None.
@@ -50,6 +53,7 @@ def instrument(
     tracer = AgentTracer(
         agent,
         tracer_provider=tracer_provider,
+        meter_provider=meter_provider,
         name=name,
         conversation_id=None if conversation_id is None else lambda: conversation_id,
         capture_content=captures_content() if capture_content is None else capture_content,

@@ -68,6 +68,12 @@ TOOL_DEFINITIONS = "gen_ai.tool.definitions"
 TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
 TOOL_CALL_RESULT = "gen_ai.tool.call.result"
 
+# ---- metrics ---------------------------------------------------------------------------------------
+
+OPERATION_DURATION = "gen_ai.client.operation.duration"
+TOKEN_USAGE = "gen_ai.client.token.usage"
+TOKEN_TYPE = "gen_ai.token.type"
+
 # ---- our own -------------------------------------------------------------------------------------
 
 COST = "tinyagent.usage.cost"

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, create_key, get_current, get_value, set_value
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from tinyagent import Agent
@@ -39,10 +41,11 @@ from tinyagent.agent_types import (
 
 from . import _content
 from . import _semconv as names
+from ._metrics import request_metrics
 
 __all__ = ["AgentTracer"]
 
-_Value = str | bool | int | float | list[str]
+_Value: TypeAlias = str | bool | int | float | list[str]
 
 _RUN = create_key("tinyagent.run")
 
@@ -60,11 +63,12 @@ class _Run:
 
 
 class AgentTracer:
-    """A listener that makes spans of an agent's events.
+    """A listener that makes spans of an agent's events, and metrics of its requests.
 
     Args:
         agent: The agent. Its model, its tools and its conversation are read when a span starts or ends.
         tracer_provider: Makes the spans; the global one if None.
+        meter_provider: Makes the metrics; the global one if None.
         name: The name of the agent (`gen_ai.agent.name`).
         conversation_id: Returns the id of the conversation, or None.
         capture_content: Whether spans get messages, arguments, results and the system prompt.
@@ -76,6 +80,7 @@ class AgentTracer:
         agent: Agent,
         *,
         tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
         name: str | None = None,
         conversation_id: Callable[[], str | None] | None = None,
         capture_content: bool = False,
@@ -83,12 +88,14 @@ class AgentTracer:
     ) -> None:
         self._agent = agent
         self._tracer = trace.get_tracer("tinyagent", None, tracer_provider, names.SCHEMA_URL)
+        self._metrics = request_metrics(meter_provider)
         self._name = name
         self._conversation_id = conversation_id or (lambda: agent.session_id)
         self._capture = capture_content
         self._parent = parent
         self._run: _Run | None = None
         self._chat: Span | None = None
+        self._chat_attributes: dict[str, _Value] = {}
         self._chat_start = 0.0
         self._first_chunk: float | None = None
         self._tools: dict[str, list[Span]] = {}
@@ -190,7 +197,7 @@ class AgentTracer:
         attributes.update(more or {})
         label = f"{names.CHAT} {attributes.get(names.REQUEST_MODEL, '')}".strip()
         self._chat = self._tracer.start_span(label, self._run_context(), SpanKind.CLIENT, attributes)
-        self._chat_start, self._first_chunk = time.monotonic(), None
+        self._chat_attributes, self._chat_start, self._first_chunk = attributes, time.monotonic(), None
         self._set_current(self._chat)
 
     def _end_chat(self, message: AssistantMessage) -> None:
@@ -205,8 +212,9 @@ class AgentTracer:
         model = self._agent.state["model"]
         if model is not None and message["model"] not in ("", model.id):
             span.set_attribute(names.RESPONSE_MODEL, message["model"])
+            self._chat_attributes[names.RESPONSE_MODEL] = message["model"]
+        self._record(message["usage"], self._add_error(span, message))
         _add_usage(span, message["usage"])
-        self._add_error(span, message)
         if self._capture and span.is_recording():
             self._add_request_content(span)
             sent = [other for other in self._agent.state["messages"] if other is not message]
@@ -218,6 +226,7 @@ class AgentTracer:
         span, self._chat = self._chat, None
         if span is not None:
             _add_usage(span, event.usage)
+            self._record(event.usage, None if event.error_message is None else names.OTHER_ERROR)
             if event.error_message is not None:
                 _fail(span, names.OTHER_ERROR, event.error_message if self._capture else None)
                 self._aborted = event.error_message == ABORTED
@@ -228,6 +237,10 @@ class AgentTracer:
             self._start_chat()  # the request of the turn follows
         else:
             self._set_current(None)
+
+    def _record(self, usage: Usage | None, error: str | None) -> None:
+        """Record the metrics of the request that has ended."""
+        self._metrics.record(self._chat_attributes, time.monotonic() - self._chat_start, usage, error)
 
     # ---- tools ----------------------------------------------------------------------------------------
 
@@ -293,15 +306,18 @@ class AgentTracer:
             attributes[names.CONVERSATION_ID] = conversation
         return attributes
 
-    def _add_error(self, span: Span, message: AssistantMessage) -> None:
+    def _add_error(self, span: Span, message: AssistantMessage) -> str | None:
+        """Add the error of a reply to a span. Return its `error.type`; None if there is none."""
         if message["stop_reason"] not in ("error", "aborted"):
-            return
-        kind = message.get("error_kind") or ("aborted" if message["stop_reason"] == "aborted" else None)
+            return None
+        other = "aborted" if message["stop_reason"] == "aborted" else names.OTHER_ERROR
+        kind = message.get("error_kind") or other
         # The text may quote the request.
-        _fail(span, kind or names.OTHER_ERROR, message.get("error_message") if self._capture else None)
+        _fail(span, kind, message.get("error_message") if self._capture else None)
         status = message.get("error_status")
         if status is not None:
             span.set_attribute(names.HTTP_STATUS, status)
+        return kind
 
     def _add_request_content(self, span: Span) -> None:
         state = self._agent.state
