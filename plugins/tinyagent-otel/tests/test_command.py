@@ -234,6 +234,35 @@ def test_a_receiver_that_does_not_answer_is_one_warning(command: Command, receiv
     _check_one_warning(command, (process.returncode, out, err), receiver.url, "in time")
 
 
+def test_a_receiver_that_fails_during_a_conversation_is_one_warning(
+    command: Command, receive: Receive
+) -> None:
+    """It is shown at the exit, names the first reason, and the exit waits for no retry."""
+    receiver = receive(_status(503))
+    process = command.start(
+        *("rpc", "-m", "demo"),
+        stdin=subprocess.PIPE,
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        OTEL_BSP_SCHEDULE_DELAY="1",
+    )
+    _prompt(process, "Hi")
+    receiver.arrived.get(timeout=SECONDS)
+    _, err = process.communicate(timeout=SECONDS)
+    assert 0 == process.returncode
+    [warning] = [line for line in err.splitlines() if line.startswith("Warning: ")]
+    assert "Service Unavailable" in warning
+
+
+def _prompt(process: subprocess.Popen[str], text: str) -> None:
+    """Send a prompt to `rpc`, and wait for its result."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps({"type": "prompt", "message": text}) + "\n")
+    process.stdin.flush()
+    while '"type":"result"' not in (line := process.stdout.readline()):
+        assert line, "rpc has ended"
+
+
 def _check_one_warning(command: Command, done: tuple[int, str, str], url: str, reason: str) -> None:
     plain = command(*ASK, plugin=False)
     assert plain[:2] == done[:2]
@@ -313,13 +342,8 @@ def test_rpc_has_a_trace_for_each_prompt(command: Command, receive: Receive) -> 
     process = command.start(
         "rpc", "-m", "demo", stdin=subprocess.PIPE, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url
     )
-    assert process.stdin is not None
-    assert process.stdout is not None
     for text in ("Hi", "Hi again"):
-        process.stdin.write(json.dumps({"type": "prompt", "message": text}) + "\n")
-        process.stdin.flush()
-        while '"type":"result"' not in process.stdout.readline():
-            pass
+        _prompt(process, text)
     _, err = process.communicate(timeout=SECONDS)
     assert 0 == process.returncode, err
     assert [{"invoke_agent tinyagent": ["chat demo"]}] * 2 == tree(receiver.spans)

@@ -197,7 +197,8 @@ class _Reports(logging.Handler):
         failing: Whether the last attempt to send a batch has failed.
         failure: Why.
         note: The first other warning, for example about the value of a variable.
-        on_failure: Called after a failed attempt; nothing is collected after it.
+        on_failure: Called after a failed attempt.
+        closed: Whether failures are no longer taken, because the exporters were ended.
     """
 
     def __init__(self) -> None:
@@ -206,18 +207,18 @@ class _Reports(logging.Handler):
         self.failure = ""
         self.note = ""
         self.on_failure: Callable[[], None] | None = None
-        self._closed = False
+        self.closed = False
         logger = logging.getLogger("opentelemetry")
         logger.addHandler(self)
         logger.propagate = False
 
     def add_failure(self, text: str) -> None:
         """Take the reason of a failed attempt."""
-        if self._closed:
+        if self.closed:
             return
-        self.failing, self.failure = True, _sentence(text)
+        if not self.failing:  # what follows is about retries
+            self.failing, self.failure = True, _sentence(text)
         if self.on_failure is not None:
-            self._closed = True
             self.on_failure()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -264,6 +265,7 @@ class _End:
         self._warn()
 
     def _give_up(self) -> None:
+        self._reports.closed = True
         for exporter in self._exporters:
             exporter.shutdown()
 
