@@ -262,6 +262,34 @@ def test_nothing_is_granted_without_an_answer(cli: Cli) -> None:
     assert not (cli.work / "written").exists()
 
 
+def test_only_reading_is_allowed(cli: Cli, start: Callable[..., tuple[Client, Any]]) -> None:
+    """With set_read_only a tool that can change something is refused, also if it was approved."""
+    client, process = start("-t", cli.file("tools.py", TOOLS), "--allow", "write")
+    assert not client.reply("state")["data"]["read_only"]
+    assert client.reply("set_read_only", enabled=True)["success"]
+    assert client.reply("state")["data"]["read_only"]
+    client.send("prompt", message="write text=x")
+    ended = client.until("tool_execution_end")
+    assert ended["is_error"]
+    assert "only reading is allowed now" in ended["result"]["content"][0]["text"]
+    client.until("result")
+    assert client.reply("set_read_only", enabled=False)["success"]
+    assert client.ask("write text=y")["ok"]
+    assert "y" == (cli.work / "written").read_text()
+    finish(client, process)
+
+
+def test_a_failed_start_is_a_line(cli: Cli) -> None:
+    """A program learns from standard output why there is no session, and what to do."""
+    done = cli("rpc", "-m", "openai/gpt-5", stdin=b'{"type": "state"}')
+    [line] = done.lines
+    fits("Output", line)
+    assert (3, "start", False, "missing_key") == (done.code, line["command"], line["success"], line["kind"])
+    assert "OPENAI_API_KEY" in line["error"]
+    assert "tinyagent keys set openai" in line["hint"]
+    assert line["error"] in done.err
+
+
 def test_an_open_question_is_refused_at_the_end_of_input(
     cli: Cli, start: Callable[..., tuple[Client, Any]]
 ) -> None:
@@ -830,7 +858,7 @@ def test_the_blocks_of_the_documentation(cli: Cli) -> None:
     assert 4 == ran
     for block in re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         line = json.loads(block)
-        fits("Output" if line["type"] == "approval_request" else "Command", line)
+        fits("Output" if line["type"] in ("approval_request", "response") else "Command", line)
     [script] = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     done = cli.shell(
         'set -e; tinyagent() { exec $T "$@"; }\n' + script + "wait %1 || echo $?\n", **environment

@@ -45,6 +45,7 @@ from .protocol import (
     Messages,
     Prompt,
     SetModel,
+    SetReadOnly,
     SetTools,
     State,
     Steer,
@@ -190,6 +191,8 @@ class Conversation:
                 self._use_tools(names)
                 self._send(success(command, {"tools": self._tool_names()}))
                 return
+            case SetReadOnly(enabled=enabled):
+                self._guards.read_only = enabled
             case Approve(request=name, answer=answer):
                 self._answer(name, answer)
             case State():
@@ -308,6 +311,7 @@ class Conversation:
             "model": model_name(self._plan),
             "thinking_level": str(state["thinking_level"]),
             "tools": self._tool_names(),
+            "read_only": self._guards.read_only,
             "messages": len(state["messages"]),
             "is_streaming": run is not None,
             "run": None if run is None else run.id,

@@ -28,6 +28,7 @@ __all__ = [
     "Prompt",
     "Response",
     "SetModel",
+    "SetReadOnly",
     "SetTools",
     "State",
     "StateData",
@@ -117,6 +118,12 @@ class SetTools(_Command, frozen=True, tag="set_tools"):
     tools: tuple[str, ...]
 
 
+class SetReadOnly(_Command, frozen=True, tag="set_read_only"):
+    """Refuse every tool that can change something, whatever was approved, or end this."""
+
+    enabled: bool
+
+
 class Approve(_Command, frozen=True, tag="approve"):
     """Answer an `approval_request`."""
 
@@ -125,14 +132,15 @@ class Approve(_Command, frozen=True, tag="approve"):
 
 
 Command: TypeAlias = (
-    Prompt | Steer | Follow | Abort | State | Messages | Compact | SetModel | SetTools | Approve
+    Prompt | Steer | Follow | Abort | State | Messages | Compact | SetModel | SetTools | SetReadOnly | Approve
 )
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="response"):
     """The reply to a command.
 
-    `command` is its type, or `parse` for a line that is not a command, and `id` is its id. A reply with
+    `command` is its type, or `parse` for a line that is not a command, and `id` is its id. If `tinyagent rpc`
+    cannot start, `command` is `start`, and this is its only line. A reply with
     `success` has the `data` that the command returns, if it returns any. Otherwise `error` is what went
     wrong, `kind` its class, and `hint` what to do next.
     """
@@ -167,6 +175,7 @@ class StateData(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     thinking_level: str
     tools: list[str]
+    read_only: bool
     messages: int
     is_streaming: bool
     run: Id
@@ -201,7 +210,7 @@ class ToolsData(msgspec.Struct, frozen=True, kw_only=True):
 
 _TYPES = (
     *("prompt", "steer", "follow_up", "abort", "state", "messages", "compact"),
-    *("set_model", "set_tools", "approve"),
+    *("set_model", "set_tools", "set_read_only", "approve"),
 )
 _DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from tinyagent import _json
+from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, OutputClosedError, describe
 from tinyagent_cli.run.driver import drive, prune_sessions
@@ -58,8 +59,13 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime, path: str 
     lifetime.at_last_resort(lambda cause: app.error(describe(cause).message))
     lifetime.release()
     with _listening(path) as listener:
-        plan = prepare(app, options, StandardInput(None, app.note), lifetime, prompts_follow=True)
-        server = _Server(app, plan, lifetime)
+        try:
+            plan = prepare(app, options, StandardInput(None, app.note), lifetime, prompts_follow=True)
+            server = _Server(app, plan, lifetime)
+        except TinyAgentError as error:
+            if listener is None:
+                stdout.write_now(_json.encode(failure(None, "start", describe(error))) + b"\n")
+            raise
         collect_from_now_on()
         try:
             if listener is not None:

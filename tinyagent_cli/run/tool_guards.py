@@ -45,6 +45,7 @@ class ToolGuards:
     Attributes:
         refused: The ids of the refused calls.
         approvals: The rules and the terminal.
+        read_only: Whether every tool that can change something is refused, whatever was approved.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ToolGuards:
         max_output: Callable[[str], int | None] = lambda name: None,
     ) -> None:
         self.refused: set[str] = set()
+        self.read_only = False
         self._approved: dict[str, str] = {}
         self._log = log
         self._max_output = max_output
@@ -76,6 +78,8 @@ class ToolGuards:
 
     async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
         reason = self.approvals.denied(call.tool)
+        if reason is None and self.read_only and not call.tool.read_only:
+            reason = f"Refused: {call.tool.name!r} can change something, and only reading is allowed now."
         changed: JsonObject | None = None
         for hook in self._before if reason is None else ():
             try:

@@ -1,5 +1,7 @@
 """The configuration of MCP servers: `mcp.toml` in the user's configuration directory, and TINYAGENT_MCP.
 
+TINYAGENT_MCP_FILE names a file in place of `mcp.toml`, for programs with servers of their own.
+
 The working directory is never searched, because a configured server is a program that will be started.
 """
 
@@ -354,7 +356,10 @@ def is_this_machine(host: str) -> bool:
 
 
 def config_file() -> Path:
-    """Return the configuration file of the servers. It is beside tinyagent's own configuration."""
+    """Return the file of TINYAGENT_MCP_FILE, or else the one beside tinyagent's own configuration."""
+    given = os.environ.get("TINYAGENT_MCP_FILE", "").strip()
+    if given:
+        return Path(given).expanduser()
     home = os.environ.get("TINYAGENT_HOME", "").strip()
     if home:
         return Path(home).expanduser() / "mcp.toml"
