@@ -447,8 +447,57 @@ def test_a_killed_worker_process(cli: Cli) -> None:
     _wait_for(lambda: out.exists() and out.stat().st_size)
     os.kill(_worker_processes(process.pid)[0], signal.SIGKILL)
     assert 0 == process.wait(SECONDS)
-    assert b"was ended by SIGKILL. Its items are run again." in process.stderr.read()
+    assert (
+        b"was ended by SIGKILL, as happens when memory runs out. Its items are run again."
+        in process.stderr.read()
+    )
     assert ids == set(results(out))
+
+
+@pytest.mark.parametrize("start", ["subprocess.Popen(['sleep', '60']).pid", "fork()"])
+def test_a_killed_worker_process_with_a_child(cli: Cli, start: str) -> None:
+    """The end of a worker is noticed while a process that its tool has left holds the pipes open."""
+    (cli.work / "tools.py").write_text(
+        "import os, signal, subprocess, time\nfrom tinyagent.tools import tool\n\n"
+        "def fork():\n    child = os.fork()\n    if not child:\n        time.sleep(60)\n    return child\n\n"
+        "@tool\ndef end() -> str:\n    '''End the process once.'''\n"
+        "    if os.path.exists('child'):\n        return 'done'\n"
+        f"    with open('child', 'w') as file:\n        file.write(str({start}))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (cli.work / "in.jsonl").write_text('{"id": "a", "prompt": "end"}\n{"id": "b", "prompt": "hello"}\n')
+    options = ("-t", "./tools.py", "-y", "--executor", "processes", "--executor-option", "workers=1")
+    try:
+        done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    finally:
+        os.kill(int((cli.work / "child").read_text()), signal.SIGKILL)
+    assert (0, True) == (done.code, "SIGKILL" in done.err)
+    assert "end: done" == results(cli.work / "out.jsonl")["a"]["text"]
+
+
+def test_what_worker_processes_print(cli: Cli) -> None:
+    """What tools print is shown as notes of their process, up to 20 lines, and not in the results."""
+    (cli.work / "tools.py").write_text(
+        "from tinyagent.tools import tool\n\n@tool\ndef say() -> str:\n"
+        "    '''Print.'''\n    print('hello')\n    return 'said'\n"
+    )
+    (cli.work / "in.jsonl").write_text('{"prompt": "say"}\n' * 30)
+    options = (
+        "-t",
+        "tools.py",
+        "-y",
+        "--executor",
+        "processes",
+        "--executor-option",
+        "workers=64",
+        "-j",
+        "1",
+    )
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    assert {"say: said"} == {line["text"] for line in results(cli.work / "out.jsonl").values()}
+    assert 20 == len(re.findall(r"Worker process \d+: hello", done.err))
+    assert 1 == done.err.count("prints more, which is not shown.")
+    assert "1 worker, not 64: -j and batch.limits.NAME.concurrency allow no more requests" in done.err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

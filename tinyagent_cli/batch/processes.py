@@ -15,6 +15,7 @@ import msgspec
 from tinyagent.errors import ConfigurationError, TinyAgentError, WorkerLostError
 from tinyagent.executors import BatchItem, ItemResult, Job, Worker, WorkerSpec, run_on_workers
 from tinyagent_cli.config.environment import environment_with
+from tinyagent_cli.terminal.amounts import counted
 
 from .process_messages import Finished, Message, Raised, Ready, Refused, frame, read_frame
 
@@ -23,6 +24,10 @@ __all__ = ["ProcessOptions", "ProcessesExecutor"]
 MODULE = "tinyagent_cli.batch.process_worker"
 END_S = 3.0
 """Seconds for a worker to end the records of what was in flight, before it is killed."""
+POLL_S = 0.05
+"""Seconds between two looks at whether a process has ended."""
+REST_S = 0.5
+"""Seconds for reading the rest of a pipe that a program which a tool has left running holds open."""
 MOST_NOTES = 20
 """The most lines of a worker's standard error that are shown."""
 
@@ -49,7 +54,13 @@ class ProcessesExecutor:
 
     async def run(self, spec: WorkerSpec, items: AsyncIterator[BatchItem], job: Job) -> None:
         """Run all items. See `tinyagent.executors.Executor`."""
-        specs = spec.divide(self._options.workers or _processors())
+        wanted = self._options.workers
+        specs = spec.divide(wanted or _processors())
+        if wanted is not None and len(specs) < wanted:
+            job.note(
+                f"{counted(len(specs), 'worker')}, not {wanted}: -j and batch.limits.NAME.concurrency "
+                "allow no more requests at a time."
+            )
 
         async def start(part: WorkerSpec) -> Worker:
             return await ProcessWorker.start(part, job)
@@ -82,7 +93,7 @@ class ProcessWorker:
         self._waiting: dict[str, asyncio.Future[ItemResult]] = {}
         self._lost = False
         self._notes = asyncio.create_task(self._show(process.stderr))
-        self._reading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, spec: WorkerSpec, job: Job) -> ProcessWorker:
@@ -116,7 +127,7 @@ class ProcessWorker:
         payload = await read_frame(self._output)
         match None if payload is None else msgspec.msgpack.decode(payload, type=Message):
             case Ready():
-                self._reading = asyncio.create_task(self._read())
+                self._watching = asyncio.create_task(self._watch())
             case Refused(message, hint):
                 raise ConfigurationError(message, hint=hint)
             case _:
@@ -148,26 +159,49 @@ class ProcessWorker:
         self._input.close()
         for signum in (signal.SIGTERM, signal.SIGKILL):
             try:
-                await asyncio.wait_for(self._process.wait(), END_S)
+                await asyncio.wait_for(self._exit_code(), END_S)
                 break
             except TimeoutError:
                 self._process.send_signal(signum)
-        await self._process.wait()
+        await self._exit_code()
+        await asyncio.wait((self._notes,), timeout=REST_S)  # the last lines have the reason
         self._notes.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+        # A program that a tool has left may hold the pipes open. There is no public way to get the transport.
+        transport: object = getattr(self._process, "_transport", None)
+        if isinstance(transport, asyncio.BaseTransport):
+            transport.close()
 
-    async def _read(self) -> None:
-        while (payload := await read_frame(self._output)) is not None:
-            match msgspec.msgpack.decode(payload, type=Message):
-                case Finished(result):
-                    self._settle(result.id, result)
-                case Raised(item_id, message):
-                    self._settle(item_id, TinyAgentError(message))
+    async def _watch(self) -> None:
+        """Read results until the process ends."""
+        reading, exiting = asyncio.create_task(self._read()), asyncio.create_task(self._exit_code())
+        try:
+            await asyncio.wait((reading, exiting), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reading,), timeout=REST_S)
+            await asyncio.wait((exiting,), timeout=END_S)
+            if not exiting.done():
+                self._process.kill()  # it has closed its output, or sent something else
+        finally:
+            reading.cancel()
+            exiting.cancel()
         self._lost = True
         reason = await self._how_it_ended()
         for item_id in list(self._waiting):
             self._settle(item_id, WorkerLostError(reason))
+
+    async def _read(self) -> None:
+        """Read results until the output ends or has something else."""
+        while (payload := await read_frame(self._output)) is not None:
+            try:
+                message = msgspec.msgpack.decode(payload, type=Message)
+            except msgspec.MsgspecError:
+                return
+            match message:
+                case Finished(result):
+                    self._settle(result.id, result)
+                case Raised(item_id, text):
+                    self._settle(item_id, TinyAgentError(text))
 
     def _settle(self, item_id: str, result: ItemResult | TinyAgentError) -> None:
         future = self._waiting.get(item_id)
@@ -178,11 +212,22 @@ class ProcessWorker:
         else:
             future.set_exception(result)
 
+    async def _exit_code(self) -> int:
+        """Wait until the process has ended. `Process.wait` also waits for others that hold its pipes."""
+        while (code := self._process.returncode) is None:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(POLL_S)
+        return code
+
     async def _how_it_ended(self) -> str:
-        code = await self._process.wait()
-        if code < 0:
-            return f"Worker process {self._process.pid} was ended by {signal.Signals(-code).name}."
-        return f"Worker process {self._process.pid} ended with exit code {code}."
+        code = await self._exit_code()
+        if code >= 0:
+            return f"Worker process {self._process.pid} ended with exit code {code}."
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        cause = ", as happens when memory runs out" if name == "SIGKILL" else ""
+        return f"Worker process {self._process.pid} was ended by {name}{cause}."
 
     async def _show(self, stream: asyncio.StreamReader) -> None:
         """Show what plugins print, which would otherwise write over the progress."""
@@ -195,7 +240,8 @@ class ProcessWorker:
             if not line:
                 return
             shown += 1
+            name = f"Worker process {self._process.pid}"
             if shown <= MOST_NOTES:
-                self._job.note(
-                    f"Worker process {self._process.pid}: {line.decode(errors='replace').rstrip()}"
-                )
+                self._job.note(f"{name}: {line.decode(errors='replace').rstrip()}")
+            elif shown == MOST_NOTES + 1:
+                self._job.note(f"{name} prints more, which is not shown.")
