@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+
 import pytest
 
-from tinyagent.errors import ConfigurationError
-from tinyagent.executors import Executor, WorkerSpec
+from tinyagent.errors import ConfigurationError, WorkerLostError
+from tinyagent.executors import BatchItem, Executor, ItemResult, WorkerSpec, run_on_workers
 from tinyagent.testing import ExecutorContract
 from tinyagent_cli.batch.executors import BUILT_IN
 from tinyagent_cli.plugins.discovery import EXECUTORS
@@ -68,3 +72,76 @@ def test_a_batch_needs_a_worker() -> None:
     """Zero workers are an error."""
     with pytest.raises(ValueError, match="at least one worker"):
         WorkerSpec(factory="m:f", recipe={}, concurrency=1).divide(0)
+
+
+class MortalWorker:
+    """A worker in this process that ends when it runs an item with the prompt `end`."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def run(self, item: BatchItem) -> ItemResult:
+        """Take some time, or end."""
+        ended = asyncio.create_task(self.ended.wait())
+        await asyncio.wait((ended,), timeout=float(item.variables["seconds"]))  # type: ignore[arg-type]
+        ended.cancel()
+        if item.prompt == "end":
+            self.ended.set()
+        if self.ended.is_set():
+            raise WorkerLostError("The worker ended.")
+        return ItemResult(id=item.id, line=b"", ok=True)
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+class ListingJob:
+    """Lists the ids of the results."""
+
+    environment: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()
+        self.aborted = asyncio.Event()
+        self.answered: list[str] = []
+        self.failures: list[str] = []
+
+    async def done(self, result: ItemResult) -> None:
+        """List a result."""
+        self.answered.append(result.id)
+
+    async def failed(self, item: BatchItem, error: Exception) -> None:
+        """List a failure."""
+        self.failures.append(item.id)
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_only_items_that_end_their_workers_fail(seed: int) -> None:
+    """Whatever runs together and is lost together, each item has one result, and the right ones fail."""
+    numbers, job = random.Random(seed), ListingJob()
+    items = [
+        BatchItem(
+            id=f"{number}",
+            line=number,
+            prompt="end" if number > 4 and numbers.random() < 0.1 else "live",
+            variables={"seconds": numbers.choice([0.0, 0.001, 0.004, 0.01])},
+        )
+        for number in range(40)
+    ]
+
+    async def source() -> AsyncIterator[BatchItem]:
+        for item in items:
+            yield item
+
+    async def start(spec: WorkerSpec) -> MortalWorker:
+        return MortalWorker()
+
+    concurrency = numbers.randint(2, 8)
+    spec = WorkerSpec(factory="m:f", recipe={}, concurrency=concurrency, most_workers=concurrency)
+    async with asyncio.timeout(60):
+        await run_on_workers(spec.divide(numbers.randint(1, 3)), start, source(), job)
+    assert sorted(item.id for item in items if item.prompt == "end") == sorted(job.failures)
+    assert sorted(item.id for item in items if item.prompt == "live") == sorted(job.answered)

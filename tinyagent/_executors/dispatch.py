@@ -16,6 +16,10 @@ __all__ = ["run_items", "run_on_workers"]
 MOST_LOSSES = 3
 """How many workers an item may lose before it fails: it may be the cause, by its use of memory."""
 
+MOST_LOSSES_IN_A_ROW = 20
+"""How many workers may end without a result in between, after the first result. An item that was alone in a
+worker does not count, because it is the cause, and fails."""
+
 MOST_STARTS = 3
 """How often in a row the start of a worker may fail before the others go on without it."""
 
@@ -158,6 +162,7 @@ class _Dispatcher:
         self._again: deque[BatchItem] = deque()
         self._losses: Counter[str] = Counter()
         self._losses_in_a_row = 0
+        self._has_results = False
         self._in_flight = 0
         self._changed = asyncio.Event()
         self._next: asyncio.Task[BatchItem | None] | None = None
@@ -197,7 +202,7 @@ class _Dispatcher:
                 self._in_flight += 1
                 slot.running += 1
                 slot.suspect = self._losses[item.id] == MOST_LOSSES - 1
-                self._group.create_task(self._run(slot, slot.worker, item))
+                self._group.create_task(self._run(slot, slot.worker, item, is_suspect=slot.suspect))
 
     async def _take(self) -> BatchItem | None:
         """Return the next item, an item of a lost worker first; None if all are done."""
@@ -221,8 +226,7 @@ class _Dispatcher:
                     return item
                 self._exhausted = True
 
-    async def _run(self, slot: _Slot, worker: Worker, item: BatchItem) -> None:
-        is_suspect = slot.suspect
+    async def _run(self, slot: _Slot, worker: Worker, item: BatchItem, *, is_suspect: bool) -> None:
         try:
             while is_suspect and slot.running > 1 and slot.worker is worker:
                 slot.changed.clear()
@@ -232,8 +236,9 @@ class _Dispatcher:
             else:
                 await _run(worker, item, self._job)
                 self._losses_in_a_row = 0
+                self._has_results = True
         except WorkerLostError as error:
-            self._replace(slot, worker, error)
+            self._replace(slot, worker, error, alone=is_suspect)
             await self._repeat(item)
         finally:
             self._in_flight -= 1
@@ -252,7 +257,7 @@ class _Dispatcher:
                 self._room.put_nowait(slot)
             slot.free = 0
 
-    def _replace(self, slot: _Slot, worker: Worker, error: WorkerLostError) -> None:
+    def _replace(self, slot: _Slot, worker: Worker, error: WorkerLostError, *, alone: bool) -> None:
         """Start another worker in place of a lost one. The others go on meanwhile.
 
         Raises:
@@ -261,8 +266,12 @@ class _Dispatcher:
         if slot.worker is not worker:
             return  # another of its items has noticed
         slot.worker = None
-        self._losses_in_a_row += 1
-        if self._losses_in_a_row > MOST_LOSSES * len(self._slots):
+        most = MOST_LOSSES * len(self._slots)
+        if self._has_results:
+            most = max(most, MOST_LOSSES_IN_A_ROW)
+        if not (alone and self._has_results):
+            self._losses_in_a_row += 1
+        if self._losses_in_a_row > most:
             raise WorkerLostError(
                 f"The workers end again and again. The last one: {error}",
                 hint="Run an item alone to see why: tinyagent run",
