@@ -234,6 +234,11 @@ class Done(NamedTuple):
     err: str
 
 
+def _ended(process: subprocess.Popen[str]) -> Done:
+    out, err = process.communicate(timeout=SECONDS)
+    return Done(process.returncode, out, err)
+
+
 class Command:
     """Runs `tinyagent` in an empty directory, with or without the plugin on its path."""
 
@@ -246,9 +251,14 @@ class Command:
         self, *args: str, plugin: bool = True, stdin: int = subprocess.DEVNULL, **environment: str
     ) -> subprocess.Popen[str]:
         """Start a command."""
+        return self._start(["-m", "tinyagent_cli", *args], plugin, stdin, environment)
+
+    def _start(
+        self, args: Sequence[str], plugin: bool, stdin: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
         paths = [ROOT, *((self._site, SOURCE) if plugin else ())]
         return subprocess.Popen(
-            [sys.executable, "-m", "tinyagent_cli", *args],
+            [sys.executable, *args],
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},
                 "HOME": str(self._home),
@@ -265,9 +275,11 @@ class Command:
 
     def __call__(self, *args: str, plugin: bool = True, **environment: str) -> Done:
         """Run a command to its end."""
-        process = self.start(*args, plugin=plugin, **environment)
-        out, err = process.communicate(timeout=SECONDS)
-        return Done(process.returncode, out, err)
+        return _ended(self.start(*args, plugin=plugin, **environment))
+
+    def python(self, script: str, **environment: str) -> Done:
+        """Run a script to its end."""
+        return _ended(self._start(["-c", script], True, subprocess.DEVNULL, environment))
 
     def provider(self, url: str) -> None:
         """Make a server the provider `local`."""

@@ -349,3 +349,57 @@ def test_rpc_has_a_trace_for_each_prompt(command: Command, receive: Receive) -> 
     assert [{"invoke_agent tinyagent": ["chat demo"]}] * 2 == tree(receiver.spans)
     assert 2 == len({span.trace for span in receiver.spans})
     assert 1 == len({span.attributes["gen_ai.conversation.id"] for span in receiver.spans})
+
+
+# ---- the process ----------------------------------------------------------------------------------------
+
+FORKING = """
+import os, sys
+from tinyagent_otel._export import Export
+from tinyagent import Agent, AgentOptions
+from tinyagent.testing import ScriptedProvider
+import asyncio
+
+export = Export(os.environ)
+
+def one():
+    with ScriptedProvider("Hello.") as provider:
+        agent = Agent(AgentOptions(initial_state={"model": provider.model}, stream_fn=provider))
+        agent.subscribe(export.tracer(agent, lambda: None))
+        asyncio.run(agent.prompt("Hi"))
+
+one()
+child = os.fork()
+if child == 0:
+    sys.exit(7)  # with its `atexit` functions
+assert 7 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+one()
+"""
+
+INSTRUMENTED = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
+
+provider = TracerProvider()
+exporter = ConsoleSpanExporter(formatter=lambda span: span.name + "\\n")
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+"""
+
+
+def test_a_fork_sends_nothing_of_its_parent(command: Command, receive: Receive) -> None:
+    """Its exit neither waits nor ends the traces of the parent, which arrive once."""
+    receiver = receive()
+    done = command.python(FORKING, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    assert (0, "", "") == done
+    assert [{"invoke_agent tinyagent": ["chat scripted"]}] * 2 == tree(receiver.spans)
+
+
+def test_a_tracer_provider_that_exists_is_used(command: Command, receive: Receive) -> None:
+    """As with `opentelemetry-instrument`: it gets the spans, and no second one is made."""
+    receiver = receive()
+    script = INSTRUMENTED + FORKING.partition("child = ")[0]
+    done = command.python(script, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
+    assert (0, "chat scripted\ninvoke_agent tinyagent\n", "") == done
+    assert [] == receiver.bodies
