@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from tinyagent.testing import FakeReply, FakeServer, Hold
 from tinyagent.testing.server import chat_chunk
 
-from .conftest import SECONDS, Command, Receiver, Span
+from .conftest import ROOT, SECONDS, Command, Receiver, Span
 
 CANARY = "canary-5519"
 KEY = "sk-test-canary-0123456789abcdef"
@@ -179,6 +180,19 @@ def test_a_failed_run_has_its_error(command: Command, receive: Receive) -> None:
         assert ("authentication", 401) == (found["error.type"], found["http.response.status_code"])
 
 
+def test_headers_are_not_in_a_warning(command: Command, receive: Receive) -> None:
+    """Malformed headers are a warning, which does not show them, because they are often keys."""
+    receiver = receive()
+    done = command(
+        *ASK,
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        OTEL_EXPORTER_OTLP_HEADERS=f"x-team=blue, authorization: Basic {CANARY}",
+    )
+    assert (0, "6 * 7 = 42\n") == done[:2]
+    assert "[header]" in done.err
+    assert CANARY not in done.err
+
+
 # ---- receivers that fail --------------------------------------------------------------------------------
 
 
@@ -280,6 +294,8 @@ def _check_one_warning(command: Command, done: tuple[int, str, str], url: str, r
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "tinyagent-otel[grpc]"),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"}, "otlp with smoke"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "not a url"}, "not a url"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://["}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER": "nonsense"}, "sampler nonsense"),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_PROPAGATORS": "nonsense", "TRACEPARENT": "x"}, "nonsense"),
     ],
 )
@@ -349,6 +365,23 @@ def test_rpc_has_a_trace_for_each_prompt(command: Command, receive: Receive) -> 
     assert [{"invoke_agent tinyagent": ["chat demo"]}] * 2 == tree(receiver.spans)
     assert 2 == len({span.trace for span in receiver.spans})
     assert 1 == len({span.attributes["gen_ai.conversation.id"] for span in receiver.spans})
+
+
+def test_a_call_of_an_mcp_server_is_below_the_tool(command: Command, receive: Receive) -> None:
+    """The SDK of MCP makes spans, too, and sends the context to the server."""
+    receiver = receive()
+    server = f"{sys.executable} {ROOT}/plugins/tinyagent-mcp/tests/server.py"
+    with FakeServer(FakeReply.tool_calls(("server__pid", {})), FakeReply.text("Done.")) as model:
+        command.provider(model.url)
+        done = command(
+            *("run", "-m", "local/m", "--mcp", server, "--yes", "Hi"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        )
+    assert (0, "Done.\n") == done[:2]
+    called = next(span for span in receiver.spans if span.name == "execute_tool server__pid")
+    assert ["MCP send tools/call pid"] == [
+        span.name for span in receiver.spans if (span.parent, span.trace) == (called.id, called.trace)
+    ]
 
 
 # ---- the process ----------------------------------------------------------------------------------------

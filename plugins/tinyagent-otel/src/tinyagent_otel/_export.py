@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points, version
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -230,9 +230,14 @@ class _Reports(logging.Handler):
 
 
 def _sentence(text: str) -> str:
-    """Return a message without a full stop. Of a failed connection, the system's error is enough."""
-    system = re.search(r"\[Errno [^]]*\] ([^\"')]+)", text)
-    return " ".join((text if system is None else system[1]).split()).rstrip(".")[:MAX_REASON]
+    """Return a message in one line, without a full stop and without headers, which may be keys."""
+    system = re.search(r"\[Errno [^]]*\] ([^\"')]+)", text)  # enough about a failed connection
+    text = text if system is None else system[1]
+    for name in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
+        for header in filter(None, map(str.strip, os.environ.get(name, "").split(","))):
+            value = unquote(header.partition("=")[2]).strip()
+            text = text.replace(header, "[header]").replace(value or header, "[header]")
+    return " ".join(text.split()).rstrip(".")[:MAX_REASON]
 
 
 class _End:
@@ -286,8 +291,12 @@ def _receiver(name: str, environment: Mapping[str, str]) -> str:
     """Return the address of a receiver, without a user and a query, which may be secret."""
     if not name.startswith("otlp"):
         return name
-    url = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environment.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT"
-    )
-    parts = urlsplit(url or "http://localhost:4318")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    for variable in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        url = environment.get(variable)
+        if url:
+            try:
+                parts = urlsplit(url)
+            except ValueError:
+                return f"the address in {variable}"
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    return "localhost"
