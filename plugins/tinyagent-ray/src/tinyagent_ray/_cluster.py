@@ -23,7 +23,7 @@ __all__ = ["Cluster", "Node", "RayWorker"]
 
 START_S = 120.0
 """Seconds for a worker to get its processors and to be set up."""
-CONNECT_S = 60.0
+CONNECT_S = 120.0
 """Seconds for a cluster to answer, or for Ray to start on this machine."""
 PORT_S = 5.0
 """Seconds for the port of a cluster to accept a connection."""
