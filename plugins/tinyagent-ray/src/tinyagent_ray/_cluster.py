@@ -37,8 +37,9 @@ SPARE_CALLS = 8
 """Calls of an actor beside its items."""
 
 _HINT = (
-    "Show the cluster: ray status. Start one: ray start --head. If the path of a socket is too long, set "
-    "RAY_TMPDIR to a shorter one."
+    "Show the cluster: ray status. Start one: ray start --head. If it has token authentication: export "
+    "RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or ~/.ray/auth_token. If the path of a socket is "
+    "too long, set RAY_TMPDIR to a shorter one."
 )
 
 T = TypeVar("T")
