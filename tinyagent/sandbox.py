@@ -266,8 +266,11 @@ def sandbox_settings(environment: Mapping[str, str]) -> SandboxSettings:
 
 
 def _describe(mechanism: str, layout: Layout) -> str:
-    folders = [*layout.writable, "a private /tmp" if mechanism == "bubblewrap" else "a private TMPDIR"]
-    writes = ", ".join(folders[:3]) + (f" and {len(folders) - 3} more" if len(folders) > 3 else "")
+    writes = "a private /tmp" if mechanism == "bubblewrap" else "a private TMPDIR"
+    if layout.writable:
+        others = len(layout.writable) - 3
+        folders = ", ".join(layout.writable[:3]) + (f", {others} more" if others > 0 else "")
+        writes = f"{folders} and {writes}"
     network = "network" if layout.network else _closed_network(mechanism)
     text = f"In a sandbox ({mechanism}): writes only in {writes}; {network}; no access to stored keys."
     if mechanism == "landlock" and (split := layout.split_folders()):

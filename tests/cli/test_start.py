@@ -21,7 +21,7 @@ OUR_MODULES = {
     "plugins.registry plugins.selection plugins.tool_sources run run.approvals run.driver run.garbage",
     "run.kernel_guards run.lifetime run.model run.outcome run.plan run.process_exit run.progress",
     "run.prompt_input run.record_lines run.records run.terminal_questions run.text_argument run.tool_guards",
-    "run.tool_limits",
+    "run.approval_rules run.tool_limits",
     "sessions sessions.files sessions.writer shell_completion sinks sinks.plugin terminal",
     "terminal.display terminal.output terminal.sanitise terminal.signals terminal.standard_output",
     "terminal.text version",

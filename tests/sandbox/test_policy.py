@@ -175,7 +175,7 @@ def test_the_sentence(tmp_path: Path, home: Path) -> None:
     """It names the mechanism, the writable folders and the network, and folders that stay read-only."""
     box = Sandbox("bubblewrap")
     assert (
-        f"In a sandbox (bubblewrap): writes only in {tmp_path}/p, a private /tmp; no network; "
+        f"In a sandbox (bubblewrap): writes only in {tmp_path}/p and a private /tmp; no network; "
         "no access to stored keys."
     ) == box.describe(Policy(writable=[_made(tmp_path / "p")]))
     assert f"{home} is read-only, because it contains your home folder." in box.describe(

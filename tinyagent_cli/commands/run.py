@@ -275,16 +275,16 @@ def _hint(args: list[str], error: click.UsageError) -> str | None:
 @click.option(
     "--allow",
     multiple=True,
-    metavar="NAME",
+    metavar="RULE",
     shell_complete=complete_allowed,
-    help="Run this tool without asking. Repeatable.",
+    help="Run this tool without asking, or commands: 'bash(git status*)'. Repeatable.",
 )
 @click.option(
     "--deny",
     multiple=True,
-    metavar="NAME",
+    metavar="RULE",
     shell_complete=complete_allowed,
-    help="Never run this tool. Takes precedence over --allow. Repeatable.",
+    help="Never run this tool, or these commands. Takes precedence over --allow. Repeatable.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Run every tool without asking.")
 @click.option("--no-stdin", is_flag=True, help="Do not read standard input.")

@@ -56,7 +56,8 @@ class ProjectRunTable(Table, frozen=True):
     Attributes:
         model: The model, `PROVIDER/ID` or an alias. Unset, the first provider with a key is used.
         tools: The tools of a run without `-t`.
-        deny: Tools that never run. Names in the project file are added to those of the user file.
+        deny: Tools, and commands such as `bash(git push*)`, that never run. Those in the project file are
+            added to those of the user file.
         temperature: The sampling temperature.
         max_tokens: The most tokens of one reply.
         thinking: How much the model should reason.
@@ -89,7 +90,7 @@ class RunTable(ProjectRunTable, frozen=True):
     Attributes:
         system: The system prompt.
         context: Whether `AGENTS.md` of the working directory and its parents is added to the system prompt.
-        allow: Tools that run without a question.
+        allow: Tools, and commands such as `bash(git status*)`, that run without a question.
         transport: The HTTP engine.
         options: Options for every provider, as with `-O`.
     """

@@ -1,9 +1,9 @@
 """Decide whether a tool call may run: by rules first, then by asking the user on the terminal.
 
-    denied by name        refused, whatever the other rules are
+    denied by a rule      refused, whatever the other rules are
     read-only             runs
     leaves the sandbox    the user is asked, whatever the following rules are
-    allowed by name, -y   runs
+    allowed by a rule, -y runs; see `approval_rules`
     stored approval       runs: this exact call was approved for this project, see `approval_store`
     otherwise             the user is asked on /dev/tty, never on standard input; refused without a terminal
 
@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from tinyagent.agent_types import AgentTool, CallSandbox, JsonDict, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent_cli.terminal.sanitise import visible_line
 
+from .approval_rules import first_match, parse_rule
 from .terminal_questions import Question, ask_on_terminal, hidden_part, terminal_width, wrapped
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Approvals:
     """The rules of one run or chat, and the answers so far.
 
     Args:
-        allow: Names of tools (`*` and `?` match) that may run without a question; `deny` takes precedence.
-        deny: Names of tools that must not run.
+        allow: Rules for calls that may run without a question, see `approval_rules`; `deny` takes precedence.
+        deny: Rules for calls that must not run.
         yes: Whether every tool may run without a question.
         outside: Whether `yes` includes calls that leave a sandbox: the user has typed the call.
         note: Called to tell the user about a refusal without a terminal.
@@ -113,8 +113,8 @@ class Approvals:
         terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         scope: Scope = "run",
     ) -> None:
-        self._allow = tuple(allow)
-        self._deny = tuple(deny)
+        self._allow = tuple(map(parse_rule, allow))
+        self._deny = tuple(map(parse_rule, deny))
         self._yes = yes
         self._outside = outside
         self._note = note
@@ -142,15 +142,20 @@ class Approvals:
             finally:
                 self._after()
 
-    def denied(self, tool: AgentTool) -> str | None:
-        """Return the reason if a rule denies the tool; None otherwise."""
-        if _matches(tool.name, self._deny):
-            return f"Refused: the user does not allow the tool {tool.name!r} in this {self._scope}."
+    def denied(self, call: ToolCallInfo) -> str | None:
+        """Return the reason if a rule denies the call; None otherwise."""
+        name = call.tool.name
+        for rule in self._deny:
+            if rule.denies(name, call.arguments):
+                what = f"the tool {name!r}" if rule.words is None else repr(rule.text)
+                return f"Refused: the user does not allow {what} in this {self._scope}."
         return None
 
     async def ask(self, call: ToolCallInfo) -> Verdict:
         """Decide whether this call may run."""
         tool = call.tool
+        if (reason := self.denied(call)) is not None:  # a hook may have changed the arguments
+            return Verdict(reason)
         if tool.read_only:
             return Verdict(None)
         try:
@@ -160,8 +165,9 @@ class Approvals:
         leaves = sandbox is not None and sandbox.leaves
         if self._yes and (not leaves or self._outside):
             return Verdict(None, "--yes")
-        if not leaves and _matches(tool.name, self._allow):
-            return Verdict(None, "--allow")
+        allowed = None if leaves else first_match(self._allow, tool.name, call.arguments)
+        if allowed is not None:
+            return Verdict(None, "--allow" if allowed.words is None else f"--allow {allowed.text}")
         from .approval_store import current_project, fingerprint
 
         source = self._sources.get(tool.name)
@@ -309,7 +315,3 @@ def _identity(tool: AgentTool, sandbox: CallSandbox | None) -> tuple[object, ...
     """Return what identifies an approved tool in this run. If it changes, the user is asked again."""
     confined = sandbox is not None and sandbox.active
     return tool.description, tool.parameters, tool.origin, confined
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -35,6 +35,7 @@ from tinyagent_cli.plugins.loading import Hook, SinkFactory
 from tinyagent_cli.plugins.registry import PluginLoader, Registry
 from tinyagent_cli.plugins.tool_sources import ToolSource
 
+from .approval_rules import parse_rule
 from .lifetime import Lifetime
 from .model import resolve_model
 from .prompt_input import (
@@ -278,8 +279,8 @@ def prepare(
         max_total_tokens=_first(options.max_total_tokens, run.max_total_tokens),
         compaction=_compaction(options, found),
         timeout=_first(options.timeout, run.timeout),
-        allow=[*options.allow, *(run.allow or ())],
-        deny=[*options.deny, *(run.deny or ())],
+        allow=_valid_rules([*options.allow, *(run.allow or ())]),
+        deny=_valid_rules([*options.deny, *(run.deny or ())]),
         yes=options.yes,
         before_hooks=tools.registry.hooks("tinyagent_before_tool_call"),
         after_hooks=tools.registry.hooks("tinyagent_after_tool_call"),
@@ -625,11 +626,28 @@ def _check_price(app: AppContext, model: Model) -> None:
         )
 
 
+def _valid_rules(rules: list[str]) -> list[str]:
+    """Return the rules.
+
+    Raises:
+        ConfigurationError: One of them is malformed.
+    """
+    for rule in rules:
+        parse_rule(rule)
+    return rules
+
+
 def _check_rules(options: RunOptions, tools: list[AgentTool]) -> None:
     """Refuse rules for unknown tools, which are probably misspelt."""
-    known = {tool.name for tool in tools}
-    for flag, names in (("--deny", options.deny), ("--allow", options.allow)):
-        for name in names:
+    tools_by_name = {tool.name: tool for tool in tools}
+    known = set(tools_by_name)
+    for flag, rules in (("--deny", options.deny), ("--allow", options.allow)):
+        for text in rules:
+            rule = parse_rule(text)
+            name = rule.name
+            tool = tools_by_name.get(name)
+            if rule.words is not None and tool and "command" not in tool.parameters.get("properties", {}):
+                raise InputError(f"{flag} {text}: the tool {name} has no argument 'command'.")
             if name not in known and not set(name) & set("*?["):
                 raise InputError(
                     f"{flag} {name}: this run has no tool of that name; "

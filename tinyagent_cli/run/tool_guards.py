@@ -77,7 +77,7 @@ class ToolGuards:
         return decision
 
     async def _decide(self, call: ToolCallInfo) -> ToolCallDecision | None:
-        reason = self.approvals.denied(call.tool)
+        reason = self.approvals.denied(call)
         if reason is None and self.read_only and not call.tool.read_only:
             reason = f"Refused: {call.tool.name!r} can change something, and only reading is allowed now."
         changed: JsonObject | None = None
