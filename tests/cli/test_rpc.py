@@ -858,7 +858,9 @@ def test_the_blocks_of_the_documentation(cli: Cli) -> None:
     assert 4 == ran
     for block in re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         line = json.loads(block)
-        fits("Output" if line["type"] in ("approval_request", "response") else "Command", line)
+        fits(
+            "Output" if line["type"] in ("approval_request", "input_request", "response") else "Command", line
+        )
     [script] = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     done = cli.shell(
         'set -e; tinyagent() { exec $T "$@"; }\n' + script + "wait %1 || echo $?\n", **environment

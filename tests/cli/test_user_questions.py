@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tinyagent.testing import FakeReply, FakeServer
 
-from .conftest import Cli, Terminal
+from .conftest import SECONDS, Cli, Terminal
 from .test_chat import _chat
 
 ASKING = """
@@ -256,10 +258,102 @@ def test_a_tool_call_without_a_model(cli: Cli) -> None:
     assert "there is no model in this command" in cli("tools", "call", "./asking.py:think").out
 
 
-def test_clients_and_batches_cannot_be_asked(cli: Cli, serve: Callable[..., FakeServer]) -> None:
-    """In `rpc` and in a batch, a tool finds that it cannot ask."""
+def test_a_batch_cannot_ask(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """There a tool finds that it cannot ask."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls(("check", {})), FakeReply.text("Done."))
-    line = json.dumps({"type": "prompt", "message": "Go"}).encode()
-    assert 0 == cli("rpc", "-m", "local/m", "-t", "./asking.py", stdin=line).code
+    cli.file("prompts.txt", "Go\n")
+    done = cli(
+        "batch", "--lines", "prompts.txt", "-o", "out.jsonl", "-q", "-m", "local/m", "-t", "./asking.py"
+    )
+    assert 0 == done.code, done.err
     assert "None" == told(server)
+
+
+def rpc(cli: Cli, *answers: dict[str, object]) -> list[dict[str, Any]]:
+    """Run a tool that asks the client of `rpc`, and answer its questions in order. Return all lines."""
+    process = cli.start(
+        "rpc", "-m", "local/m", "-t", "./asking.py", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    lines: list[dict[str, Any]] = []
+
+    def send(command: dict[str, object]) -> None:
+        process.stdin.write(json.dumps(command).encode() + b"\n")
+        process.stdin.flush()
+
+    send({"type": "prompt", "message": "Go", "id": "p", "answers_input": True})
+    waiting, request = list(answers), ""
+    for line in process.stdout:
+        lines.append(json.loads(line))
+        request = lines[-1].get("request", request)
+        asks = lines[-1]["type"] == "input_request" or lines[-1].get("success") is False
+        if asks and waiting:
+            send({"type": "respond", "request": request, **waiting.pop(0)})
+        elif asks or lines[-1]["type"] == "result":
+            process.stdin.close()  # a question that is open then has no answer
+        if lines[-1]["type"] == "result":
+            break
+    assert 0 == process.wait(SECONDS)
+    return lines
+
+
+def test_a_client_that_answers_no_questions(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """Without `answers_input` in the prompt nothing is asked, so that no run waits for ever."""
+    cli.file("asking.py", ASKING)
+    server = serve(FakeReply.tool_calls(("book", {})), FakeReply.text("Done."))
+    line = json.dumps({"type": "prompt", "message": "Go"}).encode()
+    done = cli("rpc", "-m", "local/m", "-t", "./asking.py", stdin=line)
+    assert [] == asked(done.lines)
+    assert "the client of this run does not ask the user" in told(server)
+
+
+def asked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the questions to a client."""
+    return [line for line in lines if line["type"] == "input_request"]
+
+
+def test_a_client_fills_in_a_form(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """It gets the schema; values that do not fit are refused, and it may answer again."""
+    cli.file("asking.py", ASKING)
+    server = serve(FakeReply.tool_calls(("book", {})), FakeReply.text("Done."))
+    good = {"seat": "12A", "sure": True}
+    lines = rpc(cli, {"accept": True, "values": {"seat": "x"}}, {"accept": True, "values": good})
+    [request] = asked(lines)
+    assert ("form", "the desk", "p", "input-1") == tuple(
+        request[key] for key in ("kind", "source", "id", "request")
+    )
+    assert ["seat", "sure"] == request["schema"]["required"]
+    [refused] = [line for line in lines if line.get("success") is False]
+    assert "do not fit the schema of the form" in refused["error"]
+    assert f"True {good} " == told(server)
+
+
+@pytest.mark.parametrize("tool", ["book", "link", "think"])
+def test_a_client_declines(cli: Cli, serve: Callable[..., FakeServer], tool: str) -> None:
+    """The tool gets no values and no other reason."""
+    cli.file("asking.py", ASKING)
+    server = serve(FakeReply.tool_calls((tool, {})), FakeReply.text("Done."))
+    rpc(cli, {"accept": False, "values": {"ignored": 1}})
+    assert told(server) in ("False {} ", "None ")
+
+
+def test_a_client_lets_the_model_be_asked(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+    """It sees the prompt and the reply."""
+    cli.file("asking.py", ASKING)
+    server = serve(FakeReply.tool_calls(("think", {})), FakeReply.text("four"), FakeReply.text("Done."))
+    completion, reply = asked(rpc(cli, {"accept": True}, {"accept": True}))
+    assert ("completion", 50) == (completion["kind"], completion["max_tokens"])
+    assert "System prompt:\nBe brief\nUser:\n2 + 2?" == completion["message"]
+    assert ("reply", "four") == (reply["kind"], reply["message"])
+    assert "four " == told(server)
+
+
+@pytest.mark.parametrize("tool", ["book", "link", "think"])
+def test_a_client_that_leaves_declines(cli: Cli, serve: Callable[..., FakeServer], tool: str) -> None:
+    """At the end of its input, an open question has no answer, and the run goes on."""
+    cli.file("asking.py", ASKING)
+    server = serve(FakeReply.tool_calls((tool, {})), FakeReply.text("Done."))
+    lines = rpc(cli)
+    assert 1 == len(asked(lines))
+    assert "the client of this run does not ask the user" in told(server)
+    assert lines[-1]["ok"]

@@ -53,7 +53,7 @@ def rpc(app: AppContext, /, listen: str | None, **options: object) -> int:
 
     Each command is one line. Its reply, and the events and the result of its run, have its id.
     The types: prompt, steer, follow_up, abort, state, messages, compact, set_model,
-    set_tools, set_read_only, approve.
+    set_tools, set_read_only, approve, respond.
     At the end of input the run under way is finished. Limits apply to each run. See docs/rpc.md, and
     'tinyagent schema rpc' for all fields.
     """

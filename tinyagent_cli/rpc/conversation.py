@@ -8,7 +8,7 @@ or has left, open questions are refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,6 +44,7 @@ from .protocol import (
     Id,
     Messages,
     Prompt,
+    Respond,
     SetModel,
     SetReadOnly,
     SetTools,
@@ -54,6 +55,7 @@ from .protocol import (
     success,
     with_id,
 )
+from .questions import ClientQuestions, problem_of
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.schema_argument import WantedAnswer
@@ -74,6 +76,13 @@ class _Question(NamedTuple):
 
     line: dict[str, object]
     answer: asyncio.Future[str | None]
+
+
+class _Input(NamedTuple):
+    """A question of a tool that waits for an answer."""
+
+    line: dict[str, object]
+    answer: asyncio.Future[Respond | None]
 
 
 def _nothing() -> None:
@@ -100,6 +109,8 @@ class Conversation:
         self._output: Output | None = None
         self._can_ask = False
         self._questions: dict[str, _Question] = {}
+        self._inputs: dict[str, _Input] = {}
+        self._answers_input = False
         self._asked = 0
         self._run: _Run | None = None
         self._encoder = Encoder()
@@ -109,7 +120,10 @@ class Conversation:
         self._notes: set[str] = set()
         self._names = plan.tool_names
         self._guards = make_guards(app, plan, ask=self._ask)
-        self.agent: Agent = make_agent(plan, self._guards, on_retry=app.note, on_note=self._note_once)
+        questions = ClientQuestions(self._ask_user, lambda: self._plan)
+        self.agent: Agent = make_agent(
+            plan, self._guards, on_retry=app.note, on_note=self._note_once, interaction=questions
+        )
         if plan.session is not None:
             # First, as in `run`: what the client has seen is saved.
             plan.session.begin({**self._header, "cwd": working_folder()}, plan.history)
@@ -131,6 +145,9 @@ class Conversation:
         for question in self._questions.values():
             if not question.answer.done():
                 question.answer.set_result(None)
+        for asked in self._inputs.values():
+            if not asked.answer.done():
+                asked.answer.set_result(None)
         if self._run is not None:
             await self._run.task
 
@@ -195,6 +212,8 @@ class Conversation:
                 self._guards.read_only = enabled
             case Approve(request=name, answer=answer):
                 self._answer(name, answer)
+            case Respond():
+                self._respond(command)
             case State():
                 self._send(success(command, self._state()))
                 return
@@ -215,6 +234,7 @@ class Conversation:
         else:
             message, restore, answer = message_of(command.message, command.images), _nothing, None
         self._cause = None
+        self._answers_input = command.answers_input
         self._send(success(command))
         task = asyncio.get_running_loop().create_task(self._drive(command.id, message, answer, restore))
         self._run = _Run(command.id, task)
@@ -318,6 +338,7 @@ class Conversation:
             "queued": len(self._queued),
             "pending_tool_calls": sorted(state["pending_tool_calls"]),
             "approval_requests": [question.line for question in self._questions.values()],
+            "input_requests": [question.line for question in self._inputs.values()],
             "session": session.id if session is not None and session.started else None,
         }
 
@@ -364,6 +385,34 @@ class Conversation:
                 f"{answer!r} is not an answer to {name}. Its answers: {', '.join(map(str, answers))}."
             )
         question.answer.set_result(answer)
+
+    async def _ask_user(self, fields: Mapping[str, object]) -> Respond | None:
+        """Ask the client for a tool. Return None if it cannot answer."""
+        if not (self._can_ask and self._answers_input):
+            return None
+        self._asked += 1
+        name = f"input-{self._asked}"
+        line: dict[str, object] = {"type": "input_request", "request": name, **fields}
+        if self._run is not None and self._run.id is not None:
+            line["id"] = self._run.id
+        question = _Input(line, asyncio.get_running_loop().create_future())
+        self._inputs[name] = question
+        self._send(line)
+        try:
+            return await question.answer
+        finally:
+            del self._inputs[name]
+
+    def _respond(self, command: Respond) -> None:
+        question = self._inputs.get(command.request)
+        if question is None or question.answer.done():
+            raise InputError(f"No input request {command.request!r} is open.")
+        schema = question.line.get("schema")
+        if command.accept and isinstance(schema, dict):
+            problem = problem_of(schema, command.values)
+            if problem is not None:
+                raise InputError(f"The values do not fit the schema of the form: {problem}.")
+        question.answer.set_result(command)
 
     # ---- a run ---------------------------------------------------------------------------------------------
 

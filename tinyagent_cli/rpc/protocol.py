@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,9 +23,12 @@ __all__ = [
     "CompactData",
     "Follow",
     "Image",
+    "InputKind",
+    "InputRequest",
     "Messages",
     "ModelData",
     "Prompt",
+    "Respond",
     "Response",
     "SetModel",
     "SetReadOnly",
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 Id: TypeAlias = str | int | None
+InputKind: TypeAlias = Literal["form", "link", "completion", "reply"]
 
 
 class _Command(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
@@ -65,13 +69,15 @@ class Image(
 class Prompt(_Command, frozen=True, tag="prompt"):
     """Start a run with a message and images, or with a template and the values of its variables.
 
-    The template's model, tools, system prompt and schema apply to this run.
+    The template's model, tools, system prompt and schema apply to this run. With `answers_input` the client
+    answers each `input_request` of the run; otherwise they are declined and not sent.
     """
 
     message: str = ""
     images: tuple[Image, ...] = ()
     template: str | UnsetType = UNSET
     parameters: dict[str, str | int | float] = {}
+    answers_input: bool = False
 
 
 class Steer(_Command, frozen=True, tag="steer"):
@@ -131,8 +137,27 @@ class Approve(_Command, frozen=True, tag="approve"):
     answer: Answer
 
 
+class Respond(_Command, frozen=True, tag="respond"):
+    """Answer an `input_request`; `values` are those of a form."""
+
+    request: str
+    accept: bool
+    values: JsonDict = {}
+
+
 Command: TypeAlias = (
-    Prompt | Steer | Follow | Abort | State | Messages | Compact | SetModel | SetTools | SetReadOnly | Approve
+    Prompt
+    | Steer
+    | Follow
+    | Abort
+    | State
+    | Messages
+    | Compact
+    | SetModel
+    | SetTools
+    | SetReadOnly
+    | Approve
+    | Respond
 )
 
 
@@ -169,6 +194,24 @@ class ApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type
     sandbox: str
 
 
+class InputRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="input_request"):
+    """A tool of the run asks the user, and waits for a `respond` command.
+
+    `source` is who asks, and `message` its text, which may come from elsewhere. A `form` asks for values that
+    fit the JSON Schema `schema`, and a `link` to open `url` in a browser. A `completion` asks whether to send
+    the prompt in `message` to the model, and a `reply` whether to pass on the reply of the model.
+    """
+
+    id: str | int | UnsetType = UNSET
+    request: str
+    kind: InputKind
+    source: str
+    message: str
+    schema: JsonDict | UnsetType = UNSET
+    url: str | UnsetType = UNSET
+    max_tokens: int | UnsetType = UNSET
+
+
 class StateData(msgspec.Struct, frozen=True, kw_only=True):
     """The `data` of `state`. `run` is the id of the prompt of the run under way, if it has one."""
 
@@ -182,6 +225,7 @@ class StateData(msgspec.Struct, frozen=True, kw_only=True):
     queued: int
     pending_tool_calls: list[str]
     approval_requests: list[ApprovalRequest]
+    input_requests: list[InputRequest]
     session: str | None
 
 
@@ -210,7 +254,7 @@ class ToolsData(msgspec.Struct, frozen=True, kw_only=True):
 
 _TYPES = (
     *("prompt", "steer", "follow_up", "abort", "state", "messages", "compact"),
-    *("set_model", "set_tools", "set_read_only", "approve"),
+    *("set_model", "set_tools", "set_read_only", "approve", "respond"),
 )
 _DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 

@@ -14,7 +14,18 @@ from tinyagent import jsonl
 from tinyagent._jsonl.schema import choice, reference, simplify
 from tinyagent.agent_types import JsonDict
 
-from .protocol import Answer, ApprovalRequest, Command, CompactData, ModelData, Response, StateData, ToolsData
+from .protocol import (
+    Answer,
+    ApprovalRequest,
+    Command,
+    CompactData,
+    InputKind,
+    InputRequest,
+    ModelData,
+    Response,
+    StateData,
+    ToolsData,
+)
 
 __all__ = ["schema"]
 
@@ -27,7 +38,7 @@ _ID: JsonDict = {
 def schema() -> JsonDict:
     """Return the JSON Schema of a line: a `Command` of the client, or an `Output` of `tinyagent rpc`."""
     kinds: list[type[msgspec.Struct]] = list(get_args(Command))
-    outputs: list[type[msgspec.Struct]] = [Response, ApprovalRequest]
+    outputs: list[type[msgspec.Struct]] = [Response, ApprovalRequest, InputRequest]
     data = [StateData, ModelData, ToolsData, CompactData]
     _, ours = msgspec.json.schema_components([*kinds, *outputs, *data], ref_template="#/$defs/{name}")
     commands: dict[str, str] = {}
@@ -37,6 +48,8 @@ def schema() -> JsonDict:
     ours["Answer"] = {"title": "Answer", "type": "string", "enum": list(get_args(Answer))}
     ours["ApproveCommand"]["properties"]["answer"] = reference("Answer")
     ours["ApprovalRequest"]["properties"]["answers"]["items"] = reference("Answer")
+    ours["InputKind"] = {"title": "InputKind", "type": "string", "enum": list(get_args(InputKind))}
+    ours["InputRequest"]["properties"]["kind"] = reference("InputKind")
     ours["CompactData"]["properties"]["usage"] = {"anyOf": [reference("Usage"), {"type": "null"}]}
     for component in ours.values():
         simplify(component)

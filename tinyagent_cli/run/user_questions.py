@@ -23,6 +23,7 @@ from tinyagent_cli.terminal.sanitise import exact, visible_line
 
 from .approvals import Approvals, Scope
 from .form_fields import ask_value, described, form_fields
+from .model_questions import ModelQuestions, prompt_text
 from .terminal_questions import Question, confirm, hidden_part, opened_terminal, read_answer
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class UserQuestions:
         self._get_plan = get_plan
         self._scope: Scope = scope
         self._always: set[str] = set()
-        self._tokens = 0
-        self._cost = 0.0
+        self._model = ModelQuestions()
 
     # ---- values -------------------------------------------------------------------------------------
 
@@ -129,11 +129,11 @@ class UserQuestions:
         if self._get_plan is None:
             return Completion(text=None, reason="there is no model in this command")
         plan = self._get_plan()
-        reached = self._reached_limit(plan)
+        reached = self._model.reached_limit(plan)
         if reached is not None:
             return Completion(text=None, reason=reached)
         if request.source in self._always:
-            done: Completion | None = await self._ask_model(plan, request)
+            done: Completion | None = await self._model.ask(plan, request)
         else:
             done = await self._on_terminal(lambda fd: self._complete(fd, plan, request))
         if done is None:
@@ -151,7 +151,7 @@ class UserQuestions:
             self._always.add(request.source)
         elif answer not in _YES:
             return Completion(text=None)
-        done = await self._ask_model(plan, request)
+        done = await self._model.ask(plan, request)
         if done.text is None or request.source in self._always:
             return done
         choices = f"Send it to {request.source}? [y] yes  [n] no: "
@@ -171,60 +171,13 @@ class UserQuestions:
                     return None
 
     def _model_question(self, request: CompletionRequest, model: str) -> Question:
-        parts = [f"System prompt:\n{request.system_prompt}"] if request.system_prompt else []
-        for message in request.messages:
-            texts = [
-                part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in message["content"]
-            ]
-            parts.append(f"{message['role'].capitalize()}:\n" + "\n".join(texts))
-        about = (
-            ["It has also asked for this conversation, and does not get it."] if request.wants_context else []
-        )
+        context = ["It has also asked for this conversation, and does not get it."]
         return _question(
             f"{_capital(request.source)} wants to ask {model} for at most {request.max_tokens:,} tokens:",
-            "\n".join(parts),
+            prompt_text(request),
             f"Ask the model? [y] yes  [a] always for {request.source} in this {self._scope}  [n] no: ",
-            *(about if request.wants_context else []),
+            *(context if request.wants_context else []),
         )
-
-    def _reached_limit(self, plan: Plan) -> str | None:
-        if plan.max_total_tokens is not None and self._tokens >= plan.max_total_tokens:
-            return f"the limit of {plan.max_total_tokens:,} tokens is reached"
-        if plan.max_cost is not None and self._cost >= plan.max_cost:
-            return f"the budget of ${plan.max_cost:g} is reached"
-        return None
-
-    async def _ask_model(self, plan: Plan, request: CompletionRequest) -> Completion:
-        from tinyagent import Agent, AgentOptions
-        from tinyagent._answer import answer_error, extract_text
-        from tinyagent.errors import OutputTruncatedError
-
-        *before, last = request.messages
-        limit = request.max_tokens if plan.max_tokens is None else min(request.max_tokens, plan.max_tokens)
-        agent = Agent(
-            AgentOptions(
-                initial_state={
-                    "system_prompt": request.system_prompt,
-                    "model": plan.model,
-                    "messages": [*before],
-                },
-                stream_fn=plan.provider.stream_fn,
-                get_api_key=lambda _: plan.api_key,
-                temperature=request.temperature,
-                max_tokens=limit,
-                max_turns=1,
-            )
-        )
-        await agent.prompt(last)
-        messages = agent.state["messages"]
-        usage = messages[-1].get("usage") if messages[-1]["role"] == "assistant" else None
-        if usage is not None:
-            self._tokens += (usage.get("input") or 0) + (usage.get("output") or 0)
-            self._cost += usage.get("cost") or 0.0
-        error = answer_error(messages, None)
-        if error is not None and not isinstance(error, OutputTruncatedError):
-            return Completion(text=None, model=plan.model.id, reason=str(error))
-        return Completion(text=extract_text(messages[-1]), model=plan.model.id, is_complete=error is None)
 
     def _declined(self, source: str, what: str) -> FormAnswer:
         self._note(f"{_capital(source)} asked you {what}. This was declined, because {NO_TERMINAL}.")
