@@ -150,6 +150,22 @@ async def test_accept_edits(start: Start, project: Path) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+async def test_the_sandbox_of_a_command(start: Start, monkeypatch: pytest.MonkeyPatch, sandbox: str) -> None:
+    """A question says what confines the command; only a sandbox can be left, and only once."""
+    monkeypatch.setenv("TINYAGENT_SANDBOX", sandbox)
+    editor = await start(tools="shell")
+    session = (await editor.new()).session_id
+    editor.answer = "no"
+    await editor.ask(session, 'bash command="true"')
+    [question] = editor.questions
+    text = question["content"][0]["content"]["text"]
+    assert ("outside" in question["options"]) == ("no sandbox" not in text.lower())
+    assert question["options"].get("outside", "allow_once") == "allow_once"
+    if sandbox == "off":
+        assert "no sandbox" in text.lower()
+
+
 async def test_settings(start: Start) -> None:
     """The mode and the model are settings, too. Wrong ones are refused and change nothing."""
     editor = await start()

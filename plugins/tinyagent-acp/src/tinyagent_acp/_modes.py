@@ -52,6 +52,7 @@ def choices(answers: Sequence[str], tool: str) -> list[Choice]:
         Choice("yes", "allow_once", "Allow once"),
         Choice("project", "allow_always", "Always allow exactly this call in this project"),
         Choice("always", "allow_always", f"Allow every call of {tool} in this session"),
+        Choice("outside", "allow_once", "Allow once, outside the sandbox"),
         Choice("no", "reject_once", "Reject"),
     ]
     return [choice for choice in known if choice.id in answers]

@@ -93,6 +93,7 @@ class Line(msgspec.Struct, frozen=True):
     # approval_request
     request: str = ""
     answers: list[str] = []
+    sandbox: str = ""
     # events
     tool_call_id: str = ""
     tool_name: str = ""

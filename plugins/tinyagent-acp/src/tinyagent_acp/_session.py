@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from acp import RequestError
+from acp import RequestError, text_block, tool_content, update_agent_message_text
 from acp.interfaces import Client
 from acp.schema import (
     AllowedOutcome,
@@ -277,8 +277,6 @@ class Session:
             await rpc.call("prompt", message=message.text, images=message.images)
 
     async def _compact(self, rpc: Rpc, instructions: str) -> PromptResponse:
-        from acp import update_agent_message_text
-
         data = msgspec.json.decode(await rpc.call("compact", instructions=instructions), type=_Compacted)
         text = (
             f"A summary has replaced {data.replaced} messages."
@@ -341,12 +339,13 @@ class Session:
     async def _ask_editor(self, line: Line) -> str:
         updates = self._turn.updates if self._turn is not None else None
         shown = show_call(line.tool_name, line.args, self.folder)
+        confined = [tool_content(text_block(line.sandbox))] if line.sandbox else []
         call = ToolCallUpdate(
             tool_call_id=line.tool_call_id if updates is None else updates.id_of(line.tool_call_id),
             title=shown.title,
             kind=shown.kind,
             status="pending",
-            content=shown.content or None,
+            content=shown.content or [*confined] or None,
             locations=shown.locations or None,
             raw_input=line.args,
         )
