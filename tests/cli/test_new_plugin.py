@@ -157,7 +157,9 @@ def test_the_tests_pass(projects: Path) -> None:
         capture_output=True, text=True, check=False, cwd=projects / "short",
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout + done.stderr
-    assert "37 passed" in done.stdout
+    [passed] = re.findall(r"(\d+) passed", done.stdout)
+    assert int(passed) >= 37  # the contracts may get more tests
+    assert "failed" not in done.stdout
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -220,7 +220,11 @@ def smash(what: str) -> str:
     "Smash it."
     return ""
 
-other = AgentTool("other", "Do something.", read_only=bool(1))
+async def run(*arguments):
+    return None
+
+other = AgentTool("other", "Do something.", execute=run, read_only=bool(1))
+form = AgentTool("form", "Only a description.")
 
 @hookimpl
 def tinyagent_register_tools(register):
@@ -274,7 +278,8 @@ LISTED = {
     "commands": "tinyagent zz",
     "executors": "tinyagent batch --executor zz",
     "inputs": "prompts of -p, and -f zz:…",
-    "hooks": "in every run: sees every tool call, and may refuse or change it; gets all events",
+    "hooks": "in every run: sees every tool call, and may refuse or change it; "
+    "gets all events, and may get the agent",
 }
 SHOWN = {
     "tools": [
@@ -288,7 +293,7 @@ SHOWN = {
     "hooks": [
         "Loaded for every run, and every `tools call`",
         "tinyagent_before_tool_call sees every tool call, and may refuse or change it",
-        "tinyagent_register_sinks gets all events",
+        "tinyagent_register_sinks gets all events, and may get the agent",
     ],
 }  # fmt: skip
 

@@ -56,7 +56,8 @@ def test_tools(cli: Cli, before: str) -> None:
 def test_single_tools(cli: Cli) -> None:
     """`--allow` and `--deny` offer the tools of `-t`, or of all plugins; their source is read, not run."""
     source = (
-        f"{BROKEN}\nimport tinyagent as t\nbad = t.AgentTool('zz_fog')\nx = t.AgentTool(name=f'zz_{{1}}')\n"
+        f"{BROKEN}\nimport tinyagent as t\nbad = t.AgentTool('zz_fog', execute=print)\n"
+        "x = t.AgentTool(name=f'zz_{1}', execute=print)\nform = t.AgentTool('zz_form')\n"
     )
     cli.install("zz-sky", source + "@t.tool(name='zz_rain')\ndef rain(): pass\n@other\ndef zz_no(): pass\n")
     cli.install("zz-odd", "def tool(:")

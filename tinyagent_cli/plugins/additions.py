@@ -16,7 +16,7 @@ __all__ = ["Addition", "declared_additions", "in_one_line", "loaded_additions", 
 HOOKS = {
     "tinyagent_before_tool_call": "sees every tool call, and may refuse or change it",
     "tinyagent_after_tool_call": "sees every result of a tool, and may change or withhold it",
-    "tinyagent_register_sinks": "gets all events",
+    "tinyagent_register_sinks": "gets all events, and may get the agent",
 }
 """The hooks of every run, with what they may do."""
 

@@ -1,7 +1,7 @@
 """What the source of a plugin declares: its tools and hooks. No code of a plugin runs.
 
-Completion in the shell and `plugins list` use it. `@tool` functions, `AgentTool(name="…")` and functions with
-`@hookimpl` are found. Names that are made at run time, such as those of MCP servers, are not.
+Completion in the shell and `plugins list` use it. `@tool` functions, `AgentTool(name="…", execute=…)` and
+functions with `@hookimpl` are found. Names that are made at run time, such as those of MCP servers, are not.
 """
 
 from __future__ import annotations
@@ -96,8 +96,13 @@ def _tools_in(nodes: Iterator[ast.AST]) -> Iterator[DeclaredTool]:
         elif isinstance(node, ast.Call) and _last_name(node.func) == "AgentTool":
             first = node.args[0] if node.args else None
             name = _argument(node, "name") or (first.value if isinstance(first, ast.Constant) else None)
-            if isinstance(name, str):
+            if isinstance(name, str) and _can_run(node):
                 yield DeclaredTool(name, _read_only(node))
+
+
+def _can_run(call: ast.Call) -> bool:
+    """Return whether a call of `AgentTool` has a function to run. Others only describe a tool."""
+    return any(keyword.arg in ("execute", None) for keyword in call.keywords)
 
 
 def _hooks_in(nodes: Iterator[ast.AST]) -> Iterator[tuple[str, list[str]]]:
