@@ -427,14 +427,16 @@ def test_processes_have_the_same_results(cli: Cli) -> None:
     write_items(cli.work / "in.jsonl", 20)
     with (cli.work / "in.jsonl").open("a") as file:
         file.write('{"id": "bad", "prompt": "x", "files": ["missing"]}\n')
+        file.write(f'{{"id": "number", "prompt": "x", "n": {10**30}, "text": "\\ud800\\u0000"}}\n')
     found = {}
     for executor in ("local", "processes"):
         command = ("batch", "in.jsonl", *DEMO, "-o", f"{executor}.jsonl", "--records", executor)
-        done = cli(*command, "--executor", executor)
-        assert (1, True) == (done.code, "20 answered · 1 failed" in done.err)
+        done = cli(*command, "--keep", "n", "--keep", "text", "--executor", executor)
+        assert (1, True) == (done.code, "21 answered · 1 failed" in done.err)
         lines = results(cli.work / f"{executor}.jsonl")
         found[executor] = {name: {**line, "duration_ms": 0} for name, line in lines.items()}
-        assert 20 == len(list((cli.work / executor).iterdir()))  # the last one has no run
+        assert 21 == len(list((cli.work / executor).iterdir()))  # the last one has no run
+    assert {"n": 10**30, "text": "\ufffd\0"} == found["local"]["number"]["variables"]
     assert found["local"] == found["processes"]
 
 

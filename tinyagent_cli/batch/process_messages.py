@@ -1,9 +1,9 @@
 """The messages between `batch --executor processes` and its worker processes.
 
-Each is one frame: the length of the payload in 4 bytes (big-endian), and the payload in MessagePack. The
-first frame to a worker is its `WorkerSpec`; it answers with `Ready` or `Refused`. Each further frame to it
-is a `BatchItem`, and it answers each with `Finished` or `Raised`, in any order. At the end of its input, it
-cancels what is in flight and exits.
+Each is one frame: the length of the payload in 4 bytes (big-endian), and the payload in JSON. MessagePack
+has no integers above 64 bits, which items may have. The first frame to a worker is its `WorkerSpec`; it
+answers with `Ready` or `Refused`. Each further frame to it is a `BatchItem`, and it answers each with
+`Finished` or `Raised`, in any order. At the end of its input, it cancels what is in flight and exits.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def frame(message: msgspec.Struct) -> bytes:
     Raises:
         ValueError: It cannot be encoded.
     """
-    payload = msgspec.msgpack.encode(message)
+    payload = msgspec.json.encode(message)
     return len(payload).to_bytes(4, "big") + payload
 
 

@@ -50,7 +50,7 @@ async def _serve(stdin: int, output: Output) -> None:
     if first is None:
         return
     try:
-        worker = msgspec.msgpack.decode(first, type=WorkerSpec).make_worker()
+        worker = msgspec.json.decode(first, type=WorkerSpec).make_worker()
     except TinyAgentError as error:
         failure = describe(error)
         _send(output, Refused(failure.message, failure.hint))
@@ -60,7 +60,7 @@ async def _serve(stdin: int, output: Output) -> None:
     running: set[asyncio.Task[None]] = set()
     try:
         while (payload := await read_frame(reader)) is not None:
-            task = asyncio.create_task(_run(worker, msgspec.msgpack.decode(payload, type=BatchItem), output))
+            task = asyncio.create_task(_run(worker, msgspec.json.decode(payload, type=BatchItem), output))
             running.add(task)
             task.add_done_callback(running.discard)
     finally:

@@ -125,7 +125,7 @@ class ProcessWorker:
     async def _set_up(self, spec: WorkerSpec) -> None:
         self._input.write(frame(spec))
         payload = await read_frame(self._output)
-        match None if payload is None else msgspec.msgpack.decode(payload, type=Message):
+        match None if payload is None else msgspec.json.decode(payload, type=Message):
             case Ready():
                 self._watching = asyncio.create_task(self._watch())
             case Refused(message, hint):
@@ -194,7 +194,7 @@ class ProcessWorker:
         """Read results until the output ends or has something else."""
         while (payload := await read_frame(self._output)) is not None:
             try:
-                message = msgspec.msgpack.decode(payload, type=Message)
+                message = msgspec.json.decode(payload, type=Message)
             except msgspec.MsgspecError:
                 return
             match message:
