@@ -118,6 +118,23 @@ class ListingJob:
         """Do nothing."""
 
 
+async def run_on_mortal_workers(
+    items: list[BatchItem], job: ListingJob, concurrency: int, workers: int
+) -> None:
+    """Run items with workers that may end."""
+
+    async def source() -> AsyncIterator[BatchItem]:
+        for item in items:
+            yield item
+
+    async def start(spec: WorkerSpec) -> MortalWorker:
+        return MortalWorker()
+
+    spec = WorkerSpec(factory="m:f", recipe={}, concurrency=concurrency, most_workers=concurrency)
+    async with asyncio.timeout(60):
+        await run_on_workers(spec.divide(workers), start, source(), job)
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_only_items_that_end_their_workers_fail(seed: int) -> None:
     """Whatever runs together and is lost together, each item has one result, and the right ones fail."""
@@ -131,17 +148,18 @@ async def test_only_items_that_end_their_workers_fail(seed: int) -> None:
         )
         for number in range(40)
     ]
-
-    async def source() -> AsyncIterator[BatchItem]:
-        for item in items:
-            yield item
-
-    async def start(spec: WorkerSpec) -> MortalWorker:
-        return MortalWorker()
-
-    concurrency = numbers.randint(2, 8)
-    spec = WorkerSpec(factory="m:f", recipe={}, concurrency=concurrency, most_workers=concurrency)
-    async with asyncio.timeout(60):
-        await run_on_workers(spec.divide(numbers.randint(1, 3)), start, source(), job)
+    await run_on_mortal_workers(items, job, numbers.randint(2, 8), numbers.randint(1, 3))
     assert sorted(item.id for item in items if item.prompt == "end") == sorted(job.failures)
     assert sorted(item.id for item in items if item.prompt == "live") == sorted(job.answered)
+
+
+async def test_many_items_in_a_row_that_end_their_workers() -> None:
+    """After the first result, items that end every worker become failures, and do not end the batch."""
+    prompts, job = [*["live"] * 10, *["end"] * 10, *["live"] * 10], ListingJob()
+    items = [
+        BatchItem(id=f"{number}", line=number, prompt=prompt, variables={"seconds": 0.0})
+        for number, prompt in enumerate(prompts)
+    ]
+    await run_on_mortal_workers(items, job, 4, 2)
+    assert [f"{number}" for number in range(10, 20)] == sorted(job.failures)
+    assert 20 == len(job.answered)

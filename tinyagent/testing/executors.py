@@ -253,13 +253,6 @@ class ExecutorContract:
             assert ["item-1"] == list(job.failures)
             assert 7 == len(job.answers)
 
-    def test_some_items_that_end_each_worker_do_not_end_the_batch(self) -> None:
-        """Many items that end every worker become failures, after others had their results."""
-        if self.is_separate:
-            job = self._run(*["echo x"] * 10, *["exit"] * 10, *["echo x"] * 10)
-            assert {f"item-{number}" for number in range(11, 21)} == job.failures.keys()
-            assert 20 == len(job.answers)
-
     def test_workers_that_always_end_do_not_run_forever(self) -> None:
         """If each worker ends, the batch ends with an error, long before each item has failed."""
         if self.is_separate:
