@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 NAMES = ["pid", "daemon", "read", *os.environ.get("TEST_TOOLS", "").split()]
@@ -27,11 +29,24 @@ def answer(method: str, params: Any) -> dict[str, Any] | None:
     return None
 
 
+def attempt(action: Callable[[], object]) -> str:
+    """Return whether an action succeeds."""
+    try:
+        action()
+    except OSError as error:
+        return type(error).__name__
+    return "done"
+
+
 def call(name: str) -> str:
     """Return the process id of the server or of a new daemon; some tools misbehave first."""
     if name == "mute":
         os.close(1)
         time.sleep(600)
+    if name == "write":
+        return attempt(lambda: os.close(os.open(os.environ["TEST_WRITE"], os.O_WRONLY | os.O_CREAT)))
+    if name == "connect":
+        return attempt(lambda: socket.create_connection(("127.0.0.1", int(os.environ["TEST_PORT"]))).close())
     if name == "stop_parent":
         os.kill(os.getppid(), signal.SIGSTOP)
     if name != "daemon":

@@ -7,13 +7,14 @@ The working directory is never searched, because a configured server is a progra
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ import msgspec
 
 from tinyagent import ConfigurationError
 from tinyagent.child_environment import child_environment
+from tinyagent.sandbox import Launch, Mode, Policy, Sandbox, find_sandbox
 from tinyagent.text_files import read_config
 
 __all__ = [
@@ -59,6 +61,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         pass_env: Names of variables of this process to pass on.
         cwd: Its working directory. None means a private one in the cache, so that the server cannot take a
             file of a project for its own module or configuration. `.` is the present one.
+        sandbox: Whether its program runs in a sandbox: if this machine has one (`auto`), always
+            (`required`), or never (`off`).
+        network: Whether it may use the network in the sandbox.
+        writable: Folders that it may change in the sandbox, besides `cwd` and a private `/tmp`.
         roots: Directories that the server may ask for, as those of the user's work. None means the working
             directory for a command, and none for a URL.
         headers: Headers of each HTTP request; `${NAME}` as in `env`.
@@ -84,6 +90,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     env: dict[str, str] = {}
     pass_env: list[str] = []
     cwd: str | None = None
+    sandbox: Mode = "off"
+    network: bool = False
+    writable: list[str] = []
     roots: list[str] | None = None
     headers: dict[str, str] = {}
     client_id: str | None = None
@@ -112,6 +121,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError("`command` is empty")
         if self.url is not None:
             self._check_url(self.url)
+        if self.sandbox == "off" and (self.network or self.writable):
+            raise ValueError('`network` and `writable` are for `sandbox = "auto"` or "required"')
+        if self.sandbox != "off" and self.url is not None:
+            raise ValueError("`sandbox` is for a server with a `command`")
 
     def __repr__(self) -> str:
         return f"ServerConfig(name={self.name!r}, {self.reached_by()!r})"  # the other fields may contain keys
@@ -145,6 +158,28 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         except OSError:
             return Path(own.anchor)  # not writable, so no other user can put files there
         return own.absolute()
+
+    def launch(self, command: Sequence[str], environment: Mapping[str, str], directory: Path) -> Launch:
+        """Return how to start the program, in its sandbox if it has one.
+
+        Args:
+            command: The path of the program, and its arguments.
+            environment: Its complete environment.
+            directory: Its working directory, which it may change if `cwd` is set.
+
+        Raises:
+            ConfigurationError: A sandbox is required, and there is none.
+            OSError: The sandbox cannot be prepared.
+        """
+        # Its private directory is part of tinyagent's data, which no program in a sandbox may change.
+        chosen = [directory] if self.cwd else []
+        policy = Policy(
+            writable=[*chosen, *(Path(folder).expanduser() for folder in self.writable)],
+            network=self.network,
+            environment=environment,
+            visible=[] if self.cwd else [directory],
+        )
+        return _sandbox(self.sandbox).launch(command, policy, cwd=directory, die=False)
 
     def root_directories(self) -> list[Path]:
         """Return the directories for a server that asks for roots."""
@@ -241,6 +276,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 except (OSError, ValueError):
                     parts.append(None)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:32]
+
+
+@functools.lru_cache
+def _sandbox(mode: Mode) -> Sandbox:
+    """Return the sandbox of all servers with this mode. It is looked for once, which starts a program."""
+    return find_sandbox(mode)
 
 
 _HINT = (

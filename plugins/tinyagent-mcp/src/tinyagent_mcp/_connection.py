@@ -400,7 +400,8 @@ class Connection:
             environment = config.environment()
             command = config.program(environment)
             directory = config.start_directory()
-            return stdio_transport(command, environment, directory, live.stderr, live.end)
+            launch = await asyncio.to_thread(config.launch, command, environment, directory)
+            return stdio_transport(launch, directory, live.stderr, live.end)
 
         async def on_answer(response: httpx2.Response) -> None:
             live.status = response.status_code if response.status_code >= 400 else None

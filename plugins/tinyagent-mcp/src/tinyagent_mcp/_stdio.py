@@ -16,7 +16,7 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from pydantic import ValidationError
 
 from tinyagent import parse_streaming_json
 from tinyagent.agent_types import JsonObject
+from tinyagent.sandbox import Launch
 from tinyagent.supervisor import supervised_command
 
 __all__ = ["MAX_LINE", "MessageSink", "MessageSource", "stdio_transport"]
@@ -88,8 +89,7 @@ class MessageSink(Protocol):
 
 @asynccontextmanager
 async def stdio_transport(
-    command: Sequence[str],
-    environment: Mapping[str, str],
+    launch: Launch,
     directory: Path,
     errors: deque[str],
     on_end: Callable[[], None],
@@ -97,22 +97,23 @@ async def stdio_transport(
     """Start a server, and yield the streams for the SDK's client. End the server afterwards.
 
     Args:
-        command: The path of the program, and its arguments.
-        environment: Its complete environment.
+        launch: How to start its program.
         directory: Its working directory.
         errors: Collects the last lines of its standard error.
         on_end: Called when the server closes its output, or its output exceeds a limit.
     """
-    process = await asyncio.create_subprocess_exec(
-        *supervised_command(command),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(environment),
-        cwd=directory,
-        start_new_session=os.name == "posix",
-        limit=CHUNK,
-    )
+    with launch:
+        process = await asyncio.create_subprocess_exec(
+            *supervised_command(launch.command),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=launch.environment,
+            cwd=directory,
+            pass_fds=launch.descriptors,
+            start_new_session=os.name == "posix",
+            limit=CHUNK,
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
