@@ -34,7 +34,7 @@ MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast coverage matrix check format docs bench conformance peers browser release-check leaks clean
+.PHONY: help demo test test-heavy test-fast coverage matrix check format docs bench conformance peers browser release-check leaks clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,18 @@ demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answe
 
 test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,@$(MAKE) --no-print-directory test-heavy)
+
+# Beside other tests, the processes of a Ray cluster would get too little of the processors. Ray and llm leave files to
+# the exit, of which Python warns.
+test-heavy: $(HEAVY_PEERS:=/.ready) ## run the tests of the plugins that need environments of their own: ray, llm
+	@set -e; for name in $(HEAVY); do \
+		if test -e .venv-peers-$$name/.ready; then \
+			.venv-peers-$$name/bin/python -m pytest -q -p no:cacheprovider -o filterwarnings=default \
+				-o faulthandler_timeout=0 -o addopts="--import-mode=importlib --strict-markers -ra" \
+				plugins/tinyagent-$$name/tests; \
+		else echo "tinyagent-$$name is not tested: it cannot be installed"; fi; \
+	done
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a minute or two
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)

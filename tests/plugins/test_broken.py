@@ -140,12 +140,15 @@ def test_the_list_names_each(environment: Environment) -> None:
 
 
 def test_the_list_imports_nothing(environment: Environment) -> None:
-    """Without --check, no plugin is loaded or reported as broken."""
+    """Without --check, no plugin is loaded. Wrong hooks are reported: they are read from the source."""
     done = environment.tinyagent("plugins", "list", "--json")
     assert 0 == done.returncode, done.stderr
-    assert {("not loaded", None)} == {
-        (entry["status"], entry["error"]) for entry in json.loads(done.stdout) if entry["name"] in BROKEN
-    }
+    found = {entry["name"]: entry for entry in json.loads(done.stdout) if entry["name"] in BROKEN}
+    assert {"not loaded"} == {entry["status"] for entry in found.values()}
+    errors = {name: entry["error"] for name, entry in found.items() if entry["error"] is not None}
+    assert {"unknown_hook", "wrong_signature"} == errors.keys()
+    assert "It has the hook 'tinyagent_register_tool'" in errors["unknown_hook"]
+    assert "It expects 'toolbox' in its hook tinyagent_register_tools" in errors["wrong_signature"]
 
 
 def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:

@@ -83,7 +83,7 @@ def make_layout(
         writable=sorted(accepted),
         protected=sorted({path for path in guarded if any(is_inside(path, folder) for folder in accepted)}),
         hidden=secret,
-        visible=_real(visible),
+        visible=[*_real(visible), *(path for path in _own_code() if is_inside(path, "/tmp"))],
         network=network,
         refused=refused,
     )

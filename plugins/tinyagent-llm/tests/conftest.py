@@ -1,6 +1,6 @@
 """Real plugins of `llm`, and one of our own. These tests run in the environment .venv-peers-llm.
 
-`tests/peers/test_heavy_plugins.py` starts them there.
+`make test-heavy` starts them there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A real cluster with two nodes on loopback. These tests run in the environment .venv-peers-ray.
 
-`tests/peers/test_heavy_plugins.py` starts them there.
+`make test-heavy` starts them there.
 """
 
 from __future__ import annotations
