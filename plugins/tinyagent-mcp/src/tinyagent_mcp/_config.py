@@ -177,7 +177,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             writable=[*chosen, *(Path(folder).expanduser() for folder in self.writable)],
             network=self.network,
             environment=environment,
-            visible=[] if self.cwd else [directory],
+            visible=[*([] if self.cwd else [directory]), *_files_in_tmp(command)],
         )
         return _sandbox(self.sandbox).launch(command, policy, cwd=directory, die=False)
 
@@ -276,6 +276,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 except (OSError, ValueError):
                     parts.append(None)
         return hashlib.sha256(msgspec.json.encode(parts, order="sorted")).hexdigest()[:32]
+
+
+def _files_in_tmp(command: Sequence[str]) -> list[str]:
+    """Return the files in `/tmp` that a command names, which the private one would hide in a sandbox."""
+    return [word for word in command if word.startswith("/tmp/") and Path(word).is_file()]
 
 
 @functools.lru_cache
