@@ -146,7 +146,7 @@ def test_the_key_is_in_no_log(work: Path, address: str, ray_folder: Path) -> Non
 def test_interrupted(work: Path, address: str) -> None:
     """Ctrl-C finishes what is in flight, and the same command goes on; no actor stays behind."""
     arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", *on_ray(address, "workers=2"))
-    process = start(work, *arguments, "-O", "delay=0.02")
+    process = start(work, *arguments, "-O", "delay=0.1")
     wait_for(lambda: has_lines(work / "out.jsonl", 2))
     os.killpg(process.pid, signal.SIGINT)
     assert 130 == process.wait(SECONDS)
@@ -164,7 +164,7 @@ def test_interrupted(work: Path, address: str) -> None:
 def test_killed(work: Path, address: str) -> None:
     """After kill -9 of the command, Ray ends the actors, and the same command goes on."""
     arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", *on_ray(address, "workers=2"))
-    process = start(work, *arguments, "-O", "delay=0.02")
+    process = start(work, *arguments, "-O", "delay=0.1")
     wait_for(lambda: has_lines(work / "out.jsonl", 2))
     process.kill()
     process.wait(SECONDS)

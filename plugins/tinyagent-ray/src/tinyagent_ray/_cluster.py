@@ -8,8 +8,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 
@@ -42,8 +43,6 @@ _HINT = (
     "too long, set RAY_TMPDIR to a shorter one."
 )
 
-T = TypeVar("T")
-
 
 class Node(NamedTuple):
     """A node of the cluster.
@@ -62,12 +61,12 @@ class Cluster:
 
     Args:
         ray: The module.
-        is_ours: Whether this process has connected, and has to disconnect.
+        thread: Has connected to Ray, and disconnects; None if the program was connected before.
     """
 
-    def __init__(self, ray: ModuleType, is_ours: bool) -> None:
+    def __init__(self, ray: ModuleType, thread: _Thread | None) -> None:
         self.ray = ray
-        self._is_ours = is_ours
+        self._thread = thread
 
     @classmethod
     async def connect(cls, address: str | None, working_dir: str | None) -> Cluster:
@@ -91,15 +90,15 @@ class Cluster:
                 f"Ray cannot be imported: {error}.", hint="Install it: pip install tinyagent-ray"
             ) from error
         if ray.is_initialized():
-            return cls(ray, is_ours=False)
+            return cls(ray, None)
         arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if working_dir is not None:
             arguments["runtime_env"] = {"working_dir": working_dir}
         arguments |= {"address": address} | ({"include_dashboard": False} if address == "local" else {})
+        thread = _Thread()
         try:
             await _check_port(address)
-            # In a thread, Ray leaves the signals to the command.
-            await asyncio.wait_for(_in_thread(lambda: ray.init(**arguments)), CONNECT_S)
+            await thread.run(lambda: ray.init(**arguments), CONNECT_S)
         except TimeoutError:
             raise ConfigurationError(
                 f"Ray at {address} did not answer within {CONNECT_S:g} s.", hint=_HINT
@@ -112,15 +111,17 @@ class Cluster:
                 hint=_HINT,
             ) from error
         ray.cloudpickle.register_pickle_by_value(_node)
-        return cls(ray, is_ours=True)
+        return cls(ray, thread)
 
     async def close(self) -> None:
         """Disconnect. A cluster that was started for the batch is ended."""
-        if self._is_ours:
-            try:
-                await asyncio.wait_for(_in_thread(self.ray.shutdown), SHUTDOWN_S)
-            except TimeoutError:
-                pass  # the exit of the process disconnects it
+        if self._thread is None:
+            return
+        try:
+            await self._thread.run(self.ray.shutdown, SHUTDOWN_S)
+        except TimeoutError:
+            pass  # the exit of the process disconnects it
+        self._thread.end()
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are alive."""
@@ -267,32 +268,55 @@ async def _check_port(address: str) -> None:
     writer.close()
 
 
-async def _in_thread(function: Callable[[], T]) -> T:
-    """Call a function in a thread that does not delay the exit of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
+class _Thread:
+    """A thread that calls functions of Ray, and does not delay the exit of the process.
 
-    def settle(result: T | None, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    In the main thread, Ray would replace the signal handlers of the command. The thread lives as long as the
+    connection, because the kernel ends a local cluster together with the thread that started it.
+    """
 
-    def call() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except Exception as failed:  # noqa: BLE001 - it is raised in the event loop
-            error = failed
-        try:
-            loop.call_soon_threadsafe(settle, result, error)
-        except RuntimeError:
-            pass  # the event loop is closed
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=self._work, daemon=True, name="ray").start()
 
-    threading.Thread(target=call, daemon=True, name="ray").start()
-    return await future
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
+
+    async def run(self, function: Callable[[], object], seconds: float) -> None:
+        """Call a function in the thread.
+
+        Raises:
+            TimeoutError: It takes longer.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def settle(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        def call() -> None:
+            error = None
+            try:
+                function()
+            except Exception as failed:  # noqa: BLE001 - it is raised in the event loop
+                error = failed
+            try:
+                loop.call_soon_threadsafe(settle, error)
+            except RuntimeError:
+                pass  # the event loop is closed
+
+        self._calls.put(call)
+        await asyncio.wait_for(done, seconds)
+
+    def end(self) -> None:
+        """End the thread after its last call."""
+        self._calls.put(None)
 
 
 async def _result(reference: object) -> object:
