@@ -132,8 +132,18 @@ class Cluster:
         ]
 
     def room_for(self, cpus: float) -> int:
-        """Return how many workers the processors of the cluster allow, at least one."""
-        return max(1, int(float(self.ray.cluster_resources().get("CPU", 1)) // cpus))
+        """Return how many workers the processors of the nodes allow.
+
+        Raises:
+            ConfigurationError: No node has enough processors for one.
+        """
+        found = [float(node["Resources"].get("CPU", 0)) for node in self.ray.nodes() if node["Alive"]]
+        if not any(number >= cpus for number in found):
+            raise ConfigurationError(
+                f"No node of the cluster has {cpus:g} processors for a worker.",
+                hint=f"The largest has {max(found, default=0):g}: --executor-option cpus=1",
+            )
+        return sum(int(number // cpus) for number in found)
 
     async def find_problems(
         self, node: Node, requirements: Mapping[str, str], directory: str | None, markers: list[str]

@@ -58,7 +58,8 @@ class RayExecutor:
             if cluster is None:
                 return
             try:
-                specs = spec.divide(options.workers or cluster.room_for(options.cpus))
+                room = cluster.room_for(options.cpus)
+                specs = spec.divide(options.workers or room)
                 directory = self._directory(spec)
 
                 async def start(part: WorkerSpec) -> Worker:
