@@ -248,10 +248,7 @@ def provider_of(loaded: LoadedPlugin, name: str) -> Provider:
 
     for hook in _required(loaded, "tinyagent_register_providers"):
         _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
-    if name not in offered:
-        only = ", ".join(sorted(offered)) or "none"
-        raise failure(loaded.plugin, f"registers no provider named {name!r}, only: {only}", None, None)
-    return offered[name]
+    return _chosen(loaded, offered, name, "registers no provider named")
 
 
 def command_of(loaded: LoadedPlugin, name: str) -> click.Command:
@@ -265,11 +262,7 @@ def command_of(loaded: LoadedPlugin, name: str) -> click.Command:
     group = click.Group()
     for hook in _required(loaded, "tinyagent_register_commands"):
         _guarded(loaded.plugin, "cannot be used", hook.call, group=group)
-    command = group.commands.get(name)
-    if command is None:
-        only = ", ".join(sorted(group.commands)) or "none"
-        raise failure(loaded.plugin, f"adds no command {name!r}, only: {only}", None, None)
-    return command
+    return _chosen(loaded, group.commands, name, "adds no command")
 
 
 def executor_of(loaded: LoadedPlugin, name: str) -> ExecutorFactory:
@@ -286,9 +279,18 @@ def executor_of(loaded: LoadedPlugin, name: str) -> ExecutorFactory:
 
     for hook in _required(loaded, "tinyagent_register_executors"):
         _guarded(loaded.plugin, "cannot be used", hook.call, register=register)
+    return _chosen(loaded, offered, name, "registers no executor named")
+
+
+def _chosen(loaded: LoadedPlugin, offered: Mapping[str, T], name: str, what: str) -> T:
+    """Return what a plugin offers under the name of its entry point.
+
+    Raises:
+        TinyAgentError: It offers other names only.
+    """
     if name not in offered:
         only = ", ".join(sorted(offered)) or "none"
-        raise failure(loaded.plugin, f"registers no executor named {name!r}, only: {only}", None, None)
+        raise failure(loaded.plugin, f"{what} {name!r}, only: {only}", None, None)
     return offered[name]
 
 

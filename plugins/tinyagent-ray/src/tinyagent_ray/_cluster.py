@@ -89,15 +89,16 @@ class Cluster:
             raise ConfigurationError(
                 f"Ray cannot be imported: {error}.", hint="Install it: pip install tinyagent-ray"
             ) from error
+        ray.cloudpickle.register_pickle_by_value(_node)
         if ray.is_initialized():
             return cls(ray, None)
         arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if working_dir is not None:
             arguments["runtime_env"] = {"working_dir": working_dir}
         arguments |= {"address": address} | ({"include_dashboard": False} if address == "local" else {})
-        thread = _Thread()
         try:
             await _check_port(address)
+            thread = _Thread()
             await thread.run(lambda: ray.init(**arguments), CONNECT_S)
         except TimeoutError:
             raise ConfigurationError(
@@ -110,7 +111,6 @@ class Cluster:
                 else f"Ray cannot be started: {_first_line(error)}",
                 hint=_HINT,
             ) from error
-        ray.cloudpickle.register_pickle_by_value(_node)
         return cls(ray, thread)
 
     async def close(self) -> None:
