@@ -121,13 +121,20 @@ def test_a_node_is_lost(work: Path, cluster: Any, address: str) -> None:
     }
 
 
+def test_a_node_was_lost_before(work: Path, cluster: Any, address: str) -> None:
+    """A batch that starts before Ray has noticed the loss of a node runs on the other one."""
+    cluster.remove_node(cluster.add_node(num_cpus=2), allow_graceful=False)
+    code, err = batch(work, "-m", "demo", "-o", "out.jsonl", *on_ray(address))
+    assert (1, 41) == (code, len(results(work / "out.jsonl"))), err
+
+
 def test_the_key_is_in_no_log(work: Path, address: str, ray_folder: Path) -> None:
     """Workers have the key of the model. Ray's logs, its state and its dashboard do not show it."""
     with FakeServer(*[FakeReply.text("Yes.")] * 41) as server:
         environment = {"OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url}
         code, err = batch(work, "-m", "openai/m", "-o", "out.jsonl", *on_ray(address), **environment)
-        assert {f"Bearer {KEY}"} == {request.headers["authorization"] for request in server.requests}
     assert 1 == code, err
+    assert {f"Bearer {KEY}"} == {request.headers["authorization"] for request in server.requests}
     dashboard = ray.init(address=address, log_to_driver=False).dashboard_url
     try:
         shown = repr([list_actors(detail=True), list_tasks(detail=True), list_runtime_envs(detail=True)])

@@ -115,6 +115,9 @@ class RayExecutor:
         try:
             return await cluster.find_problems(node, spec.requirements, directory, list(markers))
         except TinyAgentError as error:
+            # Ray lists a lost node for up to half a minute. The check of such a node fails when Ray notices.
+            if node not in cluster.nodes():
+                return []
             return [f"{node.name} cannot be checked: {error}"]
 
 
