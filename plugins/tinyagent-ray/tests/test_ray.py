@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +48,26 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(work: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a batch in its own process group, as a shell does."""
+@contextmanager
+def started(work: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a batch in its own process group, as a shell does. End it after the test."""
     command = [TINYAGENT, "batch", "in.jsonl", *arguments]
     own = {**os.environ, "TINYAGENT_HOME": str(work / "home"), **environment}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command, cwd=work, env=own, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, process_group=0,
     )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def batch(work: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run a batch. Return its exit code and standard error."""
-    process = start(work, *arguments, **environment)
-    out, err = process.communicate(timeout=SECONDS)
+    with started(work, *arguments, **environment) as process:
+        out, err = process.communicate(timeout=SECONDS)
     assert "" == out
     return process.returncode, err
 
@@ -107,11 +115,11 @@ def test_a_node_is_lost(work: Path, cluster: Any, address: str) -> None:
     node = cluster.add_node(num_cpus=2)
     assert 1 == batch(work, "-m", "demo", "-o", "local.jsonl")[0]
     arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "8", "-O", "delay=0.02")
-    process = start(work, *arguments, *on_ray(address, "workers=4"))
-    wait_for(lambda: has_lines(work / "out.jsonl", 8))
-    assert not has_lines(work / "out.jsonl", 41)
-    cluster.remove_node(node, allow_graceful=False)
-    _, err = process.communicate(timeout=SECONDS)
+    with started(work, *arguments, *on_ray(address, "workers=4")) as process:
+        wait_for(lambda: has_lines(work / "out.jsonl", 8))
+        assert not has_lines(work / "out.jsonl", 41)
+        cluster.remove_node(node, allow_graceful=False)
+        _, err = process.communicate(timeout=SECONDS)
     assert 1 == process.returncode, err
     assert "Its items are run again." in err
     assert "state-dump" not in err
@@ -153,10 +161,10 @@ def test_the_key_is_in_no_log(work: Path, address: str, ray_folder: Path) -> Non
 def test_interrupted(work: Path, address: str) -> None:
     """Ctrl-C finishes what is in flight, and the same command goes on; no actor stays behind."""
     arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", *on_ray(address, "workers=2"))
-    process = start(work, *arguments, "-O", "delay=0.1")
-    wait_for(lambda: has_lines(work / "out.jsonl", 2))
-    os.killpg(process.pid, signal.SIGINT)
-    assert 130 == process.wait(SECONDS)
+    with started(work, *arguments, "-O", "delay=0.1") as process:
+        wait_for(lambda: has_lines(work / "out.jsonl", 2))
+        os.killpg(process.pid, signal.SIGINT)
+        assert 130 == process.wait(SECONDS)
     done = len(results(work / "out.jsonl"))
     assert 2 <= done < 41
     code, err = batch(work, *arguments)
@@ -171,10 +179,8 @@ def test_interrupted(work: Path, address: str) -> None:
 def test_killed(work: Path, address: str) -> None:
     """After kill -9 of the command, Ray ends the actors, and the same command goes on."""
     arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", *on_ray(address, "workers=2"))
-    process = start(work, *arguments, "-O", "delay=0.1")
-    wait_for(lambda: has_lines(work / "out.jsonl", 2))
-    process.kill()
-    process.wait(SECONDS)
+    with started(work, *arguments, "-O", "delay=0.1"):
+        wait_for(lambda: has_lines(work / "out.jsonl", 2))
     ray.init(address=address, log_to_driver=False)
     try:
         wait_for(lambda: not list_actors(filters=[("state", "=", "ALIVE")]))
@@ -182,6 +188,45 @@ def test_killed(work: Path, address: str) -> None:
         ray.shutdown()
     code, err = batch(work, *arguments)
     assert (1, 41) == (code, len(results(work / "out.jsonl"))), err
+
+
+def test_interrupted_twice(work: Path, address: str) -> None:
+    """The second Ctrl-C ends the batch at once, and what was in flight has no line."""
+    arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", "-O", "delay=0.1")
+    with started(work, *arguments, *on_ray(address, "workers=2")) as process:
+        wait_for(lambda: has_lines(work / "out.jsonl", 2))
+        os.killpg(process.pid, signal.SIGINT)
+        stderr = process.stderr
+        assert stderr is not None
+        wait_for(lambda: "Ctrl-C again" in stderr.readline())
+        os.killpg(process.pid, signal.SIGINT)
+        assert 130 == process.wait(SECONDS)
+    assert 2 <= len(results(work / "out.jsonl")) < 41
+
+
+def test_interrupted_while_ray_starts(work: Path, ray_folder: Path) -> None:
+    """Ctrl-C ends a batch that starts Ray, and no process of Ray stays behind."""
+    folder = ray_folder / "start"
+    arguments = ("-m", "demo", "-o", "out.jsonl", "--executor", "ray")
+    with started(work, *arguments, RAY_TMPDIR=str(folder)) as process:
+        wait_for(lambda: _processes_with(str(folder)))
+        os.killpg(process.pid, signal.SIGINT)
+        assert 130 == process.wait(SECONDS)
+    wait_for(lambda: not _processes_with(str(folder)))
+
+
+def test_the_head_is_lost(work: Path, cluster: Any) -> None:
+    """If the head of a cluster ends, so does the batch. It says what to do, and the results are there."""
+    other = type(cluster)(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    address = str(other.address)
+    arguments = ("-m", "demo", "-o", "out.jsonl", "-j", "2", "-O", "delay=0.1")
+    with started(work, *arguments, *on_ray(address)) as process:
+        wait_for(lambda: has_lines(work / "out.jsonl", 2))
+        other.shutdown()
+        _, err = process.communicate(timeout=SECONDS)
+    assert (1, True) == (process.returncode, f"at {address} is lost" in err), err
+    assert "the same command again" in err
+    assert 2 <= len(results(work / "out.jsonl")) < 41
 
 
 def test_a_cluster_of_its_own(work: Path, ray_folder: Path) -> None:
@@ -278,7 +323,7 @@ def test_a_node_that_lacks_a_plugin(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         asyncio.run(RayExecutor(RayOptions()).run(spec, _no_items(), _Job()))
     message = str(caught.value)
-    assert "has tinyagent-core 0.1.0, and this machine has 99.0." in message
+    assert f"has tinyagent-core {version('tinyagent-core')}, and this machine has 99.0." in message
     assert "lacks tinyagent-weather 1.0." in message
     assert f"has no folder {tmp_path / 'nowhere'}, the working directory of the batch." in message
     assert "pip install tinyagent-core==99.0 tinyagent-weather==1.0" in (caught.value.hint or "")

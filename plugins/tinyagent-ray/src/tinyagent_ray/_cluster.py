@@ -8,9 +8,10 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from queue import SimpleQueue
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn, TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from ._actor import WorkerActor
 
 __all__ = ["Cluster", "Node", "RayWorker"]
 
+T = TypeVar("T")
+
 START_S = 120.0
 """Seconds for a worker to get its processors and to be set up."""
 CONNECT_S = 120.0
@@ -32,6 +35,8 @@ SHUTDOWN_S = 10.0
 """Seconds to disconnect from Ray, and to end it if it was started for the batch."""
 CHECK_S = 60.0
 """Seconds for a node to answer the check."""
+HEAD_S = 3.0
+"""Seconds between two looks at the head of the cluster."""
 CLOSE_S = 3.0
 """Seconds for a worker to end the records of what was in flight."""
 SPARE_CALLS = 8
@@ -61,12 +66,15 @@ class Cluster:
 
     Args:
         ray: The module.
-        thread: Has connected to Ray, and disconnects; None if the program was connected before.
+        thread: Calls what may block. It has connected to Ray if the program was not connected before.
+        owned: Whether the thread has connected, so that it disconnects.
     """
 
-    def __init__(self, ray: ModuleType, thread: _Thread | None) -> None:
+    def __init__(self, ray: ModuleType, thread: _Thread, *, owned: bool) -> None:
         self.ray = ray
         self._thread = thread
+        self._owned = owned
+        self._is_client = bool(ray.util.client.ray.is_connected())
 
     @classmethod
     async def connect(cls, address: str | None, working_dir: str | None) -> Cluster:
@@ -91,7 +99,7 @@ class Cluster:
             ) from error
         ray.cloudpickle.register_pickle_by_value(_node)
         if ray.is_initialized():
-            return cls(ray, None)
+            return cls(ray, _Thread(), owned=False)
         arguments: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if working_dir is not None:
             arguments["runtime_env"] = {"working_dir": working_dir}
@@ -111,17 +119,24 @@ class Cluster:
                 else f"Ray cannot be started: {_first_line(error)}",
                 hint=_HINT,
             ) from error
-        return cls(ray, thread)
+        return cls(ray, thread, owned=True)
 
     async def close(self) -> None:
         """Disconnect. A cluster that was started for the batch is ended."""
-        if self._thread is None:
-            return
-        try:
-            await self._thread.run(self.ray.shutdown, SHUTDOWN_S)
-        except TimeoutError:
-            pass  # the exit of the process disconnects it
+        if self._owned:
+            try:
+                await self._thread.run(self.ray.shutdown, SHUTDOWN_S)
+            except TimeoutError:
+                pass  # the exit of the process disconnects it
         self._thread.end()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Call a function of Ray that blocks while the head of the cluster cannot be reached.
+
+        Raises:
+            TimeoutError: It takes too long.
+        """
+        return await self._thread.run(function, START_S)
 
     def nodes(self) -> list[Node]:
         """Return the nodes that are alive."""
@@ -144,6 +159,25 @@ class Cluster:
                 hint=f"The largest has {max(found, default=0):g}: --executor-option cpus=1",
             )
         return sum(int(number // cpus) for number in found)
+
+    async def watch_head(self) -> NoReturn:
+        """Raise an error when the head of the cluster is lost. Ray waits a minute for it, and then exits.
+
+        Raises:
+            TinyAgentError: It cannot be reached.
+        """
+        if self.ray.util.client.ray.is_connected():
+            await asyncio.Future()  # only the server of ray:// has to reach the head
+        address = str(self.ray.get_runtime_context().gcs_address)
+        while True:
+            try:
+                await _check_port(address)
+            except (OSError, TimeoutError) as error:
+                raise TinyAgentError(
+                    f"The head of the Ray cluster at {address} is lost: {_first_line(error)}.",
+                    hint="Start the cluster, and then the same command again. It goes on with what is left.",
+                ) from error
+            await asyncio.sleep(HEAD_S)
 
     async def find_problems(
         self, node: Node, requirements: Mapping[str, str], directory: str | None, markers: list[str]
@@ -175,6 +209,7 @@ class RayWorker:
     """A worker in an actor. Use `start`."""
 
     def __init__(self, cluster: Cluster, actor: object) -> None:
+        self._cluster = cluster
         self._ray = cluster.ray
         self._actor = actor
 
@@ -201,17 +236,17 @@ class RayWorker:
             WorkerLostError: The actor cannot be started.
         """
         ray = cluster.ray
-        actor = (
-            ray.remote(WorkerActor)
-            .options(
-                num_cpus=cpus,
-                scheduling_strategy="SPREAD",
-                max_restarts=0,
-                max_task_retries=0,
-                max_concurrency=spec.share + SPARE_CALLS,
-            )
-            .remote()
+        options = ray.remote(WorkerActor).options(
+            num_cpus=cpus,
+            scheduling_strategy="SPREAD",
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=spec.share + SPARE_CALLS,
         )
+        try:
+            actor = await cluster.call(options.remote)
+        except (TimeoutError, ray.exceptions.RayError) as error:
+            raise WorkerLostError(f"A worker cannot be started: {_first_line(error)}") from error
         worker = cls(cluster, actor)
         try:
             reference = actor.set_up.remote(msgspec.msgpack.encode(spec), dict(environment), directory)
@@ -262,7 +297,10 @@ class RayWorker:
             await asyncio.wait_for(_result(self._actor.close.remote()), CLOSE_S)  # type: ignore[attr-defined]
         except (TimeoutError, self._ray.exceptions.RayError):
             pass  # it is lost, or it hangs
-        self._ray.kill(self._actor)
+        try:
+            await self._cluster.call(lambda: self._ray.kill(self._actor))
+        except (TimeoutError, self._ray.exceptions.RayError):
+            pass  # the head is lost, and the workers with it
 
 
 async def _check_port(address: str) -> None:
@@ -293,36 +331,36 @@ class _Thread:
         while (call := self._calls.get()) is not None:
             call()
 
-    async def run(self, function: Callable[[], object], seconds: float) -> None:
-        """Call a function in the thread.
+    async def run(self, function: Callable[[], T], seconds: float) -> T:
+        """Call a function in the thread, and return its result.
 
         Raises:
             TimeoutError: It takes longer.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
+        done: asyncio.Future[T] = loop.create_future()
 
-        def settle(error: Exception | None) -> None:
+        def settle(call: Future[T]) -> None:
             if done.done():
                 return
-            if error is None:
-                done.set_result(None)
-            else:
+            if (error := call.exception()) is not None:
                 done.set_exception(error)
+            else:
+                done.set_result(call.result())
 
         def call() -> None:
-            error = None
+            called: Future[T] = Future()
             try:
-                function()
-            except Exception as failed:  # noqa: BLE001 - it is raised in the event loop
-                error = failed
+                called.set_result(function())
+            except Exception as error:  # noqa: BLE001 - it is raised in the event loop
+                called.set_exception(error)
             try:
-                loop.call_soon_threadsafe(settle, error)
+                loop.call_soon_threadsafe(settle, called)
             except RuntimeError:
                 pass  # the event loop is closed
 
         self._calls.put(call)
-        await asyncio.wait_for(done, seconds)
+        return await asyncio.wait_for(done, seconds)
 
     def end(self) -> None:
         """End the thread after its last call."""

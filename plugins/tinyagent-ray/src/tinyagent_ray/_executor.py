@@ -65,7 +65,7 @@ class RayExecutor:
                 async def start(part: WorkerSpec) -> Worker:
                     return await RayWorker.start(cluster, part, job.environment, directory, options.cpus)
 
-                await run_on_workers(specs, start, items, job)
+                await _while_watched(run_on_workers(specs, start, items, job), cluster.watch_head())
             finally:
                 await cluster.close()
 
@@ -135,6 +135,20 @@ async def _unless_ended(job: Job, work: Coroutine[object, object, T]) -> T | Non
     finally:
         ended.cancel()
         running.cancel()
+
+
+async def _while_watched(
+    work: Coroutine[object, object, None], watch: Coroutine[object, object, None]
+) -> None:
+    """Run a coroutine to its end, unless the one that watches raises an error before."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(watch)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await done.pop()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager
