@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # lower ones. Packages stand for all of their modules.
 FLOORS = [
     {"agent_types", "errors", "hookspecs", "text_files", "toml_files", "child_environment", "supervisor"}
-    | {"sandbox", "_sandbox"}
+    | {"sandbox", "_sandbox", "tool_sandbox"}
     | {"_supervisor", "_json", "_docstrings", "_version", "_executors.interface"},
-    {"_cancel", "_process", "_process_child", "interaction", "executors", "_executors"},
+    {"_cancel", "_process", "_process_child", "_tool_child", "interaction", "executors", "_executors"},
     {"_net"},
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}
@@ -71,6 +71,7 @@ ENVIRONMENT_READERS = {
     "testing.executors",  # checks that it reaches workers
     "_process",  # passes a small part of it on
     "sandbox",  # passes a part of it on
+    "tool_sandbox",  # reads whether the user wants one
     "_sandbox.places",  # finds our own folders, to hide them
     *(
         "_net.connection",

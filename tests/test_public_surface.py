@@ -21,6 +21,7 @@ from tinyagent import (
     testing,
     text_files,
     toml_files,
+    tool_sandbox,
     tools,
 )
 from tinyagent.testing import pytest_plugin
@@ -43,6 +44,7 @@ def test_names(stored: Any) -> None:
         interaction,
         supervisor,
         sandbox,
+        tool_sandbox,
         tools,
         pytest_plugin,
         request_limits,

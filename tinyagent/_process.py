@@ -17,17 +17,22 @@ import subprocess
 import sys
 import threading
 import typing
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Generic, TypeVar, overload
+from typing import IO, TYPE_CHECKING, Generic, TypeVar, overload
 
 import msgspec
 
 from . import _process_child as child
 from ._cancel import ABORTED, run_until_aborted
+from .agent_types import JsonDict
 from .errors import ToolError
+from .supervisor import supervised_command
 
-__all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process"]
+if TYPE_CHECKING:  # it takes a while to import, and few tools have a sandbox
+    from .tool_sandbox import ToolSandbox
+
+__all__ = ["MAX_ANSWER_BYTES", "MEMORY_BYTES", "run_in_process", "run_tool_in_process"]
 
 T = TypeVar("T")
 ItemT = TypeVar("ItemT")
@@ -45,6 +50,7 @@ _PASSED_ON = frozenset(
     }
 )
 _EXIT_SECONDS = 5.0
+_ERROR_BYTES = 2_000
 
 
 @overload
@@ -56,6 +62,7 @@ async def run_in_process(
     timeout: float = 60.0,
     memory: int | None = MEMORY_BYTES,
     on_item: Callable[[ItemT], None] | None = None,
+    sandbox: ToolSandbox | None = None,
 ) -> T: ...
 @overload
 async def run_in_process(
@@ -66,6 +73,7 @@ async def run_in_process(
     timeout: float = 60.0,
     memory: int | None = MEMORY_BYTES,
     on_item: Callable[[ItemT], None] | None = None,
+    sandbox: ToolSandbox | None = None,
 ) -> object: ...
 @overload
 async def run_in_process(
@@ -75,6 +83,7 @@ async def run_in_process(
     signal: asyncio.Event | None = None,
     timeout: float = 60.0,
     memory: int | None = MEMORY_BYTES,
+    sandbox: ToolSandbox | None = None,
 ) -> T: ...
 async def run_in_process(
     function: Callable[..., object],
@@ -84,6 +93,7 @@ async def run_in_process(
     timeout: float = 60.0,
     memory: int | None = MEMORY_BYTES,
     on_item: Callable[[ItemT], None] | None = None,
+    sandbox: ToolSandbox | None = None,
 ) -> object:
     """Call a function in a separate process, which is killed on a time-out, an abort or a cancellation.
 
@@ -116,19 +126,61 @@ async def run_in_process(
         memory: The limit of the process's address space in bytes, where the platform enforces RLIMIT_AS; None
             for no limit.
         on_item: Called in this thread with each item of a generator function as it arrives.
+        sandbox: What confines the process, in the working directory of this one; None for no sandbox.
 
     Raises:
         TimeoutError: The time limit was reached.
         ToolError: The run was aborted; the function raised (a `ToolError` keeps its message); the
             process ended without an answer, ran out of memory, or sent more than `MAX_ANSWER_BYTES`.
+        ConfigurationError: A sandbox is required, and this machine has none.
         TypeError: The function is not at the top level of a module, a type hint cannot be resolved, or an
             argument cannot be encoded.
     """
+    if sandbox is not None and not await asyncio.to_thread(sandbox.is_active):
+        sandbox = None
+    request = _request(function, arguments, timeout, memory, confined=sandbox is not None)
+    types = _answer_types(function)
+    return await _run(function, request, types, signal, timeout, on_item, sandbox)
+
+
+async def run_tool_in_process(
+    function: Callable[..., object],
+    tool_call_id: str,
+    arguments: JsonDict,
+    signal: asyncio.Event | None,
+    on_item: Callable[[object], None],
+    sandbox: ToolSandbox,
+) -> object:
+    """Call the tool of a function in a sandbox. Return its `AgentToolResult` as a dict.
+
+    Args:
+        function: The function of the tool, at the top level of a module.
+        tool_call_id: The id of the call.
+        arguments: Its arguments.
+        signal: Its abort signal.
+        on_item: Called in this thread with each update, as a dict.
+        sandbox: What confines the process. It is active.
+
+    Raises:
+        ToolError: As for `run_in_process`.
+    """
+    request = _request(function, (tool_call_id, arguments), None, None, confined=True, is_tool=True)
+    return await _run(function, request, (child.UNTYPED, child.UNTYPED), signal, None, on_item, sandbox)
+
+
+async def _run(
+    function: Callable[..., object],
+    request: bytes,
+    types: tuple[object, object],
+    signal: asyncio.Event | None,
+    timeout: float | None,
+    on_item: Callable[[ItemT], None] | None,
+    sandbox: ToolSandbox | None,
+) -> object:
     if signal is not None and signal.is_set():
         raise ToolError(ABORTED)
-    request = _request(function, arguments, timeout, memory)
-    item_type, result_type = _answer_types(function)
-    call = _Call(function.__qualname__, request, item_type, result_type, on_item)
+    visible = () if sandbox is None else _files_to_see(function)
+    call = _Call(function.__qualname__, request, types, on_item, sandbox, visible)
     try:
         await run_until_aborted(asyncio.wait([call.result], timeout=timeout), signal)
     finally:
@@ -145,35 +197,71 @@ class _Call(Generic[ItemT]):
         self,
         name: str,
         request: bytes,
-        item_type: object,
-        result_type: object,
+        types: tuple[object, object],
         on_item: Callable[[ItemT], None] | None,
+        sandbox: ToolSandbox | None,
+        visible: Sequence[str],
     ) -> None:
         self._name = name
-        self._types = {child.ITEM: item_type, child.RESULT: result_type}
+        self._types = dict(zip((child.ITEM, child.RESULT), types, strict=True))
         self._on_item = on_item
         self._ended = self._answered = False
+        self._problem = ""
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[object] = self._loop.create_future()
-        # Not awaited, because a cancellation would lose the process. Started in this thread, because the
-        # kernel ends the child together with the thread that started it (PR_SET_PDEATHSIG).
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", child.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=os.path.abspath(os.sep),  # noqa: PTH100 - pathlib has no shorter name for the root
-            env={name: value for name, value in os.environ.items() if name.upper() in _PASSED_ON},
-            start_new_session=True,
-        )
+        self._lifeline: int | None = None
+        self._process = self._start(sandbox, visible)
         threading.Thread(
             target=self._talk, args=(request,), name=f"tinyagent process {name}", daemon=True
         ).start()
 
+    def _start(self, sandbox: ToolSandbox | None, visible: Sequence[str]) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-I", child.__file__, str(Path(msgspec.__file__).parent.parent)]
+        environment = {name: value for name, value in os.environ.items() if name.upper() in _PASSED_ON}
+        folder = os.path.abspath(os.sep)  # noqa: PTH100 - pathlib has no shorter name for the root
+        if sandbox is None:
+            return self._popen(command, environment, folder, ())
+        folder = os.getcwd()  # noqa: PTH109 - a text
+        with sandbox.launch(command, cwd=folder, environment=environment, visible=visible) as launch:
+            if launch.mechanism == "bubblewrap":  # its processes end with it
+                return self._popen(launch.command, launch.environment, folder, launch.descriptors)
+            lifeline, self._lifeline = os.pipe()
+            try:
+                supervised = supervised_command(launch.command, lifeline=lifeline)
+                return self._popen(supervised, launch.environment, folder, (lifeline, *launch.descriptors))
+            except BaseException:
+                os.close(self._lifeline)
+                raise
+            finally:
+                os.close(lifeline)
+
+    def _popen(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: str, descriptors: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        # Not awaited, because a cancellation would lose the process. Started in this thread, because the
+        # kernel ends the child together with the thread that started it (PR_SET_PDEATHSIG).
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,  # of the start only: the child then discards its output
+            cwd=folder,
+            env=environment,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+
     def end(self) -> None:
         """Kill the process and its children. Call it in the event loop, also during a cancellation."""
         self._ended = True
-        _kill(self._process)
+        if self._lifeline is None:
+            _kill(self._process)
+        else:
+            self._process.terminate()  # the supervisor ends everything that the process has started
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_EXIT_SECONDS)
+            _kill(self._process)
+            os.close(self._lifeline)
         if self.result.done() and not self.result.cancelled():
             self.result.exception()  # retrieved, so asyncio does not log it
 
@@ -181,7 +269,8 @@ class _Call(Generic[ItemT]):
         """Return the result, or raise the error of the call. Call it after `end`."""
         result = self.result.result()
         if not self._answered:
-            raise ToolError(f"{self._name} did not answer: its process {_how_it_ended(self._process)}.")
+            how = _how_it_ended(self._process)
+            raise ToolError(f"{self._name} did not answer: its process {how}{self._problem}.")
         return result
 
     # ---- in the thread --------------------------------------------------------------------------------
@@ -190,6 +279,7 @@ class _Call(Generic[ItemT]):
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         error: Exception | None = None
         result: object = None
         answered = False
@@ -207,9 +297,13 @@ class _Call(Generic[ItemT]):
                     else:
                         error = self._failure(kind, payload)
                     break
+                if not answered:
+                    self._problem = _first_line(process.stderr)
         except (OSError, ValueError, msgspec.MsgspecError, ToolError) as raised:
             answered = True
             error = ToolError(f"The answer of {self._name} cannot be used: {raised}")
+        finally:
+            process.stderr.close()
         self._in_loop(self._settle, answered, result, error)
 
     def _decode(self, kind: bytes, payload: bytes) -> object:
@@ -250,8 +344,20 @@ class _Call(Generic[ItemT]):
             self.result.set_exception(error)
 
 
+def _first_line(stream: IO[bytes]) -> str:
+    """Return a part of a sentence with the first line that was written; empty for none."""
+    lines = stream.read(_ERROR_BYTES).decode(errors="replace").split("\n", 1)
+    return f": {lines[0].strip().rstrip('.')}" if lines[0].strip() else ""
+
+
 def _request(
-    function: Callable[..., object], arguments: tuple[object, ...], timeout: float, memory: int | None
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    timeout: float | None,
+    memory: int | None,
+    *,
+    confined: bool,
+    is_tool: bool = False,
 ) -> bytes:
     module, file, name = _address(function)
     try:
@@ -268,7 +374,8 @@ def _request(
             "count": len(arguments),
             "memory": memory,
             "seconds": timeout,
-            "parent": os.getpid(),
+            "parent": None if confined else os.getpid(),
+            "tool": is_tool,
         }
     )
 
@@ -317,6 +424,17 @@ def _search_path(function: Callable[..., object]) -> list[str]:
         elif here in needed and here not in last:
             last.append(here)
     return path + last
+
+
+def _files_to_see(function: Callable[..., object]) -> list[str]:
+    """Return what the function needs in a sandbox: its file, and folders in `/tmp`, which is private."""
+    import tempfile
+
+    file = inspect.getsourcefile(function)
+    folders = [os.getcwd(), *_search_path(function)]  # noqa: PTH109 - texts
+    roots = [f"{os.path.realpath(root)}{os.sep}" for root in ("/tmp", tempfile.gettempdir())]
+    found = [folder for folder in folders if os.path.realpath(folder).startswith(tuple(roots))]
+    return [*found, *([] if file is None else [file])]
 
 
 def _files(function: Callable[..., object]) -> Iterator[str]:

@@ -1,14 +1,16 @@
 """The child of `tinyagent.tools.run_in_process`: a script that calls one function and sends its result.
 
-It is started as `python -I _process_child.py`, can be killed at any moment, and imports little.
+It is started as `python -I _process_child.py FOLDER`, can be killed at any moment, and imports little. FOLDER
+has msgspec, which the request needs.
 Standard input has one request in MessagePack: a `dict` with
 
 - `path`: the module search path,
 - `module`, `file`, `name`: the location of the function; `file` (or None) is loaded if `module` cannot be
   imported,
+- `tool`: whether it is a tool; `_tool_child` then calls it,
 - `arguments`, `count`: the positional arguments, encoded in MessagePack and converted to the function's type
   hints, and their number,
-- `memory` (bytes), `seconds`, `parent` (process id): limits, see `_limit`.
+- `memory` (bytes), `seconds`, `parent` (process id, or None in a sandbox): limits, see `_limit`.
 
 Standard output has frames: the length of the payload in 4 bytes (big-endian), one byte for the kind, and
 the payload in MessagePack. The kinds are `ITEM` (a generator's item), `RESULT`, `FAILED` (a message for the
@@ -33,12 +35,14 @@ UNTYPED: object = Any
 
 def main() -> None:
     """Process the request on standard input, then exit at once, without running finalizers."""
-    answers = os.dup(1)
+    answers, errors = os.dup(1), os.dup(2)
     _silence()
     try:
         _answer(answers, sys.stdin.buffer.read())
     except BrokenPipeError:
         pass  # the parent has stopped reading
+    except Exception as error:  # noqa: BLE001 - it could not start
+        os.write(errors, f"{type(error).__name__}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(0)
 
@@ -52,6 +56,7 @@ def _silence() -> None:
 
 
 def _answer(answers: int, data: bytes) -> None:
+    sys.path.append(sys.argv[1])
     import msgspec
 
     def send(kind: bytes, payload: bytes) -> None:
@@ -67,10 +72,18 @@ def _answer(answers: int, data: bytes) -> None:
         _limit(request["memory"], request["seconds"], request["parent"])
         sys.path[:] = request["path"]
         function = _load(request["module"], request["file"], request["name"])
-        types = _types(function, request["count"])
-        result = function(*msgspec.msgpack.decode(request["arguments"], type=types))
-        if isinstance(result, Generator):
-            result = _drain(result, lambda item: send(ITEM, encode(item)))
+        result: object
+        if request["tool"]:
+            from tinyagent._tool_child import call_tool
+
+            call_id, arguments = msgspec.msgpack.decode(request["arguments"])
+            result = call_tool(function, call_id, arguments, lambda item: send(ITEM, encode(item)))
+        else:
+            function = getattr(function, "function", function)  # of a tool
+            types = _types(function, request["count"])
+            result = function(*msgspec.msgpack.decode(request["arguments"], type=types))
+            if isinstance(result, Generator):
+                result = _drain(result, lambda item: send(ITEM, encode(item)))
         payload = encode(result)
     except MemoryError:
         send(MEMORY, b"")
@@ -137,11 +150,12 @@ def _load(module: str, file: str | None, name: str) -> Callable[..., object]:
     return found
 
 
-def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
+def _limit(memory: int | None, seconds: float | None, parent: int | None) -> None:
     """Set kernel limits, so that this process ends even if its parent cannot kill it.
 
     Memory is limited where the platform enforces RLIMIT_AS (not on macOS). A timer ends the process after its
-    time limit. On Linux it also ends together with its parent (PR_SET_PDEATHSIG).
+    time limit. On Linux it also ends together with its parent (PR_SET_PDEATHSIG); in a sandbox the program in
+    between takes care of that.
     """
     try:
         import resource
@@ -159,7 +173,7 @@ def _limit(memory: int | None, seconds: float | None, parent: int) -> None:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent may ignore or block it
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, seconds + SPARE_SECONDS)
-    if sys.platform == "linux":
+    if sys.platform == "linux" and parent is not None:
         end_with_parent(parent)
 
 

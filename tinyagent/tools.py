@@ -24,17 +24,21 @@ import types
 import typing
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Annotated, Generic, ParamSpec, Protocol, TypeVar, overload
 
 import msgspec
 
 from . import _json
 from ._cancel import run_in_thread, run_until_aborted
-from ._process import run_in_process
+from ._process import run_in_process, run_tool_in_process
 from ._tool_checks import as_json_numbers
 from ._tool_schemas import ToolSchema, tool_schema
 from .agent_types import AgentTool, AgentToolResult, AgentToolUpdateCallback, JsonDict, ToolExecute
-from .errors import ToolArgumentsError
+from .errors import ConfigurationError, ToolArgumentsError, ToolError
+
+if TYPE_CHECKING:  # few tools have a sandbox, and it takes a while to import
+    from .sandbox import Policy
+    from .tool_sandbox import ToolSandbox
 
 __all__ = ["FunctionTool", "ToolSchema", "run_in_process", "run_until_aborted", "tool", "tool_schema"]
 
@@ -48,9 +52,37 @@ R = TypeVar("R", covariant=True)
 
 @dataclass
 class FunctionTool(AgentTool, Generic[P, R]):
-    """A tool made from a function. Calling it calls the function."""
+    """A tool made from a function. Calling it calls the function, without its sandbox.
+
+    Attributes:
+        function: The function.
+        execute_here: Runs a call in this process.
+        box: The sandbox in which `execute` runs a call; None for this process.
+    """
 
     function: Callable[P, R] = field(kw_only=True, repr=False)
+    execute_here: ToolExecute = field(kw_only=True, repr=False)
+    box: ToolSandbox | None = field(default=None, kw_only=True, repr=False)
+
+    def let_calls_leave_sandbox(self) -> None:
+        """Let a call run outside the tool's sandbox if its argument `without_sandbox` is true.
+
+        Use it only if such calls are approved one by one, as the command line does: see `CallSandbox.leaves`.
+        A tool without a sandbox stays as it is.
+        """
+        if self.box is None or self.box.mode == "off":
+            return
+        from .tool_sandbox import OUTSIDE
+
+        self.box.let_calls_leave()
+        added = {
+            "type": "boolean",
+            "default": False,
+            "description": "Run this call without the sandbox, after asking the user. Use it only if the "
+            "call has failed because of the sandbox, and the task needs it.",
+        }
+        # A new object, because checked schemas are cached.
+        self.parameters = {**self.parameters, "properties": {**self.parameters["properties"], OUTSIDE: added}}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself."""
@@ -75,6 +107,7 @@ def tool(
     label: str | None = None,
     read_only: bool = False,
     timeout: float | None = None,
+    sandbox: Policy | None = None,
 ) -> ToolDecorator: ...
 def tool(
     function: Callable[P, R] | None = None,
@@ -85,6 +118,7 @@ def tool(
     label: str | None = None,
     read_only: bool = False,
     timeout: float | None = None,
+    sandbox: Policy | None = None,
 ) -> FunctionTool[P, R] | ToolDecorator:
     """Make a tool from a typed function or generator, sync or async.
 
@@ -103,9 +137,13 @@ def tool(
         label: A name for people.
         read_only: Whether it changes nothing, so it needs no approval and may run in parallel.
         timeout: Seconds after which the call becomes an error result.
+        sandbox: What a call may do. It then runs in a process of its own, which imports the function's module
+            again, and in the sandbox that this machine has: see `tinyagent.sandbox`. The working directory is
+            that of this process. None runs calls in this process, with all your permissions.
 
     Raises:
-        TypeError: A parameter has no type hint, or one that JSON cannot express.
+        TypeError: A parameter has no type hint, or one that JSON cannot express. Or a tool with a sandbox is
+            not a function at the top level of a module.
     """
 
     def make(target: Callable[P, R]) -> FunctionTool[P, R]:
@@ -116,15 +154,29 @@ def tool(
         summary, described = read_docstring(inspect.getdoc(target) or "")
         arguments, passed = _arguments_type(target, described)
         tool_name = name or target.__name__
+        here = execute = _executor(tool_name, target, arguments, passed)
+        box = None
+        if sandbox is not None:
+            from .tool_sandbox import ToolSandbox
+
+            if not inspect.isfunction(target) or "<" in target.__qualname__:
+                raise TypeError(
+                    f"A tool with a sandbox is a function at the top level of a module, not {target!r}."
+                )
+            box = ToolSandbox(tool_name, sandbox)
+            execute = _confined(target, here, box)
         return FunctionTool(
             name=tool_name,
             description=summary if description is None else description,
             parameters=_schema(arguments, tool_name),
             label=label or tool_name,
-            execute=_executor(tool_name, target, arguments, passed),
+            execute=execute,
             read_only=read_only,
             timeout=timeout,
+            sandbox=None if box is None else box.call,
             function=target,
+            execute_here=here,
+            box=box,
         )
 
     if function is not None:
@@ -269,6 +321,48 @@ def _executor(
         return as_result(returned)
 
     return execute
+
+
+def _confined(function: Callable[..., object], here: ToolExecute, box: ToolSandbox) -> ToolExecute:
+    """Return what runs the calls of a tool in its sandbox, unless one leaves it."""
+    from .tool_sandbox import OUTSIDE
+
+    async def execute(
+        tool_call_id: str,
+        args: JsonDict,
+        signal: asyncio.Event | None,
+        on_update: AgentToolUpdateCallback,
+    ) -> AgentToolResult:
+        leaves = box.leaves(args)
+        if box.can_leave:
+            args = {name: value for name, value in args.items() if name != OUTSIDE}
+        try:
+            active = await asyncio.to_thread(box.is_active)
+        except ConfigurationError as error:
+            raise ToolError(str(error)) from None
+        if leaves or not active:
+            result = await here(tool_call_id, args, signal, on_update)
+        else:
+            try:
+                ended = await run_tool_in_process(
+                    function, tool_call_id, args, signal, lambda item: on_update(_as_tool_result(item)), box
+                )
+            except ToolError as error:
+                note = box.failure_note(str(error))
+                raise ToolError(f"{error}\n[{note}]" if note else str(error)) from error
+            result = _as_tool_result(ended)
+        if (note := box.first_note()) is not None:
+            result.content.append({"type": "text", "text": f"[{note}]"})
+        result.details["sandbox"] = box.details(outside=leaves and active)
+        return result
+
+    return execute
+
+
+def _as_tool_result(value: object) -> AgentToolResult:
+    from ._jsonl.decoder import decode_tool_result
+
+    return decode_tool_result(msgspec.convert(value, JsonDict))
 
 
 async def _last_item(

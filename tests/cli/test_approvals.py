@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import tinyagent_cli.run.approvals as approvals_module
 from tinyagent.agent_types import AgentContext, AgentTool, CallSandbox, ToolCallInfo
 from tinyagent.errors import ConfigurationError
+from tinyagent.sandbox import find_sandbox
 from tinyagent.testing import FakeServer, assistant
 from tinyagent_cli.plugins.tool_sources import ToolSource
 from tinyagent_cli.run.approval_store import ApprovalStore, current_project, fingerprint
@@ -720,3 +722,42 @@ def test_stored_approvals_are_bound_to_the_sandbox() -> None:
     tool = AgentTool(name="shell", description="", parameters={})
     states = [None, CallSandbox("In.", True), CallSandbox("None.", False)]
     assert 3 == len({fingerprint(current_project(), tool, None, {}, state) for state in states})
+
+
+CONFINED = """
+from pathlib import Path
+
+from tinyagent import tool
+from tinyagent.sandbox import Policy
+
+@tool(sandbox=Policy(writable=["."]))
+def save(path: str) -> str:
+    "Save a file."
+    Path(path).write_text("saved")
+    return "Saved."
+"""
+
+
+@pytest.mark.skipif(find_sandbox().mechanism == "none", reason="this machine has no sandbox")
+def test_a_tool_file_asks_for_the_sandbox(cli: Cli, serve: Serve, request: pytest.FixtureRequest) -> None:
+    """A call that the sandbox refuses tells the model why, and the user can allow it once outside."""
+    cli.file("mytools.py", CONFINED)
+    folder = tempfile.TemporaryDirectory(dir="/var/tmp")  # in the sandbox, /tmp is another folder
+    request.addfinalizer(folder.cleanup)
+    outside = Path(folder.name, "outside.txt")
+    server = serve(
+        FakeReply.tool_calls(("save", {"path": "inside.txt"})),
+        FakeReply.tool_calls(("save", {"path": str(outside)})),
+        FakeReply.tool_calls(("save", {"path": str(outside), "without_sandbox": True})),
+        FakeReply.text("Done."),
+    )
+    terminal = cli.on_terminal(*RUN, "Save")
+    for asked in ("Run save?", "Run save?", "Run save outside the sandbox?"):
+        terminal.expect(asked)
+        terminal.shown = b""
+        terminal.type("y\n")
+    assert 0 == terminal.end()
+    assert ["saved", "saved"] == [(cli.work / "inside.txt").read_text(), outside.read_text()]
+    assert ["Saved.", "Saved."] == [tool_result(server, 1), tool_result(server, 3)]
+    assert "may be due to the sandbox." in tool_result(server, 2)
+    assert "call save again with without_sandbox=true" in tool_result(server, 2)

@@ -59,7 +59,7 @@ from .records import (
 )
 from .state import ABSENT, BODY_KEYS, State, empty_message
 
-__all__ = ["Decoder", "messages", "read", "read_records"]
+__all__ = ["Decoder", "decode_tool_result", "messages", "read", "read_records"]
 
 Warn: TypeAlias = Callable[[str], None]
 
@@ -325,14 +325,14 @@ class Decoder:
             tool_call_id=line.tool_call_id,
             tool_name=line.tool_name,
             args=self._state.args.get(line.tool_call_id, {}) if line.args is UNSET else line.args,
-            partial_result=_tool_result(line.partial_result),
+            partial_result=decode_tool_result(line.partial_result),
         )
 
     def _tool_end(self, line: ToolEndLine) -> ToolExecutionEndEvent:
         event = ToolExecutionEndEvent(
             tool_call_id=line.tool_call_id,
             tool_name=line.tool_name,
-            result=_tool_result(line.result),
+            result=decode_tool_result(line.result),
             is_error=line.is_error,
         )
         self._state.end_tool(event)
@@ -402,7 +402,8 @@ def _without_content(line: MessageStartLine) -> AgentMessage:
     return cast(AgentMessage, {"role": line.role, "content": []})
 
 
-def _tool_result(fields: JsonDict) -> AgentToolResult:
+def decode_tool_result(fields: JsonDict) -> AgentToolResult:
+    """Return the result of a tool from its fields."""
     return AgentToolResult(
         content=fields.get("content") or [],
         details=fields.get("details", {}),

@@ -51,16 +51,20 @@ def bubblewrap_arguments(
     resolver = os.path.realpath(_RESOLVER)
     if layout.network and any(is_inside(resolver, path) for path in private):
         arguments += _read_only(resolver)
+    hidden = _hidden(layout)
+    covered = [path for path in layout.visible if any(is_inside(path, other) for other in hidden)]
+    for path in layout.visible:
+        if path not in covered:  # before the writable folders, which may be in it or around it
+            arguments += _read_only(path)
     for path in layout.writable:
         arguments += ["--bind", path, path]
     for path in _held(layout):
         arguments += ["--bind", path, path]
     for path in sorted({*layout.protected} - {*layout.hidden}):
         arguments += ["--ro-bind-try", path, path]  # another program may have removed it meanwhile
-    hidden = _hidden(layout)
     for path in hidden:
         arguments += _empty(path)
-    for path in layout.visible:
+    for path in covered:
         arguments += _read_only(path)
     for path in hidden:  # last, because a place for what is visible is created in it
         if os.path.isdir(path):  # noqa: PTH112

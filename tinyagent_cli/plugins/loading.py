@@ -199,6 +199,8 @@ def tools_of(loaded: LoadedPlugin, requested: Sequence[str] | None = None) -> di
     Raises:
         TinyAgentError: The plugin has no tools, or one that cannot be used.
     """
+    from tinyagent.tools import FunctionTool
+
     offered: dict[str, AgentTool] = {}
 
     def register(tool: object) -> None:
@@ -210,6 +212,8 @@ def tools_of(loaded: LoadedPlugin, requested: Sequence[str] | None = None) -> di
             raise ValueError(
                 f"a tool's name is 1 to 64 letters, digits, '_' or '-'; this one is {tool.name!r}"
             )
+        if isinstance(tool, FunctionTool):
+            tool.let_calls_leave_sandbox()  # the user is asked about each such call
         tool_schema(tool)
         if offered.setdefault(tool.name, tool) is not tool:
             raise ValueError(f"it registers two tools named {tool.name!r}")

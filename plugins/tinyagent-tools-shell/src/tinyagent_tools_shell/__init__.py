@@ -15,11 +15,12 @@ from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolE
 from tinyagent.agent_types import JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.sandbox import SandboxSettings, find_sandbox, sandbox_settings
+from tinyagent.tool_sandbox import OUTSIDE
 
 from ._output import LIMIT
 from ._processes import ProcessInfo
 from ._run import CommandResult, run
-from ._sandbox import OUTSIDE, CommandSandbox
+from ._sandbox import CommandSandbox
 
 __all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "shell_tool", "tinyagent_register_tools"]
 
@@ -91,7 +92,7 @@ def shell_tool(
         try:
             start = _folder(root, cwd)
             # The first use tries the mechanisms, which takes 50 ms or, on a busy machine, longer.
-            active = await asyncio.to_thread(lambda: box.active) and not (without_sandbox and box.can_leave)
+            active = await asyncio.to_thread(box.is_active) and not (without_sandbox and box.can_leave)
             before = box.repositories() if active else set()
             ended = await run(
                 command,
@@ -117,7 +118,7 @@ def shell_tool(
         elif (note := box.first_note()) is not None:
             notes = [note]
         _add_notes(result, notes)
-        result.details["sandbox"] = box.details(outside=box.active and not active)
+        result.details["sandbox"] = box.details(outside=box.is_active() and not active)
         return result
 
     if not box.can_leave:

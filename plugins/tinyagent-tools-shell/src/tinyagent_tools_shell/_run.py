@@ -108,7 +108,8 @@ class _Command:
         if sandbox is None:
             launch = Launch(_shell(command), environment, (), "none", "")
         else:
-            launch = sandbox.launch(_shell(command), environment, cwd)
+            # Below the supervisor, which ends everything.
+            launch = sandbox.launch(_shell(command), cwd=cwd, environment=environment, die=False)
         self._wrapper = "bwrap" if launch.mechanism == "bubblewrap" else None
         self._reading, writing = os.pipe()
         self._status, status = os.pipe()
