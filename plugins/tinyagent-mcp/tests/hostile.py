@@ -276,6 +276,32 @@ def ask_file_link() -> None:
     answer(text(json.dumps(ask("elicitation/create", link)["result"])))
 
 
+SIGNED_IN: list[int] = []
+
+
+def needs_links() -> None:
+    SIGNED_IN.append(1)
+    if len(SIGNED_IN) > 2:
+        answer(text(f"signed in, call {len(SIGNED_IN)}"))
+        return
+    link = {"mode": "url", "message": "Sign in", "url": "https://example.org/in?s=1", "elicitationId": "1"}
+    fail({"code": -32042, "message": "Sign in first", "data": {"elicitations": [link]}})
+
+
+def needs_link_always() -> None:
+    link = {"mode": "url", "message": "Sign in", "url": "https://example.org/in", "elicitationId": "1"}
+    fail({"code": -32042, "message": "Sign in first", "data": {"elicitations": [link]}})
+
+
+def needs_file_link() -> None:
+    link = {"mode": "url", "message": "Sign in", "url": "file:///etc/passwd", "elicitationId": "1"}
+    fail({"code": -32042, "message": "Sign in first", "data": {"elicitations": [link]}})
+
+
+def needs_nothing() -> None:
+    fail({"code": -32042, "message": "Sign in first", "data": {"elicitations": ["x", 5]}})
+
+
 def ask_model() -> None:
     messages = [{"role": "user", "content": {"type": "text", "text": "2 + 2?"}}]
     asked = ask(

@@ -138,6 +138,36 @@ async def test_an_address_is_opened_by_the_user() -> None:
     assert 1 == len(user.asked)
 
 
+async def test_a_call_that_needs_an_address_first_is_repeated() -> None:
+    """A server may refuse a call until the user has opened an address; then the call is made again."""
+    user = User(FormAnswer(accepted=True))
+    text, details, is_error = await use(hostile(), "needs_links", user)
+    assert ("signed in, call 3", False) == (text, is_error)
+    assert ["https://example.org/in?s=1"] * 2 == [link.url for link in user.asked]
+    assert ["accepted", "accepted"] == [entry["outcome"] for entry in details["questions"]]
+
+
+@pytest.mark.parametrize(
+    ("tool", "user", "reason", "asked"),
+    [
+        ("needs_links", None, "this run cannot ask the user", 0),
+        ("needs_links", User(FormAnswer(accepted=False)), "", 1),
+        ("needs_links", User(FormAnswer(accepted=False, reason="there is no terminal")), "no terminal", 1),
+        ("needs_link_always", User(), f"it is more than {MAX_QUESTIONS} in one tool call", MAX_QUESTIONS),
+        ("needs_file_link", User(), "its address is not https", 0),
+        ("needs_nothing", User(), "", 0),
+    ],
+)
+async def test_an_address_that_is_not_opened(tool: str, user: User | None, reason: str, asked: int) -> None:
+    """The call fails with the server's text and the reason. The model does not get the address."""
+    text, _, is_error = await use(hostile(), tool, user)
+    assert is_error
+    assert text.startswith("t: Sign in first")
+    assert reason in text
+    assert "example.org" not in text
+    assert asked == len(user.asked if user is not None else [])
+
+
 async def test_the_model_is_asked() -> None:
     """The request has limits and no context of the conversation; the reply goes to the server."""
     user = User()

@@ -19,8 +19,11 @@ from mcp import Client, InputRequiredRoundsExceededError, MCPError
 from mcp.client import ClientRequestContext, Transport
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import UrlElicitationRequiredError
 from mcp_types import (
     CONNECTION_CLOSED,
+    URL_ELICITATION_REQUIRED,
+    CallToolResult,
     Implementation,
     ListRootsResult,
     Prompt,
@@ -69,6 +72,21 @@ class _Died(Exception):
 
 class _SessionExpiredError(ToolError):
     """The HTTP server has ended the session."""
+
+
+class _LinksRequiredError(ToolError):
+    """The user has to open addresses before the server can answer (URL_ELICITATION_REQUIRED).
+
+    Attributes:
+        links: The addresses; empty if the server has sent none that can be read.
+    """
+
+    def __init__(self, text: str, error: MCPError) -> None:
+        super().__init__(text)
+        try:
+            self.links = UrlElicitationRequiredError.from_error(error.error).elicitations
+        except (ValidationError, AttributeError, TypeError):  # the data is of another form
+            self.links = []
 
 
 class _Page(Protocol):
@@ -178,10 +196,7 @@ class Connection:
         questions = CallQuestions(interaction)
         try:
             with self._questions.during(questions):
-                answer = await self._ask(
-                    lambda client: client.call_tool(tool.name, arguments, progress_callback=on_progress),
-                    f"{tool.name!r}",
-                )
+                answer = await self._answer(tool.name, arguments, on_progress, questions)
         except ToolError as error:
             raise ToolError("\n".join([str(error), *questions.notes])) from error.__cause__
         result = as_result(answer)
@@ -194,6 +209,20 @@ class Connection:
         if questions.asked:
             result.details["questions"] = questions.asked
         return result
+
+    async def _answer(
+        self, tool: str, arguments: JsonObject, on_progress: ProgressFnT, questions: CallQuestions
+    ) -> CallToolResult:
+        """Call a tool, again after the user has opened the addresses that the server requires."""
+        while True:
+            try:
+                return await self._ask(
+                    lambda client: client.call_tool(tool, arguments, progress_callback=on_progress),
+                    f"{tool!r}",
+                )
+            except _LinksRequiredError as error:
+                if not (error.links and await self._questions.open_all(questions, error.links)):
+                    raise
 
     def _note_links(self) -> None:
         """Offer to read resources after the first link to one: a server need not list what it links to."""
@@ -271,7 +300,10 @@ class Connection:
                     f"The MCP server {name!r} ended before it had answered {what}. The next call starts it "
                     f"again.{self._last_output(live)}"
                 ) from None
-            raise ToolError(f"{name}: {self._text(error, live) or error.code}") from None
+            text = f"{name}: {self._text(error, live) or error.code}"
+            if error.code == URL_ELICITATION_REQUIRED and self.config.elicitation:
+                raise _LinksRequiredError(text, error) from None
+            raise ToolError(text) from None
         except ValidationError as error:
             raise ToolError(f"The MCP server {name!r} answered {what} with an invalid message.") from error
         except InputRequiredRoundsExceededError:

@@ -17,6 +17,7 @@ from mcp_types import (
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     REQUEST_TIMEOUT,
+    URL_ELICITATION_REQUIRED,
     ErrorData,
     JSONRPCError,
     JSONRPCMessage,
@@ -187,7 +188,7 @@ def _key(known: dict[str | int, str], identifier: str | int) -> str | int:
 def _error(error: ErrorData) -> ErrorData:
     """Return the server's error with its own text. Codes of the SDK's own errors are replaced."""
     text = error.message
-    if error.data not in (None, "", {}, []):
+    if error.data not in (None, "", {}, []) and error.code != URL_ELICITATION_REQUIRED:
         data = error.data if isinstance(error.data, str) else as_json(error.data)
         if data not in text:
             text = f"{text}: {data}" if text else data

@@ -7,7 +7,7 @@ the result of the call. Values of the user go to the server, and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -66,6 +66,14 @@ class CallQuestions:
         """Return how many questions of a kind there were."""
         return sum(entry["kind"] == kind for entry in self.asked)
 
+    def refusal(self, kind: str) -> str:
+        """Return why a question of this kind cannot be asked; empty if it can."""
+        if self.interaction is None:
+            return "this run cannot ask the user"
+        if self.count(kind) >= MAX_QUESTIONS:
+            return f"it is more than {MAX_QUESTIONS} in one tool call"
+        return ""
+
     def record(self, kind: str, outcome: str, reason: str = "") -> None:
         """Record a question, without what was asked and answered."""
         self.asked.append({"kind": kind, "outcome": outcome, **({"reason": reason} if reason else {})})
@@ -111,11 +119,8 @@ class Questions:
         if not self._calls:
             return CallQuestions(None), None, "no tool of the server is being called"
         call = self._calls[-1]
-        if call.interaction is None:
-            return call, None, "this run cannot ask the user"
-        if call.count(kind) >= MAX_QUESTIONS:
-            return call, None, f"it is more than {MAX_QUESTIONS} in one tool call"
-        return call, call.interaction, ""
+        reason = call.refusal(kind)
+        return call, None if reason else call.interaction, reason
 
     # ---- elicitation --------------------------------------------------------------------------------
 
@@ -147,6 +152,19 @@ class Questions:
         if isinstance(params, ElicitRequestURLParams):
             return ElicitResult(action="accept")
         return ElicitResult(action="accept", content=answer.values)
+
+    async def open_all(self, call: CallQuestions, links: Iterable[ElicitRequestURLParams]) -> bool:
+        """Ask the user to open addresses before a call is repeated. Return whether all were opened."""
+        for link in links:
+            reason = call.refusal("elicitation")
+            if reason or call.interaction is None:
+                call.record("elicitation", "declined", reason)
+                return False
+            answer = await self._open(call.interaction, link)
+            call.record("elicitation", "accepted" if answer.accepted else "declined", answer.reason)
+            if not answer.accepted:
+                return False
+        return True
 
     async def _open(self, interaction: Interaction, params: ElicitRequestURLParams) -> FormAnswer:
         parts = urlsplit(params.url)
