@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     import gc
 
     from .run.garbage import postpone_collection
+    from .run.process_exit import exit_after_atexit
 
+    exit_after_atexit()
     postpone_collection()
     _open_closed_descriptors()
     from .terminal.standard_output import flush, guard

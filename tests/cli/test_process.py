@@ -307,6 +307,20 @@ def test_what_a_tool_left_running_does_not_hold_up_the_exit(cli: Cli, name: str)
     assert (cli.work / "atexit").exists()
 
 
+def test_the_interpreter_is_not_taken_apart(cli: Cli) -> None:
+    """The process exits after the `atexit` functions. A thread that wakes up later could crash Python."""
+    cli.file(
+        "end.py",
+        "import atexit, sys\nfrom tinyagent import tool\n"
+        "class Last:\n    def __del__(self): open('taken apart', 'w').close()\n"
+        "last = Last()\natexit.register(print, 'atexit', file=sys.stderr)\n" + LOOK,
+    )
+    done = cli.start("run", "-q", "-m", "demo", "-t", "./end.py", "look")
+    _, err = done.communicate(timeout=SECONDS)
+    assert (0, b"atexit\n") == (done.returncode, err)
+    assert not (cli.work / "taken apart").exists()
+
+
 @pytest.mark.parametrize("command", ["run -q -m demo -t ./bye.py look", "tools call ./bye.py:look"])
 def test_an_atexit_function_that_hangs_is_given_up(cli: Cli, command: str) -> None:
     """The process exits `ATEXIT_S` later, with the same exit code."""

@@ -18,7 +18,7 @@ from tinyagent.executors import BatchItem, Worker, WorkerSpec
 from tinyagent_cli.exit_codes import describe
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.kernel_guards import protect_memory
-from tinyagent_cli.run.process_exit import limit_exit, runner_closed_at_exit
+from tinyagent_cli.run.process_exit import exit_after_atexit, limit_exit, runner_closed_at_exit
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
 
 from .process_messages import Finished, Message, Raised, Ready, Refused, frame, read_frame
@@ -32,6 +32,7 @@ def main(parent: int) -> None:
     Args:
         parent: The process id of the command.
     """
+    exit_after_atexit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which decides what ends
     if sys.platform == "linux":
         end_with_parent(parent)

@@ -2,6 +2,9 @@
 
 At exit Python waits without limit for non-daemon threads and `atexit` functions. Here threads get
 `THREADS_S` seconds and functions `ATEXIT_S`; then the process exits. Output is flushed before.
+
+After the `atexit` functions, Python would take the interpreter apart. A thread that wakes up then can crash
+the process (seen with Python 3.11.2), and the threads here do. So the process exits before.
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["ATEXIT_S", "THREADS_S", "exit_now", "limit_exit", "runner_closed_at_exit"]
+__all__ = [
+    "ATEXIT_S",
+    "THREADS_S",
+    "exit_after_atexit",
+    "exit_now",
+    "limit_exit",
+    "runner_closed_at_exit",
+]
 
 THREADS_S = 2.0
 """Seconds for threads of plugins to end after the last line was written."""
@@ -25,6 +35,7 @@ ATEXIT_S = 4.0
 """Seconds for `atexit` functions after that, including the one that closes MCP servers."""
 
 _stuck = False
+_code: int | None = None
 
 
 def exit_now(code: int) -> None:
@@ -38,8 +49,21 @@ def exit_now(code: int) -> None:
         os._exit(code)
 
 
+def exit_after_atexit() -> None:
+    """Let the process exit after the last `atexit` function, if `limit_exit` is called. Call this first."""
+    atexit.register(_exit)  # Python calls the last registered function first
+
+
+def _exit() -> None:
+    if _code is not None:
+        _flush()
+        exit_now(_code)
+
+
 def limit_exit(code: int) -> None:
     """Limit the rest of the process to `THREADS_S` plus `ATEXIT_S` seconds. Call this last."""
+    global _code
+    _code = code
     locks = [_thread.allocate_lock(), _thread.allocate_lock()]
     for lock in locks:
         lock.acquire()
@@ -84,12 +108,16 @@ def _run_atexit_functions_anyway(threads_ended: _thread.LockType, code: int) -> 
         return
     _stuck = True
     atexit._run_exitfuncs()
+    _flush()
+    exit_now(code)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
             pass  # closed
-    exit_now(code)
 
 
 def _exit_in_time(threads_ended: _thread.LockType, code: int) -> None:
