@@ -82,9 +82,10 @@ format: $(VENV)/.ready-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.ready-dev ## write what is generated: docs/cli.md, the list in docs/configuration.md, the snapshots of --help
+docs: $(VENV)/.ready-dev ## write what is generated: docs/cli.md, the list in docs/configuration.md, the recording, the snapshots of --help
 	$(BIN)/python scripts/list-commands --write
 	$(BIN)/python scripts/list-settings --write
+	$(BIN)/python scripts/record-terminal --write
 	$(BIN)/python -m pytest -q tests/cli/test_help.py --snapshot-update
 
 bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are installed

@@ -7,6 +7,7 @@ from the environment of the tests. Nothing is downloaded.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,11 +17,13 @@ from pathlib import Path
 import pytest
 
 from ._wheels import write_wheel
-from .conftest import Workshop, run_clean
+from .conftest import ROOT, Workshop, run_clean
 
 UV = Path(sys.executable).with_name("uv")
 PIPX = Path(sys.executable).with_name("pipx")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CALL = ("tools", "call", "weather", "text=how is the weather")
+MULTIPLY = ("tools", "call", "calc", "expression=6 * 7")
 
 
 @dataclass(frozen=True)
@@ -99,33 +102,34 @@ def test_uv_pip_installs_a_plugin(user: User) -> None:
 
 
 def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
-    """After `uv tool install --with PLUGIN`, the hint for another plugin keeps the first."""
-    user.ok(UV, "tool", "install", "-q", "tinyagent-core", "--with", "tinyagent-weather")
+    """After the command of the README for uv, the hint for another plugin keeps the first."""
+    [command] = re.findall(r"`(uv tool install [^`]+)`", README)
+    user.ok(*command.split())
     tinyagent = user.programs / "tinyagent"
-    assert "4\n" == user.ok(tinyagent, *CALL).stdout
-    done = user.ok(tinyagent, "plugins", "install", "tinyagent-tools-calc")
+    assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
+    done = user.ok(tinyagent, "plugins", "install", "tinyagent-weather")
     lasting = done.stderr.partition("To make it last: ")[2].strip()
-    assert "uv tool install --with tinyagent-weather --with tinyagent-tools-calc tinyagent-core" == lasting
+    assert "uv tool install --with tinyagent-tools-calc --with tinyagent-weather tinyagent-core" == lasting
     user.ok(*lasting.split())
-    assert "42\n" == user.ok(tinyagent, "tools", "call", "calc", "expression=6 * 7").stdout
+    assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
     assert "4\n" == user.ok(tinyagent, *CALL).stdout
 
 
 def test_pipx_installs_tinyagent_and_injects_plugins(user: User) -> None:
-    """In an environment of pipx, `plugins install` and `uninstall` use pipx."""
+    """After the commands of the README for pipx, `plugins install` and `uninstall` use pipx."""
     # pipx keeps pip in an environment of its own, and looks for a newer one once a month.
-    user.ok(PIPX, "install", "--quiet", "tinyagent-core")
+    [commands] = re.findall(r"^```bash\n(pipx install .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    user.ok("/bin/sh", "-ec", commands)
     tinyagent = user.programs / "tinyagent"
-    user.ok(PIPX, "inject", "--quiet", "tinyagent-core", "tinyagent-weather")
-    assert "4\n" == user.ok(tinyagent, *CALL).stdout
-    done = user.ok(tinyagent, "plugins", "install", "tinyagent-tools-calc", PIPX_HOME="/nowhere")
-    assert "calc  tinyagent.tools  tinyagent-tools-calc 0.1.0\n" == done.stdout
+    assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
+    done = user.ok(tinyagent, "plugins", "install", "tinyagent-weather", PIPX_HOME="/nowhere")
+    assert "weather  tinyagent.tools  tinyagent-weather 0.1.0\n" == done.stdout
     assert "To make it last" not in done.stderr
     listed = user.ok(PIPX, "list", "--include-injected").stdout
     assert (True, True) == ("tinyagent-weather" in listed, "tinyagent-tools-calc" in listed)
-    user.ok(tinyagent, "plugins", "uninstall", "calc", PIPX_HOME="/nowhere")
+    user.ok(tinyagent, "plugins", "uninstall", "weather", PIPX_HOME="/nowhere")
     listed = user.ok(PIPX, "list", "--include-injected").stdout
-    assert (True, False) == ("tinyagent-weather" in listed, "tinyagent-tools-calc" in listed)
+    assert (False, True) == ("tinyagent-weather" in listed, "tinyagent-tools-calc" in listed)
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------
