@@ -81,12 +81,16 @@ class FunctionTool(AgentTool, Generic[P, R]):
             "description": "Run this call without the sandbox, after asking the user. Use it only if the "
             "call has failed because of the sandbox, and the task needs it.",
         }
-        # A new object, because checked schemas are cached.
-        self.parameters = {**self.parameters, "properties": {**self.parameters["properties"], OUTSIDE: added}}
+        _add_argument(self, OUTSIDE, added)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself."""
         return self.function(*args, **kwargs)
+
+
+def _add_argument(made: AgentTool, name: str, schema: JsonDict) -> None:
+    """Add an argument to the schema: to a new object, because checked schemas are cached."""
+    made.parameters = {**made.parameters, "properties": {**made.parameters["properties"], name: schema}}
 
 
 class ToolDecorator(Protocol):
