@@ -36,6 +36,25 @@ async def build():
 """
 
 
+NOTES = """
+import time
+from pathlib import Path
+from tinyagent import PromptTemplate, PromptVariable, hookimpl
+
+def fill_in(values):
+    while values.get("style") == "slow":
+        time.sleep(0.01)
+    if values["topic"] == "nothing":
+        raise ValueError("no such topic")
+    return f"About {values['topic']}"
+
+@hookimpl
+def tinyagent_register_templates(register, requested):
+    variables = (PromptVariable("topic", "What about"), PromptVariable("style", required=False))
+    register(PromptTemplate("notes/ask", fill_in, "Ask about it", variables))
+"""
+
+
 def _chat(cli: Cli, *args: str, model: str = "local/m", **given: Any) -> Terminal:
     environment = {"PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1", **given.pop("environment", {})}
     chosen = ("-m", model) if model else ()
@@ -338,6 +357,78 @@ def test_commands_and_files_are_completed(cli: Cli, serve: Serve) -> None:
     assert 0 == terminal.end()
     assert b"Added notes.txt (8 bytes)." in terminal.shown
     assert "<file name='notes.txt'>\nBuy milk\n</file>\n\nRead @notes.txt" == _sent(server, 0)[0][1]
+
+
+def test_a_template_of_a_plugin_is_a_command(cli: Cli, serve: Serve) -> None:
+    """Values are words NAME=VALUE, a missing one is asked for, and the text after them is sent, too."""
+    cli.install("notes", NOTES, "inputs")
+    server = serve(*[FakeReply.text(f"Answer {number}.") for number in (1, 2)])
+    terminal = _chat(cli)
+    terminal.type('/notes/ask topic="green tea" Be brief; don\'t argue.' + ENTER)
+    terminal.expect("Answer 1.")
+    terminal.expect_prompt()
+    terminal.type("/notes/ask" + ENTER)
+    terminal.expect("notes/ask needs a value for topic: What about")
+    terminal.expect_prompt("topic:")
+    terminal.type(ENTER)
+    terminal.expect_prompt("topic:")
+    terminal.type("/tools" + ENTER)
+    terminal.expect("Answer 2.")
+    terminal.expect_prompt()
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert ("user", "About green tea\n\nBe brief; don't argue.") == _sent(server, 0)[-1]
+    assert ("user", "About /tools") == _sent(server, 1)[-1]
+
+
+def test_a_template_that_is_not_sent(cli: Cli, serve: Serve) -> None:
+    """Unknown names, failures and Ctrl-C leave the conversation as it was."""
+    cli.install("notes", NOTES, "inputs")
+    server = serve(FakeReply.text("Fine."))
+    terminal = _chat(cli)
+    _ask(terminal, "/notes/no", "no template of that name")
+    _ask(terminal, "/notes/ask topik=x", "Its variables: topic, style.")
+    _ask(terminal, "/notes/ask topic=nothing", "ValueError: no")
+    terminal.type("/notes/ask" + ENTER)
+    terminal.expect_prompt("topic:")
+    terminal.type(CTRL_C)
+    terminal.expect("Stopped.")
+    terminal.expect_prompt()
+    terminal.type("/notes/ask topic=x style=slow" + ENTER)
+    terminal.expect("Waiting for the plugin. Ctrl-C stops it.")
+    terminal.type("Hello" + ENTER)
+    terminal.expect("Sent to the running reply.")
+    terminal.type(CTRL_C)
+    terminal.expect("1 message was not sent")
+    terminal.expect_prompt()
+    _ask(terminal, "Again", "Fine.")
+    terminal.type("/notes/ask topic=x style=slow" + ENTER)
+    terminal.expect_prompt()
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "Again")] == _sent(server, 0)
+
+
+def test_templates_are_listed_and_completed(cli: Cli, serve: Serve) -> None:
+    """`/templates` asks the plugins; after it, Tab completes the names and the variables."""
+    terminal = _chat(cli, model="demo")
+    _ask(terminal, "/templates", "No plugin offers templates.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    cli.install("notes", NOTES, "inputs")
+    terminal = _chat(cli, model="demo")
+    _ask(terminal, "/templates", "/notes/ask  topic=… [style=…]: Ask about it")
+    terminal.type("/not")
+    terminal.expect_prompt("> /not")
+    terminal.type(TAB)
+    terminal.expect_prompt("> /notes/ask")
+    terminal.type(" st")
+    terminal.expect(" style=")
+    terminal.type(TAB)
+    terminal.expect_prompt("> /notes/ask style=")
+    _ask(terminal, "short topic=tea", "You said: About tea")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
 
 
 def test_a_small_window_shows_the_completion(cli: Cli) -> None:

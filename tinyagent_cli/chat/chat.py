@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,7 @@ from .commands import COMMANDS, Commands
 from .conversation import Conversation
 from .output import ChatContext, ChatOutput
 from .prompt import ChatCompleter, FollowUp, Status, make_prompt, open_history
+from .template_commands import TemplateCommands
 
 if TYPE_CHECKING:
     from tinyagent_cli.config.settings import Settings
@@ -99,12 +100,22 @@ class Chat:
             scope="chat",
         )
         self._chat = Conversation(app, plan, guards, self._retries)
-        self._commands = Commands(app, self._chat, self._works, self._ask_again, self._compact, self._leave)
+        self._templates = TemplateCommands(app, self._begin, self._send, self._resend_after_template)
+        self._commands = Commands(
+            app,
+            self._chat,
+            self._templates,
+            works=self._works,
+            ask_again=self._ask_again,
+            compact=self._compact,
+            leave=self._leave,
+        )
         history = state_directory() / HISTORY_FILE if plan.session is not None and has_home() else None
         self._prompt = make_prompt(
             terminal,
             open_history(history, app.warn),
-            ChatCompleter({name: command.about for name, command in COMMANDS.items()}, self._arguments),
+            ChatCompleter(self._completed_commands, self._arguments),
+            label=lambda: "> " if self._works() else self._templates.label,
             status=lambda: [] if self._status is None else self._status.lines(),
             works=self._works,
             interrupt=self._interrupt,
@@ -119,6 +130,7 @@ class Chat:
             Interrupted: A signal has ended the chat.
         """
         loop = asyncio.get_running_loop()
+        self._app.loop = loop
         loop.add_signal_handler(signal.SIGINT, self._interrupt)  # only while the user is asked
         for signum in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, self.stop, Interrupted(signum))
@@ -162,6 +174,9 @@ class Chat:
 
     async def _take(self, line: str) -> None:
         """Take a line that was typed."""
+        if self._templates.asks and not self._works():
+            self._templates.take_value(line.strip())
+            return
         if not line.strip():
             return
         if line.startswith("/") and "\n" not in line:
@@ -202,8 +217,15 @@ class Chat:
     def _works(self) -> bool:
         return self._reply is not None and not self._reply.done()
 
+    def _begin(self, work: Coroutine[object, object, None]) -> None:
+        self._reply = asyncio.get_running_loop().create_task(work)
+
     def _start(self, message: UserMessage) -> None:
-        self._reply = asyncio.get_running_loop().create_task(self._answer(message))
+        self._begin(self._answer(message))
+
+    async def _send(self, message: UserMessage) -> None:
+        self._show_prompt(message)
+        await self._answer(message)
 
     def _ask_again(self) -> None:
         undone = self._chat.undo()
@@ -239,7 +261,7 @@ class Chat:
             self._app.error(failure.message, failure.hint)
 
     def _compact(self, instructions: str) -> None:
-        self._reply = asyncio.get_running_loop().create_task(self._summarise(instructions))
+        self._begin(self._summarise(instructions))
 
     async def _summarise(self, instructions: str) -> None:
         """Compact the conversation. What is typed meanwhile is sent after it in any case."""
@@ -309,6 +331,12 @@ class Chat:
             self._unread.append(message)
             self._chat.agent.follow_up(message)
 
+    def _resend_after_template(self, is_done: bool) -> None:
+        """Send what was typed while a template was prepared and not sent."""
+        self._chat.agent.clear_steering_queue()
+        self._chat.agent.clear_follow_up_queue()
+        self._resend(is_done)
+
     def _make_status(self, lines: Callable[[int], list[str]], before_draw: Callable[[], bool]) -> LiveLines:
         self._status = Status(lines, before_draw)
         return self._status
@@ -337,6 +365,8 @@ class Chat:
     # ---- ending -------------------------------------------------------------------------------------
 
     def _interrupt(self) -> None:
+        if self._templates.stop():
+            return
         if self._works():
             self._stopped = True
             self._chat.agent.abort()
@@ -357,11 +387,20 @@ class Chat:
     async def _end_reply(self) -> None:
         if self._reply is not None and self._works():
             self._chat.agent.abort()
+            self._templates.close()
             await self._reply
 
     # ---- completion ---------------------------------------------------------------------------------
 
+    def _completed_commands(self) -> dict[str, str]:
+        """Return the commands and the known templates. While values are asked for, there are none."""
+        if self._templates.asks:
+            return {}
+        return {name: command.about for name, command in COMMANDS.items()} | self._templates.names()
+
     def _arguments(self, command: str) -> Iterable[str]:
+        if "/" in command:
+            return self._templates.variables(command)
         match command:
             case "model":
                 from tinyagent_cli.plugins.model_names import known_models

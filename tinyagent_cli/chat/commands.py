@@ -19,6 +19,7 @@ from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
 
 from .conversation import Conversation
+from .template_commands import TemplateCommands
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import Usage
@@ -49,6 +50,7 @@ COMMANDS = {
     "undo": Command("", "Remove the last prompt and its reply."),
     "retry": Command("", "Remove the last reply, and ask again."),
     "compact": Command("[WHAT TO KEEP]", "Replace the older messages by a summary."),
+    "templates": Command("", "Show the templates of plugins, which are commands: /SOURCE/NAME."),
     "cost": Command("", "Show the tokens and the cost of this chat.", idle=False),
     "save": Command("NAME", "Give the session a name."),
     "fork": Command("[NAME]", "Go on in a copy of the session."),
@@ -72,6 +74,7 @@ class Commands:
     Args:
         app: Shows their output.
         conversation: The chat.
+        templates: The templates of plugins.
         works: Whether the model answers.
         ask_again: Asks the last prompt again.
         compact: Compacts the conversation.
@@ -82,6 +85,8 @@ class Commands:
         self,
         app: AppContext,
         conversation: Conversation,
+        templates: TemplateCommands,
+        *,
         works: Callable[[], bool],
         ask_again: Callable[[], None],
         compact: Callable[[str], None],
@@ -89,6 +94,7 @@ class Commands:
     ) -> None:
         self._app = app
         self._chat = conversation
+        self._templates = templates
         self._works = works
         self._ask_again = ask_again
         self._start_compaction = compact
@@ -102,6 +108,7 @@ class Commands:
             "undo": self._undo,
             "retry": self._retry,
             "compact": self._compact,
+            "templates": self._list_templates,
             "cost": self._cost,
             "save": self._save,
             "fork": self._fork,
@@ -119,6 +126,11 @@ class Commands:
 
     def _run(self, name: str, argument: str) -> None:
         command = COMMANDS.get(name)
+        if command is None and "/" in name:
+            if self._works():
+                raise InputError("A template has to wait for the end of the reply. Ctrl-C stops it.")
+            self._templates.use(name, argument)
+            return
         if command is None:
             from difflib import get_close_matches
 
@@ -138,6 +150,7 @@ class Commands:
 
     def _help(self, argument: str) -> None:
         commands = [(f"/{name} {command.argument}", command.about) for name, command in COMMANDS.items()]
+        commands.append(("/SOURCE/NAME [NAME=VALUE...] [TEXT]", "Send the prompt of a plugin's template."))
         for line in table_lines([*commands, ("", ""), *KEYS], columns() - 1):
             self._app.show(line)
 
@@ -184,6 +197,9 @@ class Commands:
 
     def _compact(self, argument: str) -> None:
         self._start_compaction(argument)
+
+    def _list_templates(self, argument: str) -> None:
+        self._templates.show_all()
 
     def _cost(self, argument: str) -> None:
         spent = [*self._chat.spent, *self._chat.compactions]

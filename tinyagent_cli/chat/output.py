@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -80,6 +82,8 @@ class ChatContext(AppContext):
         self.quiet: bool = app.quiet
         self.no_color: bool = app.no_color
         self._output = output
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The loop of the chat, once it runs. It alone writes."""
 
     @property
     def stderr_is_terminal(self) -> bool:
@@ -92,4 +96,7 @@ class ChatContext(AppContext):
         return terminal_width(self._output.fd)
 
     def _write(self, text: str) -> None:
-        self._output.show(text)
+        if self.loop is None or threading.current_thread() is threading.main_thread():
+            self._output.show(text)
+        else:  # a warning of a plugin that runs in a thread
+            self.loop.call_soon_threadsafe(self._output.show, text)

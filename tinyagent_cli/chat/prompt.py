@@ -95,11 +95,13 @@ class ChatCompleter(Completer):
     """Completes commands, their arguments, and files after `@`.
 
     Args:
-        commands: The commands, each with its description.
+        commands: Returns the commands, each with its description.
         arguments: Returns the arguments that a command can have.
     """
 
-    def __init__(self, commands: dict[str, str], arguments: Callable[[str], Iterable[str]]) -> None:
+    def __init__(
+        self, commands: Callable[[], dict[str, str]], arguments: Callable[[str], Iterable[str]]
+    ) -> None:
         self._commands = commands
         self._arguments = arguments
         self._paths = PathCompleter(expanduser=True)
@@ -109,7 +111,7 @@ class ChatCompleter(Completer):
         if text.startswith("/") and "\n" not in text:
             name, space, rest = text[1:].partition(" ")
             if not space:
-                for command, about in self._commands.items():
+                for command, about in self._commands().items():
                     if command.startswith(name):
                         yield Completion(command, -len(name), display_meta=about)
                 return
@@ -137,6 +139,7 @@ def make_prompt(
     history: History,
     completer: Completer,
     *,
+    label: Callable[[], str],
     status: Callable[[], list[str]],
     works: Callable[[], bool],
     interrupt: Callable[[], None],
@@ -147,6 +150,7 @@ def make_prompt(
         terminal: The input and the output.
         history: The earlier prompts.
         completer: Completes the text.
+        label: Returns what is shown before the text.
         status: Returns the lines above the prompt.
         works: Whether the model answers.
         interrupt: Called for Ctrl-C if there is no text to remove.
@@ -187,7 +191,7 @@ def make_prompt(
 
     def message() -> ANSI:
         lines = [] if get_app().is_done else status()
-        return ANSI("\n".join([*lines, "> "]))
+        return ANSI("\n".join([*lines, label()]))
 
     session: PromptSession[str] = PromptSession(
         message,

@@ -1,4 +1,4 @@
-"""The template of `-p`, and the prompt that is made of it. Only `-p` imports this."""
+"""The template of `-p`, and the prompt that is made of it. Only `-p`, `rpc` and `chat` import this."""
 
 from __future__ import annotations
 
@@ -21,11 +21,20 @@ from tinyagent_cli.config.templates import (
 from tinyagent_cli.exit_codes import InputError
 
 if TYPE_CHECKING:
+    from tinyagent.agent_types import PromptTemplate, PromptVariable
     from tinyagent_cli.plugins.registry import TemplateClaim
 
     from .schema_argument import WantedAnswer
 
-__all__ = ["ChosenTemplate", "FilledTemplate", "choose_template", "parse_values"]
+__all__ = [
+    "ChosenTemplate",
+    "FilledTemplate",
+    "choose_template",
+    "claim_text",
+    "find_claim",
+    "missing_values",
+    "parse_values",
+]
 
 
 class FilledTemplate(NamedTuple):
@@ -112,12 +121,50 @@ def parse_values(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def _claim(name: str) -> TemplateClaim | None:
-    """Return the template of this name that a plugin offers."""
+def find_claim(name: str) -> TemplateClaim | None:
+    """Return the template of this name that a plugin offers.
+
+    Raises:
+        TinyAgentError: The plugin failed.
+    """
     from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.plugins.registry import PluginLoader
 
     return PluginLoader.from_settings(load_settings()).templates(name).get(name)
+
+
+def missing_values(
+    template: PromptTemplate, values: Mapping[str, str], *, option: str = "-P "
+) -> list[PromptVariable]:
+    """Return the variables of a plugin's template that need a value.
+
+    Raises:
+        InputError: A value has the name of no variable. `option` comes before the name.
+    """
+    names = [variable.name for variable in template.variables]
+    for name in values:
+        if name not in names:
+            raise InputError(
+                f"{option}{name}: the template {template.name!r} has no variable of that name.",
+                hint=_variables_hint(template),
+            )
+    return [each for each in template.variables if each.required and each.name not in values]
+
+
+def _variables_hint(template: PromptTemplate) -> str:
+    names = ", ".join(variable.name for variable in template.variables)
+    return f"Its variables: {names}." if names else "It has no variables."
+
+
+def claim_text(claim: TemplateClaim, values: Mapping[str, str]) -> str:
+    """Return the prompt of a plugin's template for these values.
+
+    Raises:
+        TinyAgentError: The plugin failed.
+    """
+    from tinyagent_cli.plugins.loading import filled_in
+
+    return filled_in(claim.template, claim.plugin, values)
 
 
 def _filled_in(claim: TemplateClaim, values: Mapping[str, str]) -> ChosenTemplate:
@@ -127,23 +174,15 @@ def _filled_in(claim: TemplateClaim, values: Mapping[str, str]) -> ChosenTemplat
         InputError: A variable is unknown, or has no value.
         TinyAgentError: The plugin failed.
     """
-    from tinyagent_cli.plugins.loading import filled_in
-
     template = claim.template
-    names = [variable.name for variable in template.variables]
-    hint = f"Its variables: {', '.join(names)}." if names else "It has no variables."
-    for name in values:
-        if name not in names:
-            raise InputError(
-                f"-P {name}: the template {template.name!r} has no variable of that name.", hint=hint
-            )
-    missing = [each.name for each in template.variables if each.required and each.name not in values]
+    missing = [variable.name for variable in missing_values(template, values)]
     if missing:
         how = " ".join(f"-P {name}=…" for name in missing)
         raise InputError(
-            f"The template {template.name!r} needs a value for {', '.join(missing)}: {how}", hint=hint
+            f"The template {template.name!r} needs a value for {', '.join(missing)}: {how}",
+            hint=_variables_hint(template),
         )
-    text = literal(filled_in(template, claim.plugin, values))
+    text = literal(claim_text(claim, values))
     content = TemplateFile(description=template.description, prompt=text)
     place = TemplatePath(template.name, Path(template.name), is_project=False)
     return ChosenTemplate(Template(place, text, content), {})
@@ -156,7 +195,7 @@ def choose_template(app: AppContext, name: str, values: Mapping[str, str]) -> Ch
         TinyAgentError: There is no such template, or it is malformed.
     """
     if "/" in name:
-        claim = _claim(name)
+        claim = find_claim(name)
         if claim is not None:
             app.detail(f"Using the template {name} of the plugin {claim.plugin}.")
             return _filled_in(claim, values)
