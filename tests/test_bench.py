@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import batch, histories, report, streams, tokens, turns
+from bench import batch, broken_replies, histories, report, streams, tokens, turns
 from bench.clients import CLIENTS, question
 from bench.measure import Figure, server
 from bench.server import pace_s
 
+ROOT = Path(__file__).resolve().parent.parent
 INSTALLED = [name for name, entry in CLIENTS.items() if "openai" not in entry.needs]
 
 
@@ -116,3 +118,29 @@ def test_a_goal_says_whether_it_was_met() -> None:
     assert "MISS" in str(missed)
     assert verdicts["flat, agent, 1 MiB tool argument / 64 KiB, a piece"].met
     assert "| Agent.stream() | 2.0 (2.0–2.0) |" in report.text({"tokens": rows})
+
+
+def test_the_comparison_shows_our_exit_codes() -> None:
+    """docs/comparison.md has what tinyagent does with each reply, and README.md has the same cells."""
+    program = Path(sys.executable).with_name("tinyagent")
+    set_up, wire = broken_replies.PEERS["tinyagent"]
+    page = _cells(ROOT / "docs" / "comparison.md")
+    for case, script in broken_replies.CASES.items():
+        code, requests, *_ = broken_replies.ask(program, set_up, wire.reply(script)).split(", ")
+        assert (
+            page[case][0]
+            == f"{code.removeprefix('exit code ')}, {requests.replace('1 requests', '1 request')}"
+        )
+    readme = _cells(ROOT / "README.md")
+    for case, row in (("ended early", "the reply ended early"), ("at its limit", "at the limit of tokens")):
+        [shown] = [cells for name, cells in readme.items() if name.endswith(row)]
+        assert [cell.partition(",")[0] for cell in page[case]] == shown
+    for name in ("every event as JSON lines", "an answer that fits a schema"):
+        assert page[f"{name} [2]"] == readme[name]
+
+
+def _cells(page: Path) -> dict[str, list[str]]:
+    """Return the rows of all tables of a page: the cells after the first."""
+    lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: cells for name, *cells in rows}

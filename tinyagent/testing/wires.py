@@ -320,6 +320,7 @@ class ResponsesWire(Wire):
             response["usage"] = {
                 "input_tokens": usage.get("input", 0),
                 "output_tokens": usage.get("output", 0),
+                "total_tokens": usage.get("input", 0) + usage.get("output", 0),
                 "input_tokens_details": {"cached_tokens": usage.get("cache_read", 0)},
             }
         return [_event({"type": f"response.{status}", "response": response})]
