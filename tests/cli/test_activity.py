@@ -99,11 +99,11 @@ def test_a_short_wait_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert ("", []) == (capfd.readouterr().err, timers.waiting)
     live.show()
     assert 0.3 == timers.fire()
-    assert "\r\x1b[Ja\r\nb\x1b[1A\r" == capfd.readouterr().err
+    assert "\r \x1b[J\ra\r\nb\x1b[1A\r" == capfd.readouterr().err
     assert 0.1 == timers.fire()
     live.erase()
     live.hide()
-    assert capfd.readouterr().err.endswith("\r\x1b[J")
+    assert capfd.readouterr().err.endswith("\r \x1b[J\r")
     assert [] == timers.waiting
 
 

@@ -22,7 +22,8 @@ INTERVAL_S = 0.1
 NARROWEST = 16
 """In fewer columns nothing is shown."""
 
-ERASE = "\r\x1b[J"
+ERASE = "\r \x1b[J\r"
+"""Clears everything from this line on. The space is for tmux: it saves a screen that is cleared entirely."""
 
 
 class Timer(Protocol):
