@@ -14,6 +14,7 @@ HEAVY := ray llm
 HEAVY_PEERS := $(HEAVY:%=.venv-peers-%)
 BROWSER := .venv-browser
 RELEASE := .venv-release
+DOCS := .venv-docs
 RIPGREP_PINS := $(addprefix plugins/tinyagent-tools-fs/tests/ripgrep/,package.json package-lock.json)
 MCP_PINS  := plugins/tinyagent-mcp/tests/constraints.txt
 BIN    := $(VENV)/bin
@@ -42,7 +43,7 @@ help: ## show this list
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) $(BROWSER)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) $(BROWSER)/.ready $(DOCS)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,@$(MAKE) --no-print-directory test-heavy)
 
@@ -82,11 +83,12 @@ format: $(VENV)/.ready-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.ready-dev ## write what is generated: docs/cli.md, the list in docs/configuration.md, the recording, the snapshots of --help
+docs: $(VENV)/.ready-dev $(DOCS)/.ready ## write what is generated (docs/cli.md, lists, the recording, snapshots), and build the site in build/site
 	$(BIN)/python scripts/list-commands --write
 	$(BIN)/python scripts/list-settings --write
 	$(BIN)/python scripts/record-terminal --write
 	$(BIN)/python -m pytest -q tests/cli/test_help.py --snapshot-update
+	$(BIN)/python scripts/build-site
 
 bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are installed
 	$(BIN)/python -m bench
@@ -105,7 +107,7 @@ leaks: $(VENV)/.ready-dev ## run the Rust provider's own code under valgrind
 	scripts/check-leaks
 
 clean: ## remove everything that make has created
-	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) $(HEAVY_PEERS) $(BROWSER) $(RELEASE) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) $(HEAVY_PEERS) $(BROWSER) $(RELEASE) $(DOCS) build dist $(BINDING)/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
@@ -194,6 +196,13 @@ $(RELEASE)/.ready: scripts/release-constraints.txt
 	@test -x $(RELEASE)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(RELEASE); }
 	$(RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
 		--no-deps --requirement scripts/release-constraints.txt
+	@touch $@
+
+# The generator of the site. It reads the library's source and does not import it.
+$(DOCS)/.ready: docs/site/constraints.txt
+	@test -x $(DOCS)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(DOCS); }
+	$(DOCS)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
+		--no-deps --requirement $<
 	@touch $@
 
 # Ray has no packages for some platforms and for the newest Python; there its tests are skipped.

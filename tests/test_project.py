@@ -43,7 +43,7 @@ def test_everything_of_ours_depends_on_our_distribution() -> None:
         *("tests/browser-constraints.txt", "tests/peers/constraints.txt"),
         *("tests/peers/generators/constraints.txt", "scripts/release-constraints.txt"),
         *("tests/peers/publishing-constraints.txt", "plugins/tinyagent-ray/tests/constraints.txt"),
-        "plugins/tinyagent-llm/tests/constraints.txt",
+        *("plugins/tinyagent-llm/tests/constraints.txt", "docs/site/constraints.txt"),
     ],
 )
 def test_constraints_hold_names_and_versions_only(name: str) -> None:

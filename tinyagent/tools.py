@@ -2,12 +2,7 @@
 
     @tool
     def weather(city: str, days: int = 1) -> str:
-        '''Say how the weather will be.
-
-Args:
-            city: Name of the city.
-            days: How many days ahead.
-        '''
+        '''Say how the weather will be.'''
         return f"Sunny in {city} for {days} days."
 
 The schema comes from the type hints and the docstring; the arguments arrive converted to the types.
