@@ -106,3 +106,28 @@ def test_no_machine_path_is_committed() -> None:
         if len(Path(place).parts) > 2 and place.encode() + b"/" in path.read_bytes()
     ]
     assert [] == wrong
+
+
+def test_the_description_on_pypi_has_no_relative_links() -> None:
+    """The metadata has the README; links into the repository are text as long as it has no address."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "metadata", "readme"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    text = done.stdout
+    assert text.startswith("# tinyagent\n")
+    assert "the tutorial, and plugins/ has ours" in " ".join(text.split())
+    assert [] == re.findall(r"\]\((?!https?:|#)[^)]*\)", text)
+
+
+def test_the_description_on_pypi_links_to_the_repository() -> None:
+    """With an address, pictures and links are absolute, at the version's tag; others stay."""
+    describe = runpy.run_path(str(ROOT / "hatch_build.py"))["description"]
+    text = "![Shot](docs/a.svg) [page](docs/a.md#b) [other](https://example.org) [here](#c)"
+    site = "https://git.example.org/tinyagent"
+    expected = (
+        f"![Shot]({site}/raw/v1.0/docs/a.svg) [page]({site}/blob/v1.0/docs/a.md#b)"
+        " [other](https://example.org) [here](#c)"
+    )
+    assert expected == describe(text, f"{site}/", "1.0")
+    assert " page [other](https://example.org) [here](#c)" == describe(text, "", "1.0")
