@@ -71,7 +71,14 @@ def _report_broken(error: Exception) -> int:
     """Report a broken installation of tinyagent. Return the exit code."""
     from .plugins.namesake import fault
 
-    message, hint = fault() or (
+    if sys.platform == "win32":
+        found = (
+            "The command line of tinyagent does not run on Windows.",
+            "Use it in the Windows Subsystem for Linux (WSL).",
+        )
+    else:
+        found = fault()
+    message, hint = found or (
         f"tinyagent cannot be loaded: {type(error).__name__}: {error}",
         "Install it again, with its dependencies: pip install --force-reinstall tinyagent-core",
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -248,3 +250,16 @@ def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:
     out, err = done.communicate(timeout=60)
     assert (0, b"") == (done.returncode, err)
     assert b"f\n" == out[:2]
+
+
+def test_on_windows(tmp_path: Path) -> None:
+    """There the command line says in a sentence that it needs another system."""
+    script = (
+        "import sys\nsys.platform, sys.modules['fcntl'] = 'win32', None\n"
+        "from tinyagent_cli.main import main\nsys.exit(main(['run', '-m', 'demo', 'Hi']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert 3 == done.returncode
+    assert "Error: The command line of tinyagent does not run on Windows.\n" in done.stderr

@@ -1,4 +1,4 @@
-"""What authors of plugins publish with: the workflows that `plugins new` writes are valid."""
+"""The workflows of a public CI: those that `plugins new` writes for authors of plugins, and our own."""
 
 from __future__ import annotations
 
@@ -40,6 +40,41 @@ def test_the_workflows_follow_their_schema(workflows: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_our_workflows_follow_their_schema() -> None:
+    """GitHub's workflow schema accepts our own workflows, which say that they have not been run."""
+    files = sorted((ROOT / ".github/workflows").iterdir())
+    assert ["release.yml", "test.yml"] == [file.name for file in files]
+    assert all(file.read_text("utf-8").startswith("# Not run yet: ") for file in files)
+    checker = require_peer(PROGRAMS / "check-jsonschema")
+    done = subprocess.run(
+        [checker, "--builtin-schema", "vendor.github-workflows", *files],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_what_our_workflows_do() -> None:
+    """Every Python is tested, everything is built before it is published, and no job keeps a token."""
+    files = [ROOT / ".github/workflows" / name for name in ("test.yml", "release.yml")]
+    done = subprocess.run(
+        [require_peer(PROGRAMS / "python"), "-c", AS_JSON, *files], capture_output=True, text=True, check=True
+    )
+    tests, release = (file["jobs"] for file in json.loads(done.stdout))
+    assert ".ci/run" in [step.get("run") for step in tests["all"]["steps"]]
+    matrix = tests["fast"]["strategy"]["matrix"]
+    assert ["3.11", "3.12", "3.13", "3.14"] == matrix["python-version"]
+    assert ["ubuntu-latest", "macos-latest"] == matrix["os"]
+    assert {*release} - {"publish"} == {*release["publish"]["needs"]}
+    assert {"publish": {"id-token": "write"}} == {
+        name: job["permissions"] for name, job in release.items() if "permissions" in job
+    }
+    steps = [step for job in (*tests.values(), *release.values()) for step in job.get("steps", ())]
+    used = [step for step in steps if "uses" in step]
+    assert [] == [step for step in used if not re.search(r"@(v\d+|release/v1)$", step["uses"])]
+    checkouts = [step for step in used if step["uses"].startswith("actions/checkout")]
+    assert {False} == {step["with"]["persist-credentials"] for step in checkouts}
 
 
 def test_what_the_workflows_do(workflows: Path) -> None:
