@@ -315,3 +315,26 @@ def test_the_command(tmp_path: Path) -> None:
     )
     both = run("run", "-m", "llm/echo", "-t", "llm.simple_eval", "-y", prompt)
     assert "42" in both.stdout, both.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-m", "llm/echo", "x"),
+        ("models", "list", "llm"),
+        ("run", "-m", "demo", "-t", "llm", "x"),
+        ("run", "-m", "demo", "-f", "llm:shelf:x", "x"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The error names its package: `llm plugins` and `llm uninstall` fail like llm itself then."""
+    metadata = tmp_path / "llm_torn-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-torn\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[llm]\ntorn = llm_torn\n")
+    (tmp_path / "llm_torn.py").write_text("raise ImportError('libtorn.so is missing')\n")
+    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = run(*arguments, PYTHONPATH=os.pathsep.join(paths))
+    assert 0 != done.returncode
+    assert "The plugin llm-torn of llm cannot be loaded: ImportError: libtorn.so is missing" in done.stderr
+    assert "pip uninstall llm-torn" in done.stderr

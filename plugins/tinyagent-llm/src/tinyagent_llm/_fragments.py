@@ -6,6 +6,8 @@ import llm  # pyright: ignore[reportMissingImports] - it is not in .venv
 
 from tinyagent.errors import ConfigurationError, ToolError
 
+from ._plugins import load_plugins
+
 __all__ = ["load_fragment"]
 
 
@@ -14,9 +16,11 @@ def load_fragment(argument: str) -> list[bytes]:
 
     Raises:
         ConfigurationError: There is no loader with this prefix.
+        PluginError: A plugin of `llm` cannot be loaded.
         ToolError: The loader fails.
     """
     prefix, colon, rest = argument.partition(":")
+    load_plugins()
     loaders = llm.get_fragment_loaders()
     if not colon or prefix not in loaders:
         known = ", ".join(sorted(loaders)) or "none"

@@ -14,6 +14,8 @@ from tinyagent import Model
 from tinyagent.agent_types import JsonDict, JsonValue, ModelInfo
 from tinyagent.errors import ConfigurationError, PluginError
 
+from ._plugins import load_plugins
+
 __all__ = ["LlmModel", "find_model", "list_models", "make_model"]
 
 AnyModel: TypeAlias = "llm.Model | llm.KeyModel | llm.AsyncModel | llm.AsyncKeyModel"
@@ -58,13 +60,7 @@ def find_model(model_id: str) -> AnyModel:
         ConfigurationError: There is no such model.
         PluginError: A plugin of `llm` cannot be loaded.
     """
-    try:
-        found = llm.get_models_with_aliases()
-    except Exception as error:
-        raise PluginError(
-            f"A plugin of llm cannot be loaded: {type(error).__name__}: {error}",
-            hint="See which: llm plugins. Remove it: llm uninstall NAME",
-        ) from error
+    found = _models()
     for entry in found:
         if model_id == entry.model.model_id or model_id in entry.aliases:
             return entry.async_model or entry.model
@@ -77,15 +73,36 @@ def find_model(model_id: str) -> AnyModel:
     )
 
 
+def _models() -> list[llm.ModelWithAliases]:
+    """Return the models of all plugins.
+
+    Raises:
+        PluginError: A plugin cannot be loaded, or register its models.
+    """
+    load_plugins()
+    try:
+        found: list[llm.ModelWithAliases] = llm.get_models_with_aliases()
+    except Exception as error:
+        raise PluginError(
+            f"A plugin of llm cannot register its models: {type(error).__name__}: {error}",
+            hint="List the plugins: llm plugins. Remove one: llm uninstall NAME",
+        ) from error
+    return found
+
+
 async def list_models() -> list[ModelInfo]:
-    """Return the models of all plugins. Their names are their aliases."""
+    """Return the models of all plugins. Their names are their aliases.
+
+    Raises:
+        PluginError: A plugin of `llm` cannot be used.
+    """
     return [
         ModelInfo(
             id=entry.model.model_id,
             name=", ".join(entry.aliases),
             abilities=tuple(_abilities(entry.model)),
         )
-        for entry in llm.get_models_with_aliases()
+        for entry in _models()
     ]
 
 

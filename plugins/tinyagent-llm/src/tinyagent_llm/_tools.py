@@ -26,6 +26,8 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import ConfigurationError, ToolError
 
+from ._plugins import load_plugins
+
 __all__ = ["all_tools"]
 
 Offer: TypeAlias = "llm.Tool | type[llm.Toolbox]"
@@ -40,8 +42,10 @@ def all_tools() -> list[AgentTool]:
 
     Raises:
         ConfigurationError: The variable is malformed, or a toolbox cannot be made.
+        PluginError: A plugin of `llm` cannot be loaded.
     """
     found: dict[str, AgentTool] = {}
+    load_plugins()
     offered = llm.get_tools()
     configured = dict(_configured(offered))
     for name, tool in offered.items():
