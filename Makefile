@@ -71,8 +71,8 @@ check: $(VENV)/.ready-dev ## run ruff, mypy and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy --explicit-package-bases tests/typing examples/*.py examples/*/src
-	$(BIN)/pyright tests/typing examples/*.py examples/*/src plugins/*/src bindings/*/python
+	$(BIN)/mypy --explicit-package-bases tests/typing examples/*.py examples/*/*.py examples/*/src
+	$(BIN)/pyright tests/typing examples/*.py examples/*/*.py examples/*/src plugins/*/src bindings/*/python
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent --ignoreexternal
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent_cli --ignoreexternal
 	@if command -v cargo >/dev/null; then set -ex; cd $(BINDING); cargo fmt --all --check; \

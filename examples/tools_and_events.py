@@ -1,6 +1,6 @@
-"""Two tools, and all events of a run.
+"""Two tools, and the events of a run: python examples/tools_and_events.py
 
-OPENROUTER_API_KEY=... python examples/tools_and_events.py, or set BASE_URL as in quickstart.py.
+The demo answers offline. Set OPENROUTER_API_KEY and MODEL=openai/gpt-4.1-mini for a model.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from tinyagent import (
     stream_openrouter,
     tool,
 )
+from tinyagent.demo_provider import demo_provider
 
 
 @tool(read_only=True)
@@ -49,15 +50,26 @@ sum_tool = AgentTool(
 )
 
 
+def make_agent() -> Agent:
+    """Return an agent with the demo, or with the model that MODEL names."""
+    if model_id := os.environ.get("MODEL"):
+        agent = Agent(AgentOptions(stream_fn=stream_openrouter))
+        model = OpenRouterModel(id=model_id)
+        model.base_url = os.environ.get("BASE_URL", model.base_url)
+        agent.set_model(model)
+        return agent
+    demo = demo_provider()
+    agent = Agent(AgentOptions(stream_fn=demo.stream_fn))
+    agent.set_model(demo.make_model("", {}))
+    return agent
+
+
 async def main() -> None:
     """Stream a run: print text as it arrives, and some other events on separate lines."""
-    agent = Agent(AgentOptions(stream_fn=stream_openrouter))
-    model = OpenRouterModel()
-    model.base_url = os.environ.get("BASE_URL", model.base_url)
-    agent.set_model(model)
+    agent = make_agent()
     agent.set_tools([sum_tool, word_count])
 
-    async with agent.stream("How much is 20 + 22?") as events:
+    async with agent.stream("Call sum with a=20 b=22, and word_count with text='one two three'.") as events:
         async for event in events:
             match event.type:
                 case "message_update" if event.assistant_message_event["type"] == "text_delta":
