@@ -40,9 +40,12 @@ class Block(NamedTuple):
 def blocks(page: Path) -> list[Block]:
     """Return the code blocks of a page."""
     text = page.read_text(encoding="utf-8")
-    found = re.findall(r"^```(\S*)(?: file=(\S+))?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\S*)((?: \w+=\S+)*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert text.count("\n```") == 2 * len(found), f"{page.name} has a block that this does not understand"
-    return [Block(*block) for block in found]
+    return [
+        Block(language, dict(word.split("=", 1) for word in words.split()).get("file", ""), body)
+        for language, words, body in found
+    ]
 
 
 def run_block(cli: Cli, block: Block, **environment: str) -> int:
