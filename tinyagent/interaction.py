@@ -1,8 +1,8 @@
 """Ask the user, or the model of the run, from inside a tool.
 
 An application that can ask its user passes an `Interaction` to the agent (`AgentOptions(interaction=…)`). A
-tool gets it by `current_interaction()` while it is called, and also from its tasks and threads. There is none
-in a run that cannot ask, so a tool needs another way, or an error that says what it lacks.
+tool gets it by `current_interaction()` while it is called, and also from its tasks and threads. In a run that
+cannot ask, the result is None, so a tool needs another way, or an error that says what it lacks.
 
     interaction = current_interaction()
     if interaction is None:
@@ -51,7 +51,7 @@ class ToolInteraction:
 
     Args:
         inner: The interaction of the application.
-        limit: The time limit of the call, which has begun.
+        limit: The time limit of the current call.
     """
 
     def __init__(self, inner: Interaction, limit: asyncio.Timeout) -> None:

@@ -139,7 +139,7 @@ class Sandbox:
 
     Attributes:
         mechanism: The mechanism; `none` if programs run without a sandbox.
-        problem: Why there is no better mechanism; empty if there is none.
+        problem: Why a better mechanism is not used; empty if this is the best.
     """
 
     mechanism: Mechanism
@@ -213,14 +213,14 @@ def find_sandbox(mode: Mode = "auto") -> Sandbox:
         mode: `required` raises if there is no sandbox; `off` returns one that does nothing.
 
     Raises:
-        ConfigurationError: A sandbox is required, and there is none.
+        ConfigurationError: A sandbox is required, but not available.
     """
     if mode == "off":
         return Sandbox("none", "it is turned off")
     mechanism, problem, program = _working_mechanism()
     if mode == "required" and mechanism == "none":
         raise ConfigurationError(
-            f"A sandbox is required, and there is none: {problem}.",
+            f"A sandbox is required, but not available: {problem}.",
             hint=_INSTALL
             if sys.platform == "linux"
             else "Run tinyagent in a container or a virtual machine.",

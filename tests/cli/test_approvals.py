@@ -709,7 +709,7 @@ async def test_a_sandbox_that_cannot_be_described_runs_nothing() -> None:
     """The function of the tool may raise, for example because a sandbox is required."""
 
     def confined(arguments: dict[str, Any]) -> CallSandbox:
-        raise ConfigurationError("A sandbox is required, and there is none.")
+        raise ConfigurationError("A sandbox is required, but not available.")
 
     tool = AgentTool(name="shell", description="", parameters={}, sandbox=confined)
     call = ToolCallInfo(tool, "call_1", {}, assistant("…"), AgentContext(messages=[]))

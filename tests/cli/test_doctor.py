@@ -312,7 +312,7 @@ def test_the_sandbox(cli: Cli) -> None:
     required = cli("doctor", "--offline", TINYAGENT_SANDBOX="required", PATH="/nowhere")
     if "In a sandbox" not in joined(required.out):
         assert 3 == required.code
-        assert "A sandbox is required, and there is none" in joined(required.out)
+        assert "A sandbox is required, but not available" in joined(required.out)
 
 
 def joined(text: str) -> str:

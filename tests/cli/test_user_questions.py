@@ -129,7 +129,9 @@ def test_a_form_is_declined(ask: Callable[..., tuple[Terminal, FakeServer]], ans
 def test_a_question_without_values(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
     """A form without fields is a question for yes or no."""
     terminal, server = ask("book", message="Really?", fields=False)
-    terminal.expect("The desk asks you:\r\n  │ Really?\r\nOnly the desk is told.\r\n[y] yes  [n] no: ")
+    terminal.expect(
+        "The desk asks you:\r\n  │ Really?\r\nOnly the desk gets the answer.\r\n[y] yes  [n] no: "
+    )
     terminal.type("y\n")
     assert 0 == terminal.end()
     assert "True {} " == told(server)

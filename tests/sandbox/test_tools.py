@@ -278,7 +278,7 @@ async def test_a_sandbox_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYAGENT_SANDBOX", "required")
     monkeypatch.setattr(sandbox, "_working_mechanism", lambda: ("none", "tinyagent has none for macOS", ()))
     with pytest.raises(
-        ToolError, match="A sandbox is required, and there is none: tinyagent has none for macOS"
+        ToolError, match="A sandbox is required, but not available: tinyagent has none for macOS"
     ):
         await call(add, point={"x": 1})
 

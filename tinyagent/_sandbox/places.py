@@ -58,7 +58,7 @@ SEARCHED_ENTRIES = 5_000
 
 
 def home_folder() -> str | None:
-    """Return the user's home folder, without links; None if there is none."""
+    """Return the user's home folder, without links; None if the user has no home."""
     try:
         home = os.path.realpath(Path.home())
     except RuntimeError:

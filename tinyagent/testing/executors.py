@@ -229,7 +229,7 @@ class ExecutorContract:
             assert {"item-1": "sk-test-CANARY"} == self._run("secret").answers
 
     def test_items_of_a_lost_worker_are_run_again(self) -> None:
-        """If a worker ends while it runs items, they are run again, and none is done twice."""
+        """If a worker ends while it runs items, they are run again, and no item is done twice."""
         if not self.is_separate:
             return
         with TemporaryDirectory() as folder:

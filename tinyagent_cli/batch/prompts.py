@@ -29,7 +29,7 @@ __all__ = ["FilledPrompt", "ItemTemplate", "checked", "inline_template", "read_i
 
 
 class FilledPrompt(NamedTuple):
-    """The texts of an item. None if there is none."""
+    """The texts of an item; None for a text that it does not have."""
 
     prompt: str | None
     system: str | None

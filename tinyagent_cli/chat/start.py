@@ -1,4 +1,4 @@
-"""Start a chat: take the terminal, prepare the plan, and choose a model if none is chosen."""
+"""Start a chat: take the terminal, prepare the plan, and ask for a model if no model is set."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tinyagent_cli.terminal.tables import table_lines
 __all__ = ["TemplateCommands", "split_values"]
 
 PATIENCE_S = 0.5
-"""Seconds until the user is told that a plugin has not answered."""
+"""Seconds until a message says that a plugin has not answered."""
 
 T = TypeVar("T")
 

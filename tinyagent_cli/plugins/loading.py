@@ -157,7 +157,7 @@ def _read_hooks(implementation: object, label: str) -> dict[str, tuple[Hook, ...
 
 
 def _unknown_arguments(manager: pluggy.PluginManager, implementation: object) -> str:
-    """Return which hook has arguments that its specification does not have; empty if there is none."""
+    """Return which hook has arguments that its specification does not have; empty if all fit."""
     for attribute in dir(implementation):
         options = manager.parse_hookimpl_opts(implementation, attribute)
         name = (options["specname"] or attribute) if options is not None else ""

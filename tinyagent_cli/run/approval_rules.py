@@ -78,7 +78,7 @@ class Rule(NamedTuple):
 
 
 def first_match(rules: Iterable[Rule], name: str, arguments: Mapping[str, object]) -> Rule | None:
-    """Return the first rule that allows a call; None if there is none."""
+    """Return the first rule that allows a call; None if no rule does."""
     return next((rule for rule in rules if rule.allows(name, arguments)), None)
 
 

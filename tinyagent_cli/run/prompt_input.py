@@ -144,7 +144,7 @@ def read_files(
         paths: Files; `-` is standard input. Web pages are read by `read_url`.
         stdin: Standard input.
         read_url: Returns the text of a web page.
-        read_input: Returns the parts of an input of a plugin; None if the path is none.
+        read_input: Returns the parts of an input of a plugin; None for a path of another kind.
 
     Raises:
         InputError: A file cannot be read, or together they have more than `MAX_INPUT` bytes.

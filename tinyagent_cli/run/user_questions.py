@@ -79,7 +79,7 @@ class UserQuestions:
                 f"{_capital(form.source)} asks you:",
                 form.message,
                 "[y] yes  [n] no: ",
-                f"Only {form.source} is told.",
+                f"Only {form.source} gets the answer.",
             )
             return FormAnswer(accepted=await confirm(fd, question) in _YES)
         warning = f"Only {form.source} gets the values. Do not type passwords or keys."

@@ -167,7 +167,7 @@ def _call(
 
 
 def _decode(line: bytes) -> tuple[JsonDict, JsonDict | None]:
-    """Return the message of a line, and the error to reply with if it is none."""
+    """Return the message of a line, or the error to reply with."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

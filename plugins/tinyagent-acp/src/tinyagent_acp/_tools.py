@@ -129,7 +129,7 @@ def _diff(name: str, args: JsonDict, path: str) -> tuple[FileEditToolCallContent
 
 
 def _text_of(path: str) -> str | None:
-    """Return the text of a file; None if there is none, or if it is large or no text."""
+    """Return the text of a file; None if it does not exist, is large or has other data."""
     try:
         file = Path(path)
         if not file.is_file() or file.stat().st_size > _MAX_DIFF_BYTES:

@@ -54,7 +54,7 @@ def _configured_servers() -> McpServers:
     """Return the configured servers, the same ones for all hooks.
 
     Raises:
-        NotConfiguredError: There is none.
+        NotConfiguredError: No server is configured.
     """
     global _servers
     configs = configured()

@@ -168,7 +168,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             directory: Its working directory, which it may change if `cwd` is set.
 
         Raises:
-            ConfigurationError: A sandbox is required, and there is none.
+            ConfigurationError: A sandbox is required, but not available.
             OSError: The sandbox cannot be prepared.
         """
         # Its private directory is part of tinyagent's data, which no program in a sandbox may change.

@@ -41,14 +41,14 @@ def resource_parts(
 
 def prompt_text(answer: GetPromptResult) -> str:
     """Return the messages of `prompts/get` as one text."""
-    said = [
+    texts = [
         (message.role, message.content.text)
         for message in answer.messages
         if message.content.type == "text" and message.content.text.strip()
     ]
-    if all(role == "user" for role, _ in said):
-        return "\n\n".join(text for _, text in said)
-    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
+    if all(role == "user" for role, _ in texts):
+        return "\n\n".join(text for _, text in texts)
+    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in texts)
 
 
 def text_of(result: AgentToolResult) -> str:

@@ -110,7 +110,7 @@ def _field(field: Mapping[str, object]) -> JsonDict:
 
 
 def _choice(field: Mapping[str, object], alternatives: str) -> JsonDict | None:
-    """Return a choice of texts; None if the field is none."""
+    """Return a choice of texts; None for another kind of field."""
     values, labels = field.get("enum"), field.get("enumNames")
     entries = field.get(alternatives)
     if isinstance(entries, list):

@@ -83,7 +83,7 @@ class TokenAuth(httpx2.Auth):
 
 
 def _renewed(config: ServerConfig, used: SignIn) -> tuple[SignIn | None, str]:
-    """Return the new sign-in, or the reason why there is none."""
+    """Return the new sign-in, or why the sign-in cannot be renewed."""
     with locked_file(config.name):
         stored = load(config)
         if stored is None:

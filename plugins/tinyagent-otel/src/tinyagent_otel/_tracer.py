@@ -113,7 +113,7 @@ class AgentTracer:
             case TurnStartEvent():
                 self._start_chat()
             case CompactionStartEvent(reason=reason):
-                # The span that the turn has started is left out: its request has not begun.
+                # The span that the turn has started is left out: its request was not sent yet.
                 self._start_chat({names.COMPACTION_REASON: reason})
             case CompactionEndEvent():
                 self._end_compaction(event)
@@ -307,7 +307,7 @@ class AgentTracer:
         return attributes
 
     def _add_error(self, span: Span, message: AssistantMessage) -> str | None:
-        """Add the error of a reply to a span. Return its `error.type`; None if there is none."""
+        """Add the error of a reply to a span. Return its `error.type`; None without an error."""
         if message["stop_reason"] not in ("error", "aborted"):
             return None
         other = "aborted" if message["stop_reason"] == "aborted" else names.OTHER_ERROR

@@ -304,7 +304,7 @@ class RayWorker:
 
 
 async def _check_port(address: str) -> None:
-    """Connect to the port of an address, because Ray itself waits for minutes if there is none.
+    """Connect to the port of an address, because Ray itself waits for minutes if nothing listens there.
 
     Raises:
         OSError: It cannot be connected.

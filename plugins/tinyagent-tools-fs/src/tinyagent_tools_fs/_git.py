@@ -136,7 +136,7 @@ def _named_by(configs: list[str], tree: str) -> list[str]:
 def _repositories(folder: str) -> Iterator[tuple[str, str | None]]:
     """Return the working trees around a folder, each with the shared folder of its repository.
 
-    If there is none, return the folder itself, because it could become one.
+    Outside a repository, return the folder itself, because it could become one.
     """
     tree, none = folder, True
     while True:

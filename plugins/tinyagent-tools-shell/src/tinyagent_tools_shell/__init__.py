@@ -49,7 +49,7 @@ def shell_tool(
             calls are approved one by one: see `AgentTool.sandbox`.
 
     Raises:
-        ConfigurationError: A sandbox is required, and there is none.
+        ConfigurationError: A sandbox is required, but not available.
     """
     root = Path(folder if folder is not None else Path.cwd()).resolve(strict=True)
     more = frozenset(environment)
