@@ -131,3 +131,25 @@ def test_the_description_on_pypi_links_to_the_repository() -> None:
     )
     assert expected == describe(text, f"{site}/", "1.0")
     assert " page [other](https://example.org) [here](#c)" == describe(text, "", "1.0")
+
+
+def test_the_ways_through_the_code_exist() -> None:
+    """Every file, class and function that ARCHITECTURE.md names in "Four ways through the code" exists."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([^`]+)`", text.partition("## Four ways through the code")[2].partition("\n## ")[0])
+    files = {name: [path for path in _tracked() if path.match(f"tinyagent*/{name}") or path == ROOT / name]
+             for name in names if name.endswith(".py")}  # fmt: skip
+    assert [] == [name for name, found in files.items() if not found]
+    sources = [path.read_text(encoding="utf-8") for found in files.values() for path in found]
+
+    def exists(name: str) -> bool:
+        owner, _, member = name.rpartition(".")
+        return any(
+            re.search(rf"(?m)^(class|def|async def|    def|    async def) {member}\b|^{member} = ", source)
+            and (not owner or f"\nclass {owner}" in source)
+            for source in sources
+        )
+
+    code = [name for name in names if not name.endswith(".py")]
+    assert len(code) > 30
+    assert [] == [name for name in code if not exists(name)]
