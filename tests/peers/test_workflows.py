@@ -78,7 +78,7 @@ def test_what_our_workflows_do() -> None:
 
 
 def test_what_the_workflows_do(workflows: Path) -> None:
-    """All Pythons are tested before a release, only its last job may publish, and actions are pinned."""
+    """All Pythons are tested before a release, only its last job may publish, and no job keeps a token."""
     files = [workflows / "test.yml", workflows / "release.yml"]
     done = subprocess.run(
         [require_peer(PROGRAMS / "python"), "-c", AS_JSON, *files], capture_output=True, text=True, check=True
@@ -90,9 +90,11 @@ def test_what_the_workflows_do(workflows: Path) -> None:
     assert {"publish": {"id-token": "write"}} == {
         name: job["permissions"] for name, job in release.items() if "permissions" in job
     }
-    used = [step["uses"] for job in (*tests.values(), *release.values()) for step in job.get("steps", ())
-            if "uses" in step]  # fmt: skip
-    assert [] == [action for action in used if not re.search(r"@(v\d+|release/v1)$", action)]
+    steps = [step for job in (*tests.values(), *release.values()) for step in job.get("steps", ())]
+    used = [step for step in steps if "uses" in step]
+    assert [] == [step for step in used if not re.search(r"@(v\d+|release/v1)$", step["uses"])]
+    checkouts = [step for step in used if step["uses"].startswith("actions/checkout")]
+    assert {False} == {step["with"]["persist-credentials"] for step in checkouts}
 
 
 def test_the_tag_is_compared_with_the_version(workflows: Path) -> None:
