@@ -87,6 +87,7 @@ docs: $(VENV)/.ready-dev $(DOCS)/.ready ## write what is generated (docs/cli.md,
 	$(BIN)/python scripts/list-commands --write
 	$(BIN)/python scripts/list-settings --write
 	$(BIN)/python scripts/record-terminal --write
+	$(BIN)/python scripts/draw-charts --write
 	$(BIN)/python -m pytest -q tests/cli/test_help.py --snapshot-update
 	$(BIN)/python scripts/build-site
 

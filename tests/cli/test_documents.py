@@ -28,6 +28,7 @@ DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")),
     *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md"),
     *sorted((ROOT / "plugins").glob("*/README.md")),
+    ROOT / "examples" / "README.md",
 ]
 UNCHECKED = {"text", "", "lua", "ts", "yaml"}
 """Output, settings of other programs, and generated types, which tests/peers/test_generators.py makes."""

@@ -103,7 +103,7 @@ def address(site: Path) -> Iterator[str]:
     """The address of a server for the site."""
 
     class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
+        def log_message(self, format: str, *args: object) -> None:
             """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
