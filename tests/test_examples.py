@@ -93,18 +93,6 @@ def test_a_batch_continues(tmp_path: Path) -> None:
     assert "1 answered" in again.stderr
 
 
-SHELLCHECK = shutil.which("shellcheck")
-
-
-@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
-def test_shellcheck_accepts_the_scripts() -> None:
-    """The scripts have no mistakes that a checker finds."""
-    assert SHELLCHECK is not None
-    scripts = sorted(EXAMPLES.glob("*.sh"))
-    done = subprocess.run([SHELLCHECK, *scripts], capture_output=True, text=True, check=False)
-    assert ("", 0) == (done.stdout, done.returncode)
-
-
 def test_every_example_is_listed() -> None:
     """examples/README.md names each example, and nothing that does not exist."""
     text = (EXAMPLES / "README.md").read_text(encoding="utf-8")
@@ -162,6 +150,24 @@ def test_steering() -> None:
         "user: Now in one sentence.",
         "assistant: Paris has the Louvre.",
     ] == printed
+
+
+WITHOUT_POSIX = """
+import runpy, sys
+
+sys.modules.update(dict.fromkeys(("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty")))
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_the_library_needs_no_module_that_windows_lacks() -> None:
+    """An agent with tools runs without the modules that only POSIX systems have."""
+    done = subprocess.run(
+        [PYTHON, "-c", WITHOUT_POSIX, EXAMPLES / "tools_and_events.py"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ("", 0) == (done.stderr, done.returncode)
+    assert "[sum -> 42]" in done.stdout
 
 
 def test_chat_ui() -> None:

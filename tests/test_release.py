@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+import tinyagent
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -18,15 +20,17 @@ def script() -> SimpleNamespace:
 
 
 def test_every_version_is_changed(script: SimpleNamespace) -> None:
-    """tinyagent, each plugin, and the Rust binding with its lock file get the version."""
+    """tinyagent, each plugin, and the Rust binding with its lock file get the version; plugins need it."""
     texts = {str(path.relative_to(ROOT)): text for path, text in script.changes("77.1.0").items()}
     plugins = {str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml")}
     binding = {f"bindings/alchemy_llm_py/{name}" for name in ("pyproject.toml", "Cargo.toml", "Cargo.lock")}
-    assert {"tinyagent/_version.py", "CHANGELOG.md", *plugins, *binding} == texts.keys()
+    assert {"tinyagent/_version.py", "CHANGELOG.md", "docs/sandbox.md", *plugins, *binding} == texts.keys()
     assert dict.fromkeys(texts, 1) == {name: text.count("77.1.0") for name, text in texts.items()}
+    needing = {name for name, text in texts.items() if '"tinyagent-core>=77.1"' in text}
+    assert {*plugins, "bindings/alchemy_llm_py/pyproject.toml"} == needing
 
 
-@pytest.mark.parametrize("version", ["0.0.1", "0.1.0", "0.1.0rc1"])
+@pytest.mark.parametrize("version", ["0.0.1", tinyagent.__version__, f"{tinyagent.__version__}rc1"])
 def test_an_older_version_is_refused(script: SimpleNamespace, version: str) -> None:
     """The version can only become newer."""
     with pytest.raises(ValueError, match="is not newer than"):

@@ -110,7 +110,7 @@ def test_search_lists_our_plugins_and_says_where_others_are(cli: Cli) -> None:
     done = cli("plugins", "search", "FILES", "tinyagent")
     first, *rest = done.out.splitlines()
     assert (0, "") == (done.code, done.err)
-    assert ["tinyagent-tools-fs", "0.1.0"] == first.split()[:2]
+    assert ["tinyagent-tools-fs", tinyagent.__version__] == first.split()[:2]
     assert "  https://pypi.org/search/?q=tinyagent-plugin+FILES+tinyagent" in rest
     assert [] == [line for line in rest if line.startswith("tinyagent-")]
 

@@ -107,3 +107,52 @@ def test_the_tag_is_compared_with_the_version(workflows: Path) -> None:
             ["bash", "-e", "-c", script], cwd=workflows.parents[1], env=environment, check=False
         )
         assert code == done.returncode, tag
+
+
+# ---- other files of this repository ------------------------------------------------
+
+GITHUB = ROOT / ".github"
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-issue-forms", [GITHUB / "ISSUE_TEMPLATE" / name for name in ("bug.yml", "idea.yml")]),
+        ("github-issue-config", [GITHUB / "ISSUE_TEMPLATE" / "config.yml"]),
+        ("dependabot", [GITHUB / "dependabot.yml"]),
+    ],
+)
+def test_our_files_follow_the_schemas_of_github(schema: str, files: list[Path]) -> None:
+    """GitHub's schemas accept our issue forms and settings."""
+    checker = require_peer(PROGRAMS / "check-jsonschema")
+    done = subprocess.run(
+        [checker, "--builtin-schema", f"vendor.{schema}", *files], capture_output=True, text=True, check=False
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_our_workflows_are_safe() -> None:
+    """zizmor finds no injection, no stored credential and no permission that is too wide."""
+    done = subprocess.run(
+        [require_peer(PROGRAMS / "zizmor"), "--offline", "--quiet", "--min-severity", "medium", GITHUB],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def test_our_scripts_have_no_mistakes() -> None:
+    """shellcheck accepts the scripts of the repository and the examples."""
+    scripts = [*ROOT.glob("examples/*.sh"), ROOT / ".ci" / "run", *ROOT.glob("scripts/*")]
+    shell = [path for path in sorted(scripts) if re.match(r"#!\S*(/| )(ba)?sh\n", _first_line(path))]
+    assert len(shell) > 5
+    done = subprocess.run(
+        [require_peer(PROGRAMS / "shellcheck"), *shell], capture_output=True, text=True, check=False
+    )
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+def _first_line(path: Path) -> str:
+    if path.is_dir():
+        return ""
+    with path.open(encoding="utf-8") as file:
+        return file.readline()

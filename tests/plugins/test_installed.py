@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import tinyagent
+
 from .conftest import ROOT, Environment
 
 
@@ -78,7 +80,7 @@ def test_plugins_list_names_them(environment: Environment) -> None:
         for entry in json.loads(done.stdout)
     }
     assert {
-        ("calc", "tools", "tinyagent-tools-calc", "0.1.0"),
+        ("calc", "tools", "tinyagent-tools-calc", tinyagent.__version__),
         ("dice", "tools", "tinyagent-dice", "1.2.0"),
         ("dice", "providers", "tinyagent-dice", "1.2.0"),
     } <= listed
