@@ -19,6 +19,7 @@ from tinyagent.testing.server import chat_chunk
 from tinyagent.testing.wires import AnthropicWire, ChatWire, ResponsesWire, Script, Wire
 
 from .conftest import ROOT, SECONDS, Cli, FakeReply, Terminal
+from .documents import blocks
 
 Serve = Callable[..., FakeServer]
 
@@ -420,17 +421,17 @@ def test_a_message_that_came_too_late_for_a_reply_is_sent_as_a_prompt(cli: Cli, 
 
 def test_the_blocks_of_the_documentation_are_true(cli: Cli) -> None:
     """The commands of docs/compaction.md run; its lines, settings and program are valid."""
-    text = (ROOT / "docs/compaction.md").read_text(encoding="utf-8")
-    blocks = {
-        kind: re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+    page = ROOT / "docs" / "compaction.md"
+    texts = {
+        kind: [block.text for block in blocks(page) if block.language == kind]
         for kind in ("bash", "toml", "json", "python")
     }
-    done = cli.shell('tinyagent() { $T "$@"; }\nset -e\n' + "\n".join(blocks["bash"]))
-    [shown] = re.findall(r"^    (Compacted .*)$", text, re.MULTILINE)
+    done = cli.shell('tinyagent() { $T "$@"; }\nset -e\n' + "\n".join(texts["bash"]))
+    [shown] = re.findall(r"^    (Compacted .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert (0, True) == (done.code, shown in done.err), done.err
-    for line in blocks["json"][0].splitlines():
+    for line in texts["json"][0].splitlines():
         assert list(jsonl.read([line]))
-    cli.config(blocks["toml"][0])
+    cli.config(texts["toml"][0])
     assert 0 == cli("config", "show").code
-    program = cli.file("program.py", blocks["python"][0])
+    program = cli.file("program.py", texts["python"][0])
     assert "2 messages are now a summary" in cli.shell(f"{sys.executable} -P {program}").out

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from .conftest import ROOT, Cli
+from .documents import blocks
 
-GUIDE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    """Return the code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
+GUIDE = blocks(ROOT / "docs" / "configuration.md")
 
 
-@pytest.mark.parametrize("block", blocks("sh"))
+@pytest.mark.parametrize("block", [block.text for block in GUIDE if block.language == "sh"])
 def test_the_commands_of_the_guide_work(cli: Cli, block: str) -> None:
     """Each block runs from an empty configuration."""
     done = cli.shell(f'set -e; tinyagent() {{ $T "$@"; }}\n{block}')
@@ -24,7 +18,7 @@ def test_the_commands_of_the_guide_work(cli: Cli, block: str) -> None:
     assert done.out + done.err
 
 
-@pytest.mark.parametrize("block", blocks("toml"))
+@pytest.mark.parametrize("block", [block.text for block in GUIDE if block.language == "toml"])
 def test_the_files_of_the_guide_are_valid(cli: Cli, block: str) -> None:
     """Each block is a configuration file."""
     cli.config(block)

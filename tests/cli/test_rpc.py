@@ -28,6 +28,7 @@ from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.rpc.schema import schema
 
 from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, FakeServer
+from .documents import blocks
 
 Line = dict[str, Any]
 Connect = Callable[[], tuple[socket.socket, "Client"]]
@@ -841,27 +842,24 @@ def test_the_example_clients(cli: Cli, program: str, answer: str) -> None:
 
 def test_the_blocks_of_the_documentation(cli: Cli) -> None:
     """The commands in docs/rpc.md print what the page shows, and its JSON is valid."""
-    text = (ROOT / "docs/rpc.md").read_text(encoding="utf-8")
+    page = blocks(ROOT / "docs" / "rpc.md")
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     ran = 0
-    for name, block in re.findall(
-        r"^```console(?: file=\S+/(\S+))?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
-    ):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = part.partition("\n")
-            if name and command.startswith("cat "):
-                template(cli, name, expected)
+    for block in page:
+        for command, expected in block.commands() if block.language == "console" else ():
+            if block.file and command.startswith("cat "):
+                template(cli, Path(block.file).name, expected)
                 continue
             done = cli.shell(command.replace("tinyagent", "$T"), **environment)
             assert (0, expected) == (done.code, done.out), f"{command}: {done.err}"
             ran += 1
     assert 4 == ran
-    for block in re.findall(r"^```json\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        line = json.loads(block)
-        fits(
-            "Output" if line["type"] in ("approval_request", "input_request", "response") else "Command", line
-        )
-    [script] = re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    for block in page:
+        if block.language == "json":
+            line = json.loads(block.text)
+            output = line["type"] in ("approval_request", "input_request", "response")
+            fits("Output" if output else "Command", line)
+    [script] = [block.text for block in page if block.language == "bash"]
     done = cli.shell(
         'set -e; tinyagent() { exec $T "$@"; }\n' + script + "wait %1 || echo $?\n", **environment
     )
