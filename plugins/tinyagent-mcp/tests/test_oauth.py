@@ -230,11 +230,36 @@ async def test_a_user_refuses(url: str, accounts: Accounts) -> None:
 async def test_nobody_signs_in(url: str) -> None:
     """The wait has a limit."""
 
-    async def nothing(address: str) -> None:
-        pass
+    async def never(address: str) -> None:
+        raise TimeoutError  # the limit is reached here, however long the requests before took
 
-    with pytest.raises(LoginError, match=r"within 0\.5 s"):
-        await sign_in_at(server(url), nothing, timeout=0.5)
+    with pytest.raises(LoginError, match=r"not signed in at 't' within 300 s") as caught:
+        await sign_in_at(server(url), never)
+    assert "--timeout" in (caught.value.hint or "")
+
+
+async def test_a_server_that_does_not_answer() -> None:
+    """It is told apart from a user who does not sign in."""
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/mcp"
+        with pytest.raises(LoginError, match=r"did not answer within 0\.2 s") as caught:
+            await sign_in_at(server(url), browse, timeout=0.2)
+    assert "tinyagent mcp test t" in (caught.value.hint or "")
+
+
+async def test_a_port_that_is_in_use(url: str) -> None:
+    """The error names the port and the option for another one."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(
+            LoginError, match=f"port {port} .* cannot be used: Address already in use"
+        ) as caught:
+            await sign_in_at(server(url), browse, port=port)
+    assert "--port" in (caught.value.hint or "")
 
 
 async def test_a_forged_answer_is_refused(url: str) -> None:

@@ -9,6 +9,7 @@ Format: https://modelcontextprotocol.io/specification/2025-11-25/basic/authoriza
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -79,13 +80,32 @@ async def sign_in_at(
             lambda reader, writer: _answer_browser(reader, writer, arrived), "127.0.0.1", port
         )
     except OSError as error:
-        raise LoginError(f"The port {port} of this machine cannot be used: {error.strerror}.") from None
+        reason = os.strerror(error.errno) if error.errno else error  # asyncio's text has the address, too
+        raise LoginError(
+            f"The port {port} of this machine cannot be used: {reason}.",
+            hint="Choose another one: --port PORT. A client that you have registered needs its own.",
+        ) from None
+    is_shown = False
+
+    async def show_address(address: str) -> None:
+        nonlocal is_shown
+        is_shown = True
+        await show(address)
+
     try:
         async with asyncio.timeout(timeout):
             redirect = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}{PATH}"
-            return await _flow(config, config.url, redirect, show, arrived)
+            return await _flow(config, config.url, redirect, show_address, arrived)
     except TimeoutError:
-        raise LoginError(f"Nobody has signed in within {timeout:g} s.") from None
+        if not is_shown:
+            raise LoginError(
+                f"{config.url} did not answer within {timeout:g} s.",
+                hint=f"To try the server: tinyagent mcp test {config.name}",
+            ) from None
+        raise LoginError(
+            f"You have not signed in at {config.name!r} within {timeout:g} s.",
+            hint=f"To try it again: tinyagent mcp login {config.name}. --timeout gives you more time.",
+        ) from None
     finally:
         listener.close()
 
