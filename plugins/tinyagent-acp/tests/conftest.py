@@ -15,8 +15,14 @@ import pytest
 from acp import spawn_agent_process, text_block
 from acp.interfaces import Client
 from acp.schema import (
+    AcceptElicitationResponse,
     AllowedOutcome,
+    ClientCapabilities,
+    DeclineElicitationResponse,
     DeniedOutcome,
+    ElicitationCapabilities,
+    ElicitationFormCapabilities,
+    ElicitationUrlCapabilities,
     InitializeResponse,
     NewSessionResponse,
     PromptResponse,
@@ -39,6 +45,8 @@ class Editor(Client):
         self.updates: list[Update] = []
         self.questions: list[Update] = []
         self.answer: str | None = "yes"
+        self.elicitations: list[Update] = []
+        self.filled_in: Update | None = None
         self.asked = asyncio.Event()
         self.agent: Any = None
         self.process: Any = None
@@ -66,6 +74,16 @@ class Editor(Client):
         if self.answer == "cancelled":
             return RequestPermissionResponse(outcome=DeniedOutcome(outcome="cancelled"))
         return RequestPermissionResponse(outcome=AllowedOutcome(outcome="selected", option_id=self.answer))
+
+    async def create_elicitation(self, message: str, mode: Any, **kwargs: Any) -> Any:
+        """Answer with the values `filled_in`; decline if they are None."""
+        self.elicitations.append(
+            {"message": message, **mode.model_dump(mode="json", by_alias=True, exclude_none=True)}
+        )
+        self.asked.set()
+        if self.filled_in is None:
+            return DeclineElicitationResponse(action="decline")
+        return AcceptElicitationResponse(action="accept", content=self.filled_in)
 
     # ---- shorthands ----------------------------------------------------------------------------------------
 
@@ -159,7 +177,7 @@ async def start(home: Path, project: Path) -> AsyncIterator[Start]:
                 named += ["-t", name]
             editor.agent, editor.process = await stack.enter_async_context(
                 spawn_agent_process(
-                    editor, *COMMAND, *named, *options, env=dict(os.environ),
+                    editor, *COMMAND, *named, *options, env=dict(os.environ), use_unstable_protocol=True,
                     transport_kwargs={"stderr": None, "shutdown_timeout": PATIENCE},
                 )
             )  # fmt: skip
@@ -169,9 +187,12 @@ async def start(home: Path, project: Path) -> AsyncIterator[Start]:
         yield begin
 
 
-async def initialize(editor: Editor) -> InitializeResponse:
-    """Begin the connection."""
-    reply: InitializeResponse = await editor.agent.initialize(protocol_version=1)
+async def initialize(editor: Editor, elicits: bool = False) -> InitializeResponse:
+    """Begin the connection, as an editor with or without forms."""
+    can = ElicitationCapabilities(form=ElicitationFormCapabilities(), url=ElicitationUrlCapabilities())
+    reply: InitializeResponse = await editor.agent.initialize(
+        protocol_version=1, client_capabilities=ClientCapabilities(elicitation=can if elicits else None)
+    )
     return reply
 
 

@@ -18,6 +18,7 @@ from acp.schema import (
     ClientCapabilities,
     CloseSessionResponse,
     ConfigOptionUpdate,
+    ElicitationCapabilities,
     ForkSessionResponse,
     Implementation,
     InitializeResponse,
@@ -66,6 +67,7 @@ class AcpAgent:
         self._tools = tools
         self._mode = mode
         self._client: Client | None = None
+        self._can_elicit: ElicitationCapabilities | None = None
         self._sessions: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -106,6 +108,7 @@ class AcpAgent:
         **kwargs: object,
     ) -> InitializeResponse:
         """Tell the editor what the agent can do."""
+        self._can_elicit = None if client_capabilities is None else client_capabilities.elicitation
         return InitializeResponse(
             protocol_version=PROTOCOL_VERSION,
             agent_info=Implementation(name="tinyagent", title="tinyagent", version=version("tinyagent-acp")),
@@ -214,7 +217,8 @@ class AcpAgent:
             names = [*tools, *(["mcp"] if file and "mcp" not in tools else [])]
             options = [*self._arguments, *(part for name in names for part in ("-t", name)), *arguments]
             commands = [item for item in templates if item.needs_only_a_prompt and not item.hidden]
-            session = Session(self._client, SessionSettings(options, cwd, file, commands), self._mode)
+            settings = SessionSettings(options, cwd, file, commands, self._can_elicit)
+            session = Session(self._client, settings, self._mode)
             await session.start(saved)
         except BaseException:
             file.remove()

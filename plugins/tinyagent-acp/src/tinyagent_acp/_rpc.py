@@ -86,7 +86,7 @@ class Line(msgspec.Struct, frozen=True):
     success: bool = False
     data: msgspec.Raw = msgspec.Raw(b"{}")
     error: Failure | str | None = None
-    kind: str = ""
+    kind: str = ""  # of the error, or of an input_request
     hint: str | None = None
     # session
     model: msgspec.Raw = msgspec.Raw(b"null")
@@ -94,12 +94,16 @@ class Line(msgspec.Struct, frozen=True):
     request: str = ""
     answers: list[str] = []
     sandbox: str = ""
+    # input_request, which also has `request`, and a text as its `message`
+    source: str = ""
+    url: str = ""
+    schema: JsonDict = {}
     # events
     tool_call_id: str = ""
     tool_name: str = ""
     args: JsonDict = {}
     assistant_message_event: StreamEvent | None = None
-    message: Message | None = None
+    message: Message | str | None = None
     partial_result: ToolResult | None = None
     result: ToolResult | None = None
     is_error: bool = False

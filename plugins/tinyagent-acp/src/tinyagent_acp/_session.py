@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from acp.schema import (
     AvailableCommandInput,
     AvailableCommandsUpdate,
     CurrentModeUpdate,
+    ElicitationCapabilities,
     PermissionOption,
     PromptResponse,
     SessionConfigOptionSelect,
@@ -34,6 +36,7 @@ from ._catalogue import Template
 from ._errors import request_error
 from ._modes import MODES, READ_ONLY, accepts, choices
 from ._prompt import PromptBlock, message_of, slash_command
+from ._questions import DECLINED, ask_user
 from ._rpc import Failure, Line, Message, Rpc, failure
 from ._servers import ServerFile
 from ._tools import show_call
@@ -62,12 +65,14 @@ class SessionSettings(NamedTuple):
         folder: The working directory.
         servers: The MCP servers of the editor.
         templates: The templates that are offered as commands.
+        can_elicit: What the editor can ask the user, beside permissions.
     """
 
     arguments: Sequence[str]
     folder: str
     servers: ServerFile
     templates: Sequence[Template]
+    can_elicit: ElicitationCapabilities | None
 
 
 class _Turn:
@@ -272,9 +277,9 @@ class Session:
         if command is not None and command[0] in [template.name for template in self._settings.templates]:
             name = command[0]
             text = message.text.removeprefix(f"/{name}").strip()
-            await rpc.call("prompt", template=name, message=text, images=message.images)
+            await rpc.call("prompt", template=name, message=text, images=message.images, answers_input=True)
         else:
-            await rpc.call("prompt", message=message.text, images=message.images)
+            await rpc.call("prompt", message=message.text, images=message.images, answers_input=True)
 
     async def _compact(self, rpc: Rpc, instructions: str) -> PromptResponse:
         data = msgspec.json.decode(await rpc.call("compact", instructions=instructions), type=_Compacted)
@@ -298,8 +303,9 @@ class Session:
         """Take a line of the process."""
         turn = self._turn
         try:
-            if line.type == "approval_request":
-                task = asyncio.create_task(self._ask(line))
+            if line.type in ("approval_request", "input_request"):
+                ask = self._ask if line.type == "approval_request" else self._ask_user
+                task = asyncio.create_task(ask(line))
                 self._questions.add(task)
                 task.add_done_callback(self._questions.discard)
             elif line.type in ("result", "end"):
@@ -355,6 +361,24 @@ class Session:
         if not isinstance(reply.outcome, AllowedOutcome):
             return "cancelled"
         return reply.outcome.option_id if reply.outcome.option_id in [c.id for c in offered] else "no"
+
+    async def _ask_user(self, line: Line) -> None:
+        """Answer a question of a tool or an MCP server by the editor. Without an answer it is declined."""
+        assert self._rpc is not None
+        id = self._ids.new(line.request)
+        can = self._settings.can_elicit
+        try:
+            answer = await ask_user(self._client, self.id, line, can, id, self._update)
+        except (RequestError, ConnectionError, ValueError):
+            answer = DECLINED
+        if answer.cancelled:
+            await self.cancel()
+            return
+        try:
+            await self._rpc.call("respond", request=line.request, accept=answer.accept, values=answer.values)
+        except TinyAgentError as error:  # the values do not fit the form, or the run has ended
+            print(f"An answer to {line.source} is not used: {error}", file=sys.stderr)  # noqa: T201
+            await self._rpc.notify("respond", request=line.request, accept=False)
 
     def _cancel_questions(self) -> None:
         for task in self._questions:

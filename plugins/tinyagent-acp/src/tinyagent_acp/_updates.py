@@ -93,7 +93,7 @@ class RunUpdates:
         match line.type:
             case "message_update":
                 await self._reply(line)
-            case "message_end" if line.message is not None and line.message.role == "assistant":
+            case "message_end" if isinstance(line.message, Message) and line.message.role == "assistant":
                 for block in line.message.blocks:
                     if block.type == "tool_call":
                         await self._announce(block.id, block.name, block.arguments)
