@@ -21,8 +21,8 @@ import pytest
 from tinyagent_cli.app import root
 from tinyagent_cli.exit_codes import EXIT_CODES
 
-from .conftest import ROOT
-from .documents import Block, blocks
+from .conftest import ROOT, Cli
+from .documents import Block, blocks, run_block
 
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")),
@@ -180,3 +180,12 @@ def test_all_exit_codes_are_listed() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section.partition("\n## ")[0], re.MULTILINE)}
     signals = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     assert listed == {0, *EXIT_CODES.values(), *signals}
+
+
+def test_the_guide_to_tests_in_ci_can_be_followed(cli: Cli) -> None:
+    """The commands of docs/testing.md record and replay a run; another request fails as shown."""
+    bash, console = blocks(ROOT / "docs" / "testing.md")
+    run_block(cli, bash)
+    [(command, expected)] = console.commands()
+    done = cli.shell(f'tinyagent() {{ $T "$@"; }}\n{command}')
+    assert (1, expected) == (done.code, done.out)

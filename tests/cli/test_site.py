@@ -115,8 +115,7 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_in_a_browser(
     tabs: Any, address: str, page: str, width: int, scheme: str, tmp_path: Path
