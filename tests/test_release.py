@@ -11,6 +11,7 @@ import pytest
 import tinyagent
 
 ROOT = Path(__file__).resolve().parent.parent
+CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n- This.\n\n## [0.1.0] - 2025-01-01\n"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def script() -> SimpleNamespace:
 
 def test_every_version_is_changed(script: SimpleNamespace) -> None:
     """tinyagent, each plugin, and the Rust binding with its lock file get the version; plugins need it."""
-    texts = {str(path.relative_to(ROOT)): text for path, text in script.changes("77.1.0").items()}
+    texts = {str(path.relative_to(ROOT)): text for path, text in script.changes("77.1.0", CHANGELOG).items()}
     plugins = {str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/pyproject.toml")}
     binding = {f"bindings/alchemy_llm_py/{name}" for name in ("pyproject.toml", "Cargo.toml", "Cargo.lock")}
     assert {"tinyagent/_version.py", "CHANGELOG.md", "docs/sandbox.md", *plugins, *binding} == texts.keys()
@@ -34,14 +35,13 @@ def test_every_version_is_changed(script: SimpleNamespace) -> None:
 def test_an_older_version_is_refused(script: SimpleNamespace, version: str) -> None:
     """The version can only become newer."""
     with pytest.raises(ValueError, match="is not newer than"):
-        script.changes(version)
+        script.changes(version, CHANGELOG)
 
 
 def test_the_changelog_gets_a_section(script: SimpleNamespace) -> None:
     """What was unreleased gets the version and its date, and an empty section stays for the next changes."""
-    before = "# Changelog\n\n## [Unreleased]\n\n- This.\n\n## [0.1.0] - 2025-01-01\n"
-    after = before.replace("- This.", "## [0.2.0] - 2026-12-01\n\n- This.")
-    assert after == script.dated(before, "0.2.0", "2026-12-01")
+    after = CHANGELOG.replace("- This.", "## [0.2.0] - 2026-12-01\n\n- This.")
+    assert after == script.dated(CHANGELOG, "0.2.0", "2026-12-01")
 
 
 WITHOUT_CHANGES = [
