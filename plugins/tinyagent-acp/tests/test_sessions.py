@@ -54,12 +54,25 @@ async def test_a_session_is_saved_and_loaded(start: Start, project: Path) -> Non
     assert session == found.session_id
 
 
+async def test_a_new_session_gets_a_title(start: Start) -> None:
+    """After the first prompt the editor learns the title that the list of sessions has."""
+    editor = await start()
+    session = (await editor.new()).session_id
+    await editor.ask(session, "What  is 6 * 7?")
+    await editor.until(lambda: "session_info_update" in str(editor.updates))
+    await editor.ask(session, "What is 6 * 8?")
+    titles = [u["title"] for u in editor.updates if u["sessionUpdate"] == "session_info_update"]
+    [listed] = (await editor.agent.list_sessions()).sessions
+    assert (["What is 6 * 7?"], "What is 6 * 7?") == (titles, listed.title)
+
+
 async def test_resume_shows_nothing_again(start: Start, project: Path) -> None:
     """The editor has the conversation. An open session is continued, too."""
     editor = await start()
     session = (await editor.new()).session_id
     await editor.ask(session, "Hello")
     await editor.until(lambda: "available_commands_update" in str(editor.updates))
+    await editor.until(lambda: "session_info_update" in str(editor.updates))
     editor.updates.clear()
     await editor.agent.resume_session(cwd=str(project), session_id=session, mcp_servers=[])
     assert ["available_commands_update"] == [update["sessionUpdate"] for update in editor.updates]

@@ -151,6 +151,7 @@ class AcpAgent:
     ) -> NewSessionResponse:
         """Start a session in a folder."""
         session = await _answered(self._start(cwd, mcp_servers or [], []))
+        session.needs_title = True
         self._sessions[session.id] = session
         return NewSessionResponse(
             session_id=session.id, modes=session.modes, config_options=[*session.config_options]
@@ -191,7 +192,7 @@ class AcpAgent:
             SessionInfo(
                 session_id=entry.id,
                 cwd=entry.cwd,
-                title=entry.name or entry.title or None,
+                title=entry.shown_title,
                 updated_at=datetime.fromtimestamp(entry.used / 1000, UTC).isoformat(),
             )
             for entry in await _answered(_catalogue.sessions())
@@ -249,7 +250,13 @@ class AcpAgent:
 
     async def prompt(self, session_id: str, prompt: list[PromptBlock], **kwargs: object) -> PromptResponse:
         """Run the agent."""
-        return await self._session(session_id).prompt(prompt)
+        session = self._session(session_id)
+        try:
+            return await session.prompt(prompt)
+        finally:
+            if session.needs_title:
+                session.needs_title = False
+                self._spawn(self._announce_title(session))
 
     async def cancel(self, session_id: str, **kwargs: object) -> None:
         """End the run under way."""
@@ -296,6 +303,12 @@ class AcpAgent:
 
     async def ext_notification(self, method: str, params: dict[str, object]) -> None:
         """Ignore an extension, as the protocol asks for."""
+
+    async def _announce_title(self, session: Session) -> None:
+        """Tell the editor the title of a new session, which is the one in the list of sessions."""
+        for entry in await _catalogue.sessions():
+            if entry.id == session.id and session.id in self._sessions:
+                await session.announce_title(entry.shown_title)
 
     async def _show_options(self, session: Session) -> None:
         assert self._client is not None

@@ -25,6 +25,11 @@ class SessionEntry(msgspec.Struct, frozen=True):
     name: str | None = None
     used: int = 0
 
+    @property
+    def shown_title(self) -> str | None:
+        """Its name, or else its first message."""
+        return self.name or self.title or None
+
 
 class Template(msgspec.Struct, frozen=True):
     """A template."""

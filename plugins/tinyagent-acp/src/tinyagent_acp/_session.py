@@ -22,6 +22,7 @@ from acp.schema import (
     PromptResponse,
     SessionConfigOptionSelect,
     SessionConfigSelectOption,
+    SessionInfoUpdate,
     SessionMode,
     SessionModeState,
     StopReason,
@@ -96,6 +97,7 @@ class Session:
     def __init__(self, client: Client, settings: SessionSettings, mode: str) -> None:
         self.id = ""
         self.folder = settings.folder
+        self.needs_title = False
         self._client = client
         self._settings = settings
         self._rpc: Rpc | None = None
@@ -229,6 +231,10 @@ class Session:
             session_update="available_commands_update", available_commands=commands
         )
         await self._update(update)
+
+    async def announce_title(self, title: str | None) -> None:
+        """Tell the editor the title."""
+        await self._update(SessionInfoUpdate(session_update="session_info_update", title=title))
 
     async def replay(self) -> None:
         """Show the conversation to the editor again."""
