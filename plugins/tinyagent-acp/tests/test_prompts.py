@@ -240,6 +240,7 @@ async def test_the_process_of_a_session_is_killed(start: Start, project: Path) -
     session = (await editor.new()).session_id
     await editor.agent.set_session_mode(session_id=session, mode_id="accept-edits")
     await editor.ask(session, "Hello")
+    await editor.until(lambda: "session_info_update" in str(editor.updates))  # its process has ended
     editor.answer = "yes"
     prompt = asyncio.ensure_future(editor.ask(session, 'bash command="echo ready; sleep 600"'))
     await editor.until(lambda: output_of(editor) == "```\nready\n```")
