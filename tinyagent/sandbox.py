@@ -23,7 +23,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, TypeAlias
@@ -31,7 +31,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from ._sandbox import launcher
 from ._sandbox.bubblewrap import bubblewrap_arguments, user_namespaces
 from ._sandbox.layout import Layout, make_layout
-from ._sandbox.places import repositories
+from ._sandbox.places import is_inside, repositories
 from ._sandbox.seccomp import seccomp_filter
 from .child_environment import child_environment
 from .errors import ConfigurationError
@@ -167,6 +167,7 @@ class Sandbox:
         )
         if self.mechanism == "none":
             return Launch(list(command), environment, (), "none", self.describe(policy))
+        cwd = Path.cwd() if cwd is None else cwd
         layout = policy.layout()
         temporary = self._private_folder()
         text = _describe(self.mechanism, layout)
@@ -177,8 +178,9 @@ class Sandbox:
             return Launch([*start, *command], environment, (), "landlock", text)
         environment |= _moved_folders("/tmp")
         name, *namespaces = self._program
+        layout = _with_directory(layout, os.path.realpath(cwd))
         arguments = bubblewrap_arguments(layout, temporary, namespaces=namespaces, die=die)
-        arguments += ["--chdir", str(Path.cwd() if cwd is None else cwd)]
+        arguments += ["--chdir", str(cwd)]
         families = [socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK]
         descriptors: tuple[int, ...] = ()
         if (program := seccomp_filter(map(int, families))) is not None:
@@ -275,7 +277,9 @@ def _describe(mechanism: str, layout: Layout) -> str:
     text = f"In a sandbox ({mechanism}): writes only in {writes}; {network}; no access to stored keys."
     if mechanism == "landlock" and (split := layout.split_folders()):
         more = f" and {len(split) - 1} folders in it" if len(split) > 1 else ""
-        text += f" No new files directly in {split[0]}{more}, because Landlock could not protect .git then."
+        inside = [path for path in (*layout.protected, *layout.hidden) if is_inside(path, split[0])]
+        name = os.path.basename(inside[0])  # noqa: PTH119 - a text
+        text += f" No new files directly in {split[0]}{more}, because Landlock could not protect {name} then."
     for folder, reason in layout.refused:
         text += f" {folder} is read-only, because {reason}."
     return text
@@ -300,11 +304,20 @@ def _moved_folders(temporary: str) -> dict[str, str]:
     }
 
 
+def _with_directory(layout: Layout, cwd: str) -> Layout:
+    """Let a program see its working directory, if only the private `/tmp` hides it."""
+    if cwd == "/tmp" or not is_inside(cwd, "/tmp"):
+        return layout
+    if any(is_inside(cwd, path) for path in (*layout.writable, *layout.hidden)):
+        return layout
+    return replace(layout, visible=[*layout.visible, cwd])
+
+
 def _landlock_rules(layout: Layout, temporary: str) -> launcher.Rules:
     version = launcher.landlock_version()
     # Sockets with a path are not under Landlock's control, so no Unix socket can be opened.
     families = [socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK] if layout.network else []
-    program = seccomp_filter(map(int, families), datagram_pairs=False, truncate=version >= 3)
+    program = seccomp_filter(map(int, families), namespaces=False, truncate=version >= 3)
     others = [os.path.realpath(path) for path in ("/dev", "/run", "/tmp", tempfile.gettempdir())]
     resolver = [os.path.realpath("/etc/resolv.conf")] if layout.network else []
     return {

@@ -81,6 +81,11 @@ class World:
         (self.home / ".bashrc").symlink_to(self.project / "dotfiles/bashrc")
         for folder in (self.project, self.project / "sub/inner"):
             subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
+        bare, apart = self.project / "layout/.bare", self.project / "apart"
+        for folder in (bare, self.project / "mirror.git"):
+            subprocess.run(["git", "init", "-q", "--bare", str(folder)], check=True)
+        (self.project / "layout/.git").write_text("gitdir: ./.bare\n")
+        subprocess.run(["git", "init", "-q", f"--separate-git-dir={apart}-data", str(apart)], check=True)
         self.give()
 
     def give(self) -> None:
@@ -90,7 +95,8 @@ class World:
 
     def state(self) -> dict[str, str]:
         """Return the content of everything that no program in the project may change."""
-        roots = [self.home, self.outside, self.project / ".git", self.project / "sub/inner/.git"]
+        data = (".git", "sub/inner/.git", "layout/.bare", "apart-data", "mirror.git")
+        roots = [self.home, self.outside, *(self.project / name for name in data)]
         files = [path for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
         kept = [*files, self.project / "dotfiles/bashrc"]
         return {str(path): path.read_text(errors="replace") for path in kept if path.exists()}
@@ -188,6 +194,7 @@ def world(
     try:
         made = World(base, uid, python)
         monkeypatch.setenv("HOME", str(made.home))
+        monkeypatch.setattr(places, "account_home", lambda: str(made.home))
         monkeypatch.delenv("TINYAGENT_HOME", raising=False)
         monkeypatch.setattr(sandbox.sys, "executable", python)
         monkeypatch.setattr(tempfile, "tempdir", str(made.temporary))

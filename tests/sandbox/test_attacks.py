@@ -5,6 +5,7 @@ Each attack also runs without a sandbox, where it must succeed. So no attack pas
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import subprocess
@@ -89,6 +90,9 @@ ATTACKS = {
     "replace a folder with a repository": Attack(
         "mv sub old && mkdir -p sub/inner/.git && echo x > sub/inner/.git/config"
     ),
+    "add a hook to the repository of worktrees": Attack("echo x > layout/.bare/hooks/pre-commit"),
+    "configure a bare repository": Attack("git -C mirror.git config core.fsmonitor ./x"),
+    "configure a repository with separate data": Attack("git -C apart config core.fsmonitor ./x"),
     # ---- secrets
     "read a key": Attack("cat ~/.ssh/id_test"),
     "read a password": Attack("cat ~/.netrc"),
@@ -109,6 +113,20 @@ ATTACKS = {
     ),
     "kill a process": Attack('kill -9 "$VICTIM"', landlock=6),
     "kill a group of processes": Attack('kill -TERM -- "-$VICTIM"', landlock=6),
+    "limit a process": Attack(
+        python(
+            "import resource\n"
+            "resource.prlimit(int(os.environ['VICTIM']), resource.RLIMIT_NOFILE, (9, 9))\n"
+            "print('ESCAPED')"
+        )
+    ),
+    "attach shared memory": Attack(
+        python(
+            "libc = ctypes.CDLL(None, use_errno=True)\n"
+            "libc.shmat.restype = ctypes.c_ssize_t\n"
+            "if libc.shmat(int(os.environ['SEGMENT']), None, 0o10000) != -1: print('ESCAPED')"
+        )
+    ),
     "trace a process": Attack(
         python(
             "libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -204,6 +222,9 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
         planted = Path(f"/tmp/tinyagent-attack-{world.base.name}")
         planted.write_text(CANARY)
         planted.chmod(0o644)
+        libc = ctypes.CDLL(None, use_errno=True)
+        segment = libc.shmget(0, 4096, 0o1666)  # IPC_PRIVATE, IPC_CREAT
+        assert segment != -1
         master, terminal = os.openpty()
         os.chown(os.ttyname(terminal), world.uid, -1)
         victim = subprocess.Popen(
@@ -221,6 +242,7 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
                     "UDP_PORT": str(udp.getsockname()[1]),
                     "ABSTRACT": name,
                     "VICTIM": str(victim.pid),
+                    "SEGMENT": str(segment),
                     "PLANTED": world.base.name,
                     "TERMINAL": os.ttyname(terminal),
                 },
@@ -229,6 +251,7 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
             if victim.poll() is not None:
                 raise _KilledError
         finally:
+            libc.shmctl(segment, 0, None)  # IPC_RMID
             victim.kill()
             victim.wait()
             for descriptor in (master, terminal):

@@ -54,8 +54,8 @@ def test_new_files_directly_in_a_folder(world: World, mechanism: str) -> None:
     """Bubblewrap permits them everywhere. With Landlock they need a folder in which nothing is protected."""
     ended = world.run(mechanism, "echo x > new")
     assert (mechanism == "bubblewrap") == (ended.code == 0), ended.output
-    shutil.rmtree(world.project / ".git")
-    shutil.rmtree(world.project / "sub")
+    for name in (".git", "sub", "layout", "apart", "apart-data", "mirror.git"):
+        shutil.rmtree(world.project / name)
     (world.home / ".bashrc").unlink()
     ended = world.run(mechanism, "echo x > newer")
     assert 0 == ended.code, ended.output
@@ -147,3 +147,27 @@ def test_the_network_can_be_permitted(world: World, mechanism: str) -> None:
         code = f"import socket; socket.create_connection(('127.0.0.1', {port}), 5); print('connected')"
         ended = world.run(mechanism, f'$PYTHON -c "{code}"', policy)
     assert "connected" in ended.output
+
+
+def test_a_read_only_working_directory_in_tmp(world: World) -> None:
+    """Bubblewrap starts in it, although `/tmp` is private; a key in it stays hidden."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        Path(folder, "notes.txt").write_text("notes in /tmp\n")
+        Path(folder, "key").write_text(CANARY)
+        policy = Policy(environment=world.environment(), hidden=[f"{folder}/key"])
+        script = f"cd {folder}; cat notes.txt; cat key; touch new"
+        made = world.sandbox("bubblewrap")
+        with made.launch(["/bin/bash", "-c", script], policy, cwd=folder) as launch:
+            world.give()
+            ended = subprocess.run(
+                launch.command,
+                env=launch.environment,
+                pass_fds=launch.descriptors,
+                capture_output=True,
+                text=True,
+                check=False,
+                **world.identity(),
+            )
+        assert "notes in /tmp\n" == ended.stdout
+        assert "Read-only file system" in ended.stderr

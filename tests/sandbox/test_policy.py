@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tinyagent import sandbox
-from tinyagent._sandbox import launcher, places, seccomp
+from tinyagent._sandbox import launcher, layout, places, seccomp
 from tinyagent.errors import ConfigurationError
 from tinyagent.sandbox import Policy, Sandbox, SandboxSettings, find_sandbox, sandbox_settings
+from tinyagent_cli.plugins.tool_sources import import_file
 
 
 @pytest.fixture
@@ -20,6 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setattr(places, "account_home", lambda: str(folder))
     monkeypatch.delenv("TINYAGENT_HOME", raising=False)
     for name in ("CONFIG", "STATE", "CACHE"):
         monkeypatch.delenv(f"XDG_{name}_HOME", raising=False)
@@ -55,6 +58,25 @@ def test_the_home_folder_stays_read_only(home: Path) -> None:
     assert ["programs in it run by themselves"] == refused(home / ".config")
 
 
+def test_start_up_folders_stay_read_only(home: Path) -> None:
+    """Also a folder inside of one, in which a new file would run by itself, too."""
+    for name in (".config/systemd/user", ".vim/plugin", ".config/fish/conf.d"):
+        (home / name).mkdir(parents=True)
+        assert ["programs in it run by themselves"] == refused(home / name)
+
+
+def test_the_home_folder_of_the_account(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs such as ssh use it, also if HOME is another folder."""
+    account = tmp_path / "account"
+    (account / ".ssh").mkdir(parents=True)
+    (home / ".aws").mkdir()
+    monkeypatch.setattr(places, "account_home", lambda: str(account))
+    assert {str(account / ".ssh"), str(home / ".aws")} <= {*Policy().layout().hidden}
+    assert ["it contains your home folder"] == refused(account)
+    monkeypatch.setattr(places, "account_home", lambda: "")
+    assert str(account / ".ssh") not in Policy().layout().hidden
+
+
 def test_folders_with_keys_stay_read_only(home: Path) -> None:
     """Also inside of such a folder."""
     keys = home / ".ssh" / "project"
@@ -82,6 +104,28 @@ def test_repositories_and_links_to_start_up_files_are_protected(tmp_path: Path, 
     assert [str(project / name) for name in (".git", "a/.git", "a/b/.git", "bashrc")] == list(protected)
 
 
+def test_the_data_that_git_files_refer_to_is_protected(tmp_path: Path, home: Path) -> None:
+    """That of a worktree and of its repository, however deep they are. Other `.git` files do no harm."""
+    project = tmp_path / "project"
+    data = project / "a/b/c/d/e/data"
+    (data / "worktrees/w").mkdir(parents=True)
+    for name, text in (("HEAD", ""), ("worktrees/w/HEAD", ""), ("worktrees/w/commondir", "../..\n")):
+        (data / name).write_text(text)
+    for name, content in (
+        ("w", f"gitdir: {data}/worktrees/w\n".encode()),
+        ("dangling", b"gitdir: nowhere\n"),
+        ("broken", b"gitdir: \0\xff"),
+        ("other", b"text"),
+    ):
+        (project / name).mkdir()
+        (project / name / ".git").write_bytes(content)
+    (project / "pipe").mkdir()
+    os.mkfifo(project / "pipe/.git")
+    names = ("a/b/c/d/e/data", "a/b/c/d/e/data/worktrees/w", "broken/.git", "dangling/.git", "other/.git")
+    expected = [str(project / name) for name in (*names, "pipe/.git", "w/.git")]
+    assert expected == list(Policy(writable=[project]).layout().protected)
+
+
 def test_the_search_for_repositories_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large tree costs a limited time: the search ends, and what is near is found first."""
     monkeypatch.setattr(places, "SEARCHED_ENTRIES", 10)
@@ -89,6 +133,35 @@ def test_the_search_for_repositories_is_bounded(tmp_path: Path, monkeypatch: pyt
     for number in range(9):
         (tmp_path / f"d{number}/x/.git").mkdir(parents=True)
     assert [str(tmp_path / ".git")] == places.repositories(str(tmp_path))
+
+
+def test_new_files_do_not_hide_a_repository(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the folder is always found, and one below stays protected once it was found."""
+    project = tmp_path / "project"
+    for name in (".git", "sub/.git"):
+        (project / name).mkdir(parents=True)
+    expected = [str(project / name) for name in (".git", "sub/.git")]
+    assert expected == list(Policy(writable=[project]).layout().protected)
+    monkeypatch.setattr(places, "SEARCHED_ENTRIES", 0)
+    assert expected == list(Policy(writable=[project]).layout().protected)
+    (project / "sub/.git").rmdir()
+    assert expected[:1] == list(Policy(writable=[project]).layout().protected)
+
+
+def test_tool_files_are_protected(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next start runs the file outside of the sandbox, so a program must not change it."""
+    monkeypatch.setattr(places, "loaded_files", set())
+    monkeypatch.setattr(layout, "loaded_files", places.loaded_files)
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("words.py", "other.py"):
+        (project / name).write_text("")
+    import_file(project / "words.py")
+    policy = Policy(writable=[project])
+    assert [str(project / "words.py")] == list(policy.layout().protected)
+    assert "Landlock could not protect words.py then." in Sandbox("landlock").describe(policy)
 
 
 def test_the_running_python_is_protected(home: Path) -> None:

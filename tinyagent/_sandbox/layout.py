@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from .places import (
-    home_folder,
+    home_folders,
     is_git_folder,
     is_inside,
+    loaded_files,
     repositories,
     secret_paths,
     startup_files,
@@ -76,8 +77,7 @@ def make_layout(
             refused.append((folder, reason))
     guarded = [*_real(protected), *startup_files(), *_own_code()]
     for folder in accepted:
-        guarded += map(os.path.realpath, repositories(folder))
-        guarded += repositories(folder)
+        guarded += _known_repositories(folder)
     return Layout(
         readable=None if readable is None else sorted({*_real(SYSTEM_FOLDERS), *_real(readable)}),
         writable=sorted(accepted),
@@ -98,16 +98,30 @@ def _refusal(folder: str, secret: Sequence[str]) -> str | None:
     """Return why a folder must not be writable; None if it may."""
     if any(is_inside(folder, path) for path in secret):
         return "it has keys or data of tinyagent"
-    home = home_folder()
-    if folder == "/" or (home is not None and is_inside(home, folder)):
+    if folder == "/" or any(is_inside(home, folder) for home in home_folders()):
         return "it contains your home folder"
-    if folder in startup_folders():
+    if folder in startup_folders() or any(is_inside(folder, path) for path in startup_files()):
         return "programs in it run by themselves"
     if is_git_folder(folder):
         return "it is the data of a Git repository"
     return None
 
 
+def _known_repositories(folder: str) -> list[str]:
+    """Return the data of the repositories in a folder, also of those that only an earlier search has found.
+
+    So no program can hide one by files that it creates.
+    """
+    known = _found.setdefault(folder, {})
+    for path in repositories(folder):
+        known |= dict.fromkeys((path, os.path.realpath(path)))
+    return [path for path in known if os.path.lexists(path)]
+
+
+_found: dict[str, dict[str, None]] = {}
+"""For each folder: the data of the repositories that have been found in it."""
+
+
 def _own_code() -> list[str]:
-    """Return the folders of the running Python, whose code would run outside the sandbox."""
-    return _real({sys.prefix, os.path.dirname(sys.executable)})  # noqa: PTH120
+    """Return the running Python and the files that it has run, whose code would run outside the sandbox."""
+    return _real({sys.prefix, os.path.dirname(sys.executable), *loaded_files})  # noqa: PTH120

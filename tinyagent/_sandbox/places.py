@@ -10,8 +10,11 @@ from pathlib import Path
 
 __all__ = [
     "KEYS",
-    "home_folder",
+    "account_home",
+    "home_folders",
+    "is_git_folder",
     "is_inside",
+    "loaded_files",
     "repositories",
     "secret_paths",
     "sockets",
@@ -54,16 +57,35 @@ SEARCH_DEPTH = 3
 """How many folders deep repositories are searched below a writable folder."""
 
 SEARCHED_ENTRIES = 5_000
-"""After so many entries the search for repositories ends."""
+"""After so many entries the search for repositories looks into no further folders."""
+
+_LONGEST_REFERENCE = 4096
+"""Bytes that are read of a file that refers to the data of a repository."""
+
+loaded_files: set[str] = set()
+"""Python files that this process has run by their path, such as those of `-t ./file.py`."""
 
 
-def home_folder() -> str | None:
-    """Return the user's home folder, without links; None if the user has no home."""
+def home_folders() -> list[str]:
+    """Return the user's home folders, without links: that of `HOME`, and that of the account.
+
+    They differ in containers and tests. Some programs, such as ssh, use the latter.
+    """
+    found = [os.path.expanduser("~"), account_home()]  # noqa: PTH111 - returns what it cannot expand
+    homes = dict.fromkeys(os.path.realpath(path) for path in found if os.path.isabs(path))  # noqa: PTH117
+    return [home for home in homes if home != "/"]
+
+
+def account_home() -> str:
+    """Return the home folder of the user's account; an empty text if there is no account."""
+    if sys.platform == "win32":
+        return ""
+    import pwd
+
     try:
-        home = os.path.realpath(Path.home())
-    except RuntimeError:
-        return None
-    return None if home == "/" else home
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def is_inside(path: str, folder: str) -> bool:
@@ -73,14 +95,13 @@ def is_inside(path: str, folder: str) -> bool:
 
 def secret_paths() -> list[str]:
     """Return the existing paths of `KEYS`, our own folders, and a few files of the system."""
-    home = home_folder()
-    found = [] if home is None else [f"{home}/{name}" for name in KEYS]
+    homes = home_folders()
+    found = [f"{home}/{name}" for home in homes for name in KEYS]
     places = {"XDG_CONFIG_HOME": ".config", "XDG_STATE_HOME": ".local/state", "XDG_CACHE_HOME": ".cache"}
     for variable, usual in places.items():
         if given := os.environ.get(variable):
             found.append(f"{given}/tinyagent")
-        if home is not None:
-            found.append(f"{home}/{usual}/tinyagent")
+        found += [f"{home}/{usual}/tinyagent" for home in homes]
     if own := os.environ.get("TINYAGENT_HOME"):
         found.append(str(Path(own).expanduser()))
     found += [f"/etc/{name}" for name in ("shadow", "gshadow", "sudoers", "ssh")]
@@ -90,14 +111,12 @@ def secret_paths() -> list[str]:
 
 def startup_files() -> list[str]:
     """Return the existing files and folders of `_STARTUP_FILES`, which are often links into a repository."""
-    home = home_folder()
-    return [] if home is None else _existing(f"{home}/{name}" for name in _STARTUP_FILES)
+    return _existing(f"{home}/{name}" for home in home_folders() for name in _STARTUP_FILES)
 
 
 def startup_folders() -> list[str]:
     """Return the folders in which a new file could run by itself, such as the home folder."""
-    home = home_folder()
-    return [] if home is None else _existing(f"{home}/{name}" for name in _STARTUP_FOLDERS)
+    return _existing(f"{home}/{name}" for home in home_folders() for name in _STARTUP_FOLDERS)
 
 
 def _existing(paths: Iterable[str]) -> list[str]:
@@ -105,23 +124,63 @@ def _existing(paths: Iterable[str]) -> list[str]:
 
 
 def repositories(folder: str) -> list[str]:
-    """Return the `.git` files and folders in a folder, at most `SEARCH_DEPTH` folders deep."""
-    found: list[str] = []
+    """Return the data of Git repositories in a folder, at most `SEARCH_DEPTH` folders deep.
+
+    These are `.git` files and folders, the folders that such files refer to, and bare repositories.
+    """
+    found: dict[str, None] = {}
     left = SEARCHED_ENTRIES
     level = [folder]
     for _ in range(SEARCH_DEPTH + 1):
         below: list[str] = []
         for place in level:
-            for entry in _entries(place):
+            # By name, so that a program cannot hide a repository behind many new files.
+            if is_git_folder(place):
+                found[place] = None
+                continue
+            found |= dict.fromkeys(_git_data(place))
+            for entry in _entries(place) if left > 0 else ():
                 left -= 1
                 if left < 0:
-                    return found
-                if entry.name == ".git":
-                    found.append(entry.path)
-                elif entry.name != "node_modules" and entry.is_dir(follow_symlinks=False):
+                    break
+                if entry.name not in (".git", "node_modules") and entry.is_dir(follow_symlinks=False):
                     below.append(entry.path)
         level = below
+    return list(found)
+
+
+def _git_data(folder: str) -> list[str]:
+    """Return the `.git` of a folder, and the folders that it refers to if it is a file.
+
+    `git init --separate-git-dir`, worktrees and submodules create such files. The data of a worktree refers
+    to that of its repository.
+    """
+    own = f"{folder}/.git"
+    if not os.path.lexists(own):
+        return []
+    found = [own]
+    if (data := _reference(own, "gitdir:")) is not None:
+        shared = _reference(f"{data}/commondir", "")
+        found += [path for path in (data, shared) if path is not None]
     return found
+
+
+def _reference(file: str, prefix: str) -> str | None:
+    """Return the Git folder that a file names; None if it names none."""
+    try:
+        # A program may have put a pipe there, on which opening would wait.
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            text = os.fsdecode(os.read(descriptor, _LONGEST_REFERENCE))
+        finally:
+            os.close(descriptor)
+        if not text.startswith(prefix):
+            return None
+        named = text.removeprefix(prefix).strip()
+        path = os.path.realpath(os.path.join(os.path.dirname(file), named))  # noqa: PTH118, PTH120
+        return path if os.path.exists(f"{path}/HEAD") else None  # noqa: PTH110
+    except (OSError, ValueError):
+        return None
 
 
 def is_git_folder(folder: str) -> bool:

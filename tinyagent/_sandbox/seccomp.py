@@ -31,7 +31,9 @@ _MACHINES = {
             **{"socket": 41, "socketpair": 53, "ioctl": 16, "clone": 56, "unshare": 272, "clone3": 435},
             **{"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427},
             **{"add_key": 248, "request_key": 249, "keyctl": 250},
-            **{"bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "truncate": 76},
+            **{"bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "truncate": 76, "prlimit64": 302},
+            **{"shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64, "semop": 65, "semctl": 66},
+            **{"msgget": 68, "msgsnd": 69, "msgrcv": 70, "msgctl": 71, "semtimedop": 220, "mq_open": 240},
         },
     ),
     "aarch64": (
@@ -40,7 +42,9 @@ _MACHINES = {
             **{"socket": 198, "socketpair": 199, "ioctl": 29, "clone": 220, "unshare": 97, "clone3": 435},
             **{"io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427},
             **{"add_key": 217, "request_key": 218, "keyctl": 219},
-            **{"bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "truncate": 45},
+            **{"bpf": 280, "perf_event_open": 241, "userfaultfd": 282, "truncate": 45, "prlimit64": 261},
+            **{"shmget": 194, "shmat": 196, "shmctl": 195, "semget": 190, "semop": 193, "semctl": 191},
+            **{"msgget": 186, "msgsnd": 189, "msgrcv": 188, "msgctl": 187, "semtimedop": 192, "mq_open": 180},
         },
     ),
 }
@@ -51,15 +55,22 @@ _REFUSED = (
     *("add_key", "request_key", "keyctl", "bpf", "perf_event_open", "userfaultfd"),
 )
 
+_SHARED = (
+    *("shmget", "shmat", "shmctl", "semget", "semop", "semctl", "semtimedop"),
+    *("msgget", "msgsnd", "msgrcv", "msgctl", "mq_open"),
+)
+
 
 def seccomp_filter(
-    families: Iterable[int], *, datagram_pairs: bool = True, truncate: bool = True
+    families: Iterable[int], *, namespaces: bool = True, truncate: bool = True
 ) -> bytes | None:
     """Return the filter; None if the machine's system calls are not known here.
 
     Args:
         families: The families of sockets that a program may open.
-        datagram_pairs: Whether it may have pairs of Unix datagram sockets, which can send to any other one.
+        namespaces: Whether namespaces separate it from other programs. If not, it gets no pairs of Unix
+            datagram sockets, which can send to any other one, no System V objects and message queues, which
+            all programs of a user share, and cannot set limits of other processes.
         truncate: Whether it may shorten a file by its path, which Landlock does not control before Linux 6.2.
     """
     machine = _MACHINES.get(platform.machine()) if sys.maxsize > 1 << 32 else None
@@ -70,7 +81,7 @@ def seccomp_filter(
     steps.append(_step(_LOAD, _NUMBER))
     if platform.machine() == "x86_64":  # x32: the same architecture with other numbers
         steps += [_step(_AT_LEAST, 0x40000000, 0, 1), _refuse(errno.ENOSYS)]
-    for name in (*_REFUSED, *(() if truncate else ("truncate",))):
+    for name in (*_REFUSED, *(() if namespaces else _SHARED), *(() if truncate else ("truncate",))):
         steps += [_step(_EQUAL, numbers[name], 0, 1), _refuse(errno.EPERM)]
     # Its flags are in memory, which no filter can read. C libraries then use clone.
     steps += [_step(_EQUAL, numbers["clone3"], 0, 1), _refuse(errno.ENOSYS)]
@@ -79,7 +90,8 @@ def seccomp_filter(
         steps += _when(numbers[name], 0, new_user)
     steps += _when(numbers["ioctl"], 1, [*_any_of(_TERMINAL_INPUT), _refuse(errno.EPERM)])
     steps += _when(numbers["socket"], 0, [*_none_of(tuple(families)), _refuse(errno.EPERM)])
-    if not datagram_pairs:
+    if not namespaces:
+        steps += _when(numbers["prlimit64"], 0, [_step(_EQUAL, 0, 1, 0), _refuse(errno.EPERM)])
         kind = [_step(_AND, 0xF), _step(_EQUAL, int(socket.SOCK_DGRAM), 0, 1), _refuse(errno.EPERM)]
         steps += _when(numbers["socketpair"], 1, kind)
     steps.append(_step(_RETURN, _ALLOW))

@@ -80,12 +80,15 @@ def import_file(path: Path) -> ModuleType:
     """
     from importlib.util import module_from_spec, spec_from_file_location
 
+    from tinyagent._sandbox.places import loaded_files
+
     name = module_name(path)
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[name] = module  # type hints are resolved through here
+    loaded_files.add(str(path.absolute()))  # a program in the sandbox must not change what runs outside
     try:
         if path.suffix == ".py":
             _run(path, module)
