@@ -126,7 +126,7 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 # The Rust provider for the tests: a debug build, unpacked outside the environment, so that all other tests run
 # without it. Without cargo its tests are skipped with a message; CI requires cargo.
 $(RUST)/.ready: $(VENV)/.ready-dev $(BINDING_FILES)
-	@mkdir -p $(RUST); rm -rf $(RUST)/dist  # a wheel of another version would be installed, too
+	@mkdir -p $(RUST); rm -rf $(RUST)/dist $(RUST)/site  # another version would stay beside the new one
 	@if command -v cargo >/dev/null; then \
 		echo "building and testing $(BINDING) (minutes the first time)" && \
 		cargo test --quiet --locked --workspace --no-default-features --manifest-path $(BINDING)/Cargo.toml && \
