@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,27 @@ def test_the_workflows_follow_their_schema(workflows: Path) -> None:
     assert 0 == done.returncode, done.stdout + done.stderr
 
 
+def _jobs(folder: Path) -> list[dict[str, Any]]:
+    """Return the jobs of `test.yml` and of `release.yml`."""
+    files = [folder / "test.yml", folder / "release.yml"]
+    done = subprocess.run(
+        [require_peer(PROGRAMS / "python"), "-c", AS_JSON, *files], capture_output=True, text=True, check=True
+    )
+    return [file["jobs"] for file in json.loads(done.stdout)]
+
+
+def _check_rights(tests: dict[str, Any], release: dict[str, Any]) -> None:
+    """Only `publish` has a right to write, actions are pinned, and no job keeps a token."""
+    assert {"publish": {"id-token": "write"}} == {
+        name: job["permissions"] for name, job in release.items() if "permissions" in job
+    }
+    steps = [step for job in (*tests.values(), *release.values()) for step in job.get("steps", ())]
+    used = [step for step in steps if "uses" in step]
+    assert [] == [step for step in used if not re.search(r"@(v\d+|release/v1)$", step["uses"])]
+    checkouts = [step for step in used if step["uses"].startswith("actions/checkout")]
+    assert {False} == {step["with"]["persist-credentials"] for step in checkouts}
+
+
 def test_our_workflows_follow_their_schema() -> None:
     """GitHub's workflow schema accepts our own workflows, which say that they have not been run."""
     files = sorted((ROOT / ".github/workflows").iterdir())
@@ -57,44 +79,22 @@ def test_our_workflows_follow_their_schema() -> None:
 
 def test_what_our_workflows_do() -> None:
     """Every Python is tested, everything is built before it is published, and no job keeps a token."""
-    files = [ROOT / ".github/workflows" / name for name in ("test.yml", "release.yml")]
-    done = subprocess.run(
-        [require_peer(PROGRAMS / "python"), "-c", AS_JSON, *files], capture_output=True, text=True, check=True
-    )
-    tests, release = (file["jobs"] for file in json.loads(done.stdout))
+    tests, release = _jobs(ROOT / ".github/workflows")
     assert ".ci/run" in [step.get("run") for step in tests["all"]["steps"]]
     matrix = tests["fast"]["strategy"]["matrix"]
     assert ["3.11", "3.12", "3.13", "3.14"] == matrix["python-version"]
     assert ["ubuntu-latest", "macos-latest"] == matrix["os"]
     assert {*release} - {"publish"} == {*release["publish"]["needs"]}
-    assert {"publish": {"id-token": "write"}} == {
-        name: job["permissions"] for name, job in release.items() if "permissions" in job
-    }
-    steps = [step for job in (*tests.values(), *release.values()) for step in job.get("steps", ())]
-    used = [step for step in steps if "uses" in step]
-    assert [] == [step for step in used if not re.search(r"@(v\d+|release/v1)$", step["uses"])]
-    checkouts = [step for step in used if step["uses"].startswith("actions/checkout")]
-    assert {False} == {step["with"]["persist-credentials"] for step in checkouts}
+    _check_rights(tests, release)
 
 
 def test_what_the_workflows_do(workflows: Path) -> None:
     """All Pythons are tested before a release, only its last job may publish, and no job keeps a token."""
-    files = [workflows / "test.yml", workflows / "release.yml"]
-    done = subprocess.run(
-        [require_peer(PROGRAMS / "python"), "-c", AS_JSON, *files], capture_output=True, text=True, check=True
-    )
-    tests, release = (file["jobs"] for file in json.loads(done.stdout))
+    tests, release = _jobs(workflows)
     assert ["3.11", "3.12", "3.13", "3.14"] == tests["test"]["strategy"]["matrix"]["python-version"]
     assert "./.github/workflows/test.yml" == release["test"]["uses"]
     assert ["test", "build"] == release["publish"]["needs"]
-    assert {"publish": {"id-token": "write"}} == {
-        name: job["permissions"] for name, job in release.items() if "permissions" in job
-    }
-    steps = [step for job in (*tests.values(), *release.values()) for step in job.get("steps", ())]
-    used = [step for step in steps if "uses" in step]
-    assert [] == [step for step in used if not re.search(r"@(v\d+|release/v1)$", step["uses"])]
-    checkouts = [step for step in used if step["uses"].startswith("actions/checkout")]
-    assert {False} == {step["with"]["persist-credentials"] for step in checkouts}
+    _check_rights(tests, release)
 
 
 def test_the_tag_is_compared_with_the_version(workflows: Path) -> None:

@@ -74,7 +74,6 @@ class Cluster:
         self.ray = ray
         self._thread = thread
         self._owned = owned
-        self._is_client = bool(ray.util.client.ray.is_connected())
 
     @classmethod
     async def connect(cls, address: str | None, working_dir: str | None) -> Cluster:
