@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
@@ -133,6 +134,14 @@ def test_the_description_on_pypi_links_to_the_repository() -> None:
     assert " page [other](https://example.org) [here](#c)" == describe(text, "", "1.0")
 
 
+def _names(node: ast.stmt) -> list[str]:
+    """Return the names that a statement of a module or a class defines."""
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def test_the_ways_through_the_code_exist() -> None:
     """Every file, class and function that ARCHITECTURE.md names in "Four ways through the code" exists."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -140,16 +149,13 @@ def test_the_ways_through_the_code_exist() -> None:
     files = {name: [path for path in _tracked() if path.match(f"tinyagent*/{name}") or path == ROOT / name]
              for name in names if name.endswith(".py")}  # fmt: skip
     assert [] == [name for name, found in files.items() if not found]
-    sources = [path.read_text(encoding="utf-8") for found in files.values() for path in found]
-
-    def exists(name: str) -> bool:
-        owner, _, member = name.rpartition(".")
-        return any(
-            re.search(rf"(?m)^(class|def|async def|    def|    async def) {member}\b|^{member} = ", source)
-            and (not owner or f"\nclass {owner}" in source)
-            for source in sources
-        )
+    defined = set[str]()
+    for path in {path for found in files.values() for path in found}:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            defined |= set(_names(node))
+            if isinstance(node, ast.ClassDef):
+                defined |= {f"{node.name}.{name}" for member in node.body for name in _names(member)}
 
     code = [name for name in names if not name.endswith(".py")]
     assert len(code) > 30
-    assert [] == [name for name in code if not exists(name)]
+    assert [] == [name for name in code if name not in defined]
