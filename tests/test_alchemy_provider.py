@@ -30,6 +30,7 @@ from tinyagent import (
     RateLimitError,
 )
 from tinyagent._net import request as _http
+from tinyagent._net.retry import RetryPolicy
 from tinyagent.alchemy_provider import (
     AlchemyStreamResponse,
     OpenAICompatModel,
@@ -140,7 +141,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep, random=lambda: 0.0))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0))
     return waited
 
 

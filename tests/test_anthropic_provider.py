@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent._net import request as _http
+from tinyagent._net.retry import RetryPolicy
 from tinyagent._stream import reply as _wire
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
@@ -105,7 +106,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
     return waited
 
 

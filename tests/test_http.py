@@ -26,8 +26,9 @@ from tinyagent._net import request as _request
 from tinyagent._net import response as _response
 from tinyagent._net.errors import redact
 from tinyagent._net.pool import current_pool
-from tinyagent._net.request import HttpRequest, RetryPolicy, get_json
+from tinyagent._net.request import HttpRequest, get_json
 from tinyagent._net.response import Timeouts
+from tinyagent._net.retry import RetryPolicy
 from tinyagent._net.url_guard import check_key
 from tinyagent.errors import (
     AuthenticationError,

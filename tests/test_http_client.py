@@ -18,7 +18,8 @@ import respx
 from tinyagent import Agent, AgentOptions
 from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import request as _request
-from tinyagent._net.request import HttpRequest, RetryPolicy
+from tinyagent._net.request import HttpRequest
+from tinyagent._net.retry import RetryPolicy
 from tinyagent.agent_types import Context
 from tinyagent.anthropic_provider import AnthropicModel, stream_anthropic
 from tinyagent.errors import (

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tinyagent._cancel import AbortSignal
 from tinyagent._net import request as _http
 from tinyagent._net.pool import current_pool
+from tinyagent._net.retry import RetryPolicy
 from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
 from tinyagent.errors import (
     AuthenticationError,
@@ -47,7 +48,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep, random=lambda: 0.0))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0))
     return waited
 
 

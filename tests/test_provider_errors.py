@@ -9,7 +9,8 @@ import pytest
 
 from tinyagent._net import request as _http
 from tinyagent._net.errors import error_code, error_text, provider_error, redact
-from tinyagent._net.request import RetryPolicy, get_json
+from tinyagent._net.request import get_json
+from tinyagent._net.retry import RetryPolicy
 from tinyagent.errors import (
     AuthenticationError,
     ContentFilterError,

@@ -19,7 +19,8 @@ import pytest
 
 from tinyagent._net import request as _request
 from tinyagent._net.pool import current_pool
-from tinyagent._net.request import HttpRequest, RetryPolicy
+from tinyagent._net.request import HttpRequest
+from tinyagent._net.retry import RetryPolicy
 from tinyagent._net.transport import TransportChoice
 from tinyagent.errors import ConfigurationError, ConnectionFailedError, ProviderError, ProviderTimeoutError
 from tinyagent.testing.server import FakeReply, FakeServer, Hold

@@ -78,8 +78,9 @@ async def ask(server: FakeServer, **options: Any) -> tuple[list[Any], Any]:
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without waiting."""
     from tinyagent._net import request as _http
+    from tinyagent._net.retry import RetryPolicy
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(first_wait=0.001))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(first_wait=0.001))
 
 
 # ---- the request ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent._net import request as _http
+from tinyagent._net.retry import RetryPolicy
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, ThinkingLevel
 from tinyagent.errors import AuthenticationError, MissingKeyError, ProviderError, RateLimitError
@@ -141,7 +142,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
     return waited
 
 

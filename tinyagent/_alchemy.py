@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from ._cancel import CancelScope
+from ._cancel import CancelScope, wake
 from .errors import PluginError
 
 __all__ = [
@@ -193,8 +193,7 @@ class AlchemyResponse:
 
     def wake(self) -> None:
         """Wake the reader, because there are new steps."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        wake(self._waiter)
 
     def cancel(self, reason: BaseException) -> None:
         """Let the current `read`, or the next one, raise `reason`."""

@@ -21,7 +21,7 @@ from ._stream.response_schema import instructions
 from ._tool_checks import as_json_numbers, schema_problems
 from ._tool_schemas import validator
 from .agent_types import AgentMessage, AssistantMessage, JsonDict, JsonValue, UserMessage
-from .errors import ConfigurationError, InvalidAnswerError, ToolSchemaError
+from .errors import ConfigurationError, InvalidAnswerError, ToolSchemaError, shorten
 
 __all__ = ["AnswerForm", "answer_form", "json_form"]
 
@@ -373,4 +373,4 @@ def _values(reply: AssistantMessage) -> Iterator[JsonValue]:
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}… ({len(text)} characters)"
+    return shorten(text, MAX_SHOWN)

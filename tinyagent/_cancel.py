@@ -45,6 +45,7 @@ __all__ = [
     "run_until_aborted",
     "shielded",
     "spawn",
+    "wake",
 ]
 
 T = TypeVar("T")
@@ -222,7 +223,7 @@ async def invoke(callback: Callable[..., T | Awaitable[T]], *args: object) -> T:
     try:
         return await resolve(callback(*args))
     except asyncio.CancelledError as error:
-        if is_cancelled():
+        if is_cancelled(asyncio.current_task()):
             raise
         raise _cancelled_inside(callback) from error
 
@@ -375,10 +376,15 @@ def _drop_result(task: asyncio.Task[object]) -> None:
         task.exception()
 
 
-def is_cancelled() -> bool:
-    """Whether the current task is cancelled, so that a `CancelledError` is for this task."""
-    task = asyncio.current_task()
+def is_cancelled(task: asyncio.Task[object] | None) -> bool:
+    """Whether a task is cancelled, so that a `CancelledError` in it is for this task."""
     return task is not None and task.cancelling() > 0
+
+
+def wake(waiter: asyncio.Future[None] | None) -> None:
+    """Let a task continue that waits for this future, if there is one."""
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
 
 
 _awaited_by: weakref.WeakKeyDictionary[asyncio.Task[object], asyncio.Task[object] | None] = (

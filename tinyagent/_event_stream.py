@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar
 
-from ._cancel import require_asyncio
+from ._cancel import is_cancelled, require_asyncio
 from .errors import AgentStateError
 
 __all__ = ["Channel", "EventStream", "Iteration"]
@@ -60,13 +60,10 @@ class Channel(Generic[E, R]):
 
     async def _room(self) -> None:
         # A cancelled run must emit its last events, even without a reader.
-        while self.bounded and not self.ended and len(self._events) >= LIMIT and not self._is_cancelled():
+        while self.bounded and not self.ended and len(self._events) >= LIMIT and not is_cancelled(self.task):
             writer = asyncio.get_running_loop().create_future()
             self._writers.append(writer)
             await writer
-
-    def _is_cancelled(self) -> bool:
-        return self.task is not None and self.task.cancelling() > 0
 
     def unbind(self) -> None:
         """Do not limit the unread events any more, because they are not read while the result is awaited."""

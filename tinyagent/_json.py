@@ -201,9 +201,9 @@ def count(value: object) -> int:
     return max(as_int(value) or 0, 0)
 
 
-def decode_lenient(data: bytes) -> object:
+def decode_lenient(data: bytes | str) -> object:
     """Decode JSON; return the text itself if it is not JSON."""
     try:
         return decode(data)
     except (ValueError, RecursionError):
-        return data.decode("utf-8", "replace").strip()
+        return (data if isinstance(data, str) else data.decode("utf-8", "replace")).strip()

@@ -9,7 +9,7 @@ from typing import overload
 from . import _json
 from ._tool_schemas import tool_schema, validator
 from .agent_types import AgentTool, JsonDict, JsonValue, ToolCallContent
-from .errors import ToolArgumentsError, ToolSchemaError
+from .errors import ToolArgumentsError, ToolSchemaError, shorten
 
 __all__ = [
     "as_json_numbers",
@@ -18,6 +18,9 @@ __all__ = [
     "schema_problems",
     "validate_tool_arguments",
 ]
+
+MAX_SHOWN = 500
+"""The most characters of a text that an error shows."""
 
 
 def checked_tools(tools: Iterable[object]) -> list[AgentTool]:
@@ -149,5 +152,5 @@ def _path(parts: Sequence[str | int]) -> str:
     return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
 
 
-def _shorten(text: str, limit: int = 500) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+def _shorten(text: str) -> str:
+    return shorten(text, MAX_SHOWN)

@@ -84,7 +84,7 @@ _CACHED = "_tool_schema"
 
 
 def tool_definitions(tools: Iterable[Tool] | None) -> list[Schema]:
-    """Return name, description and parameters of each tool as plain data, for a proxy or the Rust module."""
+    """Return name, description and parameters of each tool as plain data."""
     return [
         {"name": tool.name, "description": tool.description, "parameters": tool_schema(tool).parameters}
         for tool in tools or ()

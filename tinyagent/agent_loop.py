@@ -28,11 +28,11 @@ from dataclasses import replace
 from ._cancel import require_asyncio, run_to_completion
 from ._event_stream import Channel, EventStream
 from ._loop.limits import check_limits
-from ._loop.model_call import ModelCall, send
+from ._loop.model_call import ModelCall
 from ._loop.run import Run
 from ._stream.message_checks import checked_messages, is_assistant
 from ._tool_checks import checked_tools
-from .agent_tool_execution import Emit
+from .agent_tool_execution import Emit, send
 from .agent_types import (
     AgentContext,
     AgentEvent,

@@ -59,10 +59,18 @@ from .agent_types import (
 from .errors import ToolArgumentsError, error_text
 from .interaction import ToolInteraction
 
-__all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
+__all__ = ["ToolBatch", "execute_tool_calls", "send", "skip_tool_call", "validate_tool_arguments"]
 
 Emit = Callable[[AgentEvent], Awaitable[None] | None]
 """Receives an event. If it returns an awaitable, this is awaited before the next event."""
+
+
+async def send(emit: Emit, event: AgentEvent) -> None:
+    """Emit an event, and wait for slow listeners."""
+    waiting = emit(event)
+    if waiting is not None:
+        await waiting
+
 
 ABORT_GRACE_S = 1.0
 """Seconds that a running tool has to react to the signal, and again to its cancellation."""
@@ -186,12 +194,13 @@ class ToolBatch:
         item.started = True
         call = item.call
         args: object = call.get("arguments")
-        await self._send(
+        await send(
+            self._emit,
             ToolExecutionStartEvent(
                 tool_call_id=call["id"],
                 tool_name=call["name"],
                 args=args if isinstance(args, dict) else {},
-            )
+            ),
         )
 
     async def _prepare(self, item: CallState) -> None:
@@ -316,10 +325,11 @@ class ToolBatch:
         result.terminate = result.terminate or item.terminate
         item.message = result_message(call, result, item.is_error)
         self.terminate = self.terminate or result.terminate
-        await self._send(
+        await send(
+            self._emit,
             ToolExecutionEndEvent(
                 tool_call_id=call["id"], tool_name=call["name"], result=result, is_error=item.is_error
-            )
+            ),
         )
         await self._flush()
 
@@ -332,15 +342,10 @@ class ToolBatch:
                 if due is None:
                     return
                 self._open = due
-                await self._send(MessageStartEvent(message=due))
+                await send(self._emit, MessageStartEvent(message=due))
             message, self._open = self._open, None
             self.results.append(message)
-            await self._send(MessageEndEvent(message=message))
-
-    async def _send(self, event: AgentEvent) -> None:
-        waiting = self._emit(event)
-        if waiting is not None:
-            await waiting
+            await send(self._emit, MessageEndEvent(message=message))
 
     # ---- waiting and ending -------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from ._stream.messages_request import Conversation, assistant_blocks, convert_me
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, list_timeout, request_headers
+from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, request_headers
 from ._stream.request_cache import RequestCache
 from ._stream.response_schema import ANTHROPIC, instructions, is_refused, refuses_schema, strict_schema
 from ._stream.servers import SERVERS
@@ -425,7 +425,11 @@ async def list_anthropic_models(
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
     value = await get_json(
-        url, headers=headers, secrets=secrets, **connection_options(model, options), **list_timeout(options)
+        url,
+        headers=headers,
+        secrets=secrets,
+        timeout=options.get("timeout"),
+        **connection_options(model, options),
     )
     items = value.get("data") if isinstance(value, dict) else None
     if not isinstance(items, list):

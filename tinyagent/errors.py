@@ -264,7 +264,7 @@ class RunLimitError(IncompleteAnswerError):
 
     Args:
         message: What happened.
-        limit: `max_turns`, `budget` or `repeat`; becomes the error's `kind`.
+        limit: The name of the limit, see `RunLimit`; becomes the error's `kind`.
         hint: What to do next.
     """
 
@@ -410,11 +410,15 @@ def error_text(error: BaseException) -> str:
         text = str(error)
     except Exception:  # noqa: BLE001 - an exception without a readable text must not cause another
         text = ""
-    if len(text) > MAX_TEXT:
-        text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
+    text = shorten(text, MAX_TEXT)
     if isinstance(error, TinyAgentError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shorten(text: str, limit: int) -> str:
+    """Truncate a text after `limit` characters, and add its length."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def _attribute(error: BaseException, name: str) -> object:
@@ -436,7 +440,7 @@ def as_amount(value: object) -> float | None:
     """Return a number that is finite and not negative, and None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    return value if 0 <= value < math.inf else None
 
 
 _CLASSES: dict[str, type[TinyAgentError]] = {
@@ -444,6 +448,6 @@ _CLASSES: dict[str, type[TinyAgentError]] = {
     for value in list(globals().values())
     if isinstance(value, type) and issubclass(value, TinyAgentError) and value is not RunLimitError
 }
-"""Return the classes of this module by kind, without `RunLimitError`, which messages never have."""
+"""The classes of this module by kind, without `RunLimitError`, which messages never have."""
 
 _KINDS: dict[type, str] = {known: kind for kind, known in _CLASSES.items()}

@@ -21,6 +21,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Self, TypeVar
 
+from ._cancel import is_cancelled
 from .agent_types import Completion, CompletionRequest, Form, FormAnswer, Interaction, Link
 
 __all__ = [
@@ -103,7 +104,7 @@ class ToolInteraction:
         try:
             return await task
         except asyncio.CancelledError:
-            if self._closed and not _is_cancelled():
+            if self._closed and not is_cancelled(asyncio.current_task()):
                 return ended
             task.cancel()
             raise
@@ -120,8 +121,3 @@ class ToolInteraction:
         if not self._asking and self._left is not None and not self._closed:
             self._limit.reschedule(self._loop.time() + self._left)
             self._left = None
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

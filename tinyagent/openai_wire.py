@@ -16,8 +16,8 @@ from ._stream.chat_decoder import ChatDecoder
 from ._stream.chat_request import chat_request, encoded_request, refuses_stream_options
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import list_timeout
-from ._stream.servers import OPENROUTER_URL, SERVERS, KnownServer, dialect_of, known_servers, server_of
+from ._stream.request import openai_headers
+from ._stream.servers import OPENROUTER_URL, SERVERS, KnownServer, known_servers, server_of
 from .agent_types import Context, JsonObject, ModelIdentity, ModelInfo, SimpleStreamOptions
 from .errors import InvalidReplyError, ProviderError
 
@@ -107,11 +107,9 @@ async def stream_openai_completions(
 def request_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the headers of a request, including the API key, and the secrets in them."""
     known = SERVERS.get(server_of(model.base_url))
-    variable = model.api_key_env or (known.api_key_env if known is not None else None)
-    header = dialect_of(server_of(model.base_url, model.provider)).key_header
-    if header:
-        return _request_parts.request_headers(model, api_key, variable=variable, header=header, prefix="")
-    return _request_parts.request_headers(model, api_key, variable=variable)
+    return openai_headers(
+        model, api_key, model.api_key_env or (known.api_key_env if known is not None else None)
+    )
 
 
 async def list_openai_models(
@@ -125,8 +123,8 @@ async def list_openai_models(
         endpoint(model.base_url, "/models"),
         headers=headers,
         secrets=secrets,
+        timeout=options.get("timeout"),
         **connection_options(model, options),
-        **list_timeout(options),
     )
     items = value.get("data", value.get("models")) if isinstance(value, dict) else value
     if not isinstance(items, list):

@@ -20,7 +20,8 @@ from ._cancel import CancelScope, invoke, require_asyncio
 from ._limits.backoff import Backoff
 from ._limits.estimate import OutputEstimate, input_tokens
 from ._limits.gate import Clock, Gate, LimitState, Permit, Refusal, Timer
-from ._net.errors import format_duration, shorten
+from ._net.errors import format_duration
+from ._net.retry import random_fraction, short_reason
 from ._stream.builder import StreamEvent
 from ._stream.generator_reply import GeneratorReply
 from .agent_types import (
@@ -38,12 +39,6 @@ __all__ = ["Clock", "LimitState", "ProviderLimits", "RequestLimits", "Timer"]
 
 CONGESTED = (429, 503, 529)
 """The statuses of a provider that has too many requests. 529 and 503 are Anthropic's and others' overload."""
-
-
-def _random() -> float:
-    import random  # only for retries
-
-    return random.random()
 
 
 @dataclass(frozen=True)
@@ -134,7 +129,7 @@ class RequestLimits:
     ) -> None:
         self._limits = limits or ProviderLimits()
         self._providers = dict(providers or {})
-        backoff = Backoff(first_wait, longest_wait, random or _random)
+        backoff = Backoff(first_wait, longest_wait, random or random_fraction)
         self._retries = _Retries(retries, refusals, longest_asked, backoff)
         self._clock = clock
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -268,9 +263,7 @@ class _LimitedRequest:
 
     def _note_retry(self, error: TinyAgentError, seconds: float) -> None:
         if (on_retry := self._options.get("on_retry")) is not None:
-            name = self._model.provider or "the provider"
-            reason = shorten(str(error).partition("\n")[0], 200)
-            reason = reason if error.status is None else f"{name}: HTTP {error.status}"
+            reason = short_reason(error, self._model.provider)
             on_retry(f"Retrying in {format_duration(seconds)}: {reason}")
 
 

@@ -24,13 +24,13 @@ from ._stream.history import UsedIds
 from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import ModelFamily, family_of, note, settings_for
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import EncodedArray, endpoint, request_headers
+from ._stream.request import EncodedArray, endpoint, openai_headers
 from ._stream.request_cache import RequestCache
 from ._stream.response_schema import instructed, is_refused, json_schema_format, refuses_schema
 from ._stream.responses_decoder import ResponsesDecoder
 from ._stream.responses_request import convert_messages
-from ._stream.servers import SERVERS, dialect_of, server_of
-from ._tool_schemas import tool_schema
+from ._stream.servers import SERVERS, server_of
+from ._tool_schemas import tool_definitions
 from .agent_types import (
     Context,
     ModelIdentity,
@@ -127,14 +127,7 @@ def _request(
     if context.system_prompt:
         body["instructions"] = context.system_prompt
     tools: list[dict[str, object]] = [
-        {
-            "type": "function",
-            "name": tool.name,
-            "description": tool.description,
-            "parameters": tool_schema(tool).parameters,
-            "strict": False,
-        }
-        for tool in context.tools or ()
+        {"type": "function", **tool, "strict": False} for tool in tool_definitions(context.tools)
     ]
     tools += extra.pop("tools", None) or ()
     if tools:
@@ -193,7 +186,7 @@ async def stream_openai_responses(
     options = options or {}
     model = as_model(model, OpenAIResponsesModel)
     base_url = check_model(model, 'OpenAIResponsesModel(id="gpt-5")')
-    headers, secrets = _headers(model, options.get("api_key"))
+    headers, secrets = openai_headers(model, options.get("api_key"), model.api_key_env)
     url = endpoint(base_url, "/responses")
     open_reply = partial(
         open_stream,
@@ -241,12 +234,3 @@ def wants_responses(model_id: str) -> bool:
         model_id: As OpenAI writes it; dated, fine-tuned and future ids are read, too.
     """
     return family_of(model_id).responses
-
-
-def _headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
-    """Return the headers of a request, and the secrets in them."""
-    variable = model.api_key_env
-    header = dialect_of(server_of(model.base_url, model.provider)).key_header
-    if header:
-        return request_headers(model, api_key, variable=variable, header=header, prefix="")
-    return request_headers(model, api_key, variable=variable)

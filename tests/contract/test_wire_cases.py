@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tinyagent._net import request as _http
+from tinyagent._net.retry import RetryPolicy
 from tinyagent._net.transport import TransportChoice
 from tinyagent.agent_types import Context
 from tinyagent.errors import TinyAgentError
@@ -55,7 +56,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         waited.append(seconds)
 
-    monkeypatch.setattr(_http, "RETRY", _http.RetryPolicy(sleep=sleep))
+    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
     return waited
 
 

@@ -31,10 +31,6 @@ class ActiveRun:
         self._over: Future[None] = Future()
 
     @property
-    def is_cancelled(self) -> bool:
-        return self.task is not None and self.task.cancelling() > 0
-
-    @property
     def abandoned(self) -> bool:
         return self.channel is not None and self.channel.abandoned
 

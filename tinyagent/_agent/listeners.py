@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from tinyagent._cancel import Aborted, CancelScope, best_effort, invoke, shielded
+from tinyagent._cancel import Aborted, CancelScope, best_effort, invoke, is_cancelled, shielded
 from tinyagent.agent_types import AgentEvent
 
 from .active_run import ActiveRun
@@ -77,7 +77,7 @@ class Listeners:
         cancelled: asyncio.CancelledError | None = None
         while rest:
             try:
-                if active is None or active.is_cancelled or active.signal.is_set():
+                if active is None or is_cancelled(active.task) or active.signal.is_set():
                     # The run is closing its events. This must not be interrupted again.
                     await best_effort(listen(), LISTENER_GRACE_S)
                 else:

@@ -25,7 +25,6 @@ __all__ = [
     "ErrorRecord",
     "EventLine",
     "HistoryRecord",
-    "JsonDict",
     "LineStruct",
     "MessageEndLine",
     "MessageStartLine",

@@ -18,6 +18,7 @@ from tinyagent.agent_types import (
     AssistantBlock,
     AssistantMessage,
     ImageContent,
+    JsonDict,
     TextContent,
     ThinkingContent,
     ToolCallContent,
@@ -26,7 +27,7 @@ from tinyagent.agent_types import (
     UserMessage,
 )
 
-from .records import EVENT_LINES, LINES, VERSION, ErrorRecord, JsonDict, MessageUpdateLine
+from .records import EVENT_LINES, LINES, VERSION, ErrorRecord, MessageUpdateLine
 
 __all__ = ["choice", "reference", "schema", "simplify"]
 

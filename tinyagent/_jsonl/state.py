@@ -18,7 +18,7 @@ from typing import TypeGuard
 from msgspec import UNSET
 
 from tinyagent import _json
-from tinyagent._stream.builder import BuilderEvent
+from tinyagent._stream.builder import BuilderEvent, event_at
 from tinyagent._stream.message_checks import is_assistant, is_tool_result
 from tinyagent._stream.trace import Fields, Trace
 from tinyagent.agent_types import (
@@ -36,7 +36,7 @@ from tinyagent.agent_types import (
 
 from .records import MessageStartLine
 
-__all__ = ["ABSENT", "BODY_KEYS", "DELTA_TYPES", "State", "empty_message", "event_at"]
+__all__ = ["ABSENT", "BODY_KEYS", "DELTA_TYPES", "State", "empty_message"]
 
 BODY_KEYS = {"text_end": "content", "thinking_end": "content", "tool_call_end": "tool_call"}
 """The field of each assistant message event that contains the body of its block."""
@@ -197,14 +197,6 @@ class State:
                 self.start_turn()
             case AgentStartEvent():
                 self.start_run()
-
-
-def event_at(trace: Trace, fields: Fields) -> BuilderEvent:
-    """Return an assistant message event whose `partial` is the current message of the trace."""
-    event = BuilderEvent(fields)
-    event.trace = trace
-    event.count = len(trace.pieces)
-    return event
 
 
 def empty_message(line: MessageStartLine) -> AssistantMessage:

@@ -12,7 +12,10 @@ import heapq
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
+
+from tinyagent._cancel import wake
 
 from .backoff import Backoff
 from .rate import Rate
@@ -227,12 +230,7 @@ class Gate:
     async def sleep(self, seconds: float) -> None:
         """Wait by the clock of this gate."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def end() -> None:
-            if not future.done():
-                future.set_result(None)
-
-        timer = self._clock.call_at(self._clock.time() + seconds, end)
+        timer = self._clock.call_at(self._clock.time() + seconds, partial(wake, future))
         try:
             await future
         finally:

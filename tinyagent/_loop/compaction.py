@@ -28,7 +28,7 @@ from tinyagent._stream.compaction import (
 )
 from tinyagent._stream.history import repair_history
 from tinyagent._stream.usage import add_usages
-from tinyagent.agent_tool_execution import Emit
+from tinyagent.agent_tool_execution import Emit, send
 from tinyagent.agent_types import (
     AgentContext,
     AgentEvent,
@@ -52,7 +52,7 @@ from tinyagent.errors import (
 )
 
 from .limits import RunLimits
-from .model_call import ModelCall, send
+from .model_call import ModelCall
 
 __all__ = ["Compactor", "Plan", "compact_context"]
 

@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 from tinyagent import _json
 from tinyagent._cancel import run_in_thread
-from tinyagent.agent_types import AgentLoopConfig, AssistantMessage, RunLimit, ToolResultMessage
+from tinyagent._stream.usage import total_tokens
+from tinyagent.agent_types import (
+    AgentLoopConfig,
+    AssistantMessage,
+    RunLimit,
+    RunSettings,
+    ToolResultMessage,
+)
 from tinyagent.errors import as_amount
 
 __all__ = ["RunLimits", "check_limits"]
@@ -17,16 +23,7 @@ __all__ = ["RunLimits", "check_limits"]
 _log = logging.getLogger(__name__)
 
 
-class _LimitOptions(Protocol):
-    """The limits in `AgentOptions` and `AgentLoopConfig`."""
-
-    max_turns: int | None
-    max_repeats: int | None
-    max_cost: float | None
-    max_total_tokens: int | None
-
-
-def check_limits(options: _LimitOptions) -> None:
+def check_limits(options: RunSettings) -> None:
     """Check the values of `max_turns`, `max_repeats`, `max_total_tokens` and `max_cost`.
 
     Raises:
@@ -73,11 +70,7 @@ class RunLimits:
         await self._count_cost(message)
 
     def _count_tokens(self, message: AssistantMessage) -> None:
-        usage = message.get("usage") or {}
-        counts = [as_amount(usage.get(name)) for name in ("total", "input", "output")]
-        total, *parts = counts
-        if total is None and any(part is not None for part in parts):
-            total = sum(part or 0 for part in parts)
+        total = total_tokens(message.get("usage"))
         failed = message["stop_reason"] in ("error", "aborted")
         is_limited = self._config.max_total_tokens is not None
         if total is None and is_limited and not failed and not self._has_noted_unknown_tokens:

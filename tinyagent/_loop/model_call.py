@@ -23,11 +23,10 @@ from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent
 from tinyagent._stream.final_message import MALFORMED, normalise_message
 from tinyagent._stream.repair_cache import repair_again
 from tinyagent._tool_checks import checked_tools
-from tinyagent.agent_tool_execution import Emit
+from tinyagent.agent_tool_execution import Emit, send
 from tinyagent.agent_types import (
     STREAM_UPDATE_EVENTS,
     AgentContext,
-    AgentEvent,
     AgentLoopConfig,
     AgentMessage,
     AssistantMessage,
@@ -49,7 +48,7 @@ from tinyagent.errors import (
     error_text,
 )
 
-__all__ = ["Failure", "ModelCall", "send"]
+__all__ = ["Failure", "ModelCall"]
 
 CLOSE_GRACE_S = 1.0
 """Seconds that a provider has to close a stream that is no longer read."""
@@ -313,10 +312,3 @@ async def _aclose(stream: object) -> None:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(CLOSE_GRACE_S):
                 await invoke(close)
-
-
-async def send(emit: Emit, event: AgentEvent) -> None:
-    """Emit an event, and wait for slow listeners."""
-    waiting = emit(event)
-    if waiting is not None:
-        await waiting

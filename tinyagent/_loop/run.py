@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tinyagent._cancel import Aborted, call_abandonable, run_to_completion
 from tinyagent._stream.message_checks import checked_message, is_assistant
 from tinyagent._stream.usage import add_usages
-from tinyagent.agent_tool_execution import Emit, ToolBatch
+from tinyagent.agent_tool_execution import Emit, ToolBatch, send
 from tinyagent.agent_types import (
     AgentContext,
     AgentEndEvent,
@@ -30,7 +30,7 @@ from tinyagent.agent_types import (
 from tinyagent.errors import ContextOverflowError, InvalidMessageError, error_fields, error_from_message
 
 from .limits import RunLimits
-from .model_call import Failure, ModelCall, send
+from .model_call import Failure, ModelCall
 
 if TYPE_CHECKING:
     from .compaction import Compactor, Plan

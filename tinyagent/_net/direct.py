@@ -18,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 import httptools
 
+from tinyagent._cancel import wake
+
 from .connection import is_loopback, parse_address, tls_context
 from .transport import (
     MAX_HEAD,
@@ -328,10 +330,6 @@ class _Connection(asyncio.BufferedProtocol):
         finally:
             self._waiter = None
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
     # ---- asyncio.BufferedProtocol ----
 
     def pause_writing(self) -> None:
@@ -341,7 +339,7 @@ class _Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Continue with the request."""
         self._is_full = False
-        self._wake()
+        wake(self._waiter)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is TCP or TLS
         """Store the transport."""
@@ -377,7 +375,7 @@ class _Connection(asyncio.BufferedProtocol):
         if self._size > HIGH_WATER and not self._paused and not self._lost and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake()
+        wake(self._waiter)
 
     def eof_received(self) -> None:
         """Close the connection: nothing more can arrive."""
@@ -392,7 +390,7 @@ class _Connection(asyncio.BufferedProtocol):
                 failure = BrokenConnectionError(self._describe_loss(error))
                 failure.__cause__ = error
                 self._failure = failure
-        self._wake()
+        wake(self._waiter)
 
     def _ends_with_connection(self) -> bool:
         encodings = self.headers.get("transfer-encoding", "").lower()

@@ -15,6 +15,7 @@ from tinyagent.errors import (
     ProviderError,
     RateLimitError,
     TinyAgentError,
+    shorten,
 )
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "format_duration",
     "provider_error",
     "redact",
-    "shorten",
 ]
 
 SHOWN_CHARACTERS = 2000
@@ -145,7 +145,7 @@ def provider_error(
         retryable: Whether a retry may succeed, according to the provider; None to decide by the other values.
     """
     name = provider or "the provider"
-    text = shorten(text.strip())
+    text = shorten(text.strip(), SHOWN_CHARACTERS)
     message = (
         f"{name}: {prefix}: {text}" if prefix and text else f"{name}: {text or prefix or 'unknown error'}"
     )
@@ -213,11 +213,6 @@ def _is_overflow(status: int | None, text: str, everything: str) -> bool:
     return re.search(_INPUT_WORDS, text) is not None or not re.search(_OTHER_LIMITS, everything)
 
 
-def shorten(text: str, limit: int = SHOWN_CHARACTERS) -> str:
-    """Truncate a text after `limit` characters."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
 def format_duration(seconds: float) -> str:
     """Format seconds for people: `1.5 s`, `1:00:00`."""
     if seconds < 120:
@@ -250,7 +245,7 @@ def error_text(value: object) -> str:
     if isinstance(metadata, Mapping) and metadata.get("raw"):
         # OpenRouter's own message is only "Provider returned error". The reason is in this field.
         raw = metadata["raw"]
-        detail = error_text(_decoded(raw) if isinstance(raw, str) else raw)
+        detail = error_text(_json.decode_lenient(raw) if isinstance(raw, str) else raw)
         if detail and detail not in text:
             text = f"{text} ({detail})"
     return text
@@ -277,7 +272,7 @@ def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tu
     """
     text = body.decode("utf-8", "replace").strip()
     if "json" in content_type or text[:1] in ("{", "["):
-        value = _decoded(text)
+        value = _json.decode_lenient(text)
         if isinstance(value, list) and value:
             value = value[0]
         if value is not None and not isinstance(value, str):
@@ -288,10 +283,3 @@ def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tu
         plain = title[1] if title else re.sub(r"(?s)<[^>]*>", " ", text[: SHOWN_CHARACTERS * 4])
         return f"an HTML page: {shorten(' '.join(plain.split()), 200)}", ""
     return text, ""
-
-
-def _decoded(text: str) -> object:
-    try:
-        return _json.decode(text)
-    except (ValueError, RecursionError):
-        return text

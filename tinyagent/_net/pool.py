@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from tinyagent._cancel import wake
 from tinyagent.errors import ConfigurationError
 
 from .direct import DirectTransport
@@ -121,9 +122,7 @@ class Pool:
         # To wake all of them, and let most wait again, would cost the square of their number.
         self._yielded_at = loop.time()
         for _ in range(min(TURNS_PER_YIELD, len(self._waiting))):
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            wake(self._waiting.popleft())
         if self._waiting:
             loop.call_soon(self._continue_some, loop)
 

@@ -12,27 +12,21 @@ the request has a key.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from tinyagent import _json
 from tinyagent._cancel import CancelScope
-from tinyagent.errors import (
-    AuthenticationError,
-    ConfigurationError,
-    ProviderError,
-    TinyAgentError,
-)
+from tinyagent.errors import AuthenticationError, ConfigurationError, ProviderError, TinyAgentError, shorten
 
 from .connection import proxy_for
-from .errors import body_text, format_duration, redact, shorten
+from .errors import body_text, format_duration, redact
 from .pool import Pool, current_pool
 from .request_errors import RequestErrors
 from .response import HttpResponse, Sent, Timeouts
+from .retry import RetryPolicy, short_reason
 from .transport import (
     ConnectError,
     LimitError,
@@ -44,40 +38,12 @@ from .transport import (
 )
 from .url_guard import check_headers, check_url
 
-__all__ = ["HttpRequest", "RetryPolicy", "get_json"]
+__all__ = ["RETRY", "HttpRequest", "get_json"]
 
 MAX_ERROR_BODY = 64 << 10
 MAX_JSON_BODY = 64 << 20
 ERROR_BODY_TIMEOUT_S = 10.0
 MAX_REDIRECTS = 5
-
-
-def _random() -> float:
-    import random  # only for retries
-
-    return random.random()
-
-
-class RetryPolicy(NamedTuple):
-    """When a request is sent again. All times are in seconds.
-
-    Args:
-        retries: How often.
-        first_wait: The wait before the first retry. It doubles for each further one.
-        longest_wait: The upper limit of this wait.
-        longest_asked: If the provider asks for a longer wait than this, the request fails instead.
-        sleep: Waits; tests replace it.
-        random: A random number from 0 to 1, which shortens a wait by up to a quarter.
-        now: The time since the epoch.
-    """
-
-    retries: int = 2
-    first_wait: float = 0.5
-    longest_wait: float = 8.0
-    longest_asked: float = 120.0
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    random: Callable[[], float] = _random
-    now: Callable[[], float] = time.time
 
 
 RETRY = RetryPolicy()
@@ -176,25 +142,16 @@ class HttpRequest:
 
     async def _wait_to_retry(self, error: TinyAgentError) -> None:
         policy = self._policy
-        if not isinstance(error, ProviderError) or not error.retryable or self._retries >= policy.retries:
-            raise error
-        seconds = error.retry_after
+        seconds = policy.wait(error, self._retries)
         if seconds is None:
-            seconds = min(policy.first_wait * 2**self._retries, policy.longest_wait)
-            seconds *= 1 - policy.random() / 4
-        elif seconds > policy.longest_asked:
             raise error
         self._retries += 1
         if self._on_retry is not None:
             turn = f"{self._retries} of {policy.retries}"
-            self._on_retry(f"Retrying in {format_duration(seconds)} ({turn}): {self._short_reason(error)}")
+            reason = short_reason(error, self.provider)
+            self._on_retry(f"Retrying in {format_duration(seconds)} ({turn}): {reason}")
         async with CancelScope(self.signal):
             await policy.sleep(seconds)
-
-    def _short_reason(self, error: ProviderError) -> str:
-        if error.status is not None:
-            return f"{self.name}: HTTP {error.status}"
-        return shorten(str(error).partition("\n")[0], 200)
 
     async def _attempt(self) -> HttpResponse:
         url = self.url

@@ -18,7 +18,7 @@ from tinyagent.errors import (
 
 from .connection import certificate_hint, is_loopback
 from .errors import body_text, provider_error, redact
-from .retry_after import retry_after
+from .retry import retry_after
 from .transport import ConnectError, ConnectTimeoutError, Route, TransportError, host_and_port
 
 __all__ = ["RequestErrors"]

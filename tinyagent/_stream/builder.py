@@ -42,6 +42,7 @@ __all__ = [
     "MessageBuilder",
     "ModelIdentity",
     "StreamEvent",
+    "event_at",
     "finished_arguments",
     "now_ms",
     "parse_partial_object",
@@ -107,11 +108,16 @@ StreamEvent: TypeAlias = AssistantMessageEvent | BuilderEvent
 """An event of a provider's stream: a plain dict, or an event of the builder."""
 
 
-def _restore_event(fields: Fields, message: AssistantMessage) -> BuilderEvent:
+def event_at(trace: Trace, fields: Fields) -> BuilderEvent:
+    """Return an assistant message event whose `partial` is the current message of the trace."""
     event = BuilderEvent(fields)
-    event.trace = Trace.holding(message)
-    event.count = event.trace.count
+    event.trace = trace
+    event.count = len(trace.pieces)
     return event
+
+
+def _restore_event(fields: Fields, message: AssistantMessage) -> BuilderEvent:
+    return event_at(Trace.holding(message), fields)
 
 
 class MessageBuilder:
@@ -166,7 +172,7 @@ class MessageBuilder:
 
     def open_tool_call(self, call_id: str = "", name: str = "") -> tuple[int, BuilderEvent]:
         """Open a tool call. A missing or repeated id is replaced by a new one."""
-        call_id = unique_id(call_id, self._ids)
+        call_id = self.unique_id(call_id)
         # None as arguments means that they are still streamed.
         index, event = self._open(
             {"type": "tool_call", "id": call_id, "name": name, "arguments": None, "partial_json": ""}
@@ -339,10 +345,7 @@ class MessageBuilder:
         return self._event({"type": "done", "reason": reason, "message": self.message()})
 
     def _event(self, fields: Fields) -> BuilderEvent:
-        event = BuilderEvent(fields)
-        event.trace = self.trace
-        event.count = len(self._pieces)
-        return event
+        return event_at(self.trace, fields)
 
     def _open(self, block: Fields) -> tuple[int, BuilderEvent]:
         index, kind = self.trace.open(block), block["type"]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tinyagent import _json
 from tinyagent._json import as_dict, as_list
-from tinyagent._tool_schemas import tool_schema
+from tinyagent._tool_schemas import tool_definitions
 from tinyagent.agent_types import (
     AssistantBlock,
     Context,
@@ -99,17 +99,7 @@ def _request(
         # (https://openrouter.ai/docs/guides/best-practices/prompt-caching).
         body["cache_control"] = _CACHE_MARK
     if context.tools:
-        body["tools"] = [
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool_schema(tool).parameters,
-                },
-            }
-            for tool in context.tools
-        ]
+        body["tools"] = [{"type": "function", "function": tool} for tool in tool_definitions(context.tools)]
     if response_format is not None:
         body["response_format"] = response_format
     _set_reasoning(body, model, dialect, options)

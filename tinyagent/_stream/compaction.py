@@ -22,10 +22,10 @@ from tinyagent.agent_types import (
     Tool,
     UserMessage,
 )
-from tinyagent.errors import as_amount
 
 from .message_checks import is_assistant, is_tool_result
 from .token_estimate import BYTES_PER_TOKEN, fixed_tokens, message_tokens, text_size
+from .usage import total_tokens
 
 __all__ = [
     "ABORTED",
@@ -93,17 +93,11 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
         if is_assistant(message):
             if _has_failed(message):
                 continue
-            usage = message.get("usage")
-            if usage and message.get("timestamp", 0) > since and (used := _used_tokens(usage)):
-                return used + after
+            used = total_tokens(message.get("usage"))
+            if used and message.get("timestamp", 0) > since:
+                return int(used) + after
         after += message_tokens(message)
     return after + fixed_tokens(system_prompt, tools)
-
-
-def _used_tokens(usage: object) -> int:
-    counts = usage if isinstance(usage, dict) else {}
-    total, *parts = (as_amount(counts.get(name)) for name in ("total", "input", "output"))
-    return int(total or sum(part or 0 for part in parts))
 
 
 def _message_tokens(message: AgentMessage) -> int:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from tinyagent import _json
 from tinyagent._net.errors import check_key_variable
 from tinyagent._net.url_guard import check_headers, check_key
-from tinyagent.agent_types import SimpleStreamOptions
 from tinyagent.errors import ConfigurationError, MissingKeyError
 
 from .model import HttpModel
+from .servers import dialect_of, server_of
 
 __all__ = [
     "EncodedArray",
@@ -22,7 +22,7 @@ __all__ = [
     "encode_body",
     "encode_items",
     "endpoint",
-    "list_timeout",
+    "openai_headers",
     "request_headers",
 ]
 
@@ -85,18 +85,6 @@ def endpoint(base_url: str, path: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, base + path, parts.query, ""))
 
 
-class TimeoutOption(TypedDict, total=False):
-    """The `timeout` of `get_json`."""
-
-    timeout: float | Mapping[str, float]
-
-
-def list_timeout(options: SimpleStreamOptions) -> TimeoutOption:
-    """Return the `timeout` of a request for a list of models, if the call has one."""
-    timeout = options.get("timeout")
-    return {} if timeout is None else {"timeout": timeout}
-
-
 _SECRET_HEADER = r"(?i)auth|key|token|secret|cookie"
 
 
@@ -138,3 +126,13 @@ def request_headers(
         headers[header] = f"{prefix}{key}"
         secrets.append(key)
     return headers, secrets
+
+
+def openai_headers(
+    model: HttpModel, api_key: str | None, variable: str | None
+) -> tuple[dict[str, str], list[str]]:
+    """Do the same as `request_headers` for the APIs of OpenAI. Azure has its own header for the key."""
+    header = dialect_of(server_of(model.base_url, model.provider)).key_header
+    if header:
+        return request_headers(model, api_key, variable=variable, header=header, prefix="")
+    return request_headers(model, api_key, variable=variable)

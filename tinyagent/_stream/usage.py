@@ -8,7 +8,7 @@ from typing import cast
 from tinyagent.agent_types import Usage
 from tinyagent.errors import as_amount
 
-__all__ = ["add_usages"]
+__all__ = ["add_usages", "total_tokens"]
 
 
 def add_usages(usages: Iterable[Usage | None]) -> Usage | None:
@@ -27,3 +27,11 @@ def add_usages(usages: Iterable[Usage | None]) -> Usage | None:
             if amount is not None:
                 total[name] = (total.get(name) or 0) + amount
     return cast(Usage, total)
+
+
+def total_tokens(usage: object) -> float | None:
+    """Return the tokens of a request and its reply; None if they are not reported."""
+    counts = usage if isinstance(usage, Mapping) else {}
+    total, *parts = (as_amount(counts.get(name)) for name in ("total", "input", "output"))
+    known = [part for part in parts if part is not None]
+    return total or (sum(known) if known else total)

@@ -33,7 +33,7 @@ from tinyagent.agent_types import (
     SimpleStreamOptions,
 )
 from tinyagent.alchemy_provider import OpenAICompatModel, prepare
-from tinyagent.errors import ConfigurationError, ProviderError, TinyAgentError
+from tinyagent.errors import ConfigurationError
 
 from .batches import Waker
 
@@ -97,7 +97,7 @@ class OpenAICompletionsStream:
                 continue
             events = decoder.feed(steps) if steps else decoder.close()
             if decoder.ended and decoder.error is not None:
-                wait = None if decoder.shown or steps is None else _wait(decoder.error, tries)
+                wait = None if decoder.shown or steps is None else _http.RETRY.wait(decoder.error, tries)
                 if wait is not None:
                     tries += 1
                     time.sleep(wait)
@@ -111,16 +111,6 @@ class OpenAICompletionsStream:
             yield from events
             if decoder.ended:
                 return
-
-
-def _wait(error: TinyAgentError, tries: int) -> float | None:
-    """Return the seconds until the next attempt; None for no further attempt."""
-    policy = _http.RETRY
-    if not isinstance(error, ProviderError) or not error.retryable or tries >= policy.retries:
-        return None
-    if error.retry_after is not None and error.retry_after >= 0:
-        return error.retry_after if error.retry_after <= policy.longest_asked else None
-    return min(policy.first_wait * 2.0**tries, policy.longest_wait) * (1 - policy.random() / 4)
 
 
 def openai_completions_stream(
