@@ -25,7 +25,7 @@ SCRIPT = ROOT / "scripts" / "build-site"
 SETTINGS = ROOT / "docs" / "site" / "zensical.toml"
 PAGES = ("index.html", "mcp.html", "reference/tinyagent.html")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

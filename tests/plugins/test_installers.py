@@ -22,6 +22,7 @@ from .conftest import ROOT, Workshop, run_clean
 UV = Path(sys.executable).with_name("uv")
 PIPX = Path(sys.executable).with_name("pipx")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 CALL = ("tools", "call", "weather", "text=how is the weather")
 MULTIPLY = ("tools", "call", "calc", "expression=6 * 7")
 
@@ -85,6 +86,19 @@ def test_plain_pip_installs_a_plugin_with_all_that_it_needs(user: User) -> None:
     eager = ("install", "-q", "--upgrade", "--upgrade-strategy", "eager", "tinyagent-weather")
     user.ok(sys.executable, "-m", "pip", "--python", python, *eager)
     assert "4\n" == user.ok(tinyagent, *CALL).stdout
+
+
+def test_the_first_step_of_the_tutorial(user: User) -> None:
+    """Its commands make an environment with tinyagent and the calculator."""
+    [commands] = re.findall(r"^```bash \S+\n(mkdir .*?)^```$", TUTORIAL, re.DOTALL | re.MULTILINE)
+    # The pip of the tests in place of that of the environment, whose installation is slow.
+    pip = user.programs / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python "$VIRTUAL_ENV/bin/python" "$@"\n')
+    pip.chmod(0o755)
+    commands = commands.replace("-m venv", "-m venv --without-pip")
+    user.ok("/bin/sh", "-ec", f"{commands}\ntinyagent --version")
+    tinyagent = user.home / "receipts" / ".venv" / "bin" / "tinyagent"
+    assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
 
 
 def test_uv_pip_installs_a_plugin(user: User) -> None:

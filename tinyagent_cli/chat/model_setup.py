@@ -90,9 +90,7 @@ class _Asker:
     def __init__(self, terminal: tuple[Input, TerminalOutput]) -> None:
         self._input, self._output = terminal
 
-    def __call__(
-        self, text: str, *, words: Sequence[str] = (), default: str = "", hidden: bool = False
-    ) -> str:
+    def __call__(self, text: str, *, words: Sequence[str] = (), hidden: bool = False) -> str:
         session: PromptSession[str] = PromptSession(
             input=self._input,
             output=self._output,
@@ -100,11 +98,11 @@ class _Asker:
             is_password=hidden,
             key_bindings=_leaving_keys(),
         )
-        return session.prompt(f"{text}: ", default=default).strip()
+        return session.prompt(f"{text}: ").strip()
 
 
 def _leaving_keys() -> KeyBindings:
-    """Return keys with which Ctrl-D leaves, also while there is a proposed answer."""
+    """Return keys with which Ctrl-D leaves, also beside a half-typed answer."""
     keys = KeyBindings()
 
     @keys.add("c-d")
@@ -211,9 +209,11 @@ def _model_id(app: AppContext, ask: _Asker, provider: str, known: list[str]) -> 
         app.show(f"  … {len(known):,} models in all. A part of a name finds one; Tab shows the names.")
     elif not known:
         app.show("Type the id of a model, from the documentation of the provider.")
+    question = "Model (number or name)" if known else "Model"
+    if default:
+        question += f" [{one_line(default, 100)}]"
     while True:
-        answer = ask("Model (number or name)" if known else "Model", words=known, default=default)
-        answer = answer.removeprefix(f"{provider}/")
+        answer = (ask(question, words=known) or default).removeprefix(f"{provider}/")
         if answer.isdigit() and 1 <= int(answer) <= len(offered) and answer not in known:
             return offered[int(answer) - 1]
         fitting = [name for name in known if answer.lower() in name.lower()]
