@@ -30,20 +30,23 @@ BINDING := bindings/alchemy_llm_py
 BINDING_FILES := $(shell find $(BINDING) -name target -prune -o -name __pycache__ -prune -o -type f -print)
 RUST   := build/alchemy
 MATURIN = $(BIN)/maturin build --quiet --locked --manifest-path $(BINDING)/Cargo.toml
+# All that `make test` needs besides .venv.
+ENVIRONMENTS := $(addsuffix /.ready,$(PEERS) $(MCP_PEERS) $(LLAMACPP_PEER) $(GENERATORS) $(RIPGREP) $(PUBLISHING) \
+	$(HEAVY_PEERS) $(BROWSER) $(DOCS) $(RUST))
 
 # With it, pytest would compile its modules again in each worker.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-fast coverage matrix check format docs bench conformance peers browser release-check leaks clean
+.PHONY: help demo test test-heavy test-fast coverage matrix check format docs bench conformance environments release-check leaks clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.ready ## run an agent offline, without a key: it streams an answer and calls a tool
 	$(BIN)/tinyagent run -m demo -t calc "What is 6 * 7?"
 
-test: $(VENV)/.ready-dev $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) $(BROWSER)/.ready $(DOCS)/.ready $(RUST)/.ready ## run all tests; PYTEST_ARGS="-k jsonl" selects some
+test: $(VENV)/.ready-dev environments ## run all tests; PYTEST_ARGS="-k jsonl" selects some
 	$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,@$(MAKE) --no-print-directory test-heavy)
 
@@ -97,9 +100,7 @@ bench: $(VENV)/.ready-dev ## run the benchmarks, with the other clients that are
 conformance: $(VENV)/.ready-dev ## test clients with real replies, and write docs/reliability.md; CLIENTS=VENV for others
 	$(BIN)/python -m bench.conformance $(if $(CLIENTS),--peers $(CLIENTS)) --write docs/reliability.md
 
-peers: $(PEERS)/.ready $(MCP_PEERS)/.ready $(LLAMACPP_PEER)/.ready $(GENERATORS)/.ready $(RIPGREP)/.ready $(PUBLISHING)/.ready $(HEAVY_PEERS:=/.ready) ## install the programs of other projects for tests
-
-browser: $(BROWSER)/.ready ## install the driver of the browser for tests/cli/test_page_browser.py
+environments: $(ENVIRONMENTS) ## install what the tests need besides .venv: programs of other projects, the Rust provider
 
 release-check: $(VENV)/.ready-dev $(RELEASE)/.ready ## build all that is released, use it in a new environment, audit it, write an SBOM
 	$(BIN)/python scripts/release-check

@@ -1,4 +1,4 @@
-"""The pages of `tinyagent events html` in headless Chromium (Debian's `chromium`, and `make browser`)."""
+"""The pages of `tinyagent events html` in headless Chromium, with the driver of `make environments`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         what = (
             "chromium is not installed"
             if chromium is None
-            else ".venv-browser is missing: run `make browser`"
+            else ".venv-browser is missing: run `make environments`"
         )
         if os.environ.get("CI") == "true":
             pytest.fail(what)

@@ -26,7 +26,7 @@ def require_peer(program: Path) -> Path:
     """Return a program of a peer's environment. Without it the test is skipped; in CI it fails."""
     if program.exists():
         return program
-    absent = f"{program.relative_to(ROOT)} is not installed: run `make peers`"
+    absent = f"{program.relative_to(ROOT)} is not installed: run `make environments`"
     if os.environ.get("CI") == "true":
         pytest.fail(absent)
     pytest.skip(absent)

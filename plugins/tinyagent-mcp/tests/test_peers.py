@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.peers, pytest.mark.slow, pytest.mark.timeout(90)]
 def _peer(name: str, *arguments: str, trust_read_only: bool = False) -> ServerConfig:
     command = PEERS / f"mcp-server-{name}"
     if not command.exists():
-        absent = "The MCP servers are not installed in .venv-peers-mcp: run `make peers`"
+        absent = "The MCP servers are not installed in .venv-peers-mcp: run `make environments`"
         if os.environ.get("CI") == "true":
             pytest.fail(absent)
         pytest.skip(absent)

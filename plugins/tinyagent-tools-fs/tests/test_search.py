@@ -26,7 +26,7 @@ Call = Callable[..., Awaitable[AgentToolResult]]
 Text = Callable[..., Awaitable[str]]
 
 RIPGREP = Path(__file__).resolve().parents[3] / ".venv-peers-ripgrep" / "node_modules" / "@vscode"
-"""`make peers` installs it; that of a distribution may be too old, and then `grep` does not use it."""
+"""`make environments` installs it; that of a distribution may be too old, and then `grep` does not use it."""
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def _ripgrep() -> str:
     program = next(RIPGREP.glob("*/bin/rg"), None)
     if program is not None:
         return str(program)
-    absent = "ripgrep is not installed: run `make peers`"
+    absent = "ripgrep is not installed: run `make environments`"
     if os.environ.get("CI") == "true":
         pytest.fail(absent)
     pytest.skip(absent)
